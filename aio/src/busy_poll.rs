@@ -1,0 +1,342 @@
+//! Adaptive busy polling: look for work in memory for a while before sleeping in the kernel.
+//!
+//! While a device is polled its doorbell may be switched off (`begin` .. `end`), which saves the guest's exit, the
+//! eventfd write, the wake-up and the wait. How long to look is learned for each handler, by QEMU's rule of 2025: what
+//! came within the window keeps it, what came a little later widens it, what came after more than the maximum narrows it.
+//! The mode is left only when the loop is about to sleep, and idle handlers drop out after seven seconds.
+
+use crate::context::AioContext;
+use crate::handler::{Handler, Handlers, Readiness};
+use crate::sys::monotonic_ns;
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::Rc;
+
+/// A device whose work shows in memory, such as a virtqueue by its avail index. Registered with
+/// [`AioContext::add_polled_notifier`]. All methods run in the home thread.
+pub trait BusyPolled: 'static {
+    /// The doorbell rang, or [`is_ready`](Self::is_ready) said true: do the work. Tolerate that there is none.
+    fn process(&self, context: &AioContext);
+
+    /// Is there work? Called very often; looks at memory only, takes nothing, calls nothing of the context.
+    fn is_ready(&self) -> bool;
+
+    /// Polling begins: the doorbell may be switched off. Must not poll the context.
+    fn begin(&self) {}
+
+    /// Polling ends: switch the doorbell on. `is_ready` is asked once more after it. Every `begin` is followed by one
+    /// `end`, also when the handler is removed or the context dropped in between. Must not poll the context.
+    fn end(&self) {}
+}
+
+/// How long to busy poll, and how the window adapts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BusyPolling {
+    /// The widest window in nanoseconds; 0 is off, which costs nothing. QEMU's IOThreads use 32,768.
+    pub max_ns: u64,
+    /// The factor for widening; 0 means 2.
+    pub grow: u32,
+    /// The divisor for narrowing; 0 closes the window at once.
+    pub shrink: u32,
+}
+
+impl BusyPolling {
+    /// No busy polling.
+    pub const OFF: Self = Self {
+        max_ns: 0,
+        grow: 0,
+        shrink: 0,
+    };
+
+    /// Up to `max_ns`, with QEMU's default factors.
+    pub const fn up_to_ns(max_ns: u64) -> Self {
+        Self { max_ns, ..Self::OFF }
+    }
+
+    /// The next window of a handler whose event came `waited_ns` after the loop had begun to wait for it.
+    fn adapt(self, window_ns: u64, waited_ns: u64) -> u64 {
+        if waited_ns <= window_ns {
+            window_ns
+        } else if waited_ns > self.max_ns {
+            window_ns.checked_div(self.shrink.into()).unwrap_or(0)
+        } else if window_ns == 0 {
+            FIRST_WINDOW_NS.min(self.max_ns)
+        } else {
+            let grow = if self.grow == 0 { 2 } else { self.grow };
+            window_ns.saturating_mul(grow.into()).min(self.max_ns)
+        }
+    }
+}
+
+/// The first window that a handler gets.
+const FIRST_WINDOW_NS: u64 = 4_000;
+
+/// A polled handler without an event for this long is left to its doorbell.
+const IDLE_NS: u64 = 7_000_000_000;
+
+/// On ppoll and epoll a turn that found work in memory makes no system call, unless there are handlers that only the
+/// kernel knows of: then every this many turns, so that a busy device cannot starve them.
+const LOOK_AT_FDS_EVERY: u32 = 8;
+
+/// The part of a handler.
+#[derive(Debug, Default)]
+pub(crate) struct HandlerState {
+    window_ns: Cell<u64>,
+    last_event_ns: Cell<u64>,
+    listed: Cell<bool>,
+    begun: Cell<bool>,
+    running: Cell<bool>,
+}
+
+/// What a round of busy polling came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Round {
+    /// No window is open: nothing was looked at.
+    Off,
+    /// A device has work; its handler is marked ready.
+    Hit,
+    /// Something for the loop itself: a producer notified it, or the monitor has something to submit or to reap.
+    Loop,
+    /// The window passed.
+    Miss,
+}
+
+#[derive(Default)]
+pub(crate) struct BusyPoll {
+    policy: Cell<Option<BusyPolling>>,
+    /// Handlers that have had an event. `begun` of each says whether its doorbell is off.
+    polled: RefCell<Vec<Rc<Handler>>>,
+    started: Cell<bool>,
+    turns_without_fds: Cell<u32>,
+}
+
+impl fmt::Debug for BusyPoll {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let polled = self.polled.borrow().len();
+        f.debug_struct("BusyPoll")
+            .field("policy", &self.policy)
+            .field("polled", &polled)
+            .finish_non_exhaustive()
+    }
+}
+
+impl BusyPoll {
+    pub(crate) fn is_on(&self) -> bool {
+        self.policy.get().is_some()
+    }
+
+    /// Sets the policy and forgets what was learned.
+    pub(crate) fn set_policy(&self, policy: BusyPolling, handlers: &Handlers) {
+        self.leave(handlers);
+        for handler in self.polled.take() {
+            handler.busy.listed.set(false);
+            handler.busy.window_ns.set(0);
+        }
+        self.policy.set((policy.max_ns != 0).then_some(policy));
+    }
+
+    fn get(&self, index: usize) -> Option<Rc<Handler>> {
+        self.polled.borrow().get(index).cloned()
+    }
+
+    /// Looks until something is found, or the widest window (`limit_ns` at the most) has passed since `start_ns`.
+    pub(crate) fn poll(
+        &self,
+        start_ns: u64,
+        limit_ns: Option<u64>,
+        handlers: &Handlers,
+        loop_has_work: impl Fn() -> bool,
+    ) -> Round {
+        let widest = self
+            .polled
+            .borrow()
+            .iter()
+            .map(|h| h.busy.window_ns.get())
+            .max()
+            .unwrap_or(0);
+        let window_ns = limit_ns.map_or(widest, |limit| widest.min(limit));
+        if window_ns == 0 && !self.started.get() {
+            return Round::Off;
+        }
+        if loop_has_work() {
+            // Something to submit: done first, without leaving the mode.
+            return if self.look(handlers) {
+                Round::Hit
+            } else {
+                Round::Loop
+            };
+        }
+        if !self.started.replace(true) {
+            self.each(Handler::begin);
+        }
+        loop {
+            if self.look(handlers) {
+                return Round::Hit;
+            }
+            if loop_has_work() {
+                return Round::Loop;
+            }
+            let now_ns = monotonic_ns();
+            if now_ns.saturating_sub(start_ns) >= window_ns {
+                self.retire_idle(now_ns, handlers);
+                return Round::Miss;
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// One look at each polled device; marks those that have work.
+    fn look(&self, handlers: &Handlers) -> bool {
+        let mut hit = false;
+        self.each(|handler| hit |= handler.look(handlers));
+        hit
+    }
+
+    /// By index, and with a reference of its own to each: a hook may add and remove handlers.
+    fn each(&self, mut visit: impl FnMut(&Handler)) {
+        let mut index = 0;
+        while let Some(handler) = self.get(index) {
+            visit(&handler);
+            index += 1;
+        }
+    }
+
+    /// Ends the mode because the loop is about to sleep. True if the last look found work after all.
+    pub(crate) fn leave(&self, handlers: &Handlers) -> bool {
+        if !self.started.replace(false) {
+            return false;
+        }
+        let mut hit = false;
+        self.each(|handler| {
+            handler.end();
+            hit |= handler.look(handlers);
+        });
+        hit
+    }
+
+    /// After an event of a handler: lists it, and adapts its window.
+    pub(crate) fn had_event(&self, handler: &Rc<Handler>, start_ns: u64, now_ns: u64) {
+        let Some(policy) = self.policy.get() else { return };
+        let state = &handler.busy;
+        state.last_event_ns.set(now_ns);
+        state
+            .window_ns
+            .set(policy.adapt(state.window_ns.get(), now_ns.saturating_sub(start_ns)));
+        if !state.listed.replace(true) {
+            self.polled.borrow_mut().push(Rc::clone(handler));
+            if self.started.get() {
+                handler.begin();
+            }
+        }
+    }
+
+    /// Takes a handler off the list that has left its slot.
+    pub(crate) fn forget(&self, handler: &Handler) {
+        if handler.busy.listed.replace(false) {
+            let mut polled = self.polled.borrow_mut();
+            let gone = polled
+                .iter()
+                .position(|h| h.token == handler.token)
+                .map(|i| polled.swap_remove(i));
+            drop(polled);
+            handler.end();
+            drop(gone);
+        }
+    }
+
+    fn retire_idle(&self, now_ns: u64, handlers: &Handlers) {
+        let idle = |h: &Handler| now_ns.saturating_sub(h.busy.last_event_ns.get()) > IDLE_NS;
+        let mut index = 0;
+        while let Some(handler) = self.get(index) {
+            if idle(&handler) {
+                self.forget(&handler);
+                handler.look(handlers);
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    /// True if a turn that has found work must all the same ask the kernel, `unpolled` being the handlers that cannot be
+    /// looked at.
+    pub(crate) fn must_look_at_fds(&self, registered: usize) -> bool {
+        if registered <= self.polled.borrow().len() {
+            return false;
+        }
+        let turns = self.turns_without_fds.get() + 1;
+        let due = turns >= LOOK_AT_FDS_EVERY;
+        self.turns_without_fds.set(if due { 0 } else { turns });
+        due
+    }
+}
+
+/// What busy polling does with one handler. Without a device these do nothing.
+impl Handler {
+    fn begin(&self) {
+        if let Some(device) = self.device()
+            && !self.busy.begun.replace(true)
+        {
+            device.begin();
+        }
+    }
+
+    fn end(&self) {
+        if let Some(device) = self.device()
+            && self.busy.begun.replace(false)
+        {
+            device.end();
+        }
+    }
+
+    /// Marks the handler ready if its device has work; not while it is being processed further up the stack, or a nested
+    /// poll would enter it again and again.
+    fn look(&self, handlers: &Handlers) -> bool {
+        let ready = !self.busy.running.get() && self.device().is_some_and(|d| d.is_ready());
+        if ready {
+            handlers.mark(self, Readiness::POLLED);
+        }
+        ready
+    }
+
+    /// Runs the device's `process`.
+    pub(crate) fn process(&self, device: &dyn BusyPolled, context: &AioContext) {
+        let outer = self.busy.running.replace(true);
+        let _running = Restore(&self.busy.running, outer);
+        device.process(context);
+    }
+}
+
+/// Puts a flag back, also when a callback panics.
+struct Restore<'a>(&'a Cell<bool>, bool);
+
+impl Drop for Restore<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn window_follows_the_rule_of_2025() {
+        let policy = BusyPolling::up_to_ns(32_768);
+        assert_eq!(policy.adapt(0, 10_000), 4_000, "opens");
+        assert_eq!(policy.adapt(4_000, 10_000), 8_000, "widens");
+        assert_eq!(policy.adapt(20_000, 30_000), 32_768, "up to the maximum");
+        assert_eq!(policy.adapt(16_000, 10_000), 16_000, "keeps what was enough");
+        assert_eq!(
+            policy.adapt(16_000, 50_000),
+            0,
+            "closes when even the maximum was too short"
+        );
+        assert_eq!(
+            BusyPolling { shrink: 4, ..policy }.adapt(16_000, 50_000),
+            4_000,
+            "or narrows"
+        );
+        assert_eq!(BusyPolling { grow: 3, ..policy }.adapt(4_000, 10_000), 12_000);
+        assert_eq!(BusyPolling::up_to_ns(1_000).adapt(0, 500), 1_000);
+    }
+}

@@ -1,0 +1,598 @@
+//! AioContext: one turn of the loop, and what it ties together.
+
+use crate::bottom_half::{BottomHalf, BottomHalves, Due};
+use crate::busy_poll::{BusyPoll, BusyPolled, BusyPolling, Round};
+use crate::completion::Completions;
+use crate::handle::{Handle, Shared};
+use crate::handler::{
+    Action, AddError, Handler, HandlerId, Handlers, Interest, Readiness, Registration, Watch,
+};
+use crate::monitor::{Monitor, MonitorInfo, MonitorKind, RingSetup, Sink};
+use crate::notifier::{EventNotifier, Method, NotifierRegistration, Reset, watch_for};
+use crate::stats::{Counters, Stats};
+use crate::sys::{TimeoutNs, monotonic_ns, set_timer_slack};
+use crate::timer::{Clock, Timer, Timers, VirtualClock};
+use crate::token::Token;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+/// How often a loop looks at a scheduled idle bottom half.
+const IDLE_NS: u64 = 10_000_000;
+
+/// A single-threaded event loop for device emulation, after QEMU's AioContext.
+///
+/// Belongs to the thread that made it (its *home thread*): it is neither `Send` nor `Sync`, and neither are the
+/// registrations, timers and bottom halves made from it. Other threads hold a [`Handle`]. Callbacks get `&AioContext`
+/// and may do everything with it, also [`poll`](Self::poll).
+pub struct AioContext {
+    pub(crate) inner: Rc<Inner>,
+}
+
+const _: fn() = || {
+    // Does not compile if AioContext is Send or Sync: then the method below would be ambiguous.
+    trait AmbiguousIfShareable<A> {
+        fn home_thread_only() {}
+    }
+    impl<T: ?Sized> AmbiguousIfShareable<()> for T {}
+    struct IsSend;
+    impl<T: ?Sized + Send> AmbiguousIfShareable<IsSend> for T {}
+    struct IsSync;
+    impl<T: ?Sized + Sync> AmbiguousIfShareable<IsSync> for T {}
+    let _ = <AioContext as AmbiguousIfShareable<_>>::home_thread_only;
+};
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) handlers: Handlers,
+    pub(crate) monitor: Monitor,
+    pub(crate) info: MonitorInfo,
+    pub(crate) completions: Completions,
+    pub(crate) stats: Counters,
+    bottom_halves: Rc<BottomHalves>,
+    timers: Rc<Timers>,
+    busy_poll: BusyPoll,
+    shared: Arc<Shared>,
+    own: (Method, Option<&'static str>),
+}
+
+impl Inner {
+    fn sink(&self) -> Sink<'_> {
+        Sink {
+            handlers: &self.handlers,
+            completions: &self.completions,
+            stats: &self.stats,
+        }
+    }
+
+    /// Watches `fd` and puts its handler into a slot. A handler that the number has already is retired once the new one
+    /// is in place.
+    fn register(&self, fd: RawFd, watch: Watch, action: impl FnOnce() -> Action) -> io::Result<Token> {
+        let replaced = self.handlers.get_by_fd(fd);
+        let token = self.handlers.next_token()?;
+        let state = self.monitor.add(token, fd, watch, &self.stats)?;
+        self.handlers.insert(token, fd, watch, state, action());
+        if let Some(old) = replaced {
+            self.handlers.remove(old.token);
+            self.retire(&old, true);
+        }
+        Ok(token)
+    }
+
+    pub(crate) fn remove_handler(&self, token: Token) -> bool {
+        let Some(handler) = self.handlers.remove(token) else {
+            return false;
+        };
+        self.retire(&handler, false);
+        true
+    }
+
+    /// Last steps of a handler that has left its slot. Dropping it may run user code, so nothing is borrowed here.
+    fn retire(&self, handler: &Handler, replaced: bool) {
+        self.monitor.remove(handler, replaced, self.sink());
+        self.busy_poll.forget(handler);
+    }
+
+    /// How long the next wait may sleep.
+    fn timeout(&self) -> TimeoutNs {
+        if self.handlers.any_ready() || self.completions.any_ready() {
+            return Some(0);
+        }
+        let cap = match self.bottom_halves.due(&self.shared.bottom_halves) {
+            Due::Now => return Some(0),
+            Due::Idle => Some(IDLE_NS),
+            Due::Cancelled => None,
+        };
+        match (self.timers.timeout(), cap) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+}
+
+/// How to make an [`AioContext`].
+#[derive(Clone, Debug)]
+pub struct Builder {
+    monitor: Option<MonitorKind>,
+    reset: Reset,
+    busy_polling: BusyPolling,
+    ring_entries: u32,
+    ring_setup: RingSetup,
+    timer_slack_ns: Option<u64>,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            monitor: None,
+            reset: Reset::Autoreset,
+            busy_polling: BusyPolling::OFF,
+            ring_entries: 256,
+            ring_setup: RingSetup::DeferTaskrun,
+            timer_slack_ns: None,
+        }
+    }
+}
+
+impl Builder {
+    /// The monitor; by default the best that this kernel has (io_uring, else epoll), with the reason in
+    /// [`AioContext::monitor`].
+    #[must_use]
+    pub fn monitor(mut self, kind: MonitorKind) -> Self {
+        self.monitor = Some(kind);
+        self
+    }
+
+    /// How the loop's own notifier is reset; by default [`Reset::Autoreset`].
+    #[must_use]
+    pub fn reset(mut self, reset: Reset) -> Self {
+        self.reset = reset;
+        self
+    }
+
+    /// Busy polling; by default off.
+    #[must_use]
+    pub fn busy_polling(mut self, policy: BusyPolling) -> Self {
+        self.busy_polling = policy;
+        self
+    }
+
+    /// Entries of the submission queue (rounded up to a power of two; 256 by default). The completion queue has eight
+    /// times as many. More operations than this may be queued at once; they cost extra enters.
+    #[must_use]
+    pub fn ring_entries(mut self, entries: u32) -> Self {
+        self.ring_entries = entries;
+        self
+    }
+
+    /// The newest way of delivering completions to try, for those who measure the older ones.
+    #[must_use]
+    pub fn ring_setup(mut self, newest: RingSetup) -> Self {
+        self.ring_setup = newest;
+        self
+    }
+
+    /// Sets the timer slack of the calling thread, which becomes the home thread (PR_SET_TIMERSLACK of prctl(2)). Linux
+    /// lets a sleep overrun its deadline by 50,000 ns to save wake-ups; 1 asks for the deadline itself.
+    #[must_use]
+    pub fn timer_slack_ns(mut self, ns: u64) -> Self {
+        self.timer_slack_ns = Some(ns);
+        self
+    }
+
+    /// Makes the context. The calling thread becomes its home thread.
+    ///
+    /// # Errors
+    /// `Unsupported`, with the reason and a remedy, if the monitor or the own notifier's reset method asked for cannot be
+    /// had; what eventfd(2) and epoll_create1(2) say.
+    pub fn build(self) -> io::Result<AioContext> {
+        if let Some(ns) = self.timer_slack_ns {
+            set_timer_slack(ns)?;
+        }
+        let (monitor, info) = Monitor::new(self.monitor, self.ring_entries, self.ring_setup)?;
+        let notifier = EventNotifier::new(self.reset)?;
+        let own = notifier.resolve(info.kind)?;
+        let inner = Inner {
+            handlers: Handlers::default(),
+            monitor,
+            info,
+            completions: Completions::default(),
+            stats: Counters::default(),
+            bottom_halves: Rc::default(),
+            timers: Rc::default(),
+            busy_poll: BusyPoll::default(),
+            shared: Arc::new(Shared::new(notifier.clone())),
+            own,
+        };
+        let fd = notifier.as_raw_fd();
+        inner.register(fd, watch_for(own.0), || Action::Own {
+            notifier,
+            method: own.0,
+        })?;
+        inner.busy_poll.set_policy(self.busy_polling, &inner.handlers);
+        Ok(AioContext {
+            inner: Rc::new(inner),
+        })
+    }
+}
+
+impl AioContext {
+    /// A context with the best monitor of this kernel and busy polling off.
+    ///
+    /// # Errors
+    /// As for [`Builder::build`].
+    pub fn new() -> io::Result<Self> {
+        Self::builder().build()
+    }
+
+    /// The choices that there are.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// The monitor that was chosen, and why.
+    pub fn monitor(&self) -> &MonitorInfo {
+        &self.inner.info
+    }
+
+    /// How the loop's own notifier is reset, and why not by the method hoped for, if so.
+    pub fn own_notifier(&self) -> (Method, Option<&'static str>) {
+        self.inner.own
+    }
+
+    /// A handle for other threads.
+    pub fn handle(&self) -> Handle {
+        Handle {
+            shared: Arc::clone(&self.inner.shared),
+        }
+    }
+
+    /// CLOCK_MONOTONIC in nanoseconds: what [`Timer::arm_at`] of a [`Clock::Realtime`] timer takes.
+    pub fn now_ns(&self) -> u64 {
+        monotonic_ns()
+    }
+
+    /// A snapshot of the counters.
+    pub fn stats(&self) -> Stats {
+        let mut stats = self.inner.stats.snapshot();
+        stats.syscalls_write = self.inner.shared.wakes.load(Ordering::Relaxed);
+        stats
+    }
+
+    /// Sets the busy-polling policy; what was learned is forgotten. Takes effect in the next turn.
+    pub fn set_busy_polling(&self, policy: BusyPolling) {
+        self.inner.busy_poll.set_policy(policy, &self.inner.handlers);
+    }
+
+    /// Calls `callback` in every turn in which `fd` is ready (level-triggered, on every monitor).
+    ///
+    /// The descriptor is borrowed for this call only: keep it open while the registration lives, and drop the
+    /// registration before closing it. A number that has a handler in this context already gets the new one in its place,
+    /// as with QEMU's aio_set_fd_handler; the old registration goes dead.
+    ///
+    /// # Errors
+    /// The callback comes back with the reason: `InvalidInput` for a closed descriptor, `PermissionDenied` for a regular
+    /// file or a directory, else what epoll_ctl(2) says.
+    pub fn add_fd<F>(
+        &self,
+        fd: &impl AsFd,
+        interest: Interest,
+        callback: F,
+    ) -> Result<Registration, AddError<F>>
+    where
+        F: Fn(&AioContext, Readiness) + 'static,
+    {
+        let mut callback = Some(callback);
+        let action = || Action::Fd(Box::new(take(&mut callback)));
+        match self
+            .inner
+            .register(fd.as_fd().as_raw_fd(), Watch::Level(interest), action)
+        {
+            Ok(token) => Ok(self.registration(token)),
+            Err(error) => Err(AddError {
+                error,
+                handler: take(&mut callback),
+            }),
+        }
+    }
+
+    /// Calls `callback` after the notifier has been rung: at least once after the last ring, perhaps once for many, perhaps
+    /// for nothing. The notifier's eventfd stays open while it is registered.
+    ///
+    /// What was rung before this call counts. Registering a notifier that has a handler in this context replaces it.
+    ///
+    /// # Errors
+    /// The callback comes back with the reason: `Unsupported` if the notifier's reset mode names a method that this
+    /// context cannot do, else as for [`add_fd`](Self::add_fd).
+    pub fn add_notifier<F>(
+        &self,
+        notifier: &EventNotifier,
+        callback: F,
+    ) -> Result<NotifierRegistration, AddError<F>>
+    where
+        F: Fn(&AioContext) + 'static,
+    {
+        let mut callback = Some(callback);
+        let action = |notifier, method| Action::Notifier {
+            notifier,
+            method,
+            callback: Box::new(take(&mut callback)),
+        };
+        match self.register_notifier(notifier, action) {
+            Ok(registration) => Ok(registration),
+            Err(error) => Err(AddError {
+                error,
+                handler: take(&mut callback),
+            }),
+        }
+    }
+
+    /// The same for a device that can be busy polled.
+    ///
+    /// # Errors
+    /// As for [`add_notifier`](Self::add_notifier).
+    pub fn add_polled_notifier<D: BusyPolled>(
+        &self,
+        notifier: &EventNotifier,
+        device: Rc<D>,
+    ) -> Result<NotifierRegistration, AddError<Rc<D>>> {
+        let action = |notifier, method| Action::Polled {
+            notifier,
+            method,
+            device: Rc::<D>::clone(&device),
+        };
+        match self.register_notifier(notifier, action) {
+            Ok(registration) => Ok(registration),
+            Err(error) => Err(AddError {
+                error,
+                handler: device,
+            }),
+        }
+    }
+
+    fn register_notifier(
+        &self,
+        notifier: &EventNotifier,
+        action: impl FnOnce(EventNotifier, Method) -> Action,
+    ) -> io::Result<NotifierRegistration> {
+        let (method, fallback) = notifier.resolve(self.inner.info.kind)?;
+        let token = self.inner.register(notifier.as_raw_fd(), watch_for(method), || {
+            action(notifier.clone(), method)
+        })?;
+        Ok(NotifierRegistration {
+            registration: self.registration(token),
+            method,
+            fallback,
+        })
+    }
+
+    fn registration(&self, token: Token) -> Registration {
+        Registration {
+            context: Rc::downgrade(&self.inner),
+            token,
+        }
+    }
+
+    /// Removes a handler by its name. False if it had gone. Its callback will not be entered again.
+    pub fn remove(&self, handler: HandlerId) -> bool {
+        self.inner.remove_handler(handler.0)
+    }
+
+    /// Makes a bottom half; it runs when it is scheduled.
+    pub fn bottom_half(&self, callback: impl Fn(&AioContext) + 'static) -> BottomHalf {
+        self.inner
+            .bottom_halves
+            .create(&self.inner.shared, Rc::new(callback))
+    }
+
+    /// Runs a closure once in the next turn. From another thread: [`Handle::schedule`].
+    pub fn defer(&self, callback: impl FnOnce(&AioContext) + 'static) {
+        self.inner.bottom_halves.defer(Box::new(callback));
+    }
+
+    /// Makes a timer on real time.
+    pub fn timer(&self, callback: impl Fn(&AioContext) + 'static) -> Timer {
+        self.timer_on(Clock::Realtime, callback)
+    }
+
+    /// Makes a timer on the given clock.
+    pub fn timer_on(&self, clock: Clock, callback: impl Fn(&AioContext) + 'static) -> Timer {
+        self.inner.timers.create(clock, Rc::new(callback))
+    }
+
+    /// The clock of [`Clock::Virtual`] timers.
+    pub fn virtual_clock(&self) -> &VirtualClock {
+        &self.inner.timers.virtual_clock
+    }
+
+    /// Turns the loop until [`Handle::stop`]. Each stop request ends one `run`; a nested `run` takes it first.
+    ///
+    /// # Errors
+    /// As for [`poll`](Self::poll).
+    pub fn run(&self) -> io::Result<()> {
+        while !self.inner.shared.take_stop() {
+            self.poll(true)?;
+        }
+        Ok(())
+    }
+
+    /// One turn: waits for events (if `blocking`, and nothing is due) and runs what they call for.
+    ///
+    /// In this order: completions, bottom halves, handlers, timers. May be called from any callback; such a nested turn
+    /// also runs what its parents have collected and not yet run.
+    ///
+    /// True if a callback ran, idle bottom halves not counted. A blocking call may return false: somebody called
+    /// [`Handle::notify`], a signal handler ran, or an event was stale. So: `while !done.get() { ctx.poll(true)?; }`.
+    ///
+    /// # Errors
+    /// What the monitor's system call says, EINTR excepted; none is expected while memory lasts. The context stays usable.
+    pub fn poll(&self, blocking: bool) -> io::Result<bool> {
+        let inner = &*self.inner;
+        inner.stats.turns.bump();
+        let mut timeout = if blocking { inner.timeout() } else { Some(0) };
+
+        let busy = inner.busy_poll.is_on();
+        let start_ns = if busy { monotonic_ns() } else { 0 };
+        let mut ask_kernel = true;
+        if busy {
+            ask_kernel = self.busy_poll(start_ns, &mut timeout);
+        }
+
+        if ask_kernel {
+            let sleeps = timeout != Some(0);
+            if sleeps && inner.shared.gate.prepare() {
+                timeout = Some(0);
+            }
+            let woken = inner.monitor.wait(timeout, inner.sink());
+            if sleeps {
+                inner.shared.gate.finish();
+            }
+            if woken? {
+                inner.stats.wakeups.bump();
+            }
+        }
+        // Before anything is looked at: what is published from here on will notify again.
+        inner.shared.gate.accept();
+        let now_ns = if busy { monotonic_ns() } else { 0 };
+
+        let mut progress = false;
+        if inner.completions.any_ready() {
+            progress |= inner.completions.dispatch(self, &inner.stats);
+        }
+        progress |= inner
+            .bottom_halves
+            .run(self, &inner.shared.bottom_halves, &inner.stats);
+        while let Some(token) = inner.handlers.next_ready() {
+            progress |= self.dispatch(token, start_ns, now_ns)?;
+        }
+        progress |= inner.timers.run(self, &inner.stats);
+        Ok(progress)
+    }
+
+    /// Busy polls within the timeout, and shortens it. False if the kernel need not be asked in this turn.
+    fn busy_poll(&self, start_ns: u64, timeout: &mut TimeoutNs) -> bool {
+        let inner = &*self.inner;
+        let loop_has_work = || inner.shared.gate.is_notified() || inner.monitor.needs_wait();
+        let round = inner
+            .busy_poll
+            .poll(start_ns, *timeout, &inner.handlers, loop_has_work);
+        match round {
+            Round::Hit => inner.stats.poll_hits.bump(),
+            Round::Miss => inner.stats.poll_misses.bump(),
+            Round::Off | Round::Loop => {}
+        }
+        match round {
+            Round::Hit | Round::Loop => *timeout = Some(0),
+            Round::Miss => {
+                let spent = monotonic_ns().saturating_sub(start_ns);
+                *timeout = timeout.map(|ns| ns.saturating_sub(spent));
+            }
+            Round::Off => {}
+        }
+        // About to sleep: doorbells on, and the last look.
+        if *timeout != Some(0) && inner.busy_poll.leave(&inner.handlers) {
+            *timeout = Some(0);
+        }
+        let found = matches!(round, Round::Hit | Round::Loop);
+        // io_uring sees in memory whether there is anything to ask for; ppoll and epoll have to be asked now and then.
+        inner.monitor.ring().is_some() || !found || inner.busy_poll.must_look_at_fds(inner.handlers.len() - 1)
+    }
+
+    /// Runs one ready handler. True if that is progress.
+    fn dispatch(&self, token: Token, start_ns: u64, now_ns: u64) -> io::Result<bool> {
+        let inner = &*self.inner;
+        let Some(handler) = inner.handlers.get(token) else {
+            inner.stats.stale.bump();
+            return Ok(false);
+        };
+        let Some(ready) = handler.take_ready() else {
+            inner.stats.spurious.bump();
+            return Ok(false);
+        };
+        match &handler.action {
+            Action::Fd(callback) => {
+                inner.stats.fd_dispatches.bump();
+                callback(self, ready);
+            }
+            Action::Own { notifier, method } => {
+                inner.stats.own_wakeups.bump();
+                self.reset(notifier, *method, ready)?;
+                return Ok(false);
+            }
+            Action::Notifier {
+                notifier,
+                method,
+                callback,
+            } => {
+                if !self.reset(notifier, *method, ready)? {
+                    return Ok(false);
+                }
+                inner.stats.notifier_dispatches.bump();
+                fence(Ordering::Acquire);
+                callback(self);
+            }
+            Action::Polled {
+                notifier,
+                method,
+                device,
+            } => {
+                if !self.reset(notifier, *method, ready)? {
+                    return Ok(false);
+                }
+                inner.busy_poll.had_event(&handler, start_ns, now_ns);
+                inner.stats.notifier_dispatches.bump();
+                fence(Ordering::Acquire);
+                handler.process(&**device, self);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Clears a notifier that its descriptor reported, if that is the loop's to do. False if it had not been rung.
+    fn reset(&self, notifier: &EventNotifier, method: Method, ready: Readiness) -> io::Result<bool> {
+        let by_descriptor = ready.intersects(Readiness::IN.union(Readiness::ERROR));
+        if method != Method::Read || !by_descriptor {
+            return Ok(true);
+        }
+        self.inner.stats.syscalls_read.bump();
+        let rung = notifier.test_and_clear()? || ready.intersects(Readiness::POLLED);
+        if !rung {
+            self.inner.stats.spurious.bump();
+        }
+        Ok(rung)
+    }
+}
+
+/// Takes the callback that exactly one of the two ends of a registration uses.
+fn take<F>(callback: &mut Option<F>) -> F {
+    match callback.take() {
+        Some(callback) => callback,
+        None => unreachable!("a registration either stores its callback or gives it back"),
+    }
+}
+
+impl Drop for AioContext {
+    /// Cancels what the kernel has and waits for it, ends busy polling, and drops every callback. A callback's captures may
+    /// use the context while they are dropped.
+    fn drop(&mut self) {
+        let inner = &*self.inner;
+        if let Some(ring) = inner.monitor.ring() {
+            ring.shutdown(&inner.completions, &inner.stats);
+        }
+        inner.busy_poll.set_policy(BusyPolling::OFF, &inner.handlers);
+        let handlers = inner.handlers.clear();
+        drop(handlers);
+        inner.completions.clear();
+        inner.timers.clear();
+        inner.bottom_halves.clear();
+    }
+}
+
+impl fmt::Debug for AioContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AioContext").field("inner", &self.inner).finish()
+    }
+}

@@ -1,0 +1,404 @@
+//! io_uring: polls and reads that the kernel holds, and the ring that user operations share.
+//!
+//! A level-triggered handler is a one-shot POLL_ADD. Its completion queues it to be armed again by the *next* wait,
+//! after its callback has run, so a condition that was cleared is not reported twice and one that was not is reported
+//! again. (Multishot POLL_ADD is edge-triggered after its first completion; level-triggered users of QEMU hung on it.)
+//! A never-read notifier is a multishot POLL_ADD, armed again only when the kernel ends it. Arming, cancelling and user
+//! operations are SQEs that ride on the wait's own io_uring_enter(2).
+#![expect(
+    unsafe_code,
+    reason = "pushes SQEs; those with a buffer point into `reads` or `counters`, kept until completion"
+)]
+
+use super::{Arm, HandlerState, Sink};
+use crate::completion::Completions;
+use crate::handler::{Handler, Handlers, Readiness, Watch};
+use crate::stats::Counters;
+use crate::sys::uring::{CounterBuffers, Cqe, Ring};
+use crate::sys::{TimeoutNs, fd::check_pollable, monotonic_ns};
+use crate::token::{Kind, Token};
+use io_uring::{cqueue, opcode, squeue, types};
+use slab::Slab;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+
+/// How long a context that is dropped waits for its cancelled operations before it leaks their buffers.
+const SHUTDOWN_NS: u64 = 10_000_000_000;
+
+/// The provided-buffer group of READ_MULTISHOT. Others are the users'.
+const COUNTER_GROUP: u16 = u16::MAX;
+
+#[derive(Debug)]
+pub(crate) struct UringMonitor {
+    ring: RefCell<Ring>,
+    /// Handlers to arm in the next wait.
+    queued: RefCell<Vec<Token>>,
+    /// SQEs that found the queue full.
+    backlog: RefCell<VecDeque<squeue::Entry>>,
+    /// READs of eventfds, from arming to their last completion, which may come after their handler has gone.
+    reads: RefCell<Slab<Read>>,
+    counters: RefCell<Option<CounterBuffers>>,
+}
+
+#[derive(Debug)]
+struct Read {
+    handler: Token,
+    in_flight: bool,
+    /// Where the kernel puts the count. Nobody looks at it.
+    count: Box<Cell<u64>>,
+}
+
+impl UringMonitor {
+    pub(super) fn new(ring: Ring) -> Self {
+        Self {
+            ring: RefCell::new(ring),
+            queued: RefCell::default(),
+            backlog: RefCell::default(),
+            reads: RefCell::default(),
+            counters: RefCell::default(),
+        }
+    }
+
+    pub(super) fn add(&self, token: Token, fd: RawFd, stats: &Counters) -> io::Result<HandlerState> {
+        stats.syscalls_ctl.bump();
+        check_pollable(fd)?;
+        let state = HandlerState::default();
+        state.arm.set(Arm::Queued);
+        self.queued.borrow_mut().push(token);
+        Ok(state)
+    }
+
+    pub(super) fn modify(&self, handler: &Handler, stats: &Counters) {
+        match handler.monitor.arm.get() {
+            // The wait that arms it reads the interest then.
+            Arm::Queued | Arm::Changing => {}
+            Arm::Idle => self.queue_arming(handler),
+            Arm::Armed => {
+                self.cancel_poll(handler.token, stats);
+                handler.monitor.arm.set(Arm::Changing);
+            }
+        }
+    }
+
+    pub(super) fn remove(&self, handler: &Handler, stats: &Counters) {
+        let arm = handler.monitor.arm.replace(Arm::Idle);
+        if let Some(key) = handler.monitor.index.take() {
+            let mut reads = self.reads.borrow_mut();
+            let in_flight = reads.get(key as usize).is_some_and(|r| r.in_flight);
+            if !in_flight {
+                reads.try_remove(key as usize);
+                return;
+            }
+            drop(reads);
+            let read = Token::new(Kind::Read, key as usize, 0);
+            self.push(opcode::AsyncCancel::new(read.bits()).build(), stats);
+        } else if matches!(arm, Arm::Armed | Arm::Changing) {
+            self.cancel_poll(handler.token, stats);
+        }
+    }
+
+    /// Queues an operation of a user; it reaches the kernel with the next enter.
+    ///
+    /// # Safety
+    /// What the entry points to must stay valid until its last completion has been reaped.
+    pub(crate) unsafe fn submit(&self, entry: squeue::Entry, stats: &Counters) {
+        // SAFETY: the caller's promise.
+        unsafe { self.queue(entry, stats) };
+    }
+
+    /// Queues the cancellation of a user's operation, which will then complete with -ECANCELED or its own result.
+    pub(crate) fn cancel(&self, operation: Token, stats: &Counters) {
+        self.push(opcode::AsyncCancel::new(operation.bits()).build(), stats);
+    }
+
+    fn cancel_poll(&self, token: Token, stats: &Counters) {
+        self.push(opcode::PollRemove::new(token.bits()).build(), stats);
+    }
+
+    /// Queues an entry of the monitor's own whose completion means nothing.
+    fn push(&self, entry: squeue::Entry, stats: &Counters) {
+        // SAFETY: cancellations point to nothing.
+        unsafe { self.queue(entry.user_data(Token::new(Kind::Internal, 0, 0).bits()), stats) };
+    }
+
+    /// # Safety
+    /// As for [`submit`](Self::submit).
+    unsafe fn queue(&self, entry: squeue::Entry, stats: &Counters) {
+        let mut ring = self.ring.borrow_mut();
+        let mut backlog = self.backlog.borrow_mut();
+        // SAFETY: the caller's promise, here and below.
+        if backlog.is_empty() && unsafe { ring.push(&entry) }.is_ok() {
+            return;
+        }
+        // Full. The kernel takes what is there without a wait; where it will not (the CQ has overflowed), the rest
+        // waits for the next turn, which reaps first.
+        stats.syscalls_enter.bump();
+        let _ = ring.enter(Some(0));
+        backlog.push_back(entry);
+        Self::flush(&mut ring, &mut backlog);
+    }
+
+    fn flush(ring: &mut Ring, backlog: &mut VecDeque<squeue::Entry>) {
+        while let Some(entry) = backlog.front() {
+            // SAFETY: whoever queued the entry promised that what it points to stays valid.
+            if unsafe { ring.push(entry) }.is_err() {
+                break;
+            }
+            backlog.pop_front();
+        }
+    }
+
+    fn queue_arming(&self, handler: &Handler) {
+        handler.monitor.arm.set(Arm::Queued);
+        self.queued.borrow_mut().push(handler.token);
+    }
+
+    /// Turns the queued handlers into SQEs.
+    fn arm_queued(&self, handlers: &Handlers, stats: &Counters) {
+        if self.queued.borrow().is_empty() {
+            return;
+        }
+        let mut queued = self.queued.take();
+        for token in queued.drain(..) {
+            if let Some(handler) = handlers.get(token).filter(|h| h.monitor.arm.get() == Arm::Queued) {
+                self.arm(&handler, stats);
+            }
+        }
+        // Keeps the capacity; nobody has queued meanwhile, since no user code ran.
+        self.queued.replace(queued);
+    }
+
+    fn arm(&self, handler: &Handler, stats: &Counters) {
+        let fd = types::Fd(handler.fd);
+        let token = handler.token.bits();
+        let entry = match handler.watch.get() {
+            Watch::Level(interest) => opcode::PollAdd::new(fd, interest.poll_events())
+                .build()
+                .user_data(token),
+            Watch::Edge => opcode::PollAdd::new(fd, libc::POLLIN as u32)
+                .multi(true)
+                .build()
+                .user_data(token),
+            Watch::RingRead => {
+                let (read, count) = self.start_read(handler);
+                opcode::Read::new(fd, count, 8).build().user_data(read.bits())
+            }
+            Watch::RingReadMultishot => match self.provide_counters() {
+                Ok(()) => {
+                    let (read, _) = self.start_read(handler);
+                    opcode::ReadMulti::new(fd, 0, COUNTER_GROUP)
+                        .build()
+                        .user_data(read.bits())
+                }
+                // No memory for the group: one-shot reads do the same with one SQE more for each event.
+                Err(_) => {
+                    let (read, count) = self.start_read(handler);
+                    opcode::Read::new(fd, count, 8).build().user_data(read.bits())
+                }
+            },
+        };
+        handler.monitor.arm.set(Arm::Armed);
+        // SAFETY: the only pointer is into `reads`, whose entry stays until its completion (see `complete_read`, and
+        // `shutdown` for a context that is dropped).
+        unsafe { self.queue(entry, stats) };
+    }
+
+    fn provide_counters(&self) -> io::Result<()> {
+        let mut counters = self.counters.borrow_mut();
+        if counters.is_none() {
+            *counters = Some(self.ring.borrow_mut().provide_counters(COUNTER_GROUP)?);
+        }
+        Ok(())
+    }
+
+    fn start_read(&self, handler: &Handler) -> (Token, *mut u8) {
+        let mut reads = self.reads.borrow_mut();
+        let key = match handler.monitor.index.get() {
+            Some(key) => key as usize,
+            None => {
+                let key = reads.insert(Read {
+                    handler: handler.token,
+                    in_flight: true,
+                    count: Box::default(),
+                });
+                handler.monitor.index.set(Some(key as u32));
+                key
+            }
+        };
+        reads[key].in_flight = true;
+        (Token::new(Kind::Read, key, 0), reads[key].count.as_ptr().cast())
+    }
+
+    /// True if a wait would submit or find something; a look at memory.
+    pub(super) fn needs_wait(&self) -> bool {
+        let mut ring = self.ring.borrow_mut();
+        !self.queued.borrow().is_empty()
+            || !self.backlog.borrow().is_empty()
+            || ring.unsubmitted() != 0
+            || ring.has_completions()
+    }
+
+    pub(super) fn wait(&self, timeout: TimeoutNs, sink: Sink<'_>) -> io::Result<bool> {
+        self.arm_queued(sink.handlers, sink.stats);
+        let mut collected = false;
+        loop {
+            let mut ring = self.ring.borrow_mut();
+            Self::flush(&mut ring, &mut self.backlog.borrow_mut());
+            let (idle, reapable) = (ring.unsubmitted() == 0, ring.can_reap());
+            // Completions in memory and nothing to submit, or a mere look that would find nothing: no system call.
+            if idle && (reapable || timeout == Some(0) && !ring.has_completions()) {
+                break;
+            }
+            sink.stats.syscalls_enter.bump();
+            let entered = ring.enter(if reapable || collected { Some(0) } else { timeout });
+            drop(ring);
+            match entered.as_ref().map_err(io::Error::raw_os_error) {
+                // Taken in part (an entry was refused and has completed with its error, or memory is short): the
+                // kernel did not sleep, so go on unless there is something to dispatch.
+                Ok(_) if self.ring.borrow_mut().unsubmitted() != 0 => {}
+                Ok(_) | Err(Some(libc::ETIME | libc::EINTR)) => break,
+                // The completion queue has to be emptied before the kernel takes more.
+                Err(Some(libc::EBUSY | libc::EAGAIN)) => {
+                    if !self.reap(sink) {
+                        entered?;
+                    }
+                    collected = true;
+                }
+                Err(_) => return entered.map(|_| false),
+            }
+        }
+        Ok(self.reap(sink) || collected)
+    }
+
+    /// Empties the completion queue into the sink.
+    fn reap(&self, sink: Sink<'_>) -> bool {
+        let mut collected = false;
+        self.ring.borrow_mut().reap_all(|cqe| {
+            let token = Token::from_bits(cqe.user_data);
+            collected |= match token.kind() {
+                Kind::Handler => self.complete_poll(token, cqe, sink),
+                Kind::Read => self.complete_read(token, cqe, sink),
+                Kind::Operation => sink
+                    .completions
+                    .complete(token, cqe.result, cqe.flags, sink.stats),
+                Kind::Internal => false,
+            };
+        });
+        collected
+    }
+
+    fn complete_poll(&self, token: Token, cqe: Cqe, sink: Sink<'_>) -> bool {
+        if cqe.result >= 0 && cqueue::more(cqe.flags) {
+            return sink
+                .handlers
+                .mark_ready(token, Readiness::from_poll(cqe.result as u32), sink.stats);
+        }
+        let Some(handler) = sink.handlers.get(token) else {
+            // The end of a poll that was removed is as it should be; readiness that comes too late is a stale event.
+            if cqe.result >= 0 {
+                sink.stats.stale.bump();
+            }
+            return false;
+        };
+        // Ended: one-shot, cancelled for a change, or (multishot) the CQ had overflowed. Armed again by the next wait;
+        // a multishot poll then reports at once what it missed, because arming looks at the level.
+        match cqe.result {
+            result if result >= 0 => {
+                sink.handlers.mark(&handler, Readiness::from_poll(result as u32));
+                self.queue_arming(&handler);
+                true
+            }
+            result if result == -libc::ECANCELED => {
+                self.queue_arming(&handler);
+                false
+            }
+            // EBADF and its like: the descriptor was closed under us. Said once; arming again would say it for ever.
+            _ => {
+                handler.monitor.arm.set(Arm::Idle);
+                sink.handlers.mark(&handler, Readiness::ERROR);
+                true
+            }
+        }
+    }
+
+    fn complete_read(&self, token: Token, cqe: Cqe, sink: Sink<'_>) -> bool {
+        if let (Some(id), Some(counters)) =
+            (cqueue::buffer_select(cqe.flags), &mut *self.counters.borrow_mut())
+        {
+            counters.give_back(id);
+        }
+        let mut reads = self.reads.borrow_mut();
+        let Some(read) = reads.get_mut(token.slot()) else {
+            return false;
+        };
+        let handler = sink.handlers.get(read.handler);
+        if !cqueue::more(cqe.flags) {
+            read.in_flight = false;
+            match &handler {
+                Some(handler) => self.queue_arming(handler),
+                // Removed while the read was in flight: this was the completion to wait for.
+                None => drop(reads.remove(token.slot())),
+            }
+        }
+        let Some(handler) = handler else { return false };
+        match cqe.result {
+            result if result > 0 => sink.handlers.mark(&handler, Readiness::IN),
+            // Nothing read, nothing lost: no buffer left (the count stays in the eventfd), interrupted, or cancelled.
+            result if [libc::ENOBUFS, libc::EINTR, libc::EAGAIN, libc::ECANCELED].contains(&-result) => {
+                return false;
+            }
+            _ => {
+                handler.monitor.arm.set(Arm::Idle);
+                sink.handlers.mark(&handler, Readiness::ERROR);
+            }
+        }
+        true
+    }
+
+    /// Cancels everything and waits until the kernel has let go of every buffer. What will not end (a disk that does not
+    /// answer) is leaked after ten seconds: memory that the kernel may still write to must not be used again.
+    pub(crate) fn shutdown(&self, completions: &Completions, stats: &Counters) {
+        self.queued.borrow_mut().clear();
+        let reads = self
+            .reads
+            .borrow()
+            .iter()
+            .filter(|(_, r)| r.in_flight)
+            .map(|(k, _)| k)
+            .collect::<Vec<_>>();
+        for key in reads {
+            self.push(
+                opcode::AsyncCancel::new(Token::new(Kind::Read, key, 0).bits()).build(),
+                stats,
+            );
+        }
+        for operation in completions.in_flight() {
+            self.cancel(operation, stats);
+        }
+        let nobody = Handlers::default();
+        let sink = Sink {
+            handlers: &nobody,
+            completions,
+            stats,
+        };
+        let deadline = monotonic_ns().saturating_add(SHUTDOWN_NS);
+        let busy =
+            || !completions.in_flight().is_empty() || self.reads.borrow().iter().any(|(_, r)| r.in_flight);
+        while busy() && monotonic_ns() < deadline {
+            if self.wait(Some(100_000_000), sink).is_err() {
+                break;
+            }
+        }
+        if busy() {
+            std::mem::forget(self.reads.take());
+            std::mem::forget(self.counters.take());
+            completions.leak();
+        } else if let Some(counters) = self.counters.take()
+            && self.ring.borrow_mut().withdraw_counters(&counters).is_err()
+        {
+            std::mem::forget(counters);
+        }
+    }
+}

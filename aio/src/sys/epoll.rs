@@ -1,0 +1,91 @@
+//! epoll(7) with nanosecond timeouts.
+#![expect(
+    unsafe_code,
+    reason = "epoll system calls on event buffers that the caller lends"
+)]
+
+use super::{TimeoutNs, check, timespec};
+use std::cell::Cell;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+/// An epoll instance.
+#[derive(Debug)]
+pub(crate) struct Epoll {
+    fd: OwnedFd,
+    /// epoll_pwait2 (Linux 5.11) exists. Without it timeouts are rounded up to milliseconds. Waiting with ppoll on
+    /// the epoll descriptor itself would keep the precision and is not done: it polls the members, which consumes
+    /// the event of an auto-reset eventfd (see the probe in `sys::eventfd`).
+    has_pwait2: Cell<bool>,
+}
+
+impl Epoll {
+    pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: takes one integer.
+        let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }.into())?;
+        // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+        Ok(Self {
+            fd,
+            has_pwait2: Cell::new(true),
+        })
+    }
+
+    /// EPOLL_CTL_ADD, level-triggered unless `events` has EPOLLET. `data` comes back with each event.
+    pub(crate) fn add(&self, fd: RawFd, events: u32, data: u64) -> io::Result<()> {
+        self.ctl(libc::EPOLL_CTL_ADD, fd, events, data)
+    }
+
+    /// EPOLL_CTL_MOD: new events and new data for a descriptor that is in the set.
+    pub(crate) fn modify(&self, fd: RawFd, events: u32, data: u64) -> io::Result<()> {
+        self.ctl(libc::EPOLL_CTL_MOD, fd, events, data)
+    }
+
+    /// EPOLL_CTL_DEL.
+    pub(crate) fn delete(&self, fd: RawFd) -> io::Result<()> {
+        self.ctl(libc::EPOLL_CTL_DEL, fd, 0, 0)
+    }
+
+    fn ctl(&self, op: libc::c_int, fd: RawFd, events: u32, data: u64) -> io::Result<()> {
+        let mut event = libc::epoll_event { events, u64: data };
+        // SAFETY: `event` lives across the call, which only reads it.
+        let r = unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), op, fd, &raw mut event) };
+        check(r.into()).map(drop)
+    }
+
+    /// Sleeps until an event or the timeout; gives the number of events filled in. EINTR is an error here.
+    pub(crate) fn wait(&self, events: &mut [libc::epoll_event], timeout: TimeoutNs) -> io::Result<usize> {
+        if self.has_pwait2.get() {
+            match self.pwait2(events, timeout) {
+                Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => self.has_pwait2.set(false),
+                result => return result,
+            }
+        }
+        // Rounded up: rounding down would wake early and spin until the deadline.
+        let ms = timeout.map_or(-1, |ns| i32::try_from(ns.div_ceil(1_000_000)).unwrap_or(i32::MAX));
+        // SAFETY: the kernel writes at most `events.len()` entries to the slice.
+        let n =
+            unsafe { libc::epoll_wait(self.fd.as_raw_fd(), events.as_mut_ptr(), events.len() as i32, ms) };
+        check(n.into()).map(|n| n as usize)
+    }
+
+    fn pwait2(&self, events: &mut [libc::epoll_event], timeout: TimeoutNs) -> io::Result<usize> {
+        let ts = timeout.map(timespec);
+        let ts = ts.as_ref().map_or(ptr::null(), ptr::from_ref);
+        // SAFETY: the kernel writes at most `events.len()` entries to the slice and reads `ts`, both live; a null
+        // signal mask (its size is then ignored) leaves the mask alone.
+        let n = unsafe {
+            libc::syscall(
+                libc::SYS_epoll_pwait2,
+                self.fd.as_raw_fd(),
+                events.as_mut_ptr(),
+                events.len(),
+                ts,
+                ptr::null::<libc::sigset_t>(),
+                0usize,
+            )
+        };
+        check(n).map(|n| n as usize)
+    }
+}

@@ -1,0 +1,46 @@
+//! Questions about a file descriptor that somebody handed us.
+#![expect(unsafe_code, reason = "fstat(2) and fcntl(2) on a caller's descriptor")]
+
+use super::check;
+use std::io;
+use std::os::fd::RawFd;
+
+/// Refuses what no monitor can watch: a closed descriptor (EBADF) and a regular file or directory (EPERM, as
+/// epoll_ctl(2) says). ppoll and io_uring accept files and report them as always ready, which would spin.
+pub(crate) fn check_pollable(fd: RawFd) -> io::Result<()> {
+    // SAFETY: all-zero is a valid `stat` (plain integers).
+    let mut st: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: `st` is a live, writable stat buffer; a bad `fd` is an error, not undefined.
+    let r = unsafe { libc::fstat(fd, &raw mut st) };
+    check(r.into()).map_err(|e| explain(e, fd))?;
+    match st.st_mode & libc::S_IFMT {
+        libc::S_IFREG | libc::S_IFDIR => Err(explain(io::Error::from_raw_os_error(libc::EPERM), fd)),
+        _ => Ok(()),
+    }
+}
+
+/// Names the descriptor and the remedy in the two errors that a registration can meet by a caller's mistake.
+pub(crate) fn explain(e: io::Error, fd: RawFd) -> io::Error {
+    match e.raw_os_error() {
+        Some(libc::EPERM) => io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!(
+                "fd {fd} is a regular file or directory, which is always ready; submit its I/O with AioContext::submit instead"
+            ),
+        ),
+        Some(libc::EBADF) => io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!(
+                "fd {fd} is closed (EBADF); register a descriptor while it is open and drop its registration before closing it"
+            ),
+        ),
+        _ => e,
+    }
+}
+
+/// True if O_NONBLOCK is set (fcntl(2) F_GETFL).
+pub(crate) fn is_nonblocking(fd: RawFd) -> io::Result<bool> {
+    // SAFETY: F_GETFL takes no argument and touches no memory.
+    let flags = check(unsafe { libc::fcntl(fd, libc::F_GETFL) }.into()).map_err(|e| explain(e, fd))?;
+    Ok(flags as libc::c_int & libc::O_NONBLOCK != 0)
+}

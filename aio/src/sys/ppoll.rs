@@ -1,0 +1,28 @@
+//! ppoll(2).
+#![expect(unsafe_code, reason = "ppoll(2) on a pollfd slice that the caller lends")]
+
+use super::{TimeoutNs, check, timespec};
+use std::io;
+use std::os::fd::RawFd;
+use std::ptr;
+
+/// Sleeps until one of `fds` is ready or the timeout; gives how many have `revents`. EINTR is an error here.
+pub(crate) fn ppoll(fds: &mut [libc::pollfd], timeout: TimeoutNs) -> io::Result<usize> {
+    let ts = timeout.map(timespec);
+    let ts = ts.as_ref().map_or(ptr::null(), ptr::from_ref);
+    // SAFETY: the kernel reads and writes `fds.len()` entries of the slice and reads `ts`, both live; a null signal
+    // mask leaves the mask alone.
+    let n = unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, ts, ptr::null()) };
+    check(n.into()).map(|n| n as usize)
+}
+
+/// One look at one descriptor, without sleeping.
+pub(crate) fn is_readable(fd: RawFd) -> io::Result<bool> {
+    let mut fds = [libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    }];
+    ppoll(&mut fds, Some(0))?;
+    Ok(fds[0].revents & libc::POLLIN != 0)
+}

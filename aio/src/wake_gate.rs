@@ -1,0 +1,85 @@
+//! When may a producer skip the write to the loop's eventfd?
+//!
+//! The handshake is QEMU's aio_notify / notify_me / notified (research: its model is docs/spin/aio_notify.promela).
+//! Two flags, four sequentially consistent accesses, one Dekker pair:
+//!
+//! ```text
+//!   producer (any thread)                     consumer (home thread)
+//!     publish the work                          notify_me += 1            (1)
+//!     notified = true             (3)           if notified: do not sleep (2)
+//!     if notify_me != 0: write    (4)           sleep
+//!                                               notify_me -= 1
+//!                                               notified = false          (5)
+//!                                               look for work
+//! ```
+//!
+//! Either (4) sees the consumer's (1) and writes, or (2) sees the producer's (3) and does not sleep: with both loads
+//! missing, the single order of all four would be a cycle. (5) comes before the look for work, so work published
+//! after the look leaves `notified` set for the next turn. `notified` may be set for nothing; it is never missing.
+//! Skipping the write because `notified` is *already* set would lose wake-ups: the consumer may be between (5) and
+//! (1) of its next turn for that very flag.
+
+use crate::sync::{AtomicBool, AtomicU32, Ordering};
+
+/// Loom gives a SeqCst access only acquire and release strength (its fences are exact), so the model says with fences
+/// what the language already promises of the four accesses.
+#[inline]
+fn loom_fence() {
+    #[cfg(loom)]
+    loom::sync::atomic::fence(Ordering::SeqCst);
+}
+
+/// The two flags. Producers are any threads; there is one consumer.
+#[derive(Debug)]
+pub(crate) struct WakeGate {
+    /// How many (nested) waits are between prepare and finish. Written by the home thread only.
+    notify_me: AtomicU32,
+    notified: AtomicBool,
+}
+
+impl WakeGate {
+    pub(crate) fn new() -> Self {
+        Self {
+            notify_me: AtomicU32::new(0),
+            notified: AtomicBool::new(false),
+        }
+    }
+
+    /// Producer, after it has published its work. True: the caller must write the eventfd.
+    #[must_use]
+    pub(crate) fn notify(&self) -> bool {
+        // (3) A read-modify-write, so that it also releases the work to the swap in `accept`.
+        self.notified.swap(true, Ordering::SeqCst);
+        loom_fence();
+        // (4)
+        self.notify_me.load(Ordering::SeqCst) != 0
+    }
+
+    /// Consumer, before it sleeps. True: a producer was here already, do not sleep.
+    #[must_use]
+    pub(crate) fn prepare(&self) -> bool {
+        // (1)
+        self.notify_me.fetch_add(1, Ordering::SeqCst);
+        loom_fence();
+        // (2)
+        self.notified.load(Ordering::SeqCst)
+    }
+
+    /// Consumer, after it slept.
+    pub(crate) fn finish(&self) {
+        // One writer, so load and store are enough. A producer that still sees the old value writes for nothing.
+        self.notify_me
+            .store(self.notify_me.load(Ordering::Relaxed) - 1, Ordering::Release);
+    }
+
+    /// Consumer, before it looks for work. False if no producer came, which costs a load and no locked operation.
+    pub(crate) fn accept(&self) -> bool {
+        // (5) A flag that is set after this load stays set for the next turn.
+        self.notified.load(Ordering::Acquire) && self.notified.swap(false, Ordering::SeqCst)
+    }
+
+    /// Consumer: has a producer been here since the last `accept`? For busy polling; one load.
+    pub(crate) fn is_notified(&self) -> bool {
+        self.notified.load(Ordering::Acquire)
+    }
+}
