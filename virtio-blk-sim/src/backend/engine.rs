@@ -1,0 +1,91 @@
+//! A backend at work for one queue, on that queue's event loop.
+//!
+//! ```text
+//! BlkQueue ─ submit ─► Engine ─► Some(finished): answered at once
+//!    ▲                    └────► None: later, in a turn of the loop
+//!    └──── done(batch) ◄────────────┘
+//! ```
+//!
+//! What finishes in one turn arrives as one batch, so the queue publishes once and signals its irqfd at most once.
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use aio::AioContext;
+
+use super::delay::DelayEngine;
+use super::pool::PoolEngine;
+use super::ring::RingEngine;
+use super::{Delay, FileImage, Memory, Null};
+use crate::device::{FinishedRequest, PendingRequest};
+
+/// Takes what has finished out of the vector, in a turn of the loop.
+pub type Done = dyn Fn(&AioContext, &mut Vec<FinishedRequest>);
+
+/// What the requests of a queue are carried out on.
+#[derive(Debug)]
+pub enum Backend {
+    /// Nothing: everything succeeds.
+    Null(Null),
+    /// A RAM disk.
+    Memory(Memory),
+    /// Nothing, after a while.
+    Delay(Delay),
+    /// A file or block device: through the loop's own io_uring, or through a few threads where the loop has none.
+    File(Arc<FileImage>),
+}
+
+impl Backend {
+    /// Starts it on the loop of `context`, whose home thread must be the calling one. `done` gets what `submit` did not
+    /// answer at once.
+    ///
+    /// # Errors
+    /// What the loop says when the file's operations are registered.
+    pub fn attach(self, context: &AioContext, done: Rc<Done>) -> io::Result<Engine> {
+        Ok(Engine(match self {
+            Self::Null(null) => Kind::Null(null),
+            Self::Memory(memory) => Kind::Memory(RefCell::new(memory)),
+            Self::Delay(delay) => Kind::Delay(DelayEngine::new(delay, context, done)),
+            Self::File(image) if context.monitor().ring.is_some() => {
+                Kind::Ring(RingEngine::new(image, context, done)?)
+            }
+            Self::File(image) => Kind::Pool(PoolEngine::new(image, context, done)),
+        }))
+    }
+}
+
+/// A backend that runs on a loop. Belongs to that loop's home thread.
+///
+/// Dropping it drops no request that the kernel or a thread works on: those keep their buffers until they are done, and
+/// then nobody is told.
+#[derive(Debug)]
+pub struct Engine(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Null(Null),
+    Memory(RefCell<Memory>),
+    Delay(Rc<DelayEngine>),
+    Ring(RingEngine),
+    Pool(PoolEngine),
+}
+
+impl Engine {
+    /// Carries a request out, at once or later. Never blocks on a disk ([`Delay::spin`](super::Delay::spin) takes its
+    /// time on purpose). `None`: the request comes back through `done`.
+    #[inline]
+    pub fn submit(&self, request: PendingRequest) -> Option<FinishedRequest> {
+        match &self.0 {
+            Kind::Null(null) => Some(null.execute(request)),
+            Kind::Memory(memory) => Some(memory.borrow_mut().execute(request)),
+            Kind::Delay(delay) => delay.submit(request),
+            Kind::Ring(ring) => ring.submit(request),
+            Kind::Pool(pool) => {
+                pool.submit(request);
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! What the operator decides about the disk, and how the driver sees it: the configuration space
+//! (virtio 1.2 section 5.2.4).
+
+use super::features::Features;
+use super::request::MAX_RANGES;
+
+/// The unit of `capacity` and of every sector number in the protocol, whatever the block size.
+pub const SECTOR_SIZE: u64 = 512;
+
+/// Most sectors of one discard range: 2 GiB.
+pub const MAX_DISCARD_SECTORS: u32 = 1 << 22;
+
+/// Most sectors of one write zeroes range: 32 MiB. Less than for discard, for a backend may have to write them.
+pub const MAX_WRITE_ZEROES_SECTORS: u32 = 1 << 16;
+
+/// Most request queues.
+pub const MAX_QUEUES: u16 = 256;
+
+/// Largest request queue.
+pub const MAX_QUEUE_SIZE: u16 = 1024;
+
+/// Bytes in the configuration space; a read beyond gives zeros.
+pub const CONFIG_SPACE_SIZE: usize = 72;
+
+/// Where the one writable byte is.
+pub(super) const WRITEBACK_OFFSET: usize = 32;
+
+/// The string that GET_ID answers: 20 bytes, padded with zeros, no terminator when it fills them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Serial([u8; Serial::LEN]);
+
+impl Serial {
+    /// Bytes in a serial number.
+    pub const LEN: usize = virtio_bindings::virtio_blk::VIRTIO_BLK_ID_BYTES as usize;
+
+    /// A serial number of at most 20 printable ASCII characters.
+    pub fn new(text: &str) -> Result<Self, ConfigError> {
+        if !text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
+            return Err(ConfigError::SerialCharacters);
+        }
+        let mut bytes = [0; Self::LEN];
+        bytes
+            .get_mut(..text.len())
+            .ok_or(ConfigError::SerialTooLong(text.len()))?
+            .copy_from_slice(text.as_bytes());
+        Ok(Self(bytes))
+    }
+
+    /// The bytes as the guest gets them.
+    pub fn as_bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+}
+
+/// The disk, as the operator wants it. Checked by [`BlockDevice::new`](super::BlockDevice::new).
+#[derive(Debug, Clone)]
+pub struct DeviceConfig {
+    /// Size of the disk in sectors of 512 bytes.
+    pub capacity_sectors: u64,
+    /// Fail everything that would change the disk.
+    pub read_only: bool,
+    /// `blk_size`: the unit the driver had better use. Advice only: it may still ask for any number of sectors.
+    pub logical_block_size: u32,
+    /// The unit that the medium writes without reading; a multiple of the logical block size.
+    pub physical_block_size: u32,
+    /// The size of request that suits the medium best, in bytes; 0 if it does not matter.
+    pub optimal_io_size: u32,
+    /// The smallest transfer that the backend can do, in bytes: 512, or what O_DIRECT needs. Requests that are not
+    /// multiples of it in place and size fail.
+    pub request_alignment: u32,
+    /// Entries of each request queue.
+    pub queue_size: u16,
+    /// Number of request queues.
+    pub num_queues: u16,
+    /// After reset: true = a write may sit in a cache until a flush; false = a write is on the medium when it completes.
+    pub writeback: bool,
+    /// Offer discard. A read-only disk does not.
+    pub discard: bool,
+    /// Offer write zeroes. A read-only disk does not.
+    pub write_zeroes: bool,
+    /// What GET_ID answers.
+    pub serial: Serial,
+}
+
+impl DeviceConfig {
+    /// A writable disk of that many sectors with one queue of 256 entries, a write-back cache, discard and write
+    /// zeroes.
+    pub fn new(capacity_sectors: u64) -> Self {
+        Self {
+            capacity_sectors,
+            read_only: false,
+            logical_block_size: SECTOR_SIZE as u32,
+            physical_block_size: SECTOR_SIZE as u32,
+            optimal_io_size: 0,
+            request_alignment: SECTOR_SIZE as u32,
+            queue_size: 256,
+            num_queues: 1,
+            writeback: true,
+            discard: true,
+            write_zeroes: true,
+            serial: Serial::default(),
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let block_size = |size: u32| size.is_power_of_two() && (512..=65536).contains(&size);
+        if !block_size(self.logical_block_size) {
+            return Err(ConfigError::BlockSize("logical", self.logical_block_size));
+        }
+        if !block_size(self.physical_block_size) || self.physical_block_size < self.logical_block_size {
+            return Err(ConfigError::BlockSize("physical", self.physical_block_size));
+        }
+        if !block_size(self.request_alignment) {
+            return Err(ConfigError::BlockSize("smallest backend", self.request_alignment));
+        }
+        // A driver only promises to heed blk_size, so the backend must not need more.
+        if self.request_alignment > self.logical_block_size {
+            return Err(ConfigError::BlockSizeTooSmall {
+                logical: self.logical_block_size,
+                needed: self.request_alignment,
+            });
+        }
+        // Bytes must fit an off_t: sector * 512 is then safe wherever the sector is below the capacity.
+        if self.capacity_sectors > i64::MAX as u64 / SECTOR_SIZE {
+            return Err(ConfigError::Capacity(self.capacity_sectors));
+        }
+        if !self.queue_size.is_power_of_two() || !(4..=MAX_QUEUE_SIZE).contains(&self.queue_size) {
+            return Err(ConfigError::QueueSize(self.queue_size));
+        }
+        if !(1..=MAX_QUEUES).contains(&self.num_queues) {
+            return Err(ConfigError::NumQueues(self.num_queues));
+        }
+        Ok(())
+    }
+
+    pub(super) fn offered(&self) -> Features {
+        let mut features = Features::VERSION_1
+            | Features::INDIRECT_DESC
+            | Features::EVENT_IDX
+            | Features::SEG_MAX
+            | Features::BLK_SIZE
+            | Features::TOPOLOGY
+            | Features::FLUSH
+            | Features::CONFIG_WCE;
+        let mut offer_if = |wanted, feature| {
+            if wanted {
+                features |= feature;
+            }
+        };
+        offer_if(self.num_queues > 1, Features::MQ);
+        offer_if(self.read_only, Features::RO);
+        offer_if(self.discard && !self.read_only, Features::DISCARD);
+        offer_if(self.write_zeroes && !self.read_only, Features::WRITE_ZEROES);
+        features
+    }
+
+    /// The configuration space. Fields of features that are not offered are zero.
+    pub(super) fn space(&self, writeback: bool) -> [u8; CONFIG_SPACE_SIZE] {
+        let offered = self.offered();
+        let logical = self.logical_block_size;
+        let blocks = |bytes: u32| bytes / logical;
+        let mut space = [0; CONFIG_SPACE_SIZE];
+        let mut put =
+            |offset: usize, bytes: &[u8]| space[offset..offset + bytes.len()].copy_from_slice(bytes);
+
+        put(0, &self.capacity_sectors.to_le_bytes());
+        // 8 size_max: not offered. A chain of queue_size descriptors has a header and a status besides the data.
+        put(12, &u32::from(self.queue_size - 2).to_le_bytes());
+        // 16 geometry: not offered.
+        put(20, &logical.to_le_bytes());
+        put(24, &[blocks(self.physical_block_size).ilog2() as u8, 0]);
+        put(26, &(blocks(self.physical_block_size) as u16).to_le_bytes());
+        put(28, &blocks(self.optimal_io_size).to_le_bytes());
+        put(WRITEBACK_OFFSET, &[u8::from(writeback)]);
+        put(34, &self.num_queues.to_le_bytes());
+        if offered.contains(Features::DISCARD) {
+            put(36, &MAX_DISCARD_SECTORS.to_le_bytes());
+            put(40, &(MAX_RANGES as u32).to_le_bytes());
+            put(44, &(logical / SECTOR_SIZE as u32).to_le_bytes());
+        }
+        if offered.contains(Features::WRITE_ZEROES) {
+            put(48, &MAX_WRITE_ZEROES_SECTORS.to_le_bytes());
+            put(52, &(MAX_RANGES as u32).to_le_bytes());
+            put(56, &[1]); // write_zeroes_may_unmap
+        }
+        // 60 secure erase: not offered.
+        space
+    }
+}
+
+/// Why a [`DeviceConfig`] is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A block size of that kind is not usable.
+    #[error(
+        "the {0} block size is {1}; it must be a power of two from 512 to 65536, physical not below logical"
+    )]
+    BlockSize(&'static str, u32),
+    /// The backend needs larger units than the driver is told of.
+    #[error(
+        "the logical block size is {logical}, but the backend needs requests in units of {needed}; raise it"
+    )]
+    BlockSizeTooSmall {
+        /// What was configured.
+        logical: u32,
+        /// What the backend needs.
+        needed: u32,
+    },
+    /// More bytes than a file can have.
+    #[error("a disk of {0} sectors is larger than a file can be")]
+    Capacity(u64),
+    /// Queue size out of range.
+    #[error("the queue size is {0}; it must be a power of two from 4 to {max}", max = MAX_QUEUE_SIZE)]
+    QueueSize(u16),
+    /// Number of queues out of range.
+    #[error("the number of queues is {0}; it must be from 1 to {max}", max = MAX_QUEUES)]
+    NumQueues(u16),
+    /// More than 20 bytes.
+    #[error("the serial number has {0} characters; 20 is the most")]
+    SerialTooLong(usize),
+    /// A control character, or not ASCII.
+    #[error("the serial number may hold printable ASCII characters only")]
+    SerialCharacters,
+}

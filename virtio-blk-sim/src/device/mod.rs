@@ -1,0 +1,135 @@
+//! virtio-blk without a transport: what a request means, never how it came.
+//!
+//! ```text
+//! DeviceQueue::pop ─► RequestSlot ─begin(&BlockDevice)─► PendingRequest ─► backend
+//!                          ▲                │ (refused, GET_ID, no data)       │ finish(result)
+//!                          │                ▼                                  ▼
+//! DeviceQueue::push ◄── FinishedRequest ◄───────────────────────────────────────
+//! ```
+//!
+//! * [`BlockDevice`]: the disk as the driver sees it: features, configuration space, cache mode.
+//! * [`Request`]: a chain's bytes parsed to an enum, with every check made before anything is done.
+//! * [`PendingRequest`], [`FinishedRequest`]: a request in flight and its answer. Each owns its chain, so the guest's
+//!   memory stays mapped, and finishing consumes it, so nothing is completed twice.
+//!
+//! Nothing here blocks, allocates for a request, or knows a thread.
+
+mod blk_queue;
+mod config;
+mod features;
+mod pending;
+mod request;
+mod status;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub use blk_queue::{Attached, BlkQueue, OnBroken, QueueStats};
+pub use config::{
+    CONFIG_SPACE_SIZE, ConfigError, DeviceConfig, MAX_DISCARD_SECTORS, MAX_QUEUE_SIZE, MAX_QUEUES,
+    MAX_WRITE_ZEROES_SECTORS, SECTOR_SIZE, Serial,
+};
+pub use features::{FeatureError, Features};
+pub use pending::{FinishedRequest, PendingRequest, RequestSlot, Started, Transfer};
+pub use request::{MAX_RANGES, Operation, Request, RequestError, SectorRange, SectorRanges};
+pub use status::Status;
+
+/// A disk and what its driver negotiated.
+///
+/// The queues' threads share it by reference: parsing needs `&self` only. Features change while no queue runs.
+#[derive(Debug)]
+pub struct BlockDevice {
+    config: DeviceConfig,
+    negotiated: Features,
+    /// The `writeback` byte. Relaxed is enough: the specification ties no memory to it, and a change applies to
+    /// requests parsed later.
+    writeback: AtomicBool,
+}
+
+impl BlockDevice {
+    /// A disk in its reset state: no features negotiated.
+    pub fn new(config: DeviceConfig) -> Result<Self, ConfigError> {
+        config.check()?;
+        let writeback = AtomicBool::new(config.writeback);
+        Ok(Self {
+            config,
+            negotiated: Features::NONE,
+            writeback,
+        })
+    }
+
+    /// What the operator decided.
+    pub fn config(&self) -> &DeviceConfig {
+        &self.config
+    }
+
+    /// The features a driver may accept.
+    pub fn offered(&self) -> Features {
+        self.config.offered()
+    }
+
+    /// The features the driver accepted; none after reset.
+    pub fn negotiated(&self) -> Features {
+        self.negotiated
+    }
+
+    /// Takes the driver's choice, which must be a part of what is offered and contain VERSION_1. On error the previous
+    /// choice stands. Bits of the transport's own protocol are the transport's to remove.
+    pub fn negotiate(&mut self, driver: Features) -> Result<(), FeatureError> {
+        let foreign = driver.without(self.offered());
+        if foreign != Features::NONE {
+            return Err(FeatureError::NotOffered(foreign));
+        }
+        if !driver.contains(Features::VERSION_1) {
+            return Err(FeatureError::Legacy);
+        }
+        self.negotiated = driver;
+        Ok(())
+    }
+
+    /// Device reset: forgets the driver's features and cache mode.
+    pub fn reset(&mut self) {
+        self.negotiated = Features::NONE;
+        *self.writeback.get_mut() = self.config.writeback;
+    }
+
+    /// Reads the configuration space. Bytes beyond its end are zero, whatever the offset.
+    pub fn read_config(&self, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        let space = self.config.space(self.writeback.load(Ordering::Relaxed));
+        let tail = usize::try_from(offset)
+            .ok()
+            .and_then(|start| space.get(start..))
+            .unwrap_or_default();
+        for (byte, value) in data.iter_mut().zip(tail) {
+            *byte = *value;
+        }
+    }
+
+    /// Writes the configuration space. Only the `writeback` byte can be written, and only with CONFIG_WCE negotiated;
+    /// all else is ignored, as a driver MUST NOT do it. Any value but zero means write-back.
+    pub fn write_config(&self, offset: u64, data: &[u8]) {
+        if !self.negotiated.contains(Features::CONFIG_WCE) {
+            return;
+        }
+        let index = (config::WRITEBACK_OFFSET as u64)
+            .checked_sub(offset)
+            .and_then(|at| usize::try_from(at).ok());
+        if let Some(byte) = index.and_then(|at| data.get(at)) {
+            self.writeback.store(*byte != 0, Ordering::Relaxed);
+        }
+    }
+
+    /// True if a write must be on the medium before it completes.
+    ///
+    /// That is so when the driver turned the cache off, and for a driver that negotiated neither FLUSH nor CONFIG_WCE
+    /// and so has no way to ask for it (virtio 1.2 section 5.2.6.2, cases 1 and 2 of a stable write).
+    pub fn is_write_through(&self) -> bool {
+        let can_flush = self.negotiated.intersects(Features::FLUSH | Features::CONFIG_WCE);
+        !(can_flush && self.writeback.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod test_rig;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,450 @@
+//! The device by itself: features, configuration space, cache mode, and requests in flight. What a hostile guest can
+//! post is in [`guests`], what holds for any chain in [`properties`].
+
+mod guests;
+mod properties;
+
+use std::io;
+use std::mem::offset_of;
+use std::sync::Arc;
+
+use virtio_bindings::virtio_blk::{self as vb, virtio_blk_config as Space};
+
+use super::test_rig::{Posted, Rig, disk_content, header};
+use super::*;
+use crate::memory::{GuestAddress, GuestRam};
+use crate::virtqueue::Chain;
+
+fn device(change: impl FnOnce(&mut DeviceConfig)) -> BlockDevice {
+    let mut config = DeviceConfig::new(1000);
+    change(&mut config);
+    BlockDevice::new(config).unwrap()
+}
+
+fn negotiated(features: Features) -> BlockDevice {
+    let mut device = device(|_| ());
+    device.negotiate(features | Features::VERSION_1).unwrap();
+    device
+}
+
+fn config_bytes<const N: usize>(device: &BlockDevice, offset: usize) -> [u8; N] {
+    let mut bytes = [0xee; N];
+    device.read_config(offset as u64, &mut bytes);
+    bytes
+}
+
+fn writeback(device: &BlockDevice) -> u8 {
+    config_bytes::<1>(device, offset_of!(Space, wce))[0]
+}
+
+#[test]
+fn offers_what_the_disk_can_do() {
+    let always = Features::VERSION_1
+        | Features::INDIRECT_DESC
+        | Features::EVENT_IDX
+        | Features::SEG_MAX
+        | Features::BLK_SIZE
+        | Features::TOPOLOGY
+        | Features::FLUSH
+        | Features::CONFIG_WCE;
+    assert_eq!(
+        device(|_| ()).offered(),
+        always | Features::DISCARD | Features::WRITE_ZEROES
+    );
+    assert_eq!(
+        device(|config| config.read_only = true).offered(),
+        always | Features::RO
+    );
+    let plain = device(|config| {
+        config.discard = false;
+        config.write_zeroes = false;
+        config.num_queues = 4;
+    });
+    assert_eq!(plain.offered(), always | Features::MQ);
+}
+
+#[test]
+fn takes_a_part_of_what_it_offers_and_nothing_else() {
+    let mut device = device(|_| ());
+    assert_eq!(device.negotiate(Features::FLUSH), Err(FeatureError::Legacy));
+    for foreign in [
+        Features::MQ,
+        Features::RO,
+        Features::from_bits(1 << 7),
+        Features::from_bits(1 << 63),
+    ] {
+        assert_eq!(
+            device.negotiate(Features::VERSION_1 | foreign | Features::FLUSH),
+            Err(FeatureError::NotOffered(foreign))
+        );
+        assert_eq!(device.negotiated(), Features::NONE);
+    }
+    let some = Features::VERSION_1 | Features::FLUSH;
+    device.negotiate(some).unwrap();
+    assert_eq!(device.negotiated(), some);
+    device.negotiate(Features::MQ | some).unwrap_err();
+    assert_eq!(device.negotiated(), some, "a refused choice changes nothing");
+    device.reset();
+    assert_eq!(device.negotiated(), Features::NONE);
+}
+
+/// Offsets come from the kernel's own struct.
+#[test]
+fn the_configuration_space_is_laid_out_as_specified() {
+    let device = device(|config| {
+        config.capacity_sectors = 0x0001_0203_0405_0607 >> 1;
+        config.logical_block_size = 1024;
+        config.physical_block_size = 8192;
+        config.optimal_io_size = 65536;
+        config.queue_size = 512;
+        config.num_queues = 3;
+    });
+    let mut expected = [0_u8; 96];
+    let mut put = |offset: usize, bytes: &[u8]| expected[offset..offset + bytes.len()].copy_from_slice(bytes);
+    put(
+        offset_of!(Space, capacity),
+        &(0x0001_0203_0405_0607_u64 >> 1).to_le_bytes(),
+    );
+    put(offset_of!(Space, seg_max), &510_u32.to_le_bytes());
+    put(offset_of!(Space, blk_size), &1024_u32.to_le_bytes());
+    put(offset_of!(Space, physical_block_exp), &[3]);
+    put(offset_of!(Space, min_io_size), &8_u16.to_le_bytes());
+    put(offset_of!(Space, opt_io_size), &64_u32.to_le_bytes());
+    put(offset_of!(Space, wce), &[1]);
+    put(offset_of!(Space, num_queues), &3_u16.to_le_bytes());
+    put(
+        offset_of!(Space, max_discard_sectors),
+        &MAX_DISCARD_SECTORS.to_le_bytes(),
+    );
+    put(
+        offset_of!(Space, max_discard_seg),
+        &(MAX_RANGES as u32).to_le_bytes(),
+    );
+    put(offset_of!(Space, discard_sector_alignment), &2_u32.to_le_bytes());
+    put(
+        offset_of!(Space, max_write_zeroes_sectors),
+        &MAX_WRITE_ZEROES_SECTORS.to_le_bytes(),
+    );
+    put(
+        offset_of!(Space, max_write_zeroes_seg),
+        &(MAX_RANGES as u32).to_le_bytes(),
+    );
+    put(offset_of!(Space, write_zeroes_may_unmap), &[1]);
+    assert_eq!(config_bytes::<96>(&device, 0), expected);
+    assert_eq!(
+        CONFIG_SPACE_SIZE,
+        offset_of!(Space, zoned),
+        "zoned came after 1.2"
+    );
+
+    // Any part of it reads as that part of the whole.
+    for offset in 0..expected.len() {
+        for len in 0..=expected.len() - offset {
+            let mut part = vec![0xee; len];
+            device.read_config(offset as u64, &mut part);
+            assert_eq!(part, expected[offset..offset + len], "{len} bytes at {offset}");
+        }
+    }
+}
+
+#[test]
+fn a_read_only_disk_has_no_discard_limits() {
+    let device = device(|config| config.read_only = true);
+    assert_eq!(
+        config_bytes::<24>(&device, offset_of!(Space, max_discard_sectors)),
+        [0; 24]
+    );
+}
+
+#[test]
+fn only_the_writeback_byte_can_be_written() {
+    let device = negotiated(Features::CONFIG_WCE);
+    let before: [u8; CONFIG_SPACE_SIZE] = config_bytes(&device, 0);
+    for offset in (0..200)
+        .chain([u64::MAX - 1, u64::MAX])
+        .filter(|&offset| offset != 32)
+    {
+        device.write_config(offset, &[0]);
+        assert_eq!(config_bytes(&device, 0), before, "offset {offset}");
+    }
+    device.write_config(32, &[]);
+    device.write_config(0, &[0; 32]);
+    assert_eq!(config_bytes(&device, 0), before);
+    device.write_config(32, &[0]);
+    assert_eq!(writeback(&device), 0);
+    // A write over the whole space changes that byte alone.
+    device.write_config(0, &[0xff; 100]);
+    assert_eq!(config_bytes(&device, 0), before);
+}
+
+#[test]
+fn the_cache_mode_needs_its_feature_and_ends_with_reset() {
+    let mut device = negotiated(Features::FLUSH);
+    device.write_config(32, &[0]);
+    assert_eq!(writeback(&device), 1);
+    device
+        .negotiate(Features::VERSION_1 | Features::CONFIG_WCE)
+        .unwrap();
+    device.write_config(32, &[0]);
+    assert_eq!(writeback(&device), 0);
+    device.reset();
+    assert_eq!(writeback(&device), 1);
+}
+
+/// Virtio 1.2 section 5.2.6.2: what makes a completed write stable.
+#[test]
+fn writes_are_durable_when_the_driver_cannot_or_will_not_flush() {
+    assert!(device(|_| ()).is_write_through(), "nothing negotiated");
+    assert!(negotiated(Features::NONE).is_write_through(), "no way to flush");
+    assert!(!negotiated(Features::FLUSH).is_write_through());
+    let switchable = negotiated(Features::CONFIG_WCE);
+    assert!(!switchable.is_write_through());
+    switchable.write_config(32, &[0]);
+    assert!(switchable.is_write_through());
+
+    let mut strict = device(|config| config.writeback = false);
+    strict.negotiate(Features::VERSION_1 | Features::FLUSH).unwrap();
+    assert!(strict.is_write_through(), "the operator said so");
+}
+
+#[test]
+fn configurations_that_cannot_work_are_refused() {
+    let refused = |change: fn(&mut DeviceConfig)| {
+        let mut config = DeviceConfig::new(1000);
+        change(&mut config);
+        BlockDevice::new(config).unwrap_err()
+    };
+    assert_eq!(
+        refused(|c| c.logical_block_size = 0),
+        ConfigError::BlockSize("logical", 0)
+    );
+    assert_eq!(
+        refused(|c| c.logical_block_size = 1000),
+        ConfigError::BlockSize("logical", 1000)
+    );
+    assert_eq!(
+        refused(|c| c.logical_block_size = 1024),
+        ConfigError::BlockSize("physical", 512)
+    );
+    assert_eq!(
+        refused(|c| c.request_alignment = 256),
+        ConfigError::BlockSize("smallest backend", 256)
+    );
+    assert_eq!(
+        refused(|c| c.request_alignment = 4096),
+        ConfigError::BlockSizeTooSmall {
+            logical: 512,
+            needed: 4096
+        }
+    );
+    assert_eq!(
+        refused(|c| c.capacity_sectors = 1 << 54),
+        ConfigError::Capacity(1 << 54)
+    );
+    for size in [0, 1, 2, 100, 2048] {
+        let config = DeviceConfig {
+            queue_size: size,
+            ..DeviceConfig::new(8)
+        };
+        assert_eq!(
+            BlockDevice::new(config).unwrap_err(),
+            ConfigError::QueueSize(size)
+        );
+    }
+    assert_eq!(refused(|c| c.num_queues = 0), ConfigError::NumQueues(0));
+    assert_eq!(refused(|c| c.num_queues = 257), ConfigError::NumQueues(257));
+    BlockDevice::new(DeviceConfig::new(0)).unwrap();
+    BlockDevice::new(DeviceConfig::new(i64::MAX as u64 / 512)).unwrap();
+}
+
+#[test]
+fn serial_numbers_are_padded_and_checked() {
+    assert_eq!(
+        Serial::new("abc").unwrap().as_bytes(),
+        b"abc\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
+    );
+    assert_eq!(
+        Serial::new("12345678901234567890").unwrap().as_bytes(),
+        b"12345678901234567890"
+    );
+    assert_eq!(
+        Serial::new("123456789012345678901"),
+        Err(ConfigError::SerialTooLong(21))
+    );
+    assert_eq!(Serial::new("a\nb"), Err(ConfigError::SerialCharacters));
+    assert_eq!(Serial::new("ä"), Err(ConfigError::SerialCharacters));
+}
+
+/// The addresses and lengths of the rest of a request's data.
+fn rest(request: &mut PendingRequest) -> Vec<(usize, usize)> {
+    request
+        .iovecs()
+        .iter()
+        .map(|iovec| (iovec.iov_base.addr(), iovec.iov_len))
+        .collect()
+}
+
+#[test]
+fn iovecs_are_the_data_without_header_and_status_whatever_the_framing() {
+    let mut rig = Rig::new(DeviceConfig::new(64));
+    let out = [header(vb::VIRTIO_BLK_T_OUT, 5), vec![1; 100]].concat();
+    let mut request = rig.begin_pending(&Posted::new().readable(&out).readable(&[2; 412]).status());
+    assert_eq!((request.offset(), request.remaining()), (5 * 512, 512));
+    let all = rest(&mut request);
+    assert_eq!(all.iter().map(|&(_, len)| len).collect::<Vec<_>>(), [100, 412]);
+
+    // The rest after some of it, in the middle of a segment and at an end of one.
+    request.advance(40);
+    assert_eq!(rest(&mut request), [(all[0].0 + 40, 60), all[1]]);
+    assert_eq!(request.offset(), 5 * 512 + 40);
+    request.advance(60);
+    assert_eq!(rest(&mut request), [all[1]]);
+    request.advance(412);
+    assert_eq!((rest(&mut request), request.remaining()), (vec![], 0));
+    assert_eq!(rig.complete(request.finish(Ok(()))), 1);
+
+    let mut request = rig.begin_pending(&Posted::request(vb::VIRTIO_BLK_T_IN, 0).writable(500).writable(13));
+    assert_eq!(
+        rest(&mut request).iter().map(|&(_, len)| len).collect::<Vec<_>>(),
+        [500, 12]
+    );
+    request.advance(512);
+    assert_eq!(rig.complete(request.finish(Ok(()))), 513);
+}
+
+#[test]
+fn iovecs_stay_in_place_while_the_request_moves() {
+    let mut rig = Rig::new(DeviceConfig::new(64));
+    let mut request = rig.begin_pending(&Posted::request(vb::VIRTIO_BLK_T_IN, 0).writable(512).status());
+    let (array, first) = (request.iovecs().as_ptr(), request.iovecs()[0].iov_base);
+    let mut elsewhere = vec![request];
+    elsewhere.reserve(1000);
+    let mut request = elsewhere.pop().unwrap();
+    assert_eq!(
+        (request.iovecs().as_ptr(), request.iovecs()[0].iov_base),
+        (array, first)
+    );
+    rig.complete(request.finish_without_data());
+}
+
+#[test]
+fn short_transfers_go_on_where_they_stopped() {
+    let mut rig = Rig::new(DeviceConfig::new(64));
+    let mut request = rig.begin_pending(&Posted::request(vb::VIRTIO_BLK_T_IN, 3).writable(1024).status());
+    for done in [1, 510, 512] {
+        assert_eq!(request.put_data(&[7; 1]), 1);
+        request = match request.transferred(done) {
+            Transfer::Short(request) => request,
+            Transfer::Complete(finished) => {
+                assert_eq!(done, 512, "all of it");
+                assert_eq!(finished.status(), Some(Status::Ok));
+                assert_eq!(rig.complete(finished), 1025);
+                return;
+            }
+        };
+    }
+    panic!("1024 bytes were transferred, but the request goes on");
+}
+
+#[test]
+fn a_transfer_of_nothing_is_an_error_and_not_a_loop() {
+    let mut rig = Rig::new(DeviceConfig::new(64));
+    let request = rig.begin_pending(&Posted::request(vb::VIRTIO_BLK_T_IN, 3).writable(1024).status());
+    let Transfer::Short(request) = request.transferred(512) else {
+        panic!("512 of 1024 is short")
+    };
+    let Transfer::Complete(finished) = request.transferred(0) else {
+        panic!("0 cannot go on")
+    };
+    assert_eq!(finished.status(), Some(Status::IoErr));
+    assert_eq!(rig.complete(finished), 513, "what was read before counts");
+}
+
+#[test]
+fn success_with_data_missing_is_told_as_an_error() {
+    let mut rig = Rig::new(DeviceConfig::new(64));
+    for kind in [vb::VIRTIO_BLK_T_IN, vb::VIRTIO_BLK_T_OUT] {
+        let posted = Posted::request(kind, 0);
+        let posted = if kind == vb::VIRTIO_BLK_T_IN {
+            posted.writable(512)
+        } else {
+            posted.readable(&[1; 512])
+        };
+        let mut request = rig.begin_pending(&posted.status());
+        request.advance(511);
+        let finished = request.finish(Ok(()));
+        assert_eq!(finished.status(), Some(Status::IoErr));
+        rig.complete(finished);
+    }
+}
+
+#[test]
+fn more_segments_than_the_kernel_takes_make_a_short_transfer() {
+    let memory = GuestRam::new(1 << 20).unwrap().memory().clone();
+    let piece = |at: u64| (GuestAddress(4096 + at * 16), 8);
+    let writable: Vec<_> = (0..1280).map(piece).chain([(GuestAddress(64), 1)]).collect();
+    let chain = Chain::from_buffers(Arc::clone(&memory), 9, &[(GuestAddress(0), 16)], &writable).unwrap();
+    let Started::Pending(mut request) = RequestSlot::new(chain).begin(&device(|_| ())) else {
+        panic!("an In of 20 sectors is fine")
+    };
+    assert_eq!(
+        (request.head(), request.remaining(), request.iovecs().len()),
+        (9, 10240, 1024)
+    );
+    request.advance(8192);
+    assert_eq!(request.iovecs().len(), 256);
+    request.put_zeros();
+    assert_eq!(request.finish(Ok(())).written(), 10241);
+}
+
+#[test]
+fn data_goes_only_the_way_of_the_request() {
+    let mut rig = Rig::new(DeviceConfig::new(64));
+    let mut request = rig.begin_pending(&Posted::request(vb::VIRTIO_BLK_T_IN, 0).writable(512).status());
+    assert_eq!(request.take_data(&mut [0; 512]), 0);
+    assert_eq!(
+        request.put_data(&disk_content(2)),
+        512,
+        "no more than the data: the status comes after it"
+    );
+    rig.complete(request.finish(Ok(())));
+    let posted = Posted::request(vb::VIRTIO_BLK_T_OUT, 0)
+        .readable(&[1; 512])
+        .status();
+    let mut request = rig.begin_pending(&posted);
+    assert_eq!(request.put_data(&[0; 512]), 0);
+    assert_eq!(request.take_data(&mut [0; 1024]), 512);
+    rig.complete(request.finish(Ok(())));
+    let mut request = rig.begin_pending(&Posted::request(vb::VIRTIO_BLK_T_FLUSH, 0).status());
+    assert_eq!(
+        (
+            request.put_data(&[0; 1]),
+            request.take_data(&mut [0; 1]),
+            request.iovecs().len()
+        ),
+        (0, 0, 0)
+    );
+    assert_eq!((request.remaining(), request.offset()), (0, 0));
+    let finished = request.finish(Err(io::Error::from_raw_os_error(libc::ENOSPC)));
+    assert_eq!(finished.status(), Some(Status::IoErr));
+    rig.complete(finished);
+}
+
+/// What an earlier request left in a slot means nothing to the next.
+#[test]
+fn a_slot_is_as_new_after_each_request() {
+    let mut rig = Rig::new(DeviceConfig::new(64));
+    let Started::Finished(refused) = rig.begin(&Posted::request(77, 0).status()) else {
+        panic!("type 77")
+    };
+    assert_eq!(refused.error(), Some(&RequestError::UnknownType(77)));
+    rig.complete(refused);
+    let mut request = rig.begin_pending(&Posted::request(vb::VIRTIO_BLK_T_IN, 2).writable(512).status());
+    request.put_zeros();
+    let finished = request.finish(Ok(()));
+    assert_eq!((finished.error(), finished.written()), (None, 513));
+    rig.complete(finished);
+    let request = rig.begin_pending(&Posted::request(vb::VIRTIO_BLK_T_IN, 2).writable(512).status());
+    assert_eq!((request.remaining(), request.offset()), (512, 1024));
+    rig.complete(request.finish_without_data());
+}

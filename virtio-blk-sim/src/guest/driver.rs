@@ -1,0 +1,272 @@
+//! The guest's block driver: requests in guest RAM, chains, kicks and interrupts.
+
+use std::io;
+
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::device::{Features, SECTOR_SIZE};
+use crate::transport::GuestPorts;
+use crate::virtqueue::{DriverQueue, QueueConfig, QueueError};
+
+use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
+
+/// Room in guest RAM for a request's small parts: header at 0, status at 16, indirect table at 32.
+const CONTROL_BYTES: u64 = 128;
+const STATUS_OFFSET: u64 = 16;
+const TABLE_OFFSET: u64 = 32;
+/// Data buffers start on pages, as a kernel's do.
+const PAGE: u64 = 4096;
+/// What a status byte holds before the device has written it.
+const NO_STATUS: u8 = 0xff;
+
+/// A driver that cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DriverError {
+    /// The rings, or what the device put on them, are not as they should be.
+    #[error("the virtqueue is unusable: {0}")]
+    Queue(#[from] QueueError),
+    /// A request's place in guest RAM could not be reached.
+    #[error("guest RAM cannot be reached: {0}")]
+    Memory(#[from] vm_memory::GuestMemoryError),
+    /// The eventfds failed.
+    #[error("kick or interrupt failed: {0}")]
+    Signal(#[from] io::Error),
+    /// A slot was used again before its request had finished.
+    #[error("slot {0} has a request in flight, or the queue is too small for its slots")]
+    SlotInUse(u16),
+    /// DEVICE_NEEDS_RESET.
+    #[error("the device says that this driver broke the rules and needs a reset")]
+    NeedsReset,
+}
+
+/// One finished request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Completion {
+    /// The slot it was submitted in.
+    pub slot: u16,
+    /// VIRTIO_BLK_S_OK (0), _IOERR (1) or _UNSUPP (2); 0xff if the device wrote none.
+    pub status: u8,
+    /// The used length.
+    pub written: u32,
+}
+
+/// A driver with a fixed number of request slots. Belongs to one thread at a time.
+#[derive(Debug)]
+pub struct BlkDriver {
+    ports: GuestPorts,
+    queue: DriverQueue,
+    slots: u16,
+    block_bytes: u32,
+    /// Guest address of the first control area; the data buffers follow the last.
+    control_base: u64,
+    data_base: u64,
+    /// The slot of the chain with this head.
+    slot_of_head: Vec<u16>,
+    kicks: u64,
+    interrupts: u64,
+}
+
+impl BlkDriver {
+    /// Guest RAM that a driver needs.
+    pub fn ram_bytes(queue_size: u16, slots: u16, block_bytes: u32) -> u64 {
+        data_base(queue_size, slots) + u64::from(slots) * u64::from(block_bytes).next_multiple_of(PAGE)
+    }
+
+    /// Entries of the smallest queue for `slots` requests in flight. Even an indirect chain may not have more descriptors
+    /// than the queue has entries, and a request has three.
+    pub fn queue_size_for(slots: u16, features: Features) -> u16 {
+        let each = if features.contains(Features::INDIRECT_DESC) {
+            1
+        } else {
+            3
+        };
+        slots
+            .saturating_mul(each)
+            .max(4)
+            .checked_next_power_of_two()
+            .unwrap_or(1 << 15)
+    }
+
+    /// Lays out the rings and the slots. Do this before the device is attached.
+    ///
+    /// # Errors
+    /// If guest RAM has not [`ram_bytes`](Self::ram_bytes) or the queue is unusable.
+    pub fn new(ports: GuestPorts, slots: u16, block_bytes: u32) -> Result<Self, DriverError> {
+        let queue = DriverQueue::new(ports.memory.clone(), ports.queue)?;
+        let size = ports.queue.size;
+        let driver = Self {
+            queue,
+            slots,
+            block_bytes,
+            control_base: control_base(size),
+            data_base: data_base(size, slots),
+            slot_of_head: vec![0; usize::from(size)],
+            ports,
+            kicks: 0,
+            interrupts: 0,
+        };
+        // Touches the first and the last byte that will be used.
+        driver.ports.memory.write_obj(0u8, driver.control(0))?;
+        let end = Self::ram_bytes(size, slots, block_bytes).saturating_sub(1);
+        driver.ports.memory.write_obj(0u8, GuestAddress(end))?;
+        Ok(driver)
+    }
+
+    fn control(&self, slot: u16) -> GuestAddress {
+        GuestAddress(self.control_base + u64::from(slot) * CONTROL_BYTES)
+    }
+
+    /// Where the data of a slot is in guest RAM.
+    pub fn data(&self, slot: u16) -> GuestAddress {
+        GuestAddress(self.data_base + u64::from(slot) * u64::from(self.block_bytes).next_multiple_of(PAGE))
+    }
+
+    /// The transport's guest side.
+    pub fn ports(&self) -> &GuestPorts {
+        &self.ports
+    }
+
+    /// How many requests may be in flight.
+    pub fn slots(&self) -> u16 {
+        self.slots
+    }
+
+    /// Bytes of a transfer.
+    pub fn block_bytes(&self) -> u32 {
+        self.block_bytes
+    }
+
+    /// Kicks written to the ioeventfd.
+    pub fn kicks(&self) -> u64 {
+        self.kicks
+    }
+
+    /// Interrupts waited for.
+    pub fn interrupts(&self) -> u64 {
+        self.interrupts
+    }
+
+    /// Makes a read of one block into the slot's buffer. Shown to the device by [`kick`](Self::kick).
+    ///
+    /// # Errors
+    /// If the slot is in use (no descriptor is free) or guest RAM cannot be reached.
+    pub fn read(&mut self, slot: u16, sector: u64) -> Result<(), DriverError> {
+        self.submit(slot, VIRTIO_BLK_T_IN, sector)
+    }
+
+    /// Makes a write of one block from the slot's buffer.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read).
+    pub fn write(&mut self, slot: u16, sector: u64) -> Result<(), DriverError> {
+        self.submit(slot, VIRTIO_BLK_T_OUT, sector)
+    }
+
+    /// Makes a flush.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read).
+    pub fn flush(&mut self, slot: u16) -> Result<(), DriverError> {
+        self.submit(slot, VIRTIO_BLK_T_FLUSH, 0)
+    }
+
+    fn submit(&mut self, slot: u16, kind: u32, sector: u64) -> Result<(), DriverError> {
+        let control = self.control(slot);
+        let mut header = [0; 16];
+        header[..4].copy_from_slice(&kind.to_le_bytes());
+        header[8..].copy_from_slice(&sector.to_le_bytes());
+        self.ports.memory.write_slice(&header, control)?;
+        let status = GuestAddress(control.0 + STATUS_OFFSET);
+        self.ports.memory.write_obj(NO_STATUS, status)?;
+
+        let (header, data, status) = ((control, 16), (self.data(slot), self.block_bytes), (status, 1));
+        let (readable, writable): (&[_], &[_]) = match kind {
+            VIRTIO_BLK_T_IN => (&[header], &[data, status]),
+            VIRTIO_BLK_T_OUT => (&[header, data], &[status]),
+            _ => (&[header], &[status]),
+        };
+        let added = if self.ports.queue.indirect {
+            self.queue
+                .add_indirect(GuestAddress(control.0 + TABLE_OFFSET), readable, writable)?
+        } else {
+            self.queue.add(readable, writable)?
+        };
+        let head = added.ok_or(DriverError::SlotInUse(slot))?;
+        if let Some(place) = self.slot_of_head.get_mut(usize::from(head)) {
+            *place = slot;
+        }
+        Ok(())
+    }
+
+    /// Shows everything submitted to the device, and kicks if the device wants to be.
+    ///
+    /// # Errors
+    /// What write(2) to the ioeventfd says.
+    pub fn kick(&mut self) -> Result<(), DriverError> {
+        if self.queue.publish() {
+            self.kicks += 1;
+            self.ports.kick.notify()?;
+        }
+        Ok(())
+    }
+
+    /// Takes one finished request off the used ring; `None` if there is none now.
+    ///
+    /// # Errors
+    /// If the device put nonsense there.
+    pub fn reap(&mut self) -> Result<Option<Completion>, DriverError> {
+        let Some((head, written)) = self.queue.pop_used()? else {
+            return Ok(None);
+        };
+        let slot = self
+            .slot_of_head
+            .get(usize::from(head))
+            .copied()
+            .unwrap_or_default();
+        let status = self
+            .ports
+            .memory
+            .read_obj(GuestAddress(self.control(slot).0 + STATUS_OFFSET))?;
+        Ok(Some(Completion {
+            slot,
+            status,
+            written,
+        }))
+    }
+
+    /// Asks for an interrupt with the next finished request, and sleeps for it unless one has finished already. Then asks
+    /// for none while the caller reaps. Blocks; one read(2) at most.
+    ///
+    /// # Errors
+    /// [`DriverError::NeedsReset`] if the device has given up on this driver; what read(2) of the irqfd says.
+    pub fn wait(&mut self) -> Result<(), DriverError> {
+        if !self.queue.enable_interrupts() {
+            self.interrupts += 1;
+            self.ports.irq.wait()?;
+        }
+        if self.ports.needs_reset() {
+            return Err(DriverError::NeedsReset);
+        }
+        self.queue.disable_interrupts();
+        Ok(())
+    }
+
+    /// The queue itself, for tests that play a driver that breaks the rules.
+    pub fn queue_mut(&mut self) -> &mut DriverQueue {
+        &mut self.queue
+    }
+}
+
+fn control_base(queue_size: u16) -> u64 {
+    QueueConfig::bytes(queue_size).next_multiple_of(CONTROL_BYTES)
+}
+
+fn data_base(queue_size: u16, slots: u16) -> u64 {
+    (control_base(queue_size) + u64::from(slots) * CONTROL_BYTES).next_multiple_of(PAGE)
+}
+
+/// Sectors in a block of `bytes`.
+pub(super) fn sectors(bytes: u32) -> u64 {
+    u64::from(bytes) / SECTOR_SIZE
+}

@@ -1,0 +1,261 @@
+//! A thread that plays the vCPU: submits, kicks, sleeps for the interrupt, reaps.
+
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use vm_memory::Bytes;
+
+use super::driver::{BlkDriver, Completion, DriverError, sectors};
+use super::workload::{Places, Stop, Workload, fill, first_wrong};
+
+/// The longest latency that is told apart, in nanoseconds.
+const MAX_LATENCY_NS: u64 = 60_000_000_000;
+
+/// A run that failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GuestError {
+    /// The driver could not go on.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+    /// The disk has no room for one block.
+    #[error("the disk has {sectors} sectors, less than one block of {block_bytes} bytes")]
+    DiskTooSmall {
+        /// Size of the disk.
+        sectors: u64,
+        /// Size of a block.
+        block_bytes: u32,
+    },
+    /// Queue depth zero, or more than the driver has slots.
+    #[error("iodepth {iodepth} is not between 1 and the driver's {slots} slots")]
+    BadDepth {
+        /// What was asked for.
+        iodepth: u16,
+        /// What there is.
+        slots: u16,
+    },
+    /// A request that must succeed did not.
+    #[error("sector {sector}: the device answered with status {status}")]
+    Status {
+        /// First sector of the request.
+        sector: u64,
+        /// VIRTIO_BLK_S_*.
+        status: u8,
+    },
+    /// What was read is not what was written.
+    #[error("sector {sector} does not hold what was last written there (generation {generation})")]
+    Corrupt {
+        /// The first wrong sector.
+        sector: u64,
+        /// Which of the writes to its block was expected.
+        generation: u64,
+    },
+}
+
+/// What a run measured.
+#[derive(Debug, Clone)]
+pub struct GuestReport {
+    /// Requests finished.
+    pub requests: u64,
+    /// Kicks written to the ioeventfd.
+    pub kicks: u64,
+    /// Interrupts slept for: read(2)s of the irqfd.
+    pub interrupts: u64,
+    /// From the first submission to the last completion.
+    pub elapsed: Duration,
+    /// From submission to completion, in nanoseconds.
+    pub latency_ns: Histogram<u64>,
+}
+
+/// What a slot is doing.
+#[derive(Debug, Clone, Copy)]
+struct InFlight {
+    block: u64,
+    write: bool,
+    submitted: Instant,
+}
+
+/// Runs a workload on the calling thread. Returns when everything submitted has finished; blocks for as long.
+///
+/// With `verify`, requests never overlap, so each read knows which write it must see; blocks that this run has not written
+/// are not checked.
+///
+/// # Errors
+/// The first thing that went wrong; requests may then be left in flight.
+pub fn run(driver: &mut BlkDriver, workload: &Workload) -> Result<GuestReport, GuestError> {
+    let block_bytes = driver.block_bytes();
+    let capacity = driver.ports().capacity_sectors;
+    let blocks = capacity.checked_div(sectors(block_bytes)).unwrap_or(0);
+    if blocks == 0 {
+        return Err(GuestError::DiskTooSmall {
+            sectors: capacity,
+            block_bytes,
+        });
+    }
+    if workload.iodepth == 0 || workload.iodepth > driver.slots() {
+        return Err(GuestError::BadDepth {
+            iodepth: workload.iodepth,
+            slots: driver.slots(),
+        });
+    }
+    // Two requests for one block would race; a disk of fewer blocks than the depth bounds the depth.
+    let depth = u64::from(workload.iodepth).min(blocks) as u16;
+    let latency_ns = Histogram::new_with_max(MAX_LATENCY_NS, 3)
+        .unwrap_or_else(|_| unreachable!("three digits up to a minute are valid bounds of a histogram"));
+    let (kicks, interrupts) = (driver.kicks(), driver.interrupts());
+    let begin = Instant::now();
+    let mut vcpu = Vcpu {
+        driver,
+        workload,
+        places: Places::new(workload, blocks),
+        in_flight: vec![None; usize::from(depth)],
+        busy: vec![
+            false;
+            if workload.verify && depth > 1 {
+                blocks as usize
+            } else {
+                0
+            }
+        ],
+        generations: vec![0; if workload.verify { blocks as usize } else { 0 }],
+        buffer: vec![0; block_bytes as usize],
+        submitted: 0,
+        latency_ns,
+        begin,
+    };
+    vcpu.run()?;
+    Ok(GuestReport {
+        requests: vcpu.submitted,
+        kicks: vcpu.driver.kicks() - kicks,
+        interrupts: vcpu.driver.interrupts() - interrupts,
+        elapsed: begin.elapsed(),
+        latency_ns: vcpu.latency_ns,
+    })
+}
+
+struct Vcpu<'a> {
+    driver: &'a mut BlkDriver,
+    workload: &'a Workload,
+    places: Places,
+    /// By slot.
+    in_flight: Vec<Option<InFlight>>,
+    /// By block: a request for it is in flight. Empty where that does not matter: without verification, or at depth one.
+    busy: Vec<bool>,
+    /// By block: how often it was written. Empty without verification.
+    generations: Vec<u64>,
+    /// A block on its way to or from guest RAM.
+    buffer: Vec<u8>,
+    submitted: u64,
+    latency_ns: Histogram<u64>,
+    begin: Instant,
+}
+
+impl Vcpu<'_> {
+    fn run(&mut self) -> Result<(), GuestError> {
+        let mut now = self.begin;
+        let mut waiting = 0usize;
+        for slot in 0..self.in_flight.len() as u16 {
+            if self.goes_on(now) {
+                self.submit(slot, now)?;
+                waiting += 1;
+            }
+        }
+        self.driver.kick()?;
+        while waiting > 0 {
+            self.driver.wait()?;
+            while let Some(completion) = self.driver.reap()? {
+                now = Instant::now();
+                self.complete(completion, now)?;
+                waiting -= 1;
+                if self.goes_on(now) {
+                    self.submit(completion.slot, now)?;
+                    waiting += 1;
+                }
+            }
+            // Everything that this interrupt made room for, with one kick.
+            self.driver.kick()?;
+        }
+        Ok(())
+    }
+
+    fn goes_on(&self, now: Instant) -> bool {
+        match self.workload.stop {
+            Stop::Requests(total) => self.submitted < total,
+            Stop::After(time) => now.duration_since(self.begin) < time,
+        }
+    }
+
+    fn submit(&mut self, slot: u16, now: Instant) -> Result<(), GuestError> {
+        let mut block = self.places.block();
+        // There are more blocks than requests in flight, so a free one is found.
+        while self.busy.get(block as usize).copied().unwrap_or(false) {
+            block = (block + 1) % self.busy.len() as u64;
+        }
+        let write = match self.workload.pattern {
+            super::Pattern::RandRw => self.places.random() & 1 == 1,
+            pattern => pattern.writes(),
+        };
+        if let Some(busy) = self.busy.get_mut(block as usize) {
+            *busy = true;
+        }
+        let sector = block * sectors(self.driver.block_bytes());
+        if write {
+            if let Some(generation) = self.generations.get_mut(block as usize) {
+                *generation += 1;
+                fill(&mut self.buffer, sector, *generation);
+                let data = self.driver.data(slot);
+                self.driver
+                    .ports()
+                    .memory
+                    .write_slice(&self.buffer, data)
+                    .map_err(DriverError::from)?;
+            }
+            self.driver.write(slot, sector)?;
+        } else {
+            self.driver.read(slot, sector)?;
+        }
+        if let Some(place) = self.in_flight.get_mut(usize::from(slot)) {
+            *place = Some(InFlight {
+                block,
+                write,
+                submitted: now,
+            });
+        }
+        self.submitted += 1;
+        Ok(())
+    }
+
+    fn complete(&mut self, completion: Completion, now: Instant) -> Result<(), GuestError> {
+        let place = self
+            .in_flight
+            .get_mut(usize::from(completion.slot))
+            .and_then(Option::take);
+        // The driver half has checked that the head was in flight, and each head has one slot.
+        let Some(request) = place else { return Ok(()) };
+        let sector = request.block * sectors(self.driver.block_bytes());
+        if let Some(busy) = self.busy.get_mut(request.block as usize) {
+            *busy = false;
+        }
+        if completion.status != 0 {
+            return Err(GuestError::Status {
+                sector,
+                status: completion.status,
+            });
+        }
+        let latency_ns = now.duration_since(request.submitted).as_nanos() as u64;
+        self.latency_ns.saturating_record(latency_ns);
+        let generation = self.generations.get(request.block as usize).copied().unwrap_or(0);
+        if !request.write && generation != 0 {
+            let data = self.driver.data(completion.slot);
+            self.driver
+                .ports()
+                .memory
+                .read_slice(&mut self.buffer, data)
+                .map_err(DriverError::from)?;
+            if let Some(sector) = first_wrong(&self.buffer, sector, generation) {
+                return Err(GuestError::Corrupt { sector, generation });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,121 @@
+//! The transport between a guest and a device in one process: what a VMM's virtio-mmio or virtio-pci device would hold.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use aio::{AioContext, EventNotifier, Reset};
+
+use super::Irqfd;
+use crate::backend::Backend;
+use crate::device::{Attached, BlkQueue, BlockDevice, Features};
+use crate::memory::{GuestAddress, GuestMemoryMmap, GuestRam};
+use crate::virtqueue::{DeviceQueue, QueueConfig};
+
+/// A device with one queue, set up as a driver has left it: features negotiated, rings in guest RAM, ioeventfd and irqfd
+/// made. May be sent to the thread of the device and shared with the guest's.
+#[derive(Debug)]
+pub struct SimTransport {
+    ram: GuestRam,
+    device: Arc<BlockDevice>,
+    queue: QueueConfig,
+    kick: EventNotifier,
+    irq: Irqfd,
+    needs_reset: Arc<AtomicBool>,
+}
+
+/// What the guest's side of a transport holds.
+#[derive(Debug, Clone)]
+pub struct GuestPorts {
+    /// The guest's own mapping of its RAM.
+    pub memory: Arc<GuestMemoryMmap>,
+    /// Where the queue is.
+    pub queue: QueueConfig,
+    /// The features that are in force.
+    pub features: Features,
+    /// Size of the disk in sectors.
+    pub capacity_sectors: u64,
+    /// The ioeventfd.
+    pub kick: EventNotifier,
+    /// The irqfd.
+    pub irq: Irqfd,
+    needs_reset: Arc<AtomicBool>,
+}
+
+impl GuestPorts {
+    /// DEVICE_NEEDS_RESET of the device status register.
+    pub fn needs_reset(&self) -> bool {
+        self.needs_reset.load(Ordering::Acquire)
+    }
+}
+
+impl SimTransport {
+    /// Sets a device up: negotiates `features` (as far as the device offers them, VERSION_1 always), and puts a queue of
+    /// `queue_size` entries at the beginning of a new guest RAM of `ram_bytes`. `reset` is the ioeventfd's.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the queue does not fit the RAM or the driver's features are refused; what memfd_create(2), mmap(2)
+    /// and eventfd(2) say.
+    pub fn new(
+        mut device: BlockDevice,
+        features: Features,
+        queue_size: u16,
+        ram_bytes: usize,
+        reset: Reset,
+    ) -> io::Result<Self> {
+        let invalid = |e: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidInput, e.to_string());
+        let unknown = features.without(device.offered());
+        let features = features.without(unknown) | Features::VERSION_1;
+        device.negotiate(features).map_err(|e| invalid(&e))?;
+        let queue = QueueConfig {
+            event_idx: features.contains(Features::EVENT_IDX),
+            indirect: features.contains(Features::INDIRECT_DESC),
+            ..QueueConfig::at(GuestAddress(0), queue_size)
+        };
+        Ok(Self {
+            ram: GuestRam::new(ram_bytes)?,
+            device: Arc::new(device),
+            queue,
+            kick: EventNotifier::new(reset)?,
+            irq: Irqfd::new()?,
+            needs_reset: Arc::default(),
+        })
+    }
+
+    /// The guest's side.
+    ///
+    /// # Errors
+    /// What mmap(2) says.
+    pub fn guest(&self) -> io::Result<GuestPorts> {
+        Ok(GuestPorts {
+            memory: self.ram.map()?,
+            queue: self.queue,
+            features: self.device.negotiated(),
+            capacity_sectors: self.device.config().capacity_sectors,
+            kick: self.kick.clone(),
+            irq: self.irq.clone(),
+            needs_reset: Arc::clone(&self.needs_reset),
+        })
+    }
+
+    /// Starts the device's side on a loop, whose home thread must be the calling one. The driver must have laid out its
+    /// rings.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the rings are not usable; as for [`BlkQueue::attach`].
+    pub fn attach(&self, context: &AioContext, backend: Backend) -> io::Result<Attached> {
+        let queue = DeviceQueue::new(Arc::clone(self.ram.memory()), self.queue)
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+        let needs_reset = Arc::clone(&self.needs_reset);
+        let on_broken = Box::new(move |_| needs_reset.store(true, Ordering::Release));
+        BlkQueue::attach(
+            context,
+            Arc::clone(&self.device),
+            queue,
+            backend,
+            &self.kick,
+            self.irq.clone(),
+            on_broken,
+        )
+    }
+}

@@ -1,0 +1,410 @@
+//! The driver half of a split virtqueue.
+
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use vm_memory::Bytes;
+
+use super::layout::{Descriptor, Rings};
+use super::suppression::{Request, wanted};
+use super::{QueueConfig, QueueError};
+use crate::memory::{GuestAddress, GuestMemoryMmap};
+
+/// A guest buffer: where it is and how many bytes it has.
+type Buffer = (GuestAddress, u32);
+
+/// Makes chains available and takes them back off the used ring: what a guest's virtio driver does.
+///
+/// It keeps its own record of which descriptors belong to which chain and reads none of it back from guest
+/// memory. A device that answers nonsense gets an error, never a panic or a descriptor freed twice.
+///
+/// Nothing here blocks or makes a syscall. The queue belongs to one thread at a time and may move between
+/// threads.
+///
+/// The last group of methods writes the rings directly, past all bookkeeping, to play a driver that does what
+/// it must not.
+#[derive(Debug)]
+pub struct DriverQueue {
+    mem: Arc<GuestMemoryMmap>,
+    rings: Rings,
+    /// For each descriptor the one after it: in the free list, or in the chain it belongs to.
+    links: Box<[u16]>,
+    /// First of the free list, when `free` is not 0.
+    free_head: u16,
+    free: u16,
+    /// For each head what its chain is; `None` when the descriptor is not the head of a chain in flight.
+    chains: Box<[Option<InFlight>]>,
+    in_flight: u16,
+    /// Index of the next avail entry to write.
+    next_avail: u16,
+    /// avail.idx as last stored.
+    published: u16,
+    /// used.idx as last read.
+    used_idx: u16,
+    /// Index of the next used entry to read.
+    next_used: u16,
+    interrupts: Request,
+    event_idx: bool,
+    indirect: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    descriptors: u16,
+    writable_bytes: u64,
+}
+
+impl DriverQueue {
+    /// Lays the rings out in guest memory, zeroed, with all descriptors free. Do this before the device half
+    /// is made.
+    ///
+    /// Fails as [`DeviceQueue::new`](super::DeviceQueue::new) does: a bad size, a misaligned part, a part
+    /// outside guest memory.
+    pub fn new(mem: Arc<GuestMemoryMmap>, config: QueueConfig) -> Result<Self, QueueError> {
+        Self::starting_at(mem, config, 0)
+    }
+
+    /// As [`DriverQueue::new`], but as if `index` chains had come and gone already: the partner of
+    /// [`DeviceQueue::resume`](super::DeviceQueue::resume), and the short way to where 16-bit indices wrap.
+    pub fn starting_at(
+        mem: Arc<GuestMemoryMmap>,
+        config: QueueConfig,
+        index: u16,
+    ) -> Result<Self, QueueError> {
+        let rings = Rings::new(&mem, &config)?;
+        let size = rings.size();
+        for at in 0..size {
+            rings.set_descriptor(at, Descriptor::default());
+            rings.avail_entry(at).store(0, Ordering::Relaxed);
+            rings.set_used_entry(at, 0, 0);
+        }
+        for event_idx in [false, true] {
+            let request = if event_idx { index } else { 0 };
+            rings
+                .interrupt_request(event_idx)
+                .store(request, Ordering::Relaxed);
+            rings.kick_request(event_idx).store(request, Ordering::Relaxed);
+        }
+        rings.used_idx().store(index, Ordering::Relaxed);
+        rings.avail_idx().store(index, Ordering::Release);
+        Ok(Self {
+            mem,
+            rings,
+            links: (0..size).map(|at| at.wrapping_add(1)).collect(),
+            free_head: 0,
+            free: size,
+            chains: vec![None; usize::from(size)].into_boxed_slice(),
+            in_flight: 0,
+            next_avail: index,
+            published: index,
+            used_idx: index,
+            next_used: index,
+            interrupts: Request::new(config.event_idx),
+            event_idx: config.event_idx,
+            indirect: config.indirect,
+        })
+    }
+
+    /// Adds a chain of one descriptor per buffer, `readable` ones first. Returns its head, or `None` when
+    /// there are not enough free descriptors now.
+    ///
+    /// The device sees it after [`DriverQueue::publish`]. Fails on no buffers at all, and on more than the
+    /// queue has entries. Addresses and lengths are written as they are: they are the device's to check.
+    pub fn add(&mut self, readable: &[Buffer], writable: &[Buffer]) -> Result<Option<u16>, QueueError> {
+        self.put(None, readable, writable)
+    }
+
+    /// Adds a chain whose descriptors are in a table at `table`, which takes 16 bytes per buffer and is the
+    /// chain's until it is completed. It uses up one descriptor of the queue.
+    ///
+    /// Fails, besides as [`DriverQueue::add`] does, when VIRTIO_F_INDIRECT_DESC is not negotiated or the
+    /// table is outside guest memory.
+    pub fn add_indirect(
+        &mut self,
+        table: GuestAddress,
+        readable: &[Buffer],
+        writable: &[Buffer],
+    ) -> Result<Option<u16>, QueueError> {
+        self.put(Some((0, table)), readable, writable)
+    }
+
+    /// Adds a chain whose first `direct` buffers have descriptors of their own and whose others are in a
+    /// table at `table`: a framing that a device must accept (virtio 1.2, section 2.7.5.3.2) and drivers
+    /// seldom use.
+    ///
+    /// At least one buffer must be left for the table.
+    pub fn add_mixed(
+        &mut self,
+        direct: u16,
+        table: GuestAddress,
+        readable: &[Buffer],
+        writable: &[Buffer],
+    ) -> Result<Option<u16>, QueueError> {
+        self.put(Some((direct, table)), readable, writable)
+    }
+
+    /// `table`: how many buffers go before the indirect table, and where that is.
+    fn put(
+        &mut self,
+        table: Option<(u16, GuestAddress)>,
+        readable: &[Buffer],
+        writable: &[Buffer],
+    ) -> Result<Option<u16>, QueueError> {
+        if table.is_some() && !self.indirect {
+            return Err(QueueError::IndirectNotNegotiated);
+        }
+        let limit = self.rings.size();
+        let total = match u16::try_from(readable.len().saturating_add(writable.len())) {
+            Ok(total) if total <= limit => total,
+            _ => return Err(QueueError::ChainTooLong { limit }),
+        };
+        let direct = table.map_or(total, |(direct, _)| direct);
+        let in_table = match total.checked_sub(direct) {
+            Some(0) if table.is_some() => return Err(QueueError::EmptyChain),
+            Some(rest) if total > 0 => rest,
+            _ => return Err(QueueError::EmptyChain),
+        };
+        let needed = direct + u16::from(in_table > 0);
+        if needed > self.free {
+            return Ok(None);
+        }
+
+        let pieces = readable
+            .iter()
+            .map(|&(addr, len)| Descriptor {
+                addr: addr.0,
+                len,
+                flags: 0,
+                next: 0,
+            })
+            .chain(writable.iter().map(|&(addr, len)| Descriptor {
+                addr: addr.0,
+                len,
+                flags: Descriptor::WRITE,
+                next: 0,
+            }));
+        let table = match table {
+            None => None,
+            Some((_, at)) => {
+                Some(self.write_table(at, in_table, pieces.clone().skip(usize::from(direct)))?)
+            }
+        };
+
+        let head = self.free_head;
+        let mut at = head;
+        for (position, mut descriptor) in (1..=needed).zip(pieces.take(usize::from(direct)).chain(table)) {
+            let index = at;
+            at = self.links[usize::from(index)];
+            if position < needed {
+                descriptor.flags |= Descriptor::NEXT;
+                descriptor.next = at;
+            }
+            self.rings.set_descriptor(index, descriptor);
+        }
+        self.free_head = at;
+        self.free -= needed;
+        let writable_bytes = writable.iter().map(|&(_, len)| u64::from(len)).sum();
+        self.chains[usize::from(head)] = Some(InFlight {
+            descriptors: needed,
+            writable_bytes,
+        });
+        self.in_flight += 1;
+
+        self.rings
+            .avail_entry(self.next_avail)
+            .store(head, Ordering::Relaxed);
+        self.next_avail = self.next_avail.wrapping_add(1);
+        Ok(Some(head))
+    }
+
+    /// Writes an indirect table of `entries` and returns the descriptor that refers to it.
+    fn write_table(
+        &self,
+        table: GuestAddress,
+        entries: u16,
+        pieces: impl Iterator<Item = Descriptor>,
+    ) -> Result<Descriptor, QueueError> {
+        let bytes = u32::from(entries) * Descriptor::BYTES as u32;
+        let unmapped = QueueError::IndirectUnmapped {
+            addr: table.0,
+            len: bytes,
+        };
+        for (next, mut descriptor) in (1..=entries).zip(pieces) {
+            if next < entries {
+                descriptor.flags |= Descriptor::NEXT;
+                descriptor.next = next;
+            }
+            let offset = u64::from(next - 1) * Descriptor::BYTES as u64;
+            let at = table.0.checked_add(offset).ok_or(unmapped)?;
+            self.mem
+                .write_slice(&descriptor.to_bytes(), GuestAddress(at))
+                .map_err(|_| unmapped)?;
+        }
+        Ok(Descriptor {
+            addr: table.0,
+            len: bytes,
+            flags: Descriptor::INDIRECT,
+            next: 0,
+        })
+    }
+
+    /// Shows all chains added since the last call to the device. True: the device wants a kick, signal the
+    /// ioeventfd.
+    #[inline]
+    #[must_use = "true means that the device waits for a kick"]
+    pub fn publish(&mut self) -> bool {
+        let old = self.published;
+        let new = self.next_avail;
+        if old == new {
+            return false;
+        }
+        // Release pairs with the Acquire load of avail.idx in `DeviceQueue::pop`: avail entries, descriptors
+        // and the request's bytes are seen with it.
+        self.rings.avail_idx().store(new, Ordering::Release);
+        self.published = new;
+        // Pairs with the fence in `DeviceQueue::enable_kicks`, where the cases are spelt out.
+        fence(Ordering::SeqCst);
+        wanted(self.event_idx, self.rings.kick_request(self.event_idx), old, new)
+    }
+
+    /// Takes the next completed chain off the used ring: its head, and how many bytes the device says it
+    /// wrote.
+    ///
+    /// `None`: nothing is completed that was not taken yet. An error says what the device did wrong; the
+    /// queue stays as it was, so the same error comes again.
+    #[inline]
+    pub fn pop_used(&mut self) -> Result<Option<(u16, u32)>, QueueError> {
+        if self.used_idx == self.next_used {
+            // Acquire pairs with the Release store of used.idx in `DeviceQueue::publish`.
+            let to = self.rings.used_idx().load(Ordering::Acquire);
+            let (from, in_flight) = (self.next_used, self.in_flight);
+            if to == from {
+                return Ok(None);
+            }
+            if to.wrapping_sub(from) > in_flight {
+                return Err(QueueError::UsedIndex { from, to, in_flight });
+            }
+            self.used_idx = to;
+        }
+        let (id, written) = self.rings.used_entry(self.next_used);
+        let unknown = QueueError::UsedHead { head: id };
+        let head = u16::try_from(id).map_err(|_| unknown)?;
+        let slot = self.chains.get_mut(usize::from(head)).ok_or(unknown)?;
+        let InFlight {
+            descriptors,
+            writable_bytes,
+        } = (*slot).ok_or(unknown)?;
+        if u64::from(written) > writable_bytes {
+            return Err(QueueError::UsedLength {
+                head,
+                written,
+                writable: writable_bytes,
+            });
+        }
+        *slot = None;
+        self.in_flight -= 1;
+        self.release(head, descriptors);
+        self.next_used = self.next_used.wrapping_add(1);
+        Ok(Some((head, written)))
+    }
+
+    /// Gives the descriptors of a chain back to the free list.
+    #[inline]
+    fn release(&mut self, head: u16, descriptors: u16) {
+        let mut last = head;
+        for _ in 1..descriptors {
+            last = self.links[usize::from(last)];
+        }
+        self.links[usize::from(last)] = self.free_head;
+        self.free_head = head;
+        self.free += descriptors;
+    }
+
+    /// Whether [`DriverQueue::pop_used`] would find something: for a guest that polls, at most one load.
+    #[inline]
+    pub fn has_used(&self) -> bool {
+        self.used_idx != self.next_used || self.rings.used_idx().load(Ordering::Relaxed) != self.next_used
+    }
+
+    /// Asks the device not to interrupt. A hint, an interrupt may still come.
+    #[inline]
+    pub fn disable_interrupts(&mut self) {
+        self.interrupts.disable(
+            self.rings.used_idx(),
+            self.rings.interrupt_request(self.event_idx),
+        );
+    }
+
+    /// Asks the device to interrupt for the next chain it completes. True: used entries arrived meanwhile,
+    /// for which no interrupt need come; take them before sleeping.
+    #[inline]
+    #[must_use = "true means that there are used entries for which no interrupt will come"]
+    pub fn enable_interrupts(&mut self) -> bool {
+        self.interrupts
+            .enable(self.next_used, self.rings.interrupt_request(self.event_idx));
+        // Pairs with the fence in `DeviceQueue::publish`, where the cases are spelt out.
+        fence(Ordering::SeqCst);
+        self.has_used()
+    }
+
+    /// Chains added and not taken back yet.
+    pub fn in_flight(&self) -> u16 {
+        self.in_flight
+    }
+
+    /// Descriptors that [`DriverQueue::add`] can use now.
+    pub fn free_descriptors(&self) -> u16 {
+        self.free
+    }
+
+    /// Entries of the queue.
+    pub fn size(&self) -> u16 {
+        self.rings.size()
+    }
+
+    /// Writes entry `index` of the descriptor table, as it is. Nothing happens when there is no such entry.
+    pub fn write_desc(&mut self, index: u16, descriptor: Descriptor) {
+        self.rings.set_descriptor(index, descriptor);
+    }
+
+    /// Copies entry `index` of the descriptor table; `None` when there is no such entry.
+    pub fn read_desc(&self, index: u16) -> Option<Descriptor> {
+        self.rings.descriptor(index)
+    }
+
+    /// Writes `head`, any number, into the avail entry of index `at` (taken modulo the queue size).
+    pub fn write_avail(&mut self, at: u16, head: u16) {
+        self.rings.avail_entry(at).store(head, Ordering::Relaxed);
+    }
+
+    /// Moves avail.idx to `index`, whatever it was.
+    pub fn set_avail_idx(&mut self, index: u16) {
+        self.rings.avail_idx().store(index, Ordering::Release);
+    }
+
+    /// Writes avail.flags and used_event, garbage too.
+    pub fn write_interrupt_requests(&mut self, flags: u16, used_event: u16) {
+        self.rings
+            .interrupt_request(false)
+            .store(flags, Ordering::Relaxed);
+        self.rings
+            .interrupt_request(true)
+            .store(used_event, Ordering::Relaxed);
+    }
+
+    /// Overwrites the used ring, which is the device's to write: used.idx, and the entry of index `at`.
+    pub fn overwrite_used(&mut self, used_idx: u16, at: u16, id: u32, len: u32) {
+        self.rings.set_used_entry(at, id, len);
+        self.rings.used_idx().store(used_idx, Ordering::Release);
+    }
+
+    /// used.idx as the device left it.
+    pub fn used_idx(&self) -> u16 {
+        self.rings.used_idx().load(Ordering::Acquire)
+    }
+
+    /// The used entry of index `at`: id and len.
+    pub fn used_entry(&self, at: u16) -> (u32, u32) {
+        self.rings.used_entry(at)
+    }
+}

@@ -1,0 +1,196 @@
+//! Everything that can be wrong with a queue, one sentence each.
+
+use std::fmt;
+
+/// One of the three parts of a split virtqueue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RingPart {
+    /// The descriptor table.
+    DescriptorTable,
+    /// The avail ring.
+    AvailRing,
+    /// The used ring.
+    UsedRing,
+}
+
+impl fmt::Display for RingPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::DescriptorTable => "descriptor table",
+            Self::AvailRing => "avail ring",
+            Self::UsedRing => "used ring",
+        })
+    }
+}
+
+/// Why a queue was refused, or why it broke.
+///
+/// An error of [`DeviceQueue::pop`](super::DeviceQueue::pop) means that the driver violated the ring
+/// protocol, and that there is no telling any more which buffers are whose: the queue is broken until it is
+/// made anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum QueueError {
+    /// The queue broke earlier; the error that was returned then says why.
+    #[error("the queue is broken by an earlier ring violation: reset the device and set the queue up again")]
+    Broken,
+
+    // Setting a queue up.
+    /// The size is 0, over 32768, or no power of two (virtio 1.2, section 2.7).
+    #[error("queue size {size} is not a power of two from 1 to 32768")]
+    Size {
+        /// The size asked for, in descriptors.
+        size: u16,
+    },
+    /// A part of the queue is not aligned (16 bytes the descriptor table, 2 the avail ring, 4 the used ring),
+    /// in guest address space or, where a region is mapped at an odd place, in this process.
+    #[error("the {part} at guest address {addr:#x} is not aligned to {align} bytes")]
+    Misaligned {
+        /// Which part.
+        part: RingPart,
+        /// Its guest address.
+        addr: u64,
+        /// The alignment it needs, in bytes.
+        align: u64,
+    },
+    /// A part of the queue does not lie in one region of guest memory.
+    #[error(
+        "the {part} of {len} bytes at guest address {addr:#x} does not lie in one region of guest memory"
+    )]
+    RingUnmapped {
+        /// Which part.
+        part: RingPart,
+        /// Its guest address.
+        addr: u64,
+        /// Its size in bytes.
+        len: u64,
+    },
+
+    // The device half, reading what the driver wrote.
+    /// avail.idx is further ahead than the queue has entries, or went backwards, which is the same in 16
+    /// bits.
+    #[error("the driver moved avail.idx from {from} to {to} in a queue of {size}")]
+    AvailIndex {
+        /// Where it was.
+        from: u16,
+        /// Where it is now.
+        to: u16,
+        /// The queue size.
+        size: u16,
+    },
+    /// The avail ring names a head that the descriptor table does not have.
+    #[error("the driver made head {head} available in a queue of {size}")]
+    HeadOutOfRange {
+        /// The head.
+        head: u16,
+        /// The queue size.
+        size: u16,
+    },
+    /// The avail ring names a head that the device has not handed back yet.
+    #[error("the driver made head {head} available again while it is in flight")]
+    HeadInFlight {
+        /// The head.
+        head: u16,
+    },
+    /// A `next` field points outside its table.
+    #[error("a descriptor's next is {next} in a table of {entries}")]
+    NextOutOfRange {
+        /// The field.
+        next: u16,
+        /// Entries of the table, the queue's or an indirect one.
+        entries: u16,
+    },
+    /// The chain has a loop, or just more descriptors than it may have; to a walker they are the same.
+    #[error("a descriptor chain has a loop or more than {limit} descriptors")]
+    ChainTooLong {
+        /// The most it may have: the queue size, or the entries of its indirect table.
+        limit: u16,
+    },
+    /// A descriptor of no bytes. Virtio 1.2 does not forbid it in words; QEMU refuses it, and so do we.
+    #[error("the buffer at guest address {addr:#x} has length 0")]
+    ZeroLength {
+        /// Its guest address.
+        addr: u64,
+    },
+    /// A buffer that is not wholly in guest memory.
+    #[error("the buffer of {len} bytes at guest address {addr:#x} is not in guest memory")]
+    Unmapped {
+        /// Its guest address.
+        addr: u64,
+        /// Its length in bytes.
+        len: u32,
+    },
+    /// All buffers of a chain together have more than 2^32 bytes.
+    #[error("a descriptor chain has more than 2^32 bytes")]
+    ChainTooLarge,
+    /// A device-readable descriptor follows a device-writable one.
+    #[error("a device-readable descriptor follows a device-writable one")]
+    ReadableAfterWritable,
+    /// An indirect descriptor on a queue without VIRTIO_F_INDIRECT_DESC.
+    #[error("an indirect descriptor was used, but VIRTIO_F_INDIRECT_DESC is not negotiated")]
+    IndirectNotNegotiated,
+    /// An indirect descriptor inside an indirect table.
+    #[error("an indirect table contains an indirect descriptor")]
+    IndirectNested,
+    /// A descriptor has both the INDIRECT and the NEXT flag.
+    #[error("an indirect descriptor also has a next descriptor")]
+    IndirectWithNext,
+    /// The length of an indirect table is 0, no multiple of 16, or more entries than the queue has.
+    #[error("an indirect table has {len} bytes, which is not 1 to {size} descriptors of 16 bytes")]
+    IndirectLength {
+        /// Its length in bytes.
+        len: u32,
+        /// The queue size.
+        size: u16,
+    },
+    /// An indirect table is not wholly in guest memory.
+    #[error("the indirect table of {len} bytes at guest address {addr:#x} is not in guest memory")]
+    IndirectUnmapped {
+        /// Its guest address.
+        addr: u64,
+        /// Its length in bytes.
+        len: u32,
+    },
+
+    // Either half, called wrongly by its own side. The queue stays as it was.
+    /// [`DeviceQueue::push`](super::DeviceQueue::push) was given a head that is not in flight.
+    #[error("head {head} is not in flight: it was never popped or is already completed")]
+    NotInFlight {
+        /// The head.
+        head: u16,
+    },
+    /// [`DriverQueue::add`](super::DriverQueue::add) was given no buffer at all.
+    #[error("a chain needs at least one buffer")]
+    EmptyChain,
+
+    // The driver half, reading what the device wrote.
+    /// used.idx is further ahead than there are chains in flight, or went backwards.
+    #[error("the device moved used.idx from {from} to {to} with {in_flight} chains in flight")]
+    UsedIndex {
+        /// Where it was.
+        from: u16,
+        /// Where it is now.
+        to: u16,
+        /// Chains in flight.
+        in_flight: u16,
+    },
+    /// The used ring names a head that the driver does not have in flight.
+    #[error("the device completed head {head}, which is not in flight")]
+    UsedHead {
+        /// The id field of the used element.
+        head: u32,
+    },
+    /// The used ring says that more was written than the chain has room for.
+    #[error("the device says it wrote {written} bytes to head {head}, which has room for {writable}")]
+    UsedLength {
+        /// The head.
+        head: u16,
+        /// The len field of the used element.
+        written: u32,
+        /// The chain's device-writable bytes.
+        writable: u64,
+    },
+}
+
+// pop() returns one by value on its hot path.
+const _: () = assert!(size_of::<QueueError>() <= 24);

@@ -1,0 +1,246 @@
+//! A simulated guest against a device on every monitor and reset method: each request is answered once, and what was
+//! written is read back.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aio::{AioContext, BusyPolling, IoThread, Method, MonitorKind, Reset};
+use virtio_blk_sim::backend::{Backend, Delay, FileImage, Memory, Null};
+use virtio_blk_sim::device::{BlockDevice, DeviceConfig, Features, QueueStats};
+use virtio_blk_sim::guest::{BlkDriver, GuestReport, Pattern, Stop, Workload, run as guest_run};
+use virtio_blk_sim::transport::SimTransport;
+
+const SECTORS: u64 = 2048;
+const BLOCK: u32 = 4096;
+
+/// Every monitor with every way to reset a notifier that it has on this kernel.
+fn arms() -> Vec<(MonitorKind, Reset)> {
+    let mut arms = Vec::new();
+    for kind in MonitorKind::ALL {
+        for method in Method::ALL {
+            let reset = Reset::AutoresetBy(method);
+            match AioContext::builder().monitor(kind).reset(reset).build() {
+                Ok(_) => arms.push((kind, reset)),
+                Err(e) => eprintln!("skipped: {kind} with {method}: {e}"),
+            }
+        }
+    }
+    assert!(
+        arms.len() >= 2,
+        "at least poll and epoll with read(2) are everywhere"
+    );
+    arms
+}
+
+struct Run {
+    kind: MonitorKind,
+    reset: Reset,
+    iodepth: u16,
+    event_idx: bool,
+    busy: BusyPolling,
+    requests: u64,
+}
+
+fn transport(run: &Run) -> SimTransport {
+    let mut features = Features::INDIRECT_DESC | Features::FLUSH;
+    if run.event_idx {
+        features = features | Features::EVENT_IDX;
+    }
+    let device = BlockDevice::new(DeviceConfig::new(SECTORS)).unwrap();
+    let queue_size = BlkDriver::queue_size_for(run.iodepth, features);
+    let ram = BlkDriver::ram_bytes(queue_size, run.iodepth, BLOCK) as usize;
+    SimTransport::new(device, features, queue_size, ram, run.reset).unwrap()
+}
+
+/// Runs a verified random read-write mix and gives what both sides counted.
+fn mix(
+    run: &Run,
+    backend: impl FnOnce() -> Backend + Send + 'static,
+) -> (GuestReport, QueueStats, aio::Stats) {
+    let transport = Arc::new(transport(run));
+    let mut driver = BlkDriver::new(transport.guest().unwrap(), run.iodepth, BLOCK).unwrap();
+    let builder = AioContext::builder()
+        .monitor(run.kind)
+        .reset(run.reset)
+        .busy_polling(run.busy);
+    let device = Arc::clone(&transport);
+    let (stats, counted) = std::sync::mpsc::channel();
+    let thread = IoThread::spawn_with("device", builder, move |context| {
+        let queue = Rc::new(device.attach(context, backend())?);
+        // Dropped when the loop has ended: says then what it counted.
+        struct Report(
+            Rc<virtio_blk_sim::device::Attached>,
+            std::sync::mpsc::Sender<QueueStats>,
+        );
+        impl Drop for Report {
+            fn drop(&mut self) {
+                let _ = self.1.send(self.0.stats());
+            }
+        }
+        Ok(Report(queue, stats))
+    })
+    .unwrap();
+    let workload = Workload {
+        pattern: Pattern::RandRw,
+        iodepth: run.iodepth,
+        stop: Stop::Requests(run.requests),
+        verify: true,
+        seed: 1,
+    };
+    let report = guest_run(&mut driver, &workload).unwrap();
+    let loop_stats = thread.run(|context| context.stats()).unwrap();
+    thread.stop().unwrap();
+    (report, counted.recv().unwrap(), loop_stats)
+}
+
+#[test]
+fn every_arm_answers_each_request_once_and_keeps_the_data() {
+    for (kind, reset) in arms() {
+        for (iodepth, event_idx) in [(1, true), (1, false), (32, true), (32, false)] {
+            let run = Run {
+                kind,
+                reset,
+                iodepth,
+                event_idx,
+                busy: BusyPolling::OFF,
+                requests: 2_000,
+            };
+            let (report, queue, stats) = mix(&run, || Backend::Memory(Memory::new(SECTORS).unwrap()));
+            let what = format!(
+                "{kind} {reset:?} iodepth {iodepth} event_idx {event_idx}: {report:?} {queue:?} {stats:?}"
+            );
+            assert_eq!(report.requests, run.requests, "{what}");
+            assert_eq!(queue.requests, run.requests, "{what}");
+            assert_eq!(report.latency_ns.len(), run.requests, "{what}");
+            assert!(
+                queue.interrupts <= run.requests && report.kicks <= run.requests,
+                "{what}"
+            );
+            if reset == Reset::AutoresetBy(Method::Read) {
+                assert!(stats.syscalls_read >= 1, "{what}");
+            } else {
+                assert_eq!(stats.syscalls_read, 0, "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn busy_polling_keeps_the_data_on_every_arm() {
+    for (kind, reset) in arms() {
+        for iodepth in [1, 32] {
+            let busy = BusyPolling::up_to_ns(200_000);
+            let run = Run {
+                kind,
+                reset,
+                iodepth,
+                event_idx: true,
+                busy,
+                requests: 2_000,
+            };
+            let (report, queue, _) = mix(&run, || Backend::Memory(Memory::new(SECTORS).unwrap()));
+            assert_eq!(
+                (report.requests, queue.requests),
+                (run.requests, run.requests),
+                "{kind} {reset:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn file_backend_keeps_the_data_on_every_monitor() {
+    let path = std::env::temp_dir().join(format!("virtio-blk-sim-{}.img", std::process::id()));
+    std::fs::write(&path, vec![0; SECTORS as usize * 512]).unwrap();
+    for (kind, reset) in arms() {
+        for iodepth in [1, 32] {
+            let image = Arc::new(FileImage::open(&path, false, false).unwrap());
+            let run = Run {
+                kind,
+                reset,
+                iodepth,
+                event_idx: true,
+                busy: BusyPolling::OFF,
+                requests: 1_000,
+            };
+            let (report, queue, _) = mix(&run, move || Backend::File(image));
+            assert_eq!(
+                (report.requests, queue.requests),
+                (run.requests, run.requests),
+                "{kind} {reset:?}"
+            );
+        }
+    }
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn delay_backend_is_never_early() {
+    let latency = Duration::from_micros(300);
+    for spin in [false, true] {
+        for (kind, reset) in arms() {
+            let run = Run {
+                kind,
+                reset,
+                iodepth: 4,
+                event_idx: true,
+                busy: BusyPolling::OFF,
+                requests: 40,
+            };
+            let transport = Arc::new(transport(&run));
+            let mut driver = BlkDriver::new(transport.guest().unwrap(), run.iodepth, BLOCK).unwrap();
+            let device = Arc::clone(&transport);
+            let builder = AioContext::builder().monitor(kind).reset(reset);
+            let thread = IoThread::spawn_with("device", builder, move |context| {
+                device.attach(context, Backend::Delay(Delay { latency, spin }))
+            })
+            .unwrap();
+            let workload = Workload {
+                pattern: Pattern::RandRead,
+                iodepth: 4,
+                stop: Stop::Requests(40),
+                verify: false,
+                seed: 2,
+            };
+            let report = guest_run(&mut driver, &workload).unwrap();
+            assert!(
+                u128::from(report.latency_ns.min()) + 1_000 >= latency.as_nanos(),
+                "{kind}: {:?}",
+                report.latency_ns.min()
+            );
+            thread.stop().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_driver_that_breaks_the_rules_is_told_and_the_loop_goes_on() {
+    let run = Run {
+        kind: MonitorKind::Epoll,
+        reset: Reset::Autoreset,
+        iodepth: 4,
+        event_idx: true,
+        busy: BusyPolling::OFF,
+        requests: 0,
+    };
+    let transport = Arc::new(transport(&run));
+    let mut driver = BlkDriver::new(transport.guest().unwrap(), 4, BLOCK).unwrap();
+    let device = Arc::clone(&transport);
+    let thread = IoThread::spawn_with("device", AioContext::builder(), move |context| {
+        device.attach(context, Backend::Null(Null::default()))
+    })
+    .unwrap();
+    driver.read(0, 0).unwrap();
+    driver.queue_mut().set_avail_idx(1000);
+    driver.ports().kick.notify().unwrap();
+    let outcome = driver.wait();
+    assert!(
+        matches!(outcome, Err(virtio_blk_sim::guest::DriverError::NeedsReset)),
+        "{outcome:?}"
+    );
+    // The loop turns, and sleeps: a broken queue is not looked at again.
+    let before = thread.run(|context| context.stats()).unwrap();
+    let after = thread.run(|context| context.stats()).unwrap();
+    assert!(after.turns - before.turns < 10, "{before:?} {after:?}");
+}

@@ -1,0 +1,88 @@
+//! The virtqueue's hot path, both halves, allocates nothing once its vectors have their size.
+#![expect(unsafe_code, reason = "a counting allocator implements GlobalAlloc")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use virtio_blk_sim::memory::{GuestAddress, GuestRam};
+use virtio_blk_sim::virtqueue::{DeviceQueue, DriverQueue, QueueConfig};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: every call goes to the system allocator as it is; counting touches no memory of the caller.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller keeps GlobalAlloc's contract, which is System's too.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as above.
+        unsafe { System.realloc(ptr, layout, new_size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+// One test in this file, so that no other thread allocates meanwhile.
+#[test]
+fn pop_push_and_publish_allocate_nothing() {
+    let ram = GuestRam::new(1 << 20).unwrap();
+    let config = QueueConfig::at(GuestAddress(0), 128);
+    let mut driver = DriverQueue::new(ram.map().unwrap(), config).unwrap();
+    let mut device = DeviceQueue::new(ram.memory().clone(), config).unwrap();
+    let mut chains: Vec<_> = (0..8).map(|_| device.new_chain()).collect();
+    let header = [(GuestAddress(0x8000), 16)];
+    let data: Vec<_> = (0..60)
+        .map(|page| (GuestAddress(0x1_0000 + page * 0x1000), 0x1000))
+        .collect();
+    let mut iovecs = Vec::with_capacity(64);
+    let mut served = 0;
+    let mut round = || {
+        for slot in 0..8 {
+            let table = GuestAddress(0xa000 + slot * 0x400);
+            let added = match slot % 2 {
+                0 => driver.add(&header, &data[..2]),
+                _ => driver.add_indirect(table, &header, &data),
+            };
+            added.unwrap().unwrap();
+        }
+        assert!(driver.publish());
+        device.disable_kicks();
+        for chain in &mut chains {
+            assert!(device.pop(chain).unwrap());
+            let mut bytes = [0; 16];
+            assert_eq!(chain.readable().copy_to(0, &mut bytes), 16);
+            iovecs.clear();
+            chain.writable().slice_into(100, 5000, &mut iovecs);
+            assert_eq!(iovecs.len(), 2);
+        }
+        for chain in &chains {
+            device.push(chain.head(), 0).unwrap();
+            served += 1;
+        }
+        assert!(device.publish());
+        assert!(!device.enable_kicks());
+        while driver.pop_used().unwrap().is_some() {}
+        assert!(!driver.enable_interrupts());
+    };
+    // The first rounds give every slot its largest chain.
+    round();
+    round();
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    for _ in 0..1000 {
+        round();
+    }
+    assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0);
+    assert_eq!(served, 8 * 1002);
+}
