@@ -16,8 +16,9 @@
 //! Either (4) sees the consumer's (1) and writes, or (2) sees the producer's (3) and does not sleep: with both loads
 //! missing, the single order of all four would be a cycle. (5) comes before the look for work, so work published
 //! after the look leaves `notified` set for the next turn. `notified` may be set for nothing; it is never missing.
-//! Skipping the write because `notified` is *already* set would lose wake-ups: the consumer may be between (5) and
-//! (1) of its next turn for that very flag.
+//! Skipping the write because `notified` is *already* set would leave the wake-up to the producer that set it, which may
+//! be preempted between (3) and (4) for any time; and if that were found by a load in place of the swap, the work would
+//! not be released to (5) and the wake-up would be lost. `loom_tests` has both, and the other mistakes near by.
 
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
 
@@ -83,3 +84,6 @@ impl WakeGate {
         self.notified.load(Ordering::Acquire)
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests;

@@ -45,7 +45,7 @@ struct Run {
 fn transport(run: &Run) -> SimTransport {
     let mut features = Features::INDIRECT_DESC | Features::FLUSH;
     if run.event_idx {
-        features = features | Features::EVENT_IDX;
+        features |= Features::EVENT_IDX;
     }
     let device = BlockDevice::new(DeviceConfig::new(SECTORS)).unwrap();
     let queue_size = BlkDriver::queue_size_for(run.iodepth, features);

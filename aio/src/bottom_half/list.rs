@@ -169,3 +169,6 @@ impl<T> Drop for List<T> {
         self.take(drop);
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests;

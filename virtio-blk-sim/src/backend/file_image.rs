@@ -32,7 +32,8 @@ pub struct FileImage {
 }
 
 impl FileImage {
-    /// Opens a regular file or a block device of at least one sector. `direct` bypasses the page cache (O_DIRECT).
+    /// Opens a regular file or a block device of at least one sector. `direct` bypasses the page cache
+    /// (O_DIRECT).
     ///
     /// The disk has as many whole sectors (whole direct blocks with `direct`) as the file;
     /// [`FileImage::dropped_bytes`] says what is left over. Blocks as open(2) does.
@@ -156,11 +157,13 @@ fn classify(path: &Path, read_only: bool, direct: bool, error: io::Error) -> Ope
     }
 }
 
-/// Asks statx(2) (Linux 6.1, not every file system), else finds out by reading. EOPNOTSUPP if there is no direct I/O.
+/// Asks statx(2) (Linux 6.1, not every file system), else finds out by reading. EOPNOTSUPP if there is no
+/// direct I/O.
 fn direct_alignment(file: &File) -> io::Result<DirectAlignment> {
     // SAFETY: statx is plain integers, for which zero is a value.
     let mut stat: libc::statx = unsafe { std::mem::zeroed() };
-    // SAFETY: the fd is open for the call (`file` is borrowed), the path is a C string, `stat` is ours to be written.
+    // SAFETY: the fd is open for the call (`file` is borrowed), the path is a C string, `stat` is ours to be
+    // written.
     let result = unsafe {
         libc::statx(
             file.as_raw_fd(),

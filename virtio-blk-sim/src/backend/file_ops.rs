@@ -1,4 +1,5 @@
-//! A request carried out on a file with calls that block: for a thread of its own, and for what a ring cannot do.
+//! A request carried out on a file with calls that block: for a thread of its own, and for what a ring cannot
+//! do.
 #![expect(
     unsafe_code,
     reason = "preadv(2), pwritev(2) on guest memory and fallocate(2) are not in std"
@@ -21,7 +22,8 @@ const ZERO_MODE: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
 /// Bytes copied at a time where the guest's buffers do not suit direct I/O.
 const BOUNCE_LEN: u64 = 256 << 10;
 
-/// The fallocate(2) modes to try for write zeroes, in order. Where none [is supported](is_unsupported), write zeros.
+/// The fallocate(2) modes to try for write zeroes, in order. Where none [is supported](is_unsupported), write
+/// zeros.
 pub fn write_zeroes_modes(unmap: bool) -> &'static [i32] {
     if unmap {
         &[DISCARD_MODE, ZERO_MODE]
@@ -30,8 +32,8 @@ pub fn write_zeroes_modes(unmap: bool) -> &'static [i32] {
     }
 }
 
-/// True if fallocate(2) failed because this file cannot do that, rather than because it went wrong. A block device says
-/// EINVAL where the range is no multiple of its block.
+/// True if fallocate(2) failed because this file cannot do that, rather than because it went wrong. A block
+/// device says EINVAL where the range is no multiple of its block.
 pub fn is_unsupported(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -57,8 +59,8 @@ impl FileImage {
         request.finish(result)
     }
 
-    /// True if the rest of the request's data can be given to the kernel where it is. Only direct I/O asks for
-    /// something; what does not suit it goes through [`FileImage::execute`], which copies.
+    /// True if the rest of the request's data can be given to the kernel where it is. Only direct I/O asks
+    /// for something; what does not suit it goes through [`FileImage::execute`], which copies.
     pub fn suits(&self, request: &mut PendingRequest) -> bool {
         let Some(DirectAlignment { memory, offset }) = self.direct() else {
             return true;
@@ -90,7 +92,8 @@ impl FileImage {
     }
 }
 
-/// One preadv(2) or pwritev(2) of the rest of an In or an Out. Returns how many bytes it moved, which may be few.
+/// One preadv(2) or pwritev(2) of the rest of an In or an Out. Returns how many bytes it moved, which may be
+/// few.
 fn transfer(file: &File, request: &mut PendingRequest) -> io::Result<usize> {
     let write = match request.operation() {
         Operation::In { .. } => false,
@@ -103,10 +106,12 @@ fn transfer(file: &File, request: &mut PendingRequest) -> io::Result<usize> {
     let count = iovecs.len() as libc::c_int; // at most 1024
     retry(|| {
         if write {
-            // SAFETY: the array is borrowed from the request, which owns the chain that keeps its memory mapped.
+            // SAFETY: the array is borrowed from the request, which owns the chain that keeps its memory
+            // mapped.
             unsafe { libc::pwritev(fd, array, count, offset) }
         } else {
-            // SAFETY: as above; the segments of an In are device-writable guest memory, to which Rust has no reference.
+            // SAFETY: as above; the segments of an In are device-writable guest memory, to which Rust has no
+            // reference.
             unsafe { libc::preadv(fd, array, count, offset) }
         }
     })
@@ -133,7 +138,8 @@ fn bounce_all(file: &File, request: &mut PendingRequest) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives the range back to the file system. Discard is a hint: where that cannot be done, nothing needs to be.
+/// Gives the range back to the file system. Discard is a hint: where that cannot be done, nothing needs to
+/// be.
 fn discard(file: &File, range: &SectorRange) -> io::Result<()> {
     match fallocate(file, DISCARD_MODE, range) {
         Err(error) if is_unsupported(&error) => Ok(()),

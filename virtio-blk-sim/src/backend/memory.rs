@@ -6,8 +6,8 @@ use std::ops::Range;
 
 use crate::device::{FinishedRequest, Operation, PendingRequest, SECTOR_SIZE, SectorRange};
 
-/// A disk in this process's memory. It is always on its medium, so a flush and a durable write cost nothing more.
-/// Discarded sectors read as zeros.
+/// A disk in this process's memory. It is always on its medium, so a flush and a durable write cost nothing
+/// more. Discarded sectors read as zeros.
 pub struct Memory {
     disk: Vec<u8>,
 }

@@ -47,7 +47,8 @@ impl Drop for TempFile {
     }
 }
 
-/// Opens an image past the page cache. `None`, and says so, where the temporary directory's file system cannot.
+/// Opens an image past the page cache. `None`, and says so, where the temporary directory's file system
+/// cannot.
 pub(super) fn open_direct(file: &TempFile) -> Option<FileImage> {
     match FileImage::open(file.path(), false, true) {
         Ok(image) => Some(image),
@@ -88,7 +89,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|((sector, sectors), cut, fill)| Step::Write { sector, sectors, cut, fill }),
         1 => prop::collection::vec(short(), 1..4).prop_map(Step::Discard),
         2 => prop::collection::vec((short(), any::<bool>()), 1..4).prop_map(|list| {
-            Step::WriteZeroes(list.into_iter().map(|((sector, sectors), unmap)| (sector, sectors, unmap)).collect())
+            let list = list.into_iter().map(|((sector, sectors), unmap)| (sector, sectors, unmap));
+            Step::WriteZeroes(list.collect())
         }),
         1 => Just(Step::Flush),
         1 => any::<bool>().prop_map(Step::WriteThrough),
@@ -119,8 +121,8 @@ impl Model {
     }
 }
 
-/// Carries the steps out on a backend that starts as [`disk_content`], and compares every answer with the model, at the
-/// end the whole disk.
+/// Carries the steps out on a backend that starts as [`disk_content`], and compares every answer with the
+/// model, at the end the whole disk.
 fn conforms(rig: &mut Rig, steps: &[Step], mut execute: impl FnMut(PendingRequest) -> FinishedRequest) {
     let mut model = Model::default();
     model.write(0, &disk_content(CAPACITY));
@@ -207,7 +209,8 @@ proptest! {
         conforms(&mut Rig::new(DeviceConfig::new(CAPACITY)), &steps, |request| backend.execute(request));
     }
 
-    /// Discarded sectors of a file read as zeros where its file system can punch holes, as the common ones can.
+    /// Discarded sectors of a file read as zeros where its file system can punch holes, as the common ones
+    /// can.
     #[test]
     fn file_conforms(steps in prop::collection::vec(step(), 1..30)) {
         let file = TempFile::with(&disk_content(CAPACITY));

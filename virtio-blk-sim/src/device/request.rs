@@ -1,7 +1,7 @@
 //! A chain's bytes parsed to an enum. Every check is made here, before anything is done.
 //!
-//! Framing means nothing (virtio 1.2 section 2.7.4.1): the header is the first 16 readable bytes, the status the last
-//! writable byte, data is what lies between, wherever descriptors begin and end.
+//! Framing means nothing (virtio 1.2 section 2.7.4.1): the header is the first 16 readable bytes, the status
+//! the last writable byte, data is what lies between, wherever descriptors begin and end.
 
 use virtio_bindings::virtio_blk as vb;
 
@@ -27,7 +27,8 @@ pub enum Request {
     GetId,
 }
 
-/// What a backend is asked to do. All of it lies inside the disk and may be done to it; sizes are multiples of 512.
+/// What a backend is asked to do. All of it lies inside the disk and may be done to it; sizes are multiples
+/// of 512.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     /// Read into the chain's data.
@@ -309,8 +310,8 @@ fn check_blocks(device: &BlockDevice, sector: u64, sectors: u64) -> Result<(), R
     Ok(())
 }
 
-/// Reads the ranges, once, and checks all of them before any is acted upon. Flags come first: for those the answer
-/// MUST be UNSUPP, whatever else is wrong.
+/// Reads the ranges, once, and checks all of them before any is acted upon. Flags come first: for those the
+/// answer MUST be UNSUPP, whatever else is wrong.
 fn parse_ranges(
     chain: &Chain,
     device: &BlockDevice,

@@ -1,7 +1,8 @@
-//! A guest with one queue, and a device at its other end: what tests of the device and of the backends run on.
+//! A guest with one queue, and a device at its other end: what tests of the device and of the backends run
+//! on.
 //!
-//! A test says which bytes the guest posts, in which pieces, and gets back what the guest then finds. That nothing but
-//! the posted writable pieces changed is checked here, on every run.
+//! A test says which bytes the guest posts, in which pieces, and gets back what the guest then finds. That
+//! nothing but the posted writable pieces changed is checked here, on every run.
 
 use std::sync::Arc;
 

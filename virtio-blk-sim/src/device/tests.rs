@@ -1,5 +1,5 @@
-//! The device by itself: features, configuration space, cache mode, and requests in flight. What a hostile guest can
-//! post is in [`guests`], what holds for any chain in [`properties`].
+//! The device by itself: features, configuration space, cache mode, and requests in flight. What a hostile
+//! guest can post is in [`guests`], what holds for any chain in [`properties`].
 
 mod guests;
 mod properties;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use virtio_bindings::virtio_blk::{self as vb, virtio_blk_config as Space};
 
-use super::test_rig::{Posted, Rig, disk_content, header};
+use super::test_rig::{Posted, Rig, disk_content, header, range};
 use super::*;
 use crate::memory::{GuestAddress, GuestRam};
 use crate::virtqueue::Chain;
@@ -428,6 +428,60 @@ fn data_goes_only_the_way_of_the_request() {
     let finished = request.finish(Err(io::Error::from_raw_os_error(libc::ENOSPC)));
     assert_eq!(finished.status(), Some(Status::IoErr));
     rig.complete(finished);
+}
+
+#[test]
+fn each_range_keeps_its_own_unmap_flag() {
+    let mut rig = Rig::new(DeviceConfig::new(64));
+    let list = [range(1, 2, 1), range(3, 0, 0), range(60, 4, 1)].concat();
+    let request = rig.begin_pending(
+        &Posted::request(vb::VIRTIO_BLK_T_WRITE_ZEROES, 0)
+            .readable(&list)
+            .status(),
+    );
+    let Operation::WriteZeroes {
+        ranges,
+        durable: false,
+    } = request.operation()
+    else {
+        panic!("{request:?}")
+    };
+    let expected = [(1, 2, true), (3, 0, false), (60, 4, true)];
+    let expected = expected.map(|(sector, sectors, unmap)| SectorRange {
+        sector,
+        sectors,
+        unmap,
+    });
+    assert_eq!(ranges[..], expected);
+    assert_eq!((ranges[2].offset(), ranges[2].len_bytes()), (60 * 512, 4 * 512));
+    rig.complete(request.finish(Ok(())));
+}
+
+#[test]
+fn ranges_longer_than_offered_are_refused() {
+    let mut rig = Rig::new(DeviceConfig::new(1 << 40));
+    for (kind, max) in [
+        (vb::VIRTIO_BLK_T_DISCARD, MAX_DISCARD_SECTORS),
+        (vb::VIRTIO_BLK_T_WRITE_ZEROES, MAX_WRITE_ZEROES_SECTORS),
+    ] {
+        for (sectors, error) in [
+            (max, None),
+            (
+                max + 1,
+                Some(RequestError::RangeTooLong {
+                    sectors: max + 1,
+                    max,
+                }),
+            ),
+        ] {
+            let posted = Posted::request(kind, 0).readable(&range(1, sectors, 0)).status();
+            let answer = rig.run(&posted, |request| request.finish(Ok(())));
+            assert_eq!(
+                (answer.error, answer.status()),
+                (error, Some(error.is_some().into()))
+            );
+        }
+    }
 }
 
 /// What an earlier request left in a slot means nothing to the next.

@@ -211,45 +211,48 @@ impl BlkDriver {
         Ok(())
     }
 
-    /// Takes one finished request off the used ring; `None` if there is none now.
-    ///
-    /// # Errors
-    /// If the device put nonsense there.
-    pub fn reap(&mut self) -> Result<Option<Completion>, DriverError> {
-        let Some((head, written)) = self.queue.pop_used()? else {
-            return Ok(None);
-        };
-        let slot = self
-            .slot_of_head
-            .get(usize::from(head))
-            .copied()
-            .unwrap_or_default();
-        let status = self
-            .ports
-            .memory
-            .read_obj(GuestAddress(self.control(slot).0 + STATUS_OFFSET))?;
-        Ok(Some(Completion {
-            slot,
-            status,
-            written,
-        }))
-    }
-
-    /// Asks for an interrupt with the next finished request, and sleeps for it unless one has finished already. Then asks
-    /// for none while the caller reaps. Blocks; one read(2) at most.
+    /// Sleeps until the next interrupt. Blocks; one read(2), which also takes the interrupt.
     ///
     /// # Errors
     /// [`DriverError::NeedsReset`] if the device has given up on this driver; what read(2) of the irqfd says.
     pub fn wait(&mut self) -> Result<(), DriverError> {
-        if !self.queue.enable_interrupts() {
-            self.interrupts += 1;
-            self.ports.irq.wait()?;
-        }
+        self.interrupts += 1;
+        self.ports.irq.wait()?;
         if self.ports.needs_reset() {
-            return Err(DriverError::NeedsReset);
+            Err(DriverError::NeedsReset)
+        } else {
+            Ok(())
         }
-        self.queue.disable_interrupts();
-        Ok(())
+    }
+
+    /// The interrupt handler: takes every finished request off the used ring. Interrupts are off meanwhile and on again
+    /// when it returns, so whatever finishes later interrupts; as in Linux, they are on while requests are submitted.
+    ///
+    /// # Errors
+    /// If the device put nonsense on the ring.
+    pub fn reap(&mut self, finished: &mut Vec<Completion>) -> Result<(), DriverError> {
+        loop {
+            self.queue.disable_interrupts();
+            while let Some((head, written)) = self.queue.pop_used()? {
+                let slot = self
+                    .slot_of_head
+                    .get(usize::from(head))
+                    .copied()
+                    .unwrap_or_default();
+                let status = self
+                    .ports
+                    .memory
+                    .read_obj(GuestAddress(self.control(slot).0 + STATUS_OFFSET))?;
+                finished.push(Completion {
+                    slot,
+                    status,
+                    written,
+                });
+            }
+            if !self.queue.enable_interrupts() {
+                return Ok(());
+            }
+        }
     }
 
     /// The queue itself, for tests that play a driver that breaks the rules.

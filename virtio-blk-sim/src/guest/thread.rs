@@ -161,10 +161,12 @@ impl Vcpu<'_> {
             }
         }
         self.driver.kick()?;
+        let mut finished = Vec::with_capacity(self.in_flight.len());
         while waiting > 0 {
             self.driver.wait()?;
-            while let Some(completion) = self.driver.reap()? {
-                now = Instant::now();
+            self.driver.reap(&mut finished)?;
+            now = Instant::now();
+            for completion in finished.drain(..) {
                 self.complete(completion, now)?;
                 waiting -= 1;
                 if self.goes_on(now) {

@@ -1,5 +1,5 @@
-//! What a guest may post, rightly or not, and what it gets: at least one row for each case of the project's list of
-//! malformed requests (39 to 84; 1 to 38 are the ring's).
+//! What a guest may post, rightly or not, and what it gets: at least one row for each case of the project's
+//! list of malformed requests (39 to 84; 1 to 38 are the ring's).
 
 mod table;
 
@@ -50,7 +50,8 @@ struct Exchange {
     refuse: Features,
     posted: Posted,
     status: Option<u8>,
-    /// What is written from the start of the writable part on. The rest must be as it was, but for the status.
+    /// What is written from the start of the writable part on. The rest must be as it was, but for the
+    /// status.
     data: Vec<u8>,
     /// What changes on the disk: at that byte, these bytes.
     disk: Vec<(usize, Vec<u8>)>,

@@ -1,5 +1,5 @@
-//! What holds for any chain: nothing panics, nothing is written where it was not asked for, the answer is counted
-//! exactly, and framing means nothing.
+//! What holds for any chain: nothing panics, nothing is written where it was not asked for, the answer is
+//! counted exactly, and framing means nothing.
 
 use proptest::prelude::*;
 
@@ -150,9 +150,13 @@ proptest! {
     fn what_passes_lies_inside_the_disk(content in content(), cuts in cuts()) {
         let mut rig = Rig::new(DeviceConfig::new(CAPACITY));
         rig.run(&content.framed(&cuts, &cuts), |request| {
-            let inside = |offset: u64, len: u64| offset.checked_add(len).is_some_and(|end| end <= CAPACITY * 512);
+            let inside = |offset: u64, len| {
+                offset.checked_add(len).is_some_and(|end| end <= CAPACITY * SECTOR_SIZE)
+            };
             match request.operation() {
-                Operation::In { .. } | Operation::Out { .. } => assert!(inside(request.offset(), request.remaining())),
+                Operation::In { .. } | Operation::Out { .. } => {
+                    assert!(inside(request.offset(), request.remaining()));
+                }
                 Operation::Flush => {}
                 Operation::Discard(ranges) | Operation::WriteZeroes { ranges, .. } => {
                     assert!(!ranges.is_empty());

@@ -2,11 +2,11 @@
 
 use super::*;
 
-/// Writes rows down as `case "name": what is posted => status, and what else is to be seen`. Whatever is not said must
-/// be as it was: data, disk, all other memory.
+/// Writes rows down as `case "name": what is posted => status, and what else is to be seen`. Whatever is not
+/// said must be as it was: data, disk, all other memory.
 macro_rules! rows {
-    ($($case:literal $name:literal: $posted:expr => $status:ident $(.$seen:ident($($argument:expr),*))*;)*) => {
-        vec![$(Row::chain($case, $name, $posted, $status)$(.$seen($($argument),*))*,)*]
+    ($($case:literal $name:literal: $posted:expr => $status:ident $(.$seen:ident($($what:expr),*))*;)*) => {
+        vec![$(Row::chain($case, $name, $posted, $status)$(.$seen($($what),*))*,)*]
     };
 }
 
@@ -59,7 +59,8 @@ fn framing() -> Vec<Row> {
         40 "nothing readable": Posted::new().writable(512).status() => IOERR;
         41 "header of 15 bytes": Posted::new().readable(&get[..15]).writable(512).status() => IOERR;
         41 "header of 1 byte": Posted::new().readable(&get[..1]).status() => IOERR;
-        42 "header in two pieces": Posted::new().readable(&get[..7]).readable(&get[7..]).writable(512).status()
+        42 "header in two pieces":
+            Posted::new().readable(&get[..7]).readable(&get[7..]).writable(512).status()
             => OK .data(&disk(3, 1));
         42 "header in sixteen pieces": bytewise().writable(512).status() => OK .data(&disk(3, 1));
         43 "header with data": Posted::new().readable(put).status() => OK .disk(3, &payload(512));
@@ -69,10 +70,13 @@ fn framing() -> Vec<Row> {
         44 "status at the end of the data": Posted::request(IN, 3).writable(513) => OK .data(&disk(3, 1));
         44 "status after two pieces of data": Posted::request(IN, 3).writable(1000).writable(25)
             => OK .data(&disk(3, 2));
-        45 "status piece of 3 bytes": Posted::request(IN, 3).writable(510).writable(3) => OK .data(&disk(3, 1));
+        45 "status piece of 3 bytes": Posted::request(IN, 3).writable(510).writable(3)
+            => OK .data(&disk(3, 1));
         45 "status piece of 4 bytes on a flush": flush().writable(4) => OK;
-        45 "status piece of 2 bytes on a write": Posted::request(OUT, 3).readable(&payload(512)).writable(2) => IOERR;
-        46 "read-only status on a write": Posted::request(OUT, 0).readable(&payload(512)).readable(&[0xff]) => SILENCE;
+        45 "status piece of 2 bytes on a write": Posted::request(OUT, 3).readable(&payload(512)).writable(2)
+            => IOERR;
+        46 "read-only status on a write": Posted::request(OUT, 0).readable(&payload(512)).readable(&[0xff])
+            => SILENCE;
         46 "read-only status on a flush": flush().readable(&[0xff]) => SILENCE;
         47 "writable header": Posted::new().writable(16).writable(512).status() => IOERR;
     }
@@ -132,12 +136,14 @@ fn transfers() -> Vec<Row> {
         54 "write of half a block, backend cannot": write(8, 2048) => IOERR .config(needed);
         54 "read in the middle of a block, backend cannot": read(4, 4096) => IOERR .config(needed);
         54 "whole blocks": read(8, 4096) => OK .config(needed) .data(&disk(8, 8));
-        54 "write of a sector of a block, backend can": write(9, 512) => OK .config(advised) .disk(9, &payload(512));
+        54 "write of a sector of a block, backend can": write(9, 512)
+            => OK .config(advised) .disk(9, &payload(512));
         55 "read of nothing": Posted::request(IN, 7).status() => OK;
         55 "write of nothing": Posted::request(OUT, 7).status() => OK;
         55 "read of nothing at the end": Posted::request(IN, CAPACITY).status() => OK;
         55 "read of nothing beyond the end": Posted::request(IN, CAPACITY + 1).status() => IOERR;
-        55 "write of nothing on a read-only disk": Posted::request(OUT, 7).status() => IOERR .config(read_only);
+        55 "write of nothing on a read-only disk": Posted::request(OUT, 7).status()
+            => IOERR .config(read_only);
         56 "read at the end": read(CAPACITY, 512) => IOERR;
         56 "write at the end": write(CAPACITY, 512) => IOERR;
         56 "read far beyond the end": read(CAPACITY + 1000, 512) => IOERR;
@@ -168,14 +174,16 @@ fn others() -> Vec<Row> {
     let one = &range(0, 1, 0);
     rows! {
         51 "readable data on a read": Posted::request(IN, 0).readable(&payload(512)).status() => IOERR;
-        51 "both kinds of data on a read": Posted::request(IN, 0).readable(&[9]).writable(512).status() => IOERR;
+        51 "both kinds of data on a read": Posted::request(IN, 0).readable(&[9]).writable(512).status()
+            => IOERR;
         52 "writable data on a write": Posted::request(OUT, 0).writable(512).status() => IOERR;
         52 "both kinds of data on a write": write(0, 512).writable(1) => IOERR;
         61 "write on a read-only disk": write(0, 512) => IOERR .config(read_only);
         61 "discard on a read-only disk": ranges(DISCARD, one) => IOERR .config(read_only);
         61 "write zeroes on a read-only disk": ranges(WRITE_ZEROES, one) => IOERR .config(read_only);
         61 "read on a read-only disk": read(3, 512) => OK .config(read_only) .data(&disk(3, 1));
-        61 "write by a driver that ignores RO": write(0, 512) => IOERR .config(read_only) .refuse(Features::RO);
+        61 "write by a driver that ignores RO": write(0, 512)
+            => IOERR .config(read_only) .refuse(Features::RO);
         62 "flush with a sector": Posted::request(FLUSH, u64::MAX).status() => OK;
         62 "flush with readable data": flush().readable(&payload(100)).status() => OK;
         62 "flush with writable data": flush().writable(512).status() => OK;
@@ -215,7 +223,8 @@ fn discards() -> Vec<Row> {
         74 "second range of a discard with unmap": ranges(DISCARD, second_unmaps) => UNSUPP;
         74 "write zeroes with unmap": ranges(WRITE_ZEROES, second_unmaps) => OK .zeroes(8, 2) .zeroes(0, 1);
         75 "discard without the feature": ranges(DISCARD, good) => UNSUPP .refuse(Features::DISCARD);
-        75 "write zeroes without the feature": ranges(WRITE_ZEROES, good) => UNSUPP .refuse(Features::WRITE_ZEROES);
+        75 "write zeroes without the feature": ranges(WRITE_ZEROES, good)
+            => UNSUPP .refuse(Features::WRITE_ZEROES);
         75 "discard where it is not offered": ranges(DISCARD, good) => UNSUPP .config(not_offered);
         75 "write zeroes where it is not offered": ranges(WRITE_ZEROES, good) => UNSUPP .config(not_offered);
         76 "discard of nothing": Posted::request(DISCARD, 0).status() => IOERR;
@@ -223,7 +232,8 @@ fn discards() -> Vec<Row> {
     }
 }
 
-/// What is wrong with a list of ranges is wrong for discard and for write zeroes, and no range of it is acted upon.
+/// What is wrong with a list of ranges is wrong for discard and for write zeroes, and no range of it is acted
+/// upon.
 fn discards_of_both_kinds() -> Vec<Row> {
     let good = range(8, 2, 0);
     let after_good = |bad: &[u8]| [&good, bad].concat();

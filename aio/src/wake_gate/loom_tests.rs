@@ -1,0 +1,363 @@
+//! Loom models of the wake-up handshake. Run them, and those of the bottom-half list, with
+//!
+//! ```text
+//! RUSTFLAGS="--cfg loom" cargo test -p aio --release --lib loom
+//! ```
+//!
+//! Each model is a home thread that turns as `AioContext::poll` does, and producers that publish their work with relaxed
+//! stores, so that whatever the home thread sees it sees because of the gate. A lost wake-up is a home thread that sleeps
+//! for ever, which loom reports as a deadlock. The models with a mistake in them must end that way.
+
+use super::{WakeGate, loom_fence};
+use crate::bottom_half::{Due, List, Node};
+use crate::sync::{AtomicBool, Ordering};
+use loom::sync::{Condvar, Mutex};
+use loom::thread::{self, JoinHandle};
+use std::cell::Cell;
+// Not loom's, which cannot be dropped when loom unwinds from a deadlock.
+use std::sync::Arc;
+
+/// How the loop's own eventfd is reset.
+#[derive(Clone, Copy)]
+enum Reset {
+    /// Ready while the counter is not zero; read in the dispatch, after the look for work.
+    Classic,
+    /// Ready once for each write since the last report; never read.
+    Edge,
+}
+
+/// A change to the protocol that loses wake-ups.
+#[derive(Clone, Copy, PartialEq)]
+enum Mistake {
+    /// The accesses on both sides of a Dekker pair may pass each other.
+    NoFence,
+    /// The consumer looks at `notified` before it raises `notify_me`.
+    LooksBeforeItSaysSo,
+    /// The consumer clears `notified` after it has looked for work.
+    AcceptsAfterTheLook,
+    /// The producer does not write if its swap found `notified` set: somebody else will.
+    SkipsIfSet,
+    /// The same, found by a load in place of the swap.
+    SkipsIfSeenSet,
+}
+
+struct EventFd {
+    count: Mutex<u64>,
+    written: Condvar,
+}
+
+impl EventFd {
+    fn new() -> Self {
+        Self {
+            count: Mutex::new(0),
+            written: Condvar::new(),
+        }
+    }
+
+    fn write(&self) {
+        *self.count.lock().unwrap() += 1;
+        self.written.notify_one();
+    }
+
+    /// Waits as a monitor does; true if it is ready. `reported` is what the monitor remembers of the edges.
+    fn wait(&self, reset: Reset, sleep: bool, reported: &Cell<u64>) -> bool {
+        let mut count = self.count.lock().unwrap();
+        let ready = |count: u64| match reset {
+            Reset::Classic => count != 0,
+            Reset::Edge => count != reported.get(),
+        };
+        while sleep && !ready(*count) {
+            count = self.written.wait(count).unwrap();
+        }
+        let is_ready = ready(*count);
+        reported.set(*count);
+        is_ready
+    }
+
+    fn read(&self) {
+        *self.count.lock().unwrap() = 0;
+    }
+}
+
+/// What the threads share.
+struct Loop {
+    gate: WakeGate,
+    eventfd: EventFd,
+    reset: Reset,
+    mistake: Option<Mistake>,
+    /// For each producer: its work is published.
+    work: Vec<AtomicBool>,
+}
+
+/// What only the home thread has.
+#[derive(Default)]
+struct Home {
+    reported: Cell<u64>,
+    /// The own notifier is collected and not yet dispatched; a nested turn may do that in its parent's place.
+    ready: Cell<bool>,
+    done: Cell<usize>,
+    turns: Cell<usize>,
+}
+
+impl Loop {
+    fn new(reset: Reset, producers: usize, mistake: Option<Mistake>) -> Arc<Self> {
+        Arc::new(Self {
+            gate: WakeGate::new(),
+            eventfd: EventFd::new(),
+            reset,
+            mistake,
+            work: (0..producers).map(|_| AtomicBool::new(false)).collect(),
+        })
+    }
+
+    fn notify(&self) -> bool {
+        let gate = &self.gate;
+        match self.mistake {
+            Some(Mistake::NoFence) => {
+                gate.notified.swap(true, Ordering::AcqRel);
+                gate.notify_me.load(Ordering::Acquire) != 0
+            }
+            Some(Mistake::SkipsIfSet) => {
+                let first = !gate.notified.swap(true, Ordering::SeqCst);
+                loom_fence();
+                first && gate.notify_me.load(Ordering::SeqCst) != 0
+            }
+            Some(Mistake::SkipsIfSeenSet) => !gate.notified.load(Ordering::SeqCst) && gate.notify(),
+            _ => gate.notify(),
+        }
+    }
+
+    fn prepare(&self) -> bool {
+        let gate = &self.gate;
+        match self.mistake {
+            Some(Mistake::NoFence) => {
+                gate.notify_me.fetch_add(1, Ordering::AcqRel);
+                gate.notified.load(Ordering::Acquire)
+            }
+            Some(Mistake::LooksBeforeItSaysSo) => {
+                let notified = gate.notified.load(Ordering::SeqCst);
+                loom_fence();
+                gate.notify_me.fetch_add(1, Ordering::SeqCst);
+                notified
+            }
+            _ => gate.prepare(),
+        }
+    }
+
+    fn produce(this: &Arc<Self>, producer: usize) -> JoinHandle<()> {
+        let this = Arc::clone(this);
+        thread::spawn(move || {
+            this.work[producer].store(true, Ordering::Relaxed);
+            if this.notify() {
+                this.eventfd.write();
+            }
+        })
+    }
+
+    /// A producer without work that is preempted between (3) and (4), and not resumed while the model runs.
+    fn stall(this: &Arc<Self>) -> JoinHandle<()> {
+        let this = Arc::clone(this);
+        thread::spawn(move || {
+            this.gate.notified.swap(true, Ordering::SeqCst);
+        })
+    }
+
+    fn look(&self, home: &Home) {
+        let done = self.work.iter().filter(|w| w.load(Ordering::Relaxed)).count();
+        home.done.set(done);
+    }
+
+    /// One turn that may sleep; `callback` is called if it found work.
+    fn turn(&self, home: &Home, callback: impl FnOnce()) {
+        home.turns.set(home.turns.get() + 1);
+        let sleep = !self.prepare();
+        let ready = self.eventfd.wait(self.reset, sleep, &home.reported);
+        home.ready.set(home.ready.get() | ready);
+        self.gate.finish();
+        let before = home.done.get();
+        if self.mistake == Some(Mistake::AcceptsAfterTheLook) {
+            self.look(home);
+            self.gate.accept();
+        } else {
+            self.gate.accept();
+            self.look(home);
+        }
+        if home.done.get() > before {
+            callback();
+        }
+        if home.ready.take() && matches!(self.reset, Reset::Classic) {
+            self.eventfd.read();
+        }
+    }
+
+    /// Turns until the work of all producers is done.
+    fn run(&self, home: &Home) {
+        while home.done.get() < self.work.len() {
+            self.turn(home, || {});
+        }
+    }
+}
+
+/// All schedules with at most three preemptions (LOOM_MAX_PREEMPTIONS overrides it), which keeps all models together
+/// within seconds; the mistakes below need two.
+fn check(model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = builder.preemption_bound.or(Some(3));
+    builder.check(model);
+}
+
+fn every_producer_is_heard(reset: Reset, producers: usize, mistake: Option<Mistake>) {
+    check(move || {
+        let event_loop = Loop::new(reset, producers, mistake);
+        let threads: Vec<_> = (0..producers).map(|p| Loop::produce(&event_loop, p)).collect();
+        let home = Home::default();
+        event_loop.run(&home);
+        // Of one producer come three turns at most: for its work, for `notified`, and for the eventfd.
+        assert!(home.turns.get() <= 3 * producers, "turns without a cause");
+        threads.into_iter().for_each(|t| t.join().unwrap());
+    });
+}
+
+#[test]
+fn one_producer_is_heard() {
+    every_producer_is_heard(Reset::Classic, 1, None);
+    every_producer_is_heard(Reset::Edge, 1, None);
+}
+
+#[test]
+fn two_producers_are_heard_by_a_loop_that_reads() {
+    every_producer_is_heard(Reset::Classic, 2, None);
+}
+
+#[test]
+fn two_producers_are_heard_by_a_loop_that_never_reads() {
+    every_producer_is_heard(Reset::Edge, 2, None);
+}
+
+/// A callback turns the loop until it has the other producer's work, too; the nested turn takes over what its parent has
+/// collected.
+#[test]
+fn a_nested_poll_hears_what_comes_after_its_parent_slept() {
+    check(|| {
+        let event_loop = Loop::new(Reset::Classic, 2, None);
+        let threads = [0, 1].map(|p| Loop::produce(&event_loop, p));
+        let home = Home::default();
+        event_loop.turn(&home, || event_loop.run(&home));
+        // The first turn may have been woken early; what is left is for the turns after it.
+        event_loop.run(&home);
+        threads.into_iter().for_each(|t| t.join().unwrap());
+    });
+}
+
+/// The counter, for a consumer that prepares again between prepare and finish.
+#[test]
+fn producers_write_until_the_outermost_wait_is_over() {
+    check(|| {
+        let event_loop = Loop::new(Reset::Edge, 1, None);
+        assert!(!event_loop.gate.prepare());
+        assert!(!event_loop.gate.prepare());
+        event_loop.gate.finish();
+        let producer = Loop::produce(&event_loop, 0);
+        // Sleeps for ever unless the producer writes.
+        assert!(event_loop.eventfd.wait(Reset::Edge, true, &Cell::new(0)));
+        event_loop.gate.finish();
+        producer.join().unwrap();
+        assert!(!event_loop.notify(), "nobody sleeps, nobody writes");
+    });
+}
+
+#[test]
+fn a_busy_polling_loop_is_not_written_to() {
+    check(|| {
+        let event_loop = Loop::new(Reset::Edge, 1, None);
+        let producer = Loop::produce(&event_loop, 0);
+        while !event_loop.gate.is_notified() {
+            thread::yield_now();
+        }
+        assert!(event_loop.gate.accept());
+        assert!(!event_loop.gate.accept(), "taken once");
+        let home = Home::default();
+        event_loop.look(&home);
+        assert_eq!(home.done.get(), 1, "the flag brings the work with it");
+        producer.join().unwrap();
+        assert_eq!(*event_loop.eventfd.count.lock().unwrap(), 0);
+    });
+}
+
+/// No producer depends on another one: it wakes the loop also when one before it has set `notified` and got no further.
+fn a_stalled_producer_stops_nobody(mistake: Option<Mistake>) {
+    check(move || {
+        let event_loop = Loop::new(Reset::Edge, 1, mistake);
+        let threads = [Loop::stall(&event_loop), Loop::produce(&event_loop, 0)];
+        event_loop.run(&Home::default());
+        threads.into_iter().for_each(|t| t.join().unwrap());
+    });
+}
+
+#[test]
+fn a_producer_is_heard_although_another_one_stalls() {
+    a_stalled_producer_stops_nobody(None);
+}
+
+/// The promela model's BUG2. With this gate's swap it loses nothing as long as all producers run on, but whoever skips
+/// has left its wake-up to another thread.
+#[test]
+#[should_panic(expected = "deadlock")]
+fn skipping_the_write_when_notified_was_set_depends_on_another_producer() {
+    a_stalled_producer_stops_nobody(Some(Mistake::SkipsIfSet));
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn skipping_the_write_when_notified_is_seen_set_loses_a_wake_up() {
+    every_producer_is_heard(Reset::Edge, 2, Some(Mistake::SkipsIfSeenSet));
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn without_the_fences_a_wake_up_is_lost() {
+    every_producer_is_heard(Reset::Edge, 1, Some(Mistake::NoFence));
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn looking_at_notified_too_early_loses_a_wake_up() {
+    every_producer_is_heard(Reset::Edge, 1, Some(Mistake::LooksBeforeItSaysSo));
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn accepting_after_the_look_loses_a_wake_up() {
+    every_producer_is_heard(Reset::Edge, 2, Some(Mistake::AcceptsAfterTheLook));
+}
+
+/// The gate and the list of bottom halves together, as `Shared` and `AioContext::poll` use them.
+#[test]
+fn a_bottom_half_scheduled_by_another_thread_ends_the_sleep() {
+    check(|| {
+        let event_loop = Loop::new(Reset::Classic, 0, None);
+        let list = Arc::new(List::new());
+        let nodes = [(); 2].map(|()| crate::sync::Arc::new(Node::new(())));
+        let threads = nodes.clone().map(|node| {
+            let (event_loop, list) = (Arc::clone(&event_loop), Arc::clone(&list));
+            thread::spawn(move || {
+                Node::schedule(&node, &list);
+                if event_loop.notify() {
+                    event_loop.eventfd.write();
+                }
+            })
+        });
+        let home = Home::default();
+        let ran = Cell::new(0);
+        while ran.get() < nodes.len() {
+            // `Inner::timeout` looks before `prepare` does.
+            if list.peek() == Due::Cancelled {
+                event_loop.turn(&home, || {});
+            } else {
+                event_loop.gate.accept();
+            }
+            list.take(|node| ran.set(ran.get() + usize::from(node.dequeue() == Due::Now)));
+        }
+        threads.into_iter().for_each(|t| t.join().unwrap());
+    });
+}

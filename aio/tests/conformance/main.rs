@@ -1,0 +1,372 @@
+//! The contract of the event loop, written once and run against every monitor with every reset mode that fits it.
+//!
+//! One file holds one family of tests. A test is a plain function of a [`Setup`]; the lists below say on which setups it
+//! runs, and the instances at the end make a `#[test]` of each pair: `epoll_edge::notifier_written_before_add_is_delivered`.
+//! A test that is missing in the lists is dead code, which the compiler reports.
+//!
+//! Nothing here sleeps to be correct or measures time: tests count, and a test that hangs is named and aborted.
+
+mod bottom_halves;
+mod busy_poll;
+mod errors;
+mod fd_reuse;
+mod io_thread;
+mod levels;
+mod nesting;
+mod notifiers;
+mod operations;
+mod progress;
+mod removal;
+mod scale;
+mod setup;
+mod signals;
+mod timers;
+#[path = "../support/mod.rs"]
+mod support;
+
+use aio::Method::{KernelFlag, RingRead, RingReadMultishot};
+use aio::MonitorKind::{Epoll, IoUring, Poll};
+use aio::Reset::{Autoreset, AutoresetBy, Classic};
+use aio::RingSetup::{CoopTaskrun, Plain};
+use setup::Setup;
+
+/// Names a list of tests. The list is a macro that makes a `#[test]` of each for the `SETUP` in scope.
+macro_rules! suite {
+    ($d:tt $list:ident $($family:ident { $($test:ident,)+ })+) => {
+        macro_rules! $list {
+            ($d(#[$d attribute:meta])*) => {
+                $($(
+                    #[test]
+                    $d(#[$d attribute])*
+                    fn $test() {
+                        let name = concat!(module_path!(), "::", stringify!($test));
+                        SETUP.run(name, crate::$family::$test);
+                    }
+                )+)+
+            };
+        }
+    };
+}
+
+suite! { $ everywhere
+    progress {
+        a_turn_without_events_is_not_progress,
+        the_own_notifier_is_not_progress,
+        a_sleeping_loop_is_woken_by_notify,
+        notify_before_the_turn_keeps_it_from_sleeping,
+        an_idle_bottom_half_is_not_progress,
+        a_cancelled_bottom_half_is_not_progress,
+        each_kind_of_callback_is_progress,
+        bottom_halves_then_handlers_then_timers,
+        a_bottom_half_of_a_handler_runs_in_the_next_turn,
+        a_bottom_half_of_a_timer_runs_in_the_next_turn,
+        a_due_timer_keeps_the_turn_from_sleeping,
+        stop_ends_run,
+        stop_before_run_ends_the_next_run,
+        a_nested_run_takes_the_stop_first,
+        an_idle_loop_sleeps,
+        counters_count,
+    }
+    bottom_halves {
+        all_that_are_scheduled_run_once,
+        schedules_coalesce,
+        a_cancelled_one_does_not_run,
+        a_cancelled_one_can_be_scheduled_again,
+        cancel_reaches_one_that_is_due_in_this_turn,
+        dropping_takes_the_schedule_back,
+        delete_reaches_one_that_is_due_in_this_turn,
+        one_may_delete_itself_in_its_callback,
+        one_that_schedules_itself_runs_in_the_next_turn,
+        an_idle_one_runs_without_being_progress,
+        an_idle_one_becomes_urgent_when_scheduled,
+        an_urgent_one_stays_urgent_when_scheduled_idle,
+        a_deferred_closure_runs_once_in_the_next_turn,
+        closures_from_four_threads_run_once_each,
+        four_threads_schedule_one_and_nothing_is_lost,
+        a_thread_wakes_the_sleeping_loop,
+        handles_outlive_bottom_half_and_context,
+        a_nested_turn_runs_what_its_parent_has_left,
+        what_a_nested_turn_schedules_is_not_lost,
+        captures_are_dropped_with_the_bottom_half,
+    }
+    timers {
+        run_in_order_of_their_deadlines,
+        equal_deadlines_run_in_order_of_arming,
+        arming_again_moves_to_the_end_of_equals,
+        armed_in_the_past_by_its_callback_runs_in_the_next_turn,
+        cancel_reaches_one_that_expired_in_this_turn,
+        rearming_reaches_one_that_expired_in_this_turn,
+        anticipate_only_moves_forward_in_time,
+        pending_from_arming_until_the_callback_begins,
+        one_may_be_dropped_in_its_callback,
+        drop_reaches_one_that_expired_in_this_turn,
+        the_virtual_clock_stands_still_until_started,
+        the_virtual_clock_steps_exactly,
+        a_running_virtual_clock_wakes_the_loop,
+        a_stopped_virtual_clock_does_not_keep_the_loop_awake,
+        never_early,
+        the_end_of_time_is_no_error,
+        one_armed_by_a_handler_shortens_the_next_sleep,
+        a_nested_turn_runs_what_its_parent_has_left_over,
+        random_arming_agrees_with_a_model,
+        a_dead_context_leaves_its_timers_inert,
+    }
+    notifiers {
+        notifier_written_before_add_is_delivered,
+        notifier_written_after_add_is_delivered,
+        notifier_written_in_its_handler_is_delivered_again,
+        each_of_many_writes_is_delivered,
+        writes_coalesce,
+        a_silent_notifier_is_not_called,
+        no_read_unless_classic,
+        the_method_is_the_one_asked_for,
+        autoreset_reports_its_fallback,
+        an_unfit_method_is_refused_and_the_handler_comes_back,
+        a_full_counter_rings,
+        a_full_counter_is_delivered,
+        test_and_clear_tells_and_resets,
+        clones_ring_the_same_bell,
+        a_registered_notifier_outlives_its_owner,
+        adopts_an_eventfd,
+        adopt_refuses_what_is_no_doorbell,
+        what_was_published_is_visible,
+        nothing_is_lost_while_the_loop_lives_on,
+        rung_for_one_context_is_heard_in_the_next,
+    }
+    levels {
+        an_undrained_handler_is_called_every_turn,
+        a_drained_handler_is_not_called_again,
+        data_that_came_before_add_counts,
+        a_writable_socket_is_ready_every_turn,
+        readable_and_writable_come_in_one_call,
+        the_end_of_a_stream_is_a_hang_up,
+        a_reader_that_has_gone_is_an_error,
+        interest_none_is_silent_but_hears_the_hang_up,
+        interest_can_be_taken_back_and_given_again,
+        interest_is_in_force_in_the_next_turn,
+        interest_changes_in_the_callback,
+        interest_masks_what_was_collected,
+        set_interest_is_for_live_fd_handlers,
+        a_half_closed_peer_does_not_spin,
+        a_half_closed_peer_leaves_the_other_half_working,
+        a_stream_arrives_whole,
+    }
+    removal {
+        a_dropped_handler_is_not_called,
+        one_handler_removes_the_other_while_both_are_ready,
+        a_handler_removes_itself,
+        a_handler_removes_itself_and_turns,
+        a_nested_turn_removes_its_parents_handlers,
+        another_thread_removes_by_id,
+        remove_is_once,
+        replaced_while_ready,
+        replaced_in_its_callback,
+        a_replaced_notifier_hears_what_was_rung,
+        a_replaced_registration_is_inert,
+        a_dead_context_leaves_registrations_inert,
+        detached_handlers_stay_until_removed,
+        captures_are_dropped_after_the_callback,
+        captures_may_hold_registrations,
+        added_and_removed_in_one_turn,
+        added_in_a_callback_is_served,
+    }
+    fd_reuse {
+        a_number_reused_in_a_callback_does_not_reach_the_old_handler,
+        a_number_reused_under_a_new_registration_reaches_only_that,
+        a_copy_that_outlives_the_handler_does_not_spin,
+        a_copy_that_outlives_the_number_does_not_starve_the_others,
+        the_same_file_again_under_the_same_number,
+        two_numbers_of_one_file_are_two_handlers,
+        slots_are_reused_without_confusion,
+    }
+    nesting {
+        from_an_fd_handler,
+        from_a_notifier,
+        from_a_bottom_half,
+        from_a_deferred_closure,
+        from_a_timer,
+        from_a_polled_device,
+        blocking_from_every_kind_of_callback,
+        what_the_parent_collected_is_dispatched_once,
+        a_nested_turn_reenters_an_undrained_handler,
+        deep_nesting_unwinds,
+        stop_in_a_nested_run_returns_to_the_outer,
+    }
+    busy_poll {
+        off_never_begins,
+        begins_after_the_first_event_and_ends_before_sleep,
+        a_hit_needs_no_event_and_no_system_call,
+        the_last_look_follows_the_end,
+        the_mode_survives_turns_that_do_not_sleep,
+        begin_and_end_balance_on_removal,
+        begin_and_end_balance_on_switching_off,
+        begin_and_end_balance_on_replacement,
+        begin_and_end_balance_when_the_context_goes,
+        a_busy_device_does_not_starve_descriptors,
+        a_timer_ends_the_search,
+        a_notified_bottom_half_ends_the_search,
+        a_device_that_becomes_ready_ends_the_search,
+        hits_and_misses_are_counted,
+        a_nested_turn_does_not_reenter_a_ready_device,
+        a_nested_turn_serves_the_other_devices,
+        work_that_came_while_the_mode_ended_inside_process_is_done,
+        what_a_hook_schedules_is_not_slept_over,
+        a_hook_may_remove_handlers,
+        work_left_by_a_removed_device_rings,
+        many_devices_are_all_served,
+    }
+    signals {
+        a_signal_ends_a_sleep_without_an_error,
+        nothing_is_lost_in_a_storm,
+        timers_are_never_early_in_a_storm,
+        streams_arrive_whole_in_a_storm,
+    }
+    scale {
+        five_thousand_ready_at_once,
+        one_ready_of_five_thousand,
+    }
+    io_thread {
+        runs_closures_in_its_thread,
+        its_state_is_dropped_in_its_thread_before_the_context,
+        stop_returns_after_the_turn,
+        drop_stops_it,
+        an_error_of_init_comes_back,
+        a_panic_of_init_is_an_error,
+        a_panic_of_a_callback_is_told_by_stop,
+        run_on_one_that_ended_is_an_error,
+        serves_notifiers,
+    }
+    errors {
+        a_regular_file_is_refused,
+        a_device_that_cannot_be_polled_is_refused,
+        a_closed_descriptor_is_refused,
+        a_refused_handler_leaves_no_trace,
+        what_was_chosen_can_be_asked,
+    }
+}
+
+suite! { $ on_a_ring
+    operations {
+        a_file_is_written_and_read,
+        an_error_comes_as_a_result,
+        a_pending_read_completes_and_gives_its_buffer_back,
+        a_queued_operation_does_not_wait_behind_a_sleep,
+        operations_may_be_submitted_in_their_callback,
+        completions_run_before_bottom_halves,
+        every_value_comes_back_once,
+        more_operations_than_the_ring_has_entries,
+        a_full_completion_queue_loses_nothing,
+        cancel_ends_a_pending_read,
+        cancel_is_too_late_for_what_has_completed,
+        a_multishot_operation_completes_many_times,
+        a_nested_turn_runs_its_parents_completions,
+        nested_turns_from_a_completion,
+        dropping_operations_cancels_nothing,
+        a_dropped_context_waits_for_the_kernel,
+        captures_of_a_dropped_context_cannot_submit,
+        after_the_context_nothing_is_taken,
+        in_a_storm_of_signals,
+    }
+}
+
+suite! { $ without_a_ring
+    operations {
+        operations_are_refused_with_the_reason,
+    }
+}
+
+mod poll_classic {
+    use super::*;
+    const SETUP: Setup = Setup::new(Poll, Classic);
+    everywhere!();
+    without_a_ring!();
+}
+
+mod poll_autoreset {
+    use super::*;
+    const SETUP: Setup = Setup::new(Poll, Autoreset);
+    everywhere!();
+    without_a_ring!();
+}
+
+mod poll_kernel_flag {
+    use super::*;
+    const SETUP: Setup = Setup::new(Poll, AutoresetBy(KernelFlag));
+    everywhere!(#[ignore = "needs a kernel with EFD_AUTORESET"]);
+}
+
+mod epoll_classic {
+    use super::*;
+    const SETUP: Setup = Setup::new(Epoll, Classic);
+    everywhere!();
+    without_a_ring!();
+}
+
+mod epoll_edge {
+    use super::*;
+    const SETUP: Setup = Setup::new(Epoll, Autoreset);
+    everywhere!();
+    without_a_ring!();
+}
+
+mod epoll_kernel_flag {
+    use super::*;
+    const SETUP: Setup = Setup::new(Epoll, AutoresetBy(KernelFlag));
+    everywhere!(#[ignore = "needs a kernel with an EFD_AUTORESET that acknowledges at delivery"]);
+}
+
+mod io_uring_classic {
+    use super::*;
+    const SETUP: Setup = Setup::new(IoUring, Classic);
+    everywhere!();
+    on_a_ring!();
+}
+
+mod io_uring_edge {
+    use super::*;
+    const SETUP: Setup = Setup::new(IoUring, Autoreset);
+    everywhere!();
+    on_a_ring!();
+}
+
+mod io_uring_ring_read {
+    use super::*;
+    const SETUP: Setup = Setup::new(IoUring, AutoresetBy(RingRead));
+    everywhere!();
+    on_a_ring!();
+}
+
+mod io_uring_ring_read_multishot {
+    use super::*;
+    const SETUP: Setup = Setup::new(IoUring, AutoresetBy(RingReadMultishot));
+    everywhere!();
+    on_a_ring!();
+}
+
+mod io_uring_coop_classic {
+    use super::*;
+    const SETUP: Setup = Setup::new(IoUring, Classic).ring(CoopTaskrun);
+    everywhere!();
+    on_a_ring!();
+}
+
+mod io_uring_coop_edge {
+    use super::*;
+    const SETUP: Setup = Setup::new(IoUring, Autoreset).ring(CoopTaskrun);
+    everywhere!();
+    on_a_ring!();
+}
+
+mod io_uring_plain_classic {
+    use super::*;
+    const SETUP: Setup = Setup::new(IoUring, Classic).ring(Plain);
+    everywhere!();
+    on_a_ring!();
+}
+
+mod io_uring_plain_edge {
+    use super::*;
+    const SETUP: Setup = Setup::new(IoUring, Autoreset).ring(Plain);
+    everywhere!();
+    on_a_ring!();
+}

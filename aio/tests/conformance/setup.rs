@@ -1,0 +1,83 @@
+//! What an instance of the suite is made of.
+
+use crate::support;
+use aio::io_uring::{IoUring, Probe, opcode};
+use aio::{AioContext, Builder, EventNotifier, IoThread, Method, MonitorKind, Reset, RingSetup};
+
+/// A monitor, a reset mode for every notifier (the loop's own, too), and the newest ring flags to use.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    pub(crate) monitor: MonitorKind,
+    pub(crate) reset: Reset,
+    ring: RingSetup,
+}
+
+impl Setup {
+    pub(crate) const fn new(monitor: MonitorKind, reset: Reset) -> Self {
+        Self {
+            monitor,
+            reset,
+            ring: RingSetup::DeferTaskrun,
+        }
+    }
+
+    pub(crate) const fn ring(self, ring: RingSetup) -> Self {
+        Self { ring, ..self }
+    }
+
+    /// Runs one test, or says why this machine cannot.
+    pub(crate) fn run(&self, name: &'static str, test: fn(&Setup)) {
+        if let Some(missing) = self.missing() {
+            eprintln!("{name} skipped: {missing}");
+            return;
+        }
+        support::guarded(name, || test(self));
+    }
+
+    /// What this machine lacks, found without the crate under test.
+    fn missing(&self) -> Option<&'static str> {
+        if self.monitor != MonitorKind::IoUring {
+            return None;
+        }
+        let Ok(ring) = IoUring::new(2) else {
+            return Some("no io_uring here");
+        };
+        let mut probe = Probe::new();
+        let probed = ring.submitter().register_probe(&mut probe);
+        let multishot = probed.is_ok() && probe.is_supported(opcode::ReadMulti::CODE);
+        (self.reset == Reset::AutoresetBy(Method::RingReadMultishot) && !multishot)
+            .then_some("no IORING_OP_READ_MULTISHOT here")
+    }
+
+    pub(crate) fn builder(&self) -> Builder {
+        AioContext::builder()
+            .monitor(self.monitor)
+            .reset(self.reset)
+            .ring_setup(self.ring)
+    }
+
+    pub(crate) fn context(&self) -> AioContext {
+        self.builder().build().expect("a context")
+    }
+
+    pub(crate) fn notifier(&self) -> EventNotifier {
+        EventNotifier::new(self.reset).expect("a notifier")
+    }
+
+    pub(crate) fn io_thread(&self) -> IoThread {
+        IoThread::spawn("conformance", self.builder()).expect("an IoThread")
+    }
+
+    /// Who resets a notifier here, if the kernel has all that this mode may use.
+    pub(crate) fn method(&self) -> Method {
+        match (self.reset, self.monitor) {
+            (Reset::Autoreset, MonitorKind::Epoll | MonitorKind::IoUring) => Method::Edge,
+            (Reset::AutoresetBy(method), _) => method,
+            _ => Method::Read,
+        }
+    }
+
+    pub(crate) fn has_ring(&self) -> bool {
+        self.monitor == MonitorKind::IoUring
+    }
+}

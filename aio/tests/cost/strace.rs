@@ -1,0 +1,144 @@
+//! The loop's counters, confirmed from outside by strace(1).
+//!
+//! The example is run twice, with different numbers of turns; what differs between the two are the turns and nothing
+//! else, so every system call of them is accounted for.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+
+type Counts = BTreeMap<String, u64>;
+
+/// The example, which `cargo test` builds beside the tests. `None`, and says so, if it was not built.
+fn example() -> Option<PathBuf> {
+    // target/<profile>/deps/cost-<hash>
+    let test = std::env::current_exe().unwrap();
+    let path = test.parent()?.parent()?.join("examples/notifier_turns");
+    if !path.exists() {
+        println!(
+            "skipped: no {}; `cargo build -p aio --example notifier_turns` makes it, as does a full `cargo test`",
+            path.display()
+        );
+        return None;
+    }
+    Some(path)
+}
+
+/// Runs the example under strace. Gives what it printed and what strace counted; `None`, and says so, if strace is not
+/// there or may not trace.
+fn traced(monitor: &str, reset: &str, turns: u64) -> Option<(Counts, Counts)> {
+    let summary = std::env::temp_dir().join(format!("aio-{}-{monitor}-{reset}-{turns}", std::process::id()));
+    let strace = |program: &PathBuf, args: &[&str]| {
+        Command::new("strace")
+            .args(["-f", "-c", "-o"])
+            .arg(&summary)
+            .arg(program)
+            .args(args)
+            .output()
+    };
+    let example = example()?;
+    let works = strace(&PathBuf::from("true"), &[]);
+    if !works.as_ref().is_ok_and(|output| output.status.success()) {
+        println!("skipped: strace is not installed, or may not trace here: {works:?}");
+        return None;
+    }
+    let output = strace(&example, &[monitor, reset, &turns.to_string()]).unwrap();
+    let table = std::fs::read_to_string(&summary).unwrap();
+    let _ = std::fs::remove_file(&summary);
+    if !output.status.success() {
+        let why = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(why.contains("io_uring"), "{monitor} {reset}: {why}");
+        println!("skipped: {monitor} {reset}: {why}");
+        return None;
+    }
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let printed = printed.lines().filter_map(|line| {
+        let (name, count) = line.split_once(' ')?;
+        Some((name.to_owned(), count.parse().ok()?))
+    });
+    // % time, seconds, usecs/call, calls, [errors], syscall
+    let table = table.lines().filter_map(|line| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        let calls = columns.get(3)?.parse().ok()?;
+        Some(((*columns.last()?).to_owned(), calls)).filter(|(name, _)| name != "total")
+    });
+    Some((printed.collect(), table.collect()))
+}
+
+/// What `more` has over `less`; zeros are left out.
+fn difference(more: &Counts, less: &Counts) -> Counts {
+    let get = |counts: &Counts, name: &str| counts.get(name).copied().unwrap_or(0);
+    let names = more.keys().chain(less.keys());
+    names
+        .map(|name| (name.clone(), get(more, name).wrapping_sub(get(less, name))))
+        .filter(|(_, calls)| *calls != 0)
+        .collect()
+}
+
+/// Compares `TURNS` turns: all system calls of the process, and what the loop said of them.
+fn check(monitor: &str, reset: &str, wait: &str, reads: u64) {
+    const TURNS: u64 = 300;
+    let (Some((less, traced_less)), Some((more, traced_more))) =
+        (traced(monitor, reset, 100), traced(monitor, reset, 100 + TURNS))
+    else {
+        return;
+    };
+    let seen = difference(&traced_more, &traced_less);
+    println!("{monitor} {reset}: {seen:?} in {TURNS} turns");
+    // The write is the ring of the example itself.
+    let mut expected = vec![(wait, TURNS), ("write", TURNS)];
+    if reads != 0 {
+        expected.push(("read", reads * TURNS));
+    }
+    let expected: Counts = expected.into_iter().map(|(n, c)| (n.to_owned(), c)).collect();
+    assert_eq!(seen, expected, "{monitor} {reset}: from outside");
+
+    let said = difference(&more, &less);
+    let counter = |name: &str| said.get(name).copied().unwrap_or(0);
+    let enter = wait == "io_uring_enter";
+    assert_eq!(
+        (
+            counter("turns"),
+            counter("syscalls_wait"),
+            counter("syscalls_enter"),
+            counter("syscalls_read"),
+        ),
+        (
+            TURNS,
+            if enter { 0 } else { seen[wait] },
+            if enter { seen[wait] } else { 0 },
+            seen.get("read").copied().unwrap_or(0),
+        ),
+        "{monitor} {reset}: from inside"
+    );
+}
+
+#[test]
+fn ppoll_classic() {
+    check("poll", "classic", "ppoll", 1);
+}
+
+#[test]
+fn epoll_classic() {
+    check("epoll", "classic", "epoll_pwait2", 1);
+}
+
+#[test]
+fn epoll_autoreset() {
+    check("epoll", "autoreset", "epoll_pwait2", 0);
+}
+
+#[test]
+fn io_uring_classic() {
+    check("io_uring", "classic", "io_uring_enter", 1);
+}
+
+#[test]
+fn io_uring_autoreset() {
+    check("io_uring", "autoreset", "io_uring_enter", 0);
+}
+
+#[test]
+fn io_uring_ring_read() {
+    check("io_uring", "ring-read", "io_uring_enter", 0);
+}

@@ -1,0 +1,114 @@
+//! What the test binaries share: a hang guard, counters, and turns of the loop.
+
+pub(crate) mod os;
+
+use aio::AioContext;
+use std::cell::{Cell, RefCell};
+use std::io::Write;
+use std::rc::Rc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+/// How long a test may take before it is taken for a hang. None comes near it.
+const HANG: Duration = Duration::from_secs(60);
+
+/// Runs a test; if it hangs, names it and aborts, since a loop that sleeps for ever cannot be ended otherwise.
+pub(crate) fn guarded(name: &'static str, test: impl FnOnce()) {
+    let (alive, ended) = mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        if ended.recv_timeout(HANG) == Err(RecvTimeoutError::Timeout) {
+            // Not eprintln: the test harness would keep its output from us.
+            let _ = writeln!(std::io::stderr(), "\n{name} hangs");
+            std::process::abort();
+        }
+    });
+    test();
+    drop(alive);
+}
+
+/// A counter that callbacks share.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Count(Rc<Cell<u64>>);
+
+impl Count {
+    pub(crate) fn get(&self) -> u64 {
+        self.0.get()
+    }
+
+    pub(crate) fn bump(&self) {
+        self.add(1);
+    }
+
+    pub(crate) fn add(&self, n: u64) {
+        self.0.set(self.0.get() + n);
+    }
+}
+
+/// A place that callbacks share, typically for a registration that one of them drops.
+#[derive(Debug)]
+pub(crate) struct Slot<T>(Rc<RefCell<Option<T>>>);
+
+impl<T> Slot<T> {
+    pub(crate) fn new() -> Self {
+        Self(Rc::new(RefCell::new(None)))
+    }
+
+    pub(crate) fn put(&self, value: T) {
+        drop(self.0.borrow_mut().replace(value));
+    }
+
+    pub(crate) fn take(&self) -> Option<T> {
+        self.0.borrow_mut().take()
+    }
+
+    pub(crate) fn with<R>(&self, look: impl FnOnce(&T) -> R) -> R {
+        look(self.0.borrow().as_ref().expect("the slot is empty"))
+    }
+}
+
+impl<T> Clone for Slot<T> {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0))
+    }
+}
+
+/// One blocking turn. True if it was progress.
+pub(crate) fn turn(ctx: &AioContext) -> bool {
+    ctx.poll(true).expect("a blocking turn")
+}
+
+/// One turn that does not sleep. True if it was progress.
+pub(crate) fn look(ctx: &AioContext) -> bool {
+    ctx.poll(false).expect("a turn without sleep")
+}
+
+/// Blocking turns until `done`, as a user would.
+pub(crate) fn turn_until(ctx: &AioContext, mut done: impl FnMut() -> bool) {
+    while !done() {
+        turn(ctx);
+    }
+}
+
+/// Turns until there is nothing left to do, so that what a test counts begins from rest.
+pub(crate) fn settle(ctx: &AioContext) {
+    let mut quiet = 0;
+    while quiet < 3 {
+        quiet = if look(ctx) { 0 } else { quiet + 1 };
+    }
+}
+
+/// How many turns of a loop with nothing to do fit into five milliseconds: one or two if it sleeps, thousands if it spins.
+pub(crate) fn turns_of_an_idle_loop(ctx: &AioContext) -> u64 {
+    let over = Count::default();
+    let timer = ctx.timer({
+        let over = over.clone();
+        move |_| over.bump()
+    });
+    let before = ctx.stats().turns;
+    timer.arm_after(Duration::from_millis(5));
+    turn_until(ctx, || over.get() != 0);
+    ctx.stats().turns - before
+}
+
+/// More turns than this in [`turns_of_an_idle_loop`] are a spin. Signals and clean-up may cost some.
+pub(crate) const SPIN: u64 = 20;

@@ -1,0 +1,147 @@
+//! System calls that tests need and the standard library does not have.
+#![expect(
+    unsafe_code,
+    reason = "libc calls on integers and on descriptors that a Rust object owns"
+)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+fn check(r: libc::c_int) -> libc::c_int {
+    assert!(r >= 0, "{}", io::Error::last_os_error());
+    r
+}
+
+/// An eventfd with these flags, close-on-exec.
+pub(crate) fn eventfd(flags: libc::c_int) -> OwnedFd {
+    // SAFETY: takes two integers.
+    let fd = check(unsafe { libc::eventfd(0, flags | libc::EFD_CLOEXEC) });
+    // SAFETY: fresh from the kernel.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// A file in memory.
+pub(crate) fn memory_file() -> File {
+    // SAFETY: the name is a static C string.
+    let fd = check(unsafe { libc::memfd_create(c"aio-test".as_ptr(), libc::MFD_CLOEXEC) });
+    // SAFETY: fresh from the kernel.
+    unsafe { File::from_raw_fd(fd) }
+}
+
+/// Adds to an eventfd's counter.
+pub(crate) fn add_to_counter(fd: &impl AsFd, n: u64) {
+    // SAFETY: eight readable bytes.
+    let r = unsafe { libc::write(fd.as_fd().as_raw_fd(), (&raw const n).cast(), 8) };
+    assert_eq!(r, 8, "{}", io::Error::last_os_error());
+}
+
+/// Sets O_NONBLOCK.
+pub(crate) fn set_nonblocking(fd: &impl AsFd) {
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: integers only.
+    let flags = check(unsafe { libc::fcntl(fd, libc::F_GETFL) });
+    // SAFETY: integers only.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) });
+}
+
+/// Closes the number `of` and opens it again as another copy of `file`, in one step (dup3(2)), so that no test in
+/// another thread can get the number in between.
+pub(crate) fn reopen_as(of: &OwnedFd, file: &impl AsFd) {
+    // SAFETY: integers only; the number stays open, and `of` its owner.
+    check(unsafe { libc::dup3(file.as_fd().as_raw_fd(), of.as_raw_fd(), libc::O_CLOEXEC) });
+}
+
+/// A copy of `file` under a number so high that no test in another thread is given it after it has been closed.
+pub(crate) fn under_a_private_number(file: &impl AsFd) -> OwnedFd {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let offset = NEXT.fetch_add(1, Ordering::Relaxed) % PRIVATE_NUMBERS;
+    let number = (descriptor_limit() - PRIVATE_NUMBERS + offset) as RawFd;
+    // SAFETY: integers only.
+    let fd = check(unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_DUPFD_CLOEXEC, number) });
+    // SAFETY: fresh from the kernel.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+const PRIVATE_NUMBERS: u64 = 400;
+
+/// A number that is not open and cannot be: it is above every limit that Linux allows (NR_OPEN is below 2^30).
+pub(crate) fn closed_descriptor() -> BorrowedFd<'static> {
+    // SAFETY: not -1; nobody can open it, so no I/O can reach a file of somebody else.
+    unsafe { BorrowedFd::borrow_raw((1 << 30) + 7) }
+}
+
+/// How many descriptors this process may have, after raising the soft limit to the hard one.
+pub(crate) fn descriptor_limit() -> u64 {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: a live rlimit.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) });
+    if limit.rlim_cur < limit.rlim_max {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: a live rlimit. Refused at worst.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+        // SAFETY: as above.
+        check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) });
+    }
+    // The private numbers should not make the kernel's table larger than it has to be.
+    limit.rlim_cur.min(65_536)
+}
+
+extern "C" fn no_op(_: libc::c_int) {}
+
+/// Signals for the thread that started it, as fast as another thread can send them, until it is dropped. The handler
+/// does nothing and is installed without SA_RESTART, so every sleeping system call ends with EINTR.
+pub(crate) struct SignalStorm {
+    over: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    sender: Option<JoinHandle<()>>,
+}
+
+impl SignalStorm {
+    pub(crate) fn start() -> Self {
+        // SAFETY: all-zero is a valid sigaction: no flags, no mask.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = no_op as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        // SAFETY: a live sigaction whose handler touches nothing.
+        check(unsafe { libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut()) });
+        // SAFETY: no arguments.
+        let target = unsafe { libc::pthread_self() };
+        let (over, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let sender = std::thread::spawn({
+            let (over, sent) = (Arc::clone(&over), Arc::clone(&sent));
+            move || {
+                while !over.load(Ordering::Relaxed) {
+                    // SAFETY: the target waits for this thread in `drop`, so it lives.
+                    unsafe { libc::pthread_kill(target, libc::SIGUSR1) };
+                    sent.fetch_add(1, Ordering::Relaxed);
+                    std::thread::yield_now();
+                }
+            }
+        });
+        Self {
+            over,
+            sent,
+            sender: Some(sender),
+        }
+    }
+
+    /// How many signals have been sent.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for SignalStorm {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(sender) = self.sender.take() {
+            let _ = sender.join();
+        }
+    }
+}

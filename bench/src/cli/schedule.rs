@@ -1,0 +1,181 @@
+//! Options that every measuring subcommand has: how long, how often, where, and where to write it.
+
+use super::value;
+use crate::error::Error;
+use crate::pin::{CpuSet, Placement, default_placements};
+use clap::Args;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The options, as given.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ScheduleArgs {
+    /// A coarse answer in seconds: fewer rounds and shorter samples, unless given
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Rounds; each visits every arm twice, forwards and backwards. An interval needs 6
+    #[arg(long, value_name = "N", value_parser = rounds)]
+    rounds: Option<usize>,
+    /// Length of one sample (an arm has two in each round), in seconds, or with a suffix: 200ms
+    #[arg(long, value_name = "SECONDS", value_parser = runtime)]
+    runtime: Option<Duration>,
+    /// CPUs of the kicking thread and of the kicked one, which may be the same [default: first one CPU for both,
+    /// then two]
+    #[arg(long, value_name = "GUEST,DEVICE", value_parser = value::pin)]
+    pin: Option<Placement>,
+    /// Also write the results as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// How often and how long to measure each arm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub(crate) rounds: usize,
+    pub(crate) runtime: Duration,
+}
+
+/// Nobody means to measure for longer; it is a zero too many.
+const LONGEST_RUN: Duration = Duration::from_secs(24 * 3600);
+
+fn rounds(text: &str) -> Result<usize, String> {
+    value::within(text, 1, 10_000).map(|rounds| rounds as usize)
+}
+
+fn runtime(text: &str) -> Result<Duration, String> {
+    let runtime = value::duration(text, Duration::from_secs(1))?;
+    let range = Duration::from_millis(1)..=Duration::from_secs(3600);
+    if range.contains(&runtime) {
+        Ok(runtime)
+    } else {
+        Err("must be 1ms to 3600s".to_owned())
+    }
+}
+
+impl ScheduleArgs {
+    /// The plan for `arms` arms: what was given, else `quick` or `full`. A usage error if it would take more than a
+    /// day.
+    pub(crate) fn plan(&self, quick: Plan, full: Plan, arms: usize) -> Result<Plan, Error> {
+        let default = if self.quick { quick } else { full };
+        let plan = Plan {
+            rounds: self.rounds.unwrap_or(default.rounds),
+            runtime: self.runtime.unwrap_or(default.runtime),
+        };
+        let samples = 2.0 * plan.rounds as f64 * arms as f64;
+        let seconds = samples * plan.runtime.as_secs_f64();
+        if seconds > LONGEST_RUN.as_secs_f64() {
+            let message = format!(
+                "{arms} arms twice in each of {} rounds for {:?} each would take {:.0} hours; lower --rounds or --runtime",
+                plan.rounds,
+                plan.runtime,
+                seconds / 3600.0
+            );
+            return Err(Error::Usage(message));
+        }
+        Ok(plan)
+    }
+
+    /// Where to run: --pin, or both default placements. A usage error for a CPU that this process may not use.
+    pub(crate) fn placements(&self, allowed: &CpuSet) -> Result<Vec<Placement>, Error> {
+        let Some(pin) = self.pin else {
+            return Ok(default_placements(allowed));
+        };
+        for cpu in [pin.guest, pin.device] {
+            if !allowed.contains(cpu) {
+                let message = format!(
+                    "--pin {},{}: CPU {cpu} is not among those that this process may use ({allowed})",
+                    pin.guest, pin.device
+                );
+                return Err(Error::Usage(message));
+            }
+        }
+        Ok(vec![pin])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Harness {
+        #[command(flatten)]
+        schedule: ScheduleArgs,
+    }
+
+    const QUICK: Plan = Plan {
+        rounds: 6,
+        runtime: Duration::from_millis(10),
+    };
+    const FULL: Plan = Plan {
+        rounds: 10,
+        runtime: Duration::from_millis(100),
+    };
+
+    fn schedule(arguments: &[&str]) -> Result<ScheduleArgs, String> {
+        let arguments = ["bench"].iter().chain(arguments);
+        Harness::try_parse_from(arguments)
+            .map(|harness| harness.schedule)
+            .map_err(|error| super::super::sentence(&error))
+    }
+
+    #[test]
+    fn what_is_given_wins_over_quick_and_full() {
+        let plan = |arguments: &[&str]| schedule(arguments).unwrap().plan(QUICK, FULL, 4).unwrap();
+        assert_eq!(plan(&[]), FULL);
+        assert_eq!(plan(&["--quick"]), QUICK);
+        assert_eq!(plan(&["--quick", "--rounds", "3"]), Plan { rounds: 3, ..QUICK });
+        assert_eq!(
+            plan(&["--runtime", "2"]),
+            Plan {
+                runtime: Duration::from_secs(2),
+                ..FULL
+            }
+        );
+    }
+
+    #[test]
+    fn absurd_numbers_are_refused() {
+        for (arguments, end) in [
+            (["--rounds", "0"], "must be 1 to 10000"),
+            (["--rounds", "1000000"], "must be 1 to 10000"),
+            (["--rounds", "-1"], "must be 1 to 10000"),
+            (["--runtime", "0"], "must be 1ms to 3600s"),
+            (
+                ["--runtime", "2h"],
+                "write a time, such as 500ns, 20us, 200ms or 2s",
+            ),
+            (
+                ["--pin", "1"],
+                "write two CPU numbers, GUEST,DEVICE, such as 0,1 or 0,0",
+            ),
+        ] {
+            let message = schedule(&[&format!("{}={}", arguments[0], arguments[1])]).unwrap_err();
+            assert!(message.ends_with(end), "{message}");
+        }
+        let forever = schedule(&["--rounds", "10000", "--runtime", "3600"]).unwrap();
+        let message = forever.plan(QUICK, FULL, 2).unwrap_err().to_string();
+        assert!(message.contains("would take 40000 hours"), "{message}");
+    }
+
+    #[test]
+    fn a_pin_must_be_allowed() {
+        let allowed = CpuSet::parse_list("2-3");
+        let placements = |arguments: &[&str]| schedule(arguments).unwrap().placements(&allowed);
+        assert_eq!(
+            placements(&["--pin", "2,3"]).unwrap(),
+            [Placement { guest: 2, device: 3 }]
+        );
+        assert_eq!(
+            placements(&["--pin", "3,3"]).unwrap(),
+            [Placement { guest: 3, device: 3 }]
+        );
+        let message = placements(&["--pin", "2,4"]).unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "--pin 2,4: CPU 4 is not among those that this process may use (2-3)"
+        );
+        assert_eq!(placements(&[]).unwrap()[0], Placement { guest: 2, device: 2 });
+    }
+}

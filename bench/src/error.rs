@@ -1,0 +1,63 @@
+//! What can end a run early, and the exit code that says so.
+
+use std::io;
+
+/// The reason why a run ended without its results. Its text is one sentence, for stderr.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The command line asks for something that makes no sense or is not there: exit code 2.
+    #[error("{0}")]
+    Usage(String),
+    /// The command line is right, but this kernel or machine cannot do it: exit code 3.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Something that should have worked did not: exit code 1.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Error {
+    /// The process's exit code for this error.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Error::Failed(_) => 1,
+            Error::Usage(_) => 2,
+            Error::Unavailable(_) => 3,
+        }
+    }
+
+    /// An operation of the system that should have worked: `what` failed with `error`.
+    pub(crate) fn failed(what: &str, error: &io::Error) -> Self {
+        Error::Failed(format!("{what}: {}", reason(error)))
+    }
+}
+
+/// The kernel's words for an error, without the " (os error N)" that the standard library adds.
+pub(crate) fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" (os error ") {
+        Some((words, _)) => words.to_owned(),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_its_exit_code() {
+        assert_eq!(Error::Failed(String::new()).exit_code(), 1);
+        assert_eq!(Error::Usage(String::new()).exit_code(), 2);
+        assert_eq!(Error::Unavailable(String::new()).exit_code(), 3);
+    }
+
+    #[test]
+    fn a_reason_has_no_error_number() {
+        assert_eq!(
+            reason(&io::Error::from_raw_os_error(libc::ENOENT)),
+            "No such file or directory"
+        );
+        assert_eq!(reason(&io::Error::other("too short")), "too short");
+    }
+}

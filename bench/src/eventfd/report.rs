@@ -1,0 +1,357 @@
+//! The tables and sentences of `bench eventfd`. Pure functions of the rows.
+
+use super::method::Method;
+use super::one_thread::Operation;
+use crate::measure::{Comparison, MIN_VALUES, Measured, Verdict};
+use crate::report::number::{number, percent, range, signed};
+use crate::report::table::{Cell, Column, Table};
+use crate::report::{Row, cell};
+
+/// The tables, one for each group of rows.
+pub(super) fn tables(rows: &[Row], colour: bool) -> String {
+    let groups = rows.chunk_by(|a, b| a.group == b.group);
+    groups
+        .map(|rows| table(rows).render(colour))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+fn table(rows: &[Row]) -> Table {
+    let group = rows.first().map_or("", |row| row.group.as_str());
+    if group.starts_with("one thread") {
+        operations(group, rows)
+    } else {
+        round_trips(group, rows)
+    }
+}
+
+const DIFFERENCE: [Column; 4] = [
+    Column::number("difference", "ns"),
+    Column::number("95% interval", "ns"),
+    Column::number("change", ""),
+    Column::text("without the read(2)"),
+];
+
+fn operations(group: &str, rows: &[Row]) -> Table {
+    let mut columns = vec![
+        Column::text("operation"),
+        Column::number("time", "ns"),
+        Column::number("\u{b1}MAD", "ns"),
+        Column::number("syscalls", ""),
+        Column::number("read(2)", ""),
+    ];
+    columns.extend(DIFFERENCE);
+    fill(
+        Table::new(format!("Per operation, {group}"), &columns),
+        rows,
+        |row| {
+            let time = row.metric("time_ns");
+            let mut cells = vec![
+                median(time),
+                mad(time),
+                median(row.metric("syscalls")),
+                median(row.metric("reads")),
+            ];
+            cells.extend(difference(time));
+            cells
+        },
+    )
+}
+
+fn round_trips(group: &str, rows: &[Row]) -> Table {
+    let mut columns = vec![
+        Column::text("the device waits by"),
+        Column::number("round trip", "ns"),
+        Column::number("\u{b1}MAD", "ns"),
+        Column::number("device CPU", "ns"),
+        Column::number("syscalls", "device"),
+        Column::number("read(2)", "device"),
+    ];
+    columns.extend(DIFFERENCE);
+    fill(
+        Table::new(format!("Per round trip, {group}"), &columns),
+        rows,
+        |row| {
+            let time = row.metric("round_trip_ns");
+            let of_device =
+                ["device_cpu_ns", "device_syscalls", "device_reads"].map(|name| median(row.metric(name)));
+            let mut cells = vec![median(time), mad(time)];
+            cells.extend(of_device);
+            cells.extend(difference(time));
+            cells
+        },
+    )
+}
+
+fn fill(mut table: Table, rows: &[Row], cells: impl Fn(&Row) -> Vec<Cell>) -> Table {
+    for row in rows {
+        match &row.result {
+            Ok(_) => {
+                let name = Cell::from(row.case.as_str());
+                table.row([name].into_iter().chain(cells(row)).collect());
+            }
+            Err(why) => table.remark(row.case.as_str(), why.to_string()),
+        }
+    }
+    table
+}
+
+fn median(measured: Option<&Measured>) -> Cell {
+    measured
+        .map(|measured| number(measured.summary.median))
+        .unwrap_or_default()
+        .into()
+}
+
+fn mad(measured: Option<&Measured>) -> Cell {
+    measured
+        .map(|measured| number(measured.summary.mad))
+        .unwrap_or_default()
+        .into()
+}
+
+/// Difference, interval, change, verdict; empty without a baseline.
+fn difference(measured: Option<&Measured>) -> Vec<Cell> {
+    let Some(versus) = measured.and_then(|measured| measured.versus) else {
+        return Vec::new();
+    };
+    let interval = versus
+        .difference
+        .interval
+        .map(|interval| range(interval, signed))
+        .unwrap_or_default();
+    let change = versus
+        .ratio
+        .map(|ratio| percent(ratio.median))
+        .unwrap_or_default();
+    vec![
+        signed(versus.difference.median).into(),
+        interval.into(),
+        change.into(),
+        cell::verdict(&versus),
+    ]
+}
+
+/// What the numbers say, one sentence each.
+pub(super) fn conclusions(rows: &[Row]) -> Vec<String> {
+    let mut sentences: Vec<String> = cost_of_a_read(rows).into_iter().collect();
+    for group in rows.chunk_by(|a, b| a.group == b.group) {
+        sentences.extend(without_the_read(group));
+    }
+    sentences
+}
+
+/// What a read(2) costs by itself.
+fn cost_of_a_read(rows: &[Row]) -> Option<String> {
+    let time = |operation: Operation| {
+        let name = operation.to_string();
+        let row = rows.iter().find(|row| row.case == name)?;
+        Some(number(row.metric("time_ns")?.summary.median))
+    };
+    let read = time(Operation::Read)?;
+    let details: Vec<String> = [
+        time(Operation::ReadEmpty).map(|ns| format!("{ns} ns when there is nothing to read")),
+        time(Operation::EmptyCall)
+            .map(|ns| format!("{ns} ns of such a call being the way into the kernel and back")),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let details = if details.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", details.join("; "))
+    };
+    Some(format!("A read(2) of an eventfd costs {read} ns here{details}."))
+}
+
+/// What leaving it out does, in one group.
+fn without_the_read(group: &[Row]) -> Option<String> {
+    let effect = |method: Method, monitor: &str| {
+        let names = [method.to_string(), Operation::Signal(method).to_string()];
+        let row = group.iter().find(|row| names.contains(&row.case))?;
+        let time = row.metric("time_ns").or_else(|| row.metric("round_trip_ns"))?;
+        Some(format!("{monitor} {}", effect(&time.versus?)))
+    };
+    let effects: Vec<String> = [
+        effect(Method::EpollEdge, "epoll"),
+        effect(Method::PollMultishot, "io_uring"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let name = &group.first()?.group;
+    let what = if name.starts_with("one thread") {
+        "a notification"
+    } else {
+        "a round trip"
+    };
+    (!effects.is_empty()).then(|| format!("Without it {what} on {name}: {}.", effects.join("; ")))
+}
+
+/// A difference in words: `80.0 ns faster (95% interval -82.0 to -78.0 ns, -14.0%)`.
+fn effect(versus: &Comparison) -> String {
+    let Some(interval) = versus.difference.interval else {
+        return format!("{} ({} of {MIN_VALUES} rounds)", versus.verdict, versus.pairs);
+    };
+    let change = versus
+        .ratio
+        .map(|ratio| format!(", {}", percent(ratio.median)))
+        .unwrap_or_default();
+    let details = format!("(95% interval {} ns{change})", range(interval, signed));
+    match versus.verdict {
+        none @ Verdict::NoDetectableDifference => format!("{none} {details}"),
+        verdict => format!(
+            "{} ns {verdict} {details}",
+            number(versus.difference.median.abs())
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::{Better, Summary};
+    use crate::report::Missing;
+
+    fn measured(name: &'static str, values: &[f64], baseline: Option<&[f64]>) -> Measured {
+        let pairs = |base: &[f64]| {
+            values
+                .iter()
+                .copied()
+                .zip(base.iter().copied())
+                .collect::<Vec<_>>()
+        };
+        Measured {
+            name,
+            unit: "ns",
+            better: Better::Lower,
+            summary: Summary::of(values).unwrap(),
+            values: values.to_vec(),
+            versus: baseline.and_then(|base| Comparison::of(&pairs(base), Better::Lower)),
+        }
+    }
+
+    fn row(group: &str, case: String, metrics: Vec<Measured>) -> Row {
+        Row {
+            group: group.to_owned(),
+            case,
+            baseline: None,
+            result: Ok(metrics),
+        }
+    }
+
+    /// One thread: a read of 90 ns; epoll 560 ns with it and 480 without; io_uring without a difference.
+    fn rows() -> Vec<Row> {
+        let one = |operation: Operation, metrics| row("one thread, CPU 0", operation.to_string(), metrics);
+        let noisy = [500.0, 510.0, 490.0, 520.0, 480.0, 505.0];
+        vec![
+            one(Operation::EmptyCall, vec![measured("time_ns", &[60.0; 6], None)]),
+            one(Operation::Read, vec![measured("time_ns", &[90.0; 6], None)]),
+            one(Operation::ReadEmpty, vec![measured("time_ns", &[85.0; 6], None)]),
+            one(
+                Operation::Signal(Method::EpollEdge),
+                vec![
+                    measured("time_ns", &[480.0; 6], Some(&[560.0; 6])),
+                    measured("syscalls", &[2.0; 6], None),
+                    measured("reads", &[0.0; 6], None),
+                ],
+            ),
+            one(
+                Operation::Signal(Method::PollMultishot),
+                vec![measured(
+                    "time_ns",
+                    &noisy,
+                    Some(&[510.0, 500.0, 500.0, 500.0, 500.0, 500.0]),
+                )],
+            ),
+            Row {
+                group: "two threads, one CPU (0)".to_owned(),
+                case: Method::RingRead.to_string(),
+                baseline: None,
+                result: Err(Missing::Unavailable("io_uring is not enabled here".to_owned())),
+            },
+        ]
+    }
+
+    #[test]
+    fn sentences_come_from_the_numbers() {
+        let sentences = conclusions(&rows());
+        assert_eq!(sentences.len(), 2);
+        assert_eq!(
+            sentences[0],
+            "A read(2) of an eventfd costs 90.0 ns here (85.0 ns when there is nothing to read; 60.0 ns of such a call \
+             being the way into the kernel and back)."
+        );
+        assert!(
+            sentences[1].starts_with(
+                "Without it a notification on one thread, CPU 0: epoll 80.0 ns faster (95% interval -80.0 to -80.0 \
+                 ns, -14.3%); io_uring no detectable difference (95% interval "
+            ),
+            "{}",
+            sentences[1]
+        );
+        assert!(sentences[1].ends_with("%)."));
+    }
+
+    #[test]
+    fn nothing_measured_means_nothing_said() {
+        assert!(conclusions(&[]).is_empty());
+        assert!(conclusions(&rows()[5..]).is_empty());
+        assert_eq!(tables(&[], false), "");
+    }
+
+    #[test]
+    fn too_few_rounds_are_called_that() {
+        let few = measured("time_ns", &[1.0, 1.0], Some(&[2.0, 2.0]));
+        let rows = [row(
+            "one thread, CPU 0",
+            Operation::Signal(Method::EpollEdge).to_string(),
+            vec![few],
+        )];
+        let sentence = &conclusions(&rows)[0];
+        assert!(
+            sentence.contains("epoll no detectable difference (2 of 6 rounds)."),
+            "{sentence}"
+        );
+        assert!(tables(&rows, false).contains("no detectable difference (2 of 6 rounds)"));
+    }
+
+    #[test]
+    fn each_group_has_a_table_and_each_row_a_line() {
+        let text = tables(&rows(), false);
+        assert!(text.contains("Per operation, one thread, CPU 0\n"));
+        assert!(text.contains("\nPer round trip, two threads, one CPU (0)\n"));
+        let line = |start: &str| {
+            text.lines()
+                .find(|line| line.starts_with(start))
+                .unwrap()
+                .to_owned()
+        };
+        let edge: Vec<String> = line("write + epoll_pwait2 edge")
+            .split("  ")
+            .map(|s| s.trim().to_owned())
+            .collect();
+        let edge: Vec<&str> = edge
+            .iter()
+            .map(String::as_str)
+            .filter(|cell| !cell.is_empty())
+            .collect();
+        assert_eq!(
+            edge,
+            [
+                "write + epoll_pwait2 edge, no read",
+                "480",
+                "0.00",
+                "2.00",
+                "0.00",
+                "-80.0",
+                "-80.0 to -80.0",
+                "-14.3%",
+                "faster"
+            ]
+        );
+        assert!(line("ring READ re-armed").ends_with("not available: io_uring is not enabled here"));
+        assert!(!text.contains('\x1b') && tables(&rows(), true).contains("\x1b[32mfaster"));
+    }
+}

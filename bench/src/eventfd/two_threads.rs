@@ -1,0 +1,348 @@
+//! Two threads: a round trip over two eventfds, as a guest's kick and a device's call are.
+//!
+//! The guest writes the kick and sleeps in a blocking read(2) of the call, which waits and resets at once; the device
+//! waits for the kick by the method that is measured and writes the call. So the methods differ on the device's side
+//! alone. What an event means is in shared memory, a sequence number, as it is in a virtqueue: a spurious wake-up of
+//! the device finds nothing new and waits again.
+
+use super::clock_ns;
+use super::method::{Method, Patience, Waiter};
+use super::syscall::{Calls, EventFd};
+use crate::error::{Error, reason};
+use crate::measure::{Better, Metric, Sample};
+use crate::pin::Placement;
+use crate::worker::{NoOutcome, Worker};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// One sample of a method.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct RoundTripSample {
+    pub(crate) round_trip_ns: f64,
+    pub(crate) device_cpu_ns: f64,
+    pub(crate) device_syscalls: f64,
+    pub(crate) device_reads: f64,
+}
+
+impl Sample for RoundTripSample {
+    const METRICS: &'static [Metric<Self>] = &[
+        Metric {
+            name: "round_trip_ns",
+            unit: "ns",
+            better: Better::Lower,
+            value: |sample| sample.round_trip_ns,
+        },
+        Metric {
+            name: "device_cpu_ns",
+            unit: "ns",
+            better: Better::Lower,
+            value: |sample| sample.device_cpu_ns,
+        },
+        Metric {
+            name: "device_syscalls",
+            unit: "syscalls",
+            better: Better::Lower,
+            value: |sample| sample.device_syscalls,
+        },
+        Metric {
+            name: "device_reads",
+            unit: "reads",
+            better: Better::Lower,
+            value: |sample| sample.device_reads,
+        },
+    ];
+}
+
+/// What both threads share for one method.
+struct Link {
+    kick: Arc<EventFd>,
+    call: EventFd,
+    /// How many kicks the guest has sent: the work that a kick announces.
+    sequence: AtomicU64,
+    /// Somebody gave up: both leave their loops.
+    stop: AtomicBool,
+}
+
+impl Link {
+    /// Gets both threads out of their waits, from any thread.
+    fn abandon(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+        let mut calls = Calls::default();
+        // Each wakes a thread that sleeps. A full counter means that it is awake.
+        let _ = self.kick.signal(&mut calls);
+        let _ = self.call.signal(&mut calls);
+    }
+}
+
+/// Abandons the link unless told that all went well, so that one thread's error or panic frees the other.
+struct AbandonOnError<'a>(Option<&'a Link>);
+
+impl Drop for AbandonOnError<'_> {
+    fn drop(&mut self) {
+        if let Some(link) = self.0 {
+            link.abandon();
+        }
+    }
+}
+
+/// The guest's side of `times` round trips; returns how long they took, in nanoseconds.
+fn play_guest(link: &Link, times: u64) -> io::Result<u64> {
+    let mut guard = AbandonOnError(Some(link));
+    let mut calls = Calls::default();
+    let first = link.sequence.load(Ordering::Relaxed);
+    let begin = clock_ns(libc::CLOCK_MONOTONIC);
+    for round_trip in 1..=times {
+        link.sequence.store(first + round_trip, Ordering::Release);
+        link.kick.signal(&mut calls)?;
+        link.call.read(&mut calls)?;
+        if link.stop.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the device gave up"));
+        }
+    }
+    let elapsed = clock_ns(libc::CLOCK_MONOTONIC).saturating_sub(begin);
+    guard.0 = None;
+    Ok(elapsed)
+}
+
+/// The device's side; returns its CPU time in nanoseconds, and its system calls.
+fn play_device(link: &Link, waiter: &mut dyn Waiter, seen: &mut u64, times: u64) -> io::Result<(u64, Calls)> {
+    let mut guard = AbandonOnError(Some(link));
+    let mut calls = Calls::default();
+    let begin = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID);
+    for _ in 0..times {
+        loop {
+            waiter.wait(Patience::Forever, &mut calls)?;
+            if link.stop.load(Ordering::Relaxed) {
+                return Err(io::Error::other("the guest gave up"));
+            }
+            // Acquire pairs with the guest's Release: what it wrote before the kick is visible.
+            let sequence = link.sequence.load(Ordering::Acquire);
+            if sequence != *seen {
+                *seen = sequence;
+                break;
+            }
+        }
+        link.call.signal(&mut calls)?;
+    }
+    let cpu = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID).saturating_sub(begin);
+    guard.0 = None;
+    Ok((cpu, calls))
+}
+
+/// What the device's thread keeps for one method.
+struct DeviceEnd {
+    link: Arc<Link>,
+    waiter: Box<dyn Waiter>,
+    seen: u64,
+}
+
+impl DeviceEnd {
+    fn open(method: Method) -> Result<Self, String> {
+        let (kick, waiter) = method.open()?;
+        // The guest blocks in read(2) of the call.
+        let call = EventFd::new(0, 0).map_err(|error| format!("eventfd: {}", reason(&error)))?;
+        let link = Link {
+            kick,
+            call,
+            sequence: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+        };
+        Ok(Self {
+            link: Arc::new(link),
+            waiter,
+            seen: 0,
+        })
+    }
+}
+
+enum DeviceJob {
+    /// Hand out the link of a method, or the reason why there is none.
+    Open(usize),
+    Run(usize, u64),
+}
+
+enum DeviceOutcome {
+    Opened(Result<Arc<Link>, String>),
+    Ran(io::Result<(u64, Calls)>),
+}
+
+fn device(ends: &mut [Result<DeviceEnd, String>], job: DeviceJob) -> DeviceOutcome {
+    match job {
+        DeviceJob::Open(index) => DeviceOutcome::Opened(match &ends[index] {
+            Ok(end) => Ok(Arc::clone(&end.link)),
+            Err(why) => Err(why.clone()),
+        }),
+        DeviceJob::Run(index, times) => DeviceOutcome::Ran(match &mut ends[index] {
+            Ok(end) => play_device(&end.link, end.waiter.as_mut(), &mut end.seen, times),
+            Err(why) => Err(io::Error::other(why.clone())),
+        }),
+    }
+}
+
+/// A guest's and a device's thread, pinned, with a link for each method. The thread that owns this sleeps while they
+/// run and watches over them.
+pub(crate) struct TwoThreads {
+    guest: Worker<(Arc<Link>, u64), io::Result<u64>>,
+    device: Worker<DeviceJob, DeviceOutcome>,
+    links: Vec<Result<Arc<Link>, String>>,
+}
+
+/// A sample that takes this much longer than expected has lost a wake-up.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long threads that were told to stop may take.
+const LAST_PATIENCE: Duration = Duration::from_secs(2);
+
+impl TwoThreads {
+    /// Starts both threads, with a waiter for each of `methods` on the device's.
+    pub(crate) fn new(placement: Placement, methods: &[Method]) -> Result<Self, Error> {
+        let failed = |cpu| move |error| Error::failed(&format!("cannot start a thread on CPU {cpu}"), &error);
+        let owned = methods.to_vec();
+        let make = move || owned.into_iter().map(DeviceEnd::open).collect::<Vec<_>>();
+        let mut device = Worker::spawn("device", placement.device, make, |ends, job| device(ends, job))
+            .map_err(failed(placement.device))?;
+        let play = |(): &mut (), (link, times): (Arc<Link>, u64)| play_guest(&link, times);
+        let guest = Worker::spawn("guest", placement.guest, || (), play).map_err(failed(placement.guest))?;
+        let mut links = Vec::with_capacity(methods.len());
+        for index in 0..methods.len() {
+            device.start(DeviceJob::Open(index));
+            match device.finish(PATIENCE) {
+                Ok(DeviceOutcome::Opened(link)) => links.push(link),
+                _ => return Err(Error::Failed("the device's thread ended early".to_owned())),
+            }
+        }
+        Ok(Self { guest, device, links })
+    }
+
+    /// Makes `times` round trips with method `index` of the list; returns how long they took, and the sample. The
+    /// inner error is why the method is not available here; the outer one is a failure of the benchmark.
+    pub(crate) fn sample(
+        &mut self,
+        index: usize,
+        times: u64,
+        expected: Duration,
+    ) -> Result<Result<(Duration, RoundTripSample), String>, Error> {
+        let link = match &self.links[index] {
+            Ok(link) => Arc::clone(link),
+            Err(why) => return Ok(Err(why.clone())),
+        };
+        self.device.start(DeviceJob::Run(index, times));
+        self.guest.start((Arc::clone(&link), times));
+        let mut guest = self.guest.finish(PATIENCE + 10 * expected);
+        let timed_out = matches!(guest, Err(NoOutcome::TimedOut));
+        if guest.is_err() {
+            link.abandon();
+        }
+        if timed_out {
+            guest = self.guest.finish(LAST_PATIENCE);
+        }
+        // The guest is through, or was freed: the device has answered its last kick, or was freed too.
+        let device = self.device.finish(LAST_PATIENCE);
+        let (Ok(guest), Ok(DeviceOutcome::Ran(device))) = (guest, device) else {
+            return Err(Error::Failed(
+                "a thread of a round trip ended early or cannot be stopped".to_owned(),
+            ));
+        };
+        let outcome = match (guest, device) {
+            _ if timed_out => Err("a wake-up was lost: a round trip never came back".to_owned()),
+            // The first error is the cause; the other thread only says that it was left alone.
+            (_, Err(error)) | (Err(error), _) => Err(reason(&error)),
+            (Ok(elapsed_ns), Ok((cpu_ns, calls))) => {
+                let per_trip = |count: u64| count as f64 / times as f64;
+                let sample = RoundTripSample {
+                    round_trip_ns: per_trip(elapsed_ns),
+                    device_cpu_ns: per_trip(cpu_ns),
+                    device_syscalls: per_trip(calls.total()),
+                    device_reads: per_trip(calls.reads),
+                };
+                Ok((Duration::from_nanos(elapsed_ns), sample))
+            }
+        };
+        if let Err(why) = &outcome {
+            // Its eventfds and its stop flag are in no state to go on from.
+            self.links[index] = Err(why.clone());
+        }
+        Ok(outcome)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pin::{CpuSet, default_placements};
+
+    #[test]
+    fn every_method_makes_its_round_trips_on_every_placement() {
+        for placement in default_placements(&CpuSet::allowed().unwrap()) {
+            let mut threads = TwoThreads::new(placement, &Method::ALL).unwrap();
+            for (index, method) in Method::ALL.into_iter().enumerate() {
+                // Twice, because the second begins with what the first left behind.
+                for times in [1, 200] {
+                    let sample = match threads.sample(index, times, Duration::ZERO).unwrap() {
+                        Ok((_, sample)) => sample,
+                        Err(why) => {
+                            eprintln!("{method}: not available: {why}");
+                            continue;
+                        }
+                    };
+                    assert!(sample.round_trip_ns > 0.0);
+                    // The call's write, and at least one wait or read for each kick.
+                    assert!(
+                        sample.device_syscalls >= 2.0,
+                        "{method} on {placement}: {sample:?}"
+                    );
+                    if method.baseline().is_some() {
+                        assert_eq!(sample.device_reads, 0.0, "{method} on {placement}");
+                    } else {
+                        assert!(sample.device_reads >= 1.0, "{method} on {placement}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_device_that_fails_frees_the_guest() {
+        struct Broken;
+        impl Waiter for Broken {
+            fn wait(&mut self, _: Patience, _: &mut Calls) -> io::Result<bool> {
+                Err(io::Error::other("broken"))
+            }
+        }
+        let link = Arc::new(Link {
+            kick: Arc::new(EventFd::new(0, libc::EFD_NONBLOCK).unwrap()),
+            call: EventFd::new(0, 0).unwrap(),
+            sequence: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+        });
+        let guest = std::thread::spawn({
+            let link = Arc::clone(&link);
+            move || play_guest(&link, 5)
+        });
+        assert_eq!(
+            play_device(&link, &mut Broken, &mut 0, 5)
+                .unwrap_err()
+                .to_string(),
+            "broken"
+        );
+        assert_eq!(
+            guest.join().unwrap().unwrap_err().to_string(),
+            "the device gave up"
+        );
+    }
+
+    #[test]
+    fn an_abandoned_link_frees_both() {
+        let (kick, mut waiter) = Method::BlockingRead.open().unwrap();
+        let link = Link {
+            kick,
+            call: EventFd::new(0, 0).unwrap(),
+            sequence: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+        };
+        link.abandon();
+        assert!(play_guest(&link, 5).is_err());
+        assert!(play_device(&link, waiter.as_mut(), &mut 0, 5).is_err());
+    }
+}

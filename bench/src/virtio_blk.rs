@@ -1,0 +1,119 @@
+//! `bench virtio-blk`: classic against autoreset event notifiers on the path of a virtio-blk request.
+//!
+//! A thread plays the guest's vCPU, another one is the device's event loop; between them are a real ioeventfd, a real
+//! irqfd and a split virtqueue. The arms differ in how the loop waits and in who resets its notifiers, all of them:
+//! the ioeventfd and the loop's own. The guest waits for its interrupt with one blocking read(2) in every arm.
+
+pub(crate) mod options;
+mod report;
+mod rig;
+
+use crate::arm::{Arm, Reset};
+use crate::campaign::{self, Case};
+use crate::cli::schedule::Plan;
+use crate::error::Error;
+use crate::eventfd;
+use crate::pin::Placement;
+use crate::report::Report;
+use crate::session::{Session, complain};
+use options::VirtioBlkArgs;
+use rig::Rig;
+use std::cell::RefCell;
+use std::time::Duration;
+
+const FULL: Plan = Plan {
+    rounds: 8,
+    runtime: Duration::from_millis(140),
+};
+const QUICK: Plan = Plan {
+    rounds: 6,
+    runtime: Duration::from_millis(25),
+};
+
+/// Runs the benchmark. Blocks until it is done or Ctrl-C is pressed.
+pub(crate) fn run(args: &VirtioBlkArgs, session: &mut Session) -> Result<Report, Error> {
+    let placements = args.schedule.placements(&session.environment.allowed)?;
+    let setup = args.setup()?;
+    let asked = args.arms();
+    let arms = available(&asked)?;
+    let plan = args.schedule.plan(QUICK, FULL, arms.len() * placements.len())?;
+
+    let everywhere = placements
+        .iter()
+        .flat_map(|&placement| arms.iter().map(move |arm| (placement, arm)));
+    let runs: Vec<(Placement, &(Arm, Option<String>))> = everywhere.collect();
+    let cases: Vec<Case> = runs
+        .iter()
+        .map(|(placement, (arm, _))| case(*placement, *arm, &arms))
+        .collect();
+
+    let cpu = placements.first().map_or(0, |placement| placement.device);
+    let (mut rows, read_complete) = eventfd::cost_of_a_read(cpu, session)?;
+
+    // A rig for each case, alive and asleep between its samples.
+    let rigs: RefCell<Vec<Rig>> = RefCell::default();
+    let warm_up = |index: usize| {
+        let (placement, (arm, missing)) = &runs[index];
+        if let Some(why) = missing {
+            return Ok(Err(why.clone()));
+        }
+        let mut rig = Rig::start(*arm, *placement, &setup)?;
+        rig.sample(plan.runtime / 2)?;
+        rigs.borrow_mut().push(rig);
+        Ok(Ok(rigs.borrow().len() - 1))
+    };
+    let visit = |_, &rig: &usize| rigs.borrow_mut()[rig].sample(plan.runtime);
+    let campaign = campaign::run("virtio-blk", &cases, plan.rounds, session, warm_up, visit)?;
+
+    let measured = campaign.rows(&cases);
+    let text = report::tables(&measured, session.colour);
+    let conclusions = report::conclusions(&rows, &measured);
+    rows.extend(measured);
+    Ok(Report {
+        benchmark: "virtio-blk",
+        workload: Some(setup.title),
+        text,
+        complete: read_complete && campaign.complete(),
+        rows,
+        conclusions,
+    })
+}
+
+/// The arms to run, each with the reason why it cannot, if it cannot. For one that was asked for by its name that is an
+/// error. Otherwise it is a line of the table, but for those that wait for a kernel patch: they are left out, in one line.
+fn available(asked: &[Arm]) -> Result<Vec<(Arm, Option<String>)>, Error> {
+    if !asked.is_empty() {
+        let missing = asked.iter().find_map(|arm| Some((arm, rig::obstacle(*arm)?)));
+        return match missing {
+            Some((arm, why)) => Err(Error::Unavailable(format!(
+                "--arms: {arm} is not available here: {why}"
+            ))),
+            None => Ok(asked.iter().map(|arm| (*arm, None)).collect()),
+        };
+    }
+    let (mut arms, mut unpatched) = (Vec::new(), None);
+    for arm in Arm::all() {
+        match rig::obstacle(arm) {
+            Some(why) if arm.reset() == Reset::KernelFlag => unpatched = Some(why),
+            missing => arms.push((arm, missing)),
+        }
+    }
+    if let Some(why) = unpatched {
+        complain(&format!("{} arms are left out: {why}", Reset::KernelFlag));
+    }
+    Ok(arms)
+}
+
+/// An arm is compared with the classic one of its monitor, if that is measured too.
+fn case(placement: Placement, arm: Arm, arms: &[(Arm, Option<String>)]) -> Case {
+    let classic = Arm::new(arm.monitor(), Reset::Classic).filter(|classic| *classic != arm);
+    let classic = classic.filter(|classic| {
+        arms.iter()
+            .any(|(arm, missing)| arm == classic && missing.is_none())
+    });
+    Case {
+        group: format!("guest and device on {placement}"),
+        name: arm.to_string(),
+        baseline: classic.map(|classic| classic.to_string()),
+    }
+}

@@ -1,0 +1,361 @@
+//! The options of `bench virtio-blk`, in fio's words, and what they come to.
+
+use crate::arm::Arm;
+use crate::cli::schedule::ScheduleArgs;
+use crate::cli::value;
+use crate::error::Error;
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+use virtio_blk_sim::backend::{Delay, FileImage};
+use virtio_blk_sim::guest::{Pattern, Stop, Workload};
+
+/// Options of `bench virtio-blk`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct VirtioBlkArgs {
+    #[command(flatten)]
+    pub(crate) schedule: ScheduleArgs,
+    /// Kind and order of requests: read, write, randread, randwrite, randrw. Writes overwrite the file of --backend
+    /// file:PATH
+    #[arg(long, value_name = "PATTERN", default_value = "randread")]
+    rw: Pattern,
+    /// Bytes of a request: a multiple of 512 up to 1m
+    #[arg(long, value_name = "BYTES", default_value = "4k", value_parser = block_bytes)]
+    bs: u32,
+    /// Requests in flight, 1 to 1024
+    #[arg(long, value_name = "N", default_value = "1", value_parser = iodepth)]
+    iodepth: u16,
+    /// The disk: null (nothing is stored), memory, delay:NS (answers after that time, by a timer), delay:NS:spin (by
+    /// spinning, one request after the other), or file:PATH
+    #[arg(long, value_name = "BACKEND", default_value = "null")]
+    backend: BackendArg,
+    /// Size of the disk [default: 1g, or 16m for each arm of a memory backend, or the file's]
+    #[arg(long, value_name = "BYTES", value_parser = value::size)]
+    size: Option<u64>,
+    /// Bypass the page cache (O_DIRECT) with --backend file:PATH
+    #[arg(long)]
+    direct: bool,
+    /// Busy poll for up to this time before sleeping, in ns or with a suffix; QEMU's IOThreads use 32768
+    #[arg(long, value_name = "NS", default_value = "0", value_parser = nanoseconds)]
+    busy_poll: Duration,
+    /// Whether driver and device negotiate VIRTIO_F_EVENT_IDX
+    #[arg(long, value_name = "on|off", default_value = "on")]
+    event_idx: Switch,
+    /// Write recognisable blocks and check what is read; costs time on the guest's side
+    #[arg(long)]
+    verify: bool,
+    /// Only these arms, such as epoll/classic,epoll/edge ('bench list' names all) [default: all that this kernel has]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    arms: Vec<Arm>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+/// A disk, as given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum BackendArg {
+    Null,
+    Memory,
+    Delay { latency: Duration, spin: bool },
+    File(PathBuf),
+}
+
+impl FromStr for BackendArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "null" => Ok(Self::Null),
+            None if text == "memory" => Ok(Self::Memory),
+            Some(("delay", time)) => {
+                let (time, spin) = time
+                    .strip_suffix(":spin")
+                    .map_or((time, false), |time| (time, true));
+                Ok(Self::Delay {
+                    latency: nanoseconds(time)?,
+                    spin,
+                })
+            }
+            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            _ => Err("there are null, memory, delay:NS, delay:NS:spin and file:PATH".to_owned()),
+        }
+    }
+}
+
+/// A disk that is there.
+#[derive(Debug, Clone)]
+pub(super) enum BackendKind {
+    Null,
+    /// Of this many sectors.
+    Memory(u64),
+    Delay(Delay),
+    File(Arc<FileImage>),
+}
+
+/// What all arms of a run have in common.
+#[derive(Debug, Clone)]
+pub(super) struct Setup {
+    pub(super) backend: BackendKind,
+    pub(super) capacity_sectors: u64,
+    pub(super) block_bytes: u32,
+    pub(super) iodepth: u16,
+    pub(super) event_idx: bool,
+    pub(super) busy_poll_ns: u64,
+    pub(super) workload: Workload,
+    /// The workload in fio's words.
+    pub(super) title: String,
+}
+
+/// Of a memory backend; each arm has one, and all of it is touched before anything is measured.
+const MOST_MEMORY: u64 = 1 << 30;
+/// Of one guest's buffers.
+const MOST_IN_FLIGHT: u64 = 256 << 20;
+/// Nobody benchmarks a disk that answers once a minute.
+const LONGEST_DELAY: Duration = Duration::from_secs(10);
+
+fn block_bytes(text: &str) -> Result<u32, String> {
+    let bytes = value::size(text)?;
+    if bytes == 0 || bytes > 1 << 20 || bytes % 512 != 0 {
+        return Err("must be a multiple of 512 up to 1m".to_owned());
+    }
+    Ok(bytes as u32)
+}
+
+fn iodepth(text: &str) -> Result<u16, String> {
+    value::within(text, 1, 1024).map(|depth| depth as u16)
+}
+
+fn nanoseconds(text: &str) -> Result<Duration, String> {
+    let time = value::duration(text, Duration::from_nanos(1))?;
+    if time > LONGEST_DELAY {
+        Err("must be at most 10s".to_owned())
+    } else {
+        Ok(time)
+    }
+}
+
+impl VirtioBlkArgs {
+    /// The arms that were asked for, once each, in their order; none means all.
+    pub(super) fn arms(&self) -> Vec<Arm> {
+        let mut arms: Vec<Arm> = Vec::new();
+        for arm in &self.arms {
+            if !arms.contains(arm) {
+                arms.push(*arm);
+            }
+        }
+        arms
+    }
+
+    /// Opens what has to be opened and checks what fits what. A usage error names what does not.
+    pub(super) fn setup(&self) -> Result<Setup, Error> {
+        let default_size = if self.backend == BackendArg::Memory {
+            16 << 20
+        } else {
+            1 << 30
+        };
+        let size = self.size.unwrap_or(default_size);
+        let (backend, capacity_sectors) = match &self.backend {
+            BackendArg::File(path) => {
+                if self.size.is_some() {
+                    return Err(Error::Usage(
+                        "--size: a file has its own size; leave it out".to_owned(),
+                    ));
+                }
+                // Root may write to a read-only file, but its owner said not to.
+                let read_only = path
+                    .metadata()
+                    .is_ok_and(|metadata| metadata.permissions().readonly());
+                if read_only && self.rw.writes() {
+                    let path = path.display();
+                    return Err(Error::Usage(format!(
+                        "--backend file:{path}: this is read-only, and --rw {} writes",
+                        self.rw
+                    )));
+                }
+                let image = FileImage::open(path, !self.rw.writes(), self.direct)
+                    .map_err(|error| Error::Usage(format!("--backend file: {error}")))?;
+                let sectors = image.capacity_sectors();
+                (BackendKind::File(Arc::new(image)), sectors)
+            }
+            _ if self.direct => {
+                return Err(Error::Usage(
+                    "--direct: only a file can be opened with O_DIRECT; use --backend file:PATH".to_owned(),
+                ));
+            }
+            BackendArg::Null => (BackendKind::Null, size / 512),
+            BackendArg::Memory => (BackendKind::Memory(size / 512), size / 512),
+            &BackendArg::Delay { latency, spin } => (BackendKind::Delay(Delay { latency, spin }), size / 512),
+        };
+        if self.verify && matches!(self.backend, BackendArg::Null | BackendArg::Delay { .. }) {
+            return Err(Error::Usage(
+                "--verify: this backend stores nothing; use memory or file:PATH".to_owned(),
+            ));
+        }
+        if self.verify && !self.rw.writes() {
+            return Err(Error::Usage(format!(
+                "--verify: --rw {} writes nothing that could be verified",
+                self.rw
+            )));
+        }
+        if let BackendKind::Memory(sectors) = backend
+            && sectors > MOST_MEMORY / 512
+        {
+            return Err(Error::Usage(
+                "--size: the memory backend takes at most 1g for each arm".to_owned(),
+            ));
+        }
+        if u64::from(self.bs) * u64::from(self.iodepth) > MOST_IN_FLIGHT {
+            return Err(Error::Usage(format!(
+                "--iodepth {} of --bs {} is more than 256m in flight; lower one of them",
+                self.iodepth, self.bs
+            )));
+        }
+        let blocks = capacity_sectors / u64::from(self.bs / 512);
+        if blocks < u64::from(self.iodepth) {
+            return Err(Error::Usage(format!(
+                "a disk of {capacity_sectors} sectors has {blocks} blocks of {} bytes, fewer than --iodepth {}",
+                self.bs, self.iodepth
+            )));
+        }
+        let workload = Workload {
+            pattern: self.rw,
+            iodepth: self.iodepth,
+            stop: Stop::Requests(0),
+            verify: self.verify,
+            seed: 1,
+        };
+        Ok(Setup {
+            backend,
+            capacity_sectors,
+            block_bytes: self.bs,
+            iodepth: self.iodepth,
+            event_idx: self.event_idx == Switch::On,
+            busy_poll_ns: self.busy_poll.as_nanos() as u64,
+            workload,
+            title: self.title(),
+        })
+    }
+
+    fn title(&self) -> String {
+        let backend = match &self.backend {
+            BackendArg::Null => "null".to_owned(),
+            BackendArg::Memory => "memory".to_owned(),
+            BackendArg::Delay { latency, spin: false } => format!("delay {latency:?}"),
+            BackendArg::Delay { latency, spin: true } => format!("delay {latency:?} by spinning"),
+            BackendArg::File(path) if self.direct => format!("file {} (O_DIRECT)", path.display()),
+            BackendArg::File(path) => format!("file {}", path.display()),
+        };
+        let polling = if self.busy_poll.is_zero() {
+            String::new()
+        } else {
+            format!(", busy poll {:?}", self.busy_poll)
+        };
+        let event_idx = if self.event_idx == Switch::On {
+            ""
+        } else {
+            ", no EVENT_IDX"
+        };
+        let verify = if self.verify { ", verified" } else { "" };
+        format!(
+            "{} bs={} iodepth={}, backend {backend}{polling}{event_idx}{verify}",
+            self.rw, self.bs, self.iodepth
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Harness {
+        #[command(flatten)]
+        args: VirtioBlkArgs,
+    }
+
+    fn setup(arguments: &[&str]) -> Result<Setup, String> {
+        let arguments = ["bench"].iter().chain(arguments);
+        let harness = Harness::try_parse_from(arguments).map_err(|error| error.to_string())?;
+        harness.args.setup().map_err(|error| {
+            assert_eq!(error.exit_code(), 2);
+            error.to_string()
+        })
+    }
+
+    #[test]
+    fn the_default_is_the_proposals_case() {
+        let setup = setup(&[]).unwrap();
+        assert_eq!(
+            (setup.block_bytes, setup.iodepth, setup.event_idx),
+            (4096, 1, true)
+        );
+        assert_eq!(setup.workload.pattern, Pattern::RandRead);
+        assert!(matches!(setup.backend, BackendKind::Null));
+    }
+
+    #[test]
+    fn backends_are_parsed() {
+        let delay = |text: &str| match setup(&["--backend", text]).unwrap().backend {
+            BackendKind::Delay(delay) => (delay.latency, delay.spin),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(delay("delay:700"), (Duration::from_nanos(700), false));
+        assert_eq!(delay("delay:20us:spin"), (Duration::from_micros(20), true));
+        assert!(matches!(
+            setup(&["--backend", "memory"]).unwrap().backend,
+            BackendKind::Memory(32_768)
+        ));
+        for wrong in [
+            "nil",
+            "delay",
+            "delay:",
+            "delay:1h",
+            "delay:99s",
+            "file:",
+            "memory:1",
+            "null:",
+        ] {
+            assert!(setup(&["--backend", wrong]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        let cases: &[(&[&str], &str)] = &[
+            (&["--backend", "file:/nonexistent/disk"], "/nonexistent/disk"),
+            (&["--backend", "file:/"], "directory"),
+            (&["--direct"], "O_DIRECT"),
+            (&["--verify"], "stores nothing"),
+            (&["--backend", "memory", "--verify"], "writes nothing"),
+            (
+                &["--backend", "memory", "--size", "4k", "--iodepth", "2"],
+                "fewer than --iodepth 2",
+            ),
+            (&["--backend", "memory", "--size", "2g"], "at most 1g"),
+            (&["--bs", "1m", "--iodepth", "1024"], "in flight"),
+            (&["--bs", "513"], "multiple of 512"),
+            (&["--iodepth", "0"], "1 to 1024"),
+            (&["--arms", "epoll/ring-read"], "cannot do ring-read"),
+            (&["--rw", "trim"], "no access pattern"),
+        ];
+        for (arguments, words) in cases {
+            let error = setup(arguments).unwrap_err();
+            assert!(error.contains(words), "{arguments:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn arms_are_taken_once_each() {
+        let parsed =
+            Harness::try_parse_from(["bench", "--arms", "epoll/edge,epoll/classic,epoll/edge"]).unwrap();
+        let names: Vec<String> = parsed.args.arms().iter().map(Arm::to_string).collect();
+        assert_eq!(names, ["epoll/edge", "epoll/classic"]);
+    }
+}

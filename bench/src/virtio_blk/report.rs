@@ -1,0 +1,294 @@
+//! The tables and sentences of `bench virtio-blk`. Pure functions of the rows.
+
+use crate::measure::{Comparison, MIN_VALUES, Measured, Verdict};
+use crate::report::Row;
+use crate::report::cell::verdict;
+use crate::report::number::{number, percent, range};
+use crate::report::table::{Cell, Column, Table};
+
+/// For each placement one table of results and one of differences.
+pub(super) fn tables(rows: &[Row], colour: bool) -> String {
+    let groups = rows.chunk_by(|a, b| a.group == b.group);
+    let tables = groups.flat_map(|group| [results(group), differences(group)]);
+    tables
+        .map(|table| table.render(colour))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// The numbers of a row, by metric.
+const RESULTS: [(&str, &str, &str); 11] = [
+    ("iops", "IOPS", "1/s"),
+    ("p50_us", "p50", "us"),
+    ("p99_us", "p99", "us"),
+    ("p999_us", "p99.9", "us"),
+    ("device_cpu_ns", "CPU", "ns"),
+    ("kicks", "kicks", ""),
+    ("reads", "read(2)", ""),
+    ("waits", "wait", ""),
+    ("writes", "write(2)", ""),
+    ("enters", "enter", ""),
+    ("syscalls", "syscalls", ""),
+];
+
+fn results(group: &[Row]) -> Table {
+    let mut columns = vec![Column::text("arm")];
+    columns.extend(RESULTS.map(|(_, heading, unit)| Column::number(heading, unit)));
+    let place = group.first().map_or("", |row| row.group.as_str());
+    let mut table = Table::new(
+        format!("Per request, {place} (CPU and system calls: the device's)"),
+        &columns,
+    );
+    for row in group {
+        match &row.result {
+            Ok(_) => {
+                let cells = RESULTS.map(|(name, ..)| median(row.metric(name)));
+                table.row([Cell::from(row.case.as_str())].into_iter().chain(cells).collect());
+            }
+            Err(why) => table.remark(row.case.as_str(), why.to_string()),
+        }
+    }
+    table
+}
+
+/// What the conclusions are drawn from.
+const COMPARED: [(&str, &str); 3] = [
+    ("iops", "IOPS"),
+    ("p50_us", "latency p50"),
+    ("device_cpu_ns", "device CPU"),
+];
+
+fn differences(group: &[Row]) -> Table {
+    let columns = [
+        Column::text("arm"),
+        Column::text("against"),
+        Column::text("of"),
+        Column::number("change", ""),
+        Column::number("95% interval", ""),
+        Column::text("verdict"),
+    ];
+    let mut table = Table::new("Without the read(2)", &columns);
+    for row in group {
+        let Some(baseline) = &row.baseline else { continue };
+        let compared = COMPARED
+            .iter()
+            .filter_map(|(name, words)| Some((words, row.metric(name)?.versus?)));
+        for (index, (words, versus)) in compared.enumerate() {
+            let first = index == 0;
+            table.row(vec![
+                if first { row.case.as_str() } else { "" }.into(),
+                if first { baseline.as_str() } else { "" }.into(),
+                (*words).into(),
+                versus
+                    .ratio
+                    .map(|ratio| percent(ratio.median))
+                    .unwrap_or_default()
+                    .into(),
+                change_interval(&versus).unwrap_or_default().into(),
+                verdict(&versus),
+            ]);
+        }
+    }
+    table
+}
+
+fn median(measured: Option<&Measured>) -> Cell {
+    measured
+        .map(|measured| number(measured.summary.median))
+        .unwrap_or_default()
+        .into()
+}
+
+/// The interval of the relative change, `-3.0% to -1.0%`.
+fn change_interval(versus: &Comparison) -> Option<String> {
+    versus.ratio?.interval.map(|interval| range(interval, percent))
+}
+
+/// One plain sentence, and one for each placement with what each monitor's first arm without the read did.
+pub(super) fn conclusions(read: &[Row], rows: &[Row]) -> Vec<String> {
+    let cost = read
+        .iter()
+        .find_map(|row| row.metric("time_ns"))
+        .map(|time| number(time.summary.median));
+    let mut sentences = Vec::new();
+    if let Some(cost) = cost {
+        let per_iteration = |classic: bool| {
+            let arms = rows
+                .iter()
+                .filter(|row| row.case.ends_with("/classic") == classic);
+            let reads = arms.filter_map(|row| Some(row.metric("reads_per_wakeup")?.summary.median));
+            reads.reduce(f64::max).map(number)
+        };
+        let loops = per_iteration(true).zip(per_iteration(false)).map(|(classic, autoreset)| {
+            format!("; the loop made {classic} of them per iteration with classic notifiers, and {autoreset} with autoreset ones")
+        });
+        sentences.push(format!(
+            "A read(2) of an eventfd costs {cost} ns here{}.",
+            loops.unwrap_or_default()
+        ));
+    }
+    for group in rows.chunk_by(|a, b| a.group == b.group) {
+        let mut effects: Vec<(&str, String)> = Vec::new();
+        for row in group {
+            let told = row
+                .baseline
+                .as_deref()
+                .filter(|baseline| effects.iter().all(|(of, _)| of != baseline));
+            if let Some((baseline, effect)) = told.zip(effect(row)) {
+                effects.push((baseline, effect));
+            }
+        }
+        if let (Some(row), false) = (group.first(), effects.is_empty()) {
+            let effects: Vec<String> = effects.into_iter().map(|(_, effect)| effect).collect();
+            sentences.push(format!(
+                "Without the read, {}: {}.",
+                row.group,
+                effects.join("; ")
+            ));
+        }
+    }
+    sentences
+}
+
+/// What an arm did to each of the compared metrics.
+fn effect(row: &Row) -> Option<String> {
+    let words = COMPARED
+        .iter()
+        .filter_map(|(name, words)| Some(format!("{words} {}", change(&row.metric(name)?.versus?))));
+    let words = words.collect::<Vec<_>>();
+    (!words.is_empty()).then(|| format!("{} {}", row.case, words.join(", ")))
+}
+
+/// `+1.2% (+0.8% to +1.6%)`, or that there is nothing to be seen.
+fn change(versus: &Comparison) -> String {
+    let Some((ratio, interval)) = versus.ratio.zip(change_interval(versus)) else {
+        return format!(
+            "not told apart by {} rounds, fewer than {MIN_VALUES}",
+            versus.pairs
+        );
+    };
+    match versus.verdict {
+        none @ Verdict::NoDetectableDifference => format!("{none} ({interval})"),
+        _ => format!("{} ({interval})", percent(ratio.median)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::{Better, Summary};
+    use crate::report::Missing;
+
+    fn measured(name: &'static str, values: [f64; 6], baseline: Option<[f64; 6]>) -> Measured {
+        let better = if name == "iops" {
+            Better::Higher
+        } else {
+            Better::Lower
+        };
+        let pairs = |base: [f64; 6]| values.into_iter().zip(base).collect::<Vec<_>>();
+        Measured {
+            name,
+            unit: "",
+            better,
+            summary: Summary::of(&values).unwrap(),
+            values: values.to_vec(),
+            versus: baseline.and_then(|base| Comparison::of(&pairs(base), better)),
+        }
+    }
+
+    fn row(case: &str, baseline: Option<&str>, result: Result<Vec<Measured>, Missing>) -> Row {
+        Row {
+            group: "guest and device on one CPU (0)".to_owned(),
+            case: case.to_owned(),
+            baseline: baseline.map(str::to_owned),
+            result,
+        }
+    }
+
+    fn rows() -> Vec<Row> {
+        let noisy = [1.0, 1.1, 0.9, 1.05, 0.95, 1.0];
+        let noise = [1.1, 1.0, 0.95, 1.0, 0.9, 1.05];
+        vec![
+            row(
+                "epoll/classic",
+                None,
+                Ok(vec![
+                    measured("iops", [100.0; 6], None),
+                    measured("reads_per_wakeup", [1.0; 6], None),
+                ]),
+            ),
+            row(
+                "epoll/edge",
+                Some("epoll/classic"),
+                Ok(vec![
+                    measured("iops", [104.0; 6], Some([100.0; 6])),
+                    measured("p50_us", noisy, Some(noise)),
+                    measured("device_cpu_ns", [90.0; 6], Some([100.0; 6])),
+                    measured("reads_per_wakeup", [0.0; 6], None),
+                ]),
+            ),
+            row(
+                "epoll/kernel-flag",
+                None,
+                Err(Missing::Unavailable("no such kernel".to_owned())),
+            ),
+        ]
+    }
+
+    #[test]
+    fn sentences_follow_from_the_numbers() {
+        let read = [row("read", None, Ok(vec![measured("time_ns", [150.0; 6], None)]))];
+        let sentences = conclusions(&read, &rows());
+        assert_eq!(sentences.len(), 2);
+        assert_eq!(
+            sentences[0],
+            "A read(2) of an eventfd costs 150 ns here; the loop made 1.00 of them per iteration with classic notifiers, \
+             and 0.00 with autoreset ones."
+        );
+        let text = &sentences[1];
+        assert!(
+            text.starts_with(
+                "Without the read, guest and device on one CPU (0): epoll/edge IOPS +4.0% (+4.0% to +4.0%), latency p50 \
+                 no detectable difference ("
+            ),
+            "{text}"
+        );
+        assert!(text.ends_with("device CPU -10.0% (-10.0% to -10.0%)."), "{text}");
+    }
+
+    #[test]
+    fn only_the_first_arm_of_a_monitor_is_put_in_words() {
+        let mut rows = rows();
+        let mut other = rows[1].clone();
+        other.case = "epoll/other".to_owned();
+        rows.push(other);
+        assert!(
+            conclusions(&[], &rows)
+                .iter()
+                .all(|sentence| !sentence.contains("epoll/other"))
+        );
+    }
+
+    #[test]
+    fn nothing_measured_means_nothing_said() {
+        assert!(conclusions(&[], &[]).is_empty());
+        assert!(conclusions(&[], &rows()[2..]).is_empty());
+    }
+
+    #[test]
+    fn a_row_that_is_missing_says_why() {
+        let table = results(&rows()).render(false);
+        assert!(table.contains("not available: no such kernel"), "{table}");
+        assert!(
+            table
+                .lines()
+                .any(|line| line.starts_with("epoll/edge") && line.contains("104")),
+            "{table}"
+        );
+        let table = differences(&rows()).render(false);
+        assert!(
+            table.contains("faster") && table.contains("no detectable difference"),
+            "{table}"
+        );
+    }
+}

@@ -1,0 +1,279 @@
+//! One arm, set up and ready: a device on a pinned thread with its event loop, a guest on another.
+
+use super::options::{BackendKind, Setup};
+use crate::arm::Arm;
+use crate::error::Error;
+use crate::eventfd::clock_ns;
+use crate::measure::{Better, Metric, Sample};
+use crate::pin::Placement;
+use crate::worker::{NoOutcome, Worker};
+use aio::{AioContext, BusyPolling, Handle};
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use virtio_blk_sim::backend::{Backend, Memory, Null};
+use virtio_blk_sim::device::{Attached, BlockDevice, DeviceConfig, Features, QueueStats};
+use virtio_blk_sim::guest::{self, BlkDriver, GuestReport, Stop, Workload};
+use virtio_blk_sim::transport::SimTransport;
+
+/// How much longer than asked for a sample may take before something must be wrong.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What one visit of one arm measured. Per request unless the name says otherwise.
+#[derive(Debug)]
+pub(crate) struct RequestSample {
+    iops: f64,
+    p50_us: f64,
+    p99_us: f64,
+    p999_us: f64,
+    device_cpu_ns: f64,
+    kicks: f64,
+    interrupts: f64,
+    reads: f64,
+    reads_per_wakeup: f64,
+    waits: f64,
+    writes: f64,
+    enters: f64,
+    syscalls: f64,
+}
+
+macro_rules! metrics {
+    ($($name:ident $unit:literal $better:ident,)*) => {
+        &[$(Metric { name: stringify!($name), unit: $unit, better: Better::$better, value: |sample| sample.$name },)*]
+    };
+}
+
+impl Sample for RequestSample {
+    const METRICS: &'static [Metric<Self>] = metrics! {
+        iops "1/s" Higher,
+        p50_us "us" Lower,
+        p99_us "us" Lower,
+        p999_us "us" Lower,
+        device_cpu_ns "ns" Lower,
+        kicks "" Lower,
+        interrupts "" Lower,
+        reads "" Lower,
+        reads_per_wakeup "" Lower,
+        waits "" Lower,
+        writes "" Lower,
+        enters "" Lower,
+        syscalls "" Lower,
+    };
+}
+
+/// What the device's thread counts.
+#[derive(Debug, Clone, Copy)]
+struct DeviceCounts {
+    stats: aio::Stats,
+    queue: QueueStats,
+    cpu_ns: u64,
+}
+
+/// The device's thread: a loop and a queue on it.
+struct Device {
+    // Dropped in this order: the queue before its loop.
+    queue: Attached,
+    context: AioContext,
+}
+
+impl Device {
+    fn counts(&self) -> DeviceCounts {
+        let cpu_ns = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID);
+        DeviceCounts {
+            stats: self.context.stats(),
+            queue: self.queue.stats(),
+            cpu_ns,
+        }
+    }
+
+    /// Turns the loop until it is stopped; what it counted meanwhile.
+    fn run(&self) -> io::Result<DeviceCounts> {
+        let before = self.counts();
+        self.context.run()?;
+        let after = self.counts();
+        Ok(DeviceCounts {
+            stats: after.stats - before.stats,
+            queue: after.queue - before.queue,
+            cpu_ns: after.cpu_ns - before.cpu_ns,
+        })
+    }
+}
+
+type DeviceOutcome = io::Result<DeviceCounts>;
+type GuestOutcome = Result<GuestReport, guest::GuestError>;
+
+/// A device and its guest.
+pub(super) struct Rig {
+    arm: Arm,
+    workload: Workload,
+    stop: Handle,
+    device: Worker<(), DeviceOutcome>,
+    guest: Worker<Workload, GuestOutcome>,
+}
+
+impl fmt::Debug for Rig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rig")
+            .field("arm", &self.arm)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Rig {
+    /// Sets an arm up that has no [`obstacle`].
+    pub(super) fn start(arm: Arm, placement: Placement, setup: &Setup) -> Result<Self, Error> {
+        let failed = |error: &io::Error| Error::failed(&format!("cannot set {arm} up"), error);
+        let transport = Arc::new(transport(arm, setup).map_err(|error| failed(&error))?);
+        let ports = transport.guest().map_err(|error| failed(&error))?;
+        let driver = BlkDriver::new(ports, setup.iodepth, setup.block_bytes)
+            .map_err(|error| Error::Failed(format!("cannot set {arm} up: {error}")))?;
+
+        let backend = setup.backend.clone();
+        let polling = BusyPolling::up_to_ns(setup.busy_poll_ns);
+        let (ready, handle) = std::sync::mpsc::channel();
+        let make = move || -> io::Result<Device> {
+            let builder = AioContext::builder()
+                .monitor(arm.monitor().kind())
+                .reset(arm.reset().into());
+            let made = builder.busy_polling(polling).build().and_then(|context| {
+                let queue = transport.attach(&context, open(&backend)?)?;
+                Ok(Device { queue, context })
+            });
+            match made {
+                Ok(device) => {
+                    let _ = ready.send(Ok(device.context.handle()));
+                    Ok(device)
+                }
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                    Err(io::ErrorKind::Other.into())
+                }
+            }
+        };
+        let run = |device: &mut io::Result<Device>, ()| match device {
+            Ok(device) => device.run(),
+            Err(_) => Err(io::ErrorKind::NotConnected.into()),
+        };
+        let device =
+            Worker::spawn("bench-device", placement.device, make, run).map_err(|error| failed(&error))?;
+        let ended = |_| Error::Failed(format!("cannot set {arm} up: the device's thread ended"));
+        let stop = handle
+            .recv()
+            .map_err(ended)?
+            .map_err(|error: io::Error| failed(&error))?;
+        let guest = Worker::spawn(
+            "bench-guest",
+            placement.guest,
+            move || driver,
+            |driver, job| guest::run(driver, &job),
+        )
+        .map_err(|error| failed(&error))?;
+        Ok(Self {
+            arm,
+            workload: setup.workload,
+            stop,
+            device,
+            guest,
+        })
+    }
+
+    /// One sample: the guest works for `runtime`. The loop turns from before the first kick until after the last
+    /// completion, so what it counts is what the requests cost.
+    pub(super) fn sample(&mut self, runtime: Duration) -> Result<RequestSample, Error> {
+        let patience = runtime + PATIENCE;
+        self.device.start(());
+        self.guest.start(Workload {
+            stop: Stop::After(runtime),
+            ..self.workload
+        });
+        let guest = self.guest.finish(patience);
+        self.stop.stop();
+        let device = self.device.finish(patience);
+        // The next run has other places.
+        self.workload.seed = self.workload.seed.wrapping_add(1);
+        let lost = |who: &str, why: NoOutcome| {
+            let what = match why {
+                NoOutcome::TimedOut => "hangs: a completion, a kick or an interrupt was lost",
+                NoOutcome::Ended => "ended unexpectedly",
+            };
+            Error::Failed(format!("{}: the {who} {what}", self.arm))
+        };
+        let guest = guest.map_err(|why| lost("guest", why))?;
+        let device = device.map_err(|why| lost("device", why))?;
+        let guest = guest.map_err(|error| Error::Failed(format!("{}: {error}", self.arm)))?;
+        let device =
+            device.map_err(|error| Error::failed(&format!("{}: the event loop failed", self.arm), &error))?;
+        Ok(RequestSample::of(&guest, &device))
+    }
+}
+
+impl RequestSample {
+    fn of(guest: &GuestReport, device: &DeviceCounts) -> Self {
+        let requests = guest.requests.max(1) as f64;
+        let each = |count: u64| count as f64 / requests;
+        let latency_us = |quantile| guest.latency_ns.value_at_quantile(quantile) as f64 / 1e3;
+        let stats = device.stats;
+        // The loop's own notifier is written by whoever wakes it; an interrupt is a write of the device.
+        let syscalls = stats.syscalls_wait
+            + stats.syscalls_enter
+            + stats.syscalls_read
+            + stats.syscalls_ctl
+            + device.queue.interrupts;
+        Self {
+            iops: guest.requests as f64 / guest.elapsed.as_secs_f64().max(1e-9),
+            p50_us: latency_us(0.5),
+            p99_us: latency_us(0.99),
+            p999_us: latency_us(0.999),
+            device_cpu_ns: each(device.cpu_ns),
+            kicks: each(guest.kicks),
+            interrupts: each(device.queue.interrupts),
+            reads: each(stats.syscalls_read),
+            reads_per_wakeup: stats.syscalls_read as f64 / stats.wakeups.max(1) as f64,
+            waits: each(stats.syscalls_wait),
+            writes: each(device.queue.interrupts),
+            enters: each(stats.syscalls_enter),
+            syscalls: each(syscalls),
+        }
+    }
+}
+
+/// Why this kernel cannot do an arm; `None` if it can.
+pub(super) fn obstacle(arm: Arm) -> Option<String> {
+    let context = AioContext::builder()
+        .monitor(arm.monitor().kind())
+        .reset(arm.reset().into())
+        .build();
+    context.err().map(|error| error.to_string())
+}
+
+fn transport(arm: Arm, setup: &Setup) -> io::Result<SimTransport> {
+    let mut features = Features::INDIRECT_DESC | Features::FLUSH;
+    if setup.event_idx {
+        features |= Features::EVENT_IDX;
+    }
+    let config = match &setup.backend {
+        BackendKind::File(image) => image.device_config(),
+        BackendKind::Null | BackendKind::Memory(_) | BackendKind::Delay(_) => {
+            DeviceConfig::new(setup.capacity_sectors)
+        }
+    };
+    let device =
+        BlockDevice::new(config).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    let queue_size = BlkDriver::queue_size_for(setup.iodepth, features);
+    let ram = BlkDriver::ram_bytes(queue_size, setup.iodepth, setup.block_bytes);
+    let ram = usize::try_from(ram).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    SimTransport::new(device, features, queue_size, ram, arm.reset().into())
+}
+
+fn open(backend: &BackendKind) -> io::Result<Backend> {
+    Ok(match backend {
+        BackendKind::Null => Backend::Null(Null::default()),
+        BackendKind::Memory(sectors) => {
+            let memory = Memory::new(*sectors).map_err(|_| io::ErrorKind::OutOfMemory)?;
+            Backend::Memory(memory)
+        }
+        BackendKind::Delay(delay) => Backend::Delay(*delay),
+        BackendKind::File(image) => Backend::File(Arc::clone(image)),
+    })
+}

@@ -1,0 +1,292 @@
+//! The binary as a person or a script meets it: exit codes, messages, what goes to which stream, JSON, Ctrl-C.
+
+use serde_json::Value;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio, id};
+
+fn bench(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .env_remove("NO_COLOR");
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    bench(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// The shortest run there is: one round of one-millisecond samples.
+const SHORT: [&str; 3] = ["eventfd", "--rounds=1", "--runtime=1ms"];
+
+/// A directory of the test's own, removed at its end.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("bench-cli-{name}-{}", id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn wrong_use_is_one_sentence_on_stderr_and_exit_code_2() {
+    let directory = Directory::new("wrong");
+    let missing = format!("--json={}", directory.file("missing/out.json"));
+    let is_directory = format!("--json={}", directory.0.display());
+    let cases: &[(&[&str], &str)] = &[
+        (&["nonsense"], "unrecognized subcommand 'nonsense'"),
+        (&["eventfd", "--quik"], "did you mean '--quick'?"),
+        (&["eventfd", "extra"], "unexpected argument 'extra'"),
+        (&["eventfd", "--rounds=0"], "must be 1 to 10000"),
+        (&["eventfd", "--rounds=many"], "must be 1 to 10000"),
+        (&["eventfd", "--runtime=0"], "must be 1ms to 3600s"),
+        (
+            &["eventfd", "--runtime=3600", "--rounds=10000"],
+            "hours; lower --rounds or --runtime",
+        ),
+        (&["eventfd", "--pin=0"], "write two CPU numbers"),
+        (
+            &["eventfd", "--pin=0,99999"],
+            "CPU 99999 is not among those that this process may use",
+        ),
+        (
+            &["eventfd", &missing],
+            "cannot write there: No such file or directory",
+        ),
+        (&["eventfd", &is_directory], "this is a directory, name a file"),
+        (&["eventfd", "--json=/dev/null"], "this is not a regular file"),
+    ];
+    for (arguments, part) in cases {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert_eq!(text(&output.stdout), "", "{arguments:?}");
+        // The machine may be busy, which is a line of its own.
+        let stderr = text(&output.stderr);
+        let lines: Vec<&str> = stderr
+            .lines()
+            .filter(|line| !line.starts_with("bench: warning: "))
+            .collect();
+        assert!(
+            lines.len() == 1 && lines[0].starts_with("bench: ") && lines[0].contains(part),
+            "{stderr}"
+        );
+    }
+}
+
+#[test]
+fn help_version_and_lists_go_to_stdout() {
+    for (arguments, part) in [
+        (&["--help"][..], "Exit codes"),
+        (&["--version"], env!("CARGO_PKG_VERSION")),
+        (&["eventfd", "--help"], "--rounds"),
+        (&["list"], "io_uring/ring-read-multishot"),
+        (&["list"], "write + epoll_pwait2 edge, no read"),
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(0));
+        assert!(text(&output.stdout).contains(part), "{arguments:?}");
+        assert_eq!(text(&output.stderr), "");
+    }
+}
+
+#[test]
+fn results_go_to_stdout_and_progress_to_stderr() {
+    let output = run(&SHORT);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let stdout = text(&output.stdout);
+    for part in [
+        "kernel       Linux ",
+        "Per operation, one thread",
+        "Per round trip, two threads",
+        "A read(2) of an eventfd costs ",
+    ] {
+        assert!(stdout.contains(part), "{part}: {stdout}");
+    }
+    // One round is too few to tell anything apart, and that is said.
+    assert!(
+        stdout.contains("no detectable difference (1 of 6 rounds)"),
+        "{stdout}"
+    );
+    let stderr = text(&output.stderr);
+    assert!(
+        stderr.contains("one thread: warm-up: ") && stderr.contains("two threads: rounds: "),
+        "{stderr}"
+    );
+    assert!(!stdout.contains("warm-up"));
+    // Neither stream is a terminal.
+    assert!(!stdout.contains('\x1b') && !stderr.contains('\x1b'));
+}
+
+#[test]
+fn no_color_is_respected_and_a_pipe_has_no_colour_anyway() {
+    for value in ["", "1"] {
+        let output = bench(&["list"])
+            .env("NO_COLOR", value)
+            .env("TERM", "xterm")
+            .output()
+            .unwrap();
+        assert!(!text(&output.stdout).contains('\x1b'));
+    }
+}
+
+#[test]
+fn the_json_report_has_its_fields_and_appears_whole() {
+    let directory = Directory::new("json");
+    let path = directory.file("it's out.json");
+    let argument = format!("--json={path}");
+    let output = run(&[&SHORT[..], &[argument.as_str()]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let names: Vec<_> = fs::read_dir(&directory.0)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(names, ["it's out.json"]);
+
+    let json: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    assert_eq!(
+        (json["schema"].as_str(), json["benchmark"].as_str()),
+        (Some("bench/1"), Some("eventfd"))
+    );
+    assert_eq!(json["complete"], true);
+    assert!(
+        json["command"].as_str().unwrap().contains(r"it'\''s out.json"),
+        "{}",
+        json["command"]
+    );
+    for field in [
+        "kernel",
+        "cpus_online",
+        "cpus_allowed",
+        "bench_version",
+        "noise",
+        "warnings",
+        "mitigations",
+    ] {
+        assert!(json["environment"].get(field).is_some(), "{field}");
+    }
+    let results = json["results"].as_array().unwrap();
+    assert!(results.len() >= 13 + 9);
+    for result in results {
+        assert!(result["group"].is_string() && result["case"].is_string());
+        match result["status"].as_str().unwrap() {
+            "measured" => {
+                let metrics = result["metrics"].as_object().unwrap();
+                assert!(metrics.contains_key("time_ns") || metrics.contains_key("round_trip_ns"));
+                for metric in metrics.values() {
+                    assert!(metric["median"].is_f64() && metric["values"].as_array().unwrap().len() == 1);
+                }
+            }
+            "unavailable" => assert!(result["reason"].is_string()),
+            status => panic!("{status}"),
+        }
+    }
+    let read = results
+        .iter()
+        .find(|result| result["case"] == "read, counter set")
+        .unwrap();
+    assert_eq!(read["metrics"]["syscalls"]["median"], 1.0);
+    // What is on the screen is in the file.
+    let sentence = json["conclusions"][0].as_str().unwrap();
+    assert!(text(&output.stdout).contains(sentence));
+}
+
+#[test]
+fn a_pin_runs_on_those_cpus_alone() {
+    let list = run(&[&SHORT[..], &["--pin=0,99999"]].concat());
+    let allowed = text(&list.stderr).lines().last().unwrap().to_owned();
+    // The refusal names the allowed CPUs: "... may use (0-1)".
+    let first: String = allowed
+        .rsplit('(')
+        .next()
+        .unwrap()
+        .chars()
+        .take_while(char::is_ascii_digit)
+        .collect();
+    let pin = format!("--pin={first},{first}");
+    let output = run(&[&SHORT[..], &[pin.as_str()]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let stdout = text(&output.stdout);
+    assert!(
+        stdout.contains(&format!("two threads, one CPU ({first})")) && !stdout.contains("two CPUs"),
+        "{stdout}"
+    );
+}
+
+#[test]
+fn ctrl_c_prints_what_was_finished() {
+    let directory = Directory::new("interrupt");
+    let path = directory.file("out.json");
+    // Long enough to be still running whatever the machine; it is stopped as soon as its rounds begin.
+    let arguments = ["eventfd", "--rounds=1000", "--runtime=1ms", "--json", &path];
+    let mut child = bench(&arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("one thread: rounds") {
+        line.clear();
+        assert!(
+            stderr.read_line(&mut line).unwrap() > 0,
+            "it ended before its first round"
+        );
+    }
+    let killed = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(killed.success());
+    let mut stdout = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(stdout.contains("Stopped by Ctrl-C"), "{stdout}");
+    assert!(stdout.contains("stopped before its first sample"), "{stdout}");
+    let json: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    assert_eq!(json["complete"], false);
+    let last = json["results"].as_array().unwrap().last().unwrap();
+    assert_eq!(last["status"], "interrupted");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let mut child = bench(&["list"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert_eq!((child.wait().unwrap().code(), stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_full_disk_is_an_error() {
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = bench(&["list"]).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        text(&output.stderr),
+        "bench: cannot write to stdout: No space left on device\n"
+    );
+}

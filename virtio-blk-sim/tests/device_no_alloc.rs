@@ -1,0 +1,131 @@
+//! Requests are parsed, carried out and answered without an allocation, once the slots have their size.
+#![expect(unsafe_code, reason = "a counting allocator implements GlobalAlloc")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use virtio_blk_sim::backend::{FileImage, Memory, Null};
+use virtio_blk_sim::device::{
+    BlockDevice, DeviceConfig, FinishedRequest, Operation, PendingRequest, RequestSlot, Started,
+};
+use virtio_blk_sim::memory::{GuestAddress, GuestRam};
+use virtio_blk_sim::virtqueue::{DeviceQueue, DriverQueue, QueueConfig};
+use vm_memory::Bytes;
+
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: every call goes to the system allocator as it is; counting touches no memory of the caller.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller keeps GlobalAlloc's contract, which is System's too.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as above.
+        unsafe { System.realloc(ptr, layout, new_size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const CAPACITY_SECTORS: u64 = 64;
+const DATA: GuestAddress = GuestAddress(0x1_0000);
+const STATUS: GuestAddress = GuestAddress(0x8800);
+
+/// Request type, and what comes between header and status: bytes to read, bytes to write.
+const REQUESTS: [(u32, u32, u32); 8] = [
+    (0, 0, 4096),  // in
+    (1, 4096, 0),  // out
+    (4, 0, 0),     // flush
+    (8, 0, 20),    // get id
+    (11, 16, 0),   // discard of no sectors
+    (13, 32, 0),   // write zeroes of no sectors, twice
+    (1, 100, 0),   // refused
+    (99, 0, 4096), // refused
+];
+
+fn allocations_of_1000_rounds(mut execute: impl FnMut(PendingRequest) -> FinishedRequest) -> u64 {
+    let ram = GuestRam::new(1 << 20).unwrap();
+    let memory = ram.map().unwrap();
+    let config = QueueConfig::at(GuestAddress(0), 64);
+    let mut driver = DriverQueue::new(memory.clone(), config).unwrap();
+    let mut queue = DeviceQueue::new(ram.memory().clone(), config).unwrap();
+    let mut device = BlockDevice::new(DeviceConfig::new(CAPACITY_SECTORS)).unwrap();
+    device.negotiate(device.offered()).unwrap();
+    let mut slot = Some(RequestSlot::new(queue.new_chain()));
+    let mut round = || {
+        for (number, (kind, out, into)) in REQUESTS.into_iter().enumerate() {
+            let header = GuestAddress(0x8000 + number as u64 * 16);
+            memory.write_obj(kind, header).unwrap();
+            // Data in two pieces, so that it takes an array.
+            let (first, rest) = (DATA, GuestAddress(DATA.0 + 8));
+            let readable = [(header, 16), (first, 8), (rest, out.saturating_sub(8))];
+            let writable = [(first, 8), (rest, into.saturating_sub(8)), (STATUS, 1)];
+            let readable = if out > 0 { &readable[..] } else { &readable[..1] };
+            let writable = if into > 0 { &writable[..] } else { &writable[2..] };
+            driver.add(readable, writable).unwrap().unwrap();
+            let _ = driver.publish();
+            let mut empty = slot.take().unwrap();
+            assert!(queue.pop(empty.chain_mut()).unwrap());
+            let finished = match empty.begin(&device) {
+                Started::Pending(request) => execute(request),
+                Started::Finished(finished) => finished,
+            };
+            assert_eq!(finished.error().is_some(), number >= 6);
+            queue.push(finished.head(), finished.written()).unwrap();
+            let _ = queue.publish();
+            slot = Some(finished.into_slot());
+            assert!(driver.pop_used().unwrap().is_some());
+            let status: u8 = memory.read_obj(STATUS).unwrap();
+            assert_eq!(status == 0, number < 6, "request {number} has status {status}");
+        }
+    };
+    // The first rounds give the slot its size.
+    round();
+    round();
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    for _ in 0..1000 {
+        round();
+    }
+    ALLOCATIONS.load(Ordering::Relaxed) - before
+}
+
+// One test in this file, so that no other thread allocates meanwhile.
+#[test]
+fn requests_allocate_nothing() {
+    let null = Null::default();
+    assert_eq!(allocations_of_1000_rounds(|request| null.execute(request)), 0);
+
+    let mut memory = Memory::new(CAPACITY_SECTORS).unwrap();
+    assert_eq!(allocations_of_1000_rounds(|request| memory.execute(request)), 0);
+
+    let path = std::env::temp_dir().join(format!("virtio-blk-sim-no-alloc-{}.img", std::process::id()));
+    std::fs::write(&path, [0; CAPACITY_SECTORS as usize * 512]).unwrap();
+    let file = FileImage::open(&path, false, false);
+    // Open or not, the name is not needed any more.
+    std::fs::remove_file(&path).unwrap();
+    let file = file.unwrap();
+    // A flush that reaches the disk takes milliseconds; ten of them tell as much as a thousand.
+    let mut flushes = 0;
+    let allocations = allocations_of_1000_rounds(|request| {
+        if matches!(request.operation(), Operation::Flush) {
+            flushes += 1;
+            if flushes > 10 {
+                return request.finish(Ok(()));
+            }
+        }
+        file.execute(request)
+    });
+    assert_eq!(allocations, 0);
+}
