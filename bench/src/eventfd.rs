@@ -1,6 +1,7 @@
 //! `bench eventfd`: what each bare operation on an eventfd costs here. The floor under every event loop: what a loop
 //! adds is its time minus these.
 
+mod loop_turns;
 mod method;
 mod one_thread;
 mod readiness;
@@ -21,6 +22,7 @@ use crate::measure::Sample;
 use crate::pin::Placement;
 use crate::report::{Report, Row};
 use crate::session::{Session, Watch};
+use loop_turns::{LoopTurns, Turn};
 use method::Method;
 use one_thread::OneThread;
 use std::cell::RefCell;
@@ -29,30 +31,33 @@ use two_threads::TwoThreads;
 
 const FULL: Plan = Plan {
     rounds: 10,
-    runtime: Duration::from_millis(40),
+    runtime: Duration::from_millis(30),
 };
 const QUICK: Plan = Plan {
     rounds: 6,
-    runtime: Duration::from_millis(12),
+    runtime: Duration::from_millis(8),
 };
 
 /// Runs the benchmark. Blocks until it is done or Ctrl-C is pressed.
 pub(crate) fn run(args: &EventfdArgs, session: &mut Session) -> Result<Report, Error> {
     let placements = args.schedule.placements(&session.environment.allowed)?;
     let operations: Vec<Operation> = Operation::all().collect();
-    let arms = operations.len() + placements.len() * Method::ALL.len();
+    let turns: Vec<Turn> = Turn::all().collect();
+    let arms = operations.len() + turns.len() + placements.len() * Method::ALL.len();
     let plan = args.schedule.plan(QUICK, FULL, arms)?;
     let cpu = placements.first().map_or(0, |placement| placement.device);
 
     let (mut rows, first_complete) = one_thread(cpu, operations, plan, session)?;
-    let (more, second_complete) = two_threads(&placements, plan, session)?;
+    let (more, second_complete) = loop_turns(cpu, turns, plan, session)?;
+    rows.extend(more);
+    let (more, third_complete) = two_threads(&placements, plan, session)?;
     rows.extend(more);
     let conclusions = report::conclusions(&rows);
     Ok(Report {
         benchmark: "eventfd",
         workload: None,
         text: report::tables(&rows, session.colour),
-        complete: first_complete && second_complete,
+        complete: first_complete && second_complete && third_complete,
         rows,
         conclusions,
     })
@@ -74,6 +79,25 @@ fn one_thread(
     let mut thread = OneThread::new(cpu, operations)?;
     let sample = |index, times| thread.sample(index, times, plan.runtime);
     let campaign = measure("one thread", &cases, plan, watch, sample)?;
+    Ok((campaign.rows(&cases), campaign.complete()))
+}
+
+/// The rows of the event loop and its floor on `cpu`, and whether they are complete.
+fn loop_turns(
+    cpu: usize,
+    turns: Vec<Turn>,
+    plan: Plan,
+    watch: &mut impl Watch,
+) -> Result<(Vec<Row>, bool), Error> {
+    let case = |turn: &Turn| Case {
+        group: format!("{}{cpu}", report::LOOP_GROUP),
+        name: turn.to_string(),
+        baseline: turn.baseline().map(|baseline| baseline.to_string()),
+    };
+    let cases: Vec<Case> = turns.iter().map(case).collect();
+    let mut thread = LoopTurns::new(cpu, turns)?;
+    let sample = |index, times| thread.sample(index, times, plan.runtime);
+    let campaign = measure("the loop", &cases, plan, watch, sample)?;
     Ok((campaign.rows(&cases), campaign.complete()))
 }
 

@@ -7,6 +7,7 @@
 mod arm;
 mod campaign;
 mod cli;
+mod descriptors;
 mod environment;
 mod error;
 mod eventfd;

@@ -20,9 +20,38 @@ fn table(rows: &[Row]) -> Table {
     let group = rows.first().map_or("", |row| row.group.as_str());
     if group.starts_with("one thread") {
         operations(group, rows)
+    } else if group.starts_with(LOOP_GROUP) {
+        turns(group, rows)
     } else {
         round_trips(group, rows)
     }
+}
+
+/// The group of the loop's rows, before the number of its CPU.
+pub(super) const LOOP_GROUP: &str = "the event loop, CPU ";
+
+fn turns(group: &str, rows: &[Row]) -> Table {
+    let columns = [
+        Column::text("ring + turn + handler"),
+        Column::number("time", "ns"),
+        Column::number("\u{b1}MAD", "ns"),
+        Column::number("syscalls", ""),
+        Column::number("read(2)", ""),
+        Column::number("over the floor", "ns"),
+        Column::number("95% interval", "ns"),
+        Column::number("change", ""),
+    ];
+    fill(Table::new(format!("Per turn, {group}"), &columns), rows, |row| {
+        let time = row.metric("time_ns");
+        let mut cells = vec![
+            median(time),
+            mad(time),
+            median(row.metric("syscalls")),
+            median(row.metric("reads")),
+        ];
+        cells.extend(difference(time).into_iter().take(3));
+        cells
+    })
 }
 
 const DIFFERENCE: [Column; 4] = [
@@ -137,6 +166,7 @@ pub(super) fn conclusions(rows: &[Row]) -> Vec<String> {
     let mut sentences: Vec<String> = cost_of_a_read(rows).into_iter().collect();
     for group in rows.chunk_by(|a, b| a.group == b.group) {
         sentences.extend(without_the_read(group));
+        sentences.extend(over_the_floor(group));
     }
     sentences
 }
@@ -187,6 +217,40 @@ fn without_the_read(group: &[Row]) -> Option<String> {
         "a round trip"
     };
     (!effects.is_empty()).then(|| format!("Without it {what} on {name}: {}.", effects.join("; ")))
+}
+
+/// What the loop adds to the bare calls, and whether that grows with what is registered.
+fn over_the_floor(group: &[Row]) -> Option<String> {
+    let name = &group.first()?.group;
+    if !name.starts_with(LOOP_GROUP) {
+        return None;
+    }
+    let added = |arm: &str| {
+        let loops: Vec<&Row> = group
+            .iter()
+            .filter(|row| row.baseline.is_some() && row.case.starts_with(&format!("{arm}:")))
+            .collect();
+        let time = |row: &Row| Some(row.metric("time_ns")?.summary.median);
+        let (first, last) = (*loops.first()?, *loops.last()?);
+        let versus = first.metric("time_ns")?.versus?;
+        let interval = versus
+            .difference
+            .interval
+            .map(|interval| format!(" ({})", range(interval, signed)));
+        let growth = percent(time(last)? / time(first)?);
+        // "loop, 1 of 10000 registered"
+        let registered = last.case.rsplit(" of ").next()?;
+        Some(format!(
+            "{arm} {} ns{}, and {growth} of the turn with {registered}",
+            signed(versus.difference.median),
+            interval.unwrap_or_default()
+        ))
+    };
+    let added: Vec<String> = ["epoll/edge", "io_uring/edge"]
+        .into_iter()
+        .filter_map(added)
+        .collect();
+    (!added.is_empty()).then(|| format!("Over the bare system calls {name} adds: {}.", added.join("; ")))
 }
 
 /// A difference in words: `80.0 ns faster (95% interval -82.0 to -78.0 ns, -14.0%)`.
