@@ -1,4 +1,60 @@
-//! The device.
+//! A virtio-blk device on the [`aio`] event loop, and the guests that drive it.
+//!
+//! For authors of device emulators it is a worked example of a production device on AioContext: doorbell, virtqueue with
+//! kick and interrupt suppression, busy polling, I/O on the loop's own ring. For the benchmark it is the
+//! workload. A request's way, and the rooms it passes:
+//!
+//! ```text
+//! guest::BlkDriver ─► avail ring ─► ioeventfd ─► AioContext ─► device::BlkQueue ─► device::Request ─► backend
+//! guest::BlkDriver ◄─ used ring  ◄─ irqfd     ◄─ one publish for a batch        ◄─ FinishedRequest ◄──┘
+//! ```
+//!
+//! | module | knows | does not know |
+//! |---|---|---|
+//! | [`memory`] | guest RAM: a memfd that device and guest map each for themselves | queues |
+//! | [`virtqueue`] | the split ring, the device's half and the driver's | what is in a chain |
+//! | [`device`] | what a request means; a queue on an event loop | where kicks come from, what a disk is |
+//! | [`backend`] | how a request is carried out: null, memory, delay, file | queues |
+//! | [`transport`] | kicks and interrupts | requests |
+//! | [`guest`] | a driver, and a thread that plays the vCPU | the device's side |
+//!
+//! The guest is not trusted: every descriptor is copied once and checked, arithmetic is in sectors, every loop is bounded by
+//! the queue's size. A driver that breaks a rule of the ring loses its queue until it resets the device; a bad request is
+//! answered with a status. [`virtqueue`] and [`device`] say what is checked where.
+//!
+//! # Example
+//!
+//! A disk in memory, a device on a thread of its own, and a guest that writes and reads it back.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use aio::{AioContext, IoThread, Reset};
+//! use virtio_blk_sim::backend::{Backend, Memory};
+//! use virtio_blk_sim::device::{BlockDevice, DeviceConfig, Features};
+//! use virtio_blk_sim::guest::{BlkDriver, Pattern, Stop, Workload, run};
+//! use virtio_blk_sim::transport::SimTransport;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! const SECTORS: u64 = 2048;
+//! let device = BlockDevice::new(DeviceConfig::new(SECTORS))?;
+//! let features = Features::INDIRECT_DESC | Features::EVENT_IDX | Features::FLUSH;
+//! let queue_size = BlkDriver::queue_size_for(8, features);
+//! let ram = BlkDriver::ram_bytes(queue_size, 8, 4096);
+//! let transport = Arc::new(SimTransport::new(device, features, queue_size, ram as usize, Reset::Autoreset)?);
+//!
+//! let mut driver = BlkDriver::new(transport.guest()?, 8, 4096)?;           // lays out the rings
+//! let thread = IoThread::spawn_with("device", AioContext::builder(), move |context| {
+//!     let memory = Memory::new(SECTORS).map_err(|_| std::io::ErrorKind::OutOfMemory)?;
+//!     transport.attach(context, Backend::Memory(memory))                   // answers kicks from here on
+//! })?;
+//!
+//! let workload = Workload { pattern: Pattern::RandRw, iodepth: 8, stop: Stop::Requests(1000), verify: true, seed: 1 };
+//! let report = run(&mut driver, &workload)?;
+//! println!("{} requests, {} kicks, {} interrupts", report.requests, report.kicks, report.interrupts);
+//! thread.stop()?;
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod backend;
 pub mod device;

@@ -9,6 +9,10 @@
 //! | [`Null`] | none | answers at once |
 //! | [`Memory`] | this process's memory | answers at once |
 //! | [`FileImage`] | a file or a block device | blocks the thread on the disk |
+//! | [`Delay`] | none | – |
+//!
+//! A [`Backend`] that is attached to an event loop becomes an [`Engine`]: the same without blocking the loop. A file is
+//! then driven through the loop's io_uring, or by a few threads where the loop has none; a delay by the loop's timers.
 
 mod delay;
 mod engine;

@@ -70,6 +70,7 @@ impl Translator {
     }
 
     #[cold]
+    #[inline(never)]
     fn translate_slow(
         &mut self,
         addr: u64,
@@ -108,6 +109,7 @@ impl Translator {
 
     /// Makes the region around `addr` the remembered one. When there is none the last one stays.
     #[cold]
+    #[inline(never)]
     fn remember(&mut self, addr: u64) -> Option<()> {
         const ACCESS: i32 = libc::PROT_READ | libc::PROT_WRITE;
         let region = self.mem.find_region(GuestAddress(addr))?;
