@@ -58,7 +58,10 @@ impl Epoll {
     pub(crate) fn wait(&self, events: &mut [libc::epoll_event], timeout: TimeoutNs) -> io::Result<usize> {
         if self.has_pwait2.get() {
             match self.pwait2(events, timeout) {
-                Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => self.has_pwait2.set(false),
+                // EPERM is not an error of this call: it comes from seccomp filters that are older than the call is.
+                Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
+                    self.has_pwait2.set(false)
+                }
                 result => return result,
             }
         }

@@ -1,12 +1,12 @@
 //! Questions about a file descriptor that somebody handed us.
 #![expect(unsafe_code, reason = "fstat(2) and fcntl(2) on a caller's descriptor")]
 
-use super::check;
+use super::{check, epoll::Epoll};
 use std::io;
 use std::os::fd::RawFd;
 
-/// Refuses what no monitor can watch: a closed descriptor (EBADF) and a regular file or directory (EPERM, as
-/// epoll_ctl(2) says). ppoll and io_uring accept files and report them as always ready, which would spin.
+/// Refuses what no monitor can watch: a closed descriptor (EBADF), and what is always ready (EPERM, as epoll_ctl(2) says):
+/// a regular file, a directory, a device without a poll operation. ppoll and io_uring accept them, and would spin.
 pub(crate) fn check_pollable(fd: RawFd) -> io::Result<()> {
     // SAFETY: all-zero is a valid `stat` (plain integers).
     let mut st: libc::stat = unsafe { std::mem::zeroed() };
@@ -15,6 +15,8 @@ pub(crate) fn check_pollable(fd: RawFd) -> io::Result<()> {
     check(r.into()).map_err(|e| explain(e, fd))?;
     match st.st_mode & libc::S_IFMT {
         libc::S_IFREG | libc::S_IFDIR => Err(explain(io::Error::from_raw_os_error(libc::EPERM), fd)),
+        // Only epoll tells a device that can be polled (a tty) from one that cannot (/dev/null, a disk).
+        libc::S_IFCHR | libc::S_IFBLK => Epoll::new()?.add(fd, 0, 0).map_err(|e| explain(e, fd)),
         _ => Ok(()),
     }
 }
@@ -25,7 +27,8 @@ pub(crate) fn explain(e: io::Error, fd: RawFd) -> io::Error {
         Some(libc::EPERM) => io::Error::new(
             io::ErrorKind::PermissionDenied,
             format!(
-                "fd {fd} is a regular file or directory, which is always ready; submit its I/O with AioContext::submit instead"
+                "fd {fd} is always ready (a regular file, a directory, or a device like /dev/null), so there is nothing to \
+                 wait for; submit its I/O with AioContext::submit instead"
             ),
         ),
         Some(libc::EBADF) => io::Error::new(

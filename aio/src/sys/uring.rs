@@ -94,6 +94,8 @@ impl Ring {
     /// EPERM or ENOSYS where io_uring is switched off or absent, ENOMEM where RLIMIT_MEMLOCK is too small (before
     /// Linux 5.12), `Unsupported` on kernels before 5.15.
     pub(crate) fn new(entries: u32, newest: RingSetup) -> io::Result<Self> {
+        // The kernel refuses a queue without entries.
+        let entries = entries.max(1);
         let mut refused = None;
         for setup in RingSetup::ALL.into_iter().filter(|s| *s >= newest) {
             match Self::build(entries, setup) {
@@ -179,6 +181,11 @@ impl Ring {
         unsafe { self.ring.submission().push(entry) }.map_err(|_| Full)
     }
 
+    /// True if [`push`](Self::push) would fail.
+    pub(crate) fn is_full(&mut self) -> bool {
+        self.ring.submission().is_full()
+    }
+
     /// SQEs that the kernel has not seen.
     pub(crate) fn unsubmitted(&mut self) -> usize {
         self.ring.submission().len()
@@ -203,24 +210,33 @@ impl Ring {
     pub(crate) fn enter(&mut self, timeout: TimeoutNs) -> io::Result<u32> {
         let to_submit = self.unsubmitted() as u32;
         let min_complete = u32::from(timeout != Some(0));
-        let ts = timeout.map(timespec);
+        let ts = timeout.filter(|ns| *ns != 0).map(timespec);
         let arg = GeteventsArg {
             sigmask: 0,
             sigmask_sz: 0,
             min_wait_usec: 0,
             ts: ts.as_ref().map_or(0, |ts| ptr::from_ref(ts) as u64),
         };
-        // SAFETY: `arg` and the timespec it points to live across the call; what the submitted SQEs point to is
-        // kept alive by who pushed them.
+        // Only a deadline needs the argument; the kernel would copy it in for nothing.
+        let (flags, arg, arg_size) = match ts {
+            Some(_) => (
+                self.enter_flags | ENTER_EXT_ARG,
+                &raw const arg,
+                size_of::<GeteventsArg>(),
+            ),
+            None => (self.enter_flags, ptr::null(), 0),
+        };
+        // SAFETY: `arg` (or null, for no signal mask) and the timespec it points to live across the call; what the
+        // submitted SQEs point to is kept alive by who pushed them.
         let r = unsafe {
             libc::syscall(
                 libc::SYS_io_uring_enter,
                 self.enter_fd,
                 to_submit,
                 min_complete,
-                self.enter_flags | ENTER_GETEVENTS | ENTER_EXT_ARG,
-                &raw const arg,
-                size_of::<GeteventsArg>(),
+                flags | ENTER_GETEVENTS,
+                arg,
+                arg_size,
             )
         };
         check(r)

@@ -84,7 +84,10 @@ fn doorbells() -> Vec<Doorbell> {
         (MonitorKind::Epoll, Method::Read),
         (MonitorKind::Epoll, Method::Edge),
     ] {
-        assert!(doorbells.iter().any(|d| (d.kind, d.method) == must), "no {must:?}");
+        assert!(
+            doorbells.iter().any(|d| (d.kind, d.method) == must),
+            "no {must:?}"
+        );
     }
     doorbells
 }

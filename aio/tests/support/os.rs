@@ -60,6 +60,11 @@ pub(crate) fn under_a_private_number(file: &impl AsFd) -> OwnedFd {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let offset = NEXT.fetch_add(1, Ordering::Relaxed) % PRIVATE_NUMBERS;
     let number = (descriptor_limit() - PRIVATE_NUMBERS + offset) as RawFd;
+    under_this_number(file, number)
+}
+
+/// The same with the number chosen, which must be a private one that has been closed.
+pub(crate) fn under_this_number(file: &impl AsFd, number: RawFd) -> OwnedFd {
     // SAFETY: integers only.
     let fd = check(unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_DUPFD_CLOEXEC, number) });
     // SAFETY: fresh from the kernel.

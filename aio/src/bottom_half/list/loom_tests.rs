@@ -44,7 +44,8 @@ impl Home {
 
     fn callback(&self, node: &Node<Written>, due: Due) {
         self.runs.set(self.runs.get() + 1);
-        self.runs_now.set(self.runs_now.get() + usize::from(due == Due::Now));
+        self.runs_now
+            .set(self.runs_now.get() + usize::from(due == Due::Now));
         for (seen, written) in self.seen.iter().zip(&node.value) {
             seen.set(seen.get() | written.load(Ordering::Relaxed));
         }
@@ -126,7 +127,11 @@ fn each_schedule_of_two_threads_is_followed_by_a_run() {
         let (home, list, half) = (Home::default(), Arc::new(List::new()), half());
         let threads = [0, 1].map(|who| act(&list, &half, write_and_schedule(who)));
         run_all(&home, &list, threads);
-        assert_eq!(home.seen(), [true, true], "by a run that saw what was written before it");
+        assert_eq!(
+            home.seen(),
+            [true, true],
+            "by a run that saw what was written before it"
+        );
         assert!(home.runs.get() <= 2, "run twice for one schedule");
     });
 }
