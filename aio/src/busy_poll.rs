@@ -32,7 +32,9 @@ pub trait BusyPolled: 'static {
 /// How long to busy poll, and how the window adapts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BusyPolling {
-    /// The widest window in nanoseconds; 0 is off, which costs nothing. QEMU's IOThreads use 32,768.
+    /// The widest window in nanoseconds; 0 is off, which costs nothing. QEMU's IOThreads use 32,768. A window ends early for
+    /// timers, bottom halves and, on io_uring, for every event; on ppoll and epoll the descriptors that cannot be looked at
+    /// wait until it is over, so do not make it longer than they may be late.
     pub max_ns: u64,
     /// The factor for widening; 0 means 2.
     pub grow: u32,
@@ -86,6 +88,8 @@ pub(crate) struct HandlerState {
     listed: Cell<bool>,
     begun: Cell<bool>,
     running: Cell<bool>,
+    /// The mode ended while the handler was running: the look that follows `end` is still to come.
+    look_owed: Cell<bool>,
 }
 
 /// What a round of busy polling came to.
@@ -106,6 +110,8 @@ pub(crate) struct BusyPoll {
     policy: Cell<Option<BusyPolling>>,
     /// Handlers that have had an event. `begun` of each says whether its doorbell is off.
     polled: RefCell<Vec<Rc<Handler>>>,
+    /// How often a handler has been taken off the list.
+    removals: Cell<u64>,
     started: Cell<bool>,
     turns_without_fds: Cell<u32>,
 }
@@ -128,7 +134,10 @@ impl BusyPoll {
     /// Sets the policy and forgets what was learned.
     pub(crate) fn set_policy(&self, policy: BusyPolling, handlers: &Handlers) {
         self.leave(handlers);
+        self.removals.set(self.removals.get() + 1);
         for handler in self.polled.take() {
+            // Does nothing unless a hook of another handler has brought us here before its turn to end came.
+            handler.end();
             handler.busy.listed.set(false);
             handler.busy.window_ns.set(0);
         }
@@ -192,26 +201,32 @@ impl BusyPoll {
         hit
     }
 
-    /// By index, and with a reference of its own to each: a hook may add and remove handlers.
+    /// By index, and with a reference of its own to each: a hook may add and remove handlers. A removal moves others to
+    /// places that have been visited, so it begins anew; beginning or ending what has begun or ended does nothing.
     fn each(&self, mut visit: impl FnMut(&Handler)) {
         let mut index = 0;
         while let Some(handler) = self.get(index) {
+            let removals = self.removals.get();
             visit(&handler);
-            index += 1;
+            index = if self.removals.get() == removals {
+                index + 1
+            } else {
+                0
+            };
         }
     }
 
-    /// Ends the mode because the loop is about to sleep. True if the last look found work after all.
+    /// Ends the mode, if it is on, because the loop is about to sleep, and marks what the last look finds. True if it was
+    /// on: hooks have run, so the caller must think again about how long to sleep.
     pub(crate) fn leave(&self, handlers: &Handlers) -> bool {
-        if !self.started.replace(false) {
-            return false;
+        let started = self.started.replace(false);
+        if started {
+            self.each(|handler| {
+                handler.end();
+                handler.look_if_live(handlers);
+            });
         }
-        let mut hit = false;
-        self.each(|handler| {
-            handler.end();
-            hit |= handler.look(handlers);
-        });
-        hit
+        started
     }
 
     /// After an event of a handler: lists it, and adapts its window.
@@ -230,8 +245,9 @@ impl BusyPoll {
         }
     }
 
-    /// Takes a handler off the list that has left its slot.
-    pub(crate) fn forget(&self, handler: &Handler) {
+    /// Takes a handler off the list that has left its slot. True if its doorbell was off until now.
+    pub(crate) fn forget(&self, handler: &Handler) -> bool {
+        let mut ended = false;
         if handler.busy.listed.replace(false) {
             let mut polled = self.polled.borrow_mut();
             let gone = polled
@@ -239,9 +255,11 @@ impl BusyPoll {
                 .position(|h| h.token == handler.token)
                 .map(|i| polled.swap_remove(i));
             drop(polled);
-            handler.end();
+            self.removals.set(self.removals.get() + 1);
+            ended = handler.end();
             drop(gone);
         }
+        ended
     }
 
     fn retire_idle(&self, now_ns: u64, handlers: &Handlers) {
@@ -250,7 +268,7 @@ impl BusyPoll {
         while let Some(handler) = self.get(index) {
             if idle(&handler) {
                 self.forget(&handler);
-                handler.look(handlers);
+                handler.look_if_live(handlers);
             } else {
                 index += 1;
             }
@@ -280,12 +298,14 @@ impl Handler {
         }
     }
 
-    fn end(&self) {
-        if let Some(device) = self.device()
-            && self.busy.begun.replace(false)
-        {
-            device.end();
-        }
+    /// True if the mode was on.
+    fn end(&self) -> bool {
+        let Some(device) = self.device().filter(|_| self.busy.begun.replace(false)) else {
+            return false;
+        };
+        device.end();
+        self.busy.look_owed.set(self.busy.running.get());
+        true
     }
 
     /// Marks the handler ready if its device has work; not while it is being processed further up the stack, or a nested
@@ -299,10 +319,21 @@ impl Handler {
     }
 
     /// Runs the device's `process`.
-    pub(crate) fn process(&self, device: &dyn BusyPolled, context: &AioContext) {
+    pub(crate) fn process(&self, device: &dyn BusyPolled, context: &AioContext, handlers: &Handlers) {
         let outer = self.busy.running.replace(true);
-        let _running = Restore(&self.busy.running, outer);
+        let running = Restore(&self.busy.running, outer);
         device.process(context);
+        drop(running);
+        if !outer && self.busy.look_owed.take() {
+            self.look_if_live(handlers);
+        }
+    }
+
+    /// The look after `end`, or after `process`: either may have removed the handler.
+    fn look_if_live(&self, handlers: &Handlers) {
+        if handlers.get(self.token).is_some() {
+            self.look(handlers);
+        }
     }
 }
 
@@ -318,6 +349,77 @@ impl Drop for Restore<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{EventNotifier, MonitorKind, Reset};
+
+    /// A request comes while the doorbell is off, in the very moment of the end.
+    #[derive(Default)]
+    struct LateDevice {
+        ready: Cell<bool>,
+        processed: Cell<u32>,
+        ends: Cell<u32>,
+    }
+
+    impl BusyPolled for LateDevice {
+        fn process(&self, _: &AioContext) {
+            self.ready.set(false);
+            self.processed.set(self.processed.get() + 1);
+        }
+
+        fn is_ready(&self) -> bool {
+            self.ready.get()
+        }
+
+        fn end(&self) {
+            self.ready.set(true);
+            self.ends.set(self.ends.get() + 1);
+        }
+    }
+
+    #[test]
+    fn idle_handler_drops_out_after_a_last_look() {
+        let policy = BusyPolling::up_to_ns(1_000_000_000);
+        let builder = AioContext::builder().monitor(MonitorKind::Epoll);
+        let ctx = builder.busy_polling(policy).build().unwrap();
+        let (device, bell) = (
+            Rc::<LateDevice>::default(),
+            EventNotifier::new(Reset::Classic).unwrap(),
+        );
+        let _registration = ctx.add_polled_notifier(&bell, Rc::clone(&device)).unwrap();
+        // An event by the doorbell, and one that is found in memory: polled, and begun.
+        bell.notify().unwrap();
+        while device.processed.get() == 0 {
+            ctx.poll(true).unwrap();
+        }
+        device.ready.set(true);
+        while device.processed.get() == 1 {
+            ctx.poll(true).unwrap();
+        }
+        let inner = &*ctx.inner;
+        inner.busy_poll.retire_idle(monotonic_ns(), &inner.handlers);
+        assert_eq!(
+            (inner.busy_poll.polled.borrow().len(), device.ends.get()),
+            (1, 0),
+            "busy"
+        );
+        inner
+            .busy_poll
+            .retire_idle(monotonic_ns() + IDLE_NS + 1, &inner.handlers);
+        assert_eq!(
+            (inner.busy_poll.polled.borrow().len(), device.ends.get()),
+            (0, 1),
+            "idle"
+        );
+        assert!(
+            ctx.poll(true).unwrap(),
+            "and what the last look found is not slept over"
+        );
+        assert_eq!(device.processed.get(), 3);
+        assert_eq!(
+            inner.busy_poll.polled.borrow().len(),
+            1,
+            "an event brings it back"
+        );
+    }
 
     #[test]
     fn window_follows_the_rule_of_2025() {

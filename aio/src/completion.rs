@@ -78,6 +78,8 @@ struct Operation {
 pub(crate) struct Completions {
     operations: RefCell<Slab<Operation>>,
     versions: Cell<u32>,
+    /// The context is being dropped: nobody would wait for the kernel to finish another operation.
+    closed: Cell<bool>,
     /// Reaped, in order, for the next dispatch (of a nested poll, perhaps).
     ready: RefCell<VecDeque<(Token, i32, u32)>>,
 }
@@ -147,6 +149,11 @@ impl Completions {
         }
     }
 
+    /// Takes no operation from now on.
+    pub(crate) fn close(&self) {
+        self.closed.set(true);
+    }
+
     /// What the kernel still has.
     pub(crate) fn in_flight(&self) -> Vec<Token> {
         self.operations
@@ -208,9 +215,12 @@ struct SharedCallback<T, F> {
 
 impl<T: 'static, F: Fn(&AioContext, i32, T) + 'static> Owner for SharedCallback<T, F> {
     fn complete(&self, context: &AioContext, key: usize, result: i32, flags: u32) {
-        if !cqueue::more(flags)
-            && let Some(held) = self.held.borrow_mut().try_remove(key)
-        {
+        if cqueue::more(flags) {
+            return;
+        }
+        // A statement of its own: the callback may submit, so nothing may be borrowed while it runs.
+        let held = self.held.borrow_mut().try_remove(key);
+        if let Some(held) = held {
             (self.callback)(context, result, held);
         }
     }
@@ -245,7 +255,8 @@ impl<T: 'static> Operations<T> {
     /// the kernel's, until the callback runs or the context has been dropped: point only into what `held` owns, in
     /// places that do not move with it. Descriptors must stay open until the next turn has begun.
     pub unsafe fn submit(&self, entry: squeue::Entry, held: T) -> Result<OperationId, SubmitError<T>> {
-        let Some(context) = self.context.upgrade() else {
+        let context = self.context.upgrade();
+        let Some(context) = context.filter(|c| !c.completions.closed.get()) else {
             let error = io::Error::new(
                 io::ErrorKind::NotConnected,
                 "the event loop of these operations is gone",

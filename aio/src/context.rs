@@ -54,7 +54,7 @@ pub(crate) struct Inner {
     pub(crate) stats: Counters,
     bottom_halves: Rc<BottomHalves>,
     timers: Rc<Timers>,
-    busy_poll: BusyPoll,
+    pub(crate) busy_poll: BusyPoll,
     shared: Arc<Shared>,
     own: (Method, Option<&'static str>),
 }
@@ -93,7 +93,8 @@ impl Inner {
     /// Last steps of a handler that has left its slot. Dropping it may run user code, so nothing is borrowed here.
     fn retire(&self, handler: &Handler, replaced: bool) {
         self.monitor.remove(handler, replaced, self.sink());
-        self.busy_poll.forget(handler);
+        let doorbell_was_off = self.busy_poll.forget(handler);
+        handler.hand_back(doorbell_was_off);
     }
 
     /// How long the next wait may sleep.
@@ -425,7 +426,8 @@ impl AioContext {
     /// also runs what its parents have collected and not yet run.
     ///
     /// True if a callback ran, idle bottom halves not counted. A blocking call may return false: somebody called
-    /// [`Handle::notify`], a signal handler ran, or an event was stale. So: `while !done.get() { ctx.poll(true)?; }`.
+    /// [`Handle::notify`], a signal handler ran, an event was stale, or the kernel confirmed a removal. So:
+    /// `while !done.get() { ctx.poll(true)?; }`.
     ///
     /// # Errors
     /// What the monitor's system call says, EINTR excepted; none is expected while memory lasts. The context stays usable.
@@ -484,19 +486,15 @@ impl AioContext {
             Round::Miss => inner.stats.poll_misses.bump(),
             Round::Off | Round::Loop => {}
         }
-        match round {
-            Round::Hit | Round::Loop => *timeout = Some(0),
-            Round::Miss => {
-                let spent = monotonic_ns().saturating_sub(start_ns);
-                *timeout = timeout.map(|ns| ns.saturating_sub(spent));
-            }
-            Round::Off => {}
-        }
-        // About to sleep: doorbells on, and the last look.
-        if *timeout != Some(0) && inner.busy_poll.leave(&inner.handlers) {
+        let found = matches!(round, Round::Hit | Round::Loop);
+        if found {
             *timeout = Some(0);
         }
-        let found = matches!(round, Round::Hit | Round::Loop);
+        // About to sleep: doorbells on, and the last look. The search took its time, and the hooks may have scheduled or
+        // armed something.
+        if *timeout != Some(0) && inner.busy_poll.leave(&inner.handlers) {
+            *timeout = inner.timeout();
+        }
         // io_uring sees in memory whether there is anything to ask for; ppoll and epoll have to be asked now and then.
         inner.monitor.ring().is_some() || !found || inner.busy_poll.must_look_at_fds(inner.handlers.len() - 1)
     }
@@ -545,7 +543,7 @@ impl AioContext {
                 inner.busy_poll.had_event(&handler, start_ns, now_ns);
                 inner.stats.notifier_dispatches.bump();
                 fence(Ordering::Acquire);
-                handler.process(&**device, self);
+                handler.process(&**device, self, &inner.handlers);
             }
         }
         Ok(true)
@@ -579,15 +577,18 @@ impl Drop for AioContext {
     /// use the context while they are dropped.
     fn drop(&mut self) {
         let inner = &*self.inner;
+        inner.completions.close();
         if let Some(ring) = inner.monitor.ring() {
             ring.shutdown(&inner.completions, &inner.stats);
         }
         inner.busy_poll.set_policy(BusyPolling::OFF, &inner.handlers);
-        let handlers = inner.handlers.clear();
-        drop(handlers);
+        for handler in inner.handlers.clear() {
+            handler.hand_back(false);
+        }
         inner.completions.clear();
         inner.timers.clear();
         inner.bottom_halves.clear();
+        inner.shared.close();
     }
 }
 

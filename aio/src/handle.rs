@@ -6,8 +6,8 @@ use crate::notifier::EventNotifier;
 use crate::sync::Arc as ListArc;
 use crate::wake_gate::WakeGate;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The part of a context that any thread may touch.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub(crate) struct Shared {
     /// Writes to the notifier.
     pub(crate) wakes: AtomicU64,
     stop: AtomicBool,
+    /// The context has been dropped: nobody will take from the list any more.
+    closed: AtomicBool,
 }
 
 impl Shared {
@@ -28,6 +30,7 @@ impl Shared {
             notifier,
             wakes: AtomicU64::new(0),
             stop: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
         }
     }
 
@@ -40,6 +43,33 @@ impl Shared {
             let woken: io::Result<()> = self.notifier.notify();
             debug_assert!(woken.is_ok(), "write to the loop's own eventfd: {woken:?}");
         }
+    }
+
+    /// Home thread, as its context is dropped: drops what is scheduled, and what will be. Whoever waits for a closure to
+    /// run, as [`IoThread::run`](crate::IoThread::run) does, learns so that it will not.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.drop_scheduled();
+    }
+
+    /// Either this fence comes before the one in `close`, whose look at the list then finds what the caller has pushed, or
+    /// the caller finds `closed` set.
+    fn drop_if_closed(&self) {
+        fence(Ordering::SeqCst);
+        if self.closed.load(Ordering::SeqCst) {
+            self.drop_scheduled();
+        }
+    }
+
+    fn drop_scheduled(&self) {
+        fence(Ordering::SeqCst);
+        // Any thread may take now: each gets what it takes for itself.
+        self.bottom_halves.take(|node| {
+            if let Work::Once(closure) = &node.value {
+                let closure = closure.lock().unwrap_or_else(PoisonError::into_inner).take();
+                drop(closure);
+            }
+        });
     }
 
     /// Takes a stop request.
@@ -76,6 +106,7 @@ impl Handle {
         let node = ListArc::new(Node::new(Work::Once(Mutex::new(Some(work)))));
         Node::schedule(&node, &self.shared.bottom_halves);
         self.shared.notify();
+        self.shared.drop_if_closed();
     }
 
     /// Makes [`AioContext::run`] return after the turn it is in. A request that finds no `run` ends the next one.

@@ -193,6 +193,34 @@ impl Handler {
         (!ready.is_empty()).then_some(ready)
     }
 
+    /// After the handler has left its slot: what was taken from its eventfd on its behalf, or seen in its device's memory
+    /// while the doorbell was off, and has not been dispatched is rung again, for whoever answers the doorbell next.
+    pub(crate) fn hand_back(&self, doorbell_was_off: bool) {
+        let ready = self.ready.replace(Readiness::EMPTY);
+        let (Action::Notifier { notifier, method, .. } | Action::Polled { notifier, method, .. }) =
+            &self.action
+        else {
+            return;
+        };
+        let taken = method.takes_the_count() && ready.intersects(Readiness::IN);
+        let seen = ready.intersects(Readiness::POLLED)
+            || doorbell_was_off && self.device().is_some_and(|device| device.is_ready());
+        if taken || seen {
+            // The eventfd is open, and a full counter is no error: there is nothing that a caller could mend.
+            let _ = notifier.notify();
+        }
+    }
+
+    /// The eventfd of a doorbell, the loop's own included.
+    pub(crate) fn notifier(&self) -> Option<&EventNotifier> {
+        match &self.action {
+            Action::Fd(_) => None,
+            Action::Own { notifier, .. }
+            | Action::Notifier { notifier, .. }
+            | Action::Polled { notifier, .. } => Some(notifier),
+        }
+    }
+
     pub(crate) fn device(&self) -> Option<&Rc<dyn BusyPolled>> {
         match &self.action {
             Action::Polled { device, .. } => Some(device),

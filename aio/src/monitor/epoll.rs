@@ -95,7 +95,8 @@ impl EpollMonitor {
             stale |= !live;
         }
         if stale {
-            self.start_afresh(sink.handlers, sink.stats)?;
+            // If that fails (no descriptor, no memory), the old set goes on to serve, and the next stale event tries again.
+            let _ = self.start_afresh(sink.handlers, sink.stats);
         }
         Ok(collected)
     }
@@ -107,8 +108,11 @@ impl EpollMonitor {
         let epoll = Epoll::new()?;
         for handler in handlers.all() {
             stats.syscalls_ctl.bump();
-            // EBADF: closed without telling us. It would never have been reported again either.
-            let _ = epoll.add(handler.fd, events(handler.watch.get()), handler.token.bits());
+            match epoll.add(handler.fd, events(handler.watch.get()), handler.token.bits()) {
+                // Closed without telling us, and perhaps opened again as a file: it is not to be reported any more.
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EBADF | libc::EPERM)) => {}
+                result => result?,
+            }
         }
         self.epoll.replace(epoll);
         Ok(())

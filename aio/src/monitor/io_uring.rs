@@ -13,6 +13,7 @@
 use super::{Arm, HandlerState, Sink};
 use crate::completion::Completions;
 use crate::handler::{Handler, Handlers, Readiness, Watch};
+use crate::notifier::EventNotifier;
 use crate::stats::Counters;
 use crate::sys::uring::{CounterBuffers, Cqe, Ring};
 use crate::sys::{TimeoutNs, fd::check_pollable, monotonic_ns};
@@ -40,14 +41,28 @@ pub(crate) struct UringMonitor {
     /// READs of eventfds, from arming to their last completion, which may come after their handler has gone.
     reads: RefCell<Slab<Read>>,
     counters: RefCell<Option<CounterBuffers>>,
+    /// In this wait a poll has ended only to be armed in another way.
+    changed: Cell<bool>,
 }
 
 #[derive(Debug)]
 struct Read {
     handler: Token,
+    /// Open as long as the read may complete; rung again if it does when its handler has gone.
+    notifier: Option<EventNotifier>,
     in_flight: bool,
     /// Where the kernel puts the count. Nobody looks at it.
     count: Box<Cell<u64>>,
+}
+
+/// Its own completion means nothing.
+///
+/// Not POLL_REMOVE for polls: while a wake-up of the poll waits to be worked off it gives -EALREADY and cancels nothing, and
+/// a multishot poll lives on. ASYNC_CANCEL marks the poll, so that working off the wake-up ends it.
+fn cancellation(token: Token) -> squeue::Entry {
+    opcode::AsyncCancel::new(token.bits())
+        .build()
+        .user_data(Token::new(Kind::Internal, 0, 0).bits())
 }
 
 impl UringMonitor {
@@ -58,6 +73,7 @@ impl UringMonitor {
             backlog: RefCell::default(),
             reads: RefCell::default(),
             counters: RefCell::default(),
+            changed: Cell::new(false),
         }
     }
 
@@ -73,10 +89,10 @@ impl UringMonitor {
     pub(super) fn modify(&self, handler: &Handler, stats: &Counters) {
         match handler.monitor.arm.get() {
             // The wait that arms it reads the interest then.
-            Arm::Queued | Arm::Changing => {}
+            Arm::Queued | Arm::Ending | Arm::Changing => {}
             Arm::Idle => self.queue_arming(handler),
             Arm::Armed => {
-                self.cancel_poll(handler.token, stats);
+                self.cancel(handler.token, stats);
                 handler.monitor.arm.set(Arm::Changing);
             }
         }
@@ -93,9 +109,9 @@ impl UringMonitor {
             }
             drop(reads);
             let read = Token::new(Kind::Read, key as usize, 0);
-            self.push(opcode::AsyncCancel::new(read.bits()).build(), stats);
-        } else if matches!(arm, Arm::Armed | Arm::Changing) {
-            self.cancel_poll(handler.token, stats);
+            self.cancel(read, stats);
+        } else if matches!(arm, Arm::Armed | Arm::Ending | Arm::Changing) {
+            self.cancel(handler.token, stats);
         }
     }
 
@@ -108,19 +124,11 @@ impl UringMonitor {
         unsafe { self.queue(entry, stats) };
     }
 
-    /// Queues the cancellation of a user's operation, which will then complete with -ECANCELED or its own result.
-    pub(crate) fn cancel(&self, operation: Token, stats: &Counters) {
-        self.push(opcode::AsyncCancel::new(operation.bits()).build(), stats);
-    }
-
-    fn cancel_poll(&self, token: Token, stats: &Counters) {
-        self.push(opcode::PollRemove::new(token.bits()).build(), stats);
-    }
-
-    /// Queues an entry of the monitor's own whose completion means nothing.
-    fn push(&self, entry: squeue::Entry, stats: &Counters) {
-        // SAFETY: cancellations point to nothing.
-        unsafe { self.queue(entry.user_data(Token::new(Kind::Internal, 0, 0).bits()), stats) };
+    /// Queues the cancellation of a poll, a read, or a user's operation, which will then complete with -ECANCELED or its own
+    /// result.
+    pub(crate) fn cancel(&self, token: Token, stats: &Counters) {
+        // SAFETY: a cancellation points to nothing.
+        unsafe { self.queue(cancellation(token), stats) };
     }
 
     /// # Safety
@@ -155,26 +163,55 @@ impl UringMonitor {
         self.queued.borrow_mut().push(handler.token);
     }
 
-    /// Turns the queued handlers into SQEs.
-    fn arm_queued(&self, handlers: &Handlers, stats: &Counters) {
+    /// Turns the queued handlers into SQEs: polls and reads, or the cancellation of a poll that is to be another. True if
+    /// something was collected on the way.
+    fn arm_queued(&self, sink: Sink<'_>) -> bool {
         if self.queued.borrow().is_empty() {
-            return;
+            return false;
         }
+        let mut collected = false;
         let mut queued = self.queued.take();
         for token in queued.drain(..) {
-            if let Some(handler) = handlers.get(token).filter(|h| h.monitor.arm.get() == Arm::Queued) {
-                self.arm(&handler, stats);
+            let Some(handler) = sink.handlers.get(token) else {
+                continue;
+            };
+            let entry = match handler.monitor.arm.get() {
+                Arm::Queued => self.arm(&handler),
+                Arm::Ending => {
+                    handler.monitor.arm.set(Arm::Changing);
+                    cancellation(token)
+                }
+                Arm::Idle | Arm::Armed | Arm::Changing => continue,
+            };
+            if self.ring.borrow_mut().is_full() {
+                // What is ready at once is reaped on the way: if the CQ overflowed, every multishot poll that fires
+                // meanwhile would end, be armed again, be ready at once, and overflow it again, turn after turn.
+                collected |= self.submit_and_reap(sink);
             }
+            // SAFETY: the only pointer is into `reads`, whose entry stays until its completion (see `complete_read`, and
+            // `shutdown` for a context that is dropped).
+            unsafe { self.queue(entry, sink.stats) };
         }
-        // Keeps the capacity; nobody has queued meanwhile, since no user code ran.
-        self.queued.replace(queued);
+        // Keeps the capacity. What has completed on the way is armed by the next wait.
+        let again = self.queued.replace(queued);
+        self.queued.borrow_mut().extend(again);
+        collected
     }
 
-    fn arm(&self, handler: &Handler, stats: &Counters) {
+    fn submit_and_reap(&self, sink: Sink<'_>) -> bool {
+        sink.stats.syscalls_enter.bump();
+        // Whatever stands in its way stands in the way of the wait, too, which reports it.
+        let _ = self.ring.borrow_mut().enter(Some(0));
+        self.reap(sink)
+    }
+
+    /// The poll or read of a handler, which must be queued.
+    fn arm(&self, handler: &Handler) -> squeue::Entry {
         let fd = types::Fd(handler.fd);
         let token = handler.token.bits();
         let entry = match handler.watch.get() {
             Watch::Level(interest) => opcode::PollAdd::new(fd, interest.poll_events())
+                .multi(handler.monitor.half_closed.get())
                 .build()
                 .user_data(token),
             Watch::Edge => opcode::PollAdd::new(fd, libc::POLLIN as u32)
@@ -200,9 +237,7 @@ impl UringMonitor {
             },
         };
         handler.monitor.arm.set(Arm::Armed);
-        // SAFETY: the only pointer is into `reads`, whose entry stays until its completion (see `complete_read`, and
-        // `shutdown` for a context that is dropped).
-        unsafe { self.queue(entry, stats) };
+        entry
     }
 
     fn provide_counters(&self) -> io::Result<()> {
@@ -220,6 +255,7 @@ impl UringMonitor {
             None => {
                 let key = reads.insert(Read {
                     handler: handler.token,
+                    notifier: handler.notifier().cloned(),
                     in_flight: true,
                     count: Box::default(),
                 });
@@ -240,24 +276,41 @@ impl UringMonitor {
             || ring.has_completions()
     }
 
-    pub(super) fn wait(&self, timeout: TimeoutNs, sink: Sink<'_>) -> io::Result<bool> {
-        self.arm_queued(sink.handlers, sink.stats);
-        let mut collected = false;
+    pub(super) fn wait(&self, mut timeout: TimeoutNs, sink: Sink<'_>) -> io::Result<bool> {
+        loop {
+            self.changed.set(false);
+            let collected = self.arm_queued(sink);
+            let collected = self.enter_and_reap(timeout, sink, collected)?;
+            if collected || !self.changed.get() {
+                return Ok(collected);
+            }
+            // A poll has ended only to be armed otherwise: what it is to hear of may be so now. A look, since part of the
+            // timeout is over.
+            timeout = Some(0);
+        }
+    }
+
+    /// `collected`: there is something to dispatch already, so this must not sleep.
+    fn enter_and_reap(&self, timeout: TimeoutNs, sink: Sink<'_>, mut collected: bool) -> io::Result<bool> {
         loop {
             let mut ring = self.ring.borrow_mut();
-            Self::flush(&mut ring, &mut self.backlog.borrow_mut());
+            let mut backlog = self.backlog.borrow_mut();
+            Self::flush(&mut ring, &mut backlog);
+            let more = !backlog.is_empty();
+            drop(backlog);
             let (idle, reapable) = (ring.unsubmitted() == 0, ring.can_reap());
             // Completions in memory and nothing to submit, or a mere look that would find nothing: no system call.
-            if idle && (reapable || timeout == Some(0) && !ring.has_completions()) {
+            if idle && (reapable || collected || timeout == Some(0) && !ring.has_completions()) {
                 break;
             }
             sink.stats.syscalls_enter.bump();
-            let entered = ring.enter(if reapable || collected { Some(0) } else { timeout });
+            let sleeps = !(reapable || collected || more);
+            let entered = ring.enter(if sleeps { timeout } else { Some(0) });
             drop(ring);
             match entered.as_ref().map_err(io::Error::raw_os_error) {
-                // Taken in part (an entry was refused and has completed with its error, or memory is short): the
-                // kernel did not sleep, so go on unless there is something to dispatch.
-                Ok(_) if self.ring.borrow_mut().unsubmitted() != 0 => {}
+                // There is more than fits; or taken in part (an entry was refused and has completed with its error, or
+                // memory is short): the kernel did not sleep, so go on unless there is something to dispatch.
+                Ok(_) if more || self.ring.borrow_mut().unsubmitted() != 0 => {}
                 Ok(_) | Err(Some(libc::ETIME | libc::EINTR)) => break,
                 // The completion queue has to be emptied before the kernel takes more.
                 Err(Some(libc::EBUSY | libc::EAGAIN)) => {
@@ -290,11 +343,6 @@ impl UringMonitor {
     }
 
     fn complete_poll(&self, token: Token, cqe: Cqe, sink: Sink<'_>) -> bool {
-        if cqe.result >= 0 && cqueue::more(cqe.flags) {
-            return sink
-                .handlers
-                .mark_ready(token, Readiness::from_poll(cqe.result as u32), sink.stats);
-        }
         let Some(handler) = sink.handlers.get(token) else {
             // The end of a poll that was removed is as it should be; readiness that comes too late is a stale event.
             if cqe.result >= 0 {
@@ -302,16 +350,27 @@ impl UringMonitor {
             }
             return false;
         };
-        // Ended: one-shot, cancelled for a change, or (multishot) the CQ had overflowed. Armed again by the next wait;
-        // a multishot poll then reports at once what it missed, because arming looks at the level.
+        let ended = !cqueue::more(cqe.flags);
         match cqe.result {
             result if result >= 0 => {
-                sink.handlers.mark(&handler, Readiness::from_poll(result as u32));
-                self.queue_arming(&handler);
-                true
+                let readiness = Readiness::from_poll(result as u32);
+                if matches!(handler.watch.get(), Watch::Level(_)) {
+                    self.note_half_close(&handler, readiness);
+                }
+                // One-shot, or (multishot) the CQ had overflowed. Armed again by the next wait; a multishot poll then
+                // reports at once what it missed, because arming looks at the level.
+                if ended {
+                    self.queue_arming(&handler);
+                }
+                if !readiness.is_empty() {
+                    sink.handlers.mark(&handler, readiness);
+                }
+                !readiness.is_empty()
             }
+            // Cancelled for a change.
             result if result == -libc::ECANCELED => {
                 self.queue_arming(&handler);
+                self.changed.set(true);
                 false
             }
             // EBADF and its like: the descriptor was closed under us. Said once; arming again would say it for ever.
@@ -320,6 +379,23 @@ impl UringMonitor {
                 sink.handlers.mark(&handler, Readiness::ERROR);
                 true
             }
+        }
+    }
+
+    /// POLL_ADD always asks for POLLRDHUP, too (IO_POLL_UNMASK in io_uring/poll.c). Once a socket's peer has shut down its
+    /// sending half, a one-shot poll of somebody who wants something else would end at once, for ever. So such a poll is
+    /// multishot, which ends only for what was asked for, and is one-shot again, to report the level, while that lasts.
+    fn note_half_close(&self, handler: &Handler, readiness: Readiness) {
+        let state = &handler.monitor;
+        if readiness.is_empty() == state.half_closed.get() {
+            return;
+        }
+        state.half_closed.set(readiness.is_empty());
+        if readiness.is_empty() {
+            self.changed.set(true);
+        } else if state.arm.get() == Arm::Armed {
+            state.arm.set(Arm::Ending);
+            self.queued.borrow_mut().push(handler.token);
         }
     }
 
@@ -334,6 +410,13 @@ impl UringMonitor {
             return false;
         };
         let handler = sink.handlers.get(read.handler);
+        if handler.is_none()
+            && cqe.result > 0
+            && let Some(notifier) = &read.notifier
+        {
+            // It has taken the count for nobody: rung again, for whoever answers the doorbell next.
+            let _ = notifier.notify();
+        }
         if !cqueue::more(cqe.flags) {
             read.in_flight = false;
             match &handler {
@@ -369,10 +452,7 @@ impl UringMonitor {
             .map(|(k, _)| k)
             .collect::<Vec<_>>();
         for key in reads {
-            self.push(
-                opcode::AsyncCancel::new(Token::new(Kind::Read, key, 0).bits()).build(),
-                stats,
-            );
+            self.cancel(Token::new(Kind::Read, key, 0), stats);
         }
         for operation in completions.in_flight() {
             self.cancel(operation, stats);

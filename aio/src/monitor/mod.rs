@@ -86,6 +86,8 @@ pub(crate) struct HandlerState {
     /// poll: index in the pollfd array. io_uring: key of the READ in flight, if any.
     index: Cell<Option<u32>>,
     arm: Cell<Arm>,
+    /// io_uring: the last poll ended for POLLRDHUP alone, which nobody asked for.
+    half_closed: Cell<bool>,
 }
 
 /// io_uring: where a handler's poll or read is.
@@ -98,6 +100,8 @@ enum Arm {
     Queued,
     /// In the kernel (or in the SQ). One completion without F_MORE will end it.
     Armed,
+    /// Armed, to be cancelled by the next wait and armed again in another way.
+    Ending,
     /// Armed and cancelled, to be armed again with another interest once the cancellation has completed.
     Changing,
 }
@@ -230,9 +234,12 @@ impl Monitor {
 fn why_no_ring(e: io::Error) -> io::Error {
     let why = match e.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => {
-            "io_uring is switched off for this process (sysctl kernel.io_uring_disabled, or a seccomp filter)"
+            "io_uring is switched off for this process; allow it with sysctl kernel.io_uring_disabled=0, or in the \
+             seccomp filter of the container or sandbox"
         }
-        Some(libc::ENOSYS) => "this kernel has no io_uring",
+        Some(libc::ENOSYS) => {
+            "this kernel, or the sandbox around it, has no io_uring; it takes Linux 5.15 with CONFIG_IO_URING"
+        }
         Some(libc::ENOMEM) => "not enough locked memory for an io_uring; raise RLIMIT_MEMLOCK (ulimit -l)",
         Some(libc::EMFILE | libc::ENFILE) => {
             "no descriptor left for an io_uring; raise RLIMIT_NOFILE (ulimit -n)"

@@ -16,7 +16,15 @@ use std::sync::OnceLock;
 /// True if EPOLLET reports a second write although the first was never read.
 pub(crate) fn epoll_edge() -> bool {
     static WORKS: OnceLock<bool> = OnceLock::new();
-    *WORKS.get_or_init(|| epoll_sees_each_write().unwrap_or(false))
+    once(&WORKS, epoll_sees_each_write)
+}
+
+/// Keeps what a probe has seen. One that could not be made (no descriptor or memory left) says no for now only.
+fn once(seen: &OnceLock<bool>, probe: impl FnOnce() -> io::Result<bool>) -> bool {
+    seen.get().copied().unwrap_or_else(|| match probe() {
+        Ok(works) => *seen.get_or_init(|| works),
+        Err(_) => false,
+    })
 }
 
 fn epoll_sees_each_write() -> io::Result<bool> {
@@ -36,21 +44,15 @@ fn epoll_sees_each_write() -> io::Result<bool> {
 /// True if multishot POLL_ADD reports a second write although the first was never read.
 pub(crate) fn ring_edge() -> bool {
     static WORKS: OnceLock<bool> = OnceLock::new();
-    *WORKS.get_or_init(|| {
-        ring_sees_each_write(
-            |fd| opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build(),
-            false,
-        )
-        .unwrap_or(false)
-    })
+    let arm = |fd| opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build();
+    once(&WORKS, || ring_sees_each_write(arm, false))
 }
 
 /// True if READ_MULTISHOT exists and reports each write.
 pub(crate) fn ring_read_multishot() -> bool {
     static WORKS: OnceLock<bool> = OnceLock::new();
-    *WORKS.get_or_init(|| {
-        ring_sees_each_write(|fd| opcode::ReadMulti::new(fd, 0, 0).build(), true).unwrap_or(false)
-    })
+    let arm = |fd| opcode::ReadMulti::new(fd, 0, 0).build();
+    once(&WORKS, || ring_sees_each_write(arm, true))
 }
 
 fn ring_sees_each_write(arm: impl Fn(types::Fd) -> squeue::Entry, with_buffers: bool) -> io::Result<bool> {

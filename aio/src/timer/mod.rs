@@ -307,7 +307,7 @@ impl fmt::Debug for Timer {
 }
 
 /// Guest time: runs with the host's monotonic clock while it is started, stands still while it is stopped, and can be
-/// stepped either way. A context's virtual clock begins at zero, stopped.
+/// stepped forward in both states. A context's virtual clock begins at zero, stopped.
 ///
 /// A timer on it is due when the clock reads its deadline or more, running or not.
 #[derive(Debug, Default)]

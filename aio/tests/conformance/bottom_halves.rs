@@ -114,7 +114,7 @@ pub(crate) fn one_may_delete_itself_in_its_callback(setup: &Setup) {
     slot.put(ctx.bottom_half({
         let (slot, runs) = (slot.clone(), runs.clone());
         move |_| {
-            let own = slot.take().expect("runs once");
+            let own: BottomHalf = slot.take().expect("runs once");
             own.schedule();
             drop(own);
             runs.bump();

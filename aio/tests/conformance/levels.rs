@@ -1,7 +1,7 @@
 //! Level semantics of fd handlers, on every monitor: what is still so is said again.
 
 use crate::setup::Setup;
-use crate::support::{Count, SPIN, Slot, look, os, settle, turn, turn_until, turns_of_an_idle_loop};
+use crate::support::{Count, SPIN, Slot, look, settle, turn, turn_until, turns_of_an_idle_loop};
 use aio::{AioContext, Interest, Readiness, Registration};
 use std::cell::{Cell, RefCell};
 use std::io::{self, Read, Write};

@@ -20,9 +20,9 @@ mod removal;
 mod scale;
 mod setup;
 mod signals;
-mod timers;
 #[path = "../support/mod.rs"]
 mod support;
+mod timers;
 
 use aio::Method::{KernelFlag, RingRead, RingReadMultishot};
 use aio::MonitorKind::{Epoll, IoUring, Poll};
@@ -66,6 +66,7 @@ suite! { $ everywhere
         a_nested_run_takes_the_stop_first,
         an_idle_loop_sleeps,
         counters_count,
+        work_in_every_turn_does_not_starve_descriptors,
     }
     bottom_halves {
         all_that_are_scheduled_run_once,
@@ -132,6 +133,7 @@ suite! { $ everywhere
         what_was_published_is_visible,
         nothing_is_lost_while_the_loop_lives_on,
         rung_for_one_context_is_heard_in_the_next,
+        a_loop_that_never_sleeps_hears_other_threads,
     }
     levels {
         an_undrained_handler_is_called_every_turn,
@@ -153,6 +155,7 @@ suite! { $ everywhere
     }
     removal {
         a_dropped_handler_is_not_called,
+        a_removed_handler_leaves_the_kernel,
         one_handler_removes_the_other_while_both_are_ready,
         a_handler_removes_itself,
         a_handler_removes_itself_and_turns,
@@ -178,6 +181,7 @@ suite! { $ everywhere
         the_same_file_again_under_the_same_number,
         two_numbers_of_one_file_are_two_handlers,
         slots_are_reused_without_confusion,
+        a_descriptor_closed_under_its_handler_does_not_spin,
     }
     nesting {
         from_an_fd_handler,
@@ -191,6 +195,7 @@ suite! { $ everywhere
         a_nested_turn_reenters_an_undrained_handler,
         deep_nesting_unwinds,
         stop_in_a_nested_run_returns_to_the_outer,
+        two_contexts_in_one_thread,
     }
     busy_poll {
         off_never_begins,
@@ -224,6 +229,7 @@ suite! { $ everywhere
     scale {
         five_thousand_ready_at_once,
         one_ready_of_five_thousand,
+        more_contexts_in_one_thread_than_it_has_ring_slots,
     }
     io_thread {
         runs_closures_in_its_thread,
@@ -242,6 +248,7 @@ suite! { $ everywhere
         a_closed_descriptor_is_refused,
         a_refused_handler_leaves_no_trace,
         what_was_chosen_can_be_asked,
+        a_panic_leaves_the_loop_working,
     }
 }
 
@@ -266,6 +273,8 @@ suite! { $ on_a_ring
         captures_of_a_dropped_context_cannot_submit,
         after_the_context_nothing_is_taken,
         in_a_storm_of_signals,
+        other_threads_complete_them,
+        a_ring_of_any_size_will_do,
     }
 }
 

@@ -297,3 +297,34 @@ pub(crate) fn stop_in_a_nested_run_returns_to_the_outer(setup: &Setup) {
     assert_eq!(unwound.get(), 3);
     drop(ours);
 }
+
+pub(crate) fn two_contexts_in_one_thread(setup: &Setup) {
+    let (outer, inner) = (setup.context(), Rc::new(setup.context()));
+    let (request, answer) = (setup.notifier(), setup.notifier());
+    let (asked, answered, done) = (Count::default(), Count::default(), Count::default());
+    let on_request = inner.add_notifier(&request, {
+        let (asked, answer) = (asked.clone(), answer.clone());
+        move |_| {
+            asked.bump();
+            answer.notify().unwrap();
+        }
+    });
+    let on_answer = outer.add_notifier(&answer, {
+        let answered = answered.clone();
+        move |_| answered.bump()
+    });
+    let _bells = (on_request.unwrap(), on_answer.unwrap());
+    for n in 1..=10 {
+        // A callback of one loop turns the other, which rings the first, whose nested turn hears it.
+        let (inner, request) = (Rc::clone(&inner), request.clone());
+        let (asked, answered, on_done) = (asked.clone(), answered.clone(), done.clone());
+        outer.defer(move |outer| {
+            request.notify().unwrap();
+            turn_until(&inner, || asked.get() == n);
+            turn_until(outer, || answered.get() == n);
+            on_done.bump();
+        });
+        assert!(turn(&outer));
+        assert_eq!(done.get(), n);
+    }
+}

@@ -76,7 +76,11 @@ pub(crate) fn writes_coalesce(setup: &Setup) {
     }
     assert!(turn(&ctx));
     settle(&ctx);
-    assert!(calls.get() <= 2, "{} calls for 50 writes before a turn", calls.get());
+    assert!(
+        calls.get() <= 2,
+        "{} calls for 50 writes before a turn",
+        calls.get()
+    );
 }
 
 pub(crate) fn a_silent_notifier_is_not_called(setup: &Setup) {
@@ -314,7 +318,9 @@ impl Mailboxes {
     }
 
     fn all_heard(&self) -> bool {
-        self.acknowledged.iter().all(|a| a.load(Ordering::Relaxed) == LAST)
+        self.acknowledged
+            .iter()
+            .all(|a| a.load(Ordering::Relaxed) == LAST)
     }
 }
 
@@ -414,7 +420,11 @@ pub(crate) fn rung_for_one_context_is_heard_in_the_next(setup: &Setup) {
                 move |_| drop(slot.take())
             });
             look(&ctx);
-            assert_eq!(calls.get(), 0, "removed by a bottom half, which comes before the handlers");
+            assert_eq!(
+                calls.get(),
+                0,
+                "removed by a bottom half, which comes before the handlers"
+            );
         }
         drop(ctx);
         let next = setup.context();
@@ -423,5 +433,18 @@ pub(crate) fn rung_for_one_context_is_heard_in_the_next(setup: &Setup) {
         // The edge methods never read; the next round must begin in silence.
         settle(&next);
         let _ = notifier.test_and_clear().unwrap();
+    }
+}
+
+pub(crate) fn a_loop_that_never_sleeps_hears_other_threads(setup: &Setup) {
+    let (ctx, notifier) = (setup.context(), setup.notifier());
+    let (_bell, calls) = counted(&ctx, &notifier);
+    for n in 1..=20 {
+        let bell = notifier.clone();
+        let ringer = std::thread::spawn(move || bell.notify().unwrap());
+        while calls.get() < n {
+            look(&ctx);
+        }
+        ringer.join().unwrap();
     }
 }

@@ -37,6 +37,31 @@ pub(crate) fn a_dropped_handler_is_not_called(setup: &Setup) {
     }
 }
 
+pub(crate) fn a_removed_handler_leaves_the_kernel(setup: &Setup) {
+    let ctx = setup.context();
+    for rung in [false, true] {
+        let notifier = setup.notifier();
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let bell = ctx.add_notifier(&notifier, |_| ()).unwrap();
+        let on = ctx.add_fd(&theirs, Interest::READABLE, |_, _| ()).unwrap();
+        settle(&ctx);
+        // Removed while the kernel has a wake-up in hand that nobody has seen.
+        if rung {
+            notifier.notify().unwrap();
+            ours.write_all(b"x").unwrap();
+        }
+        drop((bell, on));
+        settle(&ctx);
+        let before = ctx.stats().stale;
+        for _ in 0..5 {
+            notifier.notify().unwrap();
+            ours.write_all(b"x").unwrap();
+            assert!(!look(&ctx));
+        }
+        assert_eq!(ctx.stats().stale, before, "nothing is reported for it any more");
+    }
+}
+
 pub(crate) fn one_handler_removes_the_other_while_both_are_ready(setup: &Setup) {
     let ctx = setup.context();
     let streams = [readable_stream(), readable_stream()];
@@ -52,7 +77,10 @@ pub(crate) fn one_handler_removes_the_other_while_both_are_ready(setup: &Setup) 
     }
     assert!(turn(&ctx));
     assert_eq!(calls.get(), 1);
-    assert!(ctx.stats().stale > 0, "what was collected for the other is dropped and counted");
+    assert!(
+        ctx.stats().stale > 0,
+        "what was collected for the other is dropped and counted"
+    );
     slots.iter().for_each(|slot| drop(slot.take()));
 
     // The same with doorbells.
@@ -195,7 +223,7 @@ pub(crate) fn replaced_while_ready(setup: &Setup) {
     turn_until(&ctx, || old.get() == 1);
     // In a bottom half: the readiness has been collected for the old one in this very turn.
     ctx.defer({
-        let (new, slot) = (new.clone(), slot.clone());
+        let (theirs, new, slot) = (Rc::clone(&theirs), new.clone(), slot.clone());
         move |ctx| {
             let on = ctx.add_fd(&*theirs, Interest::READABLE, move |_, _| new.bump());
             slot.put(on.unwrap());
@@ -291,7 +319,11 @@ pub(crate) fn a_dead_context_leaves_registrations_inert(setup: &Setup) {
     let (on, bell) = (on.unwrap(), bell.unwrap());
     look(&ctx);
     drop(ctx);
-    assert_eq!(Rc::strong_count(&held), 1, "callbacks are dropped with the context");
+    assert_eq!(
+        Rc::strong_count(&held),
+        1,
+        "callbacks are dropped with the context"
+    );
     assert!(!on.is_live() && !bell.is_live());
     let e = on.set_interest(Interest::WRITABLE).unwrap_err();
     assert_eq!(e.kind(), io::ErrorKind::NotFound);
@@ -341,7 +373,9 @@ pub(crate) fn captures_may_hold_registrations(setup: &Setup) {
     let mut last = None;
     for (_, theirs) in &streams {
         let owned = std::mem::replace(&mut chain, Box::new(()));
-        let on = ctx.add_fd(theirs, Interest::READABLE, move |_, _| drop(&owned)).unwrap();
+        let on = ctx
+            .add_fd(theirs, Interest::READABLE, move |_, _| _ = &owned)
+            .unwrap();
         last = Some(on.id());
         chain = Box::new(on);
     }
@@ -353,7 +387,9 @@ pub(crate) fn captures_may_hold_registrations(setup: &Setup) {
     // And the same at the end of a context.
     let ctx = setup.context();
     let inner = ctx.add_fd(&streams[0].1, Interest::READABLE, |_, _| ()).unwrap();
-    let outer = ctx.add_fd(&streams[1].1, Interest::READABLE, move |_, _| drop(&inner)).unwrap();
+    let outer = ctx
+        .add_fd(&streams[1].1, Interest::READABLE, move |_, _| _ = &inner)
+        .unwrap();
     ctx.defer(move |_| drop(outer));
     drop(ctx);
 }
@@ -382,14 +418,16 @@ pub(crate) fn added_and_removed_in_one_turn(setup: &Setup) {
 
 pub(crate) fn added_in_a_callback_is_served(setup: &Setup) {
     let ctx = setup.context();
-    let streams = [readable_stream(), readable_stream()];
+    let streams = Rc::new([readable_stream(), readable_stream()]);
     let (calls, slot) = (Count::default(), Slot::<Registration>::new());
-    let second = streams[1].1.try_clone().unwrap();
     let on = ctx.add_fd(&streams[0].1, Interest::READABLE, {
-        let (calls, slot) = (calls.clone(), slot.clone());
+        let (streams, calls, slot) = (Rc::clone(&streams), calls.clone(), slot.clone());
         move |ctx, _| {
             let calls = calls.clone();
-            let on = ctx.add_fd(&second, Interest::READABLE, move |_, _| calls.bump());
+            let on = ctx.add_fd(&streams[1].1, Interest::READABLE, move |_, ready| {
+                assert!(ready.is_readable() && !ready.is_error());
+                calls.bump();
+            });
             slot.put(on.unwrap());
         }
     });

@@ -77,6 +77,10 @@ impl Setup {
         }
     }
 
+    pub(crate) fn newest_ring_setup(&self) -> RingSetup {
+        self.ring
+    }
+
     pub(crate) fn has_ring(&self) -> bool {
         self.monitor == MonitorKind::IoUring
     }

@@ -1,0 +1,143 @@
+//! IoThread: a loop in a thread of its own.
+
+use crate::setup::Setup;
+use aio::{Builder, IoThread, MonitorKind};
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::ThreadId;
+
+pub(crate) fn runs_closures_in_its_thread(setup: &Setup) {
+    let thread = setup.io_thread();
+    let (id, name, monitor) = thread
+        .run(|ctx| {
+            let current = std::thread::current();
+            (
+                current.id(),
+                current.name().map(str::to_owned),
+                ctx.monitor().kind,
+            )
+        })
+        .unwrap();
+    assert_ne!(id, std::thread::current().id());
+    assert_eq!(name.as_deref(), Some("conformance"));
+    assert_eq!(monitor, setup.monitor);
+    let same = (0..100).all(|n| thread.run(move |_| (n, std::thread::current().id())).unwrap() == (n, id));
+    assert!(same);
+    assert!(format!("{thread:?}").contains("conformance"));
+    thread.stop().unwrap();
+}
+
+/// Tells where and in which order it was dropped.
+struct Dropped(Arc<Mutex<Vec<(&'static str, ThreadId)>>>, &'static str);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        let entry = (self.1, std::thread::current().id());
+        self.0.lock().unwrap().push(entry);
+    }
+}
+
+pub(crate) fn its_state_is_dropped_in_its_thread_before_the_context(setup: &Setup) {
+    let drops = Arc::new(Mutex::new(Vec::new()));
+    let (of_state, of_context) = (
+        Dropped(Arc::clone(&drops), "state"),
+        Dropped(Arc::clone(&drops), "context"),
+    );
+    let thread = IoThread::spawn_with("state", setup.builder(), move |ctx| {
+        // Belongs to the context: a handler's capture.
+        ctx.timer(|_| ()).arm_at(0);
+        let bh = ctx.bottom_half(move |_| _ = &of_context);
+        std::mem::forget(bh);
+        Ok(of_state)
+    });
+    let thread = thread.unwrap();
+    let id = thread.run(|_| std::thread::current().id()).unwrap();
+    assert!(drops.lock().unwrap().is_empty());
+    thread.stop().unwrap();
+    assert_eq!(*drops.lock().unwrap(), [("state", id), ("context", id)]);
+}
+
+pub(crate) fn stop_returns_after_the_turn(setup: &Setup) {
+    let thread = setup.io_thread();
+    let done = Arc::new(AtomicU64::new(0));
+    for _ in 0..10 {
+        let done = Arc::clone(&done);
+        thread
+            .handle()
+            .schedule(move |_| _ = done.fetch_add(1, Ordering::Relaxed));
+    }
+    thread.run(|_| ()).unwrap();
+    thread.stop().unwrap();
+    assert_eq!(done.load(Ordering::Relaxed), 10);
+}
+
+pub(crate) fn drop_stops_it(setup: &Setup) {
+    let alive = Arc::new(());
+    let held = Arc::clone(&alive);
+    let thread = IoThread::spawn_with("drop", setup.builder(), move |_| Ok(held)).unwrap();
+    assert_eq!(Arc::strong_count(&alive), 2);
+    drop(thread);
+    assert_eq!(Arc::strong_count(&alive), 1);
+}
+
+pub(crate) fn an_error_of_init_comes_back(setup: &Setup) {
+    let e = IoThread::spawn_with("init", setup.builder(), |_| {
+        Err::<(), _>(io::Error::other("no disk"))
+    });
+    assert_eq!(e.unwrap_err().to_string(), "no disk");
+    // And of the builder: a method that no ppoll has.
+    let bad: Builder = setup
+        .builder()
+        .monitor(MonitorKind::Poll)
+        .reset(aio::Reset::AutoresetBy(aio::Method::Edge));
+    let e = IoThread::spawn("bad", bad).unwrap_err();
+    assert_eq!(e.kind(), io::ErrorKind::Unsupported);
+}
+
+pub(crate) fn a_panic_of_init_is_an_error(setup: &Setup) {
+    let thread = IoThread::spawn_with("panic", setup.builder(), |_| -> io::Result<()> {
+        panic!("on purpose, by a test")
+    });
+    assert!(thread.unwrap_err().to_string().contains("init"));
+}
+
+pub(crate) fn a_panic_of_a_callback_is_told_by_stop(setup: &Setup) {
+    let thread = setup.io_thread();
+    let e = thread.run(|_| panic!("on purpose, by a test")).unwrap_err();
+    assert_eq!(e.kind(), io::ErrorKind::NotConnected);
+    assert!(thread.stop().unwrap_err().to_string().contains("panicked"));
+}
+
+pub(crate) fn run_on_one_that_ended_is_an_error(setup: &Setup) {
+    let thread = setup.io_thread();
+    thread.run(|_| ()).unwrap();
+    thread.handle().stop();
+    // Before or after the loop has noticed: it answers, or says that it did not.
+    let mut result = thread.run(|_| ());
+    while result.is_ok() {
+        result = thread.run(|_| ());
+    }
+    assert_eq!(result.unwrap_err().kind(), io::ErrorKind::NotConnected);
+    thread.stop().unwrap();
+}
+
+pub(crate) fn serves_notifiers(setup: &Setup) {
+    let bell = setup.notifier();
+    let heard = Arc::new(AtomicU64::new(0));
+    let thread = IoThread::spawn_with("bells", setup.builder(), {
+        let (bell, heard) = (bell.clone(), Arc::clone(&heard));
+        move |ctx| {
+            let bell = ctx.add_notifier(&bell, move |_| _ = heard.fetch_add(1, Ordering::Relaxed));
+            Ok(bell?)
+        }
+    });
+    let thread = thread.unwrap();
+    for n in 1..=100 {
+        bell.notify().unwrap();
+        while heard.load(Ordering::Relaxed) < n {
+            std::thread::yield_now();
+        }
+    }
+    thread.stop().unwrap();
+}

@@ -1,0 +1,353 @@
+//! One test for each bug that was found after the fact, named after what went wrong, with its cause.
+//!
+//! The conformance suite has the rules that they broke; here each is as small as it can be.
+
+#[expect(dead_code, reason = "only a part of the helpers is used here")]
+mod support;
+
+use aio::io_uring::opcode;
+use aio::{
+    AioContext, BusyPolled, BusyPolling, EventNotifier, Interest, IoThread, Method, MonitorKind, Operations,
+    Reset,
+};
+use std::cell::{Cell, RefCell};
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use support::{Count, SPIN, Slot, guarded, look, settle, turn, turn_until, turns_of_an_idle_loop};
+
+/// A context of each monitor that this machine has.
+fn each_monitor(name: &'static str, test: impl Fn(AioContext)) {
+    guarded(name, || {
+        for kind in MonitorKind::ALL {
+            let ring = kind == MonitorKind::IoUring;
+            if ring && aio::io_uring::IoUring::new(2).is_err() {
+                eprintln!("{name}: no io_uring here");
+                continue;
+            }
+            test(
+                AioContext::builder()
+                    .monitor(kind)
+                    .busy_polling(POLICY)
+                    .build()
+                    .unwrap(),
+            );
+        }
+    });
+}
+
+fn on_a_ring(name: &'static str, test: impl Fn(AioContext)) {
+    each_monitor(name, |ctx| {
+        if ctx.monitor().kind == MonitorKind::IoUring {
+            test(ctx);
+        }
+    });
+}
+
+fn submit_nop<T: 'static>(ops: &Operations<T>, held: T) -> io::Result<()> {
+    #[expect(unsafe_code, reason = "an SQE without a pointer")]
+    // SAFETY: points to nothing.
+    unsafe { ops.submit(opcode::Nop::new().build(), held) }.map_err(|e| e.error)?;
+    Ok(())
+}
+
+/// `if let Some(held) = cell.borrow_mut().try_remove(..)` keeps the borrow to the end of its block, so a callback that
+/// submitted the next operation panicked with a BorrowMutError.
+#[test]
+fn operation_submitted_in_the_callback_of_its_kind_panicked() {
+    on_a_ring("operation_submitted_in_its_callback", |ctx| {
+        let (slot, calls) = (Slot::<Operations<()>>::new(), Count::default());
+        let ops = ctx.operations({
+            let (slot, calls) = (slot.clone(), calls.clone());
+            move |_, _, ()| {
+                calls.bump();
+                if calls.get() < 3 {
+                    slot.with(|ops| submit_nop(ops, ())).unwrap();
+                }
+            }
+        });
+        slot.put(ops.unwrap());
+        slot.with(|ops| submit_nop(ops, ())).unwrap();
+        turn_until(&ctx, || calls.get() == 3);
+        drop(slot.take());
+    });
+}
+
+/// Callbacks are dropped after the ring has been drained, and one whose captures submitted more operations than the SQ holds
+/// made the monitor enter the kernel, which then held buffers that were freed a moment later.
+#[test]
+fn capture_of_a_dropped_context_gave_the_kernel_an_operation() {
+    struct SubmitsOnDrop(Operations<()>, Count);
+    impl Drop for SubmitsOnDrop {
+        fn drop(&mut self) {
+            let refused = submit_nop(&self.0, ()).is_err_and(|e| e.kind() == io::ErrorKind::NotConnected);
+            self.1.add(refused.into());
+        }
+    }
+    on_a_ring("capture_of_a_dropped_context", |ctx| {
+        let refused = Count::default();
+        let capture = SubmitsOnDrop(ctx.operations(|_, _, ()| ()).unwrap(), refused.clone());
+        let timer = ctx.timer(move |_| _ = &capture);
+        drop(ctx);
+        assert_eq!(refused.get(), 1);
+        drop(timer);
+    });
+}
+
+/// The list of scheduled closures belongs to the handles, too, so a closure for a loop that had ended lived on in it, and
+/// whoever waited for its answer waited for ever.
+#[test]
+fn iothread_run_waited_for_ever_for_a_loop_that_had_ended() {
+    guarded("iothread_run_waited_for_ever", || {
+        let thread = IoThread::spawn("ended", AioContext::builder()).unwrap();
+        thread.handle().stop();
+        let mut answer = Ok(());
+        while answer.is_ok() {
+            answer = thread.run(|_| ());
+        }
+        assert_eq!(answer.unwrap_err().kind(), io::ErrorKind::NotConnected);
+    });
+}
+
+type InProcess = Box<dyn FnOnce(&AioContext)>;
+
+/// A device whose hooks do what a test says, once.
+#[derive(Default)]
+struct Device {
+    ready: Cell<bool>,
+    processed: Count,
+    begins: Count,
+    ends: Count,
+    on_end: RefCell<Option<Box<dyn FnOnce()>>>,
+    on_process: RefCell<Option<InProcess>>,
+}
+
+impl BusyPolled for Device {
+    fn process(&self, context: &AioContext) {
+        self.processed.add(self.ready.replace(false).into());
+        if let Some(hook) = self.on_process.take() {
+            hook(context);
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.ready.get()
+    }
+
+    fn begin(&self) {
+        self.begins.bump();
+    }
+
+    fn end(&self) {
+        self.ends.bump();
+        if let Some(hook) = self.on_end.take() {
+            hook();
+        }
+    }
+}
+
+/// The window opens with the first event and neither grows nor closes.
+const POLICY: BusyPolling = BusyPolling {
+    max_ns: 600_000_000_000,
+    grow: 1,
+    shrink: 0,
+};
+
+/// Registers a device and gives it its first event, so that it is polled from here on.
+fn polled_device(ctx: &AioContext) -> (Rc<Device>, EventNotifier, Slot<aio::NotifierRegistration>) {
+    let (device, bell, slot) = (
+        Rc::<Device>::default(),
+        EventNotifier::new(Reset::Classic).unwrap(),
+        Slot::new(),
+    );
+    slot.put(ctx.add_polled_notifier(&bell, Rc::clone(&device)).unwrap());
+    device.ready.set(true);
+    bell.notify().unwrap();
+    turn_until(ctx, || device.processed.get() == 1);
+    settle(ctx);
+    (device, bell, slot)
+}
+
+/// The timeout of the sleep was computed before the hooks ran, so what `end` scheduled was slept over.
+#[test]
+fn bottom_half_scheduled_by_the_end_hook_was_slept_over() {
+    each_monitor("bottom_half_scheduled_by_end", |ctx| {
+        let (device, _bell, _registration) = polled_device(&ctx);
+        let runs = Count::default();
+        let on_run = runs.clone();
+        let bh = Rc::new(ctx.bottom_half(move |_| on_run.bump()));
+        let in_hook = Rc::clone(&bh);
+        device.on_end.replace(Some(Box::new(move || in_hook.schedule())));
+        turn_until(&ctx, || runs.get() == 1);
+    });
+}
+
+/// Removing a handler moves the last one of the polled list into its place, which the walk had visited already: that one's
+/// `end` was not called, and its doorbell stayed off for ever.
+#[test]
+fn device_behind_one_that_removed_itself_kept_its_doorbell_off() {
+    each_monitor("device_behind_one_that_removed_itself", |ctx| {
+        let (first, _first_bell, slot) = polled_device(&ctx);
+        let (last, _last_bell, _registration) = polled_device(&ctx);
+        first.on_end.replace(Some(Box::new(move || drop(slot.take()))));
+        turns_of_an_idle_loop(&ctx);
+        for device in [first, last] {
+            assert!(device.begins.get() > 0);
+            assert_eq!(device.begins.get(), device.ends.get());
+        }
+    });
+}
+
+/// A handler is not looked at while it runs. When polling ended at just that time, the look that has to follow `end` was
+/// left out, and a request that came while the doorbell was off stayed unseen.
+#[test]
+fn request_was_lost_when_polling_ended_inside_process() {
+    each_monitor("request_was_lost_when_polling_ended", |ctx| {
+        let (device, _bell, _registration) = polled_device(&ctx);
+        let guest = Rc::clone(&device);
+        device.on_process.replace(Some(Box::new(move |ctx| {
+            guest.ready.set(true);
+            ctx.set_busy_polling(BusyPolling::OFF);
+        })));
+        device.ready.set(true);
+        turn_until(&ctx, || device.processed.get() == 3);
+    });
+}
+
+/// Removing a device switched its doorbell on and looked at nothing: a request that had come while it was off was found
+/// neither by the old handler nor by the next (RHEL-3934 in QEMU).
+#[test]
+fn request_was_lost_when_a_polled_device_moved() {
+    each_monitor("request_was_lost_when_a_device_moved", |ctx| {
+        let (device, bell, slot) = polled_device(&ctx);
+        let guest = Rc::clone(&device);
+        device
+            .on_end
+            .replace(Some(Box::new(move || guest.ready.set(true))));
+        // A hit begins the mode, and the removal ends it.
+        device.ready.set(true);
+        turn_until(&ctx, || device.processed.get() == 2);
+        drop(slot.take());
+        assert_eq!(device.begins.get(), device.ends.get());
+        let next = AioContext::new().unwrap();
+        let _registration = next.add_polled_notifier(&bell, Rc::clone(&device)).unwrap();
+        turn_until(&next, || device.processed.get() == 3);
+    });
+}
+
+/// A READ in flight takes the count out of the eventfd. If it completed after its handler had been removed or replaced, or
+/// if the handler went before the dispatch, nobody heard of the ring.
+#[test]
+fn ring_read_of_a_removed_handler_swallowed_the_ring() {
+    on_a_ring("ring_read_of_a_removed_handler", |ctx| {
+        let bell = EventNotifier::new(Reset::AutoresetBy(Method::RingRead)).unwrap();
+        for collected in [false, true] {
+            let old = ctx.add_notifier(&bell, |_| unreachable!("removed")).unwrap();
+            settle(&ctx);
+            bell.notify().unwrap();
+            if collected {
+                // A bottom half runs after the collecting and before the handlers.
+                ctx.defer(move |_| drop(old));
+                assert!(look(&ctx));
+            } else {
+                drop(old);
+            }
+            let calls = Count::default();
+            let on_call = calls.clone();
+            let _new = ctx.add_notifier(&bell, move |_| on_call.bump()).unwrap();
+            turn_until(&ctx, || calls.get() == 1);
+        }
+    });
+}
+
+/// Only regular files and directories were refused, so on ppoll and io_uring a device without a poll operation was taken,
+/// and was ready in every turn.
+#[test]
+fn dev_null_was_taken_and_spun() {
+    each_monitor("dev_null_was_taken", |ctx| {
+        let null = File::open("/dev/null").unwrap();
+        let e = ctx.add_fd(&null, Interest::READABLE, |_, _| ()).unwrap_err();
+        assert_eq!(e.error.kind(), io::ErrorKind::PermissionDenied);
+    });
+}
+
+/// POLL_ADD reports POLLRDHUP to everybody. A handler that waits for something else, on a socket whose peer has shut down
+/// its sending half, got its one-shot poll back at once, and armed it again, turn after turn.
+#[test]
+fn half_closed_socket_spun_on_io_uring() {
+    each_monitor("half_closed_socket", |ctx| {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let _on = ctx
+            .add_fd(&theirs, Interest::NONE, |_, _| unreachable!("nothing to hear"))
+            .unwrap();
+        ours.shutdown(Shutdown::Write).unwrap();
+        let turns = turns_of_an_idle_loop(&ctx);
+        assert!(turns < SPIN, "{turns} turns with nothing to do");
+    });
+}
+
+/// A changed interest was a cancellation in one wait and a new poll in the next, so a turn in between missed what was ready.
+#[test]
+fn changed_interest_missed_a_turn_on_io_uring() {
+    each_monitor("changed_interest", |ctx| {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let on = ctx.add_fd(&theirs, Interest::NONE, |_, _| ()).unwrap();
+        ours.write_all(b"x").unwrap();
+        settle(&ctx);
+        on.set_interest(Interest::READABLE).unwrap();
+        assert!(turn(&ctx));
+    });
+}
+
+/// POLL_REMOVE gives -EALREADY, and cancels nothing, while a wake-up of the poll waits to be worked off. A multishot poll
+/// lived on: it held the file, and reported each ring for a handler that had gone.
+#[test]
+fn removed_multishot_poll_lived_on() {
+    on_a_ring("removed_multishot_poll", |ctx| {
+        let bell = EventNotifier::new(Reset::AutoresetBy(Method::Edge)).unwrap();
+        let on = ctx.add_notifier(&bell, |_| unreachable!("removed")).unwrap();
+        settle(&ctx);
+        bell.notify().unwrap();
+        drop(on);
+        settle(&ctx);
+        let stale = ctx.stats().stale;
+        bell.notify().unwrap();
+        settle(&ctx);
+        assert_eq!(ctx.stats().stale, stale);
+    });
+}
+
+/// An overflow of the CQ ends multishot polls. Armed again they report at once, since nobody reads their eventfds; armed all
+/// together, without reaping in between, they overflowed the CQ again, turn after turn.
+#[test]
+fn overflow_of_the_completion_queue_never_ended() {
+    guarded("overflow_of_the_completion_queue", || {
+        let builder = AioContext::builder()
+            .monitor(MonitorKind::IoUring)
+            .ring_entries(2);
+        let Ok(ctx) = builder.build() else {
+            return eprintln!("no io_uring here");
+        };
+        let calls = Count::default();
+        let bells: Vec<_> = (0..100)
+            .map(|_| EventNotifier::new(Reset::AutoresetBy(Method::Edge)).unwrap())
+            .collect();
+        let registrations: Vec<_> = bells
+            .iter()
+            .map(|bell| {
+                let calls = calls.clone();
+                ctx.add_notifier(bell, move |_| calls.bump()).unwrap()
+            })
+            .collect();
+        settle(&ctx);
+        // More than the sixteen entries of this CQ, so that polls end, and then the loop comes to rest.
+        bells.iter().for_each(|bell| bell.notify().unwrap());
+        let ops = ctx.operations(|_, _, ()| ()).unwrap();
+        (0..100).for_each(|_| submit_nop(&ops, ()).unwrap());
+        settle(&ctx);
+        assert!(calls.get() >= 100 && ops.in_flight() == 0);
+        drop(registrations);
+    });
+}
