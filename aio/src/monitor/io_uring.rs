@@ -98,7 +98,7 @@ impl UringMonitor {
         }
     }
 
-    pub(super) fn remove(&self, handler: &Handler, stats: &Counters) {
+    pub(super) fn remove(&self, handler: &Handler, sink: Sink<'_>) {
         let arm = handler.monitor.arm.replace(Arm::Idle);
         if let Some(key) = handler.monitor.index.take() {
             let mut reads = self.reads.borrow_mut();
@@ -108,10 +108,12 @@ impl UringMonitor {
                 return;
             }
             drop(reads);
-            let read = Token::new(Kind::Read, key as usize, 0);
-            self.cancel(read, stats);
+            self.cancel(Token::new(Kind::Read, key as usize, 0), sink.stats);
+            // At once: until it has ended, the read takes every ring for a handler that has gone. It is rung again when the
+            // read completes, but that might be in the next turn of this loop while another loop waits for the ring.
+            self.submit_and_reap(sink);
         } else if matches!(arm, Arm::Armed | Arm::Ending | Arm::Changing) {
-            self.cancel(handler.token, stats);
+            self.cancel(handler.token, sink.stats);
         }
     }
 
@@ -146,6 +148,13 @@ impl UringMonitor {
         let _ = ring.enter(Some(0));
         backlog.push_back(entry);
         Self::flush(&mut ring, &mut backlog);
+    }
+
+    /// True if there is more than the ring has room for.
+    fn flush_backlog(&self, ring: &mut Ring) -> bool {
+        let mut backlog = self.backlog.borrow_mut();
+        Self::flush(ring, &mut backlog);
+        !backlog.is_empty()
     }
 
     fn flush(ring: &mut Ring, backlog: &mut VecDeque<squeue::Entry>) {
@@ -269,11 +278,11 @@ impl UringMonitor {
 
     /// True if a wait would submit or find something; a look at memory.
     pub(super) fn needs_wait(&self) -> bool {
-        let mut ring = self.ring.borrow_mut();
-        !self.queued.borrow().is_empty()
+        let look = self.ring.borrow_mut().look();
+        look.unsubmitted != 0
+            || look.completions
+            || !self.queued.borrow().is_empty()
             || !self.backlog.borrow().is_empty()
-            || ring.unsubmitted() != 0
-            || ring.has_completions()
     }
 
     pub(super) fn wait(&self, mut timeout: TimeoutNs, sink: Sink<'_>) -> io::Result<bool> {
@@ -294,23 +303,21 @@ impl UringMonitor {
     fn enter_and_reap(&self, timeout: TimeoutNs, sink: Sink<'_>, mut collected: bool) -> io::Result<bool> {
         loop {
             let mut ring = self.ring.borrow_mut();
-            let mut backlog = self.backlog.borrow_mut();
-            Self::flush(&mut ring, &mut backlog);
-            let more = !backlog.is_empty();
-            drop(backlog);
-            let (idle, reapable) = (ring.unsubmitted() == 0, ring.can_reap());
+            let more = self.flush_backlog(&mut ring);
+            let look = ring.look();
             // Completions in memory and nothing to submit, or a mere look that would find nothing: no system call.
-            if idle && (reapable || collected || timeout == Some(0) && !ring.has_completions()) {
+            let nothing_found = timeout == Some(0) && !look.completions;
+            if look.unsubmitted == 0 && (look.reapable || collected || nothing_found) {
                 break;
             }
             sink.stats.syscalls_enter.bump();
-            let sleeps = !(reapable || collected || more);
+            let sleeps = !(look.reapable || collected || more);
             let entered = ring.enter(if sleeps { timeout } else { Some(0) });
             drop(ring);
             match entered.as_ref().map_err(io::Error::raw_os_error) {
                 // There is more than fits; or taken in part (an entry was refused and has completed with its error, or
                 // memory is short): the kernel did not sleep, so go on unless there is something to dispatch.
-                Ok(_) if more || self.ring.borrow_mut().unsubmitted() != 0 => {}
+                Ok(left) if more || *left != 0 => {}
                 Ok(_) | Err(Some(libc::ETIME | libc::EINTR)) => break,
                 // The completion queue has to be emptied before the kernel takes more.
                 Err(Some(libc::EBUSY | libc::EAGAIN)) => {

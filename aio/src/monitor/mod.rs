@@ -212,7 +212,7 @@ impl Monitor {
             Self::Poll(m) => m.remove(handler, sink.handlers),
             Self::Epoll(_) if replaced => {}
             Self::Epoll(m) => m.remove(handler, sink.stats),
-            Self::IoUring(m) => m.remove(handler, sink.stats),
+            Self::IoUring(m) => m.remove(handler, sink),
         }
     }
 

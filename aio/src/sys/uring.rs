@@ -65,6 +65,18 @@ pub(crate) struct Cqe {
     pub(crate) flags: u32,
 }
 
+/// What lies in the ring's memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Look {
+    /// SQEs that the kernel has not seen.
+    pub(crate) unsubmitted: u32,
+    /// Completions lie in memory and none wait in the kernel, so that reaping needs no enter.
+    pub(crate) reapable: bool,
+    /// Completions may be had: some are in memory, or the kernel says that an enter would bring some (task work with
+    /// TASKRUN_FLAG, or an overflowed CQ).
+    pub(crate) completions: bool,
+}
+
 /// The submission queue has no room until the next enter.
 #[derive(Debug)]
 pub(crate) struct Full;
@@ -186,29 +198,20 @@ impl Ring {
         self.ring.submission().is_full()
     }
 
-    /// SQEs that the kernel has not seen.
-    pub(crate) fn unsubmitted(&mut self) -> usize {
-        self.ring.submission().len()
-    }
-
-    /// True if completions may be had: some are in memory, or the kernel says that an enter would bring some
-    /// (task work with TASKRUN_FLAG, or an overflowed CQ). Two loads, no system call.
-    pub(crate) fn has_completions(&mut self) -> bool {
+    /// What is to be done, by a look at memory: a few loads, no system call.
+    pub(crate) fn look(&mut self) -> Look {
         let sq = self.ring.submission();
-        let by_enter = sq.taskrun() || sq.cq_overflow();
+        let (unsubmitted, overflowed, in_kernel) = (sq.len() as u32, sq.cq_overflow(), sq.taskrun());
         drop(sq);
-        by_enter || !self.ring.completion().is_empty()
-    }
-
-    /// True if completions lie in memory and none wait in the kernel, so that reaping needs no enter.
-    pub(crate) fn can_reap(&mut self) -> bool {
-        !self.ring.completion().is_empty() && !self.ring.submission().cq_overflow()
+        let in_memory = !self.ring.completion().is_empty();
+        Look { unsubmitted, reapable: in_memory && !overflowed, completions: in_memory || overflowed || in_kernel }
     }
 
     /// Submits everything queued and brings completions to memory; sleeps for the first one until `timeout`.
-    /// Gives the number of SQEs taken. Errors: EINTR, ETIME (nothing came), EBUSY or EAGAIN (reap, then again).
+    /// Gives the number of SQEs that the kernel has not taken. Errors: EINTR, ETIME (nothing came), EBUSY or EAGAIN (reap,
+    /// then again).
     pub(crate) fn enter(&mut self, timeout: TimeoutNs) -> io::Result<u32> {
-        let to_submit = self.unsubmitted() as u32;
+        let to_submit = self.ring.submission().len() as u32;
         let min_complete = u32::from(timeout != Some(0));
         let ts = timeout.filter(|ns| *ns != 0).map(timespec);
         let arg = GeteventsArg {
@@ -239,7 +242,7 @@ impl Ring {
                 arg_size,
             )
         };
-        check(r)
+        check(r).map(|taken| to_submit.saturating_sub(taken))
     }
 
     /// Takes one completion out of the ring.

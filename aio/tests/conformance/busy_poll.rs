@@ -41,17 +41,22 @@ struct Device {
     on_process: RefCell<Option<InProcess>>,
     /// Work that stays: the queue never runs dry.
     endless: Cell<bool>,
+    depth: Cell<u32>,
+    deepest: Cell<u32>,
 }
 
 impl BusyPolled for Device {
     fn process(&self, context: &AioContext) {
         self.calls.bump();
+        self.depth.set(self.depth.get() + 1);
+        self.deepest.set(self.deepest.get().max(self.depth.get()));
         self.processed.add(self.queued.swap(0, Ordering::AcqRel));
         let hook = self.on_process.take();
         if let Some(hook) = &hook {
             hook(context);
         }
         self.on_process.replace(hook);
+        self.depth.set(self.depth.get() - 1);
     }
 
     fn is_ready(&self) -> bool {
@@ -381,26 +386,18 @@ pub(crate) fn hits_and_misses_are_counted(setup: &Setup) {
 pub(crate) fn a_nested_turn_does_not_reenter_a_ready_device(setup: &Setup) {
     let p = Polled::new(setup, FOR_EVER);
     p.open_wide();
-    let depth = Rc::new(Cell::new(0));
-    let deepest = Rc::new(Cell::new(0));
     p.device.endless.set(true);
-    p.device.on_process.replace(Some(Box::new({
-        let (depth, deepest) = (Rc::clone(&depth), Rc::clone(&deepest));
-        move |ctx| {
-            depth.set(depth.get() + 1);
-            deepest.set(deepest.get().max(depth.get()));
-            if depth.get() < 10 {
-                look(ctx);
-                ctx.defer(|_| ());
-                turn(ctx);
-            }
-            depth.set(depth.get() - 1);
-        }
+    p.device.on_process.replace(Some(Box::new(|ctx| {
+        look(ctx);
+        ctx.defer(|_| ());
+        turn(ctx);
     })));
-    for _ in 0..5 {
+    let before = p.device.calls.get();
+    for n in 1..=5 {
         assert!(turn(&p.ctx));
+        assert_eq!(p.device.calls.get(), before + n);
     }
-    assert_eq!(deepest.get(), 1);
+    assert_eq!(p.device.deepest.get(), 1);
 }
 
 pub(crate) fn a_nested_turn_serves_the_other_devices(setup: &Setup) {

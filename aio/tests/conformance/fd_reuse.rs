@@ -5,7 +5,7 @@
 use crate::setup::Setup;
 use crate::support::{Count, SPIN, Slot, look, os, settle, turn, turn_until, turns_of_an_idle_loop};
 use aio::{Interest, Registration};
-use std::io::{self, PipeReader, PipeWriter, Write};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 
@@ -122,7 +122,7 @@ pub(crate) fn a_copy_that_outlives_the_number_does_not_starve_the_others(setup: 
         let before = calls.get();
         other_writer.write_all(b"x").unwrap();
         turn_until(&ctx, || calls.get() >= before + 3);
-        io::Read::read_exact(&mut &other, &mut [0]).unwrap();
+        (&other).read_exact(&mut [0]).unwrap();
     }
 }
 
@@ -197,6 +197,35 @@ pub(crate) fn slots_are_reused_without_confusion(setup: &Setup) {
             let expected = before[i] + u64::from(live[i].is_some());
             assert_eq!(calls[i].get(), expected, "handler {i} in round {round}");
         }
+    }
+}
+
+pub(crate) fn a_late_event_does_not_reach_the_next_in_the_slot(setup: &Setup) {
+    let ctx = setup.context();
+    let (silent, mut silent_writer) = io::pipe().unwrap();
+    for closed_first in [false, true] {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let number = os::under_a_private_number(&reader);
+        let old = ctx.add_fd(&number, Interest::READABLE, |_, _| unreachable!("removed"));
+        settle(&ctx);
+        // The kernel has seen the write, the loop has not; if the number goes first, an epoll set keeps the file.
+        writer.write_all(b"x").unwrap();
+        let kept = (!closed_first).then_some(number);
+        drop(old.unwrap());
+        let calls = Count::default();
+        let new = ctx.add_fd(&silent, Interest::READABLE, {
+            let calls = calls.clone();
+            move |_, _| calls.bump()
+        });
+        for _ in 0..5 {
+            assert!(!look(&ctx));
+        }
+        assert_eq!(calls.get(), 0);
+        silent_writer.write_all(b"x").unwrap();
+        turn_until(&ctx, || calls.get() == 1);
+        drop(new.unwrap());
+        (&silent).read_exact(&mut [0]).unwrap();
+        drop(kept);
     }
 }
 

@@ -181,6 +181,7 @@ suite! { $ everywhere
         the_same_file_again_under_the_same_number,
         two_numbers_of_one_file_are_two_handlers,
         slots_are_reused_without_confusion,
+        a_late_event_does_not_reach_the_next_in_the_slot,
         a_descriptor_closed_under_its_handler_does_not_spin,
     }
     nesting {
@@ -270,6 +271,7 @@ suite! { $ on_a_ring
         nested_turns_from_a_completion,
         dropping_operations_cancels_nothing,
         a_dropped_context_waits_for_the_kernel,
+        a_dropped_context_leaves_nothing_in_the_kernel,
         captures_of_a_dropped_context_cannot_submit,
         after_the_context_nothing_is_taken,
         in_a_storm_of_signals,
@@ -348,6 +350,20 @@ mod io_uring_ring_read {
 mod io_uring_ring_read_multishot {
     use super::*;
     const SETUP: Setup = Setup::new(IoUring, AutoresetBy(RingReadMultishot));
+    everywhere!();
+    on_a_ring!();
+}
+
+mod io_uring_plain_ring_read {
+    use super::*;
+    const SETUP: Setup = Setup::new(IoUring, AutoresetBy(RingRead)).ring(Plain);
+    everywhere!();
+    on_a_ring!();
+}
+
+mod io_uring_plain_ring_read_multishot {
+    use super::*;
+    const SETUP: Setup = Setup::new(IoUring, AutoresetBy(RingReadMultishot)).ring(Plain);
     everywhere!();
     on_a_ring!();
 }

@@ -9,7 +9,7 @@ use crate::support::{Count, Slot, look, os, os::SignalStorm, settle, turn, turn_
 use aio::io_uring::{cqueue, opcode, squeue, types};
 use aio::{AioContext, Interest, OperationId, Operations, SubmitError};
 use std::cell::{Cell, RefCell};
-use std::io::{self, PipeReader, Write};
+use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
@@ -319,7 +319,7 @@ pub(crate) fn a_full_completion_queue_loses_nothing(setup: &Setup) {
 }
 
 fn settle_bells(ctx: &AioContext, mut reader: &PipeReader) {
-    io::Read::read_exact(&mut reader, &mut [0]).unwrap();
+    reader.read_exact(&mut [0]).unwrap();
     settle(ctx);
 }
 
@@ -529,6 +529,28 @@ pub(crate) fn a_dropped_context_waits_for_the_kernel(setup: &Setup) {
         assert_eq!((dropped.get(), Rc::strong_count(&held)), (160, 1));
         assert_eq!(Rc::strong_count(&reader), 1);
         drop(writer);
+    }
+}
+
+pub(crate) fn a_dropped_context_leaves_nothing_in_the_kernel(setup: &Setup) {
+    for _ in 0..10 {
+        let ctx = setup.context();
+        let (reader, mut writer) = pipe();
+        let dropped = Count::default();
+        let ops = ctx.operations(|_, _, _: Request| unreachable!("cancelled")).unwrap();
+        for _ in 0..8 {
+            read(&ops, Request::new(&reader, &dropped)).unwrap();
+        }
+        settle(&ctx);
+        drop(ctx);
+        drop(ops);
+        assert_eq!(dropped.get(), 8);
+        // A read that was still pending would take this, and put it where its buffer was.
+        writer.write_all(&[b'x'; 8 * 16]).unwrap();
+        drop(writer);
+        let mut left = Vec::new();
+        (&*reader).read_to_end(&mut left).unwrap();
+        assert_eq!(left.len(), 8 * 16);
     }
 }
 

@@ -204,6 +204,7 @@ pub(crate) fn remove_is_once(setup: &Setup) {
     // A new tenant of the slot is not removed by the old name or the old registration.
     let new = ctx.add_fd(&theirs, Interest::READABLE, |_, _| ()).unwrap();
     assert_ne!(new.id(), id);
+    assert!(new.is_live() && !on.is_live());
     assert!(!ctx.remove(id));
     drop(on);
     assert!(new.is_live());
