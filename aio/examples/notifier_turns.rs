@@ -53,12 +53,7 @@ fn parse(args: &[String]) -> Option<Options> {
         "kernel-flag" => Reset::AutoresetBy(Method::KernelFlag),
         _ => return None,
     };
-    Some(Options {
-        monitor,
-        reset,
-        turns: turns.parse().ok()?,
-        registered: registered.max(1),
-    })
+    Some(Options { monitor, reset, turns: turns.parse().ok()?, registered: registered.max(1) })
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {

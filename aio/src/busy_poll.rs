@@ -25,7 +25,8 @@ pub trait BusyPolled: 'static {
     fn begin(&self) {}
 
     /// Polling ends: switch the doorbell on. `is_ready` is asked once more after it. Every `begin` is followed by one
-    /// `end`, also when the handler is removed or the context dropped in between. Must not poll the context.
+    /// `end`, also when the handler is removed or the context dropped in between; if there is work then, the doorbell is rung
+    /// for the next handler. Must not poll the context.
     fn end(&self) {}
 }
 
@@ -44,11 +45,7 @@ pub struct BusyPolling {
 
 impl BusyPolling {
     /// No busy polling.
-    pub const OFF: Self = Self {
-        max_ns: 0,
-        grow: 0,
-        shrink: 0,
-    };
+    pub const OFF: Self = Self { max_ns: 0, grow: 0, shrink: 0 };
 
     /// Up to `max_ns`, with QEMU's default factors.
     pub const fn up_to_ns(max_ns: u64) -> Self {
@@ -156,24 +153,14 @@ impl BusyPoll {
         handlers: &Handlers,
         loop_has_work: impl Fn() -> bool,
     ) -> Round {
-        let widest = self
-            .polled
-            .borrow()
-            .iter()
-            .map(|h| h.busy.window_ns.get())
-            .max()
-            .unwrap_or(0);
+        let widest = self.polled.borrow().iter().map(|h| h.busy.window_ns.get()).max().unwrap_or(0);
         let window_ns = limit_ns.map_or(widest, |limit| widest.min(limit));
         if window_ns == 0 && !self.started.get() {
             return Round::Off;
         }
         if loop_has_work() {
             // Something to submit: done first, without leaving the mode.
-            return if self.look(handlers) {
-                Round::Hit
-            } else {
-                Round::Loop
-            };
+            return if self.look(handlers) { Round::Hit } else { Round::Loop };
         }
         if !self.started.replace(true) {
             self.each(Handler::begin);
@@ -208,11 +195,7 @@ impl BusyPoll {
         while let Some(handler) = self.get(index) {
             let removals = self.removals.get();
             visit(&handler);
-            index = if self.removals.get() == removals {
-                index + 1
-            } else {
-                0
-            };
+            index = if self.removals.get() == removals { index + 1 } else { 0 };
         }
     }
 
@@ -234,9 +217,7 @@ impl BusyPoll {
         let Some(policy) = self.policy.get() else { return };
         let state = &handler.busy;
         state.last_event_ns.set(now_ns);
-        state
-            .window_ns
-            .set(policy.adapt(state.window_ns.get(), now_ns.saturating_sub(start_ns)));
+        state.window_ns.set(policy.adapt(state.window_ns.get(), now_ns.saturating_sub(start_ns)));
         if !state.listed.replace(true) {
             self.polled.borrow_mut().push(Rc::clone(handler));
             if self.started.get() {
@@ -250,10 +231,7 @@ impl BusyPoll {
         let mut ended = false;
         if handler.busy.listed.replace(false) {
             let mut polled = self.polled.borrow_mut();
-            let gone = polled
-                .iter()
-                .position(|h| h.token == handler.token)
-                .map(|i| polled.swap_remove(i));
+            let gone = polled.iter().position(|h| h.token == handler.token).map(|i| polled.swap_remove(i));
             drop(polled);
             self.removals.set(self.removals.get() + 1);
             ended = handler.end();
@@ -380,10 +358,7 @@ mod tests {
         let policy = BusyPolling::up_to_ns(1_000_000_000);
         let builder = AioContext::builder().monitor(MonitorKind::Epoll);
         let ctx = builder.busy_polling(policy).build().unwrap();
-        let (device, bell) = (
-            Rc::<LateDevice>::default(),
-            EventNotifier::new(Reset::Classic).unwrap(),
-        );
+        let (device, bell) = (Rc::<LateDevice>::default(), EventNotifier::new(Reset::Classic).unwrap());
         let _registration = ctx.add_polled_notifier(&bell, Rc::clone(&device)).unwrap();
         // An event by the doorbell, and one that is found in memory: polled, and begun.
         bell.notify().unwrap();
@@ -396,29 +371,12 @@ mod tests {
         }
         let inner = &*ctx.inner;
         inner.busy_poll.retire_idle(monotonic_ns(), &inner.handlers);
-        assert_eq!(
-            (inner.busy_poll.polled.borrow().len(), device.ends.get()),
-            (1, 0),
-            "busy"
-        );
-        inner
-            .busy_poll
-            .retire_idle(monotonic_ns() + IDLE_NS + 1, &inner.handlers);
-        assert_eq!(
-            (inner.busy_poll.polled.borrow().len(), device.ends.get()),
-            (0, 1),
-            "idle"
-        );
-        assert!(
-            ctx.poll(true).unwrap(),
-            "and what the last look found is not slept over"
-        );
+        assert_eq!((inner.busy_poll.polled.borrow().len(), device.ends.get()), (1, 0), "busy");
+        inner.busy_poll.retire_idle(monotonic_ns() + IDLE_NS + 1, &inner.handlers);
+        assert_eq!((inner.busy_poll.polled.borrow().len(), device.ends.get()), (0, 1), "idle");
+        assert!(ctx.poll(true).unwrap(), "and what the last look found is not slept over");
         assert_eq!(device.processed.get(), 3);
-        assert_eq!(
-            inner.busy_poll.polled.borrow().len(),
-            1,
-            "an event brings it back"
-        );
+        assert_eq!(inner.busy_poll.polled.borrow().len(), 1, "an event brings it back");
     }
 
     #[test]
@@ -428,16 +386,8 @@ mod tests {
         assert_eq!(policy.adapt(4_000, 10_000), 8_000, "widens");
         assert_eq!(policy.adapt(20_000, 30_000), 32_768, "up to the maximum");
         assert_eq!(policy.adapt(16_000, 10_000), 16_000, "keeps what was enough");
-        assert_eq!(
-            policy.adapt(16_000, 50_000),
-            0,
-            "closes when even the maximum was too short"
-        );
-        assert_eq!(
-            BusyPolling { shrink: 4, ..policy }.adapt(16_000, 50_000),
-            4_000,
-            "or narrows"
-        );
+        assert_eq!(policy.adapt(16_000, 50_000), 0, "closes when even the maximum was too short");
+        assert_eq!(BusyPolling { shrink: 4, ..policy }.adapt(16_000, 50_000), 4_000, "or narrows");
         assert_eq!(BusyPolling { grow: 3, ..policy }.adapt(4_000, 10_000), 12_000);
         assert_eq!(BusyPolling::up_to_ns(1_000).adapt(0, 500), 1_000);
     }

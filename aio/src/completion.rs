@@ -3,10 +3,7 @@
 //! An operation owns what it was given, usually the buffer that the kernel reads or fills, from `submit` until its last
 //! completion has been reaped, whatever is dropped meanwhile. Submitting makes no system call: the SQE rides on the
 //! next wait, and a queued SQE keeps the loop from sleeping without it.
-#![expect(
-    unsafe_code,
-    reason = "the SQE of a user, whose pointers the user vouches for"
-)]
+#![expect(unsafe_code, reason = "the SQE of a user, whose pointers the user vouches for")]
 
 use crate::context::{AioContext, Inner};
 use crate::monitor::UringMonitor;
@@ -35,9 +32,7 @@ pub struct SubmitError<T> {
 
 impl<T> fmt::Debug for SubmitError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SubmitError")
-            .field("error", &self.error)
-            .finish_non_exhaustive()
+        f.debug_struct("SubmitError").field("error", &self.error).finish_non_exhaustive()
     }
 }
 
@@ -99,12 +94,7 @@ impl Completions {
         let mut operations = self.operations.borrow_mut();
         let entry = operations.vacant_entry();
         let token = Token::new(Kind::Operation, entry.key(), version);
-        entry.insert(Operation {
-            token,
-            owner,
-            key,
-            finished: false,
-        });
+        entry.insert(Operation { token, owner, key, finished: false });
         token
     }
 
@@ -136,11 +126,7 @@ impl Completions {
                 continue;
             };
             let (owner, key) = (Rc::clone(&operation.owner), operation.key);
-            let last = if cqueue::more(flags) {
-                None
-            } else {
-                Some(operations.remove(token.slot()))
-            };
+            let last = if cqueue::more(flags) { None } else { Some(operations.remove(token.slot())) };
             drop(operations);
             drop(last);
             stats.completions.bump();
@@ -156,19 +142,11 @@ impl Completions {
 
     /// What the kernel still has.
     pub(crate) fn in_flight(&self) -> Vec<Token> {
-        self.operations
-            .borrow()
-            .iter()
-            .filter(|(_, o)| !o.finished)
-            .map(|(_, o)| o.token)
-            .collect()
+        self.operations.borrow().iter().filter(|(_, o)| !o.finished).map(|(_, o)| o.token).collect()
     }
 
     fn is_in_flight(&self, token: Token) -> bool {
-        self.operations
-            .borrow()
-            .get(token.slot())
-            .is_some_and(|o| o.token == token && !o.finished)
+        self.operations.borrow().get(token.slot()).is_some_and(|o| o.token == token && !o.finished)
     }
 
     /// Drops what has completed, without calling anybody. The kernel must have let go of everything.
@@ -196,9 +174,7 @@ pub struct Operations<T> {
 
 impl<T> fmt::Debug for Operations<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Operations")
-            .field("in_flight", &self.owner.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Operations").field("in_flight", &self.owner.len()).finish_non_exhaustive()
     }
 }
 
@@ -257,17 +233,12 @@ impl<T: 'static> Operations<T> {
     pub unsafe fn submit(&self, entry: squeue::Entry, held: T) -> Result<OperationId, SubmitError<T>> {
         let context = self.context.upgrade();
         let Some(context) = context.filter(|c| !c.completions.closed.get()) else {
-            let error = io::Error::new(
-                io::ErrorKind::NotConnected,
-                "the event loop of these operations is gone",
-            );
+            let error =
+                io::Error::new(io::ErrorKind::NotConnected, "the event loop of these operations is gone");
             return Err(SubmitError { error, held });
         };
         let Some(ring) = context.monitor.ring() else {
-            return Err(SubmitError {
-                error: no_ring(&context),
-                held,
-            });
+            return Err(SubmitError { error: no_ring(&context), held });
         };
         let key = self.owner.hold(held);
         // SAFETY: the caller's promise, for as long as the owner holds `held`.
@@ -299,10 +270,7 @@ fn no_ring(context: &Inner) -> io::Error {
     let info = &context.info;
     io::Error::new(
         io::ErrorKind::Unsupported,
-        format!(
-            "completions need the io_uring monitor; this context has {} ({})",
-            info.kind, info.reason
-        ),
+        format!("completions need the io_uring monitor; this context has {} ({})", info.kind, info.reason),
     )
 }
 
@@ -343,14 +311,8 @@ impl AioContext {
         if self.inner.monitor.ring().is_none() {
             return Err(no_ring(&self.inner));
         }
-        let owner = Rc::new(SharedCallback {
-            held: RefCell::new(Slab::new()),
-            callback,
-        });
-        Ok(Operations {
-            context: Rc::downgrade(&self.inner),
-            owner,
-        })
+        let owner = Rc::new(SharedCallback { held: RefCell::new(Slab::new()), callback });
+        Ok(Operations { context: Rc::downgrade(&self.inner), owner })
     }
 
     /// Queues one operation with a callback of its own, which costs an allocation; otherwise as
@@ -368,21 +330,10 @@ impl AioContext {
         callback: impl FnOnce(&AioContext, i32, T) + 'static,
     ) -> Result<OperationId, SubmitError<T>> {
         let Some(ring) = self.inner.monitor.ring() else {
-            return Err(SubmitError {
-                error: no_ring(&self.inner),
-                held,
-            });
+            return Err(SubmitError { error: no_ring(&self.inner), held });
         };
         // SAFETY: the caller's promise; the operation's entry keeps the owner, and so `held`, until the last completion.
-        Ok(unsafe {
-            start(
-                &self.inner,
-                ring,
-                entry,
-                Rc::new(OneShot(Cell::new(Some((held, callback))))),
-                0,
-            )
-        })
+        Ok(unsafe { start(&self.inner, ring, entry, Rc::new(OneShot(Cell::new(Some((held, callback))))), 0) })
     }
 
     /// Queues an operation with several completions. The callback gets the result and the flags of each; the last one
@@ -400,10 +351,7 @@ impl AioContext {
         callback: impl Fn(&AioContext, i32, u32, &T) + 'static,
     ) -> Result<OperationId, SubmitError<T>> {
         let Some(ring) = self.inner.monitor.ring() else {
-            return Err(SubmitError {
-                error: no_ring(&self.inner),
-                held,
-            });
+            return Err(SubmitError { error: no_ring(&self.inner), held });
         };
         // SAFETY: as above.
         Ok(unsafe { start(&self.inner, ring, entry, Rc::new(Multishot { held, callback }), 0) })
@@ -433,9 +381,7 @@ impl AioContext {
     ) -> Result<OperationId, SubmitError<(F, Vec<u8>)>> {
         let fd = types::Fd(file.as_fd().as_raw_fd());
         let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
-        let entry = opcode::Read::new(fd, buffer.as_mut_ptr(), len)
-            .offset(offset)
-            .build();
+        let entry = opcode::Read::new(fd, buffer.as_mut_ptr(), len).offset(offset).build();
         let done = move |ctx: &AioContext, result, (file, buffer)| callback(ctx, bytes(result), file, buffer);
         // SAFETY: the entry points to the heap of the buffer, which the operation owns and which does not move with it.
         unsafe { self.submit(entry, (file, buffer), done) }
@@ -454,9 +400,7 @@ impl AioContext {
     ) -> Result<OperationId, SubmitError<(F, Vec<u8>)>> {
         let fd = types::Fd(file.as_fd().as_raw_fd());
         let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
-        let entry = opcode::Write::new(fd, buffer.as_ptr(), len)
-            .offset(offset)
-            .build();
+        let entry = opcode::Write::new(fd, buffer.as_ptr(), len).offset(offset).build();
         let done = move |ctx: &AioContext, result, (file, buffer)| callback(ctx, bytes(result), file, buffer);
         // SAFETY: as for `read_at`; the kernel only reads.
         unsafe { self.submit(entry, (file, buffer), done) }

@@ -1,16 +1,17 @@
 //! AioContext: one turn of the loop, and what it ties together.
 
 use crate::bottom_half::{BottomHalf, BottomHalves, Due};
+use crate::builder::Builder;
 use crate::busy_poll::{BusyPoll, BusyPolled, BusyPolling, Round};
 use crate::completion::Completions;
 use crate::handle::{Handle, Shared};
 use crate::handler::{
     Action, AddError, Handler, HandlerId, Handlers, Interest, Readiness, Registration, Watch,
 };
-use crate::monitor::{Monitor, MonitorInfo, MonitorKind, RingSetup, Sink};
-use crate::notifier::{EventNotifier, Method, NotifierRegistration, Reset, watch_for};
+use crate::monitor::{Monitor, MonitorInfo, Sink};
+use crate::notifier::{EventNotifier, Method, NotifierRegistration, watch_for};
 use crate::stats::{Counters, Stats};
-use crate::sys::{TimeoutNs, monotonic_ns, set_timer_slack};
+use crate::sys::{TimeoutNs, monotonic_ns};
 use crate::timer::{Clock, Timer, Timers, VirtualClock};
 use crate::token::Token;
 use std::fmt;
@@ -61,11 +62,7 @@ pub(crate) struct Inner {
 
 impl Inner {
     fn sink(&self) -> Sink<'_> {
-        Sink {
-            handlers: &self.handlers,
-            completions: &self.completions,
-            stats: &self.stats,
-        }
+        Sink { handlers: &self.handlers, completions: &self.completions, stats: &self.stats }
     }
 
     /// Watches `fd` and puts its handler into a slot. A handler that the number has already is retired once the new one
@@ -114,87 +111,19 @@ impl Inner {
     }
 }
 
-/// How to make an [`AioContext`].
-#[derive(Clone, Debug)]
-pub struct Builder {
-    monitor: Option<MonitorKind>,
-    reset: Reset,
-    busy_polling: BusyPolling,
-    ring_entries: u32,
-    ring_setup: RingSetup,
-    timer_slack_ns: Option<u64>,
-}
-
-impl Default for Builder {
-    fn default() -> Self {
-        Self {
-            monitor: None,
-            reset: Reset::Autoreset,
-            busy_polling: BusyPolling::OFF,
-            ring_entries: 256,
-            ring_setup: RingSetup::DeferTaskrun,
-            timer_slack_ns: None,
-        }
-    }
-}
-
-impl Builder {
-    /// The monitor; by default the best that this kernel has (io_uring, else epoll), with the reason in
-    /// [`AioContext::monitor`].
-    #[must_use]
-    pub fn monitor(mut self, kind: MonitorKind) -> Self {
-        self.monitor = Some(kind);
-        self
-    }
-
-    /// How the loop's own notifier is reset; by default [`Reset::Autoreset`].
-    #[must_use]
-    pub fn reset(mut self, reset: Reset) -> Self {
-        self.reset = reset;
-        self
-    }
-
-    /// Busy polling; by default off.
-    #[must_use]
-    pub fn busy_polling(mut self, policy: BusyPolling) -> Self {
-        self.busy_polling = policy;
-        self
-    }
-
-    /// Entries of the submission queue (rounded up to a power of two; 256 by default). The completion queue has eight
-    /// times as many. More operations than this may be queued at once; they cost extra enters.
-    #[must_use]
-    pub fn ring_entries(mut self, entries: u32) -> Self {
-        self.ring_entries = entries;
-        self
-    }
-
-    /// The newest way of delivering completions to try, for those who measure the older ones.
-    #[must_use]
-    pub fn ring_setup(mut self, newest: RingSetup) -> Self {
-        self.ring_setup = newest;
-        self
-    }
-
-    /// Sets the timer slack of the calling thread, which becomes the home thread (PR_SET_TIMERSLACK of prctl(2)). Linux
-    /// lets a sleep overrun its deadline by 50,000 ns to save wake-ups; 1 asks for the deadline itself.
-    #[must_use]
-    pub fn timer_slack_ns(mut self, ns: u64) -> Self {
-        self.timer_slack_ns = Some(ns);
-        self
-    }
-
-    /// Makes the context. The calling thread becomes its home thread.
+impl AioContext {
+    /// A context with the best monitor of this kernel and busy polling off.
     ///
     /// # Errors
-    /// `Unsupported`, with the reason and a remedy, if the monitor or the own notifier's reset method asked for cannot be
-    /// had; what eventfd(2) and epoll_create1(2) say.
-    pub fn build(self) -> io::Result<AioContext> {
-        if let Some(ns) = self.timer_slack_ns {
-            set_timer_slack(ns)?;
-        }
-        let (monitor, info) = Monitor::new(self.monitor, self.ring_entries, self.ring_setup)?;
-        let notifier = EventNotifier::new(self.reset)?;
+    /// As for [`Builder::build`].
+    pub fn new() -> io::Result<Self> {
+        Self::builder().build()
+    }
+
+    /// Makes the parts and ties them together.
+    pub(crate) fn assemble(wanted: &Builder) -> io::Result<Self> {
+        let (monitor, info) = Monitor::new(wanted.monitor, wanted.ring_entries, wanted.ring_setup)?;
+        let notifier = EventNotifier::new(wanted.reset)?;
         let own = notifier.resolve(info.kind)?;
         let inner = Inner {
             handlers: Handlers::default(),
@@ -209,24 +138,9 @@ impl Builder {
             own,
         };
         let fd = notifier.as_raw_fd();
-        inner.register(fd, watch_for(own.0), || Action::Own {
-            notifier,
-            method: own.0,
-        })?;
-        inner.busy_poll.set_policy(self.busy_polling, &inner.handlers);
-        Ok(AioContext {
-            inner: Rc::new(inner),
-        })
-    }
-}
-
-impl AioContext {
-    /// A context with the best monitor of this kernel and busy polling off.
-    ///
-    /// # Errors
-    /// As for [`Builder::build`].
-    pub fn new() -> io::Result<Self> {
-        Self::builder().build()
+        inner.register(fd, watch_for(own.0), || Action::Own { notifier, method: own.0 })?;
+        inner.busy_poll.set_policy(wanted.busy_polling, &inner.handlers);
+        Ok(Self { inner: Rc::new(inner) })
     }
 
     /// The choices that there are.
@@ -246,9 +160,7 @@ impl AioContext {
 
     /// A handle for other threads.
     pub fn handle(&self) -> Handle {
-        Handle {
-            shared: Arc::clone(&self.inner.shared),
-        }
+        Handle { shared: Arc::clone(&self.inner.shared) }
     }
 
     /// CLOCK_MONOTONIC in nanoseconds: what [`Timer::arm_at`] of a [`Clock::Realtime`] timer takes.
@@ -288,15 +200,9 @@ impl AioContext {
     {
         let mut callback = Some(callback);
         let action = || Action::Fd(Box::new(take(&mut callback)));
-        match self
-            .inner
-            .register(fd.as_fd().as_raw_fd(), Watch::Level(interest), action)
-        {
+        match self.inner.register(fd.as_fd().as_raw_fd(), Watch::Level(interest), action) {
             Ok(token) => Ok(self.registration(token)),
-            Err(error) => Err(AddError {
-                error,
-                handler: take(&mut callback),
-            }),
+            Err(error) => Err(AddError { error, handler: take(&mut callback) }),
         }
     }
 
@@ -317,17 +223,11 @@ impl AioContext {
         F: Fn(&AioContext) + 'static,
     {
         let mut callback = Some(callback);
-        let action = |notifier, method| Action::Notifier {
-            notifier,
-            method,
-            callback: Box::new(take(&mut callback)),
-        };
+        let action =
+            |notifier, method| Action::Notifier { notifier, method, callback: Box::new(take(&mut callback)) };
         match self.register_notifier(notifier, action) {
             Ok(registration) => Ok(registration),
-            Err(error) => Err(AddError {
-                error,
-                handler: take(&mut callback),
-            }),
+            Err(error) => Err(AddError { error, handler: take(&mut callback) }),
         }
     }
 
@@ -340,17 +240,10 @@ impl AioContext {
         notifier: &EventNotifier,
         device: Rc<D>,
     ) -> Result<NotifierRegistration, AddError<Rc<D>>> {
-        let action = |notifier, method| Action::Polled {
-            notifier,
-            method,
-            device: Rc::<D>::clone(&device),
-        };
+        let action = |notifier, method| Action::Polled { notifier, method, device: Rc::<D>::clone(&device) };
         match self.register_notifier(notifier, action) {
             Ok(registration) => Ok(registration),
-            Err(error) => Err(AddError {
-                error,
-                handler: device,
-            }),
+            Err(error) => Err(AddError { error, handler: device }),
         }
     }
 
@@ -360,21 +253,14 @@ impl AioContext {
         action: impl FnOnce(EventNotifier, Method) -> Action,
     ) -> io::Result<NotifierRegistration> {
         let (method, fallback) = notifier.resolve(self.inner.info.kind)?;
-        let token = self.inner.register(notifier.as_raw_fd(), watch_for(method), || {
-            action(notifier.clone(), method)
-        })?;
-        Ok(NotifierRegistration {
-            registration: self.registration(token),
-            method,
-            fallback,
-        })
+        let token = self
+            .inner
+            .register(notifier.as_raw_fd(), watch_for(method), || action(notifier.clone(), method))?;
+        Ok(NotifierRegistration { registration: self.registration(token), method, fallback })
     }
 
     fn registration(&self, token: Token) -> Registration {
-        Registration {
-            context: Rc::downgrade(&self.inner),
-            token,
-        }
+        Registration { context: Rc::downgrade(&self.inner), token }
     }
 
     /// Removes a handler by its name. False if it had gone. Its callback will not be entered again.
@@ -384,9 +270,7 @@ impl AioContext {
 
     /// Makes a bottom half; it runs when it is scheduled.
     pub fn bottom_half(&self, callback: impl Fn(&AioContext) + 'static) -> BottomHalf {
-        self.inner
-            .bottom_halves
-            .create(&self.inner.shared, Rc::new(callback))
+        self.inner.bottom_halves.create(&self.inner.shared, Rc::new(callback))
     }
 
     /// Runs a closure once in the next turn. From another thread: [`Handle::schedule`].
@@ -464,9 +348,7 @@ impl AioContext {
         if inner.completions.any_ready() {
             progress |= inner.completions.dispatch(self, &inner.stats);
         }
-        progress |= inner
-            .bottom_halves
-            .run(self, &inner.shared.bottom_halves, &inner.stats);
+        progress |= inner.bottom_halves.run(self, &inner.shared.bottom_halves, &inner.stats);
         while let Some(token) = inner.handlers.next_ready() {
             progress |= self.dispatch(token, start_ns, now_ns)?;
         }
@@ -478,9 +360,7 @@ impl AioContext {
     fn busy_poll(&self, start_ns: u64, timeout: &mut TimeoutNs) -> bool {
         let inner = &*self.inner;
         let loop_has_work = || inner.shared.gate.is_notified() || inner.monitor.needs_wait();
-        let round = inner
-            .busy_poll
-            .poll(start_ns, *timeout, &inner.handlers, loop_has_work);
+        let round = inner.busy_poll.poll(start_ns, *timeout, &inner.handlers, loop_has_work);
         match round {
             Round::Hit => inner.stats.poll_hits.bump(),
             Round::Miss => inner.stats.poll_misses.bump(),
@@ -520,11 +400,7 @@ impl AioContext {
                 self.reset(notifier, *method, ready)?;
                 return Ok(false);
             }
-            Action::Notifier {
-                notifier,
-                method,
-                callback,
-            } => {
+            Action::Notifier { notifier, method, callback } => {
                 if !self.reset(notifier, *method, ready)? {
                     return Ok(false);
                 }
@@ -532,11 +408,7 @@ impl AioContext {
                 fence(Ordering::Acquire);
                 callback(self);
             }
-            Action::Polled {
-                notifier,
-                method,
-                device,
-            } => {
+            Action::Polled { notifier, method, device } => {
                 if !self.reset(notifier, *method, ready)? {
                     return Ok(false);
                 }

@@ -148,17 +148,9 @@ pub(crate) enum Action {
     /// A user's descriptor.
     Fd(Box<FdCallback>),
     /// A doorbell.
-    Notifier {
-        notifier: EventNotifier,
-        method: Method,
-        callback: Box<Callback>,
-    },
+    Notifier { notifier: EventNotifier, method: Method, callback: Box<Callback> },
     /// A doorbell of a device whose work shows in memory.
-    Polled {
-        notifier: EventNotifier,
-        method: Method,
-        device: Rc<dyn BusyPolled>,
-    },
+    Polled { notifier: EventNotifier, method: Method, device: Rc<dyn BusyPolled> },
 }
 
 pub(crate) struct Handler {
@@ -175,10 +167,7 @@ pub(crate) struct Handler {
 
 impl fmt::Debug for Handler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handler")
-            .field("fd", &self.fd)
-            .field("watch", &self.watch)
-            .finish_non_exhaustive()
+        f.debug_struct("Handler").field("fd", &self.fd).field("watch", &self.watch).finish_non_exhaustive()
     }
 }
 
@@ -281,11 +270,7 @@ impl Handlers {
 
     /// The live handler of a token.
     pub(crate) fn get(&self, token: Token) -> Option<Rc<Handler>> {
-        self.slots
-            .borrow()
-            .get(token.slot())
-            .filter(|h| h.token == token)
-            .cloned()
+        self.slots.borrow().get(token.slot()).filter(|h| h.token == token).cloned()
     }
 
     /// The live handler that watches this descriptor number.
@@ -375,9 +360,7 @@ impl Registration {
 
     /// True until the handler is removed or replaced, or its context dropped.
     pub fn is_live(&self) -> bool {
-        self.context
-            .upgrade()
-            .is_some_and(|c| c.handlers.get(self.token).is_some())
+        self.context.upgrade().is_some_and(|c| c.handlers.get(self.token).is_some())
     }
 
     /// Changes what an fd handler hears of, from the next wait on. Readiness that was collected already is masked.
@@ -386,12 +369,7 @@ impl Registration {
     /// `NotFound` if the handler has been removed or replaced, `InvalidInput` for a notifier, and what epoll_ctl(2)
     /// says.
     pub fn set_interest(&self, interest: Interest) -> io::Result<()> {
-        let gone = || {
-            io::Error::new(
-                io::ErrorKind::NotFound,
-                "this handler has been removed or replaced",
-            )
-        };
+        let gone = || io::Error::new(io::ErrorKind::NotFound, "this handler has been removed or replaced");
         let context = self.context.upgrade().ok_or_else(gone)?;
         let handler = context.handlers.get(self.token).ok_or_else(gone)?;
         match handler.watch.get() {
@@ -405,10 +383,7 @@ impl Registration {
                     .modify(&handler, &context.stats)
                     .inspect_err(|_| handler.watch.set(Watch::Level(old)))
             }
-            _ => Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "a notifier is always and only readable",
-            )),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "a notifier is always and only readable")),
         }
     }
 
@@ -432,9 +407,7 @@ impl Drop for Registration {
 
 impl fmt::Debug for Registration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registration")
-            .field("live", &self.is_live())
-            .finish_non_exhaustive()
+        f.debug_struct("Registration").field("live", &self.is_live()).finish_non_exhaustive()
     }
 }
 
@@ -448,9 +421,7 @@ pub struct AddError<H> {
 
 impl<H> fmt::Debug for AddError<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AddError")
-            .field("error", &self.error)
-            .finish_non_exhaustive()
+        f.debug_struct("AddError").field("error", &self.error).finish_non_exhaustive()
     }
 }
 

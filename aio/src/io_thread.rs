@@ -1,6 +1,7 @@
 //! IoThread: an OS thread that owns an AioContext and turns it until it is stopped.
 
-use crate::context::{AioContext, Builder};
+use crate::builder::Builder;
+use crate::context::AioContext;
 use crate::handle::Handle;
 use std::fmt;
 use std::io;
@@ -55,10 +56,7 @@ impl IoThread {
         })?;
         let died = || io::Error::other("the thread ended before its event loop began; init panicked");
         let handle = started.recv().map_err(|_| died())??;
-        Ok(Self {
-            handle,
-            thread: Some(thread),
-        })
+        Ok(Self { handle, thread: Some(thread) })
     }
 
     /// The handle of its context.
@@ -79,12 +77,8 @@ impl IoThread {
         self.handle.schedule(move |context| {
             let _ = done.send(work(context));
         });
-        let ended = |_| {
-            io::Error::new(
-                io::ErrorKind::NotConnected,
-                "the IoThread ended before it ran the closure",
-            )
-        };
+        let ended =
+            |_| io::Error::new(io::ErrorKind::NotConnected, "the IoThread ended before it ran the closure");
         result.recv().map_err(ended)
     }
 
@@ -116,8 +110,6 @@ impl Drop for IoThread {
 impl fmt::Debug for IoThread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.thread.as_ref().and_then(|t| t.thread().name());
-        f.debug_struct("IoThread")
-            .field("name", &name)
-            .finish_non_exhaustive()
+        f.debug_struct("IoThread").field("name", &name).finish_non_exhaustive()
     }
 }

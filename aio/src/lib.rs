@@ -111,7 +111,7 @@
 //! |---|---|---|---|
 //! | a turn that may sleep | ppoll | epoll_pwait2 | io_uring_enter, none if completions lie in memory |
 //! | a turn that only looks | ppoll | epoll_pwait2 | none, unless the kernel has something |
-//! | add, change, remove a handler | fstat to add | epoll_ctl | fstat to add; the rest rides on the next enter |
+//! | add, change, remove a handler | fstat to add | epoll_ctl | fstat to add, an enter to remove a ring read; the rest rides on the next enter |
 //! | a classic notifier that rang | read | read | read |
 //! | an autoreset notifier that rang | (read) | none | none |
 //! | timers, bottom halves | none | none | none |
@@ -127,6 +127,7 @@
 //! context without a [chosen monitor](Builder::monitor) takes epoll and says why.
 
 mod bottom_half;
+mod builder;
 mod busy_poll;
 mod completion;
 mod context;
@@ -143,9 +144,10 @@ mod token;
 mod wake_gate;
 
 pub use bottom_half::{BottomHalf, BottomHalfHandle};
+pub use builder::Builder;
 pub use busy_poll::{BusyPolled, BusyPolling};
 pub use completion::{OperationId, Operations, SubmitError};
-pub use context::{AioContext, Builder};
+pub use context::AioContext;
 pub use handle::Handle;
 pub use handler::{AddError, HandlerId, Interest, Readiness, Registration};
 pub use io_thread::IoThread;

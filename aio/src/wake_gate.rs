@@ -40,10 +40,7 @@ pub(crate) struct WakeGate {
 
 impl WakeGate {
     pub(crate) fn new() -> Self {
-        Self {
-            notify_me: AtomicU32::new(0),
-            notified: AtomicBool::new(false),
-        }
+        Self { notify_me: AtomicU32::new(0), notified: AtomicBool::new(false) }
     }
 
     /// Producer, after it has published its work. True: the caller must write the eventfd.
@@ -69,8 +66,7 @@ impl WakeGate {
     /// Consumer, after it slept.
     pub(crate) fn finish(&self) {
         // One writer, so load and store are enough. A producer that still sees the old value writes for nothing.
-        self.notify_me
-            .store(self.notify_me.load(Ordering::Relaxed) - 1, Ordering::Release);
+        self.notify_me.store(self.notify_me.load(Ordering::Relaxed) - 1, Ordering::Release);
     }
 
     /// Consumer, before it looks for work. False if no producer came, which costs a load and no locked operation.

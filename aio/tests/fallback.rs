@@ -18,42 +18,23 @@ const NO_RING: libc::c_long = libc::SYS_io_uring_setup;
 
 /// Installs a filter in the calling thread.
 fn refuse(refusals: &[Refusal]) -> io::Result<()> {
-    let op = |code: u32, jt, jf, k| libc::sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    };
+    let op = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
     // The number is the first word of `struct seccomp_data`; native calls only, so the architecture needs no look.
     let mut program = vec![op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)];
     for (call, errno) in refusals {
-        program.push(op(
-            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
-            0,
-            1,
-            *call as u32,
-        ));
+        program.push(op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, *call as u32));
         let answer = libc::SECCOMP_RET_ERRNO | *errno as u32;
         program.push(op(libc::BPF_RET | libc::BPF_K, 0, 0, answer));
     }
     program.push(op(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW));
-    let program = libc::sock_fprog {
-        len: program.len() as u16,
-        filter: program.as_mut_ptr(),
-    };
+    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     // SAFETY: takes integers only. Without it a filter needs CAP_SYS_ADMIN.
     if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the kernel copies the program, which lives across the call.
-    let installed = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            0,
-            &raw const program,
-        )
-    };
+    let installed =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
     if installed != 0 {
         return Err(io::Error::last_os_error());
     }
@@ -165,10 +146,7 @@ fn who_asks_for_io_uring_gets_the_same_sentence_as_an_error() {
     for (errno, ..) in NO_RING_BECAUSE {
         where_refused(&[(NO_RING, errno)], || {
             let reason = AioContext::new().unwrap().monitor().reason.clone();
-            let error = AioContext::builder()
-                .monitor(MonitorKind::IoUring)
-                .build()
-                .unwrap_err();
+            let error = AioContext::builder().monitor(MonitorKind::IoUring).build().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unsupported);
             assert_eq!(error.to_string(), reason);
         });
@@ -182,11 +160,7 @@ fn without_io_uring_and_epoll_the_loop_has_ppoll() {
         let ctx = AioContext::new().unwrap();
         let info = ctx.monitor();
         assert_eq!(info.kind, MonitorKind::Poll);
-        assert!(
-            info.reason.contains("io_uring is switched off"),
-            "{}",
-            info.reason
-        );
+        assert!(info.reason.contains("io_uring is switched off"), "{}", info.reason);
         assert!(info.reason.contains("no epoll either"), "{}", info.reason);
         works(&ctx);
 
@@ -237,11 +211,7 @@ fn older_ring_set_ups_work_and_are_reported() {
         return;
     }
     for newest in [RingSetup::CoopTaskrun, RingSetup::Plain] {
-        let ctx = AioContext::builder()
-            .monitor(MonitorKind::IoUring)
-            .ring_setup(newest)
-            .build()
-            .unwrap();
+        let ctx = AioContext::builder().monitor(MonitorKind::IoUring).ring_setup(newest).build().unwrap();
         let setup = ctx.monitor().ring.unwrap().setup;
         assert!(setup >= newest, "{setup:?} is newer than {newest:?}");
         works(&ctx);
@@ -256,10 +226,7 @@ fn without_io_uring_register_the_ring_is_entered_by_its_descriptor() {
     }
     for errno in [libc::EPERM, libc::ENOSYS, libc::EINVAL] {
         where_refused(&[(libc::SYS_io_uring_register, errno)], || {
-            let ctx = AioContext::builder()
-                .monitor(MonitorKind::IoUring)
-                .build()
-                .unwrap();
+            let ctx = AioContext::builder().monitor(MonitorKind::IoUring).build().unwrap();
             assert!(!ctx.monitor().ring.unwrap().registered_fd);
             works(&ctx);
 
@@ -279,12 +246,7 @@ fn without_io_uring_register_the_ring_is_entered_by_its_descriptor() {
 #[test]
 fn without_a_group_of_buffers_the_multishot_read_is_made_of_single_ones() {
     let reset = Reset::AutoresetBy(Method::RingReadMultishot);
-    let build = || {
-        AioContext::builder()
-            .monitor(MonitorKind::IoUring)
-            .reset(reset)
-            .build()
-    };
+    let build = || AioContext::builder().monitor(MonitorKind::IoUring).reset(reset).build();
     if let Err(e) = build() {
         println!("skipped: {e}");
         return;
@@ -294,9 +256,7 @@ fn without_a_group_of_buffers_the_multishot_read_is_made_of_single_ones() {
         let kick = EventNotifier::new(reset).unwrap();
         let rung = Rc::new(Cell::new(0));
         let count = Rc::clone(&rung);
-        let _kick = ctx
-            .add_notifier(&kick, move |_| count.set(count.get() + 1))
-            .unwrap();
+        let _kick = ctx.add_notifier(&kick, move |_| count.set(count.get() + 1)).unwrap();
         for rings in 1..=10 {
             kick.notify().unwrap();
             while rung.get() < rings {

@@ -8,7 +8,7 @@ mod support;
 use aio::io_uring::opcode;
 use aio::{
     AioContext, BusyPolled, BusyPolling, EventNotifier, Interest, IoThread, Method, MonitorKind, Operations,
-    Reset,
+    Reset, RingSetup,
 };
 use std::cell::{Cell, RefCell};
 use std::fs::File;
@@ -27,13 +27,7 @@ fn each_monitor(name: &'static str, test: impl Fn(AioContext)) {
                 eprintln!("{name}: no io_uring here");
                 continue;
             }
-            test(
-                AioContext::builder()
-                    .monitor(kind)
-                    .busy_polling(POLICY)
-                    .build()
-                    .unwrap(),
-            );
+            test(AioContext::builder().monitor(kind).busy_polling(POLICY).build().unwrap());
         }
     });
 }
@@ -149,19 +143,12 @@ impl BusyPolled for Device {
 }
 
 /// The window opens with the first event and neither grows nor closes.
-const POLICY: BusyPolling = BusyPolling {
-    max_ns: 600_000_000_000,
-    grow: 1,
-    shrink: 0,
-};
+const POLICY: BusyPolling = BusyPolling { max_ns: 600_000_000_000, grow: 1, shrink: 0 };
 
 /// Registers a device and gives it its first event, so that it is polled from here on.
 fn polled_device(ctx: &AioContext) -> (Rc<Device>, EventNotifier, Slot<aio::NotifierRegistration>) {
-    let (device, bell, slot) = (
-        Rc::<Device>::default(),
-        EventNotifier::new(Reset::Classic).unwrap(),
-        Slot::new(),
-    );
+    let (device, bell, slot) =
+        (Rc::<Device>::default(), EventNotifier::new(Reset::Classic).unwrap(), Slot::new());
     slot.put(ctx.add_polled_notifier(&bell, Rc::clone(&device)).unwrap());
     device.ready.set(true);
     bell.notify().unwrap();
@@ -223,9 +210,7 @@ fn request_was_lost_when_a_polled_device_moved() {
     each_monitor("request_was_lost_when_a_device_moved", |ctx| {
         let (device, bell, slot) = polled_device(&ctx);
         let guest = Rc::clone(&device);
-        device
-            .on_end
-            .replace(Some(Box::new(move || guest.ready.set(true))));
+        device.on_end.replace(Some(Box::new(move || guest.ready.set(true))));
         // A hit begins the mode, and the removal ends it.
         device.ready.set(true);
         turn_until(&ctx, || device.processed.get() == 2);
@@ -262,6 +247,29 @@ fn ring_read_of_a_removed_handler_swallowed_the_ring() {
     });
 }
 
+/// The cancellation of the READ waited for the loop's next turn, and until then it took each ring; but the loop may have no
+/// next turn while the one that the notifier has moved to waits.
+#[test]
+fn ring_read_of_a_loop_at_rest_swallowed_the_rings_of_another() {
+    guarded("ring_read_of_a_loop_at_rest", || {
+        let builder = AioContext::builder().monitor(MonitorKind::IoUring);
+        let Ok(old) = builder.ring_setup(RingSetup::Plain).build() else {
+            return eprintln!("no io_uring here");
+        };
+        let bell = EventNotifier::new(Reset::AutoresetBy(Method::RingRead)).unwrap();
+        let on_old = old.add_notifier(&bell, |_| unreachable!("removed")).unwrap();
+        settle(&old);
+        drop(on_old);
+        let new = AioContext::builder().monitor(MonitorKind::IoUring).build().unwrap();
+        let calls = Count::default();
+        let on_call = calls.clone();
+        let _on_new = new.add_notifier(&bell, move |_| on_call.bump()).unwrap();
+        settle(&new);
+        bell.notify().unwrap();
+        turn_until(&new, || calls.get() == 1);
+    });
+}
+
 /// Only regular files and directories were refused, so on ppoll and io_uring a device without a poll operation was taken,
 /// and was ready in every turn.
 #[test]
@@ -279,9 +287,7 @@ fn dev_null_was_taken_and_spun() {
 fn half_closed_socket_spun_on_io_uring() {
     each_monitor("half_closed_socket", |ctx| {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let _on = ctx
-            .add_fd(&theirs, Interest::NONE, |_, _| unreachable!("nothing to hear"))
-            .unwrap();
+        let _on = ctx.add_fd(&theirs, Interest::NONE, |_, _| unreachable!("nothing to hear")).unwrap();
         ours.shutdown(Shutdown::Write).unwrap();
         let turns = turns_of_an_idle_loop(&ctx);
         assert!(turns < SPIN, "{turns} turns with nothing to do");
@@ -324,16 +330,13 @@ fn removed_multishot_poll_lived_on() {
 #[test]
 fn overflow_of_the_completion_queue_never_ended() {
     guarded("overflow_of_the_completion_queue", || {
-        let builder = AioContext::builder()
-            .monitor(MonitorKind::IoUring)
-            .ring_entries(2);
+        let builder = AioContext::builder().monitor(MonitorKind::IoUring).ring_entries(2);
         let Ok(ctx) = builder.build() else {
             return eprintln!("no io_uring here");
         };
         let calls = Count::default();
-        let bells: Vec<_> = (0..100)
-            .map(|_| EventNotifier::new(Reset::AutoresetBy(Method::Edge)).unwrap())
-            .collect();
+        let bells: Vec<_> =
+            (0..100).map(|_| EventNotifier::new(Reset::AutoresetBy(Method::Edge)).unwrap()).collect();
         let registrations: Vec<_> = bells
             .iter()
             .map(|bell| {

@@ -41,11 +41,7 @@ impl Due {
 
 impl<T> Node<T> {
     pub(crate) fn new(value: T) -> Self {
-        Self {
-            state: AtomicU32::new(0),
-            next: AtomicPtr::new(ptr::null_mut()),
-            value,
-        }
+        Self { state: AtomicU32::new(0), next: AtomicPtr::new(ptr::null_mut()), value }
     }
 
     /// Schedules the node; puts it on `list` unless it is there. Any thread, lock-free.
@@ -56,11 +52,7 @@ impl<T> Node<T> {
     /// The same as an idle one, unless it is scheduled already.
     pub(crate) fn schedule_idle(this: &Arc<Self>, list: &List<T>) {
         Self::enlist(this, list, |state| {
-            if state & SCHEDULED != 0 {
-                state
-            } else {
-                state | PENDING | SCHEDULED | IDLE
-            }
+            if state & SCHEDULED != 0 { state } else { state | PENDING | SCHEDULED | IDLE }
         });
     }
 
@@ -68,8 +60,7 @@ impl<T> Node<T> {
         let mut state = this.state.load(Ordering::Relaxed);
         // AcqRel: what this thread wrote before is released to `dequeue`, also when the node is on the list already.
         while let Err(now) =
-            this.state
-                .compare_exchange_weak(state, change(state), Ordering::AcqRel, Ordering::Relaxed)
+            this.state.compare_exchange_weak(state, change(state), Ordering::AcqRel, Ordering::Relaxed)
         {
             state = now;
         }
@@ -85,10 +76,7 @@ impl<T> Node<T> {
 
     /// Home thread, after the node has left the list: what to do with it. From here on it can be scheduled anew.
     pub(crate) fn dequeue(&self) -> Due {
-        Due::of(
-            self.state
-                .fetch_and(!(PENDING | SCHEDULED | IDLE), Ordering::AcqRel),
-        )
+        Due::of(self.state.fetch_and(!(PENDING | SCHEDULED | IDLE), Ordering::AcqRel))
     }
 
     /// What [`dequeue`](Self::dequeue) would say.
@@ -105,9 +93,7 @@ pub(crate) struct List<T> {
 
 impl<T> List<T> {
     pub(crate) fn new() -> Self {
-        Self {
-            head: AtomicPtr::new(ptr::null_mut()),
-        }
+        Self { head: AtomicPtr::new(ptr::null_mut()) }
     }
 
     fn push(&self, node: Arc<Node<T>>) {
@@ -118,10 +104,7 @@ impl<T> List<T> {
             // and until then only this thread can reach `next`, because it is the one that set PENDING.
             unsafe { &*node }.next.store(head, Ordering::Relaxed);
             // Release: publishes `next`; pairs with the acquire of `take` and `peek`.
-            match self
-                .head
-                .compare_exchange_weak(head, node, Ordering::Release, Ordering::Relaxed)
-            {
+            match self.head.compare_exchange_weak(head, node, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(now) => head = now,
             }

@@ -3,10 +3,7 @@
 //! The home thread moves the shared list to its run queue and works the queue until it is empty. A bottom half that is
 //! scheduled meanwhile lands on the list, so it runs in the next turn; a nested poll appends to the same queue and so
 //! runs what its parent had left. Their order is not specified.
-#![expect(
-    unsafe_code,
-    reason = "the lock-free list hands references to its nodes through raw pointers"
-)]
+#![expect(unsafe_code, reason = "the lock-free list hands references to its nodes through raw pointers")]
 
 mod list;
 
@@ -68,9 +65,7 @@ pub(crate) struct BottomHalves {
 
 impl fmt::Debug for BottomHalves {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BottomHalves")
-            .field("entries", &self.entries.borrow().len())
-            .finish_non_exhaustive()
+        f.debug_struct("BottomHalves").field("entries", &self.entries.borrow().len()).finish_non_exhaustive()
     }
 }
 
@@ -86,10 +81,7 @@ impl BottomHalves {
         let node = Arc::new(Node::new(Work::Entry { slot, version }));
         BottomHalf {
             halves: Rc::clone(self),
-            handle: BottomHalfHandle {
-                node,
-                shared: std::sync::Arc::clone(shared),
-            },
+            handle: BottomHalfHandle { node, shared: std::sync::Arc::clone(shared) },
         }
     }
 
@@ -223,9 +215,7 @@ impl Drop for BottomHalf {
 
 impl fmt::Debug for BottomHalf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BottomHalf")
-            .field("node", &self.handle.node)
-            .finish_non_exhaustive()
+        f.debug_struct("BottomHalf").field("node", &self.handle.node).finish_non_exhaustive()
     }
 }
 

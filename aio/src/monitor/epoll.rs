@@ -20,9 +20,7 @@ pub(crate) struct EpollMonitor {
 
 impl std::fmt::Debug for EpollMonitor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EpollMonitor")
-            .field("epoll", &self.epoll)
-            .finish_non_exhaustive()
+        f.debug_struct("EpollMonitor").field("epoll", &self.epoll).finish_non_exhaustive()
     }
 }
 
@@ -66,9 +64,7 @@ impl EpollMonitor {
 
     pub(super) fn modify(&self, handler: &Handler, stats: &Counters) -> io::Result<()> {
         stats.syscalls_ctl.bump();
-        self.epoll
-            .borrow()
-            .modify(handler.fd, events(handler.watch.get()), handler.token.bits())
+        self.epoll.borrow().modify(handler.fd, events(handler.watch.get()), handler.token.bits())
     }
 
     pub(super) fn remove(&self, handler: &Handler, stats: &Counters) {
@@ -88,9 +84,7 @@ impl EpollMonitor {
         let (mut collected, mut stale) = (false, false);
         for event in &buffer[..n] {
             let readiness = Readiness::from_poll(event.events);
-            let live = sink
-                .handlers
-                .mark_ready(Token::from_bits(event.u64), readiness, sink.stats);
+            let live = sink.handlers.mark_ready(Token::from_bits(event.u64), readiness, sink.stats);
             collected |= live;
             stale |= !live;
         }

@@ -60,9 +60,7 @@ struct Read {
 /// Not POLL_REMOVE for polls: while a wake-up of the poll waits to be worked off it gives -EALREADY and cancels nothing, and
 /// a multishot poll lives on. ASYNC_CANCEL marks the poll, so that working off the wake-up ends it.
 fn cancellation(token: Token) -> squeue::Entry {
-    opcode::AsyncCancel::new(token.bits())
-        .build()
-        .user_data(Token::new(Kind::Internal, 0, 0).bits())
+    opcode::AsyncCancel::new(token.bits()).build().user_data(Token::new(Kind::Internal, 0, 0).bits())
 }
 
 impl UringMonitor {
@@ -223,10 +221,7 @@ impl UringMonitor {
                 .multi(handler.monitor.half_closed.get())
                 .build()
                 .user_data(token),
-            Watch::Edge => opcode::PollAdd::new(fd, libc::POLLIN as u32)
-                .multi(true)
-                .build()
-                .user_data(token),
+            Watch::Edge => opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build().user_data(token),
             Watch::RingRead => {
                 let (read, count) = self.start_read(handler);
                 opcode::Read::new(fd, count, 8).build().user_data(read.bits())
@@ -234,9 +229,7 @@ impl UringMonitor {
             Watch::RingReadMultishot => match self.provide_counters() {
                 Ok(()) => {
                     let (read, _) = self.start_read(handler);
-                    opcode::ReadMulti::new(fd, 0, COUNTER_GROUP)
-                        .build()
-                        .user_data(read.bits())
+                    opcode::ReadMulti::new(fd, 0, COUNTER_GROUP).build().user_data(read.bits())
                 }
                 // No memory for the group: one-shot reads do the same with one SQE more for each event.
                 Err(_) => {
@@ -340,9 +333,7 @@ impl UringMonitor {
             collected |= match token.kind() {
                 Kind::Handler => self.complete_poll(token, cqe, sink),
                 Kind::Read => self.complete_read(token, cqe, sink),
-                Kind::Operation => sink
-                    .completions
-                    .complete(token, cqe.result, cqe.flags, sink.stats),
+                Kind::Operation => sink.completions.complete(token, cqe.result, cqe.flags, sink.stats),
                 Kind::Internal => false,
             };
         });
@@ -451,13 +442,8 @@ impl UringMonitor {
     /// answer) is leaked after ten seconds: memory that the kernel may still write to must not be used again.
     pub(crate) fn shutdown(&self, completions: &Completions, stats: &Counters) {
         self.queued.borrow_mut().clear();
-        let reads = self
-            .reads
-            .borrow()
-            .iter()
-            .filter(|(_, r)| r.in_flight)
-            .map(|(k, _)| k)
-            .collect::<Vec<_>>();
+        let reads =
+            self.reads.borrow().iter().filter(|(_, r)| r.in_flight).map(|(k, _)| k).collect::<Vec<_>>();
         for key in reads {
             self.cancel(Token::new(Kind::Read, key, 0), stats);
         }
@@ -465,11 +451,7 @@ impl UringMonitor {
             self.cancel(operation, stats);
         }
         let nobody = Handlers::default();
-        let sink = Sink {
-            handlers: &nobody,
-            completions,
-            stats,
-        };
+        let sink = Sink { handlers: &nobody, completions, stats };
         let deadline = monotonic_ns().saturating_add(SHUTDOWN_NS);
         let busy =
             || !completions.in_flight().is_empty() || self.reads.borrow().iter().any(|(_, r)| r.in_flight);

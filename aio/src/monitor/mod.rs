@@ -141,10 +141,9 @@ impl Monitor {
         let ((monitor, ring), reason) = match wanted {
             Some(MonitorKind::Poll) => ((Self::Poll(poll::PollMonitor::default()), None), asked()),
             Some(MonitorKind::Epoll) => ((Self::Epoll(epoll::EpollMonitor::new()?), None), asked()),
-            Some(MonitorKind::IoUring) => (
-                ring(Ring::new(ring_entries, newest).map_err(why_no_ring)?),
-                asked(),
-            ),
+            Some(MonitorKind::IoUring) => {
+                (ring(Ring::new(ring_entries, newest).map_err(why_no_ring)?), asked())
+            }
             None => match Ring::new(ring_entries, newest).map_err(why_no_ring) {
                 Ok(r) => (ring(r), "the best monitor, and this kernel has it".to_owned()),
                 Err(e) => match epoll::EpollMonitor::new() {
@@ -156,11 +155,7 @@ impl Monitor {
                 },
             },
         };
-        let info = MonitorInfo {
-            kind: monitor.kind(),
-            reason,
-            ring,
-        };
+        let info = MonitorInfo { kind: monitor.kind(), reason, ring };
         Ok((monitor, info))
     }
 

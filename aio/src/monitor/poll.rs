@@ -23,9 +23,7 @@ struct Set {
 
 impl std::fmt::Debug for PollMonitor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PollMonitor")
-            .field("descriptors", &self.set.borrow().tokens.len())
-            .finish()
+        f.debug_struct("PollMonitor").field("descriptors", &self.set.borrow().tokens.len()).finish()
     }
 }
 
@@ -50,11 +48,7 @@ impl PollMonitor {
         let mut set = self.set.borrow_mut();
         let state = HandlerState::default();
         state.index.set(Some(set.fds.len() as u32));
-        set.fds.push(libc::pollfd {
-            fd,
-            events: events(watch),
-            revents: 0,
-        });
+        set.fds.push(libc::pollfd { fd, events: events(watch), revents: 0 });
         set.tokens.push(token);
         Ok(state)
     }
@@ -88,10 +82,7 @@ impl PollMonitor {
             result => result?,
         };
         let Set { fds, tokens } = &mut *set;
-        let hits = fds
-            .iter_mut()
-            .zip(tokens.iter())
-            .filter(|(fd, _)| fd.revents != 0);
+        let hits = fds.iter_mut().zip(tokens.iter()).filter(|(fd, _)| fd.revents != 0);
         let mut collected = false;
         for (fd, token) in hits.take(ready) {
             if fd.revents & libc::POLLNVAL != 0 {
@@ -100,8 +91,7 @@ impl PollMonitor {
             }
             let revents = std::mem::take(&mut fd.revents);
             collected |=
-                sink.handlers
-                    .mark_ready(*token, Readiness::from_poll(revents as u16 as u32), sink.stats);
+                sink.handlers.mark_ready(*token, Readiness::from_poll(revents as u16 as u32), sink.stats);
         }
         Ok(collected)
     }

@@ -50,16 +50,8 @@ impl EventNotifier {
             Reset::Autoreset => autoreset_flag() == AutoresetFlag::AtDelivery,
             _ => false,
         };
-        let fd = if by_flag {
-            EventFd::new_autoreset()?
-        } else {
-            EventFd::new()?
-        };
-        Ok(Self {
-            fd: Arc::new(fd),
-            reset,
-            has_kernel_flag: by_flag,
-        })
+        let fd = if by_flag { EventFd::new_autoreset()? } else { EventFd::new()? };
+        Ok(Self { fd: Arc::new(fd), reset, has_kernel_flag: by_flag })
     }
 
     /// Takes over an eventfd that somebody else made: a VMM's ioeventfd or irqfd, a vhost-user peer's kick or call.
@@ -74,11 +66,7 @@ impl EventNotifier {
             Ok(flag) => flag,
             Err(error) => return Err(AdoptError { error, fd }),
         };
-        Ok(Self {
-            fd: Arc::new(EventFd::from_owned(fd)),
-            reset,
-            has_kernel_flag,
-        })
+        Ok(Self { fd: Arc::new(EventFd::from_owned(fd)), reset, has_kernel_flag })
     }
 
     /// Rings. Any thread; never blocks; one write(2), three if the counter was full.
@@ -195,12 +183,7 @@ fn unsupported(why: &'static str) -> io::Error {
 /// Refuses what cannot be a doorbell; says whether the eventfd resets by itself, looking only if that was asked for.
 fn inspect(fd: BorrowedFd<'_>, reset: Reset) -> io::Result<bool> {
     let number = fd.as_raw_fd();
-    let refuse = |why: &str| {
-        Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("fd {number} {why}"),
-        ))
-    };
+    let refuse = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, format!("fd {number} {why}")));
     if !is_nonblocking(number)? {
         return refuse("is a blocking eventfd, which could stop the event loop; create it with EFD_NONBLOCK");
     }
@@ -208,15 +191,10 @@ fn inspect(fd: BorrowedFd<'_>, reset: Reset) -> io::Result<bool> {
     if let Ok(target) = std::fs::read_link(format!("/proc/self/fd/{number}"))
         && target.as_os_str() != "anon_inode:[eventfd]"
     {
-        return refuse(&format!(
-            "is not an eventfd but {}; register it with add_fd",
-            target.display()
-        ));
+        return refuse(&format!("is not an eventfd but {}; register it with add_fd", target.display()));
     }
     if let Ok(info) = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}"))
-        && info
-            .lines()
-            .any(|l| l.starts_with("eventfd-semaphore:") && l.trim_end().ends_with('1'))
+        && info.lines().any(|l| l.starts_with("eventfd-semaphore:") && l.trim_end().ends_with('1'))
     {
         return refuse(
             "is an EFD_SEMAPHORE eventfd, whose counts a doorbell does not keep; register it with add_fd",
@@ -227,9 +205,7 @@ fn inspect(fd: BorrowedFd<'_>, reset: Reset) -> io::Result<bool> {
     }
     // Observed, not believed. The count that this takes away is put back by the ring at the end.
     if autoreset_flag() == AutoresetFlag::Absent {
-        return Err(unsupported(
-            "this kernel has no EFD_AUTORESET; ask for Reset::Autoreset instead",
-        ));
+        return Err(unsupported("this kernel has no EFD_AUTORESET; ask for Reset::Autoreset instead"));
     }
     resets_itself(fd)?.then_some(true).ok_or_else(|| {
         unsupported("this eventfd was created without EFD_AUTORESET; ask for Reset::Autoreset instead")
@@ -263,7 +239,8 @@ impl From<AdoptError> for io::Error {
     }
 }
 
-/// A registered notifier, and what was chosen for it. Dropping it removes the handler.
+/// A registered notifier, and what was chosen for it. Dropping it removes the handler; a ring that has not been dispatched
+/// stays for the notifier's next handler, in this context or another.
 #[derive(Debug)]
 #[must_use = "dropping a registration removes its handler"]
 pub struct NotifierRegistration {

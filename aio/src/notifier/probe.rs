@@ -57,11 +57,7 @@ pub(crate) fn ring_read_multishot() -> bool {
 
 fn ring_sees_each_write(arm: impl Fn(types::Fd) -> squeue::Entry, with_buffers: bool) -> io::Result<bool> {
     let (mut ring, fd) = (Ring::new(4, RingSetup::Plain)?, EventFd::new()?);
-    let buffers = if with_buffers {
-        Some(ring.provide_counters(0)?)
-    } else {
-        None
-    };
+    let buffers = if with_buffers { Some(ring.provide_counters(0)?) } else { None };
     // SAFETY: a poll points to nothing; a multishot read fills the group, which outlives the ring's use of it below.
     let pushed = unsafe { ring.push(&arm(types::Fd(fd.as_raw_fd()))) };
     pushed.map_err(|_| io::ErrorKind::StorageFull)?;
@@ -70,9 +66,7 @@ fn ring_sees_each_write(arm: impl Fn(types::Fd) -> squeue::Entry, with_buffers: 
     for _ in 0..2 {
         fd.write(1)?;
         ring.enter(Some(0)).or_else(ignore_nothing_came)?;
-        good &= ring
-            .reap()
-            .is_some_and(|cqe| cqe.result > 0 && io_uring::cqueue::more(cqe.flags));
+        good &= ring.reap().is_some_and(|cqe| cqe.result > 0 && io_uring::cqueue::more(cqe.flags));
     }
     if let Some(buffers) = &buffers {
         ring.withdraw_counters(buffers)?;
@@ -81,9 +75,5 @@ fn ring_sees_each_write(arm: impl Fn(types::Fd) -> squeue::Entry, with_buffers: 
 }
 
 fn ignore_nothing_came(e: io::Error) -> io::Result<u32> {
-    if e.raw_os_error() == Some(libc::ETIME) {
-        Ok(0)
-    } else {
-        Err(e)
-    }
+    if e.raw_os_error() == Some(libc::ETIME) { Ok(0) } else { Err(e) }
 }

@@ -35,13 +35,8 @@ pub enum Method {
 
 impl Method {
     /// All methods, for tables and tests.
-    pub const ALL: [Self; 5] = [
-        Self::Read,
-        Self::Edge,
-        Self::RingRead,
-        Self::RingReadMultishot,
-        Self::KernelFlag,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::Read, Self::Edge, Self::RingRead, Self::RingReadMultishot, Self::KernelFlag];
 
     /// True if the count has left the eventfd by the time that the loop hears of it: then the loop alone knows.
     pub(crate) fn takes_the_count(self) -> bool {

@@ -1,8 +1,5 @@
 //! epoll(7) with nanosecond timeouts.
-#![expect(
-    unsafe_code,
-    reason = "epoll system calls on event buffers that the caller lends"
-)]
+#![expect(unsafe_code, reason = "epoll system calls on event buffers that the caller lends")]
 
 use super::{TimeoutNs, check, timespec};
 use std::cell::Cell;
@@ -26,10 +23,7 @@ impl Epoll {
         let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }.into())?;
         // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
-        Ok(Self {
-            fd,
-            has_pwait2: Cell::new(true),
-        })
+        Ok(Self { fd, has_pwait2: Cell::new(true) })
     }
 
     /// EPOLL_CTL_ADD, level-triggered unless `events` has EPOLLET. `data` comes back with each event.

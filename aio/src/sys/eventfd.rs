@@ -106,10 +106,7 @@ pub(crate) fn autoreset_flag() -> AutoresetFlag {
 pub(crate) fn resets_itself(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let fd = EventFd(fd.try_clone_to_owned()?);
     fd.write(1)?;
-    let (first, second) = (
-        ppoll::is_readable(fd.as_raw_fd())?,
-        ppoll::is_readable(fd.as_raw_fd())?,
-    );
+    let (first, second) = (ppoll::is_readable(fd.as_raw_fd())?, ppoll::is_readable(fd.as_raw_fd())?);
     fd.write(1)?;
     Ok(first && !second)
 }
@@ -117,10 +114,7 @@ pub(crate) fn resets_itself(fd: BorrowedFd<'_>) -> io::Result<bool> {
 fn observe_autoreset() -> io::Result<AutoresetFlag> {
     let fd = EventFd::new_autoreset()?;
     fd.write(1)?;
-    let (first, second) = (
-        ppoll::is_readable(fd.as_raw_fd())?,
-        ppoll::is_readable(fd.as_raw_fd())?,
-    );
+    let (first, second) = (ppoll::is_readable(fd.as_raw_fd())?, ppoll::is_readable(fd.as_raw_fd())?);
     if !first || second {
         return Ok(AutoresetFlag::Absent);
     }

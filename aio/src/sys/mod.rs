@@ -36,15 +36,10 @@ pub(crate) fn timespec(ns: u64) -> libc::timespec {
 
 /// CLOCK_MONOTONIC in nanoseconds: the time base of every deadline (clock_gettime(2), answered by the vDSO).
 pub(crate) fn monotonic_ns() -> u64 {
-    let mut ts = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `ts` is a live timespec that the call fills; CLOCK_MONOTONIC cannot fail on Linux.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut ts) };
-    (ts.tv_sec as u64)
-        .wrapping_mul(1_000_000_000)
-        .wrapping_add(ts.tv_nsec as u64)
+    (ts.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(ts.tv_nsec as u64)
 }
 
 /// Sets the calling thread's timer slack (PR_SET_TIMERSLACK, prctl(2)), in nanoseconds; 0 restores the default.

@@ -18,11 +18,7 @@ pub(crate) fn ppoll(fds: &mut [libc::pollfd], timeout: TimeoutNs) -> io::Result<
 
 /// One look at one descriptor, without sleeping.
 pub(crate) fn is_readable(fd: RawFd) -> io::Result<bool> {
-    let mut fds = [libc::pollfd {
-        fd,
-        events: libc::POLLIN,
-        revents: 0,
-    }];
+    let mut fds = [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }];
     ppoll(&mut fds, Some(0))?;
     Ok(fds[0].revents & libc::POLLIN != 0)
 }

@@ -124,10 +124,9 @@ impl Ring {
         let mut builder = IoUring::builder();
         builder.setup_cqsize(entries.saturating_mul(8)).setup_clamp();
         match setup {
-            RingSetup::DeferTaskrun => builder
-                .setup_single_issuer()
-                .setup_defer_taskrun()
-                .setup_taskrun_flag(),
+            RingSetup::DeferTaskrun => {
+                builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag()
+            }
             RingSetup::CoopTaskrun => builder.setup_coop_taskrun().setup_taskrun_flag(),
             RingSetup::Plain => &mut builder,
         };
@@ -148,28 +147,15 @@ impl Ring {
             ));
         }
         // An idle loop must not count as waiting for I/O (6.15): without it PSI reports io pressure near 100 %.
-        let mut enter_flags = if params.is_feature_no_iowait() {
-            ENTER_NO_IOWAIT
-        } else {
-            0
-        };
+        let mut enter_flags = if params.is_feature_no_iowait() { ENTER_NO_IOWAIT } else { 0 };
         let mut enter_fd = ring.as_raw_fd();
-        let mut update = RingFdUpdate {
-            offset: u32::MAX,
-            resv: 0,
-            data: enter_fd as u64,
-        };
+        let mut update = RingFdUpdate { offset: u32::MAX, resv: 0, data: enter_fd as u64 };
         // Linux 5.18, at most 16 for a thread; without it each enter looks the descriptor up.
         if register(enter_fd, REGISTER_RING_FDS, &mut update).is_ok() {
             enter_fd = update.offset as RawFd;
             enter_flags |= ENTER_REGISTERED_RING;
         }
-        Ok(Self {
-            ring,
-            setup,
-            enter_fd,
-            enter_flags,
-        })
+        Ok(Self { ring, setup, enter_fd, enter_flags })
     }
 
     pub(crate) fn setup(&self) -> RingSetup {
@@ -204,7 +190,11 @@ impl Ring {
         let (unsubmitted, overflowed, in_kernel) = (sq.len() as u32, sq.cq_overflow(), sq.taskrun());
         drop(sq);
         let in_memory = !self.ring.completion().is_empty();
-        Look { unsubmitted, reapable: in_memory && !overflowed, completions: in_memory || overflowed || in_kernel }
+        Look {
+            unsubmitted,
+            reapable: in_memory && !overflowed,
+            completions: in_memory || overflowed || in_kernel,
+        }
     }
 
     /// Submits everything queued and brings completions to memory; sleeps for the first one until `timeout`.
@@ -222,11 +212,7 @@ impl Ring {
         };
         // Only a deadline needs the argument; the kernel would copy it in for nothing.
         let (flags, arg, arg_size) = match ts {
-            Some(_) => (
-                self.enter_flags | ENTER_EXT_ARG,
-                &raw const arg,
-                size_of::<GeteventsArg>(),
-            ),
+            Some(_) => (self.enter_flags | ENTER_EXT_ARG, &raw const arg, size_of::<GeteventsArg>()),
             None => (self.enter_flags, ptr::null(), 0),
         };
         // SAFETY: `arg` (or null, for no signal mask) and the timespec it points to live across the call; what the
@@ -248,21 +234,13 @@ impl Ring {
     /// Takes one completion out of the ring.
     pub(crate) fn reap(&mut self) -> Option<Cqe> {
         let cqe = self.ring.completion().next()?;
-        Some(Cqe {
-            user_data: cqe.user_data(),
-            result: cqe.result(),
-            flags: cqe.flags(),
-        })
+        Some(Cqe { user_data: cqe.user_data(), result: cqe.result(), flags: cqe.flags() })
     }
 
     /// Takes all completions that are in memory now and gives each to `take`, which must not use the ring.
     pub(crate) fn reap_all(&mut self, mut take: impl FnMut(Cqe)) {
         for cqe in self.ring.completion() {
-            take(Cqe {
-                user_data: cqe.user_data(),
-                result: cqe.result(),
-                flags: cqe.flags(),
-            });
+            take(Cqe { user_data: cqe.user_data(), result: cqe.result(), flags: cqe.flags() });
         }
     }
 
@@ -292,11 +270,7 @@ impl Drop for Ring {
     fn drop(&mut self) {
         // A registered descriptor holds the ring open beyond its close(2), until the thread ends.
         if self.has_registered_fd() {
-            let mut update = RingFdUpdate {
-                offset: self.enter_fd as u32,
-                resv: 0,
-                data: 0,
-            };
+            let mut update = RingFdUpdate { offset: self.enter_fd as u32, resv: 0, data: 0 };
             let _ = register(self.ring.as_raw_fd(), UNREGISTER_RING_FDS, &mut update);
         }
     }
@@ -304,15 +278,7 @@ impl Drop for Ring {
 
 fn register(fd: RawFd, opcode: u32, update: &mut RingFdUpdate) -> io::Result<u32> {
     // SAFETY: both opcodes take one `io_uring_rsrc_update`, which lives across the call.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_io_uring_register,
-            fd,
-            opcode,
-            ptr::from_mut(update),
-            1u32,
-        )
-    })
+    check(unsafe { libc::syscall(libc::SYS_io_uring_register, fd, opcode, ptr::from_mut(update), 1u32) })
 }
 
 /// A provided-buffer ring of eight-byte buffers. The kernel fills one for each completion of READ_MULTISHOT;
@@ -340,12 +306,8 @@ impl CounterBuffers {
         // SAFETY: the layout has a size of 4096 bytes, not zero.
         let ring = NonNull::new(unsafe { alloc_zeroed(layout) }.cast::<BufRingEntry>());
         let ring = ring.unwrap_or_else(|| handle_alloc_error(layout));
-        let mut buffers = Self {
-            group,
-            ring,
-            counters: vec![0; Self::ENTRIES.into()].into_boxed_slice(),
-            tail: 0,
-        };
+        let mut buffers =
+            Self { group, ring, counters: vec![0; Self::ENTRIES.into()].into_boxed_slice(), tail: 0 };
         (0..Self::ENTRIES).for_each(|id| buffers.give_back(id));
         buffers
     }

@@ -45,11 +45,7 @@ impl Heap {
         if index < self.members.len() {
             let later = self.members[index].before(&member);
             self.members[index] = member;
-            if later {
-                self.sink(index, &mut place)
-            } else {
-                self.rise(index, &mut place)
-            }
+            if later { self.sink(index, &mut place) } else { self.rise(index, &mut place) }
         }
     }
 
@@ -88,13 +84,9 @@ impl Heap {
         loop {
             let first = index * ARITY + 1;
             let children = first..(first + ARITY).min(self.members.len());
-            let Some(least) = children.reduce(|a, b| {
-                if self.members[b].before(&self.members[a]) {
-                    b
-                } else {
-                    a
-                }
-            }) else {
+            let Some(least) =
+                children.reduce(|a, b| if self.members[b].before(&self.members[a]) { b } else { a })
+            else {
                 break;
             };
             if !self.members[least].before(&member) {

@@ -75,11 +75,7 @@ impl Tables {
         let (clock, place) = (entry.clock, entry.place);
         (entry.at_ns, entry.order) = (at_ns, order);
         let (heap, entries) = self.heap(clock);
-        let member = Deadline {
-            at_ns,
-            order,
-            slot: slot as u32,
-        };
+        let member = Deadline { at_ns, order, slot: slot as u32 };
         match place {
             Place::Armed(index) => heap.change(index, member, |slot, index| put(entries, slot, index)),
             Place::Idle | Place::Due => heap.push(member, |slot, index| put(entries, slot, index)),
@@ -127,9 +123,7 @@ pub(crate) struct Timers {
 
 impl fmt::Debug for Timers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Timers")
-            .field("timers", &self.tables.borrow().entries.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Timers").field("timers", &self.tables.borrow().entries.len()).finish_non_exhaustive()
     }
 }
 
@@ -138,20 +132,9 @@ impl Timers {
         let mut tables = self.tables.borrow_mut();
         tables.versions += 1;
         let version = tables.versions;
-        let slot = tables.entries.insert(Entry {
-            version,
-            clock,
-            place: Place::Idle,
-            at_ns: 0,
-            order: 0,
-            callback,
-        });
-        Timer {
-            timers: Rc::clone(self),
-            slot,
-            version,
-            clock,
-        }
+        let slot =
+            tables.entries.insert(Entry { version, clock, place: Place::Idle, at_ns: 0, order: 0, callback });
+        Timer { timers: Rc::clone(self), slot, version, clock }
     }
 
     /// Nanoseconds to the nearest deadline of a clock that runs; 0 if one has passed.
@@ -257,10 +240,7 @@ impl Timer {
     /// When the timer runs, on its clock; `None` if it is not armed.
     pub fn deadline_ns(&self) -> Option<u64> {
         let tables = self.timers.tables.borrow();
-        let entry = tables
-            .entries
-            .get(self.slot)
-            .filter(|e| e.version == self.version)?;
+        let entry = tables.entries.get(self.slot).filter(|e| e.version == self.version)?;
         (entry.place != Place::Idle).then_some(entry.at_ns)
     }
 
@@ -275,11 +255,7 @@ impl Timer {
     /// Does nothing once the context has been dropped.
     fn with(&self, change: impl FnOnce(&mut Tables)) {
         let mut tables = self.timers.tables.borrow_mut();
-        if tables
-            .entries
-            .get(self.slot)
-            .is_some_and(|e| e.version == self.version)
-        {
+        if tables.entries.get(self.slot).is_some_and(|e| e.version == self.version) {
             change(&mut tables);
         }
     }
@@ -299,10 +275,7 @@ impl Drop for Timer {
 
 impl fmt::Debug for Timer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Timer")
-            .field("clock", &self.clock)
-            .field("deadline_ns", &self.deadline_ns())
-            .finish()
+        f.debug_struct("Timer").field("clock", &self.clock).field("deadline_ns", &self.deadline_ns()).finish()
     }
 }
 
@@ -321,10 +294,7 @@ pub struct VirtualClock {
 impl VirtualClock {
     /// The reading.
     pub fn now_ns(&self) -> u64 {
-        let running = self
-            .started_ns
-            .get()
-            .map_or(0, |started| monotonic_ns().saturating_sub(started));
+        let running = self.started_ns.get().map_or(0, |started| monotonic_ns().saturating_sub(started));
         self.base_ns.get().saturating_add(running)
     }
 

@@ -48,10 +48,7 @@ struct EventFd {
 
 impl EventFd {
     fn new() -> Self {
-        Self {
-            count: Mutex::new(0),
-            written: Condvar::new(),
-        }
+        Self { count: Mutex::new(0), written: Condvar::new() }
     }
 
     fn write(&self) {

@@ -12,11 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// So long that a test which waits for the end of the window hangs.
-const FOR_EVER: BusyPolling = BusyPolling {
-    max_ns: 600_000_000_000,
-    grow: u32::MAX,
-    shrink: 0,
-};
+const FOR_EVER: BusyPolling = BusyPolling { max_ns: 600_000_000_000, grow: u32::MAX, shrink: 0 };
 
 /// The first window, 4,000 ns, stays the only one.
 const SHORT: BusyPolling = BusyPolling { grow: 1, ..FOR_EVER };
@@ -113,12 +109,7 @@ impl Polled {
     fn new(setup: &Setup, policy: BusyPolling) -> Self {
         let ctx = setup.builder().busy_polling(policy).build().unwrap();
         let (device, bell, registration) = Self::device(setup, &ctx);
-        Self {
-            ctx,
-            device,
-            bell,
-            registration,
-        }
+        Self { ctx, device, bell, registration }
     }
 
     fn device(setup: &Setup, ctx: &AioContext) -> (Rc<Device>, EventNotifier, Slot<NotifierRegistration>) {
@@ -309,9 +300,7 @@ pub(crate) fn a_busy_device_does_not_starve_descriptors(setup: &Setup) {
     plain.notify().unwrap();
     timer.arm_after(Duration::from_micros(100));
     let busy = p.device.calls.get();
-    turn_until(&p.ctx, || {
-        calls.get() >= 3 && rings.get() >= 1 && expired.get() == 1
-    });
+    turn_until(&p.ctx, || calls.get() >= 3 && rings.get() >= 1 && expired.get() == 1);
     assert!(p.device.calls.get() > busy, "the device was served meanwhile");
 }
 
@@ -462,9 +451,7 @@ pub(crate) fn what_a_hook_schedules_is_not_slept_over(setup: &Setup) {
     let timer = Rc::new(p.ctx.timer(counting()));
     p.first_event();
     let (in_begin, in_end, soon) = (Rc::clone(&halves[0]), Rc::clone(&halves[1]), Rc::clone(&timer));
-    p.device
-        .on_begin
-        .replace(Some(Box::new(move || in_begin.schedule())));
+    p.device.on_begin.replace(Some(Box::new(move || in_begin.schedule())));
     p.device.on_end.replace(Some(Box::new(move || {
         in_end.schedule();
         soon.arm_at(0);
@@ -486,10 +473,7 @@ pub(crate) fn a_hook_may_remove_handlers(setup: &Setup) {
     let (own, second, third) = (p.registration.clone(), others[0].2.clone(), others[1].2.clone());
     let remove_two = move || drop((own.take(), second.take()));
     p.device.on_end.replace(Some(Box::new(remove_two)));
-    others[3]
-        .0
-        .on_end
-        .replace(Some(Box::new(move || drop(third.take()))));
+    others[3].0.on_end.replace(Some(Box::new(move || drop(third.take()))));
     p.sleep();
     let devices = || std::iter::once(&p.device).chain(others.iter().map(|(device, ..)| device));
     for (i, device) in devices().enumerate() {
@@ -515,8 +499,7 @@ pub(crate) fn work_left_by_a_removed_device_rings(setup: &Setup) {
     for way in 0..3 {
         p.ctx.set_busy_polling(FOR_EVER);
         if way > 0 {
-            p.registration
-                .put(p.ctx.add_polled_notifier(&p.bell, Rc::clone(&p.device)).unwrap());
+            p.registration.put(p.ctx.add_polled_notifier(&p.bell, Rc::clone(&p.device)).unwrap());
         }
         p.open_wide();
         let before = p.device.processed.get();
@@ -555,10 +538,8 @@ pub(crate) fn many_devices_are_all_served(setup: &Setup) {
     const ROUNDS: u64 = 20;
     let p = Polled::new(setup, BusyPolling::up_to_ns(32_768));
     let devices: Vec<_> = (0..20).map(|_| Polled::device(setup, &p.ctx)).collect();
-    let guests: Vec<_> = devices
-        .iter()
-        .map(|(device, bell, _)| (Arc::clone(&device.queued), bell.clone()))
-        .collect();
+    let guests: Vec<_> =
+        devices.iter().map(|(device, bell, _)| (Arc::clone(&device.queued), bell.clone())).collect();
     // A guest that rings always: a doorbell may be rung although nobody listens.
     let guest = std::thread::spawn(move || {
         for round in 0..ROUNDS {
@@ -571,15 +552,8 @@ pub(crate) fn many_devices_are_all_served(setup: &Setup) {
         }
         guests.len()
     });
-    let sum = || {
-        devices
-            .iter()
-            .map(|(device, ..)| device.processed.get())
-            .sum::<u64>()
-    };
-    let all = (0..ROUNDS)
-        .map(|r| (0..20).filter(|i| (i + r) % 3 != 0).count() as u64)
-        .sum::<u64>();
+    let sum = || devices.iter().map(|(device, ..)| device.processed.get()).sum::<u64>();
+    let all = (0..ROUNDS).map(|r| (0..20).filter(|i| (i + r) % 3 != 0).count() as u64).sum::<u64>();
     turn_until(&p.ctx, || sum() == all);
     guest.join().unwrap();
     p.sleep();

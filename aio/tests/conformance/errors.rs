@@ -76,10 +76,7 @@ pub(crate) fn what_was_chosen_can_be_asked(setup: &Setup) {
         assert!(ring.setup >= setup.newest_ring_setup());
     }
     let (method, fallback) = ctx.own_notifier();
-    assert_eq!(
-        fallback.is_some(),
-        setup.reset == aio::Reset::Autoreset && method == aio::Method::Read
-    );
+    assert_eq!(fallback.is_some(), setup.reset == aio::Reset::Autoreset && method == aio::Method::Read);
     assert!(!format!("{ctx:?} {:?} {:?}", ctx.handle(), ctx.stats()).is_empty());
     let chosen = AioContext::new().unwrap();
     assert!(!chosen.monitor().reason.is_empty());

@@ -158,12 +158,8 @@ pub(crate) fn two_numbers_of_one_file_are_two_handlers(setup: &Setup) {
     assert_ne!(copy.as_raw_fd(), reader.as_raw_fd());
     let calls = [Count::default(), Count::default()];
     let (a, b) = (calls[0].clone(), calls[1].clone());
-    let first = ctx
-        .add_fd(&reader, Interest::READABLE, move |_, _| a.bump())
-        .unwrap();
-    let second = ctx
-        .add_fd(&copy, Interest::READABLE, move |_, _| b.bump())
-        .unwrap();
+    let first = ctx.add_fd(&reader, Interest::READABLE, move |_, _| a.bump()).unwrap();
+    let second = ctx.add_fd(&copy, Interest::READABLE, move |_, _| b.bump()).unwrap();
     assert!(turn(&ctx));
     assert_eq!((calls[0].get(), calls[1].get()), (1, 1));
     drop(first);
@@ -178,19 +174,14 @@ pub(crate) fn slots_are_reused_without_confusion(setup: &Setup) {
     let calls: Vec<_> = (0..20).map(|_| Count::default()).collect();
     let add = |i: usize| {
         let calls = calls[i].clone();
-        ctx.add_fd(&pipes[i].0, Interest::READABLE, move |_, _| calls.bump())
-            .unwrap()
+        ctx.add_fd(&pipes[i].0, Interest::READABLE, move |_, _| calls.bump()).unwrap()
     };
     let mut live: Vec<Option<Registration>> = (0..20).map(|i| Some(add(i))).collect();
     for round in 0..200usize {
         let before: Vec<_> = calls.iter().map(Count::get).collect();
         // A third of them goes or comes each round, while the kernel still has what was armed before.
         for i in (0..20).filter(|i| (i + round) % 3 == 0) {
-            live[i] = if live[i].take().is_some() {
-                None
-            } else {
-                Some(add(i))
-            };
+            live[i] = if live[i].take().is_some() { None } else { Some(add(i)) };
         }
         look(&ctx);
         for i in 0..20 {

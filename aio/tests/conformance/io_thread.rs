@@ -12,11 +12,7 @@ pub(crate) fn runs_closures_in_its_thread(setup: &Setup) {
     let (id, name, monitor) = thread
         .run(|ctx| {
             let current = std::thread::current();
-            (
-                current.id(),
-                current.name().map(str::to_owned),
-                ctx.monitor().kind,
-            )
+            (current.id(), current.name().map(str::to_owned), ctx.monitor().kind)
         })
         .unwrap();
     assert_ne!(id, std::thread::current().id());
@@ -40,10 +36,8 @@ impl Drop for Dropped {
 
 pub(crate) fn its_state_is_dropped_in_its_thread_before_the_context(setup: &Setup) {
     let drops = Arc::new(Mutex::new(Vec::new()));
-    let (of_state, of_context) = (
-        Dropped(Arc::clone(&drops), "state"),
-        Dropped(Arc::clone(&drops), "context"),
-    );
+    let (of_state, of_context) =
+        (Dropped(Arc::clone(&drops), "state"), Dropped(Arc::clone(&drops), "context"));
     let thread = IoThread::spawn_with("state", setup.builder(), move |ctx| {
         // Belongs to the context: a handler's capture.
         ctx.timer(|_| ()).arm_at(0);
@@ -63,9 +57,7 @@ pub(crate) fn stop_returns_after_the_turn(setup: &Setup) {
     let done = Arc::new(AtomicU64::new(0));
     for _ in 0..10 {
         let done = Arc::clone(&done);
-        thread
-            .handle()
-            .schedule(move |_| _ = done.fetch_add(1, Ordering::Relaxed));
+        thread.handle().schedule(move |_| _ = done.fetch_add(1, Ordering::Relaxed));
     }
     thread.run(|_| ()).unwrap();
     thread.stop().unwrap();
@@ -82,15 +74,11 @@ pub(crate) fn drop_stops_it(setup: &Setup) {
 }
 
 pub(crate) fn an_error_of_init_comes_back(setup: &Setup) {
-    let e = IoThread::spawn_with("init", setup.builder(), |_| {
-        Err::<(), _>(io::Error::other("no disk"))
-    });
+    let e = IoThread::spawn_with("init", setup.builder(), |_| Err::<(), _>(io::Error::other("no disk")));
     assert_eq!(e.unwrap_err().to_string(), "no disk");
     // And of the builder: a method that no ppoll has.
-    let bad: Builder = setup
-        .builder()
-        .monitor(MonitorKind::Poll)
-        .reset(aio::Reset::AutoresetBy(aio::Method::Edge));
+    let bad: Builder =
+        setup.builder().monitor(MonitorKind::Poll).reset(aio::Reset::AutoresetBy(aio::Method::Edge));
     let e = IoThread::spawn("bad", bad).unwrap_err();
     assert_eq!(e.kind(), io::ErrorKind::Unsupported);
 }

@@ -198,11 +198,7 @@ pub(crate) fn interest_changes_in_the_callback(setup: &Setup) {
         let (slot, seen) = (slot.clone(), Rc::clone(&seen));
         move |_, ready| {
             seen.borrow_mut().push((ready.is_readable(), ready.is_writable()));
-            let next = if ready.is_readable() {
-                Interest::WRITABLE
-            } else {
-                Interest::READABLE
-            };
+            let next = if ready.is_readable() { Interest::WRITABLE } else { Interest::READABLE };
             slot.with(|on| on.set_interest(next).unwrap());
         }
     });

@@ -19,6 +19,7 @@ mod progress;
 mod removal;
 mod scale;
 mod setup;
+mod shutdown;
 mod signals;
 #[path = "../support/mod.rs"]
 mod support;
@@ -269,14 +270,16 @@ suite! { $ on_a_ring
         a_multishot_operation_completes_many_times,
         a_nested_turn_runs_its_parents_completions,
         nested_turns_from_a_completion,
+        in_a_storm_of_signals,
+        other_threads_complete_them,
+        a_ring_of_any_size_will_do,
+    }
+    shutdown {
         dropping_operations_cancels_nothing,
         a_dropped_context_waits_for_the_kernel,
         a_dropped_context_leaves_nothing_in_the_kernel,
         captures_of_a_dropped_context_cannot_submit,
         after_the_context_nothing_is_taken,
-        in_a_storm_of_signals,
-        other_threads_complete_them,
-        a_ring_of_any_size_will_do,
     }
 }
 

@@ -76,11 +76,7 @@ pub(crate) fn writes_coalesce(setup: &Setup) {
     }
     assert!(turn(&ctx));
     settle(&ctx);
-    assert!(
-        calls.get() <= 2,
-        "{} calls for 50 writes before a turn",
-        calls.get()
-    );
+    assert!(calls.get() <= 2, "{} calls for 50 writes before a turn", calls.get());
 }
 
 pub(crate) fn a_silent_notifier_is_not_called(setup: &Setup) {
@@ -318,9 +314,7 @@ impl Mailboxes {
     }
 
     fn all_heard(&self) -> bool {
-        self.acknowledged
-            .iter()
-            .all(|a| a.load(Ordering::Relaxed) == LAST)
+        self.acknowledged.iter().all(|a| a.load(Ordering::Relaxed) == LAST)
     }
 }
 
@@ -420,11 +414,7 @@ pub(crate) fn rung_for_one_context_is_heard_in_the_next(setup: &Setup) {
                 move |_| drop(slot.take())
             });
             look(&ctx);
-            assert_eq!(
-                calls.get(),
-                0,
-                "removed by a bottom half, which comes before the handlers"
-            );
+            assert_eq!(calls.get(), 0, "removed by a bottom half, which comes before the handlers");
         }
         drop(ctx);
         let next = setup.context();

@@ -1,4 +1,4 @@
-//! Operations on the ring: what they own comes back exactly once, whatever happens meanwhile.
+//! Operations on the ring: what they own comes back exactly once.
 #![expect(
     unsafe_code,
     reason = "submits SQEs whose buffers the operation owns: heap memory that does not move with its owner"
@@ -14,10 +14,10 @@ use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
 /// A request that counts its end.
-struct Request {
-    reader: Rc<PipeReader>,
+pub(crate) struct Request {
+    pub(crate) reader: Rc<PipeReader>,
     buffer: Box<[u8]>,
-    dropped: Count,
+    pub(crate) dropped: Count,
 }
 
 impl Drop for Request {
@@ -27,21 +27,20 @@ impl Drop for Request {
 }
 
 impl Request {
-    fn new(reader: &Rc<PipeReader>, dropped: &Count) -> Self {
-        Self {
-            reader: Rc::clone(reader),
-            buffer: vec![0; 16].into(),
-            dropped: dropped.clone(),
-        }
+    pub(crate) fn new(reader: &Rc<PipeReader>, dropped: &Count) -> Self {
+        Self { reader: Rc::clone(reader), buffer: vec![0; 16].into(), dropped: dropped.clone() }
     }
 
-    fn entry(&mut self) -> squeue::Entry {
+    pub(crate) fn entry(&mut self) -> squeue::Entry {
         let fd = types::Fd(self.reader.as_raw_fd());
         opcode::Read::new(fd, self.buffer.as_mut_ptr(), 16).build()
     }
 }
 
-fn read(ops: &Operations<Request>, mut request: Request) -> Result<OperationId, SubmitError<Request>> {
+pub(crate) fn read(
+    ops: &Operations<Request>,
+    mut request: Request,
+) -> Result<OperationId, SubmitError<Request>> {
     let entry = request.entry();
     // SAFETY: the request owns the buffer, on the heap, and the descriptor.
     unsafe { ops.submit(entry, request) }
@@ -52,7 +51,7 @@ fn nop<T: 'static>(ops: &Operations<T>, held: T) -> OperationId {
     unsafe { ops.submit(opcode::Nop::new().build(), held) }.unwrap()
 }
 
-fn pipe() -> (Rc<PipeReader>, io::PipeWriter) {
+pub(crate) fn pipe() -> (Rc<PipeReader>, io::PipeWriter) {
     let (reader, writer) = io::pipe().unwrap();
     (Rc::new(reader), writer)
 }
@@ -62,24 +61,13 @@ pub(crate) fn operations_are_refused_with_the_reason(setup: &Setup) {
     let e = ctx.operations(|_, _, (): ()| ()).unwrap_err();
     let kind = setup.monitor.to_string();
     assert_eq!(e.kind(), io::ErrorKind::Unsupported);
-    assert!(
-        e.to_string().contains("io_uring") && e.to_string().contains(&kind),
-        "{e}"
-    );
+    assert!(e.to_string().contains("io_uring") && e.to_string().contains(&kind), "{e}");
     assert!(e.to_string().contains(&ctx.monitor().reason), "{e}");
-    let e = ctx
-        .read_at(os::memory_file(), vec![7; 3], 0, |_, _, _, _| {
-            unreachable!("refused")
-        })
-        .unwrap_err();
+    let e = ctx.read_at(os::memory_file(), vec![7; 3], 0, |_, _, _, _| unreachable!("refused")).unwrap_err();
     assert_eq!(e.error.kind(), io::ErrorKind::Unsupported);
     assert_eq!(e.held.1, [7; 3], "file and buffer come back");
     // SAFETY: points to nothing.
-    let e = unsafe {
-        ctx.submit(opcode::Nop::new().build(), "held", |_, _, _| {
-            unreachable!("refused")
-        })
-    };
+    let e = unsafe { ctx.submit(opcode::Nop::new().build(), "held", |_, _, _| unreachable!("refused")) };
     assert_eq!(e.unwrap_err().held, "held");
 }
 
@@ -195,12 +183,8 @@ pub(crate) fn completions_run_before_bottom_halves(setup: &Setup) {
         move || trace.borrow_mut().push(what)
     };
     let notifier = setup.notifier();
-    let (handler, completion, bh, timer) = (
-        note("handler"),
-        note("completion"),
-        note("bottom half"),
-        note("timer"),
-    );
+    let (handler, completion, bh, timer) =
+        (note("handler"), note("completion"), note("bottom half"), note("timer"));
     let _bell = ctx.add_notifier(&notifier, move |_| handler()).unwrap();
     let ops = ctx.operations(move |_, _, ()| completion()).unwrap();
     let timer = ctx.timer(move |_| timer());
@@ -345,9 +329,7 @@ pub(crate) fn cancel_ends_a_pending_read(setup: &Setup) {
     }
     assert_eq!(dropped.get(), 2);
     // Cancelling one leaves the others alone.
-    let ids: Vec<_> = (0..10)
-        .map(|_| read(&ops, Request::new(&reader, &dropped)).unwrap())
-        .collect();
+    let ids: Vec<_> = (0..10).map(|_| read(&ops, Request::new(&reader, &dropped)).unwrap()).collect();
     settle(&ctx);
     assert!(ctx.cancel(ids[4]));
     turn_until(&ctx, || ops.in_flight() == 9);
@@ -389,20 +371,16 @@ pub(crate) fn a_multishot_operation_completes_many_times(setup: &Setup) {
     let (on_many, on_last) = (many.clone(), last.clone());
     // SAFETY: points to nothing; the descriptor outlives the operation.
     let id = unsafe {
-        ctx.submit_multishot(
-            poll.build(),
-            Rc::clone(&dropped),
-            move |_, result, flags, held| {
-                assert_eq!(Rc::strong_count(held), 2);
-                if cqueue::more(flags) {
-                    assert!(result & i32::from(libc::POLLIN) != 0);
-                    on_many.bump();
-                } else {
-                    assert_eq!(result, -libc::ECANCELED);
-                    on_last.bump();
-                }
-            },
-        )
+        ctx.submit_multishot(poll.build(), Rc::clone(&dropped), move |_, result, flags, held| {
+            assert_eq!(Rc::strong_count(held), 2);
+            if cqueue::more(flags) {
+                assert!(result & i32::from(libc::POLLIN) != 0);
+                on_many.bump();
+            } else {
+                assert_eq!(result, -libc::ECANCELED);
+                on_last.bump();
+            }
+        })
     };
     let id = id.unwrap();
     for n in 1..=10 {
@@ -468,129 +446,6 @@ pub(crate) fn nested_turns_from_a_completion(setup: &Setup) {
     }
 }
 
-pub(crate) fn dropping_operations_cancels_nothing(setup: &Setup) {
-    let ctx = setup.context();
-    let (reader, mut writer) = pipe();
-    let (dropped, done) = (Count::default(), Count::default());
-    let ops = ctx.operations({
-        let done = done.clone();
-        move |_, result, _: Request| {
-            assert_eq!(result, 3);
-            done.bump();
-        }
-    });
-    let ops = ops.unwrap();
-    read(&ops, Request::new(&reader, &dropped)).unwrap();
-    drop(ops);
-    settle(&ctx);
-    assert_eq!(dropped.get(), 0);
-    writer.write_all(b"abc").unwrap();
-    turn_until(&ctx, || done.get() == 1);
-    assert_eq!(dropped.get(), 1);
-}
-
-pub(crate) fn a_dropped_context_waits_for_the_kernel(setup: &Setup) {
-    for entries in [2, 256] {
-        let ctx = setup.builder().ring_entries(entries).build().unwrap();
-        let (reader, writer) = pipe();
-        let dropped = Count::default();
-        let held = Rc::new(());
-        let on_done = Rc::clone(&held);
-        let ops =
-            ctx.operations(move |_, _, _: Request| unreachable!("{on_done:?} nobody is called any more"));
-        let ops = ops.unwrap();
-        // In the kernel, in the queue only, and completed but not reaped; single ones and shared ones.
-        for seen in [true, false] {
-            for _ in 0..40 {
-                read(&ops, Request::new(&reader, &dropped)).unwrap();
-                let mut request = Request::new(&reader, &dropped);
-                let entry = request.entry();
-                // SAFETY: the request owns the buffer and the descriptor.
-                let single = unsafe { ctx.submit(entry, request, |_, _, _| unreachable!("nor here")) };
-                single.unwrap();
-            }
-            if seen {
-                settle(&ctx);
-            }
-        }
-        let notifiers: Vec<_> = (0..40).map(|_| setup.notifier()).collect();
-        for notifier in &notifiers {
-            ctx.add_notifier(notifier, |_| ())
-                .unwrap()
-                .into_registration()
-                .detach();
-            notifier.notify().unwrap();
-        }
-        assert_eq!(dropped.get(), 0);
-        drop(ctx);
-        // The single ones with the context; the shared ones with their owner.
-        assert_eq!(dropped.get(), 80);
-        drop(ops);
-        assert_eq!((dropped.get(), Rc::strong_count(&held)), (160, 1));
-        assert_eq!(Rc::strong_count(&reader), 1);
-        drop(writer);
-    }
-}
-
-pub(crate) fn a_dropped_context_leaves_nothing_in_the_kernel(setup: &Setup) {
-    for _ in 0..10 {
-        let ctx = setup.context();
-        let (reader, mut writer) = pipe();
-        let dropped = Count::default();
-        let ops = ctx.operations(|_, _, _: Request| unreachable!("cancelled")).unwrap();
-        for _ in 0..8 {
-            read(&ops, Request::new(&reader, &dropped)).unwrap();
-        }
-        settle(&ctx);
-        drop(ctx);
-        drop(ops);
-        assert_eq!(dropped.get(), 8);
-        // A read that was still pending would take this, and put it where its buffer was.
-        writer.write_all(&[b'x'; 8 * 16]).unwrap();
-        drop(writer);
-        let mut left = Vec::new();
-        (&*reader).read_to_end(&mut left).unwrap();
-        assert_eq!(left.len(), 8 * 16);
-    }
-}
-
-pub(crate) fn captures_of_a_dropped_context_cannot_submit(setup: &Setup) {
-    struct SubmitsOnDrop(Operations<Request>, Request, Count);
-    impl Drop for SubmitsOnDrop {
-        fn drop(&mut self) {
-            for _ in 0..20 {
-                let request = Request::new(&self.1.reader, &self.1.dropped);
-                let e = read(&self.0, request).expect_err("the context is being dropped");
-                assert_eq!(e.error.kind(), io::ErrorKind::NotConnected);
-                self.2.bump();
-            }
-        }
-    }
-    let ctx = setup.builder().ring_entries(2).build().unwrap();
-    let (reader, _writer) = pipe();
-    let (dropped, refused) = (Count::default(), Count::default());
-    let ops = ctx.operations(|_, _, _: Request| ()).unwrap();
-    let capture = SubmitsOnDrop(ops, Request::new(&reader, &dropped), refused.clone());
-    let notifier = setup.notifier();
-    let bell = ctx.add_notifier(&notifier, move |_| _ = &capture).unwrap();
-    drop(ctx);
-    assert_eq!((refused.get(), dropped.get()), (20, 21));
-    assert!(!bell.is_live());
-}
-
-pub(crate) fn after_the_context_nothing_is_taken(setup: &Setup) {
-    let ctx = setup.context();
-    let (reader, _writer) = pipe();
-    let dropped = Count::default();
-    let ops = ctx.operations(|_, _, _: Request| ()).unwrap();
-    drop(ctx);
-    let e = read(&ops, Request::new(&reader, &dropped)).unwrap_err();
-    assert_eq!(e.error.kind(), io::ErrorKind::NotConnected);
-    assert_eq!(dropped.get(), 0, "the request comes back");
-    drop(e);
-    assert_eq!((ops.in_flight(), dropped.get()), (0, 1));
-}
-
 pub(crate) fn in_a_storm_of_signals(setup: &Setup) {
     let ctx = setup.builder().ring_entries(4).build().unwrap();
     let (reader, mut writer) = pipe();
@@ -634,8 +489,7 @@ pub(crate) fn other_threads_complete_them(setup: &Setup) {
         }
     });
     slot.put(ops.unwrap());
-    slot.with(|ops| read(ops, Request::new(&reader, &dropped)))
-        .unwrap();
+    slot.with(|ops| read(ops, Request::new(&reader, &dropped))).unwrap();
     let thread = std::thread::spawn(move || (0..100).for_each(|_| writer.write_all(b"x").unwrap()));
     turn_until(&ctx, || bytes.get() == 100);
     thread.join().unwrap();

@@ -77,10 +77,7 @@ pub(crate) fn one_handler_removes_the_other_while_both_are_ready(setup: &Setup) 
     }
     assert!(turn(&ctx));
     assert_eq!(calls.get(), 1);
-    assert!(
-        ctx.stats().stale > 0,
-        "what was collected for the other is dropped and counted"
-    );
+    assert!(ctx.stats().stale > 0, "what was collected for the other is dropped and counted");
     slots.iter().for_each(|slot| drop(slot.take()));
 
     // The same with doorbells.
@@ -320,11 +317,7 @@ pub(crate) fn a_dead_context_leaves_registrations_inert(setup: &Setup) {
     let (on, bell) = (on.unwrap(), bell.unwrap());
     look(&ctx);
     drop(ctx);
-    assert_eq!(
-        Rc::strong_count(&held),
-        1,
-        "callbacks are dropped with the context"
-    );
+    assert_eq!(Rc::strong_count(&held), 1, "callbacks are dropped with the context");
     assert!(!on.is_live() && !bell.is_live());
     let e = on.set_interest(Interest::WRITABLE).unwrap_err();
     assert_eq!(e.kind(), io::ErrorKind::NotFound);
@@ -374,9 +367,7 @@ pub(crate) fn captures_may_hold_registrations(setup: &Setup) {
     let mut last = None;
     for (_, theirs) in &streams {
         let owned = std::mem::replace(&mut chain, Box::new(()));
-        let on = ctx
-            .add_fd(theirs, Interest::READABLE, move |_, _| _ = &owned)
-            .unwrap();
+        let on = ctx.add_fd(theirs, Interest::READABLE, move |_, _| _ = &owned).unwrap();
         last = Some(on.id());
         chain = Box::new(on);
     }
@@ -388,9 +379,7 @@ pub(crate) fn captures_may_hold_registrations(setup: &Setup) {
     // And the same at the end of a context.
     let ctx = setup.context();
     let inner = ctx.add_fd(&streams[0].1, Interest::READABLE, |_, _| ()).unwrap();
-    let outer = ctx
-        .add_fd(&streams[1].1, Interest::READABLE, move |_, _| _ = &inner)
-        .unwrap();
+    let outer = ctx.add_fd(&streams[1].1, Interest::READABLE, move |_, _| _ = &inner).unwrap();
     ctx.defer(move |_| drop(outer));
     drop(ctx);
 }

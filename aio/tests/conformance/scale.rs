@@ -40,10 +40,7 @@ impl Crowd {
             });
             (event, registration.unwrap(), calls)
         });
-        Self {
-            bells: bells.collect(),
-            levels: levels.collect(),
-        }
+        Self { bells: bells.collect(), levels: levels.collect() }
     }
 
     fn calls(&self) -> impl Iterator<Item = u64> {

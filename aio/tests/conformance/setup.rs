@@ -14,11 +14,7 @@ pub(crate) struct Setup {
 
 impl Setup {
     pub(crate) const fn new(monitor: MonitorKind, reset: Reset) -> Self {
-        Self {
-            monitor,
-            reset,
-            ring: RingSetup::DeferTaskrun,
-        }
+        Self { monitor, reset, ring: RingSetup::DeferTaskrun }
     }
 
     pub(crate) const fn ring(self, ring: RingSetup) -> Self {
@@ -50,10 +46,7 @@ impl Setup {
     }
 
     pub(crate) fn builder(&self) -> Builder {
-        AioContext::builder()
-            .monitor(self.monitor)
-            .reset(self.reset)
-            .ring_setup(self.ring)
+        AioContext::builder().monitor(self.monitor).reset(self.reset).ring_setup(self.ring)
     }
 
     pub(crate) fn context(&self) -> AioContext {

@@ -105,11 +105,7 @@ pub(crate) fn drop_reaches_one_that_expired_in_this_turn(setup: &Setup) {
 pub(crate) fn rearming_reaches_one_that_expired_in_this_turn(setup: &Setup) {
     let runs = two_expire(setup, |second| {
         second.with(|second| {
-            assert_eq!(
-                second.deadline_ns(),
-                Some(2),
-                "expired, and pending until it runs"
-            );
+            assert_eq!(second.deadline_ns(), Some(2), "expired, and pending until it runs");
             second.arm_at(11);
             assert_eq!(second.deadline_ns(), Some(11));
         });
@@ -200,10 +196,7 @@ pub(crate) fn the_virtual_clock_steps_exactly(setup: &Setup) {
     ctx.virtual_clock().start();
     let before = ctx.virtual_clock().now_ns();
     ctx.virtual_clock().step(Duration::from_secs(3_600));
-    assert!(
-        ctx.virtual_clock().now_ns() >= before + 3_600_000_000_000,
-        "running"
-    );
+    assert!(ctx.virtual_clock().now_ns() >= before + 3_600_000_000_000, "running");
     assert!(turn(&ctx));
     assert_eq!(trace.borrow().len(), 2);
     ctx.virtual_clock().step(Duration::MAX);
@@ -379,11 +372,7 @@ pub(crate) fn a_dead_context_leaves_its_timers_inert(setup: &Setup) {
     });
     timer.arm_at(0);
     drop(ctx);
-    assert_eq!(
-        Rc::strong_count(&held),
-        1,
-        "captures are dropped with the context"
-    );
+    assert_eq!(Rc::strong_count(&held), 1, "captures are dropped with the context");
     timer.arm_after(Duration::ZERO);
     timer.anticipate_at(0);
     assert!(!timer.is_pending());

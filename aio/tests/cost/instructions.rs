@@ -45,10 +45,7 @@ fn during(_work: impl FnOnce()) -> Option<u64> {
 
 /// Lets this process open as many descriptors as it may. False, and says so, if they are too few.
 fn may_open(descriptors: u64) -> bool {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: fills the struct, which lives across the call.
     let got = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
     assert_eq!(got, 0, "{}", io::Error::last_os_error());
@@ -58,10 +55,7 @@ fn may_open(descriptors: u64) -> bool {
     assert_eq!(set, 0, "{}", io::Error::last_os_error());
     let enough = limit.rlim_max >= descriptors;
     if !enough {
-        println!(
-            "skipped: only {} descriptors are allowed (ulimit -n)",
-            limit.rlim_max
-        );
+        println!("skipped: only {} descriptors are allowed (ulimit -n)", limit.rlim_max);
     }
     enough
 }
@@ -69,13 +63,8 @@ fn may_open(descriptors: u64) -> bool {
 /// Instructions of two turns that ring the last of `registered` notifiers and handle it.
 fn two_turns(builder: Builder, reset: Reset, registered: usize) -> Option<u64> {
     let ctx: AioContext = builder.reset(reset).build().unwrap();
-    let kicks: Vec<_> = (0..registered)
-        .map(|_| EventNotifier::new(reset).unwrap())
-        .collect();
-    let _registrations: Vec<_> = kicks
-        .iter()
-        .map(|kick| ctx.add_notifier(kick, |_| ()).unwrap())
-        .collect();
+    let kicks: Vec<_> = (0..registered).map(|_| EventNotifier::new(reset).unwrap()).collect();
+    let _registrations: Vec<_> = kicks.iter().map(|kick| ctx.add_notifier(kick, |_| ()).unwrap()).collect();
     let kick = kicks.last().unwrap();
     let turns = |n| {
         for _ in 0..n {

@@ -4,10 +4,7 @@
 //! * `strace`: the same from outside;
 //! * `allocations`: none in a steady-state turn;
 //! * `instructions`: as many with a thousand registered notifiers as with one.
-#![expect(
-    unsafe_code,
-    reason = "a counting allocator, single stepping, and operations on the ring"
-)]
+#![expect(unsafe_code, reason = "a counting allocator, single stepping, and operations on the ring")]
 
 mod allocations;
 mod instructions;
@@ -51,14 +48,7 @@ impl Doorbell {
         let count = Rc::clone(&handled);
         let registration = ctx.add_notifier(&kick, move |_| count.set(count.get() + 1))?;
         assert_eq!(registration.method(), method);
-        Ok(Self {
-            kind,
-            method,
-            ctx,
-            kick,
-            handled,
-            _registration: registration,
-        })
+        Ok(Self { kind, method, ctx, kick, handled, _registration: registration })
     }
 
     /// Rings and turns, once.
@@ -84,10 +74,7 @@ fn doorbells() -> Vec<Doorbell> {
         (MonitorKind::Epoll, Method::Read),
         (MonitorKind::Epoll, Method::Edge),
     ] {
-        assert!(
-            doorbells.iter().any(|d| (d.kind, d.method) == must),
-            "no {must:?}"
-        );
+        assert!(doorbells.iter().any(|d| (d.kind, d.method) == must), "no {must:?}");
     }
     doorbells
 }

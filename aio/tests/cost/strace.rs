@@ -29,12 +29,7 @@ fn example() -> Option<PathBuf> {
 fn traced(monitor: &str, reset: &str, turns: u64) -> Option<(Counts, Counts)> {
     let summary = std::env::temp_dir().join(format!("aio-{}-{monitor}-{reset}-{turns}", std::process::id()));
     let strace = |program: &PathBuf, args: &[&str]| {
-        Command::new("strace")
-            .args(["-f", "-c", "-o"])
-            .arg(&summary)
-            .arg(program)
-            .args(args)
-            .output()
+        Command::new("strace").args(["-f", "-c", "-o"]).arg(&summary).arg(program).args(args).output()
     };
     let example = example()?;
     let works = strace(&PathBuf::from("true"), &[]);
@@ -101,12 +96,7 @@ fn check(monitor: &str, reset: &str, waits: &[&str], reads: u64) {
     let counter = |name: &str| said.get(name).copied().unwrap_or(0);
     let enter = wait == "io_uring_enter";
     assert_eq!(
-        (
-            counter("turns"),
-            counter("syscalls_wait"),
-            counter("syscalls_enter"),
-            counter("syscalls_read"),
-        ),
+        (counter("turns"), counter("syscalls_wait"), counter("syscalls_enter"), counter("syscalls_read"),),
         (
             TURNS,
             if enter { 0 } else { seen[wait] },

@@ -34,12 +34,7 @@ fn a_doorbell_costs_one_wait_and_classic_one_read_more() {
         let name = format!("{} with {}", bell.kind, bell.method);
         assert_eq!(bell.handled.get(), N + 1, "{name}");
         let enter = bell.kind == MonitorKind::IoUring;
-        let calls = (
-            stats.syscalls_wait,
-            stats.syscalls_enter,
-            stats.syscalls_read,
-            stats.syscalls(),
-        );
+        let calls = (stats.syscalls_wait, stats.syscalls_enter, stats.syscalls_read, stats.syscalls());
         let expected = match (enter, bell.method == Method::Read) {
             (false, true) => (N, 0, N, 2 * N),
             (false, false) => (N, 0, 0, N),
@@ -54,9 +49,7 @@ fn a_doorbell_costs_one_wait_and_classic_one_read_more() {
 #[test]
 fn older_ring_set_ups_cost_no_more_than_one_enter() {
     for setup in [RingSetup::CoopTaskrun, RingSetup::Plain] {
-        let builder = AioContext::builder()
-            .monitor(MonitorKind::IoUring)
-            .ring_setup(setup);
+        let builder = AioContext::builder().monitor(MonitorKind::IoUring).ring_setup(setup);
         if let Err(e) = builder.clone().build() {
             println!("skipped: {setup:?}: {e}");
             continue;
@@ -81,8 +74,7 @@ struct Queue {
 
 impl BusyPolled for Queue {
     fn process(&self, _: &AioContext) {
-        self.processed
-            .set(self.processed.get() + u64::from(self.filled.replace(false)));
+        self.processed.set(self.processed.get() + u64::from(self.filled.replace(false)));
     }
 
     fn is_ready(&self) -> bool {
@@ -117,11 +109,7 @@ fn a_busy_polled_doorbell_costs_nothing() {
             fill();
             let stats = during(&ctx, || (0..N).for_each(|_| fill()));
             assert_eq!(queue.processed.get(), N + 2, "{kind} with {method}");
-            assert_eq!(
-                (stats.syscalls(), stats.poll_hits),
-                (0, N),
-                "{kind} with {method}"
-            );
+            assert_eq!((stats.syscalls(), stats.poll_hits), (0, N), "{kind} with {method}");
         }
     }
 }
@@ -154,10 +142,7 @@ fn a_timer_costs_no_call_of_its_own() {
             }
         });
         assert_eq!((ran.get(), stats.timers), (TIMERS, TIMERS), "{kind}");
-        assert!(
-            stats.turns < 2 * TIMERS,
-            "{kind}: woken before the deadline: {stats:?}"
-        );
+        assert!(stats.turns < 2 * TIMERS, "{kind}: woken before the deadline: {stats:?}");
         // A deadline that passes before the loop gets to sleep is not even waited for on io_uring.
         assert!(waits(stats) <= stats.turns, "{kind}: {stats:?}");
         assert_eq!(stats.syscalls(), waits(stats), "{kind}");
@@ -260,9 +245,7 @@ fn an_operation_rides_on_the_wait() {
     ctx.poll(false).unwrap();
     let done = Rc::new(Cell::new(0));
     let count = Rc::clone(&done);
-    let nops = ctx
-        .operations(move |_, _, n: u64| count.set(count.get() + n))
-        .unwrap();
+    let nops = ctx.operations(move |_, _, n: u64| count.set(count.get() + n)).unwrap();
     for batch in [1, 10, 200] {
         let stats = during(&ctx, || {
             for _ in 0..batch {

@@ -1,8 +1,5 @@
 //! System calls that tests need and the standard library does not have.
-#![expect(
-    unsafe_code,
-    reason = "libc calls on integers and on descriptors that a Rust object owns"
-)]
+#![expect(unsafe_code, reason = "libc calls on integers and on descriptors that a Rust object owns")]
 
 use std::fs::File;
 use std::io;
@@ -81,10 +78,7 @@ pub(crate) fn closed_descriptor() -> BorrowedFd<'static> {
 
 /// How many descriptors this process may have, after raising the soft limit to the hard one.
 pub(crate) fn descriptor_limit() -> u64 {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: a live rlimit.
     check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) });
     if limit.rlim_cur < limit.rlim_max {
@@ -129,11 +123,7 @@ impl SignalStorm {
                 }
             }
         });
-        Self {
-            over,
-            sent,
-            sender: Some(sender),
-        }
+        Self { over, sent, sender: Some(sender) }
     }
 
     /// How many signals have been sent.

@@ -44,8 +44,7 @@ impl Home {
 
     fn callback(&self, node: &Node<Written>, due: Due) {
         self.runs.set(self.runs.get() + 1);
-        self.runs_now
-            .set(self.runs_now.get() + usize::from(due == Due::Now));
+        self.runs_now.set(self.runs_now.get() + usize::from(due == Due::Now));
         for (seen, written) in self.seen.iter().zip(&node.value) {
             seen.set(seen.get() | written.load(Ordering::Relaxed));
         }
@@ -127,11 +126,7 @@ fn each_schedule_of_two_threads_is_followed_by_a_run() {
         let (home, list, half) = (Home::default(), Arc::new(List::new()), half());
         let threads = [0, 1].map(|who| act(&list, &half, write_and_schedule(who)));
         run_all(&home, &list, threads);
-        assert_eq!(
-            home.seen(),
-            [true, true],
-            "by a run that saw what was written before it"
-        );
+        assert_eq!(home.seen(), [true, true], "by a run that saw what was written before it");
         assert!(home.runs.get() <= 2, "run twice for one schedule");
     });
 }
@@ -198,10 +193,7 @@ fn a_bottom_half_can_be_scheduled_while_it_runs() {
 fn a_cancelled_schedule_does_not_run_and_the_next_one_does() {
     check(|| {
         let (home, list, half) = (Home::default(), Arc::new(List::new()), half());
-        let threads = [
-            act(&list, &half, write_and_schedule(0)),
-            act(&list, &half, |half, _| half.cancel()),
-        ];
+        let threads = [act(&list, &half, write_and_schedule(0)), act(&list, &half, |half, _| half.cancel())];
         run_all(&home, &list, threads);
         let runs = home.runs.get();
         assert!(runs <= 1);
