@@ -42,13 +42,9 @@ impl Monitor {
             // poll(2) knows no edges: an eventfd that nobody reads stays ready.
             Monitor::Poll => &[Reset::Classic, Reset::KernelFlag],
             Monitor::Epoll => &[Reset::Classic, Reset::Edge, Reset::KernelFlag],
-            Monitor::IoUring => &[
-                Reset::Classic,
-                Reset::Edge,
-                Reset::RingRead,
-                Reset::RingReadMultishot,
-                Reset::KernelFlag,
-            ],
+            Monitor::IoUring => {
+                &[Reset::Classic, Reset::Edge, Reset::RingRead, Reset::RingReadMultishot, Reset::KernelFlag]
+            }
         }
     }
 
@@ -71,13 +67,8 @@ impl Monitor {
 }
 
 impl Reset {
-    pub(crate) const ALL: [Reset; 5] = [
-        Reset::Classic,
-        Reset::Edge,
-        Reset::RingRead,
-        Reset::RingReadMultishot,
-        Reset::KernelFlag,
-    ];
+    pub(crate) const ALL: [Reset; 5] =
+        [Reset::Classic, Reset::Edge, Reset::RingRead, Reset::RingReadMultishot, Reset::KernelFlag];
 
     fn name(self) -> &'static str {
         match self {
@@ -105,10 +96,7 @@ impl From<Reset> for aio::Reset {
 impl Arm {
     /// `None` if the monitor cannot do the reset.
     pub(crate) fn new(monitor: Monitor, reset: Reset) -> Option<Self> {
-        monitor
-            .resets()
-            .contains(&reset)
-            .then_some(Self { monitor, reset })
+        monitor.resets().contains(&reset).then_some(Self { monitor, reset })
     }
 
     /// Every possible arm: monitor by monitor, each one's baseline first.
@@ -186,26 +174,16 @@ impl FromStr for Arm {
                 format!("'{text}' is not an arm; write monitor/reset, such as epoll/edge ('bench list')");
             return Err(ParseArmError(message));
         };
-        let Some(monitor) = Monitor::ALL
-            .into_iter()
-            .find(|candidate| candidate.name() == monitor)
-        else {
+        let Some(monitor) = Monitor::ALL.into_iter().find(|candidate| candidate.name() == monitor) else {
             let monitors = join(&Monitor::ALL);
-            return Err(ParseArmError(format!(
-                "'{monitor}' is not a monitor; there are {monitors}"
-            )));
+            return Err(ParseArmError(format!("'{monitor}' is not a monitor; there are {monitors}")));
         };
         let Some(reset) = Reset::ALL.into_iter().find(|candidate| candidate.name() == reset) else {
             let resets = join(&Reset::ALL);
-            return Err(ParseArmError(format!(
-                "'{reset}' is not a reset; there are {resets}"
-            )));
+            return Err(ParseArmError(format!("'{reset}' is not a reset; there are {resets}")));
         };
         Arm::new(monitor, reset).ok_or_else(|| {
-            ParseArmError(format!(
-                "{monitor} cannot do {reset}; it can do {}",
-                join(monitor.resets())
-            ))
+            ParseArmError(format!("{monitor} cannot do {reset}; it can do {}", join(monitor.resets())))
         })
     }
 }
@@ -235,15 +213,9 @@ mod tests {
             refused("epoll"),
             "'epoll' is not an arm; write monitor/reset, such as epoll/edge ('bench list')"
         );
-        assert_eq!(
-            refused("kqueue/edge"),
-            "'kqueue' is not a monitor; there are poll, epoll, io_uring"
-        );
+        assert_eq!(refused("kqueue/edge"), "'kqueue' is not a monitor; there are poll, epoll, io_uring");
         assert!(refused("epoll/level").starts_with("'level' is not a reset; there are classic, edge"));
-        assert_eq!(
-            refused("poll/edge"),
-            "poll cannot do edge; it can do classic, kernel-flag"
-        );
+        assert_eq!(refused("poll/edge"), "poll cannot do edge; it can do classic, kernel-flag");
         assert!(refused("").contains("is not an arm"));
         assert!(refused("EPOLL/edge").contains("is not a monitor"));
     }

@@ -73,19 +73,15 @@ impl<S: Sample> Campaign<S> {
     /// One row for each of `cases`, the same that the campaign ran. A baseline that is not available is none.
     pub(crate) fn rows(&self, cases: &[Case]) -> Vec<Row> {
         let arm = |group: &str, name: &str| {
-            let index = cases
-                .iter()
-                .position(|case| case.group == group && case.name == name)?;
+            let index = cases.iter().position(|case| case.group == group && case.name == name)?;
             self.arms.get(index)?.as_ref().ok().copied()
         };
         let rows = cases.iter().zip(&self.arms).map(|(case, own)| {
             let baseline = case.baseline.as_deref().and_then(|name| arm(&case.group, name));
-            let metrics = own
-                .clone()
-                .and_then(|own| match analyse(&self.recording, own, baseline) {
-                    metrics if metrics.is_empty() => Err(Missing::Interrupted),
-                    metrics => Ok(metrics),
-                });
+            let metrics = own.clone().and_then(|own| match analyse(&self.recording, own, baseline) {
+                metrics if metrics.is_empty() => Err(Missing::Interrupted),
+                metrics => Ok(metrics),
+            });
             Row {
                 group: case.group.clone(),
                 case: case.name.clone(),
@@ -126,12 +122,8 @@ pub(crate) mod tests {
     struct Cost(f64);
 
     impl Sample for Cost {
-        const METRICS: &'static [Metric<Self>] = &[Metric {
-            name: "cost",
-            unit: "ns",
-            better: Better::Lower,
-            value: |sample| sample.0,
-        }];
+        const METRICS: &'static [Metric<Self>] =
+            &[Metric { name: "cost", unit: "ns", better: Better::Lower, value: |sample| sample.0 }];
     }
 
     fn cases() -> Vec<Case> {
@@ -140,19 +132,12 @@ pub(crate) mod tests {
             name: name.to_owned(),
             baseline: baseline.map(str::to_owned),
         };
-        vec![
-            case("classic", None),
-            case("absent", Some("classic")),
-            case("edge", Some("classic")),
-        ]
+        vec![case("classic", None), case("absent", Some("classic")), case("edge", Some("classic"))]
     }
 
     /// The second case is not available; the others cost 100 and 50.
     fn campaign(left: usize) -> (Vec<Row>, bool, Vec<(String, usize)>) {
-        let mut watch = StepsLeft {
-            left,
-            phases: Vec::new(),
-        };
+        let mut watch = StepsLeft { left, phases: Vec::new() };
         let warm_up = |case| {
             Ok(if case == 1 {
                 Err("no such kernel".to_owned())
@@ -169,23 +154,11 @@ pub(crate) mod tests {
     fn available_cases_are_measured_and_compared() {
         let (rows, complete, phases) = campaign(usize::MAX);
         assert!(complete);
-        assert_eq!(
-            phases,
-            [("test: warm-up".to_owned(), 3), ("test: rounds".to_owned(), 24)]
-        );
-        assert_eq!(
-            rows[1].result,
-            Err(Missing::Unavailable("no such kernel".to_owned()))
-        );
-        assert_eq!(
-            (rows[0].baseline.as_deref(), rows[2].baseline.as_deref()),
-            (None, Some("classic"))
-        );
+        assert_eq!(phases, [("test: warm-up".to_owned(), 3), ("test: rounds".to_owned(), 24)]);
+        assert_eq!(rows[1].result, Err(Missing::Unavailable("no such kernel".to_owned())));
+        assert_eq!((rows[0].baseline.as_deref(), rows[2].baseline.as_deref()), (None, Some("classic")));
         let versus = rows[2].metric("cost").unwrap().versus.unwrap();
-        assert_eq!(
-            (versus.difference.median, versus.verdict),
-            (-50.0, Verdict::Faster)
-        );
+        assert_eq!((versus.difference.median, versus.verdict), (-50.0, Verdict::Faster));
     }
 
     #[test]
@@ -211,10 +184,7 @@ pub(crate) mod tests {
     fn a_baseline_that_is_not_available_is_none() {
         let mut cases = cases();
         cases[2].baseline = Some("absent".to_owned());
-        let mut watch = StepsLeft {
-            left: usize::MAX,
-            phases: Vec::new(),
-        };
+        let mut watch = StepsLeft { left: usize::MAX, phases: Vec::new() };
         let warm_up = |case| Ok(if case == 1 { Err("no".to_owned()) } else { Ok(()) });
         let campaign = run("test", &cases, 6, &mut watch, warm_up, |_, ()| Ok(Cost(1.0))).unwrap();
         let rows = campaign.rows(&cases);
@@ -225,10 +195,7 @@ pub(crate) mod tests {
     #[test]
     fn errors_end_a_campaign() {
         let broken = || Error::Failed("broken".to_owned());
-        let mut watch = StepsLeft {
-            left: usize::MAX,
-            phases: Vec::new(),
-        };
+        let mut watch = StepsLeft { left: usize::MAX, phases: Vec::new() };
         let warm = run(
             "test",
             &cases(),
@@ -238,14 +205,7 @@ pub(crate) mod tests {
             |_, ()| Ok(Cost(1.0)),
         );
         assert_eq!(warm.unwrap_err().to_string(), "broken");
-        let visits = run(
-            "test",
-            &cases(),
-            6,
-            &mut watch,
-            |_| Ok(Ok(())),
-            |_, ()| Err::<Cost, _>(broken()),
-        );
+        let visits = run("test", &cases(), 6, &mut watch, |_| Ok(Ok(())), |_, ()| Err::<Cost, _>(broken()));
         assert_eq!(visits.unwrap_err().to_string(), "broken");
     }
 }

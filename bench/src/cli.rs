@@ -4,10 +4,11 @@ pub(crate) mod schedule;
 pub(crate) mod value;
 
 use crate::error::Error;
+use crate::vhost_user::options::VhostUserArgs;
 use crate::virtio_blk::options::VirtioBlkArgs;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
-use schedule::ScheduleArgs;
+use schedule::{PlacementArgs, ScheduleArgs};
 
 /// What does a read(2) of an eventfd cost on this machine?
 #[derive(Debug, Parser)]
@@ -43,6 +44,8 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 3 asked for something this machine ca
 pub(crate) enum Command {
     /// Classic against autoreset notifiers on the path of a virtio-blk request (the default)
     VirtioBlk(VirtioBlkArgs),
+    /// Any vhost-user-blk servers, ours or another's, side by side, driven by a guest in this process
+    VhostUser(VhostUserArgs),
     /// What each bare operation on an eventfd costs here: the floor under every event loop
     Eventfd(EventfdArgs),
     /// What can be measured: the arms and the operations
@@ -54,6 +57,8 @@ pub(crate) enum Command {
 pub(crate) struct EventfdArgs {
     #[command(flatten)]
     pub(crate) schedule: ScheduleArgs,
+    #[command(flatten)]
+    pub(crate) placement: PlacementArgs,
 }
 
 /// What came of parsing the command line.
@@ -85,17 +90,14 @@ pub(crate) fn sentence(error: &clap::Error) -> String {
     let first_paragraph = text.lines().take_while(|line| !line.trim().is_empty());
     let sentence = first_paragraph.map(str::trim).collect::<Vec<_>>().join(" ");
     let sentence = sentence.strip_prefix("error: ").unwrap_or(&sentence).to_owned();
-    let suggestion = [
-        ContextKind::SuggestedArg,
-        ContextKind::SuggestedSubcommand,
-        ContextKind::SuggestedValue,
-    ]
-    .into_iter()
-    .find_map(|kind| match error.get(kind)? {
-        ContextValue::String(text) => Some(text.clone()),
-        ContextValue::Strings(texts) => texts.first().cloned(),
-        _ => None,
-    });
+    let suggestion =
+        [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand, ContextKind::SuggestedValue]
+            .into_iter()
+            .find_map(|kind| match error.get(kind)? {
+                ContextValue::String(text) => Some(text.clone()),
+                ContextValue::Strings(texts) => texts.first().cloned(),
+                _ => None,
+            });
     match suggestion {
         Some(suggestion) => format!("{sentence}; did you mean '{suggestion}'?"),
         None => sentence,
@@ -130,22 +132,10 @@ mod tests {
     #[test]
     fn every_refusal_is_one_line() {
         let refusals: &[(&[&str], &str)] = &[
-            (
-                &["evntfd"],
-                "unrecognized subcommand 'evntfd'; did you mean 'eventfd'?",
-            ),
-            (
-                &["eventfd", "--quik"],
-                "unexpected argument '--quik' found; did you mean '--quick'?",
-            ),
-            (
-                &["eventfd", "--rounds"],
-                "a value is required for '--rounds <N>' but none was supplied",
-            ),
-            (
-                &["eventfd", "--rounds", "0"],
-                "invalid value '0' for '--rounds <N>': must be 1 to 10000",
-            ),
+            (&["evntfd"], "unrecognized subcommand 'evntfd'; did you mean 'eventfd'?"),
+            (&["eventfd", "--quik"], "unexpected argument '--quik' found; did you mean '--quick'?"),
+            (&["eventfd", "--rounds"], "a value is required for '--rounds <N>' but none was supplied"),
+            (&["eventfd", "--rounds", "0"], "invalid value '0' for '--rounds <N>': must be 1 to 10000"),
             (&["list", "extra"], "unexpected argument 'extra' found"),
         ];
         for (arguments, sentence) in refusals {

@@ -3,10 +3,7 @@
 
 /// Raises the soft limit on open descriptors (RLIMIT_NOFILE) to the hard one. Where that fails, what needs more says so.
 pub(crate) fn raise_limit() {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is ours and is filled by the call.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } == 0 {
         limit.rlim_cur = limit.rlim_max;

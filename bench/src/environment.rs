@@ -64,9 +64,7 @@ impl Environment {
             cpus_online: read("/sys/devices/system/cpu/online").unwrap_or_else(|| allowed.to_string()),
             cpus_allowed: allowed.to_string(),
             load_average,
-            governor: read(&format!(
-                "/sys/devices/system/cpu/cpu{first_cpu}/cpufreq/scaling_governor"
-            )),
+            governor: read(&format!("/sys/devices/system/cpu/cpu{first_cpu}/cpufreq/scaling_governor")),
             clocksource: read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
             io_uring_disabled: read("/proc/sys/kernel/io_uring_disabled")
                 .and_then(|value| value.parse().ok()),
@@ -87,42 +85,24 @@ impl Environment {
         let cpus = format!("{} online, {} allowed", self.cpus_online, self.cpus_allowed);
         let model = self.cpu_model.as_deref().unwrap_or("unknown model");
         lines.push(("CPU", format!("{model}; CPUs {cpus}")));
-        let machine = self
-            .virtualisation
-            .as_deref()
-            .unwrap_or("no sign of a hypervisor");
+        let machine = self.virtualisation.as_deref().unwrap_or("no sign of a hypervisor");
         lines.push(("machine", machine.to_owned()));
         let mut state = Vec::new();
         if let Some([one, five, fifteen]) = self.load_average {
             state.push(format!("load {one:.2} {five:.2} {fifteen:.2}"));
         }
         state.push(format!("noise {}", self.noise));
-        state.extend(
-            self.governor
-                .as_ref()
-                .map(|governor| format!("governor {governor}")),
-        );
-        state.extend(
-            self.clocksource
-                .as_ref()
-                .map(|clocksource| format!("clocksource {clocksource}")),
-        );
+        state.extend(self.governor.as_ref().map(|governor| format!("governor {governor}")));
+        state.extend(self.clocksource.as_ref().map(|clocksource| format!("clocksource {clocksource}")));
         lines.push(("state", state.join(", ")));
         let mut limits = Vec::new();
-        limits.extend(
-            self.io_uring_disabled
-                .map(|value| format!("io_uring_disabled {value}")),
-        );
+        limits.extend(self.io_uring_disabled.map(|value| format!("io_uring_disabled {value}")));
         limits.push(match self.memlock_limit_bytes {
             Some(bytes) => format!("memlock {} KiB", bytes / 1024),
             None => "memlock unlimited".to_owned(),
         });
         lines.push(("limits", limits.join(", ")));
-        lines.extend(
-            self.mitigations
-                .clone()
-                .map(|mitigations| ("mitigations", mitigations)),
-        );
+        lines.extend(self.mitigations.clone().map(|mitigations| ("mitigations", mitigations)));
         let rustc = self.rustc.map(|rustc| format!(", {rustc}")).unwrap_or_default();
         lines.push(("versions", format!("bench {}{rustc}", self.bench_version)));
         lines
@@ -177,22 +157,14 @@ mod tests {
         assert!(environment.allowed.len() >= 1);
         let lines = environment.lines();
         assert_eq!(lines[0].0, "command");
-        assert!(
-            lines
-                .iter()
-                .all(|(_, text)| !text.is_empty() && !text.contains('\n')),
-            "{lines:?}"
-        );
+        assert!(lines.iter().all(|(_, text)| !text.is_empty() && !text.contains('\n')), "{lines:?}");
     }
 
     #[test]
     fn a_command_line_survives_a_shell() {
         let quoted = |arguments: &[&str]| command_line(arguments.iter().map(|&argument| argument.to_owned()));
         assert_eq!(quoted(&["bench", "--pin", "0,1"]), "bench --pin 0,1");
-        assert_eq!(
-            quoted(&["bench", "--json", "it's here", ""]),
-            r"bench --json 'it'\''s here' ''"
-        );
+        assert_eq!(quoted(&["bench", "--json", "it's here", ""]), r"bench --json 'it'\''s here' ''");
     }
 
     #[test]

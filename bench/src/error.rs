@@ -54,10 +54,7 @@ mod tests {
 
     #[test]
     fn a_reason_has_no_error_number() {
-        assert_eq!(
-            reason(&io::Error::from_raw_os_error(libc::ENOENT)),
-            "No such file or directory"
-        );
+        assert_eq!(reason(&io::Error::from_raw_os_error(libc::ENOENT)), "No such file or directory");
         assert_eq!(reason(&io::Error::other("too short")), "too short");
     }
 }

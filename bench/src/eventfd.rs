@@ -29,18 +29,12 @@ use std::cell::RefCell;
 use std::time::Duration;
 use two_threads::TwoThreads;
 
-const FULL: Plan = Plan {
-    rounds: 10,
-    runtime: Duration::from_millis(30),
-};
-const QUICK: Plan = Plan {
-    rounds: 6,
-    runtime: Duration::from_millis(8),
-};
+const FULL: Plan = Plan { rounds: 10, runtime: Duration::from_millis(30) };
+const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(8) };
 
 /// Runs the benchmark. Blocks until it is done or Ctrl-C is pressed.
 pub(crate) fn run(args: &EventfdArgs, session: &mut Session) -> Result<Report, Error> {
-    let placements = args.schedule.placements(&session.environment.allowed)?;
+    let placements = args.placement.placements(&session.environment.allowed)?;
     let operations: Vec<Operation> = Operation::all().collect();
     let turns: Vec<Turn> = Turn::all().collect();
     let arms = operations.len() + turns.len() + placements.len() * Method::ALL.len();
@@ -185,11 +179,7 @@ mod tests {
 
     #[test]
     fn calibration_finds_the_number_of_repetitions() {
-        let calibrated = |target, ns| {
-            calibrate(Duration::from_millis(target), takes(ns))
-                .unwrap()
-                .unwrap()
-        };
+        let calibrated = |target, ns| calibrate(Duration::from_millis(target), takes(ns)).unwrap().unwrap();
         assert_eq!(calibrated(10, 100), 100_000);
         assert_eq!(calibrated(1, 1_000), 1_000);
         // One repetition already takes too long; a clock that stands still does not keep us.

@@ -24,11 +24,7 @@ pub(crate) fn install() -> io::Result<()> {
     // SAFETY: `action` is initialised and lives across the call; the handler has the signature that flags
     // without SA_SIGINFO ask for, and does only what signal-safety(7) allows.
     let result = unsafe { libc::sigaction(libc::SIGINT, &action, ptr::null_mut()) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Whether Ctrl-C was pressed since [`install`]. Any thread, one relaxed load.

@@ -18,6 +18,7 @@ mod pin;
 mod progress;
 mod report;
 mod session;
+mod vhost_user;
 mod virtio_blk;
 mod worker;
 
@@ -44,8 +45,14 @@ fn run() -> Result<u8, Error> {
     };
     match command {
         Command::VirtioBlk(args) => {
+            virtio_blk::check(&args)?;
             let mut session = Session::start(&args.schedule)?;
             let report = virtio_blk::run(&args, &mut session)?;
+            session.finish(&report)
+        }
+        Command::VhostUser(args) => {
+            let mut session = Session::start(&args.schedule)?;
+            let report = vhost_user::run(&args, &mut session)?;
             session.finish(&report)
         }
         Command::Eventfd(args) => {

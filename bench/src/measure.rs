@@ -62,27 +62,18 @@ pub(crate) fn interleave<S, E>(
         }
         for arm in round_order(arms) {
             if !proceed(round, arm) {
-                return Ok(Recording {
-                    visits,
-                    complete: false,
-                });
+                return Ok(Recording { visits, complete: false });
             }
             visits[arm][round].push(visit(arm)?);
         }
     }
-    Ok(Recording {
-        visits,
-        complete: true,
-    })
+    Ok(Recording { visits, complete: true })
 }
 
 impl<S> Recording<S> {
     /// The value of each round in which `arm` was visited: the mean over the visits.
     fn values(&self, arm: usize, value: fn(&S) -> f64) -> Vec<f64> {
-        self.visits[arm]
-            .iter()
-            .filter_map(|visits| mean(visits, value))
-            .collect()
+        self.visits[arm].iter().filter_map(|visits| mean(visits, value)).collect()
     }
 
     /// `(arm, baseline)` of each round that visited both equally often. A round cut short after its way forwards has
@@ -154,12 +145,8 @@ mod tests {
     struct Ticks(f64);
 
     impl Sample for Ticks {
-        const METRICS: &'static [Metric<Self>] = &[Metric {
-            name: "ticks",
-            unit: "ticks",
-            better: Better::Lower,
-            value: |sample| sample.0,
-        }];
+        const METRICS: &'static [Metric<Self>] =
+            &[Metric { name: "ticks", unit: "ticks", better: Better::Lower, value: |sample| sample.0 }];
     }
 
     /// Records `rounds` rounds of `arms` arms, at most `limit` visits; the n-th visit of all measures
@@ -201,13 +188,7 @@ mod tests {
         let measured = analyse(&recording, 2, Some(0));
         let versus = measured[0].versus.unwrap();
         assert_eq!(versus.difference.median, 2_000.0);
-        assert_eq!(
-            versus.difference.interval,
-            Some(Interval {
-                low: 2_000.0,
-                high: 2_000.0
-            })
-        );
+        assert_eq!(versus.difference.interval, Some(Interval { low: 2_000.0, high: 2_000.0 }));
         assert_eq!(versus.verdict, Verdict::Slower);
         assert_eq!(measured[0].values.len(), 8);
     }
@@ -234,12 +215,8 @@ mod tests {
 
     #[test]
     fn an_error_ends_the_recording() {
-        let result = interleave(
-            2,
-            2,
-            |_, _| true,
-            |arm| if arm == 1 { Err("broken") } else { Ok(Ticks(0.0)) },
-        );
+        let result =
+            interleave(2, 2, |_, _| true, |arm| if arm == 1 { Err("broken") } else { Ok(Ticks(0.0)) });
         assert_eq!(result.err(), Some("broken"));
     }
 }

@@ -1,8 +1,5 @@
 //! CPUs: which ones this process may use, which two to put the threads on, and putting them there.
-#![expect(
-    unsafe_code,
-    reason = "sched_getaffinity(2) and sched_setaffinity(2) take C bit masks"
-)]
+#![expect(unsafe_code, reason = "sched_getaffinity(2) and sched_setaffinity(2) take C bit masks")]
 
 use std::io;
 use std::{fmt, fs, mem};
@@ -24,11 +21,7 @@ impl CpuSet {
         // SAFETY: the mask is ours, is written for at most the given number of bytes, and any bits are a valid value.
         let result =
             unsafe { libc::sched_getaffinity(0, mem::size_of_val(&set.0), set.0.as_mut_ptr().cast()) };
-        if result == 0 {
-            Ok(set)
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        if result == 0 { Ok(set) } else { Err(io::Error::last_os_error()) }
     }
 
     /// Parses the kernel's list format, such as `0-3,8` (cpuset(7), "List format"). What is malformed is left out.
@@ -50,9 +43,7 @@ impl CpuSet {
     }
 
     pub(crate) fn contains(&self, cpu: usize) -> bool {
-        self.0
-            .get(cpu / BITS)
-            .is_some_and(|word| word & (1 << (cpu % BITS)) != 0)
+        self.0.get(cpu / BITS).is_some_and(|word| word & (1 << (cpu % BITS)) != 0)
     }
 
     /// The CPUs in ascending order.
@@ -98,11 +89,7 @@ pub(crate) fn pin_current_thread(cpu: usize) -> io::Result<()> {
     set.insert(cpu);
     // SAFETY: the mask is ours and is only read, for the given number of bytes.
     let result = unsafe { libc::sched_setaffinity(0, mem::size_of_val(&set.0), set.0.as_ptr().cast()) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Where the two threads of a measurement run: the one that kicks (a guest's vCPU) and the one that is kicked (the
@@ -134,17 +121,11 @@ fn choose(allowed: &CpuSet, siblings_of_first: Option<&CpuSet>) -> Vec<Placement
     let Some(first) = allowed.iter().next() else {
         return Vec::new();
     };
-    let mut placements = vec![Placement {
-        guest: first,
-        device: first,
-    }];
+    let mut placements = vec![Placement { guest: first, device: first }];
     let others = || allowed.iter().filter(|&cpu| cpu != first);
     let other_core = others().find(|&cpu| siblings_of_first.is_none_or(|siblings| !siblings.contains(cpu)));
     if let Some(second) = other_core.or_else(|| others().next()) {
-        placements.push(Placement {
-            guest: first,
-            device: second,
-        });
+        placements.push(Placement { guest: first, device: second });
     }
     placements
 }
@@ -189,9 +170,7 @@ mod tests {
     fn an_absent_cpu_is_an_error() {
         let result = std::thread::spawn(|| pin_current_thread(8_191)).join().unwrap();
         assert!(result.is_err());
-        let result = std::thread::spawn(|| pin_current_thread(usize::MAX))
-            .join()
-            .unwrap();
+        let result = std::thread::spawn(|| pin_current_thread(usize::MAX)).join().unwrap();
         assert!(result.is_err());
     }
 
@@ -199,10 +178,7 @@ mod tests {
     fn two_cpus_are_taken_from_two_cores_if_there_are_two() {
         let choose = |allowed: &str, siblings: &str| -> Vec<(usize, usize)> {
             let chosen = choose(&CpuSet::parse_list(allowed), Some(&CpuSet::parse_list(siblings)));
-            chosen
-                .iter()
-                .map(|placement| (placement.guest, placement.device))
-                .collect()
+            chosen.iter().map(|placement| (placement.guest, placement.device)).collect()
         };
         assert_eq!(choose("0-3", "0,2"), [(0, 0), (0, 1)]);
         assert_eq!(choose("0-3", "0-1"), [(0, 0), (0, 2)]);

@@ -17,11 +17,7 @@ pub(crate) struct Progress {
 impl Progress {
     /// Progress on stderr.
     pub(crate) fn new() -> Self {
-        Self {
-            terminal: stderr().is_terminal(),
-            bar: None,
-            done: 0,
-        }
+        Self { terminal: stderr().is_terminal(), bar: None, done: 0 }
     }
 
     /// Begins a phase of `steps` steps and ends the one before.

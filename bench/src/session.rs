@@ -42,12 +42,7 @@ impl Session {
         for warning in &environment.warnings {
             complain(&format!("warning: {warning}"));
         }
-        Ok(Self {
-            environment,
-            progress: Progress::new(),
-            colour: report::colour_on_stdout(),
-            json,
-        })
+        Ok(Self { environment, progress: Progress::new(), colour: report::colour_on_stdout(), json })
     }
 
     /// Prints the results and writes the JSON file; returns the process's exit code.
@@ -68,8 +63,7 @@ impl Session {
         if let Some(file) = self.json.take() {
             let json = json::to_string(report, &self.environment)
                 .map_err(|error| Error::Failed(format!("cannot write the results as JSON: {error}")))?;
-            file.commit(&json)
-                .map_err(|error| Error::failed("cannot write the JSON file", &error))?;
+            file.commit(&json).map_err(|error| Error::failed("cannot write the JSON file", &error))?;
         }
         report::print(&text).map_err(|error| Error::failed("cannot write to stdout", &error))?;
         Ok(if report.complete { 0 } else { interrupt::EXIT_CODE })

@@ -21,31 +21,27 @@ use rig::Rig;
 use std::cell::RefCell;
 use std::time::Duration;
 
-const FULL: Plan = Plan {
-    rounds: 8,
-    runtime: Duration::from_millis(140),
-};
-const QUICK: Plan = Plan {
-    rounds: 6,
-    runtime: Duration::from_millis(25),
-};
+const FULL: Plan = Plan { rounds: 8, runtime: Duration::from_millis(140) };
+const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(25) };
+
+/// Refuses what cannot be measured, before anything is said or done.
+pub(crate) fn check(args: &VirtioBlkArgs) -> Result<(), Error> {
+    args.setup()?;
+    let asked = args.arms();
+    if asked.is_empty() { Ok(()) } else { available(&asked).map(drop) }
+}
 
 /// Runs the benchmark. Blocks until it is done or Ctrl-C is pressed.
 pub(crate) fn run(args: &VirtioBlkArgs, session: &mut Session) -> Result<Report, Error> {
-    let placements = args.schedule.placements(&session.environment.allowed)?;
+    let placements = args.placement.placements(&session.environment.allowed)?;
     let setup = args.setup()?;
     let asked = args.arms();
     let arms = available(&asked)?;
     let plan = args.schedule.plan(QUICK, FULL, arms.len() * placements.len())?;
 
-    let everywhere = placements
-        .iter()
-        .flat_map(|&placement| arms.iter().map(move |arm| (placement, arm)));
+    let everywhere = placements.iter().flat_map(|&placement| arms.iter().map(move |arm| (placement, arm)));
     let runs: Vec<(Placement, &(Arm, Option<String>))> = everywhere.collect();
-    let cases: Vec<Case> = runs
-        .iter()
-        .map(|(placement, (arm, _))| case(*placement, *arm, &arms))
-        .collect();
+    let cases: Vec<Case> = runs.iter().map(|(placement, (arm, _))| case(*placement, *arm, &arms)).collect();
 
     let cpu = placements.first().map_or(0, |placement| placement.device);
     let (mut rows, read_complete) = eventfd::cost_of_a_read(cpu, session)?;
@@ -85,9 +81,9 @@ fn available(asked: &[Arm]) -> Result<Vec<(Arm, Option<String>)>, Error> {
     if !asked.is_empty() {
         let missing = asked.iter().find_map(|arm| Some((arm, rig::obstacle(*arm)?)));
         return match missing {
-            Some((arm, why)) => Err(Error::Unavailable(format!(
-                "--arms: {arm} is not available here: {why}"
-            ))),
+            Some((arm, why)) => {
+                Err(Error::Unavailable(format!("--arms: {arm} is not available here: {why}")))
+            }
             None => Ok(asked.iter().map(|arm| (*arm, None)).collect()),
         };
     }
@@ -107,10 +103,8 @@ fn available(asked: &[Arm]) -> Result<Vec<(Arm, Option<String>)>, Error> {
 /// An arm is compared with the classic one of its monitor, if that is measured too.
 fn case(placement: Placement, arm: Arm, arms: &[(Arm, Option<String>)]) -> Case {
     let classic = Arm::new(arm.monitor(), Reset::Classic).filter(|classic| *classic != arm);
-    let classic = classic.filter(|classic| {
-        arms.iter()
-            .any(|(arm, missing)| arm == classic && missing.is_none())
-    });
+    let classic =
+        classic.filter(|classic| arms.iter().any(|(arm, missing)| arm == classic && missing.is_none()));
     Case {
         group: format!("guest and device on {placement}"),
         name: arm.to_string(),

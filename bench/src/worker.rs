@@ -55,12 +55,7 @@ impl<J: Send + 'static, O: Send + 'static> Worker<J, O> {
         let thread = Builder::new().name(name.to_owned()).spawn(run)?;
         let ended = || Err(io::Error::other("the thread ended before its first job"));
         pinned.recv().unwrap_or_else(|_| ended())?;
-        Ok(Self {
-            jobs: Some(jobs),
-            outcomes,
-            thread: Some(thread),
-            stuck: false,
-        })
+        Ok(Self { jobs: Some(jobs), outcomes, thread: Some(thread), stuck: false })
     }
 
     /// Gives the thread a job. Does not block. Each needs one [`Worker::finish`].
@@ -102,10 +97,7 @@ impl<J, O> Drop for Worker<J, O> {
 
 impl<J, O> fmt::Debug for Worker<J, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Worker")
-            .field("thread", &self.thread)
-            .field("stuck", &self.stuck)
-            .finish()
+        f.debug_struct("Worker").field("thread", &self.thread).field("stuck", &self.stuck).finish()
     }
 }
 

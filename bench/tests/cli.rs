@@ -8,10 +8,7 @@ use std::process::{Command, Output, Stdio, id};
 
 fn bench(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
-    command
-        .args(arguments)
-        .stdin(Stdio::null())
-        .env_remove("NO_COLOR");
+    command.args(arguments).stdin(Stdio::null()).env_remove("NO_COLOR");
     command
 }
 
@@ -59,19 +56,10 @@ fn wrong_use_is_one_sentence_on_stderr_and_exit_code_2() {
         (&["eventfd", "--rounds=0"], "must be 1 to 10000"),
         (&["eventfd", "--rounds=many"], "must be 1 to 10000"),
         (&["eventfd", "--runtime=0"], "must be 1ms to 3600s"),
-        (
-            &["eventfd", "--runtime=3600", "--rounds=10000"],
-            "hours; lower --rounds or --runtime",
-        ),
+        (&["eventfd", "--runtime=3600", "--rounds=10000"], "hours; lower --rounds or --runtime"),
         (&["eventfd", "--pin=0"], "write two CPU numbers"),
-        (
-            &["eventfd", "--pin=0,99999"],
-            "CPU 99999 is not among those that this process may use",
-        ),
-        (
-            &["eventfd", &missing],
-            "cannot write there: No such file or directory",
-        ),
+        (&["eventfd", "--pin=0,99999"], "CPU 99999 is not among those that this process may use"),
+        (&["eventfd", &missing], "cannot write there: No such file or directory"),
         (&["eventfd", &is_directory], "this is a directory, name a file"),
         (&["eventfd", "--json=/dev/null"], "this is not a regular file"),
     ];
@@ -81,14 +69,8 @@ fn wrong_use_is_one_sentence_on_stderr_and_exit_code_2() {
         assert_eq!(text(&output.stdout), "", "{arguments:?}");
         // The machine may be busy, which is a line of its own.
         let stderr = text(&output.stderr);
-        let lines: Vec<&str> = stderr
-            .lines()
-            .filter(|line| !line.starts_with("bench: warning: "))
-            .collect();
-        assert!(
-            lines.len() == 1 && lines[0].starts_with("bench: ") && lines[0].contains(part),
-            "{stderr}"
-        );
+        let lines: Vec<&str> = stderr.lines().filter(|line| !line.starts_with("bench: warning: ")).collect();
+        assert!(lines.len() == 1 && lines[0].starts_with("bench: ") && lines[0].contains(part), "{stderr}");
     }
 }
 
@@ -122,15 +104,9 @@ fn results_go_to_stdout_and_progress_to_stderr() {
         assert!(stdout.contains(part), "{part}: {stdout}");
     }
     // One round is too few to tell anything apart, and that is said.
-    assert!(
-        stdout.contains("no detectable difference (1 of 6 rounds)"),
-        "{stdout}"
-    );
+    assert!(stdout.contains("no detectable difference (1 of 6 rounds)"), "{stdout}");
     let stderr = text(&output.stderr);
-    assert!(
-        stderr.contains("one thread: warm-up: ") && stderr.contains("two threads: rounds: "),
-        "{stderr}"
-    );
+    assert!(stderr.contains("one thread: warm-up: ") && stderr.contains("two threads: rounds: "), "{stderr}");
     assert!(!stdout.contains("warm-up"));
     // Neither stream is a terminal.
     assert!(!stdout.contains('\x1b') && !stderr.contains('\x1b'));
@@ -139,11 +115,7 @@ fn results_go_to_stdout_and_progress_to_stderr() {
 #[test]
 fn no_color_is_respected_and_a_pipe_has_no_colour_anyway() {
     for value in ["", "1"] {
-        let output = bench(&["list"])
-            .env("NO_COLOR", value)
-            .env("TERM", "xterm")
-            .output()
-            .unwrap();
+        let output = bench(&["list"]).env("NO_COLOR", value).env("TERM", "xterm").output().unwrap();
         assert!(!text(&output.stdout).contains('\x1b'));
     }
 }
@@ -155,32 +127,16 @@ fn the_json_report_has_its_fields_and_appears_whole() {
     let argument = format!("--json={path}");
     let output = run(&[&SHORT[..], &[argument.as_str()]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    let names: Vec<_> = fs::read_dir(&directory.0)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name())
-        .collect();
+    let names: Vec<_> = fs::read_dir(&directory.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["it's out.json"]);
 
     let json: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
-    assert_eq!(
-        (json["schema"].as_str(), json["benchmark"].as_str()),
-        (Some("bench/1"), Some("eventfd"))
-    );
+    assert_eq!((json["schema"].as_str(), json["benchmark"].as_str()), (Some("bench/1"), Some("eventfd")));
     assert_eq!(json["complete"], true);
-    assert!(
-        json["command"].as_str().unwrap().contains(r"it'\''s out.json"),
-        "{}",
-        json["command"]
-    );
-    for field in [
-        "kernel",
-        "cpus_online",
-        "cpus_allowed",
-        "bench_version",
-        "noise",
-        "warnings",
-        "mitigations",
-    ] {
+    assert!(json["command"].as_str().unwrap().contains(r"it'\''s out.json"), "{}", json["command"]);
+    for field in
+        ["kernel", "cpus_online", "cpus_allowed", "bench_version", "noise", "warnings", "mitigations"]
+    {
         assert!(json["environment"].get(field).is_some(), "{field}");
     }
     let results = json["results"].as_array().unwrap();
@@ -199,10 +155,7 @@ fn the_json_report_has_its_fields_and_appears_whole() {
             status => panic!("{status}"),
         }
     }
-    let read = results
-        .iter()
-        .find(|result| result["case"] == "read, counter set")
-        .unwrap();
+    let read = results.iter().find(|result| result["case"] == "read, counter set").unwrap();
     assert_eq!(read["metrics"]["syscalls"]["median"], 1.0);
     // What is on the screen is in the file.
     let sentence = json["conclusions"][0].as_str().unwrap();
@@ -214,13 +167,8 @@ fn a_pin_runs_on_those_cpus_alone() {
     let list = run(&[&SHORT[..], &["--pin=0,99999"]].concat());
     let allowed = text(&list.stderr).lines().last().unwrap().to_owned();
     // The refusal names the allowed CPUs: "... may use (0-1)".
-    let first: String = allowed
-        .rsplit('(')
-        .next()
-        .unwrap()
-        .chars()
-        .take_while(char::is_ascii_digit)
-        .collect();
+    let first: String =
+        allowed.rsplit('(').next().unwrap().chars().take_while(char::is_ascii_digit).collect();
     let pin = format!("--pin={first},{first}");
     let output = run(&[&SHORT[..], &[pin.as_str()]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -237,24 +185,14 @@ fn ctrl_c_prints_what_was_finished() {
     let path = directory.file("out.json");
     // Long enough to be still running whatever the machine; it is stopped as soon as its rounds begin.
     let arguments = ["eventfd", "--rounds=1000", "--runtime=1ms", "--json", &path];
-    let mut child = bench(&arguments)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = bench(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
     while !line.starts_with("one thread: rounds") {
         line.clear();
-        assert!(
-            stderr.read_line(&mut line).unwrap() > 0,
-            "it ended before its first round"
-        );
+        assert!(stderr.read_line(&mut line).unwrap() > 0, "it ended before its first round");
     }
-    let killed = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
-        .unwrap();
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(killed.success());
     let mut stdout = String::new();
     child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
@@ -269,11 +207,7 @@ fn ctrl_c_prints_what_was_finished() {
 
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
-    let mut child = bench(&["list"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = bench(&["list"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let mut stderr = String::new();
     child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
@@ -285,8 +219,5 @@ fn a_full_disk_is_an_error() {
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let output = bench(&["list"]).stdout(full).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(
-        text(&output.stderr),
-        "bench: cannot write to stdout: No space left on device\n"
-    );
+    assert_eq!(text(&output.stderr), "bench: cannot write to stdout: No space left on device\n");
 }

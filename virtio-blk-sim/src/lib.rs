@@ -5,7 +5,7 @@
 //! workload. A request's way, and the rooms it passes:
 //!
 //! ```text
-//! guest::BlkDriver ─► avail ring ─► ioeventfd ─► AioContext ─► device::BlkQueue ─► device::Request ─► backend
+//! guest::BlkDriver ─► avail ring ─► ioeventfd ─► AioContext ─► blk_queue::BlkQueue ─► device::Request ─► backend
 //! guest::BlkDriver ◄─ used ring  ◄─ irqfd     ◄─ one publish for a batch        ◄─ FinishedRequest ◄──┘
 //! ```
 //!
@@ -13,9 +13,10 @@
 //! |---|---|---|
 //! | [`memory`] | guest RAM: a memfd that device and guest map each for themselves | queues |
 //! | [`virtqueue`] | the split ring, the device's half and the driver's | what is in a chain |
-//! | [`device`] | what a request means; a queue on an event loop | where kicks come from, what a disk is |
+//! | [`device`] | what a request means | what a disk is, how requests come |
 //! | [`backend`] | how a request is carried out: null, memory, delay, file | queues |
-//! | [`transport`] | kicks and interrupts | requests |
+//! | [`blk_queue`] | a queue on an event loop, from its doorbell to its interrupt | where kicks come from |
+//! | [`transport`] | who kicks and who is interrupted | requests |
 //! | [`guest`] | a driver, and a thread that plays the vCPU | the device's side |
 //!
 //! The guest is not trusted: every descriptor is copied once and checked, arithmetic is in sectors, every loop is bounded by
@@ -29,7 +30,7 @@
 //! ```
 //! use std::sync::Arc;
 //! use aio::{AioContext, IoThread, Reset};
-//! use virtio_blk_sim::backend::{Backend, Memory};
+//! use virtio_blk_sim::backend::Backend;
 //! use virtio_blk_sim::device::{BlockDevice, DeviceConfig, Features};
 //! use virtio_blk_sim::guest::{BlkDriver, Pattern, Stop, Workload, run};
 //! use virtio_blk_sim::transport::SimTransport;
@@ -44,8 +45,7 @@
 //!
 //! let mut driver = BlkDriver::new(transport.guest()?, 8, 4096)?;           // lays out the rings
 //! let thread = IoThread::spawn_with("device", AioContext::builder(), move |context| {
-//!     let memory = Memory::new(SECTORS).map_err(|_| std::io::ErrorKind::OutOfMemory)?;
-//!     transport.attach(context, Backend::Memory(memory))                   // answers kicks from here on
+//!     transport.attach(context, Backend::memory(SECTORS)?)                 // answers kicks from here on
 //! })?;
 //!
 //! let workload = Workload { pattern: Pattern::RandRw, iodepth: 8, stop: Stop::Requests(1000), verify: true, seed: 1 };
@@ -57,6 +57,7 @@
 //! ```
 
 pub mod backend;
+pub mod blk_queue;
 pub mod device;
 pub mod guest;
 pub mod memory;

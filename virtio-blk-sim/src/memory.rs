@@ -1,16 +1,21 @@
 //! Guest RAM: a memfd, mapped for the device and mapped again for whoever else looks at it.
 #![expect(unsafe_code, reason = "memfd_create, ftruncate and the seals are libc calls")]
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
 use std::sync::Arc;
 
-use vm_memory::FileOffset;
 pub use vm_memory::GuestAddress;
+use vm_memory::{FileOffset, MmapRegion};
+
+mod region;
+
+pub use region::GuestRegion;
 
 /// Guest memory as this crate sees it: regions mapped into the process, no dirty bitmap.
-pub type GuestMemoryMmap = vm_memory::GuestMemoryMmap<()>;
+pub type GuestMemoryMmap = vm_memory::GuestRegionCollection<GuestRegion>;
 
 /// The RAM of a simulated guest.
 ///
@@ -49,9 +54,7 @@ impl GuestRam {
         let mut end = 0_u64;
         for &(addr, size) in regions {
             if size == 0 {
-                return Err(invalid(
-                    "a region of guest RAM has size 0: give it at least one page",
-                ));
+                return Err(invalid("a region of guest RAM has size 0: give it at least one page"));
             }
             placed.push((addr, size, end));
             // mmap(2) wants the offset of each region in the file to be a multiple of the page size.
@@ -61,13 +64,9 @@ impl GuestRam {
                 .filter(|&end| i64::try_from(end).is_ok())
                 .ok_or_else(|| invalid("guest RAM is larger than a file can be: ask for less"))?;
         }
-        let file = Arc::new(sealed_memfd(end)?);
+        let file = Arc::new(sealed_memfd(c"guest-ram", end)?);
         let memory = map(&file, &placed)?;
-        Ok(Self {
-            file,
-            regions: placed,
-            memory,
-        })
+        Ok(Self { file, regions: placed, memory })
     }
 
     /// The mapping that belongs to the device.
@@ -97,19 +96,23 @@ fn invalid(what: &'static str) -> io::Error {
 }
 
 fn map(file: &Arc<File>, regions: &[(GuestAddress, usize, u64)]) -> io::Result<Arc<GuestMemoryMmap>> {
-    let ranges = regions
-        .iter()
-        .map(|&(addr, size, offset)| (addr, size, Some(FileOffset::from_arc(Arc::clone(file), offset))));
-    GuestMemoryMmap::from_ranges_with_files(ranges)
-        .map(Arc::new)
-        .map_err(|error| io::Error::other(format!("cannot map guest RAM: {error}")))
+    let fail = |what: &dyn std::fmt::Display| io::Error::other(format!("cannot map guest RAM: {what}"));
+    let mut mapped = Vec::with_capacity(regions.len());
+    for &(addr, size, offset) in regions {
+        let file = FileOffset::from_arc(Arc::clone(file), offset);
+        let mapping = MmapRegion::from_file(file, size).map_err(|error| fail(&error))?;
+        mapped.push(
+            GuestRegion::from_mmap(addr, mapping)
+                .ok_or_else(|| fail(&"a region ends past the last guest address"))?,
+        );
+    }
+    GuestMemoryMmap::from_regions(mapped).map(Arc::new).map_err(|error| fail(&error))
 }
 
-/// A memfd of `size` bytes that can neither shrink nor grow (memfd_create(2), "File sealing").
-fn sealed_memfd(size: u64) -> io::Result<File> {
+/// A memfd of `size` zero bytes that can neither shrink nor grow (memfd_create(2), "File sealing").
+pub(crate) fn sealed_memfd(name: &CStr, size: u64) -> io::Result<File> {
     // SAFETY: the name is a NUL-terminated string, and the call keeps no reference to it.
-    let fd =
-        unsafe { libc::memfd_create(c"guest-ram".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -139,10 +142,7 @@ mod tests {
             other.get_host_address(GuestAddress(0)).unwrap()
         );
         other.write_obj(0x1234_5678_u32, GuestAddress(4096)).unwrap();
-        assert_eq!(
-            ram.memory().read_obj::<u32>(GuestAddress(4096)).unwrap(),
-            0x1234_5678
-        );
+        assert_eq!(ram.memory().read_obj::<u32>(GuestAddress(4096)).unwrap(), 0x1234_5678);
     }
 
     #[test]
@@ -168,32 +168,20 @@ mod tests {
         for (addr, value) in [(4095, 1_u8), (4096, 2), (4195, 3), (1 << 32, 4)] {
             assert_eq!(other.read_obj::<u8>(GuestAddress(addr)).unwrap(), value);
         }
-        assert!(
-            other.read_obj::<u8>(GuestAddress(4196)).is_err(),
-            "the hole between regions is not mapped"
-        );
+        assert!(other.read_obj::<u8>(GuestAddress(4196)).is_err(), "the hole between regions is not mapped");
     }
 
     #[test]
     fn the_memfd_cannot_be_resized() {
         let ram = GuestRam::new(8192).unwrap();
-        assert_eq!(
-            ram.file().set_len(4096).unwrap_err().raw_os_error(),
-            Some(libc::EPERM)
-        );
-        assert_eq!(
-            ram.file().set_len(16384).unwrap_err().raw_os_error(),
-            Some(libc::EPERM)
-        );
+        assert_eq!(ram.file().set_len(4096).unwrap_err().raw_os_error(), Some(libc::EPERM));
+        assert_eq!(ram.file().set_len(16384).unwrap_err().raw_os_error(), Some(libc::EPERM));
     }
 
     #[test]
     fn sizes_that_cannot_be_are_refused() {
         assert_eq!(GuestRam::new(0).unwrap_err().kind(), io::ErrorKind::InvalidInput);
-        assert_eq!(
-            GuestRam::new(usize::MAX).unwrap_err().kind(),
-            io::ErrorKind::InvalidInput
-        );
+        assert_eq!(GuestRam::new(usize::MAX).unwrap_err().kind(), io::ErrorKind::InvalidInput);
         assert!(GuestRam::with_regions(&[]).is_err());
         assert!(GuestRam::with_regions(&[(GuestAddress(0), 8192), (GuestAddress(4096), 4096)]).is_err());
     }

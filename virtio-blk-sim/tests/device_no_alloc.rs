@@ -61,7 +61,7 @@ fn allocations_of_1000_rounds(mut execute: impl FnMut(PendingRequest) -> Finishe
     let config = QueueConfig::at(GuestAddress(0), 64);
     let mut driver = DriverQueue::new(memory.clone(), config).unwrap();
     let mut queue = DeviceQueue::new(ram.memory().clone(), config).unwrap();
-    let mut device = BlockDevice::new(DeviceConfig::new(CAPACITY_SECTORS)).unwrap();
+    let device = BlockDevice::new(DeviceConfig::new(CAPACITY_SECTORS)).unwrap();
     device.negotiate(device.offered()).unwrap();
     let mut slot = Some(RequestSlot::new(queue.new_chain()));
     let mut round = || {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aio::{AioContext, BusyPolling, IoThread, Method, MonitorKind, Reset};
-use virtio_blk_sim::backend::{Backend, Delay, FileImage, Memory, Null};
-use virtio_blk_sim::device::{BlockDevice, DeviceConfig, Features, QueueStats};
+use virtio_blk_sim::backend::{Backend, Delay, FileImage, Null};
+use virtio_blk_sim::blk_queue::{Attached, QueueStats};
+use virtio_blk_sim::device::{BlockDevice, DeviceConfig, Features};
 use virtio_blk_sim::guest::{BlkDriver, GuestReport, Pattern, Stop, Workload, run as guest_run};
 use virtio_blk_sim::transport::SimTransport;
 
@@ -26,10 +27,7 @@ fn arms() -> Vec<(MonitorKind, Reset)> {
             }
         }
     }
-    assert!(
-        arms.len() >= 2,
-        "at least poll and epoll with read(2) are everywhere"
-    );
+    assert!(arms.len() >= 2, "at least poll and epoll with read(2) are everywhere");
     arms
 }
 
@@ -60,19 +58,13 @@ fn mix(
 ) -> (GuestReport, QueueStats, aio::Stats) {
     let transport = Arc::new(transport(run));
     let mut driver = BlkDriver::new(transport.guest().unwrap(), run.iodepth, BLOCK).unwrap();
-    let builder = AioContext::builder()
-        .monitor(run.kind)
-        .reset(run.reset)
-        .busy_polling(run.busy);
+    let builder = AioContext::builder().monitor(run.kind).reset(run.reset).busy_polling(run.busy);
     let device = Arc::clone(&transport);
     let (stats, counted) = std::sync::mpsc::channel();
     let thread = IoThread::spawn_with("device", builder, move |context| {
         let queue = Rc::new(device.attach(context, backend())?);
         // Dropped when the loop has ended: says then what it counted.
-        struct Report(
-            Rc<virtio_blk_sim::device::Attached>,
-            std::sync::mpsc::Sender<QueueStats>,
-        );
+        struct Report(Rc<Attached>, std::sync::mpsc::Sender<QueueStats>);
         impl Drop for Report {
             fn drop(&mut self) {
                 let _ = self.1.send(self.0.stats());
@@ -98,25 +90,15 @@ fn mix(
 fn every_arm_answers_each_request_once_and_keeps_the_data() {
     for (kind, reset) in arms() {
         for (iodepth, event_idx) in [(1, true), (1, false), (32, true), (32, false)] {
-            let run = Run {
-                kind,
-                reset,
-                iodepth,
-                event_idx,
-                busy: BusyPolling::OFF,
-                requests: 2_000,
-            };
-            let (report, queue, stats) = mix(&run, || Backend::Memory(Memory::new(SECTORS).unwrap()));
+            let run = Run { kind, reset, iodepth, event_idx, busy: BusyPolling::OFF, requests: 2_000 };
+            let (report, queue, stats) = mix(&run, || Backend::memory(SECTORS).unwrap());
             let what = format!(
                 "{kind} {reset:?} iodepth {iodepth} event_idx {event_idx}: {report:?} {queue:?} {stats:?}"
             );
             assert_eq!(report.requests, run.requests, "{what}");
             assert_eq!(queue.requests, run.requests, "{what}");
             assert_eq!(report.latency_ns.len(), run.requests, "{what}");
-            assert!(
-                queue.interrupts <= run.requests && report.kicks <= run.requests,
-                "{what}"
-            );
+            assert!(queue.interrupts <= run.requests && report.kicks <= run.requests, "{what}");
             if reset == Reset::AutoresetBy(Method::Read) {
                 assert!(stats.syscalls_read >= 1, "{what}");
             } else {
@@ -131,20 +113,9 @@ fn busy_polling_keeps_the_data_on_every_arm() {
     for (kind, reset) in arms() {
         for iodepth in [1, 32] {
             let busy = BusyPolling::up_to_ns(200_000);
-            let run = Run {
-                kind,
-                reset,
-                iodepth,
-                event_idx: true,
-                busy,
-                requests: 2_000,
-            };
-            let (report, queue, _) = mix(&run, || Backend::Memory(Memory::new(SECTORS).unwrap()));
-            assert_eq!(
-                (report.requests, queue.requests),
-                (run.requests, run.requests),
-                "{kind} {reset:?}"
-            );
+            let run = Run { kind, reset, iodepth, event_idx: true, busy, requests: 2_000 };
+            let (report, queue, _) = mix(&run, || Backend::memory(SECTORS).unwrap());
+            assert_eq!((report.requests, queue.requests), (run.requests, run.requests), "{kind} {reset:?}");
         }
     }
 }
@@ -156,20 +127,9 @@ fn file_backend_keeps_the_data_on_every_monitor() {
     for (kind, reset) in arms() {
         for iodepth in [1, 32] {
             let image = Arc::new(FileImage::open(&path, false, false).unwrap());
-            let run = Run {
-                kind,
-                reset,
-                iodepth,
-                event_idx: true,
-                busy: BusyPolling::OFF,
-                requests: 1_000,
-            };
+            let run = Run { kind, reset, iodepth, event_idx: true, busy: BusyPolling::OFF, requests: 1_000 };
             let (report, queue, _) = mix(&run, move || Backend::File(image));
-            assert_eq!(
-                (report.requests, queue.requests),
-                (run.requests, run.requests),
-                "{kind} {reset:?}"
-            );
+            assert_eq!((report.requests, queue.requests), (run.requests, run.requests), "{kind} {reset:?}");
         }
     }
     std::fs::remove_file(path).unwrap();
@@ -180,14 +140,7 @@ fn delay_backend_is_never_early() {
     let latency = Duration::from_micros(300);
     for spin in [false, true] {
         for (kind, reset) in arms() {
-            let run = Run {
-                kind,
-                reset,
-                iodepth: 4,
-                event_idx: true,
-                busy: BusyPolling::OFF,
-                requests: 40,
-            };
+            let run = Run { kind, reset, iodepth: 4, event_idx: true, busy: BusyPolling::OFF, requests: 40 };
             let transport = Arc::new(transport(&run));
             let mut driver = BlkDriver::new(transport.guest().unwrap(), run.iodepth, BLOCK).unwrap();
             let device = Arc::clone(&transport);
@@ -235,10 +188,7 @@ fn a_driver_that_breaks_the_rules_is_told_and_the_loop_goes_on() {
     driver.queue_mut().set_avail_idx(1000);
     driver.ports().kick.notify().unwrap();
     let outcome = driver.wait();
-    assert!(
-        matches!(outcome, Err(virtio_blk_sim::guest::DriverError::NeedsReset)),
-        "{outcome:?}"
-    );
+    assert!(matches!(outcome, Err(virtio_blk_sim::guest::DriverError::NeedsReset)), "{outcome:?}");
     // The loop turns, and sleeps: a broken queue is not looked at again.
     let before = thread.run(|context| context.stats()).unwrap();
     let after = thread.run(|context| context.stats()).unwrap();

@@ -43,9 +43,7 @@ fn pop_push_and_publish_allocate_nothing() {
     let mut device = DeviceQueue::new(ram.memory().clone(), config).unwrap();
     let mut chains: Vec<_> = (0..8).map(|_| device.new_chain()).collect();
     let header = [(GuestAddress(0x8000), 16)];
-    let data: Vec<_> = (0..60)
-        .map(|page| (GuestAddress(0x1_0000 + page * 0x1000), 0x1000))
-        .collect();
+    let data: Vec<_> = (0..60).map(|page| (GuestAddress(0x1_0000 + page * 0x1000), 0x1000)).collect();
     let mut iovecs = Vec::with_capacity(64);
     let mut served = 0;
     let mut round = || {

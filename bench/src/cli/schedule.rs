@@ -1,4 +1,4 @@
-//! Options that every measuring subcommand has: how long, how often, where, and where to write it.
+//! Options that measuring subcommands share: how long, how often, where, and where to write it.
 
 use super::value;
 use crate::error::Error;
@@ -19,13 +19,18 @@ pub(crate) struct ScheduleArgs {
     /// Length of one sample (an arm has two in each round), in seconds, or with a suffix: 200ms
     #[arg(long, value_name = "SECONDS", value_parser = runtime)]
     runtime: Option<Duration>,
+    /// Also write the results as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// Where to run: for subcommands with two threads.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PlacementArgs {
     /// CPUs of the kicking thread and of the kicked one, which may be the same [default: first one CPU for both,
     /// then two]
     #[arg(long, value_name = "GUEST,DEVICE", value_parser = value::pin)]
     pin: Option<Placement>,
-    /// Also write the results as JSON
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
 }
 
 /// How often and how long to measure each arm.
@@ -45,11 +50,7 @@ fn rounds(text: &str) -> Result<usize, String> {
 fn runtime(text: &str) -> Result<Duration, String> {
     let runtime = value::duration(text, Duration::from_secs(1))?;
     let range = Duration::from_millis(1)..=Duration::from_secs(3600);
-    if range.contains(&runtime) {
-        Ok(runtime)
-    } else {
-        Err("must be 1ms to 3600s".to_owned())
-    }
+    if range.contains(&runtime) { Ok(runtime) } else { Err("must be 1ms to 3600s".to_owned()) }
 }
 
 impl ScheduleArgs {
@@ -74,7 +75,9 @@ impl ScheduleArgs {
         }
         Ok(plan)
     }
+}
 
+impl PlacementArgs {
     /// Where to run: --pin, or both default placements. A usage error for a CPU that this process may not use.
     pub(crate) fn placements(&self, allowed: &CpuSet) -> Result<Vec<Placement>, Error> {
         let Some(pin) = self.pin else {
@@ -102,22 +105,20 @@ mod tests {
     struct Harness {
         #[command(flatten)]
         schedule: ScheduleArgs,
+        #[command(flatten)]
+        placement: PlacementArgs,
     }
 
-    const QUICK: Plan = Plan {
-        rounds: 6,
-        runtime: Duration::from_millis(10),
-    };
-    const FULL: Plan = Plan {
-        rounds: 10,
-        runtime: Duration::from_millis(100),
-    };
+    const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(10) };
+    const FULL: Plan = Plan { rounds: 10, runtime: Duration::from_millis(100) };
+
+    fn parse(arguments: &[&str]) -> Result<Harness, String> {
+        let arguments = ["bench"].iter().chain(arguments);
+        Harness::try_parse_from(arguments).map_err(|error| super::super::sentence(&error))
+    }
 
     fn schedule(arguments: &[&str]) -> Result<ScheduleArgs, String> {
-        let arguments = ["bench"].iter().chain(arguments);
-        Harness::try_parse_from(arguments)
-            .map(|harness| harness.schedule)
-            .map_err(|error| super::super::sentence(&error))
+        parse(arguments).map(|harness| harness.schedule)
     }
 
     #[test]
@@ -126,13 +127,7 @@ mod tests {
         assert_eq!(plan(&[]), FULL);
         assert_eq!(plan(&["--quick"]), QUICK);
         assert_eq!(plan(&["--quick", "--rounds", "3"]), Plan { rounds: 3, ..QUICK });
-        assert_eq!(
-            plan(&["--runtime", "2"]),
-            Plan {
-                runtime: Duration::from_secs(2),
-                ..FULL
-            }
-        );
+        assert_eq!(plan(&["--runtime", "2"]), Plan { runtime: Duration::from_secs(2), ..FULL });
     }
 
     #[test]
@@ -142,14 +137,8 @@ mod tests {
             (["--rounds", "1000000"], "must be 1 to 10000"),
             (["--rounds", "-1"], "must be 1 to 10000"),
             (["--runtime", "0"], "must be 1ms to 3600s"),
-            (
-                ["--runtime", "2h"],
-                "write a time, such as 500ns, 20us, 200ms or 2s",
-            ),
-            (
-                ["--pin", "1"],
-                "write two CPU numbers, GUEST,DEVICE, such as 0,1 or 0,0",
-            ),
+            (["--runtime", "2h"], "write a time, such as 500ns, 20us, 200ms or 2s"),
+            (["--pin", "1"], "write two CPU numbers, GUEST,DEVICE, such as 0,1 or 0,0"),
         ] {
             let message = schedule(&[&format!("{}={}", arguments[0], arguments[1])]).unwrap_err();
             assert!(message.ends_with(end), "{message}");
@@ -162,20 +151,11 @@ mod tests {
     #[test]
     fn a_pin_must_be_allowed() {
         let allowed = CpuSet::parse_list("2-3");
-        let placements = |arguments: &[&str]| schedule(arguments).unwrap().placements(&allowed);
-        assert_eq!(
-            placements(&["--pin", "2,3"]).unwrap(),
-            [Placement { guest: 2, device: 3 }]
-        );
-        assert_eq!(
-            placements(&["--pin", "3,3"]).unwrap(),
-            [Placement { guest: 3, device: 3 }]
-        );
+        let placements = |arguments: &[&str]| parse(arguments).unwrap().placement.placements(&allowed);
+        assert_eq!(placements(&["--pin", "2,3"]).unwrap(), [Placement { guest: 2, device: 3 }]);
+        assert_eq!(placements(&["--pin", "3,3"]).unwrap(), [Placement { guest: 3, device: 3 }]);
         let message = placements(&["--pin", "2,4"]).unwrap_err().to_string();
-        assert_eq!(
-            message,
-            "--pin 2,4: CPU 4 is not among those that this process may use (2-3)"
-        );
+        assert_eq!(message, "--pin 2,4: CPU 4 is not among those that this process may use (2-3)");
         assert_eq!(placements(&[]).unwrap()[0], Placement { guest: 2, device: 2 });
     }
 }

@@ -13,17 +13,12 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
         _ => (text, 1),
     };
     let number: u64 = whole(digits).ok_or("write a number of bytes, such as 4096, 4k or 64m")?;
-    number
-        .checked_mul(multiplier)
-        .ok_or_else(|| "this is more than 2^64 bytes".to_owned())
+    number.checked_mul(multiplier).ok_or_else(|| "this is more than 2^64 bytes".to_owned())
 }
 
 /// A number written in digits only; `parse` alone would take "+5".
 fn whole(digits: &str) -> Option<u64> {
-    digits
-        .bytes()
-        .all(|byte| byte.is_ascii_digit())
-        .then(|| digits.parse().ok())?
+    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
 /// A time with a suffix ns, us, ms or s. A number alone counts in `unit`. Decimals are allowed: 0.5s.
@@ -50,9 +45,7 @@ pub(crate) fn duration(text: &str, unit: Duration) -> Result<Duration, String> {
 /// `GUEST,DEVICE`: two CPU numbers, which may be the same.
 pub(crate) fn pin(text: &str) -> Result<Placement, String> {
     let cpu = |digits: &str| whole(digits).and_then(|cpu| usize::try_from(cpu).ok());
-    let pair = text
-        .split_once(',')
-        .and_then(|(guest, device)| Some((cpu(guest)?, cpu(device)?)));
+    let pair = text.split_once(',').and_then(|(guest, device)| Some((cpu(guest)?, cpu(device)?)));
     let (guest, device) = pair.ok_or("write two CPU numbers, GUEST,DEVICE, such as 0,1 or 0,0")?;
     Ok(Placement { guest, device })
 }
@@ -70,30 +63,14 @@ mod tests {
 
     #[test]
     fn sizes_have_binary_suffixes() {
-        let cases = [
-            ("512", 512),
-            ("4k", 4_096),
-            ("4K", 4_096),
-            ("1m", 1 << 20),
-            ("2g", 2 << 30),
-            ("1t", 1 << 40),
-        ];
+        let cases =
+            [("512", 512), ("4k", 4_096), ("4K", 4_096), ("1m", 1 << 20), ("2g", 2 << 30), ("1t", 1 << 40)];
         for (text, bytes) in cases {
             assert_eq!(size(text), Ok(bytes));
         }
-        for text in [
-            "",
-            "k",
-            "4kb",
-            "-1",
-            "+1",
-            "0x10",
-            "1.5k",
-            "four",
-            "4 k",
-            "\u{664}k",
-            "99999999999999999999",
-        ] {
+        for text in
+            ["", "k", "4kb", "-1", "+1", "0x10", "1.5k", "four", "4 k", "\u{664}k", "99999999999999999999"]
+        {
             assert!(size(text).is_err(), "{text}");
         }
         assert_eq!(size("99999999999t").unwrap_err(), "this is more than 2^64 bytes");
@@ -106,10 +83,7 @@ mod tests {
         assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
         assert_eq!(seconds("200ms"), Ok(Duration::from_millis(200)));
         assert_eq!(seconds("20us"), Ok(Duration::from_micros(20)));
-        assert_eq!(
-            duration("700", Duration::from_nanos(1)),
-            Ok(Duration::from_nanos(700))
-        );
+        assert_eq!(duration("700", Duration::from_nanos(1)), Ok(Duration::from_nanos(700)));
         for text in ["", "s", "-1s", "1e9", "1h", "nan", "inf", "1 s", "1.2.3s", "."] {
             assert!(seconds(text).is_err(), "{text}");
         }
@@ -121,17 +95,7 @@ mod tests {
     fn a_pin_is_two_cpus() {
         assert_eq!(pin("0,1"), Ok(Placement { guest: 0, device: 1 }));
         assert_eq!(pin("3,3"), Ok(Placement { guest: 3, device: 3 }));
-        for text in [
-            "",
-            "0",
-            "0,",
-            ",1",
-            "0,1,2",
-            "a,b",
-            "-1,0",
-            "0, 1",
-            "99999999999999999999,0",
-        ] {
+        for text in ["", "0", "0,", ",1", "0,1,2", "a,b", "-1,0", "0, 1", "99999999999999999999,0"] {
             assert!(pin(text).is_err(), "{text}");
         }
     }

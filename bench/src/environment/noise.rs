@@ -31,9 +31,7 @@ impl Noise {
             rounds *= 2;
         }
         let times: Vec<f64> = (0..REPEATS).map(|_| time(rounds).as_nanos() as f64).collect();
-        Self {
-            spread: spread(&times),
-        }
+        Self { spread: spread(&times) }
     }
 
     pub(crate) fn is_high(self) -> bool {
@@ -59,11 +57,7 @@ fn time(rounds: u32) -> Duration {
 fn spread(times: &[f64]) -> f64 {
     let times = sorted(times);
     let at = |p| quantile(&times, p).unwrap_or(0.0);
-    if at(0.5) > 0.0 {
-        (at(0.9) - at(0.1)) / at(0.5)
-    } else {
-        0.0
-    }
+    if at(0.5) > 0.0 { (at(0.9) - at(0.1)) / at(0.5) } else { 0.0 }
 }
 
 #[cfg(test)]

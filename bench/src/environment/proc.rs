@@ -24,10 +24,7 @@ fn text(field: &[libc::c_char]) -> String {
 
 /// RLIMIT_MEMLOCK's soft limit in bytes; `None` for no limit, and where it cannot be asked.
 pub(super) fn memlock_limit() -> Option<u64> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is ours and of the type that the call fills.
     let result = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) };
     (result == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
@@ -35,9 +32,8 @@ pub(super) fn memlock_limit() -> Option<u64> {
 
 /// The first three numbers of /proc/loadavg.
 pub(super) fn load_average(text: &str) -> Option<[f64; 3]> {
-    let mut numbers = text
-        .split_ascii_whitespace()
-        .map(|word| word.parse().ok().filter(|n: &f64| n.is_finite()));
+    let mut numbers =
+        text.split_ascii_whitespace().map(|word| word.parse().ok().filter(|n: &f64| n.is_finite()));
     Some([numbers.next()??, numbers.next()??, numbers.next()??])
 }
 
@@ -68,24 +64,10 @@ pub(super) fn virtualisation(
 ) -> Option<String> {
     let flag =
         cpuinfo_value(cpuinfo, "flags").is_some_and(|flags| flags.split(' ').any(|f| f == "hypervisor"));
-    let dmi = [vendor, product]
-        .into_iter()
-        .flatten()
-        .collect::<Vec<_>>()
-        .join(" ");
-    let virtual_names = [
-        "qemu",
-        "kvm",
-        "vmware",
-        "virtualbox",
-        "xen",
-        "bochs",
-        "amazon ec2",
-        "virtual machine",
-    ];
-    let named = virtual_names
-        .iter()
-        .any(|name| dmi.to_ascii_lowercase().contains(name));
+    let dmi = [vendor, product].into_iter().flatten().collect::<Vec<_>>().join(" ");
+    let virtual_names =
+        ["qemu", "kvm", "vmware", "virtualbox", "xen", "bochs", "amazon ec2", "virtual machine"];
+    let named = virtual_names.iter().any(|name| dmi.to_ascii_lowercase().contains(name));
     if !flag && !named && hypervisor_type.is_none() {
         return None;
     }
@@ -106,11 +88,7 @@ pub(super) fn mitigations(directory: &Path) -> Option<String> {
         }
     }
     names.sort();
-    Some(if names.is_empty() {
-        "none".to_owned()
-    } else {
-        names.join(" ")
-    })
+    Some(if names.is_empty() { "none".to_owned() } else { names.join(" ") })
 }
 
 #[cfg(test)]
@@ -142,10 +120,7 @@ mod tests {
         let with = |hypervisor, vendor, product| virtualisation(XEON, hypervisor, vendor, product).unwrap();
         assert_eq!(with(None, None, None), "virtual machine, without a name");
         assert_eq!(with(Some("xen"), None, None), "virtual machine, xen");
-        assert_eq!(
-            with(None, Some("QEMU"), Some("Standard PC")),
-            "virtual machine, QEMU Standard PC"
-        );
+        assert_eq!(with(None, Some("QEMU"), Some("Standard PC")), "virtual machine, QEMU Standard PC");
         // arm64 has no CPUID bit, but may have DMI tables.
         let arm = virtualisation(ARM, None, Some("QEMU"), Some("KVM Virtual Machine"));
         assert_eq!(arm.as_deref(), Some("virtual machine, QEMU KVM Virtual Machine"));
@@ -153,10 +128,7 @@ mod tests {
 
     #[test]
     fn load_averages_are_three_numbers() {
-        assert_eq!(
-            load_average("0.52 1.00 0.33 2/345 6789\n"),
-            Some([0.52, 1.0, 0.33])
-        );
+        assert_eq!(load_average("0.52 1.00 0.33 2/345 6789\n"), Some([0.52, 1.0, 0.33]));
         for malformed in ["", "0.5 x 1", "1 2", "NaN 1 1"] {
             assert_eq!(load_average(malformed), None);
         }

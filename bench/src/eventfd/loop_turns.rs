@@ -44,9 +44,7 @@ impl Turn {
                 std::iter::once(Turn::Floor(arm)).chain(sizes.iter().map(move |&size| Turn::Loop(arm, size)))
             })
         };
-        arms(&SCALED, &SCALE)
-            .chain(arms(&OTHERS, &FEW))
-            .chain([Turn::Timer(TIMERS)])
+        arms(&SCALED, &SCALE).chain(arms(&OTHERS, &FEW)).chain([Turn::Timer(TIMERS)])
     }
 
     /// A loop is compared with its floor.
@@ -114,16 +112,14 @@ impl Bench {
                 Ok(Bench::Floor(kick, waiter))
             }
             Turn::Loop(arm, registered) => {
-                LoopBench::open(arm, registered, idle)
-                    .map(Bench::Loop)
-                    .map_err(|error| match error.raw_os_error() {
+                LoopBench::open(arm, registered, idle).map(Bench::Loop).map_err(|error| {
+                    match error.raw_os_error() {
                         Some(libc::EMFILE) => format!("needs {registered} descriptors; raise 'ulimit -n'"),
                         _ => reason(&error),
-                    })
+                    }
+                })
             }
-            Turn::Timer(armed) => TimerBench::open(armed)
-                .map(Bench::Timer)
-                .map_err(|error| reason(&error)),
+            Turn::Timer(armed) => TimerBench::open(armed).map(Bench::Timer).map_err(|error| reason(&error)),
         }
     }
 
@@ -186,10 +182,7 @@ impl Bench {
 impl LoopBench {
     fn open(arm: Arm, registered: usize, idle: &mut Idle) -> io::Result<Self> {
         let reset = aio::Reset::from(arm.reset());
-        let context = AioContext::builder()
-            .monitor(arm.monitor().kind())
-            .reset(reset)
-            .build()?;
+        let context = AioContext::builder().monitor(arm.monitor().kind()).reset(reset).build()?;
         // A notifier belongs to a reset mode, not to a loop.
         let others = idle.entry(arm.reset().to_string()).or_default();
         while others.len() + 1 < registered {
@@ -210,12 +203,7 @@ impl LoopBench {
         }
         // Arms what has to be armed.
         context.poll(false)?;
-        Ok(Self {
-            _registrations: registrations,
-            context,
-            bell,
-            handled,
-        })
+        Ok(Self { _registrations: registrations, context, bell, handled })
     }
 }
 
@@ -232,11 +220,7 @@ impl TimerBench {
             timer
         };
         let armed = (0..armed).map(at).collect();
-        Ok(Self {
-            _armed: armed,
-            timer: context.timer(|_| {}),
-            _context: context,
-        })
+        Ok(Self { _armed: armed, timer: context.timer(|_| {}), _context: context })
     }
 }
 
@@ -257,10 +241,7 @@ impl LoopTurns {
         crate::descriptors::raise_limit();
         let make = move || {
             let mut idle = Idle::new();
-            turns
-                .into_iter()
-                .map(|turn| Bench::open(turn, &mut idle))
-                .collect::<Vec<_>>()
+            turns.into_iter().map(|turn| Bench::open(turn, &mut idle)).collect::<Vec<_>>()
         };
         let work = |benches: &mut Vec<Result<Bench, String>>, (index, times): (usize, u64)| match &mut benches
             [index]
@@ -307,10 +288,7 @@ mod tests {
         for turn in Turn::all() {
             let Some(baseline) = turn.baseline() else { continue };
             let (ours, floor) = (calls(turn), calls(baseline));
-            assert!(
-                ours.is_none() || ours == floor,
-                "{turn}: {ours:?}, its floor {floor:?}"
-            );
+            assert!(ours.is_none() || ours == floor, "{turn}: {ours:?}, its floor {floor:?}");
         }
     }
 

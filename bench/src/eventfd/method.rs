@@ -66,11 +66,7 @@ impl Method {
     /// reason why not, for a report.
     pub(crate) fn open(self) -> Result<(Arc<EventFd>, Box<dyn Waiter>), String> {
         // The methods that poll need an eventfd that does not block: a spurious wake-up would block in read(2).
-        let flags = if self == Method::BlockingRead {
-            0
-        } else {
-            libc::EFD_NONBLOCK
-        };
+        let flags = if self == Method::BlockingRead { 0 } else { libc::EFD_NONBLOCK };
         let kick = Arc::new(EventFd::new(0, flags).map_err(|error| format!("eventfd: {}", reason(&error)))?);
         let mut waiter = self.waiter(Arc::clone(&kick)).map_err(|error| self.why(&error))?;
         self_test(&kick, waiter.as_mut()).map_err(|error| self.why(&error))?;
@@ -251,19 +247,9 @@ mod tests {
     #[test]
     fn errors_say_what_is_missing() {
         let error = |code| io::Error::from_raw_os_error(code);
-        assert_eq!(
-            Method::EpollEdge.why(&error(libc::ENOSYS)),
-            "epoll_pwait2 needs Linux 5.11"
-        );
-        assert!(
-            Method::RingRead
-                .why(&error(libc::EPERM))
-                .starts_with("io_uring is not enabled here")
-        );
-        assert_eq!(
-            Method::RingReadMultishot.why(&error(libc::EINVAL)),
-            "READ_MULTISHOT needs Linux 6.7"
-        );
+        assert_eq!(Method::EpollEdge.why(&error(libc::ENOSYS)), "epoll_pwait2 needs Linux 5.11");
+        assert!(Method::RingRead.why(&error(libc::EPERM)).starts_with("io_uring is not enabled here"));
+        assert_eq!(Method::RingReadMultishot.why(&error(libc::EINVAL)), "READ_MULTISHOT needs Linux 6.7");
         assert_eq!(Method::PpollRead.why(&error(libc::EMFILE)), "Too many open files");
     }
 

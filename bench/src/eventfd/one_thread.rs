@@ -26,16 +26,9 @@ pub(crate) enum Operation {
 impl Operation {
     /// Bare calls first, then every method. A blocking read is `Read` after `Write` here, and tells nothing more.
     pub(crate) fn all() -> impl Iterator<Item = Operation> {
-        let bare = [
-            Operation::Clock,
-            Operation::EmptyCall,
-            Operation::Write,
-            Operation::Read,
-            Operation::ReadEmpty,
-        ];
-        let methods = Method::ALL
-            .into_iter()
-            .filter(|&method| method != Method::BlockingRead);
+        let bare =
+            [Operation::Clock, Operation::EmptyCall, Operation::Write, Operation::Read, Operation::ReadEmpty];
+        let methods = Method::ALL.into_iter().filter(|&method| method != Method::BlockingRead);
         bare.into_iter().chain(methods.map(Operation::Signal))
     }
 
@@ -71,24 +64,9 @@ pub(crate) struct OperationSample {
 
 impl Sample for OperationSample {
     const METRICS: &'static [Metric<Self>] = &[
-        Metric {
-            name: "time_ns",
-            unit: "ns",
-            better: Better::Lower,
-            value: |sample| sample.time_ns,
-        },
-        Metric {
-            name: "syscalls",
-            unit: "syscalls",
-            better: Better::Lower,
-            value: |sample| sample.syscalls,
-        },
-        Metric {
-            name: "reads",
-            unit: "reads",
-            better: Better::Lower,
-            value: |sample| sample.reads,
-        },
+        Metric { name: "time_ns", unit: "ns", better: Better::Lower, value: |sample| sample.time_ns },
+        Metric { name: "syscalls", unit: "syscalls", better: Better::Lower, value: |sample| sample.syscalls },
+        Metric { name: "reads", unit: "reads", better: Better::Lower, value: |sample| sample.reads },
     ];
 }
 
@@ -265,11 +243,7 @@ mod tests {
     fn baselines_are_among_the_operations() {
         let operations: Vec<_> = Operation::all().collect();
         for operation in &operations {
-            assert!(
-                operation
-                    .baseline()
-                    .is_none_or(|baseline| operations.contains(&baseline))
-            );
+            assert!(operation.baseline().is_none_or(|baseline| operations.contains(&baseline)));
         }
     }
 

@@ -1,8 +1,5 @@
 //! Waiting for readiness and clearing with a read(2), or not clearing at all: read, ppoll, epoll.
-#![expect(
-    unsafe_code,
-    reason = "the system calls that are measured here have no safe form"
-)]
+#![expect(unsafe_code, reason = "the system calls that are measured here have no safe form")]
 
 use super::method::{Patience, Waiter};
 use super::syscall::{Calls, EventFd, check, retry};
@@ -10,10 +7,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::{io, ptr};
 
-const ZERO: libc::timespec = libc::timespec {
-    tv_sec: 0,
-    tv_nsec: 0,
-};
+const ZERO: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 0 };
 
 impl Patience {
     /// As the timeout of ppoll and epoll_pwait2: none for ever, zero for now.
@@ -71,11 +65,7 @@ impl Waiter for Ppoll {
 
 #[inline]
 fn poll(kick: &EventFd, patience: Patience, calls: &mut Calls) -> io::Result<bool> {
-    let mut entry = libc::pollfd {
-        fd: kick.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
+    let mut entry = libc::pollfd { fd: kick.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     let ready = retry(|| {
         calls.waits += 1;
         // SAFETY: one live entry; the timeout is null or a constant; a null mask changes no signals.
@@ -108,38 +98,20 @@ impl Epoll {
     /// Every write(2) wakes the waiters of an eventfd, also of one that was not empty (eventfd_write in
     /// fs/eventfd.c), and each wake-up is an edge for EPOLLET. The counter only ever grows.
     pub(super) fn edge(kick: Arc<EventFd>) -> io::Result<Self> {
-        Self::new(
-            kick,
-            WaitCall::EpollPwait2,
-            (libc::EPOLLIN | libc::EPOLLET) as u32,
-            false,
-        )
+        Self::new(kick, WaitCall::EpollPwait2, (libc::EPOLLIN | libc::EPOLLET) as u32, false)
     }
 
     fn new(kick: Arc<EventFd>, call: WaitCall, events: u32, read: bool) -> io::Result<Self> {
         // SAFETY: no pointers; the result is checked before use.
-        let fd = check(libc::c_long::from(unsafe {
-            libc::epoll_create1(libc::EPOLL_CLOEXEC)
-        }))?;
+        let fd = check(libc::c_long::from(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }))?;
         // SAFETY: the kernel just gave us this descriptor, and nobody else knows it.
         let epoll = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
         let mut event = libc::epoll_event { events, u64: 0 };
         // SAFETY: both descriptors are open for as long as `self` holds them; `event` is only read.
-        let added = unsafe {
-            libc::epoll_ctl(
-                epoll.as_raw_fd(),
-                libc::EPOLL_CTL_ADD,
-                kick.as_raw_fd(),
-                &mut event,
-            )
-        };
+        let added =
+            unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, kick.as_raw_fd(), &mut event) };
         check(libc::c_long::from(added))?;
-        Ok(Self {
-            epoll,
-            kick,
-            call,
-            read,
-        })
+        Ok(Self { epoll, kick, call, read })
     }
 }
 

@@ -10,10 +10,7 @@ use crate::report::{Row, cell};
 /// The tables, one for each group of rows.
 pub(super) fn tables(rows: &[Row], colour: bool) -> String {
     let groups = rows.chunk_by(|a, b| a.group == b.group);
-    groups
-        .map(|rows| table(rows).render(colour))
-        .collect::<Vec<_>>()
-        .join("\n")
+    groups.map(|rows| table(rows).render(colour)).collect::<Vec<_>>().join("\n")
 }
 
 fn table(rows: &[Row]) -> Table {
@@ -43,12 +40,8 @@ fn turns(group: &str, rows: &[Row]) -> Table {
     ];
     fill(Table::new(format!("Per turn, {group}"), &columns), rows, |row| {
         let time = row.metric("time_ns");
-        let mut cells = vec![
-            median(time),
-            mad(time),
-            median(row.metric("syscalls")),
-            median(row.metric("reads")),
-        ];
+        let mut cells =
+            vec![median(time), mad(time), median(row.metric("syscalls")), median(row.metric("reads"))];
         cells.extend(difference(time).into_iter().take(3));
         cells
     })
@@ -70,21 +63,13 @@ fn operations(group: &str, rows: &[Row]) -> Table {
         Column::number("read(2)", ""),
     ];
     columns.extend(DIFFERENCE);
-    fill(
-        Table::new(format!("Per operation, {group}"), &columns),
-        rows,
-        |row| {
-            let time = row.metric("time_ns");
-            let mut cells = vec![
-                median(time),
-                mad(time),
-                median(row.metric("syscalls")),
-                median(row.metric("reads")),
-            ];
-            cells.extend(difference(time));
-            cells
-        },
-    )
+    fill(Table::new(format!("Per operation, {group}"), &columns), rows, |row| {
+        let time = row.metric("time_ns");
+        let mut cells =
+            vec![median(time), mad(time), median(row.metric("syscalls")), median(row.metric("reads"))];
+        cells.extend(difference(time));
+        cells
+    })
 }
 
 fn round_trips(group: &str, rows: &[Row]) -> Table {
@@ -97,19 +82,15 @@ fn round_trips(group: &str, rows: &[Row]) -> Table {
         Column::number("read(2)", "device"),
     ];
     columns.extend(DIFFERENCE);
-    fill(
-        Table::new(format!("Per round trip, {group}"), &columns),
-        rows,
-        |row| {
-            let time = row.metric("round_trip_ns");
-            let of_device =
-                ["device_cpu_ns", "device_syscalls", "device_reads"].map(|name| median(row.metric(name)));
-            let mut cells = vec![median(time), mad(time)];
-            cells.extend(of_device);
-            cells.extend(difference(time));
-            cells
-        },
-    )
+    fill(Table::new(format!("Per round trip, {group}"), &columns), rows, |row| {
+        let time = row.metric("round_trip_ns");
+        let of_device =
+            ["device_cpu_ns", "device_syscalls", "device_reads"].map(|name| median(row.metric(name)));
+        let mut cells = vec![median(time), mad(time)];
+        cells.extend(of_device);
+        cells.extend(difference(time));
+        cells
+    })
 }
 
 fn fill(mut table: Table, rows: &[Row], cells: impl Fn(&Row) -> Vec<Cell>) -> Table {
@@ -126,17 +107,11 @@ fn fill(mut table: Table, rows: &[Row], cells: impl Fn(&Row) -> Vec<Cell>) -> Ta
 }
 
 fn median(measured: Option<&Measured>) -> Cell {
-    measured
-        .map(|measured| number(measured.summary.median))
-        .unwrap_or_default()
-        .into()
+    measured.map(|measured| number(measured.summary.median)).unwrap_or_default().into()
 }
 
 fn mad(measured: Option<&Measured>) -> Cell {
-    measured
-        .map(|measured| number(measured.summary.mad))
-        .unwrap_or_default()
-        .into()
+    measured.map(|measured| number(measured.summary.mad)).unwrap_or_default().into()
 }
 
 /// Difference, interval, change, verdict; empty without a baseline.
@@ -144,21 +119,9 @@ fn difference(measured: Option<&Measured>) -> Vec<Cell> {
     let Some(versus) = measured.and_then(|measured| measured.versus) else {
         return Vec::new();
     };
-    let interval = versus
-        .difference
-        .interval
-        .map(|interval| range(interval, signed))
-        .unwrap_or_default();
-    let change = versus
-        .ratio
-        .map(|ratio| percent(ratio.median))
-        .unwrap_or_default();
-    vec![
-        signed(versus.difference.median).into(),
-        interval.into(),
-        change.into(),
-        cell::verdict(&versus),
-    ]
+    let interval = versus.difference.interval.map(|interval| range(interval, signed)).unwrap_or_default();
+    let change = versus.ratio.map(|ratio| percent(ratio.median)).unwrap_or_default();
+    vec![signed(versus.difference.median).into(), interval.into(), change.into(), cell::verdict(&versus)]
 }
 
 /// What the numbers say, one sentence each.
@@ -187,11 +150,7 @@ fn cost_of_a_read(rows: &[Row]) -> Option<String> {
     .into_iter()
     .flatten()
     .collect();
-    let details = if details.is_empty() {
-        String::new()
-    } else {
-        format!(" ({})", details.join("; "))
-    };
+    let details = if details.is_empty() { String::new() } else { format!(" ({})", details.join("; ")) };
     Some(format!("A read(2) of an eventfd costs {read} ns here{details}."))
 }
 
@@ -203,19 +162,13 @@ fn without_the_read(group: &[Row]) -> Option<String> {
         let time = row.metric("time_ns").or_else(|| row.metric("round_trip_ns"))?;
         Some(format!("{monitor} {}", effect(&time.versus?)))
     };
-    let effects: Vec<String> = [
-        effect(Method::EpollEdge, "epoll"),
-        effect(Method::PollMultishot, "io_uring"),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+    let effects: Vec<String> =
+        [effect(Method::EpollEdge, "epoll"), effect(Method::PollMultishot, "io_uring")]
+            .into_iter()
+            .flatten()
+            .collect();
     let name = &group.first()?.group;
-    let what = if name.starts_with("one thread") {
-        "a notification"
-    } else {
-        "a round trip"
-    };
+    let what = if name.starts_with("one thread") { "a notification" } else { "a round trip" };
     (!effects.is_empty()).then(|| format!("Without it {what} on {name}: {}.", effects.join("; ")))
 }
 
@@ -233,10 +186,7 @@ fn over_the_floor(group: &[Row]) -> Option<String> {
         let time = |row: &Row| Some(row.metric("time_ns")?.summary.median);
         let (first, last) = (*loops.first()?, *loops.last()?);
         let versus = first.metric("time_ns")?.versus?;
-        let interval = versus
-            .difference
-            .interval
-            .map(|interval| format!(" ({})", range(interval, signed)));
+        let interval = versus.difference.interval.map(|interval| format!(" ({})", range(interval, signed)));
         let growth = percent(time(last)? / time(first)?);
         // "loop, 1 of 10000 registered"
         let registered = last.case.rsplit(" of ").next()?;
@@ -246,10 +196,7 @@ fn over_the_floor(group: &[Row]) -> Option<String> {
             interval.unwrap_or_default()
         ))
     };
-    let added: Vec<String> = ["epoll/edge", "io_uring/edge"]
-        .into_iter()
-        .filter_map(added)
-        .collect();
+    let added: Vec<String> = ["epoll/edge", "io_uring/edge"].into_iter().filter_map(added).collect();
     (!added.is_empty()).then(|| format!("Over the bare system calls {name} adds: {}.", added.join("; ")))
 }
 
@@ -258,17 +205,11 @@ fn effect(versus: &Comparison) -> String {
     let Some(interval) = versus.difference.interval else {
         return format!("{} ({} of {MIN_VALUES} rounds)", versus.verdict, versus.pairs);
     };
-    let change = versus
-        .ratio
-        .map(|ratio| format!(", {}", percent(ratio.median)))
-        .unwrap_or_default();
+    let change = versus.ratio.map(|ratio| format!(", {}", percent(ratio.median))).unwrap_or_default();
     let details = format!("(95% interval {} ns{change})", range(interval, signed));
     match versus.verdict {
         none @ Verdict::NoDetectableDifference => format!("{none} {details}"),
-        verdict => format!(
-            "{} ns {verdict} {details}",
-            number(versus.difference.median.abs())
-        ),
+        verdict => format!("{} ns {verdict} {details}", number(versus.difference.median.abs())),
     }
 }
 
@@ -279,13 +220,7 @@ mod tests {
     use crate::report::Missing;
 
     fn measured(name: &'static str, values: &[f64], baseline: Option<&[f64]>) -> Measured {
-        let pairs = |base: &[f64]| {
-            values
-                .iter()
-                .copied()
-                .zip(base.iter().copied())
-                .collect::<Vec<_>>()
-        };
+        let pairs = |base: &[f64]| values.iter().copied().zip(base.iter().copied()).collect::<Vec<_>>();
         Measured {
             name,
             unit: "ns",
@@ -297,12 +232,7 @@ mod tests {
     }
 
     fn row(group: &str, case: String, metrics: Vec<Measured>) -> Row {
-        Row {
-            group: group.to_owned(),
-            case,
-            baseline: None,
-            result: Ok(metrics),
-        }
+        Row { group: group.to_owned(), case, baseline: None, result: Ok(metrics) }
     }
 
     /// One thread: a read of 90 ns; epoll 560 ns with it and 480 without; io_uring without a difference.
@@ -323,11 +253,7 @@ mod tests {
             ),
             one(
                 Operation::Signal(Method::PollMultishot),
-                vec![measured(
-                    "time_ns",
-                    &noisy,
-                    Some(&[510.0, 500.0, 500.0, 500.0, 500.0, 500.0]),
-                )],
+                vec![measured("time_ns", &noisy, Some(&[510.0, 500.0, 500.0, 500.0, 500.0, 500.0]))],
             ),
             Row {
                 group: "two threads, one CPU (0)".to_owned(),
@@ -368,16 +294,9 @@ mod tests {
     #[test]
     fn too_few_rounds_are_called_that() {
         let few = measured("time_ns", &[1.0, 1.0], Some(&[2.0, 2.0]));
-        let rows = [row(
-            "one thread, CPU 0",
-            Operation::Signal(Method::EpollEdge).to_string(),
-            vec![few],
-        )];
+        let rows = [row("one thread, CPU 0", Operation::Signal(Method::EpollEdge).to_string(), vec![few])];
         let sentence = &conclusions(&rows)[0];
-        assert!(
-            sentence.contains("epoll no detectable difference (2 of 6 rounds)."),
-            "{sentence}"
-        );
+        assert!(sentence.contains("epoll no detectable difference (2 of 6 rounds)."), "{sentence}");
         assert!(tables(&rows, false).contains("no detectable difference (2 of 6 rounds)"));
     }
 
@@ -386,21 +305,10 @@ mod tests {
         let text = tables(&rows(), false);
         assert!(text.contains("Per operation, one thread, CPU 0\n"));
         assert!(text.contains("\nPer round trip, two threads, one CPU (0)\n"));
-        let line = |start: &str| {
-            text.lines()
-                .find(|line| line.starts_with(start))
-                .unwrap()
-                .to_owned()
-        };
-        let edge: Vec<String> = line("write + epoll_pwait2 edge")
-            .split("  ")
-            .map(|s| s.trim().to_owned())
-            .collect();
-        let edge: Vec<&str> = edge
-            .iter()
-            .map(String::as_str)
-            .filter(|cell| !cell.is_empty())
-            .collect();
+        let line = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap().to_owned();
+        let edge: Vec<String> =
+            line("write + epoll_pwait2 edge").split("  ").map(|s| s.trim().to_owned()).collect();
+        let edge: Vec<&str> = edge.iter().map(String::as_str).filter(|cell| !cell.is_empty()).collect();
         assert_eq!(
             edge,
             [

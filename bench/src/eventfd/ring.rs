@@ -46,10 +46,7 @@ pub(super) struct Ring {
 impl Ring {
     pub(super) fn new() -> io::Result<Self> {
         // Linux 6.1 has both flags; an older kernel refuses them with EINVAL.
-        let deferred = IoUring::builder()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .build(ENTRIES);
+        let deferred = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(ENTRIES);
         let ring = match deferred {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => IoUring::new(ENTRIES)?,
             deferred => deferred?,
@@ -64,14 +61,7 @@ impl Ring {
             flags |= EnterFlags::REGISTERED_RING;
         }
         let enter_fd = registered.map_or(ring.as_raw_fd(), |index| index as libc::c_int);
-        Ok(Self {
-            ring,
-            enter_fd,
-            registered,
-            flags,
-            queued: 0,
-            _home_thread: PhantomData,
-        })
+        Ok(Self { ring, enter_fd, registered, flags, queued: 0, _home_thread: PhantomData })
     }
 
     pub(super) fn submitter(&self) -> io_uring::Submitter<'_> {
@@ -159,11 +149,7 @@ impl Ring {
 
 /// Puts the ring's fd into the task's table of registered rings (Linux 5.18) and returns its index.
 fn register(ring: &IoUring) -> io::Result<u32> {
-    let mut update = RsrcUpdate {
-        offset: ANY_OFFSET,
-        resv: 0,
-        data: ring.as_raw_fd() as u64,
-    };
+    let mut update = RsrcUpdate { offset: ANY_OFFSET, resv: 0, data: ring.as_raw_fd() as u64 };
     // SAFETY: one update, ours to be read and to have its offset written.
     let registered = check(unsafe {
         libc::syscall(
@@ -174,22 +160,14 @@ fn register(ring: &IoUring) -> io::Result<u32> {
             1,
         )
     })?;
-    if registered == 1 {
-        Ok(update.offset)
-    } else {
-        Err(io::Error::other("the ring fd was not registered"))
-    }
+    if registered == 1 { Ok(update.offset) } else { Err(io::Error::other("the ring fd was not registered")) }
 }
 
 impl Drop for Ring {
     fn drop(&mut self) {
         if let Some(index) = self.registered {
             // The table holds a reference: without this the ring would live until the thread ends.
-            let mut update = RsrcUpdate {
-                offset: index,
-                resv: 0,
-                data: 0,
-            };
+            let mut update = RsrcUpdate { offset: index, resv: 0, data: 0 };
             // SAFETY: one update, only read. A failure leaves things as they are, and they end with the thread.
             unsafe {
                 libc::syscall(
@@ -233,10 +211,7 @@ mod tests {
         // SAFETY: a NOP points to no memory.
         unsafe { ring.push(&opcode::Nop::new().build().user_data(7)) }.unwrap();
         ring.enter(Patience::Forever, &mut calls).unwrap();
-        assert_eq!(
-            ring.pop().map(|entry| (entry.user_data(), entry.result())),
-            Some((7, 0))
-        );
+        assert_eq!(ring.pop().map(|entry| (entry.user_data(), entry.result())), Some((7, 0)));
         assert_eq!((calls.enters, calls.total(), ring.queued), (1, 1, 0));
         // Nothing is armed: the cancel request says so, and disarming has nothing to wait for but its bound.
         for _ in 0..ENTRIES {

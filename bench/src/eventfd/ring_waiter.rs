@@ -1,8 +1,5 @@
 //! Waiting through an io_uring: POLL_ADD with and without a read(2), and reads by the ring itself.
-#![expect(
-    unsafe_code,
-    reason = "SQEs with pointers, and the shared memory of a provided-buffer ring"
-)]
+#![expect(unsafe_code, reason = "SQEs with pointers, and the shared memory of a provided-buffer ring")]
 
 use super::method::{Patience, Waiter};
 use super::ring::{ARMED, Ring};
@@ -18,11 +15,7 @@ use std::{io, mem};
 /// A completion's error, if it is one.
 #[inline]
 fn succeeded(entry: &cqueue::Entry) -> io::Result<()> {
-    if entry.result() < 0 {
-        Err(io::Error::from_raw_os_error(-entry.result()))
-    } else {
-        Ok(())
-    }
+    if entry.result() < 0 { Err(io::Error::from_raw_os_error(-entry.result())) } else { Ok(()) }
 }
 
 /// POLL_ADD: one-shot with a read(2), or multishot without.
@@ -37,23 +30,13 @@ impl PollAdd {
     /// A one-shot poll that is armed again for each event is level-triggered: without the read(2) it would complete
     /// at once for ever.
     pub(super) fn oneshot(kick: Arc<EventFd>) -> io::Result<Self> {
-        Ok(Self {
-            ring: Ring::new()?,
-            kick,
-            multishot: false,
-            armed: false,
-        })
+        Ok(Self { ring: Ring::new()?, kick, multishot: false, armed: false })
     }
 
     /// A multishot poll completes for each wake-up, however full the counter is (io_uring_enter(2): "further
     /// completions beyond the first one are edge triggered").
     pub(super) fn multishot(kick: Arc<EventFd>) -> io::Result<Self> {
-        Ok(Self {
-            ring: Ring::new()?,
-            kick,
-            multishot: true,
-            armed: false,
-        })
+        Ok(Self { ring: Ring::new()?, kick, multishot: true, armed: false })
     }
 
     /// Takes the completions that are there; true if there was one.
@@ -75,9 +58,7 @@ impl Waiter for PollAdd {
     fn wait(&mut self, patience: Patience, calls: &mut Calls) -> io::Result<bool> {
         if !self.armed {
             let fd = types::Fd(self.kick.as_raw_fd());
-            let poll = opcode::PollAdd::new(fd, libc::POLLIN as u32)
-                .multi(self.multishot)
-                .build();
+            let poll = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(self.multishot).build();
             // SAFETY: a poll request points to no memory.
             unsafe { self.ring.push(&poll.user_data(ARMED)) }?;
             self.armed = true;
@@ -112,12 +93,7 @@ impl RingRead {
     pub(super) fn new(kick: Arc<EventFd>) -> io::Result<Self> {
         let ring = Ring::new()?;
         let counter = NonNull::from(Box::leak(Box::new(0u64)));
-        Ok(Self {
-            ring,
-            kick,
-            counter,
-            armed: false,
-        })
+        Ok(Self { ring, kick, counter, armed: false })
     }
 }
 
@@ -172,15 +148,9 @@ impl RingReadMultishot {
         let buffers = Buffers::new();
         // SAFETY: the buffers live as long as the ring: `drop` frees them after the ring let go, or never.
         unsafe {
-            ring.submitter()
-                .register_buf_ring_with_flags(buffers.address(), Buffers::COUNT, GROUP, 0)?;
+            ring.submitter().register_buf_ring_with_flags(buffers.address(), Buffers::COUNT, GROUP, 0)?;
         }
-        Ok(Self {
-            buffers: Some(buffers),
-            ring,
-            kick,
-            armed: false,
-        })
+        Ok(Self { buffers: Some(buffers), ring, kick, armed: false })
     }
 
     /// Takes the completions that are there and hands their buffers back; true if one carried a count.
@@ -275,11 +245,7 @@ impl Buffers {
             return;
         }
         let slot = usize::from(self.tail % Self::COUNT);
-        let entry = self
-            .memory
-            .as_ptr()
-            .cast::<types::BufRingEntry>()
-            .wrapping_add(slot);
+        let entry = self.memory.as_ptr().cast::<types::BufRingEntry>().wrapping_add(slot);
         let buffer = self.address() + (usize::from(Self::COUNT) * Self::ENTRY + usize::from(id) * 8) as u64;
         // SAFETY: `slot` is below COUNT, so the entry is inside our allocation; the kernel reads entries below the
         // tail only, and this one is not published before the store below.

@@ -1,9 +1,6 @@
 //! An eventfd and the system calls around it, each counted. Bare libc on purpose: this is the floor beside which a
 //! library's cost is judged.
-#![expect(
-    unsafe_code,
-    reason = "the system calls that are measured here have no safe form"
-)]
+#![expect(unsafe_code, reason = "the system calls that are measured here have no safe form")]
 
 use std::io;
 use std::mem::size_of;
@@ -31,11 +28,7 @@ impl Calls {
 
 /// The result of a system call that reports failure as -1.
 pub(super) fn check(result: libc::c_long) -> io::Result<libc::c_long> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// Makes the call again for as long as a signal interrupts it: with SIGINT's handler installed the waits return
@@ -57,9 +50,7 @@ impl EventFd {
     /// eventfd2(2) with EFD_CLOEXEC and `flags`.
     pub(crate) fn new(initial: u32, flags: libc::c_int) -> io::Result<Self> {
         // SAFETY: no pointers; the result is checked before use.
-        let fd = check(libc::c_long::from(unsafe {
-            libc::eventfd(initial, flags | libc::EFD_CLOEXEC)
-        }))?;
+        let fd = check(libc::c_long::from(unsafe { libc::eventfd(initial, flags | libc::EFD_CLOEXEC) }))?;
         // SAFETY: the kernel just gave us this descriptor, and nobody else knows it.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
     }
@@ -117,10 +108,7 @@ pub(crate) fn empty_call(calls: &mut Calls) {
 /// Nanoseconds of `clock`, which must be one that this process has: CLOCK_MONOTONIC, CLOCK_THREAD_CPUTIME_ID.
 #[inline]
 pub(crate) fn clock_ns(clock: libc::clockid_t) -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is ours to be written. For the clocks above the call cannot fail.
     unsafe { libc::clock_gettime(clock, &mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
@@ -138,14 +126,7 @@ mod tests {
         eventfd.add(4, &mut calls).unwrap();
         assert_eq!(eventfd.read(&mut calls).unwrap(), Some(7));
         assert_eq!(eventfd.read(&mut calls).unwrap(), None);
-        assert_eq!(
-            calls,
-            Calls {
-                reads: 2,
-                writes: 2,
-                ..Calls::default()
-            }
-        );
+        assert_eq!(calls, Calls { reads: 2, writes: 2, ..Calls::default() });
         assert_eq!(calls.total(), 4);
     }
 
@@ -162,10 +143,7 @@ mod tests {
         let mut calls = Calls::default();
         let eventfd = EventFd::new(0, libc::EFD_NONBLOCK).unwrap();
         eventfd.add(u64::MAX - 1, &mut calls).unwrap();
-        assert_eq!(
-            eventfd.signal(&mut calls).unwrap_err().kind(),
-            io::ErrorKind::WouldBlock
-        );
+        assert_eq!(eventfd.signal(&mut calls).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

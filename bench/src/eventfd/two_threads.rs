@@ -143,17 +143,8 @@ impl DeviceEnd {
         let (kick, waiter) = method.open()?;
         // The guest blocks in read(2) of the call.
         let call = EventFd::new(0, 0).map_err(|error| format!("eventfd: {}", reason(&error)))?;
-        let link = Link {
-            kick,
-            call,
-            sequence: AtomicU64::new(0),
-            stop: AtomicBool::new(false),
-        };
-        Ok(Self {
-            link: Arc::new(link),
-            waiter,
-            seen: 0,
-        })
+        let link = Link { kick, call, sequence: AtomicU64::new(0), stop: AtomicBool::new(false) };
+        Ok(Self { link: Arc::new(link), waiter, seen: 0 })
     }
 }
 
@@ -288,10 +279,7 @@ mod tests {
                     };
                     assert!(sample.round_trip_ns > 0.0);
                     // The call's write, and at least one wait or read for each kick.
-                    assert!(
-                        sample.device_syscalls >= 2.0,
-                        "{method} on {placement}: {sample:?}"
-                    );
+                    assert!(sample.device_syscalls >= 2.0, "{method} on {placement}: {sample:?}");
                     if method.baseline().is_some() {
                         assert_eq!(sample.device_reads, 0.0, "{method} on {placement}");
                     } else {
@@ -320,16 +308,8 @@ mod tests {
             let link = Arc::clone(&link);
             move || play_guest(&link, 5)
         });
-        assert_eq!(
-            play_device(&link, &mut Broken, &mut 0, 5)
-                .unwrap_err()
-                .to_string(),
-            "broken"
-        );
-        assert_eq!(
-            guest.join().unwrap().unwrap_err().to_string(),
-            "the device gave up"
-        );
+        assert_eq!(play_device(&link, &mut Broken, &mut 0, 5).unwrap_err().to_string(), "broken");
+        assert_eq!(guest.join().unwrap().unwrap_err().to_string(), "the device gave up");
     }
 
     #[test]

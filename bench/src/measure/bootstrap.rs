@@ -45,10 +45,7 @@ impl Estimate {
     /// left out. The same values give the same estimate, always.
     pub(crate) fn of(values: &[f64]) -> Option<Self> {
         let values: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
-        Some(Self {
-            median: median(&values)?,
-            interval: interval(&values, RESAMPLES),
-        })
+        Some(Self { median: median(&values)?, interval: interval(&values, RESAMPLES) })
     }
 }
 
@@ -69,10 +66,7 @@ fn interval(values: &[f64], resamples: usize) -> Option<Interval> {
     }
     let medians = sorted(&medians);
     let tail = tail_probability(n);
-    Some(Interval {
-        low: quantile(&medians, tail)?,
-        high: quantile(&medians, 1.0 - tail)?,
-    })
+    Some(Interval { low: quantile(&medians, tail)?, high: quantile(&medians, 1.0 - tail)? })
 }
 
 /// What to cut off on each side for 95% in the middle: Phi(-sqrt(n / (n-1)) * t(97.5%, n-1)).
@@ -144,10 +138,7 @@ mod tests {
             let of_normal = coverage(n, 0.0, normal);
             assert!(of_normal >= 91.0, "normal differences, {n} rounds: {of_normal}%");
             let of_skewed = coverage(n, 1.0, |random| normal(random).exp());
-            assert!(
-                of_skewed >= 91.0,
-                "log-normal differences, {n} rounds: {of_skewed}%"
-            );
+            assert!(of_skewed >= 91.0, "log-normal differences, {n} rounds: {of_skewed}%");
         }
     }
 
@@ -163,35 +154,14 @@ mod tests {
     fn too_few_values_have_no_interval() {
         assert_eq!(Estimate::of(&[]), None);
         assert_eq!(Estimate::of(&[f64::NAN]), None);
-        assert_eq!(
-            Estimate::of(&[7.0]),
-            Some(Estimate {
-                median: 7.0,
-                interval: None
-            })
-        );
-        assert_eq!(
-            Estimate::of(&[7.0; 5]),
-            Some(Estimate {
-                median: 7.0,
-                interval: None
-            })
-        );
+        assert_eq!(Estimate::of(&[7.0]), Some(Estimate { median: 7.0, interval: None }));
+        assert_eq!(Estimate::of(&[7.0; 5]), Some(Estimate { median: 7.0, interval: None }));
     }
 
     #[test]
     fn equal_values_have_an_interval_without_width() {
         let estimate = Estimate::of(&[-0.1; 6]).unwrap();
-        assert_eq!(
-            estimate,
-            Estimate {
-                median: -0.1,
-                interval: Some(Interval {
-                    low: -0.1,
-                    high: -0.1
-                })
-            }
-        );
+        assert_eq!(estimate, Estimate { median: -0.1, interval: Some(Interval { low: -0.1, high: -0.1 }) });
         assert!(!estimate.interval.unwrap().spans_zero());
         assert!(Estimate::of(&[0.0; 6]).unwrap().interval.unwrap().spans_zero());
     }

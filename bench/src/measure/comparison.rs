@@ -48,11 +48,8 @@ impl Comparison {
     /// Compares `(arm, baseline)` pairs, one per round. Pairs with a value that is not finite are left out; `None`
     /// if none is left.
     pub(crate) fn of(pairs: &[(f64, f64)], better: Better) -> Option<Self> {
-        let pairs: Vec<(f64, f64)> = pairs
-            .iter()
-            .copied()
-            .filter(|(arm, base)| arm.is_finite() && base.is_finite())
-            .collect();
+        let pairs: Vec<(f64, f64)> =
+            pairs.iter().copied().filter(|(arm, base)| arm.is_finite() && base.is_finite()).collect();
         let differences: Vec<f64> = pairs.iter().map(|(arm, base)| arm - base).collect();
         let difference = Estimate::of(&differences)?;
         let ratio = if pairs.iter().all(|&(_, base)| base > 0.0) {
@@ -60,12 +57,7 @@ impl Comparison {
         } else {
             None
         };
-        Some(Self {
-            pairs: pairs.len(),
-            difference,
-            ratio,
-            verdict: verdict(difference, better),
-        })
+        Some(Self { pairs: pairs.len(), difference, ratio, verdict: verdict(difference, better) })
     }
 }
 
@@ -107,18 +99,9 @@ mod tests {
 
     #[test]
     fn the_direction_of_better_decides_the_word() {
-        assert_eq!(
-            Comparison::of(&pairs(20.0), Better::Lower).unwrap().verdict,
-            Verdict::Slower
-        );
-        assert_eq!(
-            Comparison::of(&pairs(20.0), Better::Higher).unwrap().verdict,
-            Verdict::Faster
-        );
-        assert_eq!(
-            Comparison::of(&pairs(-20.0), Better::Higher).unwrap().verdict,
-            Verdict::Slower
-        );
+        assert_eq!(Comparison::of(&pairs(20.0), Better::Lower).unwrap().verdict, Verdict::Slower);
+        assert_eq!(Comparison::of(&pairs(20.0), Better::Higher).unwrap().verdict, Verdict::Faster);
+        assert_eq!(Comparison::of(&pairs(-20.0), Better::Higher).unwrap().verdict, Verdict::Slower);
     }
 
     #[test]
@@ -134,23 +117,14 @@ mod tests {
         assert_eq!(Comparison::of(&[(f64::NAN, 1.0)], Better::Lower), None);
         // One round tells nothing, however large the difference looks.
         let one = Comparison::of(&[(1.0, 100.0)], Better::Lower).unwrap();
-        assert_eq!(
-            (one.verdict, one.difference.interval),
-            (Verdict::NoDetectableDifference, None)
-        );
+        assert_eq!((one.verdict, one.difference.interval), (Verdict::NoDetectableDifference, None));
         // Equal samples.
         let equal = Comparison::of(&[(3.0, 3.0); 8], Better::Lower).unwrap();
-        assert_eq!(
-            (equal.verdict, equal.difference.median),
-            (Verdict::NoDetectableDifference, 0.0)
-        );
+        assert_eq!((equal.verdict, equal.difference.median), (Verdict::NoDetectableDifference, 0.0));
         // A count that is exact in every round: an interval without width, and a clear verdict.
         let exact = Comparison::of(&[(2.0, 3.0); 8], Better::Lower).unwrap();
         assert_eq!((exact.verdict, exact.difference.median), (Verdict::Faster, -1.0));
         // No ratio to a baseline of zero.
-        assert_eq!(
-            Comparison::of(&[(1.0, 0.0); 8], Better::Lower).unwrap().ratio,
-            None
-        );
+        assert_eq!(Comparison::of(&[(1.0, 0.0); 8], Better::Lower).unwrap().ratio, None);
     }
 }

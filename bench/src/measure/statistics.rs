@@ -19,12 +19,7 @@ impl Summary {
     pub(crate) fn of(values: &[f64]) -> Option<Self> {
         let sorted = sorted(values);
         let median = quantile(&sorted, 0.5)?;
-        let deviations = self::sorted(
-            &sorted
-                .iter()
-                .map(|value| (value - median).abs())
-                .collect::<Vec<_>>(),
-        );
+        let deviations = self::sorted(&sorted.iter().map(|value| (value - median).abs()).collect::<Vec<_>>());
         Some(Self {
             n: sorted.len(),
             median,
@@ -70,16 +65,7 @@ mod tests {
     #[test]
     fn known_values() {
         let summary = Summary::of(&[1.0, 1.0, 2.0, 2.0, 4.0, 6.0, 9.0]).unwrap();
-        assert_eq!(
-            summary,
-            Summary {
-                n: 7,
-                median: 2.0,
-                mad: 1.0,
-                min: 1.0,
-                max: 9.0
-            }
-        );
+        assert_eq!(summary, Summary { n: 7, median: 2.0, mad: 1.0, min: 1.0, max: 9.0 });
         assert_eq!(median(&[4.0, 1.0, 3.0, 2.0]), Some(2.5));
         let ramp: Vec<f64> = (0..=100).map(f64::from).collect();
         assert_eq!(quantile(&ramp, 0.025), Some(2.5));
@@ -91,26 +77,8 @@ mod tests {
     fn degenerate_inputs() {
         assert_eq!(Summary::of(&[]), None);
         assert_eq!(Summary::of(&[f64::NAN, f64::INFINITY]), None);
-        assert_eq!(
-            Summary::of(&[5.0]),
-            Some(Summary {
-                n: 1,
-                median: 5.0,
-                mad: 0.0,
-                min: 5.0,
-                max: 5.0
-            })
-        );
-        assert_eq!(
-            Summary::of(&[0.1; 9]),
-            Some(Summary {
-                n: 9,
-                median: 0.1,
-                mad: 0.0,
-                min: 0.1,
-                max: 0.1
-            })
-        );
+        assert_eq!(Summary::of(&[5.0]), Some(Summary { n: 1, median: 5.0, mad: 0.0, min: 5.0, max: 5.0 }));
+        assert_eq!(Summary::of(&[0.1; 9]), Some(Summary { n: 9, median: 0.1, mad: 0.0, min: 0.1, max: 0.1 }));
         assert_eq!(Summary::of(&[f64::NAN, 3.0]).map(|summary| summary.n), Some(1));
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! schema       "bench/1"; a change that breaks readers changes the number
-//! benchmark    the subcommand: "eventfd", "virtio-blk"
+//! benchmark    the subcommand: "eventfd", "virtio-blk", "vhost-user"
 //! command      the command line, quoted for a shell
 //! workload     what was asked of the device, as options; null without a device
 //! complete     false if Ctrl-C ended the run before its last sample
@@ -124,12 +124,7 @@ impl JsonFile {
         let temporary = target.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), process::id()));
         let file = OpenOptions::new().write(true).create_new(true).open(&temporary);
         let file = file.map_err(|error| refuse(&format!("cannot write there: {}", reason(&error))))?;
-        Ok(Self {
-            file,
-            temporary,
-            target,
-            committed: false,
-        })
+        Ok(Self { file, temporary, target, committed: false })
     }
 
     /// Writes `text` and gives the file its name.
@@ -170,9 +165,7 @@ mod tests {
 
         fn entries(&self) -> Vec<String> {
             let entries = fs::read_dir(&self.0).unwrap();
-            entries
-                .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
-                .collect()
+            entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
         }
     }
 
@@ -277,10 +270,7 @@ mod tests {
         assert!(refused(&directory.0).ends_with("this is a directory, name a file"));
         assert!(refused("/dev/null".as_ref()).ends_with("this is not a regular file"));
         let missing = refused(&directory.0.join("missing/out.json"));
-        assert!(
-            missing.ends_with("cannot write there: No such file or directory"),
-            "{missing}"
-        );
+        assert!(missing.ends_with("cannot write there: No such file or directory"), "{missing}");
         assert!(refused("".as_ref()).contains("names no file"));
     }
 }

@@ -49,11 +49,7 @@ pub(crate) fn signed(value: f64) -> String {
 pub(crate) fn percent(ratio: f64) -> String {
     let change = (ratio - 1.0) * 100.0;
     let text = fixed(change, 1);
-    if change > 0.0 && text != "0.0" {
-        format!("+{text}%")
-    } else {
-        format!("{text}%")
-    }
+    if change > 0.0 && text != "0.0" { format!("+{text}%") } else { format!("{text}%") }
 }
 
 /// Both ends of an interval, each formatted by `format`.

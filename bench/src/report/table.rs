@@ -20,19 +20,11 @@ pub(crate) struct Column {
 
 impl Column {
     pub(crate) const fn text(name: &'static str) -> Self {
-        Self {
-            name,
-            unit: "",
-            align: Align::Left,
-        }
+        Self { name, unit: "", align: Align::Left }
     }
 
     pub(crate) const fn number(name: &'static str, unit: &'static str) -> Self {
-        Self {
-            name,
-            unit,
-            align: Align::Right,
-        }
+        Self { name, unit, align: Align::Right }
     }
 }
 
@@ -66,19 +58,13 @@ pub(crate) struct Cell {
 
 impl Cell {
     pub(crate) fn tinted(text: impl Into<String>, tint: Tint) -> Self {
-        Self {
-            text: text.into(),
-            tint: Some(tint),
-        }
+        Self { text: text.into(), tint: Some(tint) }
     }
 }
 
 impl<T: Into<String>> From<T> for Cell {
     fn from(text: T) -> Self {
-        Self {
-            text: text.into(),
-            tint: None,
-        }
+        Self { text: text.into(), tint: None }
     }
 }
 
@@ -99,11 +85,7 @@ pub(crate) struct Table {
 
 impl Table {
     pub(crate) fn new(title: impl Into<String>, columns: &[Column]) -> Self {
-        Self {
-            title: title.into(),
-            columns: columns.to_vec(),
-            lines: Vec::new(),
-        }
+        Self { title: title.into(), columns: columns.to_vec(), lines: Vec::new() }
     }
 
     /// Adds a row. Missing cells are empty, cells beyond the last column are dropped.
@@ -119,16 +101,10 @@ impl Table {
     /// The table as text, each line ended, with escape sequences for `colour`.
     pub(crate) fn render(&self, colour: bool) -> String {
         let widths = self.widths();
-        let names: Vec<Cell> = self
-            .columns
-            .iter()
-            .map(|column| Cell::tinted(column.name, Tint::Bold))
-            .collect();
-        let units: Vec<Cell> = self
-            .columns
-            .iter()
-            .map(|column| Cell::tinted(column.unit, Tint::Dim))
-            .collect();
+        let names: Vec<Cell> =
+            self.columns.iter().map(|column| Cell::tinted(column.name, Tint::Bold)).collect();
+        let units: Vec<Cell> =
+            self.columns.iter().map(|column| Cell::tinted(column.unit, Tint::Dim)).collect();
         let mut text = format!("{}\n", paint(&self.title, Some(Tint::Bold), colour));
         self.push_cells(&mut text, &names, &widths, colour);
         if self.columns.iter().any(|column| !column.unit.is_empty()) {
@@ -156,10 +132,7 @@ impl Table {
                 Line::Remark(name, _) if index == 0 => width(name),
                 Line::Remark(..) => 0,
             });
-            cells
-                .chain([width(column.name), width(column.unit)])
-                .max()
-                .unwrap_or(0)
+            cells.chain([width(column.name), width(column.unit)]).max().unwrap_or(0)
         });
         widths.collect()
     }
@@ -201,17 +174,9 @@ mod tests {
     use super::*;
 
     fn sample() -> Table {
-        let columns = [
-            Column::text("case"),
-            Column::number("time", "ns"),
-            Column::text("verdict"),
-        ];
+        let columns = [Column::text("case"), Column::number("time", "ns"), Column::text("verdict")];
         let mut table = Table::new("Title", &columns);
-        table.row(vec![
-            "a".into(),
-            "1,234".into(),
-            Cell::tinted("faster", Tint::Green),
-        ]);
+        table.row(vec!["a".into(), "1,234".into(), Cell::tinted("faster", Tint::Green)]);
         table.row(vec!["long name".into(), "5".into()]);
         table.remark("b", "not available: why");
         table

@@ -1,7 +1,7 @@
 //! The options of `bench virtio-blk`, in fio's words, and what they come to.
 
 use crate::arm::Arm;
-use crate::cli::schedule::ScheduleArgs;
+use crate::cli::schedule::{PlacementArgs, ScheduleArgs};
 use crate::cli::value;
 use crate::error::Error;
 use clap::{Args, ValueEnum};
@@ -17,6 +17,8 @@ use virtio_blk_sim::guest::{Pattern, Stop, Workload};
 pub(crate) struct VirtioBlkArgs {
     #[command(flatten)]
     pub(crate) schedule: ScheduleArgs,
+    #[command(flatten)]
+    pub(crate) placement: PlacementArgs,
     /// Kind and order of requests: read, write, randread, randwrite, randrw. Writes overwrite the file of --backend
     /// file:PATH
     #[arg(long, value_name = "PATTERN", default_value = "randread")]
@@ -52,7 +54,7 @@ pub(crate) struct VirtioBlkArgs {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Switch {
+pub(crate) enum Switch {
     On,
     Off,
 }
@@ -74,13 +76,8 @@ impl FromStr for BackendArg {
             None if text == "null" => Ok(Self::Null),
             None if text == "memory" => Ok(Self::Memory),
             Some(("delay", time)) => {
-                let (time, spin) = time
-                    .strip_suffix(":spin")
-                    .map_or((time, false), |time| (time, true));
-                Ok(Self::Delay {
-                    latency: nanoseconds(time)?,
-                    spin,
-                })
+                let (time, spin) = time.strip_suffix(":spin").map_or((time, false), |time| (time, true));
+                Ok(Self::Delay { latency: nanoseconds(time)?, spin })
             }
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
             _ => Err("there are null, memory, delay:NS, delay:NS:spin and file:PATH".to_owned()),
@@ -115,11 +112,11 @@ pub(super) struct Setup {
 /// Of a memory backend; each arm has one, and all of it is touched before anything is measured.
 const MOST_MEMORY: u64 = 1 << 30;
 /// Of one guest's buffers.
-const MOST_IN_FLIGHT: u64 = 256 << 20;
+pub(crate) const MOST_IN_FLIGHT: u64 = 256 << 20;
 /// Nobody benchmarks a disk that answers once a minute.
 const LONGEST_DELAY: Duration = Duration::from_secs(10);
 
-fn block_bytes(text: &str) -> Result<u32, String> {
+pub(crate) fn block_bytes(text: &str) -> Result<u32, String> {
     let bytes = value::size(text)?;
     if bytes == 0 || bytes > 1 << 20 || bytes % 512 != 0 {
         return Err("must be a multiple of 512 up to 1m".to_owned());
@@ -127,17 +124,13 @@ fn block_bytes(text: &str) -> Result<u32, String> {
     Ok(bytes as u32)
 }
 
-fn iodepth(text: &str) -> Result<u16, String> {
+pub(crate) fn iodepth(text: &str) -> Result<u16, String> {
     value::within(text, 1, 1024).map(|depth| depth as u16)
 }
 
 fn nanoseconds(text: &str) -> Result<Duration, String> {
     let time = value::duration(text, Duration::from_nanos(1))?;
-    if time > LONGEST_DELAY {
-        Err("must be at most 10s".to_owned())
-    } else {
-        Ok(time)
-    }
+    if time > LONGEST_DELAY { Err("must be at most 10s".to_owned()) } else { Ok(time) }
 }
 
 impl VirtioBlkArgs {
@@ -154,23 +147,15 @@ impl VirtioBlkArgs {
 
     /// Opens what has to be opened and checks what fits what. A usage error names what does not.
     pub(super) fn setup(&self) -> Result<Setup, Error> {
-        let default_size = if self.backend == BackendArg::Memory {
-            16 << 20
-        } else {
-            1 << 30
-        };
+        let default_size = if self.backend == BackendArg::Memory { 16 << 20 } else { 1 << 30 };
         let size = self.size.unwrap_or(default_size);
         let (backend, capacity_sectors) = match &self.backend {
             BackendArg::File(path) => {
                 if self.size.is_some() {
-                    return Err(Error::Usage(
-                        "--size: a file has its own size; leave it out".to_owned(),
-                    ));
+                    return Err(Error::Usage("--size: a file has its own size; leave it out".to_owned()));
                 }
                 // Root may write to a read-only file, but its owner said not to.
-                let read_only = path
-                    .metadata()
-                    .is_ok_and(|metadata| metadata.permissions().readonly());
+                let read_only = path.metadata().is_ok_and(|metadata| metadata.permissions().readonly());
                 if read_only && self.rw.writes() {
                     let path = path.display();
                     return Err(Error::Usage(format!(
@@ -206,9 +191,7 @@ impl VirtioBlkArgs {
         if let BackendKind::Memory(sectors) = backend
             && sectors > MOST_MEMORY / 512
         {
-            return Err(Error::Usage(
-                "--size: the memory backend takes at most 1g for each arm".to_owned(),
-            ));
+            return Err(Error::Usage("--size: the memory backend takes at most 1g for each arm".to_owned()));
         }
         if u64::from(self.bs) * u64::from(self.iodepth) > MOST_IN_FLIGHT {
             return Err(Error::Usage(format!(
@@ -256,11 +239,7 @@ impl VirtioBlkArgs {
         } else {
             format!(", busy poll {:?}", self.busy_poll)
         };
-        let event_idx = if self.event_idx == Switch::On {
-            ""
-        } else {
-            ", no EVENT_IDX"
-        };
+        let event_idx = if self.event_idx == Switch::On { "" } else { ", no EVENT_IDX" };
         let verify = if self.verify { ", verified" } else { "" };
         format!(
             "{} bs={} iodepth={}, backend {backend}{polling}{event_idx}{verify}",
@@ -292,10 +271,7 @@ mod tests {
     #[test]
     fn the_default_is_the_proposals_case() {
         let setup = setup(&[]).unwrap();
-        assert_eq!(
-            (setup.block_bytes, setup.iodepth, setup.event_idx),
-            (4096, 1, true)
-        );
+        assert_eq!((setup.block_bytes, setup.iodepth, setup.event_idx), (4096, 1, true));
         assert_eq!(setup.workload.pattern, Pattern::RandRead);
         assert!(matches!(setup.backend, BackendKind::Null));
     }
@@ -308,20 +284,8 @@ mod tests {
         };
         assert_eq!(delay("delay:700"), (Duration::from_nanos(700), false));
         assert_eq!(delay("delay:20us:spin"), (Duration::from_micros(20), true));
-        assert!(matches!(
-            setup(&["--backend", "memory"]).unwrap().backend,
-            BackendKind::Memory(32_768)
-        ));
-        for wrong in [
-            "nil",
-            "delay",
-            "delay:",
-            "delay:1h",
-            "delay:99s",
-            "file:",
-            "memory:1",
-            "null:",
-        ] {
+        assert!(matches!(setup(&["--backend", "memory"]).unwrap().backend, BackendKind::Memory(32_768)));
+        for wrong in ["nil", "delay", "delay:", "delay:1h", "delay:99s", "file:", "memory:1", "null:"] {
             assert!(setup(&["--backend", wrong]).is_err(), "{wrong}");
         }
     }
@@ -334,10 +298,7 @@ mod tests {
             (&["--direct"], "O_DIRECT"),
             (&["--verify"], "stores nothing"),
             (&["--backend", "memory", "--verify"], "writes nothing"),
-            (
-                &["--backend", "memory", "--size", "4k", "--iodepth", "2"],
-                "fewer than --iodepth 2",
-            ),
+            (&["--backend", "memory", "--size", "4k", "--iodepth", "2"], "fewer than --iodepth 2"),
             (&["--backend", "memory", "--size", "2g"], "at most 1g"),
             (&["--bs", "1m", "--iodepth", "1024"], "in flight"),
             (&["--bs", "513"], "multiple of 512"),

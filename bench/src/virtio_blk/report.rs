@@ -10,10 +10,7 @@ use crate::report::table::{Cell, Column, Table};
 pub(super) fn tables(rows: &[Row], colour: bool) -> String {
     let groups = rows.chunk_by(|a, b| a.group == b.group);
     let tables = groups.flat_map(|group| [results(group), differences(group)]);
-    tables
-        .map(|table| table.render(colour))
-        .collect::<Vec<_>>()
-        .join("\n")
+    tables.map(|table| table.render(colour)).collect::<Vec<_>>().join("\n")
 }
 
 /// The numbers of a row, by metric.
@@ -35,10 +32,8 @@ fn results(group: &[Row]) -> Table {
     let mut columns = vec![Column::text("arm")];
     columns.extend(RESULTS.map(|(_, heading, unit)| Column::number(heading, unit)));
     let place = group.first().map_or("", |row| row.group.as_str());
-    let mut table = Table::new(
-        format!("Per request, {place} (CPU and system calls: the device's)"),
-        &columns,
-    );
+    let mut table =
+        Table::new(format!("Per request, {place} (CPU and system calls: the device's)"), &columns);
     for row in group {
         match &row.result {
             Ok(_) => {
@@ -52,11 +47,8 @@ fn results(group: &[Row]) -> Table {
 }
 
 /// What the conclusions are drawn from.
-const COMPARED: [(&str, &str); 3] = [
-    ("iops", "IOPS"),
-    ("p50_us", "latency p50"),
-    ("device_cpu_ns", "device CPU"),
-];
+const COMPARED: [(&str, &str); 3] =
+    [("iops", "IOPS"), ("p50_us", "latency p50"), ("device_cpu_ns", "device CPU")];
 
 fn differences(group: &[Row]) -> Table {
     let columns = [
@@ -70,20 +62,14 @@ fn differences(group: &[Row]) -> Table {
     let mut table = Table::new("Without the read(2)", &columns);
     for row in group {
         let Some(baseline) = &row.baseline else { continue };
-        let compared = COMPARED
-            .iter()
-            .filter_map(|(name, words)| Some((words, row.metric(name)?.versus?)));
+        let compared = COMPARED.iter().filter_map(|(name, words)| Some((words, row.metric(name)?.versus?)));
         for (index, (words, versus)) in compared.enumerate() {
             let first = index == 0;
             table.row(vec![
                 if first { row.case.as_str() } else { "" }.into(),
                 if first { baseline.as_str() } else { "" }.into(),
                 (*words).into(),
-                versus
-                    .ratio
-                    .map(|ratio| percent(ratio.median))
-                    .unwrap_or_default()
-                    .into(),
+                versus.ratio.map(|ratio| percent(ratio.median)).unwrap_or_default().into(),
                 change_interval(&versus).unwrap_or_default().into(),
                 verdict(&versus),
             ]);
@@ -93,10 +79,7 @@ fn differences(group: &[Row]) -> Table {
 }
 
 fn median(measured: Option<&Measured>) -> Cell {
-    measured
-        .map(|measured| number(measured.summary.median))
-        .unwrap_or_default()
-        .into()
+    measured.map(|measured| number(measured.summary.median)).unwrap_or_default().into()
 }
 
 /// The interval of the relative change, `-3.0% to -1.0%`.
@@ -106,45 +89,31 @@ fn change_interval(versus: &Comparison) -> Option<String> {
 
 /// One plain sentence, and one for each placement with what each monitor's first arm without the read did.
 pub(super) fn conclusions(read: &[Row], rows: &[Row]) -> Vec<String> {
-    let cost = read
-        .iter()
-        .find_map(|row| row.metric("time_ns"))
-        .map(|time| number(time.summary.median));
+    let cost = read.iter().find_map(|row| row.metric("time_ns")).map(|time| number(time.summary.median));
     let mut sentences = Vec::new();
     if let Some(cost) = cost {
         let per_iteration = |classic: bool| {
-            let arms = rows
-                .iter()
-                .filter(|row| row.case.ends_with("/classic") == classic);
+            let arms = rows.iter().filter(|row| row.case.ends_with("/classic") == classic);
             let reads = arms.filter_map(|row| Some(row.metric("reads_per_wakeup")?.summary.median));
             reads.reduce(f64::max).map(number)
         };
         let loops = per_iteration(true).zip(per_iteration(false)).map(|(classic, autoreset)| {
             format!("; the loop made {classic} of them per iteration with classic notifiers, and {autoreset} with autoreset ones")
         });
-        sentences.push(format!(
-            "A read(2) of an eventfd costs {cost} ns here{}.",
-            loops.unwrap_or_default()
-        ));
+        sentences.push(format!("A read(2) of an eventfd costs {cost} ns here{}.", loops.unwrap_or_default()));
     }
     for group in rows.chunk_by(|a, b| a.group == b.group) {
         let mut effects: Vec<(&str, String)> = Vec::new();
         for row in group {
-            let told = row
-                .baseline
-                .as_deref()
-                .filter(|baseline| effects.iter().all(|(of, _)| of != baseline));
+            let told =
+                row.baseline.as_deref().filter(|baseline| effects.iter().all(|(of, _)| of != baseline));
             if let Some((baseline, effect)) = told.zip(effect(row)) {
                 effects.push((baseline, effect));
             }
         }
         if let (Some(row), false) = (group.first(), effects.is_empty()) {
             let effects: Vec<String> = effects.into_iter().map(|(_, effect)| effect).collect();
-            sentences.push(format!(
-                "Without the read, {}: {}.",
-                row.group,
-                effects.join("; ")
-            ));
+            sentences.push(format!("Without the read, {}: {}.", row.group, effects.join("; ")));
         }
     }
     sentences
@@ -162,10 +131,7 @@ fn effect(row: &Row) -> Option<String> {
 /// `+1.2% (+0.8% to +1.6%)`, or that there is nothing to be seen.
 fn change(versus: &Comparison) -> String {
     let Some((ratio, interval)) = versus.ratio.zip(change_interval(versus)) else {
-        return format!(
-            "not told apart by {} rounds, fewer than {MIN_VALUES}",
-            versus.pairs
-        );
+        return format!("not told apart by {} rounds, fewer than {MIN_VALUES}", versus.pairs);
     };
     match versus.verdict {
         none @ Verdict::NoDetectableDifference => format!("{none} ({interval})"),
@@ -180,11 +146,7 @@ mod tests {
     use crate::report::Missing;
 
     fn measured(name: &'static str, values: [f64; 6], baseline: Option<[f64; 6]>) -> Measured {
-        let better = if name == "iops" {
-            Better::Higher
-        } else {
-            Better::Lower
-        };
+        let better = if name == "iops" { Better::Higher } else { Better::Lower };
         let pairs = |base: [f64; 6]| values.into_iter().zip(base).collect::<Vec<_>>();
         Measured {
             name,
@@ -212,10 +174,7 @@ mod tests {
             row(
                 "epoll/classic",
                 None,
-                Ok(vec![
-                    measured("iops", [100.0; 6], None),
-                    measured("reads_per_wakeup", [1.0; 6], None),
-                ]),
+                Ok(vec![measured("iops", [100.0; 6], None), measured("reads_per_wakeup", [1.0; 6], None)]),
             ),
             row(
                 "epoll/edge",
@@ -227,11 +186,7 @@ mod tests {
                     measured("reads_per_wakeup", [0.0; 6], None),
                 ]),
             ),
-            row(
-                "epoll/kernel-flag",
-                None,
-                Err(Missing::Unavailable("no such kernel".to_owned())),
-            ),
+            row("epoll/kernel-flag", None, Err(Missing::Unavailable("no such kernel".to_owned()))),
         ]
     }
 
@@ -262,11 +217,7 @@ mod tests {
         let mut other = rows[1].clone();
         other.case = "epoll/other".to_owned();
         rows.push(other);
-        assert!(
-            conclusions(&[], &rows)
-                .iter()
-                .all(|sentence| !sentence.contains("epoll/other"))
-        );
+        assert!(conclusions(&[], &rows).iter().all(|sentence| !sentence.contains("epoll/other")));
     }
 
     #[test]
@@ -279,16 +230,8 @@ mod tests {
     fn a_row_that_is_missing_says_why() {
         let table = results(&rows()).render(false);
         assert!(table.contains("not available: no such kernel"), "{table}");
-        assert!(
-            table
-                .lines()
-                .any(|line| line.starts_with("epoll/edge") && line.contains("104")),
-            "{table}"
-        );
+        assert!(table.lines().any(|line| line.starts_with("epoll/edge") && line.contains("104")), "{table}");
         let table = differences(&rows()).render(false);
-        assert!(
-            table.contains("faster") && table.contains("no detectable difference"),
-            "{table}"
-        );
+        assert!(table.contains("faster") && table.contains("no detectable difference"), "{table}");
     }
 }

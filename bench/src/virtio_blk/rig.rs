@@ -12,8 +12,9 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use virtio_blk_sim::backend::{Backend, Memory, Null};
-use virtio_blk_sim::device::{Attached, BlockDevice, DeviceConfig, Features, QueueStats};
+use virtio_blk_sim::backend::{Backend, Null};
+use virtio_blk_sim::blk_queue::{Attached, QueueStats};
+use virtio_blk_sim::device::{BlockDevice, DeviceConfig, Features};
 use virtio_blk_sim::guest::{self, BlkDriver, GuestReport, Stop, Workload};
 use virtio_blk_sim::transport::SimTransport;
 
@@ -80,11 +81,7 @@ struct Device {
 impl Device {
     fn counts(&self) -> DeviceCounts {
         let cpu_ns = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID);
-        DeviceCounts {
-            stats: self.context.stats(),
-            queue: self.queue.stats(),
-            cpu_ns,
-        }
+        DeviceCounts { stats: self.context.stats(), queue: self.queue.stats(), cpu_ns }
     }
 
     /// Turns the loop until it is stopped; what it counted meanwhile.
@@ -114,9 +111,7 @@ pub(super) struct Rig {
 
 impl fmt::Debug for Rig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rig")
-            .field("arm", &self.arm)
-            .finish_non_exhaustive()
+        f.debug_struct("Rig").field("arm", &self.arm).finish_non_exhaustive()
     }
 }
 
@@ -133,9 +128,7 @@ impl Rig {
         let polling = BusyPolling::up_to_ns(setup.busy_poll_ns);
         let (ready, handle) = std::sync::mpsc::channel();
         let make = move || -> io::Result<Device> {
-            let builder = AioContext::builder()
-                .monitor(arm.monitor().kind())
-                .reset(arm.reset().into());
+            let builder = AioContext::builder().monitor(arm.monitor().kind()).reset(arm.reset().into());
             let made = builder.busy_polling(polling).build().and_then(|context| {
                 let queue = transport.attach(&context, open(&backend)?)?;
                 Ok(Device { queue, context })
@@ -158,10 +151,7 @@ impl Rig {
         let device =
             Worker::spawn("bench-device", placement.device, make, run).map_err(|error| failed(&error))?;
         let ended = |_| Error::Failed(format!("cannot set {arm} up: the device's thread ended"));
-        let stop = handle
-            .recv()
-            .map_err(ended)?
-            .map_err(|error: io::Error| failed(&error))?;
+        let stop = handle.recv().map_err(ended)?.map_err(|error: io::Error| failed(&error))?;
         let guest = Worker::spawn(
             "bench-guest",
             placement.guest,
@@ -169,13 +159,7 @@ impl Rig {
             |driver, job| guest::run(driver, &job),
         )
         .map_err(|error| failed(&error))?;
-        Ok(Self {
-            arm,
-            workload: setup.workload,
-            stop,
-            device,
-            guest,
-        })
+        Ok(Self { arm, workload: setup.workload, stop, device, guest })
     }
 
     /// One sample: the guest works for `runtime`. The loop turns from before the first kick until after the last
@@ -183,10 +167,7 @@ impl Rig {
     pub(super) fn sample(&mut self, runtime: Duration) -> Result<RequestSample, Error> {
         let patience = runtime + PATIENCE;
         self.device.start(());
-        self.guest.start(Workload {
-            stop: Stop::After(runtime),
-            ..self.workload
-        });
+        self.guest.start(Workload { stop: Stop::After(runtime), ..self.workload });
         let guest = self.guest.finish(patience);
         self.stop.stop();
         let device = self.device.finish(patience);
@@ -240,10 +221,7 @@ impl RequestSample {
 
 /// Why this kernel cannot do an arm; `None` if it can.
 pub(super) fn obstacle(arm: Arm) -> Option<String> {
-    let context = AioContext::builder()
-        .monitor(arm.monitor().kind())
-        .reset(arm.reset().into())
-        .build();
+    let context = AioContext::builder().monitor(arm.monitor().kind()).reset(arm.reset().into()).build();
     context.err().map(|error| error.to_string())
 }
 
@@ -269,10 +247,7 @@ fn transport(arm: Arm, setup: &Setup) -> io::Result<SimTransport> {
 fn open(backend: &BackendKind) -> io::Result<Backend> {
     Ok(match backend {
         BackendKind::Null => Backend::Null(Null::default()),
-        BackendKind::Memory(sectors) => {
-            let memory = Memory::new(*sectors).map_err(|_| io::ErrorKind::OutOfMemory)?;
-            Backend::Memory(memory)
-        }
+        BackendKind::Memory(sectors) => Backend::memory(*sectors)?,
         BackendKind::Delay(delay) => Backend::Delay(*delay),
         BackendKind::File(image) => Backend::File(Arc::clone(image)),
     })

@@ -43,12 +43,7 @@ impl DelayEngine {
                     done(context, &mut batch);
                 }
             });
-            Self {
-                delay,
-                null: Null::default(),
-                timer,
-                waiting: RefCell::default(),
-            }
+            Self { delay, null: Null::default(), timer, waiting: RefCell::default() }
         })
     }
 

@@ -8,10 +8,9 @@
 //!
 //! What finishes in one turn arrives as one batch, so the queue publishes once and signals its irqfd at most once.
 
-use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aio::AioContext;
 
@@ -24,13 +23,13 @@ use crate::device::{FinishedRequest, PendingRequest};
 /// Takes what has finished out of the vector, in a turn of the loop.
 pub type Done = dyn Fn(&AioContext, &mut Vec<FinishedRequest>);
 
-/// What the requests of a queue are carried out on.
-#[derive(Debug)]
+/// What the requests of a queue are carried out on. Clones are the same disk: one for each queue.
+#[derive(Debug, Clone)]
 pub enum Backend {
     /// Nothing: everything succeeds.
     Null(Null),
-    /// A RAM disk.
-    Memory(Memory),
+    /// A RAM disk, which its queues use one at a time.
+    Memory(Arc<Mutex<Memory>>),
     /// Nothing, after a while.
     Delay(Delay),
     /// A file or block device: through the loop's own io_uring, or through a few threads where the loop has none.
@@ -38,6 +37,15 @@ pub enum Backend {
 }
 
 impl Backend {
+    /// A RAM disk of that many sectors, of zeros.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn memory(capacity_sectors: u64) -> io::Result<Self> {
+        let memory = Memory::new(capacity_sectors).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        Ok(Self::Memory(Arc::new(Mutex::new(memory))))
+    }
+
     /// Starts it on the loop of `context`, whose home thread must be the calling one. `done` gets what `submit` did not
     /// answer at once.
     ///
@@ -46,7 +54,7 @@ impl Backend {
     pub fn attach(self, context: &AioContext, done: Rc<Done>) -> io::Result<Engine> {
         Ok(Engine(match self {
             Self::Null(null) => Kind::Null(null),
-            Self::Memory(memory) => Kind::Memory(RefCell::new(memory)),
+            Self::Memory(memory) => Kind::Memory(memory),
             Self::Delay(delay) => Kind::Delay(DelayEngine::new(delay, context, done)),
             Self::File(image) if context.monitor().ring.is_some() => {
                 Kind::Ring(RingEngine::new(image, context, done)?)
@@ -66,7 +74,7 @@ pub struct Engine(Kind);
 #[derive(Debug)]
 enum Kind {
     Null(Null),
-    Memory(RefCell<Memory>),
+    Memory(Arc<Mutex<Memory>>),
     Delay(Rc<DelayEngine>),
     Ring(RingEngine),
     Pool(PoolEngine),
@@ -79,7 +87,9 @@ impl Engine {
     pub fn submit(&self, request: PendingRequest) -> Option<FinishedRequest> {
         match &self.0 {
             Kind::Null(null) => Some(null.execute(request)),
-            Kind::Memory(memory) => Some(memory.borrow_mut().execute(request)),
+            Kind::Memory(memory) => {
+                Some(memory.lock().unwrap_or_else(PoisonError::into_inner).execute(request))
+            }
             Kind::Delay(delay) => delay.submit(request),
             Kind::Ring(ring) => ring.submit(request),
             Kind::Pool(pool) => {

@@ -43,44 +43,36 @@ impl FileImage {
         // Look before opening: to open a FIFO would block, to open a tape would rewind it.
         check_kind(path, &std::fs::metadata(path).map_err(fail)?)?;
         let flags = if direct { libc::O_DIRECT } else { 0 };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(!read_only)
-            .custom_flags(flags)
-            .open(path)
-            .map_err(fail)?;
+        let mut file =
+            OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path).map_err(fail)?;
         // The name may have been given to something else meanwhile.
         check_kind(path, &file.metadata().map_err(fail)?)?;
 
         // st_size is 0 for a block device; the end of the file is its size for both.
         let size = file.seek(SeekFrom::End(0)).map_err(fail)?;
-        let direct = if direct && size > 0 {
-            Some(direct_alignment(&file).map_err(fail)?)
-        } else {
-            None
-        };
-        let unit = direct.map_or(SECTOR_SIZE, |alignment| {
-            u64::from(alignment.offset).max(SECTOR_SIZE)
-        });
+        let direct = if direct && size > 0 { Some(direct_alignment(&file).map_err(fail)?) } else { None };
+        let unit = direct.map_or(SECTOR_SIZE, |alignment| u64::from(alignment.offset).max(SECTOR_SIZE));
         let dropped_bytes = size % unit;
         if size < unit {
-            return Err(OpenError::TooSmall {
-                path: path.into(),
-                size,
-                unit,
-            });
+            return Err(OpenError::TooSmall { path: path.into(), size, unit });
         }
         let capacity_sectors = (size - dropped_bytes) / SECTOR_SIZE;
-        Ok(Self {
-            file,
-            capacity_sectors,
-            dropped_bytes,
-            read_only,
-            direct,
-        })
+        Ok(Self { file, capacity_sectors, dropped_bytes, read_only, direct })
     }
 
-    /// Size of the disk in sectors.
+    /// Size of the file now, in whole sectors (whole direct blocks): what [`capacity_sectors`](Self::capacity_sectors) would be
+    /// if it were opened again.
+    ///
+    /// # Errors
+    /// What lseek(2) says.
+    pub fn current_sectors(&self) -> io::Result<u64> {
+        // Nobody uses the file's position: all I/O names its offset.
+        let size = (&self.file).seek(SeekFrom::End(0))?;
+        let unit = self.direct.map_or(SECTOR_SIZE, |alignment| u64::from(alignment.offset).max(SECTOR_SIZE));
+        Ok((size - size % unit) / SECTOR_SIZE)
+    }
+
+    /// Size of the disk in sectors, when it was opened.
     pub fn capacity_sectors(&self) -> u64 {
         self.capacity_sectors
     }
@@ -97,10 +89,7 @@ impl FileImage {
 
     /// A device for this image: its size, its read-only state, and blocks as the image needs them.
     pub fn device_config(&self) -> DeviceConfig {
-        let block = self
-            .direct
-            .map_or(0, |alignment| alignment.offset)
-            .max(SECTOR_SIZE as u32);
+        let block = self.direct.map_or(0, |alignment| alignment.offset).max(SECTOR_SIZE as u32);
         DeviceConfig {
             read_only: self.read_only,
             logical_block_size: block,
@@ -114,13 +103,7 @@ impl FileImage {
     /// An image of whatever file, for tests of how files fail.
     #[cfg(test)]
     pub(super) fn from_parts(file: File, capacity_sectors: u64, direct: Option<DirectAlignment>) -> Self {
-        Self {
-            file,
-            capacity_sectors,
-            dropped_bytes: 0,
-            read_only: false,
-            direct,
-        }
+        Self { file, capacity_sectors, dropped_bytes: 0, read_only: false, direct }
     }
 
     pub(super) fn file(&self) -> &File {
@@ -165,35 +148,19 @@ fn direct_alignment(file: &File) -> io::Result<DirectAlignment> {
     // SAFETY: the fd is open for the call (`file` is borrowed), the path is a C string, `stat` is ours to be
     // written.
     let result = unsafe {
-        libc::statx(
-            file.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            libc::STATX_DIOALIGN,
-            &mut stat,
-        )
+        libc::statx(file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN, &mut stat)
     };
     if result == 0 && stat.stx_mask & libc::STATX_DIOALIGN != 0 {
-        let found = DirectAlignment {
-            memory: stat.stx_dio_mem_align,
-            offset: stat.stx_dio_offset_align,
-        };
+        let found = DirectAlignment { memory: stat.stx_dio_mem_align, offset: stat.stx_dio_offset_align };
         // 0 means that direct I/O does not work on this file.
         let usable = found.memory.is_power_of_two() && found.offset.is_power_of_two();
-        return if usable {
-            Ok(found)
-        } else {
-            Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
-        };
+        return if usable { Ok(found) } else { Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)) };
     }
     for size in [512, 1024, 2048, 4096] {
         let mut buffer = AlignedBuffer::new(size, size);
         match file.read_at(buffer.bytes_mut(), 0) {
             Ok(_) => {
-                return Ok(DirectAlignment {
-                    memory: size as u32,
-                    offset: size as u32,
-                });
+                return Ok(DirectAlignment { memory: size as u32, offset: size as u32 });
             }
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
             Err(error) => return Err(error),

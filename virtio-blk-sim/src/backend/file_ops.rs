@@ -1,9 +1,6 @@
 //! A request carried out on a file with calls that block: for a thread of its own, and for what a ring cannot
 //! do.
-#![expect(
-    unsafe_code,
-    reason = "preadv(2), pwritev(2) on guest memory and fallocate(2) are not in std"
-)]
+#![expect(unsafe_code, reason = "preadv(2), pwritev(2) on guest memory and fallocate(2) are not in std")]
 
 use std::fs::File;
 use std::io;
@@ -25,20 +22,13 @@ const BOUNCE_LEN: u64 = 256 << 10;
 /// The fallocate(2) modes to try for write zeroes, in order. Where none [is supported](is_unsupported), write
 /// zeros.
 pub fn write_zeroes_modes(unmap: bool) -> &'static [i32] {
-    if unmap {
-        &[DISCARD_MODE, ZERO_MODE]
-    } else {
-        &[ZERO_MODE]
-    }
+    if unmap { &[DISCARD_MODE, ZERO_MODE] } else { &[ZERO_MODE] }
 }
 
 /// True if fallocate(2) failed because this file cannot do that, rather than because it went wrong. A block
 /// device says EINVAL where the range is no multiple of its block.
 pub fn is_unsupported(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL | libc::ENODEV)
-    )
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL | libc::ENODEV))
 }
 
 impl FileImage {
@@ -46,9 +36,9 @@ impl FileImage {
     pub fn execute(&self, mut request: PendingRequest) -> FinishedRequest {
         let result = match request.operation() {
             Operation::In { .. } => self.transfer_all(&mut request),
-            &Operation::Out { durable, .. } => self
-                .transfer_all(&mut request)
-                .and_then(|()| self.sync_if(durable)),
+            &Operation::Out { durable, .. } => {
+                self.transfer_all(&mut request).and_then(|()| self.sync_if(durable))
+            }
             Operation::Flush => self.file().sync_data(),
             Operation::Discard(ranges) => ranges.iter().try_for_each(|range| discard(self.file(), range)),
             Operation::WriteZeroes { ranges, durable } => ranges
@@ -218,9 +208,7 @@ impl AlignedBuffer {
     }
 
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
-        self.memory
-            .get_mut(self.start..self.start + self.len)
-            .unwrap_or_default()
+        self.memory.get_mut(self.start..self.start + self.len).unwrap_or_default()
     }
 }
 

@@ -16,9 +16,7 @@ impl Memory {
     /// A disk of zeros. All of it is allocated and touched here, so that no request pays for a page fault.
     pub fn new(capacity_sectors: u64) -> Result<Self, TryReserveError> {
         // Saturating at what is never available: the reservation is then what fails.
-        let len = capacity_sectors
-            .checked_mul(SECTOR_SIZE)
-            .and_then(|len| usize::try_from(len).ok());
+        let len = capacity_sectors.checked_mul(SECTOR_SIZE).and_then(|len| usize::try_from(len).ok());
         let len = len.unwrap_or(usize::MAX);
         let mut disk = Vec::new();
         disk.try_reserve_exact(len)?;
@@ -81,8 +79,6 @@ fn byte_range(offset: u64, len: u64) -> Range<usize> {
 
 impl std::fmt::Debug for Memory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Memory")
-            .field("capacity_sectors", &self.capacity_sectors())
-            .finish_non_exhaustive()
+        f.debug_struct("Memory").field("capacity_sectors", &self.capacity_sectors()).finish_non_exhaustive()
     }
 }

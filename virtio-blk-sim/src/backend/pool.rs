@@ -57,18 +57,8 @@ impl PoolEngine {
             done(context, &mut batch);
         });
         let (work, more) = (Mutex::default(), Condvar::new());
-        let shared = Arc::new(Shared {
-            image,
-            work,
-            more,
-            results,
-            collect: collect.handle(),
-        });
-        Self {
-            shared,
-            threads: RefCell::default(),
-            _collect: collect,
-        }
+        let shared = Arc::new(Shared { image, work, more, results, collect: collect.handle() });
+        Self { shared, threads: RefCell::default(), _collect: collect }
     }
 
     pub(super) fn submit(&self, request: PendingRequest) {
@@ -89,17 +79,13 @@ impl PoolEngine {
             return false;
         }
         let shared = Arc::clone(&self.shared);
-        match std::thread::Builder::new()
-            .name("blk-pool".into())
-            .spawn(move || shared.serve())
-        {
+        match std::thread::Builder::new().name("blk-pool".into()).spawn(move || shared.serve()) {
             Ok(thread) => threads.push(thread),
             Err(_) if !threads.is_empty() => return false,
             Err(_) => {
                 let orphans = std::mem::take(&mut lock(&self.shared.work).queue);
-                let failed = orphans
-                    .into_iter()
-                    .map(|r| r.finish(Err(std::io::ErrorKind::OutOfMemory.into())));
+                let failed =
+                    orphans.into_iter().map(|r| r.finish(Err(std::io::ErrorKind::OutOfMemory.into())));
                 lock(&self.shared.results).extend(failed);
                 self.shared.collect.schedule();
             }

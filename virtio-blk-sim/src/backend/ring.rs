@@ -48,11 +48,7 @@ impl RingEngine {
                 deliver.schedule();
             }
         })?;
-        Ok(Self {
-            image,
-            operations,
-            pool,
-        })
+        Ok(Self { image, operations, pool })
     }
 
     pub(super) fn submit(&self, mut request: PendingRequest) -> Option<FinishedRequest> {
@@ -83,9 +79,7 @@ impl RingEngine {
         // At most 1024. A single buffer needs no array to be fetched by the kernel.
         let (array, count) = (iovecs.as_ptr(), iovecs.len() as u32);
         let single = match iovecs {
-            [one] => u32::try_from(one.iov_len)
-                .ok()
-                .map(|len| (one.iov_base.cast::<u8>(), len)),
+            [one] => u32::try_from(one.iov_len).ok().map(|len| (one.iov_base.cast::<u8>(), len)),
             _ => None,
         };
         match operation {
@@ -96,14 +90,10 @@ impl RingEngine {
             Operation::Out { durable, .. } => {
                 let flags = if durable { libc::RWF_DSYNC } else { 0 };
                 Some(match single {
-                    Some((ptr, len)) => opcode::Write::new(fd, ptr, len)
-                        .offset(offset)
-                        .rw_flags(flags)
-                        .build(),
-                    None => opcode::Writev::new(fd, array, count)
-                        .offset(offset)
-                        .rw_flags(flags)
-                        .build(),
+                    Some((ptr, len)) => {
+                        opcode::Write::new(fd, ptr, len).offset(offset).rw_flags(flags).build()
+                    }
+                    None => opcode::Writev::new(fd, array, count).offset(offset).rw_flags(flags).build(),
                 })
             }
             Operation::Flush | Operation::Discard(_) | Operation::WriteZeroes { .. } => None,

@@ -62,17 +62,8 @@ pub(super) fn open_direct(file: &TempFile) -> Option<FileImage> {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Read {
-        sector: u64,
-        sectors: u64,
-        cut: usize,
-    },
-    Write {
-        sector: u64,
-        sectors: u64,
-        cut: usize,
-        fill: u8,
-    },
+    Read { sector: u64, sectors: u64, cut: usize },
+    Write { sector: u64, sectors: u64, cut: usize, fill: u8 },
     Discard(Vec<(u64, u32)>),
     WriteZeroes(Vec<(u64, u32, bool)>),
     Flush,
@@ -126,58 +117,34 @@ impl Model {
 fn conforms(rig: &mut Rig, steps: &[Step], mut execute: impl FnMut(PendingRequest) -> FinishedRequest) {
     let mut model = Model::default();
     model.write(0, &disk_content(CAPACITY));
-    let last = Step::Read {
-        sector: 0,
-        sectors: CAPACITY,
-        cut: 1,
-    };
+    let last = Step::Read { sector: 0, sectors: CAPACITY, cut: 1 };
     for step in steps.iter().chain([&last]) {
         let posted = match step {
             Step::Read { sector, sectors, cut } => {
                 let len = (sectors * SECTOR_SIZE) as usize;
                 let first = 1 + cut % (len - 1);
-                Posted::request(vb::VIRTIO_BLK_T_IN, *sector)
-                    .writable(first)
-                    .writable(len - first)
-                    .status()
+                Posted::request(vb::VIRTIO_BLK_T_IN, *sector).writable(first).writable(len - first).status()
             }
-            Step::Write {
-                sector,
-                sectors,
-                cut,
-                fill,
-            } => {
-                let data: Vec<u8> = (0..sectors * SECTOR_SIZE)
-                    .map(|at| fill.wrapping_add((at / 8) as u8))
-                    .collect();
+            Step::Write { sector, sectors, cut, fill } => {
+                let data: Vec<u8> =
+                    (0..sectors * SECTOR_SIZE).map(|at| fill.wrapping_add((at / 8) as u8)).collect();
                 let (first, second) = data.split_at(1 + cut % (data.len() - 1));
                 model.write(*sector, &data);
-                Posted::request(vb::VIRTIO_BLK_T_OUT, *sector)
-                    .readable(first)
-                    .readable(second)
-                    .status()
+                Posted::request(vb::VIRTIO_BLK_T_OUT, *sector).readable(first).readable(second).status()
             }
             Step::Discard(list) => {
-                list.iter()
-                    .for_each(|&(sector, sectors)| model.zero(sector, sectors.into()));
-                let list: Vec<u8> = list
-                    .iter()
-                    .flat_map(|&(sector, sectors)| range(sector, sectors, 0))
-                    .collect();
-                Posted::request(vb::VIRTIO_BLK_T_DISCARD, 0)
-                    .readable(&list)
-                    .status()
+                list.iter().for_each(|&(sector, sectors)| model.zero(sector, sectors.into()));
+                let list: Vec<u8> =
+                    list.iter().flat_map(|&(sector, sectors)| range(sector, sectors, 0)).collect();
+                Posted::request(vb::VIRTIO_BLK_T_DISCARD, 0).readable(&list).status()
             }
             Step::WriteZeroes(list) => {
-                list.iter()
-                    .for_each(|&(sector, sectors, _)| model.zero(sector, sectors.into()));
+                list.iter().for_each(|&(sector, sectors, _)| model.zero(sector, sectors.into()));
                 let list: Vec<u8> = list
                     .iter()
                     .flat_map(|&(sector, sectors, unmap)| range(sector, sectors, unmap.into()))
                     .collect();
-                Posted::request(vb::VIRTIO_BLK_T_WRITE_ZEROES, 0)
-                    .readable(&list)
-                    .status()
+                Posted::request(vb::VIRTIO_BLK_T_WRITE_ZEROES, 0).readable(&list).status()
             }
             Step::Flush => Posted::request(vb::VIRTIO_BLK_T_FLUSH, 0).status(),
             Step::WriteThrough(on) => {
@@ -188,10 +155,7 @@ fn conforms(rig: &mut Rig, steps: &[Step], mut execute: impl FnMut(PendingReques
         let answer = rig.run(&posted, &mut execute);
         assert_eq!((answer.error, answer.status()), (None, Some(0)), "{step:?}");
         if let Step::Read { sector, sectors, .. } = step {
-            assert!(
-                answer.data() == model.read(*sector, *sectors),
-                "{step:?} got other data"
-            );
+            assert!(answer.data() == model.read(*sector, *sectors), "{step:?} got other data");
             assert_eq!(u64::from(answer.written), sectors * SECTOR_SIZE + 1);
         } else {
             assert_eq!(answer.written, 1, "{step:?}");
@@ -233,30 +197,19 @@ proptest! {
 fn null_answers_without_touching_the_data() {
     let mut rig = Rig::new(DeviceConfig::new(CAPACITY));
     let null = Null::default();
-    let answer = rig.run(
-        &Posted::request(vb::VIRTIO_BLK_T_IN, 0).writable(4096).status(),
-        |r| null.execute(r),
-    );
+    let answer =
+        rig.run(&Posted::request(vb::VIRTIO_BLK_T_IN, 0).writable(4096).status(), |r| null.execute(r));
     assert_eq!((answer.status(), answer.written), (Some(0), 1));
     assert_eq!(answer.data(), [BACKGROUND; 4096]);
     let others = [
-        Posted::request(vb::VIRTIO_BLK_T_OUT, 0)
-            .readable(&[1; 4096])
-            .status(),
+        Posted::request(vb::VIRTIO_BLK_T_OUT, 0).readable(&[1; 4096]).status(),
         Posted::request(vb::VIRTIO_BLK_T_FLUSH, 0).status(),
-        Posted::request(vb::VIRTIO_BLK_T_DISCARD, 0)
-            .readable(&range(0, 1, 0))
-            .status(),
-        Posted::request(vb::VIRTIO_BLK_T_WRITE_ZEROES, 0)
-            .readable(&range(0, 1, 0))
-            .status(),
+        Posted::request(vb::VIRTIO_BLK_T_DISCARD, 0).readable(&range(0, 1, 0)).status(),
+        Posted::request(vb::VIRTIO_BLK_T_WRITE_ZEROES, 0).readable(&range(0, 1, 0)).status(),
     ];
     for posted in others {
         let answer = rig.run(&posted, |request| null.execute(request));
-        assert_eq!(
-            (answer.status(), answer.written, answer.error),
-            (Some(0), 1, None)
-        );
+        assert_eq!((answer.status(), answer.written, answer.error), (Some(0), 1, None));
     }
 }
 
@@ -265,10 +218,7 @@ fn null_reads_zeros_when_asked_to() {
     let mut rig = Rig::new(DeviceConfig::new(CAPACITY));
     let null = Null { read_zeroes: true };
     // More than is zeroed at a time, in pieces that do not divide it.
-    let posted = Posted::request(vb::VIRTIO_BLK_T_IN, 0)
-        .writable(4100)
-        .writable(10236)
-        .status();
+    let posted = Posted::request(vb::VIRTIO_BLK_T_IN, 0).writable(4100).writable(10236).status();
     let answer = rig.run(&posted, |request| null.execute(request));
     assert_eq!((answer.status(), answer.written), (Some(0), 14337));
     assert_eq!(answer.data(), [0; 14336]);
@@ -280,12 +230,8 @@ fn memory_smaller_than_its_device_fails_what_it_has_not_got() {
     let mut backend = Memory::new(8).unwrap();
     let posted = [
         Posted::request(vb::VIRTIO_BLK_T_IN, 7).writable(1024).status(),
-        Posted::request(vb::VIRTIO_BLK_T_OUT, 7)
-            .readable(&[1; 1024])
-            .status(),
-        Posted::request(vb::VIRTIO_BLK_T_WRITE_ZEROES, 0)
-            .readable(&range(7, 2, 0))
-            .status(),
+        Posted::request(vb::VIRTIO_BLK_T_OUT, 7).readable(&[1; 1024]).status(),
+        Posted::request(vb::VIRTIO_BLK_T_WRITE_ZEROES, 0).readable(&range(7, 2, 0)).status(),
     ];
     for posted in posted {
         let answer = rig.run(&posted, |request| backend.execute(request));
@@ -301,10 +247,7 @@ fn memory_too_large_is_an_error() {
         Memory::new(sectors).unwrap_err();
     }
     assert_eq!(Memory::new(0).unwrap().capacity_sectors(), 0);
-    assert_eq!(
-        format!("{:?}", Memory::new(3).unwrap()),
-        "Memory { capacity_sectors: 3, .. }"
-    );
+    assert_eq!(format!("{:?}", Memory::new(3).unwrap()), "Memory { capacity_sectors: 3, .. }");
 }
 
 /// Opened once for writing and once for reading, a file is the same disk.
@@ -313,18 +256,10 @@ fn written_sectors_are_in_the_file() {
     let file = TempFile::with(&disk_content(CAPACITY));
     let image = FileImage::open(file.path(), false, false).unwrap();
     let mut rig = Rig::new(image.device_config());
-    let posted = Posted::request(vb::VIRTIO_BLK_T_OUT, 3)
-        .readable(&[9; 512])
-        .status();
-    assert_eq!(
-        rig.run(&posted, |request| image.execute(request)).status(),
-        Some(0)
-    );
+    let posted = Posted::request(vb::VIRTIO_BLK_T_OUT, 3).readable(&[9; 512]).status();
+    assert_eq!(rig.run(&posted, |request| image.execute(request)).status(), Some(0));
     let mut expected = disk_content(CAPACITY);
     expected[3 * 512..4 * 512].fill(9);
     assert!(file.content() == expected);
-    assert_eq!(
-        File::open(file.path()).unwrap().metadata().unwrap().len(),
-        CAPACITY * 512
-    );
+    assert_eq!(File::open(file.path()).unwrap().metadata().unwrap().len(), CAPACITY * 512);
 }

@@ -158,7 +158,7 @@ impl DeviceConfig {
     }
 
     /// The configuration space. Fields of features that are not offered are zero.
-    pub(super) fn space(&self, writeback: bool) -> [u8; CONFIG_SPACE_SIZE] {
+    pub(super) fn space(&self, capacity_sectors: u64, writeback: bool) -> [u8; CONFIG_SPACE_SIZE] {
         let offered = self.offered();
         let logical = self.logical_block_size;
         let blocks = |bytes: u32| bytes / logical;
@@ -166,7 +166,7 @@ impl DeviceConfig {
         let mut put =
             |offset: usize, bytes: &[u8]| space[offset..offset + bytes.len()].copy_from_slice(bytes);
 
-        put(0, &self.capacity_sectors.to_le_bytes());
+        put(0, &capacity_sectors.to_le_bytes());
         // 8 size_max: not offered. A chain of queue_size descriptors has a header and a status besides the
         // data.
         put(12, &u32::from(self.queue_size - 2).to_le_bytes());

@@ -85,13 +85,8 @@ const _: () = {
 impl RequestSlot {
     /// A slot around a chain made by the queue.
     pub fn new(chain: Chain) -> Self {
-        let slot = Slot {
-            chain,
-            operation: Operation::Flush,
-            transferred: 0,
-            iovecs: Vec::new(),
-            error: None,
-        };
+        let slot =
+            Slot { chain, operation: Operation::Flush, transferred: 0, iovecs: Vec::new(), error: None };
         Self(Box::new(slot))
     }
 
@@ -139,19 +134,12 @@ fn status_offset(chain: &Chain) -> u64 {
 /// which no device does, and which would be taken for "no status".
 fn answer(slot: Box<Slot>, status: Option<Status>, data: u64) -> FinishedRequest {
     let status_len = match status {
-        Some(status) => slot
-            .chain
-            .writable()
-            .copy_from(status_offset(&slot.chain), &[status as u8]),
+        Some(status) => slot.chain.writable().copy_from(status_offset(&slot.chain), &[status as u8]),
         None => 0,
     };
     // A queue refuses chains of more than 2^32 bytes, and the header is not among these.
     let written = u32::try_from(data + status_len as u64).unwrap_or(u32::MAX);
-    FinishedRequest {
-        slot,
-        written,
-        status,
-    }
+    FinishedRequest { slot, written, status }
 }
 
 impl PendingRequest {
@@ -191,20 +179,12 @@ impl PendingRequest {
     /// or asked again.
     pub fn iovecs(&mut self) -> &[libc::iovec] {
         let rest = self.remaining();
-        let Slot {
-            chain,
-            operation,
-            transferred,
-            iovecs,
-            ..
-        } = &mut *self.0;
+        let Slot { chain, operation, transferred, iovecs, .. } = &mut *self.0;
         iovecs.clear();
         match operation {
             Operation::In { .. } => chain.writable().slice_into(*transferred, rest, iovecs),
             Operation::Out { .. } => {
-                chain
-                    .readable()
-                    .slice_into(HEADER_LEN as u64 + *transferred, rest, iovecs)
+                chain.readable().slice_into(HEADER_LEN as u64 + *transferred, rest, iovecs)
             }
             Operation::Flush | Operation::Discard(_) | Operation::WriteZeroes { .. } => {}
         }
@@ -224,11 +204,7 @@ impl PendingRequest {
             return Transfer::Complete(self.finish(Err(io::ErrorKind::UnexpectedEof.into())));
         }
         self.advance(bytes as u64);
-        if self.remaining() > 0 {
-            Transfer::Short(self)
-        } else {
-            Transfer::Complete(self.finish(Ok(())))
-        }
+        if self.remaining() > 0 { Transfer::Short(self) } else { Transfer::Complete(self.finish(Ok(()))) }
     }
 
     /// Copies disk content into the rest of an In's data and advances. Returns how much was taken of it.
@@ -238,11 +214,7 @@ impl PendingRequest {
         }
         // The byte after the data is the status.
         let room = usize::try_from(self.remaining()).unwrap_or(usize::MAX);
-        let copied = self
-            .0
-            .chain
-            .writable()
-            .copy_from(self.0.transferred, disk.get(..room).unwrap_or(disk));
+        let copied = self.0.chain.writable().copy_from(self.0.transferred, disk.get(..room).unwrap_or(disk));
         self.advance(copied as u64);
         copied
     }
@@ -252,11 +224,7 @@ impl PendingRequest {
         if !matches!(self.0.operation, Operation::Out { .. }) {
             return 0;
         }
-        let copied = self
-            .0
-            .chain
-            .readable()
-            .copy_to(HEADER_LEN as u64 + self.0.transferred, disk);
+        let copied = self.0.chain.readable().copy_to(HEADER_LEN as u64 + self.0.transferred, disk);
         self.advance(copied as u64);
         copied
     }

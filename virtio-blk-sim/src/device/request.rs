@@ -194,11 +194,7 @@ impl RequestError {
 impl Request {
     /// Parses a chain for `device`. Reads guest memory, each byte once; writes nothing.
     pub fn parse(chain: &Chain, device: &BlockDevice) -> Result<Self, RequestError> {
-        let data_in = chain
-            .writable()
-            .len_bytes()
-            .checked_sub(1)
-            .ok_or(RequestError::NoStatus)?;
+        let data_in = chain.writable().len_bytes().checked_sub(1).ok_or(RequestError::NoStatus)?;
         let mut header = [0; HEADER_LEN];
         let header_len = chain.readable().copy_to(0, &mut header);
         if header_len < HEADER_LEN {
@@ -219,11 +215,7 @@ impl Request {
                 check_writable(device)?;
                 check_transfer(device, sector, data_out)?;
                 let durable = device.is_write_through();
-                Ok(Self::Disk(Operation::Out {
-                    sector,
-                    len: data_out,
-                    durable,
-                }))
+                Ok(Self::Disk(Operation::Out { sector, len: data_out, durable }))
             }
             // Sector and data SHOULD be absent and mean nothing.
             vb::VIRTIO_BLK_T_FLUSH => Ok(Self::Disk(Operation::Flush)),
@@ -240,10 +232,7 @@ impl Request {
                 check_changes(device, kind, Features::WRITE_ZEROES, data_in)?;
                 let flags = vb::VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
                 let ranges = parse_ranges(chain, device, data_out, flags, MAX_WRITE_ZEROES_SECTORS)?;
-                Ok(Self::Disk(Operation::WriteZeroes {
-                    ranges,
-                    durable: device.is_write_through(),
-                }))
+                Ok(Self::Disk(Operation::WriteZeroes { ranges, durable: device.is_write_through() }))
             }
             _ => Err(RequestError::UnknownType(kind)),
         }
@@ -251,20 +240,12 @@ impl Request {
 }
 
 fn no_data(len: u64) -> Result<(), RequestError> {
-    if len == 0 {
-        Ok(())
-    } else {
-        Err(RequestError::WrongDirection(len))
-    }
+    if len == 0 { Ok(()) } else { Err(RequestError::WrongDirection(len)) }
 }
 
 fn check_writable(device: &BlockDevice) -> Result<(), RequestError> {
     // The disk's own state decides, not whether the driver took note of it.
-    if device.config().read_only {
-        Err(RequestError::ReadOnly)
-    } else {
-        Ok(())
-    }
+    if device.config().read_only { Err(RequestError::ReadOnly) } else { Ok(()) }
 }
 
 fn check_changes(
@@ -283,29 +264,21 @@ fn check_changes(
 /// Whole blocks inside the disk. No data at all is fine, up to and including the end of the disk, as in QEMU.
 fn check_transfer(device: &BlockDevice, sector: u64, len: u64) -> Result<(), RequestError> {
     if !len.is_multiple_of(SECTOR_SIZE) {
-        return Err(RequestError::Misaligned {
-            sector,
-            len,
-            unit: SECTOR_SIZE as u32,
-        });
+        return Err(RequestError::Misaligned { sector, len, unit: SECTOR_SIZE as u32 });
     }
     check_blocks(device, sector, len / SECTOR_SIZE)
 }
 
 /// Compares in sectors: nothing here can wrap, and what passes can be turned into bytes.
 fn check_blocks(device: &BlockDevice, sector: u64, sectors: u64) -> Result<(), RequestError> {
-    let capacity = device.config().capacity_sectors;
+    let capacity = device.capacity_sectors();
     if sector > capacity || sectors > capacity - sector {
         return Err(RequestError::OutOfRange { sector, sectors });
     }
     let unit = device.config().request_alignment;
     // A multiple of a power of two iff no low bit is set in either.
     if (sector | sectors) & (u64::from(unit) / SECTOR_SIZE - 1) != 0 {
-        return Err(RequestError::Misaligned {
-            sector,
-            len: sectors * SECTOR_SIZE,
-            unit,
-        });
+        return Err(RequestError::Misaligned { sector, len: sectors * SECTOR_SIZE, unit });
     }
     Ok(())
 }
@@ -329,28 +302,18 @@ fn parse_ranges(
     };
     chain.readable().copy_to(HEADER_LEN as u64, list);
 
-    let mut parsed = SectorRanges {
-        len: 0,
-        ranges: Default::default(),
-    };
+    let mut parsed = SectorRanges { len: 0, ranges: Default::default() };
     for (raw, range) in list.chunks_exact(RANGE_LEN).zip(&mut parsed.ranges) {
         let flags = le32(raw, 12);
         if flags & !allowed_flags != 0 {
             return Err(RequestError::BadFlags(flags));
         }
-        *range = SectorRange {
-            sector: le64(raw, 0),
-            sectors: le32(raw, 8),
-            unmap: flags != 0,
-        };
+        *range = SectorRange { sector: le64(raw, 0), sectors: le32(raw, 8), unmap: flags != 0 };
         parsed.len += 1;
     }
     for &SectorRange { sector, sectors, .. } in parsed.iter() {
         if sectors > max_sectors {
-            return Err(RequestError::RangeTooLong {
-                sectors,
-                max: max_sectors,
-            });
+            return Err(RequestError::RangeTooLong { sectors, max: max_sectors });
         }
         check_blocks(device, sector, sectors.into())?;
     }
@@ -359,16 +322,10 @@ fn parse_ranges(
 
 /// The little-endian number at `at`; 0 if it is not inside.
 fn le32(bytes: &[u8], at: usize) -> u32 {
-    bytes
-        .get(at..)
-        .and_then(|tail| tail.first_chunk())
-        .map_or(0, |raw| u32::from_le_bytes(*raw))
+    bytes.get(at..).and_then(|tail| tail.first_chunk()).map_or(0, |raw| u32::from_le_bytes(*raw))
 }
 
 /// As [`le32`].
 fn le64(bytes: &[u8], at: usize) -> u64 {
-    bytes
-        .get(at..)
-        .and_then(|tail| tail.first_chunk())
-        .map_or(0, |raw| u64::from_le_bytes(*raw))
+    bytes.get(at..).and_then(|tail| tail.first_chunk()).map_or(0, |raw| u64::from_le_bytes(*raw))
 }

@@ -46,15 +46,8 @@ mod tests {
             (libc::EOPNOTSUPP, Status::Unsupp),
             (libc::ENOSYS, Status::Unsupp),
         ] {
-            assert_eq!(
-                Status::from_error(&io::Error::from_raw_os_error(errno)),
-                status,
-                "errno {errno}"
-            );
+            assert_eq!(Status::from_error(&io::Error::from_raw_os_error(errno)), status, "errno {errno}");
         }
-        assert_eq!(
-            Status::from_error(&io::ErrorKind::UnexpectedEof.into()),
-            Status::IoErr
-        );
+        assert_eq!(Status::from_error(&io::ErrorKind::UnexpectedEof.into()), Status::IoErr);
     }
 }

@@ -21,9 +21,7 @@ const BUFFERS: u64 = 0x4000;
 
 /// A disk on which each sector is different and no byte is 0, 0xee, 0xef or over.
 pub(crate) fn disk_content(sectors: u64) -> Vec<u8> {
-    (0..sectors * 512)
-        .map(|at| (1 + (at / 512 * 31 + at % 512 * 7) % 200) as u8)
-        .collect()
+    (0..sectors * 512).map(|at| (1 + (at / 512 * 31 + at % 512 * 7) % 200) as u8).collect()
 }
 
 /// A request header.
@@ -33,12 +31,7 @@ pub(crate) fn header(kind: u32, sector: u64) -> Vec<u8> {
 
 /// A range of a discard or write zeroes request.
 pub(crate) fn range(sector: u64, sectors: u32, flags: u32) -> Vec<u8> {
-    [
-        &sector.to_le_bytes()[..],
-        &sectors.to_le_bytes(),
-        &flags.to_le_bytes(),
-    ]
-    .concat()
+    [&sector.to_le_bytes()[..], &sectors.to_le_bytes(), &flags.to_le_bytes()].concat()
 }
 
 /// Where a chain's readable and writable pieces are.
@@ -116,24 +109,16 @@ pub(crate) struct Rig {
 impl Rig {
     /// A device with all that it offers negotiated, and buffers at odd addresses.
     pub(crate) fn new(config: DeviceConfig) -> Self {
-        let mut device = BlockDevice::new(config).unwrap();
+        let device = BlockDevice::new(config).unwrap();
         device.negotiate(device.offered()).unwrap();
         let mem = GuestRam::new(RAM_SIZE).unwrap().memory().clone();
-        mem.write_slice(&vec![BACKGROUND; RAM_SIZE], GuestAddress(0))
-            .unwrap();
+        mem.write_slice(&vec![BACKGROUND; RAM_SIZE], GuestAddress(0)).unwrap();
         let config = QueueConfig::at(GuestAddress(0), 32);
         assert!(QueueConfig::bytes(32) < BUFFERS);
         let driver = DriverQueue::new(mem.clone(), config).unwrap();
         let queue = DeviceQueue::new(mem.clone(), config).unwrap();
         let slot = Some(RequestSlot::new(queue.new_chain()));
-        Self {
-            mem,
-            driver,
-            queue,
-            device,
-            slot,
-            placement: (1, 13),
-        }
+        Self { mem, driver, queue, device, slot, placement: (1, 13) }
     }
 
     /// Buffers at multiples of a power of two instead.
@@ -176,15 +161,9 @@ impl Rig {
     }
 
     fn post(&mut self, (readable, writable): &Pieces) -> Started {
-        self.driver
-            .add(readable, writable)
-            .unwrap()
-            .expect("descriptors are free");
+        self.driver.add(readable, writable).unwrap().expect("descriptors are free");
         assert!(self.driver.publish(), "the device waits for a kick");
-        let mut slot = self
-            .slot
-            .take()
-            .unwrap_or_else(|| RequestSlot::new(self.queue.new_chain()));
+        let mut slot = self.slot.take().unwrap_or_else(|| RequestSlot::new(self.queue.new_chain()));
         assert!(self.queue.pop(slot.chain_mut()).unwrap(), "a chain was posted");
         slot.begin(&self.device)
     }
@@ -205,10 +184,7 @@ impl Rig {
         self.slot = Some(finished.into_slot());
         let (used_head, written) = self.driver.pop_used().unwrap().expect("a chain was completed");
         assert_eq!(used_head, head);
-        assert!(
-            !self.driver.enable_interrupts() && !self.queue.enable_kicks(),
-            "one chain, one answer"
-        );
+        assert!(!self.driver.enable_interrupts() && !self.queue.enable_kicks(), "one chain, one answer");
         written
     }
 
@@ -218,12 +194,7 @@ impl Rig {
         posted: &Posted,
         execute: impl FnOnce(PendingRequest) -> FinishedRequest,
     ) -> Answer {
-        self.mem
-            .write_slice(
-                &vec![BACKGROUND; RAM_SIZE - BUFFERS as usize],
-                GuestAddress(BUFFERS),
-            )
-            .unwrap();
+        self.mem.write_slice(&vec![BACKGROUND; RAM_SIZE - BUFFERS as usize], GuestAddress(BUFFERS)).unwrap();
         let pieces = self.place(posted);
         let before = self.memory();
         let finished = match self.post(&pieces) {
@@ -235,11 +206,7 @@ impl Rig {
         let written = self.complete(finished);
 
         let mut after = self.memory();
-        let mut answer = Answer {
-            written,
-            writable: Vec::new(),
-            error,
-        };
+        let mut answer = Answer { written, writable: Vec::new(), error };
         for (addr, len) in pieces.1 {
             let start = (addr.0 - BUFFERS) as usize;
             let piece = start..start + len as usize;
@@ -247,11 +214,7 @@ impl Rig {
             after[piece.clone()].copy_from_slice(&before[piece]);
         }
         assert!(after == before, "memory outside the writable pieces changed");
-        assert_eq!(
-            told,
-            answer.status(),
-            "the guest sees the status that the device reports"
-        );
+        assert_eq!(told, answer.status(), "the guest sees the status that the device reports");
         answer
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::blk_queue::Irqfd;
 use crate::device::{Features, SECTOR_SIZE};
 use crate::transport::GuestPorts;
 use crate::virtqueue::{DriverQueue, QueueConfig, QueueError};
@@ -40,6 +41,16 @@ pub enum DriverError {
     NeedsReset,
 }
 
+/// How a driver waits for its requests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Waiting {
+    /// In read(2) of the irqfd, as a vCPU that has nothing else to do halts.
+    #[default]
+    Sleeping,
+    /// Looking at the used ring again and again, with interrupts suppressed: a driver that polls (SPDK, `io_poll`).
+    Spinning,
+}
+
 /// One finished request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Completion {
@@ -63,12 +74,13 @@ pub struct BlkDriver {
     data_base: u64,
     /// The slot of the chain with this head.
     slot_of_head: Vec<u16>,
+    waiting: Waiting,
     kicks: u64,
     interrupts: u64,
 }
 
 impl BlkDriver {
-    /// Guest RAM that a driver needs.
+    /// Guest RAM that a driver needs, from the beginning of its descriptor table on.
     pub fn ram_bytes(queue_size: u16, slots: u16, block_bytes: u32) -> u64 {
         data_base(queue_size, slots) + u64::from(slots) * u64::from(block_bytes).next_multiple_of(PAGE)
     }
@@ -76,39 +88,33 @@ impl BlkDriver {
     /// Entries of the smallest queue for `slots` requests in flight. Even an indirect chain may not have more descriptors
     /// than the queue has entries, and a request has three.
     pub fn queue_size_for(slots: u16, features: Features) -> u16 {
-        let each = if features.contains(Features::INDIRECT_DESC) {
-            1
-        } else {
-            3
-        };
-        slots
-            .saturating_mul(each)
-            .max(4)
-            .checked_next_power_of_two()
-            .unwrap_or(1 << 15)
+        let each = if features.contains(Features::INDIRECT_DESC) { 1 } else { 3 };
+        slots.saturating_mul(each).max(4).checked_next_power_of_two().unwrap_or(1 << 15)
     }
 
-    /// Lays out the rings and the slots. Do this before the device is attached.
+    /// Lays out the rings and, behind them, the slots. Do this before the device is attached. The queue is as
+    /// [`QueueConfig::at`] makes it, from a page boundary on.
     ///
     /// # Errors
     /// If guest RAM has not [`ram_bytes`](Self::ram_bytes) or the queue is unusable.
     pub fn new(ports: GuestPorts, slots: u16, block_bytes: u32) -> Result<Self, DriverError> {
         let queue = DriverQueue::new(ports.memory.clone(), ports.queue)?;
-        let size = ports.queue.size;
+        let (base, size) = (ports.queue.desc_table.0, ports.queue.size);
         let driver = Self {
             queue,
             slots,
             block_bytes,
-            control_base: control_base(size),
-            data_base: data_base(size, slots),
+            control_base: base.saturating_add(control_base(size)),
+            data_base: base.saturating_add(data_base(size, slots)),
             slot_of_head: vec![0; usize::from(size)],
             ports,
+            waiting: Waiting::default(),
             kicks: 0,
             interrupts: 0,
         };
         // Touches the first and the last byte that will be used.
         driver.ports.memory.write_obj(0u8, driver.control(0))?;
-        let end = Self::ram_bytes(size, slots, block_bytes).saturating_sub(1);
+        let end = base.saturating_add(Self::ram_bytes(size, slots, block_bytes)).saturating_sub(1);
         driver.ports.memory.write_obj(0u8, GuestAddress(end))?;
         Ok(driver)
     }
@@ -125,6 +131,11 @@ impl BlkDriver {
     /// The transport's guest side.
     pub fn ports(&self) -> &GuestPorts {
         &self.ports
+    }
+
+    /// Listens to another interrupt line: of the session that took over from the one that these rings began with.
+    pub fn set_irq(&mut self, irq: Irqfd) {
+        self.ports.irq = irq;
     }
 
     /// How many requests may be in flight.
@@ -187,8 +198,7 @@ impl BlkDriver {
             _ => (&[header], &[status]),
         };
         let added = if self.ports.queue.indirect {
-            self.queue
-                .add_indirect(GuestAddress(control.0 + TABLE_OFFSET), readable, writable)?
+            self.queue.add_indirect(GuestAddress(control.0 + TABLE_OFFSET), readable, writable)?
         } else {
             self.queue.add(readable, writable)?
         };
@@ -211,22 +221,46 @@ impl BlkDriver {
         Ok(())
     }
 
-    /// Sleeps until the next interrupt. Blocks; one read(2), which also takes the interrupt.
+    /// How [`wait`](Self::wait) waits.
+    pub fn waiting(&self) -> Waiting {
+        self.waiting
+    }
+
+    /// Chooses how [`wait`](Self::wait) waits. While nothing is in flight.
+    pub fn set_waiting(&mut self, waiting: Waiting) {
+        self.waiting = waiting;
+        match waiting {
+            // Nothing is in flight, so nothing can have finished unseen.
+            Waiting::Sleeping => {
+                let _ = self.queue.enable_interrupts();
+            }
+            Waiting::Spinning => self.queue.disable_interrupts(),
+        }
+    }
+
+    /// Waits until something may have finished. Sleeping: until the next interrupt; one read(2), which also takes it.
+    /// Spinning: until the used ring has an entry; no system call.
     ///
     /// # Errors
     /// [`DriverError::NeedsReset`] if the device has given up on this driver; what read(2) of the irqfd says.
     pub fn wait(&mut self) -> Result<(), DriverError> {
-        self.interrupts += 1;
-        self.ports.irq.wait()?;
-        if self.ports.needs_reset() {
-            Err(DriverError::NeedsReset)
-        } else {
-            Ok(())
+        match self.waiting {
+            Waiting::Sleeping => {
+                self.interrupts += 1;
+                self.ports.irq.wait()?;
+            }
+            Waiting::Spinning => {
+                while !self.queue.has_used() && !self.ports.needs_reset() {
+                    std::hint::spin_loop();
+                }
+            }
         }
+        if self.ports.needs_reset() { Err(DriverError::NeedsReset) } else { Ok(()) }
     }
 
     /// The interrupt handler: takes every finished request off the used ring. Interrupts are off meanwhile and on again
-    /// when it returns, so whatever finishes later interrupts; as in Linux, they are on while requests are submitted.
+    /// when it returns, so whatever finishes later interrupts; as in Linux, they are on while requests are submitted. A
+    /// spinning driver leaves them off.
     ///
     /// # Errors
     /// If the device put nonsense on the ring.
@@ -234,22 +268,12 @@ impl BlkDriver {
         loop {
             self.queue.disable_interrupts();
             while let Some((head, written)) = self.queue.pop_used()? {
-                let slot = self
-                    .slot_of_head
-                    .get(usize::from(head))
-                    .copied()
-                    .unwrap_or_default();
-                let status = self
-                    .ports
-                    .memory
-                    .read_obj(GuestAddress(self.control(slot).0 + STATUS_OFFSET))?;
-                finished.push(Completion {
-                    slot,
-                    status,
-                    written,
-                });
+                let slot = self.slot_of_head.get(usize::from(head)).copied().unwrap_or_default();
+                let status =
+                    self.ports.memory.read_obj(GuestAddress(self.control(slot).0 + STATUS_OFFSET))?;
+                finished.push(Completion { slot, status, written });
             }
-            if !self.queue.enable_interrupts() {
+            if self.waiting == Waiting::Spinning || !self.queue.enable_interrupts() {
                 return Ok(());
             }
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use vm_memory::Bytes;
 
-use super::driver::{BlkDriver, Completion, DriverError, sectors};
+use super::driver::{BlkDriver, Completion, DriverError, Waiting, sectors};
 use super::workload::{Places, Stop, Workload, fill, first_wrong};
 
 /// The longest latency that is told apart, in nanoseconds.
@@ -87,16 +87,10 @@ pub fn run(driver: &mut BlkDriver, workload: &Workload) -> Result<GuestReport, G
     let capacity = driver.ports().capacity_sectors;
     let blocks = capacity.checked_div(sectors(block_bytes)).unwrap_or(0);
     if blocks == 0 {
-        return Err(GuestError::DiskTooSmall {
-            sectors: capacity,
-            block_bytes,
-        });
+        return Err(GuestError::DiskTooSmall { sectors: capacity, block_bytes });
     }
     if workload.iodepth == 0 || workload.iodepth > driver.slots() {
-        return Err(GuestError::BadDepth {
-            iodepth: workload.iodepth,
-            slots: driver.slots(),
-        });
+        return Err(GuestError::BadDepth { iodepth: workload.iodepth, slots: driver.slots() });
     }
     // Two requests for one block would race; a disk of fewer blocks than the depth bounds the depth.
     let depth = u64::from(workload.iodepth).min(blocks) as u16;
@@ -109,14 +103,7 @@ pub fn run(driver: &mut BlkDriver, workload: &Workload) -> Result<GuestReport, G
         workload,
         places: Places::new(workload, blocks),
         in_flight: vec![None; usize::from(depth)],
-        busy: vec![
-            false;
-            if workload.verify && depth > 1 {
-                blocks as usize
-            } else {
-                0
-            }
-        ],
+        busy: vec![false; if workload.verify && depth > 1 { blocks as usize } else { 0 }],
         generations: vec![0; if workload.verify { blocks as usize } else { 0 }],
         buffer: vec![0; block_bytes as usize],
         submitted: 0,
@@ -172,9 +159,13 @@ impl Vcpu<'_> {
                 if self.goes_on(now) {
                     self.submit(completion.slot, now)?;
                     waiting += 1;
+                    if self.driver.waiting() == Waiting::Spinning {
+                        // A driver that polls shows each request at once (SPDK's virtio_blk): device and guest overlap.
+                        self.driver.kick()?;
+                    }
                 }
             }
-            // Everything that this interrupt made room for, with one kick.
+            // Everything that this interrupt made room for, with one kick; nothing is left of it if the driver spins.
             self.driver.kick()?;
         }
         Ok(())
@@ -206,32 +197,21 @@ impl Vcpu<'_> {
                 *generation += 1;
                 fill(&mut self.buffer, sector, *generation);
                 let data = self.driver.data(slot);
-                self.driver
-                    .ports()
-                    .memory
-                    .write_slice(&self.buffer, data)
-                    .map_err(DriverError::from)?;
+                self.driver.ports().memory.write_slice(&self.buffer, data).map_err(DriverError::from)?;
             }
             self.driver.write(slot, sector)?;
         } else {
             self.driver.read(slot, sector)?;
         }
         if let Some(place) = self.in_flight.get_mut(usize::from(slot)) {
-            *place = Some(InFlight {
-                block,
-                write,
-                submitted: now,
-            });
+            *place = Some(InFlight { block, write, submitted: now });
         }
         self.submitted += 1;
         Ok(())
     }
 
     fn complete(&mut self, completion: Completion, now: Instant) -> Result<(), GuestError> {
-        let place = self
-            .in_flight
-            .get_mut(usize::from(completion.slot))
-            .and_then(Option::take);
+        let place = self.in_flight.get_mut(usize::from(completion.slot)).and_then(Option::take);
         // The driver half has checked that the head was in flight, and each head has one slot.
         let Some(request) = place else { return Ok(()) };
         let sector = request.block * sectors(self.driver.block_bytes());
@@ -239,21 +219,14 @@ impl Vcpu<'_> {
             *busy = false;
         }
         if completion.status != 0 {
-            return Err(GuestError::Status {
-                sector,
-                status: completion.status,
-            });
+            return Err(GuestError::Status { sector, status: completion.status });
         }
         let latency_ns = now.duration_since(request.submitted).as_nanos() as u64;
         self.latency_ns.saturating_record(latency_ns);
         let generation = self.generations.get(request.block as usize).copied().unwrap_or(0);
         if !request.write && generation != 0 {
             let data = self.driver.data(completion.slot);
-            self.driver
-                .ports()
-                .memory
-                .read_slice(&mut self.buffer, data)
-                .map_err(DriverError::from)?;
+            self.driver.ports().memory.read_slice(&mut self.buffer, data).map_err(DriverError::from)?;
             if let Some(sector) = first_wrong(&self.buffer, sector, generation) {
                 return Err(GuestError::Corrupt { sector, generation });
             }

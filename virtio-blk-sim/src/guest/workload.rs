@@ -47,13 +47,7 @@ impl FromStr for Pattern {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let all = [
-            Self::Read,
-            Self::Write,
-            Self::RandRead,
-            Self::RandWrite,
-            Self::RandRw,
-        ];
+        let all = [Self::Read, Self::Write, Self::RandRead, Self::RandWrite, Self::RandRw];
         all.into_iter().find(|p| p.to_string() == text).ok_or_else(|| {
             format!("'{text}' is no access pattern: use read, write, randread, randwrite or randrw")
         })
@@ -95,12 +89,7 @@ pub(super) struct Places {
 
 impl Places {
     pub(super) fn new(workload: &Workload, blocks: u64) -> Self {
-        Self {
-            state: workload.seed,
-            next: 0,
-            blocks: blocks.max(1),
-            random: workload.pattern.is_random(),
-        }
+        Self { state: workload.seed, next: 0, blocks: blocks.max(1), random: workload.pattern.is_random() }
     }
 
     pub(super) fn random(&mut self) -> u64 {
@@ -137,15 +126,10 @@ pub(super) fn fill(buffer: &mut [u8], sector: u64, generation: u64) {
 pub(super) fn first_wrong(buffer: &[u8], sector: u64, generation: u64) -> Option<u64> {
     let right = |at: usize, chunk: &[u8]| {
         let words = sector_words(sector + at as u64, generation);
-        chunk
-            .chunks_exact(8)
-            .zip(words.iter().cycle())
-            .all(|(place, word)| place == word.to_le_bytes())
+        chunk.chunks_exact(8).zip(words.iter().cycle()).all(|(place, word)| place == word.to_le_bytes())
     };
     let mut sectors = buffer.chunks_exact(SECTOR_SIZE as usize).enumerate();
-    sectors
-        .find(|(at, chunk)| !right(*at, chunk))
-        .map(|(at, _)| sector + at as u64)
+    sectors.find(|(at, chunk)| !right(*at, chunk)).map(|(at, _)| sector + at as u64)
 }
 
 fn sector_words(sector: u64, generation: u64) -> [u64; 4] {
@@ -171,10 +155,7 @@ mod tests {
     #[test]
     fn patterns_read_as_they_are_written() {
         for text in ["read", "write", "randread", "randwrite", "randrw"] {
-            assert_eq!(
-                text.parse::<Pattern>().map(|p| p.to_string()),
-                Ok(text.to_owned())
-            );
+            assert_eq!(text.parse::<Pattern>().map(|p| p.to_string()), Ok(text.to_owned()));
         }
         assert!("randreed".parse::<Pattern>().is_err());
     }
@@ -192,13 +173,7 @@ mod tests {
         let mut seen = [0; 10];
         (0..1000).for_each(|_| seen[places.block() as usize] += 1);
         assert!(seen.iter().all(|n| *n > 50), "{seen:?}");
-        let mut places = Places::new(
-            &Workload {
-                pattern: Pattern::Read,
-                ..workload
-            },
-            3,
-        );
+        let mut places = Places::new(&Workload { pattern: Pattern::Read, ..workload }, 3);
         assert_eq!([0, 1, 2, 0], std::array::from_fn(|_| places.block()));
     }
 }

@@ -1,10 +1,9 @@
 //! How kicks and interrupts travel between a guest and its device.
 //!
-//! A kick is an [`EventNotifier`](aio::EventNotifier) that the guest's side rings and the device's loop answers. An
-//! interrupt is an [`Irqfd`], which the device signals and the guest's side takes.
+//! A kick is an [`EventNotifier`](aio::EventNotifier) that the guest's side rings and the device's loop answers; an
+//! [`Interrupt`](crate::blk_queue::Interrupt) is what the device signals and the guest's side takes.
 
-mod irqfd;
 mod sim;
+pub mod vhost_user;
 
-pub use irqfd::Irqfd;
 pub use sim::{GuestPorts, SimTransport};

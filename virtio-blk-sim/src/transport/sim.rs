@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use aio::{AioContext, EventNotifier, Reset};
 
-use super::Irqfd;
 use crate::backend::Backend;
-use crate::device::{Attached, BlkQueue, BlockDevice, Features};
+use crate::blk_queue::{Attached, BlkQueue, Interrupt, Irqfd, QueueParts};
+use crate::device::{BlockDevice, Features};
 use crate::memory::{GuestAddress, GuestMemoryMmap, GuestRam};
 use crate::virtqueue::{DeviceQueue, QueueConfig};
 
@@ -39,10 +39,22 @@ pub struct GuestPorts {
     pub kick: EventNotifier,
     /// The irqfd.
     pub irq: Irqfd,
-    needs_reset: Arc<AtomicBool>,
+    pub(crate) needs_reset: Arc<AtomicBool>,
 }
 
 impl GuestPorts {
+    /// The ports of a device whose transport has no status register: [`needs_reset`](Self::needs_reset) is never true.
+    pub fn without_status(
+        memory: Arc<GuestMemoryMmap>,
+        queue: QueueConfig,
+        features: Features,
+        capacity_sectors: u64,
+        kick: EventNotifier,
+        irq: Irqfd,
+    ) -> Self {
+        Self { memory, queue, features, capacity_sectors, kick, irq, needs_reset: Arc::default() }
+    }
+
     /// DEVICE_NEEDS_RESET of the device status register.
     pub fn needs_reset(&self) -> bool {
         self.needs_reset.load(Ordering::Acquire)
@@ -57,7 +69,7 @@ impl SimTransport {
     /// `InvalidInput` if the queue does not fit the RAM or the driver's features are refused; what memfd_create(2), mmap(2)
     /// and eventfd(2) say.
     pub fn new(
-        mut device: BlockDevice,
+        device: BlockDevice,
         features: Features,
         queue_size: u16,
         ram_bytes: usize,
@@ -91,7 +103,7 @@ impl SimTransport {
             memory: self.ram.map()?,
             queue: self.queue,
             features: self.device.negotiated(),
-            capacity_sectors: self.device.config().capacity_sectors,
+            capacity_sectors: self.device.capacity_sectors(),
             kick: self.kick.clone(),
             irq: self.irq.clone(),
             needs_reset: Arc::clone(&self.needs_reset),
@@ -107,15 +119,17 @@ impl SimTransport {
         let queue = DeviceQueue::new(Arc::clone(self.ram.memory()), self.queue)
             .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
         let needs_reset = Arc::clone(&self.needs_reset);
-        let on_broken = Box::new(move |_| needs_reset.store(true, Ordering::Release));
-        BlkQueue::attach(
-            context,
-            Arc::clone(&self.device),
+        let parts = QueueParts {
+            device: Arc::clone(&self.device),
             queue,
             backend,
-            &self.kick,
-            self.irq.clone(),
-            on_broken,
-        )
+            kick: self.kick.clone(),
+            interrupt: Interrupt::Irqfd(self.irq.clone()),
+            on_broken: Box::new(move |_| needs_reset.store(true, Ordering::Release)),
+            limit: None,
+            in_flight: None,
+            memory_lost: None,
+        };
+        BlkQueue::attach(context, parts)
     }
 }

@@ -111,10 +111,7 @@ impl Chain {
         addr: u64,
         len: u32,
     ) -> Result<(), QueueError> {
-        debug_assert!(
-            Arc::ptr_eq(&self.mem, from.memory()),
-            "a chain is filled from its own memory"
-        );
+        debug_assert!(Arc::ptr_eq(&self.mem, from.memory()), "a chain is filled from its own memory");
         let readable = &mut self.readable;
         from.translate(addr, len, |segment| readable.push(segment))
     }
@@ -127,10 +124,7 @@ impl Chain {
         addr: u64,
         len: u32,
     ) -> Result<(), QueueError> {
-        debug_assert!(
-            Arc::ptr_eq(&self.mem, from.memory()),
-            "a chain is filled from its own memory"
-        );
+        debug_assert!(Arc::ptr_eq(&self.mem, from.memory()), "a chain is filled from its own memory");
         let writable = &mut self.writable;
         from.translate(addr, len, |segment| writable.push(segment))
     }

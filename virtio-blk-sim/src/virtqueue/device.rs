@@ -17,7 +17,7 @@ const MAX_CHAIN_BYTES: u64 = 1 << 32;
 /// Takes chains off the avail ring and puts them on the used ring.
 ///
 /// The driver on the other side is not trusted: whatever is in the rings, an operation ends after at most
-/// queue-size steps, touches no byte outside guest memory, and either works or breaks the queue. A broken
+/// as many steps as a chain may have descriptors, touches no byte outside guest memory, and either works or breaks the queue. A broken
 /// queue pops nothing and writes nothing more; chains that are in flight are still handed back with
 /// [`DeviceQueue::push`], so a device drains the same way in both cases.
 ///
@@ -44,6 +44,8 @@ pub struct DeviceQueue {
     kicks: Request,
     event_idx: bool,
     indirect: bool,
+    /// Descriptors that a chain may have.
+    longest_chain: u16,
     /// The next [`DeviceQueue::publish`] that has something tells the driver, whatever it asked for.
     must_interrupt: bool,
     broken: bool,
@@ -61,6 +63,7 @@ impl DeviceQueue {
         let rings = Rings::new(&mem, &config)?;
         Ok(Self {
             in_flight: InFlight::new(rings.size()),
+            longest_chain: rings.size(),
             rings,
             buffers: Translator::new(Arc::clone(&mem)),
             tables: Translator::new(mem),
@@ -97,6 +100,17 @@ impl DeviceQueue {
             must_interrupt: true,
             ..Self::new(mem, config)?
         })
+    }
+
+    /// Takes chains of up to `entries` descriptors, should that be more than the queue has.
+    ///
+    /// A driver must not make them (virtio 1.2, section 2.7.5.3.1), but Linux sizes its indirect tables by the
+    /// device's `seg_max` alone (`virtblk_probe`), and a vhost-user backend has to say that before it learns
+    /// how large the frontend makes the queues: QEMU's are 128 unless told otherwise.
+    #[must_use]
+    pub fn accept_chains_of(mut self, entries: u16) -> Self {
+        self.longest_chain = entries.max(self.rings.size());
+        self
     }
 
     /// An empty slot for [`DeviceQueue::pop`]. A device keeps as many as it wants requests in flight.
@@ -136,14 +150,7 @@ impl DeviceQueue {
             }
             let size = self.rings.size();
             if fresh > size {
-                return self.violated(
-                    into,
-                    QueueError::AvailIndex {
-                        from: self.next_avail,
-                        to: idx,
-                        size,
-                    },
-                );
+                return self.violated(into, QueueError::AvailIndex { from: self.next_avail, to: idx, size });
             }
             self.avail_idx = idx;
         }
@@ -153,11 +160,35 @@ impl DeviceQueue {
         }
     }
 
-    /// Reads the chain at `next_avail`, which is known to be there.
+    /// Takes a chain that a former device popped and did not complete into the slot `into`: what is left in flight in a
+    /// vhost-user in-flight region. For a queue that was made by [`DeviceQueue::resume`], before the first pop.
+    ///
+    /// As [`DeviceQueue::pop`], but `head` comes from the caller, and the avail ring is neither read nor moved on:
+    /// `next_avail` of the resumed queue must count the chain already. The region is the driver's side's to write, so it is
+    /// believed no more than the avail ring: a head that is out of range, in flight, or begins a malformed chain breaks the
+    /// queue.
+    #[cold]
+    pub fn resubmit(&mut self, head: u16, into: &mut Chain) -> Result<(), QueueError> {
+        if self.broken {
+            return Err(QueueError::Broken);
+        }
+        self.read_chain(head, into).or_else(|error| self.violated(into, error).map(drop))
+    }
+
+    /// Takes the chain at `next_avail`, which is known to be there.
     #[inline]
     fn take(&mut self, into: &mut Chain) -> Result<(), QueueError> {
-        let size = self.rings.size();
         let head = self.rings.avail_entry(self.next_avail).load(Ordering::Relaxed);
+        self.read_chain(head, into)?;
+        self.next_avail = self.next_avail.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Reads the chain `head` into the slot and marks it in flight.
+    // Always inlined, so that the second, rare caller does not cost the hot one a call.
+    #[inline(always)]
+    fn read_chain(&mut self, head: u16, into: &mut Chain) -> Result<(), QueueError> {
+        let size = self.rings.size();
         if head >= size {
             return Err(QueueError::HeadOutOfRange { head, size });
         }
@@ -167,18 +198,9 @@ impl DeviceQueue {
             return Err(QueueError::HeadInFlight { head });
         }
         let rings = &self.rings;
-        let mut budget = Budget {
-            limit: size,
-            left: size,
-        };
-        let indirect = walk(
-            |index| rings.descriptor(index),
-            size,
-            head,
-            &mut budget,
-            &mut self.buffers,
-            into,
-        )?;
+        let mut budget = Budget { limit: self.longest_chain, left: self.longest_chain };
+        let indirect =
+            walk(|index| rings.descriptor(index), size, head, &mut budget, &mut self.buffers, into)?;
         if let Some(descriptor) = indirect {
             self.walk_indirect(descriptor, budget, into)?;
         }
@@ -186,7 +208,6 @@ impl DeviceQueue {
             return Err(QueueError::ChainTooLarge);
         }
         self.in_flight.insert(head);
-        self.next_avail = self.next_avail.wrapping_add(1);
         Ok(())
     }
 
@@ -205,7 +226,7 @@ impl DeviceQueue {
         if at.has(Descriptor::NEXT) {
             return Err(QueueError::IndirectWithNext);
         }
-        let size = self.rings.size();
+        let size = self.longest_chain;
         let whole = at.len.is_multiple_of(Descriptor::BYTES as u32);
         let entries = match u16::try_from(at.len / Descriptor::BYTES as u32) {
             Ok(entries) if whole && (1..=size).contains(&entries) => entries,
@@ -215,24 +236,14 @@ impl DeviceQueue {
         let table = &mut self.table;
         self.tables
             .translate(at.addr, at.len, |segment| table.push(segment))
-            .map_err(|_| QueueError::IndirectUnmapped {
-                addr: at.addr,
-                len: at.len,
-            })?;
+            .map_err(|_| QueueError::IndirectUnmapped { addr: at.addr, len: at.len })?;
         if entries < budget.left {
-            budget = Budget {
-                limit: entries,
-                left: entries,
-            };
+            budget = Budget { limit: entries, left: entries };
         }
         let read = |index| {
             let mut raw = [0; Descriptor::BYTES];
             let offset = Descriptor::BYTES as u64 * u64::from(index);
-            let got = if index < entries {
-                table.copy_to(offset, &mut raw)
-            } else {
-                0
-            };
+            let got = if index < entries { table.copy_to(offset, &mut raw) } else { 0 };
             (got == raw.len()).then(|| Descriptor::from_bytes(raw))
         };
         match walk(read, entries, 0, &mut budget, &mut self.buffers, into)? {
@@ -260,8 +271,7 @@ impl DeviceQueue {
             return Err(QueueError::NotInFlight { head });
         }
         if !self.broken {
-            self.rings
-                .set_used_entry(self.next_used, u32::from(head), written);
+            self.rings.set_used_entry(self.next_used, u32::from(head), written);
             self.next_used = self.next_used.wrapping_add(1);
         }
         Ok(())
@@ -291,20 +301,14 @@ impl DeviceQueue {
         if std::mem::take(&mut self.must_interrupt) {
             return true;
         }
-        wanted(
-            self.event_idx,
-            self.rings.interrupt_request(self.event_idx),
-            old,
-            new,
-        )
+        wanted(self.event_idx, self.rings.interrupt_request(self.event_idx), old, new)
     }
 
     /// Asks the driver not to kick: while the device is popping, or polls. A hint, a kick may still come.
     #[inline]
     pub fn disable_kicks(&mut self) {
         if !self.broken {
-            self.kicks
-                .disable(self.rings.avail_idx(), self.rings.kick_request(self.event_idx));
+            self.kicks.disable(self.rings.avail_idx(), self.rings.kick_request(self.event_idx));
         }
     }
 
@@ -316,8 +320,7 @@ impl DeviceQueue {
         if self.broken {
             return false;
         }
-        self.kicks
-            .enable(self.next_avail, self.rings.kick_request(self.event_idx));
+        self.kicks.enable(self.next_avail, self.rings.kick_request(self.event_idx));
         // Pairs with the fence in `DriverQueue::publish`. Here: store the request, fence, load avail.idx.
         // There: store avail.idx, fence, load the request. At least one side sees the other's store, so a
         // chain is either found here or kicked for.
@@ -352,6 +355,13 @@ impl DeviceQueue {
     /// Index of the next chain to pop, for saving (vhost-user GET_VRING_BASE).
     pub fn next_avail(&self) -> u16 {
         self.next_avail
+    }
+
+    /// used.idx as it is in the ring: what a device that takes a queue over finds there, to resume from.
+    ///
+    /// The driver can write it, so a running device never looks; it knows [`DeviceQueue::next_used`].
+    pub fn used_idx_in_ring(&self) -> u16 {
+        self.rings.used_idx().load(Ordering::Acquire)
     }
 
     /// Index of the next used entry to write, for saving. With nothing in flight it equals

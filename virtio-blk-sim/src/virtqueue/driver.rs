@@ -80,9 +80,7 @@ impl DriverQueue {
         }
         for event_idx in [false, true] {
             let request = if event_idx { index } else { 0 };
-            rings
-                .interrupt_request(event_idx)
-                .store(request, Ordering::Relaxed);
+            rings.interrupt_request(event_idx).store(request, Ordering::Relaxed);
             rings.kick_request(event_idx).store(request, Ordering::Relaxed);
         }
         rings.used_idx().store(index, Ordering::Relaxed);
@@ -171,12 +169,7 @@ impl DriverQueue {
 
         let pieces = readable
             .iter()
-            .map(|&(addr, len)| Descriptor {
-                addr: addr.0,
-                len,
-                flags: 0,
-                next: 0,
-            })
+            .map(|&(addr, len)| Descriptor { addr: addr.0, len, flags: 0, next: 0 })
             .chain(writable.iter().map(|&(addr, len)| Descriptor {
                 addr: addr.0,
                 len,
@@ -204,15 +197,10 @@ impl DriverQueue {
         self.free_head = at;
         self.free -= needed;
         let writable_bytes = writable.iter().map(|&(_, len)| u64::from(len)).sum();
-        self.chains[usize::from(head)] = Some(InFlight {
-            descriptors: needed,
-            writable_bytes,
-        });
+        self.chains[usize::from(head)] = Some(InFlight { descriptors: needed, writable_bytes });
         self.in_flight += 1;
 
-        self.rings
-            .avail_entry(self.next_avail)
-            .store(head, Ordering::Relaxed);
+        self.rings.avail_entry(self.next_avail).store(head, Ordering::Relaxed);
         self.next_avail = self.next_avail.wrapping_add(1);
         Ok(Some(head))
     }
@@ -225,10 +213,7 @@ impl DriverQueue {
         pieces: impl Iterator<Item = Descriptor>,
     ) -> Result<Descriptor, QueueError> {
         let bytes = u32::from(entries) * Descriptor::BYTES as u32;
-        let unmapped = QueueError::IndirectUnmapped {
-            addr: table.0,
-            len: bytes,
-        };
+        let unmapped = QueueError::IndirectUnmapped { addr: table.0, len: bytes };
         for (next, mut descriptor) in (1..=entries).zip(pieces) {
             if next < entries {
                 descriptor.flags |= Descriptor::NEXT;
@@ -236,16 +221,9 @@ impl DriverQueue {
             }
             let offset = u64::from(next - 1) * Descriptor::BYTES as u64;
             let at = table.0.checked_add(offset).ok_or(unmapped)?;
-            self.mem
-                .write_slice(&descriptor.to_bytes(), GuestAddress(at))
-                .map_err(|_| unmapped)?;
+            self.mem.write_slice(&descriptor.to_bytes(), GuestAddress(at)).map_err(|_| unmapped)?;
         }
-        Ok(Descriptor {
-            addr: table.0,
-            len: bytes,
-            flags: Descriptor::INDIRECT,
-            next: 0,
-        })
+        Ok(Descriptor { addr: table.0, len: bytes, flags: Descriptor::INDIRECT, next: 0 })
     }
 
     /// Shows all chains added since the last call to the device. True: the device wants a kick, signal the
@@ -290,16 +268,9 @@ impl DriverQueue {
         let unknown = QueueError::UsedHead { head: id };
         let head = u16::try_from(id).map_err(|_| unknown)?;
         let slot = self.chains.get_mut(usize::from(head)).ok_or(unknown)?;
-        let InFlight {
-            descriptors,
-            writable_bytes,
-        } = (*slot).ok_or(unknown)?;
+        let InFlight { descriptors, writable_bytes } = (*slot).ok_or(unknown)?;
         if u64::from(written) > writable_bytes {
-            return Err(QueueError::UsedLength {
-                head,
-                written,
-                writable: writable_bytes,
-            });
+            return Err(QueueError::UsedLength { head, written, writable: writable_bytes });
         }
         *slot = None;
         self.in_flight -= 1;
@@ -329,10 +300,7 @@ impl DriverQueue {
     /// Asks the device not to interrupt. A hint, an interrupt may still come.
     #[inline]
     pub fn disable_interrupts(&mut self) {
-        self.interrupts.disable(
-            self.rings.used_idx(),
-            self.rings.interrupt_request(self.event_idx),
-        );
+        self.interrupts.disable(self.rings.used_idx(), self.rings.interrupt_request(self.event_idx));
     }
 
     /// Asks the device to interrupt for the next chain it completes. True: used entries arrived meanwhile,
@@ -340,8 +308,7 @@ impl DriverQueue {
     #[inline]
     #[must_use = "true means that there are used entries for which no interrupt will come"]
     pub fn enable_interrupts(&mut self) -> bool {
-        self.interrupts
-            .enable(self.next_used, self.rings.interrupt_request(self.event_idx));
+        self.interrupts.enable(self.next_used, self.rings.interrupt_request(self.event_idx));
         // Pairs with the fence in `DeviceQueue::publish`, where the cases are spelt out.
         fence(Ordering::SeqCst);
         self.has_used()
@@ -384,12 +351,8 @@ impl DriverQueue {
 
     /// Writes avail.flags and used_event, garbage too.
     pub fn write_interrupt_requests(&mut self, flags: u16, used_event: u16) {
-        self.rings
-            .interrupt_request(false)
-            .store(flags, Ordering::Relaxed);
-        self.rings
-            .interrupt_request(true)
-            .store(used_event, Ordering::Relaxed);
+        self.rings.interrupt_request(false).store(flags, Ordering::Relaxed);
+        self.rings.interrupt_request(true).store(used_event, Ordering::Relaxed);
     }
 
     /// Overwrites the used ring, which is the device's to write: used.idx, and the entry of index `at`.

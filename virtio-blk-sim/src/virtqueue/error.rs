@@ -34,6 +34,11 @@ pub enum QueueError {
     /// The queue broke earlier; the error that was returned then says why.
     #[error("the queue is broken by an earlier ring violation: reset the device and set the queue up again")]
     Broken,
+    /// Guest memory has been taken away under the queue.
+    #[error(
+        "guest memory was taken away while the queue ran; its file must keep its size while it is shared"
+    )]
+    MemoryLost,
 
     // Setting a queue up.
     /// The size is 0, over 32768, or no power of two (virtio 1.2, section 2.7).
@@ -135,12 +140,13 @@ pub enum QueueError {
     /// A descriptor has both the INDIRECT and the NEXT flag.
     #[error("an indirect descriptor also has a next descriptor")]
     IndirectWithNext,
-    /// The length of an indirect table is 0, no multiple of 16, or more entries than the queue has.
+    /// The length of an indirect table is 0, no multiple of 16, or more entries than a chain may have.
     #[error("an indirect table has {len} bytes, which is not 1 to {size} descriptors of 16 bytes")]
     IndirectLength {
         /// Its length in bytes.
         len: u32,
-        /// The queue size.
+        /// The entries that a chain may have: the queue size, or more by
+        /// [`DeviceQueue::accept_chains_of`](super::DeviceQueue::accept_chains_of).
         size: u16,
     },
     /// An indirect table is not wholly in guest memory.

@@ -13,10 +13,7 @@ pub(super) struct InFlight {
 impl InFlight {
     /// None of the heads `0..size` in flight.
     pub(super) fn new(size: u16) -> Self {
-        Self {
-            words: vec![0; usize::from(size).div_ceil(64)].into_boxed_slice(),
-            count: 0,
-        }
+        Self { words: vec![0; usize::from(size).div_ceil(64)].into_boxed_slice(), count: 0 }
     }
 
     #[inline]
@@ -26,9 +23,7 @@ impl InFlight {
 
     #[inline]
     pub(super) fn contains(&self, head: u16) -> bool {
-        self.words
-            .get(usize::from(head / 64))
-            .is_some_and(|word| word & bit(head) != 0)
+        self.words.get(usize::from(head / 64)).is_some_and(|word| word & bit(head) != 0)
     }
 
     /// False when it is in flight already, or no head of this queue.

@@ -65,6 +65,11 @@ impl QueueConfig {
         }
     }
 
+    /// The bytes of the descriptor table, the avail ring and the used ring of a queue of that size.
+    pub fn part_bytes(size: u16) -> (u64, u64, u64) {
+        (desc_bytes(size), avail_bytes(size), used_bytes(size))
+    }
+
     /// The bytes that a queue of [`QueueConfig::at`] takes.
     pub fn bytes(size: u16) -> u64 {
         desc_bytes(size) + avail_bytes(size).next_multiple_of(USED_ALIGN) + used_bytes(size)
@@ -136,12 +141,7 @@ impl Descriptor {
     /// From its two words in host byte order.
     #[inline]
     fn from_words(addr: u64, rest: u64) -> Self {
-        Self {
-            addr,
-            len: rest as u32,
-            flags: (rest >> 32) as u16,
-            next: (rest >> 48) as u16,
-        }
+        Self { addr, len: rest as u32, flags: (rest >> 32) as u16, next: (rest >> 48) as u16 }
     }
 
     #[inline]
@@ -182,9 +182,7 @@ impl Rings {
         let mut part = |part, addr: GuestAddress, len, align| {
             let addr = addr.0;
             let host =
-                translator
-                    .contiguous(addr, len)
-                    .ok_or(QueueError::RingUnmapped { part, addr, len })?;
+                translator.contiguous(addr, len).ok_or(QueueError::RingUnmapped { part, addr, len })?;
             // The guest address is what the driver must align; the host address is what atomics need aligned.
             // They differ where a region begins at an odd guest address.
             if !addr.is_multiple_of(align) || !(host.addr() as u64).is_multiple_of(align) {
@@ -193,18 +191,8 @@ impl Rings {
             Ok(host)
         };
         Ok(Self {
-            desc: part(
-                RingPart::DescriptorTable,
-                config.desc_table,
-                desc_bytes(size),
-                DESC_ALIGN,
-            )?,
-            avail: part(
-                RingPart::AvailRing,
-                config.avail_ring,
-                avail_bytes(size),
-                AVAIL_ALIGN,
-            )?,
+            desc: part(RingPart::DescriptorTable, config.desc_table, desc_bytes(size), DESC_ALIGN)?,
+            avail: part(RingPart::AvailRing, config.avail_ring, avail_bytes(size), AVAIL_ALIGN)?,
             used: part(RingPart::UsedRing, config.used_ring, used_bytes(size), USED_ALIGN)?,
             mask: size - 1,
             _mem: Arc::clone(mem),
@@ -221,10 +209,7 @@ impl Rings {
     pub(super) fn descriptor(&self, index: u16) -> Option<Descriptor> {
         let (addr, rest) = self.descriptor_words(index)?;
         let addr = u64::from_le(addr.load(Ordering::Relaxed));
-        Some(Descriptor::from_words(
-            addr,
-            u64::from_le(rest.load(Ordering::Relaxed)),
-        ))
+        Some(Descriptor::from_words(addr, u64::from_le(rest.load(Ordering::Relaxed))))
     }
 
     /// Writes descriptor `index`; does nothing when the table has no such entry.
@@ -265,11 +250,7 @@ impl Rings {
     /// What the driver asks for: used_event, behind avail.ring, or avail.flags.
     #[inline]
     pub(super) fn interrupt_request(&self, event_idx: bool) -> Le16<'_> {
-        self.avail_u16(if event_idx {
-            RING_HEADER + 2 * usize::from(self.size())
-        } else {
-            0
-        })
+        self.avail_u16(if event_idx { RING_HEADER + 2 * usize::from(self.size()) } else { 0 })
     }
 
     /// used.idx: how many chains the device has ever completed, modulo 2^16.
@@ -281,21 +262,14 @@ impl Rings {
     /// What the device asks for: avail_event, behind used.ring, or used.flags.
     #[inline]
     pub(super) fn kick_request(&self, event_idx: bool) -> Le16<'_> {
-        self.used_u16(if event_idx {
-            RING_HEADER + 8 * usize::from(self.size())
-        } else {
-            0
-        })
+        self.used_u16(if event_idx { RING_HEADER + 8 * usize::from(self.size()) } else { 0 })
     }
 
     /// Reads the entry of used.ring for index `at`: id and len.
     #[inline]
     pub(super) fn used_entry(&self, at: u16) -> (u32, u32) {
         let (id, len) = self.used_words(at);
-        (
-            u32::from_le(id.load(Ordering::Relaxed)),
-            u32::from_le(len.load(Ordering::Relaxed)),
-        )
+        (u32::from_le(id.load(Ordering::Relaxed)), u32::from_le(len.load(Ordering::Relaxed)))
     }
 
     /// Writes the entry of used.ring for index `at`.
@@ -308,9 +282,7 @@ impl Rings {
 
     #[inline]
     fn used_words(&self, at: u16) -> (&AtomicU32, &AtomicU32) {
-        let entry = self
-            .used
-            .wrapping_add(RING_HEADER + 8 * usize::from(at & self.mask));
+        let entry = self.used.wrapping_add(RING_HEADER + 8 * usize::from(at & self.mask));
         // SAFETY: the masked index is an entry of the ring, so these 4 bytes are in `used` (the invariant of
         // `Rings`); the ring and its header are multiples of 4.
         let id = unsafe { AtomicU32::from_ptr(entry.cast()) };

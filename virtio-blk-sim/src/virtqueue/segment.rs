@@ -1,9 +1,6 @@
 //! Guest buffers as host memory: [`Segment`], one piece, and [`Segments`], a list read and written by byte
 //! offset.
-#![expect(
-    unsafe_code,
-    reason = "guest memory is read and written through raw pointers; the guest shares it"
-)]
+#![expect(unsafe_code, reason = "guest memory is read and written through raw pointers; the guest shares it")]
 
 use std::fmt;
 use std::ops::Deref;
@@ -33,10 +30,7 @@ unsafe impl Sync for Segment {}
 impl Segment {
     #[inline]
     pub(super) fn new(ptr: *mut u8, len: usize) -> Self {
-        Self(libc::iovec {
-            iov_base: ptr.cast(),
-            iov_len: len,
-        })
+        Self(libc::iovec { iov_base: ptr.cast(), iov_len: len })
     }
 
     /// Where it starts, in this process.
@@ -96,10 +90,7 @@ pub struct Segments {
 
 impl Segments {
     pub(super) fn with_capacity(capacity: usize) -> Self {
-        Self {
-            list: Vec::with_capacity(capacity),
-            bytes: 0,
-        }
+        Self { list: Vec::with_capacity(capacity), bytes: 0 }
     }
 
     #[inline]
@@ -239,11 +230,7 @@ fn read_guest(piece: Segment, dst: &mut [u8]) {
         return;
     }
     let mut from = piece.ptr().cast_const();
-    let words_end = if from.cast::<u64>().is_aligned() {
-        dst.len() & !7
-    } else {
-        0
-    };
+    let words_end = if from.cast::<u64>().is_aligned() { dst.len() & !7 } else { 0 };
     let (words, bytes) = dst.split_at_mut(words_end);
     for word in words.chunks_exact_mut(8) {
         // SAFETY: `from` is 8-aligned and has 8 more bytes inside the piece (`dst` is no longer than it),
@@ -270,11 +257,7 @@ fn write_guest(piece: Segment, src: &[u8]) {
         return;
     }
     let mut to = piece.ptr();
-    let words_end = if to.cast::<u64>().is_aligned() {
-        src.len() & !7
-    } else {
-        0
-    };
+    let words_end = if to.cast::<u64>().is_aligned() { src.len() & !7 } else { 0 };
     let (words, bytes) = src.split_at(words_end);
     for word in words.chunks_exact(8) {
         let mut value = [0; 8];

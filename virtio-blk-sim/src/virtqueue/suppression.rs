@@ -26,10 +26,7 @@ pub(super) struct Request {
 
 impl Request {
     pub(super) fn new(event_idx: bool) -> Self {
-        Self {
-            event_idx,
-            stored: None,
-        }
+        Self { event_idx, stored: None }
     }
 
     /// Asks to be told when the other side's index passes `next`. The caller's fence and its look at the
@@ -69,11 +66,7 @@ impl Request {
 #[inline]
 pub(super) fn wanted(event_idx: bool, field: Le16<'_>, old: u16, new: u16) -> bool {
     let field = field.load(Ordering::Relaxed);
-    if event_idx {
-        passed(field, old, new)
-    } else {
-        field & NO == 0
-    }
+    if event_idx { passed(field, old, new) } else { field & NO == 0 }
 }
 
 /// Whether moving an index from `old` to `new` passed `event` (virtio 1.2, section 2.7.7.2): whether `event`
@@ -96,11 +89,7 @@ mod tests {
                 for around in -8..8_i16 {
                     let event = old.wrapping_add_signed(around);
                     let counted = (0..moved).any(|step| old.wrapping_add(step) == event);
-                    assert_eq!(
-                        passed(event, old, new),
-                        counted,
-                        "event {event} old {old} new {new}"
-                    );
+                    assert_eq!(passed(event, old, new), counted, "event {event} old {old} new {new}");
                 }
             }
         }

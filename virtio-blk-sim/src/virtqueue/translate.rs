@@ -24,11 +24,7 @@ pub(super) struct Translator {
 
 impl Translator {
     pub(super) fn new(mem: Arc<GuestMemoryMmap>) -> Self {
-        Self {
-            start: 0,
-            host: Segment::new(std::ptr::null_mut(), 0),
-            mem,
-        }
+        Self { start: 0, host: Segment::new(std::ptr::null_mut(), 0), mem }
     }
 
     pub(super) fn memory(&self) -> &Arc<GuestMemoryMmap> {
@@ -54,10 +50,7 @@ impl Translator {
         let offset = addr.wrapping_sub(self.start);
         let mapped = self.host.len() as u64;
         if offset < mapped && u64::from(len) <= mapped - offset {
-            sink(Segment::new(
-                self.host.ptr().wrapping_add(offset as usize),
-                len as usize,
-            ));
+            sink(Segment::new(self.host.ptr().wrapping_add(offset as usize), len as usize));
             return Ok(());
         }
         self.translate_slow(addr, len, &mut sink)
@@ -101,10 +94,7 @@ impl Translator {
             self.remember(addr)?;
             offset = addr.wrapping_sub(self.start);
         }
-        Some((
-            self.host.ptr().wrapping_add(offset as usize),
-            self.host.len() as u64 - offset,
-        ))
+        Some((self.host.ptr().wrapping_add(offset as usize), self.host.len() as u64 - offset))
     }
 
     /// Makes the region around `addr` the remembered one. When there is none the last one stays.

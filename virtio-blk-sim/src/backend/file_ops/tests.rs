@@ -16,23 +16,15 @@ fn image(file: &TempFile) -> FileImage {
 }
 
 fn write(sector: u64, data: &[u8]) -> Posted {
-    Posted::request(vb::VIRTIO_BLK_T_OUT, sector)
-        .readable(data)
-        .status()
+    Posted::request(vb::VIRTIO_BLK_T_OUT, sector).readable(data).status()
 }
 
 fn read(sector: u64, len: usize) -> Posted {
-    Posted::request(vb::VIRTIO_BLK_T_IN, sector)
-        .writable(len)
-        .status()
+    Posted::request(vb::VIRTIO_BLK_T_IN, sector).writable(len).status()
 }
 
 fn sectors(sector: u64, sectors: u32, unmap: bool) -> SectorRange {
-    SectorRange {
-        sector,
-        sectors,
-        unmap,
-    }
+    SectorRange { sector, sectors, unmap }
 }
 
 /// A file in memory. It can punch holes, but it cannot zero a range (shmem_fallocate in mm/shmem.c).
@@ -58,13 +50,8 @@ fn a_discard_gives_the_space_back() {
     let image = image(&file);
     let before = image.file().metadata().unwrap().blocks();
     let mut rig = Rig::new(image.device_config());
-    let posted = Posted::request(vb::VIRTIO_BLK_T_DISCARD, 0)
-        .readable(&range(16, 32, 0))
-        .status();
-    assert_eq!(
-        rig.run(&posted, |request| image.execute(request)).status(),
-        Some(0)
-    );
+    let posted = Posted::request(vb::VIRTIO_BLK_T_DISCARD, 0).readable(&range(16, 32, 0)).status();
+    assert_eq!(rig.run(&posted, |request| image.execute(request)).status(), Some(0));
     let metadata = image.file().metadata().unwrap();
     assert_eq!(metadata.len(), 64 * 512);
     if file.content()[16 * 512..48 * 512].iter().all(|&byte| byte == 0) {
@@ -87,10 +74,7 @@ fn zeros_are_written_where_the_file_cannot_make_them() {
     assert!(plain.content() == expected);
 
     let file = memfd(&disk_content(300));
-    assert_eq!(
-        fallocate(&file, ZERO_MODE, &zeroed).unwrap_err().raw_os_error(),
-        Some(libc::EOPNOTSUPP)
-    );
+    assert_eq!(fallocate(&file, ZERO_MODE, &zeroed).unwrap_err().raw_os_error(), Some(libc::EOPNOTSUPP));
     write_zeroes(&file, &zeroed).unwrap();
     assert!(content(&file, 300 * 512) == expected);
 
@@ -98,10 +82,7 @@ fn zeros_are_written_where_the_file_cannot_make_them() {
     let allocated = file.metadata().unwrap().blocks();
     write_zeroes(&file, &sectors(1, 199, true)).unwrap();
     assert!(content(&file, 300 * 512) == expected);
-    assert!(
-        file.metadata().unwrap().blocks() < allocated,
-        "unmap punches a hole"
-    );
+    assert!(file.metadata().unwrap().blocks() < allocated, "unmap punches a hole");
 }
 
 #[test]
@@ -117,31 +98,18 @@ fn ranges_of_no_sectors_do_nothing() {
 /// `/dev/full` takes no data and cannot fallocate.
 #[test]
 fn a_full_disk_is_an_io_error() {
-    let full = || {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/full")
-            .unwrap()
-    };
+    let full = || OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
     let image = FileImage::from_parts(full(), 64, None);
     let mut rig = Rig::new(DeviceConfig::new(64));
-    let zero = Posted::request(vb::VIRTIO_BLK_T_WRITE_ZEROES, 0)
-        .readable(&range(0, 8, 0))
-        .status();
+    let zero = Posted::request(vb::VIRTIO_BLK_T_WRITE_ZEROES, 0).readable(&range(0, 8, 0)).status();
     for posted in [write(0, &[1; 512]), zero] {
         let answer = rig.run(&posted, |request| image.execute(request));
-        assert_eq!(
-            (answer.status(), answer.written, answer.error),
-            (Some(1), 1, None)
-        );
+        assert_eq!((answer.status(), answer.written, answer.error), (Some(1), 1, None));
     }
     let error = write_zeroes(&full(), &sectors(0, 8, false)).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
     // A hint that cannot be followed is no failure.
-    let hint = Posted::request(vb::VIRTIO_BLK_T_DISCARD, 0)
-        .readable(&range(0, 8, 0))
-        .status();
+    let hint = Posted::request(vb::VIRTIO_BLK_T_DISCARD, 0).readable(&range(0, 8, 0)).status();
     assert_eq!(rig.run(&hint, |request| image.execute(request)).status(), Some(0));
 }
 
@@ -169,10 +137,7 @@ fn errors_of_the_file_become_a_status() {
     let image = FileImage::from_parts(File::open(file.path()).unwrap(), 64, None);
     let mut rig = Rig::new(DeviceConfig::new(64));
     let posted = write(0, &[1; 512]);
-    assert_eq!(
-        rig.run(&posted, |request| image.execute(request)).status(),
-        Some(1)
-    );
+    assert_eq!(rig.run(&posted, |request| image.execute(request)).status(), Some(1));
     assert!(file.content() == disk_content(64));
 }
 
@@ -182,18 +147,9 @@ fn durable_writes_and_flushes_reach_the_file() {
     let image = image(&file);
     let mut rig = Rig::new(image.device_config());
     rig.device.write_config(32, &[0]);
-    let zero = Posted::request(vb::VIRTIO_BLK_T_WRITE_ZEROES, 0)
-        .readable(&range(8, 8, 1))
-        .status();
-    for posted in [
-        write(3, &[9; 1024]),
-        zero,
-        Posted::request(vb::VIRTIO_BLK_T_FLUSH, 0).status(),
-    ] {
-        assert_eq!(
-            rig.run(&posted, |request| image.execute(request)).status(),
-            Some(0)
-        );
+    let zero = Posted::request(vb::VIRTIO_BLK_T_WRITE_ZEROES, 0).readable(&range(8, 8, 1)).status();
+    for posted in [write(3, &[9; 1024]), zero, Posted::request(vb::VIRTIO_BLK_T_FLUSH, 0).status()] {
+        assert_eq!(rig.run(&posted, |request| image.execute(request)).status(), Some(0));
     }
     let mut expected = disk_content(64);
     expected[3 * 512..5 * 512].fill(9);
@@ -204,18 +160,12 @@ fn durable_writes_and_flushes_reach_the_file() {
 /// `/dev/zero` takes any write, but cannot be synced (fdatasync(2): EINVAL): a durable write must fail then.
 #[test]
 fn a_sync_that_fails_fails_the_write() {
-    let device = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/zero")
-        .unwrap();
+    let device = OpenOptions::new().read(true).write(true).open("/dev/zero").unwrap();
     let image = FileImage::from_parts(device, 64, None);
     let mut rig = Rig::new(DeviceConfig::new(64));
     for write_through in [false, true] {
         rig.device.write_config(32, &[u8::from(!write_through)]);
-        let zero = Posted::request(vb::VIRTIO_BLK_T_WRITE_ZEROES, 0)
-            .readable(&range(0, 8, 0))
-            .status();
+        let zero = Posted::request(vb::VIRTIO_BLK_T_WRITE_ZEROES, 0).readable(&range(0, 8, 0)).status();
         for posted in [write(0, &[1; 512]), zero] {
             let answer = rig.run(&posted, |request| image.execute(request));
             assert_eq!(answer.status(), Some(u8::from(write_through)));
@@ -236,10 +186,8 @@ fn direct_io_takes_aligned_buffers_as_they_are_and_copies_others() {
         suited.push(image.suits(&mut request));
         image.execute(request)
     };
-    let two = Posted::request(vb::VIRTIO_BLK_T_OUT, 8)
-        .readable(&data[..8192])
-        .readable(&data[8192..])
-        .status();
+    let two =
+        Posted::request(vb::VIRTIO_BLK_T_OUT, 8).readable(&data[..8192]).readable(&data[8192..]).status();
     // The first piece suits, the second ends where no direct transfer may.
     let three = Posted::request(vb::VIRTIO_BLK_T_OUT, 8)
         .readable(&data[..8192])
@@ -250,10 +198,7 @@ fn direct_io_takes_aligned_buffers_as_they_are_and_copies_others() {
         assert_eq!(rig.run(&posted, &mut execute).status(), Some(0));
         assert!(file.content()[8 * 512..8 * 512 + data.len()] == data);
         let answer = rig.run(&read(8, data.len()), &mut execute);
-        assert_eq!(
-            (answer.status(), answer.written as usize),
-            (Some(0), data.len() + 1)
-        );
+        assert_eq!((answer.status(), answer.written as usize), (Some(0), data.len() + 1));
         assert!(answer.data() == data);
     }
     assert_eq!(suited, [true, true, true, true, false, true]);
@@ -261,10 +206,7 @@ fn direct_io_takes_aligned_buffers_as_they_are_and_copies_others() {
     // Zeros and discards need no buffer of the guest's.
     for kind in [vb::VIRTIO_BLK_T_WRITE_ZEROES, vb::VIRTIO_BLK_T_DISCARD] {
         let posted = Posted::request(kind, 0).readable(&range(8, 8, 0)).status();
-        assert_eq!(
-            rig.run(&posted, |request| image.execute(request)).status(),
-            Some(0)
-        );
+        assert_eq!(rig.run(&posted, |request| image.execute(request)).status(), Some(0));
     }
     write_zeros(image.file(), &sectors(16, 8, false)).unwrap();
     assert!(file.content()[8 * 512..24 * 512] == [0; 16 * 512]);
@@ -287,13 +229,7 @@ fn aligned_buffers_are_aligned() {
     for align in [1, 8, 512, 4096] {
         for len in [0, 1, 4096, 10000] {
             let mut buffer = AlignedBuffer::new(len, align);
-            assert_eq!(
-                (
-                    buffer.bytes_mut().len(),
-                    buffer.bytes_mut().as_ptr().addr() % align
-                ),
-                (len, 0)
-            );
+            assert_eq!((buffer.bytes_mut().len(), buffer.bytes_mut().as_ptr().addr() % align), (len, 0));
         }
     }
 }

@@ -61,27 +61,12 @@ impl Row {
     /// A chain that changes nothing but the status.
     fn chain(case: u32, name: &'static str, posted: Posted, status: Option<u8>) -> Self {
         let (data, disk) = (Vec::new(), Vec::new());
-        let exchange = Exchange {
-            config: |_| (),
-            refuse: Features::NONE,
-            posted,
-            status,
-            data,
-            disk,
-        };
-        Self {
-            case,
-            name,
-            check: Check::Chain(exchange),
-        }
+        let exchange = Exchange { config: |_| (), refuse: Features::NONE, posted, status, data, disk };
+        Self { case, name, check: Check::Chain(exchange) }
     }
 
     fn function(case: u32, name: &'static str, check: fn()) -> Self {
-        Self {
-            case,
-            name,
-            check: Check::Function(check),
-        }
+        Self { case, name, check: Check::Function(check) }
     }
 
     fn with(mut self, change: impl FnOnce(&mut Exchange)) -> Self {
@@ -176,14 +161,7 @@ fn carry_out(exchange: Exchange) {
         content[*at..at + bytes.len()].copy_from_slice(bytes);
     }
     let written = exchange.data.len() as u32 + u32::from(exchange.status.is_some());
-    assert_eq!(
-        Answer {
-            error: answer.error,
-            written,
-            writable
-        },
-        answer
-    );
+    assert_eq!(Answer { error: answer.error, written, writable }, answer);
     assert_eq!(exchange.status, answer.status());
     assert!(backend.content() == content, "the disk is not as expected");
     if let Some(error) = answer.error {
@@ -206,7 +184,7 @@ fn one_buffer_on_two_queues() {
     let ram = GuestRam::new(1 << 16).unwrap();
     let memory = ram.memory();
     let (headers, data, statuses) = (0x8000, 0x9000, 0xa000);
-    let mut device = BlockDevice::new(DeviceConfig::new(CAPACITY)).unwrap();
+    let device = BlockDevice::new(DeviceConfig::new(CAPACITY)).unwrap();
     device.negotiate(device.offered()).unwrap();
     let barrier = Barrier::new(2);
     let serve = |queue: u64| {
@@ -220,15 +198,10 @@ fn one_buffer_on_two_queues() {
         barrier.wait();
         for _ in 0..ROUNDS {
             memory.write_obj(0xff_u8, status).unwrap();
-            driver
-                .add(&[(head, 16)], &[(GuestAddress(data), 512), (status, 1)])
-                .unwrap()
-                .unwrap();
+            driver.add(&[(head, 16)], &[(GuestAddress(data), 512), (status, 1)]).unwrap().unwrap();
             let _ = driver.publish(); // nobody sleeps on either side
             assert!(device_queue.pop(slot.chain_mut()).unwrap());
-            let Started::Pending(request) = slot.begin(&device) else {
-                panic!("a read of a sector is fine")
-            };
+            let Started::Pending(request) = slot.begin(&device) else { panic!("a read of a sector is fine") };
             let finished = backend.execute(request);
             device_queue.push(finished.head(), finished.written()).unwrap();
             let _ = device_queue.publish();
@@ -244,10 +217,7 @@ fn one_buffer_on_two_queues() {
     let mut content = [0; 512];
     memory.read_slice(&mut content, GuestAddress(data)).unwrap();
     for (at, byte) in content.iter().enumerate() {
-        assert!(
-            [disk(0, 1)[at], disk(1, 1)[at]].contains(byte),
-            "byte {at} is of neither sector"
-        );
+        assert!([disk(0, 1)[at], disk(1, 1)[at]].contains(byte), "byte {at} is of neither sector");
     }
 }
 
@@ -275,7 +245,7 @@ fn cache_mode_changed_in_flight() {
 }
 
 fn writeback_byte_of_any_value() {
-    let mut device = BlockDevice::new(DeviceConfig::new(CAPACITY)).unwrap();
+    let device = BlockDevice::new(DeviceConfig::new(CAPACITY)).unwrap();
     device.negotiate(device.offered()).unwrap();
     for value in 0..=255 {
         device.write_config(32, &[value]);

@@ -16,12 +16,8 @@ fn cuts() -> impl Strategy<Value = Vec<prop::sample::Index>> {
 
 /// The lengths of the pieces; none is empty.
 fn pieces(len: usize, cuts: &[prop::sample::Index]) -> Vec<usize> {
-    let mut ends: Vec<usize> = cuts
-        .iter()
-        .map(|cut| cut.index(len + 1))
-        .chain([len])
-        .filter(|&end| end > 0)
-        .collect();
+    let mut ends: Vec<usize> =
+        cuts.iter().map(|cut| cut.index(len + 1)).chain([len]).filter(|&end| end > 0).collect();
     ends.sort_unstable();
     ends.dedup();
     let starts = [0].into_iter().chain(ends.iter().copied());
@@ -44,9 +40,7 @@ impl Content {
             posted = posted.readable(piece);
             rest = after;
         }
-        pieces(self.writable, writable)
-            .into_iter()
-            .fold(posted, |posted, len| posted.writable(len))
+        pieces(self.writable, writable).into_iter().fold(posted, |posted, len| posted.writable(len))
     }
 }
 
@@ -94,9 +88,7 @@ fn content() -> impl Strategy<Value = Content> {
             Content { readable, writable }
         })
         // A chain of no buffers is the ring's business.
-        .prop_filter("no buffers", |content| {
-            !content.readable.is_empty() || content.writable > 0
-        })
+        .prop_filter("no buffers", |content| !content.readable.is_empty() || content.writable > 0)
 }
 
 /// The answer and the disk after it.

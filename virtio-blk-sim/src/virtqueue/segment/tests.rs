@@ -24,10 +24,7 @@ fn scattered(ram: &GuestRam, lens: &[u32]) -> (Chain, Vec<u64>) {
         addresses.extend(at..at + u64::from(len));
         at += u64::from(len) + 5;
     }
-    (
-        Chain::from_buffers(ram.memory().clone(), 0, &[], &buffers).unwrap(),
-        addresses,
-    )
+    (Chain::from_buffers(ram.memory().clone(), 0, &[], &buffers).unwrap(), addresses)
 }
 
 proptest! {
@@ -91,11 +88,7 @@ fn a_range_at_or_past_the_end_is_empty() {
         assert!(out.is_empty());
     }
     assert_eq!(chain.writable().copy_to(28, &mut bytes), 2);
-    assert_eq!(
-        chain.readable().copy_to(0, &mut bytes),
-        0,
-        "an empty list has nothing"
-    );
+    assert_eq!(chain.readable().copy_to(0, &mut bytes), 0, "an empty list has nothing");
 }
 
 #[test]
@@ -105,10 +98,7 @@ fn iovecs_are_the_segments() {
     let iovecs = chain.writable().as_iovecs();
     assert_eq!(iovecs.len(), 3);
     for (iovec, segment) in iovecs.iter().zip(chain.writable().iter()) {
-        assert_eq!(
-            (iovec.iov_base.cast(), iovec.iov_len),
-            (segment.ptr(), segment.len())
-        );
+        assert_eq!((iovec.iov_base.cast(), iovec.iov_len), (segment.ptr(), segment.len()));
     }
 }
 
@@ -127,13 +117,7 @@ fn a_chain_keeps_its_memory_mapped() {
 fn buffers_outside_memory_are_refused() {
     let ram = ram();
     let end = RAM as u64;
-    for (addr, len) in [
-        (end, 1),
-        (end - 1, 2),
-        (u64::MAX, 1),
-        (u64::MAX - 1, 4),
-        (0, u32::MAX),
-    ] {
+    for (addr, len) in [(end, 1), (end - 1, 2), (u64::MAX, 1), (u64::MAX - 1, 4), (0, u32::MAX)] {
         let made = Chain::from_buffers(ram.memory().clone(), 0, &[(GuestAddress(addr), len)], &[]);
         assert_eq!(made.unwrap_err(), QueueError::Unmapped { addr, len });
     }

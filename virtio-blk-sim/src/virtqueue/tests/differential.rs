@@ -19,20 +19,14 @@ type Pieces = Vec<(u64, u64, bool)>;
 
 /// What we see of it.
 fn our_pieces(mem: &GuestMemoryMmap, chain: &Chain) -> Pieces {
-    let readable = as_guest(mem, chain.readable())
-        .into_iter()
-        .map(|(addr, len)| (addr, len, false));
-    let writable = as_guest(mem, chain.writable())
-        .into_iter()
-        .map(|(addr, len)| (addr, len, true));
+    let readable = as_guest(mem, chain.readable()).into_iter().map(|(addr, len)| (addr, len, false));
+    let writable = as_guest(mem, chain.writable()).into_iter().map(|(addr, len)| (addr, len, true));
     readable.chain(writable).collect()
 }
 
 /// What virtio-queue sees of it.
 fn their_pieces(chain: impl Iterator<Item = Theirs>) -> Pieces {
-    chain
-        .map(|entry| (entry.addr().0, u64::from(entry.len()), entry.is_write_only()))
-        .collect()
+    chain.map(|entry| (entry.addr().0, u64::from(entry.len()), entry.is_write_only())).collect()
 }
 
 /// One chain: readable lengths, writable lengths, and where its table begins among the pieces, if it has one.
@@ -41,9 +35,7 @@ type Shape = (Vec<u32>, Vec<u32>, Option<u16>);
 fn shape() -> impl Strategy<Value = Shape> {
     let lens = || prop::collection::vec(1..200_u32, 0..4);
     (lens(), lens(), prop::option::of(0..3_u16))
-        .prop_filter("a chain has a buffer", |(readable, writable, _)| {
-            readable.len() + writable.len() > 0
-        })
+        .prop_filter("a chain has a buffer", |(readable, writable, _)| readable.len() + writable.len() > 0)
 }
 
 /// Some chains, in which order they are completed, and whether the device and the guest sleep afterwards.
@@ -180,11 +172,7 @@ proptest! {
 fn a_chain_of_the_oracles_own_driver_is_read_the_same() {
     let ram = GuestRam::new(0x1_0000).unwrap();
     let mock = MockSplitQueue::create(ram.memory().as_ref(), GuestAddress(RINGS), SIZE);
-    let chain = [
-        (0x8000, 16, 0),
-        (0x9000, 512, Descriptor::WRITE),
-        (0x9300, 1, Descriptor::WRITE),
-    ];
+    let chain = [(0x8000, 16, 0), (0x9000, 512, Descriptor::WRITE), (0x9300, 1, Descriptor::WRITE)];
     let raw: Vec<RawDescriptor> = chain
         .iter()
         .map(|&(addr, len, flags)| RawDescriptor::from(Theirs::new(addr, len, flags, 0)))
@@ -192,13 +180,7 @@ fn a_chain_of_the_oracles_own_driver_is_read_the_same() {
     let expected: Pieces = mock
         .build_desc_chain(&raw)
         .unwrap()
-        .map(|descriptor| {
-            (
-                descriptor.addr().0,
-                u64::from(descriptor.len()),
-                descriptor.is_write_only(),
-            )
-        })
+        .map(|descriptor| (descriptor.addr().0, u64::from(descriptor.len()), descriptor.is_write_only()))
         .collect();
 
     let config = QueueConfig {

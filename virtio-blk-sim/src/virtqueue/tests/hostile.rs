@@ -229,12 +229,7 @@ fn a_guest_that_rewrites_its_rings_while_they_are_read_gains_nothing() {
         scope.spawn(|| {
             // What is legal half of the time, by turns for each field: the address, the length, the order,
             // the table.
-            let good = Descriptor {
-                addr: 0x8000,
-                len: 64,
-                flags: Descriptor::NEXT,
-                next: 1,
-            };
+            let good = Descriptor { addr: 0x8000, len: 64, flags: Descriptor::NEXT, next: 1 };
             let mut turn = 0_u64;
             while !stop.load(Ordering::Relaxed) {
                 turn += 1;
@@ -242,51 +237,16 @@ fn a_guest_that_rewrites_its_rings_while_they_are_read_gains_nothing() {
                 let next = (at + 1) % 16;
                 let last = if at % 4 == 3 { 0 } else { Descriptor::NEXT };
                 let descriptor = match turn / 16 % 8 {
-                    0 => Descriptor {
-                        addr: HIGH_END - 32,
-                        len: 64,
-                        flags: last,
-                        next,
-                    },
-                    1 => Descriptor {
-                        addr: HIGH_END - 64,
-                        len: 64,
-                        flags: last,
-                        next,
-                    },
-                    2 => Descriptor {
-                        addr: u64::MAX - 3,
-                        next,
-                        flags: last,
-                        ..good
-                    },
-                    3 => Descriptor {
-                        addr: TABLES,
-                        len: 64,
-                        flags: Descriptor::INDIRECT,
-                        ..good
-                    },
-                    4 => Descriptor {
-                        len: u32::MAX,
-                        next,
-                        flags: last,
-                        ..good
-                    },
-                    _ => Descriptor {
-                        next,
-                        flags: last,
-                        ..good
-                    },
+                    0 => Descriptor { addr: HIGH_END - 32, len: 64, flags: last, next },
+                    1 => Descriptor { addr: HIGH_END - 64, len: 64, flags: last, next },
+                    2 => Descriptor { addr: u64::MAX - 3, next, flags: last, ..good },
+                    3 => Descriptor { addr: TABLES, len: 64, flags: Descriptor::INDIRECT, ..good },
+                    4 => Descriptor { len: u32::MAX, next, flags: last, ..good },
+                    _ => Descriptor { next, flags: last, ..good },
                 };
                 driver.write_desc(at, descriptor);
-                let entry = Descriptor {
-                    next: (turn % 5) as u16,
-                    flags: last,
-                    ..descriptor
-                };
-                guest
-                    .write_slice(&entry.to_bytes(), GuestAddress(TABLES + 16 * (turn % 4)))
-                    .unwrap();
+                let entry = Descriptor { next: (turn % 5) as u16, flags: last, ..descriptor };
+                guest.write_slice(&entry.to_bytes(), GuestAddress(TABLES + 16 * (turn % 4))).unwrap();
                 driver.write_avail(at, (turn % 17) as u16);
                 driver.set_avail_idx((turn / 64) as u16);
             }
@@ -306,10 +266,7 @@ fn a_guest_that_rewrites_its_rings_while_they_are_read_gains_nothing() {
                     popped += 1;
                 }
                 Ok(false) => {
-                    assert!(
-                        Instant::now() < deadline,
-                        "{popped} chains, {refused} violations, then nothing"
-                    );
+                    assert!(Instant::now() < deadline, "{popped} chains, {refused} violations, then nothing");
                     std::thread::yield_now();
                 }
                 Err(_) => {
@@ -333,6 +290,5 @@ impl<F: Fn()> Drop for OnDrop<F> {
 }
 
 fn driver_avail_idx(mem: &GuestMemoryMmap, config: &QueueConfig) -> u16 {
-    mem.load(GuestAddress(config.avail_ring.0 + 2), Ordering::Acquire)
-        .unwrap()
+    mem.load(GuestAddress(config.avail_ring.0 + 2), Ordering::Acquire).unwrap()
 }

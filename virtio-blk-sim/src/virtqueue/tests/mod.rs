@@ -1,8 +1,10 @@
 //! Both halves against each other, against a hostile driver, and against another implementation.
 
 mod differential;
+mod guest_map;
 mod hostile;
 mod malformed;
+mod resubmit;
 mod round_trip;
 mod setup;
 mod stress;
@@ -11,29 +13,13 @@ use std::sync::Arc;
 
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
 
+use guest_map::{HIGH, HIGH_END, LOW, LOW_END, MIDDLE_END, RINGS, three_regions};
+
 use super::{Chain, DeviceQueue, DriverQueue, QueueConfig, QueueError, Segments};
 use crate::memory::{GuestAddress, GuestMemoryMmap, GuestRam};
 
-/// Two regions that touch, then a hole, then a third.
-const LOW: u64 = 0;
-const LOW_END: u64 = 0x1_0000;
-const MIDDLE_END: u64 = 0x2_0000;
-const HIGH: u64 = 0x10_0000;
-const HIGH_END: u64 = 0x11_0000;
 /// What a side that must not write has changed.
 const NOTHING: [u64; 0] = [];
-/// Where the tests put the rings; below and above is room for buffers and tables.
-const RINGS: u64 = 0x1000;
-
-fn three_regions() -> GuestRam {
-    GuestRam::with_regions(&[
-        (GuestAddress(LOW), (LOW_END - LOW) as usize),
-        (GuestAddress(LOW_END), (MIDDLE_END - LOW_END) as usize),
-        (GuestAddress(HIGH), (HIGH_END - HIGH) as usize),
-    ])
-    .unwrap()
-}
-
 /// The guest's address of a host pointer into its memory.
 fn guest_address(mem: &GuestMemoryMmap, host: *const u8) -> Option<u64> {
     mem.iter().find_map(|region| {
@@ -50,10 +36,7 @@ fn as_guest(mem: &GuestMemoryMmap, list: &Segments) -> Vec<(u64, u64)> {
             let addr = guest_address(mem, segment.ptr()).expect("a segment begins in guest memory");
             let region = mem.find_region(GuestAddress(addr)).unwrap();
             let left = region.start_addr().0 + region.len() - addr;
-            assert!(
-                segment.len() > 0 && segment.len() as u64 <= left,
-                "a segment ends in its region"
-            );
+            assert!(segment.len() > 0 && segment.len() as u64 <= left, "a segment ends in its region");
             (addr, segment.len() as u64)
         })
         .collect()
@@ -76,9 +59,7 @@ fn changed(before: &[(u64, Vec<u8>)], after: &[(u64, Vec<u8>)]) -> Vec<u64> {
         .iter()
         .zip(after)
         .flat_map(|((start, old), (_, new))| {
-            (0..old.len())
-                .filter(|&at| old[at] != new[at])
-                .map(move |at| start + at as u64)
+            (0..old.len()).filter(|&at| old[at] != new[at]).map(move |at| start + at as u64)
         })
         .collect()
 }

@@ -87,10 +87,7 @@ struct World {
 impl World {
     fn new(event_idx: bool, start: u16) -> Self {
         let ram = three_regions();
-        let config = QueueConfig {
-            event_idx,
-            ..QueueConfig::at(GuestAddress(RINGS), SIZE)
-        };
+        let config = QueueConfig { event_idx, ..QueueConfig::at(GuestAddress(RINGS), SIZE) };
         let driver = DriverQueue::starting_at(ram.map().unwrap(), config, start).unwrap();
         let device = DeviceQueue::resume(ram.memory().clone(), config, start, start).unwrap();
         Self {
@@ -127,9 +124,7 @@ impl World {
         let (readable, writable) = (place(readable), place(writable));
         let mut request = Vec::new();
         for &(addr, len) in &readable {
-            let bytes: Vec<u8> = (0..len)
-                .map(|byte| (byte as u8).wrapping_mul(31) ^ self.serial)
-                .collect();
+            let bytes: Vec<u8> = (0..len).map(|byte| (byte as u8).wrapping_mul(31) ^ self.serial).collect();
             self.ram.memory().write_slice(&bytes, addr).unwrap();
             request.extend(bytes);
         }
@@ -137,32 +132,17 @@ impl World {
         let before = self.driver.free_descriptors();
         let (head, takes) = match framing {
             Framing::Direct => (self.driver.add(&readable, &writable), total as u16),
-            Framing::Indirect => (
-                self.driver.add_indirect(GuestAddress(slot), &readable, &writable),
-                1,
-            ),
+            Framing::Indirect => (self.driver.add_indirect(GuestAddress(slot), &readable, &writable), 1),
             Framing::Mixed(direct) => {
                 let direct = direct.min(total as u16 - 1);
-                (
-                    self.driver
-                        .add_mixed(direct, GuestAddress(slot), &readable, &writable),
-                    direct + 1,
-                )
+                (self.driver.add_mixed(direct, GuestAddress(slot), &readable, &writable), direct + 1)
             }
         };
         match head.unwrap() {
             Some(head) => {
                 assert_eq!(self.driver.free_descriptors(), before - takes);
-                let expected = Expected {
-                    slot,
-                    request,
-                    writable,
-                    response: Vec::new(),
-                };
-                assert!(
-                    self.expected.insert(head, expected).is_none(),
-                    "a head is given out once"
-                );
+                let expected = Expected { slot, request, writable, response: Vec::new() };
+                assert!(self.expected.insert(head, expected).is_none(), "a head is given out once");
                 self.published.push_back(head);
             }
             None => {
@@ -226,21 +206,14 @@ impl World {
         }
         let interrupt = self.device.publish();
         if self.guest_asleep {
-            assert_eq!(
-                interrupt,
-                self.completed > self.taken,
-                "interrupt of a sleeping guest"
-            );
+            assert_eq!(interrupt, self.completed > self.taken, "interrupt of a sleeping guest");
             if interrupt {
                 self.guest_asleep = false;
                 self.driver.disable_interrupts();
             }
         } else {
             // The first batch of a resumed device interrupts in any case.
-            assert!(
-                !interrupt || self.interrupts == 0,
-                "an interrupt for a guest that is awake"
-            );
+            assert!(!interrupt || self.interrupts == 0, "an interrupt for a guest that is awake");
         }
         self.interrupts += usize::from(interrupt);
     }
@@ -347,11 +320,7 @@ fn all_indices_wrap() {
         while chains < 200_000 {
             let batch = 1 + chains % 7;
             for _ in 0..batch {
-                world
-                    .driver
-                    .add(&[], &[(GuestAddress(SLOTS), 1)])
-                    .unwrap()
-                    .unwrap();
+                world.driver.add(&[], &[(GuestAddress(SLOTS), 1)]).unwrap().unwrap();
             }
             let _ = world.driver.publish();
             let mut chain = world.device.new_chain();
@@ -382,11 +351,7 @@ fn a_batch_is_one_notification() {
         assert!(!world.driver.enable_interrupts());
         for round in 0..10 {
             for _ in 0..SIZE {
-                world
-                    .driver
-                    .add(&[], &[(GuestAddress(SLOTS), 1)])
-                    .unwrap()
-                    .unwrap();
+                world.driver.add(&[], &[(GuestAddress(SLOTS), 1)]).unwrap().unwrap();
             }
             assert_eq!(world.driver.used_idx(), 65_533_u16.wrapping_add(round * SIZE));
             assert!(world.driver.publish());

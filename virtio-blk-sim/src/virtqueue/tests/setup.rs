@@ -9,11 +9,7 @@ fn refused(config: QueueConfig) -> QueueError {
     let error = DeviceQueue::new(ram.memory().clone(), config).expect_err("this queue must be refused");
     let of_driver = DriverQueue::new(ram.memory().clone(), config).expect_err("this queue must be refused");
     assert_eq!(error, of_driver, "both halves have one layout");
-    assert_eq!(
-        changed(&before, &snapshot(ram.memory())),
-        NOTHING,
-        "a refused queue wrote to guest memory"
-    );
+    assert_eq!(changed(&before, &snapshot(ram.memory())), NOTHING, "a refused queue wrote to guest memory");
     error
 }
 
@@ -35,52 +31,16 @@ fn case_31_a_ring_outside_memory_is_refused() {
     // In the hole, at the very end, over the end of a region, and where the address wraps.
     for at in [0x5_0000, HIGH_END, MIDDLE_END - 16, u64::MAX - 15] {
         let addr = GuestAddress(at);
-        let config = QueueConfig {
-            desc_table: addr,
-            ..good()
-        };
-        assert_eq!(
-            refused(config),
-            QueueError::RingUnmapped {
-                part: DescriptorTable,
-                addr: at,
-                len: 128
-            }
-        );
-        let config = QueueConfig {
-            avail_ring: addr,
-            ..good()
-        };
-        assert_eq!(
-            refused(config),
-            QueueError::RingUnmapped {
-                part: AvailRing,
-                addr: at,
-                len: 22
-            }
-        );
-        let config = QueueConfig {
-            used_ring: addr,
-            ..good()
-        };
-        assert_eq!(
-            refused(config),
-            QueueError::RingUnmapped {
-                part: UsedRing,
-                addr: at,
-                len: 70
-            }
-        );
+        let config = QueueConfig { desc_table: addr, ..good() };
+        assert_eq!(refused(config), QueueError::RingUnmapped { part: DescriptorTable, addr: at, len: 128 });
+        let config = QueueConfig { avail_ring: addr, ..good() };
+        assert_eq!(refused(config), QueueError::RingUnmapped { part: AvailRing, addr: at, len: 22 });
+        let config = QueueConfig { used_ring: addr, ..good() };
+        assert_eq!(refused(config), QueueError::RingUnmapped { part: UsedRing, addr: at, len: 70 });
     }
     // From one region into the next: contiguous for the guest, two mappings for us.
-    let config = QueueConfig {
-        used_ring: GuestAddress(LOW_END - 4),
-        ..good()
-    };
-    assert!(matches!(
-        refused(config),
-        QueueError::RingUnmapped { part: UsedRing, .. }
-    ));
+    let config = QueueConfig { used_ring: GuestAddress(LOW_END - 4), ..good() };
+    assert!(matches!(refused(config), QueueError::RingUnmapped { part: UsedRing, .. }));
 }
 
 #[test]
@@ -93,46 +53,16 @@ fn case_31_a_ring_may_end_where_memory_ends() {
         ..good()
     };
     assert!(DeviceQueue::new(ram.memory().clone(), config).is_ok());
-    let config = QueueConfig {
-        used_ring: GuestAddress(HIGH_END - 68),
-        ..config
-    };
-    assert!(
-        matches!(refused(config), QueueError::RingUnmapped { .. }),
-        "avail_event is part of the ring"
-    );
+    let config = QueueConfig { used_ring: GuestAddress(HIGH_END - 68), ..config };
+    assert!(matches!(refused(config), QueueError::RingUnmapped { .. }), "avail_event is part of the ring");
 }
 
 #[test]
 fn case_32_a_misaligned_ring_is_refused() {
     for (config, part, addr, align) in [
-        (
-            QueueConfig {
-                desc_table: GuestAddress(0x1008),
-                ..good()
-            },
-            RingPart::DescriptorTable,
-            0x1008,
-            16,
-        ),
-        (
-            QueueConfig {
-                avail_ring: GuestAddress(0x2001),
-                ..good()
-            },
-            RingPart::AvailRing,
-            0x2001,
-            2,
-        ),
-        (
-            QueueConfig {
-                used_ring: GuestAddress(0x3002),
-                ..good()
-            },
-            RingPart::UsedRing,
-            0x3002,
-            4,
-        ),
+        (QueueConfig { desc_table: GuestAddress(0x1008), ..good() }, RingPart::DescriptorTable, 0x1008, 16),
+        (QueueConfig { avail_ring: GuestAddress(0x2001), ..good() }, RingPart::AvailRing, 0x2001, 2),
+        (QueueConfig { used_ring: GuestAddress(0x3002), ..good() }, RingPart::UsedRing, 0x3002, 4),
     ] {
         assert_eq!(refused(config), QueueError::Misaligned { part, addr, align });
     }
@@ -144,13 +74,7 @@ fn case_32_a_region_at_an_odd_guest_address_cannot_hold_rings() {
     let ram = GuestRam::with_regions(&[(GuestAddress(8), 0x4000)]).unwrap();
     let config = QueueConfig::at(GuestAddress(16), 8);
     let error = DeviceQueue::new(ram.memory().clone(), config).unwrap_err();
-    assert!(matches!(
-        error,
-        QueueError::Misaligned {
-            part: RingPart::DescriptorTable,
-            ..
-        }
-    ));
+    assert!(matches!(error, QueueError::Misaligned { part: RingPart::DescriptorTable, .. }));
 }
 
 #[test]
@@ -196,10 +120,7 @@ fn every_power_of_two_works() {
 fn a_drained_queue_is_resumed_where_it_stopped() {
     let ram = three_regions();
     for event_idx in [true, false] {
-        let config = QueueConfig {
-            event_idx,
-            ..QueueConfig::at(GuestAddress(RINGS), 4)
-        };
+        let config = QueueConfig { event_idx, ..QueueConfig::at(GuestAddress(RINGS), 4) };
         let (mut driver, mut device) = pair(&ram, config);
         let mut served = 0;
         // More rounds than the 16-bit indices have room for would take long here; round_trip starts near the
@@ -219,13 +140,9 @@ fn a_drained_queue_is_resumed_where_it_stopped() {
             }
             driver.disable_interrupts();
             assert_eq!(device.next_avail(), device.next_used());
-            device = DeviceQueue::resume(
-                ram.memory().clone(),
-                config,
-                device.next_avail(),
-                device.next_used(),
-            )
-            .unwrap();
+            device =
+                DeviceQueue::resume(ram.memory().clone(), config, device.next_avail(), device.next_used())
+                    .unwrap();
             assert!(!device.enable_kicks());
 
             // The new device does not know whether the driver heard of everything: the first batch
@@ -257,14 +174,7 @@ fn a_driver_survives_a_device_that_answers_nonsense() {
     let (mut driver, first, second) = fresh();
     for to in [3, 9, 65535] {
         driver.overwrite_used(to, 0, first, 0);
-        assert_eq!(
-            driver.pop_used(),
-            Err(QueueError::UsedIndex {
-                from: 0,
-                to,
-                in_flight: 2
-            })
-        );
+        assert_eq!(driver.pop_used(), Err(QueueError::UsedIndex { from: 0, to, in_flight: 2 }));
     }
     // The second descriptor of the first chain is not a head; the others are not even in use.
     for head in [1, 3, 4, 7, 8, 65535, 65536, 65536 + first, u32::MAX] {
@@ -276,22 +186,11 @@ fn a_driver_survives_a_device_that_answers_nonsense() {
     let (mut driver, first, _) = fresh();
     driver.overwrite_used(1, 0, first, 17);
     let (head, written) = (first as u16, 17);
-    assert_eq!(
-        driver.pop_used(),
-        Err(QueueError::UsedLength {
-            head,
-            written,
-            writable: 16
-        })
-    );
+    assert_eq!(driver.pop_used(), Err(QueueError::UsedLength { head, written, writable: 16 }));
     driver.overwrite_used(1, 0, first, 16);
     assert_eq!(driver.pop_used(), Ok(Some((head, 16))));
     driver.overwrite_used(2, 1, first, 0);
-    assert_eq!(
-        driver.pop_used(),
-        Err(QueueError::UsedHead { head: first }),
-        "completed twice"
-    );
+    assert_eq!(driver.pop_used(), Err(QueueError::UsedHead { head: first }), "completed twice");
     driver.overwrite_used(2, 1, second, 0);
     assert_eq!(driver.pop_used(), Ok(Some((second as u16, 0))));
     assert_eq!((driver.in_flight(), driver.free_descriptors()), (0, 8));
@@ -306,31 +205,16 @@ fn a_driver_refuses_chains_that_cannot_be() {
     let mut driver = DriverQueue::new(ram.map().unwrap(), config).unwrap();
     assert_eq!(driver.add(&[], &[]), Err(QueueError::EmptyChain));
     assert_eq!(driver.add_indirect(table, &[], &[]), Err(QueueError::EmptyChain));
-    assert_eq!(
-        driver.add_mixed(2, table, &[buffer; 2], &[]),
-        Err(QueueError::EmptyChain)
-    );
-    assert_eq!(
-        driver.add_mixed(3, table, &[buffer; 2], &[]),
-        Err(QueueError::EmptyChain)
-    );
-    assert_eq!(
-        driver.add(&[buffer; 3], &[buffer; 2]),
-        Err(QueueError::ChainTooLong { limit: 4 })
-    );
+    assert_eq!(driver.add_mixed(2, table, &[buffer; 2], &[]), Err(QueueError::EmptyChain));
+    assert_eq!(driver.add_mixed(3, table, &[buffer; 2], &[]), Err(QueueError::EmptyChain));
+    assert_eq!(driver.add(&[buffer; 3], &[buffer; 2]), Err(QueueError::ChainTooLong { limit: 4 }));
     let outside = GuestAddress(HIGH_END - 16);
     assert!(matches!(
         driver.add_indirect(outside, &[buffer; 2], &[]),
         Err(QueueError::IndirectUnmapped { .. })
     ));
-    let config = QueueConfig {
-        indirect: false,
-        ..config
-    };
+    let config = QueueConfig { indirect: false, ..config };
     assert_eq!((driver.in_flight(), driver.free_descriptors()), (0, 4));
     let mut plain = DriverQueue::new(ram.map().unwrap(), config).unwrap();
-    assert_eq!(
-        plain.add_indirect(table, &[buffer], &[]),
-        Err(QueueError::IndirectNotNegotiated)
-    );
+    assert_eq!(plain.add_indirect(table, &[buffer], &[]), Err(QueueError::IndirectNotNegotiated));
 }

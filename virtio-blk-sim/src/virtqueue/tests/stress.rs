@@ -35,10 +35,7 @@ impl Bell for SleepingBell {
 
     fn wait(&self, who: &str) {
         let rung = self.rung.lock().unwrap();
-        let (mut rung, timeout) = self
-            .wake
-            .wait_timeout_while(rung, NEVER_TOLD, |rung| !*rung)
-            .unwrap();
+        let (mut rung, timeout) = self.wake.wait_timeout_while(rung, NEVER_TOLD, |rung| !*rung).unwrap();
         assert!(!timeout.timed_out(), "{who} was never told of work");
         *rung = false;
     }
@@ -91,10 +88,7 @@ struct Counts {
 /// `chains` requests through a queue of 16, up to `depth` of them in flight.
 fn run<B: Bell>(event_idx: bool, depth: u16, chains: u32) -> Counts {
     let ram = three_regions();
-    let config = QueueConfig {
-        event_idx,
-        ..QueueConfig::at(GuestAddress(RINGS), 16)
-    };
+    let config = QueueConfig { event_idx, ..QueueConfig::at(GuestAddress(RINGS), 16) };
     // The indices wrap on the way.
     let mut driver = DriverQueue::starting_at(ram.map().unwrap(), config, 65_000).unwrap();
     let mut device = DeviceQueue::resume(ram.memory().clone(), config, 65_000, 65_000).unwrap();
@@ -137,21 +131,13 @@ fn run<B: Bell>(event_idx: bool, depth: u16, chains: u32) -> Counts {
             driver.disable_interrupts();
             while let Some((head, written)) = driver.pop_used().unwrap() {
                 assert_eq!(written, 4);
-                let response: u32 = guest
-                    .read_obj(GuestAddress(0x9000 + 8 * u64::from(head)))
-                    .unwrap();
-                assert_eq!(
-                    response,
-                    slots[usize::from(head)],
-                    "the response is there before the used entry"
-                );
+                let response: u32 = guest.read_obj(GuestAddress(0x9000 + 8 * u64::from(head))).unwrap();
+                assert_eq!(response, slots[usize::from(head)], "the response is there before the used entry");
                 taken += 1;
             }
             while added < chains && driver.in_flight() < depth && driver.free_descriptors() >= 2 {
                 let head = next_head(&mut driver);
-                guest
-                    .write_obj(added, GuestAddress(0x8000 + 8 * u64::from(head)))
-                    .unwrap();
+                guest.write_obj(added, GuestAddress(0x8000 + 8 * u64::from(head))).unwrap();
                 slots[usize::from(head)] = added;
                 added += 1;
                 if added % 5 == 0 && driver.publish() {
@@ -177,10 +163,7 @@ fn run<B: Bell>(event_idx: bool, depth: u16, chains: u32) -> Counts {
 /// Adds a request of 4 bytes and a response of 4 at addresses that go with its head.
 fn next_head(driver: &mut DriverQueue) -> u16 {
     // The buffers are not looked at before `publish`, so the descriptors may be corrected until then.
-    let head = driver
-        .add(&[(GuestAddress(0x8000), 4)], &[(GuestAddress(0x9000), 4)])
-        .unwrap()
-        .unwrap();
+    let head = driver.add(&[(GuestAddress(0x8000), 4)], &[(GuestAddress(0x9000), 4)]).unwrap().unwrap();
     let mut request = driver.read_desc(head).unwrap();
     let mut response = driver.read_desc(request.next).unwrap();
     request.addr += 8 * u64::from(head);

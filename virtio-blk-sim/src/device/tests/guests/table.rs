@@ -13,24 +13,13 @@ macro_rules! rows {
 pub(super) fn table() -> Vec<Row> {
     let functions = [
         Row::function(78, "one buffer on two queues", one_buffer_on_two_queues),
-        Row::function(
-            79,
-            "cache mode changed while requests fly",
-            cache_mode_changed_in_flight,
-        ),
+        Row::function(79, "cache mode changed while requests fly", cache_mode_changed_in_flight),
         Row::function(80, "writeback byte of 2 to 255", writeback_byte_of_any_value),
         Row::function(81, "configuration read past the end", config_read_past_the_end),
         Row::function(82, "event index wraps", event_index_wraps),
         Row::function(84, "failed read shows nothing", failed_read_shows_nothing),
     ];
-    let chains = [
-        framing(),
-        types(),
-        transfers(),
-        others(),
-        discards(),
-        discards_of_both_kinds(),
-    ];
+    let chains = [framing(), types(), transfers(), others(), discards(), discards_of_both_kinds()];
     chains.into_iter().flatten().chain(functions).collect()
 }
 
@@ -49,10 +38,7 @@ fn flush() -> Posted {
 fn framing() -> Vec<Row> {
     let get = &header(IN, 3);
     let put = &joined(OUT, 3, &payload(512));
-    let bytewise = || {
-        get.iter()
-            .fold(Posted::new(), |posted, byte| posted.readable(&[*byte]))
-    };
+    let bytewise = || get.iter().fold(Posted::new(), |posted, byte| posted.readable(&[*byte]));
     rows! {
         39 "header and nothing else": Posted::request(IN, 0) => SILENCE;
         39 "header and data, no status": Posted::request(OUT, 0).readable(&payload(512)) => SILENCE;
@@ -86,11 +72,7 @@ fn types() -> Vec<Row> {
     const BARRIER: u32 = vb::VIRTIO_BLK_T_BARRIER;
     const SECURE_ERASE: u32 = vb::VIRTIO_BLK_T_SECURE_ERASE;
     let lists: [(_, _, &[u32]); 5] = [
-        (
-            48,
-            "unknown type",
-            &[3, 5, 6, 7, 9, 12, 28, 0x100, 0x0100_0000, u32::MAX],
-        ),
+        (48, "unknown type", &[3, 5, 6, 7, 9, 12, 28, 0x100, 0x0100_0000, u32::MAX]),
         (49, "SCSI command", &[vb::VIRTIO_BLK_T_SCSI_CMD]),
         (50, "barrier bit", &[BARRIER | IN, BARRIER | OUT]),
         (77, "lifetime and secure erase", &[10, SECURE_ERASE]),
@@ -98,9 +80,7 @@ fn types() -> Vec<Row> {
     ];
     let unsupported = |(case, name, kinds): (u32, &'static str, &'static [u32])| {
         let post = |&kind: &u32| Posted::request(kind, 0).writable(512).status();
-        kinds
-            .iter()
-            .map(move |kind| Row::chain(case, name, post(kind), UNSUPP))
+        kinds.iter().map(move |kind| Row::chain(case, name, post(kind), UNSUPP))
     };
     let others = rows! {
         48 "unknown type, no data": Posted::request(99, u64::MAX).status() => UNSUPP;
@@ -120,13 +100,9 @@ fn transfers() -> Vec<Row> {
     let small_queue = |config: &mut DeviceConfig| config.queue_size = 32;
     // As many pieces as the queue has: header with data, 30 more, status. seg_max is 30.
     let pieces = joined(OUT, 3, &payload(512));
-    let pieces = pieces[..482]
-        .chunks(482)
-        .chain(pieces[482..].chunks_exact(1).take(29))
-        .chain([&pieces[511..]]);
-    let many = pieces
-        .fold(Posted::new(), |posted, piece| posted.readable(piece))
-        .status();
+    let pieces =
+        pieces[..482].chunks(482).chain(pieces[482..].chunks_exact(1).take(29)).chain([&pieces[511..]]);
+    let many = pieces.fold(Posted::new(), |posted, piece| posted.readable(piece)).status();
     rows! {
         53 "read of 1 byte": read(0, 1) => IOERR;
         53 "read of 511 bytes": read(0, 511) => IOERR;
@@ -206,10 +182,7 @@ fn discards() -> Vec<Row> {
     let eight: &Vec<u8> = &(0..8).flat_map(|at| range(at, 1, 0)).collect();
     let cut = joined(WRITE_ZEROES, 0, &[range(8, 2, 0), range(60, 4, UNMAP)].concat());
     let cut = [&cut[..24], &cut[24..33], &cut[33..46], &cut[46..]];
-    let cut = cut
-        .iter()
-        .fold(Posted::new(), |posted, piece| posted.readable(piece))
-        .status();
+    let cut = cut.iter().fold(Posted::new(), |posted, piece| posted.readable(piece)).status();
     let second_unmaps = &[range(8, 2, 0), range(0, 1, UNMAP)].concat();
     let not_offered = |config: &mut DeviceConfig| (config.discard, config.write_zeroes) = (false, false);
     rows! {
@@ -242,26 +215,16 @@ fn discards_of_both_kinds() -> Vec<Row> {
         (68, "15 bytes of ranges", good[..15].to_vec(), IOERR),
         (70, "17 bytes of ranges", after_good(&[0]), IOERR),
         (70, "24 bytes of ranges", after_good(&[0; 8]), IOERR),
-        (
-            69,
-            "9 ranges",
-            (0..9).flat_map(|at| range(at, 1, 0)).collect(),
-            UNSUPP,
-        ),
+        (69, "9 ranges", (0..9).flat_map(|at| range(at, 1, 0)).collect(), UNSUPP),
         (69, "1000 ranges", range(0, 1, 0).repeat(1000), UNSUPP),
     ];
     let longest = range(0, u32::MAX, 0);
     lists.push((71, "second range of 2^32-1 sectors", after_good(&longest), IOERR));
     lists.push((71, "range of 2^32-1 sectors", longest, IOERR));
     let end = CAPACITY as u32;
-    for (sector, sectors) in [
-        (CAPACITY, 1),
-        (0, end + 1),
-        (CAPACITY + 1, 0),
-        (1 << 55, 1),
-        (u64::MAX, 1),
-        (u64::MAX - 1, 4),
-    ] {
+    for (sector, sectors) in
+        [(CAPACITY, 1), (0, end + 1), (CAPACITY + 1, 0), (1 << 55, 1), (u64::MAX, 1), (u64::MAX - 1, 4)]
+    {
         let bad = range(sector, sectors, 0);
         lists.push((72, "second range beyond the end", after_good(&bad), IOERR));
         lists.push((72, "range beyond the end", bad, IOERR));

@@ -1,0 +1,64 @@
+//! `bench vhost-user`: vhost-user-blk servers in other processes, side by side.
+//!
+//! The guest is the one of `bench virtio-blk`: a thread with a block driver, over memory that it shares with the server. What
+//! the server does is seen from outside: its CPU time and how often it slept, both asked of the kernel. Several servers
+//! are the arms of one interleaved run; all of them are connected from its beginning to its end, and sleep while another
+//! one is measured.
+
+pub(crate) mod options;
+mod process;
+mod report;
+mod rig;
+
+use crate::campaign::{self, Case};
+use crate::cli::schedule::Plan;
+use crate::error::Error;
+use crate::pin::pin_current_thread;
+use crate::report::Report;
+use crate::session::Session;
+use options::VhostUserArgs;
+use rig::Rig;
+use std::cell::RefCell;
+use std::time::Duration;
+
+const FULL: Plan = Plan { rounds: 10, runtime: Duration::from_millis(250) };
+const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(25) };
+
+/// Runs the benchmark. Blocks until it is done or Ctrl-C is pressed.
+pub(crate) fn run(args: &VhostUserArgs, session: &mut Session) -> Result<Report, Error> {
+    let setup = args.setup(&session.environment.allowed)?;
+    let plan = args.schedule.plan(QUICK, FULL, setup.servers.len())?;
+    // Every thread that is made from here on is where the guest is: the servers have their CPUs to themselves.
+    pin_current_thread(setup.cpu).map_err(|error| Error::failed("cannot pin the guest", &error))?;
+
+    let group = format!("{} client on CPU {}", setup.client, setup.cpu);
+    let baseline = setup.servers.first().map(|server| server.name.clone());
+    let case = |(index, server): (usize, &options::ServerArg)| Case {
+        group: group.clone(),
+        name: server.name.clone(),
+        baseline: baseline.clone().filter(|_| index > 0),
+    };
+    let cases: Vec<Case> = setup.servers.iter().enumerate().map(case).collect();
+
+    let rigs: RefCell<Vec<Rig>> = RefCell::default();
+    let warm_up = |index: usize| {
+        let mut rig = Rig::start(&setup.servers[index], &setup)?;
+        rig.sample(plan.runtime / 2)?;
+        rigs.borrow_mut().push(rig);
+        Ok(Ok(rigs.borrow().len() - 1))
+    };
+    let visit = |_, &rig: &usize| rigs.borrow_mut()[rig].sample(plan.runtime);
+    let campaign = campaign::run("vhost-user", &cases, plan.rounds, session, warm_up, visit)?;
+
+    let rows = campaign.rows(&cases);
+    let servers: Vec<String> = rigs.borrow().iter().map(Rig::to_string).collect();
+    let workload = [&[setup.title.clone()][..], &servers].concat().join("; ");
+    Ok(Report {
+        benchmark: "vhost-user",
+        workload: Some(workload),
+        text: report::tables(&rows, session.colour),
+        complete: campaign.complete(),
+        conclusions: report::conclusions(&rows),
+        rows,
+    })
+}

@@ -1,0 +1,195 @@
+//! A server's process, seen from outside: who it is, the CPU time it has used, how often it slept.
+#![expect(unsafe_code, reason = "SO_PEERCRED, clock_getcpuclockid(3) and clock_gettime(2) fill C structures")]
+
+use crate::error::reason;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+use std::{fs, io, mem, thread};
+
+/// Two readings that far apart are equal when the process sleeps. Shorter than any sample.
+const SETTLING: Duration = Duration::from_micros(200);
+/// A server that never sleeps is read as it is after that many.
+const PATIENCE: usize = 25;
+
+/// No process has a larger id (PID_MAX_LIMIT of Linux). A CPU clock's id has room for 29 bits of it: a larger number would
+/// be the clock of somebody else.
+pub(super) const MOST_PID: libc::pid_t = 1 << 22;
+
+/// A process of this PID namespace.
+#[derive(Debug)]
+pub(super) struct Process {
+    pid: libc::pid_t,
+    clock: libc::clockid_t,
+}
+
+/// What a process has used, all its threads together, those that have ended included as far as the CPU goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Usage {
+    pub(super) cpu_ns: u64,
+    /// How often a thread of it gave its CPU up to wait (voluntary context switches).
+    pub(super) sleeps: u64,
+}
+
+/// The process that listened on the other end's socket, or made the pair (unix(7), SO_PEERCRED). Not the one that serves
+/// if that was forked off later.
+pub(super) fn peer(socket: impl AsFd) -> io::Result<libc::pid_t> {
+    let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut len = mem::size_of_val(&credentials) as libc::socklen_t;
+    // SAFETY: `credentials` is ours and has the `len` bytes that the call may fill.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut credentials).cast(),
+            &raw mut len,
+        )
+    };
+    match result {
+        0 => Ok(credentials.pid),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+impl Process {
+    /// The process `pid`. One sentence says why it cannot be watched.
+    pub(super) fn new(pid: libc::pid_t) -> Result<Self, String> {
+        if pid <= 0 {
+            // SO_PEERCRED of a process in another PID namespace.
+            return Err("the kernel does not say which process it is; name it by --pid".to_owned());
+        }
+        if pid > MOST_PID {
+            return Err(format!("no process has the id {pid}; the largest is {MOST_PID}"));
+        }
+        let mut clock = 0;
+        // SAFETY: `clock` is ours and is written by the call.
+        let error = unsafe { libc::clock_getcpuclockid(pid, &raw mut clock) };
+        if error != 0 {
+            let why = reason(&io::Error::from_raw_os_error(error));
+            return Err(format!("the CPU time of process {pid} cannot be read: {why}"));
+        }
+        let process = Self { pid, clock };
+        match process.usage() {
+            Ok(_) => Ok(process),
+            Err(error) => Err(format!("process {pid} cannot be watched: {}", reason(&error))),
+        }
+    }
+
+    pub(super) fn pid(&self) -> libc::pid_t {
+        self.pid
+    }
+
+    /// The CPUs that its main thread may run on.
+    pub(super) fn cpus(&self) -> Option<String> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        field(&status, "Cpus_allowed_list").map(str::to_owned)
+    }
+
+    /// What it has used by the time at which it sleeps. The kernel counts the CPU time of a running thread of another
+    /// process by the tick, of a sleeping one by the nanosecond. Blocks for a moment.
+    pub(super) fn settled(&self) -> io::Result<Usage> {
+        let mut last = self.usage()?;
+        for _ in 0..PATIENCE {
+            thread::sleep(SETTLING);
+            let now = self.usage()?;
+            if now == last {
+                break;
+            }
+            last = now;
+        }
+        Ok(last)
+    }
+
+    fn usage(&self) -> io::Result<Usage> {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `time` is ours and is filled by the call.
+        if unsafe { libc::clock_gettime(self.clock, &raw mut time) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Usage {
+            // A CPU clock begins at zero and does not go back.
+            cpu_ns: time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64,
+            sleeps: self.sleeps()?,
+        })
+    }
+
+    fn sleeps(&self) -> io::Result<u64> {
+        let mut sleeps = 0;
+        for thread in fs::read_dir(format!("/proc/{}/task", self.pid))? {
+            // A thread may end meanwhile; it takes its count with it.
+            let status = fs::read_to_string(thread?.path().join("status")).unwrap_or_default();
+            sleeps += field(&status, "voluntary_ctxt_switches")
+                .and_then(|count| count.parse::<u64>().ok())
+                .unwrap_or(0);
+        }
+        Ok(sleeps)
+    }
+}
+
+impl Usage {
+    /// What was used since `before`. A thread that has ended since may make `sleeps` less; it is 0 then.
+    pub(super) fn since(self, before: Self) -> Self {
+        Self {
+            cpu_ns: self.cpu_ns.saturating_sub(before.cpu_ns),
+            sleeps: self.sleeps.saturating_sub(before.sleeps),
+        }
+    }
+}
+
+/// The value of a line of /proc/PID/status.
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        (key == name).then(|| value.trim())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::process::{Command, Stdio, id};
+
+    #[test]
+    fn the_peer_of_a_socket_is_whoever_made_it() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        assert_eq!(peer(&ours).unwrap() as u32, id());
+        let path = std::env::temp_dir().join(format!("bench-peer-{}", id()));
+        let listener = UnixListener::bind(&path).unwrap();
+        let client = UnixStream::connect(&path).unwrap();
+        assert_eq!(peer(&client).unwrap() as u32, id());
+        drop(listener);
+        fs::remove_file(&path).unwrap();
+        assert!(peer(fs::File::open("/dev/null").unwrap()).is_err());
+    }
+
+    #[test]
+    fn another_process_is_watched() {
+        // It sleeps in read(2) until its input ends.
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let process = Process::new(child.id() as libc::pid_t).unwrap();
+        let usage = process.settled().unwrap();
+        assert!(usage.cpu_ns > 0);
+        assert!(process.cpus().is_some());
+        let again = process.settled().unwrap();
+        assert_eq!(again.since(usage), Usage { cpu_ns: 0, sleeps: 0 }, "it slept all the time");
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(process.settled().is_err(), "it is gone");
+    }
+
+    #[test]
+    fn a_process_that_is_not_there_is_one_sentence() {
+        assert!(Process::new(0).unwrap_err().contains("--pid"));
+        // pid_max is at most this, and ids are below it.
+        assert!(Process::new(MOST_PID).unwrap_err().contains("cannot be read"));
+        assert!(Process::new(i32::MAX).unwrap_err().contains("no process has"));
+    }
+
+    #[test]
+    fn fields_of_a_status_are_found_by_their_whole_name() {
+        let status = "Name:\tx: y\nnonvoluntary_ctxt_switches:\t9\nvoluntary_ctxt_switches:\t12\n";
+        assert_eq!(field(status, "voluntary_ctxt_switches"), Some("12"));
+        assert_eq!(field(status, "Cpus_allowed_list"), None);
+    }
+}

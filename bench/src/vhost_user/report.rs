@@ -1,0 +1,199 @@
+//! The tables and sentences of `bench vhost-user`. Pure functions of the rows.
+
+use crate::measure::{Comparison, Verdict};
+use crate::report::Row;
+use crate::report::cell::verdict;
+use crate::report::number::{fixed, number, range};
+use crate::report::table::{Cell, Column, Table};
+
+/// A table of results, and one of ratios if there is something to compare.
+pub(super) fn tables(rows: &[Row], colour: bool) -> String {
+    let mut text = results(rows).render(colour);
+    if rows.iter().any(|row| row.baseline.is_some()) {
+        text.push('\n');
+        text.push_str(&ratios(rows).render(colour));
+    }
+    text
+}
+
+/// The numbers of a row, by metric.
+const RESULTS: [(&str, &str, &str); 8] = [
+    ("iops", "IOPS", "1/s"),
+    ("p50_us", "p50", "us"),
+    ("p99_us", "p99", "us"),
+    ("p999_us", "p99.9", "us"),
+    ("device_cpu_ns", "CPU", "ns"),
+    ("kicks", "kicks", ""),
+    ("interrupts", "interrupts", ""),
+    ("sleeps", "sleeps", ""),
+];
+
+fn results(rows: &[Row]) -> Table {
+    let mut columns = vec![Column::text("server")];
+    columns.extend(RESULTS.map(|(_, heading, unit)| Column::number(heading, unit)));
+    let place = rows.first().map_or("", |row| row.group.as_str());
+    let mut table = Table::new(format!("Per request, {place} (CPU and sleeps: the server's)"), &columns);
+    for row in rows {
+        match &row.result {
+            Ok(_) => {
+                let cell = |name| row.metric(name).map(|measured| number(measured.summary.median));
+                let cells = RESULTS.map(|(name, ..)| Cell::from(cell(name).unwrap_or_default()));
+                table.row([Cell::from(row.case.as_str())].into_iter().chain(cells).collect());
+            }
+            Err(why) => table.remark(row.case.as_str(), why.to_string()),
+        }
+    }
+    table
+}
+
+/// What is compared.
+const COMPARED: [(&str, &str); 4] =
+    [("iops", "IOPS"), ("p50_us", "latency p50"), ("p99_us", "latency p99"), ("device_cpu_ns", "server CPU")];
+
+/// What an arm has of each of the compared metrics.
+fn compared(row: &Row) -> impl Iterator<Item = (&'static str, Comparison)> + '_ {
+    COMPARED.iter().filter_map(|(name, words)| Some((*words, row.metric(name)?.versus?)))
+}
+
+fn ratios(rows: &[Row]) -> Table {
+    let columns = [
+        Column::text("server"),
+        Column::text("against"),
+        Column::text("of"),
+        Column::number("ratio", ""),
+        Column::number("95% interval", ""),
+        Column::text("verdict"),
+    ];
+    let mut table = Table::new("Ratios, by round", &columns);
+    for row in rows {
+        let Some(baseline) = &row.baseline else { continue };
+        for (index, (words, versus)) in compared(row).enumerate() {
+            let first = index == 0;
+            table.row(vec![
+                if first { row.case.as_str() } else { "" }.into(),
+                if first { baseline.as_str() } else { "" }.into(),
+                words.into(),
+                versus.ratio.map(|ratio| times(ratio.median)).unwrap_or_default().into(),
+                interval(&versus).unwrap_or_default().into(),
+                verdict(&versus),
+            ]);
+        }
+    }
+    table
+}
+
+fn times(ratio: f64) -> String {
+    format!("{}x", fixed(ratio, 3))
+}
+
+fn interval(versus: &Comparison) -> Option<String> {
+    versus.ratio?.interval.map(|interval| range(interval, times))
+}
+
+/// For each server that is compared one sentence with what could be told apart.
+pub(super) fn conclusions(rows: &[Row]) -> Vec<String> {
+    let sentence = |row: &Row| {
+        let baseline = row.baseline.as_deref()?;
+        let differs = |(_, versus): &(&str, Comparison)| versus.verdict != Verdict::NoDetectableDifference;
+        let words = compared(row).filter(differs).filter_map(|(words, versus)| {
+            Some(format!("{words} {} ({})", times(versus.ratio?.median), interval(&versus)?))
+        });
+        let words = words.collect::<Vec<_>>().join(", ");
+        let case = &row.case;
+        Some(match words.as_str() {
+            "" => format!("No detectable difference between {case} and {baseline} in what was compared."),
+            words => format!("{case} against {baseline}: {words}."),
+        })
+    };
+    let measured = rows.iter().filter(|row| row.result.is_ok());
+    measured.filter_map(sentence).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::{Better, Measured, Summary};
+    use crate::report::Missing;
+
+    fn measured(name: &'static str, values: [f64; 6], baseline: Option<[f64; 6]>) -> Measured {
+        let better = if name == "iops" { Better::Higher } else { Better::Lower };
+        let pairs = |base: [f64; 6]| values.into_iter().zip(base).collect::<Vec<_>>();
+        Measured {
+            name,
+            unit: "",
+            better,
+            summary: Summary::of(&values).unwrap(),
+            values: values.to_vec(),
+            versus: baseline.and_then(|base| Comparison::of(&pairs(base), better)),
+        }
+    }
+
+    fn row(case: &str, baseline: Option<&str>, result: Result<Vec<Measured>, Missing>) -> Row {
+        Row {
+            group: "spinning client on CPU 0".to_owned(),
+            case: case.to_owned(),
+            baseline: baseline.map(str::to_owned),
+            result,
+        }
+    }
+
+    const NOISY: [f64; 6] = [1.0, 1.1, 0.9, 1.05, 0.95, 1.0];
+    const NOISE: [f64; 6] = [1.1, 1.0, 0.95, 1.0, 0.9, 1.05];
+
+    fn rows() -> Vec<Row> {
+        vec![
+            row(
+                "qemu",
+                None,
+                Ok(vec![measured("iops", [100.0; 6], None), measured("device_cpu_ns", [900.0; 6], None)]),
+            ),
+            row(
+                "ours",
+                Some("qemu"),
+                Ok(vec![
+                    measured("iops", [180.0; 6], Some([100.0; 6])),
+                    measured("p50_us", NOISY, Some(NOISE)),
+                    measured("device_cpu_ns", [450.0; 6], Some([900.0; 6])),
+                ]),
+            ),
+        ]
+    }
+
+    #[test]
+    fn a_server_alone_has_no_table_of_ratios() {
+        let text = tables(&rows()[..1], false);
+        assert!(text.contains("server's") && !text.contains("Ratios"), "{text}");
+        assert!(conclusions(&rows()[..1]).is_empty());
+    }
+
+    #[test]
+    fn ratios_have_intervals_and_verdicts() {
+        let text = tables(&rows(), false);
+        let line =
+            |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap_or_default().to_owned();
+        assert!(line("qemu").contains("900"), "{text}");
+        let (_, table) = text.split_once("Ratios, by round").unwrap();
+        let ours = table.lines().find(|line| line.starts_with("ours")).unwrap();
+        for words in ["qemu", "IOPS", "1.800x", "1.800x to 1.800x", "faster"] {
+            assert!(ours.contains(words), "{words}: {text}");
+        }
+        assert!(table.contains("no detectable difference"), "{text}");
+    }
+
+    #[test]
+    fn a_sentence_names_what_was_told_apart_and_nothing_else() {
+        assert_eq!(
+            conclusions(&rows()),
+            ["ours against qemu: IOPS 1.800x (1.800x to 1.800x), server CPU 0.500x (0.500x to 0.500x)."]
+        );
+        let same = [row("a", Some("b"), Ok(vec![measured("iops", NOISY, Some(NOISE))]))];
+        assert_eq!(conclusions(&same), ["No detectable difference between a and b in what was compared."]);
+    }
+
+    #[test]
+    fn a_row_that_is_missing_says_why() {
+        let rows = [row("ours", Some("qemu"), Err(Missing::Interrupted))];
+        assert!(tables(&rows, false).contains("stopped before its first sample"));
+        assert!(conclusions(&rows).is_empty());
+    }
+}

@@ -1,0 +1,122 @@
+//! `bench vhost-user` as a script meets it: two servers, one interleaved run, one JSON file.
+
+use aio::{AioContext, IoThread, Reset};
+use serde_json::Value;
+use std::fs;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio, id};
+use std::sync::Arc;
+use virtio_blk_sim::backend::Backend;
+use virtio_blk_sim::device::{BlockDevice, DeviceConfig};
+use virtio_blk_sim::transport::vhost_user::{Disk, Loops, Server};
+
+/// A directory of the test's own, removed at its end.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("bench-vhost-user-{name}-{}", id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A server in this process with a disk in memory.
+fn serve(path: impl AsRef<Path>) -> IoThread {
+    const SECTORS: u64 = 8192;
+    let listener = UnixListener::bind(path).unwrap();
+    let listen = move |context: &AioContext| {
+        let disk = Disk {
+            backend: Backend::memory(SECTORS)?,
+            device: Arc::new(BlockDevice::new(DeviceConfig::new(SECTORS)).unwrap()),
+            limit: None,
+            reset: Reset::Autoreset,
+        };
+        Server::new(disk, Loops::own()).listen(context, listener)
+    };
+    IoThread::spawn_with("server", AioContext::builder(), listen).unwrap()
+}
+
+fn bench(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
+    command.arg("vhost-user").args(arguments).stdin(Stdio::null());
+    command.output().unwrap()
+}
+
+#[test]
+fn two_servers_are_the_arms_of_one_run() {
+    let directory = Directory::new("two");
+    let (first, second, json) =
+        (directory.path("first.sock"), directory.path("second.sock"), directory.path("out.json"));
+    let _servers = [serve(&first), serve(&second)];
+    let named = format!("renamed={second}");
+    let arguments =
+        ["--socket", &first, "--socket", &named, "--json", &json, "--rounds", "6", "--runtime", "3ms"];
+    let more = ["--rw", "randrw", "--verify", "--iodepth", "4", "--client", "sleeping"];
+    let output = bench(&[&arguments[..], &more].concat());
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{errors}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("Per request, sleeping client on CPU ") && text.contains("Ratios, by round"),
+        "{text}"
+    );
+    assert!(text.contains(&format!("renamed is process {}", id())), "{text}");
+
+    let report: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    assert_eq!((&report["benchmark"], &report["complete"]), (&"vhost-user".into(), &true.into()));
+    let rows = report["results"].as_array().unwrap();
+    let cases: Vec<(&str, &Value)> =
+        rows.iter().map(|row| (row["case"].as_str().unwrap(), &row["baseline"])).collect();
+    assert_eq!(cases, [("first", &Value::Null), ("renamed", &"first".into())]);
+    for row in rows {
+        for metric in
+            ["iops", "p50_us", "p99_us", "p999_us", "device_cpu_ns", "kicks", "interrupts", "sleeps"]
+        {
+            let metric = &row["metrics"][metric];
+            assert_eq!(
+                (&metric["n"], metric["values"].as_array().map(Vec::len)),
+                (&6.into(), Some(6)),
+                "{row}"
+            );
+            assert_eq!(metric["versus"].is_null(), row["baseline"].is_null(), "{row}");
+        }
+    }
+    let versus = &rows[1]["metrics"]["iops"]["versus"];
+    assert_eq!(versus["pairs"], 6);
+    assert!(versus["ratio"]["interval"]["low"].as_f64().unwrap() > 0.0, "{versus}");
+}
+
+#[test]
+fn what_cannot_be_is_one_sentence() {
+    let directory = Directory::new("wrong");
+    let socket = directory.path("server.sock");
+    let _server = serve(&socket);
+    let nobody = directory.path("nobody.sock");
+    for (arguments, code, words) in [
+        (&["--socket", &nobody][..], 1, "cannot connect to the vhost-user socket"),
+        (&[], 2, "--socket"),
+        (&["--socket", &socket, "--bs", "4m"], 2, "multiple of 512 up to 1m"),
+        (&["--socket", &socket, "--bs", "1m", "--iodepth", "8"], 2, "fewer than --iodepth 8"),
+        // pid_max is at most this, and ids are below it.
+        (&["--socket", &socket, "--pid", "4194304"], 1, "CPU time of process 4194304 cannot be read"),
+    ] {
+        let output = bench(&[arguments, &["--rounds", "1", "--runtime", "1ms"]].concat());
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
+        let last = errors.lines().last().unwrap_or_default();
+        assert!(last.starts_with("bench: ") && last.contains(words), "{arguments:?}: {errors}");
+        assert!(output.stdout.is_empty());
+    }
+}

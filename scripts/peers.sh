@@ -1,0 +1,243 @@
+#!/usr/bin/env bash
+# Our vhost-user-blk against qemu-storage-daemon's, over every combination of disk, depth, direction, client and polling.
+#
+#   scripts/peers.sh [--quick] [--json FILE] [--peer NAME=BINARY]... [--ours BINARY] [--bench BINARY] [--cpus CLIENT,SERVER]
+#                    [--disks LIST] [--rw LIST] [--depths LIST] [--clients LIST] [--polling LIST]
+#                    [--rounds N] [--runtime TIME] [--size BYTES] [--dir DIR] [--qemu-aio io_uring|native|threads]
+#                    [--no-syscalls] [--keep]
+#
+#   --quick       shorter samples, fewer rounds: a coarse answer
+#   --json FILE   the results for programs (default: peers.json)
+#   --peer        a qemu-storage-daemon; several are compared with ours in the same run (default: the one in PATH)
+#   --cpus        the client's CPU, and the one that every server has (default: 0,1)
+#   --disks       of null, file (through the page cache), direct (O_DIRECT)          (default: all three)
+#   --rw          of randread, randwrite, and what else 'bench vhost-user' knows      (default: these two)
+#   --depths      requests in flight                                                  (default: 1,4,32)
+#   --clients     of sleeping, spinning                                               (default: both)
+#   --polling     the longest busy poll in ns: 0 is off, 32768 QEMU's usual           (default: 0,32768)
+#   --dir         where the image is made; on a disk, for O_DIRECT (default: TMPDIR or /var/tmp)
+#   --no-syscalls leave out the second pass that counts the servers' system calls
+#
+# Each cell is one interleaved run (A B C C B A in each round) of 'bench vhost-user' with all servers connected, all of them
+# on one CPU and the client on the other. A sleeping client shows all that an interrupt made room for with one kick; a spinning
+# one shows each request at once. System calls are counted afterwards, server by server, in runs of their own that
+# are not timed: by perf stat on the kernel's tracepoints, or where that is not possible by strace -c.
+# Needs qemu-storage-daemon (Debian: qemu-storage-daemon in qemu-system-common or qemu-utils), taskset, python3.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+ours=target/release/vhost-user-blk bench=target/release/bench
+declare -a peers=() schedule=()
+cpus=0,1 disks=null,file,direct rw=randread,randwrite depths=1,4,32 clients=sleeping,spinning polling=0,32768
+size=536870912 directory=${TMPDIR:-/var/tmp} aio=io_uring json=peers.json
+quick=no syscalls=yes keep=no
+command_line="$0 $*"
+
+die() { echo "peers.sh: $*" >&2; exit "${2:-2}"; }
+usage() { sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "$0"; }
+
+while (($#)); do
+  case $1 in
+    --quick) quick=yes ;;
+    --no-syscalls) syscalls=no ;;
+    --keep) keep=yes ;;
+    --help | -h) usage; exit 0 ;;
+    --json | --peer | --ours | --bench | --cpus | --disks | --rw | --depths | --clients | --polling | --rounds | --runtime | --size | --dir | --qemu-aio)
+      (($# > 1)) || die "$1 needs a value"
+      case $1 in
+        --json) json=$2 ;;
+        --peer) [[ $2 == *=* ]] || die "--peer $2: write NAME=BINARY"; peers+=("$2") ;;
+        --ours) ours=$2 ;;
+        --bench) bench=$2 ;;
+        --cpus) [[ $2 =~ ^[0-9]+,[0-9]+$ ]] || die "--cpus $2: write CLIENT,SERVER"; cpus=$2 ;;
+        --disks) disks=$2 ;;
+        --rw) rw=$2 ;;
+        --depths) depths=$2 ;;
+        --clients) clients=$2 ;;
+        --polling) polling=$2 ;;
+        --rounds | --runtime) schedule+=("$1" "$2") ;;
+        --size) [[ $2 =~ ^[0-9]+$ ]] || die "--size $2: write a number of bytes"; size=$2 ;;
+        --dir) directory=$2 ;;
+        --qemu-aio) aio=$2 ;;
+      esac
+      shift ;;
+    *) die "$1: unknown option; try --help" ;;
+  esac
+  shift
+done
+[ "$quick" = yes ] && schedule=(--quick "${schedule[@]}")
+if ((${#peers[@]} == 0)); then
+  found=$(command -v qemu-storage-daemon || command -v /usr/libexec/qemu-storage-daemon || true)
+  [ -n "$found" ] || die "there is no qemu-storage-daemon; apt-get install qemu-utils, or name one by --peer NAME=BINARY" 3
+  peers=("qemu=$found")
+fi
+for tool in taskset python3; do command -v $tool >/dev/null || die "$tool is not installed" 3; done
+for binary in "$ours" "$bench" "${peers[@]#*=}"; do
+  [ -x "$binary" ] || die "$binary is no program; build ours with 'cargo build --release --workspace'"
+done
+for disk in ${disks//,/ }; do
+  [[ $disk =~ ^(null|file|direct)$ ]] || die "--disks $disk: there are null, file and direct"
+done
+for poll in ${polling//,/ }; do
+  [[ $poll =~ ^[0-9]+$ ]] || die "--polling $poll: write nanoseconds"
+done
+client_cpu=${cpus%,*} server_cpu=${cpus#*,}
+
+work=$(mktemp -d "$directory/peers.XXXXXX")
+mkdir "$work/cells" "$work/syscalls"
+declare -A pid=() socket=() version=()
+stop_servers() {
+  local name
+  for name in "${!pid[@]}"; do
+    kill "${pid[$name]}" 2>/dev/null || true
+    wait "${pid[$name]}" 2>/dev/null || true
+  done
+  pid=()
+}
+cleanup() {
+  stop_servers
+  if [ "$keep" = yes ]; then echo "peers.sh: kept $work" >&2; else rm -rf "$work"; fi
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+version[ours]=$("$ours" --version)
+names=(ours)
+for peer in "${peers[@]}"; do
+  name=${peer%%=*}
+  [[ $name =~ ^[A-Za-z0-9._-]+$ ]] && [ "$name" != ours ] && [ -z "${version[$name]:-}" ] || die "--peer $peer: give it a name of its own"
+  names+=("$name")
+  version[$name]=$("${peer#*=}" --version | head -n1)
+done
+
+image=$work/disk.img
+case ,$disks, in
+  *,file,* | *,direct,*)
+    # Written, not allocated: reading a hole is no I/O.
+    head -c "$size" /dev/zero | tr '\0' '\245' >"$image" || die "there is no room for $size bytes in $directory" 1
+    sync "$image" ;;
+esac
+
+# How a server is called for a disk and a longest poll.
+ours_command() { # DISK POLL SOCKET
+  local disk
+  case $1 in
+    null) disk="--null $size" ;;
+    file) disk="--image $image" ;;
+    direct) disk="--image $image --direct" ;;
+  esac
+  echo "$ours --socket $3 $disk --queue-size 256 --busy-poll $2"
+}
+peer_command() { # BINARY DISK POLL SOCKET
+  local disk
+  case $2 in
+    # Zeroing the buffers would be work that our null backend does not do either.
+    null) disk="driver=null-co,node-name=d0,size=$size,read-zeroes=off" ;;
+    file) disk="driver=file,node-name=d0,filename=$image,locking=off,aio=$([ "$aio" = native ] && echo threads || echo "$aio")" ;;
+    direct) disk="driver=file,node-name=d0,filename=$image,locking=off,cache.direct=on,aio=$aio" ;;
+  esac
+  echo "$1 --object iothread,id=io0,poll-max-ns=$3 --blockdev $disk" \
+    "--export type=vhost-user-blk,id=e0,node-name=d0,addr.type=unix,addr.path=$4,iothread=io0,writable=on,num-queues=1"
+}
+
+start_server() { # NAME COMMAND
+  socket[$1]=$work/$1.sock
+  rm -f "${socket[$1]}"
+  # shellcheck disable=SC2086 # the command is a list of words
+  taskset -c "$server_cpu" $2 >>"$work/$1.log" 2>&1 &
+  pid[$1]=$!
+  local tries
+  for ((tries = 0; tries < 200; tries++)); do
+    [ -S "${socket[$1]}" ] && return 0
+    kill -0 "${pid[$1]}" 2>/dev/null || break
+    sleep 0.05
+  done
+  echo "peers.sh: $1 did not start: $(tail -n1 "$work/$1.log")" >&2
+  return 1
+}
+start_servers() { # DISK POLL
+  local peer
+  start_server ours "$(ours_command "$1" "$2" "$work/ours.sock")" || return 1
+  for peer in "${peers[@]}"; do
+    start_server "${peer%%=*}" "$(peer_command "${peer#*=}" "$1" "$2" "$work/${peer%%=*}.sock")" || return 1
+  done
+}
+
+# The counter of system calls from outside.
+counter=strace
+traced='raw_syscalls:sys_enter,syscalls:sys_enter_read,syscalls:sys_enter_write,syscalls:sys_enter_io_uring_enter,syscalls:sys_enter_ppoll'
+if [ "$syscalls" = yes ]; then
+  if perf stat -x, -e "$traced" -o /dev/null -- true 2>/dev/null; then
+    counter=perf
+  elif ! command -v strace >/dev/null; then
+    echo "peers.sh: neither perf with tracepoints nor strace: system calls are not counted" >&2
+    syscalls=no
+  fi
+fi
+count_syscalls() { # CELL NAME BENCH-ARGUMENTS...
+  local cell=$1 name=$2 out=$work/syscalls/$1.$2 tracer
+  shift 2
+  if [ $counter = perf ]; then
+    perf stat -x, -e "$traced" -p "${pid[$name]}" -o "$out.counts" &
+  else
+    strace -f -qq -c -p "${pid[$name]}" -o "$out.counts" 2>/dev/null &
+  fi
+  tracer=$!
+  sleep 0.3
+  "$bench" vhost-user --socket "$name=${socket[$name]}" --pid "${pid[$name]}" "$@" --rounds 1 --runtime 200ms \
+    --json "$out.json" >/dev/null 2>>"$work/bench.log" || echo "peers.sh: $cell: no count for $name" >&2
+  # Both write their counts when they are interrupted.
+  kill -INT "$tracer" 2>/dev/null || true
+  wait "$tracer" 2>/dev/null || true
+}
+
+failures=0 total=0
+for disk in ${disks//,/ }; do for poll in ${polling//,/ }; do
+  if ! start_servers "$disk" "$poll"; then
+    failures=$((failures + 1))
+    stop_servers
+    continue
+  fi
+  for pattern in ${rw//,/ }; do for depth in ${depths//,/ }; do for client in ${clients//,/ }; do
+    cell=$disk.$poll.$pattern.$depth.$client
+    workload=(--pin "$client_cpu" --bs 4k --rw "$pattern" --iodepth "$depth" --client "$client" --queue-size 256)
+    arms=()
+    for name in "${names[@]}"; do arms+=(--socket "$name=${socket[$name]}"); done
+    total=$((total + 1))
+    if ! "$bench" vhost-user "${arms[@]}" "${workload[@]}" "${schedule[@]}" --json "$work/cells/$cell.json" \
+      >/dev/null 2>"$work/cell.log"; then
+      [ $? = 130 ] && exit 130
+      echo "peers.sh: $cell failed: $(tail -n1 "$work/cell.log")" >&2
+      failures=$((failures + 1))
+      # A server may be gone; the others are started anew, too, so that the next cell begins as the first.
+      stop_servers
+      start_servers "$disk" "$poll" || break 3
+      continue
+    fi
+    echo "peers.sh: $cell done" >&2
+    if [ "$syscalls" = yes ]; then
+      for name in "${names[@]}"; do count_syscalls "$cell" "$name" "${workload[@]}"; done
+    fi
+  done; done; done
+  for name in "${names[@]}"; do
+    # Shared memory would be the guest's.
+    awk -v cell="$disk.$poll" -v name="$name" '/^(RssAnon|RssFile)/ {kib += $2} END {print cell, name, kib}' \
+      "/proc/${pid[$name]}/status" >>"$work/memory" || true
+  done
+  stop_servers
+done; done
+((total > 0)) || die "no server could be started" 1
+
+{
+  echo "command $command_line"
+  echo "counter $counter"
+  for name in "${names[@]}"; do echo "version $name ${version[$name]}"; done
+  for disk in ${disks//,/ }; do
+    echo "server ours taskset -c $server_cpu $(ours_command "$disk" "${polling%%,*}" S)"
+    for peer in "${peers[@]}"; do
+      echo "server ${peer%%=*} taskset -c $server_cpu $(peer_command "${peer#*=}" "$disk" "${polling%%,*}" S)"
+    done
+  done
+} >"$work/facts"
+python3 "$here/peers-table.py" "$work" "$json"
+((failures == 0)) || { echo "peers.sh: $failures cells failed; the table has the others" >&2; exit 1; }

@@ -1,0 +1,178 @@
+//! Serves a disk image to a vhost-user frontend: QEMU, cloud-hypervisor, libblkio. One AioContext runs the socket, the
+//! kicks, the I/O and the calls.
+
+mod options;
+mod signals;
+mod socket;
+
+use std::cell::Cell;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aio::AioContext;
+use clap::Parser;
+use options::{Options, Source};
+use signals::{Signal, Signals};
+use virtio_blk_sim::backend::FileImage;
+use virtio_blk_sim::blk_queue::QueueStats;
+use virtio_blk_sim::transport::vhost_user::{Disk, Loops, Server};
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vhost-user-blk: {error}");
+            ExitCode::from(error.exit_code)
+        }
+    }
+}
+
+/// Why the server did not start, or ended.
+#[derive(Debug)]
+struct Failure {
+    message: String,
+    exit_code: u8,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Failure {
+    /// The command line asks for something that is not there or makes no sense.
+    fn usage(message: impl std::fmt::Display) -> Self {
+        Self { message: message.to_string(), exit_code: 2 }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self { message: error.to_string(), exit_code: 1 }
+    }
+}
+
+fn run(options: &Options) -> Result<(), Failure> {
+    // Before any thread starts, so that all of them leave these signals to the loop.
+    let signals = Signals::block()?;
+    let (disk, image) = options.disk().map_err(Failure::usage)?;
+    let builder = options.builder();
+    let context = builder.clone().build().map_err(Failure::usage)?;
+    let loops =
+        Loops::spawn(options.threads.into(), options.mapping.clone(), &builder).map_err(Failure::usage)?;
+    report_start(options, &disk, &context);
+    let server = Server::new(disk, loops);
+
+    let _socket_file;
+    let _listening;
+    match &options.source {
+        Source { socket: Some(path), .. } => {
+            let (listener, file) = socket::bind(path).map_err(Failure::usage)?;
+            _socket_file = Some(file);
+            _listening = Some(server.listen(&context, listener)?);
+            eprintln!("vhost-user-blk: listening on {}", path.display());
+        }
+        Source { fd: Some(fd), .. } => {
+            let stream: UnixStream = socket::inherited(*fd).map_err(Failure::usage)?;
+            server.serve(&context, stream)?;
+            (_socket_file, _listening) = (None, None);
+        }
+        Source { socket: None, fd: None } => return Err(Failure::usage("give --socket PATH or --fd N")),
+    }
+
+    let stop = Rc::new(Cell::new(false));
+    let (flag, of_signals) = (Rc::clone(&stop), Rc::clone(&server));
+    let _signals = signals.watch(&context, move |signal| match signal {
+        Signal::Stop => flag.set(true),
+        Signal::Report => report(&of_signals, None),
+        Signal::Resize => resize(&of_signals, image.as_deref()),
+    })?;
+    let _statistics = options.stats.map(|interval| start_statistics(&context, Rc::clone(&server), interval));
+
+    let only_one = options.source.fd.is_some();
+    while !stop.get() && (!only_one || server.is_connected()) {
+        context.poll(true)?;
+    }
+    server.shut_down(&context);
+    Ok(())
+}
+
+fn report_start(options: &Options, disk: &Disk, context: &AioContext) {
+    let config = disk.device.config();
+    let monitor = context.monitor();
+    eprintln!(
+        "vhost-user-blk: {} sectors{}, {} queues of up to {}, monitor {} ({}), {}",
+        config.capacity_sectors,
+        if config.read_only { ", read-only" } else { "" },
+        config.num_queues,
+        config.queue_size,
+        monitor.kind,
+        monitor.reason,
+        match options.threads {
+            0 => "one thread".to_owned(),
+            n => format!("{n} I/O threads"),
+        },
+    );
+}
+
+/// The size of the image may have changed: tell the guest.
+fn resize(server: &Server, image: Option<&FileImage>) {
+    let Some(image) = image else {
+        eprintln!("vhost-user-blk: SIGHUP: only the size of --image can change");
+        return;
+    };
+    let resized = image.current_sectors().and_then(|sectors| {
+        server.resize(sectors)?;
+        Ok(sectors)
+    });
+    match resized {
+        Ok(sectors) => eprintln!("vhost-user-blk: the disk has {sectors} sectors now"),
+        Err(error) => eprintln!("vhost-user-blk: the disk keeps its size: {error}"),
+    }
+}
+
+fn report(server: &Server, since: Option<&[(usize, QueueStats)]>) {
+    let stats = server.stats();
+    if stats.is_empty() {
+        eprintln!("vhost-user-blk: no queue runs; {} frontends so far", server.sessions());
+    }
+    for (index, now) in stats {
+        let before = since.and_then(|all| all.iter().find(|(queue, _)| *queue == index));
+        // A queue that was started anew counts from zero again.
+        let delta = before
+            .filter(|(_, before)| before.requests <= now.requests)
+            .map_or(now, |(_, before)| now - *before);
+        let QueueStats { requests, drains, interrupts, .. } = delta;
+        eprintln!(
+            "vhost-user-blk: queue {index}: {requests} requests, {drains} drains, {interrupts} interrupts"
+        );
+    }
+}
+
+/// Reports what was counted in each interval in which something was.
+fn start_statistics(context: &AioContext, server: Rc<Server>, interval: Duration) -> Rc<aio::Timer> {
+    let slot: Rc<std::cell::OnceCell<std::rc::Weak<aio::Timer>>> = Rc::default();
+    let (own, last) = (Rc::clone(&slot), std::cell::RefCell::new(Vec::new()));
+    let timer = Rc::new(context.timer(move |_| {
+        let now = server.stats();
+        if *last.borrow() != now {
+            report(&server, Some(&last.borrow()));
+        }
+        last.replace(now);
+        if let Some(timer) = own.get().and_then(std::rc::Weak::upgrade) {
+            timer.arm_after(interval);
+        }
+    }));
+    let _ = slot.set(Rc::downgrade(&timer));
+    timer.arm_after(interval);
+    timer
+}
+
+/// What the disk's image is, if it is one: shared by the queues and by whoever asks for its size.
+type Image = Option<Arc<FileImage>>;

@@ -1,0 +1,231 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aio::{AioContext, Builder, BusyPolling, Method, MonitorKind, Reset};
+use clap::{ArgGroup, Args, Parser};
+use virtio_blk_sim::backend::{Backend, FileImage, Null};
+use virtio_blk_sim::blk_queue::RateLimit;
+use virtio_blk_sim::device::{BlockDevice, DeviceConfig, SECTOR_SIZE, Serial};
+use virtio_blk_sim::transport::vhost_user::Disk;
+
+use crate::Image;
+
+const AFTER_HELP: &str = "\
+With QEMU (guest memory must be shared):
+  vhost-user-blk --socket /run/vm1.sock --image disk.raw
+  qemu-system-x86_64 -m 1G -object memory-backend-memfd,id=mem,size=1G,share=on -numa node,memdev=mem \\
+    -chardev socket,id=blk0,path=/run/vm1.sock,reconnect=1 -device vhost-user-blk-pci,chardev=blk0,num-queues=1 ...
+
+Signals: SIGTERM and SIGINT finish what is in flight and exit with 0; SIGUSR1 prints statistics; SIGHUP looks at the image's
+size again and tells the guest. Logs go to stderr.";
+
+/// Serves a disk image to a virtual machine over vhost-user.
+#[derive(Debug, Parser)]
+#[command(name = "vhost-user-blk", version, after_help = AFTER_HELP)]
+#[command(group = ArgGroup::new("disk").required(true).args(["image", "null", "memory"]))]
+pub(crate) struct Options {
+    #[command(flatten)]
+    pub(crate) source: Source,
+    /// A raw disk image or a block device
+    #[arg(long, value_name = "PATH")]
+    image: Option<PathBuf>,
+    /// A disk of this size that stores nothing, for measuring everything else
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    null: Option<u64>,
+    /// A disk of this size in memory
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    memory: Option<u64>,
+    /// Refuse everything that would change the disk
+    #[arg(long)]
+    read_only: bool,
+    /// The serial number, up to 20 characters
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    serial: String,
+    /// The logical block size that the guest sees
+    #[arg(long, value_name = "512|4096", default_value = "512", value_parser = ["512", "4096"])]
+    block_size: String,
+    /// Request queues, 1 to 256
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    queues: u16,
+    /// Entries of the largest queue that is announced as useful (SEG_MAX): a power of two from 4 to 1024
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    queue_size: u16,
+    /// Bypass the page cache (O_DIRECT)
+    #[arg(long, requires = "image")]
+    direct: bool,
+    /// What the loops sleep in: poll, epoll or io_uring [default: the best that this kernel has]
+    #[arg(long, value_parser = monitor)]
+    monitor: Option<MonitorKind>,
+    /// How kicks are reset: classic (a read(2) each), autoreset, or a method: edge, ring-read, ring-read-multishot, kernel-flag
+    #[arg(long, default_value = "autoreset", value_parser = reset)]
+    reset: Reset,
+    /// Busy poll the queues for up to so many nanoseconds before sleeping; QEMU's IOThreads use 32768
+    #[arg(long, value_name = "NS", default_value_t = 0)]
+    busy_poll: u64,
+    /// Threads to spread the queues over; 0 serves all of them from one thread
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=256))]
+    pub(crate) threads: u16,
+    /// The thread of each queue, such as 0,0,1; round robin beyond the end of the list
+    #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "threads")]
+    pub(crate) mapping: Vec<usize>,
+    /// Requests per second at the most, all queues together
+    #[arg(long, value_name = "N")]
+    iops: Option<u64>,
+    /// Bytes per second at the most, all queues together
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    bps: Option<u64>,
+    /// Print statistics after each so many seconds in which something was served
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) stats: Option<Duration>,
+}
+
+/// Where the frontend comes from.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Source {
+    /// Listen here; the socket is created for its owner alone (0600)
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Serve the frontend at the other end of this inherited descriptor, and exit when it has gone
+    #[arg(long, value_name = "N")]
+    pub(crate) fd: Option<i32>,
+}
+
+/// Bytes, with an optional binary suffix.
+fn size(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.as_bytes().last() {
+        Some(b'k' | b'K') => (&text[..text.len() - 1], 10),
+        Some(b'm' | b'M') => (&text[..text.len() - 1], 20),
+        Some(b'g' | b'G') => (&text[..text.len() - 1], 30),
+        Some(b't' | b'T') => (&text[..text.len() - 1], 40),
+        _ => (text, 0),
+    };
+    let number: Option<u64> = digits.parse().ok();
+    let bytes =
+        number.and_then(|number| number.checked_mul(1 << shift)).filter(|bytes| *bytes <= i64::MAX as u64);
+    bytes.ok_or_else(|| "write a size such as 4096, 64k, 512m or 10g".to_owned())
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: Option<f64> = text.parse().ok();
+    let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    duration.filter(|d| *d >= Duration::from_millis(1)).ok_or_else(|| "write a number of seconds".to_owned())
+}
+
+fn monitor(text: &str) -> Result<MonitorKind, String> {
+    let found = MonitorKind::ALL.into_iter().find(|kind| kind.to_string() == text);
+    found.ok_or_else(|| "there are poll, epoll and io_uring".to_owned())
+}
+
+fn reset(text: &str) -> Result<Reset, String> {
+    Ok(match text {
+        "classic" => Reset::Classic,
+        "autoreset" => Reset::Autoreset,
+        "edge" => Reset::AutoresetBy(Method::Edge),
+        "ring-read" => Reset::AutoresetBy(Method::RingRead),
+        "ring-read-multishot" => Reset::AutoresetBy(Method::RingReadMultishot),
+        "kernel-flag" => Reset::AutoresetBy(Method::KernelFlag),
+        _ => {
+            return Err("there are classic, autoreset, edge, ring-read, ring-read-multishot and kernel-flag"
+                .to_owned());
+        }
+    })
+}
+
+impl Options {
+    pub(crate) fn builder(&self) -> Builder {
+        let builder =
+            AioContext::builder().reset(self.reset).busy_polling(BusyPolling::up_to_ns(self.busy_poll));
+        match self.monitor {
+            Some(kind) => builder.monitor(kind),
+            None => builder,
+        }
+    }
+
+    /// Opens the disk. One sentence says what cannot be.
+    pub(crate) fn disk(&self) -> Result<(Disk, Image), String> {
+        let (backend, config, image) = match (&self.image, self.null, self.memory) {
+            (Some(path), ..) => {
+                let image =
+                    FileImage::open(path, self.read_only, self.direct).map_err(|error| error.to_string())?;
+                if image.dropped_bytes() > 0 {
+                    eprintln!(
+                        "vhost-user-blk: the last {} bytes of the image are no whole sector",
+                        image.dropped_bytes()
+                    );
+                }
+                let image = Arc::new(image);
+                (Backend::File(Arc::clone(&image)), image.device_config(), Some(image))
+            }
+            (None, Some(size), _) => {
+                (Backend::Null(Null::default()), DeviceConfig::new(size / SECTOR_SIZE), None)
+            }
+            (None, None, size) => {
+                let sectors = size.unwrap_or(0) / SECTOR_SIZE;
+                let memory = Backend::memory(sectors)
+                    .map_err(|_| format!("--memory: there is no room for {sectors} sectors"))?;
+                (memory, DeviceConfig::new(sectors), None)
+            }
+        };
+        if config.capacity_sectors == 0 {
+            return Err("the disk has not even one sector of 512 bytes".to_owned());
+        }
+        let block_size: u32 = if self.block_size == "4096" { 4096 } else { 512 };
+        let config = DeviceConfig {
+            read_only: self.read_only,
+            logical_block_size: block_size.max(config.logical_block_size),
+            physical_block_size: block_size.max(config.physical_block_size),
+            num_queues: self.queues,
+            queue_size: self.queue_size,
+            serial: Serial::new(&self.serial).map_err(|error| format!("--serial: {error}"))?,
+            ..config
+        };
+        let device = BlockDevice::new(config).map_err(|error| error.to_string())?;
+        let limit = RateLimit::new(self.iops, self.bps);
+        let limit = (!limit.is_unlimited()).then(|| Arc::new(limit));
+        Ok((Disk { device: Arc::new(device), backend, limit, reset: self.reset }, image))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(arguments: &[&str]) -> Result<Options, String> {
+        Options::try_parse_from(["vhost-user-blk"].iter().chain(arguments)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn a_disk_and_a_frontend_are_needed() {
+        assert!(parse(&["--null", "1g"]).is_err());
+        assert!(parse(&["--socket", "s"]).is_err());
+        assert!(parse(&["--socket", "s", "--null", "1g", "--memory", "1m"]).is_err());
+        assert!(parse(&["--socket", "s", "--fd", "3", "--null", "1g"]).is_err());
+        let options = parse(&["--socket", "s", "--null", "1g"]).unwrap();
+        assert_eq!(options.disk().unwrap().0.device.capacity_sectors(), 2 << 20);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_said() {
+        let disk = |arguments: &[&str]| {
+            let all: Vec<&str> = ["--socket", "s"].iter().chain(arguments).copied().collect();
+            parse(&all).and_then(|options| options.disk().map(drop)).unwrap_err()
+        };
+        assert!(disk(&["--image", "/nonexistent/disk"]).contains("/nonexistent/disk"));
+        assert!(disk(&["--memory", "100"]).contains("not even one sector"));
+        assert!(disk(&["--null", "1g", "--serial", "more than twenty characters"]).contains("--serial"));
+        assert!(disk(&["--null", "1g", "--queue-size", "100"]).contains("100"));
+        assert!(disk(&["--null", "1g", "--queues", "0"]).contains("--queues"));
+        assert!(disk(&["--null", "9999999t"]).contains("write a size"));
+        assert!(disk(&["--null", "1g", "--block-size", "1024"]).contains("512"));
+    }
+}

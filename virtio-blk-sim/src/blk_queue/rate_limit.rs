@@ -1,0 +1,144 @@
+//! A limit on requests and on bytes per second, shared by the queues of a device.
+//!
+//! Each limit is a token bucket in its dual form (the generic cell rate algorithm, ITU-T I.371): instead of tokens that
+//! trickle in it keeps the time at which the bucket will be full again. One number says everything, so one atomic makes it
+//! safe to share, and an idle bucket needs no attention. What is taken off a ring is charged afterwards, because its size is
+//! known only then: a bucket may go into debt by one request, and is paid back before the next.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// A bucket: `rate` units a second in the long run, `burst` at once.
+#[derive(Debug)]
+struct Bucket {
+    /// Units are counted in time: how long one takes to trickle in, in picoseconds.
+    unit_ps: u64,
+    /// What trickles in while the bucket fills, in nanoseconds.
+    burst_ns: u64,
+    /// When the bucket will be full, on the clock that callers pass in.
+    full_at_ns: AtomicU64,
+}
+
+impl Bucket {
+    /// `rate` is at least 1 a second; the burst is what a tenth of a second gives, or one unit.
+    fn new(rate: u64) -> Self {
+        let unit_ps = (1_000_000_000_000 / rate.max(1)).max(1);
+        let burst_ns = (unit_ps / 1_000).max(BURST.as_nanos() as u64);
+        Self { unit_ps, burst_ns, full_at_ns: AtomicU64::new(0) }
+    }
+
+    /// How long to wait before the next request may go, in nanoseconds.
+    fn wait_ns(&self, now_ns: u64) -> u64 {
+        // Relaxed: the number stands for itself.
+        let empty_for = self.full_at_ns.load(Ordering::Relaxed).saturating_sub(now_ns);
+        empty_for.saturating_sub(self.burst_ns)
+    }
+
+    fn charge(&self, units: u64, now_ns: u64) {
+        let cost_ns = u128::from(units) * u128::from(self.unit_ps) / 1_000;
+        let cost_ns = u64::try_from(cost_ns).unwrap_or(u64::MAX);
+        let later = |full_at: u64| Some(full_at.max(now_ns).saturating_add(cost_ns));
+        let _ = self.full_at_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
+    }
+}
+
+/// How much may go at once after a pause.
+const BURST: Duration = Duration::from_millis(100);
+
+/// The limits of a device. Any thread; lock-free.
+#[derive(Debug, Default)]
+pub struct RateLimit {
+    requests: Option<Bucket>,
+    bytes: Option<Bucket>,
+}
+
+impl RateLimit {
+    /// At most so many requests and so many bytes a second in the long run; `None` or 0 is no limit. After a pause a tenth of
+    /// a second's worth may go at once.
+    pub fn new(iops: Option<u64>, bytes_per_second: Option<u64>) -> Self {
+        let bucket = |rate: Option<u64>| rate.filter(|rate| *rate != 0).map(Bucket::new);
+        Self { requests: bucket(iops), bytes: bucket(bytes_per_second) }
+    }
+
+    /// True if there is no limit at all.
+    pub fn is_unlimited(&self) -> bool {
+        self.requests.is_none() && self.bytes.is_none()
+    }
+
+    /// How long to wait before another request may be taken, in nanoseconds; 0 if it may be now.
+    pub fn wait_ns(&self, now_ns: u64) -> u64 {
+        let wait = |bucket: &Option<Bucket>| bucket.as_ref().map_or(0, |bucket| bucket.wait_ns(now_ns));
+        wait(&self.requests).max(wait(&self.bytes))
+    }
+
+    /// Counts a request of so many bytes that has been taken.
+    pub fn charge(&self, bytes: u64, now_ns: u64) {
+        if let Some(bucket) = &self.requests {
+            bucket.charge(1, now_ns);
+        }
+        if let Some(bucket) = &self.bytes {
+            bucket.charge(bytes, now_ns);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// Takes requests of `bytes` as fast as the limit lets it until `end_ns`; how many.
+    fn take_until(limit: &RateLimit, bytes: u64, end_ns: u64) -> u64 {
+        let (mut now, mut taken) = (0, 0);
+        loop {
+            now += limit.wait_ns(now);
+            if now >= end_ns {
+                return taken;
+            }
+            limit.charge(bytes, now);
+            taken += 1;
+        }
+    }
+
+    #[test]
+    fn no_limit_never_waits() {
+        let limit = RateLimit::new(None, Some(0));
+        assert!(limit.is_unlimited());
+        limit.charge(u64::MAX, 5);
+        assert_eq!(limit.wait_ns(5), 0);
+    }
+
+    #[test]
+    fn requests_are_limited_in_the_long_run() {
+        // A tenth of a second's worth at once, then a hundred a second.
+        let taken = take_until(&RateLimit::new(Some(100), None), 0, 10 * SECOND);
+        assert!((1_000..=1_012).contains(&taken), "{taken}");
+    }
+
+    #[test]
+    fn bytes_are_limited_in_the_long_run() {
+        let taken = take_until(&RateLimit::new(None, Some(4096 * 50)), 4096, 10 * SECOND);
+        assert!((500..=507).contains(&taken), "{taken}");
+    }
+
+    #[test]
+    fn a_pause_gives_one_burst_only() {
+        let limit = RateLimit::new(Some(1_000), None);
+        let start = 3_600 * SECOND;
+        let at_once =
+            (0..10_000).take_while(|_| limit.wait_ns(start) == 0).map(|_| limit.charge(0, start)).count();
+        assert!((100..=101).contains(&at_once), "{at_once}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_rate_and_no_size_breaks_it(rate in any::<u64>(), bytes in any::<u64>(), now in any::<u64>()) {
+            let limit = RateLimit::new(Some(rate), Some(rate));
+            limit.charge(bytes, now);
+            limit.charge(bytes, now);
+            let _ = limit.wait_ns(now);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The header of a message and the codes of the requests (specification, "Header" and "Front-end message types").
+
+use std::fmt;
+
+use super::features::ProtocolFeatures;
+
+/// Bytes of a header.
+pub const HEADER_SIZE: usize = 12;
+
+const VERSION_MASK: u32 = 0x3;
+const VERSION: u32 = 0x1;
+const REPLY: u32 = 1 << 2;
+const NEED_REPLY: u32 = 1 << 3;
+const RESERVED: u32 = !(VERSION_MASK | REPLY | NEED_REPLY);
+
+/// What comes before the body of every message, in both directions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// Which request it is, or which one it replies to. Any number.
+    pub request: u32,
+    /// Version, reply flag, need_reply flag. Ask the methods.
+    pub flags: u32,
+    /// Bytes of the body.
+    pub size: u32,
+}
+
+impl Header {
+    /// The header of a request with a body of `size` bytes.
+    pub const fn request(request: u32, size: u32) -> Self {
+        Self { request, flags: VERSION, size }
+    }
+
+    /// The header of a reply to `request` with a body of `size` bytes. Exactly these flags: QEMU compares them all.
+    pub const fn reply(request: u32, size: u32) -> Self {
+        Self { request, flags: VERSION | REPLY, size }
+    }
+
+    /// The same header with the wish for an answer ([`ProtocolFeatures::REPLY_ACK`]).
+    #[must_use]
+    pub const fn with_need_reply(self) -> Self {
+        Self { flags: self.flags | NEED_REPLY, ..self }
+    }
+
+    /// The header in these bytes, whatever they are.
+    pub fn decode(bytes: &[u8; HEADER_SIZE]) -> Self {
+        let [r0, r1, r2, r3, f0, f1, f2, f3, s0, s1, s2, s3] = *bytes;
+        Self {
+            request: u32::from_ne_bytes([r0, r1, r2, r3]),
+            flags: u32::from_ne_bytes([f0, f1, f2, f3]),
+            size: u32::from_ne_bytes([s0, s1, s2, s3]),
+        }
+    }
+
+    /// The header as bytes.
+    pub fn encode(&self) -> [u8; HEADER_SIZE] {
+        let [r0, r1, r2, r3] = self.request.to_ne_bytes();
+        let [f0, f1, f2, f3] = self.flags.to_ne_bytes();
+        let [s0, s1, s2, s3] = self.size.to_ne_bytes();
+        [r0, r1, r2, r3, f0, f1, f2, f3, s0, s1, s2, s3]
+    }
+
+    /// True if it speaks of the one version that there is.
+    pub const fn is_version_1(&self) -> bool {
+        self.flags & VERSION_MASK == VERSION
+    }
+
+    /// True if it is an answer.
+    pub const fn is_reply(&self) -> bool {
+        self.flags & REPLY != 0
+    }
+
+    /// True if the sender would like an answer; whether it waits for one is [`wants_ack`](Self::wants_ack).
+    pub const fn needs_reply(&self) -> bool {
+        self.flags & NEED_REPLY != 0
+    }
+
+    /// True if the sender waits for an [`Ack`](super::Ack). `negotiated` are the protocol features that are in force *after*
+    /// the request, for the one that sets them may already ask for an answer.
+    pub const fn wants_ack(&self, negotiated: ProtocolFeatures) -> bool {
+        self.needs_reply() && negotiated.contains(ProtocolFeatures::REPLY_ACK)
+    }
+
+    /// True if it has flags that nobody has defined.
+    pub const fn has_reserved_flags(&self) -> bool {
+        self.flags & RESERVED != 0
+    }
+}
+
+macro_rules! codes {
+    ($($name:ident = $number:literal,)*) => {
+        /// The requests of a frontend, each by its name in the specification (`VHOST_USER_GET_FEATURES` and so on).
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u32)]
+        #[expect(missing_docs, reason = "the names are the specification's; what we serve is documented at Request")]
+        pub enum Code {
+            $($name = $number,)*
+        }
+
+        impl Code {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// The request with this number; `None` if the specification does not know it.
+            pub const fn from_number(number: u32) -> Option<Self> {
+                match number {
+                    $($number => Some(Self::$name),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    GetFeatures = 1,
+    SetFeatures = 2,
+    SetOwner = 3,
+    ResetOwner = 4,
+    SetMemTable = 5,
+    SetLogBase = 6,
+    SetLogFd = 7,
+    SetVringNum = 8,
+    SetVringAddr = 9,
+    SetVringBase = 10,
+    GetVringBase = 11,
+    SetVringKick = 12,
+    SetVringCall = 13,
+    SetVringErr = 14,
+    GetProtocolFeatures = 15,
+    SetProtocolFeatures = 16,
+    GetQueueNum = 17,
+    SetVringEnable = 18,
+    SendRarp = 19,
+    NetSetMtu = 20,
+    SetBackendReqFd = 21,
+    IotlbMsg = 22,
+    SetVringEndian = 23,
+    GetConfig = 24,
+    SetConfig = 25,
+    CreateCryptoSession = 26,
+    CloseCryptoSession = 27,
+    PostcopyAdvise = 28,
+    PostcopyListen = 29,
+    PostcopyEnd = 30,
+    GetInflightFd = 31,
+    SetInflightFd = 32,
+    GpuSetSocket = 33,
+    ResetDevice = 34,
+    VringKick = 35,
+    GetMaxMemSlots = 36,
+    AddMemReg = 37,
+    RemMemReg = 38,
+    SetStatus = 39,
+    GetStatus = 40,
+    GetSharedObject = 41,
+    SetDeviceStateFd = 42,
+    CheckDeviceState = 43,
+    GetShmemConfig = 44,
+}
+
+impl Code {
+    /// Its number on the wire.
+    pub const fn number(self) -> u32 {
+        self as u32
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_twelve_bytes_in_native_order() {
+        let header = Header::request(Code::GetConfig.number(), 72).with_need_reply();
+        let mut bytes = Vec::new();
+        for word in [24u32, 0b1001, 72] {
+            bytes.extend_from_slice(&word.to_ne_bytes());
+        }
+        assert_eq!(header.encode().as_slice(), bytes);
+        assert_eq!(Header::decode(&header.encode()), header);
+        assert!(
+            header.needs_reply()
+                && !header.is_reply()
+                && header.is_version_1()
+                && !header.has_reserved_flags()
+        );
+        assert_eq!(Header::reply(1, 8).flags, 0b101);
+    }
+
+    #[test]
+    fn flags_that_nobody_defined_are_seen() {
+        for bit in 4..32 {
+            let header = Header { request: 1, flags: 1 | 1 << bit, size: 0 };
+            assert!(header.has_reserved_flags(), "bit {bit}");
+        }
+        for version in [0, 2, 3] {
+            assert!(!Header { request: 1, flags: version, size: 0 }.is_version_1());
+        }
+    }
+
+    #[test]
+    fn numbers_and_codes_correspond() {
+        for (number, &code) in (1..).zip(Code::ALL) {
+            assert_eq!(code.number(), number);
+            assert_eq!(Code::from_number(number), Some(code));
+        }
+        assert_eq!((Code::from_number(0), Code::from_number(45)), (None, None));
+        assert_eq!(Code::ALL.len(), 44);
+    }
+}

@@ -1,0 +1,96 @@
+//! The vhost-user server against a client that is a whole VMM and its guest: in this process on a thread of its own, and as
+//! the program `vhost-user-blk`.
+
+mod abuse;
+mod client;
+mod crash;
+mod lifecycle;
+mod limit;
+mod memory;
+mod process;
+mod rings;
+mod server;
+mod transfer;
+
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use client::{Client, ClientOptions};
+use virtio_blk_sim::device::Features;
+use virtio_blk_sim::guest::{BlkDriver, Completion, GuestReport, Pattern, Stop, Workload, run};
+
+/// Sectors of the disks: 1 MiB.
+const SECTORS: u64 = 2048;
+/// Bytes of a transfer.
+const BLOCK: u32 = 4096;
+/// Requests in flight.
+const DEPTH: u16 = 16;
+
+/// Ends the process when a test hangs. Far beyond what any takes.
+struct Watchdog(Option<Sender<()>>, Option<JoinHandle<()>>);
+
+impl Watchdog {
+    fn new(test: &'static str) -> Self {
+        let (alive, gone) = channel();
+        let watch = move || {
+            if gone.recv_timeout(Duration::from_secs(60)) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("{test} hangs");
+                std::process::abort();
+            }
+        };
+        Self(Some(alive), Some(std::thread::spawn(watch)))
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        drop(self.0.take());
+        let _ = self.1.take().map(JoinHandle::join);
+    }
+}
+
+/// What a client wants for drivers of so many requests in flight.
+fn options(depth: u16, features: Features) -> ClientOptions {
+    let queue_size = BlkDriver::queue_size_for(depth, features);
+    let ram = BlkDriver::ram_bytes(queue_size, depth, BLOCK);
+    ClientOptions { features, ..ClientOptions::new(queue_size, ram) }
+}
+
+fn default_options() -> ClientOptions {
+    options(DEPTH, Features::INDIRECT_DESC | Features::EVENT_IDX | Features::FLUSH)
+}
+
+/// Lays a driver out and starts its queue.
+fn driver(client: &mut Client, queue: u16) -> BlkDriver {
+    let driver = BlkDriver::new(client.ports(queue).unwrap(), DEPTH, BLOCK).unwrap();
+    client.start(queue).unwrap();
+    driver
+}
+
+fn workload(requests: u64) -> Workload {
+    Workload {
+        pattern: Pattern::RandRw,
+        iodepth: DEPTH,
+        stop: Stop::Requests(requests),
+        verify: true,
+        seed: 7,
+    }
+}
+
+/// Reads and writes, checks what is read, and that everything was answered.
+fn exercise(driver: &mut BlkDriver, requests: u64) -> GuestReport {
+    let report = run(driver, &workload(requests)).unwrap();
+    assert_eq!(report.requests, requests);
+    report
+}
+
+/// Waits until so many requests have been answered.
+fn finish(driver: &mut BlkDriver, finished: &mut Vec<Completion>, count: usize) {
+    driver.reap(finished).unwrap();
+    while finished.len() < count {
+        driver.wait().unwrap();
+        driver.reap(finished).unwrap();
+    }
+    assert_eq!(finished.len(), count);
+}
