@@ -320,7 +320,18 @@ impl Handlers {
         true
     }
 
-    /// The same for a handler in hand.
+    /// Records what poll(2) would call `events`, if the token is that of an edge-triggered handler. False if it is not.
+    #[inline]
+    pub(crate) fn mark_edge(&self, token: Token, events: u32) -> bool {
+        let slots = self.slots.borrow();
+        let handler = slots.get(token.slot()).filter(|h| h.token == token && h.watch.get() == Watch::Edge);
+        if let Some(handler) = handler {
+            self.mark(handler, Readiness::from_poll(events));
+        }
+        handler.is_some()
+    }
+
+    /// Records readiness of a handler in hand.
     pub(crate) fn mark(&self, handler: &Handler, readiness: Readiness) {
         let before = handler.ready.get();
         handler.ready.set(before.union(readiness));

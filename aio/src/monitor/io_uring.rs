@@ -151,6 +151,9 @@ impl UringMonitor {
     /// True if there is more than the ring has room for.
     fn flush_backlog(&self, ring: &mut Ring) -> bool {
         let mut backlog = self.backlog.borrow_mut();
+        if backlog.is_empty() {
+            return false;
+        }
         Self::flush(ring, &mut backlog);
         !backlog.is_empty()
     }
@@ -305,7 +308,7 @@ impl UringMonitor {
             }
             sink.stats.syscalls_enter.bump();
             let sleeps = !(look.reapable || collected || more);
-            let entered = ring.enter(if sleeps { timeout } else { Some(0) });
+            let entered = ring.enter_with(look.unsubmitted, if sleeps { timeout } else { Some(0) });
             drop(ring);
             match entered.as_ref().map_err(io::Error::raw_os_error) {
                 // There is more than fits; or taken in part (an entry was refused and has completed with its error, or
@@ -341,6 +344,10 @@ impl UringMonitor {
     }
 
     fn complete_poll(&self, token: Token, cqe: Cqe, sink: Sink<'_>) -> bool {
+        // The common case: an unread notifier. Its poll goes on, and nothing of it changes.
+        if cqe.result > 0 && cqueue::more(cqe.flags) && sink.handlers.mark_edge(token, cqe.result as u32) {
+            return true;
+        }
         let Some(handler) = sink.handlers.get(token) else {
             // The end of a poll that was removed is as it should be; readiness that comes too late is a stale event.
             if cqe.result >= 0 {

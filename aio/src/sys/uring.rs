@@ -185,6 +185,7 @@ impl Ring {
     }
 
     /// What is to be done, by a look at memory: a few loads, no system call.
+    #[inline]
     pub(crate) fn look(&mut self) -> Look {
         let sq = self.ring.submission();
         let (unsubmitted, overflowed, in_kernel) = (sq.len() as u32, sq.cq_overflow(), sq.taskrun());
@@ -202,6 +203,12 @@ impl Ring {
     /// then again).
     pub(crate) fn enter(&mut self, timeout: TimeoutNs) -> io::Result<u32> {
         let to_submit = self.ring.submission().len() as u32;
+        self.enter_with(to_submit, timeout)
+    }
+
+    /// The same for a caller who has looked: `to_submit` are the unsubmitted SQEs.
+    #[inline]
+    pub(crate) fn enter_with(&mut self, to_submit: u32, timeout: TimeoutNs) -> io::Result<u32> {
         let min_complete = u32::from(timeout != Some(0));
         let ts = timeout.filter(|ns| *ns != 0).map(timespec);
         let arg = GeteventsArg {
@@ -238,6 +245,7 @@ impl Ring {
     }
 
     /// Takes all completions that are in memory now and gives each to `take`, which must not use the ring.
+    #[inline]
     pub(crate) fn reap_all(&mut self, mut take: impl FnMut(Cqe)) {
         for cqe in self.ring.completion() {
             take(Cqe { user_data: cqe.user_data(), result: cqe.result(), flags: cqe.flags() });
