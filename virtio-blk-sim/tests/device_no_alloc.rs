@@ -1,8 +1,7 @@
 //! Requests are parsed, carried out and answered without an allocation, once the slots have their size.
-#![expect(unsafe_code, reason = "a counting allocator implements GlobalAlloc")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicU64, Ordering};
+#[path = "support/counting.rs"]
+mod counting;
 
 use virtio_blk_sim::backend::{FileImage, Memory, Null};
 use virtio_blk_sim::device::{
@@ -11,33 +10,6 @@ use virtio_blk_sim::device::{
 use virtio_blk_sim::memory::{GuestAddress, GuestRam};
 use virtio_blk_sim::virtqueue::{DeviceQueue, DriverQueue, QueueConfig};
 use vm_memory::Bytes;
-
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: every call goes to the system allocator as it is; counting touches no memory of the caller.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller keeps GlobalAlloc's contract, which is System's too.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as above.
-        unsafe { System.realloc(ptr, layout, new_size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const CAPACITY_SECTORS: u64 = 64;
 const DATA: GuestAddress = GuestAddress(0x1_0000);
@@ -94,11 +66,11 @@ fn allocations_of_1000_rounds(mut execute: impl FnMut(PendingRequest) -> Finishe
     // The first rounds give the slot its size.
     round();
     round();
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let before = counting::allocations();
     for _ in 0..1000 {
         round();
     }
-    ALLOCATIONS.load(Ordering::Relaxed) - before
+    counting::allocations() - before
 }
 
 // One test in this file, so that no other thread allocates meanwhile.
