@@ -4,6 +4,11 @@
 //! eventfd write, the wake-up and the wait. How long to look is learned for each handler, by QEMU's rule of 2025: what
 //! came within the window keeps it, what came a little later widens it, what came after more than the maximum narrows it.
 //! The mode is left only when the loop is about to sleep, and idle handlers drop out after seven seconds.
+//!
+//! Lingering is the other, simpler way to choose how long: looking may take twice the time that work took before it. It
+//! needs no learning, and is right where waking is dear: while the loop was busy, most of all with waking the guest, the guest
+//! began to make its next request. Twice, because sleeping and being woken costs about as much again as the work for a small
+//! request.
 
 use crate::context::AioContext;
 use crate::handler::{Handler, Handlers, Readiness};
@@ -41,15 +46,29 @@ pub struct BusyPolling {
     pub grow: u32,
     /// The divisor for narrowing; 0 closes the window at once.
     pub shrink: u32,
+    /// Lingering: each nanosecond at work earns [`LINGER_FACTOR`](Self::LINGER_FACTOR) of looking, and this many
+    /// are the most that is kept; 0 is off. The wider of the two, this and the window, counts. While the kernel works on an
+    /// operation of the loop (multishot ones left out) nothing is spent: it will wake the loop, and until then its disk needs
+    /// longer than this.
+    pub linger_ns: u64,
 }
 
 impl BusyPolling {
     /// No busy polling.
-    pub const OFF: Self = Self { max_ns: 0, grow: 0, shrink: 0 };
+    pub const OFF: Self = Self { max_ns: 0, grow: 0, shrink: 0, linger_ns: 0 };
+
+    /// What a nanosecond at work earns.
+    pub const LINGER_FACTOR: u64 = 2;
 
     /// Up to `max_ns`, with QEMU's default factors.
     pub const fn up_to_ns(max_ns: u64) -> Self {
         Self { max_ns, ..Self::OFF }
+    }
+
+    /// The same, and lingering for up to `linger_ns`.
+    #[must_use]
+    pub const fn lingering_ns(self, linger_ns: u64) -> Self {
+        Self { linger_ns, ..self }
     }
 
     /// The next window of a handler whose event came `waited_ns` after the loop had begun to wait for it.
@@ -111,6 +130,8 @@ pub(crate) struct BusyPoll {
     removals: Cell<u64>,
     started: Cell<bool>,
     turns_without_fds: Cell<u32>,
+    /// What lingering may spend.
+    credit_ns: Cell<u64>,
 }
 
 impl fmt::Debug for BusyPoll {
@@ -138,22 +159,43 @@ impl BusyPoll {
             handler.busy.listed.set(false);
             handler.busy.window_ns.set(0);
         }
-        self.policy.set((policy.max_ns != 0).then_some(policy));
+        self.credit_ns.set(0);
+        self.policy.set((policy.max_ns != 0 || policy.linger_ns != 0).then_some(policy));
+    }
+
+    /// The loop has worked for so long: it may linger for as long.
+    pub(crate) fn earn(&self, worked_ns: u64) {
+        let most = self.policy.get().map_or(0, |policy| policy.linger_ns);
+        self.credit_ns.set(
+            self.credit_ns
+                .get()
+                .saturating_add(worked_ns.saturating_mul(BusyPolling::LINGER_FACTOR))
+                .min(most),
+        );
+    }
+
+    /// It has looked for so long.
+    pub(crate) fn spend(&self, looked_ns: u64) {
+        self.credit_ns.set(self.credit_ns.get().saturating_sub(looked_ns));
     }
 
     fn get(&self, index: usize) -> Option<Rc<Handler>> {
         self.polled.borrow().get(index).cloned()
     }
 
-    /// Looks until something is found, or the widest window (`limit_ns` at the most) has passed since `start_ns`.
+    /// Looks until something is found, or the widest window, or what lingering may spend (`limit_ns` at the most), has passed
+    /// since `start_ns`.
     pub(crate) fn poll(
         &self,
         start_ns: u64,
         limit_ns: Option<u64>,
+        may_linger: bool,
         handlers: &Handlers,
         loop_has_work: impl Fn() -> bool,
     ) -> Round {
-        let widest = self.polled.borrow().iter().map(|h| h.busy.window_ns.get()).max().unwrap_or(0);
+        let credit_ns = if may_linger { self.credit_ns.get() } else { 0 };
+        let widest =
+            self.polled.borrow().iter().map(|h| h.busy.window_ns.get().max(credit_ns)).max().unwrap_or(0);
         let window_ns = limit_ns.map_or(widest, |limit| widest.min(limit));
         if window_ns == 0 && !self.started.get() {
             return Round::Off;
@@ -377,6 +419,27 @@ mod tests {
         assert!(ctx.poll(true).unwrap(), "and what the last look found is not slept over");
         assert_eq!(device.processed.get(), 3);
         assert_eq!(inner.busy_poll.polled.borrow().len(), 1, "an event brings it back");
+    }
+
+    #[test]
+    fn lingering_spends_what_work_has_earned() {
+        let busy = BusyPoll::default();
+        let handlers = Handlers::default();
+        busy.earn(1_000);
+        assert_eq!(busy.credit_ns.get(), 0, "off");
+        busy.set_policy(BusyPolling::OFF.lingering_ns(5_000), &handlers);
+        busy.earn(1_000);
+        assert_eq!(busy.credit_ns.get(), 2_000);
+        busy.spend(500);
+        busy.earn(100);
+        assert_eq!(busy.credit_ns.get(), 1_700, "what is left counts");
+        busy.earn(u64::MAX);
+        assert_eq!(busy.credit_ns.get(), 5_000, "up to the most");
+        busy.spend(6_000);
+        assert_eq!(busy.credit_ns.get(), 0, "no debts");
+        busy.earn(1_000);
+        busy.set_policy(BusyPolling::up_to_ns(5_000), &handlers);
+        assert_eq!(busy.credit_ns.get(), 0, "a new policy starts with nothing");
     }
 
     #[test]

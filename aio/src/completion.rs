@@ -66,6 +66,8 @@ struct Operation {
     key: usize,
     /// The last completion has been reaped; its callback may not have run.
     finished: bool,
+    /// It has many completions, and nobody knows when the next one comes.
+    multishot: bool,
 }
 
 /// The operations of one context, in flight or waiting for their callback.
@@ -73,6 +75,8 @@ struct Operation {
 pub(crate) struct Completions {
     operations: RefCell<Slab<Operation>>,
     versions: Cell<u32>,
+    /// Those with one completion that the kernel still has.
+    awaited: Cell<usize>,
     /// The context is being dropped: nobody would wait for the kernel to finish another operation.
     closed: Cell<bool>,
     /// Reaped, in order, for the next dispatch (of a nested poll, perhaps).
@@ -88,13 +92,14 @@ impl fmt::Debug for Completions {
 }
 
 impl Completions {
-    fn insert(&self, owner: Rc<dyn Owner>, key: usize) -> Token {
+    fn insert(&self, owner: Rc<dyn Owner>, key: usize, multishot: bool) -> Token {
         let version = self.versions.get().wrapping_add(1);
         self.versions.set(version);
         let mut operations = self.operations.borrow_mut();
         let entry = operations.vacant_entry();
         let token = Token::new(Kind::Operation, entry.key(), version);
-        entry.insert(Operation { token, owner, key, finished: false });
+        entry.insert(Operation { token, owner, key, finished: false, multishot });
+        self.awaited.set(self.awaited.get() + usize::from(!multishot));
         token
     }
 
@@ -106,8 +111,16 @@ impl Completions {
             return false;
         };
         operation.finished = !cqueue::more(flags);
+        if operation.finished && !operation.multishot {
+            self.awaited.set(self.awaited.get().saturating_sub(1));
+        }
         self.ready.borrow_mut().push_back((token, result, flags));
         true
+    }
+
+    /// True while the kernel works on something that it will wake the loop for.
+    pub(crate) fn any_awaited(&self) -> bool {
+        self.awaited.get() > 0
     }
 
     pub(crate) fn any_ready(&self) -> bool {
@@ -242,7 +255,7 @@ impl<T: 'static> Operations<T> {
         };
         let key = self.owner.hold(held);
         // SAFETY: the caller's promise, for as long as the owner holds `held`.
-        Ok(unsafe { start(&context, ring, entry, Rc::clone(&self.owner).as_owner(), key) })
+        Ok(unsafe { start(&context, ring, entry, Rc::clone(&self.owner).as_owner(), key, false) })
     }
 
     /// Operations submitted here whose callback has not begun.
@@ -259,8 +272,9 @@ unsafe fn start(
     entry: squeue::Entry,
     owner: Rc<dyn Owner>,
     key: usize,
+    multishot: bool,
 ) -> OperationId {
-    let token = context.completions.insert(owner, key);
+    let token = context.completions.insert(owner, key, multishot);
     // SAFETY: the caller's promise.
     unsafe { ring.submit(entry.user_data(token.bits()), &context.stats) };
     OperationId(token)
@@ -333,7 +347,9 @@ impl AioContext {
             return Err(SubmitError { error: no_ring(&self.inner), held });
         };
         // SAFETY: the caller's promise; the operation's entry keeps the owner, and so `held`, until the last completion.
-        Ok(unsafe { start(&self.inner, ring, entry, Rc::new(OneShot(Cell::new(Some((held, callback))))), 0) })
+        Ok(unsafe {
+            start(&self.inner, ring, entry, Rc::new(OneShot(Cell::new(Some((held, callback))))), 0, false)
+        })
     }
 
     /// Queues an operation with several completions. The callback gets the result and the flags of each; the last one
@@ -354,7 +370,7 @@ impl AioContext {
             return Err(SubmitError { error: no_ring(&self.inner), held });
         };
         // SAFETY: as above.
-        Ok(unsafe { start(&self.inner, ring, entry, Rc::new(Multishot { held, callback }), 0) })
+        Ok(unsafe { start(&self.inner, ring, entry, Rc::new(Multishot { held, callback }), 0, true) })
     }
 
     /// Asks the kernel to cancel an operation. Its callback runs all the same, with `-ECANCELED` or, if it was too late,

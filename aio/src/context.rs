@@ -326,6 +326,9 @@ impl AioContext {
         if busy {
             ask_kernel = self.busy_poll(start_ns, &mut timeout);
         }
+        // What the kernel does in a call that does not sleep is work, too: io_uring reads from the page cache there.
+        let mut work_ns = if busy { monotonic_ns() } else { 0 };
+        inner.busy_poll.spend(work_ns.saturating_sub(start_ns));
 
         if ask_kernel {
             let sleeps = timeout != Some(0);
@@ -342,7 +345,10 @@ impl AioContext {
         }
         // Before anything is looked at: what is published from here on will notify again.
         inner.shared.gate.accept();
-        let now_ns = if busy { monotonic_ns() } else { 0 };
+        let now_ns = if busy && ask_kernel { monotonic_ns() } else { work_ns };
+        if timeout != Some(0) {
+            work_ns = now_ns;
+        }
 
         let mut progress = false;
         if inner.completions.any_ready() {
@@ -353,6 +359,9 @@ impl AioContext {
             progress |= self.dispatch(token, start_ns, now_ns)?;
         }
         progress |= inner.timers.run(self, &inner.stats);
+        if busy && progress {
+            inner.busy_poll.earn(monotonic_ns().saturating_sub(work_ns));
+        }
         Ok(progress)
     }
 
@@ -360,7 +369,8 @@ impl AioContext {
     fn busy_poll(&self, start_ns: u64, timeout: &mut TimeoutNs) -> bool {
         let inner = &*self.inner;
         let loop_has_work = || inner.shared.gate.is_notified() || inner.monitor.needs_wait();
-        let round = inner.busy_poll.poll(start_ns, *timeout, &inner.handlers, loop_has_work);
+        let may_linger = !inner.completions.any_awaited();
+        let round = inner.busy_poll.poll(start_ns, *timeout, may_linger, &inner.handlers, loop_has_work);
         match round {
             Round::Hit => inner.stats.poll_hits.bump(),
             Round::Miss => inner.stats.poll_misses.bump(),

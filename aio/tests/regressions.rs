@@ -16,6 +16,7 @@ use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
+use std::time::Duration;
 use support::{Count, SPIN, Slot, guarded, look, settle, turn, turn_until, turns_of_an_idle_loop};
 
 /// A context of each monitor that this machine has.
@@ -143,7 +144,7 @@ impl BusyPolled for Device {
 }
 
 /// The window opens with the first event and neither grows nor closes.
-const POLICY: BusyPolling = BusyPolling { max_ns: 600_000_000_000, grow: 1, shrink: 0 };
+const POLICY: BusyPolling = BusyPolling { max_ns: 600_000_000_000, grow: 1, ..BusyPolling::OFF };
 
 /// Registers a device and gives it its first event, so that it is polled from here on.
 fn polled_device(ctx: &AioContext) -> (Rc<Device>, EventNotifier, Slot<aio::NotifierRegistration>) {
@@ -352,5 +353,40 @@ fn overflow_of_the_completion_queue_never_ended() {
         settle(&ctx);
         assert!(calls.get() >= 100 && ops.in_flight() == 0);
         drop(registrations);
+    });
+}
+
+/// A loop that lingered while its own disk was at work looked for requests that could not come yet, and slept too late to
+/// gain anything: CPU for nothing. A multishot operation, which may wait for ever, is no such work.
+#[test]
+fn a_loop_whose_disk_is_at_work_does_not_linger() {
+    guarded("no_lingering_while_an_operation_is_in_flight", || {
+        let builder = AioContext::builder().monitor(MonitorKind::IoUring);
+        let Ok(ctx) = builder.busy_polling(BusyPolling::OFF.lingering_ns(600_000_000_000)).build() else {
+            return eprintln!("no io_uring here");
+        };
+        let (device, bell, registration) = polled_device(&ctx);
+        // A millisecond of work, and time for what it has earned.
+        let slow = ctx.bottom_half(|_| std::thread::sleep(Duration::from_millis(1)));
+        let timer = ctx.timer(|_| ());
+        let work_and_sleep = || {
+            slow.schedule();
+            timer.arm_after(Duration::from_millis(10));
+            turn_until(&ctx, || !timer.is_pending());
+        };
+        let (pipe, mut writer) = io::pipe().unwrap();
+        let done = Count::default();
+        let bump = done.clone();
+        // At u64::MAX: where the pipe is.
+        ctx.read_at(pipe, vec![0; 1], u64::MAX, move |_, _, _, _| bump.bump()).unwrap();
+        work_and_sleep();
+        let begins = device.begins.get();
+        work_and_sleep();
+        assert_eq!(device.begins.get(), begins, "the read is in flight");
+        writer.write_all(&[1]).unwrap();
+        turn_until(&ctx, || done.get() == 1);
+        work_and_sleep();
+        assert!(device.begins.get() > begins, "and now it is not");
+        drop((registration, bell));
     });
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// So long that a test which waits for the end of the window hangs.
-const FOR_EVER: BusyPolling = BusyPolling { max_ns: 600_000_000_000, grow: u32::MAX, shrink: 0 };
+const FOR_EVER: BusyPolling = BusyPolling { max_ns: 600_000_000_000, grow: u32::MAX, ..BusyPolling::OFF };
 
 /// The first window, 4,000 ns, stays the only one.
 const SHORT: BusyPolling = BusyPolling { grow: 1, ..FOR_EVER };
@@ -156,6 +156,30 @@ pub(crate) fn off_never_begins(setup: &Setup) {
     assert_eq!((p.device.begins.get(), p.device.processed.get()), (0, 5));
     let stats = p.ctx.stats();
     assert_eq!((stats.poll_hits, stats.poll_misses), (0, 0));
+}
+
+/// Lingering lasts as long as there is credit, so a millisecond of work gives time to look, and the request that comes in the
+/// moment when the doorbell is off is found; then the credit is used up and the mode ends.
+pub(crate) fn lingering_looks_after_work_and_comes_to_an_end(setup: &Setup) {
+    let p = Polled::new(setup, BusyPolling::OFF.lingering_ns(600_000_000_000));
+    p.sleep();
+    assert_eq!(p.device.begins.get(), 0, "nothing was done yet");
+    let slow: InProcess = Box::new(|_| std::thread::sleep(Duration::from_millis(1)));
+    p.device.on_process.replace(Some(slow));
+    let queued = Arc::clone(&p.device.queued);
+    let late: Box<dyn Fn()> = Box::new(move || {
+        let _ = queued.fetch_add(1, Ordering::AcqRel);
+    });
+    p.device.on_begin.replace(Some(late));
+    p.device.add(1);
+    p.bell.notify().unwrap();
+    turn_until(&p.ctx, || p.device.processed.get() == 2);
+    assert_eq!((p.device.calls.get(), p.device.begins.get()), (2, 1));
+    p.device.on_process.take();
+    p.sleep();
+    assert!(p.device.is_balanced());
+    let stats = p.ctx.stats();
+    assert_eq!((stats.poll_hits, stats.poll_misses), (1, 1));
 }
 
 pub(crate) fn begins_after_the_first_event_and_ends_before_sleep(setup: &Setup) {

@@ -201,6 +201,7 @@ suite! { $ everywhere
     }
     busy_poll {
         off_never_begins,
+        lingering_looks_after_work_and_comes_to_an_end,
         begins_after_the_first_event_and_ends_before_sleep,
         a_hit_needs_no_event_and_no_system_call,
         the_last_look_follows_the_end,
