@@ -161,7 +161,7 @@ impl Vcpu<'_> {
                     waiting += 1;
                     if self.driver.waiting() == Waiting::Spinning {
                         // A driver that polls shows each request at once (SPDK's virtio_blk): device and guest overlap.
-                        self.driver.kick()?;
+                        self.driver.show();
                     }
                 }
             }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
-use vm_memory::Bytes;
-
 use super::layout::{Descriptor, Rings};
+use super::segment::Segments;
 use super::suppression::{Request, wanted};
+use super::translate::Translator;
 use super::{QueueConfig, QueueError};
 use crate::memory::{GuestAddress, GuestMemoryMmap};
 
@@ -25,8 +25,10 @@ type Buffer = (GuestAddress, u32);
 /// it must not.
 #[derive(Debug)]
 pub struct DriverQueue {
-    mem: Arc<GuestMemoryMmap>,
     rings: Rings,
+    tables: Translator,
+    /// The indirect table being written. It lies in the memory that `tables` holds.
+    table: Segments,
     /// For each descriptor the one after it: in the free list, or in the chain it belongs to.
     links: Box<[u16]>,
     /// First of the free list, when `free` is not 0.
@@ -37,7 +39,7 @@ pub struct DriverQueue {
     in_flight: u16,
     /// Index of the next avail entry to write.
     next_avail: u16,
-    /// avail.idx as last stored.
+    /// avail.idx when it was last decided whether to kick.
     published: u16,
     /// used.idx as last read.
     used_idx: u16,
@@ -86,8 +88,9 @@ impl DriverQueue {
         rings.used_idx().store(index, Ordering::Relaxed);
         rings.avail_idx().store(index, Ordering::Release);
         Ok(Self {
-            mem,
             rings,
+            tables: Translator::new(mem),
+            table: Segments::default(),
             links: (0..size).map(|at| at.wrapping_add(1)).collect(),
             free_head: 0,
             free: size,
@@ -207,27 +210,37 @@ impl DriverQueue {
 
     /// Writes an indirect table of `entries` and returns the descriptor that refers to it.
     fn write_table(
-        &self,
+        &mut self,
         table: GuestAddress,
         entries: u16,
         pieces: impl Iterator<Item = Descriptor>,
     ) -> Result<Descriptor, QueueError> {
         let bytes = u32::from(entries) * Descriptor::BYTES as u32;
-        let unmapped = QueueError::IndirectUnmapped { addr: table.0, len: bytes };
+        self.table.clear();
+        self.tables
+            .translate(table.0, bytes, |segment| self.table.push(segment))
+            .map_err(|_| QueueError::IndirectUnmapped { addr: table.0, len: bytes })?;
         for (next, mut descriptor) in (1..=entries).zip(pieces) {
             if next < entries {
                 descriptor.flags |= Descriptor::NEXT;
                 descriptor.next = next;
             }
-            let offset = u64::from(next - 1) * Descriptor::BYTES as u64;
-            let at = table.0.checked_add(offset).ok_or(unmapped)?;
-            self.mem.write_slice(&descriptor.to_bytes(), GuestAddress(at)).map_err(|_| unmapped)?;
+            self.table.copy_from(u64::from(next - 1) * Descriptor::BYTES as u64, &descriptor.to_bytes());
         }
         Ok(Descriptor { addr: table.0, len: bytes, flags: Descriptor::INDIRECT, next: 0 })
     }
 
-    /// Shows all chains added since the last call to the device. True: the device wants a kick, signal the
-    /// ioeventfd.
+    /// Shows all chains added so far to the device, should it be looking. Whether it wants a kick for them is
+    /// left to the next [`DriverQueue::publish`]: the costly question, a full fence, is asked once for several.
+    #[inline]
+    pub fn show(&mut self) {
+        // Release pairs with the Acquire load of avail.idx in `DeviceQueue::pop`: avail entries, descriptors
+        // and the request's bytes are seen with it.
+        self.rings.avail_idx().store(self.next_avail, Ordering::Release);
+    }
+
+    /// Shows all chains added so far to the device. True: the device wants a kick for what was added since the
+    /// last call, signal the ioeventfd.
     #[inline]
     #[must_use = "true means that the device waits for a kick"]
     pub fn publish(&mut self) -> bool {
@@ -236,9 +249,7 @@ impl DriverQueue {
         if old == new {
             return false;
         }
-        // Release pairs with the Acquire load of avail.idx in `DeviceQueue::pop`: avail entries, descriptors
-        // and the request's bytes are seen with it.
-        self.rings.avail_idx().store(new, Ordering::Release);
+        self.show();
         self.published = new;
         // Pairs with the fence in `DeviceQueue::enable_kicks`, where the cases are spelt out.
         fence(Ordering::SeqCst);

@@ -123,6 +123,7 @@ impl Descriptor {
     }
 
     /// Its form in memory.
+    #[inline]
     pub fn to_bytes(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
         let (addr, rest) = bytes.split_at_mut(8);
