@@ -1,14 +1,14 @@
 //! One virtqueue of a block device on an event loop: doorbell in, requests to the backend, answers and interrupt out.
 //!
 //! ```text
-//! kick ─► process: kicks off ─► pop, begin, submit ... ─► kicks on, look again ─► publish ─► irqfd
-//!                     ▲                                        │ more came
-//!                     └────────────────────────────────────────┘
+//! kick ─► process: kicks off ─► pop, begin, submit ... ─► publish ─► irqfd, kicks on, look again
+//!                     ▲                                                              │ more came
+//!                     └──────────────────────────────────────────────────────────────┘
 //! ```
 //!
 //! Kicks stay off while the queue is drained, and for as long as the loop busy polls (`begin` .. `end`). One drain takes
-//! at most as many chains as the queue has entries; if the guest has made more available meanwhile, the rest waits for the
-//! next turn, so no guest can keep the other handlers of the loop from running. A queue that has used up its
+//! at most as many chains as the queue has entries, or as the backend does at a time; if the guest has made more available
+//! meanwhile, the rest waits for the next turn, so no guest can keep the other handlers of the loop from running. A queue that has used up its
 //! [`RateLimit`] rests, kicks off, until a timer says that it may go on.
 
 mod interrupt;
@@ -257,9 +257,9 @@ impl BlkQueue {
         self.stats.set(stats);
     }
 
-    /// Takes up to a queue of chains off the ring. True if that bound was reached.
+    /// Takes up to a batch of chains off the ring. True if that bound was reached.
     fn drain(&self, ring: &mut Ring) -> Result<bool, QueueError> {
-        let bound = ring.queue.size();
+        let bound = ring.queue.size().min(self.engine.batch());
         let suppress = !self.polling.get();
         let mut taken = 0;
         loop {
@@ -283,7 +283,10 @@ impl BlkQueue {
                     log.popped(slot.chain_mut().head());
                 }
                 self.begin_request(ring, slot);
+                self.publish_early(ring);
             }
+            // Before kicks are on again: the guest makes its next requests while this looks for more.
+            self.publish(ring);
             if taken >= bound {
                 return Ok(true);
             }
@@ -346,6 +349,15 @@ impl BlkQueue {
         self.count(|stats| stats.requests += 1);
     }
 
+    /// Shows the answers to the guest before all of the batch are there: when there are enough, and at once if it waits for
+    /// any, since being woken takes it longer than the rest takes the device.
+    #[inline]
+    fn publish_early(&self, ring: &mut Ring) {
+        if ring.queue.unpublished() >= SHOWN_AT_ONCE || ring.queue.driver_waits() {
+            self.publish(ring);
+        }
+    }
+
     /// Shows the answers to the guest.
     fn publish(&self, ring: &mut Ring) {
         if self.memory_lost.as_ref().is_some_and(|lost| lost()) {
@@ -389,6 +401,9 @@ impl BlkQueue {
         }
     }
 }
+
+/// Answers shown at a time, should there be more: the guest takes the first while the device works on the last.
+const SHOWN_AT_ONCE: u16 = 8;
 
 /// What a limit on bytes counts: data that moves.
 fn bytes(operation: &Operation) -> u64 {

@@ -304,6 +304,20 @@ impl DeviceQueue {
         wanted(self.event_idx, self.rings.interrupt_request(self.event_idx), old, new)
     }
 
+    /// How many pushes the driver has not been shown.
+    #[inline]
+    pub fn unpublished(&self) -> u16 {
+        self.next_used.wrapping_sub(self.published)
+    }
+
+    /// Whether [`DeviceQueue::publish`] would likely be true: for a device that answers a batch and would not let a waiting
+    /// driver wait for all of it. A hint, without a fence; `publish` decides.
+    #[inline]
+    pub fn driver_waits(&self) -> bool {
+        let (old, new) = (self.published, self.next_used);
+        old != new && wanted(self.event_idx, self.rings.interrupt_request(self.event_idx), old, new)
+    }
+
     /// Asks the driver not to kick: while the device is popping, or polls. A hint, a kick may still come.
     #[inline]
     pub fn disable_kicks(&mut self) {

@@ -2,12 +2,14 @@
 //! kicks, the I/O and the calls.
 
 mod options;
+mod sandbox;
 mod signals;
 mod socket;
 
 use std::cell::Cell;
 use std::io;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,7 +18,9 @@ use std::time::Duration;
 use aio::AioContext;
 use clap::Parser;
 use options::{Options, Source};
+use sandbox::Sandbox;
 use signals::{Signal, Signals};
+use socket::SocketFile;
 use virtio_blk_sim::backend::FileImage;
 use virtio_blk_sim::blk_queue::QueueStats;
 use virtio_blk_sim::transport::vhost_user::{Disk, Loops, Server};
@@ -62,28 +66,33 @@ fn run(options: &Options) -> Result<(), Failure> {
     // Before any thread starts, so that all of them leave these signals to the loop.
     let signals = Signals::block()?;
     let (disk, image) = options.disk().map_err(Failure::usage)?;
+    let frontends = Frontends::of(&options.source).map_err(Failure::usage)?;
+    // All that is needed is open. Before any thread starts, again.
+    let sandbox = options.sandbox.then(|| Sandbox::restrict_files(options.source.socket.as_deref()));
+    let sandbox = sandbox.transpose().map_err(Failure::usage)?;
     let builder = options.builder();
     let context = builder.clone().build().map_err(Failure::usage)?;
     let loops =
         Loops::spawn(options.threads.into(), options.mapping.clone(), &builder).map_err(Failure::usage)?;
     report_start(options, &disk, &context);
+    if let Some(sandbox) = sandbox {
+        let in_force = sandbox.restrict_calls(options.monitor).map_err(Failure::usage)?;
+        eprintln!("vhost-user-blk: sandbox: {in_force}");
+    }
     let server = Server::new(disk, loops);
 
     let _socket_file;
     let _listening;
-    match &options.source {
-        Source { socket: Some(path), .. } => {
-            let (listener, file) = socket::bind(path).map_err(Failure::usage)?;
+    match frontends {
+        Frontends::Come(path, listener, file) => {
             _socket_file = Some(file);
             _listening = Some(server.listen(&context, listener)?);
             eprintln!("vhost-user-blk: listening on {}", path.display());
         }
-        Source { fd: Some(fd), .. } => {
-            let stream: UnixStream = socket::inherited(*fd).map_err(Failure::usage)?;
+        Frontends::IsHere(stream) => {
             server.serve(&context, stream)?;
             (_socket_file, _listening) = (None, None);
         }
-        Source { socket: None, fd: None } => return Err(Failure::usage("give --socket PATH or --fd N")),
     }
 
     let stop = Rc::new(Cell::new(false));
@@ -101,6 +110,25 @@ fn run(options: &Options) -> Result<(), Failure> {
     }
     server.shut_down(&context);
     Ok(())
+}
+
+/// Where frontends come from, opened.
+enum Frontends<'a> {
+    Come(&'a Path, UnixListener, SocketFile),
+    IsHere(UnixStream),
+}
+
+impl<'a> Frontends<'a> {
+    fn of(source: &'a Source) -> Result<Self, String> {
+        match source {
+            Source { socket: Some(path), .. } => {
+                let (listener, file) = socket::bind(path)?;
+                Ok(Self::Come(path, listener, file))
+            }
+            Source { fd: Some(fd), .. } => Ok(Self::IsHere(socket::inherited(*fd)?)),
+            Source { socket: None, fd: None } => Err("give --socket PATH or --fd N".to_owned()),
+        }
+    }
 }
 
 fn report_start(options: &Options, disk: &Disk, context: &AioContext) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aio::{AioContext, Builder, BusyPolling, Method, MonitorKind, Reset};
-use clap::{ArgGroup, Args, Parser};
+use clap::{ArgAction, ArgGroup, Args, Parser};
 use virtio_blk_sim::backend::{Backend, FileImage, Null};
 use virtio_blk_sim::blk_queue::RateLimit;
 use virtio_blk_sim::device::{BlockDevice, DeviceConfig, SECTOR_SIZE, Serial};
@@ -58,13 +58,16 @@ pub(crate) struct Options {
     direct: bool,
     /// What the loops sleep in: poll, epoll or io_uring [default: the best that this kernel has]
     #[arg(long, value_parser = monitor)]
-    monitor: Option<MonitorKind>,
+    pub(crate) monitor: Option<MonitorKind>,
     /// How kicks are reset: classic (a read(2) each), autoreset, or a method: edge, ring-read, ring-read-multishot, kernel-flag
     #[arg(long, default_value = "autoreset", value_parser = reset)]
     reset: Reset,
     /// Busy poll the queues for up to so many nanoseconds before sleeping; QEMU's IOThreads use 32768
     #[arg(long, value_name = "NS", default_value_t = 0)]
     busy_poll: u64,
+    /// After work, look at the queues for twice as long as it took, but no longer than so many nanoseconds, before sleeping; 0 is off
+    #[arg(long, value_name = "NS", default_value_t = 50_000)]
+    linger: u64,
     /// Threads to spread the queues over; 0 serves all of them from one thread
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=256))]
     pub(crate) threads: u16,
@@ -80,6 +83,10 @@ pub(crate) struct Options {
     /// Print statistics after each so many seconds in which something was served
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) stats: Option<Duration>,
+    /// Once set up, keep only the rights that serving takes: seccomp (any other system call ends the process), landlock,
+    /// no_new_privs; most is taken away with --monitor epoll, which does without io_uring
+    #[arg(long, value_name = "on|off", default_value = "off", value_parser = switch, action = ArgAction::Set)]
+    pub(crate) sandbox: bool,
 }
 
 /// Where the frontend comes from.
@@ -115,6 +122,14 @@ fn seconds(text: &str) -> Result<Duration, String> {
     duration.filter(|d| *d >= Duration::from_millis(1)).ok_or_else(|| "write a number of seconds".to_owned())
 }
 
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("there are on and off".to_owned()),
+    }
+}
+
 fn monitor(text: &str) -> Result<MonitorKind, String> {
     let found = MonitorKind::ALL.into_iter().find(|kind| kind.to_string() == text);
     found.ok_or_else(|| "there are poll, epoll and io_uring".to_owned())
@@ -137,8 +152,8 @@ fn reset(text: &str) -> Result<Reset, String> {
 
 impl Options {
     pub(crate) fn builder(&self) -> Builder {
-        let builder =
-            AioContext::builder().reset(self.reset).busy_polling(BusyPolling::up_to_ns(self.busy_poll));
+        let polling = BusyPolling::up_to_ns(self.busy_poll).lingering_ns(self.linger);
+        let builder = AioContext::builder().reset(self.reset).busy_polling(polling);
         match self.monitor {
             Some(kind) => builder.monitor(kind),
             None => builder,
@@ -211,6 +226,7 @@ mod tests {
         assert!(parse(&["--socket", "s", "--null", "1g", "--memory", "1m"]).is_err());
         assert!(parse(&["--socket", "s", "--fd", "3", "--null", "1g"]).is_err());
         let options = parse(&["--socket", "s", "--null", "1g"]).unwrap();
+        assert!(!options.sandbox);
         assert_eq!(options.disk().unwrap().0.device.capacity_sectors(), 2 << 20);
     }
 
@@ -225,6 +241,7 @@ mod tests {
         assert!(disk(&["--null", "1g", "--serial", "more than twenty characters"]).contains("--serial"));
         assert!(disk(&["--null", "1g", "--queue-size", "100"]).contains("100"));
         assert!(disk(&["--null", "1g", "--queues", "0"]).contains("--queues"));
+        assert!(disk(&["--null", "1g", "--sandbox", "yes"]).contains("on and off"));
         assert!(disk(&["--null", "9999999t"]).contains("write a size"));
         assert!(disk(&["--null", "1g", "--block-size", "1024"]).contains("512"));
     }

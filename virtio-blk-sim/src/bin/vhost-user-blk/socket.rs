@@ -76,8 +76,9 @@ pub(crate) fn inherited(fd: i32) -> Result<UnixStream, String> {
     }
     // SAFETY: it is open, and whoever started us has given it to us, by its number on our command line.
     let stream = UnixStream::from(unsafe { OwnedFd::from_raw_fd(fd) });
-    match stream.local_addr() {
+    // Not one that listens, on which no frontend would ever be heard.
+    match stream.peer_addr() {
         Ok(_) => Ok(stream),
-        Err(_) => Err(format!("--fd {fd}: this is no Unix stream socket")),
+        Err(_) => Err(format!("--fd {fd}: this is no connected Unix stream socket")),
     }
 }
