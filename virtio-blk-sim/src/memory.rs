@@ -10,6 +10,8 @@ use std::sync::Arc;
 pub use vm_memory::GuestAddress;
 use vm_memory::{FileOffset, MmapRegion};
 
+#[cfg(test)]
+pub(crate) mod fenced;
 mod region;
 
 pub use region::GuestRegion;

@@ -4,74 +4,29 @@
 //! A test says which bytes the guest posts, in which pieces, and gets back what the guest then finds. That
 //! nothing but the posted writable pieces changed is checked here, on every run.
 
+mod posted;
+
 use std::sync::Arc;
 
 use vm_memory::Bytes;
 
+pub(crate) use posted::{BACKGROUND, Posted, disk_content, header, range};
+
 use super::{BlockDevice, DeviceConfig, FinishedRequest, PendingRequest, RequestError, RequestSlot, Started};
+use crate::memory::fenced::{PAGE, device_view};
 use crate::memory::{GuestAddress, GuestMemoryMmap, GuestRam};
 use crate::virtqueue::{DeviceQueue, DriverQueue, QueueConfig};
 
-/// What guest memory is full of, apart from what is posted. Not a status, and not in [`disk_content`].
-pub(crate) const BACKGROUND: u8 = 0xee;
-
 const RAM_SIZE: usize = 1 << 20;
-/// Buffers start here; the rings are below.
-const BUFFERS: u64 = 0x4000;
-
-/// A disk on which each sector is different and no byte is 0, 0xee, 0xef or over.
-pub(crate) fn disk_content(sectors: u64) -> Vec<u8> {
-    (0..sectors * 512).map(|at| (1 + (at / 512 * 31 + at % 512 * 7) % 200) as u8).collect()
-}
-
-/// A request header.
-pub(crate) fn header(kind: u32, sector: u64) -> Vec<u8> {
-    [&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()].concat()
-}
-
-/// A range of a discard or write zeroes request.
-pub(crate) fn range(sector: u64, sectors: u32, flags: u32) -> Vec<u8> {
-    [&sector.to_le_bytes()[..], &sectors.to_le_bytes(), &flags.to_le_bytes()].concat()
-}
+/// The guest's RAM starts here, with the rings; below and above it is a canary page, which the device does not have.
+const BASE: u64 = PAGE;
+const END: u64 = BASE + RAM_SIZE as u64;
+/// Buffers start here.
+const BUFFERS: u64 = BASE + 0x4000;
+const BUFFER_BYTES: usize = (END - BUFFERS) as usize;
 
 /// Where a chain's readable and writable pieces are.
 type Pieces = (Vec<(GuestAddress, u32)>, Vec<(GuestAddress, u32)>);
-
-/// A chain to be posted: a descriptor for each piece.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Posted {
-    readable: Vec<Vec<u8>>,
-    writable: Vec<usize>,
-}
-
-impl Posted {
-    pub(crate) fn new() -> Self {
-        Self::default()
-    }
-
-    /// As a driver usually does it: a header and a byte for the status, each apart, and the data between.
-    pub(crate) fn request(kind: u32, sector: u64) -> Self {
-        Self::new().readable(&header(kind, sector))
-    }
-
-    pub(crate) fn readable(mut self, bytes: &[u8]) -> Self {
-        self.readable.push(bytes.to_vec());
-        self
-    }
-
-    pub(crate) fn writable(mut self, len: usize) -> Self {
-        self.writable.push(len);
-        self
-    }
-
-    pub(crate) fn status(self) -> Self {
-        self.writable(1)
-    }
-
-    pub(crate) fn writable_len(&self) -> usize {
-        self.writable.iter().sum()
-    }
-}
 
 /// What the guest finds.
 #[derive(Debug, PartialEq, Eq)]
@@ -97,6 +52,7 @@ impl Answer {
 }
 
 pub(crate) struct Rig {
+    /// The guest's own mapping, with the canaries.
     mem: Arc<GuestMemoryMmap>,
     driver: DriverQueue,
     queue: DeviceQueue,
@@ -111,12 +67,16 @@ impl Rig {
     pub(crate) fn new(config: DeviceConfig) -> Self {
         let device = BlockDevice::new(config).unwrap();
         device.negotiate(device.offered()).unwrap();
-        let mem = GuestRam::new(RAM_SIZE).unwrap().memory().clone();
-        mem.write_slice(&vec![BACKGROUND; RAM_SIZE], GuestAddress(0)).unwrap();
-        let config = QueueConfig::at(GuestAddress(0), 32);
-        assert!(QueueConfig::bytes(32) < BUFFERS);
+        let page = PAGE as usize;
+        let regions =
+            [(0, page), (BASE, RAM_SIZE), (END, page)].map(|(start, len)| (GuestAddress(start), len));
+        let ram = GuestRam::with_regions(&regions).unwrap();
+        let mem = ram.memory().clone();
+        mem.write_slice(&vec![BACKGROUND; RAM_SIZE + 2 * page], GuestAddress(0)).unwrap();
+        let config = QueueConfig::at(GuestAddress(BASE), 32);
+        assert!(QueueConfig::bytes(32) < BUFFERS - BASE);
         let driver = DriverQueue::new(mem.clone(), config).unwrap();
-        let queue = DeviceQueue::new(mem.clone(), config).unwrap();
+        let queue = DeviceQueue::new(device_view(&ram, &[0, END]), config).unwrap();
         let slot = Some(RequestSlot::new(queue.new_chain()));
         Self { mem, driver, queue, device, slot, placement: (1, 13) }
     }
@@ -132,7 +92,7 @@ impl Rig {
         let mut place = |len: usize| {
             let addr = (end + 1).next_multiple_of(self.placement.0) + self.placement.1;
             end = addr + len as u64;
-            assert!(end < RAM_SIZE as u64, "the chain does not fit the guest");
+            assert!(end < END, "the chain does not fit the guest");
             (GuestAddress(addr), len as u32)
         };
         let readable: Vec<_> = posted
@@ -148,9 +108,13 @@ impl Rig {
         (readable, writable)
     }
 
+    /// What the guest sees from its first buffer on, and then the canaries above and below its RAM.
     fn memory(&self) -> Vec<u8> {
-        let mut bytes = vec![0; RAM_SIZE - BUFFERS as usize];
-        self.mem.read_slice(&mut bytes, GuestAddress(BUFFERS)).unwrap();
+        let page = PAGE as usize;
+        let mut bytes = vec![0; BUFFER_BYTES + 2 * page];
+        let (above, below) = bytes.split_at_mut(BUFFER_BYTES + page);
+        self.mem.read_slice(above, GuestAddress(BUFFERS)).unwrap();
+        self.mem.read_slice(below, GuestAddress(0)).unwrap();
         bytes
     }
 
@@ -194,7 +158,7 @@ impl Rig {
         posted: &Posted,
         execute: impl FnOnce(PendingRequest) -> FinishedRequest,
     ) -> Answer {
-        self.mem.write_slice(&vec![BACKGROUND; RAM_SIZE - BUFFERS as usize], GuestAddress(BUFFERS)).unwrap();
+        self.mem.write_slice(&vec![BACKGROUND; BUFFER_BYTES], GuestAddress(BUFFERS)).unwrap();
         let pieces = self.place(posted);
         let before = self.memory();
         let finished = match self.post(&pieces) {

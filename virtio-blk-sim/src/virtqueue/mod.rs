@@ -75,3 +75,5 @@ pub use driver::DriverQueue;
 pub use error::{QueueError, RingPart};
 pub use layout::{Descriptor, QueueConfig};
 pub use segment::{Segment, Segments};
+#[cfg(test)]
+pub(crate) use tests::malformed_cases;

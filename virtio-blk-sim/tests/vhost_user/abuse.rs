@@ -185,9 +185,8 @@ fn memory_that_cannot_be_is_refused_and_the_old_table_stays() {
     exercise(&mut driver, 100);
 }
 
-#[test]
-fn rings_that_cannot_be_do_not_start() {
-    let _watchdog = Watchdog::new("rings_that_cannot_be_do_not_start");
+/// Cases 31 to 33 of the list of malformed guests.
+pub(crate) fn rings_that_cannot_be_do_not_start() {
     let server = TestServer::new(Setup::default());
     let mut client = Client::connect(server.socket(), default_options()).unwrap();
     let ports = client.ports(0).unwrap();
@@ -291,6 +290,28 @@ fn a_frontend_that_reads_no_answers_is_served_no_more_but_its_guest_is() {
         client.frontend().receive_raw().unwrap();
     }
     exercise(&mut driver, 100);
+}
+
+/// The last of many answers that are not read finds the socket full, and there is no other message to wake the server.
+#[test]
+fn an_answer_that_waits_for_room_comes_when_there_is_room() {
+    let _watchdog = Watchdog::new("an_answer_that_waits_for_room_comes_when_there_is_room");
+    let server = TestServer::new(Setup::default());
+    let mut client = Client::connect(server.socket(), default_options()).unwrap();
+    // How many answers a socket takes.
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    let mut room = 0;
+    while nonblocking_send(ours.as_fd(), &[0; HEADER_SIZE + 8]) {
+        room += 1;
+    }
+    let ask = Header::request(Code::GetFeatures.number(), 0).encode();
+    for count in room - 20..room + 20 {
+        (0..count).for_each(|_| client.frontend().send_raw(&ask, &[]).unwrap());
+        server.ask(|_, _| ());
+        for _ in 0..count {
+            assert_eq!(client.frontend().receive_raw().unwrap().body.len(), 8);
+        }
+    }
 }
 
 /// False if the socket has been full for a while: the server has had its turns.

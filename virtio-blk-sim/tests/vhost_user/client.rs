@@ -246,6 +246,11 @@ impl Client {
         Ok(base as u16)
     }
 
+    /// Where in the avail ring a stopped queue goes on, if not where it stopped.
+    pub(crate) fn set_base(&mut self, index: u16, base: u16) {
+        self.queues[usize::from(index)].base = base.into();
+    }
+
     /// Whether the device has said, since the last call, that the queue's driver broke a rule of the ring.
     pub(crate) fn take_error(&self, index: u16) -> Result<bool> {
         Ok(self.queue(index)?.error.test_and_clear()?)

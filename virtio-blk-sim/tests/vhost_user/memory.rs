@@ -65,7 +65,7 @@ fn a_request_reaches_a_region_that_was_added() {
 }
 
 /// Posts a request whose data is anywhere: kind 0 reads, 1 writes. Header and status are in the data buffer of slot 0.
-fn post(driver: &mut BlkDriver, kind: u32, sector: u64, data: u64, len: u32) {
+pub(crate) fn post(driver: &mut BlkDriver, kind: u32, sector: u64, data: u64, len: u32) {
     let control = driver.data(0);
     let mut header = [0; 16];
     header[..4].copy_from_slice(&kind.to_le_bytes());
@@ -85,7 +85,7 @@ fn post(driver: &mut BlkDriver, kind: u32, sector: u64, data: u64, len: u32) {
 }
 
 /// The status of the one request in flight, or why there will be none.
-fn answer(driver: &mut BlkDriver) -> Result<u8, String> {
+pub(crate) fn answer(driver: &mut BlkDriver) -> Result<u8, String> {
     loop {
         if let Some((_, _)) = driver.queue_mut().pop_used().unwrap() {
             let status = GuestAddress(driver.data(0).0 + 16);

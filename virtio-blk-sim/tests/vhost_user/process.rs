@@ -1,6 +1,7 @@
 //! The server as a program.
 #![expect(unsafe_code, reason = "kill(2) on a child that has not been waited for")]
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -19,8 +20,16 @@ pub(crate) struct Process {
 impl Process {
     /// Starts the program on an image, and waits until it listens.
     pub(crate) fn start(socket: &TempPath, image: &TempPath, more: &[&str]) -> Self {
+        let disk = ["--image".as_ref(), image.as_ref().as_os_str()];
+        let this = Self::launch(socket, &disk, more);
+        this.wait_for_line("listening on");
+        this
+    }
+
+    /// Starts the program.
+    pub(crate) fn launch(socket: &TempPath, disk: &[&OsStr], more: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vhost-user-blk"));
-        command.arg("--socket").arg(socket.as_ref()).arg("--image").arg(image.as_ref()).args(more);
+        command.arg("--socket").arg(socket.as_ref()).args(disk).args(more);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (send, lines) = channel();
@@ -32,9 +41,7 @@ impl Process {
                 }
             }
         });
-        let this = Self { child, socket: socket.as_ref().to_owned(), lines };
-        this.wait_for_line("listening on");
-        this
+        Self { child, socket: socket.as_ref().to_owned(), lines }
     }
 
     pub(crate) fn id(&self) -> u32 {

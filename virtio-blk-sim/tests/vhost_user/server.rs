@@ -60,6 +60,8 @@ pub(crate) struct Setup {
     pub(crate) builder: Builder,
     pub(crate) reset: Reset,
     pub(crate) backend: Backend,
+    /// The device, if not one of the size of the backend with the queues below.
+    pub(crate) device: Option<DeviceConfig>,
     pub(crate) queues: u16,
     /// Of the largest queue, and descriptors of the longest chain.
     pub(crate) queue_size: u16,
@@ -73,6 +75,7 @@ impl Default for Setup {
             builder: AioContext::builder(),
             reset: Reset::Autoreset,
             backend: Backend::memory(SECTORS).unwrap(),
+            device: None,
             queues: 1,
             queue_size: 256,
             threads: 0,
@@ -97,7 +100,7 @@ impl TestServer {
     pub(crate) fn new(setup: Setup) -> Self {
         let socket = TempPath::new("sock");
         let listener = UnixListener::bind(&socket).unwrap();
-        let Setup { builder, reset, backend, queues, queue_size, threads, limit } = setup;
+        let Setup { builder, reset, backend, device, queues, queue_size, threads, limit } = setup;
         let sectors = match &backend {
             Backend::File(image) => image.capacity_sectors(),
             _ => SECTORS,
@@ -105,7 +108,8 @@ impl TestServer {
         let builder = builder.reset(reset);
         let of_queues = builder.clone();
         let thread = IoThread::spawn_with("server", builder, move |context| {
-            let config = DeviceConfig { num_queues: queues, queue_size, ..DeviceConfig::new(sectors) };
+            let sized = DeviceConfig { num_queues: queues, queue_size, ..DeviceConfig::new(sectors) };
+            let config = device.unwrap_or(sized);
             let device = Arc::new(BlockDevice::new(config).unwrap());
             let loops = Loops::spawn(threads, Vec::new(), &of_queues)?;
             let server = Server::new(Disk { device, backend, limit, reset }, loops);

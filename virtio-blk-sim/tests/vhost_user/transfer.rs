@@ -10,7 +10,7 @@ use super::client::{Client, ClientOptions};
 use super::server::{Setup, TempPath, TestServer};
 use super::{DEPTH, SECTORS, Watchdog, default_options, driver, exercise, options};
 
-fn monitors() -> Vec<MonitorKind> {
+pub(crate) fn monitors() -> Vec<MonitorKind> {
     let works = |kind: &MonitorKind| match AioContext::builder().monitor(*kind).build() {
         Ok(_) => true,
         Err(error) => {

@@ -214,3 +214,31 @@ impl Drop for Remote {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of five queues, each one's thread.
+    fn threads(threads: usize, mapping: Vec<usize>) -> [Option<usize>; 5] {
+        let loops = Loops::spawn(threads, mapping, &AioContext::builder()).unwrap();
+        let number = |thread| loops.threads.iter().position(|other| Arc::ptr_eq(thread, other)).unwrap();
+        [0, 1, 2, 3, 4].map(|queue| loops.thread(queue).map(number))
+    }
+
+    #[test]
+    fn queues_are_spread_as_listed_and_then_round_robin() {
+        assert_eq!(threads(0, vec![]), [None; 5]);
+        assert_eq!(threads(1, vec![]), [Some(0); 5]);
+        assert_eq!(threads(3, vec![]), [0, 1, 2, 0, 1].map(Some));
+        assert_eq!(threads(3, vec![2, 2, 1]), [2, 2, 1, 0, 1].map(Some));
+    }
+
+    #[test]
+    fn a_thread_that_there_is_not_is_refused() {
+        for (threads, mapping) in [(0, vec![0]), (2, vec![0, 2])] {
+            let error = Loops::spawn(threads, mapping, &AioContext::builder()).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        }
+    }
+}

@@ -19,3 +19,17 @@ pub(crate) fn three_regions() -> GuestRam {
     ])
     .unwrap()
 }
+
+/// Pages next to those regions, which the device does not have. (Nothing is below address 0.)
+pub(crate) const CANARIES: [u64; 3] = [MIDDLE_END, HIGH - PAGE, HIGH_END];
+const PAGE: u64 = 4096;
+
+/// The three regions and the canaries beside them.
+pub(crate) fn three_regions_and_canaries() -> GuestRam {
+    let mut regions = vec![(LOW, LOW_END - LOW), (LOW_END, MIDDLE_END - LOW_END), (HIGH, HIGH_END - HIGH)];
+    regions.extend(CANARIES.map(|start| (start, PAGE)));
+    regions.sort_unstable();
+    let regions: Vec<_> =
+        regions.into_iter().map(|(start, len)| (GuestAddress(start), len as usize)).collect();
+    GuestRam::with_regions(&regions).unwrap()
+}

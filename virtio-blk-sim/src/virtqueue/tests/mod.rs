@@ -13,7 +13,10 @@ use std::sync::Arc;
 
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
 
-use guest_map::{HIGH, HIGH_END, LOW, LOW_END, MIDDLE_END, RINGS, three_regions};
+use guest_map::{
+    CANARIES, HIGH, HIGH_END, LOW, LOW_END, MIDDLE_END, RINGS, three_regions, three_regions_and_canaries,
+};
+pub(crate) use malformed::malformed_cases;
 
 use super::{Chain, DeviceQueue, DriverQueue, QueueConfig, QueueError, Segments};
 use crate::memory::{GuestAddress, GuestMemoryMmap, GuestRam};

@@ -17,7 +17,7 @@ fn a_chain_gets_the_reaction_that_it_gets_when_it_is_popped() {
     for case in CASES {
         let mut guest = Guest::new(config());
         (case.set_up)(&mut guest);
-        let mem = guest.ram.memory().clone();
+        let mem = guest.device_memory();
         if let Expect::Breaks { with: QueueError::AvailIndex { .. }, .. } = case.expect {
             continue; // That is no chain.
         }

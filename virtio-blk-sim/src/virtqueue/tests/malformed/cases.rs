@@ -1,10 +1,10 @@
 //! The table: what is posted, and what the ring makes of it. The tests of transports run it, too.
 
-use vm_memory::Bytes;
+use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::{
-    Descriptor, DriverQueue, GuestAddress, GuestRam, HIGH, HIGH_END, LOW, LOW_END, MIDDLE_END, QueueConfig,
-    QueueError, RINGS, three_regions,
+    Descriptor, DriverQueue, GuestAddress, GuestRam, HIGH, HIGH_END, LOW_END, MIDDLE_END, QueueConfig,
+    QueueError, RINGS, three_regions_and_canaries,
 };
 
 pub(crate) const SIZE: u16 = 8;
@@ -26,13 +26,21 @@ pub(crate) enum Expect {
 use Expect::{Breaks, Serves};
 
 pub(crate) struct Case {
+    /// Begins with its number in the project's list of malformed requests, if it is there.
     pub(crate) name: &'static str,
     pub(crate) set_up: fn(&mut Guest),
     pub(crate) expect: Expect,
 }
 
+impl Case {
+    pub(crate) fn number(&self) -> Option<u32> {
+        self.name.split(' ').next()?.parse().ok()
+    }
+}
+
 /// A guest that writes what it likes.
 pub(crate) struct Guest {
+    /// With the canaries, which are not the device's.
     pub(crate) ram: GuestRam,
     pub(crate) driver: DriverQueue,
     pub(crate) config: QueueConfig,
@@ -40,11 +48,11 @@ pub(crate) struct Guest {
 
 impl Guest {
     pub(crate) fn new(config: QueueConfig) -> Self {
-        let ram = three_regions();
-        // Canaries everywhere: a stray write of any value but this shows.
-        for (start, end) in [(LOW, MIDDLE_END), (HIGH, HIGH_END)] {
-            let canary = vec![0xc5; (end - start) as usize];
-            ram.memory().write_slice(&canary, GuestAddress(start)).unwrap();
+        let ram = three_regions_and_canaries();
+        // Everywhere, for a stray write of any value but this to show.
+        for region in ram.memory().iter() {
+            let canary = vec![0xc5; region.len() as usize];
+            ram.memory().write_slice(&canary, region.start_addr()).unwrap();
         }
         let driver = DriverQueue::new(ram.map().unwrap(), config).unwrap();
         Self { ram, driver, config }

@@ -1,0 +1,61 @@
+//! The fuzz targets on the inputs that are kept: the corpus, and whatever once crashed. So what the fuzzer has found is
+//! checked on every machine, on a stable toolchain; `scripts/fuzz.sh` looks for more.
+
+#[path = "../fuzz/targets/chain.rs"]
+mod chain;
+#[path = "../fuzz/targets/guest.rs"]
+mod guest;
+#[path = "../fuzz/targets/messages.rs"]
+mod messages;
+#[path = "../fuzz/targets/request.rs"]
+mod request;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// One at a time: `messages` counts the file descriptors of the process.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Says which input it was, if the target panics.
+struct Input(PathBuf);
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("on the input {}", self.0.display());
+        }
+    }
+}
+
+fn replay(target: &str, run: fn(&[u8])) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let kept = |kind: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(kind).join(target);
+    let mut inputs: Vec<PathBuf> = Vec::new();
+    for folder in [kept("corpus"), kept("regressions")] {
+        // A target without a regression has no such folder.
+        let Ok(files) = std::fs::read_dir(folder) else { continue };
+        inputs.extend(files.map(|file| file.unwrap().path()));
+    }
+    inputs.sort();
+    assert!(inputs.len() >= 20, "the corpus of {target} has gone: {} files", inputs.len());
+    for input in inputs {
+        let bytes = std::fs::read(&input).unwrap();
+        let _name = Input(input);
+        run(&bytes);
+    }
+}
+
+#[test]
+fn chain_corpus() {
+    replay("chain", chain::run);
+}
+
+#[test]
+fn request_corpus() {
+    replay("request", request::run);
+}
+
+#[test]
+fn messages_corpus() {
+    replay("messages", messages::run);
+}

@@ -1,0 +1,146 @@
+//! Images that bypass the page cache or must not be written, and a frontend that the program inherits.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use virtio_blk_sim::backend::{Backend, FileImage};
+use virtio_blk_sim::device::{DeviceConfig, Features};
+use virtio_blk_sim::transport::vhost_user::Frontend;
+
+use super::client::{Client, ClientOptions};
+use super::process::Process;
+use super::requests::{CAPACITY, Posted, Vm, disk_content, image_of, payload, read, write};
+use super::server::{Setup, TempPath, TestServer};
+use super::{Watchdog, default_options, driver, exercise, finish, options};
+
+/// Opens an image with O_DIRECT. None, and a line that says so, where the file system has no such thing.
+fn direct(image: &TempPath) -> Option<Arc<FileImage>> {
+    match FileImage::open(image, false, true) {
+        Ok(image) => {
+            assert!(image.direct().is_some());
+            Some(Arc::new(image))
+        }
+        Err(error) => {
+            eprintln!("skipped: O_DIRECT: {error}");
+            None
+        }
+    }
+}
+
+#[test]
+fn a_direct_image_serves_buffers_at_any_address() {
+    let _watchdog = Watchdog::new("a_direct_image_serves_buffers_at_any_address");
+    let image = image_of(&disk_content(CAPACITY));
+    let Some(file) = direct(&image) else { return };
+    let device = DeviceConfig { num_queues: 1, ..file.device_config() };
+    let setup = || Setup {
+        backend: Backend::File(Arc::clone(&file)),
+        device: Some(device.clone()),
+        ..Setup::default()
+    };
+    let mut content = disk_content(CAPACITY);
+    for (round, placement) in [(4096, 0), (512, 0), (512, 8), (1, 0), (1, 13)].into_iter().enumerate() {
+        println!("buffers at multiples of {} plus {}", placement.0, placement.1); // shown when it fails
+        let server = TestServer::new(setup());
+        let mut vm = Vm::new(&server, Features::NONE);
+        vm.placement = placement;
+        let sector = 8 * (round as u64 + 1);
+        let (at, bytes) = (sector as usize * 512, payload(4096));
+        assert_eq!(vm.run(&write(sector, 4096)), (1, vec![0]));
+        content[at..at + 4096].copy_from_slice(&bytes);
+        assert!(std::fs::read(&image).unwrap() == content, "the disk is not as expected");
+        assert_eq!(vm.run(&read(sector, 4096)), (4097, [bytes.as_slice(), &[0]].concat()));
+        // In pieces that are no blocks, and the status among them.
+        let pieces = Posted::request(0, 0).writable(1000).writable(3000).writable(97);
+        assert_eq!(vm.run(&pieces), (4097, [&content[..4096], &[0]].concat()));
+        // Less than a block, where the disk has larger ones, is refused and not rounded.
+        let fine = device.request_alignment <= 512;
+        assert_eq!(vm.run(&write(1, 512)), (1, vec![u8::from(!fine)]));
+        if fine {
+            content[512..1024].copy_from_slice(&payload(512));
+        }
+        assert!(std::fs::read(&image).unwrap() == content, "the disk is not as expected");
+    }
+}
+
+#[test]
+fn the_program_serves_a_direct_image() {
+    let _watchdog = Watchdog::new("the_program_serves_a_direct_image");
+    let (socket, image) = (TempPath::new("sock"), TempPath::image());
+    if direct(&image).is_none() {
+        return;
+    }
+    for monitor in ["io_uring", "epoll", "poll"] {
+        let _server = Process::start(&socket, &image, &["--direct", "--monitor", monitor]);
+        let mut client = Client::connect(&socket, default_options()).unwrap();
+        exercise(&mut driver(&mut client, 0), 300);
+    }
+}
+
+#[test]
+fn the_program_does_not_write_a_read_only_image() {
+    let _watchdog = Watchdog::new("the_program_does_not_write_a_read_only_image");
+    let content = disk_content(super::SECTORS);
+    let (socket, image) = (TempPath::new("sock"), image_of(&content));
+    let _server = Process::start(&socket, &image, &["--read-only"]);
+    // By a driver that knows, and by one that does not want to.
+    for features in [Features::RO, Features::NONE] {
+        let options = options(super::DEPTH, features | Features::FLUSH);
+        let mut client = Client::connect(&socket, ClientOptions { ..options }).unwrap();
+        assert_eq!(client.features().contains(Features::RO), features == Features::RO);
+        let offered = Features::from_bits(client.frontend().get_features().unwrap());
+        assert!(offered.contains(Features::RO));
+        assert!(!offered.contains(Features::DISCARD) && !offered.contains(Features::WRITE_ZEROES));
+        let mut driver = driver(&mut client, 0);
+        driver.write(0, 0).unwrap();
+        driver.read(1, 8).unwrap();
+        driver.kick().unwrap();
+        let mut finished = Vec::new();
+        finish(&mut driver, &mut finished, 2);
+        finished.sort_by_key(|completion| completion.slot);
+        assert_eq!(finished.iter().map(|completion| completion.status).collect::<Vec<_>>(), [1, 0]);
+        drop(client);
+    }
+    assert!(std::fs::read(&image).unwrap() == content);
+}
+
+/// The program with a descriptor that it inherits as number 3.
+fn inheriting(fd: impl Into<OwnedFd>, arguments: &[&str], image: &TempPath) -> Command {
+    let mut command = Command::new("sh");
+    let script = "exec \"$0\" \"$@\" 3<&0 0</dev/null";
+    command.args(["-c", script, env!("CARGO_BIN_EXE_vhost-user-blk")]).args(arguments);
+    command.arg("--image").arg(image.as_ref()).stdin(Stdio::from(fd.into())).stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn the_program_serves_the_frontend_that_it_inherits_and_leaves_with_it() {
+    let _watchdog = Watchdog::new("the_program_serves_the_frontend_that_it_inherits_and_leaves_with_it");
+    let image = TempPath::image();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let server = inheriting(theirs, &["--fd", "3"], &image).spawn().unwrap();
+    let frontend = Frontend::from_stream(ours, default_options().timeout);
+    let mut client = Client::over(frontend, default_options()).unwrap();
+    exercise(&mut driver(&mut client, 0), 300);
+    drop(client);
+    let outcome = server.wait_with_output().unwrap();
+    assert_eq!(outcome.status.code(), Some(0), "{outcome:?}");
+}
+
+#[test]
+fn descriptors_that_are_no_frontend_are_refused() {
+    let _watchdog = Watchdog::new("descriptors_that_are_no_frontend_are_refused");
+    let (image, socket) = (TempPath::image(), TempPath::new("sock"));
+    let open = || OwnedFd::from(std::fs::File::open(&image).unwrap());
+    let listener = || OwnedFd::from(UnixListener::bind(&socket).unwrap());
+    // Standard input; one that is not open; a file; a socket that nobody is connected to.
+    for (number, fd) in [("0", open()), ("77", open()), ("-1", open()), ("3", open()), ("3", listener())] {
+        let argument = format!("--fd={number}");
+        let outcome = inheriting(fd, &[&argument], &image).output().unwrap();
+        let said = String::from_utf8_lossy(&outcome.stderr);
+        assert_eq!(outcome.status.code(), Some(2), "{number}: {said}");
+        assert!(said.contains(&format!("--fd {number}")), "{said}");
+    }
+}
