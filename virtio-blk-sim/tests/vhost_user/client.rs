@@ -7,6 +7,7 @@
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -185,6 +186,17 @@ impl Client {
             }
         }
         frontend.set_mem_table(&[(region(&self.options), self.ram.as_fd())])
+    }
+
+    /// Heads that the in-flight region of the only queue has as taken and not answered (specification, `QueueRegionSplit`:
+    /// a header of 16 bytes, and an entry of 16 for each descriptor, whose first byte says it).
+    pub(crate) fn heads_in_flight(&self) -> usize {
+        let Some((inflight, file)) = &self.inflight else { return 0 };
+        let mut region = vec![0; inflight.mmap_size as usize];
+        let file = std::fs::File::from(file.try_clone().unwrap());
+        file.read_exact_at(&mut region, inflight.mmap_offset).unwrap();
+        let entries = region[16..].chunks_exact(16).take(inflight.queue_size.into());
+        entries.filter(|entry| entry[0] != 0).count()
     }
 
     fn queue(&self, index: u16) -> Result<&Queue> {

@@ -112,7 +112,13 @@ fn a_killed_server_loses_no_acknowledged_write_and_its_successor_finishes_the_re
     let mut client: Option<Client> = None;
     let mut writer: Option<Writer> = None;
     let mut left_behind = 0;
-    for round in 0..12 {
+    // What servers had taken when they were killed, and their successors have to do again: by engine, ring and pool.
+    let mut taken = [0; 2];
+    for round in 0.. {
+        if round >= 12 && taken.iter().all(|&heads| heads > 0) {
+            break;
+        }
+        assert!(round < 400, "a kill that finds nothing taken proves no replay: ring, pool {taken:?}");
         // Whatever its loop is made of, and with the queue on a thread of its own.
         let monitor = ["io_uring", "epoll", "poll"][round % 3];
         let threads = ["0", "1"][round % 2];
@@ -137,7 +143,7 @@ fn a_killed_server_loses_no_acknowledged_write_and_its_successor_finishes_the_re
             none => none.insert(Writer::new(client)),
         };
         let mut acknowledged = 0;
-        while acknowledged < 100 + 7 * round {
+        while acknowledged < 100 + 7 * (round % 12) {
             writer.submit();
             writer.driver.wait().unwrap();
             acknowledged += writer.reap();
@@ -148,6 +154,7 @@ fn a_killed_server_loses_no_acknowledged_write_and_its_successor_finishes_the_re
         }
         writer.submit();
         server.kill();
+        taken[usize::from(monitor != "io_uring")] += client.heads_in_flight();
         writer.reap();
         writer.check(&image);
     }
