@@ -13,6 +13,8 @@ import statistics
 import sys
 
 PERF_KINDS = "syscalls:sys_enter_"
+# Looked at once for each disk and polling, after a cell's samples: no numbers of a request.
+IDLE = "idle_"
 
 
 def inverted(ratio):
@@ -68,17 +70,28 @@ def cell_of(work, path):
     cell["complete"], cell["command"] = report["complete"], report["command"]
     cell["servers"], cell["ours_against"] = {}, {}
     for name, row in rows.items():
-        values = {metric: median(row, metric) for metric in row["metrics"]}
+        metrics = {metric: body for metric, body in row["metrics"].items() if not metric.startswith(IDLE)}
+        values = {metric: median(row, metric) for metric in metrics}
         values["syscalls"] = syscalls_of(work, path.stem, name)
         cell["servers"][name] = values
         if name != "ours":
-            versus = {metric: inverted(body["versus"] and body["versus"]["ratio"]) for metric, body in row["metrics"].items()}
+            versus = {metric: inverted(body["versus"] and body["versus"]["ratio"]) for metric, body in metrics.items()}
             cell["ours_against"][name] = versus
     ours = cell["servers"].get("ours", {}).get("syscalls")
     for name, versus in cell["ours_against"].items():
         theirs = cell["servers"][name]["syscalls"]
         versus["syscalls"] = {"median": ours["total"] / theirs["total"], "interval": None} if ours and theirs else None
     return cell
+
+
+def idle_of(path):
+    """What the servers did while nothing was asked of them, if they were watched after this cell."""
+    disk, poll = path.stem.split(".")[:2]
+    report = json.loads(path.read_text())
+    for row in report["results"]:
+        values = {metric.removeprefix(IDLE): median(row, metric) for metric in row["metrics"] if metric.startswith(IDLE)}
+        if values:
+            yield {"servers": f"{disk}.{poll}", "name": row["case"], **values}
 
 
 def shown(ratio):
@@ -124,7 +137,7 @@ def against_the_faster(cell):
     return name, cell["ours_against"][name]
 
 
-def bars(cells):
+def bars(cells, idle):
     """What the step has to reach, (what, whether, in numbers); a bar for which nothing was measured is left out."""
     def ratios(metric, **which):
         found = []
@@ -151,6 +164,12 @@ def bars(cells):
         return worst is not None and (what, below == 0 and worst > floor,
                                       f"{below} of {len(medians)} below 1.0x; the lowest end of an interval is {worst:.2f}x")
 
+    def none_at_all(what, metric):
+        # A count and a clock of a process that sleeps: nought is exact.
+        found = [server[metric] for server in idle if server["name"] == "ours"]
+        worst = max(found, default=None)
+        return worst is not None and (what, worst == 0, f"{worst:,.1f}, of 0 at most")
+
     one = {"iodepth": 1, "client": "sleeping"}
     p99 = [{"median": 1 / r["median"], "interval": None} for r in ratios("p99_us", **one)]
     lines = [
@@ -166,6 +185,8 @@ def bars(cells):
         at_most("depth 1, sleeping: system calls", 0.6, ratios("syscalls", **one)),
         at_least("every cell: IOPS", 1.0, ratios("iops")),
         at_most("every cell: system calls, median", 0.6, ratios("syscalls"), pick=statistics.median),
+        none_at_all("idle: wake-ups per second", "wakeups_per_s"),
+        none_at_all("idle: CPU ns per second", "cpu_ns_per_s"),
     ]
     return [line for line in lines if line]
 
@@ -175,6 +196,10 @@ def main():
     facts = [line.split(" ", 1) for line in (work / "facts").read_text().splitlines()]
     paths = sorted((work / "cells").glob("*.json"))
     cells = [cell_of(work, path) for path in paths]
+    idle = [server for path in paths for server in idle_of(path)]
+    # As they ran: null first, and no polling before polling.
+    idle.sort(key=lambda server: (not server["servers"].startswith("null."), server["servers"].split(".")[0],
+                                  int(server["servers"].split(".")[1])))
     cells.sort(key=lambda cell: (cell["disk"] != "null", cell["disk"], cell["poll_ns"], cell["rw"], cell["client"], cell["iodepth"]))
     environment = json.loads(paths[0].read_text())["environment"] if paths else {}
 
@@ -187,8 +212,11 @@ def main():
     print()
     for cell, name, kib in memory:
         print(f"memory   {cell} {name}: {int(kib) / 1024:.1f} MiB resident, shared memory left out")
+    for server in idle:
+        print(f"idle     {server['servers']} {server['name']}: {server['wakeups_per_s']:,.1f} wake-ups and "
+              f"{server['cpu_ns_per_s']:,.0f} ns of CPU per second, a guest attached")
     print()
-    reached = bars(cells)
+    reached = bars(cells, idle)
     for what, good, numbers in reached:
         print(f"{'reached' if good else 'SHORT':8} {what}: {numbers}")
     document = {
@@ -197,6 +225,7 @@ def main():
         "environment": environment,
         "cells": cells,
         "memory": [{"servers": cell, "name": name, "resident_kib": int(kib)} for cell, name, kib in memory],
+        "idle": idle,
         "bars": [{"bar": what, "reached": good, "numbers": numbers} for what, good, numbers in reached],
     }
     out.write_text(json.dumps(document, indent=1) + "\n")

@@ -4,7 +4,7 @@
 #   scripts/peers.sh [--quick] [--json FILE] [--peer NAME=BINARY]... [--ours BINARY] [--bench BINARY] [--cpus CLIENT,SERVER]
 #                    [--disks LIST] [--rw LIST] [--depths LIST] [--clients LIST] [--polling LIST]
 #                    [--rounds N] [--runtime TIME] [--size BYTES] [--dir DIR] [--qemu-aio io_uring|native|threads]
-#                    [--no-syscalls] [--keep]
+#                    [--linger NS] [--no-syscalls] [--keep]
 #
 #   --quick       shorter samples, fewer rounds: a coarse answer
 #   --json FILE   the results for programs (default: peers.json)
@@ -14,13 +14,23 @@
 #   --rw          of randread, randwrite, and what else 'bench vhost-user' knows      (default: these two)
 #   --depths      requests in flight                                                  (default: 1,4,32)
 #   --clients     of sleeping, spinning                                               (default: both)
-#   --polling     the longest busy poll in ns: 0 is off, 32768 QEMU's usual           (default: 0,32768)
+#   --polling     the longest adaptive busy poll in ns: 0 is off, 32768 QEMU's usual  (default: 0,32768)
+#   --linger      the longest that ours lingers after work, see below; 0 is off       (default: its own)
 #   --dir         where the image is made; on a disk, for O_DIRECT (default: TMPDIR or /var/tmp)
 #   --no-syscalls leave out the second pass that counts the servers' system calls
 #
 # Each cell is one interleaved run (A B C C B A in each round) of 'bench vhost-user' with all servers connected, all of them
 # on one CPU and the client on the other. A sleeping client shows all that an interrupt made room for with one kick; a spinning
-# one shows each request at once. System calls are counted afterwards, server by server, in runs of their own that
+# one shows each request at once.
+#
+# Polling 0 means no adaptive polling on either side. Ours lingers all the same, with every polling, unless --linger 0: after
+# work it looks at its queues for twice as long as the work took, for at most so many ns, before it sleeps.
+# qemu-storage-daemon has nothing of the kind. The time that ours looks is in its CPU per request.
+#
+# Idle: once for each disk and polling all servers are watched for a second, their guests attached and nothing in flight. A
+# wake-up is a context switch of any thread of the server, as /proc counts them.
+#
+# System calls are counted afterwards, server by server, in runs of their own that
 # are not timed: by perf stat on the kernel's tracepoints, or where that is not possible by strace -c.
 # Needs qemu-storage-daemon (Debian: qemu-storage-daemon in qemu-system-common or qemu-utils), taskset, python3.
 set -euo pipefail
@@ -29,7 +39,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 ours=target/release/vhost-user-blk bench=target/release/bench
 declare -a peers=() schedule=()
 cpus=0,1 disks=null,file,direct rw=randread,randwrite depths=1,4,32 clients=sleeping,spinning polling=0,32768
-size=536870912 directory=${TMPDIR:-/var/tmp} aio=io_uring json=peers.json
+linger='' size=536870912 directory=${TMPDIR:-/var/tmp} aio=io_uring json=peers.json
 quick=no syscalls=yes keep=no
 command_line="$0 $*"
 
@@ -42,7 +52,7 @@ while (($#)); do
     --no-syscalls) syscalls=no ;;
     --keep) keep=yes ;;
     --help | -h) usage; exit 0 ;;
-    --json | --peer | --ours | --bench | --cpus | --disks | --rw | --depths | --clients | --polling | --rounds | --runtime | --size | --dir | --qemu-aio)
+    --json | --peer | --ours | --bench | --cpus | --disks | --rw | --depths | --clients | --polling | --rounds | --runtime | --size | --dir | --qemu-aio | --linger)
       (($# > 1)) || die "$1 needs a value"
       case $1 in
         --json) json=$2 ;;
@@ -59,6 +69,7 @@ while (($#)); do
         --size) [[ $2 =~ ^[0-9]+$ ]] || die "--size $2: write a number of bytes"; size=$2 ;;
         --dir) directory=$2 ;;
         --qemu-aio) aio=$2 ;;
+        --linger) [[ $2 =~ ^[0-9]+$ ]] || die "--linger $2: write nanoseconds"; linger=$2 ;;
       esac
       shift ;;
     *) die "$1: unknown option; try --help" ;;
@@ -102,6 +113,14 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 
 version[ours]=$("$ours" --version)
+# What ours says of itself, where it is left at its default.
+lingers=$linger
+[ -n "$lingers" ] || lingers=$("$ours" -h | sed -n 's/^ *--linger .*\[default: \([0-9]*\)\].*/\1/p')
+case $lingers in
+  '') lingers='as its default is, which its help does not name' ;;
+  0) lingers='not at all' ;;
+  *) lingers="for twice as long as the work took, $lingers ns at the most" ;;
+esac
 names=(ours)
 for peer in "${peers[@]}"; do
   name=${peer%%=*}
@@ -126,7 +145,7 @@ ours_command() { # DISK POLL SOCKET
     file) disk="--image $image" ;;
     direct) disk="--image $image --direct" ;;
   esac
-  echo "$ours --socket $3 $disk --queue-size 256 --busy-poll $2"
+  echo "$ours --socket $3 $disk --queue-size 256 --busy-poll $2${linger:+ --linger $linger}"
 }
 peer_command() { # BINARY DISK POLL SOCKET
   local disk
@@ -185,7 +204,7 @@ count_syscalls() { # CELL NAME BENCH-ARGUMENTS...
   tracer=$!
   sleep 0.3
   "$bench" vhost-user --socket "$name=${socket[$name]}" --pid "${pid[$name]}" "$@" --rounds 1 --runtime 200ms \
-    --json "$out.json" >/dev/null 2>>"$work/bench.log" || echo "peers.sh: $cell: no count for $name" >&2
+    --idle 0 --json "$out.json" >/dev/null 2>>"$work/bench.log" || echo "peers.sh: $cell: no count for $name" >&2
   # Both write their counts when they are interrupted.
   kill -INT "$tracer" 2>/dev/null || true
   wait "$tracer" 2>/dev/null || true
@@ -198,13 +217,15 @@ for disk in ${disks//,/ }; do for poll in ${polling//,/ }; do
     stop_servers
     continue
   fi
+  # Watched in the first cell that succeeds.
+  idle=1s
   for pattern in ${rw//,/ }; do for depth in ${depths//,/ }; do for client in ${clients//,/ }; do
     cell=$disk.$poll.$pattern.$depth.$client
     workload=(--pin "$client_cpu" --bs 4k --rw "$pattern" --iodepth "$depth" --client "$client" --queue-size 256)
     arms=()
     for name in "${names[@]}"; do arms+=(--socket "$name=${socket[$name]}"); done
     total=$((total + 1))
-    if ! "$bench" vhost-user "${arms[@]}" "${workload[@]}" "${schedule[@]}" --json "$work/cells/$cell.json" \
+    if ! "$bench" vhost-user "${arms[@]}" "${workload[@]}" "${schedule[@]}" --idle "$idle" --json "$work/cells/$cell.json" \
       >/dev/null 2>"$work/cell.log"; then
       [ $? = 130 ] && exit 130
       echo "peers.sh: $cell failed: $(tail -n1 "$work/cell.log")" >&2
@@ -215,6 +236,7 @@ for disk in ${disks//,/ }; do for poll in ${polling//,/ }; do
       continue
     fi
     echo "peers.sh: $cell done" >&2
+    idle=0
     if [ "$syscalls" = yes ]; then
       for name in "${names[@]}"; do count_syscalls "$cell" "$name" "${workload[@]}"; done
     fi
@@ -231,6 +253,7 @@ done; done
 {
   echo "command $command_line"
   echo "counter $counter"
+  echo "polling 0 is no adaptive polling on either side; with every polling ours lingers after work: $lingers ($([ -n "$linger" ] && echo "--linger $linger" || echo "its default"))"
   for name in "${names[@]}"; do echo "version $name ${version[$name]}"; done
   for disk in ${disks//,/ }; do
     echo "server ours taskset -c $server_cpu $(ours_command "$disk" "${polling%%,*}" S)"

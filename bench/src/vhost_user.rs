@@ -5,6 +5,7 @@
 //! are the arms of one interleaved run; all of them are connected from its beginning to its end, and sleep while another
 //! one is measured.
 
+mod idle;
 pub(crate) mod options;
 mod process;
 mod report;
@@ -15,7 +16,7 @@ use crate::cli::schedule::Plan;
 use crate::error::Error;
 use crate::pin::pin_current_thread;
 use crate::report::Report;
-use crate::session::Session;
+use crate::session::{Session, Watch};
 use options::VhostUserArgs;
 use rig::Rig;
 use std::cell::RefCell;
@@ -50,15 +51,41 @@ pub(crate) fn run(args: &VhostUserArgs, session: &mut Session) -> Result<Report,
     let visit = |_, &rig: &usize| rigs.borrow_mut()[rig].sample(plan.runtime);
     let campaign = campaign::run("vhost-user", &cases, plan.rounds, session, warm_up, visit)?;
 
-    let rows = campaign.rows(&cases);
-    let servers: Vec<String> = rigs.borrow().iter().map(Rig::to_string).collect();
+    let (mut rows, mut complete) = (campaign.rows(&cases), campaign.complete());
+    let mut conclusions = report::conclusions(&rows);
+    let rigs = rigs.into_inner();
+    if complete && !setup.idle.is_zero() {
+        match watch_idle(&rigs, setup.idle, session)? {
+            Some(idle) => {
+                // Every case has its rig: one that could not be made has ended the campaign.
+                for (row, idle) in rows.iter_mut().zip(&idle) {
+                    conclusions.push(report::idle_sentence(&row.case, idle));
+                    if let Ok(metrics) = &mut row.result {
+                        metrics.extend(idle.metrics());
+                    }
+                }
+            }
+            None => complete = false,
+        }
+    }
+    let servers: Vec<String> = rigs.iter().map(Rig::to_string).collect();
     let workload = [&[setup.title.clone()][..], &servers].concat().join("; ");
     Ok(Report {
         benchmark: "vhost-user",
         workload: Some(workload),
         text: report::tables(&rows, session.colour),
-        complete: campaign.complete(),
-        conclusions: report::conclusions(&rows),
+        complete,
+        conclusions,
         rows,
     })
+}
+
+/// What the servers do for `time` without a request. `None` after Ctrl-C.
+fn watch_idle(rigs: &[Rig], time: Duration, session: &mut Session) -> Result<Option<Vec<idle::Idle>>, Error> {
+    session.phase("vhost-user: idle", 1);
+    session.step("all servers");
+    let processes: Vec<_> = rigs.iter().map(Rig::process).collect();
+    let idle = idle::watch(&processes, time, session).map_err(|(index, error)| rigs[index].gone(&error));
+    session.end();
+    idle
 }

@@ -63,13 +63,15 @@ fn two_servers_are_the_arms_of_one_run() {
     let named = format!("renamed={second}");
     let arguments =
         ["--socket", &first, "--socket", &named, "--json", &json, "--rounds", "6", "--runtime", "3ms"];
-    let more = ["--rw", "randrw", "--verify", "--iodepth", "4", "--client", "sleeping"];
+    let more = ["--rw", "randrw", "--verify", "--iodepth", "4", "--client", "sleeping", "--idle", "20ms"];
     let output = bench(&[&arguments[..], &more].concat());
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{errors}");
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(
-        text.contains("Per request, sleeping client on CPU ") && text.contains("Ratios, by round"),
+        ["Per request, sleeping client on CPU ", "Ratios, by round", "Idle, a guest attached"]
+            .iter()
+            .all(|title| text.contains(title)),
         "{text}"
     );
     assert!(text.contains(&format!("renamed is process {}", id())), "{text}");
@@ -91,6 +93,10 @@ fn two_servers_are_the_arms_of_one_run() {
                 "{row}"
             );
             assert_eq!(metric["versus"].is_null(), row["baseline"].is_null(), "{row}");
+        }
+        for metric in ["idle_wakeups_per_s", "idle_cpu_ns_per_s"] {
+            let metric = &row["metrics"][metric];
+            assert_eq!((&metric["n"], &metric["versus"]), (&1.into(), &Value::Null), "{row}");
         }
     }
     let versus = &rows[1]["metrics"]["iops"]["versus"];

@@ -18,7 +18,7 @@
 //!     NAME
 //!       unit, better   "ns", "lower" | "higher"
 //!       n, median, mad, min, max
-//!       values[]       one per round: the mean of the arm's two visits
+//!       values[]       one per round: the mean of the arm's two visits (idle_*: one, of a look after the rounds)
 //!       versus         against the baseline; null without one
 //!         pairs        rounds that measured both
 //!         difference   {median, interval: {low, high} | null}, in the unit; 95% bootstrap interval

@@ -11,6 +11,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 use virtio_blk_sim::device::Features;
 use virtio_blk_sim::guest::{BlkDriver, Pattern, QueueShape, Stop, Waiting, Workload};
 
@@ -56,6 +57,9 @@ pub(crate) struct VhostUserArgs {
     /// Write recognisable blocks and check what is read; costs time on the guest's side
     #[arg(long)]
     verify: bool,
+    /// How long to watch the servers afterwards, their guests attached and idle, in seconds, or with a suffix; 0 does not
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = idle)]
+    idle: Duration,
     /// CPU of the guest [default: the first that this process may use]. The servers stay where they are: use taskset(1)
     #[arg(long, value_name = "GUEST", value_parser = cpu)]
     pin: Option<usize>,
@@ -113,6 +117,8 @@ pub(super) struct Setup {
     pub(super) workload: Workload,
     pub(super) waiting: Waiting,
     pub(super) cpu: usize,
+    /// How long to watch them idle; zero for not at all.
+    pub(super) idle: Duration,
     /// How the guest waits, in a word.
     pub(super) client: String,
     /// The workload in fio's words.
@@ -125,6 +131,16 @@ fn pid(text: &str) -> Result<i32, String> {
 
 fn cpu(text: &str) -> Result<usize, String> {
     value::within(text, 0, 8191).map(|cpu| cpu as usize)
+}
+
+fn idle(text: &str) -> Result<Duration, String> {
+    let time = value::duration(text, Duration::from_secs(1))?;
+    let range = Duration::from_millis(1)..=Duration::from_secs(3600);
+    if time.is_zero() || range.contains(&time) {
+        Ok(time)
+    } else {
+        Err("must be 0, or 1ms to 3600s".to_owned())
+    }
 }
 
 fn queue_size(text: &str) -> Result<u16, String> {
@@ -199,6 +215,7 @@ impl VhostUserArgs {
                 Client::Spinning => Waiting::Spinning,
             },
             cpu,
+            idle: self.idle,
             client: self.client.to_string(),
             title: self.title(),
         })
@@ -257,6 +274,7 @@ mod tests {
         assert!(setup.shape.features.contains(Features::EVENT_IDX));
         assert_eq!((setup.workload.pattern, setup.waiting), (Pattern::RandRead, Waiting::Sleeping));
         assert_eq!((setup.cpu, setup.servers[0].pid), (2, None));
+        assert_eq!(setup.idle, Duration::from_secs(1));
     }
 
     #[test]
@@ -279,6 +297,8 @@ mod tests {
             "--rw",
             "randrw",
             "--verify",
+            "--idle",
+            "0",
         ];
         let setup = setup(&arguments).unwrap();
         let pids: Vec<_> = setup.servers.iter().map(|server| server.pid).collect();
@@ -287,7 +307,7 @@ mod tests {
         // One descriptor each, in the next power of two.
         assert_eq!(setup.shape.size, 512);
         assert!(!setup.shape.features.contains(Features::EVENT_IDX));
-        assert!(setup.workload.verify);
+        assert!(setup.workload.verify && setup.idle.is_zero());
         assert_eq!(setup.title, "randrw bs=4096 iodepth=300, spinning client, no EVENT_IDX, verified");
     }
 
@@ -306,6 +326,7 @@ mod tests {
             (&["--socket", "a", "--pin", "1"], "not among those that this process may use (2-3)"),
             (&["--socket", "a", "--pin", "2,3"], "must be 0 to 8191"),
             (&["--socket", "a", "--queue-size", "100"], "power of two"),
+            (&["--socket", "a", "--idle", "1ns"], "must be 0, or 1ms to 3600s"),
             (&["--socket", "a", "--client", "asleep"], "sleeping"),
             (&["--socket", "a", "--bs", "1m", "--iodepth", "1024"], "in flight"),
         ];

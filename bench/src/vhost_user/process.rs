@@ -114,16 +114,37 @@ impl Process {
     }
 
     fn sleeps(&self) -> io::Result<u64> {
-        let mut sleeps = 0;
-        for thread in fs::read_dir(format!("/proc/{}/task", self.pid))? {
-            // A thread may end meanwhile; it takes its count with it.
-            let status = fs::read_to_string(thread?.path().join("status")).unwrap_or_default();
-            sleeps += field(&status, "voluntary_ctxt_switches")
-                .and_then(|count| count.parse::<u64>().ok())
-                .unwrap_or(0);
-        }
-        Ok(sleeps)
+        Ok(self.statuses()?.iter().map(|status| count(status, "voluntary_ctxt_switches")).sum())
     }
+
+    /// Its threads, as they are now.
+    pub(super) fn threads(&self) -> io::Result<Vec<Thread>> {
+        let thread = |status: &String| Thread {
+            id: count(status, "Pid"),
+            name: field(status, "Name").unwrap_or_default().to_owned(),
+            switches: count(status, "voluntary_ctxt_switches") + count(status, "nonvoluntary_ctxt_switches"),
+        };
+        Ok(self.statuses()?.iter().map(thread).collect())
+    }
+
+    /// Each thread's /proc/PID/task/TID/status.
+    fn statuses(&self) -> io::Result<Vec<String>> {
+        let mut statuses = Vec::new();
+        for thread in fs::read_dir(format!("/proc/{}/task", self.pid))? {
+            // A thread may end meanwhile; it takes its counts with it.
+            statuses.extend(fs::read_to_string(thread?.path().join("status")));
+        }
+        Ok(statuses)
+    }
+}
+
+/// A thread of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Thread {
+    pub(super) id: u64,
+    pub(super) name: String,
+    /// How often it left its CPU, to wait or because others wanted it: context switches of both kinds.
+    pub(super) switches: u64,
 }
 
 impl Usage {
@@ -134,6 +155,11 @@ impl Usage {
             sleeps: self.sleeps.saturating_sub(before.sleeps),
         }
     }
+}
+
+/// The number on a line of /proc/PID/status.
+fn count(status: &str, name: &str) -> u64 {
+    field(status, name).and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
 /// The value of a line of /proc/PID/status.
@@ -173,6 +199,10 @@ mod tests {
         assert!(process.cpus().is_some());
         let again = process.settled().unwrap();
         assert_eq!(again.since(usage), Usage { cpu_ns: 0, sleeps: 0 }, "it slept all the time");
+        let threads = process.threads().unwrap();
+        assert_eq!((threads.len(), threads[0].name.as_str()), (1, "cat"));
+        assert_eq!(threads[0].id, u64::from(child.id()));
+        assert!(threads[0].switches >= again.sleeps, "{threads:?}");
         drop(child.stdin.take());
         child.wait().unwrap();
         assert!(process.settled().is_err(), "it is gone");

@@ -1,5 +1,6 @@
 //! The tables and sentences of `bench vhost-user`. Pure functions of the rows.
 
+use super::idle::Idle;
 use crate::measure::{Comparison, Verdict};
 use crate::report::Row;
 use crate::report::cell::verdict;
@@ -12,6 +13,10 @@ pub(super) fn tables(rows: &[Row], colour: bool) -> String {
     if rows.iter().any(|row| row.baseline.is_some()) {
         text.push('\n');
         text.push_str(&ratios(rows).render(colour));
+    }
+    if rows.iter().any(|row| row.metric(IDLE[0].0).is_some()) {
+        text.push('\n');
+        text.push_str(&idle(rows).render(colour));
     }
     text
 }
@@ -44,6 +49,37 @@ fn results(rows: &[Row]) -> Table {
         }
     }
     table
+}
+
+/// What an idle server does.
+const IDLE: [(&str, &str, &str); 2] =
+    [("idle_wakeups_per_s", "wake-ups", "1/s"), ("idle_cpu_ns_per_s", "CPU", "ns/s")];
+
+fn idle(rows: &[Row]) -> Table {
+    let mut columns = vec![Column::text("server")];
+    columns.extend(IDLE.map(|(_, heading, unit)| Column::number(heading, unit)));
+    let mut table = Table::new("Idle, a guest attached", &columns);
+    for row in rows {
+        let cell = |name| row.metric(name).map(|measured| number(measured.summary.median));
+        let cells = IDLE.map(|(name, ..)| Cell::from(cell(name).unwrap_or_default()));
+        table.row([Cell::from(row.case.as_str())].into_iter().chain(cells).collect());
+    }
+    table
+}
+
+/// For a server one sentence with what it did while it had nothing to do.
+pub(super) fn idle_sentence(server: &str, idle: &Idle) -> String {
+    if idle.woken.is_empty() && idle.cpu_ns_per_s == 0.0 {
+        return format!("Idle with a guest attached, {server} slept: no thread of it woke up.");
+    }
+    let threads = idle.woken.iter().map(|(name, times)| format!("{name} {times}x"));
+    let threads = threads.collect::<Vec<_>>().join(", ");
+    let who = if threads.is_empty() { String::new() } else { format!(" ({threads})") };
+    format!(
+        "Idle with a guest attached, {server} woke up {} times per second{who} and used {} ns of CPU per second.",
+        number(idle.wakeups_per_s),
+        number(idle.cpu_ns_per_s)
+    )
 }
 
 /// What is compared.
@@ -188,6 +224,39 @@ mod tests {
         );
         let same = [row("a", Some("b"), Ok(vec![measured("iops", NOISY, Some(NOISE))]))];
         assert_eq!(conclusions(&same), ["No detectable difference between a and b in what was compared."]);
+    }
+
+    #[test]
+    fn idleness_has_a_table_and_a_sentence_if_it_was_watched() {
+        assert!(!tables(&rows(), false).contains("Idle"), "not watched");
+        let asleep = Idle { wakeups_per_s: 0.0, cpu_ns_per_s: 0.0, woken: Vec::new() };
+        let woken = vec![("main".to_owned(), 2), ("worker".to_owned(), 1)];
+        let awake = Idle { wakeups_per_s: 3.0, cpu_ns_per_s: 12_345.0, woken };
+        let mut rows = rows();
+        for (row, idle) in rows.iter_mut().zip([&awake, &asleep]) {
+            row.result.as_mut().unwrap().extend(idle.metrics());
+        }
+        let text = tables(&rows, false);
+        let (_, table) = text.split_once("Idle, a guest attached").unwrap();
+        let cells = |server: &str| -> Vec<&str> {
+            table.lines().find(|line| line.starts_with(server)).unwrap().split_whitespace().collect()
+        };
+        assert_eq!(cells("qemu"), ["qemu", "3.00", "12,345"]);
+        assert_eq!(cells("ours"), ["ours", "0.00", "0.00"]);
+        assert_eq!(
+            idle_sentence("ours", &asleep),
+            "Idle with a guest attached, ours slept: no thread of it woke up."
+        );
+        assert_eq!(
+            idle_sentence("qemu", &awake),
+            "Idle with a guest attached, qemu woke up 3.00 times per second (main 2x, worker 1x) and used 12,345 ns of CPU \
+             per second."
+        );
+        let spins = Idle { wakeups_per_s: 0.0, cpu_ns_per_s: 1e9, woken: Vec::new() };
+        assert!(
+            idle_sentence("it", &spins).contains("used 1,000,000,000 ns"),
+            "no context switch, but no sleep"
+        );
     }
 
     #[test]

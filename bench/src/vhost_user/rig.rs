@@ -5,8 +5,8 @@ use super::process::{self, Process, Usage};
 use crate::error::Error;
 use crate::measure::{Better, Metric, Sample};
 use crate::worker::{NoOutcome, Worker};
-use std::fmt;
 use std::time::Duration;
+use std::{fmt, io};
 use virtio_blk_sim::device::Features;
 use virtio_blk_sim::guest::{
     self, BlkDriver, DriverError, GuestError, GuestReport, Stop, VhostUserDisk, Workload,
@@ -99,11 +99,20 @@ impl Rig {
         Ok(Self { name: server.name.clone(), process, workload: setup.workload, guest, _disk: disk })
     }
 
+    /// The server's process.
+    pub(super) fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// The error for a process that was there before.
+    pub(super) fn gone(&self, error: &io::Error) -> Error {
+        Error::Failed(format!("{}: the server's process cannot be watched any more: {error}", self.name))
+    }
+
     /// One sample: the guest works for `runtime`. The server's CPU is that from before the first kick until it sleeps again.
     pub(super) fn sample(&mut self, runtime: Duration) -> Result<ServerSample, Error> {
         let failed = |what: &dyn fmt::Display| Error::Failed(format!("{}: {what}", self.name));
-        let gone = |error| failed(&format_args!("the server's process cannot be watched any more: {error}"));
-        let before = self.process.settled().map_err(gone)?;
+        let before = self.process.settled().map_err(|error| self.gone(&error))?;
         self.guest.start(Workload { stop: Stop::After(runtime), ..self.workload });
         let report = match self.guest.finish(runtime + PATIENCE) {
             Ok(Ok(report)) => report,
@@ -116,7 +125,7 @@ impl Rig {
             }
             Err(NoOutcome::Ended) => return Err(failed(&"the guest ended unexpectedly")),
         };
-        let used = self.process.settled().map_err(gone)?.since(before);
+        let used = self.process.settled().map_err(|error| self.gone(&error))?.since(before);
         // The next run has other places.
         self.workload.seed = self.workload.seed.wrapping_add(1);
         Ok(ServerSample::of(&report, used))
