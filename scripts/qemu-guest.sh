@@ -368,7 +368,7 @@ start_server() {
   "$server_binary" --socket "$work/disk.sock" "$@" >"$server_log" 2>&1 &
   server_pid=$!
   for ((i = 0; i < 100; i++)); do
-    if grep -q 'listening on' "$server_log"; then return; fi
+    if grep -qs 'listening on' "$server_log"; then return; fi
     kill -0 "$server_pid" 2>/dev/null || break
     sleep 0.1
   done
