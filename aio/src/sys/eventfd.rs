@@ -1,7 +1,8 @@
-//! eventfd(2), and what this kernel makes of the flag `EFD_AUTORESET`.
+//! eventfd(2), and what this kernel makes of two proposals for it: the flag `EFD_AUTORESET` and the ioctls
+//! `EFD_IOC_SET_MAXIMUM` and `EFD_IOC_GET_MAXIMUM`.
 #![expect(
     unsafe_code,
-    reason = "eventfd(2), read(2) and write(2) of eight bytes that the caller's stack owns"
+    reason = "eventfd(2), and read(2), write(2) and ioctl(2) of eight bytes that the caller's stack owns"
 )]
 
 use super::{check, epoll::Epoll, ppoll};
@@ -12,6 +13,13 @@ use std::sync::OnceLock;
 /// The flag of the 2020 proposal, "eventfd: add EFD_AUTORESET flag": the counter is reset where readiness is
 /// reported, so that nobody needs read(2). Stock kernels answer EINVAL.
 const EFD_AUTORESET: libc::c_int = 1 << 6;
+
+/// `_IOW('J', 0, u64)` of the 2026 proposal, "eventfd: add configurable maximum counter value for flow control" (v5).
+/// Stock kernels answer ENOTTY.
+const EFD_IOC_SET_MAXIMUM: libc::Ioctl = libc::_IOW::<u64>(b'J' as u32, 0);
+
+/// `_IOR('J', 1, u64)` of the same.
+const EFD_IOC_GET_MAXIMUM: libc::Ioctl = libc::_IOR::<u64>(b'J' as u32, 1);
 
 /// A non-blocking, close-on-exec eventfd counter.
 #[derive(Debug)]
@@ -129,9 +137,70 @@ fn observe_autoreset() -> io::Result<AutoresetFlag> {
     })
 }
 
+/// Bounds the counter of an eventfd: write(2) of `n` is admitted while `maximum > count && maximum - count > n`, so it
+/// leaves at most `maximum - 1`, and else gives EAGAIN or sleeps. Never blocks.
+///
+/// # Errors
+/// ENOTTY where the kernel does not have the proposal; EINVAL if the counter is at `maximum` or above it.
+pub(crate) fn set_maximum(fd: BorrowedFd<'_>, maximum: u64) -> io::Result<()> {
+    // SAFETY: EFD_IOC_SET_MAXIMUM reads eight bytes, which live across the call. A kernel without it, or another kind of
+    // file, refuses the number: 'J' is not used by any other driver.
+    let r = unsafe { libc::ioctl(fd.as_raw_fd(), EFD_IOC_SET_MAXIMUM, &raw const maximum) };
+    check(r.into()).map(drop)
+}
+
+/// The bound of an eventfd's counter; `u64::MAX` if nobody has set one. Never blocks.
+///
+/// # Errors
+/// ENOTTY where the kernel does not have the proposal.
+pub(crate) fn maximum(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut maximum = 0u64;
+    // SAFETY: EFD_IOC_GET_MAXIMUM writes eight bytes, which live across the call; as above for the other kernels.
+    let r = unsafe { libc::ioctl(fd.as_raw_fd(), EFD_IOC_GET_MAXIMUM, &raw mut maximum) };
+    check(r.into())?;
+    Ok(maximum)
+}
+
+/// True if this kernel bounds eventfds as the proposal says. Tried once per process on an eventfd of its own and believed
+/// only if the bound is seen to hold. Never blocks.
+#[cfg_attr(not(test), expect(dead_code, reason = "the bounded notifier chooses by it"))]
+pub(crate) fn probe_maximum() -> bool {
+    static WORKS: OnceLock<bool> = OnceLock::new();
+    *WORKS.get_or_init(|| observe_maximum().unwrap_or(false))
+}
+
+fn observe_maximum() -> io::Result<bool> {
+    let fd = EventFd::new()?;
+    let fresh = maximum(fd.as_fd())?;
+    set_maximum(fd.as_fd(), 3)?;
+    fd.write(2)?;
+    let refused = fd.write(1).is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock);
+    // The counter stands at 2: a bound that it has reached already is refused.
+    let kept = set_maximum(fd.as_fd(), 2).is_err_and(|e| e.raw_os_error() == Some(libc::EINVAL));
+    set_maximum(fd.as_fd(), 4)?;
+    fd.write(1)?;
+    Ok(fresh == u64::MAX && refused && kept && maximum(fd.as_fd())? == 4 && fd.read()? == Some(3))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_ioctl_numbers_are_those_of_the_proposal() {
+        assert_eq!((EFD_IOC_SET_MAXIMUM, EFD_IOC_GET_MAXIMUM), (0x4008_4a00, 0x8008_4a01));
+    }
+
+    #[test]
+    fn a_maximum_is_probed_and_never_half_there() {
+        let fd = EventFd::new().unwrap();
+        if probe_maximum() {
+            assert_eq!(maximum(fd.as_fd()).unwrap(), u64::MAX);
+        } else {
+            assert_eq!(maximum(fd.as_fd()).unwrap_err().raw_os_error(), Some(libc::ENOTTY));
+            assert_eq!(set_maximum(fd.as_fd(), 10).unwrap_err().raw_os_error(), Some(libc::ENOTTY));
+        }
+    }
 
     #[test]
     fn counts_add_up_and_a_read_resets() {
