@@ -186,12 +186,12 @@ impl Handler {
     /// while the doorbell was off, and has not been dispatched is rung again, for whoever answers the doorbell next.
     pub(crate) fn hand_back(&self, doorbell_was_off: bool) {
         let ready = self.ready.replace(Readiness::EMPTY);
-        let (Action::Notifier { notifier, method, .. } | Action::Polled { notifier, method, .. }) =
-            &self.action
-        else {
+        let (Action::Notifier { notifier, .. } | Action::Polled { notifier, .. }) = &self.action else {
             return;
         };
-        let taken = method.takes_the_count() && ready.intersects(Readiness::IN);
+        // Whatever the method: an eventfd with EFD_AUTORESET is reset by every delivery, and whoever made it may not have
+        // told us. If the count is still there, the two coalesce.
+        let taken = ready.intersects(Readiness::IN);
         let seen = ready.intersects(Readiness::POLLED)
             || doorbell_was_off && self.device().is_some_and(|device| device.is_ready());
         if taken || seen {

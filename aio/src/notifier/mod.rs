@@ -58,7 +58,8 @@ impl EventNotifier {
     ///
     /// # Errors
     /// The descriptor comes back with the reason: it is not an eventfd, it is in semaphore mode (whose counts a
-    /// doorbell would lose), it is blocking, or [`Method::KernelFlag`] was asked for and it does not reset by itself.
+    /// doorbell would lose), it is blocking, [`Method::KernelFlag`] was asked for and it does not reset by itself, or it
+    /// does and that does not go with `reset`.
     /// Only non-blocking eventfds are taken: on a blocking one a write to a full counter, or a read of an empty one,
     /// would stop the event loop, and O_NONBLOCK cannot be set here because the file is shared with whoever made it.
     pub fn adopt(fd: OwnedFd, reset: Reset) -> Result<Self, AdoptError> {
@@ -180,7 +181,7 @@ fn unsupported(why: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, why)
 }
 
-/// Refuses what cannot be a doorbell; says whether the eventfd resets by itself, looking only if that was asked for.
+/// Refuses what cannot be a doorbell, or not in this mode; says whether the eventfd resets by itself.
 fn inspect(fd: BorrowedFd<'_>, reset: Reset) -> io::Result<bool> {
     let number = fd.as_raw_fd();
     let refuse = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, format!("fd {number} {why}")));
@@ -200,16 +201,24 @@ fn inspect(fd: BorrowedFd<'_>, reset: Reset) -> io::Result<bool> {
             "is an EFD_SEMAPHORE eventfd, whose counts a doorbell does not keep; register it with add_fd",
         );
     }
-    if reset != Reset::AutoresetBy(Method::KernelFlag) {
-        return Ok(false);
-    }
     // Observed, not believed. The count that this takes away is put back by the ring at the end.
-    if autoreset_flag() == AutoresetFlag::Absent {
-        return Err(unsupported("this kernel has no EFD_AUTORESET; ask for Reset::Autoreset instead"));
+    let flag = autoreset_flag();
+    let resets = flag != AutoresetFlag::Absent && resets_itself(fd)?;
+    match reset {
+        Reset::AutoresetBy(Method::KernelFlag) if flag == AutoresetFlag::Absent => {
+            Err(unsupported("this kernel has no EFD_AUTORESET; ask for Reset::Autoreset instead"))
+        }
+        Reset::AutoresetBy(Method::KernelFlag) if !resets => Err(unsupported(
+            "this eventfd was created without EFD_AUTORESET; ask for Reset::Autoreset instead",
+        )),
+        Reset::AutoresetBy(Method::KernelFlag) => Ok(true),
+        // The read(2) that decides whether it has been rung would find it empty.
+        Reset::Classic if resets => refuse("was created with EFD_AUTORESET; adopt it with Reset::Autoreset"),
+        _ if resets && flag == AutoresetFlag::AtPoll => refuse(
+            "was created with EFD_AUTORESET, which this kernel resets inside poll; adopt it by Method::KernelFlag, for ppoll",
+        ),
+        _ => Ok(resets),
     }
-    resets_itself(fd)?.then_some(true).ok_or_else(|| {
-        unsupported("this eventfd was created without EFD_AUTORESET; ask for Reset::Autoreset instead")
-    })
 }
 
 /// An eventfd that could not be adopted: why, and the descriptor back, still open.

@@ -37,11 +37,6 @@ impl Method {
     /// All methods, for tables and tests.
     pub const ALL: [Self; 5] =
         [Self::Read, Self::Edge, Self::RingRead, Self::RingReadMultishot, Self::KernelFlag];
-
-    /// True if the count has left the eventfd by the time that the loop hears of it: then the loop alone knows.
-    pub(crate) fn takes_the_count(self) -> bool {
-        matches!(self, Self::RingRead | Self::RingReadMultishot | Self::KernelFlag)
-    }
 }
 
 impl fmt::Display for Method {

@@ -29,6 +29,9 @@ pub(crate) struct VirtioBlkArgs {
     /// Requests in flight, 1 to 1024
     #[arg(long, value_name = "N", default_value = "1", value_parser = iodepth)]
     iodepth: u16,
+    /// End each sample after this many requests instead of after --runtime, for machines whose time is a count
+    #[arg(long, value_name = "N", value_parser = requests, conflicts_with = "runtime")]
+    requests: Option<u64>,
     /// The disk: null (nothing is stored), memory, delay:NS (answers after that time, by a timer), delay:NS:spin (by
     /// spinning, one request after the other), or file:PATH
     #[arg(long, value_name = "BACKEND", default_value = "null")]
@@ -104,6 +107,8 @@ pub(super) struct Setup {
     pub(super) iodepth: u16,
     pub(super) event_idx: bool,
     pub(super) busy_poll_ns: u64,
+    /// Of each sample, if it is not a time that ends it.
+    pub(super) requests: Option<u64>,
     pub(super) workload: Workload,
     /// The workload in fio's words.
     pub(super) title: String,
@@ -126,6 +131,10 @@ pub(crate) fn block_bytes(text: &str) -> Result<u32, String> {
 
 pub(crate) fn iodepth(text: &str) -> Result<u16, String> {
     value::within(text, 1, 1024).map(|depth| depth as u16)
+}
+
+fn requests(text: &str) -> Result<u64, String> {
+    value::within(text, 1, 1_000_000_000)
 }
 
 fn nanoseconds(text: &str) -> Result<Duration, String> {
@@ -220,6 +229,7 @@ impl VirtioBlkArgs {
             iodepth: self.iodepth,
             event_idx: self.event_idx == Switch::On,
             busy_poll_ns: self.busy_poll.as_nanos() as u64,
+            requests: self.requests,
             workload,
             title: self.title(),
         })
@@ -241,8 +251,9 @@ impl VirtioBlkArgs {
         };
         let event_idx = if self.event_idx == Switch::On { "" } else { ", no EVENT_IDX" };
         let verify = if self.verify { ", verified" } else { "" };
+        let requests = self.requests.map(|requests| format!(", {requests} requests")).unwrap_or_default();
         format!(
-            "{} bs={} iodepth={}, backend {backend}{polling}{event_idx}{verify}",
+            "{} bs={} iodepth={}, backend {backend}{polling}{event_idx}{verify}{requests}",
             self.rw, self.bs, self.iodepth
         )
     }
@@ -305,6 +316,8 @@ mod tests {
             (&["--iodepth", "0"], "1 to 1024"),
             (&["--arms", "epoll/ring-read"], "cannot do ring-read"),
             (&["--rw", "trim"], "no access pattern"),
+            (&["--requests", "0"], "1 to 1000000000"),
+            (&["--requests", "5", "--runtime", "1"], "cannot be used with"),
         ];
         for (arguments, words) in cases {
             let error = setup(arguments).unwrap_err();

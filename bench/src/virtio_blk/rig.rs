@@ -104,6 +104,7 @@ type GuestOutcome = Result<GuestReport, guest::GuestError>;
 pub(super) struct Rig {
     arm: Arm,
     workload: Workload,
+    requests: Option<u64>,
     stop: Handle,
     device: Worker<(), DeviceOutcome>,
     guest: Worker<Workload, GuestOutcome>,
@@ -159,15 +160,16 @@ impl Rig {
             |driver, job| guest::run(driver, &job),
         )
         .map_err(|error| failed(&error))?;
-        Ok(Self { arm, workload: setup.workload, stop, device, guest })
+        Ok(Self { arm, workload: setup.workload, requests: setup.requests, stop, device, guest })
     }
 
-    /// One sample: the guest works for `runtime`. The loop turns from before the first kick until after the last
+    /// One sample: the guest works for `runtime`, or for as many requests as were asked for. The loop turns from before the first kick until after the last
     /// completion, so what it counts is what the requests cost.
     pub(super) fn sample(&mut self, runtime: Duration) -> Result<RequestSample, Error> {
         let patience = runtime + PATIENCE;
         self.device.start(());
-        self.guest.start(Workload { stop: Stop::After(runtime), ..self.workload });
+        let stop = self.requests.map_or(Stop::After(runtime), Stop::Requests);
+        self.guest.start(Workload { stop, ..self.workload });
         let guest = self.guest.finish(patience);
         self.stop.stop();
         let device = self.device.finish(patience);

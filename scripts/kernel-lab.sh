@@ -1,0 +1,403 @@
+#!/usr/bin/env bash
+# The kernel lab: takes Debian's linux-source-6.12, applies the patches of scripts/kernel, builds, boots and tests. One command,
+# on a fresh Debian-like x86-64 machine; as root it installs what it needs with apt-get. See scripts/kernel/README.md.
+#
+#   scripts/kernel-lab.sh build|test|bench|shell [--uml|--qemu] [--kernel LIST] [--dir DIR] [--limit SECONDS] [--jobs N] [--json FILE]
+#
+#   build    builds the kernels
+#   test     boots each and runs in it: every way to wait for an eventfd, the bounded counter, and aio's conformance suite;
+#            then prints what was delivered, lost or spurious in which kernel
+#   bench    boots each under QEMU, with a clock that counts instructions (TCG, -icount shift=0), and prints what a virtio-blk
+#            request costs in the classic arms, without the read, and with the patches; then the same in time, if /dev/kvm
+#            can boot a kernel
+#   shell    boots the first kernel with a shell on this terminal
+#
+#   --uml           User-Mode Linux: the kernel is a process, the host's files are its root, read-only (default, but for bench)
+#   --qemu          a small x86-64 guest in an emulated processor, with two CPUs for test and shell
+#   --kernel LIST   kernels to use: patches joined by +, kernels by commas; stock is the one without
+#                   (default: 0001+0003,0002+0003; for bench stock,0001,0002)
+#   --dir DIR       where source and kernels are kept, some 2 GB (default: $KERNEL_LAB_DIR, or eventfd-kernel-lab in the user's cache)
+#   --jobs N        compilers at once (default: one for each CPU)
+#   --limit SECONDS gives up after that time, says so, and keeps what was built for the next run
+#   --json FILE     bench: the counts, as JSON
+#
+# Exit codes: 0 done, 1 failed, 2 wrong use, 3 skipped (with the reason): not this machine, or not in this time.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+repository=$(dirname "$here")
+readonly here repository
+readonly patches=$here/kernel
+readonly package=linux-source-6.12
+readonly tarball=/usr/src/$package.tar.xz
+
+usage() { echo "kernel-lab: $*; see --help" >&2; exit 2; }
+skip() { echo "SKIPPED: $*"; exit 3; }
+say() { printf '\n--- %s\n' "$*"; }
+
+command='' machine='' kernels='' limit='' json='' jobs=''
+lab=${KERNEL_LAB_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/eventfd-kernel-lab}
+while (($#)); do
+  case $1 in
+    build | test | bench | shell) [ -z "$command" ] || usage "one command at a time"; command=$1 ;;
+    --uml | --qemu) machine=${1#--} ;;
+    --kernel) kernels=${2:?--kernel needs a list}; shift ;;
+    --dir) lab=${2:?--dir needs a directory}; shift ;;
+    --limit) limit=${2:?--limit needs seconds}; shift ;;
+    --jobs) jobs=${2:?--jobs needs a number}; shift ;;
+    --json) json=${2:?--json needs a file}; shift ;;
+    -h | --help) sed -n '2,/^set -/{/^set -/d; s/^# \{0,1\}//; p}' "$0"; exit 0 ;;
+    *) usage "unknown argument $1" ;;
+  esac
+  shift
+done
+[ -n "$command" ] || usage "say what to do: build, test, bench or shell"
+[ -z "$limit" ] || [[ $limit =~ ^[0-9]+$ ]] || usage "--limit takes seconds, not '$limit'"
+jobs=${jobs:-$(nproc)}
+[[ $jobs =~ ^[1-9][0-9]*$ ]] || usage "--jobs takes a number, not '$jobs'"
+[ -z "$json" ] || [ "$command" = bench ] || usage "--json belongs to bench"
+if [ "$command" = bench ]; then
+  [ "$machine" != uml ] || usage "bench counts instructions, which takes --qemu"
+  machine=qemu kernels=${kernels:-stock,0001,0002}
+fi
+machine=${machine:-uml} kernels=${kernels:-0001+0003,0002+0003}
+IFS=, read -r -a kernels <<<"$kernels"
+for kernel in "${kernels[@]}"; do
+  [[ $kernel =~ ^(stock|000[123](\+000[123])*)$ ]] || usage "no kernel is called '$kernel'"
+  [[ $kernel != *0001*0002* && $kernel != *0002*0001* ]] || usage "0002 replaces 0001, so not both"
+done
+[ "$(uname -m)" = x86_64 ] || skip "the lab builds x86-64 kernels, and this is $(uname -m)"
+mkdir -p "$lab" && lab=$(cd "$lab" && pwd)
+exec 9>"$lab/lock"
+flock 9
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Steps: each says what it does, how long it takes and what it leaves; one that fails ends the run with its last words
+# ---------------------------------------------------------------------------------------------------------------------
+
+remaining() { if [ -n "$limit" ]; then echo $((limit - SECONDS)); else echo 86400; fi; }
+
+# step WHAT LOG COMMAND...: the log holds what the command says. The command may be a function that is exported.
+step() {
+  local what=$1 log=$2 began=$EPOCHREALTIME status=0 left
+  shift 2
+  left=$(remaining)
+  ((left > 0)) || skip "the limit of $limit s was reached before this: $what. What is built is kept for the next run"
+  printf '%-70s ' "$what"
+  # timeout(1) makes a process group, so that all of it ends.
+  timeout --kill-after=10 "$left" bash -euc '"$@"' step "$@" >"$log" 2>&1 </dev/null &
+  running=$!
+  wait "$running" || status=$?
+  running=''
+  took=$(awk -v a="$began" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f s", b - a }')
+  if ((status == 0)); then echo "$took"; return; fi
+  echo "failed after $took"
+  if ((status == 124 || status == 137)) && (($(remaining) <= 1)); then
+    skip "the limit of $limit s was reached in this: $what. What is built is kept for the next run"
+  fi
+  echo "    the last lines of $log:" >&2
+  tail -n 25 "$log" | sed 's/^/    /' >&2
+  exit 1
+}
+running=''
+trap '[ -z "$running" ] || kill "$running" 2>/dev/null || true' EXIT
+trap 'exit 130' INT TERM
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What it takes: tools, the source, the patches
+# ---------------------------------------------------------------------------------------------------------------------
+
+install_packages() {
+  apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install "$@"
+}
+export -f install_packages
+
+find_tools() {
+  local tool missing=()
+  for tool in gcc:gcc make:make flex:flex bison:bison bc:bc xz:xz-utils patch:patch perl:perl python3:python3; do
+    command -v "${tool%:*}" >/dev/null || missing+=("${tool#*:}")
+  done
+  [ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
+  if [ "$machine" = qemu ]; then
+    command -v qemu-system-x86_64 >/dev/null || missing+=(qemu-system-x86)
+    command -v cpio >/dev/null || missing+=(cpio)
+    [ -e /usr/include/libelf.h ] || missing+=(libelf-dev)
+  fi
+  [ -e "$tarball" ] || missing+=("$package")
+  command -v cargo >/dev/null || skip "no cargo: install a Rust toolchain"
+  ((${#missing[@]})) || return 0
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    skip "not installed, and this is not root on a machine with apt-get: ${missing[*]}"
+  fi
+  step "install ${missing[*]}" "$lab/apt.log" install_packages "${missing[@]}"
+}
+
+# Without what no configuration of ours reads, which is more than half of it. Makefiles and Kconfig files stay: all are read.
+unpack_source() {
+  rm -rf "${lab:?}/$package" "$lab/pristine"
+  tar -C "$lab" -xf "$tarball" --exclude='*/drivers/gpu/*.[ch]' --exclude='*/drivers/net/*.[ch]' \
+    --exclude='*/drivers/media/*.[ch]' --exclude='*/sound/*.[ch]' --exclude='*/Documentation/*.rst' \
+    --exclude='*/tools/testing/*' --exclude='*/tools/perf/*' --exclude='*.dts' --exclude='*.dtsi'
+  source_version >"$lab/unpacked"
+}
+
+source_version() { stat -c '%n %s %Y' "$tarball"; }
+
+# The files that any of the patches changes, or has changed before.
+touched() { { sed -n 's,^+++ b/,,p' "$patches"/*.patch; [ ! -d "$lab/pristine" ] || find "$lab/pristine" -type f -printf '%P\n'; } | sort -u; }
+
+# patch_source KERNEL: one source tree serves all kernels. The files that a patch changes keep one time stamp per content, so
+# that make(1) compiles again only what differs from what it compiled for this kernel before.
+patch_source() {
+  local file number new=$lab/new old=$lab/patched/$1
+  for file in $(touched); do
+    [ -e "$lab/pristine/$file" ] && continue
+    mkdir -p "$lab/pristine/$(dirname "$file")"
+    cp -p "$lab/$package/$file" "$lab/pristine/$file"
+  done
+  rm -rf "$new" && cp -rp "$lab/pristine" "$new"
+  for number in ${1//+/ }; do
+    [ "$number" = stock ] && continue
+    echo "$number:"
+    patch -d "$new" -p1 -F0 --no-backup-if-mismatch <"$(echo "$patches/$number"-*.patch)"
+  done
+  for file in $(touched); do
+    mkdir -p "$old/$(dirname "$file")"
+    if cmp -s "$new/$file" "$lab/pristine/$file"; then
+      cp -p "$lab/pristine/$file" "$old/$file"
+    elif ! cmp -s "$new/$file" "$old/$file"; then
+      cp "$new/$file" "$old/$file" && touch "$old/$file"
+    fi
+    cp -p "$old/$file" "$lab/$package/$file"
+  done
+  rm -rf "$new"
+}
+
+# make_kernel KERNEL TARGET...: in its build directory.
+make_kernel() {
+  local kernel=$1
+  shift
+  make -s -C "$lab/$package" ARCH="$arch" O="$lab/$machine-$kernel" LOCALVERSION="-$kernel" \
+    KBUILD_BUILD_USER=lab KBUILD_BUILD_HOST=lab KBUILD_BUILD_TIMESTAMP="$(date -u -r "$tarball")" "$@"
+}
+
+configure() {
+  local wanted=$lab/$machine.config line
+  cat "$patches/common.config" "$patches/$machine.config" >"$wanted"
+  cmp -s "$wanted" "$lab/$machine-$1/wanted" && return
+  make_kernel "$1" KCONFIG_ALLCONFIG="$wanted" allnoconfig
+  grep -v '^#' "$wanted" | while read -r line; do
+    grep -qxF "$line" "$lab/$machine-$1/.config" || { echo "this source cannot do $line"; exit 1; }
+  done
+  cp "$wanted" "$lab/$machine-$1/wanted"
+}
+
+compile() {
+  patch_source "$1"
+  configure "$1"
+  make_kernel "$1" -j"$jobs" "$image"
+}
+
+export package tarball lab patches machine arch image jobs
+export -f unpack_source source_version touched patch_source make_kernel configure compile
+
+if [ "$machine" = uml ]; then arch=um image=linux; else arch=x86_64 image=bzImage; fi
+# The kernel itself, in its build directory.
+kernel_file() { if [ "$machine" = uml ]; then echo "$lab/uml-$1/linux"; else echo "$lab/qemu-$1/arch/x86/boot/bzImage"; fi; }
+
+build() {
+  local kernel other from
+  find_tools
+  if [ "$(source_version)" != "$(cat "$lab/unpacked" 2>/dev/null)" ]; then
+    step "unpack $(basename "$tarball"), $(du -h "$tarball" | cut -f1)" "$lab/unpack.log" unpack_source
+    echo "    $(du -sh "$lab/$package" | cut -f1) in $lab/$package"
+  fi
+  for kernel in "${kernels[@]}"; do
+    if [ ! -d "$lab/$machine-$kernel" ]; then
+      # Another kernel's build, if there is one, differs in a few files only.
+      from=''
+      for other in "$lab/$machine"-*/wanted; do [ -e "$other" ] && from=$(dirname "$other"); done
+      if [ -n "$from" ]; then cp -a "$from" "$lab/$machine-$kernel"; else mkdir "$lab/$machine-$kernel"; fi
+    fi
+    step "build $machine kernel $kernel" "$lab/build-$machine-$kernel.log" compile "$kernel"
+    echo "    $(du -h "$(kernel_file "$kernel")" | cut -f1) in $(kernel_file "$kernel")"
+  done
+}
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Booting
+# ---------------------------------------------------------------------------------------------------------------------
+
+# An init that runs a script and switches the machine off, with the script's exit code on the console. power_off: a command.
+write_init() { # FILE SCRIPT POWER_OFF
+  cat >"$1" <<END
+#!/bin/sh
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mkdir -p /dev/shm /dev/mqueue
+mount -t tmpfs tmpfs /dev/shm
+mount -t mqueue mqueue /dev/mqueue
+export TMPDIR=/dev/shm HOME=/dev/shm PATH=/usr/sbin:/usr/bin:/sbin:/bin
+sh -c '$2'
+echo "lab: exit code \$?"
+$3
+END
+  chmod +x "$1"
+}
+readonly perl_power_off="exec perl -e 'syscall 169, 0xfee1dead, 672274793, 0x4321fedc, 0'" # reboot(2), LINUX_REBOOT_CMD_POWER_OFF
+
+# run_in KERNEL SCRIPT: boots it and runs the script; its output, without the kernel's, is the output. False if it failed.
+run_in_uml() {
+  local init=$lab/init-$BASHPID
+  write_init "$init" "$2" "$perl_power_off"
+  # Its memory is a file in TMPDIR; /dev/shm of a container may be too small.
+  TMPDIR=$lab "$lab/uml-$1/linux" rootfstype=hostfs rootflags=/ ro mem=1G quiet loglevel=3 con=null con0=null,fd:1 init="$init" \
+    </dev/null 2>&1 | tr -d '\r' | tee "$lab/console" || true
+  rm -f "$init"
+  grep -q '^lab: exit code 0$' "$lab/console"
+}
+
+# pack FILE...: into the root of an initramfs, with the libraries that programs need.
+pack() {
+  local file library
+  for file; do
+    mkdir -p "$root$(dirname "$file")"
+    cp -L "$file" "$root$file"
+    { ldd "$file" 2>/dev/null || true; } | grep -o '/[^ ]*' | while read -r library; do
+      [ -e "$root$library" ] && continue
+      mkdir -p "$root$(dirname "$library")"
+      cp -L "$library" "$root$library"
+    done
+  done
+}
+
+# make_initramfs FILE SCRIPT PROGRAM...
+make_initramfs() {
+  local file=$1 script=$2 tool
+  root=$lab/root
+  shift 2
+  rm -rf "$root" && mkdir -p "$root"/{proc,sys,dev,tmp,bin}
+  for tool in sh mount mkdir cat; do
+    pack "$(command -v "$tool")"
+    [ -e "$root/bin/$tool" ] || cp -L "$(command -v "$tool")" "$root/bin/$tool"
+  done
+  pack "$@"
+  # Without ACPI the guest cannot switch itself off; it resets, which ends QEMU.
+  write_init "$root/init" "$script" 'echo b >/proc/sysrq-trigger'
+  (cd "$root" && find . | cpio --quiet -o -H newc | gzip -1) >"$file"
+}
+
+# boot_qemu KERNEL INITRAMFS QEMU-OPTION...: the second serial port of the guest is the file $lab/result.
+boot_qemu() {
+  local kernel=$1 initramfs=$2
+  shift 2
+  # The script is the whole command line: no configuration file, no default devices.
+  qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot -m 512 -kernel "$lab/qemu-$kernel/arch/x86/boot/bzImage" \
+    -initrd "$initramfs" -serial "${console:-stdio}" -serial "file:$lab/result" "$@" \
+    -append "console=ttyS0 quiet loglevel=3 panic=-1 reboot=t nokaslr norandmaps tsc=reliable random.trust_cpu=on ${append:-}"
+}
+
+# run_in_qemu KERNEL QEMU-OPTION...
+run_in_qemu() {
+  local kernel=$1
+  shift
+  boot_qemu "$kernel" "$lab/initramfs" "$@" </dev/null 2>&1 | tr -d '\r' | tee "$lab/console"
+  grep -q '^lab: exit code 0$' "$lab/console"
+}
+
+# kvm_obstacle KERNEL: why /dev/kvm cannot be used, found by booting with it; nothing if it can.
+kvm_obstacle() {
+  [ -e /dev/kvm ] || { echo "there is none"; return; }
+  if ! [ -r /dev/kvm ] || ! [ -w /dev/kvm ]; then echo "no permission to use it"; return; fi
+  make_initramfs "$lab/initramfs-kvm" 'echo up'
+  timeout 30 bash -c 'boot_qemu "$0" "$lab/initramfs-kvm" -accel kvm -cpu host' "$1" \
+    </dev/null >"$lab/kvm.log" 2>&1 || true
+  grep -q '^up' "$lab/kvm.log" || echo "QEMU with it does not bring this kernel up in 30 s ($(tail -n 1 "$lab/kvm.log" | tr -d '\r' | cut -c 1-120))"
+}
+export -f write_init run_in_uml pack make_initramfs boot_qemu run_in_qemu
+export perl_power_off
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The commands
+# ---------------------------------------------------------------------------------------------------------------------
+
+# test_binary NAME: builds that test of aio and leaves its path.
+test_binary() {
+  cd "$repository" && cargo test -q --locked -p aio --test "$1" --no-run --message-format=json >"$lab/cargo.json" &&
+    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' "$lab/cargo.json" | tail -n 1 >"$lab/test-$1"
+}
+export repository
+export -f test_binary
+
+# What of the conformance suite is to pass: everything, but for epoll with the flag of the proposal.
+conformance_of() {
+  case $1 in
+    *0002*) echo "--include-ignored" ;;
+    *0001*) echo "--include-ignored --skip epoll_kernel_flag::" ;;
+    *) echo "" ;;
+  esac
+}
+
+summary() { grep -E "$1" "$2" | sed 's/^/    /' || true; }
+
+run_tests() {
+  local kernel log suite
+  step "build the test program" "$lab/cargo.log" test_binary kernel
+  step "build the conformance suite" "$lab/cargo.log" test_binary conformance
+  suite=$(cat "$lab/test-conformance")
+  for kernel in "${kernels[@]}"; do
+    log=$lab/test-$machine-$kernel.log
+    in_kernel "every way to hear of an eventfd, and the maximum" "$kernel" "$log" "$(cat "$lab/test-kernel") 2>&1"
+    summary '^(FAIL|EFD_|[0-9]+ failed)' "$log"
+    log=$lab/conformance-$machine-$kernel.log
+    in_kernel "conformance $(conformance_of "$kernel")" "$kernel" "$log" \
+      "$suite --test-threads=1 $(conformance_of "$kernel") 2>&1"
+    summary '^test result|skipped:' "$log"
+  done
+  say "what was delivered"
+  table
+}
+
+# Two CPUs, each in a thread of its own.
+readonly emulated=(-accel "tcg,thread=multi" -cpu max -smp 2)
+
+# in_kernel WHAT KERNEL LOG SCRIPT
+in_kernel() {
+  if [ "$machine" = uml ]; then
+    step "$2: $1" "$3" run_in_uml "$2" "$4"
+  else
+    make_initramfs "$lab/initramfs" "$4" "$(cat "$lab/test-kernel")" "$(cat "$lab/test-conformance")"
+    step "$2: $1" "$3" run_in_qemu "$2" "${emulated[@]}"
+  fi
+}
+
+# One line for each scenario, one column for each way of resetting.
+table() {
+  local logs=() kernel
+  for kernel in "${kernels[@]}"; do logs+=("$lab/test-$machine-$kernel.log"); done
+  awk '
+    / read=/ {
+      line = $0; sub(/^(ok  |FAIL) /, "", line)
+      name = line; sub(/ +read=.*/, "", name)
+      if (!(name in seen)) { seen[name] = ++n; names[n] = name }
+      while (match(line, /[a-z0-9]+=[A-Za-z]+/)) {
+        split(substr(line, RSTART, RLENGTH), cell, "=")
+        result[name, cell[1]] = cell[2]
+        line = substr(line, RSTART + RLENGTH)
+      }
+    }
+    END {
+      printf "%-54s %-12s %-12s %s\n", "", "read(2),", "0001,", "0002,"
+      printf "%-54s %-12s %-12s %s\n", "scenario", "any kernel", "in poll", "at delivery"
+      for (i = 1; i <= n; i++)
+        printf "%-54s %-12s %-12s %s\n", names[i], result[names[i], "read"], result[names[i], "0001"], result[names[i], "0002"]
+    }' "${logs[@]}"
+}
+
+say "$command, $machine, kernels ${kernels[*]}, in $lab"
+build
+case $command in
+  build) ;;
+  test) run_tests ;;
+esac
+say "done after $SECONDS s"
