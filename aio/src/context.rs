@@ -67,7 +67,12 @@ impl Inner {
 
     /// Watches `fd` and puts its handler into a slot. A handler that the number has already is retired once the new one
     /// is in place.
-    fn register(&self, fd: RawFd, watch: Watch, action: impl FnOnce() -> Action) -> io::Result<Token> {
+    pub(crate) fn register(
+        &self,
+        fd: RawFd,
+        watch: Watch,
+        action: impl FnOnce() -> Action,
+    ) -> io::Result<Token> {
         let replaced = self.handlers.get_by_fd(fd);
         let token = self.handlers.next_token()?;
         let state = self.monitor.add(token, fd, watch, &self.stats)?;

@@ -153,6 +153,9 @@ pub use handler::{AddError, HandlerId, Interest, Readiness, Registration};
 pub use io_thread::IoThread;
 pub use io_uring;
 pub use monitor::{MonitorInfo, MonitorKind, RingInfo, RingSetup};
-pub use notifier::{AdoptError, EventNotifier, Method, NotifierRegistration, Reset};
+pub use notifier::{
+    AdoptError, BoundedBuilder, BoundedMethod, BoundedNotifier, BoundedRegistration, BoundedStats, Counting,
+    EventNotifier, Method, NotifierRegistration, Reset, WritableRegistration,
+};
 pub use stats::Stats;
 pub use timer::{Clock, Timer, VirtualClock};

@@ -4,9 +4,14 @@
 //! work before; the handler looks for the work in shared memory, and an Acquire fence stands before its first
 //! instruction.
 
+mod bounded;
 mod probe;
 mod reset;
 
+pub use bounded::{
+    BoundedBuilder, BoundedMethod, BoundedNotifier, BoundedRegistration, BoundedStats, Counting,
+    WritableRegistration,
+};
 pub use reset::{Method, Reset};
 
 use crate::handler::{Registration, Watch};

@@ -11,7 +11,9 @@
 pub(crate) mod epoll;
 pub(crate) mod eventfd;
 pub(crate) mod fd;
+pub(crate) mod futex;
 pub(crate) mod ppoll;
+pub(crate) mod shared;
 pub(crate) mod uring;
 
 use std::io;

@@ -1,0 +1,286 @@
+//! Loom models of the bounded count: nobody sleeps for ever, the bound holds, and nothing is lost.
+//!
+//! ```text
+//! RUSTFLAGS="--cfg loom" cargo test -p aio --release --lib loom
+//! ```
+//!
+//! A lost wake-up is a thread that sleeps for ever, which loom reports as a deadlock. The models with a mistake in them must
+//! end that way.
+
+use super::{Arrived, Level, Registered, SeqCst, Sleepers, State, Taken, loom_fence};
+use loom::sync::{Condvar, Mutex};
+use loom::thread;
+// Not loom's, which cannot be dropped when loom unwinds from a deadlock.
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// All schedules with at most this many preemptions; LOOM_MAX_PREEMPTIONS overrides it.
+fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
+    builder.check(model);
+}
+
+/// As `Atomic::add` does.
+fn add(state: &State, n: u64) {
+    let wake = |arrived: Arrived| {
+        if arrived.wake != 0 {
+            state.readers.wake(arrived.wake);
+        }
+    };
+    if let Some(arrived) = state.try_add(n) {
+        return wake(arrived);
+    }
+    let _large = (n > 1).then(|| Registered::at(&state.large));
+    wake(state.writers.sleep_until(|| state.try_add(n), || {}).unwrap());
+}
+
+/// As `Atomic::take` does.
+fn take(state: &State) -> u64 {
+    let taken = match state.try_take() {
+        Some(taken) => taken,
+        None => state.readers.sleep_until(|| state.try_take(), || {}).unwrap(),
+    };
+    make_room(state, taken);
+    taken.count.into()
+}
+
+fn make_room(state: &State, taken: Taken) {
+    if taken.wake != 0 {
+        state.writers.wake(taken.wake);
+    }
+}
+
+/// Producers add `adds` each, one after the other; the model's thread takes until it has all.
+fn all_that_is_added_is_taken(maximum: u32, semaphore: bool, adds: &'static [&'static [u64]]) {
+    check(2, move || {
+        let state = Arc::new(State::new(maximum, semaphore));
+        let producers: Vec<_> = adds
+            .iter()
+            .map(|adds| {
+                let state = Arc::clone(&state);
+                thread::spawn(move || adds.iter().for_each(|n| add(&state, *n)))
+            })
+            .collect();
+        let total: u64 = adds.iter().copied().flatten().sum();
+        let mut sum = 0;
+        while sum < total {
+            let taken = take(&state);
+            assert!(taken < maximum.into(), "the bound");
+            sum += taken;
+        }
+        assert_eq!((sum, state.count()), (total, 0));
+        producers.into_iter().for_each(|t| t.join().unwrap());
+    });
+}
+
+#[test]
+fn a_producer_that_sleeps_for_room_is_woken() {
+    all_that_is_added_is_taken(2, false, &[&[1, 1, 1]]);
+    all_that_is_added_is_taken(2, true, &[&[1, 1, 1]]);
+}
+
+#[test]
+fn two_producers_that_sleep_for_room_are_woken() {
+    all_that_is_added_is_taken(2, true, &[&[1, 1], &[1]]);
+    all_that_is_added_is_taken(2, false, &[&[1, 1], &[1]]);
+}
+
+/// One waits for all the room there is, the others for a part of it.
+#[test]
+fn a_large_producer_is_woken_among_small_ones() {
+    all_that_is_added_is_taken(3, true, &[&[1, 1], &[2]]);
+    all_that_is_added_is_taken(3, false, &[&[1, 1], &[2]]);
+}
+
+#[test]
+fn two_consumers_get_one_each() {
+    check(2, || {
+        let state = Arc::new(State::new(3, true));
+        let consumers = [(); 2].map(|()| {
+            let state = Arc::clone(&state);
+            thread::spawn(move || take(&state))
+        });
+        add(&state, 2);
+        consumers.into_iter().for_each(|t| assert_eq!(t.join().unwrap(), 1));
+        assert_eq!(state.count(), 0);
+    });
+}
+
+#[test]
+fn a_raised_maximum_wakes_the_producer() {
+    check(3, || {
+        let state = Arc::new(State::new(2, false));
+        add(&state, 1);
+        let producer = thread::spawn({
+            let state = Arc::clone(&state);
+            move || add(&state, 1)
+        });
+        make_room(&state, state.set_maximum(3).unwrap());
+        producer.join().unwrap();
+        assert_eq!(state.count(), 2);
+    });
+}
+
+/// Lowering and adding race for the same room: whichever comes first keeps the other out.
+#[test]
+fn a_maximum_is_never_set_below_the_count() {
+    check(3, || {
+        let state = Arc::new(State::new(4, false));
+        let producer = thread::spawn({
+            let state = Arc::clone(&state);
+            move || state.try_add(2).is_some()
+        });
+        let lowered = state.set_maximum(2).is_some();
+        let Level { count, maximum } = state.level();
+        assert!(count < maximum, "{count} of {maximum}");
+        assert!(lowered != producer.join().unwrap());
+    });
+}
+
+#[test]
+fn stop_ends_every_sleep() {
+    check(2, || {
+        let state = Arc::new(State::new(2, false));
+        let sleeper = thread::spawn({
+            let state = Arc::clone(&state);
+            move || {
+                let look = || state.is_stopped().then_some(());
+                state.readers.sleep_until(look, || {}).unwrap();
+                state.writers.sleep_until(look, || {}).unwrap();
+            }
+        });
+        state.stop();
+        sleeper.join().unwrap();
+    });
+}
+
+/// The doorbell: an eventfd that a loop sleeps on, level-triggered and read.
+struct Bell {
+    rung: Mutex<u64>,
+    written: Condvar,
+}
+
+impl Bell {
+    fn ring(&self) {
+        *self.rung.lock().unwrap() += 1;
+        self.written.notify_one();
+    }
+
+    fn sleep(&self) {
+        let mut rung = self.rung.lock().unwrap();
+        while *rung == 0 {
+            rung = self.written.wait(rung).unwrap();
+        }
+        *rung = 0;
+    }
+}
+
+/// A change to the protocol that loses wake-ups.
+#[derive(Clone, Copy, PartialEq)]
+enum Mistake {
+    /// The loop looks before it asks for the doorbell, and not after.
+    ArmsAndSleeps,
+    /// The sleeper looks, and then registers.
+    LooksBeforeItRegisters,
+    /// The sequence number is read after the look.
+    SequenceAfterTheLook,
+    /// The producer that finds no room does not register.
+    NeverRegisters,
+}
+
+/// Two producers, and a loop that takes until there is nothing, arms, and sleeps on the doorbell.
+fn a_loop_hears_the_doorbell(mistake: Option<Mistake>) {
+    check(3, move || {
+        let state = Arc::new(State::new(9, false));
+        let bell = Arc::new(Bell { rung: Mutex::new(0), written: Condvar::new() });
+        // Loom's atomics are the protocol's; this one only counts what it rang.
+        let rings = Arc::new(AtomicU64::new(0));
+        let producers = [(); 2].map(|()| {
+            let (state, bell, rings) = (Arc::clone(&state), Arc::clone(&bell), Arc::clone(&rings));
+            thread::spawn(move || {
+                if state.try_add(1).is_some_and(|arrived| arrived.ring) {
+                    rings.fetch_add(1, Ordering::Relaxed);
+                    bell.ring();
+                }
+            })
+        });
+        let mut sum = 0;
+        while sum < 2 {
+            match state.try_take() {
+                Some(taken) => sum += taken.count,
+                None if mistake == Some(Mistake::ArmsAndSleeps) => {
+                    state.armed.store(1, SeqCst);
+                    bell.sleep();
+                }
+                None if state.arm() => bell.sleep(),
+                None => {}
+            }
+        }
+        producers.into_iter().for_each(|t| t.join().unwrap());
+        assert!(rings.load(Ordering::Relaxed) <= 2);
+    });
+}
+
+#[test]
+fn a_sleeping_loop_hears_the_doorbell() {
+    a_loop_hears_the_doorbell(None);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn arming_without_a_look_loses_a_wake_up() {
+    a_loop_hears_the_doorbell(Some(Mistake::ArmsAndSleeps));
+}
+
+/// `Sleepers::sleep_until` with a mistake. Without its guard, whose drop loom does not bear when it unwinds from a deadlock.
+fn sleep_wrongly<R>(sleepers: &Sleepers, mistake: Mistake, mut look: impl FnMut() -> Option<R>) -> R {
+    let register = |at: bool| {
+        if at {
+            sleepers.waiting.fetch_add(1, SeqCst);
+            loom_fence();
+        }
+    };
+    loop {
+        register(mistake == Mistake::SequenceAfterTheLook);
+        let early = sleepers.sequence.load();
+        if let Some(result) = look() {
+            return result;
+        }
+        let late = sleepers.sequence.load();
+        register(mistake == Mistake::LooksBeforeItRegisters);
+        let sequence = if mistake == Mistake::SequenceAfterTheLook { late } else { early };
+        sleepers.sequence.wait(sequence).unwrap();
+    }
+}
+
+fn a_full_count_is_slept_out_wrongly(mistake: Mistake) {
+    check(3, move || {
+        let state = Arc::new(State::new(2, false));
+        assert!(state.try_add(1).is_some());
+        let producer = thread::spawn({
+            let state = Arc::clone(&state);
+            move || drop(sleep_wrongly(&state.writers, mistake, || state.try_add(1)))
+        });
+        make_room(&state, state.try_take().unwrap());
+        producer.join().unwrap();
+    });
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn looking_before_registering_loses_a_wake_up() {
+    a_full_count_is_slept_out_wrongly(Mistake::LooksBeforeItRegisters);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn reading_the_sequence_after_the_look_loses_a_wake_up() {
+    a_full_count_is_slept_out_wrongly(Mistake::SequenceAfterTheLook);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_producer_that_does_not_register_is_not_woken() {
+    a_full_count_is_slept_out_wrongly(Mistake::NeverRegisters);
+}

@@ -1,0 +1,228 @@
+//! The bound by an atomic count in shared memory: no system call while nobody sleeps.
+//!
+//! Threads that sleep do so in futex(2), loops on two eventfds: the doorbell, rung for a count, and the room doorbell. Both
+//! only while a loop has said that it waits, so neither has a maximum to respect, and the doorbell may be left unread.
+#![expect(unsafe_code, reason = "the state lies in memory that other processes map, too")]
+
+mod futex;
+mod state;
+
+use super::{BoundedMethod, Calls, Counting, bump, count_too_high, maximum_too_high, stopped};
+use crate::notifier::{EventNotifier, Reset};
+use crate::sys::shared::SharedPage;
+use state::{Arrived, MAGIC, Registered, State, Taken, encode};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+#[derive(Debug)]
+pub(super) struct Atomic {
+    /// Begins with a `State`.
+    page: SharedPage,
+    doorbell: EventNotifier,
+    room: EventNotifier,
+}
+
+impl Atomic {
+    pub(super) fn new(maximum: u64, counting: Counting, reset: Reset) -> io::Result<Self> {
+        let page = SharedPage::new()?;
+        let state = State::new(check_maximum(maximum)?, counting == Counting::Semaphore);
+        // SAFETY: the page is big enough and aligned (`as_ptr` checks), and nobody else has its descriptor yet.
+        unsafe { page.as_ptr::<State>().write(state) };
+        Ok(Self { page, doorbell: EventNotifier::new(reset)?, room: EventNotifier::new(Reset::Classic)? })
+    }
+
+    pub(super) fn from_fds(
+        counting: Counting,
+        [page, doorbell, room]: [OwnedFd; 3],
+        reset: Reset,
+    ) -> io::Result<Self> {
+        let page = SharedPage::from_fd(page)?;
+        let this = Self {
+            page,
+            doorbell: EventNotifier::adopt(doorbell, reset)?,
+            room: EventNotifier::adopt(room, Reset::Classic)?,
+        };
+        let refuse = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        if this.state().magic.load(std::sync::atomic::Ordering::Acquire) != MAGIC {
+            return refuse("this memory does not hold a bounded notifier of this version");
+        }
+        if this.counting() != counting {
+            return refuse("this bounded notifier counts the other way: counter, semaphore");
+        }
+        Ok(this)
+    }
+
+    fn state(&self) -> &State {
+        // SAFETY: the page lives as long as `self`, is aligned, and holds a `State`: written by `new`, here or in the process
+        // that it came from, or all zeros or nonsense of a hostile peer, which are valid atomics, too.
+        unsafe { &*self.page.as_ptr::<State>() }
+    }
+
+    pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        vec![self.page.as_fd(), self.doorbell.as_fd(), self.room.as_fd()]
+    }
+
+    pub(super) fn counting(&self) -> Counting {
+        if self.state().is_semaphore() { Counting::Semaphore } else { Counting::Counter }
+    }
+
+    pub(super) fn doorbell(&self) -> BorrowedFd<'_> {
+        self.doorbell.as_fd()
+    }
+
+    pub(super) fn room(&self) -> BorrowedFd<'_> {
+        self.room.as_fd()
+    }
+
+    /// The doorbell as a loop registers it.
+    pub(super) fn bell(&self) -> &EventNotifier {
+        &self.doorbell
+    }
+
+    #[inline]
+    pub(super) fn try_add(&self, n: u64, calls: &Calls) -> io::Result<bool> {
+        match self.state().try_add(n) {
+            None => Ok(false),
+            Some(Arrived { ring: false, wake: 0 }) => Ok(true),
+            Some(arrived) => self.announce(arrived, calls).map(|()| true),
+        }
+    }
+
+    #[cold]
+    fn announce(&self, arrived: Arrived, calls: &Calls) -> io::Result<()> {
+        if arrived.wake != 0 {
+            bump(&calls.futex_wakes);
+            self.state().readers.wake(arrived.wake);
+        }
+        if arrived.ring {
+            bump(&calls.writes);
+            self.doorbell.notify()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn add(&self, n: u64, calls: &Calls) -> io::Result<()> {
+        if self.try_add(n, calls)? { Ok(()) } else { self.sleep_and_add(n, calls) }
+    }
+
+    #[cold]
+    fn sleep_and_add(&self, n: u64, calls: &Calls) -> io::Result<()> {
+        let state = self.state();
+        // Before `sleep_until` registers: see `State::large`.
+        let _large = (n > 1).then(|| Registered::at(&state.large));
+        let look = || match state.try_add(n) {
+            None => state.is_stopped().then(|| Err(stopped())),
+            arrived => arrived.map(Ok),
+        };
+        let arrived = state.writers.sleep_until(look, || bump(&calls.futex_waits))??;
+        self.announce(arrived, calls)
+    }
+
+    #[inline]
+    pub(super) fn try_take(&self, calls: &Calls) -> io::Result<Option<u64>> {
+        match self.state().try_take() {
+            None => Ok(None),
+            Some(Taken { count, ring_room: false, wake: 0 }) => Ok(Some(count.into())),
+            Some(taken) => self.make_room(taken, calls).map(|()| Some(taken.count.into())),
+        }
+    }
+
+    #[cold]
+    fn make_room(&self, taken: Taken, calls: &Calls) -> io::Result<()> {
+        if taken.wake != 0 {
+            bump(&calls.futex_wakes);
+            self.state().writers.wake(taken.wake);
+        }
+        if taken.ring_room {
+            self.ring_room(calls)?;
+        }
+        Ok(())
+    }
+
+    fn ring_room(&self, calls: &Calls) -> io::Result<()> {
+        bump(&calls.writes);
+        self.room.notify()
+    }
+
+    pub(super) fn take(&self, calls: &Calls) -> io::Result<u64> {
+        match self.try_take(calls)? {
+            Some(count) => Ok(count),
+            None => self.sleep_and_take(calls),
+        }
+    }
+
+    #[cold]
+    fn sleep_and_take(&self, calls: &Calls) -> io::Result<u64> {
+        let state = self.state();
+        let look = || match state.try_take() {
+            None => state.is_stopped().then(|| Err(stopped())),
+            taken => taken.map(Ok),
+        };
+        let taken = state.readers.sleep_until(look, || bump(&calls.futex_waits))??;
+        self.make_room(taken, calls)?;
+        Ok(taken.count.into())
+    }
+
+    pub(super) fn set_maximum(&self, maximum: u64, calls: &Calls) -> io::Result<()> {
+        match self.state().set_maximum(check_maximum(maximum)?) {
+            Some(room) => self.make_room(room, calls),
+            None => Err(count_too_high(maximum)),
+        }
+    }
+
+    pub(super) fn maximum(&self, _: &Calls) -> io::Result<u64> {
+        Ok(self.state().maximum())
+    }
+
+    pub(super) fn count(&self) -> io::Result<u64> {
+        Ok(self.state().count())
+    }
+
+    pub(super) fn stop(&self, calls: &Calls) -> io::Result<()> {
+        bump(&calls.futex_wakes);
+        bump(&calls.futex_wakes);
+        self.state().stop();
+        Ok(())
+    }
+
+    /// A loop is about to sleep on the doorbell. False: look again instead.
+    pub(super) fn arm(&self) -> bool {
+        self.state().arm()
+    }
+
+    /// A loop stops looking: whoever looks next hears of what is left.
+    pub(super) fn hand_back(&self, calls: &Calls) -> io::Result<()> {
+        if self.arm() {
+            return Ok(());
+        }
+        bump(&calls.writes);
+        self.doorbell.notify()
+    }
+
+    /// A loop wants the room doorbell. True: there is room already.
+    pub(super) fn want_room(&self) -> bool {
+        std::mem::forget(Registered::at(&self.state().wanting));
+        self.state().admits(1)
+    }
+
+    /// It has seen room at once, and does not wait for a ring.
+    pub(super) fn wants_no_more(&self) {
+        self.state().wants_no_more();
+    }
+
+    /// It wants it no longer. The ring that it took may have been another's, too, who is to have it in that case.
+    pub(super) fn had_room(&self, calls: &Calls) -> io::Result<()> {
+        self.room.test_and_clear()?;
+        bump(&calls.reads);
+        let others = self.state().wants_no_more();
+        if others { self.ring_room(calls) } else { Ok(()) }
+    }
+}
+
+fn check_maximum(maximum: u64) -> io::Result<u32> {
+    match (encode(maximum), maximum) {
+        (Some(maximum), _) => Ok(maximum),
+        (None, 0) => Err(count_too_high(0)),
+        (None, _) => Err(maximum_too_high(BoundedMethod::Atomic, "4,294,967,295, or u64::MAX for none,")),
+    }
+}

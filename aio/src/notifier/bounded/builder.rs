@@ -1,0 +1,87 @@
+//! The choices that there are when a bounded notifier is made.
+
+use super::atomic::Atomic;
+use super::credit::Credit;
+use super::kernel::Kernel;
+use super::{BoundedMethod, BoundedNotifier, Counting, Engine};
+use crate::notifier::{Method, Reset, unsupported};
+use std::io;
+
+/// How to make a [`BoundedNotifier`].
+#[derive(Clone, Debug)]
+pub struct BoundedBuilder {
+    maximum: u64,
+    counting: Counting,
+    method: Option<BoundedMethod>,
+    reset: Reset,
+}
+
+impl BoundedBuilder {
+    pub(super) fn new(maximum: u64) -> Self {
+        Self { maximum, counting: Counting::Counter, method: None, reset: Reset::Autoreset }
+    }
+
+    /// What a take takes; by default all.
+    #[must_use]
+    pub fn counting(mut self, counting: Counting) -> Self {
+        self.counting = counting;
+        self
+    }
+
+    /// How the bound is kept; by default the kernel's own where a self-test sees it work, else the atomic method.
+    #[must_use]
+    pub fn method(mut self, method: BoundedMethod) -> Self {
+        self.method = Some(method);
+        self
+    }
+
+    /// How a loop resets the doorbell; by default [`Reset::Autoreset`]. The kernel and credit methods have no doorbell beside
+    /// the count: there the loop takes it with a read(2), whatever the default says.
+    #[must_use]
+    pub fn reset(mut self, reset: Reset) -> Self {
+        self.reset = reset;
+        self
+    }
+
+    /// Makes it.
+    ///
+    /// # Errors
+    /// `Unsupported`, with the reason, for a method that this kernel does not have, and for a doorbell that is never read
+    /// together with a count that has to be; `InvalidInput` for a maximum of zero, or one that the method cannot keep; what
+    /// eventfd(2) and memfd_create(2) say.
+    pub fn build(self) -> io::Result<BoundedNotifier> {
+        let Self { maximum, counting, reset, .. } = self;
+        if maximum == 0 {
+            let why = "a maximum of 0 admits nothing, and no count is below it; the least is 1";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        let best = [BoundedMethod::Kernel, BoundedMethod::Atomic];
+        let method = self.method.or_else(|| best.into_iter().find(|m| m.obstacle().is_none()));
+        let method = method.unwrap_or(BoundedMethod::Atomic);
+        if let Some(why) = method.obstacle() {
+            return Err(unsupported(why));
+        }
+        refuse_unread(method, reset)?;
+        let engine = match method {
+            BoundedMethod::Kernel => Engine::Kernel(Kernel::new(maximum, counting)?),
+            BoundedMethod::Atomic => Engine::Atomic(Atomic::new(maximum, counting, reset)?),
+            BoundedMethod::Credit => Engine::Credit(Credit::new(maximum, counting)?),
+        };
+        Ok(BoundedNotifier::from_engine(engine, reset))
+    }
+}
+
+/// Where the descriptor's count is the bounded one, somebody must take it, and must learn what it was.
+pub(super) fn refuse_unread(method: BoundedMethod, reset: Reset) -> io::Result<()> {
+    match (method, reset) {
+        (BoundedMethod::Atomic, _) => Ok(()),
+        (_, Reset::Classic | Reset::Autoreset | Reset::AutoresetBy(Method::Read)) => Ok(()),
+        (_, Reset::AutoresetBy(Method::Edge)) => Err(unsupported(
+            "an edge is never read, so nothing would lower the count and its producer would stall for ever after \
+             maximum - 1 notifications; choose Reset::Classic, or the atomic method, whose doorbell has no maximum",
+        )),
+        (_, Reset::AutoresetBy(_)) => Err(unsupported(
+            "the count would be taken where nobody learns of it; choose Reset::Classic, or the atomic method",
+        )),
+    }
+}

@@ -1,0 +1,338 @@
+//! Bounded notifiers on a loop: a consumer's callback for a count, a producer's for room.
+
+use super::builder::refuse_unread;
+use super::{BoundedMethod, BoundedNotifier, Engine};
+use crate::bottom_half::BottomHalf;
+use crate::context::{AioContext, Inner};
+use crate::handler::{Action, AddError, Callback, Interest, Registration, Watch};
+use crate::notifier::{Method, Reset};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::{Rc, Weak};
+
+/// Callbacks in one turn; more wait for the next, so no producer keeps the loop's other handlers from running.
+const BATCH: usize = 16;
+
+/// Why [`Reset::Autoreset`] ends with a read.
+const COUNT_IS_READ: &str =
+    "with this bound the count is the descriptor's own and has to be taken, so the loop reads";
+
+impl AioContext {
+    /// Calls `callback` with what it took from `notifier`, whenever there is a count: all of it, or one for each call, as the
+    /// notifier [counts](crate::Counting). What was notified before this call counts.
+    ///
+    /// With the atomic method the doorbell rings only while this loop sleeps, and is reset as the notifier asks
+    /// ([`BoundedBuilder::reset`](crate::BoundedBuilder::reset)); with the others the count is in the descriptor, which is
+    /// level-triggered, and taken with one read(2) for each call. Adding a notifier that has a handler in this context
+    /// replaces it.
+    ///
+    /// # Errors
+    /// The callback comes back with the reason: `Unsupported` if the notifier's reset names a method that this context, or
+    /// this kind of bound, cannot do; else as for [`add_fd`](Self::add_fd).
+    pub fn add_bounded<F>(
+        &self,
+        notifier: &BoundedNotifier,
+        callback: F,
+    ) -> Result<BoundedRegistration, AddError<F>>
+    where
+        F: Fn(&AioContext, u64) + 'static,
+    {
+        let (notifier, removed) = (notifier.clone(), Rc::default());
+        let consumer = Rc::new(Consumer { notifier, callback, removed, again: OnceCell::new() });
+        match self.watch_count(&consumer) {
+            Ok((registration, method, fallback)) => Ok(BoundedRegistration {
+                registration: Some(registration),
+                removed: Rc::clone(&consumer.removed),
+                notifier: consumer.notifier.clone(),
+                method,
+                fallback,
+            }),
+            Err(error) => match Rc::into_inner(consumer) {
+                Some(Consumer { callback, .. }) => Err(AddError { error, handler: callback }),
+                None => unreachable!("a handler that was not registered holds nothing"),
+            },
+        }
+    }
+
+    fn watch_count<F>(
+        &self,
+        consumer: &Rc<Consumer<F>>,
+    ) -> io::Result<(Registration, Method, Option<&'static str>)>
+    where
+        F: Fn(&AioContext, u64) + 'static,
+    {
+        let notifier = &consumer.notifier;
+        refuse_unread(notifier.method(), notifier.reset())?;
+        let Engine::Atomic(engine) = &notifier.inner.engine else {
+            let run = Rc::clone(consumer);
+            let registration = self.add_fd(notifier, Interest::READABLE, move |ctx, _| {
+                run.take_one(ctx);
+            })?;
+            let fallback = (notifier.reset() == Reset::Autoreset).then_some(COUNT_IS_READ);
+            return Ok((registration, Method::Read, fallback));
+        };
+        let weak = Rc::downgrade(consumer);
+        let again = consumer.again.get_or_init(|| {
+            self.bottom_half(move |ctx| {
+                if let Some(consumer) = weak.upgrade() {
+                    consumer.take_all(ctx);
+                }
+            })
+        });
+        let run = Rc::clone(consumer);
+        let registration = self.add_notifier(engine.bell(), move |ctx| run.take_all(ctx))?;
+        // Nobody rang for what came while no loop had asked for it.
+        again.schedule();
+        let (method, fallback) = (registration.method(), registration.fallback());
+        Ok((registration.into_registration(), method, fallback))
+    }
+
+    /// Calls `callback` once after each [`arm`](WritableRegistration::arm), when there is room for one: for a producer that
+    /// must not sleep in [`notify`](BoundedNotifier::notify). Perhaps for nothing: others may be faster.
+    ///
+    /// # Errors
+    /// The callback comes back with the reason: no descriptor is left.
+    pub fn add_writable<F>(
+        &self,
+        notifier: &BoundedNotifier,
+        callback: F,
+    ) -> Result<WritableRegistration, AddError<F>>
+    where
+        F: Fn(&AioContext) + 'static,
+    {
+        let engine = &notifier.inner.engine;
+        let room = match engine {
+            Engine::Kernel(engine) => engine.room(),
+            Engine::Atomic(engine) => engine.room(),
+            Engine::Credit(engine) => engine.room(),
+        };
+        // A number of its own: a consumer, or another producer, may watch the same file in the same context.
+        let room = match room.try_clone_to_owned() {
+            Ok(room) => room,
+            Err(error) => return Err(AddError { error, handler: callback }),
+        };
+        let producer = Rc::new_cyclic(|this: &Weak<Producer>| {
+            let this = Weak::clone(this);
+            let again = self.bottom_half(move |ctx| {
+                if let Some(producer) = this.upgrade() {
+                    producer.has_room(ctx);
+                }
+            });
+            Producer {
+                context: Rc::downgrade(&self.inner),
+                notifier: notifier.clone(),
+                room,
+                callback: Rc::new(callback),
+                waits: RefCell::new(Waits::Not),
+                again,
+            }
+        });
+        Ok(WritableRegistration { producer })
+    }
+}
+
+/// The handler's side of a [`BoundedRegistration`].
+struct Consumer<F> {
+    notifier: BoundedNotifier,
+    callback: F,
+    removed: Rc<Cell<bool>>,
+    /// Goes on with what a batch left. Only with the atomic method.
+    again: OnceCell<BottomHalf>,
+}
+
+impl<F: Fn(&AioContext, u64)> Consumer<F> {
+    /// True if there was something to take. An error is that of a descriptor that a peer has spoilt: nothing to take.
+    fn take_one(&self, ctx: &AioContext) -> bool {
+        let taken = self.notifier.try_take().ok().flatten();
+        if let Some(count) = taken {
+            (self.callback)(ctx, count);
+        }
+        taken.is_some()
+    }
+
+    /// Takes what there is, and has the doorbell rung for what comes next.
+    fn take_all(&self, ctx: &AioContext) {
+        let (Engine::Atomic(engine), Some(again)) = (&self.notifier.inner.engine, self.again.get()) else {
+            return;
+        };
+        // The doorbell is off until the end: a callback that turns the loop must not sleep before somebody has come here.
+        again.schedule();
+        for _ in 0..BATCH {
+            let took = self.take_one(ctx);
+            if self.removed.get() {
+                return;
+            }
+            if !took {
+                if engine.arm() {
+                    again.cancel();
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// A bounded notifier's consumer on a loop. Dropping it removes the handler; what has not been taken stays for the next.
+#[must_use = "dropping a registration removes its handler"]
+pub struct BoundedRegistration {
+    /// `None` only in `drop`.
+    registration: Option<Registration>,
+    removed: Rc<Cell<bool>>,
+    notifier: BoundedNotifier,
+    method: Method,
+    fallback: Option<&'static str>,
+}
+
+impl BoundedRegistration {
+    /// Who resets the descriptor that wakes the loop.
+    pub fn method(&self) -> Method {
+        self.method
+    }
+
+    /// Why [`Reset::Autoreset`] ended with a read(2) after all; `None` if it did not.
+    pub fn fallback(&self) -> Option<&'static str> {
+        self.fallback
+    }
+
+    /// True until the handler is replaced or its context dropped.
+    pub fn is_live(&self) -> bool {
+        self.registration.as_ref().is_some_and(Registration::is_live)
+    }
+}
+
+impl Drop for BoundedRegistration {
+    fn drop(&mut self) {
+        self.removed.set(true);
+        drop(self.registration.take());
+        if let Engine::Atomic(engine) = &self.notifier.inner.engine {
+            // The doorbell is ours and open, and a full counter is no error: there is nothing that a caller could mend.
+            let _ = engine.hand_back(&self.notifier.inner.calls);
+        }
+    }
+}
+
+impl fmt::Debug for BoundedRegistration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoundedRegistration").field("live", &self.is_live()).finish_non_exhaustive()
+    }
+}
+
+/// What a producer waits for.
+enum Waits {
+    Not,
+    /// There was room when it asked: the bottom half will tell.
+    ForTheNextTurn,
+    ForRoom(Registration),
+}
+
+/// The handler's side of a [`WritableRegistration`].
+struct Producer {
+    context: Weak<Inner>,
+    notifier: BoundedNotifier,
+    room: OwnedFd,
+    callback: Rc<Callback>,
+    waits: RefCell<Waits>,
+    again: BottomHalf,
+}
+
+impl Producer {
+    fn arm(self: &Rc<Self>) -> io::Result<()> {
+        if !matches!(*self.waits.borrow(), Waits::Not) {
+            return Ok(());
+        }
+        let Some(context) = self.context.upgrade() else {
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "the context of this producer has been dropped",
+            ));
+        };
+        let (engine, calls) = (&self.notifier.inner.engine, &self.notifier.inner.calls);
+        if let Engine::Atomic(engine) = engine
+            && engine.want_room()
+        {
+            engine.wants_no_more();
+            self.waits.replace(Waits::ForTheNextTurn);
+            self.again.schedule();
+            return Ok(());
+        }
+        let interest = match self.notifier.method() {
+            BoundedMethod::Kernel => Interest::WRITABLE,
+            _ => Interest::READABLE,
+        };
+        // Registered only while it waits: the room of the other methods is a level, and an error on it is one, too.
+        let this = Rc::downgrade(self);
+        let callback = move |ctx: &AioContext, _| {
+            if let Some(this) = this.upgrade() {
+                this.has_room(ctx);
+            }
+        };
+        let action = || Action::Fd(Box::new(callback));
+        match context.register(self.room.as_raw_fd(), Watch::Level(interest), action) {
+            Ok(token) => {
+                let registration = Registration { context: Weak::clone(&self.context), token };
+                self.waits.replace(Waits::ForRoom(registration));
+                Ok(())
+            }
+            Err(e) => {
+                if let Engine::Atomic(engine) = engine {
+                    engine.had_room(calls)?;
+                }
+                Err(e)
+            }
+        }
+    }
+
+    fn has_room(&self, ctx: &AioContext) {
+        if self.stop_waiting() {
+            (self.callback)(ctx);
+        }
+    }
+
+    /// False if it did not wait.
+    fn stop_waiting(&self) -> bool {
+        match self.waits.replace(Waits::Not) {
+            Waits::Not => false,
+            Waits::ForTheNextTurn => true,
+            Waits::ForRoom(registration) => {
+                drop(registration);
+                if let Engine::Atomic(engine) = &self.notifier.inner.engine {
+                    // As for `hand_back`: the room doorbell is ours and open.
+                    let _ = engine.had_room(&self.notifier.inner.calls);
+                }
+                true
+            }
+        }
+    }
+}
+
+/// A producer on a loop that is told of room. Dropping it removes the handler.
+#[must_use = "dropping a registration removes its handler"]
+pub struct WritableRegistration {
+    producer: Rc<Producer>,
+}
+
+impl WritableRegistration {
+    /// Asks for one call, in a later turn, once there is room for one. To be called when
+    /// [`try_notify`](BoundedNotifier::try_notify) would block; asking again before the call changes nothing.
+    ///
+    /// # Errors
+    /// `NotFound` if the context has been dropped, else what epoll_ctl(2) says.
+    pub fn arm(&self) -> io::Result<()> {
+        self.producer.arm()
+    }
+}
+
+impl Drop for WritableRegistration {
+    fn drop(&mut self) {
+        self.producer.stop_waiting();
+    }
+}
+
+impl fmt::Debug for WritableRegistration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let waits = !matches!(*self.producer.waits.borrow(), Waits::Not);
+        f.debug_struct("WritableRegistration").field("waits", &waits).finish_non_exhaustive()
+    }
+}

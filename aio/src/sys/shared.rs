@@ -1,0 +1,117 @@
+//! A page of memory that several processes map: a sealed memfd.
+#![expect(unsafe_code, reason = "memfd_create(2), its seals, and a mapping that lives as long as its owner")]
+
+use super::check;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::{self, NonNull};
+
+/// Bytes of it. Less than a page of any architecture, and the mapping ends with the file.
+const BYTES: usize = 4096;
+/// Nobody can resize the file, so no access to the mapping can end in SIGBUS.
+const SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+
+/// Zeroed memory of 4096 bytes, shared with whoever is given its descriptor.
+#[derive(Debug)]
+pub(crate) struct SharedPage {
+    fd: OwnedFd,
+    /// Invariant: `BYTES` bytes, mapped readable and writable until `drop`.
+    start: NonNull<u8>,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread; all access goes through `start`, whose users answer for it.
+unsafe impl Send for SharedPage {}
+// SAFETY: as for Send.
+unsafe impl Sync for SharedPage {}
+
+impl SharedPage {
+    /// A new page of zeros.
+    pub(crate) fn new() -> io::Result<Self> {
+        let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+        // SAFETY: the name is a static C string.
+        let fd = check(unsafe { libc::memfd_create(c"aio-bounded".as_ptr(), flags) }.into())?;
+        // SAFETY: fresh from the kernel; nobody else owns it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+        // SAFETY: integers only.
+        check(unsafe { libc::ftruncate(fd.as_raw_fd(), BYTES as libc::off_t) }.into())?;
+        // SAFETY: integers only.
+        check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, SEALS | libc::F_SEAL_SEAL) }.into())?;
+        Self::map(fd)
+    }
+
+    /// The page that another process made.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the descriptor is no memory file of the right size that is sealed against resizing.
+    pub(crate) fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        let refuse = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        // SAFETY: takes no argument; EINVAL for a file that cannot be sealed.
+        let seals = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) };
+        if seals < 0 || seals & SEALS != SEALS {
+            return refuse(
+                "this is not a memfd that is sealed against resizing, so its owner could pull it away",
+            );
+        }
+        let size = std::fs::File::from(fd.try_clone()?).metadata()?.len();
+        if size != BYTES as u64 {
+            return refuse("this memfd does not have the size of a bounded notifier's memory");
+        }
+        Self::map(fd)
+    }
+
+    fn map(fd: OwnedFd) -> io::Result<Self> {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
+        let start =
+            unsafe { libc::mmap(ptr::null_mut(), BYTES, access, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
+        match NonNull::new(start.cast::<u8>()) {
+            Some(start) if start.as_ptr().cast() != libc::MAP_FAILED => Ok(Self { fd, start }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Where the page begins; aligned to a page.
+    pub(crate) fn as_ptr<T>(&self) -> *mut T {
+        const { assert!(size_of::<T>() <= BYTES && align_of::<T>() <= BYTES) };
+        self.start.as_ptr().cast()
+    }
+}
+
+impl AsFd for SharedPage {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for SharedPage {
+    fn drop(&mut self) {
+        // SAFETY: ours alone in this process (the invariant of `start`), and nobody can reach it any more.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), BYTES) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_mappings_are_one_memory() {
+        let first = SharedPage::new().unwrap();
+        let second = SharedPage::from_fd(first.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        // SAFETY: a byte of each mapping; no reference to either exists.
+        let seen = unsafe {
+            first.as_ptr::<u8>().write_volatile(7);
+            second.as_ptr::<u8>().read_volatile()
+        };
+        assert_eq!(seen, 7);
+    }
+
+    #[test]
+    fn what_could_be_pulled_away_is_refused() {
+        let page = SharedPage::new().unwrap();
+        let file = std::fs::File::from(page.as_fd().try_clone_to_owned().unwrap());
+        assert_eq!(file.set_len(0).unwrap_err().raw_os_error(), Some(libc::EPERM));
+        let (pipe, _other) = std::io::pipe().unwrap();
+        assert_eq!(SharedPage::from_fd(pipe.into()).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+}
