@@ -11,6 +11,7 @@
 pub(crate) mod epoll;
 pub(crate) mod eventfd;
 pub(crate) mod fd;
+#[cfg(not(loom))]
 pub(crate) mod futex;
 pub(crate) mod ppoll;
 pub(crate) mod shared;

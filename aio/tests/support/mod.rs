@@ -1,30 +1,13 @@
 //! What the test binaries share: a hang guard, counters, and turns of the loop.
 
+mod guard;
 pub(crate) mod os;
 
 use aio::AioContext;
+pub(crate) use guard::guarded;
 use std::cell::{Cell, RefCell};
-use std::io::Write;
 use std::rc::Rc;
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
-
-/// How long a test may take before it is taken for a hang. None comes near it.
-const HANG: Duration = Duration::from_secs(60);
-
-/// Runs a test; if it hangs, names it and aborts, since a loop that sleeps for ever cannot be ended otherwise.
-pub(crate) fn guarded(name: &'static str, test: impl FnOnce()) {
-    let (alive, ended) = mpsc::channel::<()>();
-    std::thread::spawn(move || {
-        if ended.recv_timeout(HANG) == Err(RecvTimeoutError::Timeout) {
-            // Not eprintln: the test harness would keep its output from us.
-            let _ = writeln!(std::io::stderr(), "\n{name} hangs");
-            std::process::abort();
-        }
-    });
-    test();
-    drop(alive);
-}
 
 /// A counter that callbacks share.
 #[derive(Clone, Debug, Default)]

@@ -68,7 +68,7 @@ impl BoundedMethod {
 
     /// Why this kernel cannot do it; `None` if it can.
     pub fn obstacle(self) -> Option<&'static str> {
-        (self == Self::Kernel && !crate::sys::eventfd::has_maximum()).then_some(
+        (self == Self::Kernel && !crate::sys::eventfd::probe_maximum()).then_some(
             "this kernel has no EFD_IOC_SET_MAXIMUM for eventfds; take the atomic or the credit method",
         )
     }

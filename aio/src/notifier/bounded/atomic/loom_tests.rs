@@ -14,10 +14,11 @@ use loom::thread;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// All schedules with at most this many preemptions; LOOM_MAX_PREEMPTIONS overrides it.
+/// All schedules with at most this many preemptions; LOOM_MAX_PREEMPTIONS lowers it.
 fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
+    builder.preemption_bound =
+        Some(builder.preemption_bound.map_or(preemptions, |most| most.min(preemptions)));
     builder.check(model);
 }
 
@@ -55,6 +56,9 @@ fn make_room(state: &State, taken: Taken) {
 fn all_that_is_added_is_taken(maximum: u32, semaphore: bool, adds: &'static [&'static [u64]]) {
     check(2, move || {
         let state = Arc::new(State::new(maximum, semaphore));
+        // Full from the start, so that whoever comes has to wait.
+        let full = u64::from(maximum) - 1;
+        add(&state, full);
         let producers: Vec<_> = adds
             .iter()
             .map(|adds| {
@@ -62,7 +66,7 @@ fn all_that_is_added_is_taken(maximum: u32, semaphore: bool, adds: &'static [&'s
                 thread::spawn(move || adds.iter().for_each(|n| add(&state, *n)))
             })
             .collect();
-        let total: u64 = adds.iter().copied().flatten().sum();
+        let total = full + adds.iter().copied().flatten().sum::<u64>();
         let mut sum = 0;
         while sum < total {
             let taken = take(&state);
@@ -76,21 +80,21 @@ fn all_that_is_added_is_taken(maximum: u32, semaphore: bool, adds: &'static [&'s
 
 #[test]
 fn a_producer_that_sleeps_for_room_is_woken() {
-    all_that_is_added_is_taken(2, false, &[&[1, 1, 1]]);
-    all_that_is_added_is_taken(2, true, &[&[1, 1, 1]]);
+    all_that_is_added_is_taken(2, false, &[&[1, 1]]);
+    all_that_is_added_is_taken(2, true, &[&[1, 1]]);
 }
 
 #[test]
 fn two_producers_that_sleep_for_room_are_woken() {
-    all_that_is_added_is_taken(2, true, &[&[1, 1], &[1]]);
-    all_that_is_added_is_taken(2, false, &[&[1, 1], &[1]]);
+    all_that_is_added_is_taken(2, true, &[&[1], &[1]]);
+    all_that_is_added_is_taken(2, false, &[&[1], &[1]]);
 }
 
 /// One waits for all the room there is, the others for a part of it.
 #[test]
 fn a_large_producer_is_woken_among_small_ones() {
-    all_that_is_added_is_taken(3, true, &[&[1, 1], &[2]]);
-    all_that_is_added_is_taken(3, false, &[&[1, 1], &[2]]);
+    all_that_is_added_is_taken(3, true, &[&[1], &[2]]);
+    all_that_is_added_is_taken(3, false, &[&[1], &[2]]);
 }
 
 #[test]
@@ -260,7 +264,9 @@ fn a_full_count_is_slept_out_wrongly(mistake: Mistake) {
         assert!(state.try_add(1).is_some());
         let producer = thread::spawn({
             let state = Arc::clone(&state);
-            move || drop(sleep_wrongly(&state.writers, mistake, || state.try_add(1)))
+            move || {
+                sleep_wrongly(&state.writers, mistake, || state.try_add(1));
+            }
         });
         make_room(&state, state.try_take().unwrap());
         producer.join().unwrap();
