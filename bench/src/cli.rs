@@ -4,6 +4,7 @@ pub(crate) mod schedule;
 pub(crate) mod value;
 
 use crate::error::Error;
+use crate::flow_control::FlowControlArgs;
 use crate::vhost_user::options::VhostUserArgs;
 use crate::virtio_blk::options::VirtioBlkArgs;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -48,6 +49,8 @@ pub(crate) enum Command {
     VhostUser(VhostUserArgs),
     /// What each bare operation on an eventfd costs here: the floor under every event loop
     Eventfd(EventfdArgs),
+    /// Bounded event counts: the three benchmarks of the EFD_IOC_SET_MAXIMUM proposal, with each way to keep the bound
+    FlowControl(FlowControlArgs),
     /// What can be measured: the arms and the operations
     List,
 }
@@ -124,7 +127,9 @@ mod tests {
 
     #[test]
     fn help_and_version_are_texts_for_stdout() {
-        for arguments in [&["--help"][..], &["--version"], &["eventfd", "--help"]] {
+        for arguments in
+            [&["--help"][..], &["--version"], &["eventfd", "--help"], &["flow-control", "--help"]]
+        {
             assert!(matches!(parse(arguments), Ok(Parsed::Print(text)) if text.contains("bench")));
         }
     }

@@ -12,7 +12,7 @@ mod syscall;
 mod two_threads;
 
 pub(crate) use one_thread::Operation;
-pub(crate) use syscall::clock_ns;
+pub(crate) use syscall::{Calls, EventFd, clock_ns};
 
 use crate::campaign::{self, Campaign, Case};
 use crate::cli::EventfdArgs;

@@ -11,6 +11,7 @@ mod descriptors;
 mod environment;
 mod error;
 mod eventfd;
+mod flow_control;
 mod interrupt;
 mod list;
 mod measure;
@@ -58,6 +59,11 @@ fn run() -> Result<u8, Error> {
         Command::Eventfd(args) => {
             let mut session = Session::start(&args.schedule)?;
             let report = eventfd::run(&args, &mut session)?;
+            session.finish(&report)
+        }
+        Command::FlowControl(args) => {
+            let mut session = Session::start(&args.schedule)?;
+            let report = flow_control::run(&args, &mut session)?;
             session.finish(&report)
         }
         Command::List => print(&list::render(report::colour_on_stdout())),

@@ -1,0 +1,196 @@
+//! The proposal's figures (cover letter of v5, 4-core x86_64), and what it takes to call ours a reproduction of them: the
+//! shape, not the machine.
+
+use crate::report::number::{fixed, number};
+
+/// Bench 1: wcpu_ms, rcpu_ms, EAGAIN, writes, reads.
+pub(super) const BURST_UNLIMITED: [f64; 5] = [5002.0, 132.0, 0.0, 6_517_388.0, 4506.0];
+pub(super) const BURST_10: [f64; 5] = [133.0, 150.0, 0.0, 40_456.0, 4496.0];
+/// Bench 2, from the write: p99, p999, max in us.
+pub(super) const TAIL_UNLIMITED: [f64; 3] = [141_218.0, 142_477.0, 142_588.0];
+pub(super) const TAIL_10: [f64; 3] = [1719.0, 2378.0, 2381.0];
+/// Bench 3: writes, reads, avg_batch.
+pub(super) const COALESCING_UNLIMITED: [f64; 3] = [10_000.0, 79.0, 126.6];
+pub(super) const COALESCING_10: [f64; 3] = [10_000.0, 1121.0, 8.9];
+
+/// Its claim for bench 1: the writer's CPU time drops by more than this part.
+const CPU_DROP: f64 = 0.97;
+/// Its claim for bench 2: the ratio of the two p999, give or take a factor of 2.
+const TAIL_RATIO: f64 = TAIL_UNLIMITED[1] / TAIL_10[1];
+const TAIL_FACTOR: f64 = 2.0;
+/// Of the bounded batch, `maximum - 1` less a last one that is not full.
+const BATCH_TOLERANCE: f64 = 0.2;
+
+/// One figure beside ours.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Judged {
+    pub(super) figure: &'static str,
+    pub(super) proposal: String,
+    pub(super) ours: String,
+    /// Why not, if not.
+    pub(super) verdict: Result<(), String>,
+}
+
+impl Judged {
+    fn new(figure: &'static str, proposal: String, ours: String, verdict: Result<(), String>) -> Self {
+        Self { figure, proposal, ours, verdict }
+    }
+
+    /// "reproduced", or why not.
+    pub(super) fn words(&self) -> String {
+        match &self.verdict {
+            Ok(()) => "reproduced".to_owned(),
+            Err(why) => format!("not reproduced: {why}"),
+        }
+    }
+}
+
+fn verdict(good: bool, why: impl FnOnce() -> String) -> Result<(), String> {
+    if good { Ok(()) } else { Err(why()) }
+}
+
+/// Bench 1: the writer's CPU time.
+pub(super) fn cpu(unlimited_ms: f64, bounded_ms: f64) -> Judged {
+    let drop = |unlimited: f64, bounded: f64| 1.0 - bounded / unlimited;
+    let text = |unlimited, bounded| {
+        format!(
+            "{} -> {} ms, -{}%",
+            number(unlimited),
+            number(bounded),
+            fixed(100.0 * drop(unlimited, bounded), 1)
+        )
+    };
+    let good = drop(unlimited_ms, bounded_ms) > CPU_DROP;
+    let why = || {
+        let share = 100.0 * bounded_ms / unlimited_ms;
+        format!(
+            "the bounded writer still takes {}% of the unbounded one's time, not less than 3%",
+            fixed(share, 1)
+        )
+    };
+    let proposal = text(BURST_UNLIMITED[0], BURST_10[0]);
+    Judged::new("writer CPU, bench 1", proposal, text(unlimited_ms, bounded_ms), verdict(good, why))
+}
+
+/// Bench 1: a blocking writer is never told EAGAIN.
+pub(super) fn eagain(bounded: f64) -> Judged {
+    let why = || "a blocking writer was told EAGAIN".to_owned();
+    Judged::new("EAGAIN, bench 1", number(BURST_10[2]), number(bounded), verdict(bounded == 0.0, why))
+}
+
+/// Bench 1: what the reader finds when it wakes.
+pub(super) fn burst_batch(writes: f64, reads: f64, maximum: u64) -> Judged {
+    let proposal = BURST_10[3] / BURST_10[4];
+    batch("writes per read, bench 1", proposal, writes / reads, maximum)
+}
+
+/// Bench 3: the average batch.
+pub(super) fn coalescing_batch(avg_batch: f64, maximum: u64) -> Judged {
+    batch("bounded batch, bench 3", COALESCING_10[2], avg_batch, maximum)
+}
+
+fn batch(figure: &'static str, proposal: f64, ours: f64, maximum: u64) -> Judged {
+    let full = (maximum - 1) as f64;
+    let good = ours <= full + BATCH_TOLERANCE && (ours - proposal).abs() <= BATCH_TOLERANCE;
+    let why = || match ours > full {
+        true => format!("the count exceeds maximum - 1 = {full}"),
+        false => format!(
+            "batches are not full: the reader finds {} of {full}, so it comes before the writer has \
+                          filled up again",
+            fixed(ours, 2)
+        ),
+    };
+    Judged::new(figure, fixed(proposal, 2), fixed(ours, 2), verdict(good, why))
+}
+
+/// Bench 3: the batch without a bound, which depends on what a write costs.
+pub(super) fn unlimited_batch(avg_batch: f64) -> Judged {
+    let proposal = COALESCING_UNLIMITED[2];
+    let good = avg_batch >= proposal / 2.0 && avg_batch <= proposal * 2.0;
+    let why = || {
+        // A batch is what is written during one read's work.
+        let ns = |batch: f64| number(125_000.0 / batch);
+        format!(
+            "10,000 writes last only as long as their cost, {} ns each here and {} there",
+            ns(avg_batch),
+            ns(proposal)
+        )
+    };
+    Judged::new("unlimited batch, bench 3", fixed(proposal, 1), fixed(avg_batch, 1), verdict(good, why))
+}
+
+/// Bench 2: the ratio of the two p999, from the write.
+pub(super) fn tail(unlimited_us: f64, bounded_us: f64) -> Judged {
+    let ratio = unlimited_us / bounded_us;
+    let good = ratio >= TAIL_RATIO / TAIL_FACTOR && ratio <= TAIL_RATIO * TAIL_FACTOR;
+    let text = |unlimited: f64, bounded: f64| {
+        let ms = |us: f64| number(us / 1000.0);
+        format!("{} -> {} ms, {}x", ms(unlimited), ms(bounded), number(unlimited / bounded))
+    };
+    let why = || {
+        // Which end of the ratio differs more from the proposal's?
+        let off = |ours: f64, theirs: f64| (ours / theirs).ln().abs();
+        let which = if off(unlimited_us, TAIL_UNLIMITED[1]) > off(bounded_us, TAIL_10[1]) {
+            ("unlimited", unlimited_us, TAIL_UNLIMITED[1])
+        } else {
+            ("bounded", bounded_us, TAIL_10[1])
+        };
+        let times = number(which.1 / which.2);
+        format!(
+            "the ratio is not within 30 to 120; most of that is the {} end, {times} times theirs",
+            which.0
+        )
+    };
+    let proposal = text(TAIL_UNLIMITED[1], TAIL_10[1]);
+    Judged::new("p999 from the write, bench 2", proposal, text(unlimited_us, bounded_us), verdict(good, why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_proposals_own_figures_reproduce_it() {
+        let judged = [
+            cpu(BURST_UNLIMITED[0], BURST_10[0]),
+            eagain(0.0),
+            burst_batch(BURST_10[3], BURST_10[4], 10),
+            coalescing_batch(COALESCING_10[2], 10),
+            unlimited_batch(COALESCING_UNLIMITED[2]),
+            tail(TAIL_UNLIMITED[1], TAIL_10[1]),
+        ];
+        for judged in judged {
+            assert_eq!(judged.words(), "reproduced", "{judged:?}");
+            assert_eq!(judged.proposal, judged.ours, "{judged:?}");
+        }
+    }
+
+    #[test]
+    fn the_limits_are_where_they_should_be() {
+        assert!(cpu(1000.0, 29.9).verdict.is_ok() && cpu(1000.0, 30.1).verdict.is_err());
+        assert!(tail(121.0, 1.0).verdict.is_err() && tail(119.0, 1.0).verdict.is_ok());
+        assert!(tail(29.0, 1.0).verdict.is_err() && tail(31.0, 1.0).verdict.is_ok());
+        assert!(coalescing_batch(9.0, 10).verdict.is_ok() && coalescing_batch(8.6, 10).verdict.is_err());
+        assert!(coalescing_batch(9.3, 10).verdict.is_err());
+        assert!(unlimited_batch(64.0).verdict.is_ok() && unlimited_batch(62.0).verdict.is_err());
+        assert!(eagain(1.0).verdict.is_err());
+    }
+
+    #[test]
+    fn what_is_not_reproduced_says_why() {
+        assert_eq!(
+            cpu(5000.0, 500.0).words(),
+            "not reproduced: the bounded writer still takes 10.0% of the unbounded one's time, not less than 3%"
+        );
+        assert_eq!(
+            tail(142_000.0, 600.0).words(),
+            "not reproduced: the ratio is not within 30 to 120; most of that is the bounded end, 0.25 times theirs"
+        );
+        assert_eq!(
+            unlimited_batch(500.0).words(),
+            "not reproduced: 10,000 writes last only as long as their cost, 250 ns each here and 987 there"
+        );
+        assert!(coalescing_batch(9.5, 10).words().contains("exceeds maximum - 1 = 9"));
+        assert!(coalescing_batch(5.0, 10).words().contains("finds 5.00 of 9"));
+    }
+}
