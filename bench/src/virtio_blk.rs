@@ -16,7 +16,7 @@ use crate::eventfd;
 use crate::pin::Placement;
 use crate::report::Report;
 use crate::session::{Session, complain};
-use options::VirtioBlkArgs;
+use options::{Setup, VirtioBlkArgs};
 use rig::Rig;
 use std::cell::RefCell;
 use std::time::Duration;
@@ -26,9 +26,9 @@ const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(25) };
 
 /// Refuses what cannot be measured, before anything is said or done.
 pub(crate) fn check(args: &VirtioBlkArgs) -> Result<(), Error> {
-    args.setup()?;
+    let setup = args.setup()?;
     let asked = args.arms();
-    if asked.is_empty() { Ok(()) } else { available(&asked).map(drop) }
+    if asked.is_empty() { Ok(()) } else { available(&asked, &setup).map(drop) }
 }
 
 /// Runs the benchmark. Blocks until it is done or Ctrl-C is pressed.
@@ -36,7 +36,7 @@ pub(crate) fn run(args: &VirtioBlkArgs, session: &mut Session) -> Result<Report,
     let placements = args.placement.placements(&session.environment.allowed)?;
     let setup = args.setup()?;
     let asked = args.arms();
-    let arms = available(&asked)?;
+    let arms = available(&asked, &setup)?;
     let plan = args.schedule.plan(QUICK, FULL, arms.len() * placements.len())?;
 
     let everywhere = placements.iter().flat_map(|&placement| arms.iter().map(move |arm| (placement, arm)));
@@ -77,9 +77,9 @@ pub(crate) fn run(args: &VirtioBlkArgs, session: &mut Session) -> Result<Report,
 
 /// The arms to run, each with the reason why it cannot, if it cannot. For one that was asked for by its name that is an
 /// error. Otherwise it is a line of the table, but for those that wait for a kernel patch: they are left out, in one line.
-fn available(asked: &[Arm]) -> Result<Vec<(Arm, Option<String>)>, Error> {
+fn available(asked: &[Arm], setup: &Setup) -> Result<Vec<(Arm, Option<String>)>, Error> {
     if !asked.is_empty() {
-        let missing = asked.iter().find_map(|arm| Some((arm, rig::obstacle(*arm)?)));
+        let missing = asked.iter().find_map(|arm| Some((arm, rig::obstacle(*arm, setup)?)));
         return match missing {
             Some((arm, why)) => {
                 Err(Error::Unavailable(format!("--arms: {arm} is not available here: {why}")))
@@ -89,7 +89,7 @@ fn available(asked: &[Arm]) -> Result<Vec<(Arm, Option<String>)>, Error> {
     }
     let (mut arms, mut unpatched) = (Vec::new(), None);
     for arm in Arm::all() {
-        match rig::obstacle(arm) {
+        match rig::obstacle(arm, setup) {
             Some(why) if arm.reset() == Reset::KernelFlag => unpatched = Some(why),
             missing => arms.push((arm, missing)),
         }

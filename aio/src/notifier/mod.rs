@@ -16,7 +16,7 @@ pub use reset::{Method, Reset};
 
 use crate::handler::{Registration, Watch};
 use crate::monitor::MonitorKind;
-use crate::sys::eventfd::{AutoresetFlag, EventFd, autoreset_flag, resets_itself};
+use crate::sys::eventfd::{AutoresetFlag, EventFd, autoreset_flag, maximum, probe_maximum, resets_itself};
 use crate::sys::fd::is_nonblocking;
 use std::fmt;
 use std::io;
@@ -134,6 +134,10 @@ impl EventNotifier {
             (Method::Edge, Poll) => {
                 Some("ppoll(2) has no edges, so the loop reads; choose the epoll or io_uring monitor")
             }
+            (Method::Edge, _) if has_maximum(self.fd.as_fd()) => Some(
+                "this eventfd has a maximum (EFD_IOC_SET_MAXIMUM), and an edge is never read: its writers would stall for \
+                 ever after maximum - 1 rings; use Reset::Classic or a ring read",
+            ),
             (Method::Edge, Epoll) => (!probe::epoll_edge()).then_some(
                 "EPOLLET of this kernel does not report each write to an unread eventfd, so the loop reads",
             ),
@@ -184,6 +188,11 @@ impl AsRawFd for EventNotifier {
 
 fn unsupported(why: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, why)
+}
+
+/// True if this kernel bounds eventfds and this one is bounded. Whoever has the descriptor may bound it later, too.
+fn has_maximum(fd: BorrowedFd<'_>) -> bool {
+    probe_maximum() && maximum(fd).is_ok_and(|maximum| maximum != u64::MAX)
 }
 
 /// Refuses what cannot be a doorbell, or not in this mode; says whether the eventfd resets by itself.

@@ -4,13 +4,14 @@ use crate::arm::Arm;
 use crate::cli::schedule::{PlacementArgs, ScheduleArgs};
 use crate::cli::value;
 use crate::error::Error;
+use aio::BoundedMethod;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 use virtio_blk_sim::backend::{Delay, FileImage};
-use virtio_blk_sim::guest::{Pattern, Stop, Workload};
+use virtio_blk_sim::guest::{Kicking, Pattern, Stop, Workload};
 
 /// Options of `bench virtio-blk`.
 #[derive(Debug, Clone, Args)]
@@ -48,6 +49,16 @@ pub(crate) struct VirtioBlkArgs {
     /// Whether driver and device negotiate VIRTIO_F_EVENT_IDX
     #[arg(long, value_name = "on|off", default_value = "on")]
     event_idx: Switch,
+    /// The guest kicks for every request, whether the device asks for it or not: a kick storm
+    #[arg(long)]
+    kick_storm: bool,
+    /// A kick storm against an ioeventfd with this maximum, 2 to 65536: the guest's vCPU waits while the device has not
+    /// answered that many kicks, less one
+    #[arg(long, value_name = "M", value_parser = kick_maximum)]
+    kick_maximum: Option<u64>,
+    /// How that maximum is kept: kernel (a patched one), atomic or credit [default: the best that this kernel has]
+    #[arg(long, value_name = "METHOD", requires = "kick_maximum", value_parser = bounded_method)]
+    kick_method: Option<BoundedMethod>,
     /// Write recognisable blocks and check what is read; costs time on the guest's side
     #[arg(long)]
     verify: bool,
@@ -109,6 +120,9 @@ pub(super) struct Setup {
     pub(super) busy_poll_ns: u64,
     /// Of each sample, if it is not a time that ends it.
     pub(super) requests: Option<u64>,
+    pub(super) kicking: Kicking,
+    /// Maximum of the ioeventfd, and how it is kept.
+    pub(super) kick_bound: Option<(u64, Option<BoundedMethod>)>,
     pub(super) workload: Workload,
     /// The workload in fio's words.
     pub(super) title: String,
@@ -135,6 +149,15 @@ pub(crate) fn iodepth(text: &str) -> Result<u16, String> {
 
 fn requests(text: &str) -> Result<u64, String> {
     value::within(text, 1, 1_000_000_000)
+}
+
+fn kick_maximum(text: &str) -> Result<u64, String> {
+    value::within(text, 2, 1 << 16)
+}
+
+fn bounded_method(text: &str) -> Result<BoundedMethod, String> {
+    let found = BoundedMethod::ALL.into_iter().find(|method| method.to_string() == text);
+    found.ok_or_else(|| "there are kernel, atomic and credit".to_owned())
 }
 
 fn nanoseconds(text: &str) -> Result<Duration, String> {
@@ -208,6 +231,14 @@ impl VirtioBlkArgs {
                 self.iodepth, self.bs
             )));
         }
+        if self.kick_maximum.is_some() && !self.busy_poll.is_zero() {
+            return Err(Error::Usage(
+                "--kick-maximum: a device that busy polls switches kicks off, so there is nothing to bound; leave out \
+                 --busy-poll"
+                    .to_owned(),
+            ));
+        }
+        let storm = self.kick_storm || self.kick_maximum.is_some();
         let blocks = capacity_sectors / u64::from(self.bs / 512);
         if blocks < u64::from(self.iodepth) {
             return Err(Error::Usage(format!(
@@ -230,6 +261,8 @@ impl VirtioBlkArgs {
             event_idx: self.event_idx == Switch::On,
             busy_poll_ns: self.busy_poll.as_nanos() as u64,
             requests: self.requests,
+            kicking: if storm { Kicking::Always } else { Kicking::AsWanted },
+            kick_bound: self.kick_maximum.map(|maximum| (maximum, self.kick_method)),
             workload,
             title: self.title(),
         })
@@ -250,10 +283,16 @@ impl VirtioBlkArgs {
             format!(", busy poll {:?}", self.busy_poll)
         };
         let event_idx = if self.event_idx == Switch::On { "" } else { ", no EVENT_IDX" };
+        let storm = match (self.kick_maximum, self.kick_method) {
+            (Some(maximum), Some(method)) => format!(", kick storm with maximum {maximum} ({method})"),
+            (Some(maximum), None) => format!(", kick storm with maximum {maximum}"),
+            (None, _) if self.kick_storm => ", kick storm".to_owned(),
+            (None, _) => String::new(),
+        };
         let verify = if self.verify { ", verified" } else { "" };
         let requests = self.requests.map(|requests| format!(", {requests} requests")).unwrap_or_default();
         format!(
-            "{} bs={} iodepth={}, backend {backend}{polling}{event_idx}{verify}{requests}",
+            "{} bs={} iodepth={}, backend {backend}{polling}{event_idx}{storm}{verify}{requests}",
             self.rw, self.bs, self.iodepth
         )
     }
@@ -288,6 +327,17 @@ mod tests {
     }
 
     #[test]
+    fn a_bounded_doorbell_is_a_kick_storm() {
+        let (plain, storm) = (setup(&[]).unwrap(), setup(&["--kick-storm"]).unwrap());
+        let bounded = setup(&["--kick-maximum", "10", "--kick-method", "credit"]).unwrap();
+        assert_eq!((plain.kicking, plain.kick_bound), (Kicking::AsWanted, None));
+        assert_eq!((storm.kicking, storm.kick_bound), (Kicking::Always, None));
+        let credit = Some((10, Some(BoundedMethod::Credit)));
+        assert_eq!((bounded.kicking, bounded.kick_bound), (Kicking::Always, credit));
+        assert!(bounded.title.ends_with("kick storm with maximum 10 (credit)"), "{}", bounded.title);
+    }
+
+    #[test]
     fn backends_are_parsed() {
         let delay = |text: &str| match setup(&["--backend", text]).unwrap().backend {
             BackendKind::Delay(delay) => (delay.latency, delay.spin),
@@ -314,6 +364,10 @@ mod tests {
             (&["--bs", "1m", "--iodepth", "1024"], "in flight"),
             (&["--bs", "513"], "multiple of 512"),
             (&["--iodepth", "0"], "1 to 1024"),
+            (&["--kick-maximum", "1"], "must be 2 to 65536"),
+            (&["--kick-method", "credit"], "--kick-maximum"),
+            (&["--kick-maximum", "9", "--kick-method", "magic"], "kernel, atomic and credit"),
+            (&["--kick-maximum", "9", "--busy-poll", "1us"], "nothing to bound"),
             (&["--arms", "epoll/ring-read"], "cannot do ring-read"),
             (&["--rw", "trim"], "no access pattern"),
             (&["--requests", "0"], "1 to 1000000000"),

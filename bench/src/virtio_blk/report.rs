@@ -13,14 +13,18 @@ pub(super) fn tables(rows: &[Row], colour: bool) -> String {
     tables.map(|table| table.render(colour)).collect::<Vec<_>>().join("\n")
 }
 
+/// Kicks that a bounded doorbell made wait. A column only where that happened.
+const HELD: &str = "kicks_held";
+
 /// The numbers of a row, by metric.
-const RESULTS: [(&str, &str, &str); 11] = [
+const RESULTS: [(&str, &str, &str); 12] = [
     ("iops", "IOPS", "1/s"),
     ("p50_us", "p50", "us"),
     ("p99_us", "p99", "us"),
     ("p999_us", "p99.9", "us"),
     ("device_cpu_ns", "CPU", "ns"),
     ("kicks", "kicks", ""),
+    (HELD, "held", ""),
     ("reads", "read(2)", ""),
     ("waits", "wait", ""),
     ("writes", "write(2)", ""),
@@ -30,14 +34,16 @@ const RESULTS: [(&str, &str, &str); 11] = [
 
 fn results(group: &[Row]) -> Table {
     let mut columns = vec![Column::text("arm")];
-    columns.extend(RESULTS.map(|(_, heading, unit)| Column::number(heading, unit)));
+    let held = group.iter().filter_map(|row| row.metric(HELD)).any(|held| held.summary.max > 0.0);
+    let shown = || RESULTS.into_iter().filter(|(name, ..)| held || *name != HELD);
+    columns.extend(shown().map(|(_, heading, unit)| Column::number(heading, unit)));
     let place = group.first().map_or("", |row| row.group.as_str());
     let mut table =
         Table::new(format!("Per request, {place} (CPU and system calls: the device's)"), &columns);
     for row in group {
         match &row.result {
             Ok(_) => {
-                let cells = RESULTS.map(|(name, ..)| median(row.metric(name)));
+                let cells = shown().map(|(name, ..)| median(row.metric(name)));
                 table.row([Cell::from(row.case.as_str())].into_iter().chain(cells).collect());
             }
             Err(why) => table.remark(row.case.as_str(), why.to_string()),

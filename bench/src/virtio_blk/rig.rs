@@ -7,7 +7,7 @@ use crate::eventfd::clock_ns;
 use crate::measure::{Better, Metric, Sample};
 use crate::pin::Placement;
 use crate::worker::{NoOutcome, Worker};
-use aio::{AioContext, BusyPolling, Handle};
+use aio::{AioContext, BoundedNotifier, BusyPolling, Handle};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -30,6 +30,7 @@ pub(crate) struct RequestSample {
     p999_us: f64,
     device_cpu_ns: f64,
     kicks: f64,
+    kicks_held: f64,
     interrupts: f64,
     reads: f64,
     reads_per_wakeup: f64,
@@ -53,6 +54,7 @@ impl Sample for RequestSample {
         p999_us "us" Lower,
         device_cpu_ns "ns" Lower,
         kicks "" Lower,
+        kicks_held "" Lower,
         interrupts "" Lower,
         reads "" Lower,
         reads_per_wakeup "" Lower,
@@ -122,8 +124,9 @@ impl Rig {
         let failed = |error: &io::Error| Error::failed(&format!("cannot set {arm} up"), error);
         let transport = Arc::new(transport(arm, setup).map_err(|error| failed(&error))?);
         let ports = transport.guest().map_err(|error| failed(&error))?;
-        let driver = BlkDriver::new(ports, setup.iodepth, setup.block_bytes)
+        let mut driver = BlkDriver::new(ports, setup.iodepth, setup.block_bytes)
             .map_err(|error| Error::Failed(format!("cannot set {arm} up: {error}")))?;
+        driver.set_kicking(setup.kicking);
 
         let backend = setup.backend.clone();
         let polling = BusyPolling::up_to_ns(setup.busy_poll_ns);
@@ -210,6 +213,7 @@ impl RequestSample {
             p999_us: latency_us(0.999),
             device_cpu_ns: each(device.cpu_ns),
             kicks: each(guest.kicks),
+            kicks_held: each(guest.kicks_held),
             interrupts: each(device.queue.interrupts),
             reads: each(stats.syscalls_read),
             reads_per_wakeup: stats.syscalls_read as f64 / stats.wakeups.max(1) as f64,
@@ -221,10 +225,18 @@ impl RequestSample {
     }
 }
 
-/// Why this kernel cannot do an arm; `None` if it can.
-pub(super) fn obstacle(arm: Arm) -> Option<String> {
+/// Why this kernel, or the bound of the kicks, cannot do an arm; `None` if it can.
+pub(super) fn obstacle(arm: Arm, setup: &Setup) -> Option<String> {
     let context = AioContext::builder().monitor(arm.monitor().kind()).reset(arm.reset().into()).build();
-    context.err().map(|error| error.to_string())
+    let bound = bounded_kick(arm, setup);
+    context.err().or_else(|| bound.and_then(Result::err)).map(|error| error.to_string())
+}
+
+/// The doorbell, if it is to have a maximum.
+fn bounded_kick(arm: Arm, setup: &Setup) -> Option<io::Result<BoundedNotifier>> {
+    let (maximum, method) = setup.kick_bound?;
+    let builder = BoundedNotifier::builder(maximum).reset(arm.reset().into());
+    Some(method.map_or(builder.clone(), |method| builder.method(method)).build())
 }
 
 fn transport(arm: Arm, setup: &Setup) -> io::Result<SimTransport> {
@@ -243,7 +255,11 @@ fn transport(arm: Arm, setup: &Setup) -> io::Result<SimTransport> {
     let queue_size = BlkDriver::queue_size_for(setup.iodepth, features);
     let ram = BlkDriver::ram_bytes(queue_size, setup.iodepth, setup.block_bytes);
     let ram = usize::try_from(ram).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    SimTransport::new(device, features, queue_size, ram, arm.reset().into())
+    let transport = SimTransport::new(device, features, queue_size, ram, arm.reset().into())?;
+    Ok(match bounded_kick(arm, setup).transpose()? {
+        Some(kick) => transport.with_kick(kick),
+        None => transport,
+    })
 }
 
 fn open(backend: &BackendKind) -> io::Result<Backend> {

@@ -13,6 +13,7 @@
 
 mod interrupt;
 mod irqfd;
+mod kick;
 mod rate_limit;
 
 use std::cell::{Cell, RefCell};
@@ -21,7 +22,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aio::{AioContext, BottomHalf, BusyPolled, EventNotifier, NotifierRegistration, Timer};
+use aio::{AioContext, BottomHalf, BusyPolled, Timer};
 
 use crate::backend::{Backend, Engine};
 use crate::device::{BlockDevice, FinishedRequest, Operation, RequestSlot, SECTOR_SIZE, Started};
@@ -29,6 +30,7 @@ use crate::virtqueue::{DeviceQueue, QueueError};
 pub use interrupt::Interrupt;
 pub(crate) use interrupt::set_nonblocking;
 pub use irqfd::Irqfd;
+pub use kick::{Doorbell, Kick};
 pub use rate_limit::RateLimit;
 
 /// What a queue did since it was made. Subtract two snapshots for an interval.
@@ -82,7 +84,7 @@ pub struct QueueParts {
     /// The disk.
     pub backend: Backend,
     /// The doorbell.
-    pub kick: EventNotifier,
+    pub kick: Kick,
     /// The interrupt line.
     pub interrupt: Interrupt,
     /// Tells the transport that the driver broke a rule, before the interrupt that makes the driver look.
@@ -154,7 +156,7 @@ impl Ring {
 #[must_use = "dropping an attachment stops the queue"]
 pub struct Attached {
     queue: Rc<BlkQueue>,
-    doorbell: NotifierRegistration,
+    doorbell: Doorbell,
 }
 
 impl BlkQueue {
@@ -204,7 +206,13 @@ impl BlkQueue {
             rest,
         });
         this.replace(Rc::downgrade(&queue));
-        let doorbell = context.add_polled_notifier(&parts.kick, Rc::clone(&queue))?;
+        let doorbell = match &parts.kick {
+            Kick::Plain(kick) => Doorbell::Plain(context.add_polled_notifier(kick, Rc::clone(&queue))?),
+            Kick::Bounded(kick) => {
+                let queue = Rc::clone(&queue);
+                kick::answer(context, kick, move |context| queue.process(context))?
+            }
+        };
         if queue.ring.borrow().log.is_some() {
             // A process that was killed may have shown answers and not interrupted for them.
             queue.interrupt();
@@ -462,7 +470,7 @@ impl std::fmt::Debug for BlkQueue {
 
 impl Attached {
     /// The doorbell's registration: how it is reset, and why.
-    pub fn doorbell(&self) -> &NotifierRegistration {
+    pub fn doorbell(&self) -> &Doorbell {
         &self.doorbell
     }
 

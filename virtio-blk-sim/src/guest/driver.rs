@@ -53,6 +53,16 @@ pub enum Waiting {
     Spinning,
 }
 
+/// When a driver kicks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Kicking {
+    /// When the device asks for it.
+    #[default]
+    AsWanted,
+    /// For every request, whether or not the device asks for it, as a driver without suppression: a kick storm.
+    Always,
+}
+
 /// One finished request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Completion {
@@ -80,7 +90,11 @@ pub struct BlkDriver {
     /// The slot of the chain with this head.
     slot_of_head: Vec<u16>,
     waiting: Waiting,
+    kicking: Kicking,
+    /// Submitted since the last kick.
+    unshown: bool,
     kicks: u64,
+    kicks_held: u64,
     interrupts: u64,
 }
 
@@ -118,7 +132,10 @@ impl BlkDriver {
             slot_of_head: vec![0; usize::from(size)],
             ports,
             waiting: Waiting::default(),
+            kicking: Kicking::default(),
+            unshown: false,
             kicks: 0,
+            kicks_held: 0,
             interrupts: 0,
         };
         // Touches the last byte that will be used.
@@ -165,6 +182,11 @@ impl BlkDriver {
     /// Kicks written to the ioeventfd.
     pub fn kicks(&self) -> u64 {
         self.kicks
+    }
+
+    /// Those among them that a bounded doorbell made wait.
+    pub fn kicks_held(&self) -> u64 {
+        self.kicks_held
     }
 
     /// Interrupts waited for.
@@ -224,6 +246,7 @@ impl BlkDriver {
         if let Some(place) = self.slot_of_head.get_mut(usize::from(head)) {
             *place = slot;
         }
+        self.unshown = true;
         Ok(())
     }
 
@@ -232,16 +255,29 @@ impl BlkDriver {
         self.queue.show();
     }
 
-    /// Shows everything submitted to the device, and kicks if the device wants to be.
+    /// Shows everything submitted to the device, and kicks if the device wants to be, or if this driver
+    /// [always](Kicking::Always) does. Sleeps only in a bounded doorbell, while it is full.
     ///
     /// # Errors
     /// What write(2) to the ioeventfd says.
     pub fn kick(&mut self) -> Result<(), DriverError> {
-        if self.queue.publish() {
+        let wanted = self.queue.publish();
+        let unshown = std::mem::take(&mut self.unshown);
+        if wanted || unshown && self.kicking == Kicking::Always {
             self.kicks += 1;
-            self.ports.kick.notify()?;
+            self.kicks_held += u64::from(self.ports.kick.notify()?);
         }
         Ok(())
+    }
+
+    /// When [`kick`](Self::kick) kicks.
+    pub fn kicking(&self) -> Kicking {
+        self.kicking
+    }
+
+    /// Chooses when [`kick`](Self::kick) kicks.
+    pub fn set_kicking(&mut self, kicking: Kicking) {
+        self.kicking = kicking;
     }
 
     /// How [`wait`](Self::wait) waits.

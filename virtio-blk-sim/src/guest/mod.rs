@@ -9,7 +9,7 @@ mod thread;
 mod vhost_user;
 mod workload;
 
-pub use driver::{BlkDriver, Completion, DriverError, Waiting};
+pub use driver::{BlkDriver, Completion, DriverError, Kicking, Waiting};
 pub use thread::{GuestError, GuestReport, run};
 pub use vhost_user::{QueueShape, VhostUserDisk, VhostUserError};
 pub use workload::{Pattern, Stop, Workload};

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use vm_memory::Bytes;
 
-use super::driver::{BlkDriver, Completion, DriverError, Waiting, sectors};
+use super::driver::{BlkDriver, Completion, DriverError, Kicking, Waiting, sectors};
 use super::workload::{Places, Stop, Workload, fill, first_wrong};
 
 /// The longest latency that is told apart, in nanoseconds.
@@ -59,6 +59,8 @@ pub struct GuestReport {
     pub requests: u64,
     /// Kicks written to the ioeventfd.
     pub kicks: u64,
+    /// Those among them that a bounded ioeventfd made wait.
+    pub kicks_held: u64,
     /// Interrupts slept for: read(2)s of the irqfd.
     pub interrupts: u64,
     /// From the first submission to the last completion.
@@ -96,7 +98,7 @@ pub fn run(driver: &mut BlkDriver, workload: &Workload) -> Result<GuestReport, G
     let depth = u64::from(workload.iodepth).min(blocks) as u16;
     let latency_ns = Histogram::new_with_max(MAX_LATENCY_NS, 3)
         .unwrap_or_else(|_| unreachable!("three digits up to a minute are valid bounds of a histogram"));
-    let (kicks, interrupts) = (driver.kicks(), driver.interrupts());
+    let (kicks, held, interrupts) = (driver.kicks(), driver.kicks_held(), driver.interrupts());
     let begin = Instant::now();
     let mut vcpu = Vcpu {
         driver,
@@ -114,6 +116,7 @@ pub fn run(driver: &mut BlkDriver, workload: &Workload) -> Result<GuestReport, G
     Ok(GuestReport {
         requests: vcpu.submitted,
         kicks: vcpu.driver.kicks() - kicks,
+        kicks_held: vcpu.driver.kicks_held() - held,
         interrupts: vcpu.driver.interrupts() - interrupts,
         elapsed: begin.elapsed(),
         latency_ns: vcpu.latency_ns,
@@ -145,6 +148,9 @@ impl Vcpu<'_> {
             if self.goes_on(now) {
                 self.submit(slot, now)?;
                 waiting += 1;
+                if self.driver.kicking() == Kicking::Always {
+                    self.driver.kick()?;
+                }
             }
         }
         self.driver.kick()?;
@@ -159,7 +165,9 @@ impl Vcpu<'_> {
                 if self.goes_on(now) {
                     self.submit(completion.slot, now)?;
                     waiting += 1;
-                    if self.driver.waiting() == Waiting::Spinning {
+                    if self.driver.kicking() == Kicking::Always {
+                        self.driver.kick()?;
+                    } else if self.driver.waiting() == Waiting::Spinning {
                         // A driver that polls shows each request at once (SPDK's virtio_blk): device and guest overlap.
                         self.driver.show();
                     }

@@ -121,7 +121,7 @@ impl VhostUserDisk {
             queue,
             features,
             capacity_sectors: u64::from_le_bytes(*capacity),
-            kick: EventNotifier::new(Reset::Classic)?,
+            kick: EventNotifier::new(Reset::Classic)?.into(),
             irq: Irqfd::new()?,
             needs_reset: Arc::new(AtomicBool::new(false)),
         };

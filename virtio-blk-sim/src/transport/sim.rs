@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use aio::{AioContext, EventNotifier, Reset};
 
 use crate::backend::Backend;
-use crate::blk_queue::{Attached, BlkQueue, Interrupt, Irqfd, QueueParts};
+use crate::blk_queue::{Attached, BlkQueue, Interrupt, Irqfd, Kick, QueueParts};
 use crate::device::{BlockDevice, Features};
 use crate::memory::{GuestAddress, GuestMemoryMmap, GuestRam};
 use crate::virtqueue::{DeviceQueue, QueueConfig};
@@ -19,7 +19,7 @@ pub struct SimTransport {
     ram: GuestRam,
     device: Arc<BlockDevice>,
     queue: QueueConfig,
-    kick: EventNotifier,
+    kick: Kick,
     irq: Irqfd,
     needs_reset: Arc<AtomicBool>,
 }
@@ -36,7 +36,7 @@ pub struct GuestPorts {
     /// Size of the disk in sectors.
     pub capacity_sectors: u64,
     /// The ioeventfd.
-    pub kick: EventNotifier,
+    pub kick: Kick,
     /// The irqfd.
     pub irq: Irqfd,
     pub(crate) needs_reset: Arc<AtomicBool>,
@@ -52,6 +52,7 @@ impl GuestPorts {
         kick: EventNotifier,
         irq: Irqfd,
     ) -> Self {
+        let kick = kick.into();
         Self { memory, queue, features, capacity_sectors, kick, irq, needs_reset: Arc::default() }
     }
 
@@ -88,10 +89,17 @@ impl SimTransport {
             ram: GuestRam::new(ram_bytes)?,
             device: Arc::new(device),
             queue,
-            kick: EventNotifier::new(reset)?,
+            kick: EventNotifier::new(reset)?.into(),
             irq: Irqfd::new()?,
             needs_reset: Arc::default(),
         })
+    }
+
+    /// The same with another doorbell, typically a [bounded](Kick::Bounded) one. Before either side is taken.
+    #[must_use]
+    pub fn with_kick(mut self, kick: impl Into<Kick>) -> Self {
+        self.kick = kick.into();
+        self
     }
 
     /// The guest's side.
@@ -116,6 +124,14 @@ impl SimTransport {
     /// # Errors
     /// `InvalidInput` if the rings are not usable; as for [`BlkQueue::attach`].
     pub fn attach(&self, context: &AioContext, backend: Backend) -> io::Result<Attached> {
+        self.attach_on(context, backend, self.kick.clone())
+    }
+
+    /// The same, with the device's end of the doorbell given: another handle to the file that the guest writes.
+    ///
+    /// # Errors
+    /// As for [`attach`](Self::attach).
+    pub fn attach_on(&self, context: &AioContext, backend: Backend, kick: Kick) -> io::Result<Attached> {
         let queue = DeviceQueue::new(Arc::clone(self.ram.memory()), self.queue)
             .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
         let needs_reset = Arc::clone(&self.needs_reset);
@@ -123,7 +139,7 @@ impl SimTransport {
             device: Arc::clone(&self.device),
             queue,
             backend,
-            kick: self.kick.clone(),
+            kick,
             interrupt: Interrupt::Irqfd(self.irq.clone()),
             on_broken: Box::new(move |_| needs_reset.store(true, Ordering::Release)),
             limit: None,

@@ -80,7 +80,7 @@ impl QueueOrder {
                 device: self.device,
                 queue: self.queue,
                 backend: self.backend,
-                kick: self.kick,
+                kick: self.kick.into(),
                 interrupt: self.interrupt,
                 on_broken: Box::new(on_broken),
                 limit: self.limit,
