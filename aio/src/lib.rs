@@ -7,6 +7,8 @@
 //! * **Doorbells without read(2).** An eventfd that is polled level-triggered has to be read after each wake-up. An
 //!   [`EventNotifier`] with [`Reset::Autoreset`] is never read: the loop gets edges from epoll or from a multishot
 //!   POLL_ADD, or lets the ring do the reading. One system call for each wake-up instead of two.
+//! * **Doorbells with a maximum** ([`BoundedNotifier`]): a producer that is too fast sleeps, is refused, or is told when there
+//!   is room again, as with `EFD_IOC_SET_MAXIMUM`, on a stock kernel.
 //! * **Busy polling that learns** ([`BusyPolling`], [`BusyPolled`]): look at the virtqueue for some microseconds before
 //!   sleeping, with the guest's kicks switched off meanwhile. Zero system calls for a request.
 //! * **io_uring operations on the loop's own ring** ([`AioContext::submit`]), which ride on its next wait and own their
@@ -102,6 +104,7 @@
 //! | any, with a [`Handle`] | [`notify`](Handle::notify), [`schedule`](Handle::schedule) a closure, [`stop`](Handle::stop) |
 //! | any, with a [`BottomHalfHandle`] | [`schedule`](BottomHalfHandle::schedule), [`cancel`](BottomHalfHandle::cancel) |
 //! | any, another process, KVM | ring an [`EventNotifier`] |
+//! | any, another process | [`notify`](BoundedNotifier::notify) and [`take`](BoundedNotifier::take) of a [`BoundedNotifier`] |
 //!
 //! Waking the loop costs its waker one write(2) if the loop sleeps or is about to, and nothing if it is awake.
 //!
@@ -116,6 +119,8 @@
 //! | an autoreset notifier that rang | (read) | none | none |
 //! | timers, bottom halves | none | none | none |
 //! | an operation | – | – | rides on the next enter |
+//! | a bounded notifier's count, [atomic](BoundedMethod::Atomic) | as its doorbell | as its doorbell | as its doorbell |
+//! | the same, by the kernel or by credit | read, (write) | read, (write) | read, (write) |
 //!
 //! Nothing is allocated in a steady turn, and no work grows with the number of registered descriptors, except inside
 //! ppoll(2). [`AioContext::stats`] counts every one of these calls.

@@ -41,7 +41,8 @@ pub(super) struct Burst {
     pub(super) writes: f64,
     pub(super) reads: f64,
     pub(super) syscalls_per_event: f64,
-    pub(super) ioctl_syscalls_per_event: f64,
+    ioctl_syscalls_per_event: f64,
+    kernel_syscalls_per_event: f64,
 }
 
 impl Sample for Burst {
@@ -53,6 +54,7 @@ impl Sample for Burst {
         reads "" Higher,
         syscalls_per_event "" Lower,
         ioctl_syscalls_per_event "" Lower,
+        kernel_syscalls_per_event "" Lower,
     };
 }
 
@@ -69,6 +71,7 @@ pub(super) struct Tail {
     intended_max_us: f64,
     syscalls_per_event: f64,
     ioctl_syscalls_per_event: f64,
+    kernel_syscalls_per_event: f64,
 }
 
 impl Sample for Tail {
@@ -83,6 +86,7 @@ impl Sample for Tail {
         intended_max_us "us" Lower,
         syscalls_per_event "" Lower,
         ioctl_syscalls_per_event "" Lower,
+        kernel_syscalls_per_event "" Lower,
     };
 }
 
@@ -94,6 +98,7 @@ pub(super) struct Coalescing {
     pub(super) avg_batch: f64,
     syscalls_per_event: f64,
     ioctl_syscalls_per_event: f64,
+    kernel_syscalls_per_event: f64,
 }
 
 impl Sample for Coalescing {
@@ -103,6 +108,7 @@ impl Sample for Coalescing {
         avg_batch "" Lower,
         syscalls_per_event "" Lower,
         ioctl_syscalls_per_event "" Lower,
+        kernel_syscalls_per_event "" Lower,
     };
 }
 
@@ -120,12 +126,28 @@ impl Sample for Pair {
     };
 }
 
-/// System calls of both sides for an event: those made, and those of a blocking eventfd, patched or not, where each write and
-/// each read is one, whether it sleeps or not.
-fn syscalls(channel: &Channel, writes: u64, reads: u64, refused: u64) -> (f64, f64) {
-    let ioctl = writes + reads;
-    let made = channel.syscalls().unwrap_or(ioctl + refused);
-    (made as f64 / writes.max(1) as f64, ioctl as f64 / writes.max(1) as f64)
+/// System calls of both sides for an event.
+#[derive(Debug, Clone, Copy)]
+struct Calls {
+    made: f64,
+    /// With a blocking eventfd, patched or not, of the same events: each write and each read is one, whether it sleeps or not.
+    bare_ioctl: f64,
+    /// With the kernel method, whose sleeps can be stopped: a sleep is a refused call and a ppoll(2) more.
+    kernel_method: f64,
+}
+
+impl Calls {
+    fn of(channel: &Channel, writes: u64, reads: u64) -> Self {
+        let each = |calls: u64| calls as f64 / writes.max(1) as f64;
+        let bare = writes + reads;
+        let stats = channel.stats();
+        let sleeps = stats.map_or(0, |stats| stats.futex_waits + stats.polls);
+        Self {
+            made: each(stats.map_or(bare, |stats| stats.total())),
+            bare_ioctl: each(bare),
+            kernel_method: each(bare + 2 * sleeps),
+        }
+    }
 }
 
 /// Bench 1: the writer writes as fast as it can, the reader sleeps a millisecond after each read.
@@ -164,15 +186,16 @@ pub(super) fn burst(way: Way, placement: Placement, runtime: Duration) -> Taken<
     let (writer, reader) = pair::run(placement, produce, consume)?;
     let ((writes, refused), (reads, elapsed_ns)) = (writer.result, reader.result);
     let scale = BURST_MS / (elapsed_ns as f64 / 1e6);
-    let (syscalls_per_event, ioctl_syscalls_per_event) = syscalls(&channel, writes, reads, refused);
+    let calls = Calls::of(&channel, writes, reads);
     Ok(Ok(Burst {
         wcpu_ms: writer.cpu_ns as f64 / 1e6 * scale,
         rcpu_ms: reader.cpu_ns as f64 / 1e6 * scale,
         eagain: refused as f64 * scale,
         writes: writes as f64 * scale,
         reads: reads as f64 * scale,
-        syscalls_per_event,
-        ioctl_syscalls_per_event,
+        syscalls_per_event: calls.made,
+        ioctl_syscalls_per_event: calls.bare_ioctl,
+        kernel_syscalls_per_event: calls.kernel_method,
     }))
 }
 
@@ -202,7 +225,7 @@ pub(super) fn tail(way: Way, placement: Placement) -> Taken<Tail> {
                 break;
             }
         }
-        Ok(producer.refused)
+        Ok(())
     };
     let consume = || {
         let mut from_write = Vec::with_capacity(sent.len());
@@ -223,12 +246,12 @@ pub(super) fn tail(way: Way, placement: Placement) -> Taken<Tail> {
         result.map(|()| (from_write, from_intended))
     };
     let produce = || produce().or_else(|error| channel.stop().and(Err(error)));
-    let (writer, reader) = pair::run(placement, produce, consume)?;
+    let (_, reader) = pair::run(placement, produce, consume)?;
     let (mut from_write, mut from_intended) = reader.result;
     from_write.sort_unstable();
     from_intended.sort_unstable();
     let us = |sorted: &[u64], part| quantile(sorted, part) as f64 / 1000.0;
-    let (syscalls_per_event, ioctl_syscalls_per_event) = syscalls(&channel, POSTS, POSTS, writer.result);
+    let calls = Calls::of(&channel, POSTS, POSTS);
     Ok(Ok(Tail {
         p50_us: us(&from_write, 0.5),
         p99_us: us(&from_write, 0.99),
@@ -238,8 +261,9 @@ pub(super) fn tail(way: Way, placement: Placement) -> Taken<Tail> {
         intended_p99_us: us(&from_intended, 0.99),
         intended_p999_us: us(&from_intended, 0.999),
         intended_max_us: us(&from_intended, 1.0),
-        syscalls_per_event,
-        ioctl_syscalls_per_event,
+        syscalls_per_event: calls.made,
+        ioctl_syscalls_per_event: calls.bare_ioctl,
+        kernel_syscalls_per_event: calls.kernel_method,
     }))
 }
 
@@ -263,7 +287,7 @@ pub(super) fn coalescing(way: Way, placement: Placement) -> Taken<Coalescing> {
                 break;
             }
         }
-        Ok(producer.refused)
+        Ok(())
     };
     let consume = || {
         let (mut sum, mut reads, mut result) = (0, 0u64, Ok(()));
@@ -283,15 +307,16 @@ pub(super) fn coalescing(way: Way, placement: Placement) -> Taken<Coalescing> {
         result.map(|()| reads)
     };
     let produce = || produce().or_else(|error| channel.stop().and(Err(error)));
-    let (writer, reader) = pair::run(placement, produce, consume)?;
+    let (_, reader) = pair::run(placement, produce, consume)?;
     let reads = reader.result;
-    let (syscalls_per_event, ioctl_syscalls_per_event) = syscalls(&channel, WRITES, reads, writer.result);
+    let calls = Calls::of(&channel, WRITES, reads);
     Ok(Ok(Coalescing {
         writes: WRITES as f64,
         reads: reads as f64,
         avg_batch: WRITES as f64 / reads.max(1) as f64,
-        syscalls_per_event,
-        ioctl_syscalls_per_event,
+        syscalls_per_event: calls.made,
+        ioctl_syscalls_per_event: calls.bare_ioctl,
+        kernel_syscalls_per_event: calls.kernel_method,
     }))
 }
 
@@ -319,7 +344,7 @@ pub(super) fn uncontended(way: Way, placement: Placement, runtime: Duration) -> 
     let (pairs, elapsed_ns) = ran.result;
     Ok(Ok(Pair {
         time_ns: elapsed_ns as f64 / pairs.max(1) as f64,
-        syscalls_per_event: syscalls(&channel, pairs, pairs, 0).0,
+        syscalls_per_event: Calls::of(&channel, pairs, pairs).made,
     }))
 }
 

@@ -106,7 +106,7 @@ fn batch(figure: &'static str, proposal: f64, ours: f64, maximum: u64) -> Judged
 /// Bench 3: the batch without a bound, which depends on what a write costs.
 pub(super) fn unlimited_batch(avg_batch: f64) -> Judged {
     let proposal = COALESCING_UNLIMITED[2];
-    let good = avg_batch >= proposal / 2.0 && avg_batch <= proposal * 2.0;
+    let good = (proposal / 2.0..=proposal * 2.0).contains(&avg_batch);
     let why = || {
         // A batch is what is written during one read's work.
         let ns = |batch: f64| number(125_000.0 / batch);
@@ -122,7 +122,7 @@ pub(super) fn unlimited_batch(avg_batch: f64) -> Judged {
 /// Bench 2: the ratio of the two p999, from the write.
 pub(super) fn tail(unlimited_us: f64, bounded_us: f64) -> Judged {
     let ratio = unlimited_us / bounded_us;
-    let good = ratio >= TAIL_RATIO / TAIL_FACTOR && ratio <= TAIL_RATIO * TAIL_FACTOR;
+    let good = (TAIL_RATIO / TAIL_FACTOR..=TAIL_RATIO * TAIL_FACTOR).contains(&ratio);
     let text = |unlimited: f64, bounded: f64| {
         let ms = |us: f64| number(us / 1000.0);
         format!("{} -> {} ms, {}x", ms(unlimited), ms(bounded), number(unlimited / bounded))

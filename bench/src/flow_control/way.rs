@@ -2,7 +2,7 @@
 
 use super::mq::MessageQueue;
 use crate::eventfd::{Calls, EventFd};
-use aio::{AioContext, BoundedMethod, BoundedNotifier, Counting, WritableRegistration};
+use aio::{AioContext, BoundedMethod, BoundedNotifier, BoundedStats, Counting, WritableRegistration};
 use std::cell::Cell;
 use std::fmt;
 use std::io;
@@ -172,8 +172,8 @@ impl Channel {
     }
 
     /// System calls of the notifier, both sides; `None` where each event and each take are one.
-    pub(super) fn syscalls(&self) -> Option<u64> {
-        self.notifier().map(|notifier| notifier.stats().total())
+    pub(super) fn stats(&self) -> Option<BoundedStats> {
+        self.notifier().map(BoundedNotifier::stats)
     }
 }
 
