@@ -111,6 +111,13 @@ mod tests {
         let page = SharedPage::new().unwrap();
         let file = std::fs::File::from(page.as_fd().try_clone_to_owned().unwrap());
         assert_eq!(file.set_len(0).unwrap_err().raw_os_error(), Some(libc::EPERM));
+        // SAFETY: a static C string.
+        let fd = check(unsafe { libc::memfd_create(c"open".as_ptr(), libc::MFD_CLOEXEC) }.into()).unwrap();
+        // SAFETY: fresh from the kernel.
+        let open = std::fs::File::from(unsafe { OwnedFd::from_raw_fd(fd as RawFd) });
+        open.set_len(BYTES as u64).unwrap();
+        let error = SharedPage::from_fd(open.into()).unwrap_err();
+        assert!(error.to_string().contains("sealed"), "{error}");
         let (pipe, _other) = std::io::pipe().unwrap();
         assert_eq!(SharedPage::from_fd(pipe.into()).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }

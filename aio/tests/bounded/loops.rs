@@ -167,6 +167,7 @@ pub(crate) fn a_consumer_may_remove_itself(setup: &Setup) {
             }
         });
         place.replace(Some(consumer.unwrap()));
+        settle(&ctx);
         notifier.notify(3).unwrap();
         turn_until(&ctx, || count.get() == 1);
         settle(&ctx);

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-/// Until somebody has gone to sleep for this notifier: its sleeps are counted before they begin.
-fn until_one_sleeps(notifier: &BoundedNotifier, sleeps_before: u64) {
-    let sleeps = || notifier.stats().polls + notifier.stats().futex_waits;
-    while sleeps() == sleeps_before {
+/// Until that many have gone to sleep for this notifier: sleeps are counted before they begin.
+fn until_asleep(notifier: &BoundedNotifier, sleepers: u64) {
+    while notifier.stats().polls + notifier.stats().futex_waits < sleepers {
         thread::yield_now();
     }
 }
@@ -21,7 +20,7 @@ pub(crate) fn a_producer_sleeps_until_a_take(setup: &Setup) {
     notifier.notify(2).unwrap();
     thread::scope(|scope| {
         let producer = scope.spawn(|| notifier.notify(1).unwrap());
-        until_one_sleeps(&notifier, 0);
+        until_asleep(&notifier, 1);
         assert_eq!(notifier.count().unwrap(), 2);
         assert_eq!(notifier.try_take().unwrap(), Some(2));
         producer.join().unwrap();
@@ -35,7 +34,7 @@ pub(crate) fn a_producer_sleeps_until_the_maximum_is_raised(setup: &Setup) {
         notifier.notify(1).unwrap();
         thread::scope(|scope| {
             let producer = scope.spawn(|| notifier.notify(n).unwrap());
-            until_one_sleeps(&notifier, 0);
+            until_asleep(&notifier, 1);
             notifier.set_maximum(2 + n).unwrap();
             producer.join().unwrap();
         });
@@ -47,7 +46,7 @@ pub(crate) fn a_consumer_sleeps_until_a_notify(setup: &Setup) {
     let notifier = setup.counter(10);
     thread::scope(|scope| {
         let consumer = scope.spawn(|| notifier.take().unwrap());
-        until_one_sleeps(&notifier, 0);
+        until_asleep(&notifier, 1);
         notifier.notify(5).unwrap();
         assert_eq!(consumer.join().unwrap(), 5);
     });
@@ -64,6 +63,8 @@ pub(crate) fn stop_ends_sleeps_now_and_later(setup: &Setup) {
             scope.spawn(|| full.notify(3).unwrap_err().kind()),
             scope.spawn(|| empty.take().unwrap_err().kind()),
         ];
+        until_asleep(&full, 3);
+        until_asleep(&empty, 1);
         full.stop().unwrap();
         empty.stop().unwrap();
         for sleeper in sleepers {
@@ -90,7 +91,7 @@ pub(crate) fn a_large_producer_waits_for_all_its_room(setup: &Setup) {
     notifier.notify(4).unwrap();
     thread::scope(|scope| {
         let producer = scope.spawn(|| notifier.notify(3).unwrap());
-        until_one_sleeps(&notifier, 0);
+        until_asleep(&notifier, 1);
         let mut taken = 0;
         while taken < 7 {
             assert!(notifier.count().unwrap() < 5);
@@ -105,7 +106,14 @@ pub(crate) fn small_producers_pass_a_large_one_that_can_never_go(setup: &Setup) 
     let notifier = setup.counter(4);
     thread::scope(|scope| {
         let never = scope.spawn(|| notifier.notify(4).unwrap_err().kind());
-        until_one_sleeps(&notifier, 0);
+        until_asleep(&notifier, 1);
+        // Behind it in whatever queue there is.
+        notifier.notify(3).unwrap();
+        let small = scope.spawn(|| notifier.notify(1).unwrap());
+        until_asleep(&notifier, 2);
+        assert_eq!(notifier.take().unwrap(), 3);
+        small.join().unwrap();
+        assert_eq!(notifier.take().unwrap(), 1);
         for _ in 0..100 {
             notifier.notify(1).unwrap();
             notifier.notify(2).unwrap();
