@@ -68,6 +68,8 @@ impl AioContext {
         let Engine::Atomic(engine) = &notifier.inner.engine else {
             let run = Rc::clone(consumer);
             let registration = self.add_fd(notifier, Interest::READABLE, move |ctx, _| {
+                // The read(2) in there is this loop's.
+                ctx.inner.stats.syscalls_read.bump();
                 run.take_one(ctx);
             })?;
             let fallback = (notifier.reset() == Reset::Autoreset).then_some(COUNT_IS_READ);
