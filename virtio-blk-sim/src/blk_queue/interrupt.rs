@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use aio::{EventNotifier, Reset};
 
-use super::Irqfd;
+use super::{Irqfd, LevelLine};
 
 /// How a queue interrupts its guest.
 #[derive(Debug, Clone)]
@@ -16,6 +16,8 @@ pub enum Interrupt {
     /// An eventfd of somebody else: a vhost-user frontend's call, KVM's irqfd. Non-blocking, so a foreigner who fills its
     /// counter stops nobody.
     Call(EventNotifier),
+    /// A level that a guest lowers, and KVM asks about when it has: its irqfd, and the reason why it is up.
+    Level(LevelLine),
     /// Nobody: the guest looks at the ring by itself, or its line is not set up yet.
     None,
 }
@@ -39,6 +41,7 @@ impl Interrupt {
             // It was an eventfd when it was adopted, so it still is one: a write has no reason to fail that the guest's
             // own doing would not explain.
             Self::Call(call) => drop(call.notify()),
+            Self::Level(line) => line.signal(),
             Self::None => return false,
         }
         true

@@ -14,6 +14,7 @@
 mod interrupt;
 mod irqfd;
 mod kick;
+mod level;
 mod rate_limit;
 
 use std::cell::{Cell, RefCell};
@@ -31,6 +32,7 @@ pub use interrupt::Interrupt;
 pub(crate) use interrupt::set_nonblocking;
 pub use irqfd::Irqfd;
 pub use kick::{Doorbell, Kick};
+pub use level::LevelLine;
 pub use rate_limit::RateLimit;
 
 /// What a queue did since it was made. Subtract two snapshots for an interval.

@@ -18,9 +18,9 @@ const TABLE_OFFSET: u64 = 0;
 const HEADER_OFFSET: u64 = 48;
 const STATUS_OFFSET: u64 = 64;
 /// Data buffers start on pages, as a kernel's do.
-const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = 4096;
 /// What a status byte holds before the device has written it.
-const NO_STATUS: u8 = 0xff;
+pub(super) const NO_STATUS: u8 = 0xff;
 
 /// A driver that cannot go on.
 #[derive(Debug, thiserror::Error)]

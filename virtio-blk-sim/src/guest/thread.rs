@@ -34,6 +34,10 @@ pub enum GuestError {
         /// What there is.
         slots: u16,
     },
+    /// The virtual machine could not go on.
+    #[cfg(target_arch = "x86_64")]
+    #[error(transparent)]
+    Kvm(#[from] super::kvm::KvmError),
     /// A request that must succeed did not.
     #[error("sector {sector}: the device answered with status {status}")]
     Status {
@@ -87,17 +91,8 @@ struct InFlight {
 pub fn run(driver: &mut BlkDriver, workload: &Workload) -> Result<GuestReport, GuestError> {
     let block_bytes = driver.block_bytes();
     let capacity = driver.ports().capacity_sectors;
-    let blocks = capacity.checked_div(sectors(block_bytes)).unwrap_or(0);
-    if blocks == 0 {
-        return Err(GuestError::DiskTooSmall { sectors: capacity, block_bytes });
-    }
-    if workload.iodepth == 0 || workload.iodepth > driver.slots() {
-        return Err(GuestError::BadDepth { iodepth: workload.iodepth, slots: driver.slots() });
-    }
-    // Two requests for one block would race; a disk of fewer blocks than the depth bounds the depth.
-    let depth = u64::from(workload.iodepth).min(blocks) as u16;
-    let latency_ns = Histogram::new_with_max(MAX_LATENCY_NS, 3)
-        .unwrap_or_else(|_| unreachable!("three digits up to a minute are valid bounds of a histogram"));
+    let (blocks, depth) = blocks_and_depth(capacity, block_bytes, workload.iodepth, driver.slots())?;
+    let latency_ns = latencies();
     let (kicks, held, interrupts) = (driver.kicks(), driver.kicks_held(), driver.interrupts());
     let begin = Instant::now();
     let mut vcpu = Vcpu {
@@ -121,6 +116,30 @@ pub fn run(driver: &mut BlkDriver, workload: &Workload) -> Result<GuestReport, G
         elapsed: begin.elapsed(),
         latency_ns: vcpu.latency_ns,
     })
+}
+
+/// How many blocks the disk has, and how many requests may be in flight on it.
+pub(super) fn blocks_and_depth(
+    capacity_sectors: u64,
+    block_bytes: u32,
+    iodepth: u16,
+    slots: u16,
+) -> Result<(u64, u16), GuestError> {
+    let blocks = capacity_sectors.checked_div(sectors(block_bytes)).unwrap_or(0);
+    if blocks == 0 {
+        return Err(GuestError::DiskTooSmall { sectors: capacity_sectors, block_bytes });
+    }
+    if iodepth == 0 || iodepth > slots {
+        return Err(GuestError::BadDepth { iodepth, slots });
+    }
+    // Two requests for one block would race; a disk of fewer blocks than the depth bounds the depth.
+    Ok((blocks, u64::from(iodepth).min(blocks) as u16))
+}
+
+/// An empty histogram of latencies in nanoseconds.
+pub(super) fn latencies() -> Histogram<u64> {
+    Histogram::new_with_max(MAX_LATENCY_NS, 3)
+        .unwrap_or_else(|_| unreachable!("three digits up to a minute are valid bounds of a histogram"))
 }
 
 struct Vcpu<'a> {

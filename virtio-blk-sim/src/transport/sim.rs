@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use aio::{AioContext, EventNotifier, Reset};
 
 use crate::backend::Backend;
-use crate::blk_queue::{Attached, BlkQueue, Interrupt, Irqfd, Kick, QueueParts};
+use crate::blk_queue::{Attached, BlkQueue, Interrupt, Irqfd, Kick, QueueParts, Stopped};
 use crate::device::{BlockDevice, Features};
 use crate::memory::{GuestAddress, GuestMemoryMmap, GuestRam};
-use crate::virtqueue::{DeviceQueue, QueueConfig};
+use crate::virtqueue::{DeviceQueue, QueueConfig, QueueError};
 
 /// A device with one queue, set up as a driver has left it: features negotiated, rings in guest RAM, ioeventfd and irqfd
 /// made. May be sent to the thread of the device and shared with the guest's.
@@ -21,6 +21,8 @@ pub struct SimTransport {
     queue: QueueConfig,
     kick: Kick,
     irq: Irqfd,
+    /// The interrupt for a change of configuration, for a guest that can take more than one.
+    config: EventNotifier,
     needs_reset: Arc<AtomicBool>,
 }
 
@@ -76,6 +78,22 @@ impl SimTransport {
         ram_bytes: usize,
         reset: Reset,
     ) -> io::Result<Self> {
+        Self::with_queue_at(GuestAddress(0), device, features, queue_size, ram_bytes, reset)
+    }
+
+    /// The same with the queue somewhere else in guest RAM: a guest with a processor of its own has other things, too.
+    /// `base` is aligned to 16.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn with_queue_at(
+        base: GuestAddress,
+        device: BlockDevice,
+        features: Features,
+        queue_size: u16,
+        ram_bytes: usize,
+        reset: Reset,
+    ) -> io::Result<Self> {
         let invalid = |e: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidInput, e.to_string());
         let unknown = features.without(device.offered());
         let features = features.without(unknown) | Features::VERSION_1;
@@ -83,7 +101,7 @@ impl SimTransport {
         let queue = QueueConfig {
             event_idx: features.contains(Features::EVENT_IDX),
             indirect: features.contains(Features::INDIRECT_DESC),
-            ..QueueConfig::at(GuestAddress(0), queue_size)
+            ..QueueConfig::at(base, queue_size)
         };
         Ok(Self {
             ram: GuestRam::new(ram_bytes)?,
@@ -91,6 +109,7 @@ impl SimTransport {
             queue,
             kick: EventNotifier::new(reset)?.into(),
             irq: Irqfd::new()?,
+            config: EventNotifier::new(Reset::Classic)?,
             needs_reset: Arc::default(),
         })
     }
@@ -100,6 +119,11 @@ impl SimTransport {
     pub fn with_kick(mut self, kick: impl Into<Kick>) -> Self {
         self.kick = kick.into();
         self
+    }
+
+    /// The irqfd for a change of configuration: DEVICE_NEEDS_RESET (virtio 1.2, section 2.1.2).
+    pub(crate) fn config(&self) -> &EventNotifier {
+        &self.config
     }
 
     /// The guest's side.
@@ -124,7 +148,7 @@ impl SimTransport {
     /// # Errors
     /// `InvalidInput` if the rings are not usable; as for [`BlkQueue::attach`].
     pub fn attach(&self, context: &AioContext, backend: Backend) -> io::Result<Attached> {
-        self.attach_on(context, backend, self.kick.clone())
+        self.start(context, backend, self.new_queue(), self.kick.clone())
     }
 
     /// The same, with the device's end of the doorbell given: another handle to the file that the guest writes.
@@ -132,16 +156,53 @@ impl SimTransport {
     /// # Errors
     /// As for [`attach`](Self::attach).
     pub fn attach_on(&self, context: &AioContext, backend: Backend, kick: Kick) -> io::Result<Attached> {
-        let queue = DeviceQueue::new(Arc::clone(self.ram.memory()), self.queue)
-            .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
-        let needs_reset = Arc::clone(&self.needs_reset);
+        self.start(context, backend, self.new_queue(), kick)
+    }
+
+    fn new_queue(&self) -> Result<DeviceQueue, QueueError> {
+        DeviceQueue::new(Arc::clone(self.ram.memory()), self.queue)
+    }
+
+    /// Goes on with a queue that was [stopped](Attached::stop), on this or another loop, while the guest runs: what it made
+    /// available meanwhile is found, and the first answer interrupts in any case.
+    ///
+    /// # Errors
+    /// As for [`attach`](Self::attach).
+    pub fn attach_again(
+        &self,
+        context: &AioContext,
+        backend: Backend,
+        stopped: Stopped,
+    ) -> io::Result<Attached> {
+        let (memory, Stopped { next_avail, next_used, .. }) = (Arc::clone(self.ram.memory()), stopped);
+        self.start(
+            context,
+            backend,
+            DeviceQueue::resume(memory, self.queue, next_avail, next_used),
+            self.kick.clone(),
+        )
+    }
+
+    fn start(
+        &self,
+        context: &AioContext,
+        backend: Backend,
+        queue: Result<DeviceQueue, QueueError>,
+        kick: Kick,
+    ) -> io::Result<Attached> {
+        let queue = queue.map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+        let (needs_reset, config) = (Arc::clone(&self.needs_reset), self.config.clone());
         let parts = QueueParts {
             device: Arc::clone(&self.device),
             queue,
             backend,
             kick,
             interrupt: Interrupt::Irqfd(self.irq.clone()),
-            on_broken: Box::new(move |_| needs_reset.store(true, Ordering::Release)),
+            on_broken: Box::new(move |_| {
+                needs_reset.store(true, Ordering::Release);
+                // An eventfd of ours takes every write.
+                let _ = config.notify();
+            }),
             limit: None,
             in_flight: None,
             memory_lost: None,

@@ -132,6 +132,12 @@ impl Descriptor {
         bytes
     }
 
+    /// The same as two words of memory.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn to_words(self) -> [u64; 2] {
+        [self.addr.to_le(), self.second_word().to_le()]
+    }
+
     /// The reverse of [`Descriptor::to_bytes`].
     #[inline]
     pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {

@@ -1,0 +1,218 @@
+//! A virtual machine of one processor that begins in 64-bit mode, and the descriptor of its statistics.
+//!
+//! Nothing like a firmware or a boot loader: page tables, segment and interrupt tables are written into guest RAM from
+//! here, and the processor's registers are set to what they would be after a kernel had set them up.
+//!
+//! ```text
+//! 0x1000 page tables (4 GiB, guest-virtual = guest-physical)   0x7000 segments   0x8000 interrupts
+//! 0x9000 program                                               0xa000 stack      0xb000 Control
+//! 0xc000 the driver's: entries, heads, rings, data
+//! ```
+#![expect(unsafe_code, reason = "gives ranges of this process's memory to KVM")]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use kvm_bindings::{
+    KVM_MAX_CPUID_ENTRIES, kvm_lapic_state, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
+
+use super::error::KvmError;
+use super::program::{self, Entrance};
+use super::statistics::Statistics;
+use crate::memory::{GuestAddress, GuestMemoryMmap};
+
+const PML4: u64 = 0x1000;
+const PDPT: u64 = 0x2000;
+const DIRECTORIES: u64 = 0x3000;
+const SEGMENTS: u64 = 0x7000;
+const INTERRUPTS: u64 = 0x8000;
+const PROGRAM: u64 = 0x9000;
+const STACK_TOP: u64 = 0xb000;
+pub(super) const CONTROL: GuestAddress = GuestAddress(0xb000);
+/// Where the driver's part of guest RAM begins, and where it must end: behind it are the devices' addresses.
+pub(super) const DRIVER: u64 = 0xc000;
+pub(super) const RAM_END: u64 = 0xc000_0000;
+
+/// Gigabytes that the page tables map: RAM, and below 4 GiB the APICs and the device.
+const GIGABYTES: u64 = 4;
+/// A page-table entry: present, writable; and of a directory: a page of 2 MiB (Intel SDM 3A, 4.5).
+const PRESENT: u64 = 0x3;
+const LARGE_PAGE: u64 = 0x80;
+
+/// Segment descriptors (SDM 3A, 3.4.5): none, 64-bit code, data.
+const GDT: [u64; 3] = [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
+const CODE_SELECTOR: u16 = 8;
+const DATA_SELECTOR: u16 = 16;
+/// An interrupt gate, present (SDM 3A, 6.14.1).
+const GATE: u64 = 0x8e00 << 32;
+
+/// CR0: protection, extension type, numeric errors, write protection, paging. CR4: PAE. EFER: long mode enabled, active.
+const CR0: u64 = 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 31;
+const CR4: u64 = 1 << 5;
+const EFER: u64 = 1 << 8 | 1 << 10;
+/// RFLAGS: the bit that is always set. Interrupts are off.
+const RFLAGS: u64 = 2;
+
+/// What the guest cannot do without.
+const NEEDED: [(Cap, &str); 5] = [
+    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+    (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
+    (Cap::IrqRouting, "KVM_CAP_IRQ_ROUTING"),
+    (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
+    (Cap::Irqfd, "KVM_CAP_IRQFD"),
+];
+const API_VERSION: i32 = 12;
+
+/// The machine and what keeps its RAM mapped.
+#[derive(Debug)]
+pub(super) struct Vm {
+    // Dropped in this order: the machine before its RAM.
+    fd: VmFd,
+    memory: Arc<GuestMemoryMmap>,
+    pub(super) has_resampling: bool,
+}
+
+impl Vm {
+    /// A machine with this RAM and with interrupt controllers, and no processor yet.
+    pub(super) fn new(path: &Path, memory: Arc<GuestMemoryMmap>) -> Result<(Self, Kvm), KvmError> {
+        let kvm = open(path)?;
+        for (capability, name) in NEEDED {
+            if !kvm.check_extension(capability) {
+                return Err(KvmError::Lacks { path: path.into(), what: name });
+            }
+        }
+        let fd = kvm.create_vm().map_err(KvmError::refused("make a virtual machine"))?;
+        fd.create_irq_chip().map_err(KvmError::refused("make interrupt controllers"))?;
+        let vm = Self { fd, memory, has_resampling: kvm.check_extension(Cap::IrqfdResample) };
+        for (slot, region) in (0..).zip(vm.memory.iter()) {
+            let region = kvm_userspace_memory_region {
+                slot,
+                flags: 0,
+                guest_phys_addr: region.start_addr().0,
+                memory_size: region.len(),
+                userspace_addr: region.as_ptr().addr() as u64,
+            };
+            // SAFETY: the range is mapped for as long as `vm.memory` holds it, which is dropped after the machine; a
+            // region's bytes are only ever reached by volatile or atomic accesses, so the guest may change them.
+            unsafe { vm.fd.set_user_memory_region(region) }
+                .map_err(KvmError::refused("take guest RAM; is a page of it missing?"))?;
+        }
+        Ok((vm, kvm))
+    }
+
+    pub(super) fn fd(&self) -> &VmFd {
+        &self.fd
+    }
+
+    pub(super) fn memory(&self) -> &Arc<GuestMemoryMmap> {
+        &self.memory
+    }
+}
+
+fn open(path: &Path) -> Result<Kvm, KvmError> {
+    let failed = |source| KvmError::Open { path: path.into(), source };
+    let name = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())
+        .map_err(|_| failed(std::io::ErrorKind::InvalidInput.into()))?;
+    let kvm = Kvm::new_with_path(name).map_err(|error| failed(error.into()))?;
+    if kvm.get_api_version() != API_VERSION {
+        return Err(KvmError::Lacks { path: path.into(), what: "version 12 of the KVM interface" });
+    }
+    Ok(kvm)
+}
+
+/// The processor. It runs on the thread that calls [`VcpuFd::run`], which should be one and the same.
+#[derive(Debug)]
+pub(super) struct Processor {
+    pub(super) vcpu: VcpuFd,
+    sregs: kvm_sregs,
+    lapic: kvm_lapic_state,
+    pub(super) statistics: Option<Statistics>,
+}
+
+impl Processor {
+    /// Writes tables and program into RAM, and makes the processor of `vm`.
+    pub(super) fn new(kvm: &Kvm, vm: &Vm) -> Result<Self, KvmError> {
+        write_tables(vm.memory())?;
+        vm.memory().write_slice(program::code(), GuestAddress(PROGRAM))?;
+        let vcpu = vm.fd().create_vcpu(0).map_err(KvmError::refused("make a processor"))?;
+        let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
+        let cpuid = cpuid.map_err(KvmError::refused("say what processor it has"))?;
+        vcpu.set_cpuid2(&cpuid).map_err(KvmError::refused("give the guest its own processor's features"))?;
+        let sregs = vcpu.get_sregs().map_err(KvmError::refused("show the processor's registers"))?;
+        let lapic = vcpu.get_lapic().map_err(KvmError::refused("show the local APIC"))?;
+        let statistics = Statistics::of(&vcpu);
+        Ok(Self { vcpu, sregs: long_mode(sregs), lapic, statistics })
+    }
+
+    /// Puts the processor at an entrance of the program, as after a reset. `argument` is for rdi.
+    pub(super) fn reset(&mut self, entrance: Entrance, argument: u64) -> Result<(), KvmError> {
+        let refused = || KvmError::refused("reset the processor");
+        self.vcpu.set_sregs(&self.sregs).map_err(refused())?;
+        self.vcpu.set_lapic(&self.lapic).map_err(refused())?;
+        let regs = kvm_regs {
+            rip: PROGRAM + entrance.offset(),
+            rsp: STACK_TOP,
+            rdi: argument,
+            rflags: RFLAGS,
+            ..Default::default()
+        };
+        self.vcpu.set_regs(&regs).map_err(refused())
+    }
+}
+
+fn long_mode(mut sregs: kvm_sregs) -> kvm_sregs {
+    let data = kvm_segment {
+        base: 0,
+        limit: u32::MAX,
+        selector: DATA_SELECTOR,
+        type_: 3,
+        present: 1,
+        dpl: 0,
+        db: 1,
+        s: 1,
+        l: 0,
+        g: 1,
+        ..Default::default()
+    };
+    sregs.cs = kvm_segment { selector: CODE_SELECTOR, type_: 11, db: 0, l: 1, ..data };
+    (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
+    sregs.gdt.base = SEGMENTS;
+    sregs.gdt.limit = size_of_val(&GDT) as u16 - 1;
+    sregs.idt.base = INTERRUPTS;
+    sregs.idt.limit = 256 * 16 - 1;
+    (sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer) = (CR0, PML4, CR4, EFER);
+    sregs
+}
+
+fn write_tables(memory: &GuestMemoryMmap) -> Result<(), KvmError> {
+    let write = |at: u64, value: u64| memory.write_obj(value.to_le(), GuestAddress(at));
+    write(PML4, PDPT | PRESENT)?;
+    for gigabyte in 0..GIGABYTES {
+        let directory = DIRECTORIES + gigabyte * 0x1000;
+        write(PDPT + gigabyte * 8, directory | PRESENT)?;
+        for page in 0..512 {
+            write(directory + page * 8, gigabyte << 30 | page << 21 | LARGE_PAGE | PRESENT)?;
+        }
+    }
+    for (at, descriptor) in (SEGMENTS..).step_by(8).zip(GDT) {
+        write(at, descriptor)?;
+    }
+    let handlers = [
+        (program::QUEUE_VECTOR, Entrance::QueueInterrupt),
+        (program::CONFIG_VECTOR, Entrance::ConfigInterrupt),
+        (program::SPURIOUS_VECTOR, Entrance::SpuriousInterrupt),
+    ];
+    for (vector, handler) in handlers {
+        let at = INTERRUPTS + u64::from(vector) * 16;
+        let address = PROGRAM + handler.offset();
+        let selector = u64::from(CODE_SELECTOR) << 16;
+        write(at, address & 0xffff | selector | GATE | (address & 0xffff_0000) << 32)?;
+        write(at + 8, address >> 32)?;
+    }
+    Ok(())
+}
+
+const _: () = assert!(DIRECTORIES + GIGABYTES * 0x1000 <= SEGMENTS && GIGABYTES << 30 > RAM_END);

@@ -1,0 +1,357 @@
+//! A real vCPU: a virtual machine whose guest drives the disk, with KVM between the two.
+//!
+//! ```text
+//! guest (program.rs)                     KVM                                    the device's loop
+//! avail ring; OUT or store ────► ioeventfd, signalled in the kernel ────► doorbell of the AioContext
+//! sti; hlt; reap the used ring ◄──── interrupt controllers ◄──── irqfd ◄──── one write(2) for a batch
+//! ```
+//!
+//! Neither a kick nor an interrupt returns from KVM_RUN, and nobody reads the irqfd: KVM resets it when it injects. Whether
+//! the ioeventfd is read is the loop's affair, and what this project is about.
+//!
+//! The guest knows one thing, how to drive a virtio-blk queue. The requests, a batch at a time, are made by the host from
+//! a [`Workload`] and lie in guest RAM when the guest begins; when all of them have come back it says so, and the host
+//! checks each one: that it came back once, with which status, with what data.
+//!
+//! # Is it hardware that runs the guest?
+//!
+//! KVM can be made to work without (in a virtual machine that has no nested virtualisation, say), by carrying out each
+//! instruction of the guest itself. Everything here works then, and every count is right, but a time says how fast KVM
+//! interprets. [`KvmGuest::execution`] tells which of the two it is.
+//!
+//! # Example
+//!
+//! ```
+//! use std::sync::Arc;
+//! use aio::{AioContext, IoThread, Reset};
+//! use virtio_blk_sim::backend::Backend;
+//! use virtio_blk_sim::device::{BlockDevice, DeviceConfig, Features};
+//! use virtio_blk_sim::guest::kvm::{KvmGuest, KvmOptions, KvmShape};
+//! use virtio_blk_sim::guest::{Pattern, Stop, Workload};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! if let Err(why) = KvmGuest::probe("/dev/kvm".as_ref()) {
+//!     eprintln!("skipped: {why}");
+//!     return Ok(());
+//! }
+//! const SECTORS: u64 = 2048;
+//! let shape = KvmShape { features: Features::EVENT_IDX, slots: 8, block_bytes: 4096 };
+//! let device = BlockDevice::new(DeviceConfig::new(SECTORS))?;
+//! let transport = Arc::new(shape.transport(device, Reset::Autoreset)?);
+//! let mut guest = KvmGuest::new(&transport, shape, &KvmOptions::default())?;      // lays out the rings
+//! let thread = IoThread::spawn_with("device", AioContext::builder(), move |context| {
+//!     transport.attach(context, Backend::memory(SECTORS)?)
+//! })?;
+//! let workload = Workload { pattern: Pattern::RandRw, iodepth: 8, stop: Stop::Requests(500), verify: true, seed: 1 };
+//! let report = guest.run(&workload)?;
+//! println!("{} requests, {} kicks, {} interrupts", report.requests, report.kicks, report.interrupts);
+//! thread.stop()?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod batch;
+mod error;
+mod machine;
+mod program;
+mod shape;
+mod statistics;
+#[cfg(test)]
+mod tests;
+mod wires;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use kvm_ioctls::VcpuExit;
+use vm_memory::Bytes;
+
+use super::driver::DriverError;
+use super::thread::{GuestError, GuestReport, blocks_and_depth};
+use super::workload::{Stop, Workload};
+use crate::blk_queue::Kick;
+use crate::memory::GuestRam;
+use crate::transport::{GuestPorts, SimTransport};
+use crate::virtqueue::DriverQueue;
+use batch::{Batches, Table, Ticks};
+pub use error::KvmError;
+use machine::{CONTROL, Processor, Vm};
+use program::{COUNTED, Control, DONE_PORT, Entrance, ISR_PORT, KICK_MMIO_ADDRESS, KICK_PORT, NONSENSE_PORT};
+pub use shape::KvmShape;
+pub use statistics::VcpuStats;
+pub use wires::{Doorbell, Line, Wires};
+
+/// What a guest is made with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KvmOptions {
+    /// KVM's device.
+    pub device: PathBuf,
+    /// How the guest kicks.
+    pub doorbell: Doorbell,
+    /// How it is interrupted.
+    pub line: Line,
+    /// The queue's number: what the guest writes to kick, and what the ioeventfd's datamatch lets through.
+    pub queue: u16,
+}
+
+impl Default for KvmOptions {
+    /// `/dev/kvm`, PIO, MSI, queue 0.
+    fn default() -> Self {
+        let (doorbell, line) = (Doorbell::default(), Line::default());
+        Self { device: "/dev/kvm".into(), doorbell, line, queue: 0 }
+    }
+}
+
+/// Who carries out the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Execution {
+    /// The processor.
+    Hardware,
+    /// KVM, one by one: counts are right, times are its own.
+    Interpreted,
+    /// This kernel does not count them (Linux 5.14 does).
+    Unknown,
+}
+
+/// A virtual machine with a driver in it. Belongs to one thread at a time, which should stay the same.
+#[derive(Debug)]
+pub struct KvmGuest {
+    // Dropped in this order: the processor before the machine.
+    processor: Processor,
+    wires: Arc<Wires>,
+    ports: GuestPorts,
+    shape: KvmShape,
+    options: KvmOptions,
+    table: Table,
+    execution: Execution,
+    ticks: Ticks,
+    returns: u64,
+}
+
+impl KvmGuest {
+    /// Whether there is a KVM at `device` that can run a guest, and who carries out its instructions: makes a small one and
+    /// lets it count. Blocks for a few milliseconds.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn probe(device: &Path) -> Result<Execution, KvmError> {
+        let ram = GuestRam::new(machine::DRIVER as usize)
+            .map_err(|source| KvmError::Refused { what: "be given guest RAM", source })?;
+        let (vm, kvm) = Vm::new(device, Arc::clone(ram.memory()))?;
+        let mut processor = Processor::new(&kvm, &vm)?;
+        count(&mut processor)
+    }
+
+    /// Makes a machine around the RAM of a transport that `shape` has made, lays out the rings and lays the wires. Do this
+    /// before the device is attached.
+    ///
+    /// # Errors
+    /// [`KvmError`] says what is missing.
+    pub fn new(transport: &SimTransport, shape: KvmShape, options: &KvmOptions) -> Result<Self, KvmError> {
+        let eventfd = |error| KvmError::Refused { what: "be given guest RAM", source: error };
+        let ports = transport.guest().map_err(eventfd)?;
+        shape.check(&ports)?;
+        let (vm, kvm) = Vm::new(&options.device, Arc::clone(&ports.memory))?;
+        if options.line == Line::Level && !vm.has_resampling {
+            let what = "KVM_CAP_IRQFD_RESAMPLE";
+            return Err(KvmError::Lacks { path: options.device.clone(), what });
+        }
+        let mut processor = Processor::new(&kvm, &vm)?;
+        let execution = count(&mut processor)?;
+        let khz = processor.vcpu.get_tsc_khz().map_err(KvmError::refused("say how fast its clock ticks"))?;
+        let how = (options.doorbell, options.line, options.queue);
+        let config = transport.config().clone();
+        let Kick::Plain(kick) = ports.kick.clone() else { return Err(KvmError::BoundedKick) };
+        let wires = Arc::new(Wires::new(vm, kick, &ports.irq, config, how)?);
+        let table = shape.table(&ports.memory);
+        let options = options.clone();
+        let ticks = Ticks { khz };
+        let mut guest = Self { processor, wires, ports, shape, options, table, execution, ticks, returns: 0 };
+        guest.reset()?;
+        Ok(guest)
+    }
+
+    /// Resets the guest, and its half of the queue: the rings are empty, the driver starts anew and knows nothing of what
+    /// was in flight. The device must be detached, and be attached anew afterwards.
+    ///
+    /// # Errors
+    /// If guest RAM cannot be reached.
+    pub fn reset(&mut self) -> Result<(), KvmError> {
+        let empty = DriverQueue::new(Arc::clone(&self.ports.memory), self.ports.queue);
+        drop(empty.map_err(|_| KvmError::Shape("queue"))?);
+        let mut control = self.shape.lay_out(&self.ports)?;
+        if self.options.doorbell == Doorbell::Mmio {
+            control.flags |= program::KICK_MMIO;
+        }
+        if self.options.line == Line::Level {
+            control.flags |= program::READ_ISR;
+        }
+        control.kick_value = self.options.queue.into();
+        control.kick_address = match self.options.doorbell {
+            Doorbell::Pio => KICK_PORT.into(),
+            Doorbell::Mmio => KICK_MMIO_ADDRESS,
+        };
+        self.ports.memory.write_obj(control, CONTROL)?;
+        self.wires.isr().store(0, Ordering::Release);
+        self.processor.reset(Entrance::Start, CONTROL.0)
+    }
+
+    /// The wires to the device, for other threads, too.
+    pub fn wires(&self) -> &Arc<Wires> {
+        &self.wires
+    }
+
+    /// Who carries out the guest's instructions.
+    pub fn execution(&self) -> Execution {
+        self.execution
+    }
+
+    /// KVM's counters of the vCPU; `None` if this kernel has none.
+    pub fn stats(&self) -> Option<VcpuStats> {
+        self.processor.statistics.as_ref()?.read().ok()
+    }
+
+    /// How often KVM_RUN returned.
+    pub fn returns(&self) -> u64 {
+        self.returns
+    }
+
+    /// How often the guest kicks for each publication, whatever the device has asked for: a driver that knows nothing of
+    /// suppression. 0 is a driver that does.
+    ///
+    /// # Errors
+    /// If guest RAM cannot be reached.
+    pub fn set_burst(&mut self, kicks: u32) -> Result<(), KvmError> {
+        self.control(|control| control.burst = kicks)
+    }
+
+    /// How long the guest goes on with its interrupts masked before each sleep, in turns of an empty loop.
+    ///
+    /// # Errors
+    /// If guest RAM cannot be reached.
+    pub fn set_masked_turns(&mut self, turns: u32) -> Result<(), KvmError> {
+        self.control(|control| control.masked_turns = turns)
+    }
+
+    /// Runs a workload on the calling thread, as [`run`](super::run) does. Returns when everything submitted has finished;
+    /// blocks for as long.
+    ///
+    /// Interrupts in the report are those that the guest took; times are the guest's, without the host's preparing and
+    /// checking between batches.
+    ///
+    /// # Errors
+    /// The first thing that went wrong; requests may then be left in flight, and the guest needs a [`reset`](Self::reset).
+    pub fn run(&mut self, workload: &Workload) -> Result<GuestReport, GuestError> {
+        let (capacity, block_bytes) = (self.ports.capacity_sectors, self.shape.block_bytes);
+        let (blocks, depth) = blocks_and_depth(capacity, block_bytes, workload.iodepth, self.shape.slots)?;
+        let table = self.table.clone();
+        let mut batches = Batches::new(&table, workload, blocks);
+        let mut elapsed = Duration::ZERO;
+        let before = self.read_control()?;
+        loop {
+            let (most, budget) = match workload.stop {
+                Stop::Requests(total) => (total.saturating_sub(batches.requests), u64::MAX),
+                Stop::After(time) => (u64::MAX, self.ticks.from_time(time.saturating_sub(elapsed))),
+            };
+            let count = batches.prepare(if budget == 0 { 0 } else { most })?;
+            if count == 0 {
+                break;
+            }
+            self.control(|control| {
+                (control.count, control.depth, control.budget) = (count, depth.into(), budget);
+                (control.submitted, control.completed) = (0, 0);
+            })?;
+            let begin = Instant::now();
+            self.enter()?;
+            elapsed += begin.elapsed();
+            if self.ports.needs_reset() {
+                return Err(DriverError::NeedsReset.into());
+            }
+            let after = self.read_control()?;
+            let in_flight = after.submitted.wrapping_sub(after.completed);
+            if in_flight != 0 || after.stop != 0 {
+                return Err(KvmError::Stopped { in_flight }.into());
+            }
+            batches.check(after.submitted, self.ticks)?;
+            if after.submitted < count {
+                break;
+            }
+        }
+        let after = self.read_control()?;
+        Ok(GuestReport {
+            requests: batches.requests,
+            kicks: after.kicks.wrapping_sub(before.kicks),
+            kicks_held: 0,
+            interrupts: after.interrupts.wrapping_sub(before.interrupts),
+            elapsed,
+            latency_ns: batches.latency_ns,
+        })
+    }
+
+    /// Lets the guest run until it says that it is done.
+    fn enter(&mut self) -> Result<(), KvmError> {
+        loop {
+            self.returns += 1;
+            let unexpected = match self.processor.vcpu.run() {
+                Ok(VcpuExit::IoOut(DONE_PORT, _)) => return Ok(()),
+                Ok(VcpuExit::IoOut(NONSENSE_PORT, _)) => return Err(KvmError::NotInFlight),
+                Ok(VcpuExit::IoOut(KICK_PORT, value)) if self.wires.kick_returned(number(value))? => continue,
+                Ok(VcpuExit::MmioWrite(KICK_MMIO_ADDRESS, value))
+                    if self.wires.kick_returned(number(value))? =>
+                {
+                    continue;
+                }
+                Ok(VcpuExit::IoIn(ISR_PORT, value)) => {
+                    value.fill(0);
+                    if let Some(byte) = value.first_mut() {
+                        *byte = self.wires.isr().swap(0, Ordering::AcqRel);
+                    }
+                    continue;
+                }
+                Ok(exit) => format!("{exit:?}"),
+                // A signal, for somebody else.
+                Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => continue,
+                Err(error) => error.to_string(),
+            };
+            return Err(KvmError::Exit(unexpected));
+        }
+    }
+
+    fn read_control(&self) -> Result<Control, KvmError> {
+        Ok(self.ports.memory.read_obj(CONTROL)?)
+    }
+
+    /// Changes what the guest reads there. It must not be running.
+    fn control(&mut self, change: impl FnOnce(&mut Control)) -> Result<(), KvmError> {
+        let mut control = self.read_control()?;
+        change(&mut control);
+        Ok(self.ports.memory.write_obj(control, CONTROL)?)
+    }
+}
+
+/// The value of an access of up to eight bytes.
+fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
+}
+
+/// Lets the processor run so many instructions, and asks KVM whose work that was.
+fn count(processor: &mut Processor) -> Result<Execution, KvmError> {
+    let emulated = |processor: &Processor| Some(processor.statistics.as_ref()?.read().ok()?.insn_emulation);
+    processor.reset(Entrance::Count, 0)?;
+    let before = emulated(processor);
+    loop {
+        match processor.vcpu.run() {
+            Ok(VcpuExit::IoOut(DONE_PORT, _)) => break,
+            Ok(exit) => return Err(KvmError::Exit(format!("{exit:?}"))),
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {}
+            Err(error) => return Err(KvmError::Exit(error.to_string())),
+        }
+    }
+    Ok(match before.zip(emulated(processor)) {
+        Some((before, after)) if after.wrapping_sub(before) >= u64::from(COUNTED) => Execution::Interpreted,
+        Some(_) => Execution::Hardware,
+        None => Execution::Unknown,
+    })
+}

@@ -1,0 +1,123 @@
+//! What KVM counts of a vCPU: the binary statistics of Linux 5.14 (Documentation/virt/kvm/api.rst, KVM_GET_STATS_FD).
+//!
+//! The file describes itself: a header says where descriptors and values are, a descriptor has the name and the place of
+//! its value. The few that are wanted are looked up once.
+#![expect(unsafe_code, reason = "KVM_GET_STATS_FD is an ioctl that kvm-ioctls does not have")]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::fs::FileExt;
+
+use kvm_ioctls::VcpuFd;
+
+/// `_IO(KVMIO, 0xce)`
+const KVM_GET_STATS_FD: libc::c_ulong = 0xaece;
+/// Headers and descriptors are small; one that is not is not understood.
+const MOST_DESCRIPTORS: u32 = 4096;
+const LONGEST_NAME: u32 = 256;
+
+/// What KVM counted since the vCPU was made. Subtract two snapshots for an interval.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VcpuStats {
+    /// Times that the guest was left, whether KVM then went on by itself or returned to its caller.
+    pub exits: u64,
+    /// Of these: an IN or OUT, an access to a device's address, a `hlt`.
+    pub io_exits: u64,
+    /// An access to a device's address.
+    pub mmio_exits: u64,
+    /// A `hlt`.
+    pub halt_exits: u64,
+    /// Interrupts that were put into the guest.
+    pub irq_injections: u64,
+    /// Instructions that KVM carried out itself, in software.
+    pub insn_emulation: u64,
+}
+
+const NAMES: [&str; 6] =
+    ["exits", "io_exits", "mmio_exits", "halt_exits", "irq_injections", "insn_emulation"];
+
+impl std::ops::Sub for VcpuStats {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Self {
+            exits: self.exits.wrapping_sub(earlier.exits),
+            io_exits: self.io_exits.wrapping_sub(earlier.io_exits),
+            mmio_exits: self.mmio_exits.wrapping_sub(earlier.mmio_exits),
+            halt_exits: self.halt_exits.wrapping_sub(earlier.halt_exits),
+            irq_injections: self.irq_injections.wrapping_sub(earlier.irq_injections),
+            insn_emulation: self.insn_emulation.wrapping_sub(earlier.insn_emulation),
+        }
+    }
+}
+
+/// The statistics file of a vCPU, and where in it the wanted values are.
+#[derive(Debug)]
+pub(super) struct Statistics {
+    file: File,
+    /// In the order of [`NAMES`].
+    offsets: [u64; NAMES.len()],
+}
+
+impl Statistics {
+    /// `None` if this kernel has none, or not these.
+    pub(super) fn of(vcpu: &VcpuFd) -> Option<Self> {
+        // SAFETY: this ioctl takes no argument and touches no memory of ours.
+        let fd = unsafe { libc::ioctl(vcpu.as_raw_fd(), KVM_GET_STATS_FD, 0) };
+        if fd < 0 {
+            return None;
+        }
+        // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+        let file = unsafe { File::from_raw_fd(fd) };
+        let offsets = find(&file).ok()??;
+        Some(Self { file, offsets })
+    }
+
+    /// One pread(2) for each value.
+    pub(super) fn read(&self) -> io::Result<VcpuStats> {
+        let mut values = [0; NAMES.len()];
+        for (value, &offset) in values.iter_mut().zip(&self.offsets) {
+            let mut bytes = [0; 8];
+            self.file.read_exact_at(&mut bytes, offset)?;
+            *value = u64::from_ne_bytes(bytes);
+        }
+        let [exits, io_exits, mmio_exits, halt_exits, irq_injections, insn_emulation] = values;
+        Ok(VcpuStats { exits, io_exits, mmio_exits, halt_exits, irq_injections, insn_emulation })
+    }
+}
+
+/// Where the values of [`NAMES`] are; `None` if one is missing, or the file is not understood.
+fn find(file: &impl FileExt) -> io::Result<Option<[u64; NAMES.len()]>> {
+    // struct kvm_stats_header: flags, name_size, num_desc, id_offset, desc_offset, data_offset.
+    let header: [u32; 6] = words(file, 0)?;
+    let [_, name_size, count, _, descriptors, data] = header;
+    if count > MOST_DESCRIPTORS || name_size > LONGEST_NAME {
+        return Ok(None);
+    }
+    let mut found = [None; NAMES.len()];
+    let mut name = vec![0; name_size as usize];
+    for index in 0..u64::from(count) {
+        // struct kvm_stats_desc: flags, exponent and size (16 bits each), offset, bucket size, name.
+        let at = u64::from(descriptors) + index * (16 + u64::from(name_size));
+        let [_, _, offset, _] = words(file, at)?;
+        file.read_exact_at(&mut name, at + 16)?;
+        let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+        if let Some(wanted) = NAMES.iter().position(|wanted| wanted.as_bytes() == name) {
+            found[wanted] = Some(u64::from(data) + u64::from(offset));
+        }
+    }
+    let all: Vec<u64> = found.into_iter().flatten().collect();
+    Ok(all.try_into().ok())
+}
+
+fn words<const N: usize>(file: &impl FileExt, at: u64) -> io::Result<[u32; N]> {
+    let mut words = [0; N];
+    for (word, at) in words.iter_mut().zip((at..).step_by(4)) {
+        let mut bytes = [0; 4];
+        file.read_exact_at(&mut bytes, at)?;
+        *word = u32::from_ne_bytes(bytes);
+    }
+    Ok(words)
+}
