@@ -62,6 +62,12 @@ impl GuestPorts {
     pub fn needs_reset(&self) -> bool {
         self.needs_reset.load(Ordering::Acquire)
     }
+
+    /// The driver has reset the device.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn reset(&self) {
+        self.needs_reset.store(false, Ordering::Release);
+    }
 }
 
 impl SimTransport {

@@ -195,6 +195,7 @@ impl KvmGuest {
         };
         self.ports.memory.write_obj(control, CONTROL)?;
         self.wires.isr().store(0, Ordering::Release);
+        self.ports.reset();
         self.processor.reset(Entrance::Start, CONTROL.0)
     }
 
@@ -250,6 +251,7 @@ impl KvmGuest {
         let mut batches = Batches::new(&table, workload, blocks);
         let mut elapsed = Duration::ZERO;
         let before = self.read_control()?;
+        before.idle()?;
         loop {
             let (most, budget) = match workload.stop {
                 Stop::Requests(total) => (total.saturating_sub(batches.requests), u64::MAX),
@@ -270,10 +272,7 @@ impl KvmGuest {
                 return Err(DriverError::NeedsReset.into());
             }
             let after = self.read_control()?;
-            let in_flight = after.submitted.wrapping_sub(after.completed);
-            if in_flight != 0 || after.stop != 0 {
-                return Err(KvmError::Stopped { in_flight }.into());
-            }
+            after.idle()?;
             batches.check(after.submitted, self.ticks)?;
             if after.submitted < count {
                 break;
@@ -328,6 +327,14 @@ impl KvmGuest {
         let mut control = self.read_control()?;
         change(&mut control);
         Ok(self.ports.memory.write_obj(control, CONTROL)?)
+    }
+}
+
+impl Control {
+    /// Nothing is in flight, and nobody has stopped the guest.
+    fn idle(&self) -> Result<(), KvmError> {
+        let in_flight = self.submitted.wrapping_sub(self.completed);
+        if in_flight == 0 && self.stop == 0 { Ok(()) } else { Err(KvmError::Stopped { in_flight }) }
     }
 }
 

@@ -121,3 +121,64 @@ fn words<const N: usize>(file: &impl FileExt, at: u64) -> io::Result<[u32; N]> {
     }
     Ok(words)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file in memory.
+    struct Bytes(Vec<u8>);
+
+    impl FileExt for Bytes {
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            let from =
+                usize::try_from(offset).ok().and_then(|offset| self.0.get(offset..)).unwrap_or_default();
+            let count = from.len().min(buffer.len());
+            buffer[..count].copy_from_slice(&from[..count]);
+            Ok(count)
+        }
+
+        fn write_at(&self, _: &[u8], _: u64) -> io::Result<usize> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    const NAME: usize = 48;
+
+    /// A statistics file with these descriptors: a name, and where its value is among the values.
+    fn file(descriptors: &[(&str, u32)]) -> Bytes {
+        let data = 24 + descriptors.len() * (16 + NAME);
+        let header = [0, NAME as u32, descriptors.len() as u32, 24, 24, data as u32];
+        let mut bytes: Vec<u8> = header.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        for (name, offset) in descriptors {
+            bytes.extend([0, 0, *offset, 0].iter().flat_map(|word| word.to_ne_bytes()));
+            let mut field = [0; NAME];
+            field[..name.len()].copy_from_slice(name.as_bytes());
+            bytes.extend(field);
+        }
+        Bytes(bytes)
+    }
+
+    #[test]
+    fn values_are_found_by_their_names() {
+        let mut descriptors: Vec<(&str, u32)> = NAMES.iter().copied().zip((0..).step_by(8)).collect();
+        descriptors.reverse();
+        descriptors.insert(2, ("exits_of_another_kind", 800));
+        let found = find(&file(&descriptors)).unwrap().unwrap();
+        let data = 24 + 7 * (16 + NAME as u64);
+        assert_eq!(found, [0, 8, 16, 24, 32, 40].map(|offset| data + offset));
+    }
+
+    #[test]
+    fn a_file_that_lacks_one_or_makes_no_sense_is_not_used() {
+        let some: Vec<(&str, u32)> = NAMES[1..].iter().map(|name| (*name, 0)).collect();
+        assert_eq!(find(&file(&some)).unwrap(), None);
+        let mut vast = file(&some);
+        vast.0[8..12].copy_from_slice(&u32::MAX.to_ne_bytes());
+        assert_eq!(find(&vast).unwrap(), None);
+        let all: Vec<(&str, u32)> = NAMES.iter().map(|name| (*name, 0)).collect();
+        let mut short = file(&all);
+        short.0.truncate(100);
+        assert!(find(&short).is_err());
+    }
+}

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use aio::{AioContext, EventNotifier, NotifierRegistration, Reset};
 use kvm_bindings::{
@@ -57,6 +57,7 @@ pub struct Wires {
     line: Option<Level>,
     config: EventNotifier,
     kick_returns: AtomicU64,
+    ignore_returned: AtomicBool,
 }
 
 /// What a level has besides its irqfd.
@@ -90,6 +91,7 @@ impl Wires {
             irq_for_kvm: for_kvm(irq.as_fd())?,
             line: level,
             kick_returns: AtomicU64::new(0),
+            ignore_returned: AtomicBool::new(false),
             vm,
             kick,
             doorbell,
@@ -211,8 +213,16 @@ impl Wires {
             return Ok(false);
         }
         self.kick_returns.fetch_add(1, Ordering::Relaxed);
-        self.kick.notify().map_err(KvmError::Eventfd)?;
+        if !self.ignore_returned.load(Ordering::Relaxed) {
+            self.kick.notify().map_err(KvmError::Eventfd)?;
+        }
         Ok(true)
+    }
+
+    /// Whether kicks that return from KVM_RUN are counted only, as by a VMM whose device nobody is at home at. It rings when
+    /// the kick is [mended](Self::mend_kick).
+    pub fn ignore_returned_kicks(&self, ignore: bool) {
+        self.ignore_returned.store(ignore, Ordering::Relaxed);
     }
 
     /// Kicks that returned from KVM_RUN, because KVM did not have the ioeventfd.

@@ -1,0 +1,54 @@
+//! The device goes from one event loop to another while its guest runs.
+
+use virtio_blk_sim::backend::Backend;
+use virtio_blk_sim::backend::Delay;
+use virtio_blk_sim::guest::kvm::KvmOptions;
+use virtio_blk_sim::guest::{Pattern, Workload};
+
+use crate::rig::{Loop, Rig, arms, kvm, memory, mix, shape};
+use std::time::Duration;
+
+/// Moves the queue to and fro until the guest is done; how often.
+fn travel(backend: &Backend, workload: Workload, verified: bool) {
+    let arms = arms();
+    for (from, to) in arms.iter().zip(arms.iter().cycle().skip(1)) {
+        // The doorbell's own mode goes with it, so it is one that both have.
+        let mut rig = Rig::new(shape(workload.iodepth), &KvmOptions::default(), aio::Reset::Autoreset);
+        let loops = [Loop::new(*from), Loop::new(*to)];
+        loops[0].attach(&rig, backend.clone(), None);
+        let running = rig.start(workload);
+        let (mut moves, mut answered) = (0, 0);
+        while !running.is_over() {
+            let (here, there) = (&loops[moves % 2], &loops[(moves + 1) % 2]);
+            // Some requests on each: it is at work when it is moved.
+            while here.queue_stats().requests < 20 && !running.is_over() {
+                std::thread::yield_now();
+            }
+            let stopped = here.stop();
+            answered += stopped.stats.requests;
+            there.attach(&rig, backend.clone(), Some(stopped));
+            moves += 1;
+        }
+        let report = rig.finish(running).unwrap();
+        answered += loops[moves % 2].queue_stats().requests;
+        let what = format!("{from:?} {to:?} verified {verified}: {moves} moves, {answered} answered");
+        assert_eq!(report.requests, answered, "{what}");
+        assert!(moves >= 1, "{what}");
+    }
+}
+
+#[test]
+fn a_device_moves_between_event_loops_while_its_guest_runs() {
+    if kvm() {
+        travel(&memory(), mix(8, 800), true);
+    }
+}
+
+#[test]
+fn a_device_moves_with_requests_in_flight() {
+    if kvm() {
+        let delay = Backend::Delay(Delay { latency: Duration::from_micros(500), spin: false });
+        let workload = Workload { pattern: Pattern::RandRead, verify: false, ..mix(8, 400) };
+        travel(&delay, workload, false);
+    }
+}

@@ -1,0 +1,81 @@
+//! A guest that is reset while requests are in flight, and one that has to be.
+
+use std::time::Duration;
+
+use virtio_blk_sim::backend::{Backend, Delay};
+use virtio_blk_sim::guest::kvm::{KvmError, KvmOptions};
+use virtio_blk_sim::guest::{DriverError, GuestError, Pattern, Workload};
+use virtio_blk_sim::virtqueue::Descriptor;
+use vm_memory::Bytes;
+
+use crate::rig::{Loop, Rig, arms, kvm, memory, mix, shape};
+
+#[test]
+fn a_guest_reset_in_flight_starts_anew() {
+    const DEPTH: u16 = 8;
+    if !kvm() {
+        return;
+    }
+    for arm in arms() {
+        for drain in [true, false] {
+            let mut rig = Rig::new(shape(DEPTH), &KvmOptions::default(), arm.1);
+            let device = Loop::new(arm);
+            for _ in 0..2 {
+                // Long enough for all of them to be in flight at once, and for a drain to be worth its name.
+                let delay = Delay { latency: Duration::from_millis(50), spin: false };
+                device.attach(&rig, Backend::Delay(delay), None);
+                let workload = Workload { pattern: Pattern::RandRead, verify: false, ..mix(DEPTH, 1000) };
+                let running = rig.start(workload);
+                while device.in_flight() < DEPTH {
+                    std::thread::yield_now();
+                }
+                rig.wires.stop().unwrap();
+                match rig.finish(running) {
+                    Err(GuestError::Kvm(KvmError::Stopped { in_flight })) => {
+                        assert!(in_flight > 0, "{arm:?}")
+                    }
+                    other => panic!("{arm:?}: {other:?}"),
+                }
+                // Without a reset it does not go on.
+                let again = rig.start(mix(1, 1));
+                assert!(rig.finish(again).is_err(), "{arm:?}");
+                if drain {
+                    // They are answered, on rings and by interrupts that the guest is about to forget.
+                    assert!(device.stop().stats.requests >= u64::from(DEPTH), "{arm:?}");
+                } else {
+                    device.drop_queue();
+                }
+                rig.guest().reset().unwrap();
+                device.attach(&rig, memory(), None);
+                let report = rig.run(mix(DEPTH, 300));
+                assert_eq!((report.requests, device.queue_stats().requests), (300, 300), "{arm:?} {drain}");
+                device.stop();
+                rig.guest().reset().unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_guest_that_broke_the_rules_is_told_by_its_configuration_interrupt() {
+    if !kvm() {
+        return;
+    }
+    for arm in arms() {
+        let mut rig = Rig::new(shape(4), &KvmOptions::default(), arm.1);
+        let device = Loop::new(arm);
+        device.attach(&rig, memory(), None);
+        assert_eq!(rig.run(mix(4, 40)).requests, 40);
+        // An indirect table has a multiple of 16 bytes. The guest fills in the address alone.
+        let ports = rig.transport.guest().unwrap();
+        let wrong = Descriptor { addr: 0, len: 47, flags: Descriptor::INDIRECT, next: 0 };
+        for head in 0..u64::from(ports.queue.size) {
+            let at = ports.queue.desc_table.0 + head * Descriptor::BYTES as u64;
+            ports.memory.write_slice(&wrong.to_bytes(), vm_memory::GuestAddress(at)).unwrap();
+        }
+        let running = rig.start(mix(4, 40));
+        let outcome = rig.finish(running);
+        assert!(matches!(outcome, Err(GuestError::Driver(DriverError::NeedsReset))), "{arm:?}: {outcome:?}");
+        assert!(device.with_queue(|queue| queue.broken()).is_some(), "{arm:?}");
+    }
+}

@@ -1,0 +1,229 @@
+//! What the tests have in common: a device on a thread of its own, a guest, and what they counted.
+
+use std::cell::RefCell;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use aio::{AioContext, IoThread, Method, MonitorKind, NotifierRegistration, Reset};
+use virtio_blk_sim::backend::Backend;
+use virtio_blk_sim::blk_queue::{Attached, QueueStats, Stopped};
+use virtio_blk_sim::device::{BlockDevice, DeviceConfig, Features};
+use virtio_blk_sim::guest::kvm::{Execution, KvmGuest, KvmOptions, KvmShape, Wires};
+use virtio_blk_sim::guest::{GuestError, GuestReport, Pattern, Stop, Workload};
+use virtio_blk_sim::transport::SimTransport;
+
+/// Sectors of the disks: 4 MiB.
+pub(crate) const SECTORS: u64 = 8192;
+pub(crate) const BLOCK: u32 = 4096;
+/// A run takes seconds, also where KVM interprets; one that takes this long has lost something.
+const LONG: Duration = Duration::from_secs(300);
+
+/// Whether there is a KVM; says so if not.
+pub(crate) fn kvm() -> bool {
+    match KvmGuest::probe(Path::new("/dev/kvm")) {
+        Ok(Execution::Interpreted) => eprintln!("KVM interprets its guests here"),
+        Ok(_) => {}
+        Err(why) => {
+            eprintln!("skipped: {why}");
+            return false;
+        }
+    }
+    true
+}
+
+/// A monitor and who resets its notifiers.
+pub(crate) type Arm = (MonitorKind, Reset);
+
+/// Every monitor with every way to reset a notifier that it has on this kernel.
+pub(crate) fn arms() -> Vec<Arm> {
+    let mut arms = Vec::new();
+    for kind in MonitorKind::ALL {
+        for method in Method::ALL {
+            let reset = Reset::AutoresetBy(method);
+            match AioContext::builder().monitor(kind).reset(reset).build() {
+                Ok(_) => arms.push((kind, reset)),
+                Err(e) => eprintln!("skipped: {kind} with {method}: {e}"),
+            }
+        }
+    }
+    assert!(arms.len() >= 2, "at least poll and epoll with read(2) are everywhere");
+    arms
+}
+
+/// One way to read and one not to.
+pub(crate) const TWO_ARMS: [Arm; 2] = [
+    (MonitorKind::Epoll, Reset::Classic),
+    // Everywhere but in emulated kernels, which have no KVM either.
+    (MonitorKind::Epoll, Reset::AutoresetBy(Method::Edge)),
+];
+
+/// Reads and writes half each, verified.
+pub(crate) fn mix(iodepth: u16, requests: u64) -> Workload {
+    Workload { pattern: Pattern::RandRw, iodepth, stop: Stop::Requests(requests), verify: true, seed: 11 }
+}
+
+pub(crate) fn shape(iodepth: u16) -> KvmShape {
+    KvmShape { features: Features::EVENT_IDX, slots: iodepth, block_bytes: BLOCK }
+}
+
+pub(crate) fn memory() -> Backend {
+    Backend::memory(SECTORS).unwrap()
+}
+
+thread_local! {
+    /// On a device's thread: its queue.
+    static DEVICE: RefCell<Option<Device>> = const { RefCell::new(None) };
+}
+
+struct Device {
+    queue: Attached,
+    /// The handler of a level interrupt.
+    _level: Option<NotifierRegistration>,
+}
+
+/// An event loop that may have the device's queue.
+pub(crate) struct Loop(IoThread);
+
+impl Loop {
+    pub(crate) fn new((kind, reset): Arm) -> Self {
+        let builder = AioContext::builder().monitor(kind).reset(reset);
+        Self(IoThread::spawn("device", builder).unwrap())
+    }
+
+    /// Attaches the queue: at its beginning, or where it was stopped.
+    pub(crate) fn attach(&self, rig: &Rig, backend: Backend, stopped: Option<Stopped>) {
+        let (transport, wires) = (Arc::clone(&rig.transport), Arc::clone(&rig.wires));
+        let attach = move |context: &AioContext| {
+            let queue = match stopped {
+                None => transport.attach(context, backend).unwrap(),
+                Some(stopped) => transport.attach_again(context, backend, stopped).unwrap(),
+            };
+            let level = wires.level(context).unwrap();
+            let level = level.map(|(interrupt, resample)| {
+                queue.set_interrupt(interrupt);
+                resample
+            });
+            DEVICE.set(Some(Device { queue, _level: level }));
+        };
+        self.0.run(attach).unwrap();
+    }
+
+    /// Stops the queue when everything in flight has been answered.
+    pub(crate) fn stop(&self) -> Stopped {
+        let stop = |context: &AioContext| {
+            let device = DEVICE.take().expect("a queue is attached");
+            device.queue.stop(context).unwrap()
+        };
+        self.0.run(stop).unwrap()
+    }
+
+    /// Drops the queue: what is in flight is never answered.
+    pub(crate) fn drop_queue(&self) {
+        self.0.run(|_| drop(DEVICE.take())).unwrap();
+    }
+
+    pub(crate) fn in_flight(&self) -> u16 {
+        self.with_queue(|queue| queue.in_flight())
+    }
+
+    pub(crate) fn queue_stats(&self) -> QueueStats {
+        self.with_queue(|queue| queue.stats())
+    }
+
+    pub(crate) fn with_queue<R: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&Attached) -> R + Send + 'static,
+    ) -> R {
+        let ask = move |_: &AioContext| {
+            DEVICE.with_borrow(|device| ask(&device.as_ref().expect("a queue is attached").queue))
+        };
+        self.0.run(ask).unwrap()
+    }
+
+    pub(crate) fn stats(&self) -> aio::Stats {
+        self.0.run(|context| context.stats()).unwrap()
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        // In its home thread, before the context.
+        let _ = self.0.run(|_| drop(DEVICE.take()));
+    }
+}
+
+/// A guest and its transport. The guest is away while it runs.
+pub(crate) struct Rig {
+    pub(crate) transport: Arc<SimTransport>,
+    pub(crate) wires: Arc<Wires>,
+    guest: Option<KvmGuest>,
+}
+
+/// A guest that runs on a thread.
+pub(crate) struct Running(JoinHandle<()>, std::sync::mpsc::Receiver<(KvmGuest, Outcome)>);
+
+pub(crate) type Outcome = Result<GuestReport, GuestError>;
+
+impl Rig {
+    pub(crate) fn new(shape: KvmShape, options: &KvmOptions, reset: Reset) -> Self {
+        let device = BlockDevice::new(DeviceConfig::new(SECTORS)).unwrap();
+        let transport = Arc::new(shape.transport(device, reset).unwrap());
+        let guest = KvmGuest::new(&transport, shape, options).unwrap();
+        Self { transport, wires: Arc::clone(guest.wires()), guest: Some(guest) }
+    }
+
+    pub(crate) fn guest(&mut self) -> &mut KvmGuest {
+        self.guest.as_mut().expect("it has come back")
+    }
+
+    /// Lets the guest run on a thread of its own.
+    pub(crate) fn start(&mut self, workload: Workload) -> Running {
+        let mut guest = self.guest.take().expect("it has come back");
+        let (done, outcome) = channel();
+        let thread = std::thread::spawn(move || {
+            let outcome = guest.run(&workload);
+            let _ = done.send((guest, outcome));
+        });
+        Running(thread, outcome)
+    }
+
+    /// Waits for it.
+    pub(crate) fn finish(&mut self, running: Running) -> Outcome {
+        let (guest, outcome) = match running.1.recv_timeout(LONG) {
+            Ok(back) => back,
+            Err(RecvTimeoutError::Timeout) => panic!("the guest hangs: a kick or an interrupt was lost"),
+            Err(RecvTimeoutError::Disconnected) => panic!("the guest's thread panicked"),
+        };
+        running.0.join().unwrap();
+        self.guest = Some(guest);
+        outcome
+    }
+
+    pub(crate) fn run(&mut self, workload: Workload) -> GuestReport {
+        let running = self.start(workload);
+        self.finish(running).unwrap()
+    }
+
+    /// What is in the ioeventfd, and what in the irqfd: how often they were signalled since somebody read them.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let ports = self.transport.guest().unwrap();
+        (count(&ports.kick), count(&ports.irq))
+    }
+}
+
+impl Running {
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
+/// An eventfd's counter, as the kernel shows it (proc(5), fdinfo).
+fn count(fd: &impl AsFd) -> u64 {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd())).unwrap();
+    let line = info.lines().find_map(|line| line.strip_prefix("eventfd-count:")).unwrap();
+    u64::from_str_radix(line.trim(), 16).unwrap()
+}
