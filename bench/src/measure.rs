@@ -24,7 +24,7 @@ pub(crate) struct Metric<S> {
     pub(crate) name: &'static str,
     pub(crate) unit: &'static str,
     pub(crate) better: Better,
-    /// Takes the number out of a sample.
+    /// Takes the number out of a sample. NaN where there is no such number: then no arm of the run has the metric.
     pub(crate) value: fn(&S) -> f64,
 }
 
@@ -109,7 +109,7 @@ pub(crate) struct Measured {
     pub(crate) versus: Option<Comparison>,
 }
 
-/// Summarises every metric of `arm` and compares it with `baseline`. Empty if the arm was never visited.
+/// Summarises every metric of `arm` that its samples have and compares it with `baseline`. Empty if the arm was never visited.
 pub(crate) fn analyse<S: Sample>(
     recording: &Recording<S>,
     arm: usize,
@@ -117,6 +117,9 @@ pub(crate) fn analyse<S: Sample>(
 ) -> Vec<Measured> {
     let measured = S::METRICS.iter().filter_map(|metric| {
         let values = recording.values(arm, metric.value);
+        if values.iter().any(|value| value.is_nan()) {
+            return None;
+        }
         let versus = baseline.and_then(|baseline| {
             Comparison::of(&recording.pairs(arm, baseline, metric.value), metric.better)
         });
@@ -211,6 +214,13 @@ mod tests {
         assert_eq!(analyse(&recording, 2, Some(0)), []);
         let (recording, _) = record(0, 4, 2, |_| 0.0);
         assert!(recording.complete);
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_no_metric() {
+        let (recording, _) = record(2, 3, usize::MAX, |arm| if arm == 1 { f64::NAN } else { 0.0 });
+        assert_eq!(analyse(&recording, 0, None).len(), 1);
+        assert_eq!(analyse(&recording, 1, Some(0)), []);
     }
 
     #[test]

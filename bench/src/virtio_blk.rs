@@ -2,8 +2,10 @@
 //!
 //! A thread plays the guest's vCPU, another one is the device's event loop; between them are a real ioeventfd, a real
 //! irqfd and a split virtqueue. The arms differ in how the loop waits and in who resets its notifiers, all of them:
-//! the ioeventfd and the loop's own. The guest waits for its interrupt with one blocking read(2) in every arm.
+//! the ioeventfd and the loop's own. The guest waits for its interrupt with one blocking read(2) in every arm; with
+//! `--guest kvm` it is a vCPU that halts, and KVM signals the one and resets the other.
 
+mod guest;
 pub(crate) mod options;
 mod report;
 mod rig;
@@ -27,6 +29,7 @@ const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(25) };
 /// Refuses what cannot be measured, before anything is said or done.
 pub(crate) fn check(args: &VirtioBlkArgs) -> Result<(), Error> {
     let setup = args.setup()?;
+    guest::remark(&args.guest())?;
     let asked = args.arms();
     if asked.is_empty() { Ok(()) } else { available(&asked, &setup).map(drop) }
 }
@@ -63,7 +66,9 @@ pub(crate) fn run(args: &VirtioBlkArgs, session: &mut Session) -> Result<Report,
 
     let measured = campaign.rows(&cases);
     let text = report::tables(&measured, session.colour);
-    let conclusions = report::conclusions(&rows, &measured);
+    let mut conclusions = report::conclusions(&rows, &measured);
+    let remark = guest::remark(&setup.guest)?.map(str::to_owned);
+    conclusions.splice(0..0, remark);
     rows.extend(measured);
     Ok(Report {
         benchmark: "virtio-blk",

@@ -59,6 +59,16 @@ pub(crate) struct VirtioBlkArgs {
     /// How that maximum is kept: kernel (a patched one), atomic or credit [default: the best that this kernel has]
     #[arg(long, value_name = "METHOD", requires = "kick_maximum", value_parser = bounded_method)]
     kick_method: Option<BoundedMethod>,
+    /// Who drives the disk: a thread that plays the vCPU, or a vCPU of KVM, whose kicks and interrupts are KVM's ioeventfd
+    /// and irqfd
+    #[arg(long, value_name = "thread|kvm", default_value = "thread")]
+    guest: GuestArg,
+    /// How a guest of --guest kvm kicks: an OUT to a port, or a store to an address
+    #[arg(long, value_name = "pio|mmio", default_value = "pio")]
+    doorbell: DoorbellArg,
+    /// KVM's device
+    #[arg(long, value_name = "PATH", default_value = "/dev/kvm", hide = true)]
+    kvm_device: PathBuf,
     /// Write recognisable blocks and check what is read; costs time on the guest's side
     #[arg(long)]
     verify: bool,
@@ -71,6 +81,26 @@ pub(crate) struct VirtioBlkArgs {
 pub(crate) enum Switch {
     On,
     Off,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum GuestArg {
+    Thread,
+    Kvm,
+}
+
+/// How a vCPU of KVM kicks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DoorbellArg {
+    Pio,
+    Mmio,
+}
+
+/// Who drives the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum GuestKind {
+    Thread,
+    Kvm { device: PathBuf, doorbell: DoorbellArg },
 }
 
 /// A disk, as given.
@@ -113,6 +143,7 @@ pub(super) enum BackendKind {
 #[derive(Debug, Clone)]
 pub(super) struct Setup {
     pub(super) backend: BackendKind,
+    pub(super) guest: GuestKind,
     pub(super) capacity_sectors: u64,
     pub(super) block_bytes: u32,
     pub(super) iodepth: u16,
@@ -177,6 +208,14 @@ impl VirtioBlkArgs {
         arms
     }
 
+    /// Who is to drive the disk.
+    pub(super) fn guest(&self) -> GuestKind {
+        match self.guest {
+            GuestArg::Thread => GuestKind::Thread,
+            GuestArg::Kvm => GuestKind::Kvm { device: self.kvm_device.clone(), doorbell: self.doorbell },
+        }
+    }
+
     /// Opens what has to be opened and checks what fits what. A usage error names what does not.
     pub(super) fn setup(&self) -> Result<Setup, Error> {
         let default_size = if self.backend == BackendArg::Memory { 16 << 20 } else { 1 << 30 };
@@ -231,6 +270,11 @@ impl VirtioBlkArgs {
                 self.iodepth, self.bs
             )));
         }
+        if self.guest == GuestArg::Kvm && (self.kick_storm || self.kick_maximum.is_some()) {
+            return Err(Error::Usage(
+                "--kick-storm, --kick-maximum: only the thread that plays a vCPU can do that; leave out --guest kvm".to_owned(),
+            ));
+        }
         if self.kick_maximum.is_some() && !self.busy_poll.is_zero() {
             return Err(Error::Usage(
                 "--kick-maximum: a device that busy polls switches kicks off, so there is nothing to bound; leave out \
@@ -255,6 +299,7 @@ impl VirtioBlkArgs {
         };
         Ok(Setup {
             backend,
+            guest: self.guest(),
             capacity_sectors,
             block_bytes: self.bs,
             iodepth: self.iodepth,
@@ -291,8 +336,13 @@ impl VirtioBlkArgs {
         };
         let verify = if self.verify { ", verified" } else { "" };
         let requests = self.requests.map(|requests| format!(", {requests} requests")).unwrap_or_default();
+        let guest = match (self.guest, self.doorbell) {
+            (GuestArg::Thread, _) => "",
+            (GuestArg::Kvm, DoorbellArg::Pio) => ", guest KVM (kicks by PIO, interrupts by MSI)",
+            (GuestArg::Kvm, DoorbellArg::Mmio) => ", guest KVM (kicks by MMIO, interrupts by MSI)",
+        };
         format!(
-            "{} bs={} iodepth={}, backend {backend}{polling}{event_idx}{storm}{verify}{requests}",
+            "{} bs={} iodepth={}, backend {backend}{polling}{event_idx}{storm}{verify}{requests}{guest}",
             self.rw, self.bs, self.iodepth
         )
     }
@@ -365,6 +415,7 @@ mod tests {
             (&["--bs", "513"], "multiple of 512"),
             (&["--iodepth", "0"], "1 to 1024"),
             (&["--kick-maximum", "1"], "must be 2 to 65536"),
+            (&["--kick-storm", "--guest", "kvm"], "plays a vCPU"),
             (&["--kick-method", "credit"], "--kick-maximum"),
             (&["--kick-maximum", "9", "--kick-method", "magic"], "kernel, atomic and credit"),
             (&["--kick-maximum", "9", "--busy-poll", "1us"], "nothing to bound"),
@@ -377,6 +428,16 @@ mod tests {
             let error = setup(arguments).unwrap_err();
             assert!(error.contains(words), "{arguments:?}: {error}");
         }
+    }
+
+    #[test]
+    fn the_guest_is_a_thread_unless_told_otherwise() {
+        assert_eq!(setup(&[]).unwrap().guest, GuestKind::Thread);
+        let kvm = setup(&["--guest", "kvm", "--doorbell", "mmio"]).unwrap();
+        let device = "/dev/kvm".into();
+        assert_eq!(kvm.guest, GuestKind::Kvm { device, doorbell: DoorbellArg::Mmio });
+        assert!(kvm.title.ends_with(", guest KVM (kicks by MMIO, interrupts by MSI)"), "{}", kvm.title);
+        assert!(setup(&["--guest", "xen"]).unwrap_err().contains("xen"));
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub(super) fn tables(rows: &[Row], colour: bool) -> String {
 const HELD: &str = "kicks_held";
 
 /// The numbers of a row, by metric.
-const RESULTS: [(&str, &str, &str); 12] = [
+const RESULTS: [(&str, &str, &str); 13] = [
     ("iops", "IOPS", "1/s"),
     ("p50_us", "p50", "us"),
     ("p99_us", "p99", "us"),
@@ -30,20 +30,27 @@ const RESULTS: [(&str, &str, &str); 12] = [
     ("writes", "write(2)", ""),
     ("enters", "enter", ""),
     ("syscalls", "syscalls", ""),
+    ("vm_exits", "vm exits", ""),
 ];
 
 fn results(group: &[Row]) -> Table {
-    let mut columns = vec![Column::text("arm")];
+    // What no arm has is no column: a guest without KVM has no exits, a kick without a bound is never held.
     let held = group.iter().filter_map(|row| row.metric(HELD)).any(|held| held.summary.max > 0.0);
-    let shown = || RESULTS.into_iter().filter(|(name, ..)| held || *name != HELD);
-    columns.extend(shown().map(|(_, heading, unit)| Column::number(heading, unit)));
+    let has = |name: &str| match name {
+        "vm_exits" => group.iter().any(|row| row.metric(name).is_some()),
+        HELD => held,
+        _ => true,
+    };
+    let shown: Vec<_> = RESULTS.into_iter().filter(|(name, ..)| has(name)).collect();
+    let mut columns = vec![Column::text("arm")];
+    columns.extend(shown.iter().map(|(_, heading, unit)| Column::number(heading, unit)));
     let place = group.first().map_or("", |row| row.group.as_str());
     let mut table =
         Table::new(format!("Per request, {place} (CPU and system calls: the device's)"), &columns);
     for row in group {
         match &row.result {
             Ok(_) => {
-                let cells = shown().map(|(name, ..)| median(row.metric(name)));
+                let cells = shown.iter().map(|(name, ..)| median(row.metric(name)));
                 table.row([Cell::from(row.case.as_str())].into_iter().chain(cells).collect());
             }
             Err(why) => table.remark(row.case.as_str(), why.to_string()),
@@ -230,6 +237,17 @@ mod tests {
     fn nothing_measured_means_nothing_said() {
         assert!(conclusions(&[], &[]).is_empty());
         assert!(conclusions(&[], &rows()[2..]).is_empty());
+    }
+
+    #[test]
+    fn vm_exits_are_a_column_where_there_are_any() {
+        let mut rows = rows();
+        assert!(!results(&rows).render(false).contains("vm exits"));
+        if let Ok(metrics) = &mut rows[1].result {
+            metrics.push(measured("vm_exits", [2.25; 6], None));
+        }
+        let table = results(&rows).render(false);
+        assert!(table.contains("vm exits") && table.contains("2.25"), "{table}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! One arm, set up and ready: a device on a pinned thread with its event loop, a guest on another.
 
+use super::guest::{Guest, GuestRun};
 use super::options::{BackendKind, Setup};
 use crate::arm::Arm;
 use crate::error::Error;
@@ -15,8 +16,7 @@ use std::time::Duration;
 use virtio_blk_sim::backend::{Backend, Null};
 use virtio_blk_sim::blk_queue::{Attached, QueueStats};
 use virtio_blk_sim::device::{BlockDevice, DeviceConfig, Features};
-use virtio_blk_sim::guest::{self, BlkDriver, GuestReport, Stop, Workload};
-use virtio_blk_sim::transport::SimTransport;
+use virtio_blk_sim::guest::{GuestError, Stop, Workload};
 
 /// How much longer than asked for a sample may take before something must be wrong.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -38,6 +38,8 @@ pub(crate) struct RequestSample {
     writes: f64,
     enters: f64,
     syscalls: f64,
+    /// NaN where KVM does not count them, or there is none.
+    vm_exits: f64,
 }
 
 macro_rules! metrics {
@@ -62,6 +64,7 @@ impl Sample for RequestSample {
         writes "" Lower,
         enters "" Lower,
         syscalls "" Lower,
+        vm_exits "" Lower,
     };
 }
 
@@ -100,7 +103,7 @@ impl Device {
 }
 
 type DeviceOutcome = io::Result<DeviceCounts>;
-type GuestOutcome = Result<GuestReport, guest::GuestError>;
+type GuestOutcome = Result<GuestRun, GuestError>;
 
 /// A device and its guest.
 pub(super) struct Rig {
@@ -122,11 +125,11 @@ impl Rig {
     /// Sets an arm up that has no [`obstacle`].
     pub(super) fn start(arm: Arm, placement: Placement, setup: &Setup) -> Result<Self, Error> {
         let failed = |error: &io::Error| Error::failed(&format!("cannot set {arm} up"), error);
-        let transport = Arc::new(transport(arm, setup).map_err(|error| failed(&error))?);
-        let ports = transport.guest().map_err(|error| failed(&error))?;
-        let mut driver = BlkDriver::new(ports, setup.iodepth, setup.block_bytes)
-            .map_err(|error| Error::Failed(format!("cannot set {arm} up: {error}")))?;
-        driver.set_kicking(setup.kicking);
+        let bound = bounded_kick(arm, setup).transpose().map_err(|error| failed(&error))?;
+        let device = device(setup).map_err(|error| failed(&error))?;
+        let (transport, guest) = Guest::make(device, features(setup), arm.reset().into(), bound, setup)
+            .map_err(|why| Error::Failed(format!("cannot set {arm} up: {why}")))?;
+        let transport = Arc::new(transport);
 
         let backend = setup.backend.clone();
         let polling = BusyPolling::up_to_ns(setup.busy_poll_ns);
@@ -156,13 +159,9 @@ impl Rig {
             Worker::spawn("bench-device", placement.device, make, run).map_err(|error| failed(&error))?;
         let ended = |_| Error::Failed(format!("cannot set {arm} up: the device's thread ended"));
         let stop = handle.recv().map_err(ended)?.map_err(|error: io::Error| failed(&error))?;
-        let guest = Worker::spawn(
-            "bench-guest",
-            placement.guest,
-            move || driver,
-            |driver, job| guest::run(driver, &job),
-        )
-        .map_err(|error| failed(&error))?;
+        let guest =
+            Worker::spawn("bench-guest", placement.guest, move || guest, |guest, job| guest.run(&job))
+                .map_err(|error| failed(&error))?;
         Ok(Self { arm, workload: setup.workload, requests: setup.requests, stop, device, guest })
     }
 
@@ -195,7 +194,8 @@ impl Rig {
 }
 
 impl RequestSample {
-    fn of(guest: &GuestReport, device: &DeviceCounts) -> Self {
+    fn of(run: &GuestRun, device: &DeviceCounts) -> Self {
+        let guest = &run.report;
         let requests = guest.requests.max(1) as f64;
         let each = |count: u64| count as f64 / requests;
         let latency_us = |quantile| guest.latency_ns.value_at_quantile(quantile) as f64 / 1e3;
@@ -221,6 +221,7 @@ impl RequestSample {
             writes: each(device.queue.interrupts),
             enters: each(stats.syscalls_enter),
             syscalls: each(syscalls),
+            vm_exits: run.vm_exits.map_or(f64::NAN, each),
         }
     }
 }
@@ -239,27 +240,22 @@ fn bounded_kick(arm: Arm, setup: &Setup) -> Option<io::Result<BoundedNotifier>> 
     Some(method.map_or(builder.clone(), |method| builder.method(method)).build())
 }
 
-fn transport(arm: Arm, setup: &Setup) -> io::Result<SimTransport> {
+fn features(setup: &Setup) -> Features {
     let mut features = Features::INDIRECT_DESC | Features::FLUSH;
     if setup.event_idx {
         features |= Features::EVENT_IDX;
     }
+    features
+}
+
+fn device(setup: &Setup) -> io::Result<BlockDevice> {
     let config = match &setup.backend {
         BackendKind::File(image) => image.device_config(),
         BackendKind::Null | BackendKind::Memory(_) | BackendKind::Delay(_) => {
             DeviceConfig::new(setup.capacity_sectors)
         }
     };
-    let device =
-        BlockDevice::new(config).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-    let queue_size = BlkDriver::queue_size_for(setup.iodepth, features);
-    let ram = BlkDriver::ram_bytes(queue_size, setup.iodepth, setup.block_bytes);
-    let ram = usize::try_from(ram).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    let transport = SimTransport::new(device, features, queue_size, ram, arm.reset().into())?;
-    Ok(match bounded_kick(arm, setup).transpose()? {
-        Some(kick) => transport.with_kick(kick),
-        None => transport,
-    })
+    BlockDevice::new(config).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
 }
 
 fn open(backend: &BackendKind) -> io::Result<Backend> {

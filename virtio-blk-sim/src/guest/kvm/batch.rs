@@ -146,7 +146,7 @@ impl<'a> Batches<'a> {
         Ok(table.memory.write_obj(entry_value, entry)?)
     }
 
-    /// Checks the first `submitted` requests of the batch, all of which have come back, and counts them in. `tick_ns` is
+    /// Checks the first `submitted` requests of the batch, all of which have come back, and counts them in. `ticks` is
     /// for their latencies.
     pub(super) fn check(&mut self, submitted: u32, ticks: Ticks) -> Result<(), GuestError> {
         let table = self.table;
@@ -190,7 +190,7 @@ impl Ticks {
         u64::try_from(ns).unwrap_or(u64::MAX)
     }
 
-    pub(super) fn from_time(self, time: Duration) -> u64 {
+    pub(super) fn in_time(self, time: Duration) -> u64 {
         let ticks = time.as_nanos() * u128::from(self.khz) / 1_000_000;
         u64::try_from(ticks).unwrap_or(u64::MAX)
     }

@@ -255,7 +255,7 @@ impl KvmGuest {
         loop {
             let (most, budget) = match workload.stop {
                 Stop::Requests(total) => (total.saturating_sub(batches.requests), u64::MAX),
-                Stop::After(time) => (u64::MAX, self.ticks.from_time(time.saturating_sub(elapsed))),
+                Stop::After(time) => (u64::MAX, self.ticks.in_time(time.saturating_sub(elapsed))),
             };
             let count = batches.prepare(if budget == 0 { 0 } else { most })?;
             if count == 0 {
