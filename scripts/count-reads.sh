@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Counts, with strace and from outside, the read(2)s that the device's thread makes in a classic and in an autoreset arm
-# of `bench virtio-blk`, and compares them with what the program says of itself.
+# of `bench virtio-blk`, and compares them with what the program says of itself. First with a thread as the guest, then
+# with a vCPU of KVM where there is one: there KVM signals the ioeventfd and resets the irqfd, and the guest's thread reads
+# neither.
 #
 #   scripts/count-reads.sh [BENCH]        BENCH: the binary (default: target/release/bench)
 set -euo pipefail
@@ -9,30 +11,45 @@ trace=$(mktemp)
 report=$(mktemp)
 trap 'rm -f "$trace" "$report"' EXIT
 
-count() { # ARM: read(2)s of eight bytes by the thread called bench-device, and requests, as "reads requests"
+count() { # GUEST ARM: read(2)s of eight bytes by the threads bench-device and bench-guest, and what the program says of
+          # the device's for each request, as "device guest claimed"
   strace -f -qq -Y -e trace=read -o "$trace" \
-    "$bench" virtio-blk --quick --rounds 1 --runtime 20ms --pin 0,0 --arms "$1" --json "$report" >/dev/null 2>&1
+    "$bench" virtio-blk --quick --rounds 1 --runtime 20ms --pin 0,0 --guest "$1" --arms "$2" --json "$report" >/dev/null 2>&1
   # strace -Y prints the thread's name behind its id. A thread reads its ELF and /proc files in other sizes.
-  local reads
-  reads=$(grep -c '<bench-device>.*read([0-9]*, .*, 8) *= 8' "$trace" || true)
-  local wakeups
-  wakeups=$(python3 -c 'import json, sys
+  # A call during which another thread's was printed stands in two lines, and its result in the second.
+  local device guest claimed
+  device=$(grep -c '<bench-device>.*read\((\| resumed>\).*, 8) *= 8' "$trace" || true)
+  guest=$(grep -c '<bench-guest>.*read\((\| resumed>\).*, 8) *= 8' "$trace" || true)
+  claimed=$(python3 -c 'import json, sys
 rows = [r for r in json.load(open(sys.argv[1]))["results"] if r["case"] == sys.argv[2]]
-print(rows[0]["metrics"]["reads"]["median"])' "$report" "$1")
-  echo "$reads $wakeups"
+print(rows[0]["metrics"]["reads"]["median"])' "$report" "$2")
+  echo "$device $guest $claimed"
 }
 
 fail=0
-for arm in epoll/classic epoll/edge io_uring/classic io_uring/edge io_uring/ring-read io_uring/ring-read-multishot; do
-  if ! result=$(count "$arm"); then
-    echo "$arm: skipped, this kernel cannot do it"
-    continue
-  fi
-  read -r reads claimed <<<"$result"
-  echo "$arm: $reads read(2) of an eventfd by the device under strace; the program says $claimed per request"
-  case $arm in
-    */classic) ((reads > 0)) || fail=1 ;;
-    *) ((reads == 0)) && [ "$claimed" = 0.0 ] || fail=1 ;;
-  esac
+guests=(thread)
+if why=$("$bench" virtio-blk --quick --rounds 1 --runtime 1ms --pin 0,0 --guest kvm --arms epoll/classic 2>&1 >/dev/null); then
+  guests+=(kvm)
+else
+  echo "guest kvm: skipped, $(tail -n 1 <<<"$why")"
+fi
+for guest in "${guests[@]}"; do
+  for arm in epoll/classic epoll/edge io_uring/classic io_uring/edge io_uring/ring-read io_uring/ring-read-multishot; do
+    if ! result=$(count "$guest" "$arm"); then
+      echo "guest $guest, $arm: skipped, this kernel cannot do it"
+      continue
+    fi
+    read -r reads irqfd claimed <<<"$result"
+    echo "guest $guest, $arm: $reads read(2) of an eventfd by the device under strace, $irqfd by the guest;" \
+      "the program says $claimed per request by the device"
+    case $arm in
+      */classic) ((reads > 0)) || fail=1 ;;
+      *) ((reads == 0)) && [ "$claimed" = 0.0 ] || fail=1 ;;
+    esac
+    case $guest in
+      thread) ((irqfd > 0)) || fail=1 ;;
+      kvm) ((irqfd == 0)) || fail=1 ;;
+    esac
+  done
 done
 ((fail == 0)) || { echo "FAILED: the counts do not agree" >&2; exit 1; }

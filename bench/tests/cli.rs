@@ -221,3 +221,75 @@ fn a_full_disk_is_an_error() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(text(&output.stderr), "bench: cannot write to stdout: No space left on device\n");
 }
+
+#[test]
+fn a_kvm_that_cannot_be_used_is_one_sentence_and_exit_code_3() {
+    for (device, part) in [
+        ("/nonexistent/kvm", "/nonexistent/kvm cannot be opened: No such file or directory"),
+        ("/dev/null", "/dev/null is no KVM that can be used here"),
+    ] {
+        let device = format!("--kvm-device={device}");
+        for arguments in [&["--guest=kvm", &device][..], &["virtio-blk", "--guest=kvm", &device]] {
+            let output = run(arguments);
+            assert_eq!(output.status.code(), Some(3), "{arguments:?}");
+            assert_eq!(text(&output.stdout), "", "{arguments:?}");
+            let stderr = text(&output.stderr);
+            assert_eq!(stderr.lines().count(), 1, "{stderr}");
+            assert!(stderr.starts_with("bench: --guest kvm: ") && stderr.contains(part), "{stderr}");
+        }
+        // Not asked for, not missed.
+        let thread = ["--rounds=1", "--runtime=1ms", "--arms=epoll/edge", &device];
+        assert_eq!(run(&thread).status.code(), Some(0));
+    }
+}
+
+#[test]
+fn a_guest_of_kvm_measures_the_same_and_its_exits() {
+    let directory = Directory::new("kvm");
+    let path = directory.file("out.json");
+    let measure = |guest: &str| {
+        let guest = format!("--guest={guest}");
+        let arguments =
+            ["--rounds=1", "--runtime=5ms", "--arms=epoll/classic,epoll/edge", &guest, "--json", &path];
+        let output = run(&arguments);
+        let json = || serde_json::from_str::<Value>(&fs::read_to_string(&path).unwrap()).unwrap();
+        match output.status.code() {
+            Some(0) => Some((text(&output.stdout).to_owned(), json())),
+            Some(3) if guest == "--guest=kvm" => {
+                eprintln!("skipped: {}", text(&output.stderr));
+                None
+            }
+            code => panic!("{code:?}: {}", text(&output.stderr)),
+        }
+    };
+    let Some((stdout, kvm)) = measure("kvm") else { return };
+    let (thread_stdout, thread) = measure("thread").unwrap();
+    let rows = |json: &Value| -> Vec<Value> {
+        let rows = json["results"].as_array().unwrap().iter();
+        rows.filter(|row| row["case"].as_str().unwrap().starts_with("epoll/")).cloned().collect()
+    };
+    let arms = |json: &Value| -> Vec<(String, Vec<String>)> {
+        let names = |row: &Value| row["metrics"].as_object().unwrap().keys().cloned().collect();
+        rows(json).iter().map(|row| (row["case"].to_string(), names(row))).collect()
+    };
+    for row in rows(&kvm) {
+        let reads = row["metrics"]["reads"]["median"].as_f64().unwrap();
+        assert_eq!(reads > 0.0, row["case"] == "epoll/classic", "{row}");
+        match row["metrics"]["vm_exits"]["median"].as_f64() {
+            Some(exits) => assert!(exits > 0.0, "{row}"),
+            None => eprintln!("skipped: this kernel has no KVM statistics"),
+        }
+    }
+    // The same arms with the same numbers, and one more.
+    let mut more = arms(&kvm);
+    more.iter_mut().for_each(|(_, names)| names.retain(|name| name != "vm_exits"));
+    assert_eq!(more, arms(&thread));
+    assert!(!arms(&thread).is_empty() && !thread_stdout.contains("vm exits"), "{thread_stdout}");
+    assert!(stdout.contains("guest KVM (kicks by PIO, interrupts by MSI)"), "{stdout}");
+    // Whether its times are times is said before anything else.
+    let said = kvm["conclusions"][0].as_str().unwrap();
+    assert!(
+        said.contains("KVM interprets the guest") || said.contains("The processor runs the guest"),
+        "{said}"
+    );
+}
