@@ -1,8 +1,12 @@
 //! Interrupts that come while they are masked: by the guest's processor, and by taking the irqfd away.
 
+use std::sync::Arc;
+
+use aio::MonitorKind;
+use virtio_blk_sim::backend::{Backend, FileImage};
 use virtio_blk_sim::guest::kvm::{KvmOptions, Line};
 
-use crate::rig::{Loop, Rig, arms, kvm, memory, mix, shape};
+use crate::rig::{Loop, Rig, SECTORS, arms, kvm, memory, mix, shape};
 
 #[test]
 fn interrupts_masked_by_the_guest_are_taken_later() {
@@ -54,4 +58,28 @@ fn interrupts_masked_by_the_vmm_are_taken_later() {
             assert!(kept >= 1, "{arm:?} {line:?}: {kept} interrupts waited in the irqfd");
         }
     }
+}
+
+/// Threads that carry out requests finish them one by one, and at any time: just when the guest's handler has seen the last
+/// entry of the used ring, too, and before it asks for the next interrupt.
+#[test]
+fn completions_that_trickle_in_are_all_interrupted_for() {
+    if !kvm() {
+        return;
+    }
+    let path = std::env::temp_dir().join(format!("virtio-blk-sim-kvm-{}.img", std::process::id()));
+    std::fs::write(&path, vec![0; SECTORS as usize * 512]).unwrap();
+    // With io_uring the ring would carry them out.
+    for arm in arms().into_iter().filter(|(kind, _)| *kind != MonitorKind::IoUring) {
+        let image = Arc::new(FileImage::open(&path, false, false).unwrap());
+        let mut rig = Rig::new(shape(16), &KvmOptions::default(), arm.1);
+        let device = Loop::new(arm);
+        device.attach(&rig, Backend::File(image), None);
+        let report = rig.run(mix(16, 3000));
+        let stats = device.queue_stats();
+        assert_eq!((report.requests, stats.requests), (3000, 3000), "{arm:?}");
+        // They do: more often than once for each time that the guest has filled the queue.
+        assert!(stats.interrupts > 3000 / 16, "{arm:?}: {stats:?}");
+    }
+    std::fs::remove_file(path).unwrap();
 }

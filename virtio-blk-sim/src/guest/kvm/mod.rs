@@ -214,7 +214,7 @@ impl KvmGuest {
         self.processor.statistics.as_ref()?.read().ok()
     }
 
-    /// How often KVM_RUN returned.
+    /// How often KVM_RUN returned because of something that the guest did.
     pub fn returns(&self) -> u64 {
         self.returns
     }
@@ -292,8 +292,15 @@ impl KvmGuest {
     /// Lets the guest run until it says that it is done.
     fn enter(&mut self) -> Result<(), KvmError> {
         loop {
+            let exit = self.processor.vcpu.run();
+            // A signal, or work that the kernel has for this thread, is nothing that the guest did.
+            if let Err(error) = &exit
+                && matches!(error.errno(), libc::EINTR | libc::EAGAIN)
+            {
+                continue;
+            }
             self.returns += 1;
-            let unexpected = match self.processor.vcpu.run() {
+            let unexpected = match exit {
                 Ok(VcpuExit::IoOut(DONE_PORT, _)) => return Ok(()),
                 Ok(VcpuExit::IoOut(NONSENSE_PORT, _)) => return Err(KvmError::NotInFlight),
                 Ok(VcpuExit::IoOut(KICK_PORT, value)) if self.wires.kick_returned(number(value))? => continue,
@@ -310,8 +317,6 @@ impl KvmGuest {
                     continue;
                 }
                 Ok(exit) => format!("{exit:?}"),
-                // A signal, for somebody else.
-                Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => continue,
                 Err(error) => error.to_string(),
             };
             return Err(KvmError::Exit(unexpected));

@@ -159,6 +159,38 @@ fn a_kick_for_a_queue_that_is_not_there_stops_the_guest() {
 }
 
 #[test]
+fn kvm_says_when_the_guest_has_acknowledged_a_level() {
+    if !kvm() {
+        return;
+    }
+    let transport = transport(SHAPE);
+    let options = KvmOptions { line: Line::Level, ..KvmOptions::default() };
+    let mut guest = KvmGuest::new(&transport, SHAPE, &options).unwrap();
+    let wires = Arc::clone(guest.wires());
+    let attach = {
+        let transport = Arc::clone(&transport);
+        let wires = Arc::clone(&wires);
+        move |context: &AioContext| {
+            let queue = transport.attach(context, Backend::memory(SECTORS)?)?;
+            // The line, but not the handler that answers a resample: that is this test's.
+            let level = wires.level(context)?.map(|(interrupt, _)| queue.set_interrupt(interrupt));
+            assert!(level.is_some());
+            Ok(queue)
+        }
+    };
+    let _device = IoThread::spawn_with("device", AioContext::builder(), attach).unwrap();
+    let resample = wires.resample().unwrap();
+    for _ in 0..10 {
+        assert_eq!(guest.run(&Workload { iodepth: 1, ..reads(Stop::Requests(1)) }).unwrap().requests, 1);
+        let begin = Instant::now();
+        while !resample.test_and_clear().unwrap() {
+            assert!(begin.elapsed() < LONG, "nobody has acknowledged");
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
 fn a_device_that_completes_what_is_not_in_flight_is_found_out() {
     if !kvm() {
         return;

@@ -201,6 +201,12 @@ impl Wires {
         Ok(Some((Interrupt::Level(level.line.clone()), registration)))
     }
 
+    /// The eventfd by which KVM says that a level was acknowledged.
+    #[cfg(test)]
+    pub(super) fn resample(&self) -> Option<&EventNotifier> {
+        self.line.as_ref().map(|level| &level.resample)
+    }
+
     /// The ISR status register, which reading clears.
     pub(super) fn isr(&self) -> &AtomicU8 {
         static NONE: AtomicU8 = AtomicU8::new(0);
