@@ -17,7 +17,7 @@
 //! | [`backend`] | how a request is carried out: null, memory, delay, file | queues |
 //! | [`blk_queue`] | a queue on an event loop, from its doorbell to its interrupt | where kicks come from |
 //! | [`transport`] | who kicks and who is interrupted | requests |
-//! | [`guest`] | a driver, and a thread that plays the vCPU | the device's side |
+//! | [`guest`] | a driver, a thread that plays the vCPU, and a vCPU of KVM | the device's side |
 //!
 //! The guest is not trusted: every descriptor is copied once and checked, arithmetic is in sectors, every loop is bounded by
 //! the queue's size. A driver that breaks a rule of the ring loses its queue until it resets the device; a bad request is

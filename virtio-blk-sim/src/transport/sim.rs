@@ -128,6 +128,7 @@ impl SimTransport {
     }
 
     /// The irqfd for a change of configuration: DEVICE_NEEDS_RESET (virtio 1.2, section 2.1.2).
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn config(&self) -> &EventNotifier {
         &self.config
     }

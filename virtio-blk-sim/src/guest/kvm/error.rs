@@ -37,6 +37,9 @@ pub enum KvmError {
     /// The doorbell is a bounded one of user space.
     #[error("KVM writes the ioeventfd itself and knows of no bound in user space: use a plain doorbell")]
     BoundedKick,
+    /// Guest RAM could not be had.
+    #[error("guest RAM cannot be mapped: {0}")]
+    Ram(#[source] io::Error),
     /// Guest RAM could not be reached.
     #[error("guest RAM cannot be reached: {0}")]
     Memory(#[from] vm_memory::GuestMemoryError),

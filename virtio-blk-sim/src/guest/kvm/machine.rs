@@ -84,7 +84,7 @@ impl Vm {
                 return Err(KvmError::Lacks { path: path.into(), what: name });
             }
         }
-        let fd = kvm.create_vm().map_err(KvmError::refused("make a virtual machine"))?;
+        let fd = create(&kvm).map_err(KvmError::refused("make a virtual machine"))?;
         fd.create_irq_chip().map_err(KvmError::refused("make interrupt controllers"))?;
         let vm = Self { fd, memory, has_resampling: kvm.check_extension(Cap::IrqfdResample) };
         for (slot, region) in (0..).zip(vm.memory.iter()) {
@@ -98,7 +98,7 @@ impl Vm {
             // SAFETY: the range is mapped for as long as `vm.memory` holds it, which is dropped after the machine; a
             // region's bytes are only ever reached by volatile or atomic accesses, so the guest may change them.
             unsafe { vm.fd.set_user_memory_region(region) }
-                .map_err(KvmError::refused("take guest RAM; is a page of it missing?"))?;
+                .map_err(KvmError::refused("take guest RAM, which must be whole pages"))?;
         }
         Ok((vm, kvm))
     }
@@ -109,6 +109,17 @@ impl Vm {
 
     pub(super) fn memory(&self) -> &Arc<GuestMemoryMmap> {
         &self.memory
+    }
+}
+
+/// KVM_CREATE_VM starts a thread in some kernels, and gives up with EINTR if this one has a signal to take, or work of an
+/// io_uring to do, meanwhile (kthread_create(); seen with Linux 6.1).
+fn create(kvm: &Kvm) -> Result<VmFd, kvm_ioctls::Error> {
+    loop {
+        match kvm.create_vm() {
+            Err(error) if error.errno() == libc::EINTR => {}
+            made => return made,
+        }
     }
 }
 

@@ -150,8 +150,7 @@ impl KvmGuest {
     /// # Errors
     /// [`KvmError`] says what is missing.
     pub fn new(transport: &SimTransport, shape: KvmShape, options: &KvmOptions) -> Result<Self, KvmError> {
-        let eventfd = |error| KvmError::Refused { what: "be given guest RAM", source: error };
-        let ports = transport.guest().map_err(eventfd)?;
+        let ports = transport.guest().map_err(KvmError::Ram)?;
         shape.check(&ports)?;
         let (vm, kvm) = Vm::new(&options.device, Arc::clone(&ports.memory))?;
         if options.line == Line::Level && !vm.has_resampling {
@@ -295,7 +294,7 @@ impl KvmGuest {
             let exit = self.processor.vcpu.run();
             // A signal, or work that the kernel has for this thread, is nothing that the guest did.
             if let Err(error) = &exit
-                && matches!(error.errno(), libc::EINTR | libc::EAGAIN)
+                && error.errno() == libc::EINTR
             {
                 continue;
             }
@@ -357,7 +356,7 @@ fn count(processor: &mut Processor) -> Result<Execution, KvmError> {
         match processor.vcpu.run() {
             Ok(VcpuExit::IoOut(DONE_PORT, _)) => break,
             Ok(exit) => return Err(KvmError::Exit(format!("{exit:?}"))),
-            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {}
+            Err(error) if error.errno() == libc::EINTR => {}
             Err(error) => return Err(KvmError::Exit(error.to_string())),
         }
     }
