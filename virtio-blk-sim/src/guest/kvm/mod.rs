@@ -137,8 +137,7 @@ impl KvmGuest {
     /// # Errors
     /// Why not.
     pub fn probe(device: &Path) -> Result<Execution, KvmError> {
-        let ram = GuestRam::new(machine::DRIVER as usize)
-            .map_err(|source| KvmError::Refused { what: "be given guest RAM", source })?;
+        let ram = GuestRam::new(machine::DRIVER as usize).map_err(KvmError::Ram)?;
         let (vm, kvm) = Vm::new(device, Arc::clone(ram.memory()))?;
         let mut processor = Processor::new(&kvm, &vm)?;
         count(&mut processor)

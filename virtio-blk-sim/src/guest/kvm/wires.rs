@@ -103,7 +103,10 @@ impl Wires {
             message(GSI_CONFIG, program::CONFIG_VECTOR),
             pin(program::LINE),
         ]);
-        let routes = routes.map_err(|_| KvmError::Eventfd(io::ErrorKind::OutOfMemory.into()))?;
+        let routes = routes.map_err(|_| KvmError::Refused {
+            what: "route interrupts",
+            source: io::ErrorKind::InvalidInput.into(),
+        })?;
         wires.vm.fd().set_gsi_routing(&routes).map_err(KvmError::refused("route interrupts"))?;
         let config = for_kvm(wires.config.as_fd())?;
         wires.vm.fd().register_irqfd(&config, GSI_CONFIG).map_err(KvmError::refused("take an irqfd"))?;
