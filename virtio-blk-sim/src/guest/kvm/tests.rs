@@ -191,6 +191,32 @@ fn kvm_says_when_the_guest_has_acknowledged_a_level() {
 }
 
 #[test]
+fn a_level_that_was_up_when_it_was_masked_is_up_again() {
+    if !kvm() {
+        return;
+    }
+    let transport = transport(SHAPE);
+    let options = KvmOptions { line: Line::Level, ..KvmOptions::default() };
+    let guest = KvmGuest::new(&transport, SHAPE, &options).unwrap();
+    let (wires, ports) = (Arc::clone(guest.wires()), transport.guest().unwrap());
+    let outcome = start(guest, Workload { iodepth: 1, ..reads(Stop::Requests(1)) });
+    while !ports.kick.test_and_clear().unwrap() {
+        std::thread::yield_now();
+    }
+    wires.mask().unwrap();
+    // KVM had taken the signal out of the eventfd; only the register still knows.
+    wires.isr().store(1, Ordering::Release);
+    wires.unmask().unwrap();
+    let begin = Instant::now();
+    while wires.isr().load(Ordering::Acquire) != 0 {
+        assert!(begin.elapsed() < LONG, "the guest was not interrupted");
+        std::thread::yield_now();
+    }
+    wires.stop().unwrap();
+    assert!(outcome.recv_timeout(LONG).unwrap().is_err());
+}
+
+#[test]
 fn a_device_that_completes_what_is_not_in_flight_is_found_out() {
     if !kvm() {
         return;

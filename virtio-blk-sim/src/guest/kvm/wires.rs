@@ -168,15 +168,16 @@ impl Wires {
     /// # Errors
     /// If KVM has it.
     pub fn unmask(&self) -> Result<(), KvmError> {
-        match &self.line {
-            None => self.vm.fd().register_irqfd(&self.irq_for_kvm, GSI_QUEUE),
-            Some(level) => self.vm.fd().register_irqfd_with_resample(
-                &self.irq_for_kvm,
-                &level.resample_for_kvm,
-                program::LINE,
-            ),
-        }
-        .map_err(KvmError::refused("take an irqfd"))
+        let Some(level) = &self.line else {
+            let taken = self.vm.fd().register_irqfd(&self.irq_for_kvm, GSI_QUEUE);
+            return taken.map_err(KvmError::refused("take an irqfd"));
+        };
+        let (irq, resample) = (&self.irq_for_kvm, &level.resample_for_kvm);
+        let taken = self.vm.fd().register_irqfd_with_resample(irq, resample, program::LINE);
+        taken.map_err(KvmError::refused("take an irqfd"))?;
+        // KVM lowered the line when it gave the irqfd back, and whatever had raised it was in the eventfd no more.
+        level.line.resample();
+        Ok(())
     }
 
     fn gsi(&self) -> u32 {
