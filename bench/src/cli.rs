@@ -141,6 +141,10 @@ mod tests {
             (&["eventfd", "--quik"], "unexpected argument '--quik' found; did you mean '--quick'?"),
             (&["eventfd", "--rounds"], "a value is required for '--rounds <N>' but none was supplied"),
             (&["eventfd", "--rounds", "0"], "invalid value '0' for '--rounds <N>': must be 1 to 10000"),
+            (
+                &["flow-control", "--maximum", "10,1"],
+                "invalid value '1' for '--maximum <LIST>': must be 2 to 65536",
+            ),
             (&["list", "extra"], "unexpected argument 'extra' found"),
         ];
         for (arguments, sentence) in refusals {

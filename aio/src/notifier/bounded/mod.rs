@@ -1,16 +1,6 @@
 //! Bounded notifiers: a count with a maximum, so that a fast producer feels a slow consumer.
 //!
-//! The semantics are those of `EFD_IOC_SET_MAXIMUM` (the 2026 proposal, v5), which turns the overflow level of an eventfd,
-//! 2^64 - 1, into a number of choice: `n` is admitted iff `maximum > count && maximum - count > n`, so the count reaches
-//! `maximum - 1` at most; what is not admitted waits or would block. [`BoundedMethod`] has the ways to get them.
-//!
-//! # The way that looks right and is not
-//!
-//! Writing `2^64 - 1 - maximum` into a stock eventfd makes its kernel compute the very same inequality for every write, and
-//! EPOLLOUT too. But the bias is a count: the descriptor is readable for ever, so a level-triggered loop spins and an
-//! edge-triggered one is woken by the consumer's own writes; a read takes the bias along, and until it is written back
-//! producers are unbounded; if they have written `maximum` by then it cannot be written back; and a semaphore hands the bias
-//! out, one by one. It serves a consumer that reads at times of its own and nothing else; `tests/bounded` shows it.
+//! [`BoundedNotifier`] has the semantics, [`BoundedMethod`] the ways to get them, each in a file of its own.
 
 mod atomic;
 mod builder;
@@ -41,7 +31,7 @@ pub enum Counting {
     Semaphore,
 }
 
-/// How the bound is kept. What they have in common is the [module's](self) semantics; where they differ:
+/// How the bound of a [`BoundedNotifier`] is kept, and where the ways differ:
 ///
 /// | | `Kernel` | `Atomic` | `Credit` |
 /// |---|---|---|---|
@@ -84,10 +74,41 @@ impl fmt::Display for BoundedMethod {
     }
 }
 
-/// A count with a maximum, which producers raise and consumers take, in any thread.
+/// A count with a maximum, which producers raise and consumers take, in any thread, so that a fast producer feels a slow
+/// consumer.
+///
+/// The semantics are those of `EFD_IOC_SET_MAXIMUM` (the 2026 proposal, v5), which turns the overflow level of an eventfd,
+/// 2^64 - 1, into a number of choice: `n` is admitted iff `maximum > count && maximum - count > n`, so the count reaches
+/// `maximum - 1` at most; what is not admitted waits, or would block.
 ///
 /// A cheap handle: clones share one count. What a producer wrote to memory before a notify is visible to the consumer whose
 /// take contains it.
+///
+/// ```
+/// use aio::BoundedNotifier;
+/// use std::io::ErrorKind;
+///
+/// # fn main() -> std::io::Result<()> {
+/// let notifier = BoundedNotifier::new(5)?;
+/// println!("bounded by the {} method", notifier.method());
+/// notifier.try_notify(4)?;
+/// assert_eq!(notifier.try_notify(1).unwrap_err().kind(), ErrorKind::WouldBlock);
+/// let producer = notifier.clone();
+/// let producer = std::thread::spawn(move || producer.notify(1));       // sleeps until there is room
+/// assert_eq!(notifier.take()?, 4);
+/// producer.join().expect("the producer does not panic")?;
+/// assert_eq!(notifier.take()?, 1);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # The way that looks right and is not
+///
+/// Writing `2^64 - 1 - maximum` into a stock eventfd makes its kernel compute the very same inequality for every write, and
+/// EPOLLOUT too. But the bias is a count: the descriptor is readable for ever, so a level-triggered loop spins and an
+/// edge-triggered one is woken by the consumer's own writes; a read takes the bias along, and until it is written back
+/// producers are unbounded; if they have written `maximum` by then it cannot be written back; and a semaphore hands the bias
+/// out, one by one. It serves a consumer that reads at times of its own and nothing else. (`tests/bounded/bias.rs` shows it.)
 #[derive(Clone, Debug)]
 pub struct BoundedNotifier {
     inner: Arc<Inner>,
