@@ -39,7 +39,8 @@ pub(crate) fn a_batch_of_nine(setup: &Setup) {
         while taken < 9 * N {
             // As a consumer that is busy with something else finds it: full, or all that is left.
             while notifier.count().unwrap() < 9.min(9 * N - taken) {
-                std::hint::spin_loop();
+                // Not a spin: the producer may need this CPU.
+                std::thread::yield_now();
             }
             taken += notifier.take().unwrap();
             takes += 1;
