@@ -233,6 +233,11 @@ pub(super) fn conclusions(rows: &[Row]) -> Vec<String> {
         let bad = if bad.is_empty() { String::new() } else { format!("; {}", bad.join("; ")) };
         sentences.push(format!("{method}: {good} of {} figures reproduced{bad}.", judged.len()));
     }
+    if rows.iter().any(|row| row.group.starts_with(BURST) && row.group.contains("one CPU")) {
+        sentences.push(
+            "Writer and reader share a CPU here, each with one of its own there: counts compare, times do not.".to_owned(),
+        );
+    }
     sentences.extend(pair_cost(rows));
     sentences.extend(fewer_calls(rows));
     sentences.extend(never_slower(rows));
@@ -457,6 +462,14 @@ mod tests {
             metrics[1].summary = Summary::of(&[2_000_000.0; 6]).unwrap();
         }
         assert!(omission(&rows).unwrap().contains("does not disappear (14.0x"));
+    }
+
+    #[test]
+    fn one_cpu_is_not_two() {
+        let mut rows = rows();
+        assert!(!conclusions(&rows).join("\n").contains("share a CPU"));
+        rows.iter_mut().for_each(|row| row.group = row.group.replace("two CPUs (0, 1)", "one CPU (0)"));
+        assert!(conclusions(&rows).join("\n").contains("share a CPU here"));
     }
 
     #[test]
