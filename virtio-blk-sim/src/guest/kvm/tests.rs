@@ -200,7 +200,8 @@ fn a_level_that_was_up_when_it_was_masked_is_up_again() {
     let guest = KvmGuest::new(&transport, SHAPE, &options).unwrap();
     let (wires, ports) = (Arc::clone(guest.wires()), transport.guest().unwrap());
     let outcome = start(guest, Workload { iodepth: 1, ..reads(Stop::Requests(1)) });
-    while !ports.kick.test_and_clear().unwrap() {
+    let Kick::Plain(kick) = &ports.kick else { panic!("bounded") };
+    while !kick.test_and_clear().unwrap() {
         std::thread::yield_now();
     }
     wires.mask().unwrap();
