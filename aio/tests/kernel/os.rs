@@ -95,9 +95,7 @@ impl EventFd {
     /// A field of /proc/self/fdinfo.
     pub(crate) fn info(&self, field: &str) -> Option<String> {
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.as_raw_fd())).ok()?;
-        let line =
-            info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':').map(str::to_owned));
-        line
+        info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':').map(str::to_owned))
     }
 
     /// The counter, without touching it.

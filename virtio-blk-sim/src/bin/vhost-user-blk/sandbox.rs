@@ -126,8 +126,16 @@ fn calls(ring: bool) -> Result<Rules, BackendError> {
         (libc::SYS_clone, vec![only(0, thread, thread)?]),
         // To this process: raise(3) and abort(3).
         (libc::SYS_tgkill, vec![equal(0, std::process::id().into())?]),
-        // `set_nonblocking` of a socket.
-        (libc::SYS_ioctl, vec![equal(1, u64::from(libc::FIONBIO as u32))?]),
+        // `set_nonblocking` of a socket; the maximum of an eventfd (EFD_IOC_SET_MAXIMUM and _GET_MAXIMUM of a kernel that has
+        // them), by which the loop knows that a doorbell must be read.
+        (
+            libc::SYS_ioctl,
+            vec![
+                equal(1, u64::from(libc::FIONBIO as u32))?,
+                equal(1, u64::from(libc::_IOW::<u64>(b'J'.into(), 0) as u32))?,
+                equal(1, u64::from(libc::_IOR::<u64>(b'J'.into(), 1) as u32))?,
+            ],
+        ),
         // A new thread gives itself, and glibc and std some mappings, a name.
         (libc::SYS_prctl, vec![equal(0, libc::PR_SET_NAME as u64)?, equal(0, libc::PR_SET_VMA as u64)?]),
     ]);
