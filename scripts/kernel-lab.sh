@@ -135,7 +135,7 @@ find_tools() {
 # Without what no configuration of ours reads, which is more than half of it. Makefiles and Kconfig files stay: all are read.
 unpack_source() {
   rm -rf "${lab:?}/$package" "$lab/pristine"
-  tar -C "$lab" -xf "$tarball" --exclude='*/drivers/gpu/*.[ch]' --exclude='*/drivers/net/*.[ch]' \
+  tar -C "$lab" -xf "$tarball" --exclude='*/drivers/gpu/*.[ch]' --exclude='*/drivers/net/*/*.[ch]' \
     --exclude='*/drivers/media/*.[ch]' --exclude='*/sound/*.[ch]' --exclude='*/Documentation/*.rst' \
     --exclude='*/tools/testing/*' --exclude='*/tools/perf/*' --exclude='*.dts' --exclude='*.dtsi'
   source_version >"$lab/unpacked"
@@ -340,8 +340,15 @@ conformance_of() {
 
 summary() { grep -E "$1" "$2" | sed 's/^/    /' || true; }
 
+# User-Mode Linux traces its processes with ptrace(2), which a sandbox may refuse.
+check_uml() {
+  run_in_uml "$1" true >"$lab/boot.log" 2>&1 || ! grep -qi ptrace "$lab/boot.log" ||
+    skip "User-Mode Linux cannot run here: $(grep -i -m 1 ptrace "$lab/boot.log")"
+}
+
 run_tests() {
   local kernel log suite
+  [ "$machine" = qemu ] || check_uml "${kernels[0]}"
   step "build the test program" "$lab/cargo.log" test_binary kernel
   step "build the conformance suite" "$lab/cargo.log" test_binary conformance
   suite=$(cat "$lab/test-conformance")
@@ -394,10 +401,88 @@ table() {
     }' "${logs[@]}"
 }
 
+bench_binary() {
+  cd "$repository" && cargo build --release --locked -p bench --message-format=json >"$lab/cargo.json" &&
+    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' "$lab/cargo.json" | tail -n 1 >"$lab/bench"
+}
+
+# count_in KERNEL RUN: bench in a machine whose clock counts instructions. Nothing in it depends on the host: one CPU, no sleep
+# (a clock that waits for nothing), a date of its own, addresses that are not random, a time stamp counter of 1 GHz.
+count_in() {
+  append='tsc_early_khz=1000000 clocksource=tsc' console=file:$lab/console-$1 \
+    boot_qemu "$1" "$lab/initramfs" -accel tcg -icount shift=0,sleep=off -cpu max -rtc base=2026-01-01,clock=vm </dev/null
+  tr -d '\r' <"$lab/console-$1"
+  mv "$lab/result" "$lab/result-$1-$2"
+  grep -q 'lab: exit code 0' "$lab/console-$1"
+}
+
+# time_in KERNEL RUN: the same in time.
+time_in() {
+  console=file:$lab/console-$1 boot_qemu "$1" "$lab/initramfs" -accel kvm -cpu host -smp 2 </dev/null
+  tr -d '\r' <"$lab/console-$1"
+  grep -q 'lab: exit code 0' "$lab/console-$1"
+}
+export -f bench_binary count_in time_in
+
+readonly requests=2000 runs=3
+
+run_bench() {
+  local kernel run script arguments=() results obstacle
+  step "build bench" "$lab/cargo.log" bench_binary
+  # The guest's second serial port takes the reports out.
+  script='for n in '"$requests $((2 * requests))"'; do
+    bench virtio-blk --requests $n --rounds 1 --pin 0,0 --json /dev/shm/report >/dev/null && cat /dev/shm/report >/dev/ttyS1 || exit 1
+  done'
+  bench_initramfs "$script"
+  for kernel in "${kernels[@]}"; do
+    results=''
+    for ((run = 1; run <= runs; run++)); do
+      step "$kernel: $requests requests and $((2 * requests)), run $run of $runs" "$lab/bench-$kernel.log" count_in "$kernel" "$run"
+      results+=${results:+,}$lab/result-$kernel-$run
+    done
+    arguments+=("$kernel=$results")
+  done
+  say "counted by QEMU's TCG (-icount shift=0), $(qemu-system-x86_64 --version | head -n 1)"
+  python3 "$patches/instructions.py" ${json:+--json "$json"} "${arguments[@]}"
+
+  say "in time, by /dev/kvm"
+  obstacle=$(kvm_obstacle "${kernels[0]}")
+  if [ -n "$obstacle" ]; then
+    echo "not here: $obstacle. The counts above stand."
+    return
+  fi
+  bench_initramfs 'bench virtio-blk'
+  for kernel in "${kernels[@]}"; do
+    step "$kernel: bench virtio-blk" "$lab/time-$kernel.log" time_in "$kernel" 1
+    sed -n '/^Per request/,/^lab:/{/^lab:/d; p}' "$lab/time-$kernel.log"
+  done
+}
+
+bench_initramfs() {
+  make_initramfs "$lab/initramfs" "$1" "$(cat "$lab/bench")"
+  # Under a short name, because the script does not know the path.
+  ln -sf "$(cat "$lab/bench")" "$lab/root/bin/bench"
+  (cd "$lab/root" && find . | cpio --quiet -o -H newc | gzip -1) >"$lab/initramfs"
+}
+
+run_shell() {
+  echo "the first kernel, ${kernels[0]}; leave with exit"
+  if [ "$machine" = uml ]; then
+    write_init "$lab/init-shell" 'exec sh -i' "$perl_power_off"
+    TMPDIR=$lab "$lab/uml-${kernels[0]}/linux" rootfstype=hostfs rootflags=/ ro mem=1G quiet loglevel=3 con=null \
+      con0=fd:0,fd:1 init="$lab/init-shell"
+  else
+    make_initramfs "$lab/initramfs" 'exec sh -i'
+    boot_qemu "${kernels[0]}" "$lab/initramfs" "${emulated[@]}"
+  fi
+}
+
 say "$command, $machine, kernels ${kernels[*]}, in $lab"
 build
 case $command in
   build) ;;
   test) run_tests ;;
+  bench) run_bench ;;
+  shell) run_shell ;;
 esac
 say "done after $SECONDS s"
