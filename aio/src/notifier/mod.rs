@@ -143,9 +143,9 @@ impl EventNotifier {
             ),
             // A completion that is in the ring already when the handler goes has taken the count: whoever answers next would
             // not hear of it. A read that goes astray is rung again (`UringMonitor::remove`).
-            (Method::Edge, IoUring) if self.has_kernel_flag => {
-                Some("this eventfd has EFD_AUTORESET, which resets it when a poll completes; the ring reads it")
-            }
+            (Method::Edge, IoUring) if self.has_kernel_flag => Some(
+                "this eventfd has EFD_AUTORESET, which resets it when a poll completes; the ring reads it",
+            ),
             (Method::Edge, IoUring) => (!probe::ring_edge()).then_some(
                 "multishot POLL_ADD of this kernel does not report each write to an unread eventfd",
             ),
