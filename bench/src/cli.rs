@@ -51,6 +51,11 @@ pub(crate) enum Command {
     Eventfd(EventfdArgs),
     /// Bounded event counts: the three benchmarks of the EFD_IOC_SET_MAXIMUM proposal, with each way to keep the bound
     FlowControl(FlowControlArgs),
+    /// 1 to 10,000 notifiers and 1 to 1,000 devices on one loop, and queues over several IoThreads
+    Scale(ScaleArgs),
+    /// The same work on our loop, on mio, polling, calloop, event-manager, eventp and tokio, and on bare calls
+    #[cfg(feature = "peers")]
+    Loops(LoopsArgs),
     /// What can be measured: the arms and the operations
     List,
 }
@@ -62,6 +67,31 @@ pub(crate) struct EventfdArgs {
     pub(crate) schedule: ScheduleArgs,
     #[command(flatten)]
     pub(crate) placement: PlacementArgs,
+}
+
+/// Options of `bench scale`.
+#[derive(Debug, Args)]
+pub(crate) struct ScaleArgs {
+    #[command(flatten)]
+    pub(crate) schedule: ScheduleArgs,
+    #[command(flatten)]
+    pub(crate) placement: PlacementArgs,
+}
+
+/// Options of `bench loops`.
+#[cfg(feature = "peers")]
+#[derive(Debug, Args)]
+pub(crate) struct LoopsArgs {
+    #[command(flatten)]
+    pub(crate) schedule: ScheduleArgs,
+    #[command(flatten)]
+    pub(crate) placement: PlacementArgs,
+    /// Only the work whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) work: Option<String>,
+    /// Only the loops whose name contains this, and ours and the bare calls
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) peer: Option<String>,
 }
 
 /// What came of parsing the command line.

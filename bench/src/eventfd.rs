@@ -2,13 +2,13 @@
 //! adds is its time minus these.
 
 mod loop_turns;
-mod method;
+pub(crate) mod method;
 mod one_thread;
 mod readiness;
 mod report;
-mod ring;
+pub(crate) mod ring;
 mod ring_waiter;
-mod syscall;
+pub(crate) mod syscall;
 mod two_threads;
 
 pub(crate) use one_thread::Operation;
@@ -124,10 +124,10 @@ pub(crate) fn cost_of_a_read(cpu: usize, watch: &mut impl Watch) -> Result<(Vec<
 }
 
 /// Takes one sample of a case: `Ok(Err(why))` if the case is not available here.
-type Taken<S> = Result<Result<(Duration, S), String>, Error>;
+pub(crate) type Taken<S> = Result<Result<(Duration, S), String>, Error>;
 
 /// Calibrates every case, which warms it up, and then records the rounds.
-fn measure<S: Sample>(
+pub(crate) fn measure<S: Sample>(
     name: &str,
     cases: &[Case],
     plan: Plan,

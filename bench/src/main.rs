@@ -14,10 +14,13 @@ mod eventfd;
 mod flow_control;
 mod interrupt;
 mod list;
+#[cfg(feature = "peers")]
+mod loops;
 mod measure;
 mod pin;
 mod progress;
 mod report;
+mod scale;
 mod session;
 mod vhost_user;
 mod virtio_blk;
@@ -64,6 +67,17 @@ fn run() -> Result<u8, Error> {
         Command::FlowControl(args) => {
             let mut session = Session::start(&args.schedule)?;
             let report = flow_control::run(&args, &mut session)?;
+            session.finish(&report)
+        }
+        Command::Scale(args) => {
+            let mut session = Session::start(&args.schedule)?;
+            let report = scale::run(&args, &mut session)?;
+            session.finish(&report)
+        }
+        #[cfg(feature = "peers")]
+        Command::Loops(args) => {
+            let mut session = Session::start(&args.schedule)?;
+            let report = loops::run(&args, &mut session)?;
             session.finish(&report)
         }
         Command::List => print(&list::render(report::colour_on_stdout())),

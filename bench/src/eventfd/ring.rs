@@ -32,7 +32,7 @@ const CANCEL: u64 = 2;
 
 /// A ring for one waiter. Stays on the thread that made it: SINGLE_ISSUER binds it there, and so does the table of
 /// registered ring fds, which is the task's own.
-pub(super) struct Ring {
+pub(crate) struct Ring {
     ring: IoUring,
     /// What io_uring_enter is called with: the index of the registered ring fd, or the fd itself.
     enter_fd: libc::c_int,
@@ -45,10 +45,15 @@ pub(super) struct Ring {
 
 impl Ring {
     pub(super) fn new() -> io::Result<Self> {
+        Self::sized(ENTRIES)
+    }
+
+    /// A ring for more requests than one: `entries` of them fit between two enters.
+    pub(crate) fn sized(entries: u32) -> io::Result<Self> {
         // Linux 6.1 has both flags; an older kernel refuses them with EINVAL.
-        let deferred = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(ENTRIES);
+        let deferred = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(entries);
         let ring = match deferred {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => IoUring::new(ENTRIES)?,
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => IoUring::new(entries)?,
             deferred => deferred?,
         };
         let mut flags = EnterFlags::GETEVENTS;
@@ -73,7 +78,7 @@ impl Ring {
     /// # Safety
     /// The memory that the SQE points to stays valid until its completion was reaped.
     #[inline]
-    pub(super) unsafe fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+    pub(crate) unsafe fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
         // SAFETY: the caller keeps the entry's memory valid.
         let pushed = unsafe { self.ring.submission().push(entry) };
         pushed.map_err(|_| io::Error::other("the submission queue is full"))?;
@@ -84,7 +89,7 @@ impl Ring {
     /// One io_uring_enter(2): submits what is queued, runs task work, and for [`Patience::Forever`] waits for a
     /// completion. A signal ends the wait early.
     #[inline]
-    pub(super) fn enter(&mut self, patience: Patience, calls: &mut Calls) -> io::Result<()> {
+    pub(crate) fn enter(&mut self, patience: Patience, calls: &mut Calls) -> io::Result<()> {
         let wanted: u32 = if patience == Patience::Forever { 1 } else { 0 };
         calls.enters += 1;
         // By number and not through `Submitter`, which forgets a registered ring fd as soon as it is dropped.
@@ -114,7 +119,7 @@ impl Ring {
 
     /// The next completion, if there is one. No system call.
     #[inline]
-    pub(super) fn pop(&mut self) -> Option<cqueue::Entry> {
+    pub(crate) fn pop(&mut self) -> Option<cqueue::Entry> {
         self.ring.completion().next()
     }
 

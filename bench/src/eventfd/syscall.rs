@@ -4,7 +4,7 @@
 
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// System calls made, by kind. Counted where they are made, so that the report shows what happened and not what was
 /// meant to happen.
@@ -27,13 +27,13 @@ impl Calls {
 }
 
 /// The result of a system call that reports failure as -1.
-pub(super) fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+pub(crate) fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// Makes the call again for as long as a signal interrupts it: with SIGINT's handler installed the waits return
 /// EINTR, which is no event.
-pub(super) fn retry(mut call: impl FnMut() -> libc::c_long) -> io::Result<libc::c_long> {
+pub(crate) fn retry(mut call: impl FnMut() -> libc::c_long) -> io::Result<libc::c_long> {
     loop {
         match check(call()) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -88,6 +88,12 @@ impl EventFd {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
+    }
+}
+
+impl AsFd for EventFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -1,0 +1,172 @@
+//! `bench loops`: the same work on our loop, on the event loops of others, and on the bare calls of epoll and io_uring.
+
+mod contender;
+mod count;
+mod ours;
+mod peers;
+mod raw_epoll;
+mod raw_ring;
+mod report;
+mod work;
+
+use crate::campaign::Case;
+use crate::cli::LoopsArgs;
+use crate::cli::schedule::Plan;
+use crate::error::Error;
+use crate::eventfd;
+use crate::measure::{Better, Measured, Metric, Sample, Summary};
+use crate::pin::Placement;
+use crate::report::{Report, Row};
+use crate::session::{Session, Watch};
+use crate::worker::{NoOutcome, Worker};
+use contender::Contender;
+use std::time::Duration;
+use work::{Cannot, Timed, Visit, Work};
+
+const FULL: Plan = Plan { rounds: 10, runtime: Duration::from_millis(20) };
+const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(3) };
+
+/// One visit that takes longer than this hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One sample: what one event costs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct EventSample {
+    time_ns: f64,
+}
+
+impl Sample for EventSample {
+    const METRICS: &'static [Metric<Self>] =
+        &[Metric { name: "time_ns", unit: "ns", better: Better::Lower, value: |sample| sample.time_ns }];
+}
+
+/// Runs the benchmark. Blocks until it is done or Ctrl-C is pressed.
+pub(crate) fn run(args: &LoopsArgs, session: &mut Session) -> Result<Report, Error> {
+    let placements = args.placement.placements(&session.environment.allowed)?;
+    let placement = placements.last().copied().unwrap_or(Placement { guest: 0, device: 0 });
+    let named =
+        |it: &Contender| args.peer.as_ref().is_none_or(|part| !it.is_peer() || it.to_string().contains(part));
+    let contenders: Vec<Contender> = Contender::all().filter(named).collect();
+    let wanted = |work: &Work| args.work.as_ref().is_none_or(|part| work.to_string().contains(part.as_str()));
+    let works: Vec<Work> = Work::all().filter(wanted).collect();
+    if works.is_empty() {
+        let all = Work::all().map(|work| format!("'{work}'")).collect::<Vec<_>>().join(", ");
+        return Err(Error::Usage(format!("--work matches none of {all}")));
+    }
+    let plan = args.schedule.plan(QUICK, FULL, contenders.len() * works.len())?;
+    crate::descriptors::raise_limit();
+
+    // First, while there is one thread.
+    let counts = count_all(&works, &contenders, placement, session)?;
+    let (mut rows, mut complete) = (Vec::new(), true);
+    for (&work, counts) in works.iter().zip(counts) {
+        let (more, whole) = measure(work, &contenders, &counts, placement, plan, session)?;
+        rows.extend(more);
+        complete &= whole;
+    }
+    let conclusions = report::conclusions(&rows);
+    let text = report::tables(&rows, session.colour);
+    Ok(Report { benchmark: "loops", workload: None, text, complete, rows, conclusions })
+}
+
+/// System calls of one event, by contender; none where they could not be counted.
+type Counts = Vec<Option<f64>>;
+
+fn count_all(
+    works: &[Work],
+    contenders: &[Contender],
+    placement: Placement,
+    session: &mut Session,
+) -> Result<Vec<Counts>, Error> {
+    session.phase("loops: system calls", works.len() * contenders.len());
+    let mut all = Vec::new();
+    let mut complained = false;
+    for &work in works {
+        // Enough to see what happens at each so many.
+        let times = 1_000u64.div_ceil(work.events());
+        let mut counts = Vec::new();
+        for &contender in contenders {
+            session.step(&format!("{work}: {contender}"));
+            let visit = Visit { work, times, placement, mark: |_| {} };
+            let counted = if session.stopped() { Ok(None) } else { count::system_calls(contender, visit) };
+            let counted = counted.unwrap_or_else(|error| {
+                if !std::mem::replace(&mut complained, true) {
+                    let why = crate::error::reason(&error);
+                    crate::session::complain(&format!("warning: system calls are not counted: {why}"));
+                }
+                None
+            });
+            counts.push(counted.map(|calls| calls as f64 / (times * work.events()) as f64));
+        }
+        all.push(counts);
+    }
+    session.end();
+    Ok(all)
+}
+
+type Outcome = Result<Timed, Cannot>;
+
+/// The rows of one kind of work, and whether they are complete.
+fn measure(
+    work: Work,
+    contenders: &[Contender],
+    counts: &Counts,
+    placement: Placement,
+    plan: Plan,
+    session: &mut Session,
+) -> Result<(Vec<Row>, bool), Error> {
+    let group = format!(
+        "{work}, {}",
+        match work {
+            Work::WakeAcross => placement.to_string(),
+            _ => format!("CPU {}", placement.device),
+        }
+    );
+    let case =
+        |contender: &Contender| Case { group: group.clone(), name: contender.to_string(), baseline: None };
+    let cases: Vec<Case> = contenders.iter().map(case).collect();
+    let visit = |(): &mut (), (contender, visit): (Contender, Visit)| contender.visit(visit);
+    let mut worker: Worker<(Contender, Visit), Outcome> =
+        Worker::spawn("loops", placement.device, || (), visit).map_err(|error| {
+            Error::failed(&format!("cannot start a thread on CPU {}", placement.device), &error)
+        })?;
+    let sample = |index: usize, times: u64| {
+        let contender = contenders[index];
+        worker.start((contender, Visit { work, times, placement, mark: |_| {} }));
+        let outcome = worker.finish(PATIENCE + 10 * plan.runtime).map_err(|why| {
+            Error::Failed(match why {
+                NoOutcome::TimedOut => format!("{work}: {contender} never came back: a wake-up was lost"),
+                NoOutcome::Ended => format!("{work}: {contender} panicked"),
+            })
+        })?;
+        Ok(outcome.map(|timed| {
+            let events = (times * work.events()) as f64;
+            (timed.elapsed, EventSample { time_ns: timed.elapsed.as_nanos() as f64 / events })
+        }))
+    };
+    let campaign = eventfd::measure(&work.to_string(), &cases, plan, session, sample)?;
+    let mut rows = campaign.rows(&cases);
+    for ((row, &contender), &calls) in rows.iter_mut().zip(contenders).zip(counts) {
+        let Ok(metrics) = &mut row.result else { continue };
+        metrics.extend(calls.map(exact));
+        for (monitor, ours) in contender.ours() {
+            let name = report::metric_of(monitor);
+            let against = campaign.versus(&cases, &group, &ours.to_string(), &contender.to_string());
+            metrics
+                .extend(against.into_iter().filter(|m| m.name == "time_ns").map(|m| Measured { name, ..m }));
+        }
+    }
+    Ok((rows, campaign.complete()))
+}
+
+/// The count of system calls as a metric: one value, since it is no estimate.
+fn exact(calls: f64) -> Measured {
+    Measured {
+        name: "syscalls",
+        unit: "syscalls",
+        better: Better::Lower,
+        summary: Summary { n: 1, median: calls, mad: 0.0, min: calls, max: calls },
+        values: vec![calls],
+        versus: None,
+    }
+}

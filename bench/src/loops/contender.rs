@@ -1,0 +1,163 @@
+//! Who does the work.
+
+use super::ours::Aio;
+use super::peers::calloop::Calloop;
+use super::peers::event_manager::Manager;
+use super::peers::eventp::Eventp;
+use super::peers::mio::Mio;
+use super::peers::polling::Polling;
+use super::peers::tokio::Tokio;
+use super::raw_epoll::RawEpoll;
+use super::raw_ring::RawRing;
+use super::work::{Cannot, Timed, Visit, visit};
+use std::fmt;
+
+/// A loop, in one way of using it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Contender {
+    Raw(Monitor, Reset),
+    Ours(Monitor, Reset),
+    Peer(Peer, Reset),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Monitor {
+    Epoll,
+    IoUring,
+}
+
+/// Who clears an eventfd that has woken its loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reset {
+    /// Nobody: the loop is told of edges.
+    Edge,
+    /// The handler, or the loop for it, by a read(2).
+    Read,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Peer {
+    Mio,
+    Polling,
+    Calloop,
+    EventManager,
+    Eventp,
+    Tokio,
+}
+
+impl Contender {
+    /// The bare calls, then our loop, then the others.
+    pub(super) fn all() -> impl Iterator<Item = Contender> {
+        const WAYS: [(Monitor, Reset); 4] = [
+            (Monitor::Epoll, Reset::Edge),
+            (Monitor::Epoll, Reset::Read),
+            (Monitor::IoUring, Reset::Edge),
+            (Monitor::IoUring, Reset::Read),
+        ];
+        let raw = WAYS.map(|(monitor, reset)| Contender::Raw(monitor, reset));
+        let ours = WAYS.map(|(monitor, reset)| Contender::Ours(monitor, reset));
+        let peers = Peer::ALL
+            .into_iter()
+            .flat_map(|peer| [Reset::Read, Reset::Edge].map(|reset| Contender::Peer(peer, reset)));
+        raw.into_iter().chain(ours).chain(peers)
+    }
+
+    pub(super) fn is_peer(self) -> bool {
+        matches!(self, Contender::Peer(..))
+    }
+
+    /// Ours that is compared with it, on epoll and on io_uring: bare calls with the same ones, peers with the best of each.
+    pub(super) fn ours(self) -> Vec<(Monitor, Contender)> {
+        match self {
+            Contender::Ours(..) => Vec::new(),
+            Contender::Raw(monitor, reset) => vec![(monitor, Contender::Ours(monitor, reset))],
+            Contender::Peer(..) => [Monitor::Epoll, Monitor::IoUring]
+                .map(|monitor| (monitor, Contender::Ours(monitor, Reset::Edge)))
+                .to_vec(),
+        }
+    }
+
+    /// Does the work once. The error is why there is no such row.
+    pub(super) fn visit(self, work: Visit) -> Result<Timed, Cannot> {
+        use Monitor::{Epoll, IoUring};
+        use Reset::{Edge, Read};
+        match self {
+            Contender::Raw(Epoll, Edge) => visit::<RawEpoll<true>>(work),
+            Contender::Raw(Epoll, Read) => visit::<RawEpoll<false>>(work),
+            Contender::Raw(IoUring, Edge) => visit::<RawRing<true>>(work),
+            Contender::Raw(IoUring, Read) => visit::<RawRing<false>>(work),
+            Contender::Ours(Epoll, Edge) => visit::<Aio<false, true>>(work),
+            Contender::Ours(Epoll, Read) => visit::<Aio<false, false>>(work),
+            Contender::Ours(IoUring, Edge) => visit::<Aio<true, true>>(work),
+            Contender::Ours(IoUring, Read) => visit::<Aio<true, false>>(work),
+            Contender::Peer(Peer::Mio, Edge) => visit::<Mio<true>>(work),
+            Contender::Peer(Peer::Mio, Read) => visit::<Mio<false>>(work),
+            Contender::Peer(Peer::Polling, Edge) => visit::<Polling<true>>(work),
+            Contender::Peer(Peer::Polling, Read) => visit::<Polling<false>>(work),
+            Contender::Peer(Peer::Calloop, Edge) => visit::<Calloop<true>>(work),
+            Contender::Peer(Peer::Calloop, Read) => visit::<Calloop<false>>(work),
+            Contender::Peer(Peer::EventManager, Edge) => visit::<Manager<true>>(work),
+            Contender::Peer(Peer::EventManager, Read) => visit::<Manager<false>>(work),
+            Contender::Peer(Peer::Eventp, Edge) => visit::<Eventp<true>>(work),
+            Contender::Peer(Peer::Eventp, Read) => visit::<Eventp<false>>(work),
+            Contender::Peer(Peer::Tokio, Edge) => visit::<Tokio<true>>(work),
+            Contender::Peer(Peer::Tokio, Read) => visit::<Tokio<false>>(work),
+        }
+    }
+}
+
+impl Peer {
+    const ALL: [Peer; 6] =
+        [Peer::Mio, Peer::Polling, Peer::Calloop, Peer::EventManager, Peer::Eventp, Peer::Tokio];
+
+    fn name(self) -> &'static str {
+        match self {
+            Peer::Mio => "mio",
+            Peer::Polling => "polling",
+            Peer::Calloop => "calloop",
+            Peer::EventManager => "event-manager",
+            Peer::Eventp => "eventp",
+            Peer::Tokio => "tokio",
+        }
+    }
+}
+
+impl fmt::Display for Monitor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Monitor::Epoll => "epoll",
+            Monitor::IoUring => "io_uring",
+        })
+    }
+}
+
+impl fmt::Display for Contender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            Contender::Raw(monitor, Reset::Edge) => format!("raw {monitor}, unread"),
+            Contender::Raw(monitor, Reset::Read) => format!("raw {monitor}, read"),
+            Contender::Ours(monitor, Reset::Edge) => format!("aio {monitor}/edge"),
+            Contender::Ours(monitor, Reset::Read) => format!("aio {monitor}/classic"),
+            Contender::Peer(peer, Reset::Read) => peer.name().to_owned(),
+            Contender::Peer(peer, Reset::Edge) => format!("{}, unread", peer.name()),
+        };
+        f.pad(&text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_contender_has_a_name_and_what_it_is_compared_with() {
+        let all: Vec<Contender> = Contender::all().collect();
+        let mut names: Vec<String> = all.iter().map(Contender::to_string).collect();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), all.len());
+        for contender in &all {
+            assert!(contender.ours().iter().all(|(_, ours)| all.contains(ours)), "{contender}");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! epoll(7) without a library: a table of closures, found by index.
+#![expect(unsafe_code, reason = "the system calls that are measured here have no safe form")]
+
+use super::work::{Cannot, EventLoop, LATER, Seen, Waker, clear, eventfd, others_at, ring};
+use crate::eventfd::syscall::{EventFd, check, retry};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+use std::{io, ptr};
+
+/// Events taken in one wait.
+const BATCH: usize = 1_024;
+
+/// `EDGE`: EPOLLET and never a read(2); else level-triggered with one for each event.
+pub(super) struct RawEpoll<const EDGE: bool> {
+    // Closed before the descriptors that the handlers hold.
+    epoll: OwnedFd,
+    events: Vec<libc::epoll_event>,
+    handlers: Vec<Option<Handler>>,
+    free: Vec<usize>,
+    seen: Seen,
+    timer: Option<OwnedFd>,
+    _others: Vec<OwnedFd>,
+}
+
+type Handler = Box<dyn FnMut()>;
+
+impl<const EDGE: bool> RawEpoll<EDGE> {
+    fn control(&self, operation: libc::c_int, fd: RawFd, events: libc::c_int, data: u64) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: events as u32, u64: data };
+        // SAFETY: `event` lives across the call, which only reads it.
+        let result = unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), operation, fd, &mut event) };
+        check(result.into()).map(drop)
+    }
+
+    fn watch(&mut self, fd: RawFd, handler: Handler) -> io::Result<usize> {
+        let index = self.free.pop().unwrap_or(self.handlers.len());
+        let edge = if EDGE { libc::EPOLLET } else { 0 };
+        self.control(libc::EPOLL_CTL_ADD, fd, libc::EPOLLIN | edge, index as u64)?;
+        if index == self.handlers.len() {
+            self.handlers.push(None);
+        }
+        self.handlers[index] = Some(handler);
+        Ok(index)
+    }
+}
+
+impl<const EDGE: bool> EventLoop for RawEpoll<EDGE> {
+    type Bell = Arc<EventFd>;
+    type Key = (usize, RawFd);
+
+    fn open(_: usize, seen: Seen) -> io::Result<Self> {
+        // SAFETY: takes one integer.
+        let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }.into())?;
+        // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+        let epoll = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+        Ok(Self {
+            epoll,
+            events: vec![libc::epoll_event { events: 0, u64: 0 }; BATCH],
+            handlers: Vec::new(),
+            free: Vec::new(),
+            seen,
+            timer: None,
+            _others: Vec::new(),
+        })
+    }
+
+    fn bell() -> io::Result<Self::Bell> {
+        eventfd()
+    }
+
+    fn add(&mut self, bell: &Self::Bell) -> io::Result<Self::Key> {
+        let (seen, own, fd) = (self.seen.clone(), Arc::clone(bell), bell.as_raw_fd());
+        let handler = move || {
+            if !EDGE {
+                clear(&own);
+            }
+            seen.one_more();
+        };
+        Ok((self.watch(fd, Box::new(handler))?, fd))
+    }
+
+    fn remove(&mut self, (index, fd): Self::Key) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)?;
+        self.handlers[index] = None;
+        self.free.push(index);
+        Ok(())
+    }
+
+    #[inline]
+    fn turn(&mut self) -> io::Result<()> {
+        // By number: glibc has a wrapper only since 2.35, musl has none.
+        // SAFETY: room for as many events as are asked for; no timeout; a null mask changes no signals.
+        let ready = retry(|| unsafe {
+            libc::syscall(
+                libc::SYS_epoll_pwait2,
+                self.epoll.as_raw_fd(),
+                self.events.as_mut_ptr(),
+                BATCH,
+                ptr::null::<libc::timespec>(),
+                ptr::null::<libc::sigset_t>(),
+                0usize,
+            )
+        })?;
+        for event in &self.events[..ready as usize] {
+            if let Some(Some(handler)) = self.handlers.get_mut(event.u64 as usize) {
+                handler();
+            }
+        }
+        Ok(())
+    }
+
+    fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
+    fn waker(&mut self) -> Result<Waker, Cannot> {
+        let bell = eventfd().map_err(|error| error.to_string())?;
+        self.add(&bell).map_err(|error| error.to_string())?;
+        Ok(Box::new(move || ring(bell.as_raw_fd())))
+    }
+
+    fn arm_timers(&mut self, others: usize) -> Result<(), Cannot> {
+        let why = |error: io::Error| error.to_string();
+        for index in 0..others {
+            let fd = timerfd().map_err(why)?;
+            set(fd.as_raw_fd(), others_at(index)).map_err(why)?;
+            self.watch(fd.as_raw_fd(), Box::new(|| {})).map_err(why)?;
+            self._others.push(fd);
+        }
+        let timer = timerfd().map_err(why)?;
+        set(timer.as_raw_fd(), LATER).map_err(why)?;
+        let (seen, fd) = (self.seen.clone(), timer.as_raw_fd());
+        let expired = move || {
+            // Setting it again clears it, so nobody has to read a timerfd that is armed anew each time; level-triggered it
+            // would be reported until then.
+            if !EDGE {
+                let mut count = 0u64;
+                // SAFETY: eight bytes to be written, ours.
+                unsafe { libc::read(fd, (&raw mut count).cast(), 8) };
+            }
+            seen.one_more();
+        };
+        self.watch(fd, Box::new(expired)).map_err(why)?;
+        self.timer = Some(timer);
+        Ok(())
+    }
+
+    #[inline]
+    fn rearm(&mut self, delay: Duration) -> io::Result<()> {
+        self.timer.as_ref().map_or(Ok(()), |timer| set(timer.as_raw_fd(), delay))
+    }
+}
+
+fn timerfd() -> io::Result<OwnedFd> {
+    // SAFETY: takes two integers.
+    let fd = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC) };
+    let fd = check(fd.into())?;
+    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// timerfd_settime(2). No delay is one nanosecond: zero would disarm it.
+#[inline]
+fn set(fd: RawFd, delay: Duration) -> io::Result<()> {
+    let none = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let it_value = libc::timespec {
+        tv_sec: delay.as_secs() as libc::time_t,
+        tv_nsec: if delay.is_zero() { 1 } else { delay.subsec_nanos().into() },
+    };
+    let value = libc::itimerspec { it_interval: none, it_value };
+    // SAFETY: `value` lives across the call, which only reads it; the old one is not asked for.
+    check(unsafe { libc::timerfd_settime(fd, 0, &value, ptr::null_mut()) }.into()).map(drop)
+}

@@ -1,0 +1,289 @@
+//! The tables and sentences of `bench loops`. Pure functions of the rows.
+
+use super::contender::{Contender, Monitor, Reset};
+use super::work::Work;
+use crate::measure::bootstrap::Estimate;
+use crate::measure::{Interval, MIN_VALUES};
+use crate::report::number::{fixed, number, percent};
+use crate::report::table::{Cell, Column, Table, Tint};
+use crate::report::{Missing, Row};
+
+/// What our loop may cost over the bare calls, as a ratio.
+const NEAR: f64 = 1.05;
+
+/// The metrics of our loop in the same rounds, in the row of what it is compared with.
+pub(super) fn metric_of(monitor: Monitor) -> &'static str {
+    match monitor {
+        Monitor::Epoll => "aio_epoll_ns",
+        Monitor::IoUring => "aio_io_uring_ns",
+    }
+}
+
+const COLUMNS: [Column; 8] = [
+    Column::text("loop"),
+    Column::number("time", "ns/event"),
+    Column::number("\u{b1}MAD", "ns"),
+    Column::number("syscalls", "per event"),
+    Column::number("aio epoll", "/ this"),
+    Column::number("95% interval", ""),
+    Column::number("aio io_uring", "/ this"),
+    Column::number("95% interval", ""),
+];
+
+/// One table for each kind of work. A ratio below one: our loop takes less time.
+pub(super) fn tables(rows: &[Row], colour: bool) -> String {
+    let groups = rows.chunk_by(|a, b| a.group == b.group);
+    let table = |rows: &[Row]| {
+        let title = rows.first().map_or("", |row| row.group.as_str());
+        let mut table = Table::new(title, &COLUMNS);
+        for row in rows {
+            match &row.result {
+                Ok(_) => table.row(cells(row)),
+                Err(Missing::Unavailable(why)) => table.remark(row.case.as_str(), format!("cannot: {why}")),
+                Err(why) => table.remark(row.case.as_str(), why.to_string()),
+            }
+        }
+        table.render(colour)
+    };
+    groups.map(table).collect::<Vec<_>>().join("\n")
+}
+
+fn cells(row: &Row) -> Vec<Cell> {
+    let median = |name: &str| row.metric(name).map(|measured| measured.summary.median);
+    let mad = row.metric("time_ns").map(|measured| number(measured.summary.mad)).unwrap_or_default();
+    let mut cells = vec![
+        row.case.as_str().into(),
+        median("time_ns").map(number).unwrap_or_default().into(),
+        mad.into(),
+        median("syscalls").map(|calls| fixed(calls, 2)).unwrap_or_default().into(),
+    ];
+    for monitor in [Monitor::Epoll, Monitor::IoUring] {
+        let ratio = ratio(row, monitor);
+        cells.push(ratio.map(|ratio| fixed(ratio.median, 3)).unwrap_or_default().into());
+        cells.push(match ratio.and_then(|ratio| ratio.interval) {
+            Some(interval) => tinted(row, interval),
+            None => Cell::default(),
+        });
+    }
+    cells
+}
+
+fn tinted(row: &Row, interval: Interval) -> Cell {
+    let text = format!("{} to {}", fixed(interval.low, 3), fixed(interval.high, 3));
+    let (good, bad) = if is_raw(row) { (NEAR, NEAR) } else { (1.0, 1.0) };
+    match interval {
+        Interval { high, .. } if high < good => Cell::tinted(text, Tint::Green),
+        Interval { low, .. } if low > bad => Cell::tinted(text, Tint::Red),
+        _ => text.into(),
+    }
+}
+
+fn ratio(row: &Row, monitor: Monitor) -> Option<Estimate> {
+    row.metric(metric_of(monitor))?.versus?.ratio
+}
+
+fn is_raw(row: &Row) -> bool {
+    Contender::all().any(|it| matches!(it, Contender::Raw(..)) && it.to_string() == row.case)
+}
+
+fn is_peer(row: &Row) -> bool {
+    Contender::all().any(|it| matches!(it, Contender::Peer(..)) && it.to_string() == row.case)
+}
+
+/// What the numbers say, one sentence each.
+pub(super) fn conclusions(rows: &[Row]) -> Vec<String> {
+    let monitors = [Monitor::Epoll, Monitor::IoUring];
+    let mut sentences: Vec<String> = monitors.into_iter().filter_map(|m| against_peers(rows, m)).collect();
+    sentences.extend(monitors.into_iter().filter_map(|m| against_raw(rows, m)));
+    sentences.extend(monitors.into_iter().filter_map(|m| growth(rows, m)));
+    sentences
+}
+
+/// The comparisons of our loop on `monitor` with rows of one kind that have an interval: `(row, its ratio, its interval)`.
+fn compared(rows: &[Row], monitor: Monitor, kind: fn(&Row) -> bool) -> Vec<(&Row, f64, Interval)> {
+    let one = |row| {
+        let ratio = ratio(row, monitor)?;
+        Some((row, ratio.median, ratio.interval?))
+    };
+    rows.iter().filter(|row| kind(row)).filter_map(one).collect()
+}
+
+fn named(row: &Row, median: f64, interval: Interval) -> String {
+    let [low, high] = [interval.low, interval.high].map(|ratio| fixed(ratio, 3));
+    format!("{} in '{}' ({}: {low} to {high})", row.case, row.group, fixed(median, 3))
+}
+
+fn list<'a>(those: impl Iterator<Item = &'a (&'a Row, f64, Interval)>) -> Vec<String> {
+    those.map(|&(row, median, interval)| named(row, median, interval)).collect()
+}
+
+fn against_peers(rows: &[Row], monitor: Monitor) -> Option<String> {
+    let all = compared(rows, monitor, is_peer);
+    if all.is_empty() {
+        return too_few(rows, monitor, is_peer);
+    }
+    let ahead = all.iter().filter(|(_, _, interval)| interval.high < 1.0).count();
+    let behind = list(all.iter().filter(|(_, _, interval)| interval.low > 1.0));
+    let open = list(all.iter().filter(|(_, _, i)| i.low <= 1.0 && i.high >= 1.0));
+    let mut text = format!(
+        "aio on {monitor} takes less time than the peer in {ahead} of {} comparisons (ratio interval below 1.0)",
+        all.len()
+    );
+    if !open.is_empty() {
+        text += &format!("; no detectable difference from {}", open.join(", "));
+    }
+    if !behind.is_empty() {
+        text += &format!("; more than {}", behind.join(", "));
+    }
+    Some(text + ".")
+}
+
+fn against_raw(rows: &[Row], monitor: Monitor) -> Option<String> {
+    let all = compared(rows, monitor, is_raw);
+    if all.is_empty() {
+        return too_few(rows, monitor, is_raw);
+    }
+    let near = all.iter().filter(|(_, _, interval)| interval.high <= NEAR).count();
+    let over = list(all.iter().filter(|(_, _, interval)| interval.low > NEAR));
+    let open = list(all.iter().filter(|(_, _, i)| i.low <= NEAR && i.high > NEAR));
+    let mut text = format!(
+        "aio on {monitor}, its dispatch included, is within 5% of bare calls in {near} of {} comparisons",
+        all.len()
+    );
+    if !open.is_empty() {
+        text += &format!("; the interval spans 5% over {}", open.join(", "));
+    }
+    if !over.is_empty() {
+        text += &format!("; more than 5% over {}", over.join(", "));
+    }
+    Some(text + ".")
+}
+
+/// Compared, but in fewer rounds than an interval takes.
+fn too_few(rows: &[Row], monitor: Monitor, kind: fn(&Row) -> bool) -> Option<String> {
+    let any = rows.iter().any(|row| kind(row) && ratio(row, monitor).is_some());
+    any.then(|| format!("aio on {monitor}: an interval needs {MIN_VALUES} rounds, so nothing is concluded."))
+}
+
+/// What an event costs with many registered, over what it costs with one.
+fn growth(rows: &[Row], monitor: Monitor) -> Option<String> {
+    let median_of = |work: Work| {
+        let ours = Contender::Ours(monitor, Reset::Edge).to_string();
+        let group = format!("{work}, ");
+        let row = rows.iter().find(|row| row.group.starts_with(&group) && row.case == ours)?;
+        Some(row.metric("time_ns")?.summary.median)
+    };
+    let one = |registered| median_of(Work::Bells { registered, ready: 1 });
+    let all = |registered| median_of(Work::Bells { registered, ready: registered });
+    let (first, last) = (one(1)?, one(10_000)?);
+    let mut text = format!(
+        "An event of aio on {monitor} costs {} ns with 10,000 registered, {} ns with 1 ({})",
+        number(last),
+        number(first),
+        percent(last / first)
+    );
+    if let (Some(few), Some(many)) = (all(100), all(10_000)) {
+        text += &format!(
+            "; with all of them rung {} ns with 10,000, {} ns with 100 ({})",
+            number(many),
+            number(few),
+            percent(many / few)
+        );
+    }
+    Some(text + ".")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::{Better, Comparison, Measured, Summary};
+
+    fn measured(name: &'static str, values: &[f64], baseline: Option<&[f64]>) -> Measured {
+        let pairs = |base: &[f64]| values.iter().copied().zip(base.iter().copied()).collect::<Vec<_>>();
+        Measured {
+            name,
+            unit: "ns",
+            better: Better::Lower,
+            summary: Summary::of(values).unwrap(),
+            values: values.to_vec(),
+            versus: baseline.and_then(|base| Comparison::of(&pairs(base), Better::Lower)),
+        }
+    }
+
+    /// A row that takes `ns`, where ours on epoll takes 100 and, sometimes, a little more or less.
+    fn row(work: Work, case: &str, ns: f64, rounds: usize) -> Row {
+        let ours: Vec<f64> = (0..rounds).map(|round| 100.0 + (round % 3) as f64).collect();
+        let own = vec![ns; rounds];
+        let metrics = vec![
+            measured("time_ns", &own, None),
+            measured("syscalls", &[2.0], None),
+            measured("aio_epoll_ns", &ours, Some(&own)),
+        ];
+        Row { group: format!("{work}, CPU 0"), case: case.to_owned(), baseline: None, result: Ok(metrics) }
+    }
+
+    const ONE: Work = Work::Bells { registered: 1, ready: 1 };
+
+    #[test]
+    fn peers_are_ahead_behind_or_neither_by_the_interval() {
+        let rows = [row(ONE, "mio", 200.0, 6), row(ONE, "tokio", 101.0, 6), row(ONE, "eventp", 50.0, 6)];
+        let sentence = &conclusions(&rows)[0];
+        assert!(
+            sentence.starts_with("aio on epoll takes less time than the peer in 1 of 3 comparisons"),
+            "{sentence}"
+        );
+        assert!(sentence.contains("; no detectable difference from tokio in '1 notifier, rung, CPU 0' (1.0"));
+        assert!(sentence.contains("; more than eventp in '1 notifier, rung, CPU 0' (2.0"), "{sentence}");
+    }
+
+    #[test]
+    fn bare_calls_are_near_or_not_by_the_interval() {
+        let raw = "raw epoll, unread";
+        let near = &conclusions(&[row(ONE, raw, 100.0, 6)])[0];
+        assert_eq!(
+            near,
+            "aio on epoll, its dispatch included, is within 5% of bare calls in 1 of 1 comparisons."
+        );
+        let over = &conclusions(&[row(ONE, raw, 90.0, 6)])[0];
+        assert!(over.contains("in 0 of 1 comparisons; more than 5% over raw epoll, unread in"), "{over}");
+        let open = &conclusions(&[row(ONE, raw, 96.2, 6)])[0];
+        assert!(open.contains("in 0 of 1 comparisons; the interval spans 5% over"), "{open}");
+    }
+
+    #[test]
+    fn too_few_rounds_conclude_nothing() {
+        let sentences = conclusions(&[row(ONE, "mio", 200.0, 3)]);
+        assert_eq!(sentences, ["aio on epoll: an interval needs 6 rounds, so nothing is concluded."]);
+        assert!(conclusions(&[]).is_empty());
+    }
+
+    #[test]
+    fn growth_is_between_the_ends() {
+        let many = Work::Bells { registered: 10_000, ready: 1 };
+        let rows = [row(ONE, "aio epoll/edge", 100.0, 6), row(many, "aio epoll/edge", 103.0, 6)];
+        let own = |row: &Row| Row {
+            result: row.result.clone().map(|metrics| metrics.into_iter().take(2).collect()),
+            ..row.clone()
+        };
+        let rows: Vec<Row> = rows.iter().map(own).collect();
+        assert_eq!(
+            conclusions(&rows),
+            ["An event of aio on epoll costs 103 ns with 10,000 registered, 100 ns with 1 (+3.0%)."]
+        );
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_says_why() {
+        let cannot = Row {
+            result: Err(Missing::Unavailable("it has no timers".to_owned())),
+            ..row(Work::Rearm { armed: 1 }, "mio", 1.0, 1)
+        };
+        let text = tables(&[row(ONE, "mio", 200.0, 6), cannot], false);
+        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("mio ")).collect();
+        assert!(
+            lines[0].contains("200") && lines[0].contains("2.00") && lines[0].contains("0.505"),
+            "{text}"
+        );
+        assert!(lines[1].ends_with("cannot: it has no timers"), "{text}");
+    }
+}

@@ -1,0 +1,312 @@
+//! The work that every loop does, and what a loop has to offer to do it. One visit makes a loop, registers, warms up, takes the
+//! time, and takes it all down again: no loop ever runs beside the leftovers of another.
+#![expect(unsafe_code, reason = "write(2) of eight bytes")]
+
+use crate::eventfd::clock_ns;
+use crate::eventfd::syscall::{Calls, EventFd};
+use crate::pin::{Placement, pin_current_thread};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use std::{fmt, io, thread};
+
+/// What is repeated and timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    /// So many notifiers are registered, so many of them are rung, and the loop turns until each handler has run.
+    Bells { registered: usize, ready: usize },
+    /// A notifier is registered beside so many others, rung, handled, and removed.
+    Churn { registered: usize },
+    /// A timer gets another deadline, beside so many others. None of them expires.
+    Rearm { armed: usize },
+    /// A timer is armed for now, beside so many others, and the loop turns until it has expired.
+    Expire { armed: usize },
+    /// The loop is woken by its own means for other threads, from its own thread, and turns until it knows.
+    Wake,
+    /// The same from another thread on another CPU, which then waits until it has happened.
+    WakeAcross,
+}
+
+impl Work {
+    /// All of it, in the order of the report.
+    pub(super) fn all() -> impl Iterator<Item = Work> {
+        const REGISTERED: [usize; 4] = [1, 100, 1_000, 10_000];
+        let one = REGISTERED.map(|registered| Work::Bells { registered, ready: 1 });
+        let every = REGISTERED[1..].iter().map(|&n| Work::Bells { registered: n, ready: n });
+        one.into_iter().chain(every).chain([
+            Work::Churn { registered: 100 },
+            Work::Rearm { armed: 1_000 },
+            Work::Expire { armed: 1_000 },
+            Work::Wake,
+            Work::WakeAcross,
+        ])
+    }
+
+    /// Events of one repetition.
+    pub(super) fn events(self) -> u64 {
+        match self {
+            Work::Bells { ready, .. } => ready as u64,
+            _ => 1,
+        }
+    }
+}
+
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            Work::Bells { registered: 1, .. } => "1 notifier, rung".to_owned(),
+            Work::Bells { registered, ready: 1 } => format!("{registered} notifiers, 1 rung"),
+            Work::Bells { registered, .. } => format!("{registered} notifiers, all rung"),
+            Work::Churn { registered } => format!("add, ring, handle, remove, beside {registered} notifiers"),
+            Work::Rearm { armed } => format!("timer re-armed beside {armed}"),
+            Work::Expire { armed } => format!("timer armed for now beside {armed}, expired"),
+            Work::Wake => "woken from its own thread".to_owned(),
+            Work::WakeAcross => "woken from another CPU, until it is known there".to_owned(),
+        };
+        f.pad(&text)
+    }
+}
+
+/// How many handlers have run. Shared with threads that wake a loop; written by the loop's thread only, so that counting is no
+/// locked operation in any loop.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Seen(Arc<AtomicU64>);
+
+impl Seen {
+    #[inline]
+    pub(super) fn one_more(&self) {
+        self.0.store(self.0.load(Ordering::Relaxed) + 1, Ordering::Release);
+    }
+
+    #[inline]
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Why a loop has no row: a sentence, or an error of the system.
+pub(super) type Cannot = String;
+
+/// A way to wake a loop from any thread.
+pub(super) type Waker = Box<dyn FnMut() + Send>;
+
+/// An event loop. Its handlers clear their notifiers as its users have to, and count themselves in [`Seen`].
+pub(super) trait EventLoop: Sized {
+    /// A notifier that is not registered.
+    type Bell: AsRawFd;
+    /// A registration.
+    type Key;
+
+    /// A loop for about so many registrations.
+    fn open(registrations: usize, seen: Seen) -> io::Result<Self>;
+
+    fn bell() -> io::Result<Self::Bell>;
+
+    fn add(&mut self, bell: &Self::Bell) -> io::Result<Self::Key>;
+
+    fn remove(&mut self, key: Self::Key) -> io::Result<()>;
+
+    /// Waits for events and calls their handlers.
+    fn turn(&mut self) -> io::Result<()>;
+
+    fn seen(&self) -> &Seen;
+
+    /// Makes the means to wake this loop.
+    fn waker(&mut self) -> Result<Waker, Cannot>;
+
+    /// Arms `others` timers for later, and makes the one that is measured.
+    fn arm_timers(&mut self, others: usize) -> Result<(), Cannot>;
+
+    /// Gives the timer the deadline of now + `delay`.
+    fn rearm(&mut self, delay: Duration) -> io::Result<()>;
+
+    /// Turns until `target` handlers have run.
+    #[inline]
+    fn turn_until(&mut self, target: u64) -> io::Result<()> {
+        while self.seen().get() < target {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    /// `times` times: acts, and turns until `events` more handlers have run.
+    #[inline]
+    fn repeat(&mut self, times: u64, events: u64, mut act: impl FnMut()) -> io::Result<()> {
+        for _ in 0..times {
+            let target = self.seen().get() + events;
+            act();
+            self.turn_until(target)?;
+        }
+        Ok(())
+    }
+
+    /// `times` times: registers the bell, rings, turns until its handler has run, and removes it.
+    #[inline]
+    fn churn(&mut self, bell: &Self::Bell, times: u64) -> io::Result<()> {
+        for _ in 0..times {
+            let target = self.seen().get() + 1;
+            let key = self.add(bell)?;
+            ring(bell.as_raw_fd());
+            self.turn_until(target)?;
+            self.remove(key)?;
+        }
+        Ok(())
+    }
+
+    /// `times` times: moves the timer's deadline.
+    #[inline]
+    fn rearm_for_later(&mut self, times: u64) -> io::Result<()> {
+        // Deadlines on both sides of the others', in no order.
+        (0..times).try_for_each(|n| self.rearm(LATER + Duration::from_secs(n * 7_919 % 1_000)))
+    }
+
+    /// `times` times: arms the timer for now and turns until it has expired.
+    #[inline]
+    fn expire(&mut self, times: u64) -> io::Result<()> {
+        for _ in 0..times {
+            let target = self.seen().get() + 1;
+            self.rearm(Duration::ZERO)?;
+            self.turn_until(target)?;
+        }
+        Ok(())
+    }
+}
+
+/// A deadline that no sample reaches.
+pub(super) const LATER: Duration = Duration::from_secs(3_600);
+
+/// The deadlines of the timers that stand beside the measured one: around its own, in no order.
+pub(super) fn others_at(index: usize) -> Duration {
+    LATER + Duration::from_secs((index * 617 % 1_000) as u64)
+}
+
+/// Rings: one write(2), the same in every row.
+#[inline]
+pub(super) fn ring(fd: RawFd) {
+    let one = 1u64;
+    // SAFETY: eight live bytes, only read. The descriptor is an eventfd that its loop keeps open; its counter never fills.
+    unsafe { libc::write(fd, (&raw const one).cast(), size_of::<u64>()) };
+}
+
+/// Clears an eventfd as a handler does that has to: one read(2).
+#[inline]
+pub(super) fn clear(bell: &EventFd) {
+    // Nothing to read is a spurious wake-up, and nothing else can go wrong with an open, non-blocking eventfd.
+    let _ = bell.read(&mut Calls::default());
+}
+
+/// An eventfd for a loop that has no notifier of its own.
+pub(super) fn eventfd() -> io::Result<Arc<EventFd>> {
+    EventFd::new(0, libc::EFD_NONBLOCK).map(Arc::new)
+}
+
+/// One visit: what the repetitions took together.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timed {
+    pub(super) elapsed: Duration,
+}
+
+/// Where the threads are. The loop's own thread is on `placement.device` already.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Visit {
+    pub(super) work: Work,
+    pub(super) times: u64,
+    pub(super) placement: Placement,
+    /// Called right before and right after what is timed.
+    pub(super) mark: fn(Mark),
+}
+
+/// The ends of what is timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mark {
+    Begin,
+    End,
+}
+
+/// Does the work on a loop of the kind `L`.
+pub(super) fn visit<L: EventLoop>(visit: Visit) -> Result<Timed, Cannot> {
+    let Visit { work, times, placement, .. } = visit;
+    let why = |error: io::Error| crate::error::reason(&error);
+    let registered = match work {
+        Work::Bells { registered, .. } | Work::Churn { registered } => registered,
+        _ => 1,
+    };
+    let seen = Seen::default();
+    let mut it = L::open(registered, seen.clone()).map_err(why)?;
+    let bells = (0..registered).map(|_| L::bell()).collect::<io::Result<Vec<_>>>().map_err(|error| {
+        match error.raw_os_error() {
+            Some(libc::EMFILE) => format!("needs {registered} descriptors; raise 'ulimit -n'"),
+            _ => crate::error::reason(&error),
+        }
+    })?;
+    let keys = bells.iter().map(|bell| it.add(bell)).collect::<io::Result<Vec<_>>>().map_err(why)?;
+    // Warm is what has been done before: a tenth of it, and at least once.
+    let warm = times / 10 + 1;
+    let elapsed = match work {
+        Work::Bells { ready, .. } => {
+            let middle = (registered - ready) / 2;
+            let fds: Vec<RawFd> = bells[middle..middle + ready].iter().map(AsRawFd::as_raw_fd).collect();
+            let mut run = |times| it.repeat(times, ready as u64, || fds.iter().for_each(|&fd| ring(fd)));
+            run(warm).and_then(|()| visit.time(|| run(times)))
+        }
+        Work::Churn { .. } => {
+            let bell = L::bell().map_err(why)?;
+            it.churn(&bell, warm).and_then(|()| visit.time(|| it.churn(&bell, times)))
+        }
+        Work::Rearm { armed } => {
+            it.arm_timers(armed)?;
+            it.rearm_for_later(warm).and_then(|()| visit.time(|| it.rearm_for_later(times)))
+        }
+        Work::Expire { armed } => {
+            it.arm_timers(armed)?;
+            it.expire(warm).and_then(|()| visit.time(|| it.expire(times)))
+        }
+        Work::Wake => {
+            let mut wake = it.waker()?;
+            it.repeat(warm, 1, &mut wake).and_then(|()| visit.time(|| it.repeat(times, 1, &mut wake)))
+        }
+        Work::WakeAcross => {
+            if placement.guest == placement.device {
+                return Err("needs two CPUs".to_owned());
+            }
+            let wake = it.waker()?;
+            let first = seen.get();
+            let over = AtomicBool::new(false);
+            thread::scope(|scope| {
+                scope.spawn(|| waking_thread(wake, &seen, warm + times, placement.guest, &over));
+                let result = it.turn_until(first + warm);
+                let result = result.and_then(|()| visit.time(|| it.turn_until(first + warm + times)));
+                over.store(true, Ordering::Relaxed);
+                result
+            })
+        }
+    };
+    let elapsed = elapsed.map_err(why)?;
+    keys.into_iter().try_for_each(|key| it.remove(key)).map_err(why)?;
+    Ok(Timed { elapsed })
+}
+
+/// Wakes the loop `times` times, and waits each time until the loop has run the handler.
+fn waking_thread(mut wake: Waker, seen: &Seen, times: u64, cpu: usize, over: &AtomicBool) {
+    // On a CPU of its own if it may; the loop's thread is pinned, so this one can only be slower elsewhere.
+    let _ = pin_current_thread(cpu);
+    for _ in 0..times {
+        let before = seen.get();
+        wake();
+        while seen.get() == before && !over.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+    }
+}
+
+impl Visit {
+    fn time(&self, run: impl FnOnce() -> io::Result<()>) -> io::Result<Duration> {
+        (self.mark)(Mark::Begin);
+        let begin = clock_ns(libc::CLOCK_MONOTONIC);
+        run()?;
+        let elapsed = clock_ns(libc::CLOCK_MONOTONIC).saturating_sub(begin);
+        (self.mark)(Mark::End);
+        Ok(Duration::from_nanos(elapsed))
+    }
+}

@@ -1,0 +1,254 @@
+//! Virtio-blk devices on IoThreads, and a guest that keeps one request of each in flight.
+
+use super::DeviceSample;
+use super::heap::bytes_in_use;
+use crate::arm::Arm;
+use crate::error::{Error, reason};
+use crate::eventfd::clock_ns;
+use crate::measure::statistics::median;
+use crate::pin::pin_current_thread;
+use crate::worker::{NoOutcome, Worker};
+use aio::{AioContext, IoThread, Stats};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::{fmt, io};
+use virtio_blk_sim::backend::{Backend, Null};
+use virtio_blk_sim::blk_queue::Attached;
+use virtio_blk_sim::device::{BlockDevice, DeviceConfig, Features};
+use virtio_blk_sim::guest::{BlkDriver, Completion, DriverError, Waiting};
+use virtio_blk_sim::transport::SimTransport;
+
+/// So many devices, with a queue each, on so many IoThreads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Devices {
+    pub(super) arm: Arm,
+    pub(super) devices: usize,
+    pub(super) io_threads: usize,
+    spread: bool,
+}
+
+/// Queues that are spread over IoThreads, and over how many.
+const SPREAD: usize = 32;
+const IO_THREADS: [usize; 3] = [1, 2, 4];
+const BLOCK_BYTES: u32 = 512;
+
+impl Devices {
+    pub(super) fn on_one_loop(arm: Arm) -> Vec<Devices> {
+        [1, 10, 100, 1_000].map(|devices| Devices { arm, devices, io_threads: 1, spread: false }).to_vec()
+    }
+
+    pub(super) fn spread(arm: Arm) -> Vec<Devices> {
+        IO_THREADS.map(|io_threads| Devices { arm, devices: SPREAD, io_threads, spread: true }).to_vec()
+    }
+
+    pub(super) fn group(self, place: &str) -> String {
+        if self.spread {
+            format!("{SPREAD} queues over IoThreads, {}, {place}", self.arm)
+        } else {
+            format!("devices on one loop, {}, {place}", self.arm)
+        }
+    }
+}
+
+/// The case: how many devices, or how many IoThreads.
+impl fmt::Display for Devices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&if self.spread { self.io_threads } else { self.devices }.to_string())
+    }
+}
+
+/// What a job of the guest's thread answers.
+type Outcome = Result<Run, DriverError>;
+
+/// What the guest saw.
+struct Run {
+    elapsed: Duration,
+    requests: u64,
+    /// By device, in nanoseconds.
+    mean_latencies: Vec<f64>,
+}
+
+/// Devices, set up and asleep, and the thread that plays their guests.
+pub(super) struct Rig {
+    guest: Worker<u64, Outcome>,
+    io_threads: Vec<IoThread>,
+    bytes_each: f64,
+}
+
+impl Rig {
+    /// Starts the devices' loops, one IoThread on each of `cpus` in turn. The error is why this machine cannot.
+    pub(super) fn start(what: Devices, guest_cpu: usize, cpus: &[usize]) -> Result<Self, String> {
+        let why = |error: io::Error| match error.raw_os_error() {
+            Some(libc::EMFILE) => format!("needs {} descriptors; raise 'ulimit -n'", 3 * what.devices),
+            _ => reason(&error),
+        };
+        let (mut drivers, mut transports) = (Vec::new(), Vec::new());
+        for _ in 0..what.devices {
+            let transport = Arc::new(transport(what.arm).map_err(why)?);
+            let ports = transport.guest().map_err(why)?;
+            let mut driver = BlkDriver::new(ports, 1, BLOCK_BYTES).map_err(|error| error.to_string())?;
+            driver.set_waiting(Waiting::Spinning);
+            drivers.push(driver);
+            transports.push(transport);
+        }
+        let before = bytes_in_use();
+        let mut io_threads = Vec::new();
+        for index in 0..what.io_threads {
+            let mine: Vec<_> = transports.iter().skip(index).step_by(what.io_threads).cloned().collect();
+            let cpu = cpus[index % cpus.len()];
+            let builder =
+                AioContext::builder().monitor(what.arm.monitor().kind()).reset(what.arm.reset().into());
+            let attach = move |context: &AioContext| -> io::Result<Vec<Attached>> {
+                pin_current_thread(cpu)?;
+                mine.iter().map(|it| it.attach(context, Backend::Null(Null::default()))).collect()
+            };
+            io_threads.push(IoThread::spawn_with("bench-io", builder, attach).map_err(why)?);
+        }
+        let grown = before.zip(bytes_in_use()).map(|(before, after)| after.saturating_sub(before));
+        let bytes_each = grown.map_or(f64::NAN, |grown| grown as f64 / what.devices as f64);
+        let guest =
+            Worker::spawn("bench-guest", guest_cpu, move || drivers, |drivers, times| play(drivers, times))
+                .map_err(why)?;
+        Ok(Self { guest, io_threads, bytes_each })
+    }
+
+    /// Counters and CPU time of all loops together.
+    fn counts(&self) -> Result<(u64, u64), Error> {
+        let mut sum = (0, 0);
+        for io_thread in &self.io_threads {
+            let counts = |context: &AioContext| {
+                (device_calls(context.stats()), clock_ns(libc::CLOCK_THREAD_CPUTIME_ID))
+            };
+            let (calls, cpu_ns) =
+                io_thread.run(counts).map_err(|error| Error::failed("an IoThread ended early", &error))?;
+            sum = (sum.0 + calls, sum.1 + cpu_ns);
+        }
+        Ok(sum)
+    }
+
+    /// One sample: `times` requests of each device.
+    pub(super) fn sample(
+        &mut self,
+        times: u64,
+        expected: Duration,
+    ) -> Result<(Duration, DeviceSample), Error> {
+        let before = self.counts()?;
+        self.guest.start(times);
+        let run = self.guest.finish(PATIENCE + 10 * expected).map_err(|why| {
+            Error::Failed(match why {
+                NoOutcome::TimedOut => "a device never answered: a kick was lost".to_owned(),
+                NoOutcome::Ended => "the guest's thread ended early".to_owned(),
+            })
+        })?;
+        let run = run.map_err(|error| Error::Failed(format!("the guest: {error}")))?;
+        let after = self.counts()?;
+        let each = |count: u64| count as f64 / run.requests.max(1) as f64;
+        let middle = median(&run.mean_latencies).unwrap_or(f64::NAN);
+        let longest = run.mean_latencies.iter().copied().fold(0.0, f64::max);
+        let sample = DeviceSample {
+            time_ns: run.elapsed.as_nanos() as f64 / run.requests.max(1) as f64,
+            device_cpu_ns: each(after.1.saturating_sub(before.1)),
+            syscalls: each(after.0.saturating_sub(before.0)),
+            latency_us: middle / 1e3,
+            unfairness: longest / middle,
+            bytes: self.bytes_each,
+        };
+        // Rounds of requests are what is repeated: the calibration scales their number.
+        Ok((run.elapsed, sample))
+    }
+}
+
+/// One visit that takes longer than this hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The system calls of a device's loop. A spinning driver wants no interrupts, and the loop's own notifier is written by us.
+fn device_calls(stats: Stats) -> u64 {
+    stats.syscalls() - stats.syscalls_write
+}
+
+/// Keeps one request of each driver in flight until each has had `times`, looking at one after the other.
+fn play(drivers: &mut [BlkDriver], times: u64) -> Outcome {
+    struct Guest {
+        submitted: Instant,
+        latency_ns: u64,
+        left: u64,
+    }
+    let begin = Instant::now();
+    let mut guests: Vec<Guest> =
+        drivers.iter().map(|_| Guest { submitted: begin, latency_ns: 0, left: times }).collect();
+    let mut finished = Vec::<Completion>::with_capacity(1);
+    for (driver, guest) in drivers.iter_mut().zip(&mut guests) {
+        guest.submitted = Instant::now();
+        driver.read(0, 0)?;
+        driver.kick()?;
+    }
+    let mut busy = drivers.len();
+    while busy > 0 {
+        for (driver, guest) in drivers.iter_mut().zip(&mut guests) {
+            if guest.left == 0 {
+                continue;
+            }
+            driver.reap(&mut finished)?;
+            if finished.drain(..).next().is_none() {
+                if driver.ports().needs_reset() {
+                    return Err(DriverError::NeedsReset);
+                }
+                continue;
+            }
+            let now = Instant::now();
+            guest.latency_ns += (now - guest.submitted).as_nanos() as u64;
+            guest.left -= 1;
+            if guest.left == 0 {
+                busy -= 1;
+                continue;
+            }
+            guest.submitted = now;
+            driver.read(0, 0)?;
+            driver.kick()?;
+        }
+        // With devices on the same CPU this lets them run; else it returns at once where nobody else wants the CPU.
+        std::thread::yield_now();
+    }
+    let mean = |guest: &Guest| guest.latency_ns as f64 / times.max(1) as f64;
+    Ok(Run {
+        elapsed: begin.elapsed(),
+        requests: times * drivers.len() as u64,
+        mean_latencies: guests.iter().map(mean).collect(),
+    })
+}
+
+fn transport(arm: Arm) -> io::Result<SimTransport> {
+    let device = BlockDevice::new(DeviceConfig::new(8))
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    let features = Features::INDIRECT_DESC | Features::EVENT_IDX;
+    let queue_size = BlkDriver::queue_size_for(1, features);
+    let ram = BlkDriver::ram_bytes(queue_size, 1, BLOCK_BYTES);
+    let ram = usize::try_from(ram).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    SimTransport::new(device, features, queue_size, ram, arm.reset().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pin::CpuSet;
+
+    #[test]
+    fn every_device_is_served_on_one_loop_and_on_two() {
+        let cpu = CpuSet::allowed().unwrap().iter().next().unwrap();
+        let arm: Arm = "epoll/edge".parse().unwrap();
+        for (devices, io_threads) in [(1, 1), (7, 1), (7, 2)] {
+            let what = Devices { arm, devices, io_threads, spread: false };
+            let mut rig = Rig::start(what, cpu, &[cpu]).unwrap();
+            let (_, sample) = rig.sample(20, Duration::from_secs(1)).unwrap();
+            assert!(sample.unfairness >= 1.0 && sample.latency_us > 0.0, "{sample:?}");
+            assert!(sample.syscalls > 0.0, "{sample:?}");
+            let run = play_once(&mut rig);
+            assert_eq!((run.requests, run.mean_latencies.len()), (5 * devices as u64, devices));
+        }
+    }
+
+    fn play_once(rig: &mut Rig) -> Run {
+        rig.guest.start(5);
+        rig.guest.finish(PATIENCE).unwrap().unwrap()
+    }
+}

@@ -1,0 +1,36 @@
+//! How much of the heap is in use.
+#![expect(unsafe_code, reason = "mallinfo2(3) is a libc call")]
+
+/// Bytes that malloc(3) has given out and not got back, in this process. `None` without glibc 2.33's mallinfo2(3).
+///
+/// Not from a counting allocator: that would cost every allocation of whatever is measured.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub(super) fn bytes_in_use() -> Option<u64> {
+    // SAFETY: takes nothing and returns a plain structure. Numbers of other threads' arenas may be torn, which is why
+    // nothing else allocates while they are compared.
+    let info = unsafe { libc::mallinfo2() };
+    Some((info.uordblks + info.hblkhd) as u64)
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub(super) fn bytes_in_use() -> Option<u64> {
+    None
+}
+
+#[cfg(all(test, target_env = "gnu"))]
+mod tests {
+    use super::bytes_in_use;
+
+    #[test]
+    fn what_is_allocated_shows_and_what_is_freed_goes() {
+        // Larger than what the other tests of this process can allocate meanwhile.
+        const BYTES: u64 = 1 << 30;
+        let before = bytes_in_use().unwrap();
+        let much = std::hint::black_box(Vec::<u8>::with_capacity(BYTES as usize));
+        let during = bytes_in_use().unwrap();
+        drop(much);
+        let after = bytes_in_use().unwrap();
+        assert!(during.saturating_sub(before) >= BYTES / 2, "{before} {during}");
+        assert!(during.saturating_sub(after) >= BYTES / 2, "{during} {after}");
+    }
+}

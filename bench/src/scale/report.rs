@@ -1,0 +1,238 @@
+//! The tables and sentences of `bench scale`. Pure functions of the rows.
+
+use super::median;
+use crate::measure::Interval;
+use crate::report::Row;
+use crate::report::number::{fixed, number, percent};
+use crate::report::table::{Cell, Column, Table};
+
+const NOTIFIERS: &str = "notifiers on one loop, ";
+const DEVICES: &str = "devices on one loop, ";
+
+/// The tables, one for each group of rows.
+pub(super) fn tables(rows: &[Row], colour: bool) -> String {
+    let groups = rows.chunk_by(|a, b| a.group == b.group);
+    groups.map(|rows| table(rows).render(colour)).collect::<Vec<_>>().join("\n")
+}
+
+fn table(rows: &[Row]) -> Table {
+    let group = rows.first().map_or("", |row| row.group.as_str());
+    if group.starts_with(NOTIFIERS) {
+        let columns = [
+            Column::number("registered", ""),
+            Column::number("time", "ns/event"),
+            Column::number("\u{b1}MAD", "ns"),
+            Column::number("over the first", ""),
+            Column::number("95% interval", ""),
+            Column::number("syscalls", "per event"),
+            Column::number("memory", "bytes/handler"),
+        ];
+        return fill(group, &columns, rows, |row| {
+            let [change, interval] = growth_cells(row);
+            vec![
+                cell(row, "time_ns"),
+                mad(row),
+                change,
+                interval,
+                exact(row, "syscalls", 2),
+                exact(row, "handler_bytes", 0),
+            ]
+        });
+    }
+    let first = if group.starts_with(DEVICES) { "devices" } else { "IoThreads" };
+    let columns = [
+        Column::number(first, ""),
+        Column::number("time", "ns/request"),
+        Column::number("\u{b1}MAD", "ns"),
+        Column::number("over the first", ""),
+        Column::number("95% interval", ""),
+        Column::number("device CPU", "ns/request"),
+        Column::number("syscalls", "device/request"),
+        Column::number("latency", "us"),
+        Column::number("slowest", "/ median"),
+        Column::number("memory", "bytes/device"),
+    ];
+    fill(group, &columns, rows, |row| {
+        let [change, interval] = growth_cells(row);
+        vec![
+            cell(row, "time_ns"),
+            mad(row),
+            change,
+            interval,
+            cell(row, "device_cpu_ns"),
+            exact(row, "syscalls", 2),
+            cell(row, "latency_us"),
+            exact(row, "latency_max_over_median", 2),
+            exact(row, "device_bytes", 0),
+        ]
+    })
+}
+
+fn fill(title: &str, columns: &[Column], rows: &[Row], cells: impl Fn(&Row) -> Vec<Cell>) -> Table {
+    let mut table = Table::new(title, columns);
+    for row in rows {
+        match &row.result {
+            Ok(_) => table.row([Cell::from(row.case.as_str())].into_iter().chain(cells(row)).collect()),
+            Err(why) => table.remark(row.case.as_str(), why.to_string()),
+        }
+    }
+    table
+}
+
+fn cell(row: &Row, name: &str) -> Cell {
+    median(row, name).map(number).unwrap_or_default().into()
+}
+
+fn exact(row: &Row, name: &str, decimals: usize) -> Cell {
+    median(row, name).map(|value| fixed(value, decimals)).unwrap_or_default().into()
+}
+
+fn mad(row: &Row) -> Cell {
+    row.metric("time_ns").map(|measured| number(measured.summary.mad)).unwrap_or_default().into()
+}
+
+/// How much longer than the group's first row: the change, and its interval.
+fn growth_cells(row: &Row) -> [Cell; 2] {
+    let ratio = row.metric("time_ns").and_then(|measured| measured.versus).and_then(|versus| versus.ratio);
+    let change = ratio.map(|ratio| percent(ratio.median)).unwrap_or_default();
+    let interval = ratio.and_then(|ratio| ratio.interval).map(in_percent).unwrap_or_default();
+    [change.into(), interval.into()]
+}
+
+fn in_percent(interval: Interval) -> String {
+    format!("{} to {}", percent(interval.low), percent(interval.high))
+}
+
+/// What the numbers say, one sentence for each group.
+pub(super) fn conclusions(rows: &[Row]) -> Vec<String> {
+    rows.chunk_by(|a, b| a.group == b.group).filter_map(conclusion).collect()
+}
+
+fn conclusion(group: &[Row]) -> Option<String> {
+    let measured: Vec<&Row> = group.iter().filter(|row| row.result.is_ok()).collect();
+    let (first, last) = (*measured.first()?, *measured.last()?);
+    let name = first.group.as_str();
+    let time = |row: &Row| median(row, "time_ns");
+    let (a, b) = (time(first)?, time(last)?);
+    let versus = last.metric("time_ns")?.versus?.ratio?;
+    let interval = versus.interval.map(|i| format!(", 95% interval {}", in_percent(i))).unwrap_or_default();
+    let change = format!("{}{interval}", percent(versus.median));
+    let bytes = |name: &str, what: &str| {
+        median(last, name).map(|bytes| format!("; {} bytes of heap for each {what}", fixed(bytes, 0)))
+    };
+    Some(if let Some(rest) = name.strip_prefix(NOTIFIERS) {
+        format!(
+            "{}: an event costs {} ns with {} registered and {} ns with {} ({change}){}.",
+            capital(rest),
+            number(a),
+            first.case,
+            number(b),
+            last.case,
+            bytes("handler_bytes", "handler").unwrap_or_default()
+        )
+    } else if let Some(rest) = name.strip_prefix(DEVICES) {
+        format!(
+            "{}: a request costs {} ns with {} device(s) and {} ns with {} ({change}); the slowest of {} devices waits {} \
+             times the median's latency{}.",
+            capital(rest),
+            number(a),
+            first.case,
+            number(b),
+            last.case,
+            last.case,
+            fixed(median(last, "latency_max_over_median")?, 2),
+            bytes("device_bytes", "device").unwrap_or_default()
+        )
+    } else {
+        format!(
+            "{}: {} IoThread(s) take {} ns for each request, {} take {} ns ({change}).",
+            capital(name),
+            first.case,
+            number(a),
+            last.case,
+            number(b)
+        )
+    })
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::{Better, Comparison, Measured, Summary};
+    use crate::report::Missing;
+
+    fn measured(name: &'static str, value: f64, baseline: Option<f64>) -> Measured {
+        let values = [value; 6];
+        Measured {
+            name,
+            unit: "",
+            better: Better::Lower,
+            summary: Summary::of(&values).unwrap(),
+            values: values.to_vec(),
+            versus: baseline.and_then(|base| Comparison::of(&[(value, base); 6], Better::Lower)),
+        }
+    }
+
+    fn row(
+        group: &str,
+        case: &str,
+        time_ns: f64,
+        baseline: Option<f64>,
+        more: &[(&'static str, f64)],
+    ) -> Row {
+        let mut metrics = vec![measured("time_ns", time_ns, baseline)];
+        metrics.extend(more.iter().map(|&(name, value)| measured(name, value, None)));
+        Row { group: group.to_owned(), case: case.to_owned(), baseline: None, result: Ok(metrics) }
+    }
+
+    fn rows() -> Vec<Row> {
+        let notifiers = "notifiers on one loop, 1 rung, epoll/edge, CPU 0";
+        let devices = "devices on one loop, epoll/edge, two CPUs (0, 1)";
+        let threads = "32 queues over IoThreads, epoll/edge, guest on CPU 0, IoThreads on 1 CPU(s)";
+        vec![
+            row(notifiers, "1", 500.0, None, &[("syscalls", 2.0), ("handler_bytes", 400.0)]),
+            row(notifiers, "10000", 510.0, Some(500.0), &[("syscalls", 2.0), ("handler_bytes", 240.0)]),
+            row(devices, "1", 900.0, None, &[("latency_max_over_median", 1.0), ("device_bytes", 9_000.0)]),
+            row(
+                devices,
+                "1000",
+                450.0,
+                Some(900.0),
+                &[("latency_max_over_median", 1.25), ("device_bytes", 4_000.0)],
+            ),
+            row(threads, "1", 300.0, None, &[]),
+            row(threads, "2", 330.0, Some(300.0), &[]),
+        ]
+    }
+
+    #[test]
+    fn each_group_has_its_sentence_from_its_ends() {
+        assert_eq!(
+            conclusions(&rows()),
+            [
+                "1 rung, epoll/edge, CPU 0: an event costs 500 ns with 1 registered and 510 ns with 10000 (+2.0%, 95% \
+                 interval +2.0% to +2.0%); 240 bytes of heap for each handler.",
+                "Epoll/edge, two CPUs (0, 1): a request costs 900 ns with 1 device(s) and 450 ns with 1000 (-50.0%, 95% \
+                 interval -50.0% to -50.0%); the slowest of 1000 devices waits 1.25 times the median's latency; 4,000 \
+                 bytes of heap for each device.",
+                "32 queues over IoThreads, epoll/edge, guest on CPU 0, IoThreads on 1 CPU(s): 1 IoThread(s) take 300 ns \
+                 for each request, 2 take 330 ns (+10.0%, 95% interval +10.0% to +10.0%).",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_could_not_be_measured_is_left_out_of_the_words_and_said_in_the_table() {
+        let mut rows = rows();
+        rows[1].result = Err(Missing::Unavailable("needs 10000 descriptors; raise 'ulimit -n'".to_owned()));
+        assert_eq!(conclusions(&rows[..2]), Vec::<String>::new());
+        let text = tables(&rows, false);
+        assert!(text.contains("10000  not available: needs 10000 descriptors"), "{text}");
+        assert!(text.contains("devices on one loop, epoll/edge, two CPUs (0, 1)\n"), "{text}");
+    }
+}
