@@ -14,6 +14,7 @@ use crate::stats::{Counters, Stats};
 use crate::sys::{TimeoutNs, monotonic_ns};
 use crate::timer::{Clock, Timer, Timers, VirtualClock};
 use crate::token::Token;
+use crate::wake_gate::Sleeper;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -57,6 +58,7 @@ pub(crate) struct Inner {
     timers: Rc<Timers>,
     pub(crate) busy_poll: BusyPoll,
     shared: Arc<Shared>,
+    sleeper: Sleeper,
     own: (Method, Option<&'static str>),
 }
 
@@ -100,6 +102,7 @@ impl Inner {
     }
 
     /// How long the next wait may sleep.
+    #[inline]
     fn timeout(&self) -> TimeoutNs {
         if self.handlers.any_ready() || self.completions.any_ready() {
             return Some(0);
@@ -140,6 +143,7 @@ impl AioContext {
             timers: Rc::default(),
             busy_poll: BusyPoll::default(),
             shared: Arc::new(Shared::new(notifier.clone())),
+            sleeper: Sleeper::default(),
             own,
         };
         let fd = notifier.as_raw_fd();
@@ -326,33 +330,38 @@ impl AioContext {
         let mut timeout = if blocking { inner.timeout() } else { Some(0) };
 
         let busy = inner.busy_poll.is_on();
-        let start_ns = if busy { monotonic_ns() } else { 0 };
-        let mut ask_kernel = true;
+        let (mut ask_kernel, mut start_ns, mut work_ns) = (true, 0, 0);
         if busy {
+            start_ns = monotonic_ns();
             ask_kernel = self.busy_poll(start_ns, &mut timeout);
+            // What the kernel does in a call that does not sleep is work, too: io_uring reads from the page cache there.
+            work_ns = monotonic_ns();
+            inner.busy_poll.spend(work_ns.saturating_sub(start_ns));
         }
-        // What the kernel does in a call that does not sleep is work, too: io_uring reads from the page cache there.
-        let mut work_ns = if busy { monotonic_ns() } else { 0 };
-        inner.busy_poll.spend(work_ns.saturating_sub(start_ns));
 
         if ask_kernel {
             let sleeps = timeout != Some(0);
-            if sleeps && inner.shared.gate.prepare() {
+            if sleeps && inner.sleeper.prepare(&inner.shared.gate) {
                 timeout = Some(0);
             }
             let woken = inner.monitor.wait(timeout, inner.sink());
             if sleeps {
-                inner.shared.gate.finish();
+                inner.sleeper.finish(&inner.shared.gate);
             }
             if woken? {
                 inner.stats.wakeups.bump();
             }
         }
         // Before anything is looked at: what is published from here on will notify again.
-        inner.shared.gate.accept();
-        let now_ns = if busy && ask_kernel { monotonic_ns() } else { work_ns };
-        if timeout != Some(0) {
-            work_ns = now_ns;
+        inner.sleeper.accept(&inner.shared.gate);
+        let mut now_ns = work_ns;
+        if busy {
+            if ask_kernel {
+                now_ns = monotonic_ns();
+            }
+            if timeout != Some(0) {
+                work_ns = now_ns;
+            }
         }
 
         let mut progress = false;
@@ -395,6 +404,7 @@ impl AioContext {
     }
 
     /// Runs one ready handler. True if that is progress.
+    #[inline]
     fn dispatch(&self, token: Token, start_ns: u64, now_ns: u64) -> io::Result<bool> {
         let inner = &*self.inner;
         let Some(handler) = inner.handlers.get(token) else {
@@ -437,6 +447,7 @@ impl AioContext {
     }
 
     /// Clears a notifier that its descriptor reported, if that is the loop's to do. False if it had not been rung.
+    #[inline]
     fn reset(&self, notifier: &EventNotifier, method: Method, ready: Readiness) -> io::Result<bool> {
         let by_descriptor = ready.intersects(Readiness::IN.union(Readiness::ERROR));
         if method != Method::Read || !by_descriptor {

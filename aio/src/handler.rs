@@ -38,14 +38,7 @@ impl Interest {
 
     /// The events of poll(2); epoll's have the same values.
     pub(crate) fn poll_events(self) -> u32 {
-        let mut events = 0;
-        if self.contains(Self::READABLE) {
-            events |= libc::POLLIN as u32;
-        }
-        if self.contains(Self::WRITABLE) {
-            events |= libc::POLLOUT as u32;
-        }
-        events
+        self.0.into()
     }
 }
 
@@ -62,12 +55,13 @@ pub struct Readiness(u8);
 
 impl Readiness {
     pub(crate) const EMPTY: Self = Self(0);
-    pub(crate) const IN: Self = Self(1);
-    pub(crate) const OUT: Self = Self(2);
-    pub(crate) const ERROR: Self = Self(4);
-    pub(crate) const HANG_UP: Self = Self(8);
-    /// Busy polling saw work in memory; the descriptor itself said nothing.
-    pub(crate) const POLLED: Self = Self(16);
+    // The values of poll(2), so that translating is masking.
+    pub(crate) const IN: Self = Self(libc::POLLIN as u8);
+    pub(crate) const OUT: Self = Self(libc::POLLOUT as u8);
+    pub(crate) const ERROR: Self = Self(libc::POLLERR as u8);
+    pub(crate) const HANG_UP: Self = Self(libc::POLLHUP as u8);
+    /// Busy polling saw work in memory; the descriptor itself said nothing. Not one of poll(2)'s that [`Self::from_poll`] keeps.
+    pub(crate) const POLLED: Self = Self(0x80);
 
     /// A read would not block: data, the end of the stream, or an error to fetch.
     pub const fn is_readable(self) -> bool {
@@ -102,21 +96,11 @@ impl Readiness {
     }
 
     /// From the `revents` of poll(2); epoll's and POLL_ADD's have the same values.
+    #[inline]
     pub(crate) const fn from_poll(events: u32) -> Self {
-        let mut bits = 0;
-        if events & libc::POLLIN as u32 != 0 {
-            bits |= Self::IN.0;
-        }
-        if events & libc::POLLOUT as u32 != 0 {
-            bits |= Self::OUT.0;
-        }
-        if events & (libc::POLLERR | libc::POLLNVAL) as u32 != 0 {
-            bits |= Self::ERROR.0;
-        }
-        if events & libc::POLLHUP as u32 != 0 {
-            bits |= Self::HANG_UP.0;
-        }
-        Self(bits)
+        const KEPT: u8 = Readiness::IN.0 | Readiness::OUT.0 | Readiness::ERROR.0 | Readiness::HANG_UP.0;
+        let invalid = if events & libc::POLLNVAL as u32 != 0 { Self::ERROR.0 } else { 0 };
+        Self(events as u8 & KEPT | invalid)
     }
 
     /// What a handler with this interest is told: errors and hang-ups always, the rest if it asked.
@@ -173,6 +157,7 @@ impl fmt::Debug for Handler {
 
 impl Handler {
     /// The readiness to dispatch, taken; `None` if nothing of it concerns the handler.
+    #[inline]
     pub(crate) fn take_ready(&self) -> Option<Readiness> {
         let ready = self.ready.replace(Readiness::EMPTY);
         let ready = match self.watch.get() {
@@ -310,6 +295,7 @@ impl Handlers {
     }
 
     /// Records readiness for the next dispatch. False (and counted) if the token is stale.
+    #[inline]
     pub(crate) fn mark_ready(&self, token: Token, readiness: Readiness, stats: &Counters) -> bool {
         let slots = self.slots.borrow();
         let Some(handler) = slots.get(token.slot()).filter(|h| h.token == token) else {
@@ -332,6 +318,7 @@ impl Handlers {
     }
 
     /// Records readiness of a handler in hand.
+    #[inline]
     pub(crate) fn mark(&self, handler: &Handler, readiness: Readiness) {
         let before = handler.ready.get();
         handler.ready.set(before.union(readiness));

@@ -89,8 +89,19 @@ impl BottomHalves {
         self.deferred.borrow_mut().push_back(callback);
     }
 
+    /// Nothing is scheduled anywhere.
+    #[inline]
+    fn is_empty(&self, list: &List<Work>) -> bool {
+        list.is_empty() && self.queue.borrow().is_empty() && self.deferred.borrow().is_empty()
+    }
+
     /// How soon the next turn has to look here.
+    #[inline]
     pub(crate) fn due(&self, list: &List<Work>) -> Due {
+        if self.is_empty(list) { Due::Cancelled } else { self.most_urgent(list) }
+    }
+
+    fn most_urgent(&self, list: &List<Work>) -> Due {
         if !self.deferred.borrow().is_empty() {
             return Due::Now;
         }
@@ -108,10 +119,12 @@ impl BottomHalves {
     }
 
     /// Runs everything that was scheduled before this call. True if one of them was not idle.
+    #[inline]
     pub(crate) fn run(&self, context: &AioContext, list: &List<Work>, stats: &Counters) -> bool {
-        if list.is_empty() && self.queue.borrow().is_empty() && self.deferred.borrow().is_empty() {
-            return false;
-        }
+        !self.is_empty(list) && self.run_scheduled(context, list, stats)
+    }
+
+    fn run_scheduled(&self, context: &AioContext, list: &List<Work>, stats: &Counters) -> bool {
         {
             let mut queue = self.queue.borrow_mut();
             list.take(|node| queue.push_back(Runnable::Node(node)));

@@ -74,6 +74,7 @@ impl EpollMonitor {
         let _ = self.epoll.borrow().delete(handler.fd);
     }
 
+    #[inline]
     pub(super) fn wait(&self, timeout: TimeoutNs, sink: Sink<'_>) -> io::Result<bool> {
         sink.stats.syscalls_wait.bump();
         let mut buffer = self.events.borrow_mut();

@@ -281,7 +281,34 @@ impl UringMonitor {
             || !self.backlog.borrow().is_empty()
     }
 
+    #[inline]
     pub(super) fn wait(&self, mut timeout: TimeoutNs, sink: Sink<'_>) -> io::Result<bool> {
+        // The usual turn: a sleep with no handler to arm and no completion in memory.
+        if timeout != Some(0) && self.queued.borrow().is_empty() && self.backlog.borrow().is_empty() {
+            let mut ring = self.ring.borrow_mut();
+            if !ring.any_in_memory() {
+                sink.stats.syscalls_enter.bump();
+                let entered = ring.enter(timeout);
+                drop(ring);
+                match entered.as_ref().map_err(io::Error::raw_os_error) {
+                    Ok(0) | Err(Some(libc::ETIME | libc::EINTR)) => {
+                        self.changed.set(false);
+                        let collected = self.reap(sink);
+                        if collected || !self.changed.get() {
+                            return Ok(collected);
+                        }
+                        // As below.
+                        timeout = Some(0);
+                    }
+                    // Taken in part, or not at all: the kernel did not sleep.
+                    Ok(_) | Err(_) => {}
+                }
+            }
+        }
+        self.wait_otherwise(timeout, sink)
+    }
+
+    fn wait_otherwise(&self, mut timeout: TimeoutNs, sink: Sink<'_>) -> io::Result<bool> {
         loop {
             self.changed.set(false);
             let collected = self.arm_queued(sink);
@@ -308,7 +335,7 @@ impl UringMonitor {
             }
             sink.stats.syscalls_enter.bump();
             let sleeps = !(look.reapable || collected || more);
-            let entered = ring.enter_with(look.unsubmitted, if sleeps { timeout } else { Some(0) });
+            let entered = ring.enter(if sleeps { timeout } else { Some(0) });
             drop(ring);
             match entered.as_ref().map_err(io::Error::raw_os_error) {
                 // There is more than fits; or taken in part (an entry was refused and has completed with its error, or

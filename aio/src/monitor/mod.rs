@@ -211,6 +211,7 @@ impl Monitor {
         }
     }
 
+    #[inline]
     pub(crate) fn wait(&self, timeout: TimeoutNs, sink: Sink<'_>) -> io::Result<bool> {
         match self {
             Self::Poll(m) => m.wait(timeout, sink),

@@ -49,6 +49,7 @@ impl Epoll {
     }
 
     /// Sleeps until an event or the timeout; gives the number of events filled in. EINTR is an error here.
+    #[inline]
     pub(crate) fn wait(&self, events: &mut [libc::epoll_event], timeout: TimeoutNs) -> io::Result<usize> {
         if self.has_pwait2.get() {
             match self.pwait2(events, timeout) {

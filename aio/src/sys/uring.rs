@@ -87,6 +87,8 @@ pub(crate) struct Ring {
     /// What io_uring_enter takes: the registered index, or the descriptor itself.
     enter_fd: RawFd,
     enter_flags: u32,
+    /// Pushed and not yet taken by an enter: the tail less the head of the SQ, without a look at shared memory.
+    unsubmitted: u32,
 }
 
 impl std::fmt::Debug for Ring {
@@ -155,7 +157,7 @@ impl Ring {
             enter_fd = update.offset as RawFd;
             enter_flags |= ENTER_REGISTERED_RING;
         }
-        Ok(Self { ring, setup, enter_fd, enter_flags })
+        Ok(Self { ring, setup, enter_fd, enter_flags, unsubmitted: 0 })
     }
 
     pub(crate) fn setup(&self) -> RingSetup {
@@ -176,7 +178,9 @@ impl Ring {
     /// What the entry points to must stay valid until its (last) completion has been reaped.
     pub(crate) unsafe fn push(&mut self, entry: &squeue::Entry) -> Result<(), Full> {
         // SAFETY: the caller keeps what the entry points to alive.
-        unsafe { self.ring.submission().push(entry) }.map_err(|_| Full)
+        unsafe { self.ring.submission().push(entry) }.map_err(|_| Full)?;
+        self.unsubmitted += 1;
+        Ok(())
     }
 
     /// True if [`push`](Self::push) would fail.
@@ -184,15 +188,21 @@ impl Ring {
         self.ring.submission().is_full()
     }
 
+    /// True if completions lie in memory: two loads.
+    #[inline]
+    pub(crate) fn any_in_memory(&mut self) -> bool {
+        !self.ring.completion().is_empty()
+    }
+
     /// What is to be done, by a look at memory: a few loads, no system call.
     #[inline]
     pub(crate) fn look(&mut self) -> Look {
         let sq = self.ring.submission();
-        let (unsubmitted, overflowed, in_kernel) = (sq.len() as u32, sq.cq_overflow(), sq.taskrun());
+        let (overflowed, in_kernel) = (sq.cq_overflow(), sq.taskrun());
         drop(sq);
         let in_memory = !self.ring.completion().is_empty();
         Look {
-            unsubmitted,
+            unsubmitted: self.unsubmitted,
             reapable: in_memory && !overflowed,
             completions: in_memory || overflowed || in_kernel,
         }
@@ -200,15 +210,9 @@ impl Ring {
 
     /// Submits everything queued and brings completions to memory; sleeps for the first one until `timeout`.
     /// Gives the number of SQEs that the kernel has not taken. Errors: EINTR, ETIME (nothing came), EBUSY or EAGAIN (reap,
-    /// then again).
-    pub(crate) fn enter(&mut self, timeout: TimeoutNs) -> io::Result<u32> {
-        let to_submit = self.ring.submission().len() as u32;
-        self.enter_with(to_submit, timeout)
-    }
-
-    /// The same for a caller who has looked: `to_submit` are the unsubmitted SQEs.
+    /// then again); the kernel has taken none then.
     #[inline]
-    pub(crate) fn enter_with(&mut self, to_submit: u32, timeout: TimeoutNs) -> io::Result<u32> {
+    pub(crate) fn enter(&mut self, timeout: TimeoutNs) -> io::Result<u32> {
         let min_complete = u32::from(timeout != Some(0));
         let ts = timeout.filter(|ns| *ns != 0).map(timespec);
         let arg = GeteventsArg {
@@ -228,14 +232,15 @@ impl Ring {
             libc::syscall(
                 libc::SYS_io_uring_enter,
                 self.enter_fd,
-                to_submit,
+                self.unsubmitted,
                 min_complete,
                 flags | ENTER_GETEVENTS,
                 arg,
                 arg_size,
             )
         };
-        check(r).map(|taken| to_submit.saturating_sub(taken))
+        self.unsubmitted = self.unsubmitted.saturating_sub(check(r)?);
+        Ok(self.unsubmitted)
     }
 
     /// Takes one completion out of the ring.

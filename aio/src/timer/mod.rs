@@ -118,6 +118,8 @@ pub(crate) struct Timers {
     tables: RefCell<Tables>,
     /// Expired and not yet run: slot and order of arming.
     due: RefCell<VecDeque<(u32, u64)>>,
+    /// False while none is armed or due, as far as the last turn saw: then a turn need not look further.
+    any: Cell<bool>,
     pub(crate) virtual_clock: VirtualClock,
 }
 
@@ -138,11 +140,17 @@ impl Timers {
     }
 
     /// Nanoseconds to the nearest deadline of a clock that runs; 0 if one has passed.
+    #[inline]
     pub(crate) fn timeout(&self) -> TimeoutNs {
+        if self.any.get() { self.nearest() } else { None }
+    }
+
+    fn nearest(&self) -> TimeoutNs {
         let tables = self.tables.borrow();
         if !self.due.borrow().is_empty() {
             return Some(0);
         }
+        self.any.set(tables.realtime.first().is_some() || tables.virtual_.first().is_some());
         let left = |heap: &Heap, now: &dyn Fn() -> u64| heap.first().map(|d| d.at_ns.saturating_sub(now()));
         let realtime = left(&tables.realtime, &monotonic_ns);
         let virtual_ = left(&tables.virtual_, &|| self.virtual_clock.now_ns())
@@ -155,7 +163,12 @@ impl Timers {
     }
 
     /// Runs what has expired. True if anything ran.
+    #[inline]
     pub(crate) fn run(&self, context: &AioContext, stats: &Counters) -> bool {
+        self.any.get() && self.run_expired(context, stats)
+    }
+
+    fn run_expired(&self, context: &AioContext, stats: &Counters) -> bool {
         {
             let mut tables = self.tables.borrow_mut();
             let mut due = self.due.borrow_mut();
@@ -211,6 +224,7 @@ impl Timer {
     /// Arms the timer for `at_ns` of its clock, in place of any deadline it had. A deadline that has passed runs it in
     /// the next turn; inside its own callback that is not the turn that runs it now.
     pub fn arm_at(&self, at_ns: u64) {
+        self.timers.any.set(true);
         self.with(|tables| tables.arm(self.slot, at_ns));
     }
 
