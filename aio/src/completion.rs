@@ -104,6 +104,7 @@ impl Completions {
     }
 
     /// Takes a reaped completion for the next dispatch. False (and counted) if nobody waits for it.
+    #[inline(never)]
     pub(crate) fn complete(&self, token: Token, result: i32, flags: u32, stats: &Counters) -> bool {
         let mut operations = self.operations.borrow_mut();
         let Some(operation) = operations.get_mut(token.slot()).filter(|o| o.token == token) else {
@@ -128,6 +129,7 @@ impl Completions {
     }
 
     /// Runs the callbacks of what has been reaped, also of what a nested poll reaps meanwhile.
+    #[inline(never)]
     pub(crate) fn dispatch(&self, context: &AioContext, stats: &Counters) -> bool {
         let mut progress = false;
         loop {

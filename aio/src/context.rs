@@ -380,6 +380,7 @@ impl AioContext {
     }
 
     /// Busy polls within the timeout, and shortens it. False if the kernel need not be asked in this turn.
+    #[inline(never)]
     fn busy_poll(&self, start_ns: u64, timeout: &mut TimeoutNs) -> bool {
         let inner = &*self.inner;
         let loop_has_work = || inner.shared.gate.is_notified() || inner.monitor.needs_wait();
@@ -437,13 +438,20 @@ impl AioContext {
                 if !self.reset(notifier, *method, ready)? {
                     return Ok(false);
                 }
-                inner.busy_poll.had_event(&handler, start_ns, now_ns);
-                inner.stats.notifier_dispatches.bump();
-                fence(Ordering::Acquire);
-                handler.process(&**device, self, &inner.handlers);
+                self.process(&handler, &**device, start_ns, now_ns);
             }
         }
         Ok(true)
+    }
+
+    /// Runs a device that is busy polled.
+    #[inline(never)]
+    fn process(&self, handler: &Rc<Handler>, device: &dyn BusyPolled, start_ns: u64, now_ns: u64) {
+        let inner = &*self.inner;
+        inner.busy_poll.had_event(handler, start_ns, now_ns);
+        inner.stats.notifier_dispatches.bump();
+        fence(Ordering::Acquire);
+        handler.process(device, self, &inner.handlers);
     }
 
     /// Clears a notifier that its descriptor reported, if that is the loop's to do. False if it had not been rung.

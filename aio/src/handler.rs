@@ -210,6 +210,9 @@ pub(crate) struct Handlers {
     /// Slot by descriptor number. Only to find the handler that a new one replaces; never to dispatch.
     by_fd: RefCell<Vec<Option<u32>>>,
     versions: Cell<u32>,
+    /// The first of those that are ready. Usually it is the only one, and the queue is not touched.
+    first: Cell<Option<Token>>,
+    /// The others. Empty unless there is a first.
     ready: RefCell<VecDeque<Token>>,
 }
 
@@ -280,6 +283,7 @@ impl Handlers {
 
     /// Takes all handlers out.
     pub(crate) fn clear(&self) -> Vec<Rc<Handler>> {
+        self.first.set(None);
         self.ready.borrow_mut().clear();
         self.by_fd.borrow_mut().clear();
         self.slots.borrow_mut().drain().collect()
@@ -323,16 +327,24 @@ impl Handlers {
         let before = handler.ready.get();
         handler.ready.set(before.union(readiness));
         if before.is_empty() {
-            self.ready.borrow_mut().push_back(handler.token);
+            match self.first.get() {
+                None => self.first.set(Some(handler.token)),
+                Some(_) => self.ready.borrow_mut().push_back(handler.token),
+            }
         }
     }
 
+    #[inline]
     pub(crate) fn next_ready(&self) -> Option<Token> {
-        self.ready.borrow_mut().pop_front()
+        let first = self.first.get()?;
+        let mut others = self.ready.borrow_mut();
+        self.first.set(if others.is_empty() { None } else { others.pop_front() });
+        Some(first)
     }
 
+    #[inline]
     pub(crate) fn any_ready(&self) -> bool {
-        !self.ready.borrow().is_empty()
+        self.first.get().is_some()
     }
 }
 

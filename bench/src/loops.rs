@@ -1,4 +1,8 @@
 //! `bench loops`: the same work on our loop, on the event loops of others, and on the bare calls of epoll and io_uring.
+//!
+//! In the JSON report the row of a peer, or of bare calls, has the metrics `aio_epoll_ns` and `aio_io_uring_ns`: the time of our
+//! loop in the same rounds, with `versus` against the row's own time, so that its ratio is ours over theirs. Peers are compared
+//! with `edge`, bare calls with the same calls. `syscalls` is one exact count, from a traced child.
 
 mod contender;
 mod count;
@@ -139,10 +143,8 @@ fn measure(
                 NoOutcome::Ended => format!("{work}: {contender} panicked"),
             })
         })?;
-        Ok(outcome.map(|timed| {
-            let events = (times * work.events()) as f64;
-            (timed.elapsed, EventSample { time_ns: timed.elapsed.as_nanos() as f64 / events })
-        }))
+        Ok(outcome
+            .map(|timed| (timed.elapsed, EventSample { time_ns: timed.each_ns / work.events() as f64 })))
     };
     let campaign = eventfd::measure(&work.to_string(), &cases, plan, session, sample)?;
     let mut rows = campaign.rows(&cases);

@@ -293,3 +293,63 @@ fn a_guest_of_kvm_measures_the_same_and_its_exits() {
         "{said}"
     );
 }
+
+/// The JSON report of a run that must succeed.
+fn report_of(name: &str, arguments: &[&str]) -> Value {
+    let directory = Directory::new(name);
+    let json = directory.file("out.json");
+    let output = bench(arguments).args(["--json", &json]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap()
+}
+
+/// The median of a metric of the first row that was measured and whose group begins so.
+#[cfg(feature = "peers")]
+fn median_of(report: &Value, group: &str, case: &str, metric: &str) -> Option<f64> {
+    let rows = report["results"].as_array()?.iter();
+    let row = rows
+        .into_iter()
+        .find(|row| row["group"].as_str().is_some_and(|it| it.starts_with(group)) && row["case"] == case)?;
+    row["metrics"][metric]["median"].as_f64()
+}
+
+#[test]
+fn scale_reports_every_size_with_its_memory_and_fairness() {
+    let report = report_of("scale", &["scale", "--rounds=1", "--runtime=1ms"]);
+    assert_eq!(report["benchmark"], "scale");
+    let rows = report["results"].as_array().unwrap();
+    let measured = |row: &&Value| row["status"] == "measured";
+    for row in rows.iter().filter(measured) {
+        let metrics = &row["metrics"];
+        let memory = if row["group"].as_str().unwrap().starts_with("notifiers") {
+            "handler_bytes"
+        } else {
+            assert!(metrics["latency_max_over_median"]["median"].as_f64().unwrap() >= 1.0, "{row}");
+            "device_bytes"
+        };
+        assert!(metrics["time_ns"]["median"].as_f64().unwrap() > 0.0, "{row}");
+        assert!(metrics[memory]["unit"] == "bytes" || cfg!(not(target_env = "gnu")), "{row}");
+    }
+    let of_epoll = |row: &&Value| row["group"].as_str().unwrap().contains("epoll/edge");
+    assert!(rows.iter().filter(of_epoll).filter(measured).count() >= 15, "as many as 'ulimit -n' allows");
+}
+
+#[cfg(feature = "peers")]
+#[test]
+fn system_calls_of_every_loop_are_counted_from_outside() {
+    let report =
+        report_of("loops", &["loops", "--rounds=1", "--runtime=1ms", "--work=100 notifiers, 1 rung"]);
+    assert_eq!(report["benchmark"], "loops");
+    let calls = |case| median_of(&report, "100 notifiers, 1 rung", case, "syscalls");
+    if calls("raw epoll, unread").is_none() {
+        eprintln!("skipped: ptrace(2) is not allowed here");
+        return;
+    }
+    // A write and a wait; and a read where there is one.
+    for case in ["raw epoll, unread", "aio epoll/edge", "mio, unread", "eventp, unread"] {
+        assert_eq!(calls(case), Some(2.0), "{case}");
+    }
+    for case in ["raw epoll, read", "aio epoll/classic", "mio", "eventp", "event-manager"] {
+        assert_eq!(calls(case), Some(3.0), "{case}");
+    }
+}

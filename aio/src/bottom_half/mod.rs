@@ -101,6 +101,7 @@ impl BottomHalves {
         if self.is_empty(list) { Due::Cancelled } else { self.most_urgent(list) }
     }
 
+    #[inline(never)]
     fn most_urgent(&self, list: &List<Work>) -> Due {
         if !self.deferred.borrow().is_empty() {
             return Due::Now;
@@ -124,6 +125,7 @@ impl BottomHalves {
         !self.is_empty(list) && self.run_scheduled(context, list, stats)
     }
 
+    #[inline(never)]
     fn run_scheduled(&self, context: &AioContext, list: &List<Work>, stats: &Counters) -> bool {
         {
             let mut queue = self.queue.borrow_mut();

@@ -99,6 +99,7 @@ impl EpollMonitor {
     /// Gets rid of entries whose descriptor was closed before its handler was removed while another copy of it (dup(2),
     /// fork(2), SCM_RIGHTS) lives on: no descriptor is left to name them by, and a level-triggered one would end every
     /// wait. The edges of the others are reported once more, which their handlers must tolerate anyway.
+    #[cold]
     fn start_afresh(&self, handlers: &Handlers, stats: &Counters) -> io::Result<()> {
         let epoll = Epoll::new()?;
         for handler in handlers.all() {

@@ -308,6 +308,7 @@ impl UringMonitor {
         self.wait_otherwise(timeout, sink)
     }
 
+    #[inline(never)]
     fn wait_otherwise(&self, mut timeout: TimeoutNs, sink: Sink<'_>) -> io::Result<bool> {
         loop {
             self.changed.set(false);
@@ -356,11 +357,20 @@ impl UringMonitor {
     }
 
     /// Empties the completion queue into the sink.
+    #[inline]
     fn reap(&self, sink: Sink<'_>) -> bool {
         let mut collected = false;
         self.ring.borrow_mut().reap_all(|cqe| {
             let token = Token::from_bits(cqe.user_data);
             collected |= match token.kind() {
+                // The common case: an unread notifier. Its poll goes on, and nothing of it changes.
+                Kind::Handler
+                    if cqe.result > 0
+                        && cqueue::more(cqe.flags)
+                        && sink.handlers.mark_edge(token, cqe.result as u32) =>
+                {
+                    true
+                }
                 Kind::Handler => self.complete_poll(token, cqe, sink),
                 Kind::Read => self.complete_read(token, cqe, sink),
                 Kind::Operation => sink.completions.complete(token, cqe.result, cqe.flags, sink.stats),
@@ -370,11 +380,8 @@ impl UringMonitor {
         collected
     }
 
+    #[inline(never)]
     fn complete_poll(&self, token: Token, cqe: Cqe, sink: Sink<'_>) -> bool {
-        // The common case: an unread notifier. Its poll goes on, and nothing of it changes.
-        if cqe.result > 0 && cqueue::more(cqe.flags) && sink.handlers.mark_edge(token, cqe.result as u32) {
-            return true;
-        }
         let Some(handler) = sink.handlers.get(token) else {
             // The end of a poll that was removed is as it should be; readiness that comes too late is a stale event.
             if cqe.result >= 0 {
@@ -431,6 +438,7 @@ impl UringMonitor {
         }
     }
 
+    #[inline(never)]
     fn complete_read(&self, token: Token, cqe: Cqe, sink: Sink<'_>) -> bool {
         if let (Some(id), Some(counters)) =
             (cqueue::buffer_select(cqe.flags), &mut *self.counters.borrow_mut())

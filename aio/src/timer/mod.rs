@@ -145,6 +145,7 @@ impl Timers {
         if self.any.get() { self.nearest() } else { None }
     }
 
+    #[inline(never)]
     fn nearest(&self) -> TimeoutNs {
         let tables = self.tables.borrow();
         if !self.due.borrow().is_empty() {
@@ -168,6 +169,7 @@ impl Timers {
         self.any.get() && self.run_expired(context, stats)
     }
 
+    #[inline(never)]
     fn run_expired(&self, context: &AioContext, stats: &Counters) -> bool {
         {
             let mut tables = self.tables.borrow_mut();

@@ -147,7 +147,50 @@ impl fmt::Display for Contender {
 
 #[cfg(test)]
 mod tests {
+    use super::super::work::Work;
     use super::*;
+    use crate::pin::Placement;
+
+    fn visited(contender: Contender, work: Work) -> Result<u64, String> {
+        let visit = Visit { work, times: 3, placement: Placement { guest: 0, device: 0 }, mark: |_| {} };
+        contender.visit(visit).map(|timed| timed.elapsed.as_nanos() as u64)
+    }
+
+    #[test]
+    fn every_contender_does_the_work_or_says_why_not() {
+        let works = [
+            Work::Bells { registered: 1, ready: 1 },
+            Work::Bells { registered: 5, ready: 1 },
+            Work::Bells { registered: 5, ready: 5 },
+            Work::Churn { registered: 2 },
+            Work::Wake,
+        ];
+        let timers = [Work::Rearm { armed: 5 }, Work::Expire { armed: 5 }];
+        for contender in Contender::all() {
+            // Where there is no io_uring, those loops cannot do anything.
+            let needs_ring = matches!(
+                contender,
+                Contender::Raw(Monitor::IoUring, _) | Contender::Ours(Monitor::IoUring, _)
+            );
+            for work in works {
+                match visited(contender, work) {
+                    Ok(_) => {}
+                    Err(why) if needs_ring => eprintln!("{contender}, {work}: cannot: {why}"),
+                    Err(why) => panic!("{contender}, {work}: {why}"),
+                }
+            }
+            let without = [Peer::Mio, Peer::Polling, Peer::EventManager, Peer::Eventp];
+            let has_timers = !matches!(contender, Contender::Peer(peer, _) if without.contains(&peer));
+            for work in timers {
+                match visited(contender, work) {
+                    Ok(_) => assert!(has_timers, "{contender}"),
+                    Err(why) if needs_ring => eprintln!("{contender}, {work}: cannot: {why}"),
+                    Err(why) => assert!(!has_timers && why.contains("no timers"), "{contender}: {why}"),
+                }
+            }
+            assert!(visited(contender, Work::WakeAcross).is_err(), "one CPU is not two");
+        }
+    }
 
     #[test]
     fn every_contender_has_a_name_and_what_it_is_compared_with() {

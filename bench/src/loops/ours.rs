@@ -80,11 +80,3 @@ impl<const RING: bool, const EDGE: bool> EventLoop for Aio<RING, EDGE> {
         Ok(())
     }
 }
-
-impl<const RING: bool, const EDGE: bool> Aio<RING, EDGE> {
-    /// System calls that the loop has counted itself.
-    #[cfg(test)]
-    pub(super) fn counted(&self) -> u64 {
-        self.context.stats().syscalls()
-    }
-}

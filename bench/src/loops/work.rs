@@ -4,6 +4,7 @@
 
 use crate::eventfd::clock_ns;
 use crate::eventfd::syscall::{Calls, EventFd};
+use crate::measure::statistics::median;
 use crate::pin::{Placement, pin_current_thread};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
@@ -201,11 +202,18 @@ pub(super) fn eventfd() -> io::Result<Arc<EventFd>> {
     EventFd::new(0, libc::EFD_NONBLOCK).map(Arc::new)
 }
 
-/// One visit: what the repetitions took together.
+/// What one visit measured.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timed {
+    /// All repetitions together.
     pub(super) elapsed: Duration,
+    /// One repetition: the median over [`SLICES`].
+    pub(super) each_ns: f64,
 }
+
+/// The repetitions of a visit are timed in so many parts, and their median taken: what takes the CPU away for a moment spoils a
+/// part and not the visit.
+const SLICES: u64 = 9;
 
 /// Where the threads are. The loop's own thread is on `placement.device` already.
 #[derive(Debug, Clone, Copy)]
@@ -243,48 +251,52 @@ pub(super) fn visit<L: EventLoop>(visit: Visit) -> Result<Timed, Cannot> {
     let keys = bells.iter().map(|bell| it.add(bell)).collect::<io::Result<Vec<_>>>().map_err(why)?;
     // Warm is what has been done before: a tenth of it, and at least once.
     let warm = times / 10 + 1;
-    let elapsed = match work {
+    let timed = match work {
         Work::Bells { ready, .. } => {
             let middle = (registered - ready) / 2;
             let fds: Vec<RawFd> = bells[middle..middle + ready].iter().map(AsRawFd::as_raw_fd).collect();
             let mut run = |times| it.repeat(times, ready as u64, || fds.iter().for_each(|&fd| ring(fd)));
-            run(warm).and_then(|()| visit.time(|| run(times)))
+            run(warm).and_then(|()| visit.time(run))
         }
         Work::Churn { .. } => {
             let bell = L::bell().map_err(why)?;
-            it.churn(&bell, warm).and_then(|()| visit.time(|| it.churn(&bell, times)))
+            it.churn(&bell, warm).and_then(|()| visit.time(|times| it.churn(&bell, times)))
         }
         Work::Rearm { armed } => {
             it.arm_timers(armed)?;
-            it.rearm_for_later(warm).and_then(|()| visit.time(|| it.rearm_for_later(times)))
+            it.rearm_for_later(warm).and_then(|()| visit.time(|times| it.rearm_for_later(times)))
         }
         Work::Expire { armed } => {
             it.arm_timers(armed)?;
-            it.expire(warm).and_then(|()| visit.time(|| it.expire(times)))
+            it.expire(warm).and_then(|()| visit.time(|times| it.expire(times)))
         }
         Work::Wake => {
             let mut wake = it.waker()?;
-            it.repeat(warm, 1, &mut wake).and_then(|()| visit.time(|| it.repeat(times, 1, &mut wake)))
+            it.repeat(warm, 1, &mut wake).and_then(|()| visit.time(|times| it.repeat(times, 1, &mut wake)))
         }
         Work::WakeAcross => {
             if placement.guest == placement.device {
                 return Err("needs two CPUs".to_owned());
             }
             let wake = it.waker()?;
-            let first = seen.get();
             let over = AtomicBool::new(false);
+            let seen = &seen;
             thread::scope(|scope| {
-                scope.spawn(|| waking_thread(wake, &seen, warm + times, placement.guest, &over));
-                let result = it.turn_until(first + warm);
-                let result = result.and_then(|()| visit.time(|| it.turn_until(first + warm + times)));
+                scope.spawn(|| waking_thread(wake, seen, warm + times, placement.guest, &over));
+                let mut target = seen.get();
+                let mut run = |times| {
+                    target += times;
+                    it.turn_until(target)
+                };
+                let result = run(warm).and_then(|()| visit.time(&mut run));
                 over.store(true, Ordering::Relaxed);
                 result
             })
         }
     };
-    let elapsed = elapsed.map_err(why)?;
+    let timed = timed.map_err(why)?;
     keys.into_iter().try_for_each(|key| it.remove(key)).map_err(why)?;
-    Ok(Timed { elapsed })
+    Ok(timed)
 }
 
 /// Wakes the loop `times` times, and waits each time until the loop has run the handler.
@@ -301,12 +313,21 @@ fn waking_thread(mut wake: Waker, seen: &Seen, times: u64, cpu: usize, over: &At
 }
 
 impl Visit {
-    fn time(&self, run: impl FnOnce() -> io::Result<()>) -> io::Result<Duration> {
+    /// Times `run`, which repeats the work as often as it is told.
+    fn time(&self, mut run: impl FnMut(u64) -> io::Result<()>) -> io::Result<Timed> {
+        let slices = SLICES.min(self.times);
+        let (mut elapsed_ns, mut each_ns) = (0, [0.0; SLICES as usize]);
         (self.mark)(Mark::Begin);
-        let begin = clock_ns(libc::CLOCK_MONOTONIC);
-        run()?;
-        let elapsed = clock_ns(libc::CLOCK_MONOTONIC).saturating_sub(begin);
+        for slice in 0..slices {
+            let times = self.times * (slice + 1) / slices - self.times * slice / slices;
+            let begin = clock_ns(libc::CLOCK_MONOTONIC);
+            run(times)?;
+            let took = clock_ns(libc::CLOCK_MONOTONIC).saturating_sub(begin);
+            elapsed_ns += took;
+            each_ns[slice as usize] = took as f64 / times as f64;
+        }
         (self.mark)(Mark::End);
-        Ok(Duration::from_nanos(elapsed))
+        let each_ns = median(&each_ns[..slices as usize]).unwrap_or(f64::NAN);
+        Ok(Timed { elapsed: Duration::from_nanos(elapsed_ns), each_ns })
     }
 }
