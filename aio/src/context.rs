@@ -14,7 +14,6 @@ use crate::stats::{Counters, Stats};
 use crate::sys::{TimeoutNs, monotonic_ns};
 use crate::timer::{Clock, Timer, Timers, VirtualClock};
 use crate::token::Token;
-use crate::wake_gate::Sleeper;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -58,7 +57,6 @@ pub(crate) struct Inner {
     timers: Rc<Timers>,
     pub(crate) busy_poll: BusyPoll,
     shared: Arc<Shared>,
-    sleeper: Sleeper,
     own: (Method, Option<&'static str>),
 }
 
@@ -143,7 +141,6 @@ impl AioContext {
             timers: Rc::default(),
             busy_poll: BusyPoll::default(),
             shared: Arc::new(Shared::new(notifier.clone())),
-            sleeper: Sleeper::default(),
             own,
         };
         let fd = notifier.as_raw_fd();
@@ -341,19 +338,19 @@ impl AioContext {
 
         if ask_kernel {
             let sleeps = timeout != Some(0);
-            if sleeps && inner.sleeper.prepare(&inner.shared.gate) {
+            if sleeps && inner.shared.gate.prepare() {
                 timeout = Some(0);
             }
             let woken = inner.monitor.wait(timeout, inner.sink());
             if sleeps {
-                inner.sleeper.finish(&inner.shared.gate);
+                inner.shared.gate.finish();
             }
             if woken? {
                 inner.stats.wakeups.bump();
             }
         }
         // Before anything is looked at: what is published from here on will notify again.
-        inner.sleeper.accept(&inner.shared.gate);
+        inner.shared.gate.accept();
         let mut now_ns = work_ns;
         if busy {
             if ask_kernel {
