@@ -25,7 +25,7 @@ pub(super) enum Work {
     Expire { armed: usize },
     /// The loop is woken by its own means for other threads, from its own thread, and turns until it knows.
     Wake,
-    /// The same from another thread on another CPU, which then waits until it has happened.
+    /// The same from another thread on another CPU, while it sleeps; timed there, from waking to knowing.
     WakeAcross,
 }
 
@@ -63,7 +63,7 @@ impl fmt::Display for Work {
             Work::Rearm { armed } => format!("timer re-armed beside {armed}"),
             Work::Expire { armed } => format!("timer armed for now beside {armed}, expired"),
             Work::Wake => "woken from its own thread".to_owned(),
-            Work::WakeAcross => "woken from another CPU, until it is known there".to_owned(),
+            Work::WakeAcross => "woken from another CPU while asleep, until it is known there".to_owned(),
         };
         f.pad(&text)
     }
@@ -280,17 +280,16 @@ pub(super) fn visit<L: EventLoop>(visit: Visit) -> Result<Timed, Cannot> {
             }
             let wake = it.waker()?;
             let over = AtomicBool::new(false);
-            let seen = &seen;
+            let (seen, first) = (&seen, seen.get());
             thread::scope(|scope| {
-                scope.spawn(|| waking_thread(wake, seen, warm + times, placement.guest, &over));
-                let mut target = seen.get();
-                let mut run = |times| {
-                    target += times;
-                    it.turn_until(target)
-                };
-                let result = run(warm).and_then(|()| visit.time(&mut run));
+                let waking = scope.spawn(|| waking_thread(wake, seen, warm + times, placement.guest, &over));
+                let result = it.turn_until(first + warm);
+                let result = result.and_then(|()| visit.time_whole(|| it.turn_until(first + warm + times)));
                 over.store(true, Ordering::Relaxed);
-                result
+                // What it measured: from waking to knowing. The pauses between are no part of that.
+                let latencies = waking.join().unwrap_or_default();
+                let measured = latencies.get(warm as usize..).and_then(median);
+                result.map(|elapsed| Timed { elapsed, each_ns: measured.unwrap_or(f64::NAN) })
             })
         }
     };
@@ -299,20 +298,44 @@ pub(super) fn visit<L: EventLoop>(visit: Visit) -> Result<Timed, Cannot> {
     Ok(timed)
 }
 
-/// Wakes the loop `times` times, and waits each time until the loop has run the handler.
-fn waking_thread(mut wake: Waker, seen: &Seen, times: u64, cpu: usize, over: &AtomicBool) {
+/// How long the other thread waits before it wakes the loop, so that the loop is asleep: longer than any of them takes to get
+/// there. A loop that is caught on its way to sleep is woken at once, however long its way is.
+const ASLEEP: Duration = Duration::from_micros(50);
+
+/// Wakes the loop `times` times, and waits each time until the loop has run the handler. Gives how long that took, in
+/// nanoseconds.
+fn waking_thread(mut wake: Waker, seen: &Seen, times: u64, cpu: usize, over: &AtomicBool) -> Vec<f64> {
     // On a CPU of its own if it may; the loop's thread is pinned, so this one can only be slower elsewhere.
     let _ = pin_current_thread(cpu);
+    let now = || clock_ns(libc::CLOCK_MONOTONIC);
+    let mut latencies = Vec::with_capacity(times as usize);
     for _ in 0..times {
         let before = seen.get();
+        let start = now();
+        while now() - start < ASLEEP.as_nanos() as u64 {
+            std::hint::spin_loop();
+        }
+        let begin = now();
         wake();
         while seen.get() == before && !over.load(Ordering::Relaxed) {
             std::hint::spin_loop();
         }
+        latencies.push((now() - begin) as f64);
     }
+    latencies
 }
 
 impl Visit {
+    /// Times `run` as a whole.
+    fn time_whole(&self, run: impl FnOnce() -> io::Result<()>) -> io::Result<Duration> {
+        (self.mark)(Mark::Begin);
+        let begin = clock_ns(libc::CLOCK_MONOTONIC);
+        run()?;
+        let elapsed_ns = clock_ns(libc::CLOCK_MONOTONIC).saturating_sub(begin);
+        (self.mark)(Mark::End);
+        Ok(Duration::from_nanos(elapsed_ns))
+    }
+
     /// Times `run`, which repeats the work as often as it is told.
     fn time(&self, mut run: impl FnMut(u64) -> io::Result<()>) -> io::Result<Timed> {
         let slices = SLICES.min(self.times);
