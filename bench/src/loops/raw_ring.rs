@@ -23,6 +23,8 @@ pub(super) struct RawRing<const EDGE: bool> {
     ring: Ring,
     handlers: Vec<Option<(Handler, RawFd)>>,
     free: Vec<usize>,
+    /// One-shot polls that have fired, to be armed by the next turn: what is removed meanwhile needs no cancellation.
+    fired: Vec<usize>,
     armed: Option<Armed>,
     seen: Seen,
 }
@@ -59,7 +61,14 @@ impl<const EDGE: bool> EventLoop for RawRing<EDGE> {
 
     fn open(registrations: usize, seen: Seen) -> io::Result<Self> {
         let entries = registrations.next_power_of_two().clamp(256, 16_384) as u32;
-        Ok(Self { ring: Ring::sized(entries)?, handlers: Vec::new(), free: Vec::new(), armed: None, seen })
+        Ok(Self {
+            ring: Ring::sized(entries)?,
+            handlers: Vec::new(),
+            free: Vec::new(),
+            fired: Vec::new(),
+            armed: None,
+            seen,
+        })
     }
 
     fn bell() -> io::Result<Self::Bell> {
@@ -84,16 +93,24 @@ impl<const EDGE: bool> EventLoop for RawRing<EDGE> {
     }
 
     fn remove(&mut self, index: Self::Key) -> io::Result<()> {
-        // Rides on the next enter. The index is taken again after that, when the poll's last completion is behind us.
-        let cancel = opcode::AsyncCancel::new(index as u64).build().user_data(NOBODY);
-        self.push(&cancel)?;
         self.handlers[index] = None;
-        self.free.insert(0, index);
-        Ok(())
+        self.free.push(index);
+        if let Some(at) = self.fired.iter().position(|&fired| fired == index) {
+            self.fired.swap_remove(at);
+            return Ok(());
+        }
+        // Rides on the next enter; whoever has the index by then is not told of its end.
+        let cancel = opcode::AsyncCancel::new(index as u64).build().user_data(NOBODY);
+        self.push(&cancel)
     }
 
     #[inline]
     fn turn(&mut self) -> io::Result<()> {
+        while let Some(index) = self.fired.pop() {
+            if let Some(Some((_, fd))) = self.handlers.get(index) {
+                self.arm(index, *fd)?;
+            }
+        }
         self.ring.enter(Patience::Forever, &mut Calls::default())?;
         while let Some(entry) = self.ring.pop() {
             let data = entry.user_data();
@@ -107,14 +124,13 @@ impl<const EDGE: bool> EventLoop for RawRing<EDGE> {
                 }
                 continue;
             }
-            let Some(Some((handler, fd))) = self.handlers.get_mut(data as usize) else { continue };
+            let Some(Some((handler, _))) = self.handlers.get_mut(data as usize) else { continue };
             if entry.result() < 0 {
                 continue;
             }
-            let fd = *fd;
             handler();
             if !cqueue::more(entry.flags()) {
-                self.arm(data as usize, fd)?;
+                self.fired.push(data as usize);
             }
         }
         Ok(())
