@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aio::{AioContext, BusyPolling, IoThread, Method, MonitorKind, Reset};
-use virtio_blk_sim::backend::{Backend, Delay, FileImage, Null};
+use virtio_blk_sim::backend::{Backend, Delay, FileImage, Null, OpenError};
 use virtio_blk_sim::blk_queue::{Attached, QueueStats};
 use virtio_blk_sim::device::{BlockDevice, DeviceConfig, Features};
 use virtio_blk_sim::guest::{BlkDriver, GuestReport, Pattern, Stop, Workload, run as guest_run};
@@ -133,6 +133,53 @@ fn file_backend_keeps_the_data_on_every_monitor() {
         }
     }
     std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn linux_aio_keeps_the_data_on_every_arm_and_rings_once_for_a_request() {
+    let path = std::env::temp_dir().join(format!("virtio-blk-sim-aio-{}.img", std::process::id()));
+    std::fs::write(&path, vec![0; SECTORS as usize * 512]).unwrap();
+    for (kind, reset) in arms() {
+        for (iodepth, busy) in [(1, BusyPolling::OFF), (32, BusyPolling::OFF), (8, BusyPolling::up_to_ns(100_000))] {
+            let image = match FileImage::open(&path, false, true) {
+                Ok(image) => Arc::new(image),
+                Err(OpenError::NoDirect(path)) => {
+                    eprintln!("skipped: no direct I/O on {}", path.display());
+                    continue;
+                }
+                Err(error) => panic!("{error}"),
+            };
+            let run = Run { kind, reset, iodepth, event_idx: true, busy, requests: 300 };
+            let (report, queue, stats) = mix(&run, move || Backend::LinuxAio(image));
+            let what = format!("{kind} {reset:?} iodepth {iodepth} {busy:?}: {queue:?} {stats:?}");
+            assert_eq!((report.requests, queue.requests), (run.requests, run.requests), "{what}");
+            assert!(queue.submits >= 1 && queue.submits <= run.requests, "{what}");
+            if iodepth == 1 {
+                // What is in flight alone is submitted alone.
+                assert_eq!(queue.submits, run.requests, "{what}");
+            }
+            let reads = if reset == Reset::AutoresetBy(Method::Read) { 1 } else { 0 };
+            if iodepth == 1 && busy == BusyPolling::OFF {
+                // The configuration of 2020: the doorbell and the completion's eventfd are each read for a request. A doorbell
+                // may find what another one brought, so a few are fewer.
+                assert!(stats.syscalls_read >= reads * run.requests * 2 * 9 / 10, "{what}");
+            }
+            assert!(reads == 1 || stats.syscalls_read == 0, "{what}");
+        }
+    }
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn linux_aio_refuses_a_file_of_the_page_cache() {
+    let path = std::env::temp_dir().join(format!("virtio-blk-sim-cached-{}.img", std::process::id()));
+    std::fs::write(&path, vec![0; SECTORS as usize * 512]).unwrap();
+    let image = Arc::new(FileImage::open(&path, false, false).unwrap());
+    std::fs::remove_file(path).unwrap();
+    let context = AioContext::new().unwrap();
+    let error = Backend::LinuxAio(image).attach(&context, Rc::new(|_, _| {})).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("O_DIRECT"), "{error}");
 }
 
 #[test]

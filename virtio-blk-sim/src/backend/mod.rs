@@ -12,12 +12,14 @@
 //! | [`Delay`] | none | – |
 //!
 //! A [`Backend`] that is attached to an event loop becomes an [`Engine`]: the same without blocking the loop. A file is
-//! then driven through the loop's io_uring, or by a few threads where the loop has none; a delay by the loop's timers.
+//! then driven through the loop's io_uring, or by a few threads where the loop has none, or on request by Linux AIO; a delay
+//! by the loop's timers.
 
 mod delay;
 mod engine;
 mod file_image;
 mod file_ops;
+mod linux_aio;
 mod memory;
 mod null;
 mod pool;

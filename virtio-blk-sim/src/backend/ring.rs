@@ -102,7 +102,7 @@ impl RingEngine {
 }
 
 /// Makes an answer of a CQE's result; `None` if the request goes on in the pool.
-fn completed(result: i32, request: PendingRequest, pool: &PoolEngine) -> Option<FinishedRequest> {
+pub(super) fn completed(result: i32, request: PendingRequest, pool: &PoolEngine) -> Option<FinishedRequest> {
     let is_transfer = matches!(request.operation(), Operation::In { .. } | Operation::Out { .. });
     match usize::try_from(result) {
         Ok(bytes) if is_transfer => match request.transferred(bytes) {

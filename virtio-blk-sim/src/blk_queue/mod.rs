@@ -45,6 +45,8 @@ pub struct QueueStats {
     pub drains: u64,
     /// Interrupts: writes to the irqfd.
     pub interrupts: u64,
+    /// System calls of the backend in the loop's thread ([`Engine::submit_calls`]).
+    pub submits: u64,
 }
 
 impl std::ops::Sub for QueueStats {
@@ -55,6 +57,7 @@ impl std::ops::Sub for QueueStats {
             requests: self.requests.wrapping_sub(earlier.requests),
             drains: self.drains.wrapping_sub(earlier.drains),
             interrupts: self.interrupts.wrapping_sub(earlier.interrupts),
+            submits: self.submits.wrapping_sub(earlier.submits),
         }
     }
 }
@@ -237,12 +240,13 @@ impl BlkQueue {
             }
             self.begin_request(ring, slot);
         }
+        self.engine.commit();
         self.publish(ring);
     }
 
     /// The counters.
     pub fn stats(&self) -> QueueStats {
-        self.stats.get()
+        QueueStats { submits: self.engine.submit_calls(), ..self.stats.get() }
     }
 
     /// Requests that were taken off the ring and not answered.
@@ -295,6 +299,7 @@ impl BlkQueue {
                 self.begin_request(ring, slot);
                 self.publish_early(ring);
             }
+            self.engine.commit();
             // Before kicks are on again: the guest makes its next requests while this looks for more.
             self.publish(ring);
             if taken >= bound {
