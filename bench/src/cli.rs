@@ -3,8 +3,10 @@
 pub(crate) mod schedule;
 pub(crate) mod value;
 
+use crate::compare::CompareArgs;
 use crate::error::Error;
 use crate::flow_control::FlowControlArgs;
+use crate::one_percent::OnePercentArgs;
 use crate::vhost_user::options::VhostUserArgs;
 use crate::virtio_blk::options::VirtioBlkArgs;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -56,6 +58,10 @@ pub(crate) enum Command {
     /// The same work on our loop, on mio, polling, calloop, event-manager, eventp and tokio, and on bare calls
     #[cfg(feature = "peers")]
     Loops(LoopsArgs),
+    /// The proposal's result: what share of an iteration a read(2) is, and where that is one percent
+    OnePercent(OnePercentArgs),
+    /// Two reports of one subcommand, arm by arm: exit code 1 if the second is worse
+    Compare(CompareArgs),
     /// What can be measured: the arms and the operations
     List,
 }

@@ -7,6 +7,7 @@
 mod arm;
 mod campaign;
 mod cli;
+mod compare;
 mod descriptors;
 mod environment;
 mod error;
@@ -17,6 +18,7 @@ mod list;
 #[cfg(feature = "peers")]
 mod loops;
 mod measure;
+mod one_percent;
 mod pin;
 mod progress;
 mod report;
@@ -80,6 +82,12 @@ fn run() -> Result<u8, Error> {
             let report = loops::run(&args, &mut session)?;
             session.finish(&report)
         }
+        Command::OnePercent(args) => {
+            let mut session = Session::start(&args.schedule)?;
+            let report = one_percent::run(&args, &mut session)?;
+            session.finish(&report)
+        }
+        Command::Compare(args) => compare::run(&args),
         Command::List => print(&list::render(report::colour_on_stdout())),
     }
 }

@@ -11,7 +11,7 @@ pub(crate) mod comparison;
 pub(crate) mod random;
 pub(crate) mod statistics;
 
-pub(crate) use bootstrap::{Interval, MIN_VALUES};
+pub(crate) use bootstrap::{Estimate, Interval, MIN_VALUES};
 pub(crate) use comparison::{Better, Comparison, Verdict};
 pub(crate) use statistics::Summary;
 

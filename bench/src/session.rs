@@ -2,13 +2,16 @@
 //! results.
 
 use crate::cli::schedule::ScheduleArgs;
+use crate::compare::{self, Limits};
 use crate::environment::Environment;
 use crate::error::Error;
 use crate::interrupt;
 use crate::progress::Progress;
-use crate::report::json::{self, JsonFile};
-use crate::report::{self, Report};
+use crate::report::json::{self, WholeFile};
+use crate::report::saved::Document;
+use crate::report::{self, Report, html, markdown};
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 /// What a campaign tells and asks between samples.
 pub(crate) trait Watch {
@@ -29,23 +32,36 @@ pub(crate) struct Session {
     progress: Progress,
     /// Whether to colour what goes to stdout.
     pub(crate) colour: bool,
-    json: Option<JsonFile>,
+    json: Option<WholeFile>,
+    html: Option<WholeFile>,
+    markdown: bool,
+    /// What the results are held against, and how much worse they may be.
+    baseline: Option<(Document, Limits)>,
 }
 
 impl Session {
-    /// Prepares a run: the JSON file's place is checked before anything is measured, the machine is looked at, and
-    /// what is wrong with it is said on stderr.
+    /// Prepares a run: the places of its files are checked before anything is measured, the machine is looked at, and what
+    /// is wrong with it is said on stderr.
     pub(crate) fn start(schedule: &ScheduleArgs) -> Result<Self, Error> {
-        let json = schedule.json.as_deref().map(JsonFile::create).transpose()?;
+        let output = &schedule.output;
+        let create = |option, path: &Option<PathBuf>| {
+            path.as_deref().map(|path| WholeFile::create(option, path)).transpose()
+        };
+        let (json, html) = (create("--json", &output.json)?, create("--html", &output.html)?);
+        let baseline =
+            output.baseline.as_deref().map(|path| Document::read("--baseline", path)).transpose()?;
+        let limits = Limits { threshold: output.threshold, metrics: Vec::new() };
         interrupt::install().map_err(|error| Error::failed("cannot install a handler for Ctrl-C", &error))?;
         let environment = Environment::gather();
         for warning in &environment.warnings {
             complain(&format!("warning: {warning}"));
         }
-        Ok(Self { environment, progress: Progress::new(), colour: report::colour_on_stdout(), json })
+        let colour = report::colour_on_stdout();
+        let (progress, baseline) = (Progress::new(), baseline.map(|document| (document, limits)));
+        Ok(Self { environment, progress, colour, json, html, markdown: output.markdown, baseline })
     }
 
-    /// Prints the results and writes the JSON file; returns the process's exit code.
+    /// Prints the results and writes the files; returns the process's exit code.
     pub(crate) fn finish(mut self, report: &Report) -> Result<u8, Error> {
         self.progress.finish();
         let mut text = report::header(&self.environment, report.workload.as_deref());
@@ -59,14 +75,34 @@ impl Session {
         if !report.complete {
             text.push_str("Stopped by Ctrl-C: the tables hold what was finished.\n");
         }
-        // The file first: a reader of stdout that went away must not cost it.
+        // The files first: a reader of stdout that went away must not cost them.
         if let Some(file) = self.json.take() {
             let json = json::to_string(report, &self.environment)
                 .map_err(|error| Error::Failed(format!("cannot write the results as JSON: {error}")))?;
             file.commit(&json).map_err(|error| Error::failed("cannot write the JSON file", &error))?;
         }
+        let document = Document::of(report, &self.environment)?;
+        let compared = match &self.baseline {
+            Some((baseline, limits)) => Some(compare::documents(baseline, &document, limits)?),
+            None => None,
+        };
+        if let Some(file) = self.html.take() {
+            let page = html::render(&document, compared.as_ref());
+            file.commit(&page).map_err(|error| Error::failed("cannot write the HTML file", &error))?;
+        }
+        if self.markdown {
+            text = markdown::render(&document);
+        }
+        if let Some(compared) = &compared {
+            text.push('\n');
+            text.push_str(&if self.markdown { compared.markdown() } else { compared.text(self.colour) });
+        }
         report::print(&text).map_err(|error| Error::failed("cannot write to stdout", &error))?;
-        Ok(if report.complete { 0 } else { interrupt::EXIT_CODE })
+        Ok(match compared {
+            _ if !report.complete => interrupt::EXIT_CODE,
+            Some(compared) => compared.exit_code(),
+            None => 0,
+        })
     }
 }
 

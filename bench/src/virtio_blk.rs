@@ -5,10 +5,11 @@
 //! the ioeventfd and the loop's own. The guest waits for its interrupt with one blocking read(2) in every arm; with
 //! `--guest kvm` it is a vCPU that halts, and KVM signals the one and resets the other.
 
+mod dose;
 mod guest;
 pub(crate) mod options;
 mod report;
-mod rig;
+pub(crate) mod rig;
 
 use crate::arm::{Arm, Reset};
 use crate::campaign::{self, Case};

@@ -140,7 +140,9 @@ fn linux_aio_keeps_the_data_on_every_arm_and_rings_once_for_a_request() {
     let path = std::env::temp_dir().join(format!("virtio-blk-sim-aio-{}.img", std::process::id()));
     std::fs::write(&path, vec![0; SECTORS as usize * 512]).unwrap();
     for (kind, reset) in arms() {
-        for (iodepth, busy) in [(1, BusyPolling::OFF), (32, BusyPolling::OFF), (8, BusyPolling::up_to_ns(100_000))] {
+        for (iodepth, busy) in
+            [(1, BusyPolling::OFF), (32, BusyPolling::OFF), (8, BusyPolling::up_to_ns(100_000))]
+        {
             let image = match FileImage::open(&path, false, true) {
                 Ok(image) => Arc::new(image),
                 Err(OpenError::NoDirect(path)) => {

@@ -19,9 +19,28 @@ pub(crate) struct ScheduleArgs {
     /// Length of one sample (an arm has two in each round), in seconds, or with a suffix: 200ms
     #[arg(long, value_name = "SECONDS", value_parser = runtime)]
     runtime: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// What becomes of the results, and what they are held against.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct OutputArgs {
     /// Also write the results as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Also write a page to look at: one file, which loads nothing
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Print the results as Markdown, for issues and mails
+    #[arg(long)]
+    pub(crate) markdown: bool,
+    /// Compare the results with an earlier --json FILE, as 'bench compare' does; exit code 1 if they are worse
+    #[arg(long, value_name = "FILE")]
+    pub(crate) baseline: Option<PathBuf>,
+    /// How much worse is too much, in percent
+    #[arg(long, value_name = "PERCENT", default_value = "5", value_parser = value::percent)]
+    pub(crate) threshold: f64,
 }
 
 /// Where to run: for subcommands with two threads.

@@ -42,6 +42,17 @@ pub(crate) fn duration(text: &str, unit: Duration) -> Result<Duration, String> {
         .map_err(|_| "this is longer than anyone waits".to_owned())
 }
 
+/// A share in percent, from 0 to 1000; a share of one is 1.0.
+pub(crate) fn percent(text: &str) -> Result<f64, String> {
+    let digits = text.strip_suffix('%').unwrap_or(text);
+    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let number: Option<f64> = if plain { digits.parse().ok() } else { None };
+    let number = number.filter(|number| *number <= 1_000.0);
+    number
+        .map(|number| number / 100.0)
+        .ok_or_else(|| "write a percentage from 0 to 1000, such as 5".to_owned())
+}
+
 /// `GUEST,DEVICE`: two CPU numbers, which may be the same.
 pub(crate) fn pin(text: &str) -> Result<Placement, String> {
     let cpu = |digits: &str| whole(digits).and_then(|cpu| usize::try_from(cpu).ok());
@@ -92,6 +103,14 @@ mod tests {
     }
 
     #[test]
+    fn percentages_are_shares() {
+        assert_eq!((percent("5"), percent("2.5%"), percent("0")), (Ok(0.05), Ok(0.025), Ok(0.0)));
+        for text in ["", "%", "-1", "1e3", "1001", "five", "1.2.3"] {
+            assert!(percent(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn a_pin_is_two_cpus() {
         assert_eq!(pin("0,1"), Ok(Placement { guest: 0, device: 1 }));
         assert_eq!(pin("3,3"), Ok(Placement { guest: 3, device: 3 }));
@@ -113,6 +132,7 @@ mod tests {
             let _ = size(&text);
             let _ = duration(&text, Duration::from_secs(1));
             let _ = pin(&text);
+            let _ = percent(&text);
             let _ = within(&text, 0, 10);
         }
 

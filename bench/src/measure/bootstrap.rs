@@ -8,7 +8,7 @@
 
 use super::random::SplitMix64;
 use super::statistics::{median, quantile, sorted};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Fewest values with an interval. The range of n values misses the true median with probability 2^(1-n), so with
 /// five values no interval made from them can reach 95%.
@@ -20,7 +20,7 @@ const SEED: u64 = 0x005E_ED0F_B007;
 const Z: f64 = 1.959_963_984_540_054;
 
 /// A 95% confidence interval, in the unit of the values.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Interval {
     pub(crate) low: f64,
     pub(crate) high: f64,
@@ -34,7 +34,7 @@ impl Interval {
 }
 
 /// A median and, from [`MIN_VALUES`] values on, its interval.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Estimate {
     pub(crate) median: f64,
     pub(crate) interval: Option<Interval>,
@@ -47,6 +47,31 @@ impl Estimate {
         let values: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
         Some(Self { median: median(&values)?, interval: interval(&values, RESAMPLES) })
     }
+}
+
+/// A statistic of two medians whose values were not drawn together (two runs): its value, and its interval by resampling
+/// each side on its own. `None` without a finite value on both sides.
+pub(crate) fn of_two(a: &[f64], b: &[f64], statistic: impl Fn(f64, f64) -> f64) -> Option<Estimate> {
+    let (a, b) = (sorted(a), sorted(b));
+    let median = statistic(quantile(&a, 0.5)?, quantile(&b, 0.5)?);
+    let fewest = a.len().min(b.len());
+    if fewest < MIN_VALUES || !median.is_finite() {
+        return median.is_finite().then_some(Estimate { median, interval: None });
+    }
+    let mut random = SplitMix64::new(SEED);
+    let mut draw = |values: &[f64]| {
+        let mut resample: Vec<f64> = values.iter().map(|_| values[random.below(values.len())]).collect();
+        resample.sort_by(f64::total_cmp);
+        quantile(&resample, 0.5)
+    };
+    let mut drawn = Vec::with_capacity(RESAMPLES);
+    for _ in 0..RESAMPLES {
+        drawn.push(statistic(draw(&a)?, draw(&b)?));
+    }
+    let drawn = sorted(&drawn);
+    let tail = tail_probability(fewest);
+    let interval = Interval { low: quantile(&drawn, tail)?, high: quantile(&drawn, 1.0 - tail)? };
+    Some(Estimate { median, interval: Some(interval) })
 }
 
 fn interval(values: &[f64], resamples: usize) -> Option<Interval> {
@@ -148,6 +173,23 @@ mod tests {
         let values: Vec<f64> = (0..100).map(|_| normal(&mut random)).collect();
         let width = |n: usize| interval(&values[..n], RESAMPLES).map(|i| i.high - i.low).unwrap();
         assert!(width(100) < width(20) && width(20) < width(6));
+    }
+
+    #[test]
+    fn two_runs_are_resampled_each_on_its_own() {
+        let (slow, fast) =
+            ([110.0, 111.0, 109.0, 110.0, 112.0, 108.0], [100.0, 101.0, 99.0, 100.0, 102.0, 98.0]);
+        let ratio = of_two(&slow, &fast, |a, b| a / b).unwrap();
+        let interval = ratio.interval.unwrap();
+        assert!(
+            (ratio.median - 1.1).abs() < 1e-9 && interval.low > 1.05 && interval.high < 1.15,
+            "{ratio:?}"
+        );
+        let same = of_two(&fast, &fast, |a, b| a - b).unwrap();
+        assert!(same.interval.unwrap().spans_zero());
+        assert_eq!(of_two(&fast[..5], &slow, |a, b| a - b).unwrap().interval, None);
+        assert_eq!(of_two(&[], &slow, |a, b| a - b), None);
+        assert_eq!(of_two(&slow, &[0.0; 6], |a, b| a / b), None);
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! One metric of one arm against the same metric of its baseline, paired by round.
 
 use super::bootstrap::Estimate;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Which way a metric is better.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Better {
     Lower,
@@ -13,7 +13,7 @@ pub(crate) enum Better {
 }
 
 /// What the interval of a difference allows to say. For a cost "faster" means less of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Verdict {
     Faster,
@@ -33,7 +33,7 @@ impl fmt::Display for Verdict {
 }
 
 /// The paired differences and ratios of an arm against its baseline.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Comparison {
     /// Rounds in which both were measured.
     pub(crate) pairs: usize,

@@ -1,9 +1,9 @@
 //! Median, median absolute deviation and quantiles of a handful of numbers. Pure functions.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The middle and the spread of the values of one metric, one value per round.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Summary {
     /// How many values (rounds).
     pub(crate) n: usize,

@@ -99,19 +99,19 @@ pub(crate) fn to_string(report: &Report, environment: &Environment) -> serde_jso
 
 /// A file that appears under its name only when it is whole: written beside it, then renamed (rename(2) replaces the
 /// target atomically). Made before a run begins, so that a place that cannot be written to is known at once.
-/// Dropped without [`JsonFile::commit`] it leaves nothing.
+/// Dropped without [`WholeFile::commit`] it leaves nothing.
 #[derive(Debug)]
-pub(crate) struct JsonFile {
+pub(crate) struct WholeFile {
     file: File,
     temporary: PathBuf,
     target: PathBuf,
     committed: bool,
 }
 
-impl JsonFile {
-    /// Prepares to write `path`. An [`Error::Usage`] says why it cannot be written.
-    pub(crate) fn create(path: &Path) -> std::result::Result<Self, Error> {
-        let refuse = |why: &str| Error::Usage(format!("--json {}: {why}", path.display()));
+impl WholeFile {
+    /// Prepares to write `path`, the value of `option`. An [`Error::Usage`] says why it cannot be written.
+    pub(crate) fn create(option: &str, path: &Path) -> std::result::Result<Self, Error> {
+        let refuse = |why: &str| Error::Usage(format!("{option} {}: {why}", path.display()));
         // Renaming over a device node or a pipe would replace it, and over a symlink too: go to where it leads.
         let target = match fs::canonicalize(path) {
             Ok(existing) if existing.is_dir() => return Err(refuse("this is a directory, name a file")),
@@ -138,7 +138,7 @@ impl JsonFile {
     }
 }
 
-impl Drop for JsonFile {
+impl Drop for WholeFile {
     fn drop(&mut self) {
         if !self.committed {
             // Nothing more can be done about a file that cannot even be removed.
@@ -238,7 +238,7 @@ mod tests {
         let directory = Directory::new("commit");
         let path = directory.0.join("out.json");
         fs::write(&path, "old").unwrap();
-        let file = JsonFile::create(&path).unwrap();
+        let file = WholeFile::create("--json", &path).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
         file.commit("new").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn a_dropped_file_leaves_nothing() {
         let directory = Directory::new("drop");
-        drop(JsonFile::create(&directory.0.join("out.json")).unwrap());
+        drop(WholeFile::create("--json", &directory.0.join("out.json")).unwrap());
         assert!(directory.entries().is_empty());
     }
 
@@ -258,7 +258,7 @@ mod tests {
         let (path, link) = (directory.0.join("out.json"), directory.0.join("link"));
         fs::write(&path, "old").unwrap();
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        JsonFile::create(&link).unwrap().commit("new").unwrap();
+        WholeFile::create("--json", &link).unwrap().commit("new").unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
     }
@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn places_that_cannot_be_written_are_refused_with_a_reason() {
         let directory = Directory::new("refuse");
-        let refused = |path: &Path| JsonFile::create(path).unwrap_err().to_string();
+        let refused = |path: &Path| WholeFile::create("--json", path).unwrap_err().to_string();
         assert!(refused(&directory.0).ends_with("this is a directory, name a file"));
         assert!(refused("/dev/null".as_ref()).ends_with("this is not a regular file"));
         let missing = refused(&directory.0.join("missing/out.json"));

@@ -1,8 +1,12 @@
-//! What a run hands out: rows of results, as text for people ([`table`]) and as JSON for programs ([`json`]).
+//! What a run hands out: rows of results, as text for people ([`table`]), as JSON for programs ([`json`]), and from that as Markdown and as a
+//! page.
 
 pub(crate) mod cell;
+pub(crate) mod html;
 pub(crate) mod json;
+pub(crate) mod markdown;
 pub(crate) mod number;
+pub(crate) mod saved;
 pub(crate) mod table;
 
 use crate::environment::Environment;

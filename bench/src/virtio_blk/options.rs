@@ -43,6 +43,10 @@ pub(crate) struct VirtioBlkArgs {
     /// Bypass the page cache (O_DIRECT) with --backend file:PATH
     #[arg(long)]
     direct: bool,
+    /// Who does the file's I/O: auto (the loop's io_uring, or a few threads where the loop has none), or linux-aio
+    /// (io_submit(2), completions through a second eventfd; with --direct): what QEMU had in 2020
+    #[arg(long, value_name = "ENGINE", default_value = "auto")]
+    engine: FileEngine,
     /// Busy poll for up to this time before sleeping, in ns or with a suffix; QEMU's IOThreads use 32768
     #[arg(long, value_name = "NS", default_value = "0", value_parser = nanoseconds)]
     busy_poll: Duration,
@@ -98,9 +102,15 @@ pub(crate) enum DoorbellArg {
 
 /// Who drives the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum GuestKind {
+pub(crate) enum GuestKind {
     Thread,
     Kvm { device: PathBuf, doorbell: DoorbellArg },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FileEngine {
+    Auto,
+    LinuxAio,
 }
 
 /// A disk, as given.
@@ -131,32 +141,37 @@ impl FromStr for BackendArg {
 
 /// A disk that is there.
 #[derive(Debug, Clone)]
-pub(super) enum BackendKind {
+pub(crate) enum BackendKind {
     Null,
     /// Of this many sectors.
     Memory(u64),
     Delay(Delay),
     File(Arc<FileImage>),
+    LinuxAio(Arc<FileImage>),
 }
 
 /// What all arms of a run have in common.
 #[derive(Debug, Clone)]
-pub(super) struct Setup {
-    pub(super) backend: BackendKind,
-    pub(super) guest: GuestKind,
-    pub(super) capacity_sectors: u64,
-    pub(super) block_bytes: u32,
-    pub(super) iodepth: u16,
-    pub(super) event_idx: bool,
-    pub(super) busy_poll_ns: u64,
+pub(crate) struct Setup {
+    pub(crate) backend: BackendKind,
+    pub(crate) guest: GuestKind,
+    pub(crate) capacity_sectors: u64,
+    pub(crate) block_bytes: u32,
+    pub(crate) iodepth: u16,
+    pub(crate) event_idx: bool,
+    pub(crate) busy_poll_ns: u64,
     /// Of each sample, if it is not a time that ends it.
-    pub(super) requests: Option<u64>,
-    pub(super) kicking: Kicking,
+    pub(crate) requests: Option<u64>,
+    pub(crate) kicking: Kicking,
     /// Maximum of the ioeventfd, and how it is kept.
-    pub(super) kick_bound: Option<(u64, Option<BoundedMethod>)>,
-    pub(super) workload: Workload,
+    pub(crate) kick_bound: Option<(u64, Option<BoundedMethod>)>,
+    pub(crate) workload: Workload,
     /// The workload in fio's words.
-    pub(super) title: String,
+    pub(crate) title: String,
+    /// One read(2) more for each doorbell than the arm asks for: to see what one costs.
+    pub(crate) dose: bool,
+    /// Of the device's thread; `None` leaves it.
+    pub(crate) timer_slack_ns: Option<u64>,
 }
 
 /// Of a memory backend; each arm has one, and all of it is touched before anything is measured.
@@ -237,12 +252,24 @@ impl VirtioBlkArgs {
                 let image = FileImage::open(path, !self.rw.writes(), self.direct)
                     .map_err(|error| Error::Usage(format!("--backend file: {error}")))?;
                 let sectors = image.capacity_sectors();
-                (BackendKind::File(Arc::new(image)), sectors)
+                let image = Arc::new(image);
+                match self.engine {
+                    FileEngine::Auto => (BackendKind::File(image), sectors),
+                    FileEngine::LinuxAio if self.direct => (BackendKind::LinuxAio(image), sectors),
+                    FileEngine::LinuxAio => {
+                        let why = "--engine linux-aio: io_submit(2) blocks on the page cache; add --direct";
+                        return Err(Error::Usage(why.to_owned()));
+                    }
+                }
             }
             _ if self.direct => {
                 return Err(Error::Usage(
                     "--direct: only a file can be opened with O_DIRECT; use --backend file:PATH".to_owned(),
                 ));
+            }
+            _ if self.engine == FileEngine::LinuxAio => {
+                let why = "--engine: only a file has one; use --backend file:PATH";
+                return Err(Error::Usage(why.to_owned()));
             }
             BackendArg::Null => (BackendKind::Null, size / 512),
             BackendArg::Memory => (BackendKind::Memory(size / 512), size / 512),
@@ -310,6 +337,8 @@ impl VirtioBlkArgs {
             kick_bound: self.kick_maximum.map(|maximum| (maximum, self.kick_method)),
             workload,
             title: self.title(),
+            dose: false,
+            timer_slack_ns: None,
         })
     }
 
@@ -335,6 +364,7 @@ impl VirtioBlkArgs {
             (None, _) => String::new(),
         };
         let verify = if self.verify { ", verified" } else { "" };
+        let engine = if self.engine == FileEngine::LinuxAio { " by linux-aio" } else { "" };
         let requests = self.requests.map(|requests| format!(", {requests} requests")).unwrap_or_default();
         let guest = match (self.guest, self.doorbell) {
             (GuestArg::Thread, _) => "",
@@ -342,7 +372,7 @@ impl VirtioBlkArgs {
             (GuestArg::Kvm, DoorbellArg::Mmio) => ", guest KVM (kicks by MMIO, interrupts by MSI)",
         };
         format!(
-            "{} bs={} iodepth={}, backend {backend}{polling}{event_idx}{storm}{verify}{requests}{guest}",
+            "{} bs={} iodepth={}, backend {backend}{engine}{polling}{event_idx}{storm}{verify}{requests}{guest}",
             self.rw, self.bs, self.iodepth
         )
     }
@@ -407,6 +437,8 @@ mod tests {
             (&["--backend", "file:/nonexistent/disk"], "/nonexistent/disk"),
             (&["--backend", "file:/"], "directory"),
             (&["--direct"], "O_DIRECT"),
+            (&["--engine", "linux-aio"], "only a file has one"),
+            (&["--engine", "linux-aio", "--backend", "file:/proc/self/exe"], "add --direct"),
             (&["--verify"], "stores nothing"),
             (&["--backend", "memory", "--verify"], "writes nothing"),
             (&["--backend", "memory", "--size", "4k", "--iodepth", "2"], "fewer than --iodepth 2"),

@@ -1,0 +1,209 @@
+//! `bench one-percent`: the proposal's result, looked for on this machine. How much of an iteration does a read(2) cost, where is
+//! that one percent, and does leaving the read out save as much?
+//!
+//! Each cell has up to three arms, measured in turn: the classic loop, the same with one read(2) more for each doorbell, and
+//! the loop that does not read. The second says what a read costs in place, hence what the third should save; the third, what
+//! it does save.
+
+pub(crate) mod cell;
+pub(crate) mod explain;
+pub(crate) mod lab;
+pub(crate) mod model;
+mod plan;
+mod report;
+mod scratch;
+pub(crate) mod words;
+
+use crate::arm::{Arm, Reset};
+use crate::campaign::{self, Case};
+use crate::cli::schedule::{PlacementArgs, Plan, ScheduleArgs};
+use crate::error::Error;
+use crate::pin::Placement;
+use crate::report::saved::Entry;
+use crate::report::{Report, Row};
+use crate::session::Session;
+use crate::virtio_blk::options::{BackendKind, GuestKind, Setup};
+use crate::virtio_blk::rig::{self, Rig};
+use cell::{Cell, Disk};
+use clap::Args;
+use plan::{Cpus, Section};
+use scratch::Scratch;
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::time::Duration;
+use virtio_blk_sim::backend::Delay;
+use virtio_blk_sim::guest::{Kicking, Pattern, Stop, Workload};
+
+const FULL: Plan = Plan { rounds: 12, runtime: Duration::from_millis(140) };
+const DEFAULT: Plan = Plan { rounds: 7, runtime: Duration::from_millis(40) };
+const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(8) };
+
+/// What fio calls bs.
+const BLOCK_BYTES: u32 = 4096;
+/// Of the disks that store nothing.
+const SECTORS: u64 = 1 << 21;
+/// QEMU's window for busy polling in IOThreads.
+const BUSY_POLL_NS: u64 = 32_768;
+
+/// Options of `bench one-percent`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct OnePercentArgs {
+    #[command(flatten)]
+    pub(crate) schedule: ScheduleArgs,
+    #[command(flatten)]
+    placement: PlacementArgs,
+    /// The full reproduction, in a quarter of an hour: more cells, more rounds, longer samples
+    #[arg(long, conflicts_with = "quick")]
+    full: bool,
+    /// Where the files of the file backends go (64m each, removed at the end) [default: the directory for temporary files]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Instruction counts from 'scripts/kernel-lab.sh bench --json FILE', as one more column
+    #[arg(long, value_name = "FILE")]
+    kernel_lab: Option<PathBuf>,
+}
+
+/// One arm of one cell.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    cell: Cell,
+    placement: Placement,
+    arm: Arm,
+    dose: bool,
+}
+
+/// Runs the benchmark. Blocks until it is done or Ctrl-C is pressed.
+pub(crate) fn run(args: &OnePercentArgs, session: &mut Session) -> Result<Report, Error> {
+    let placements = args.placement.placements(&session.environment.allowed)?;
+    let lab = args.kernel_lab.as_deref().map(lab::read).transpose()?.unwrap_or_default();
+    let scratch = Scratch::new(args.dir.as_deref())?;
+    let sections: Vec<(&'static str, Vec<Run>)> = plan::sections(args.full)
+        .into_iter()
+        .map(|section| (section.name, runs(&section, &placements)))
+        .filter(|(_, runs)| !runs.is_empty())
+        .collect();
+    let arms = sections.iter().map(|(_, runs)| runs.len()).sum();
+    let plan = args.schedule.plan(QUICK, if args.full { FULL } else { DEFAULT }, arms)?;
+
+    let (mut rows, mut complete) = (Vec::new(), true);
+    for (name, runs) in &sections {
+        let (more, done) = measure(name, runs, plan, &scratch, session)?;
+        rows.extend(more);
+        complete &= done;
+    }
+    rows.extend(lab::rows(&lab));
+    let entries: Vec<Entry> = rows.iter().map(Entry::from).collect();
+    let outcomes = model::outcomes(&entries);
+    Ok(Report {
+        benchmark: "one-percent",
+        workload: Some(format!("randread bs=4k; files in {}", scratch.directory().display())),
+        text: report::tables(&outcomes, &lab, session.colour),
+        conclusions: words::conclusions(&outcomes, &lab),
+        complete,
+        rows,
+    })
+}
+
+/// The arms of a section, those of a cell one after the other; none for two CPUs where there is one.
+fn runs(section: &Section, placements: &[Placement]) -> Vec<Run> {
+    let place = |cpus: Cpus| {
+        let fits = |placement: &&Placement| (placement.guest == placement.device) == (cpus == Cpus::One);
+        placements.iter().find(fits).copied()
+    };
+    let cells = section.cells.iter().filter_map(|&(cpus, cell)| Some((place(cpus)?, cell)));
+    let runs = cells.flat_map(|(placement, cell)| {
+        let run = |arm, dose| Run { cell, placement, arm, dose };
+        let classic = Arm::new(cell.monitor, Reset::Classic);
+        // A read more where hardly one is made would be another loop.
+        let dosed = classic.filter(|_| !cell.busy_poll).map(|arm| run(arm, true));
+        [classic.map(|arm| run(arm, false)), dosed, cell.autoreset().map(|arm| run(arm, false))]
+    });
+    runs.flatten().collect()
+}
+
+/// The rows of a section, and whether they are complete.
+fn measure(
+    name: &str,
+    runs: &[Run],
+    plan: Plan,
+    scratch: &Scratch,
+    session: &mut Session,
+) -> Result<(Vec<Row>, bool), Error> {
+    let case = |run: &Run| {
+        let classic = run.cell.classic();
+        let name = if run.dose { run.cell.dosed() } else { run.arm.to_string() };
+        Case {
+            group: format!("{} on {}", run.cell, run.placement),
+            baseline: Some(classic).filter(|classic| *classic != name),
+            name,
+        }
+    };
+    let cases: Vec<Case> = runs.iter().map(case).collect();
+    let rigs: RefCell<Vec<Rig>> = RefCell::default();
+    let warm_up = |index: usize| {
+        let run = &runs[index];
+        if let Some(why) = rig::no_loop(run.arm) {
+            return Ok(Err(why));
+        }
+        let setup = match setup(run, scratch) {
+            Ok(setup) => setup,
+            Err(why) => return Ok(Err(why)),
+        };
+        let mut rig = match Rig::start(run.arm, run.placement, &setup) {
+            Ok(rig) => rig,
+            // What only some machines have: io_setup(2), say. What all have is in other cells, and ends the run there.
+            Err(error) if !run.cell.disk.is_swept() => return Ok(Err(error.to_string())),
+            Err(error) => return Err(error),
+        };
+        rig.sample(plan.runtime / 2)?;
+        rigs.borrow_mut().push(rig);
+        Ok(Ok(rigs.borrow().len() - 1))
+    };
+    let visit = |_, &rig: &usize| rigs.borrow_mut()[rig].sample(plan.runtime);
+    let campaign = campaign::run(name, &cases, plan.rounds, session, warm_up, visit)?;
+    Ok((campaign.rows(&cases), campaign.complete()))
+}
+
+/// What the rig of an arm is made of; the reason if this machine has it not.
+fn setup(run: &Run, scratch: &Scratch) -> Result<Setup, String> {
+    let Cell { disk, iodepth, event_idx, busy_poll, .. } = run.cell;
+    let delay = |us, spin| {
+        let latency = Duration::from_micros(u64::from(us));
+        BackendKind::Delay(Delay { latency, spin })
+    };
+    let backend = match disk {
+        Disk::Null => BackendKind::Null,
+        Disk::Spin(us) => delay(us, true),
+        Disk::Sleep(us) => delay(us, false),
+        Disk::Cached => BackendKind::File(scratch.cached()),
+        Disk::Direct => BackendKind::File(scratch.direct()?),
+        Disk::LinuxAio => BackendKind::LinuxAio(scratch.direct()?),
+    };
+    let capacity_sectors = match &backend {
+        BackendKind::File(image) | BackendKind::LinuxAio(image) => image.capacity_sectors(),
+        BackendKind::Null | BackendKind::Memory(_) | BackendKind::Delay(_) => SECTORS,
+    };
+    Ok(Setup {
+        backend,
+        capacity_sectors,
+        block_bytes: BLOCK_BYTES,
+        iodepth,
+        event_idx,
+        busy_poll_ns: if busy_poll { BUSY_POLL_NS } else { 0 },
+        guest: GuestKind::Thread,
+        requests: None,
+        kicking: Kicking::AsWanted,
+        kick_bound: None,
+        workload: Workload {
+            pattern: Pattern::RandRead,
+            iodepth,
+            stop: Stop::Requests(0),
+            verify: false,
+            seed: 1,
+        },
+        title: run.cell.to_string(),
+        dose: run.dose,
+        // A sleep may end 50 us late otherwise, which would be the iteration and not the disk.
+        timer_slack_ns: matches!(disk, Disk::Sleep(_)).then_some(1),
+    })
+}

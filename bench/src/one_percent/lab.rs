@@ -1,0 +1,125 @@
+//! The kernel lab's counts of instructions (`scripts/kernel-lab.sh bench --json`, schema `kernel-lab/1`): a fourth way to see
+//! what a read(2) costs, free of noise, and the only one in which ppoll does without.
+
+use crate::error::{Error, reason};
+use crate::measure::{Better, Measured, Summary};
+use crate::report::Row;
+use crate::report::saved::Entry;
+use serde::Deserialize;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+const SCHEMA: &str = "kernel-lab/1";
+/// The group of its rows in our report.
+const GROUP: &str = "kernel lab, instructions per request";
+/// Its files have a few kilobytes.
+const LARGEST: u64 = 16 << 20;
+
+/// One arm that does without the read, and the classic one.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(crate) struct Savings {
+    /// stock, or the patches that it has.
+    pub(crate) kernel: String,
+    pub(crate) monitor: String,
+    pub(crate) reset: String,
+    pub(crate) classic: f64,
+    pub(crate) autoreset: f64,
+}
+
+#[derive(Deserialize)]
+struct Document {
+    schema: String,
+    savings: Vec<Savings>,
+}
+
+impl Savings {
+    /// As our arms are called.
+    pub(crate) fn arm(&self) -> String {
+        format!("{}/{}", self.monitor, self.reset)
+    }
+}
+
+/// Reads --kernel-lab's file. A usage error says what is wrong with it.
+pub(super) fn read(path: &Path) -> Result<Vec<Savings>, Error> {
+    let refuse = |why: &str| Error::Usage(format!("--kernel-lab {}: {why}", path.display()));
+    let mut text = String::new();
+    let file = File::open(path).map_err(|error| refuse(&reason(&error)))?;
+    file.take(LARGEST).read_to_string(&mut text).map_err(|error| refuse(&reason(&error)))?;
+    parse(&text).map_err(|why| refuse(&why))
+}
+
+fn parse(text: &str) -> Result<Vec<Savings>, String> {
+    let document: Document = serde_json::from_str(text)
+        .map_err(|error| format!("this is no report of scripts/kernel-lab.sh bench --json ({error})"))?;
+    if document.schema != SCHEMA {
+        return Err(format!("its schema is '{}', and this bench reads {SCHEMA}", document.schema));
+    }
+    let sound = |savings: &Savings| savings.classic > 0.0 && savings.autoreset > 0.0;
+    if !document.savings.iter().all(sound) {
+        return Err("it has counts that are not positive".to_owned());
+    }
+    Ok(document.savings)
+}
+
+/// Rows for our own report.
+pub(super) fn rows(savings: &[Savings]) -> Vec<Row> {
+    let row = |savings: &Savings| {
+        let metric = |name, value: f64| {
+            Some(Measured {
+                name,
+                unit: "instructions",
+                better: Better::Lower,
+                summary: Summary::of(&[value])?,
+                values: vec![value],
+                versus: None,
+            })
+        };
+        let metrics = [metric("classic", savings.classic), metric("autoreset", savings.autoreset)];
+        Row {
+            group: GROUP.to_owned(),
+            case: format!("{}, kernel {}", savings.arm(), savings.kernel),
+            baseline: None,
+            result: Ok(metrics.into_iter().flatten().collect()),
+        }
+    };
+    savings.iter().map(row).collect()
+}
+
+/// What [`rows`] made, from a report.
+pub(crate) fn savings(entries: &[Entry]) -> Vec<Savings> {
+    let of = |entry: &Entry| {
+        let (arm, kernel) = entry.case.split_once(", kernel ")?;
+        let (monitor, reset) = arm.split_once('/')?;
+        Some(Savings {
+            kernel: kernel.to_owned(),
+            monitor: monitor.to_owned(),
+            reset: reset.to_owned(),
+            classic: entry.median("classic")?,
+            autoreset: entry.median("autoreset")?,
+        })
+    };
+    entries.iter().filter(|entry| entry.group == GROUP).filter_map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LAB: &str = r#"{"schema":"kernel-lab/1","unit":"instructions per request","kernels":{},"savings":[
+        {"kernel":"0001","monitor":"poll","reset":"kernel-flag","classic":10000.0,"autoreset":9500.0,"saved_percent":5.0}]}"#;
+
+    #[test]
+    fn its_counts_survive_our_own_report() {
+        let read = parse(LAB).unwrap();
+        let entries: Vec<Entry> = rows(&read).iter().map(Entry::from).collect();
+        assert_eq!((savings(&entries), read[0].arm().as_str()), (read.clone(), "poll/kernel-flag"));
+    }
+
+    #[test]
+    fn what_is_no_such_report_is_refused() {
+        assert!(parse("{}").unwrap_err().contains("kernel-lab.sh"));
+        assert!(parse(&LAB.replace("lab/1", "lab/9")).unwrap_err().contains("'kernel-lab/9'"));
+        assert!(parse(&LAB.replace("9500.0", "0")).unwrap_err().contains("not positive"));
+    }
+}

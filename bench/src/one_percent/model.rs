@@ -1,0 +1,201 @@
+//! The model: a read(2) costs t_read and an iteration takes t_iter, so doing without saves at most t_read / t_iter of it. What
+//! each cell predicts and what it measured. Pure functions of a report's rows.
+//!
+//! * t_iter is the time per request of the classic arm, the inverse of its IOPS.
+//! * t_read is measured in place: what the device's CPU time per request grows by when the loop reads once more, by round
+//!   ([`dose`](crate::virtio_blk)).
+//! * The prediction is t_read, times the reads that autoreset leaves out of a request, by t_iter. It has the interval of t_read.
+//! * Measured is 1 - IOPS classic / IOPS autoreset, paired by round.
+
+use super::cell::{Cell, Disk};
+use crate::measure::{Estimate, Interval};
+use crate::report::saved::Entry;
+
+/// Fewer reads per request than this cannot be told from none in what an iteration takes.
+const HARDLY_ANY: f64 = 0.1;
+
+/// What came of one cell.
+#[derive(Debug, Clone)]
+pub(crate) struct Outcome {
+    pub(crate) cell: Cell,
+    /// Where its threads ran.
+    pub(crate) place: String,
+    /// t_iter, per request, in the classic arm.
+    pub(crate) iteration_us: f64,
+    pub(crate) classic: Counts,
+    /// `None` where this machine has no arm that does not read.
+    pub(crate) autoreset: Option<Counts>,
+    /// t_read in place.
+    pub(crate) read_ns: Option<Estimate>,
+    /// Share of t_iter.
+    pub(crate) predicted: Option<Estimate>,
+    /// Share of t_iter.
+    pub(crate) saved: Option<Estimate>,
+    /// Device CPU per request.
+    pub(crate) cpu_predicted_ns: Option<Estimate>,
+    pub(crate) cpu_saved_ns: Option<Estimate>,
+    /// Why there is no autoreset arm.
+    pub(crate) obstacle: Option<String>,
+}
+
+/// Per request, as counted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Counts {
+    pub(crate) reads: f64,
+    pub(crate) syscalls: f64,
+    pub(crate) kicks: f64,
+}
+
+/// What the measured interval says of the prediction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The intervals meet, and the measured one excludes zero or the prediction is next to nothing.
+    Reproduced,
+    /// The intervals meet, and zero is inside too: nothing was detected, and nothing detectable was predicted.
+    WithinNoise,
+    /// The measured interval is above the predicted one.
+    More,
+    Less,
+}
+
+impl Verdict {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Reproduced => "reproduced",
+            Self::WithinNoise => "reproduced, as is zero",
+            Self::More => "more",
+            Self::Less => "less",
+        }
+    }
+
+    /// Whether the prediction is inside.
+    pub(crate) fn agrees(self) -> bool {
+        matches!(self, Self::Reproduced | Self::WithinNoise)
+    }
+}
+
+/// `None` if the rounds were too few for an interval.
+pub(crate) fn verdict(measured: Estimate, predicted: Estimate) -> Option<Verdict> {
+    let measured = measured.interval?;
+    let predicted = predicted.interval.unwrap_or(Interval { low: predicted.median, high: predicted.median });
+    Some(if measured.low > predicted.high {
+        Verdict::More
+    } else if measured.high < predicted.low {
+        Verdict::Less
+    } else if measured.spans_zero() {
+        Verdict::WithinNoise
+    } else {
+        Verdict::Reproduced
+    })
+}
+
+impl Outcome {
+    /// Of time.
+    pub(crate) fn verdict(&self) -> Option<Verdict> {
+        verdict(self.saved?, self.predicted?)
+    }
+
+    /// Of the device's CPU time.
+    pub(crate) fn cpu_verdict(&self) -> Option<Verdict> {
+        verdict(self.cpu_saved_ns?, self.cpu_predicted_ns?)
+    }
+
+    /// Reads left out of a request; all of them where no arm could be measured.
+    pub(crate) fn reads_saved(&self) -> f64 {
+        self.classic.reads - self.autoreset.map_or(0.0, |counts| counts.reads)
+    }
+
+    /// There was hardly a read that could have been left out.
+    pub(crate) fn nothing_to_save(&self) -> bool {
+        self.classic.reads < HARDLY_ANY
+    }
+
+    /// The cell and its place, as in the report's tables.
+    pub(crate) fn name(&self) -> String {
+        format!("{} on {}", self.cell, self.place)
+    }
+
+    pub(crate) fn on_one_cpu(&self) -> bool {
+        self.place.starts_with("one ")
+    }
+
+    /// One of those by which the iteration is swept: one request in flight, one kick for each.
+    pub(crate) fn is_swept(&self) -> bool {
+        self.cell.disk.is_swept() && self.cell.iodepth == 1 && self.cell.event_idx && !self.cell.busy_poll
+    }
+}
+
+/// The outcomes of all cells of a report whose classic arm was measured, in its order.
+pub(crate) fn outcomes(entries: &[Entry]) -> Vec<Outcome> {
+    let mut outcomes: Vec<Outcome> =
+        entries.chunk_by(|a, b| a.group == b.group).filter_map(outcome).collect();
+    // Where no read was added, or there was hardly one to add to: what one costs in the simplest cell of that loop.
+    let references: Vec<(Cell, String, Estimate)> = outcomes
+        .iter()
+        .filter(|outcome| outcome.is_swept() && outcome.cell.disk == Disk::Null)
+        .filter_map(|outcome| Some((outcome.cell, outcome.place.clone(), outcome.read_ns?)))
+        .collect();
+    for outcome in outcomes.iter_mut().filter(|outcome| outcome.read_ns.is_none()) {
+        let same = |(cell, place, _): &&(Cell, String, Estimate)| {
+            cell.monitor == outcome.cell.monitor && *place == outcome.place
+        };
+        outcome.read_ns = references.iter().find(same).map(|(.., read_ns)| *read_ns);
+    }
+    for outcome in &mut outcomes {
+        let reads = outcome.reads_saved();
+        outcome.cpu_predicted_ns = outcome.read_ns.map(|read_ns| map(read_ns, |ns| ns * reads));
+        let iteration_ns = outcome.iteration_us * 1e3;
+        outcome.predicted = outcome.cpu_predicted_ns.map(|cpu_ns| map(cpu_ns, |ns| ns / iteration_ns));
+    }
+    outcomes
+}
+
+fn outcome(group: &[Entry]) -> Option<Outcome> {
+    let (cell, place) = Cell::parse(&group.first()?.group)?;
+    let find = |case: &str| group.iter().find(|entry| entry.case == case && !entry.metrics.is_empty());
+    let classic = find(&cell.classic())?;
+    let autoreset = cell.autoreset().map(|arm| arm.to_string());
+    let measured = autoreset.as_deref().and_then(find);
+    let iops = classic.median("iops").filter(|iops| *iops > 0.0)?;
+    let obstacle = group.iter().find(|entry| Some(&entry.case) == autoreset.as_ref());
+    Some(Outcome {
+        cell,
+        place: place.to_owned(),
+        iteration_us: 1e6 / iops,
+        classic: counts(classic)?,
+        autoreset: measured.and_then(counts),
+        read_ns: find(&cell.dosed()).and_then(|dosed| read_in_place(classic, dosed)),
+        predicted: None,
+        saved: measured
+            .and_then(|entry| entry.versus("iops")?.ratio)
+            .map(|ratio| map(ratio, |ratio| 1.0 - 1.0 / ratio)),
+        cpu_predicted_ns: None,
+        cpu_saved_ns: measured
+            .and_then(|entry| Some(map(entry.versus("device_cpu_ns")?.difference, |change| -change))),
+        obstacle: obstacle.and_then(|entry| entry.reason.clone()),
+    })
+}
+
+fn counts(entry: &Entry) -> Option<Counts> {
+    let median = |name| entry.median(name);
+    Some(Counts { reads: median("reads")?, syscalls: median("syscalls")?, kicks: median("kicks")? })
+}
+
+/// What one read more took of the device's CPU, by the reads that were more.
+fn read_in_place(classic: &Entry, dosed: &Entry) -> Option<Estimate> {
+    let more = dosed.median("reads")? - classic.median("reads")?;
+    let difference = dosed.versus("device_cpu_ns")?.difference;
+    (more >= HARDLY_ANY).then(|| map(difference, |ns| ns / more))
+}
+
+/// An estimate of a monotonic function of what was estimated.
+fn map(estimate: Estimate, function: impl Fn(f64) -> f64) -> Estimate {
+    let interval = estimate.interval.map(|interval| {
+        let (a, b) = (function(interval.low), function(interval.high));
+        Interval { low: a.min(b), high: a.max(b) }
+    });
+    Estimate { median: function(estimate.median), interval }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

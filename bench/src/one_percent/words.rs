@@ -1,0 +1,221 @@
+//! What the numbers say, in sentences. Pure functions of the outcomes: the same report gives the same words.
+
+use super::cell::Disk;
+use super::explain::explain;
+use super::lab::Savings;
+use super::model::{Outcome, Verdict};
+use crate::arm::Monitor;
+use crate::measure::{Estimate, Interval};
+use crate::report::number::{fixed, number};
+
+/// The proposal's claim: 1 us of an iteration of 100.
+pub(crate) const PROPOSED_ITERATION_US: f64 = 100.0;
+pub(crate) const PROPOSED_SHARE: f64 = 0.01;
+
+/// A share as a percentage, with two decimals below one percent: `+9.8%`, `0.21%`.
+pub(crate) fn share(share: f64) -> String {
+    let percent = share * 100.0;
+    format!("{}%", fixed(percent, if percent.abs() < 0.995 { 2 } else { 1 }))
+}
+
+/// A share and its interval: `9.8% (8.9% to 10.8%)`.
+pub(crate) fn estimate(estimate: Estimate) -> String {
+    let interval =
+        estimate.interval.map(|Interval { low, high }| format!(" ({} to {})", share(low), share(high)));
+    format!("{}{}", share(estimate.median), interval.unwrap_or_default())
+}
+
+/// The sentences, the answer first.
+pub(crate) fn conclusions(outcomes: &[Outcome], lab: &[Savings]) -> Vec<String> {
+    let sentences = [
+        answer(outcomes),
+        reached(outcomes),
+        proposed(outcomes),
+        most(outcomes),
+        nothing(outcomes),
+        of_2020(outcomes),
+        agreement(outcomes),
+        instructions(lab),
+    ];
+    let explained = outcomes.iter().filter_map(|outcome| {
+        let (verdict, why) = (outcome.verdict()?, explain(outcome)?);
+        Some(format!(
+            "{} than predicted, {}: {} and not {}; {why}.",
+            if verdict == Verdict::More { "More" } else { "Less" },
+            outcome.name(),
+            estimate(outcome.saved?),
+            share(outcome.predicted?.median),
+        ))
+    });
+    sentences.into_iter().flatten().chain(explained).collect()
+}
+
+/// The sweep of one loop on one CPU, by which 1 % is looked for.
+pub(crate) fn curve(outcomes: &[Outcome], monitor: Monitor, one_cpu: bool) -> Vec<&Outcome> {
+    let mut curve: Vec<&Outcome> = outcomes
+        .iter()
+        .filter(|outcome| outcome.is_swept() && !matches!(outcome.cell.disk, Disk::Sleep(_)))
+        .filter(|outcome| outcome.cell.monitor == monitor && outcome.on_one_cpu() == one_cpu)
+        .collect();
+    curve.sort_by(|a, b| a.iteration_us.total_cmp(&b.iteration_us));
+    curve
+}
+
+/// The cell whose t_read the answer is about: nothing but the read and the rest of the loop.
+pub(crate) fn reference(outcomes: &[Outcome]) -> Option<&Outcome> {
+    let null = |outcome: &&Outcome| {
+        outcome.is_swept() && outcome.cell.disk == Disk::Null && outcome.read_ns.is_some()
+    };
+    let of = |monitor| outcomes.iter().filter(null).find(move |outcome| outcome.cell.monitor == monitor);
+    of(Monitor::Epoll).or_else(|| of(Monitor::IoUring)).or_else(|| of(Monitor::Poll))
+}
+
+fn answer(outcomes: &[Outcome]) -> Option<String> {
+    let cell = reference(outcomes)?;
+    let read_ns = cell.read_ns?;
+    let interval = read_ns
+        .interval
+        .map(|Interval { low, high }| format!(", {} to {}", number(low), number(high)))
+        .unwrap_or_default();
+    if read_ns.median <= 0.0 {
+        return Some(format!(
+            "What a read(2) costs inside this loop could not be told from nothing ({} ns{interval}): the machine is too noisy \
+             for an answer, or the rounds are too few.",
+            number(read_ns.median)
+        ));
+    }
+    Some(format!(
+        "A read(2) of an eventfd costs {} ns inside the loop here ({}{interval}), so doing without it saves 1% of an iteration of \
+         {} us, more of a shorter one and less of a longer; of the proposal's {} us it saves {}.",
+        number(read_ns.median),
+        cell.cell.monitor,
+        number(read_ns.median / PROPOSED_SHARE / 1e3),
+        fixed(PROPOSED_ITERATION_US, 0),
+        share(read_ns.median / (PROPOSED_ITERATION_US * 1e3)),
+    ))
+}
+
+/// Iterations as a list: `3.40, 5.51 us`.
+fn iterations(cells: &[&Outcome]) -> String {
+    let list: Vec<String> = cells.iter().map(|outcome| number(outcome.iteration_us)).collect();
+    format!("{} us", list.join(", "))
+}
+
+fn reached(outcomes: &[Outcome]) -> Option<String> {
+    let curve = curve(outcomes, reference(outcomes)?.cell.monitor, true);
+    let bound = |outcome: &Outcome| outcome.saved.and_then(|saved| saved.interval);
+    let (known, open): (Vec<&Outcome>, Vec<&Outcome>) = curve.into_iter().partition(|outcome| {
+        bound(outcome).is_some_and(|bound| bound.low >= PROPOSED_SHARE || bound.high < PROPOSED_SHARE)
+    });
+    let (more, less): (Vec<&Outcome>, Vec<&Outcome>) = known
+        .into_iter()
+        .partition(|outcome| bound(outcome).is_some_and(|bound| bound.low >= PROPOSED_SHARE));
+    let parts: Vec<String> =
+        [("at least 1% was saved of", more), ("less than 1% of", less), ("not to be told of", open)]
+            .into_iter()
+            .filter(|(_, cells)| !cells.is_empty())
+            .map(|(words, cells)| format!("{words} {}", iterations(&cells)))
+            .collect();
+    (!parts.is_empty()).then(|| format!("On one CPU, iteration by iteration: {}.", parts.join("; ")))
+}
+
+fn proposed(outcomes: &[Outcome]) -> Option<String> {
+    let monitor = reference(outcomes)?.cell.monitor;
+    let at =
+        curve(outcomes, monitor, true).into_iter().find(|outcome| outcome.cell.disk == Disk::Spin(100))?;
+    let (saved, predicted) = (at.saved?, at.predicted?);
+    Some(format!(
+        "At the proposal's point, {} us here, {} was measured and {} predicted; its 1% would take {} ns of reads.",
+        number(at.iteration_us),
+        estimate(saved),
+        share(predicted.median),
+        fixed(at.iteration_us * 1e3 * PROPOSED_SHARE, 0),
+    ))
+}
+
+fn most(outcomes: &[Outcome]) -> Option<String> {
+    let told =
+        |outcome: &&Outcome| outcome.saved.and_then(|saved| saved.interval).is_some_and(|i| i.low > 0.0);
+    let saved = |outcome: &Outcome| outcome.saved.map_or(0.0, |saved| saved.median);
+    let best = outcomes.iter().filter(told).max_by(|a, b| saved(a).total_cmp(&saved(b)))?;
+    Some(format!(
+        "Most was saved in {}: {} of {} us.",
+        best.name(),
+        estimate(best.saved?),
+        number(best.iteration_us)
+    ))
+}
+
+fn nothing(outcomes: &[Outcome]) -> Option<String> {
+    let cells = outcomes
+        .iter()
+        .filter(|outcome| outcome.nothing_to_save())
+        .map(|outcome| format!("{} ({} reads a request)", outcome.name(), fixed(outcome.classic.reads, 2)));
+    let cells: Vec<String> = cells.collect();
+    (!cells.is_empty()).then(|| format!("Hardly a read is left to save in {}.", cells.join("; ")))
+}
+
+fn of_2020(outcomes: &[Outcome]) -> Option<String> {
+    let cells = outcomes.iter().filter(|outcome| outcome.cell.disk == Disk::LinuxAio).filter_map(|outcome| {
+        let what = match (outcome.saved, &outcome.obstacle) {
+            (Some(saved), _) => format!("measured {}", estimate(saved)),
+            (None, Some(why)) => format!("not measured without: {why}"),
+            (None, None) => "not measured without".to_owned(),
+        };
+        Some(format!(
+            "{} on {}: {} reads in {} us, {} predicted, {what}",
+            outcome.cell.monitor,
+            outcome.place,
+            fixed(outcome.classic.reads, 2),
+            number(outcome.iteration_us),
+            share(outcome.predicted?.median),
+        ))
+    });
+    let cells: Vec<String> = cells.collect();
+    (!cells.is_empty()).then(|| {
+        format!(
+            "As in 2020, with O_DIRECT by Linux AIO and its completions through an eventfd: {}.",
+            cells.join("; ")
+        )
+    })
+}
+
+fn agreement(outcomes: &[Outcome]) -> Option<String> {
+    let verdicts: Vec<Verdict> = outcomes.iter().filter_map(Outcome::verdict).collect();
+    let count = |wanted: Verdict| verdicts.iter().filter(|verdict| **verdict == wanted).count();
+    let cpu: Vec<Verdict> = outcomes.iter().filter_map(Outcome::cpu_verdict).collect();
+    let exact = |outcome: &&Outcome| outcome.autoreset.is_some_and(|counts| counts.reads == 0.0);
+    (!verdicts.is_empty()).then(|| {
+        format!(
+            "Three ways to measure it: in time {} of {} cells reproduce the prediction (in {} of them zero is within the \
+             noise too), {} saved more and {} less; in device CPU {} of {} do; by count {} of {} made no read without.",
+            count(Verdict::Reproduced) + count(Verdict::WithinNoise),
+            verdicts.len(),
+            count(Verdict::WithinNoise),
+            count(Verdict::More),
+            count(Verdict::Less),
+            cpu.iter().filter(|verdict| verdict.agrees()).count(),
+            cpu.len(),
+            outcomes.iter().filter(exact).count(),
+            outcomes.iter().filter(|outcome| outcome.autoreset.is_some()).count(),
+        )
+    })
+}
+
+fn instructions(lab: &[Savings]) -> Option<String> {
+    let arms = lab.iter().map(|savings| {
+        let share = self::share((savings.classic - savings.autoreset) / savings.classic);
+        format!(
+            "{} {} instructions ({share}) on kernel {}",
+            savings.arm(),
+            number(savings.classic - savings.autoreset),
+            savings.kernel
+        )
+    });
+    let arms: Vec<String> = arms.collect();
+    (!arms.is_empty())
+        .then(|| format!("In the kernel lab a request without the read is shorter by: {}.", arms.join("; ")))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+use super::*;
+use crate::one_percent::lab::savings;
+use crate::one_percent::model::outcomes;
+use crate::one_percent::model::tests::{arm, cell};
+use crate::report::saved::{Document, Entry};
+
+fn sweep() -> Vec<Entry> {
+    [
+        cell("null", 4_000.0, 200.0),
+        cell("spin 10us", 14_000.0, 200.0),
+        cell("spin 20us", 19_950.0, 200.0),
+        cell("spin 100us", 104_000.0, 200.0),
+    ]
+    .concat()
+}
+
+fn words(entries: &[Entry]) -> Vec<String> {
+    conclusions(&outcomes(entries), &[])
+}
+
+#[test]
+fn the_answer_is_arithmetic_on_the_read_in_place() {
+    let words = words(&sweep());
+    assert!(
+        words[0].starts_with("A read(2) of an eventfd costs 200 ns inside the loop here (epoll, "),
+        "{words:?}"
+    );
+    assert!(words[0].ends_with("of the proposal's 100 us it saves 0.20%."), "{words:?}");
+    assert!(words[0].contains("saves 1% of an iteration of 20.0 us, more of a shorter"), "{words:?}");
+}
+
+#[test]
+fn where_one_percent_is_reached_follows_from_the_intervals() {
+    let words = words(&sweep());
+    let reached = words.iter().find(|sentence| sentence.starts_with("On one CPU")).unwrap();
+    assert_eq!(
+        reached,
+        "On one CPU, iteration by iteration: at least 1% was saved of 4.00, 14.0 us; less than 1% of 104 us; not to be told of \
+         19.9 us."
+    );
+    let most = words.iter().find(|sentence| sentence.starts_with("Most")).unwrap();
+    assert!(most.starts_with("Most was saved in epoll, null, iodepth 1 on one CPU (0): 5.0% ("), "{most}");
+}
+
+#[test]
+fn a_cell_outside_its_prediction_is_explained() {
+    let mut entries = cell("null", 4_000.0, 500.0);
+    let sentence = |entries: &[Entry]| words(entries).pop().unwrap();
+    assert!(sentence(&entries).contains("an edge also saves what a level costs"), "{}", sentence(&entries));
+    assert!(sentence(&entries).starts_with("More than predicted, epoll, null"), "{}", sentence(&entries));
+    // The same saving with a system call less that is no read.
+    let syscalls = entries[2].metrics.get_mut("syscalls").unwrap();
+    syscalls.summary.median = 1.0;
+    assert!(sentence(&entries).contains("1.00 system calls a request that are no reads were saved too"));
+    entries[2].metrics.get_mut("kicks").unwrap().summary.median = 0.5;
+    assert!(sentence(&entries).contains("the guest kicked 0.50 times a request and not 1.00"));
+}
+
+#[test]
+fn time_without_cpu_is_between_the_threads() {
+    let group = "epoll, null, iodepth 1 on one CPU (0)";
+    let mut entries = cell("null", 4_000.0, 200.0);
+    entries[2] = arm(group, "epoll/edge", 1e9 / 3_000.0, 1_800.0, 0.0, Some((250_000.0, 2_000.0)));
+    let last = words(&entries).pop().unwrap();
+    assert!(last.contains("the rest is between the threads"), "{last}");
+    // Less CPU and less time than the read alone would have taken: no rule covers that.
+    let entries = cell("null", 4_000.0, 20.0);
+    let last = words(&entries).pop().unwrap();
+    assert!(last.starts_with("Less than predicted") && last.contains("-180 ns a request"), "{last}");
+}
+
+#[test]
+fn noise_is_not_an_answer() {
+    let mut entries = cell("null", 4_000.0, 200.0);
+    let cpu = entries[1].metrics.get_mut("device_cpu_ns").unwrap();
+    cpu.versus.as_mut().unwrap().difference = Estimate { median: -3.0, interval: None };
+    let words = words(&entries);
+    assert!(words[0].contains("could not be told from nothing (-3.00 ns)"), "{words:?}");
+}
+
+#[test]
+fn nothing_measured_means_nothing_said() {
+    assert!(conclusions(&[], &[]).is_empty());
+    assert!(words(&sweep()[..1]).iter().all(|sentence| !sentence.contains("NaN")));
+}
+
+#[test]
+fn shares_have_two_decimals_below_one_percent() {
+    assert_eq!(
+        [share(0.098), share(0.0021), share(0.00994), share(-0.0005)],
+        ["9.8%", "0.21%", "0.99%", "-0.05%"]
+    );
+}
+
+/// Reports of two runs on one machine, with what the words are made from. Their sentences must be those that the numbers
+/// give, and both must come to the same answer.
+#[test]
+fn saved_reports_say_what_their_numbers_say() {
+    let runs = [include_str!("../golden/first.json"), include_str!("../golden/second.json")];
+    let mut told: Vec<Vec<(String, Option<bool>)>> = Vec::new();
+    for run in runs {
+        let document = Document::parse(run).unwrap();
+        let found = outcomes(&document.results);
+        assert_eq!(conclusions(&found, &savings(&document.results)), document.conclusions);
+        let reached = |outcome: &Outcome| {
+            let bound = outcome.saved?.interval?;
+            let (more, less) = (bound.low >= PROPOSED_SHARE, bound.high < PROPOSED_SHARE);
+            (more || less).then_some(more)
+        };
+        told.push(found.iter().map(|outcome| (outcome.name(), reached(outcome))).collect());
+    }
+    assert!(told[0].len() > 20);
+    for ((name, first), (other, second)) in told[0].iter().zip(&told[1]) {
+        assert_eq!(name, other);
+        // One run may tell what the other cannot; none may contradict it.
+        assert!(first.is_none() || second.is_none() || first == second, "{name}: {first:?} and {second:?}");
+    }
+}

@@ -1,0 +1,92 @@
+//! From numbers to places on a drawing, and the ticks between.
+
+/// An axis: linear or logarithmic, from numbers to drawing units.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scale {
+    log: bool,
+    low: f64,
+    high: f64,
+    from: f64,
+    to: f64,
+}
+
+impl Scale {
+    pub(super) fn linear((low, high): (f64, f64), (from, to): (f64, f64)) -> Self {
+        let high = if high > low { high } else { low + 1.0 };
+        Self { log: false, low, high, from, to }
+    }
+
+    /// `low` must be positive; if it is not, a millionth of `high` takes its place.
+    pub(super) fn log((low, high): (f64, f64), (from, to): (f64, f64)) -> Self {
+        let high = if high > 0.0 { high } else { 1.0 };
+        let low = if low > 0.0 { low } else { high / 1e6 };
+        let high = if high > low { high } else { low * 10.0 };
+        Self { log: true, low, high, from, to }
+    }
+
+    /// The place of a number; numbers outside are put at the end.
+    pub(super) fn at(&self, value: f64) -> f64 {
+        let value = if value.is_finite() { value.clamp(self.low, self.high) } else { self.low };
+        let share = if self.log {
+            (value / self.low).ln() / (self.high / self.low).ln()
+        } else {
+            (value - self.low) / (self.high - self.low)
+        };
+        self.from + share * (self.to - self.from)
+    }
+
+    /// Numbers to label: powers of ten (and twice, five times as much where there are few), or some five even steps.
+    pub(super) fn ticks(&self) -> Vec<f64> {
+        if self.log {
+            let decades = (self.high / self.low).log10();
+            let steps: &[f64] = if decades > 3.0 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+            let first = self.low.log10().floor() as i32;
+            let last = self.high.log10().ceil() as i32;
+            let all = (first..=last).flat_map(|power| steps.iter().map(move |step| step * 10f64.powi(power)));
+            return all.filter(|tick| (self.low..=self.high * 1.000_001).contains(tick)).collect();
+        }
+        let rough = (self.high - self.low) / 5.0;
+        let power = 10f64.powf(rough.log10().floor());
+        let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|step| step * power).find(|step| *step >= rough);
+        let step = step.unwrap_or(rough);
+        let first = (self.low / step).ceil() as i64;
+        let last = (self.high / step + 1e-9).floor() as i64;
+        (first..=last.min(first + 20)).map(|count| count as f64 * step).collect()
+    }
+}
+
+/// A tick's number, without zeros that say nothing.
+pub(super) fn label(value: f64) -> String {
+    if value.abs() >= 1e6 {
+        return format!("{:.0}M", value / 1e6);
+    }
+    if value.abs() >= 1e4 {
+        return format!("{:.0}k", value / 1e3);
+    }
+    let text = format!("{value:.3}");
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    if text == "-0" { "0".to_owned() } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_places_between_the_ends() {
+        let linear = Scale::linear((0.0, 10.0), (100.0, 200.0));
+        assert_eq!((linear.at(0.0), linear.at(5.0), linear.at(99.0)), (100.0, 150.0, 200.0));
+        let log = Scale::log((1.0, 100.0), (0.0, 200.0));
+        assert!((log.at(10.0) - 100.0).abs() < 1e-9 && log.at(0.0) == 0.0 && log.at(f64::NAN) == 0.0);
+        assert!(Scale::log((0.0, 0.0), (0.0, 1.0)).at(5.0).is_finite());
+        assert!(Scale::linear((3.0, 3.0), (0.0, 1.0)).at(3.0).is_finite());
+    }
+
+    #[test]
+    fn ticks_are_round_and_inside() {
+        assert_eq!(Scale::linear((0.0, 10.0), (0.0, 1.0)).ticks(), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
+        assert_eq!(Scale::log((1.0, 20.0), (0.0, 1.0)).ticks(), [1.0, 2.0, 5.0, 10.0, 20.0]);
+        assert_eq!(Scale::log((1.0, 1e5), (0.0, 1.0)).ticks().len(), 6);
+        assert_eq!([label(0.05), label(20_000.0), label(-0.0), label(1.0)], ["0.05", "20k", "0", "1"]);
+    }
+}

@@ -1,0 +1,171 @@
+//! A JSON report, read back: what pages, comparisons and sentences are made from, so that none of them can say what the file
+//! does not.
+
+use super::json::SCHEMA;
+use super::{Missing, Row};
+use crate::environment::Environment;
+use crate::error::{Error, reason};
+use crate::measure::{Better, Comparison, Summary};
+use crate::report::Report;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// No report of ours comes near it; something else would fill the memory.
+const LARGEST: u64 = 256 << 20;
+
+/// The report of a run. The fields are described in [`super::json`].
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Document {
+    schema: String,
+    pub(crate) benchmark: String,
+    pub(crate) command: String,
+    pub(crate) workload: Option<String>,
+    pub(crate) complete: bool,
+    /// By name, as they stand in the file.
+    pub(crate) environment: BTreeMap<String, serde_json::Value>,
+    pub(crate) conclusions: Vec<String>,
+    pub(crate) results: Vec<Entry>,
+}
+
+/// One row.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Entry {
+    pub(crate) group: String,
+    pub(crate) case: String,
+    /// Why there are no metrics, if this machine could not do it.
+    pub(crate) reason: Option<String>,
+    pub(crate) metrics: BTreeMap<String, SavedMetric>,
+}
+
+/// One metric of a row.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct SavedMetric {
+    pub(crate) unit: String,
+    pub(crate) better: Better,
+    #[serde(flatten)]
+    pub(crate) summary: Summary,
+    pub(crate) values: Vec<f64>,
+    pub(crate) versus: Option<Comparison>,
+}
+
+impl Document {
+    /// The report as it would be written.
+    pub(crate) fn of(report: &Report, environment: &Environment) -> Result<Self, Error> {
+        let text = super::json::to_string(report, environment);
+        let document = text.and_then(|text| serde_json::from_str(&text));
+        document.map_err(|error| Error::Failed(format!("cannot write the results as JSON: {error}")))
+    }
+
+    /// Reads `path`, the value of `option`. An [`Error::Usage`] says what is wrong with it.
+    pub(crate) fn read(option: &str, path: &Path) -> Result<Self, Error> {
+        let refuse = |why: &str| Error::Usage(format!("{option} {}: {why}", path.display()));
+        let mut text = String::new();
+        let file = File::open(path).map_err(|error| refuse(&reason(&error)))?;
+        file.take(LARGEST).read_to_string(&mut text).map_err(|error| refuse(&reason(&error)))?;
+        Self::parse(&text).map_err(|why| refuse(&why))
+    }
+
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let document: Self = serde_json::from_str(text)
+            .map_err(|error| format!("this is no report of bench --json ({error})"))?;
+        if document.schema != SCHEMA {
+            return Err(format!("its schema is '{}', and this bench reads {SCHEMA}", document.schema));
+        }
+        Ok(document)
+    }
+
+    /// The rows of each group, in their order.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = &[Entry]> {
+        self.results.chunk_by(|a, b| a.group == b.group)
+    }
+}
+
+impl From<&Row> for Entry {
+    fn from(row: &Row) -> Self {
+        let metrics = row.result.as_deref().unwrap_or_default().iter().map(|measured| {
+            let metric = SavedMetric {
+                unit: measured.unit.to_owned(),
+                better: measured.better,
+                summary: measured.summary,
+                values: measured.values.clone(),
+                versus: measured.versus,
+            };
+            (measured.name.to_owned(), metric)
+        });
+        let reason = match &row.result {
+            Err(Missing::Unavailable(why)) => Some(why.clone()),
+            _ => None,
+        };
+        Self { group: row.group.clone(), case: row.case.clone(), reason, metrics: metrics.collect() }
+    }
+}
+
+impl Entry {
+    /// The median of a metric, if there is one.
+    pub(crate) fn median(&self, name: &str) -> Option<f64> {
+        self.metrics.get(name).map(|metric| metric.summary.median)
+    }
+
+    /// A metric against the row's baseline.
+    pub(crate) fn versus(&self, name: &str) -> Option<&Comparison> {
+        self.metrics.get(name)?.versus.as_ref()
+    }
+
+    /// Why there is nothing to show; `None` if there is.
+    pub(crate) fn missing(&self) -> Option<String> {
+        let missing = || match &self.reason {
+            Some(why) => format!("not available: {why}"),
+            None => Missing::Interrupted.to_string(),
+        };
+        self.metrics.is_empty().then(missing)
+    }
+}
+
+/// The metrics of a group's rows, those that people look at first in front.
+pub(crate) fn metric_names(entries: &[Entry]) -> Vec<(&str, &str)> {
+    const FIRST: [&str; 12] = [
+        "iops",
+        "time_ns",
+        "round_trip_ns",
+        "p50_us",
+        "p99_us",
+        "p999_us",
+        "device_cpu_ns",
+        "kicks",
+        "reads",
+        "waits",
+        "writes",
+        "enters",
+    ];
+    let mut names: Vec<(&str, &str)> = Vec::new();
+    for (name, metric) in entries.iter().flat_map(|entry| &entry.metrics) {
+        if !names.iter().any(|(known, _)| known == name) {
+            names.push((name, &metric.unit));
+        }
+    }
+    names.sort_by_key(|(name, _)| FIRST.iter().position(|first| first == name).unwrap_or(FIRST.len()));
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_report_is_refused_with_a_reason() {
+        assert!(Document::parse("").unwrap_err().starts_with("this is no report of bench --json ("));
+        assert!(Document::parse("{}").unwrap_err().contains("missing field `schema`"));
+        let other = r#"{"schema":"bench/2","benchmark":"","command":"","workload":null,"complete":true,"environment":{},
+            "conclusions":[],"results":[]}"#;
+        assert_eq!(
+            Document::parse(other).unwrap_err(),
+            "its schema is 'bench/2', and this bench reads bench/1"
+        );
+        let error = Document::read("--baseline", "/nonexistent/file".as_ref()).unwrap_err();
+        assert_eq!(error.to_string(), "--baseline /nonexistent/file: No such file or directory");
+        assert_eq!(error.exit_code(), 2);
+    }
+}
