@@ -1,5 +1,5 @@
 //! CPUs: which ones this process may use, which two to put the threads on, and putting them there.
-#![expect(unsafe_code, reason = "sched_getaffinity(2) and sched_setaffinity(2) take C bit masks")]
+#![expect(unsafe_code, reason = "sched_setaffinity(2) and its kin take C bit masks and structures")]
 
 use std::io;
 use std::{fmt, fs, mem};
@@ -92,6 +92,16 @@ pub(crate) fn pin_current_thread(cpu: usize) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Keeps the calling thread from preempting others when it wakes (SCHED_BATCH, sched(7)): who shares its CPU and has woken it
+/// runs on until it sleeps. Needs no privilege.
+pub(crate) fn let_others_finish() -> io::Result<()> {
+    // SAFETY: an all-zero `sched_param` is a valid value of that plain C structure, on every libc.
+    let parameters: libc::sched_param = unsafe { mem::zeroed() };
+    // SAFETY: `parameters` is ours and is only read; 0 is the calling thread.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Where the two threads of a measurement run: the one that kicks (a guest's vCPU) and the one that is kicked (the
 /// device's event loop).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,6 +174,17 @@ mod tests {
             });
             assert_eq!(pinned.join().unwrap().to_string(), cpu.to_string());
         }
+    }
+
+    #[test]
+    fn a_thread_can_be_kept_from_preempting() {
+        let policy = std::thread::spawn(|| {
+            let_others_finish().unwrap();
+            // The 41st field (proc_pid_stat(5)) is the policy; SCHED_BATCH is 3. The name, in brackets, may hold spaces.
+            let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
+            stat.rsplit(')').next().unwrap().split_ascii_whitespace().nth(38).unwrap().to_owned()
+        });
+        assert_eq!(policy.join().unwrap(), "3");
     }
 
     #[test]

@@ -62,6 +62,17 @@ fn wrong_use_is_one_sentence_on_stderr_and_exit_code_2() {
         (&["eventfd", &missing], "cannot write there: No such file or directory"),
         (&["eventfd", &is_directory], "this is a directory, name a file"),
         (&["eventfd", "--json=/dev/null"], "this is not a regular file"),
+        (&["eventfd", "--html=/dev/null"], "--html /dev/null: this is not a regular file"),
+        (&["eventfd", "--baseline=/nonexistent"], "--baseline /nonexistent: No such file or directory"),
+        (&["eventfd", "--baseline=/proc/self/cmdline"], "this is no report of bench --json"),
+        (&["eventfd", "--threshold=-1"], "write a percentage from 0 to 1000"),
+        (&["compare", "/nonexistent"], "were not provided"),
+        (&["one-percent", "--quick", "--full"], "cannot be used with"),
+        (
+            &["one-percent", "--kernel-lab=/nonexistent"],
+            "--kernel-lab /nonexistent: No such file or directory",
+        ),
+        (&["one-percent", "--dir=/nonexistent"], "--dir /nonexistent: cannot make a file there"),
     ];
     for (arguments, part) in cases {
         let output = run(arguments);
@@ -160,6 +171,89 @@ fn the_json_report_has_its_fields_and_appears_whole() {
     // What is on the screen is in the file.
     let sentence = json["conclusions"][0].as_str().unwrap();
     assert!(text(&output.stdout).contains(sentence));
+}
+
+#[test]
+fn a_report_is_a_page_and_markdown_and_a_baseline() {
+    let directory = Directory::new("page");
+    let (json, page) = (directory.file("a.json"), directory.file("a.html"));
+    let output = run(&[&SHORT[..], &["--json", &json, "--html", &page, "--markdown"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let markdown = text(&output.stdout);
+    assert!(
+        markdown.starts_with("### bench eventfd") && markdown.contains("| case | time (ns) |"),
+        "{markdown}"
+    );
+    let html = fs::read_to_string(&page).unwrap();
+    assert!(html.starts_with("<!DOCTYPE html>") && html.contains("A read(2) of an eventfd costs "));
+    assert!(html.len() < 1 << 20 && html.contains("<h2>To repeat it</h2>"));
+
+    // The same report is not worse than itself; one round is too few to tell anything.
+    let same = run(&["compare", &json, &json, "--html", &page]);
+    assert_eq!(same.status.code(), Some(0), "{}", text(&same.stderr));
+    assert!(text(&same.stdout).contains("0 of ") && text(&same.stdout).contains("not told apart"));
+    assert!(fs::read_to_string(&page).unwrap().contains("<h2>Against an earlier run</h2>"));
+    let baseline = run(&[&SHORT[..], &["--baseline", &json]].concat());
+    assert_eq!(baseline.status.code(), Some(0), "{}", text(&baseline.stderr));
+    assert!(text(&baseline.stdout).contains("After against before, one thread"));
+
+    // Six rounds in which everything took three times as long.
+    let mut report: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    let mut write = |name: &str, factor: f64| {
+        for result in report["results"].as_array_mut().unwrap() {
+            for metric in result["metrics"].as_object_mut().unwrap().values_mut() {
+                let median = metric["median"].as_f64().unwrap();
+                metric["values"] = vec![median * factor; 6].into();
+            }
+        }
+        let path = directory.file(name);
+        fs::write(&path, report.to_string()).unwrap();
+        path
+    };
+    let (fast, slow) = (write("fast.json", 1.0), write("slow.json", 3.0));
+    let worse = run(&["compare", &fast, &slow]);
+    assert_eq!(worse.status.code(), Some(1), "{}", text(&worse.stdout));
+    assert!(text(&worse.stdout).contains("worse by more than 5.00%: "), "{}", text(&worse.stdout));
+    assert_eq!(run(&["compare", &fast, &slow, "--threshold=250"]).status.code(), Some(0));
+    assert_eq!(run(&["compare", &slow, &fast]).status.code(), Some(0));
+}
+
+#[test]
+fn one_percent_measures_its_cells_and_says_what_it_found() {
+    let directory = Directory::new("one-percent");
+    let json = directory.file("out.json");
+    let output = run(&[
+        "one-percent",
+        "--rounds=1",
+        "--runtime=2ms",
+        "--dir",
+        directory.0.to_str().unwrap(),
+        "--json",
+        &json,
+    ]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let report: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    assert_eq!(
+        (report["benchmark"].as_str(), report["complete"].as_bool()),
+        (Some("one-percent"), Some(true))
+    );
+    let results = report["results"].as_array().unwrap();
+    let reads = |group: &str, case: &str| {
+        let row = results.iter().find(|row| {
+            row["group"].as_str().unwrap().starts_with(group)
+                && row["case"] == case
+                && row["status"] == "measured"
+        });
+        row.map(|row| row["metrics"]["reads_per_wakeup"]["median"].as_f64().unwrap())
+    };
+    assert!(reads("epoll, spin 100us, iodepth 1 on one CPU", "epoll/classic").unwrap() > 0.5);
+    assert_eq!(reads("epoll, spin 100us, iodepth 1 on one CPU", "epoll/edge"), Some(0.0));
+    assert!(reads("epoll, spin 100us, iodepth 1 on one CPU", "epoll/classic + a read").is_some());
+    // The file's name is gone, the report is there.
+    let names: Vec<_> = fs::read_dir(&directory.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["out.json"]);
+    assert!(text(&output.stdout).contains("What doing without the read(2) saves of an iteration"));
+    assert!(text(&output.stdout).contains(report["conclusions"][0].as_str().unwrap()));
 }
 
 #[test]

@@ -3,12 +3,13 @@
 //!
 //! * t_iter is the time per request of the classic arm, the inverse of its IOPS.
 //! * t_read is measured in place: what the device's CPU time per request grows by when the loop reads once more, by round
-//!   ([`dose`](crate::virtio_blk)).
+//!   (`virtio_blk/dose.rs`). Where that is below the noise, t_read is that of the simplest cell of the same loop.
 //! * The prediction is t_read, times the reads that autoreset leaves out of a request, by t_iter. It has the interval of t_read.
 //! * Measured is 1 - IOPS classic / IOPS autoreset, paired by round.
 
 use super::cell::{Cell, Disk};
 use crate::measure::{Estimate, Interval};
+use crate::report::number::number;
 use crate::report::saved::Entry;
 
 /// Fewer reads per request than this cannot be told from none in what an iteration takes.
@@ -27,6 +28,8 @@ pub(crate) struct Outcome {
     pub(crate) autoreset: Option<Counts>,
     /// t_read in place.
     pub(crate) read_ns: Option<Estimate>,
+    /// t_read is another cell's: in this one it was below the noise, or not asked for.
+    pub(crate) read_is_borrowed: bool,
     /// Share of t_iter.
     pub(crate) predicted: Option<Estimate>,
     /// Share of t_iter.
@@ -34,6 +37,8 @@ pub(crate) struct Outcome {
     /// Device CPU per request.
     pub(crate) cpu_predicted_ns: Option<Estimate>,
     pub(crate) cpu_saved_ns: Option<Estimate>,
+    /// What one read more took, as a share of t_iter: what one less would save, where no arm makes one less.
+    pub(crate) dose_cost: Option<Estimate>,
     /// Why there is no autoreset arm.
     pub(crate) obstacle: Option<String>,
 }
@@ -115,6 +120,19 @@ impl Outcome {
         format!("{} on {}", self.cell, self.place)
     }
 
+    /// The same without what most have in common: one request in flight.
+    pub(crate) fn short_name(&self) -> String {
+        let name = self.cell.to_string();
+        let name = if self.cell.iodepth == 1 { name.replace(", iodepth 1", "") } else { name };
+        format!("{name} on {}", self.place)
+    }
+
+    /// t_read in nanoseconds, with a `~` if it is another cell's.
+    pub(crate) fn read_words(&self) -> String {
+        let mark = if self.read_is_borrowed { "~" } else { "" };
+        self.read_ns.map(|read_ns| format!("{mark}{}", number(read_ns.median))).unwrap_or_default()
+    }
+
     pub(crate) fn on_one_cpu(&self) -> bool {
         self.place.starts_with("one ")
     }
@@ -129,17 +147,20 @@ impl Outcome {
 pub(crate) fn outcomes(entries: &[Entry]) -> Vec<Outcome> {
     let mut outcomes: Vec<Outcome> =
         entries.chunk_by(|a, b| a.group == b.group).filter_map(outcome).collect();
-    // Where no read was added, or there was hardly one to add to: what one costs in the simplest cell of that loop.
+    // Where no read was added, or what it cost is below the noise: what one costs in the simplest cell of that loop.
     let references: Vec<(Cell, String, Estimate)> = outcomes
         .iter()
         .filter(|outcome| outcome.is_swept() && outcome.cell.disk == Disk::Null)
-        .filter_map(|outcome| Some((outcome.cell, outcome.place.clone(), outcome.read_ns?)))
+        .filter_map(|outcome| Some((outcome.cell, outcome.place.clone(), outcome.read_ns.filter(told)?)))
         .collect();
-    for outcome in outcomes.iter_mut().filter(|outcome| outcome.read_ns.is_none()) {
-        let same = |(cell, place, _): &&(Cell, String, Estimate)| {
-            cell.monitor == outcome.cell.monitor && *place == outcome.place
-        };
-        outcome.read_ns = references.iter().find(same).map(|(.., read_ns)| *read_ns);
+    for outcome in outcomes.iter_mut().filter(|outcome| !outcome.read_ns.as_ref().is_some_and(told)) {
+        let monitor = |(cell, ..): &&(Cell, String, Estimate)| cell.monitor == outcome.cell.monitor;
+        let place = |(_, place, _): &&(Cell, String, Estimate)| *place == outcome.place;
+        let nearest = references.iter().filter(monitor).find(place);
+        let nearest = nearest.or_else(|| references.iter().find(monitor)).or_else(|| references.first());
+        if let Some((.., read_ns)) = nearest {
+            (outcome.read_ns, outcome.read_is_borrowed) = (Some(*read_ns), true);
+        }
     }
     for outcome in &mut outcomes {
         let reads = outcome.reads_saved();
@@ -148,6 +169,11 @@ pub(crate) fn outcomes(entries: &[Entry]) -> Vec<Outcome> {
         outcome.predicted = outcome.cpu_predicted_ns.map(|cpu_ns| map(cpu_ns, |ns| ns / iteration_ns));
     }
     outcomes
+}
+
+/// Whether it is known to be more than nothing.
+fn told(estimate: &Estimate) -> bool {
+    estimate.interval.is_some_and(|interval| interval.low > 0.0)
 }
 
 fn outcome(group: &[Entry]) -> Option<Outcome> {
@@ -165,11 +191,15 @@ fn outcome(group: &[Entry]) -> Option<Outcome> {
         classic: counts(classic)?,
         autoreset: measured.and_then(counts),
         read_ns: find(&cell.dosed()).and_then(|dosed| read_in_place(classic, dosed)),
+        read_is_borrowed: false,
         predicted: None,
         saved: measured
             .and_then(|entry| entry.versus("iops")?.ratio)
             .map(|ratio| map(ratio, |ratio| 1.0 - 1.0 / ratio)),
         cpu_predicted_ns: None,
+        dose_cost: find(&cell.dosed())
+            .and_then(|dosed| dosed.versus("iops")?.ratio)
+            .map(|ratio| map(ratio, |ratio| 1.0 / ratio - 1.0)),
         cpu_saved_ns: measured
             .and_then(|entry| Some(map(entry.versus("device_cpu_ns")?.difference, |change| -change))),
         obstacle: obstacle.and_then(|entry| entry.reason.clone()),

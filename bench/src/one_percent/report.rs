@@ -15,11 +15,6 @@ pub(super) fn tables(outcomes: &[Outcome], lab: &[Savings], colour: bool) -> Str
     format!("{}\n{}", saved(outcomes).render(colour), counted(outcomes, lab).render(colour))
 }
 
-/// The cell, without what all have.
-fn name(outcome: &Outcome) -> String {
-    outcome.name().replace(", iodepth 1", "")
-}
-
 fn saved(outcomes: &[Outcome]) -> Table {
     let columns = [
         Column::text("loop, disk"),
@@ -31,7 +26,10 @@ fn saved(outcomes: &[Outcome]) -> Table {
         Column::number("", "95% interval"),
         Column::text("prediction"),
     ];
-    let mut table = Table::new("What doing without the read(2) saves of an iteration, per request", &columns);
+    let mut table = Table::new(
+        "What doing without the read(2) saves of an iteration, per request (~: t_read of the loop's simplest cell)",
+        &columns,
+    );
     for outcome in outcomes {
         let measured = match (outcome.saved, &outcome.obstacle) {
             (Some(saved), _) => {
@@ -43,12 +41,11 @@ fn saved(outcomes: &[Outcome]) -> Table {
             }
             (None, None) => vec!["".into(), "".into(), Cell::tinted("not measured", Tint::Dim)],
         };
-        let read_ns = outcome.read_ns.map(|read_ns| number(read_ns.median)).unwrap_or_default();
         let predicted = outcome.predicted.map(|predicted| share(predicted.median)).unwrap_or_default();
         let cells = [
-            name(outcome).into(),
+            outcome.short_name().into(),
             number(outcome.iteration_us).into(),
-            read_ns.into(),
+            outcome.read_words().into(),
             fixed(outcome.reads_saved(), 2).into(),
             predicted.into(),
         ];
@@ -89,7 +86,7 @@ fn counted(outcomes: &[Outcome], lab: &[Savings]) -> Table {
             |estimate: Option<Estimate>| estimate.map(|ns| signed(ns.median)).unwrap_or_default();
         let interval = outcome.cpu_saved_ns.and_then(|saved| saved.interval);
         let mut cells = vec![
-            name(outcome).into(),
+            outcome.short_name().into(),
             count(Some(outcome.classic.reads)),
             count(outcome.autoreset.map(|counts| counts.reads)),
             count(Some(outcome.classic.syscalls)),

@@ -33,21 +33,32 @@ pub(crate) fn conclusions(outcomes: &[Outcome], lab: &[Savings]) -> Vec<String> 
         proposed(outcomes),
         most(outcomes),
         nothing(outcomes),
+        busy(outcomes),
         of_2020(outcomes),
         agreement(outcomes),
         instructions(lab),
     ];
-    let explained = outcomes.iter().filter_map(|outcome| {
-        let (verdict, why) = (outcome.verdict()?, explain(outcome)?);
-        Some(format!(
-            "{} than predicted, {}: {} and not {}; {why}.",
-            if verdict == Verdict::More { "More" } else { "Less" },
-            outcome.name(),
-            estimate(outcome.saved?),
-            share(outcome.predicted?.median),
-        ))
-    });
-    sentences.into_iter().flatten().chain(explained).collect()
+    sentences.into_iter().flatten().chain(explained(outcomes)).collect()
+}
+
+/// The cells outside their predictions, those with one explanation in one sentence.
+fn explained(outcomes: &[Outcome]) -> Vec<String> {
+    let mut reasons: Vec<(Verdict, String, Vec<String>)> = Vec::new();
+    for outcome in outcomes {
+        let (Some(verdict), Some(why)) = (outcome.verdict(), explain(outcome)) else { continue };
+        let (Some(saved), Some(predicted)) = (outcome.saved, outcome.predicted) else { continue };
+        let cell =
+            format!("{}, {} and not {}", outcome.short_name(), estimate(saved), share(predicted.median));
+        match reasons.iter_mut().find(|(same, reason, _)| *same == verdict && *reason == why) {
+            Some((.., cells)) => cells.push(cell),
+            None => reasons.push((verdict, why, vec![cell])),
+        }
+    }
+    let sentence = |(verdict, why, cells): (Verdict, String, Vec<String>)| {
+        let word = if verdict == Verdict::More { "More" } else { "Less" };
+        format!("{word} than predicted: {}. There {why}.", cells.join("; "))
+    };
+    reasons.into_iter().map(sentence).collect()
 }
 
 /// The sweep of one loop on one CPU, by which 1 % is looked for.
@@ -140,26 +151,43 @@ fn most(outcomes: &[Outcome]) -> Option<String> {
     let best = outcomes.iter().filter(told).max_by(|a, b| saved(a).total_cmp(&saved(b)))?;
     Some(format!(
         "Most was saved in {}: {} of {} us.",
-        best.name(),
+        best.short_name(),
         estimate(best.saved?),
         number(best.iteration_us)
     ))
 }
 
 fn nothing(outcomes: &[Outcome]) -> Option<String> {
-    let cells = outcomes
-        .iter()
-        .filter(|outcome| outcome.nothing_to_save())
-        .map(|outcome| format!("{} ({} reads a request)", outcome.name(), fixed(outcome.classic.reads, 2)));
+    let cell = |outcome: &Outcome| {
+        format!("{} ({} reads a request)", outcome.short_name(), fixed(outcome.classic.reads, 2))
+    };
+    let none: Vec<String> = outcomes.iter().filter(|outcome| outcome.nothing_to_save()).map(cell).collect();
+    (!none.is_empty()).then(|| format!("Hardly a read is left to save in: {}.", none.join("; ")))
+}
+
+/// Busy polling that found nothing in its window leaves the reads where they were.
+fn busy(outcomes: &[Outcome]) -> Option<String> {
+    let cells = outcomes.iter().filter(|outcome| outcome.cell.busy_poll && !outcome.nothing_to_save()).map(
+        |outcome| {
+            let (reads, iteration) = (fixed(outcome.classic.reads, 2), number(outcome.iteration_us));
+            format!("{}: {reads} reads a request, in iterations of {iteration} us", outcome.short_name())
+        },
+    );
     let cells: Vec<String> = cells.collect();
-    (!cells.is_empty()).then(|| format!("Hardly a read is left to save in {}.", cells.join("; ")))
+    (!cells.is_empty()).then(|| {
+        format!("Busy polling for up to 32.8 us did not spare the device its sleep in {}.", cells.join("; "))
+    })
 }
 
 fn of_2020(outcomes: &[Outcome]) -> Option<String> {
     let cells = outcomes.iter().filter(|outcome| outcome.cell.disk == Disk::LinuxAio).filter_map(|outcome| {
         let what = match (outcome.saved, &outcome.obstacle) {
             (Some(saved), _) => format!("measured {}", estimate(saved)),
-            (None, Some(why)) => format!("not measured without: {why}"),
+            (None, Some(why)) => {
+                let more =
+                    outcome.dose_cost.map(|cost| format!(", but one read more took {}", estimate(cost)));
+                format!("not measured without ({why}){}", more.unwrap_or_default())
+            }
             (None, None) => "not measured without".to_owned(),
         };
         Some(format!(

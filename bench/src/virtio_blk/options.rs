@@ -170,6 +170,8 @@ pub(crate) struct Setup {
     pub(crate) title: String,
     /// One read(2) more for each doorbell than the arm asks for: to see what one costs.
     pub(crate) dose: bool,
+    /// Whether the guest, when it shares a CPU with the device, waits for it to sleep before it goes on.
+    pub(crate) patient_guest: bool,
     /// Of the device's thread; `None` leaves it.
     pub(crate) timer_slack_ns: Option<u64>,
 }
@@ -338,6 +340,7 @@ impl VirtioBlkArgs {
             workload,
             title: self.title(),
             dose: false,
+            patient_guest: false,
             timer_slack_ns: None,
         })
     }

@@ -7,7 +7,7 @@ use crate::arm::Arm;
 use crate::error::Error;
 use crate::eventfd::clock_ns;
 use crate::measure::{Better, Metric, Sample};
-use crate::pin::Placement;
+use crate::pin::{Placement, let_others_finish};
 use crate::worker::{NoOutcome, Worker};
 use aio::{AioContext, BoundedNotifier, BusyPolling, EventNotifier, Handle};
 use std::fmt;
@@ -17,7 +17,7 @@ use std::time::Duration;
 use virtio_blk_sim::backend::{Backend, Null};
 use virtio_blk_sim::blk_queue::{Attached, BlkQueue, Kick, QueueStats};
 use virtio_blk_sim::device::{BlockDevice, DeviceConfig, Features};
-use virtio_blk_sim::guest::{GuestError, Stop, Workload};
+use virtio_blk_sim::guest::{DriverError, GuestError, Stop, Workload};
 
 /// How much longer than asked for a sample may take before something must be wrong.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -208,14 +208,24 @@ impl Rig {
             Worker::spawn("bench-device", placement.device, make, run).map_err(|error| failed(&error))?;
         let ended = |_| Error::Failed(format!("cannot set {arm} up: the device's thread ended"));
         let stop = handle.recv().map_err(ended)?.map_err(|error: io::Error| failed(&error))?;
-        let guest =
-            Worker::spawn("bench-guest", placement.guest, move || guest, |guest, job| guest.run(&job))
-                .map_err(|error| failed(&error))?;
+        let patient = setup.patient_guest && placement.guest == placement.device;
+        let guest = Worker::spawn(
+            "bench-guest",
+            placement.guest,
+            move || (guest, patient.then(let_others_finish)),
+            |(guest, patience), job| {
+                if let Some(Err(error)) = patience {
+                    return Err(DriverError::from(io::Error::from(error.kind())).into());
+                }
+                guest.run(&job)
+            },
+        )
+        .map_err(|error| failed(&error))?;
         Ok(Self { arm, workload: setup.workload, requests: setup.requests, stop, device, guest })
     }
 
-    /// One sample: the guest works for `runtime`, or for as many requests as were asked for. The loop turns from before the first kick until after the last
-    /// completion, so what it counts is what the requests cost.
+    /// One sample: the guest works for `runtime`, or for as many requests as were asked for. The loop turns from before the
+    /// first kick until after the last completion, so what it counts is what the requests cost.
     pub(crate) fn sample(&mut self, runtime: Duration) -> Result<RequestSample, Error> {
         let patience = runtime + PATIENCE;
         self.device.start(());

@@ -39,7 +39,7 @@ fn where_one_percent_is_reached_follows_from_the_intervals() {
          19.9 us."
     );
     let most = words.iter().find(|sentence| sentence.starts_with("Most")).unwrap();
-    assert!(most.starts_with("Most was saved in epoll, null, iodepth 1 on one CPU (0): 5.0% ("), "{most}");
+    assert!(most.starts_with("Most was saved in epoll, null on one CPU (0): 5.0% ("), "{most}");
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn a_cell_outside_its_prediction_is_explained() {
     let mut entries = cell("null", 4_000.0, 500.0);
     let sentence = |entries: &[Entry]| words(entries).pop().unwrap();
     assert!(sentence(&entries).contains("an edge also saves what a level costs"), "{}", sentence(&entries));
-    assert!(sentence(&entries).starts_with("More than predicted, epoll, null"), "{}", sentence(&entries));
+    assert!(sentence(&entries).starts_with("More than predicted: epoll, null"), "{}", sentence(&entries));
     // The same saving with a system call less that is no read.
     let syscalls = entries[2].metrics.get_mut("syscalls").unwrap();
     syscalls.summary.median = 1.0;

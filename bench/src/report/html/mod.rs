@@ -89,11 +89,11 @@ fn cells(outcomes: &[Outcome]) -> String {
         });
         format!(
             "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>{verdict}<td>{}</td></tr>",
-            escape(&outcome.name()),
+            escape(&outcome.short_name()),
             number(outcome.iteration_us),
-            outcome.read_ns.map(|read_ns| number(read_ns.median)).unwrap_or_default(),
+            escape(&outcome.read_words()),
             fixed(outcome.reads_saved(), 2),
-            share(outcome.predicted),
+            outcome.predicted.map(|predicted| words::share(predicted.median)).unwrap_or_default(),
             share(outcome.saved),
             cpu.unwrap_or_default(),
         )

