@@ -80,7 +80,7 @@ fn cells(outcomes: &[Outcome]) -> String {
                     verdict.word()
                 )
             }
-            (None, Some(why)) => format!("<td class=\"words\">not measured: {}</td>", escape(why)),
+            (None, Some(why)) => format!("<td class=\"remark\">not measured: {}</td>", escape(why)),
             (None, None) => "<td></td>".to_owned(),
         };
         let cpu = outcome.cpu_saved_ns.zip(outcome.cpu_predicted_ns);
