@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! schema       "bench/1"; a change that breaks readers changes the number
-//! benchmark    the subcommand: "eventfd", "virtio-blk", "vhost-user", "flow-control"
+//! benchmark    the subcommand: "eventfd", "virtio-blk", "vhost-user", "flow-control", "scale", "loops", "one-percent"
 //! command      the command line, quoted for a shell
 //! workload     what was asked of the device, as options; null without a device
 //! complete     false if Ctrl-C ended the run before its last sample
