@@ -14,6 +14,7 @@ use crate::stats::{Counters, Stats};
 use crate::sys::{TimeoutNs, monotonic_ns};
 use crate::timer::{Clock, Timer, Timers, VirtualClock};
 use crate::token::Token;
+use crate::wake_gate::Sleeper;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -57,6 +58,7 @@ pub(crate) struct Inner {
     timers: Rc<Timers>,
     pub(crate) busy_poll: BusyPoll,
     shared: Arc<Shared>,
+    sleeper: Sleeper,
     own: (Method, Option<&'static str>),
 }
 
@@ -141,6 +143,7 @@ impl AioContext {
             timers: Rc::default(),
             busy_poll: BusyPoll::default(),
             shared: Arc::new(Shared::new(notifier.clone())),
+            sleeper: Sleeper::default(),
             own,
         };
         let fd = notifier.as_raw_fd();
@@ -338,19 +341,19 @@ impl AioContext {
 
         if ask_kernel {
             let sleeps = timeout != Some(0);
-            if sleeps && inner.shared.gate.prepare() {
+            if sleeps && inner.sleeper.prepare(&inner.shared.gate) {
                 timeout = Some(0);
             }
             let woken = inner.monitor.wait(timeout, inner.sink());
             if sleeps {
-                inner.shared.gate.finish();
+                inner.sleeper.finish(&inner.shared.gate);
             }
             if woken? {
                 inner.stats.wakeups.bump();
             }
         }
         // Before anything is looked at: what is published from here on will notify again.
-        inner.shared.gate.accept();
+        inner.sleeper.accept(&inner.shared.gate);
         let mut now_ns = work_ns;
         if busy {
             if ask_kernel {

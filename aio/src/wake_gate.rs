@@ -21,6 +21,7 @@
 //! not be released to (5) and the wake-up would be lost. `loom_tests` has both, and the other mistakes near by.
 
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
+use std::cell::Cell;
 
 /// Loom gives a SeqCst access only acquire and release strength (its fences are exact), so the model says with fences
 /// what the language already promises of the four accesses.
@@ -33,7 +34,7 @@ fn loom_fence() {
 /// The two flags. Producers are any threads; there is one consumer.
 #[derive(Debug)]
 pub(crate) struct WakeGate {
-    /// How many (nested) waits are between prepare and finish. Written by the home thread only.
+    /// One while a wait is between prepare and finish, or the home thread leaves it so ([`Sleeper`]), which alone writes it.
     notify_me: AtomicU32,
     notified: AtomicBool,
 }
@@ -78,6 +79,58 @@ impl WakeGate {
     /// Consumer: has a producer been here since the last `accept`? For busy polling; one load.
     pub(crate) fn is_notified(&self) -> bool {
         self.notified.load(Ordering::Acquire)
+    }
+}
+
+/// The consumer's side of a gate, of the home thread alone: leaves `notify_me` up while nobody notifies.
+///
+/// Raising it costs a locked operation before each sleep, to let producers skip their write(2) while the loop is awake. Where
+/// no producer has been for a while there is nothing to skip. As long as it stays up each producer writes, so the sleep is
+/// ended by the eventfd itself and needs no look at `notified` before it. A producer that did not see it up yet comes before
+/// (1) in the order of all accesses, so (2) of the `prepare` that raised it has found it.
+#[derive(Debug, Default)]
+pub(crate) struct Sleeper {
+    /// Sleeps since a producer was seen.
+    quiet: Cell<u32>,
+    /// `notify_me` has been left up by the last `finish`.
+    up: Cell<bool>,
+}
+
+impl Sleeper {
+    /// So many sleeps without a producer, and the gate is left alone. The first producer after that pays one write(2) that it
+    /// might have saved, and precision is back.
+    const QUIET: u32 = if cfg!(loom) { 0 } else { 32 };
+
+    /// As [`WakeGate::prepare`].
+    #[inline]
+    #[must_use]
+    pub(crate) fn prepare(&self, gate: &WakeGate) -> bool {
+        !self.up.get() && gate.prepare()
+    }
+
+    /// As [`WakeGate::finish`].
+    #[inline]
+    pub(crate) fn finish(&self, gate: &WakeGate) {
+        if self.up.get() {
+            return;
+        }
+        if self.quiet.get() < Self::QUIET {
+            self.quiet.set(self.quiet.get() + 1);
+            gate.finish();
+        } else {
+            self.up.set(true);
+        }
+    }
+
+    /// As [`WakeGate::accept`].
+    #[inline]
+    pub(crate) fn accept(&self, gate: &WakeGate) {
+        if gate.accept() {
+            self.quiet.set(0);
+            if self.up.replace(false) {
+                gate.finish();
+            }
+        }
     }
 }
 

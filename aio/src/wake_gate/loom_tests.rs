@@ -8,7 +8,7 @@
 //! stores, so that whatever the home thread sees it sees because of the gate. A lost wake-up is a home thread that sleeps
 //! for ever, which loom reports as a deadlock. The models with a mistake in them must end that way.
 
-use super::{WakeGate, loom_fence};
+use super::{Sleeper, WakeGate, loom_fence};
 use crate::bottom_half::{Due, List, Node};
 use crate::sync::{AtomicBool, Ordering};
 use loom::sync::{Condvar, Mutex};
@@ -94,6 +94,8 @@ struct Home {
     ready: Cell<bool>,
     done: Cell<usize>,
     turns: Cell<usize>,
+    /// The home thread may leave `notify_me` up.
+    sleeper: Option<Sleeper>,
 }
 
 impl Loop {
@@ -167,14 +169,23 @@ impl Loop {
     /// One turn that may sleep; `callback` is called if it found work.
     fn turn(&self, home: &Home, callback: impl FnOnce()) {
         home.turns.set(home.turns.get() + 1);
-        let sleep = !self.prepare();
+        let sleep = !match &home.sleeper {
+            Some(sleeper) => sleeper.prepare(&self.gate),
+            None => self.prepare(),
+        };
         let ready = self.eventfd.wait(self.reset, sleep, &home.reported);
         home.ready.set(home.ready.get() | ready);
-        self.gate.finish();
+        match &home.sleeper {
+            Some(sleeper) => sleeper.finish(&self.gate),
+            None => self.gate.finish(),
+        }
         let before = home.done.get();
         if self.mistake == Some(Mistake::AcceptsAfterTheLook) {
             self.look(home);
             self.gate.accept();
+        } else if let Some(sleeper) = &home.sleeper {
+            sleeper.accept(&self.gate);
+            self.look(home);
         } else {
             self.gate.accept();
             self.look(home);
@@ -229,6 +240,28 @@ fn two_producers_are_heard_by_a_loop_that_reads() {
 #[test]
 fn two_producers_are_heard_by_a_loop_that_never_reads() {
     every_producer_is_heard(Reset::Edge, 2, None);
+}
+
+/// The loop leaves `notify_me` up, from before the first producer or from its first sleep on, and takes it down when it has seen
+/// one. (In these models it does so at once, not after some quiet turns.)
+#[test]
+fn producers_are_heard_by_a_loop_that_leaves_the_gate_up() {
+    for (reset, up_before) in
+        [(Reset::Classic, false), (Reset::Edge, false), (Reset::Classic, true), (Reset::Edge, true)]
+    {
+        check(move || {
+            let event_loop = Loop::new(reset, 2, None);
+            let sleeper = Sleeper::default();
+            if up_before {
+                assert!(!sleeper.prepare(&event_loop.gate));
+                sleeper.finish(&event_loop.gate);
+            }
+            let threads: Vec<_> = (0..2).map(|p| Loop::produce(&event_loop, p)).collect();
+            let home = Home { sleeper: Some(sleeper), ..Home::default() };
+            event_loop.run(&home);
+            threads.into_iter().for_each(|t| t.join().unwrap());
+        });
+    }
 }
 
 /// A callback turns the loop until it has the other producer's work, too; the nested turn takes over what its parent has
