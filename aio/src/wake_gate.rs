@@ -85,9 +85,11 @@ impl WakeGate {
 /// The consumer's side of a gate, of the home thread alone: leaves `notify_me` up while nobody notifies.
 ///
 /// Raising it costs a locked operation before each sleep, to let producers skip their write(2) while the loop is awake. Where
-/// no producer has been for a while there is nothing to skip. As long as it stays up each producer writes, so the sleep is
-/// ended by the eventfd itself and needs no look at `notified` before it. A producer that did not see it up yet comes before
-/// (1) in the order of all accesses, so (2) of the `prepare` that raised it has found it.
+/// no producer has been for a while there is nothing to skip. As long as it stays up each producer writes, and the eventfd
+/// itself ends the sleep. Only a read(2) of it, made for an older ring after the look for work, may have taken the write away:
+/// then the read has seen what came before that write, so a plain load finds `notified` set (`loom_tests` lost a wake-up
+/// without that load). A producer that did not see it up yet comes before (1) in the order of all accesses, so (2) of the
+/// `prepare` that raised it has found it.
 #[derive(Debug, Default)]
 pub(crate) struct Sleeper {
     /// Sleeps since a producer was seen.
@@ -105,7 +107,7 @@ impl Sleeper {
     #[inline]
     #[must_use]
     pub(crate) fn prepare(&self, gate: &WakeGate) -> bool {
-        !self.up.get() && gate.prepare()
+        if self.up.get() { gate.is_notified() } else { gate.prepare() }
     }
 
     /// As [`WakeGate::finish`].
