@@ -1,9 +1,9 @@
 //! One virtqueue of a block device on an event loop: doorbell in, requests to the backend, answers and interrupt out.
 //!
 //! ```text
-//! kick ─► process: kicks off ─► pop, begin, submit ... ─► publish ─► irqfd, kicks on, look again
-//!                     ▲                                                              │ more came
-//!                     └──────────────────────────────────────────────────────────────┘
+//! kick ─► process: kicks off ─► pop, begin, submit ... ─► kicks on, look again ─► publish ─► irqfd
+//!                     ▲               publish early            │ more came
+//!                     └────────────────────────────────────────┘
 //! ```
 //!
 //! Kicks stay off while the queue is drained, and for as long as the loop busy polls (`begin` .. `end`). One drain takes
@@ -300,8 +300,6 @@ impl BlkQueue {
                 self.publish_early(ring);
             }
             self.engine.commit();
-            // Before kicks are on again: the guest makes its next requests while this looks for more.
-            self.publish(ring);
             if taken >= bound {
                 return Ok(true);
             }
@@ -365,10 +363,12 @@ impl BlkQueue {
     }
 
     /// Shows the answers to the guest before all of the batch are there: when there are enough, and at once if it waits for
-    /// any, since being woken takes it longer than the rest takes the device.
+    /// any, since being woken takes it longer than the rest takes the device. The last are shown when kicks are on again: a
+    /// guest that this wakes on the device's own CPU must be able to kick.
     #[inline]
     fn publish_early(&self, ring: &mut Ring) {
-        if ring.queue.unpublished() >= SHOWN_AT_ONCE || ring.queue.driver_waits() {
+        let due = ring.queue.unpublished() >= SHOWN_AT_ONCE || ring.queue.driver_waits();
+        if due && ring.queue.has_available() {
             self.publish(ring);
         }
     }
