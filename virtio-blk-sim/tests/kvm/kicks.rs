@@ -34,6 +34,8 @@ fn an_ioeventfd_that_changes_hands_loses_no_kick() {
     if !kvm() {
         return;
     }
+    // In all arms together: which way a kick takes is a matter of when this thread runs.
+    let (mut the_long_way, mut by_kvm) = (0, 0);
     for arm in arms() {
         for doorbell in [Doorbell::Pio, Doorbell::Mmio] {
             let options = KvmOptions { doorbell, ..KvmOptions::default() };
@@ -41,7 +43,6 @@ fn an_ioeventfd_that_changes_hands_loses_no_kick() {
             let device = Loop::new(arm);
             device.attach(&rig, memory(), None);
             let running = rig.start(mix(8, 1500));
-            let mut cuts = 0;
             while !running.is_over() {
                 rig.wires.cut_kick().unwrap();
                 // Until a kick has come the long way, or there are none any more.
@@ -50,7 +51,6 @@ fn an_ioeventfd_that_changes_hands_loses_no_kick() {
                     std::thread::yield_now();
                 }
                 rig.wires.mend_kick().unwrap();
-                cuts += 1;
                 // And until one has come the short way: some requests further.
                 let before = device.queue_stats().requests;
                 while device.queue_stats().requests < before + 20 && !running.is_over() {
@@ -59,10 +59,11 @@ fn an_ioeventfd_that_changes_hands_loses_no_kick() {
             }
             let report = rig.finish(running).unwrap();
             assert_eq!((report.requests, device.queue_stats().requests), (1500, 1500), "{arm:?}");
-            assert!(rig.wires.kick_returns() >= 1, "{arm:?}: {cuts} cuts");
-            assert!(rig.wires.kick_returns() < report.kicks, "{arm:?}: KVM took some, too");
+            the_long_way += rig.wires.kick_returns();
+            by_kvm += report.kicks - rig.wires.kick_returns();
         }
     }
+    assert!(the_long_way > 0 && by_kvm > 0, "{the_long_way} kicks the long way, {by_kvm} by KVM");
 }
 
 #[test]
