@@ -234,6 +234,8 @@ write_init() { # FILE SCRIPT POWER_OFF
 #!/bin/sh
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
+# The kernel does this itself where it mounts the root, not in an initramfs.
+[ -c /dev/null ] || mount -t devtmpfs devtmpfs /dev
 mkdir -p /dev/shm /dev/mqueue
 mount -t tmpfs tmpfs /dev/shm
 mount -t mqueue mqueue /dev/mqueue
