@@ -47,7 +47,8 @@ impl Builder {
         self
     }
 
-    /// Busy polling; by default off.
+    /// Busy polling; by default off. It can be switched on and off later, but a ring is made for one or the other
+    /// ([`RingInfo::tells`](crate::RingInfo::tells)): if it will be wanted, ask for it here.
     #[must_use]
     pub fn busy_polling(mut self, policy: BusyPolling) -> Self {
         self.busy_polling = policy;

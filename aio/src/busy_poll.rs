@@ -10,6 +10,7 @@
 //! began to make its next request. Twice, because sleeping and being woken costs about as much again as the work for a small
 //! request.
 
+use crate::agenda::{Agenda, Item};
 use crate::context::AioContext;
 use crate::handler::{Handler, Handlers, Readiness};
 use crate::sys::monotonic_ns;
@@ -39,8 +40,8 @@ pub trait BusyPolled: 'static {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BusyPolling {
     /// The widest window in nanoseconds; 0 is off, which costs nothing. QEMU's IOThreads use 32,768. A window ends early for
-    /// timers, bottom halves and, on io_uring, for every event; on ppoll and epoll the descriptors that cannot be looked at
-    /// wait until it is over, so do not make it longer than they may be late.
+    /// timers, bottom halves and, on a ring that tells ([`RingInfo`](crate::RingInfo)), for every event; elsewhere what cannot
+    /// be looked at in memory waits until it is over, so do not make it longer than that may be late.
     pub max_ns: u64,
     /// The factor for widening; 0 means 2.
     pub grow: u32,
@@ -71,6 +72,10 @@ impl BusyPolling {
         Self { linger_ns, ..self }
     }
 
+    pub(crate) fn is_on(self) -> bool {
+        self.max_ns != 0 || self.linger_ns != 0
+    }
+
     /// The next window of a handler whose event came `waited_ns` after the loop had begun to wait for it.
     fn adapt(self, window_ns: u64, waited_ns: u64) -> u64 {
         if waited_ns <= window_ns {
@@ -92,8 +97,8 @@ const FIRST_WINDOW_NS: u64 = 4_000;
 /// A polled handler without an event for this long is left to its doorbell.
 const IDLE_NS: u64 = 7_000_000_000;
 
-/// On ppoll and epoll a turn that found work in memory makes no system call, unless there are handlers that only the
-/// kernel knows of: then every this many turns, so that a busy device cannot starve them.
+/// Where memory does not tell of everything, a turn that found work there makes no system call, unless there is what only the
+/// kernel knows of: then every this many turns, so that a busy device cannot starve it.
 const LOOK_AT_FDS_EVERY: u32 = 8;
 
 /// The part of a handler.
@@ -132,6 +137,7 @@ pub(crate) struct BusyPoll {
     turns_without_fds: Cell<u32>,
     /// What lingering may spend.
     credit_ns: Cell<u64>,
+    agenda: Rc<Agenda>,
 }
 
 impl fmt::Debug for BusyPoll {
@@ -145,8 +151,8 @@ impl fmt::Debug for BusyPoll {
 }
 
 impl BusyPoll {
-    pub(crate) fn is_on(&self) -> bool {
-        self.policy.get().is_some()
+    pub(crate) fn new(agenda: &Rc<Agenda>) -> Self {
+        Self { agenda: Rc::clone(agenda), ..Self::default() }
     }
 
     /// Sets the policy and forgets what was learned.
@@ -160,7 +166,8 @@ impl BusyPoll {
             handler.busy.window_ns.set(0);
         }
         self.credit_ns.set(0);
-        self.policy.set((policy.max_ns != 0 || policy.linger_ns != 0).then_some(policy));
+        self.policy.set(policy.is_on().then_some(policy));
+        self.agenda.set(Item::BusyPolling, policy.is_on());
     }
 
     /// The loop has worked for so long: it may linger for as long.
@@ -205,7 +212,7 @@ impl BusyPoll {
             return if self.look(handlers) { Round::Hit } else { Round::Loop };
         }
         if !self.started.replace(true) {
-            self.each(Handler::begin);
+            self.each(|handler| handler.begin());
         }
         loop {
             if self.look(handlers) {
@@ -232,7 +239,7 @@ impl BusyPoll {
 
     /// By index, and with a reference of its own to each: a hook may add and remove handlers. A removal moves others to
     /// places that have been visited, so it begins anew; beginning or ending what has begun or ended does nothing.
-    fn each(&self, mut visit: impl FnMut(&Handler)) {
+    fn each(&self, mut visit: impl FnMut(&Rc<Handler>)) {
         let mut index = 0;
         while let Some(handler) = self.get(index) {
             let removals = self.removals.get();
@@ -295,8 +302,8 @@ impl BusyPoll {
         }
     }
 
-    /// True if a turn that has found work must all the same ask the kernel, `unpolled` being the handlers that cannot be
-    /// looked at.
+    /// True if a turn that has found work must all the same ask the kernel, `registered` being the handlers whose descriptors it
+    /// watches.
     pub(crate) fn must_look_at_fds(&self, registered: usize) -> bool {
         if registered <= self.polled.borrow().len() {
             return false;
@@ -330,7 +337,7 @@ impl Handler {
 
     /// Marks the handler ready if its device has work; not while it is being processed further up the stack, or a nested
     /// poll would enter it again and again.
-    fn look(&self, handlers: &Handlers) -> bool {
+    fn look(self: &Rc<Self>, handlers: &Handlers) -> bool {
         let ready = !self.busy.running.get() && self.device().is_some_and(|d| d.is_ready());
         if ready {
             handlers.mark(self, Readiness::POLLED);
@@ -339,7 +346,12 @@ impl Handler {
     }
 
     /// Runs the device's `process`.
-    pub(crate) fn process(&self, device: &dyn BusyPolled, context: &AioContext, handlers: &Handlers) {
+    pub(crate) fn process(
+        self: &Rc<Self>,
+        device: &dyn BusyPolled,
+        context: &AioContext,
+        handlers: &Handlers,
+    ) {
         let outer = self.busy.running.replace(true);
         let running = Restore(&self.busy.running, outer);
         device.process(context);
@@ -350,7 +362,7 @@ impl Handler {
     }
 
     /// The look after `end`, or after `process`: either may have removed the handler.
-    fn look_if_live(&self, handlers: &Handlers) {
+    fn look_if_live(self: &Rc<Self>, handlers: &Handlers) {
         if handlers.get(self.token).is_some() {
             self.look(handlers);
         }

@@ -5,6 +5,7 @@
 //! next wait, and a queued SQE keeps the loop from sleeping without it.
 #![expect(unsafe_code, reason = "the SQE of a user, whose pointers the user vouches for")]
 
+use crate::agenda::{Agenda, Item};
 use crate::context::{AioContext, Inner};
 use crate::monitor::UringMonitor;
 use crate::stats::Counters;
@@ -81,6 +82,7 @@ pub(crate) struct Completions {
     closed: Cell<bool>,
     /// Reaped, in order, for the next dispatch (of a nested poll, perhaps).
     ready: RefCell<VecDeque<(Token, i32, u32)>>,
+    agenda: Rc<Agenda>,
 }
 
 impl fmt::Debug for Completions {
@@ -92,6 +94,10 @@ impl fmt::Debug for Completions {
 }
 
 impl Completions {
+    pub(crate) fn new(agenda: &Rc<Agenda>) -> Self {
+        Self { agenda: Rc::clone(agenda), ..Self::default() }
+    }
+
     fn insert(&self, owner: Rc<dyn Owner>, key: usize, multishot: bool) -> Token {
         let version = self.versions.get().wrapping_add(1);
         self.versions.set(version);
@@ -116,6 +122,7 @@ impl Completions {
             self.awaited.set(self.awaited.get().saturating_sub(1));
         }
         self.ready.borrow_mut().push_back((token, result, flags));
+        self.agenda.set(Item::Completions, true);
         true
     }
 
@@ -124,16 +131,13 @@ impl Completions {
         self.awaited.get() > 0
     }
 
-    pub(crate) fn any_ready(&self) -> bool {
-        !self.ready.borrow().is_empty()
-    }
-
     /// Runs the callbacks of what has been reaped, also of what a nested poll reaps meanwhile.
     #[inline(never)]
     pub(crate) fn dispatch(&self, context: &AioContext, stats: &Counters) -> bool {
         let mut progress = false;
         loop {
             let Some((token, result, flags)) = self.ready.borrow_mut().pop_front() else {
+                self.agenda.set(Item::Completions, false);
                 return progress;
             };
             let mut operations = self.operations.borrow_mut();

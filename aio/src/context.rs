@@ -1,5 +1,6 @@
 //! AioContext: one turn of the loop, and what it ties together.
 
+use crate::agenda::{Agenda, Item};
 use crate::bottom_half::{BottomHalf, BottomHalves, Due};
 use crate::builder::Builder;
 use crate::busy_poll::{BusyPoll, BusyPolled, BusyPolling, Round};
@@ -49,6 +50,7 @@ const _: fn() = || {
 
 #[derive(Debug)]
 pub(crate) struct Inner {
+    agenda: Rc<Agenda>,
     pub(crate) handlers: Handlers,
     pub(crate) monitor: Monitor,
     pub(crate) info: MonitorInfo,
@@ -68,16 +70,17 @@ impl Inner {
     }
 
     /// Watches `fd` and puts its handler into a slot. A handler that the number has already is retired once the new one
-    /// is in place.
+    /// is in place. `known`: the descriptor is open and can be polled.
     pub(crate) fn register(
         &self,
         fd: RawFd,
         watch: Watch,
+        known: bool,
         action: impl FnOnce() -> Action,
     ) -> io::Result<Token> {
         let replaced = self.handlers.get_by_fd(fd);
         let token = self.handlers.next_token()?;
-        let state = self.monitor.add(token, fd, watch, &self.stats)?;
+        let state = self.monitor.add(token, fd, watch, known, &self.stats)?;
         self.handlers.insert(token, fd, watch, state, action());
         if let Some(old) = replaced {
             self.handlers.remove(old.token);
@@ -98,13 +101,51 @@ impl Inner {
     fn retire(&self, handler: &Handler, replaced: bool) {
         self.monitor.remove(handler, replaced, self.sink());
         let doorbell_was_off = self.busy_poll.forget(handler);
+        if handler.is_ready() {
+            self.stats.stale.bump();
+        }
         handler.hand_back(doorbell_was_off);
+    }
+
+    /// Collects what the kernel has, and sleeps until it has something if it may. True if it might have slept.
+    ///
+    /// To be followed by `accept`, before anything is looked at: what is published from there on will notify again.
+    #[inline(always)]
+    fn ask_kernel(&self, timeout: TimeoutNs) -> io::Result<bool> {
+        if timeout == Some(0) {
+            return self.look();
+        }
+        let sleeps = !self.sleeper.prepare(&self.shared.gate);
+        let woken = if sleeps { self.monitor.wait(timeout, self.sink()) } else { self.look() };
+        self.sleeper.finish(&self.shared.gate);
+        if woken? && sleeps {
+            self.stats.wakeups.bump();
+        }
+        Ok(sleeps)
+    }
+
+    /// Collects what the kernel has, without a sleep.
+    #[inline(never)]
+    fn look(&self) -> io::Result<bool> {
+        if self.monitor.wait(Some(0), self.sink())? {
+            self.stats.wakeups.bump();
+        }
+        Ok(false)
     }
 
     /// How long the next wait may sleep.
     #[inline]
     fn timeout(&self) -> TimeoutNs {
-        if self.handlers.any_ready() || self.completions.any_ready() {
+        if self.handlers.any_ready() {
+            return Some(0);
+        }
+        if self.agenda.is_empty() && self.shared.bottom_halves.is_empty() { None } else { self.nearest() }
+    }
+
+    /// What the agenda calls for.
+    #[inline(never)]
+    fn nearest(&self) -> TimeoutNs {
+        if self.agenda.has(Item::Completions) {
             return Some(0);
         }
         let cap = match self.bottom_halves.due(&self.shared.bottom_halves) {
@@ -130,24 +171,31 @@ impl AioContext {
 
     /// Makes the parts and ties them together.
     pub(crate) fn assemble(wanted: &Builder) -> io::Result<Self> {
-        let (monitor, info) = Monitor::new(wanted.monitor, wanted.ring_entries, wanted.ring_setup)?;
+        let (monitor, info) = Monitor::new(
+            wanted.monitor,
+            wanted.ring_entries,
+            wanted.ring_setup,
+            wanted.busy_polling.is_on(),
+        )?;
         let notifier = EventNotifier::new(wanted.reset)?;
         let own = notifier.resolve(info.kind)?;
+        let agenda = Rc::<Agenda>::default();
         let inner = Inner {
             handlers: Handlers::default(),
             monitor,
             info,
-            completions: Completions::default(),
+            completions: Completions::new(&agenda),
             stats: Counters::default(),
-            bottom_halves: Rc::default(),
-            timers: Rc::default(),
-            busy_poll: BusyPoll::default(),
+            bottom_halves: BottomHalves::new(&agenda),
+            timers: Timers::new(&agenda),
+            busy_poll: BusyPoll::new(&agenda),
             shared: Arc::new(Shared::new(notifier.clone())),
             sleeper: Sleeper::default(),
             own,
+            agenda,
         };
         let fd = notifier.as_raw_fd();
-        inner.register(fd, watch_for(own.0), || Action::Own { notifier, method: own.0 })?;
+        inner.register(fd, watch_for(own.0), true, || Action::Own { notifier, method: own.0 })?;
         inner.busy_poll.set_policy(wanted.busy_polling, &inner.handlers);
         Ok(Self { inner: Rc::new(inner) })
     }
@@ -209,7 +257,7 @@ impl AioContext {
     {
         let mut callback = Some(callback);
         let action = || Action::Fd(Box::new(take(&mut callback)));
-        match self.inner.register(fd.as_fd().as_raw_fd(), Watch::Level(interest), action) {
+        match self.inner.register(fd.as_fd().as_raw_fd(), Watch::Level(interest), false, action) {
             Ok(token) => Ok(self.registration(token)),
             Err(error) => Err(AddError { error, handler: take(&mut callback) }),
         }
@@ -264,7 +312,7 @@ impl AioContext {
         let (method, fallback) = notifier.resolve(self.inner.info.kind)?;
         let token = self
             .inner
-            .register(notifier.as_raw_fd(), watch_for(method), || action(notifier.clone(), method))?;
+            .register(notifier.as_raw_fd(), watch_for(method), true, || action(notifier.clone(), method))?;
         Ok(NotifierRegistration { registration: self.registration(token), method, fallback })
     }
 
@@ -327,54 +375,57 @@ impl AioContext {
     pub fn poll(&self, blocking: bool) -> io::Result<bool> {
         let inner = &*self.inner;
         inner.stats.turns.bump();
-        let mut timeout = if blocking { inner.timeout() } else { Some(0) };
-
-        let busy = inner.busy_poll.is_on();
-        let (mut ask_kernel, mut start_ns, mut work_ns) = (true, 0, 0);
-        if busy {
-            start_ns = monotonic_ns();
-            ask_kernel = self.busy_poll(start_ns, &mut timeout);
-            // What the kernel does in a call that does not sleep is work, too: io_uring reads from the page cache there.
-            work_ns = monotonic_ns();
-            inner.busy_poll.spend(work_ns.saturating_sub(start_ns));
+        let timeout = if blocking { inner.timeout() } else { Some(0) };
+        if inner.agenda.has(Item::BusyPolling) {
+            return self.busy_turn(timeout);
         }
-
-        if ask_kernel {
-            let sleeps = timeout != Some(0);
-            if sleeps && inner.sleeper.prepare(&inner.shared.gate) {
-                timeout = Some(0);
-            }
-            let woken = inner.monitor.wait(timeout, inner.sink());
-            if sleeps {
-                inner.sleeper.finish(&inner.shared.gate);
-            }
-            if woken? {
-                inner.stats.wakeups.bump();
-            }
-        }
-        // Before anything is looked at: what is published from here on will notify again.
+        inner.ask_kernel(timeout)?;
         inner.sleeper.accept(&inner.shared.gate);
+        self.run_due(0, 0)
+    }
+
+    /// A turn of a context that busy polls.
+    #[inline(never)]
+    fn busy_turn(&self, mut timeout: TimeoutNs) -> io::Result<bool> {
+        let inner = &*self.inner;
+        let start_ns = monotonic_ns();
+        let ask_kernel = self.busy_poll(start_ns, &mut timeout);
+        // What the kernel does in a call that does not sleep is work, too: io_uring reads from the page cache there.
+        let mut work_ns = monotonic_ns();
         let mut now_ns = work_ns;
-        if busy {
-            if ask_kernel {
-                now_ns = monotonic_ns();
-            }
-            if timeout != Some(0) {
+        inner.busy_poll.spend(work_ns.saturating_sub(start_ns));
+        if ask_kernel {
+            let slept = inner.ask_kernel(timeout)?;
+            now_ns = monotonic_ns();
+            if slept {
                 work_ns = now_ns;
             }
         }
+        inner.sleeper.accept(&inner.shared.gate);
+        let progress = self.run_due(start_ns, now_ns)?;
+        if progress {
+            inner.busy_poll.earn(monotonic_ns().saturating_sub(work_ns));
+        }
+        Ok(progress)
+    }
 
+    /// Runs what has been collected, scheduled or has expired. True if a callback ran. The times are for those that are busy
+    /// polled: when the loop began to look for work, and when it had found it.
+    #[inline(always)]
+    fn run_due(&self, start_ns: u64, now_ns: u64) -> io::Result<bool> {
+        let inner = &*self.inner;
         let mut progress = false;
-        if inner.completions.any_ready() {
+        if inner.agenda.has(Item::Completions) {
             progress |= inner.completions.dispatch(self, &inner.stats);
         }
-        progress |= inner.bottom_halves.run(self, &inner.shared.bottom_halves, &inner.stats);
-        while let Some(token) = inner.handlers.next_ready() {
-            progress |= self.dispatch(token, start_ns, now_ns)?;
+        if inner.agenda.has(Item::BottomHalves) || !inner.shared.bottom_halves.is_empty() {
+            progress |= inner.bottom_halves.run(self, &inner.shared.bottom_halves, &inner.stats);
         }
-        progress |= inner.timers.run(self, &inner.stats);
-        if busy && progress {
-            inner.busy_poll.earn(monotonic_ns().saturating_sub(work_ns));
+        while let Some(handler) = inner.handlers.next_ready() {
+            progress |= self.dispatch(&handler, start_ns, now_ns)?;
+        }
+        if inner.agenda.has(Item::Timers) {
+            progress |= inner.timers.run(self, &inner.stats);
         }
         Ok(progress)
     }
@@ -400,24 +451,30 @@ impl AioContext {
         if *timeout != Some(0) && inner.busy_poll.leave(&inner.handlers) {
             *timeout = inner.timeout();
         }
-        // io_uring sees in memory whether there is anything to ask for; ppoll and epoll have to be asked now and then.
-        inner.monitor.ring().is_some() || !found || inner.busy_poll.must_look_at_fds(inner.handlers.len() - 1)
+        // A ring that tells shows in memory whether there is anything to ask for; the others have to be asked now and then, for
+        // what cannot be looked at.
+        let unseen = match inner.monitor.ring() {
+            Some(_) => usize::MAX,
+            None => inner.handlers.len() - 1,
+        };
+        !found
+            || inner.monitor.tells()
+            || inner.monitor.needs_wait()
+            || inner.busy_poll.must_look_at_fds(unseen)
     }
 
     /// Runs one ready handler. True if that is progress.
-    #[inline]
-    fn dispatch(&self, token: Token, start_ns: u64, now_ns: u64) -> io::Result<bool> {
+    #[inline(always)]
+    fn dispatch(&self, handler: &Rc<Handler>, start_ns: u64, now_ns: u64) -> io::Result<bool> {
         let inner = &*self.inner;
-        let Some(handler) = inner.handlers.get(token) else {
-            inner.stats.stale.bump();
-            return Ok(false);
-        };
-        let Some(ready) = handler.take_ready() else {
-            inner.stats.spurious.bump();
-            return Ok(false);
-        };
+        let ready = handler.take_ready();
         match &handler.action {
             Action::Fd(callback) => {
+                let ready = handler.masked(ready);
+                if ready.is_empty() {
+                    inner.stats.spurious.bump();
+                    return Ok(false);
+                }
                 inner.stats.fd_dispatches.bump();
                 callback(self, ready);
             }
@@ -438,7 +495,7 @@ impl AioContext {
                 if !self.reset(notifier, *method, ready)? {
                     return Ok(false);
                 }
-                self.process(&handler, &**device, start_ns, now_ns);
+                self.process(handler, &**device, start_ns, now_ns);
             }
         }
         Ok(true)
@@ -457,10 +514,14 @@ impl AioContext {
     /// Clears a notifier that its descriptor reported, if that is the loop's to do. False if it had not been rung.
     #[inline]
     fn reset(&self, notifier: &EventNotifier, method: Method, ready: Readiness) -> io::Result<bool> {
-        let by_descriptor = ready.intersects(Readiness::IN.union(Readiness::ERROR));
-        if method != Method::Read || !by_descriptor {
+        if method != Method::Read || !ready.intersects(Readiness::IN.union(Readiness::ERROR)) {
             return Ok(true);
         }
+        self.test_and_clear(notifier, ready)
+    }
+
+    #[inline(never)]
+    fn test_and_clear(&self, notifier: &EventNotifier, ready: Readiness) -> io::Result<bool> {
         self.inner.stats.syscalls_read.bump();
         let rung = notifier.test_and_clear()? || ready.intersects(Readiness::POLLED);
         if !rung {

@@ -11,7 +11,7 @@ use crate::notifier::{EventNotifier, Method};
 use crate::stats::Counters;
 use crate::token::{Kind, Token};
 use slab::Slab;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
@@ -156,15 +156,23 @@ impl fmt::Debug for Handler {
 }
 
 impl Handler {
-    /// The readiness to dispatch, taken; `None` if nothing of it concerns the handler.
+    /// The readiness to dispatch, taken as the handler leaves the queue.
     #[inline]
-    pub(crate) fn take_ready(&self) -> Option<Readiness> {
-        let ready = self.ready.replace(Readiness::EMPTY);
-        let ready = match self.watch.get() {
-            Watch::Level(interest) if matches!(self.action, Action::Fd(_)) => ready.masked(interest),
+    pub(crate) fn take_ready(&self) -> Readiness {
+        self.ready.replace(Readiness::EMPTY)
+    }
+
+    /// Collected and not dispatched.
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.ready.get().is_empty()
+    }
+
+    /// What an fd handler is told of it: its interest may have changed since.
+    pub(crate) fn masked(&self, ready: Readiness) -> Readiness {
+        match self.watch.get() {
+            Watch::Level(interest) => ready.masked(interest),
             _ => ready,
-        };
-        (!ready.is_empty()).then_some(ready)
+        }
     }
 
     /// After the handler has left its slot: what was taken from its eventfd on its behalf, or seen in its device's memory
@@ -204,16 +212,24 @@ impl Handler {
 }
 
 /// The handlers of one context, and the queue of those that are ready.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Handlers {
     slots: RefCell<Slab<Rc<Handler>>>,
     /// Slot by descriptor number. Only to find the handler that a new one replaces; never to dispatch.
     by_fd: RefCell<Vec<Option<u32>>>,
     versions: Cell<u32>,
-    /// The first of those that are ready. Usually it is the only one, and the queue is not touched.
-    first: Cell<Option<Token>>,
-    /// The others. Empty unless there is a first.
-    ready: RefCell<VecDeque<Token>>,
+    /// How many are ready.
+    ready: Cell<usize>,
+    /// The first of those. Usually it is the only one, and the queue is not touched.
+    first: Cell<Option<Rc<Handler>>>,
+    /// The others. All of them are live: a handler that is removed leaves the queue.
+    others: RefCell<VecDeque<Rc<Handler>>>,
+}
+
+impl fmt::Debug for Handlers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handlers").field("slots", &self.slots).finish_non_exhaustive()
+    }
 }
 
 impl Handlers {
@@ -261,6 +277,13 @@ impl Handlers {
         self.slots.borrow().get(token.slot()).filter(|h| h.token == token).cloned()
     }
 
+    /// A look at the live handler of a token. No handler may come or go meanwhile.
+    #[inline]
+    pub(crate) fn peek(&self, token: Token) -> Option<Ref<'_, Rc<Handler>>> {
+        Ref::filter_map(self.slots.borrow(), |slots| slots.get(token.slot()).filter(|h| h.token == token))
+            .ok()
+    }
+
     /// The live handler that watches this descriptor number.
     pub(crate) fn get_by_fd(&self, fd: RawFd) -> Option<Rc<Handler>> {
         let slot = (*self.by_fd.borrow().get(usize::try_from(fd).ok()?)?)?;
@@ -278,13 +301,28 @@ impl Handlers {
         {
             *slot = None;
         }
+        if handler.is_ready() {
+            self.unqueue(&handler);
+        }
         Some(handler)
+    }
+
+    /// Takes a handler that is ready out of the queue; its readiness stays, for [`Handler::hand_back`].
+    #[cold]
+    fn unqueue(&self, handler: &Rc<Handler>) {
+        let mut others = self.others.borrow_mut();
+        let first = self.first.take().filter(|first| !Rc::ptr_eq(first, handler));
+        others.retain(|other| !Rc::ptr_eq(other, handler));
+        let first = first.or_else(|| others.pop_front());
+        self.ready.set(others.len() + usize::from(first.is_some()));
+        self.first.set(first);
     }
 
     /// Takes all handlers out.
     pub(crate) fn clear(&self) -> Vec<Rc<Handler>> {
+        self.ready.set(0);
         self.first.set(None);
-        self.ready.borrow_mut().clear();
+        self.others.borrow_mut().clear();
         self.by_fd.borrow_mut().clear();
         self.slots.borrow_mut().drain().collect()
     }
@@ -299,7 +337,7 @@ impl Handlers {
     }
 
     /// Records readiness for the next dispatch. False (and counted) if the token is stale.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn mark_ready(&self, token: Token, readiness: Readiness, stats: &Counters) -> bool {
         let slots = self.slots.borrow();
         let Some(handler) = slots.get(token.slot()).filter(|h| h.token == token) else {
@@ -310,41 +348,33 @@ impl Handlers {
         true
     }
 
-    /// Records what poll(2) would call `events`, if the token is that of an edge-triggered handler. False if it is not.
-    #[inline]
-    pub(crate) fn mark_edge(&self, token: Token, events: u32) -> bool {
-        let slots = self.slots.borrow();
-        let handler = slots.get(token.slot()).filter(|h| h.token == token && h.watch.get() == Watch::Edge);
-        if let Some(handler) = handler {
-            self.mark(handler, Readiness::from_poll(events));
-        }
-        handler.is_some()
-    }
-
-    /// Records readiness of a handler in hand.
-    #[inline]
-    pub(crate) fn mark(&self, handler: &Handler, readiness: Readiness) {
+    /// Records readiness of a live handler.
+    #[inline(always)]
+    pub(crate) fn mark(&self, handler: &Rc<Handler>, readiness: Readiness) {
         let before = handler.ready.get();
         handler.ready.set(before.union(readiness));
-        if before.is_empty() {
-            match self.first.get() {
-                None => self.first.set(Some(handler.token)),
-                Some(_) => self.ready.borrow_mut().push_back(handler.token),
-            }
+        if !before.is_empty() {
+            return;
+        }
+        match self.ready.replace(self.ready.get() + 1) {
+            0 => self.first.set(Some(Rc::clone(handler))),
+            _ => self.others.borrow_mut().push_back(Rc::clone(handler)),
         }
     }
 
     #[inline]
-    pub(crate) fn next_ready(&self) -> Option<Token> {
-        let first = self.first.get()?;
-        let mut others = self.ready.borrow_mut();
-        self.first.set(if others.is_empty() { None } else { others.pop_front() });
-        Some(first)
+    pub(crate) fn next_ready(&self) -> Option<Rc<Handler>> {
+        let left = self.ready.get().checked_sub(1)?;
+        self.ready.set(left);
+        match left {
+            0 => self.first.take(),
+            _ => self.first.replace(self.others.borrow_mut().pop_front()),
+        }
     }
 
     #[inline]
     pub(crate) fn any_ready(&self) -> bool {
-        self.first.get().is_some()
+        self.ready.get() != 0
     }
 }
 

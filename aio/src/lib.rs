@@ -65,7 +65,7 @@
 //!   timeout    0 if something is due already, else the time to the next timer
 //!   busy poll  devices look at their memory; their doorbells stay off
 //!   prepare    notify_me += 1; somebody notified us?  then do not sleep       (see "Threads")
-//!   wait       ppoll | epoll_pwait2 | io_uring_enter: the one system call, which also
+//!   wait       ppoll | epoll_wait | io_uring_enter: the one system call, which also
 //!              arms, cancels and submits
 //!   accept     notified = false
 //!   run        completions  ─►  bottom halves  ─►  handlers  ─►  timers
@@ -112,9 +112,10 @@
 //!
 //! | | poll | epoll | io_uring |
 //! |---|---|---|---|
-//! | a turn that may sleep | ppoll | epoll_pwait2 | io_uring_enter, none if completions lie in memory |
-//! | a turn that only looks | ppoll | epoll_pwait2 | none, unless the kernel has something |
-//! | add, change, remove a handler | fstat to add | epoll_ctl | fstat to add, an enter to remove a ring read; the rest rides on the next enter |
+//! | a turn that may sleep | ppoll | epoll_wait, epoll_pwait2 for a timer | io_uring_enter |
+//! | a turn that only looks | ppoll | epoll_wait | io_uring_enter, none if it [tells](RingInfo::tells) and has nothing |
+//! | add, change, remove an fd handler | fstat to add | epoll_ctl | fstat to add; the rest rides on the next enter |
+//! | add, remove a notifier | none | epoll_ctl | rides on the next enter; an enter to remove a ring read |
 //! | a classic notifier that rang | read | read | read |
 //! | an autoreset notifier that rang | (read) | none | none |
 //! | timers, bottom halves | none | none | none |
@@ -131,6 +132,7 @@
 //! timeouts, which are rounded up to milliseconds before. Where io_uring is switched off, or locked memory is short, a
 //! context without a [chosen monitor](Builder::monitor) takes epoll and says why.
 
+mod agenda;
 mod bottom_half;
 mod builder;
 mod busy_poll;

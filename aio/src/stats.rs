@@ -64,7 +64,7 @@ counters! {
     syscalls_read,
     /// write(2) to the loop's own eventfd, by whichever thread woke it.
     syscalls_write,
-    /// epoll_ctl(2), and the fstat(2) that stands in for its checks on the other monitors.
+    /// epoll_ctl(2), and the fstat(2) that stands in for its checks of a descriptor on the other monitors.
     syscalls_ctl,
 }
 

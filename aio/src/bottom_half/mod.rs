@@ -7,6 +7,7 @@
 
 mod list;
 
+use crate::agenda::{Agenda, Item};
 use crate::context::AioContext;
 use crate::handle::Shared;
 use crate::handler::Callback;
@@ -61,6 +62,7 @@ pub(crate) struct BottomHalves {
     deferred: RefCell<VecDeque<Deferred>>,
     /// What this turn (and its nested ones) still has to run.
     queue: RefCell<VecDeque<Runnable>>,
+    agenda: Rc<Agenda>,
 }
 
 impl fmt::Debug for BottomHalves {
@@ -70,6 +72,10 @@ impl fmt::Debug for BottomHalves {
 }
 
 impl BottomHalves {
+    pub(crate) fn new(agenda: &Rc<Agenda>) -> Rc<Self> {
+        Rc::new(Self { agenda: Rc::clone(agenda), ..Self::default() })
+    }
+
     pub(crate) fn create(
         self: &Rc<Self>,
         shared: &std::sync::Arc<Shared>,
@@ -87,22 +93,11 @@ impl BottomHalves {
 
     pub(crate) fn defer(&self, callback: Deferred) {
         self.deferred.borrow_mut().push_back(callback);
-    }
-
-    /// Nothing is scheduled anywhere.
-    #[inline]
-    fn is_empty(&self, list: &List<Work>) -> bool {
-        list.is_empty() && self.queue.borrow().is_empty() && self.deferred.borrow().is_empty()
+        self.agenda.set(Item::BottomHalves, true);
     }
 
     /// How soon the next turn has to look here.
-    #[inline]
     pub(crate) fn due(&self, list: &List<Work>) -> Due {
-        if self.is_empty(list) { Due::Cancelled } else { self.most_urgent(list) }
-    }
-
-    #[inline(never)]
-    fn most_urgent(&self, list: &List<Work>) -> Due {
         if !self.deferred.borrow().is_empty() {
             return Due::Now;
         }
@@ -120,13 +115,9 @@ impl BottomHalves {
     }
 
     /// Runs everything that was scheduled before this call. True if one of them was not idle.
-    #[inline]
-    pub(crate) fn run(&self, context: &AioContext, list: &List<Work>, stats: &Counters) -> bool {
-        !self.is_empty(list) && self.run_scheduled(context, list, stats)
-    }
-
     #[inline(never)]
-    fn run_scheduled(&self, context: &AioContext, list: &List<Work>, stats: &Counters) -> bool {
+    pub(crate) fn run(&self, context: &AioContext, list: &List<Work>, stats: &Counters) -> bool {
+        self.agenda.set(Item::BottomHalves, true);
         {
             let mut queue = self.queue.borrow_mut();
             list.take(|node| queue.push_back(Runnable::Node(node)));
@@ -135,6 +126,7 @@ impl BottomHalves {
         let mut progress = false;
         loop {
             let Some(runnable) = self.queue.borrow_mut().pop_front() else {
+                self.agenda.set(Item::BottomHalves, !self.deferred.borrow().is_empty());
                 return progress;
             };
             let node = match runnable {

@@ -14,13 +14,18 @@ use std::os::fd::RawFd;
 const BATCH: usize = 256;
 
 pub(crate) struct EpollMonitor {
-    epoll: RefCell<Epoll>,
-    events: RefCell<Box<[libc::epoll_event; BATCH]>>,
+    set: RefCell<Set>,
+}
+
+/// An epoll instance, and where its events go.
+struct Set {
+    epoll: Epoll,
+    events: Box<[libc::epoll_event; BATCH]>,
 }
 
 impl std::fmt::Debug for EpollMonitor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EpollMonitor").field("epoll", &self.epoll).finish_non_exhaustive()
+        f.debug_struct("EpollMonitor").field("epoll", &self.set.borrow().epoll).finish_non_exhaustive()
     }
 }
 
@@ -35,11 +40,8 @@ fn events(watch: Watch) -> u32 {
 
 impl EpollMonitor {
     pub(super) fn new() -> io::Result<Self> {
-        let epoll = Epoll::new()?;
-        Ok(Self {
-            epoll: RefCell::new(epoll),
-            events: RefCell::new(Box::new([libc::epoll_event { events: 0, u64: 0 }; BATCH])),
-        })
+        let (epoll, events) = (Epoll::new()?, Box::new([libc::epoll_event { events: 0, u64: 0 }; BATCH]));
+        Ok(Self { set: RefCell::new(Set { epoll, events }) })
     }
 
     pub(super) fn add(
@@ -49,7 +51,7 @@ impl EpollMonitor {
         watch: Watch,
         stats: &Counters,
     ) -> io::Result<HandlerState> {
-        let epoll = self.epoll.borrow();
+        let epoll = &self.set.borrow().epoll;
         stats.syscalls_ctl.bump();
         match epoll.add(fd, events(watch), token.bits()) {
             // A handler is being replaced: its entry takes the new token, so no event can fall between the two.
@@ -64,36 +66,36 @@ impl EpollMonitor {
 
     pub(super) fn modify(&self, handler: &Handler, stats: &Counters) -> io::Result<()> {
         stats.syscalls_ctl.bump();
-        self.epoll.borrow().modify(handler.fd, events(handler.watch.get()), handler.token.bits())
+        self.set.borrow().epoll.modify(handler.fd, events(handler.watch.get()), handler.token.bits())
     }
 
     pub(super) fn remove(&self, handler: &Handler, stats: &Counters) {
         stats.syscalls_ctl.bump();
         // Fails if the caller has closed the descriptor first. Closing the last copy removed it from the set, too; if
         // another copy lives on, `wait` meets its events and starts the set afresh.
-        let _ = self.epoll.borrow().delete(handler.fd);
+        let _ = self.set.borrow().epoll.delete(handler.fd);
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn wait(&self, timeout: TimeoutNs, sink: Sink<'_>) -> io::Result<bool> {
         sink.stats.syscalls_wait.bump();
-        let mut buffer = self.events.borrow_mut();
-        let n = match self.epoll.borrow().wait(&mut buffer[..], timeout) {
+        let mut set = self.set.borrow_mut();
+        let Set { epoll, events } = &mut *set;
+        let n = match epoll.wait(&mut events[..], timeout) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(false),
             result => result?,
         };
-        let (mut collected, mut stale) = (false, false);
-        for event in &buffer[..n] {
+        let mut live = 0;
+        for event in &events[..n.min(BATCH)] {
             let readiness = Readiness::from_poll(event.events);
-            let live = sink.handlers.mark_ready(Token::from_bits(event.u64), readiness, sink.stats);
-            collected |= live;
-            stale |= !live;
+            live += usize::from(sink.handlers.mark_ready(Token::from_bits(event.u64), readiness, sink.stats));
         }
-        if stale {
+        if live != n {
+            drop(set);
             // If that fails (no descriptor, no memory), the old set goes on to serve, and the next stale event tries again.
             let _ = self.start_afresh(sink.handlers, sink.stats);
         }
-        Ok(collected)
+        Ok(live != 0)
     }
 
     /// Gets rid of entries whose descriptor was closed before its handler was removed while another copy of it (dup(2),
@@ -110,7 +112,7 @@ impl EpollMonitor {
                 result => result?,
             }
         }
-        self.epoll.replace(epoll);
+        self.set.borrow_mut().epoll = epoll;
         Ok(())
     }
 }

@@ -12,18 +12,18 @@
 
 use super::{Arm, HandlerState, Sink};
 use crate::completion::Completions;
-use crate::handler::{Handler, Handlers, Readiness, Watch};
+use crate::handler::{Handler, Handlers, Interest, Readiness, Watch};
 use crate::notifier::EventNotifier;
 use crate::stats::Counters;
 use crate::sys::uring::{CounterBuffers, Cqe, Ring};
-use crate::sys::{TimeoutNs, fd::check_pollable, monotonic_ns};
+use crate::sys::{TimeoutNs, monotonic_ns};
 use crate::token::{Kind, Token};
 use io_uring::{cqueue, opcode, squeue, types};
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::RawFd;
+use std::rc::Rc;
 
 /// How long a context that is dropped waits for its cancelled operations before it leaks their buffers.
 const SHUTDOWN_NS: u64 = 10_000_000_000;
@@ -38,6 +38,8 @@ pub(crate) struct UringMonitor {
     queued: RefCell<Vec<Token>>,
     /// SQEs that found the queue full.
     backlog: RefCell<VecDeque<squeue::Entry>>,
+    /// One of these two may have something: the next wait has more to do than to enter.
+    unfinished: Cell<bool>,
     /// READs of eventfds, from arming to their last completion, which may come after their handler has gone.
     reads: RefCell<Slab<Read>>,
     counters: RefCell<Option<CounterBuffers>>,
@@ -63,25 +65,33 @@ fn cancellation(token: Token) -> squeue::Entry {
     opcode::AsyncCancel::new(token.bits()).build().user_data(Token::new(Kind::Internal, 0, 0).bits())
 }
 
+/// One-shot, but see `note_half_close`.
+#[inline(always)]
+fn level_poll(handler: &Handler, interest: Interest) -> squeue::Entry {
+    opcode::PollAdd::new(types::Fd(handler.fd), interest.poll_events())
+        .multi(handler.monitor.half_closed.get())
+        .build()
+        .user_data(handler.token.bits())
+}
+
 impl UringMonitor {
     pub(super) fn new(ring: Ring) -> Self {
         Self {
             ring: RefCell::new(ring),
             queued: RefCell::default(),
             backlog: RefCell::default(),
+            unfinished: Cell::new(false),
             reads: RefCell::default(),
             counters: RefCell::default(),
             changed: Cell::new(false),
         }
     }
 
-    pub(super) fn add(&self, token: Token, fd: RawFd, stats: &Counters) -> io::Result<HandlerState> {
-        stats.syscalls_ctl.bump();
-        check_pollable(fd)?;
+    pub(super) fn add(&self, token: Token) -> HandlerState {
         let state = HandlerState::default();
         state.arm.set(Arm::Queued);
-        self.queued.borrow_mut().push(token);
-        Ok(state)
+        self.queue_token(token);
+        state
     }
 
     pub(super) fn modify(&self, handler: &Handler, stats: &Counters) {
@@ -145,6 +155,7 @@ impl UringMonitor {
         stats.syscalls_enter.bump();
         let _ = ring.enter(Some(0));
         backlog.push_back(entry);
+        self.unfinished.set(true);
         Self::flush(&mut ring, &mut backlog);
     }
 
@@ -155,7 +166,11 @@ impl UringMonitor {
             return false;
         }
         Self::flush(ring, &mut backlog);
-        !backlog.is_empty()
+        let more = !backlog.is_empty();
+        if more {
+            self.unfinished.set(true);
+        }
+        more
     }
 
     fn flush(ring: &mut Ring, backlog: &mut VecDeque<squeue::Entry>) {
@@ -170,11 +185,43 @@ impl UringMonitor {
 
     fn queue_arming(&self, handler: &Handler) {
         handler.monitor.arm.set(Arm::Queued);
-        self.queued.borrow_mut().push(handler.token);
+        self.queue_token(handler.token);
     }
 
-    /// Turns the queued handlers into SQEs: polls and reads, or the cancellation of a poll that is to be another. True if
-    /// something was collected on the way.
+    fn queue_token(&self, token: Token) {
+        self.queued.borrow_mut().push(token);
+        self.unfinished.set(true);
+    }
+
+    /// Turns the queued handlers into SQEs, if there is room for all of them and nothing before them. False if not.
+    #[inline(never)]
+    fn submit_queued(&self, ring: &mut Ring, handlers: &Handlers) -> bool {
+        let mut queued = self.queued.borrow_mut();
+        if !self.backlog.borrow().is_empty() || queued.len() > ring.room() {
+            return false;
+        }
+        for token in &*queued {
+            let Some(handler) = handlers.peek(*token) else { continue };
+            let entry = match (handler.monitor.arm.get(), handler.watch.get()) {
+                (Arm::Queued, Watch::Level(interest)) => {
+                    handler.monitor.arm.set(Arm::Armed);
+                    level_poll(&handler, interest)
+                }
+                _ => match self.entry_for(&handler, ring) {
+                    Some(entry) => entry,
+                    None => continue,
+                },
+            };
+            // SAFETY: as in `arm_queued`. There is room.
+            let pushed = unsafe { ring.push(&entry) };
+            debug_assert!(pushed.is_ok());
+        }
+        queued.clear();
+        self.unfinished.set(false);
+        true
+    }
+
+    /// The same however many they are. True if something was collected on the way.
     fn arm_queued(&self, sink: Sink<'_>) -> bool {
         if self.queued.borrow().is_empty() {
             return false;
@@ -185,15 +232,13 @@ impl UringMonitor {
             let Some(handler) = sink.handlers.get(token) else {
                 continue;
             };
-            let entry = match handler.monitor.arm.get() {
-                Arm::Queued => self.arm(&handler),
-                Arm::Ending => {
-                    handler.monitor.arm.set(Arm::Changing);
-                    cancellation(token)
-                }
-                Arm::Idle | Arm::Armed | Arm::Changing => continue,
+            let mut ring = self.ring.borrow_mut();
+            let Some(entry) = self.entry_for(&handler, &mut ring) else {
+                continue;
             };
-            if self.ring.borrow_mut().is_full() {
+            let full = ring.room() == 0;
+            drop(ring);
+            if full {
                 // What is ready at once is reaped on the way: if the CQ overflowed, every multishot poll that fires
                 // meanwhile would end, be armed again, be ready at once, and overflow it again, turn after turn.
                 collected |= self.submit_and_reap(sink);
@@ -211,25 +256,34 @@ impl UringMonitor {
     fn submit_and_reap(&self, sink: Sink<'_>) -> bool {
         sink.stats.syscalls_enter.bump();
         // Whatever stands in its way stands in the way of the wait, too, which reports it.
-        let _ = self.ring.borrow_mut().enter(Some(0));
-        self.reap(sink)
+        let mut ring = self.ring.borrow_mut();
+        let _ = ring.enter(Some(0));
+        self.reap(&mut ring, sink)
     }
 
-    /// The poll or read of a handler, which must be queued.
-    fn arm(&self, handler: &Handler) -> squeue::Entry {
+    /// What a queued handler calls for: its poll or read, or the cancellation of a poll that is to be another.
+    fn entry_for(&self, handler: &Handler, ring: &mut Ring) -> Option<squeue::Entry> {
+        match handler.monitor.arm.get() {
+            Arm::Queued => Some(self.arm(handler, ring)),
+            Arm::Ending => {
+                handler.monitor.arm.set(Arm::Changing);
+                Some(cancellation(handler.token))
+            }
+            Arm::Idle | Arm::Armed | Arm::Changing => None,
+        }
+    }
+
+    fn arm(&self, handler: &Handler, ring: &mut Ring) -> squeue::Entry {
         let fd = types::Fd(handler.fd);
         let token = handler.token.bits();
         let entry = match handler.watch.get() {
-            Watch::Level(interest) => opcode::PollAdd::new(fd, interest.poll_events())
-                .multi(handler.monitor.half_closed.get())
-                .build()
-                .user_data(token),
+            Watch::Level(interest) => level_poll(handler, interest),
             Watch::Edge => opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build().user_data(token),
             Watch::RingRead => {
                 let (read, count) = self.start_read(handler);
                 opcode::Read::new(fd, count, 8).build().user_data(read.bits())
             }
-            Watch::RingReadMultishot => match self.provide_counters() {
+            Watch::RingReadMultishot => match self.provide_counters(ring) {
                 Ok(()) => {
                     let (read, _) = self.start_read(handler);
                     opcode::ReadMulti::new(fd, 0, COUNTER_GROUP).build().user_data(read.bits())
@@ -245,10 +299,10 @@ impl UringMonitor {
         entry
     }
 
-    fn provide_counters(&self) -> io::Result<()> {
+    fn provide_counters(&self, ring: &mut Ring) -> io::Result<()> {
         let mut counters = self.counters.borrow_mut();
         if counters.is_none() {
-            *counters = Some(self.ring.borrow_mut().provide_counters(COUNTER_GROUP)?);
+            *counters = Some(ring.provide_counters(COUNTER_GROUP)?);
         }
         Ok(())
     }
@@ -275,25 +329,26 @@ impl UringMonitor {
     /// True if a wait would submit or find something; a look at memory.
     pub(super) fn needs_wait(&self) -> bool {
         let look = self.ring.borrow_mut().look();
-        look.unsubmitted != 0
-            || look.completions
-            || !self.queued.borrow().is_empty()
-            || !self.backlog.borrow().is_empty()
+        look.unsubmitted != 0 || look.completions || self.unfinished.get()
     }
 
-    #[inline]
+    /// True if `needs_wait` sees every completion that there is.
+    pub(super) fn tells(&self) -> bool {
+        self.ring.borrow().tells()
+    }
+
+    #[inline(always)]
     pub(super) fn wait(&self, mut timeout: TimeoutNs, sink: Sink<'_>) -> io::Result<bool> {
-        // The usual turn: a sleep with no handler to arm and no completion in memory.
-        if timeout != Some(0) && self.queued.borrow().is_empty() && self.backlog.borrow().is_empty() {
+        // The usual turn: a sleep, with room for what there is to submit.
+        if timeout != Some(0) {
             let mut ring = self.ring.borrow_mut();
-            if !ring.any_in_memory() {
+            let submitted = !self.unfinished.get() || self.submit_queued(&mut ring, sink.handlers);
+            if submitted && !ring.any_came_unasked() {
                 sink.stats.syscalls_enter.bump();
-                let entered = ring.enter(timeout);
-                drop(ring);
-                match entered.as_ref().map_err(io::Error::raw_os_error) {
+                match ring.enter(timeout).as_ref().map_err(io::Error::raw_os_error) {
                     Ok(0) | Err(Some(libc::ETIME | libc::EINTR)) => {
                         self.changed.set(false);
-                        let collected = self.reap(sink);
+                        let collected = self.reap(&mut ring, sink);
                         if collected || !self.changed.get() {
                             return Ok(collected);
                         }
@@ -312,6 +367,7 @@ impl UringMonitor {
     fn wait_otherwise(&self, mut timeout: TimeoutNs, sink: Sink<'_>) -> io::Result<bool> {
         loop {
             self.changed.set(false);
+            self.unfinished.set(false);
             let collected = self.arm_queued(sink);
             let collected = self.enter_and_reap(timeout, sink, collected)?;
             if collected || !self.changed.get() {
@@ -329,15 +385,15 @@ impl UringMonitor {
             let mut ring = self.ring.borrow_mut();
             let more = self.flush_backlog(&mut ring);
             let look = ring.look();
-            // Completions in memory and nothing to submit, or a mere look that would find nothing: no system call.
-            let nothing_found = timeout == Some(0) && !look.completions;
+            // Completions in memory and nothing to submit, or a mere look of which memory tells that it would find nothing: no
+            // system call.
+            let nothing_found = timeout == Some(0) && !look.completions && ring.tells();
             if look.unsubmitted == 0 && (look.reapable || collected || nothing_found) {
                 break;
             }
             sink.stats.syscalls_enter.bump();
             let sleeps = !(look.reapable || collected || more);
             let entered = ring.enter(if sleeps { timeout } else { Some(0) });
-            drop(ring);
             match entered.as_ref().map_err(io::Error::raw_os_error) {
                 // There is more than fits; or taken in part (an entry was refused and has completed with its error, or
                 // memory is short): the kernel did not sleep, so go on unless there is something to dispatch.
@@ -345,7 +401,7 @@ impl UringMonitor {
                 Ok(_) | Err(Some(libc::ETIME | libc::EINTR)) => break,
                 // The completion queue has to be emptied before the kernel takes more.
                 Err(Some(libc::EBUSY | libc::EAGAIN)) => {
-                    if !self.reap(sink) {
+                    if !self.reap(&mut ring, sink) {
                         entered?;
                     }
                     collected = true;
@@ -353,72 +409,64 @@ impl UringMonitor {
                 Err(_) => return entered.map(|_| false),
             }
         }
-        Ok(self.reap(sink) || collected)
+        Ok(self.reap(&mut self.ring.borrow_mut(), sink) || collected)
     }
 
     /// Empties the completion queue into the sink.
-    #[inline]
-    fn reap(&self, sink: Sink<'_>) -> bool {
+    #[inline(always)]
+    fn reap(&self, ring: &mut Ring, sink: Sink<'_>) -> bool {
         let mut collected = false;
-        self.ring.borrow_mut().reap_all(|cqe| {
+        for cqe in ring.reap_all() {
             let token = Token::from_bits(cqe.user_data);
             collected |= match token.kind() {
-                // The common case: an unread notifier. Its poll goes on, and nothing of it changes.
-                Kind::Handler
-                    if cqe.result > 0
-                        && cqueue::more(cqe.flags)
-                        && sink.handlers.mark_edge(token, cqe.result as u32) =>
-                {
-                    true
-                }
                 Kind::Handler => self.complete_poll(token, cqe, sink),
                 Kind::Read => self.complete_read(token, cqe, sink),
                 Kind::Operation => sink.completions.complete(token, cqe.result, cqe.flags, sink.stats),
                 Kind::Internal => false,
             };
-        });
+        }
         collected
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn complete_poll(&self, token: Token, cqe: Cqe, sink: Sink<'_>) -> bool {
-        let Some(handler) = sink.handlers.get(token) else {
+        let Some(handler) = sink.handlers.peek(token) else {
             // The end of a poll that was removed is as it should be; readiness that comes too late is a stale event.
             if cqe.result >= 0 {
                 sink.stats.stale.bump();
             }
             return false;
         };
-        let ended = !cqueue::more(cqe.flags);
-        match cqe.result {
-            result if result >= 0 => {
-                let readiness = Readiness::from_poll(result as u32);
-                if matches!(handler.watch.get(), Watch::Level(_)) {
-                    self.note_half_close(&handler, readiness);
-                }
-                // One-shot, or (multishot) the CQ had overflowed. Armed again by the next wait; a multishot poll then
-                // reports at once what it missed, because arming looks at the level.
-                if ended {
-                    self.queue_arming(&handler);
-                }
-                if !readiness.is_empty() {
-                    sink.handlers.mark(&handler, readiness);
-                }
-                !readiness.is_empty()
-            }
-            // Cancelled for a change.
-            result if result == -libc::ECANCELED => {
-                self.queue_arming(&handler);
-                self.changed.set(true);
-                false
-            }
-            // EBADF and its like: the descriptor was closed under us. Said once; arming again would say it for ever.
-            _ => {
-                handler.monitor.arm.set(Arm::Idle);
-                sink.handlers.mark(&handler, Readiness::ERROR);
-                true
-            }
+        if cqe.result < 0 {
+            return self.poll_failed(&handler, cqe.result, sink);
         }
+        let readiness = Readiness::from_poll(cqe.result as u32);
+        if matches!(handler.watch.get(), Watch::Level(_)) {
+            self.note_half_close(&handler, readiness);
+        }
+        // One-shot, or (multishot) the CQ had overflowed. Armed again by the next wait; a multishot poll then reports at
+        // once what it missed, because arming looks at the level.
+        if !cqueue::more(cqe.flags) {
+            self.queue_arming(&handler);
+        }
+        if !readiness.is_empty() {
+            sink.handlers.mark(&handler, readiness);
+        }
+        !readiness.is_empty()
+    }
+
+    #[cold]
+    fn poll_failed(&self, handler: &Rc<Handler>, result: i32, sink: Sink<'_>) -> bool {
+        if result == -libc::ECANCELED {
+            // For a change.
+            self.queue_arming(handler);
+            self.changed.set(true);
+            return false;
+        }
+        // EBADF and its like: the descriptor was closed under us. Said once; arming again would say it for ever.
+        handler.monitor.arm.set(Arm::Idle);
+        sink.handlers.mark(handler, Readiness::ERROR);
+        true
     }
 
     /// POLL_ADD always asks for POLLRDHUP, too (IO_POLL_UNMASK in io_uring/poll.c). Once a socket's peer has shut down its
@@ -434,7 +482,7 @@ impl UringMonitor {
             self.changed.set(true);
         } else if state.arm.get() == Arm::Armed {
             state.arm.set(Arm::Ending);
-            self.queued.borrow_mut().push(handler.token);
+            self.queue_token(handler.token);
         }
     }
 

@@ -19,8 +19,10 @@ mod poll;
 use crate::completion::Completions;
 use crate::handler::{Handler, Handlers, Watch};
 use crate::stats::Counters;
+use crate::sys::TimeoutNs;
+use crate::sys::fd::{check_pollable, explain};
+use crate::sys::uring::Ring;
 pub use crate::sys::uring::RingSetup;
-use crate::sys::{TimeoutNs, uring::Ring};
 use crate::token::Token;
 use std::cell::Cell;
 use std::fmt;
@@ -35,7 +37,7 @@ pub(crate) use self::io_uring::UringMonitor;
 pub enum MonitorKind {
     /// ppoll(2): everywhere; each wait costs time for every registered descriptor.
     Poll,
-    /// epoll_pwait2(2), or epoll_wait(2) before Linux 5.11.
+    /// epoll_wait(2), and epoll_pwait2(2) to wait for a timer (Linux 5.11; before, to the millisecond).
     Epoll,
     /// io_uring_enter(2): the only one that runs submitted operations. Linux 5.15.
     IoUring,
@@ -74,6 +76,9 @@ pub struct MonitorInfo {
 pub struct RingInfo {
     /// How completions are delivered.
     pub setup: RingSetup,
+    /// Completions that wait in the kernel show in memory (IORING_SETUP_TASKRUN_FLAG), which busy polling wants and others
+    /// need not pay for: see [`Builder::busy_polling`](crate::Builder::busy_polling).
+    pub tells: bool,
     /// The ring's descriptor is registered (Linux 5.18), so entering does not look it up.
     pub registered_fd: bool,
     /// Sleeping does not count as waiting for I/O (Linux 6.15).
@@ -128,10 +133,12 @@ impl Monitor {
         wanted: Option<MonitorKind>,
         ring_entries: u32,
         newest: RingSetup,
+        tells: bool,
     ) -> io::Result<(Self, MonitorInfo)> {
         let ring = |ring: Ring| {
             let info = RingInfo {
                 setup: ring.setup(),
+                tells: ring.tells(),
                 registered_fd: ring.has_registered_fd(),
                 no_iowait: ring.has_no_iowait(),
             };
@@ -142,9 +149,9 @@ impl Monitor {
             Some(MonitorKind::Poll) => ((Self::Poll(poll::PollMonitor::default()), None), asked()),
             Some(MonitorKind::Epoll) => ((Self::Epoll(epoll::EpollMonitor::new()?), None), asked()),
             Some(MonitorKind::IoUring) => {
-                (ring(Ring::new(ring_entries, newest).map_err(why_no_ring)?), asked())
+                (ring(Ring::new(ring_entries, newest, tells).map_err(why_no_ring)?), asked())
             }
-            None => match Ring::new(ring_entries, newest).map_err(why_no_ring) {
+            None => match Ring::new(ring_entries, newest, tells).map_err(why_no_ring) {
                 Ok(r) => (ring(r), "the best monitor, and this kernel has it".to_owned()),
                 Err(e) => match epoll::EpollMonitor::new() {
                     Ok(epoll) => ((Self::Epoll(epoll), None), e.to_string()),
@@ -175,20 +182,28 @@ impl Monitor {
     }
 
     /// Starts to watch `fd` under `token`. If another handler of this context has the same number, it is about to be
-    /// removed with `replaced`.
+    /// removed with `replaced`. `known`: it is open and can be polled, so nobody need ask the kernel.
     pub(crate) fn add(
         &self,
         token: Token,
         fd: RawFd,
         watch: Watch,
+        known: bool,
         stats: &Counters,
     ) -> io::Result<HandlerState> {
-        let state = match self {
-            Self::Poll(m) => m.add(token, fd, watch, stats),
-            Self::Epoll(m) => m.add(token, fd, watch, stats),
-            Self::IoUring(m) => m.add(token, fd, stats),
+        // epoll_ctl checks by itself.
+        let checked = if known || matches!(self, Self::Epoll(_)) {
+            Ok(())
+        } else {
+            stats.syscalls_ctl.bump();
+            check_pollable(fd)
         };
-        state.map_err(|e| crate::sys::fd::explain(e, fd))
+        let state = checked.and_then(|()| match self {
+            Self::Poll(m) => Ok(m.add(token, fd, watch)),
+            Self::Epoll(m) => m.add(token, fd, watch, stats),
+            Self::IoUring(m) => Ok(m.add(token)),
+        });
+        state.map_err(|e| explain(e, fd))
     }
 
     /// Takes over the handler's new interest.
@@ -211,7 +226,7 @@ impl Monitor {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn wait(&self, timeout: TimeoutNs, sink: Sink<'_>) -> io::Result<bool> {
         match self {
             Self::Poll(m) => m.wait(timeout, sink),
@@ -223,6 +238,11 @@ impl Monitor {
     /// True if a wait would find or submit something, by a look at memory. Monitors that cannot look say false.
     pub(crate) fn needs_wait(&self) -> bool {
         self.ring().is_some_and(UringMonitor::needs_wait)
+    }
+
+    /// True if [`needs_wait`](Self::needs_wait) sees everything that a wait would find.
+    pub(crate) fn tells(&self) -> bool {
+        self.ring().is_some_and(UringMonitor::tells)
     }
 }
 

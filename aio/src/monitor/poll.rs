@@ -2,8 +2,7 @@
 
 use super::{HandlerState, Sink};
 use crate::handler::{Handler, Handlers, Readiness, Watch};
-use crate::stats::Counters;
-use crate::sys::{TimeoutNs, fd::check_pollable, ppoll::ppoll};
+use crate::sys::{TimeoutNs, ppoll::ppoll};
 use crate::token::Token;
 use std::cell::RefCell;
 use std::io;
@@ -36,21 +35,13 @@ fn events(watch: Watch) -> libc::c_short {
 }
 
 impl PollMonitor {
-    pub(super) fn add(
-        &self,
-        token: Token,
-        fd: RawFd,
-        watch: Watch,
-        stats: &Counters,
-    ) -> io::Result<HandlerState> {
-        stats.syscalls_ctl.bump();
-        check_pollable(fd)?;
+    pub(super) fn add(&self, token: Token, fd: RawFd, watch: Watch) -> HandlerState {
         let mut set = self.set.borrow_mut();
         let state = HandlerState::default();
         state.index.set(Some(set.fds.len() as u32));
         set.fds.push(libc::pollfd { fd, events: events(watch), revents: 0 });
         set.tokens.push(token);
-        Ok(state)
+        state
     }
 
     pub(super) fn modify(&self, handler: &Handler) {
@@ -74,6 +65,7 @@ impl PollMonitor {
         }
     }
 
+    #[inline(never)]
     pub(super) fn wait(&self, timeout: TimeoutNs, sink: Sink<'_>) -> io::Result<bool> {
         sink.stats.syscalls_wait.bump();
         let mut set = self.set.borrow_mut();

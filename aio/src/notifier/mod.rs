@@ -99,6 +99,7 @@ impl EventNotifier {
     ///
     /// # Errors
     /// What read(2) says; an empty counter is `Ok(false)`.
+    #[inline]
     pub fn test_and_clear(&self) -> io::Result<bool> {
         self.fd.read().map(|count| count.is_some())
     }

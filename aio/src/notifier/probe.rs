@@ -56,7 +56,7 @@ pub(crate) fn ring_read_multishot() -> bool {
 }
 
 fn ring_sees_each_write(arm: impl Fn(types::Fd) -> squeue::Entry, with_buffers: bool) -> io::Result<bool> {
-    let (mut ring, fd) = (Ring::new(4, RingSetup::Plain)?, EventFd::new()?);
+    let (mut ring, fd) = (Ring::new(4, RingSetup::Plain, false)?, EventFd::new()?);
     let buffers = if with_buffers { Some(ring.provide_counters(0)?) } else { None };
     // SAFETY: a poll points to nothing; a multishot read fills the group, which outlives the ring's use of it below.
     let pushed = unsafe { ring.push(&arm(types::Fd(fd.as_raw_fd()))) };

@@ -49,10 +49,20 @@ impl Epoll {
     }
 
     /// Sleeps until an event or the timeout; gives the number of events filled in. EINTR is an error here.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn wait(&self, events: &mut [libc::epoll_event], timeout: TimeoutNs) -> io::Result<usize> {
+        match timeout {
+            None => self.wait_ms(events, -1),
+            Some(0) => self.wait_ms(events, 0),
+            Some(ns) => self.wait_ns(events, ns),
+        }
+    }
+
+    /// For a time that only nanoseconds can say.
+    #[inline(never)]
+    fn wait_ns(&self, events: &mut [libc::epoll_event], ns: u64) -> io::Result<usize> {
         if self.has_pwait2.get() {
-            match self.pwait2(events, timeout) {
+            match self.pwait2(events, ns) {
                 // EPERM is not an error of this call: it comes from seccomp filters that are older than the call is.
                 Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
                     self.has_pwait2.set(false)
@@ -61,16 +71,25 @@ impl Epoll {
             }
         }
         // Rounded up: rounding down would wake early and spin until the deadline.
-        let ms = timeout.map_or(-1, |ns| i32::try_from(ns.div_ceil(1_000_000)).unwrap_or(i32::MAX));
-        // SAFETY: the kernel writes at most `events.len()` entries to the slice.
-        let n =
-            unsafe { libc::epoll_wait(self.fd.as_raw_fd(), events.as_mut_ptr(), events.len() as i32, ms) };
-        check(n.into()).map(|n| n as usize)
+        self.wait_ms(events, i32::try_from(ns.div_ceil(1_000_000)).unwrap_or(i32::MAX))
     }
 
-    fn pwait2(&self, events: &mut [libc::epoll_event], timeout: TimeoutNs) -> io::Result<usize> {
-        let ts = timeout.map(timespec);
-        let ts = ts.as_ref().map_or(ptr::null(), ptr::from_ref);
+    /// epoll_wait(2), which costs some nanoseconds less than epoll_pwait2. By number where there is one: the function of the C
+    /// library is a cancellation point, which costs two locked operations in a process of several threads.
+    #[inline(always)]
+    fn wait_ms(&self, events: &mut [libc::epoll_event], ms: i32) -> io::Result<usize> {
+        let (fd, room) = (self.fd.as_raw_fd(), events.len() as i32);
+        // SAFETY: the kernel writes at most `events.len()` entries to the slice, which lives across the call.
+        #[cfg(target_arch = "x86_64")]
+        let n = unsafe { libc::syscall(libc::SYS_epoll_wait, fd, events.as_mut_ptr(), room, ms) };
+        // SAFETY: as above.
+        #[cfg(not(target_arch = "x86_64"))]
+        let n = unsafe { libc::epoll_wait(fd, events.as_mut_ptr(), room, ms) }.into();
+        check(n).map(|n| n as usize)
+    }
+
+    fn pwait2(&self, events: &mut [libc::epoll_event], ns: u64) -> io::Result<usize> {
+        let ts = timespec(ns);
         // SAFETY: the kernel writes at most `events.len()` entries to the slice and reads `ts`, both live; a null
         // signal mask (its size is then ignored) leaves the mask alone.
         let n = unsafe {
@@ -79,7 +98,7 @@ impl Epoll {
                 self.fd.as_raw_fd(),
                 events.as_mut_ptr(),
                 events.len(),
-                ts,
+                &raw const ts,
                 ptr::null::<libc::sigset_t>(),
                 0usize,
             )

@@ -24,8 +24,13 @@ use std::time::Duration;
 pub(crate) type TimeoutNs = Option<u64>;
 
 /// Turns the `-1` of a system call into the error in `errno`.
+#[inline]
 pub(crate) fn check(result: libc::c_long) -> io::Result<u32> {
-    u32::try_from(result).map_err(|_| io::Error::last_os_error())
+    #[cold]
+    fn failed() -> io::Error {
+        io::Error::last_os_error()
+    }
+    u32::try_from(result).map_err(|_| failed())
 }
 
 /// The timespec of a relative timeout. Seconds saturate where `time_t` ends (292 billion years).

@@ -27,10 +27,10 @@ const UNREGISTER_RING_FDS: u32 = 21;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum RingSetup {
-    /// SINGLE_ISSUER | DEFER_TASKRUN | TASKRUN_FLAG (Linux 6.1): completions are worked off inside the loop's own
-    /// wait, never by interrupting it.
+    /// SINGLE_ISSUER | DEFER_TASKRUN (Linux 6.1): completions are worked off inside the loop's own wait, never by
+    /// interrupting it.
     DeferTaskrun,
-    /// COOP_TASKRUN | TASKRUN_FLAG (Linux 5.19): no interruption; worked off at any kernel entry.
+    /// COOP_TASKRUN (Linux 5.19): no interruption; worked off at any kernel entry.
     CoopTaskrun,
     /// No flags (Linux 5.15): the kernel interrupts the thread for each completion.
     Plain,
@@ -72,8 +72,8 @@ pub(crate) struct Look {
     pub(crate) unsubmitted: u32,
     /// Completions lie in memory and none wait in the kernel, so that reaping needs no enter.
     pub(crate) reapable: bool,
-    /// Completions may be had: some are in memory, or the kernel says that an enter would bring some (task work with
-    /// TASKRUN_FLAG, or an overflowed CQ).
+    /// Completions may be had: some are in memory, or the kernel says that an enter would bring some (task work, if the ring
+    /// tells, or an overflowed CQ).
     pub(crate) completions: bool,
 }
 
@@ -87,6 +87,10 @@ pub(crate) struct Ring {
     /// What io_uring_enter takes: the registered index, or the descriptor itself.
     enter_fd: RawFd,
     enter_flags: u32,
+    /// Memory tells of every completion; else some may wait in the kernel for an enter, unseen.
+    tells: bool,
+    /// Of the submission queue.
+    entries: u32,
     /// Pushed and not yet taken by an enter: the tail less the head of the SQ, without a look at shared memory.
     unsubmitted: u32,
 }
@@ -104,16 +108,20 @@ impl Ring {
     /// Sets a ring up with `entries` SQEs and eight times as many CQEs, with the newest flags that the kernel
     /// takes, `newest` at the most. The calling thread becomes the only one that may use it.
     ///
+    /// With `tells`, completions that wait in the kernel show in memory (IORING_SETUP_TASKRUN_FLAG), at the price of two locked
+    /// operations of the kernel for each batch of them.
+    ///
     /// # Errors
     /// EPERM or ENOSYS where io_uring is switched off or absent, ENOMEM where RLIMIT_MEMLOCK is too small (before
     /// Linux 5.12), `Unsupported` on kernels before 5.15.
-    pub(crate) fn new(entries: u32, newest: RingSetup) -> io::Result<Self> {
+    pub(crate) fn new(entries: u32, newest: RingSetup, tells: bool) -> io::Result<Self> {
         // The kernel refuses a queue without entries.
         let entries = entries.max(1);
         let mut refused = None;
         for setup in RingSetup::ALL.into_iter().filter(|s| *s >= newest) {
-            match Self::build(entries, setup) {
-                Ok(ring) => return Self::finish(ring, setup),
+            match Self::build(entries, setup, tells) {
+                // Without any flag a completion interrupts the thread, and is in memory at once.
+                Ok(ring) => return Self::finish(ring, setup, tells || setup == RingSetup::Plain),
                 // An unknown flag. Anything else will not get better with fewer flags.
                 Err(e) if e.raw_os_error() == Some(libc::EINVAL) => refused = Some(e),
                 Err(e) => return Err(e),
@@ -122,20 +130,21 @@ impl Ring {
         Err(refused.unwrap_or_else(|| io::Error::from_raw_os_error(libc::EINVAL)))
     }
 
-    fn build(entries: u32, setup: RingSetup) -> io::Result<IoUring> {
+    fn build(entries: u32, setup: RingSetup, tells: bool) -> io::Result<IoUring> {
         let mut builder = IoUring::builder();
         builder.setup_cqsize(entries.saturating_mul(8)).setup_clamp();
         match setup {
-            RingSetup::DeferTaskrun => {
-                builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag()
-            }
-            RingSetup::CoopTaskrun => builder.setup_coop_taskrun().setup_taskrun_flag(),
+            RingSetup::DeferTaskrun => builder.setup_single_issuer().setup_defer_taskrun(),
+            RingSetup::CoopTaskrun => builder.setup_coop_taskrun(),
             RingSetup::Plain => &mut builder,
         };
+        if tells && setup != RingSetup::Plain {
+            builder.setup_taskrun_flag();
+        }
         builder.build(entries)
     }
 
-    fn finish(ring: IoUring, setup: RingSetup) -> io::Result<Self> {
+    fn finish(ring: IoUring, setup: RingSetup, tells: bool) -> io::Result<Self> {
         let params = ring.params();
         // NODROP (5.5) keeps completions that overflow, EXT_ARG (5.11) carries the timeout, and resource tagging
         // (5.13) marks a kernel that has multishot POLL_ADD.
@@ -157,7 +166,8 @@ impl Ring {
             enter_fd = update.offset as RawFd;
             enter_flags |= ENTER_REGISTERED_RING;
         }
-        Ok(Self { ring, setup, enter_fd, enter_flags, unsubmitted: 0 })
+        let entries = ring.params().sq_entries();
+        Ok(Self { ring, setup, enter_fd, enter_flags, tells, entries, unsubmitted: 0 })
     }
 
     pub(crate) fn setup(&self) -> RingSetup {
@@ -168,6 +178,11 @@ impl Ring {
         self.enter_flags & ENTER_REGISTERED_RING != 0
     }
 
+    /// True if [`look`](Self::look) sees every completion that an enter would bring.
+    pub(crate) fn tells(&self) -> bool {
+        self.tells
+    }
+
     pub(crate) fn has_no_iowait(&self) -> bool {
         self.enter_flags & ENTER_NO_IOWAIT != 0
     }
@@ -176,6 +191,7 @@ impl Ring {
     ///
     /// # Safety
     /// What the entry points to must stay valid until its (last) completion has been reaped.
+    #[inline]
     pub(crate) unsafe fn push(&mut self, entry: &squeue::Entry) -> Result<(), Full> {
         // SAFETY: the caller keeps what the entry points to alive.
         unsafe { self.ring.submission().push(entry) }.map_err(|_| Full)?;
@@ -183,15 +199,16 @@ impl Ring {
         Ok(())
     }
 
-    /// True if [`push`](Self::push) would fail.
-    pub(crate) fn is_full(&mut self) -> bool {
-        self.ring.submission().is_full()
+    /// How often [`push`](Self::push) will succeed before the next enter.
+    #[inline]
+    pub(crate) fn room(&self) -> usize {
+        self.entries.saturating_sub(self.unsubmitted) as usize
     }
 
-    /// True if completions lie in memory: two loads.
+    /// True if completions lie in memory that came without an enter; with DEFER_TASKRUN none does.
     #[inline]
-    pub(crate) fn any_in_memory(&mut self) -> bool {
-        !self.ring.completion().is_empty()
+    pub(crate) fn any_came_unasked(&mut self) -> bool {
+        self.setup != RingSetup::DeferTaskrun && !self.ring.completion().is_empty()
     }
 
     /// What is to be done, by a look at memory: a few loads, no system call.
@@ -213,19 +230,24 @@ impl Ring {
     /// then again); the kernel has taken none then.
     #[inline]
     pub(crate) fn enter(&mut self, timeout: TimeoutNs) -> io::Result<u32> {
-        let min_complete = u32::from(timeout != Some(0));
-        let ts = timeout.filter(|ns| *ns != 0).map(timespec);
-        let arg = GeteventsArg {
-            sigmask: 0,
-            sigmask_sz: 0,
-            min_wait_usec: 0,
-            ts: ts.as_ref().map_or(0, |ts| ptr::from_ref(ts) as u64),
-        };
-        // Only a deadline needs the argument; the kernel would copy it in for nothing.
-        let (flags, arg, arg_size) = match ts {
-            Some(_) => (self.enter_flags | ENTER_EXT_ARG, &raw const arg, size_of::<GeteventsArg>()),
-            None => (self.enter_flags, ptr::null(), 0),
-        };
+        match timeout {
+            None => self.enter_with(1, 0, None),
+            Some(0) => self.enter_with(0, 0, None),
+            Some(ns) => self.enter_for(ns),
+        }
+    }
+
+    /// For a time: only that needs the argument, which the kernel copies in.
+    #[inline(never)]
+    fn enter_for(&mut self, ns: u64) -> io::Result<u32> {
+        let ts = timespec(ns);
+        let arg = GeteventsArg { sigmask: 0, sigmask_sz: 0, min_wait_usec: 0, ts: &raw const ts as u64 };
+        self.enter_with(1, ENTER_EXT_ARG, Some(&arg))
+    }
+
+    #[inline(always)]
+    fn enter_with(&mut self, wanted: u32, flags: u32, arg: Option<&GeteventsArg>) -> io::Result<u32> {
+        let size = if arg.is_some() { size_of::<GeteventsArg>() } else { 0 };
         // SAFETY: `arg` (or null, for no signal mask) and the timespec it points to live across the call; what the
         // submitted SQEs point to is kept alive by who pushed them.
         let r = unsafe {
@@ -233,10 +255,10 @@ impl Ring {
                 libc::SYS_io_uring_enter,
                 self.enter_fd,
                 self.unsubmitted,
-                min_complete,
-                flags | ENTER_GETEVENTS,
-                arg,
-                arg_size,
+                wanted,
+                self.enter_flags | ENTER_GETEVENTS | flags,
+                arg.map_or(ptr::null(), ptr::from_ref),
+                size,
             )
         };
         self.unsubmitted = self.unsubmitted.saturating_sub(check(r)?);
@@ -249,12 +271,14 @@ impl Ring {
         Some(Cqe { user_data: cqe.user_data(), result: cqe.result(), flags: cqe.flags() })
     }
 
-    /// Takes all completions that are in memory now and gives each to `take`, which must not use the ring.
+    /// Takes all completions out of the ring that are in memory now.
     #[inline]
-    pub(crate) fn reap_all(&mut self, mut take: impl FnMut(Cqe)) {
-        for cqe in self.ring.completion() {
-            take(Cqe { user_data: cqe.user_data(), result: cqe.result(), flags: cqe.flags() });
-        }
+    pub(crate) fn reap_all(&mut self) -> impl Iterator<Item = Cqe> {
+        self.ring.completion().map(|cqe| Cqe {
+            user_data: cqe.user_data(),
+            result: cqe.result(),
+            flags: cqe.flags(),
+        })
     }
 
     /// Gives the ring a group of eight-byte buffers, for READ_MULTISHOT of eventfds (Linux 5.19; 6.7 for the read).

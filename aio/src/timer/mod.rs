@@ -6,6 +6,7 @@
 
 mod heap;
 
+use crate::agenda::{Agenda, Item};
 use crate::context::AioContext;
 use crate::handler::Callback;
 use crate::stats::Counters;
@@ -118,9 +119,8 @@ pub(crate) struct Timers {
     tables: RefCell<Tables>,
     /// Expired and not yet run: slot and order of arming.
     due: RefCell<VecDeque<(u32, u64)>>,
-    /// False while none is armed or due, as far as the last turn saw: then a turn need not look further.
-    any: Cell<bool>,
     pub(crate) virtual_clock: VirtualClock,
+    agenda: Rc<Agenda>,
 }
 
 impl fmt::Debug for Timers {
@@ -130,6 +130,10 @@ impl fmt::Debug for Timers {
 }
 
 impl Timers {
+    pub(crate) fn new(agenda: &Rc<Agenda>) -> Rc<Self> {
+        Rc::new(Self { agenda: Rc::clone(agenda), ..Self::default() })
+    }
+
     pub(crate) fn create(self: &Rc<Self>, clock: Clock, callback: Rc<Callback>) -> Timer {
         let mut tables = self.tables.borrow_mut();
         tables.versions += 1;
@@ -140,18 +144,12 @@ impl Timers {
     }
 
     /// Nanoseconds to the nearest deadline of a clock that runs; 0 if one has passed.
-    #[inline]
     pub(crate) fn timeout(&self) -> TimeoutNs {
-        if self.any.get() { self.nearest() } else { None }
-    }
-
-    #[inline(never)]
-    fn nearest(&self) -> TimeoutNs {
         let tables = self.tables.borrow();
         if !self.due.borrow().is_empty() {
             return Some(0);
         }
-        self.any.set(tables.realtime.first().is_some() || tables.virtual_.first().is_some());
+        self.agenda.set(Item::Timers, tables.realtime.first().is_some() || tables.virtual_.first().is_some());
         let left = |heap: &Heap, now: &dyn Fn() -> u64| heap.first().map(|d| d.at_ns.saturating_sub(now()));
         let realtime = left(&tables.realtime, &monotonic_ns);
         let virtual_ = left(&tables.virtual_, &|| self.virtual_clock.now_ns())
@@ -164,13 +162,8 @@ impl Timers {
     }
 
     /// Runs what has expired. True if anything ran.
-    #[inline]
-    pub(crate) fn run(&self, context: &AioContext, stats: &Counters) -> bool {
-        self.any.get() && self.run_expired(context, stats)
-    }
-
     #[inline(never)]
-    fn run_expired(&self, context: &AioContext, stats: &Counters) -> bool {
+    pub(crate) fn run(&self, context: &AioContext, stats: &Counters) -> bool {
         {
             let mut tables = self.tables.borrow_mut();
             let mut due = self.due.borrow_mut();
@@ -226,7 +219,7 @@ impl Timer {
     /// Arms the timer for `at_ns` of its clock, in place of any deadline it had. A deadline that has passed runs it in
     /// the next turn; inside its own callback that is not the turn that runs it now.
     pub fn arm_at(&self, at_ns: u64) {
-        self.timers.any.set(true);
+        self.timers.agenda.set(Item::Timers, true);
         self.with(|tables| tables.arm(self.slot, at_ns));
     }
 

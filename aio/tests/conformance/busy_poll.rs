@@ -2,7 +2,7 @@
 
 use crate::setup::Setup;
 use crate::support::{Count, SPIN, Slot, look, settle, turn, turn_until, turns_of_an_idle_loop};
-use aio::{AioContext, BusyPolled, BusyPolling, EventNotifier, Interest, NotifierRegistration};
+use aio::{AioContext, BusyPolled, BusyPolling, EventNotifier, Interest, NotifierRegistration, RingSetup};
 use std::cell::{Cell, RefCell};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -110,6 +110,14 @@ impl Polled {
         let ctx = setup.builder().busy_polling(policy).build().unwrap();
         let (device, bell, registration) = Self::device(setup, &ctx);
         Self { ctx, device, bell, registration }
+    }
+
+    /// Switched on later, so that a ring does not tell of its completions.
+    fn later(setup: &Setup, policy: BusyPolling) -> Self {
+        let p = Self::new(setup, BusyPolling::OFF);
+        assert!(p.ctx.monitor().ring.is_none_or(|ring| ring.tells == (ring.setup == RingSetup::Plain)));
+        p.ctx.set_busy_polling(policy);
+        p
     }
 
     fn device(setup: &Setup, ctx: &AioContext) -> (Rc<Device>, EventNotifier, Slot<NotifierRegistration>) {
@@ -301,11 +309,25 @@ pub(crate) fn begin_and_end_balance_when_the_context_goes(setup: &Setup) {
 }
 
 pub(crate) fn a_busy_device_does_not_starve_descriptors(setup: &Setup) {
-    let p = Polled::new(setup, SHORT);
+    does_not_starve_descriptors(setup, Polled::new(setup, SHORT));
+    does_not_starve_descriptors(setup, Polled::later(setup, SHORT));
+}
+
+fn does_not_starve_descriptors(setup: &Setup, p: Polled) {
     p.first_event();
-    p.device.endless.set(true);
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     let (calls, rings, expired) = (Count::default(), Count::default(), Count::default());
+    // A read that is in flight when its data come, where there is a ring.
+    let (mut tap, pipe) = UnixStream::pair().unwrap();
+    let read = Count::default();
+    let done = read.clone();
+    let reads = p.ctx.read_at(pipe, vec![0; 1], 0, move |_, result, _, _| {
+        assert_eq!(result.unwrap(), 1);
+        done.bump();
+    });
+    if reads.is_err() {
+        read.bump();
+    }
     let _on = p.ctx.add_fd(&theirs, Interest::READABLE, {
         let calls = calls.clone();
         move |_, _| calls.bump()
@@ -320,11 +342,15 @@ pub(crate) fn a_busy_device_does_not_starve_descriptors(setup: &Setup) {
         let expired = expired.clone();
         move |_| expired.bump()
     });
+    // Armed in the kernel, all of it, and nothing left to submit: only looking finds what comes now.
+    settle(&p.ctx);
+    p.device.endless.set(true);
     ours.write_all(b"x").unwrap();
+    tap.write_all(b"x").unwrap();
     plain.notify().unwrap();
     timer.arm_after(Duration::from_micros(100));
     let busy = p.device.calls.get();
-    turn_until(&p.ctx, || calls.get() >= 3 && rings.get() >= 1 && expired.get() == 1);
+    turn_until(&p.ctx, || calls.get() >= 3 && rings.get() >= 1 && expired.get() == 1 && read.get() == 1);
     assert!(p.device.calls.get() > busy, "the device was served meanwhile");
 }
 

@@ -271,7 +271,7 @@ impl Producer {
             }
         };
         let action = || Action::Fd(Box::new(callback));
-        match context.register(self.room.as_raw_fd(), Watch::Level(interest), action) {
+        match context.register(self.room.as_raw_fd(), Watch::Level(interest), true, action) {
             Ok(token) => {
                 let registration = Registration { context: Weak::clone(&self.context), token };
                 self.waits.replace(Waits::ForRoom(registration));
