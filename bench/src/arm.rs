@@ -117,15 +117,15 @@ impl Arm {
     pub(crate) fn description(self) -> &'static str {
         match (self.monitor, self.reset) {
             (Monitor::Poll, Reset::Classic) => "ppoll, then read(2)",
-            (Monitor::Epoll, Reset::Classic) => "epoll_pwait2 level-triggered, then read(2)",
+            (Monitor::Epoll, Reset::Classic) => "epoll_wait level-triggered, then read(2)",
             (Monitor::IoUring, Reset::Classic) => "one-shot POLL_ADD, then read(2)",
-            (Monitor::Epoll, Reset::Edge) => "epoll_pwait2 edge-triggered, never read",
+            (Monitor::Epoll, Reset::Edge) => "epoll_wait edge-triggered, never read",
             (Monitor::IoUring, Reset::Edge) => "multishot POLL_ADD, never read",
             (_, Reset::Edge) => "edges, never read",
             (_, Reset::RingRead) => "IORING_OP_READ, re-armed by the next io_uring_enter",
             (_, Reset::RingReadMultishot) => "IORING_OP_READ_MULTISHOT into provided buffers",
             (Monitor::Poll, Reset::KernelFlag) => "ppoll, the kernel resets",
-            (Monitor::Epoll, Reset::KernelFlag) => "epoll_pwait2 level-triggered, the kernel resets",
+            (Monitor::Epoll, Reset::KernelFlag) => "epoll_wait level-triggered, the kernel resets",
             (Monitor::IoUring, Reset::KernelFlag) => "POLL_ADD, the kernel resets",
         }
     }

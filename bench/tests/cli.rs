@@ -92,7 +92,7 @@ fn help_version_and_lists_go_to_stdout() {
         (&["--version"], env!("CARGO_PKG_VERSION")),
         (&["eventfd", "--help"], "--rounds"),
         (&["list"], "io_uring/ring-read-multishot"),
-        (&["list"], "write + epoll_pwait2 edge, no read"),
+        (&["list"], "write + epoll_wait edge, no read"),
     ] {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(0));

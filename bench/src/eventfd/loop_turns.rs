@@ -71,7 +71,7 @@ impl fmt::Display for Turn {
 fn floor(arm: Arm) -> Option<Method> {
     Some(match arm.to_string().as_str() {
         "epoll/edge" => Method::EpollEdge,
-        "epoll/classic" => Method::EpollPwait2Read,
+        "epoll/classic" => Method::EpollWaitRead,
         "io_uring/edge" => Method::PollMultishot,
         "io_uring/classic" => Method::PollOneshotRead,
         "io_uring/ring-read" => Method::RingRead,

@@ -222,8 +222,8 @@ mod tests {
                 Operation::Clock => (0.0, 0.0),
                 Operation::EmptyCall | Operation::Write => (1.0, 0.0),
                 Operation::Read | Operation::ReadEmpty => (1.0, 1.0),
-                Operation::Signal(method) if method.baseline().is_some() => (2.0, 0.0),
-                Operation::Signal(_) => (3.0, 1.0),
+                Operation::Signal(method) if method.reads() => (3.0, 1.0),
+                Operation::Signal(_) => (2.0, 0.0),
             };
             assert_eq!((sample.syscalls, sample.reads), (syscalls, reads), "{operation}");
             assert!(sample.time_ns > 0.0);

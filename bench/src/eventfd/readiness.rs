@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "the system calls that are measured here have no safe form")]
 
 use super::method::{Patience, Waiter};
-use super::syscall::{Calls, EventFd, check, retry};
+use super::syscall::{Calls, EventFd, check, epoll_wait, retry};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::{io, ptr};
@@ -82,7 +82,7 @@ pub(super) enum WaitCall {
     EpollPwait2,
 }
 
-/// An epoll instance with one eventfd: level-triggered with a read(2), or edge-triggered without.
+/// An epoll instance with one eventfd, level- or edge-triggered, with a read(2) or without.
 pub(super) struct Epoll {
     epoll: OwnedFd,
     kick: Arc<EventFd>,
@@ -96,9 +96,9 @@ impl Epoll {
     }
 
     /// Every write(2) wakes the waiters of an eventfd, also of one that was not empty (eventfd_write in
-    /// fs/eventfd.c), and each wake-up is an edge for EPOLLET. The counter only ever grows.
-    pub(super) fn edge(kick: Arc<EventFd>) -> io::Result<Self> {
-        Self::new(kick, WaitCall::EpollPwait2, (libc::EPOLLIN | libc::EPOLLET) as u32, false)
+    /// fs/eventfd.c), and each wake-up is an edge for EPOLLET. Without a read(2) the counter only ever grows.
+    pub(super) fn edge(kick: Arc<EventFd>, read: bool) -> io::Result<Self> {
+        Self::new(kick, WaitCall::EpollWait, (libc::EPOLLIN | libc::EPOLLET) as u32, read)
     }
 
     fn new(kick: Arc<EventFd>, call: WaitCall, events: u32, read: bool) -> io::Result<Self> {
@@ -125,8 +125,7 @@ impl Waiter for Epoll {
             match call {
                 WaitCall::EpollWait => {
                     let timeout = if patience == Patience::Now { 0 } else { -1 };
-                    // SAFETY: room for the one event that is asked for.
-                    libc::c_long::from(unsafe { libc::epoll_wait(epoll, &mut event, 1, timeout) })
+                    epoll_wait(epoll, std::slice::from_mut(&mut event), timeout)
                 }
                 // By number: glibc has a wrapper only since 2.35, musl has none.
                 // SAFETY: room for the one event that is asked for; the timeout is null or a constant; a null

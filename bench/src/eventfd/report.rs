@@ -51,7 +51,7 @@ const DIFFERENCE: [Column; 4] = [
     Column::number("difference", "ns"),
     Column::number("95% interval", "ns"),
     Column::number("change", ""),
-    Column::text("without the read(2)"),
+    Column::text("than level + read"),
 ];
 
 fn operations(group: &str, rows: &[Row]) -> Table {
@@ -129,6 +129,7 @@ pub(super) fn conclusions(rows: &[Row]) -> Vec<String> {
     let mut sentences: Vec<String> = cost_of_a_read(rows).into_iter().collect();
     for group in rows.chunk_by(|a, b| a.group == b.group) {
         sentences.extend(without_the_read(group));
+        sentences.extend(without_the_level(group));
         sentences.extend(over_the_floor(group));
     }
     sentences
@@ -156,20 +157,29 @@ fn cost_of_a_read(rows: &[Row]) -> Option<String> {
 
 /// What leaving it out does, in one group.
 fn without_the_read(group: &[Row]) -> Option<String> {
+    let effects = effects(group, Method::EpollEdge, Method::PollMultishot)?;
+    let name = &group.first()?.group;
+    let what = if name.starts_with("one thread") { "a notification" } else { "a round trip" };
+    Some(format!("Without it {what} on {name}: {effects}."))
+}
+
+/// What of that is not the read: an edge that is read all the same leaves out what a level costs. With epoll that is a second
+/// look at the descriptor, with io_uring arming the poll anew.
+fn without_the_level(group: &[Row]) -> Option<String> {
+    let effects = effects(group, Method::EpollEdgeRead, Method::PollMultishotRead)?;
+    Some(format!("Of that, an edge in place of the level, and read all the same: {effects}."))
+}
+
+fn effects(group: &[Row], epoll: Method, io_uring: Method) -> Option<String> {
     let effect = |method: Method, monitor: &str| {
         let names = [method.to_string(), Operation::Signal(method).to_string()];
         let row = group.iter().find(|row| names.contains(&row.case))?;
         let time = row.metric("time_ns").or_else(|| row.metric("round_trip_ns"))?;
         Some(format!("{monitor} {}", effect(&time.versus?)))
     };
-    let effects: Vec<String> =
-        [effect(Method::EpollEdge, "epoll"), effect(Method::PollMultishot, "io_uring")]
-            .into_iter()
-            .flatten()
-            .collect();
-    let name = &group.first()?.group;
-    let what = if name.starts_with("one thread") { "a notification" } else { "a round trip" };
-    (!effects.is_empty()).then(|| format!("Without it {what} on {name}: {}.", effects.join("; ")))
+    let effects = [effect(epoll, "epoll"), effect(io_uring, "io_uring")];
+    let effects: Vec<String> = effects.into_iter().flatten().collect();
+    (!effects.is_empty()).then(|| effects.join("; "))
 }
 
 /// What the loop adds to the bare calls, and whether that grows with what is registered.
@@ -307,12 +317,12 @@ mod tests {
         assert!(text.contains("\nPer round trip, two threads, one CPU (0)\n"));
         let line = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap().to_owned();
         let edge: Vec<String> =
-            line("write + epoll_pwait2 edge").split("  ").map(|s| s.trim().to_owned()).collect();
+            line("write + epoll_wait edge").split("  ").map(|s| s.trim().to_owned()).collect();
         let edge: Vec<&str> = edge.iter().map(String::as_str).filter(|cell| !cell.is_empty()).collect();
         assert_eq!(
             edge,
             [
-                "write + epoll_pwait2 edge, no read",
+                "write + epoll_wait edge, no read",
                 "480",
                 "0.00",
                 "2.00",

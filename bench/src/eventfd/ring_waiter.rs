@@ -18,11 +18,12 @@ fn succeeded(entry: &cqueue::Entry) -> io::Result<()> {
     if entry.result() < 0 { Err(io::Error::from_raw_os_error(-entry.result())) } else { Ok(()) }
 }
 
-/// POLL_ADD: one-shot with a read(2), or multishot without.
+/// POLL_ADD, one-shot or multishot, with a read(2) or without.
 pub(super) struct PollAdd {
     ring: Ring,
     kick: Arc<EventFd>,
     multishot: bool,
+    read: bool,
     armed: bool,
 }
 
@@ -30,13 +31,13 @@ impl PollAdd {
     /// A one-shot poll that is armed again for each event is level-triggered: without the read(2) it would complete
     /// at once for ever.
     pub(super) fn oneshot(kick: Arc<EventFd>) -> io::Result<Self> {
-        Ok(Self { ring: Ring::new()?, kick, multishot: false, armed: false })
+        Ok(Self { ring: Ring::new()?, kick, multishot: false, read: true, armed: false })
     }
 
     /// A multishot poll completes for each wake-up, however full the counter is (io_uring_enter(2): "further
     /// completions beyond the first one are edge triggered").
-    pub(super) fn multishot(kick: Arc<EventFd>) -> io::Result<Self> {
-        Ok(Self { ring: Ring::new()?, kick, multishot: true, armed: false })
+    pub(super) fn multishot(kick: Arc<EventFd>, read: bool) -> io::Result<Self> {
+        Ok(Self { ring: Ring::new()?, kick, multishot: true, read, armed: false })
     }
 
     /// Takes the completions that are there; true if there was one.
@@ -72,7 +73,7 @@ impl Waiter for PollAdd {
                 return Ok(false);
             }
         }
-        if !self.multishot {
+        if self.read {
             self.kick.read(calls)?;
         }
         Ok(true)

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "the system calls that are measured here have no safe form")]
 
 use super::work::{Cannot, EventLoop, LATER, Seen, Waker, clear, eventfd, others_at, ring};
-use crate::eventfd::syscall::{EventFd, check, retry};
+use crate::eventfd::syscall::{EventFd, check, epoll_wait, retry};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,19 +89,7 @@ impl<const EDGE: bool> EventLoop for RawEpoll<EDGE> {
 
     #[inline]
     fn turn(&mut self) -> io::Result<()> {
-        // By number: glibc has a wrapper only since 2.35, musl has none.
-        // SAFETY: room for as many events as are asked for; no timeout; a null mask changes no signals.
-        let ready = retry(|| unsafe {
-            libc::syscall(
-                libc::SYS_epoll_pwait2,
-                self.epoll.as_raw_fd(),
-                self.events.as_mut_ptr(),
-                BATCH,
-                ptr::null::<libc::timespec>(),
-                ptr::null::<libc::sigset_t>(),
-                0usize,
-            )
-        })?;
+        let ready = retry(|| epoll_wait(self.epoll.as_raw_fd(), &mut self.events, -1))?;
         for event in &self.events[..ready as usize] {
             if let Some(Some(handler)) = self.handlers.get_mut(event.u64 as usize) {
                 handler();

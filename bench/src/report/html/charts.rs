@@ -64,7 +64,7 @@ pub(super) fn latency(group: &[Entry]) -> Option<String> {
 /// System calls by kind, and what they are called.
 const CALLS: [(&str, &str); 5] = [
     ("reads", "read(2)"),
-    ("waits", "ppoll, epoll_pwait2"),
+    ("waits", "ppoll, epoll_wait"),
     ("enters", "io_uring_enter"),
     ("writes", "write(2)"),
     ("submits", "io_submit"),
