@@ -226,28 +226,11 @@ fn effect(versus: &Comparison) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::{Better, Summary};
-    use crate::report::Missing;
-
-    fn measured(name: &'static str, values: &[f64], baseline: Option<&[f64]>) -> Measured {
-        let pairs = |base: &[f64]| values.iter().copied().zip(base.iter().copied()).collect::<Vec<_>>();
-        Measured {
-            name,
-            unit: "ns",
-            better: Better::Lower,
-            summary: Summary::of(values).unwrap(),
-            values: values.to_vec(),
-            versus: baseline.and_then(|base| Comparison::of(&pairs(base), Better::Lower)),
-        }
-    }
-
-    fn row(group: &str, case: String, metrics: Vec<Measured>) -> Row {
-        Row { group: group.to_owned(), case, baseline: None, result: Ok(metrics) }
-    }
+    use crate::report::samples::{measured, row, unavailable};
 
     /// One thread: a read of 90 ns; epoll 560 ns with it and 480 without; io_uring without a difference.
     fn rows() -> Vec<Row> {
-        let one = |operation: Operation, metrics| row("one thread, CPU 0", operation.to_string(), metrics);
+        let one = |operation: Operation, metrics| row("one thread, CPU 0", &operation.to_string(), metrics);
         let noisy = [500.0, 510.0, 490.0, 520.0, 480.0, 505.0];
         vec![
             one(Operation::EmptyCall, vec![measured("time_ns", &[60.0; 6], None)]),
@@ -265,12 +248,11 @@ mod tests {
                 Operation::Signal(Method::PollMultishot),
                 vec![measured("time_ns", &noisy, Some(&[510.0, 500.0, 500.0, 500.0, 500.0, 500.0]))],
             ),
-            Row {
-                group: "two threads, one CPU (0)".to_owned(),
-                case: Method::RingRead.to_string(),
-                baseline: None,
-                result: Err(Missing::Unavailable("io_uring is not enabled here".to_owned())),
-            },
+            unavailable(
+                "two threads, one CPU (0)",
+                &Method::RingRead.to_string(),
+                "io_uring is not enabled here",
+            ),
         ]
     }
 
@@ -304,7 +286,7 @@ mod tests {
     #[test]
     fn too_few_rounds_are_called_that() {
         let few = measured("time_ns", &[1.0, 1.0], Some(&[2.0, 2.0]));
-        let rows = [row("one thread, CPU 0", Operation::Signal(Method::EpollEdge).to_string(), vec![few])];
+        let rows = [row("one thread, CPU 0", &Operation::Signal(Method::EpollEdge).to_string(), vec![few])];
         let sentence = &conclusions(&rows)[0];
         assert!(sentence.contains("epoll no detectable difference (2 of 6 rounds)."), "{sentence}");
         assert!(tables(&rows, false).contains("no detectable difference (2 of 6 rounds)"));

@@ -331,24 +331,14 @@ fn never_slower(rows: &[Row]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::{Better, Measured, Summary};
-    use crate::report::Missing;
+    use crate::measure::Summary;
+    use crate::report::samples::{self, measured, unavailable};
+
+    const PLACE: &str = "two CPUs (0, 1)";
 
     fn row(group: &str, case: &str, metrics: &[(&'static str, f64)]) -> Row {
-        let measured = metrics.iter().map(|&(name, value)| Measured {
-            name,
-            unit: "",
-            better: Better::Lower,
-            summary: Summary::of(&[value; 6]).unwrap(),
-            values: vec![value; 6],
-            versus: None,
-        });
-        Row {
-            group: format!("{group}, two CPUs (0, 1)"),
-            case: case.to_owned(),
-            baseline: None,
-            result: Ok(measured.collect()),
-        }
+        let metrics = metrics.iter().map(|&(name, value)| measured(name, &[value; 6], None)).collect();
+        samples::row(&format!("{group}, {PLACE}"), case, metrics)
     }
 
     /// The proposal's figures as ours, by the atomic and the credit method; the kernel has no ioctl.
@@ -360,8 +350,8 @@ mod tests {
         ];
         let with = |metrics: &[(&'static str, f64)]| [metrics, &calls].concat();
         let mut rows = Vec::new();
-        let missing = Err(Missing::Unavailable("this kernel has no such ioctl".to_owned()));
-        rows.push(Row { result: missing, ..row(BURST, "kernel, maximum 10", &[]) });
+        let group = format!("{BURST}, {PLACE}");
+        rows.push(unavailable(&group, "kernel, maximum 10", "this kernel has no such ioctl"));
         rows.push(row(BURST, UNLIMITED, &[("wcpu_ms", 5002.0), ("rcpu_ms", 132.0)]));
         rows.push(row(TAIL, UNLIMITED, &[("p999_us", 142_477.0), ("intended_p999_us", 143_000.0)]));
         rows.push(row(COALESCING, UNLIMITED, &[("avg_batch", 126.6)]));
@@ -468,7 +458,7 @@ mod tests {
     fn one_cpu_is_not_two() {
         let mut rows = rows();
         assert!(!conclusions(&rows).join("\n").contains("share a CPU"));
-        rows.iter_mut().for_each(|row| row.group = row.group.replace("two CPUs (0, 1)", "one CPU (0)"));
+        rows.iter_mut().for_each(|row| row.group = row.group.replace(PLACE, "one CPU (0)"));
         assert!(conclusions(&rows).join("\n").contains("share a CPU here"));
     }
 

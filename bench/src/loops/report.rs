@@ -196,19 +196,7 @@ fn growth(rows: &[Row], monitor: Monitor) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::{Better, Comparison, Measured, Summary};
-
-    fn measured(name: &'static str, values: &[f64], baseline: Option<&[f64]>) -> Measured {
-        let pairs = |base: &[f64]| values.iter().copied().zip(base.iter().copied()).collect::<Vec<_>>();
-        Measured {
-            name,
-            unit: "ns",
-            better: Better::Lower,
-            summary: Summary::of(values).unwrap(),
-            values: values.to_vec(),
-            versus: baseline.and_then(|base| Comparison::of(&pairs(base), Better::Lower)),
-        }
-    }
+    use crate::report::samples::{self, measured};
 
     /// A row that takes `ns`, where ours on epoll takes 100 and, sometimes, a little more or less.
     fn row(work: Work, case: &str, ns: f64, rounds: usize) -> Row {
@@ -219,7 +207,7 @@ mod tests {
             measured("syscalls", &[2.0], None),
             measured("aio_epoll_ns", &ours, Some(&own)),
         ];
-        Row { group: format!("{work}, CPU 0"), case: case.to_owned(), baseline: None, result: Ok(metrics) }
+        samples::row(&format!("{work}, CPU 0"), case, metrics)
     }
 
     const ONE: Work = Work::Bells { registered: 1, ready: 1 };

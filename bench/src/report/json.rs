@@ -150,7 +150,7 @@ impl Drop for WholeFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::{Better, Comparison, Summary};
+    use crate::report::samples::{measured, row, unavailable};
     use serde_json::Value;
 
     /// A directory of the test's own, removed at its end.
@@ -176,26 +176,14 @@ mod tests {
     }
 
     fn report() -> Report {
-        let measured = Measured {
-            name: "time_ns",
-            unit: "ns",
-            better: Better::Lower,
-            summary: Summary::of(&[3.0, 4.0, 5.0]).unwrap(),
-            values: vec![3.0, 4.0, 5.0],
-            versus: Comparison::of(&[(3.0, 5.0), (4.0, 6.0), (5.0, 7.0)], Better::Lower),
-        };
-        let row = |case: &str, result| Row {
-            group: "one thread".to_owned(),
-            case: case.to_owned(),
-            baseline: Some("read".to_owned()),
-            result,
-        };
+        let time = measured("time_ns", &[3.0, 4.0, 5.0], Some(&[5.0, 6.0, 7.0]));
+        let write = vec![Measured { unit: "ns", ..time }];
         Report {
             benchmark: "eventfd",
             workload: None,
             rows: vec![
-                row("write", Ok(vec![measured])),
-                row("ring READ", Err(Missing::Unavailable("no io_uring".to_owned()))),
+                row("one thread", "write", write).against("read"),
+                unavailable("one thread", "ring READ", "no io_uring").against("read"),
             ],
             text: String::new(),
             conclusions: vec!["It is so.".to_owned()],

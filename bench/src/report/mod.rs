@@ -6,6 +6,8 @@ pub(crate) mod html;
 pub(crate) mod json;
 pub(crate) mod markdown;
 pub(crate) mod number;
+#[cfg(test)]
+pub(crate) mod samples;
 pub(crate) mod saved;
 pub(crate) mod table;
 

@@ -163,20 +163,8 @@ fn capital(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::{Better, Comparison, Measured, Summary};
     use crate::report::Missing;
-
-    fn measured(name: &'static str, value: f64, baseline: Option<f64>) -> Measured {
-        let values = [value; 6];
-        Measured {
-            name,
-            unit: "",
-            better: Better::Lower,
-            summary: Summary::of(&values).unwrap(),
-            values: values.to_vec(),
-            versus: baseline.and_then(|base| Comparison::of(&[(value, base); 6], Better::Lower)),
-        }
-    }
+    use crate::report::samples::{self, measured};
 
     fn row(
         group: &str,
@@ -185,9 +173,10 @@ mod tests {
         baseline: Option<f64>,
         more: &[(&'static str, f64)],
     ) -> Row {
-        let mut metrics = vec![measured("time_ns", time_ns, baseline)];
-        metrics.extend(more.iter().map(|&(name, value)| measured(name, value, None)));
-        Row { group: group.to_owned(), case: case.to_owned(), baseline: None, result: Ok(metrics) }
+        let baseline = baseline.map(|ns| [ns; 6]);
+        let mut metrics = vec![measured("time_ns", &[time_ns; 6], baseline.as_ref().map(|ns| &ns[..]))];
+        metrics.extend(more.iter().map(|&(name, value)| measured(name, &[value; 6], None)));
+        samples::row(group, case, metrics)
     }
 
     fn rows() -> Vec<Row> {

@@ -148,50 +148,29 @@ pub(super) fn conclusions(rows: &[Row]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::{Better, Measured, Summary};
+    use crate::measure::Measured;
     use crate::report::Missing;
+    use crate::report::samples::{self, NOISE, NOISY, measured};
 
-    fn measured(name: &'static str, values: [f64; 6], baseline: Option<[f64; 6]>) -> Measured {
-        let better = if name == "iops" { Better::Higher } else { Better::Lower };
-        let pairs = |base: [f64; 6]| values.into_iter().zip(base).collect::<Vec<_>>();
-        Measured {
-            name,
-            unit: "",
-            better,
-            summary: Summary::of(&values).unwrap(),
-            values: values.to_vec(),
-            versus: baseline.and_then(|base| Comparison::of(&pairs(base), better)),
-        }
+    fn row(case: &str, metrics: Vec<Measured>) -> Row {
+        samples::row("spinning client on CPU 0", case, metrics)
     }
-
-    fn row(case: &str, baseline: Option<&str>, result: Result<Vec<Measured>, Missing>) -> Row {
-        Row {
-            group: "spinning client on CPU 0".to_owned(),
-            case: case.to_owned(),
-            baseline: baseline.map(str::to_owned),
-            result,
-        }
-    }
-
-    const NOISY: [f64; 6] = [1.0, 1.1, 0.9, 1.05, 0.95, 1.0];
-    const NOISE: [f64; 6] = [1.1, 1.0, 0.95, 1.0, 0.9, 1.05];
 
     fn rows() -> Vec<Row> {
         vec![
             row(
                 "qemu",
-                None,
-                Ok(vec![measured("iops", [100.0; 6], None), measured("device_cpu_ns", [900.0; 6], None)]),
+                vec![measured("iops", &[100.0; 6], None), measured("device_cpu_ns", &[900.0; 6], None)],
             ),
             row(
                 "ours",
-                Some("qemu"),
-                Ok(vec![
-                    measured("iops", [180.0; 6], Some([100.0; 6])),
-                    measured("p50_us", NOISY, Some(NOISE)),
-                    measured("device_cpu_ns", [450.0; 6], Some([900.0; 6])),
-                ]),
-            ),
+                vec![
+                    measured("iops", &[180.0; 6], Some(&[100.0; 6])),
+                    measured("p50_us", &NOISY, Some(&NOISE)),
+                    measured("device_cpu_ns", &[450.0; 6], Some(&[900.0; 6])),
+                ],
+            )
+            .against("qemu"),
         ]
     }
 
@@ -222,7 +201,7 @@ mod tests {
             conclusions(&rows()),
             ["ours against qemu: IOPS 1.800x (1.800x to 1.800x), server CPU 0.500x (0.500x to 0.500x)."]
         );
-        let same = [row("a", Some("b"), Ok(vec![measured("iops", NOISY, Some(NOISE))]))];
+        let same = [row("a", vec![measured("iops", &NOISY, Some(&NOISE))]).against("b")];
         assert_eq!(conclusions(&same), ["No detectable difference between a and b in what was compared."]);
     }
 
@@ -261,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_row_that_is_missing_says_why() {
-        let rows = [row("ours", Some("qemu"), Err(Missing::Interrupted))];
+        let rows = [Row { result: Err(Missing::Interrupted), ..row("ours", Vec::new()).against("qemu") }];
         assert!(tables(&rows, false).contains("stopped before its first sample"));
         assert!(conclusions(&rows).is_empty());
     }

@@ -155,57 +155,37 @@ fn change(versus: &Comparison) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::{Better, Summary};
-    use crate::report::Missing;
+    use crate::report::samples::{self, NOISE, NOISY, measured, unavailable};
 
-    fn measured(name: &'static str, values: [f64; 6], baseline: Option<[f64; 6]>) -> Measured {
-        let better = if name == "iops" { Better::Higher } else { Better::Lower };
-        let pairs = |base: [f64; 6]| values.into_iter().zip(base).collect::<Vec<_>>();
-        Measured {
-            name,
-            unit: "",
-            better,
-            summary: Summary::of(&values).unwrap(),
-            values: values.to_vec(),
-            versus: baseline.and_then(|base| Comparison::of(&pairs(base), better)),
-        }
-    }
+    const GROUP: &str = "guest and device on one CPU (0)";
 
-    fn row(case: &str, baseline: Option<&str>, result: Result<Vec<Measured>, Missing>) -> Row {
-        Row {
-            group: "guest and device on one CPU (0)".to_owned(),
-            case: case.to_owned(),
-            baseline: baseline.map(str::to_owned),
-            result,
-        }
+    fn row(case: &str, metrics: Vec<Measured>) -> Row {
+        samples::row(GROUP, case, metrics)
     }
 
     fn rows() -> Vec<Row> {
-        let noisy = [1.0, 1.1, 0.9, 1.05, 0.95, 1.0];
-        let noise = [1.1, 1.0, 0.95, 1.0, 0.9, 1.05];
         vec![
             row(
                 "epoll/classic",
-                None,
-                Ok(vec![measured("iops", [100.0; 6], None), measured("reads_per_wakeup", [1.0; 6], None)]),
+                vec![measured("iops", &[100.0; 6], None), measured("reads_per_wakeup", &[1.0; 6], None)],
             ),
             row(
                 "epoll/edge",
-                Some("epoll/classic"),
-                Ok(vec![
-                    measured("iops", [104.0; 6], Some([100.0; 6])),
-                    measured("p50_us", noisy, Some(noise)),
-                    measured("device_cpu_ns", [90.0; 6], Some([100.0; 6])),
-                    measured("reads_per_wakeup", [0.0; 6], None),
-                ]),
-            ),
-            row("epoll/kernel-flag", None, Err(Missing::Unavailable("no such kernel".to_owned()))),
+                vec![
+                    measured("iops", &[104.0; 6], Some(&[100.0; 6])),
+                    measured("p50_us", &NOISY, Some(&NOISE)),
+                    measured("device_cpu_ns", &[90.0; 6], Some(&[100.0; 6])),
+                    measured("reads_per_wakeup", &[0.0; 6], None),
+                ],
+            )
+            .against("epoll/classic"),
+            unavailable(GROUP, "epoll/kernel-flag", "no such kernel"),
         ]
     }
 
     #[test]
     fn sentences_follow_from_the_numbers() {
-        let read = [row("read", None, Ok(vec![measured("time_ns", [150.0; 6], None)]))];
+        let read = [row("read", vec![measured("time_ns", &[150.0; 6], None)])];
         let sentences = conclusions(&read, &rows());
         assert_eq!(sentences.len(), 2);
         assert_eq!(
@@ -244,7 +224,7 @@ mod tests {
         let mut rows = rows();
         assert!(!results(&rows).render(false).contains("vm exits"));
         if let Ok(metrics) = &mut rows[1].result {
-            metrics.push(measured("vm_exits", [2.25; 6], None));
+            metrics.push(measured("vm_exits", &[2.25; 6], None));
         }
         let table = results(&rows).render(false);
         assert!(table.contains("vm exits") && table.contains("2.25"), "{table}");
