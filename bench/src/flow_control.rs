@@ -12,7 +12,7 @@ use crate::campaign::{self, Campaign, Case};
 use crate::cli::schedule::{PlacementArgs, Plan, ScheduleArgs};
 use crate::cli::value;
 use crate::error::Error;
-use crate::measure::{Better, Metric, Sample};
+use crate::measure::{Metric, Sample, metrics};
 use crate::pin::Placement;
 use crate::report::{Report, Row};
 use crate::session::{Session, Watch};
@@ -123,23 +123,13 @@ struct Point {
 }
 
 impl Sample for Point {
-    const METRICS: &'static [Metric<Self>] = &[
-        Metric { name: "wcpu_ms", unit: "ms", better: Better::Lower, value: |point| point.wcpu_ms },
-        Metric { name: "p999_us", unit: "us", better: Better::Lower, value: |point| point.p999_us },
-        Metric {
-            name: "intended_p999_us",
-            unit: "us",
-            better: Better::Lower,
-            value: |point| point.intended_p999_us,
-        },
-        Metric { name: "avg_batch", unit: "", better: Better::Lower, value: |point| point.avg_batch },
-        Metric {
-            name: "syscalls_per_event",
-            unit: "",
-            better: Better::Lower,
-            value: |point| point.syscalls_per_event,
-        },
-    ];
+    const METRICS: &'static [Metric<Self>] = metrics! {
+        wcpu_ms "ms" Lower,
+        p999_us "us" Lower,
+        intended_p999_us "us" Lower,
+        avg_batch "" Lower,
+        syscalls_per_event "" Lower,
+    };
 }
 
 /// All three benchmarks with one maximum.

@@ -28,6 +28,19 @@ pub(crate) struct Metric<S> {
     pub(crate) value: fn(&S) -> f64,
 }
 
+/// The metrics of a sample whose fields have their names: `metrics! { time_ns "ns" Lower, }`.
+macro_rules! metrics {
+    ($($name:ident $unit:literal $better:ident,)*) => {
+        &[$($crate::measure::Metric {
+            name: stringify!($name),
+            unit: $unit,
+            better: $crate::measure::Better::$better,
+            value: |sample| sample.$name,
+        },)*]
+    };
+}
+pub(crate) use metrics;
+
 /// What one visit of one arm measured: a struct whose numbers have names.
 pub(crate) trait Sample: Sized + 'static {
     const METRICS: &'static [Metric<Self>];

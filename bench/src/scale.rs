@@ -12,7 +12,7 @@ use crate::cli::ScaleArgs;
 use crate::cli::schedule::Plan;
 use crate::error::Error;
 use crate::eventfd;
-use crate::measure::{Better, Measured, Metric, Sample, Summary};
+use crate::measure::{Measured, Metric, Sample, Summary, metrics};
 use crate::pin::Placement;
 use crate::report::{Report, Row};
 use crate::session::Session;
@@ -31,15 +31,15 @@ const ARMS: [&str; 2] = ["epoll/edge", "io_uring/edge"];
 struct EventSample {
     time_ns: f64,
     syscalls: f64,
-    bytes: f64,
+    handler_bytes: f64,
 }
 
 impl Sample for EventSample {
-    const METRICS: &'static [Metric<Self>] = &[
-        Metric { name: "time_ns", unit: "ns", better: Better::Lower, value: |sample| sample.time_ns },
-        Metric { name: "syscalls", unit: "syscalls", better: Better::Lower, value: |sample| sample.syscalls },
-        Metric { name: "handler_bytes", unit: "bytes", better: Better::Lower, value: |sample| sample.bytes },
-    ];
+    const METRICS: &'static [Metric<Self>] = metrics! {
+        time_ns "ns" Lower,
+        syscalls "syscalls" Lower,
+        handler_bytes "bytes" Lower,
+    };
 }
 
 /// What one visit of devices measured.
@@ -52,29 +52,19 @@ struct DeviceSample {
     /// The median over the devices of their mean latencies.
     latency_us: f64,
     /// The largest of their mean latencies over the median.
-    unfairness: f64,
-    bytes: f64,
+    latency_max_over_median: f64,
+    device_bytes: f64,
 }
 
 impl Sample for DeviceSample {
-    const METRICS: &'static [Metric<Self>] = &[
-        Metric { name: "time_ns", unit: "ns", better: Better::Lower, value: |sample| sample.time_ns },
-        Metric {
-            name: "device_cpu_ns",
-            unit: "ns",
-            better: Better::Lower,
-            value: |sample| sample.device_cpu_ns,
-        },
-        Metric { name: "syscalls", unit: "syscalls", better: Better::Lower, value: |sample| sample.syscalls },
-        Metric { name: "latency_us", unit: "us", better: Better::Lower, value: |sample| sample.latency_us },
-        Metric {
-            name: "latency_max_over_median",
-            unit: "ratio",
-            better: Better::Lower,
-            value: |sample| sample.unfairness,
-        },
-        Metric { name: "device_bytes", unit: "bytes", better: Better::Lower, value: |sample| sample.bytes },
-    ];
+    const METRICS: &'static [Metric<Self>] = metrics! {
+        time_ns "ns" Lower,
+        device_cpu_ns "ns" Lower,
+        syscalls "syscalls" Lower,
+        latency_us "us" Lower,
+        latency_max_over_median "ratio" Lower,
+        device_bytes "bytes" Lower,
+    };
 }
 
 /// Runs the benchmark. Blocks until it is done or Ctrl-C is pressed.

@@ -2,7 +2,7 @@
 
 use super::pair::{self, now_ns, spin_ns, spin_until};
 use super::way::{Channel, Way};
-use crate::measure::{Better, Metric, Sample};
+use crate::measure::{Metric, Sample, metrics};
 use crate::pin::Placement;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,12 +25,6 @@ const LATE_NS: u64 = 80_000;
 
 /// What came of one sample, or why there is none.
 pub(super) type Taken<S> = io::Result<Result<S, String>>;
-
-macro_rules! metrics {
-    ($($name:ident $unit:literal $better:ident,)*) => {
-        &[$(Metric { name: stringify!($name), unit: $unit, better: Better::$better, value: |sample| sample.$name },)*]
-    };
-}
 
 /// Bench 1, for 5 s.
 #[derive(Debug, Clone, Copy)]

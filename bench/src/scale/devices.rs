@@ -150,8 +150,8 @@ impl Rig {
             device_cpu_ns: each(after.1.saturating_sub(before.1)),
             syscalls: each(after.0.saturating_sub(before.0)),
             latency_us: middle / 1e3,
-            unfairness: longest / middle,
-            bytes: self.bytes_each,
+            latency_max_over_median: longest / middle,
+            device_bytes: self.bytes_each,
         };
         // Rounds of requests are what is repeated: the calibration scales their number.
         Ok((run.elapsed, sample))
@@ -240,7 +240,7 @@ mod tests {
             let what = Devices { arm, devices, io_threads, spread: false };
             let mut rig = Rig::start(what, cpu, &[cpu]).unwrap();
             let (_, sample) = rig.sample(20, Duration::from_secs(1)).unwrap();
-            assert!(sample.unfairness >= 1.0 && sample.latency_us > 0.0, "{sample:?}");
+            assert!(sample.latency_max_over_median >= 1.0 && sample.latency_us > 0.0, "{sample:?}");
             assert!(sample.syscalls > 0.0, "{sample:?}");
             let run = play_once(&mut rig);
             assert_eq!((run.requests, run.mean_latencies.len()), (5 * devices as u64, devices));

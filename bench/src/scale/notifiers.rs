@@ -104,7 +104,7 @@ fn visit(what: Notifiers, times: u64) -> io::Result<(Duration, EventSample)> {
         time_ns: elapsed_ns as f64 / events,
         // And the write(2) of each ring.
         syscalls: calls as f64 / events + 1.0,
-        bytes: it.bytes_each,
+        handler_bytes: it.bytes_each,
     };
     Ok((Duration::from_nanos(elapsed_ns), sample))
 }

@@ -3,7 +3,7 @@
 use super::options::{ServerArg, Setup};
 use super::process::{self, Process, Usage};
 use crate::error::Error;
-use crate::measure::{Better, Metric, Sample};
+use crate::measure::{Metric, Sample, metrics};
 use crate::worker::{NoOutcome, Worker};
 use std::time::Duration;
 use std::{fmt, io};
@@ -28,12 +28,6 @@ pub(crate) struct ServerSample {
     kicks: f64,
     interrupts: f64,
     sleeps: f64,
-}
-
-macro_rules! metrics {
-    ($($name:ident $unit:literal $better:ident,)*) => {
-        &[$(Metric { name: stringify!($name), unit: $unit, better: Better::$better, value: |sample| sample.$name },)*]
-    };
 }
 
 impl Sample for ServerSample {

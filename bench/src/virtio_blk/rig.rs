@@ -6,7 +6,7 @@ use super::options::{BackendKind, Setup};
 use crate::arm::Arm;
 use crate::error::Error;
 use crate::eventfd::clock_ns;
-use crate::measure::{Better, Metric, Sample};
+use crate::measure::{Metric, Sample, metrics};
 use crate::pin::{Placement, let_others_finish};
 use crate::worker::{NoOutcome, Worker};
 use aio::{AioContext, BoundedNotifier, BusyPolling, EventNotifier, Handle};
@@ -48,12 +48,6 @@ pub(crate) struct RequestSample {
     syscalls: f64,
     /// NaN where KVM does not count them, or there is none.
     vm_exits: f64,
-}
-
-macro_rules! metrics {
-    ($($name:ident $unit:literal $better:ident,)*) => {
-        &[$(Metric { name: stringify!($name), unit: $unit, better: Better::$better, value: |sample| sample.$name },)*]
-    };
 }
 
 impl Sample for RequestSample {
