@@ -27,20 +27,20 @@ pub(crate) struct Campaign<S> {
 
 /// Warms every case up, in order, and then visits those that are available in `rounds` interleaved rounds.
 ///
-/// `warm_up(case)` answers with what `visit` needs (a number of repetitions, say), or in the inner error with the
-/// reason why the case is not available here. `visit(case, warm)` takes a sample. Their errors end the campaign;
-/// Ctrl-C ends it after the current sample, with what there is.
+/// `warm_up(case)` answers with what `visit` needs (a number of repetitions, or a rig that sleeps between its samples),
+/// or in the inner error with the reason why the case is not available here. It is kept to the end. `visit(case, warm)`
+/// takes a sample. Their errors end the campaign; Ctrl-C ends it after the current sample, with what there is.
 pub(crate) fn run<S, W>(
     name: &str,
     cases: &[Case],
     rounds: usize,
     watch: &mut impl Watch,
     mut warm_up: impl FnMut(usize) -> Result<Result<W, String>, Error>,
-    mut visit: impl FnMut(usize, &W) -> Result<S, Error>,
+    mut visit: impl FnMut(usize, &mut W) -> Result<S, Error>,
 ) -> Result<Campaign<S>, Error> {
     watch.phase(&format!("{name}: warm-up"), cases.len());
     let mut arms = Vec::with_capacity(cases.len());
-    let mut warm = Vec::new();
+    let (mut available, mut warm) = (Vec::new(), Vec::new());
     for (index, case) in cases.iter().enumerate() {
         if watch.stopped() {
             arms.push(Err(Missing::Interrupted));
@@ -48,7 +48,8 @@ pub(crate) fn run<S, W>(
         }
         watch.step(&case.name);
         arms.push(warm_up(index)?.map_err(Missing::Unavailable).map(|state| {
-            warm.push((index, state));
+            available.push(index);
+            warm.push(state);
             warm.len() - 1
         }));
     }
@@ -57,10 +58,10 @@ pub(crate) fn run<S, W>(
         warm.len(),
         rounds,
         |_, arm| {
-            watch.step(&cases[warm[arm].0].name);
+            watch.step(&cases[available[arm]].name);
             !watch.stopped()
         },
-        |arm| visit(warm[arm].0, &warm[arm].1),
+        |arm| visit(available[arm], &mut warm[arm]),
     )?;
     watch.end();
     Ok(Campaign { arms, recording })
@@ -163,7 +164,7 @@ pub(crate) mod tests {
                 Ok(100.0 / (1.0 + case as f64 / 2.0))
             })
         };
-        let visit = |_, cost: &f64| Ok(Cost(*cost));
+        let visit = |_, cost: &mut f64| Ok(Cost(*cost));
         let campaign = run("test", &cases(), 6, &mut watch, warm_up, visit).unwrap();
         (campaign.rows(&cases()), campaign.complete(), watch.phases)
     }

@@ -138,7 +138,7 @@ pub(crate) fn measure<S: Sample>(
     let sample = RefCell::new(sample);
     let take = |index, times| sample.borrow_mut()(index, times);
     let warm_up = |index| calibrate(plan.runtime, |times| take(index, times));
-    let visit = |index: usize, &times: &u64| {
+    let visit = |index: usize, &mut times: &mut u64| {
         // What worked when it was calibrated and fails now is no missing feature.
         take(index, times)?
             .map(|(_, sample)| sample)

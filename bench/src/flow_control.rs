@@ -104,7 +104,7 @@ impl Collected {
         };
         let warm_up = |index: usize| Ok(sample(index)?.map(drop));
         // What worked when it was warmed up and does not now is no missing feature.
-        let visit = |index: usize, &(): &()| sample(index)?.map_err(Error::Failed);
+        let visit = |index: usize, (): &mut ()| sample(index)?.map_err(Error::Failed);
         let campaign: Campaign<S> = campaign::run(group, &cases, rounds, watch, warm_up, visit)?;
         self.rows.extend(campaign.rows(&cases));
         self.complete &= campaign.complete();

@@ -28,7 +28,6 @@ use cell::{Cell, Disk};
 use clap::Args;
 use plan::{Cpus, Section};
 use scratch::Scratch;
-use std::cell::RefCell;
 use std::path::PathBuf;
 use std::time::Duration;
 use virtio_blk_sim::backend::Delay;
@@ -143,7 +142,6 @@ fn measure(
         }
     };
     let cases: Vec<Case> = runs.iter().map(case).collect();
-    let rigs: RefCell<Vec<Rig>> = RefCell::default();
     let warm_up = |index: usize| {
         let run = &runs[index];
         if let Some(why) = rig::no_loop(run.arm) {
@@ -160,10 +158,9 @@ fn measure(
             Err(error) => return Err(error),
         };
         rig.sample(plan.runtime / 2)?;
-        rigs.borrow_mut().push(rig);
-        Ok(Ok(rigs.borrow().len() - 1))
+        Ok(Ok(rig))
     };
-    let visit = |_, &rig: &usize| rigs.borrow_mut()[rig].sample(plan.runtime);
+    let visit = |_, rig: &mut Rig| rig.sample(plan.runtime);
     let campaign = campaign::run(name, &cases, plan.rounds, session, warm_up, visit)?;
     Ok((campaign.rows(&cases), campaign.complete()))
 }

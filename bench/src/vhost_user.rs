@@ -48,7 +48,7 @@ pub(crate) fn run(args: &VhostUserArgs, session: &mut Session) -> Result<Report,
         rigs.borrow_mut().push(rig);
         Ok(Ok(rigs.borrow().len() - 1))
     };
-    let visit = |_, &rig: &usize| rigs.borrow_mut()[rig].sample(plan.runtime);
+    let visit = |_, &mut rig: &mut usize| rigs.borrow_mut()[rig].sample(plan.runtime);
     let campaign = campaign::run("vhost-user", &cases, plan.rounds, session, warm_up, visit)?;
 
     let (mut rows, mut complete) = (campaign.rows(&cases), campaign.complete());

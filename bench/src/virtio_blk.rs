@@ -21,7 +21,6 @@ use crate::report::Report;
 use crate::session::{Session, complain};
 use options::{Setup, VirtioBlkArgs};
 use rig::Rig;
-use std::cell::RefCell;
 use std::time::Duration;
 
 const FULL: Plan = Plan { rounds: 8, runtime: Duration::from_millis(140) };
@@ -50,8 +49,6 @@ pub(crate) fn run(args: &VirtioBlkArgs, session: &mut Session) -> Result<Report,
     let cpu = placements.first().map_or(0, |placement| placement.device);
     let (mut rows, read_complete) = eventfd::cost_of_a_read(cpu, session)?;
 
-    // A rig for each case, alive and asleep between its samples.
-    let rigs: RefCell<Vec<Rig>> = RefCell::default();
     let warm_up = |index: usize| {
         let (placement, (arm, missing)) = &runs[index];
         if let Some(why) = missing {
@@ -59,10 +56,9 @@ pub(crate) fn run(args: &VirtioBlkArgs, session: &mut Session) -> Result<Report,
         }
         let mut rig = Rig::start(*arm, *placement, &setup)?;
         rig.sample(plan.runtime / 2)?;
-        rigs.borrow_mut().push(rig);
-        Ok(Ok(rigs.borrow().len() - 1))
+        Ok(Ok(rig))
     };
-    let visit = |_, &rig: &usize| rigs.borrow_mut()[rig].sample(plan.runtime);
+    let visit = |_, rig: &mut Rig| rig.sample(plan.runtime);
     let campaign = campaign::run("virtio-blk", &cases, plan.rounds, session, warm_up, visit)?;
 
     let measured = campaign.rows(&cases);
