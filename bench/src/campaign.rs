@@ -4,7 +4,7 @@ use crate::error::Error;
 #[cfg(feature = "peers")]
 use crate::measure::Measured;
 use crate::measure::{Recording, Sample, analyse, interleave};
-use crate::report::{Missing, Row};
+use crate::report::{Missing, Report, Row};
 use crate::session::Watch;
 
 /// One line of the report to be.
@@ -67,20 +67,54 @@ pub(crate) fn run<S, W>(
     Ok(Campaign { arms, recording })
 }
 
+/// The rows of one campaign or of several, and whether every sample was taken.
+#[derive(Debug)]
+pub(crate) struct Collected {
+    pub(crate) rows: Vec<Row>,
+    pub(crate) complete: bool,
+}
+
+impl Collected {
+    /// The rows of no campaign.
+    pub(crate) fn nothing() -> Self {
+        Self { rows: Vec::new(), complete: true }
+    }
+
+    /// Puts the rows of `more` below these.
+    pub(crate) fn extend(&mut self, more: Self) {
+        self.rows.extend(more.rows);
+        self.complete &= more.complete;
+    }
+
+    /// The report of a subcommand whose tables and sentences follow from the rows alone.
+    pub(crate) fn report(
+        self,
+        benchmark: &'static str,
+        colour: bool,
+        tables: fn(&[Row], bool) -> String,
+        conclusions: fn(&[Row]) -> Vec<String>,
+    ) -> Report {
+        let Self { rows, complete } = self;
+        let (text, conclusions) = (tables(&rows, colour), conclusions(&rows));
+        Report { benchmark, workload: None, rows, text, conclusions, complete }
+    }
+}
+
 impl<S: Sample> Campaign<S> {
+    /// One row for each of `cases`, the same that the campaign ran.
+    pub(crate) fn collect(&self, cases: &[Case]) -> Collected {
+        Collected { rows: self.rows(cases), complete: self.complete() }
+    }
+
     /// Whether every sample was taken.
-    pub(crate) fn complete(&self) -> bool {
+    fn complete(&self) -> bool {
         self.recording.complete && !self.arms.iter().any(|arm| arm == &Err(Missing::Interrupted))
     }
 
-    /// One row for each of `cases`, the same that the campaign ran. A baseline that is not available is none.
-    pub(crate) fn rows(&self, cases: &[Case]) -> Vec<Row> {
-        let arm = |group: &str, name: &str| {
-            let index = cases.iter().position(|case| case.group == group && case.name == name)?;
-            self.arms.get(index)?.as_ref().ok().copied()
-        };
+    /// One row for each of `cases`. A baseline that is not available is none.
+    fn rows(&self, cases: &[Case]) -> Vec<Row> {
         let rows = cases.iter().zip(&self.arms).map(|(case, own)| {
-            let baseline = case.baseline.as_deref().and_then(|name| arm(&case.group, name));
+            let baseline = case.baseline.as_deref().and_then(|name| self.arm(cases, &case.group, name));
             let metrics = own.clone().and_then(|own| match analyse(&self.recording, own, baseline) {
                 metrics if metrics.is_empty() => Err(Missing::Interrupted),
                 metrics => Ok(metrics),
@@ -94,6 +128,12 @@ impl<S: Sample> Campaign<S> {
         });
         rows.collect()
     }
+
+    /// The arm of case `name` of `group`, if it was available.
+    fn arm(&self, cases: &[Case], group: &str, name: &str) -> Option<usize> {
+        let index = cases.iter().position(|case| case.group == group && case.name == name)?;
+        self.arms.get(index)?.as_ref().ok().copied()
+    }
 }
 
 #[cfg(feature = "peers")]
@@ -101,11 +141,7 @@ impl<S: Sample> Campaign<S> {
     /// The metrics of case `arm` of `group` against case `baseline` of it, whichever baseline it has as a row. Empty unless
     /// both were measured.
     pub(crate) fn versus(&self, cases: &[Case], group: &str, arm: &str, baseline: &str) -> Vec<Measured> {
-        let visited = |name: &str| {
-            let index = cases.iter().position(|case| case.group == group && case.name == name)?;
-            self.arms.get(index)?.as_ref().ok().copied()
-        };
-        match (visited(arm), visited(baseline)) {
+        match (self.arm(cases, group, arm), self.arm(cases, group, baseline)) {
             (Some(arm), Some(baseline)) => analyse(&self.recording, arm, Some(baseline)),
             _ => Vec::new(),
         }

@@ -14,13 +14,13 @@ mod two_threads;
 pub(crate) use one_thread::Operation;
 pub(crate) use syscall::{Calls, EventFd, clock_ns};
 
-use crate::campaign::{self, Campaign, Case};
+use crate::campaign::{self, Campaign, Case, Collected};
 use crate::cli::EventfdArgs;
 use crate::cli::schedule::Plan;
 use crate::error::Error;
 use crate::measure::Sample;
 use crate::pin::Placement;
-use crate::report::{Report, Row};
+use crate::report::Report;
 use crate::session::{Session, Watch};
 use loop_turns::{LoopTurns, Turn};
 use method::Method;
@@ -41,29 +41,19 @@ pub(crate) fn run(args: &EventfdArgs, session: &mut Session) -> Result<Report, E
     let plan = args.schedule.plan(QUICK, FULL, arms)?;
     let cpu = placements.first().map_or(0, |placement| placement.device);
 
-    let (mut rows, first_complete) = one_thread(cpu, operations, plan, session)?;
-    let (more, second_complete) = loop_turns(cpu, turns, plan, session)?;
-    rows.extend(more);
-    let (more, third_complete) = two_threads(&placements, plan, session)?;
-    rows.extend(more);
-    let conclusions = report::conclusions(&rows);
-    Ok(Report {
-        benchmark: "eventfd",
-        workload: None,
-        text: report::tables(&rows, session.colour),
-        complete: first_complete && second_complete && third_complete,
-        rows,
-        conclusions,
-    })
+    let mut all = one_thread(cpu, operations, plan, session)?;
+    all.extend(loop_turns(cpu, turns, plan, session)?);
+    all.extend(two_threads(&placements, plan, session)?);
+    Ok(all.report("eventfd", session.colour, report::tables, report::conclusions))
 }
 
-/// The rows of one thread on `cpu`, and whether they are complete.
+/// The rows of one thread on `cpu`.
 fn one_thread(
     cpu: usize,
     operations: Vec<Operation>,
     plan: Plan,
     watch: &mut impl Watch,
-) -> Result<(Vec<Row>, bool), Error> {
+) -> Result<Collected, Error> {
     let case = |operation: &Operation| Case {
         group: format!("one thread, CPU {cpu}"),
         name: operation.to_string(),
@@ -72,17 +62,11 @@ fn one_thread(
     let cases: Vec<Case> = operations.iter().map(case).collect();
     let mut thread = OneThread::new(cpu, operations)?;
     let sample = |index, times| thread.sample(index, times, plan.runtime);
-    let campaign = measure("one thread", &cases, plan, watch, sample)?;
-    Ok((campaign.rows(&cases), campaign.complete()))
+    Ok(measure("one thread", &cases, plan, watch, sample)?.collect(&cases))
 }
 
-/// The rows of the event loop and its floor on `cpu`, and whether they are complete.
-fn loop_turns(
-    cpu: usize,
-    turns: Vec<Turn>,
-    plan: Plan,
-    watch: &mut impl Watch,
-) -> Result<(Vec<Row>, bool), Error> {
+/// The rows of the event loop and its floor on `cpu`.
+fn loop_turns(cpu: usize, turns: Vec<Turn>, plan: Plan, watch: &mut impl Watch) -> Result<Collected, Error> {
     let case = |turn: &Turn| Case {
         group: format!("{}{cpu}", report::LOOP_GROUP),
         name: turn.to_string(),
@@ -91,17 +75,11 @@ fn loop_turns(
     let cases: Vec<Case> = turns.iter().map(case).collect();
     let mut thread = LoopTurns::new(cpu, turns)?;
     let sample = |index, times| thread.sample(index, times, plan.runtime);
-    let campaign = measure("the loop", &cases, plan, watch, sample)?;
-    Ok((campaign.rows(&cases), campaign.complete()))
+    Ok(measure("the loop", &cases, plan, watch, sample)?.collect(&cases))
 }
 
-/// The rows of two threads on each placement, and whether they are complete. The placements take turns within each
-/// round too.
-fn two_threads(
-    placements: &[Placement],
-    plan: Plan,
-    watch: &mut impl Watch,
-) -> Result<(Vec<Row>, bool), Error> {
+/// The rows of two threads on each placement. The placements take turns within each round too.
+fn two_threads(placements: &[Placement], plan: Plan, watch: &mut impl Watch) -> Result<Collected, Error> {
     let mut cases = Vec::new();
     let mut pairs: Vec<TwoThreads> = Vec::new();
     for &placement in placements {
@@ -114,12 +92,11 @@ fn two_threads(
     }
     let methods = Method::ALL.len();
     let sample = |index: usize, times| pairs[index / methods].sample(index % methods, times, plan.runtime);
-    let campaign = measure("two threads", &cases, plan, watch, sample)?;
-    Ok((campaign.rows(&cases), campaign.complete()))
+    Ok(measure("two threads", &cases, plan, watch, sample)?.collect(&cases))
 }
 
 /// What a read(2) of an eventfd costs on `cpu`, as a row of its own: the floor beside another benchmark's results.
-pub(crate) fn cost_of_a_read(cpu: usize, watch: &mut impl Watch) -> Result<(Vec<Row>, bool), Error> {
+pub(crate) fn cost_of_a_read(cpu: usize, watch: &mut impl Watch) -> Result<Collected, Error> {
     one_thread(cpu, vec![Operation::Read], QUICK, watch)
 }
 

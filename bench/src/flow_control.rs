@@ -8,13 +8,13 @@ mod proposal;
 mod report;
 mod way;
 
-use crate::campaign::{self, Campaign, Case};
+use crate::campaign::{self, Campaign, Case, Collected};
 use crate::cli::schedule::{PlacementArgs, Plan, ScheduleArgs};
 use crate::cli::value;
 use crate::error::Error;
 use crate::measure::{Metric, Sample, metrics};
 use crate::pin::Placement;
-use crate::report::{Report, Row};
+use crate::report::Report;
 use crate::session::{Session, Watch};
 use aio::BoundedMethod;
 use benches::Taken;
@@ -56,60 +56,45 @@ pub(crate) fn run(args: &FlowControlArgs, session: &mut Session) -> Result<Repor
     let plan = args.schedule.plan(QUICK, FULL, 2 * counters.len() + 2 * maxima.len())?;
     let runtime = plan.runtime;
 
-    let mut all = Collected { rows: Vec::new(), complete: true };
+    let mut all = Collected::nothing();
     let on = |name: &str| format!("{name}, {placement}");
     let pairs: Vec<Way> = counters.iter().copied().filter(|way| matches!(way, Way::Bounded { .. })).collect();
     let take = |way: Way| benches::burst(way, placement, runtime);
-    all.collect(&on(report::BURST), &counters, plan.rounds, session, take)?;
+    all.extend(measure(&on(report::BURST), &counters, plan.rounds, session, take)?);
     let take = |way: Way| benches::tail(way, placement);
-    all.collect(&on(report::TAIL), &semaphores, plan.rounds, session, take)?;
+    all.extend(measure(&on(report::TAIL), &semaphores, plan.rounds, session, take)?);
     let take = |way: Way| benches::coalescing(way, placement);
-    all.collect(&on(report::COALESCING), &counters, plan.rounds, session, take)?;
+    all.extend(measure(&on(report::COALESCING), &counters, plan.rounds, session, take)?);
     let take = |way: Way| benches::uncontended(way, placement, runtime / 10);
-    all.collect(&on(report::PAIR), &pairs, plan.rounds.max(6), session, take)?;
+    all.extend(measure(&on(report::PAIR), &pairs, plan.rounds.max(6), session, take)?);
 
     let best = [BoundedMethod::Kernel, BoundedMethod::Atomic].into_iter().find(|m| m.obstacle().is_none());
     let method = best.unwrap_or(BoundedMethod::Atomic);
     let curve: Vec<Way> = maxima.into_iter().map(|maximum| Way::Bounded { method, maximum }).collect();
     let take = |way: Way| point(way, placement, runtime);
-    all.collect(&on(report::CURVE), &curve, plan.rounds, session, take)?;
-
-    let Collected { rows, complete } = all;
-    let conclusions = report::conclusions(&rows);
-    let text = report::tables(&rows, session.colour);
-    Ok(Report { benchmark: "flow-control", workload: None, text, complete, rows, conclusions })
+    all.extend(measure(&on(report::CURVE), &curve, plan.rounds, session, take)?);
+    Ok(all.report("flow-control", session.colour, report::tables, report::conclusions))
 }
 
-/// The rows so far.
-struct Collected {
-    rows: Vec<Row>,
-    complete: bool,
-}
-
-impl Collected {
-    /// Measures each way in interleaved rounds. The warm-up is a sample that is thrown away.
-    fn collect<S: Sample>(
-        &mut self,
-        group: &str,
-        ways: &[Way],
-        rounds: usize,
-        watch: &mut impl Watch,
-        take: impl Fn(Way) -> Taken<S>,
-    ) -> Result<(), Error> {
-        let case = |way: &Way| Case { group: group.to_owned(), name: way.to_string(), baseline: None };
-        let cases: Vec<Case> = ways.iter().map(case).collect();
-        let sample = |index: usize| {
-            let failed = |error| Error::failed(&format!("{group}: {}", ways[index]), &error);
-            take(ways[index]).map_err(failed)
-        };
-        let warm_up = |index: usize| Ok(sample(index)?.map(drop));
-        // What worked when it was warmed up and does not now is no missing feature.
-        let visit = |index: usize, (): &mut ()| sample(index)?.map_err(Error::Failed);
-        let campaign: Campaign<S> = campaign::run(group, &cases, rounds, watch, warm_up, visit)?;
-        self.rows.extend(campaign.rows(&cases));
-        self.complete &= campaign.complete();
-        Ok(())
-    }
+/// Measures each way in interleaved rounds. The warm-up is a sample that is thrown away.
+fn measure<S: Sample>(
+    group: &str,
+    ways: &[Way],
+    rounds: usize,
+    watch: &mut impl Watch,
+    take: impl Fn(Way) -> Taken<S>,
+) -> Result<Collected, Error> {
+    let case = |way: &Way| Case { group: group.to_owned(), name: way.to_string(), baseline: None };
+    let cases: Vec<Case> = ways.iter().map(case).collect();
+    let sample = |index: usize| {
+        let failed = |error| Error::failed(&format!("{group}: {}", ways[index]), &error);
+        take(ways[index]).map_err(failed)
+    };
+    let warm_up = |index: usize| Ok(sample(index)?.map(drop));
+    // What worked when it was warmed up and does not now is no missing feature.
+    let visit = |index: usize, (): &mut ()| sample(index)?.map_err(Error::Failed);
+    let campaign: Campaign<S> = campaign::run(group, &cases, rounds, watch, warm_up, visit)?;
+    Ok(campaign.collect(&cases))
 }
 
 /// A point of the curve.

@@ -13,14 +13,14 @@ mod raw_ring;
 mod report;
 mod work;
 
-use crate::campaign::Case;
+use crate::campaign::{Case, Collected};
 use crate::cli::LoopsArgs;
 use crate::cli::schedule::Plan;
 use crate::error::Error;
 use crate::eventfd;
 use crate::measure::{Better, Measured, Metric, Sample, Summary};
 use crate::pin::Placement;
-use crate::report::{Report, Row};
+use crate::report::Report;
 use crate::session::{Session, Watch};
 use crate::worker::{NoOutcome, Worker};
 use contender::Contender;
@@ -62,15 +62,11 @@ pub(crate) fn run(args: &LoopsArgs, session: &mut Session) -> Result<Report, Err
 
     // First, while there is one thread.
     let counts = count_all(&works, &contenders, placement, session)?;
-    let (mut rows, mut complete) = (Vec::new(), true);
+    let mut all = Collected::nothing();
     for (&work, counts) in works.iter().zip(counts) {
-        let (more, whole) = measure(work, &contenders, &counts, placement, plan, session)?;
-        rows.extend(more);
-        complete &= whole;
+        all.extend(measure(work, &contenders, &counts, placement, plan, session)?);
     }
-    let conclusions = report::conclusions(&rows);
-    let text = report::tables(&rows, session.colour);
-    Ok(Report { benchmark: "loops", workload: None, text, complete, rows, conclusions })
+    Ok(all.report("loops", session.colour, report::tables, report::conclusions))
 }
 
 /// System calls of one event, by contender; none where they could not be counted.
@@ -110,7 +106,7 @@ fn count_all(
 
 type Outcome = Result<Timed, Cannot>;
 
-/// The rows of one kind of work, and whether they are complete.
+/// The rows of one kind of work.
 fn measure(
     work: Work,
     contenders: &[Contender],
@@ -118,7 +114,7 @@ fn measure(
     placement: Placement,
     plan: Plan,
     session: &mut Session,
-) -> Result<(Vec<Row>, bool), Error> {
+) -> Result<Collected, Error> {
     let group = format!(
         "{work}, {}",
         match work {
@@ -147,8 +143,8 @@ fn measure(
             .map(|timed| (timed.elapsed, EventSample { time_ns: timed.each_ns / work.events() as f64 })))
     };
     let campaign = eventfd::measure(&work.to_string(), &cases, plan, session, sample)?;
-    let mut rows = campaign.rows(&cases);
-    for ((row, &contender), &calls) in rows.iter_mut().zip(contenders).zip(counts) {
+    let mut collected = campaign.collect(&cases);
+    for ((row, &contender), &calls) in collected.rows.iter_mut().zip(contenders).zip(counts) {
         let Ok(metrics) = &mut row.result else { continue };
         metrics.extend(calls.map(exact));
         for (monitor, ours) in contender.ours() {
@@ -158,7 +154,7 @@ fn measure(
                 .extend(against.into_iter().filter(|m| m.name == "time_ns").map(|m| Measured { name, ..m }));
         }
     }
-    Ok((rows, campaign.complete()))
+    Ok(collected)
 }
 
 /// The count of system calls as a metric: one value, since it is no estimate.

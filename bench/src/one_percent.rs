@@ -15,12 +15,12 @@ mod scratch;
 pub(crate) mod words;
 
 use crate::arm::{Arm, Reset};
-use crate::campaign::{self, Case};
+use crate::campaign::{self, Case, Collected};
 use crate::cli::schedule::{PlacementArgs, Plan, ScheduleArgs};
 use crate::error::Error;
 use crate::pin::Placement;
+use crate::report::Report;
 use crate::report::saved::Entry;
-use crate::report::{Report, Row};
 use crate::session::Session;
 use crate::virtio_blk::options::{BackendKind, GuestKind, Setup};
 use crate::virtio_blk::rig::{self, Rig};
@@ -85,12 +85,11 @@ pub(crate) fn run(args: &OnePercentArgs, session: &mut Session) -> Result<Report
     let arms = sections.iter().map(|(_, runs)| runs.len()).sum();
     let plan = args.schedule.plan(QUICK, if args.full { FULL } else { DEFAULT }, arms)?;
 
-    let (mut rows, mut complete) = (Vec::new(), true);
+    let mut all = Collected::nothing();
     for (name, runs) in &sections {
-        let (more, done) = measure(name, runs, plan, &scratch, session)?;
-        rows.extend(more);
-        complete &= done;
+        all.extend(measure(name, runs, plan, &scratch, session)?);
     }
+    let Collected { mut rows, complete } = all;
     rows.extend(lab::rows(&lab));
     let entries: Vec<Entry> = rows.iter().map(Entry::from).collect();
     let (outcomes, lab) = (model::outcomes(&entries), lab::savings(&entries));
@@ -131,7 +130,7 @@ fn measure(
     plan: Plan,
     scratch: &Scratch,
     session: &mut Session,
-) -> Result<(Vec<Row>, bool), Error> {
+) -> Result<Collected, Error> {
     let case = |run: &Run| {
         let classic = run.cell.classic();
         let name = if run.dose { run.cell.dosed() } else { run.arm.to_string() };
@@ -161,8 +160,7 @@ fn measure(
         Ok(Ok(rig))
     };
     let visit = |_, rig: &mut Rig| rig.sample(plan.runtime);
-    let campaign = campaign::run(name, &cases, plan.rounds, session, warm_up, visit)?;
-    Ok((campaign.rows(&cases), campaign.complete()))
+    Ok(campaign::run(name, &cases, plan.rounds, session, warm_up, visit)?.collect(&cases))
 }
 
 /// What the rig of an arm is made of; the reason if this machine has it not.

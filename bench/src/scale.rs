@@ -7,7 +7,7 @@ mod notifiers;
 mod report;
 
 use crate::arm::Arm;
-use crate::campaign::Case;
+use crate::campaign::{Case, Collected};
 use crate::cli::ScaleArgs;
 use crate::cli::schedule::Plan;
 use crate::error::Error;
@@ -80,20 +80,11 @@ pub(crate) fn run(args: &ScaleArgs, session: &mut Session) -> Result<Report, Err
     let plan = args.schedule.plan(QUICK, FULL, notifiers.len() + on_one.len() + spread.len())?;
     crate::descriptors::raise_limit();
 
-    let (mut rows, first) = measure_notifiers(notifiers, placement.device, plan, session)?;
-    let (more, second) = measure_devices("devices on one loop", on_one, placement, plan, session)?;
-    rows.extend(more);
+    let mut all = measure_notifiers(notifiers, placement.device, plan, session)?;
+    all.extend(measure_devices("devices on one loop", on_one, placement, plan, session)?);
     let cpus: Vec<usize> = session.environment.allowed.iter().filter(|&cpu| cpu != placement.guest).collect();
-    let (more, third) = measure_spread(spread, placement, &cpus, plan, session)?;
-    rows.extend(more);
-    Ok(Report {
-        benchmark: "scale",
-        workload: None,
-        text: report::tables(&rows, session.colour),
-        complete: first && second && third,
-        conclusions: report::conclusions(&rows),
-        rows,
-    })
+    all.extend(measure_spread(spread, placement, &cpus, plan, session)?);
+    Ok(all.report("scale", session.colour, report::tables, report::conclusions))
 }
 
 /// Cases of one list: each group's first is the baseline of the others.
@@ -112,12 +103,11 @@ fn measure_notifiers(
     cpu: usize,
     plan: Plan,
     session: &mut Session,
-) -> Result<(Vec<Row>, bool), Error> {
+) -> Result<Collected, Error> {
     let cases = cases(&notifiers, |it| it.group(cpu), |it| it.to_string());
     let mut thread = NotifierThread::new(cpu, notifiers)?;
     let sample = |index, times| thread.sample(index, times, plan.runtime);
-    let campaign = eventfd::measure("notifiers", &cases, plan, session, sample)?;
-    Ok((campaign.rows(&cases), campaign.complete()))
+    Ok(eventfd::measure("notifiers", &cases, plan, session, sample)?.collect(&cases))
 }
 
 fn measure_devices(
@@ -126,7 +116,7 @@ fn measure_devices(
     placement: Placement,
     plan: Plan,
     session: &mut Session,
-) -> Result<(Vec<Row>, bool), Error> {
+) -> Result<Collected, Error> {
     let cases = cases(&devices, |it| it.group(&placement.to_string()), |it| it.to_string());
     record(name, &cases, &devices, placement.guest, &[placement.device], plan, session)
 }
@@ -138,7 +128,7 @@ fn measure_spread(
     cpus: &[usize],
     plan: Plan,
     session: &mut Session,
-) -> Result<(Vec<Row>, bool), Error> {
+) -> Result<Collected, Error> {
     let cpus = if cpus.is_empty() { &[placement.device][..] } else { cpus };
     let place = format!("guest on CPU {}, IoThreads on {} CPU(s)", placement.guest, cpus.len());
     let cases = cases(&devices, |it| it.group(&place), |it| it.to_string());
@@ -153,7 +143,7 @@ fn record(
     cpus: &[usize],
     plan: Plan,
     session: &mut Session,
-) -> Result<(Vec<Row>, bool), Error> {
+) -> Result<Collected, Error> {
     // Made when they are warmed up, kept for all rounds: what does not run sleeps, and costs nothing.
     let mut rigs: Vec<Option<Rig>> = devices.iter().map(|_| None).collect();
     let sample = |index: usize, times: u64| {
@@ -168,8 +158,7 @@ fn record(
             None => Ok(Err("it was not made".to_owned())),
         }
     };
-    let campaign = eventfd::measure(name, cases, plan, session, sample)?;
-    Ok((campaign.rows(cases), campaign.complete()))
+    Ok(eventfd::measure(name, cases, plan, session, sample)?.collect(cases))
 }
 
 /// A median of what was measured, for the words.

@@ -11,7 +11,7 @@ mod process;
 mod report;
 mod rig;
 
-use crate::campaign::{self, Case};
+use crate::campaign::{self, Case, Collected};
 use crate::cli::schedule::Plan;
 use crate::error::Error;
 use crate::pin::pin_current_thread;
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &VhostUserArgs, session: &mut Session) -> Result<Report,
     let visit = |_, &mut rig: &mut usize| rigs.borrow_mut()[rig].sample(plan.runtime);
     let campaign = campaign::run("vhost-user", &cases, plan.rounds, session, warm_up, visit)?;
 
-    let (mut rows, mut complete) = (campaign.rows(&cases), campaign.complete());
+    let Collected { mut rows, mut complete } = campaign.collect(&cases);
     let mut conclusions = report::conclusions(&rows);
     let rigs = rigs.into_inner();
     if complete && !setup.idle.is_zero() {

@@ -47,7 +47,7 @@ pub(crate) fn run(args: &VirtioBlkArgs, session: &mut Session) -> Result<Report,
     let cases: Vec<Case> = runs.iter().map(|(placement, (arm, _))| case(*placement, *arm, &arms)).collect();
 
     let cpu = placements.first().map_or(0, |placement| placement.device);
-    let (mut rows, read_complete) = eventfd::cost_of_a_read(cpu, session)?;
+    let mut all = eventfd::cost_of_a_read(cpu, session)?;
 
     let warm_up = |index: usize| {
         let (placement, (arm, missing)) = &runs[index];
@@ -61,18 +61,18 @@ pub(crate) fn run(args: &VirtioBlkArgs, session: &mut Session) -> Result<Report,
     let visit = |_, rig: &mut Rig| rig.sample(plan.runtime);
     let campaign = campaign::run("virtio-blk", &cases, plan.rounds, session, warm_up, visit)?;
 
-    let measured = campaign.rows(&cases);
-    let text = report::tables(&measured, session.colour);
-    let mut conclusions = report::conclusions(&rows, &measured);
+    let measured = campaign.collect(&cases);
+    let text = report::tables(&measured.rows, session.colour);
+    let mut conclusions = report::conclusions(&all.rows, &measured.rows);
     let remark = guest::remark(&setup.guest)?.map(str::to_owned);
     conclusions.splice(0..0, remark);
-    rows.extend(measured);
+    all.extend(measured);
     Ok(Report {
         benchmark: "virtio-blk",
         workload: Some(setup.title),
         text,
-        complete: read_complete && campaign.complete(),
-        rows,
+        complete: all.complete,
+        rows: all.rows,
         conclusions,
     })
 }
