@@ -20,12 +20,12 @@ use crate::error::Error;
 use crate::eventfd;
 use crate::measure::{Better, Measured, Metric, Sample, Summary};
 use crate::pin::Placement;
+use crate::repeater::Repeater;
 use crate::report::Report;
 use crate::session::{Session, Watch};
-use crate::worker::{NoOutcome, Worker};
 use contender::Contender;
 use std::time::Duration;
-use work::{Cannot, Timed, Visit, Work};
+use work::{Visit, Work};
 
 const FULL: Plan = Plan { rounds: 10, runtime: Duration::from_millis(20) };
 const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(3) };
@@ -104,8 +104,6 @@ fn count_all(
     Ok(all)
 }
 
-type Outcome = Result<Timed, Cannot>;
-
 /// The rows of one kind of work.
 fn measure(
     work: Work,
@@ -125,22 +123,15 @@ fn measure(
     let case =
         |contender: &Contender| Case { group: group.clone(), name: contender.to_string(), baseline: None };
     let cases: Vec<Case> = contenders.iter().map(case).collect();
-    let visit = |(): &mut (), (contender, visit): (Contender, Visit)| contender.visit(visit);
-    let mut worker: Worker<(Contender, Visit), Outcome> =
-        Worker::spawn("loops", placement.device, || (), visit).map_err(|error| {
-            Error::failed(&format!("cannot start a thread on CPU {}", placement.device), &error)
-        })?;
+    let visitors = contenders.to_vec();
+    let visit = move |(): &mut (), index: usize, times: u64| {
+        let timed = visitors[index].visit(Visit { work, times, placement, mark: |_| {} })?;
+        Ok((timed.elapsed, EventSample { time_ns: timed.each_ns / work.events() as f64 }))
+    };
+    let mut thread = Repeater::new("loops", placement.device, || (), visit)?;
+    let patience = PATIENCE + 10 * plan.runtime;
     let sample = |index: usize, times: u64| {
-        let contender = contenders[index];
-        worker.start((contender, Visit { work, times, placement, mark: |_| {} }));
-        let outcome = worker.finish(PATIENCE + 10 * plan.runtime).map_err(|why| {
-            Error::Failed(match why {
-                NoOutcome::TimedOut => format!("{work}: {contender} never came back: a wake-up was lost"),
-                NoOutcome::Ended => format!("{work}: {contender} panicked"),
-            })
-        })?;
-        Ok(outcome
-            .map(|timed| (timed.elapsed, EventSample { time_ns: timed.each_ns / work.events() as f64 })))
+        thread.sample(index, times, patience, format_args!("{work}: {}", contenders[index]))
     };
     let campaign = eventfd::measure(&work.to_string(), &cases, plan, session, sample)?;
     let mut collected = campaign.collect(&cases);

@@ -21,6 +21,7 @@ mod measure;
 mod one_percent;
 mod pin;
 mod progress;
+mod repeater;
 mod report;
 mod scale;
 mod session;

@@ -17,11 +17,14 @@ use crate::pin::Placement;
 use crate::report::{Report, Row};
 use crate::session::Session;
 use devices::{Devices, Rig};
-use notifiers::{NotifierThread, Notifiers};
+use notifiers::Notifiers;
 use std::time::Duration;
 
 const FULL: Plan = Plan { rounds: 8, runtime: Duration::from_millis(25) };
 const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(5) };
+
+/// One visit of notifiers that takes longer than this hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The arms that are shown: the cheapest of each monitor on a stock kernel.
 const ARMS: [&str; 2] = ["epoll/edge", "io_uring/edge"];
@@ -105,8 +108,9 @@ fn measure_notifiers(
     session: &mut Session,
 ) -> Result<Collected, Error> {
     let cases = cases(&notifiers, |it| it.group(cpu), |it| it.to_string());
-    let mut thread = NotifierThread::new(cpu, notifiers)?;
-    let sample = |index, times| thread.sample(index, times, plan.runtime);
+    let mut thread = notifiers::thread(cpu, notifiers)?;
+    let patience = PATIENCE + 10 * plan.runtime;
+    let sample = |index, times| thread.sample(index, times, patience, "a turn of the loop");
     Ok(eventfd::measure("notifiers", &cases, plan, session, sample)?.collect(&cases))
 }
 

@@ -5,7 +5,7 @@ use super::heap::bytes_in_use;
 use crate::arm::Arm;
 use crate::error::{Error, reason};
 use crate::eventfd::clock_ns;
-use crate::worker::{NoOutcome, Worker};
+use crate::repeater::Repeater;
 use aio::{AioContext, EventNotifier, NotifierRegistration};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -109,43 +109,16 @@ fn visit(what: Notifiers, times: u64) -> io::Result<(Duration, EventSample)> {
     Ok((Duration::from_nanos(elapsed_ns), sample))
 }
 
-type Outcome = Result<(Duration, EventSample), String>;
-
-/// One visit that takes longer than this hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The visits on a thread of their own, which is pinned.
-#[derive(Debug)]
-pub(super) struct NotifierThread {
-    worker: Worker<(usize, u64), Outcome>,
-}
-
-impl NotifierThread {
-    pub(super) fn new(cpu: usize, all: Vec<Notifiers>) -> Result<Self, Error> {
-        let work = move |(): &mut (), (index, times): (usize, u64)| {
-            let what: Notifiers = all[index];
-            visit(what, times).map_err(|error| match error.raw_os_error() {
-                Some(libc::EMFILE) => {
-                    format!("needs {} descriptors; raise 'ulimit -n'", what.registered)
-                }
-                _ => reason(&error),
-            })
-        };
-        let worker = Worker::spawn("notifiers", cpu, || (), work)
-            .map_err(|error| Error::failed(&format!("cannot start a thread on CPU {cpu}"), &error))?;
-        Ok(Self { worker })
-    }
-
-    /// Repeats case `index` of the list `times` times. The inner error is why it is not available here.
-    pub(super) fn sample(&mut self, index: usize, times: u64, expected: Duration) -> Result<Outcome, Error> {
-        self.worker.start((index, times));
-        self.worker.finish(PATIENCE + 10 * expected).map_err(|why| {
-            Error::Failed(match why {
-                NoOutcome::TimedOut => "a turn of the loop never came back: a wake-up was lost".to_owned(),
-                NoOutcome::Ended => "the measuring thread ended early".to_owned(),
-            })
+/// The visits on a thread of their own, pinned to `cpu`: a case for each of `all`.
+pub(super) fn thread(cpu: usize, all: Vec<Notifiers>) -> Result<Repeater<EventSample>, Error> {
+    let repeat = move |(): &mut (), index: usize, times: u64| {
+        let what: Notifiers = all[index];
+        visit(what, times).map_err(|error| match error.raw_os_error() {
+            Some(libc::EMFILE) => format!("needs {} descriptors; raise 'ulimit -n'", what.registered),
+            _ => reason(&error),
         })
-    }
+    };
+    Repeater::new("notifiers", cpu, || (), repeat)
 }
 
 #[cfg(test)]
