@@ -8,7 +8,7 @@ use std::time::Duration;
 use virtio_blk_sim::guest::BlkDriver;
 
 use super::client::Client;
-use super::process::Process;
+use super::process::{Process, leaving_with_us};
 use super::server::TempPath;
 use super::transfer::monitors;
 use super::{Watchdog, default_options, driver, exercise};
@@ -38,7 +38,7 @@ struct Sleeper(Child);
 
 impl Sleeper {
     fn new() -> Self {
-        Self(Command::new("cat").stdin(Stdio::piped()).spawn().unwrap())
+        Self(leaving_with_us(&mut Command::new("cat")).stdin(Stdio::piped()).spawn().unwrap())
     }
 }
 

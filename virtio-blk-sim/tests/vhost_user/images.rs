@@ -2,7 +2,6 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use virtio_blk_sim::backend::{Backend, FileImage};
@@ -10,7 +9,7 @@ use virtio_blk_sim::device::{DeviceConfig, Features};
 use virtio_blk_sim::transport::vhost_user::Frontend;
 
 use super::client::{Client, ClientOptions};
-use super::process::Process;
+use super::process::{Process, inheriting};
 use super::requests::{CAPACITY, Posted, Vm, disk_content, image_of, payload, read, write};
 use super::server::{Setup, TempPath, TestServer};
 use super::{Watchdog, default_options, driver, exercise, finish, options};
@@ -104,15 +103,6 @@ fn the_program_does_not_write_a_read_only_image() {
         drop(client);
     }
     assert!(std::fs::read(&image).unwrap() == content);
-}
-
-/// The program with a descriptor that it inherits as number 3.
-fn inheriting(fd: impl Into<OwnedFd>, arguments: &[&str], image: &TempPath) -> Command {
-    let mut command = Command::new("sh");
-    let script = "exec \"$0\" \"$@\" 3<&0 0</dev/null";
-    command.args(["-c", script, env!("CARGO_BIN_EXE_vhost-user-blk")]).args(arguments);
-    command.arg("--image").arg(image.as_ref()).stdin(Stdio::from(fd.into())).stderr(Stdio::piped());
-    command
 }
 
 #[test]

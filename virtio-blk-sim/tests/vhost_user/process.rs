@@ -1,16 +1,51 @@
 //! The server as a program.
-#![expect(unsafe_code, reason = "kill(2) on a child that has not been waited for")]
+#![expect(
+    unsafe_code,
+    reason = "kill(2) on a child that has not been waited for; prctl(2) between fork and exec"
+)]
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
+use super::Watchdog;
 use super::server::TempPath;
 
-/// A running `vhost-user-blk`. Killed when dropped.
+/// Has the kernel kill what `command` starts when the thread that starts it ends (PR_SET_PDEATHSIG, which execve(2) keeps).
+/// A test that hangs is aborted: nothing of it is dropped, and a server left behind would hold on to its output.
+pub(crate) fn leaving_with_us(command: &mut Command) -> &mut Command {
+    let parent = std::process::id() as libc::pid_t;
+    let before_exec = move || {
+        // SAFETY: numbers only.
+        if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: takes nothing and cannot fail.
+        let still = unsafe { libc::getppid() };
+        // Otherwise it ended before it was asked to tell, and does not tell any more.
+        if still == parent { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+    };
+    // SAFETY: `before_exec` makes two system calls that are safe after a fork of many threads (signal-safety(7)), takes no
+    // lock and allocates nothing.
+    unsafe { command.pre_exec(before_exec) }
+}
+
+/// The program with a descriptor that it inherits as number 3.
+pub(crate) fn inheriting(fd: impl Into<OwnedFd>, arguments: &[&str], image: &TempPath) -> Command {
+    let mut command = Command::new("sh");
+    let script = "exec \"$0\" \"$@\" 3<&0 0</dev/null";
+    command.args(["-c", script, env!("CARGO_BIN_EXE_vhost-user-blk")]).args(arguments);
+    command.arg("--image").arg(image.as_ref()).stdin(Stdio::from(fd.into())).stderr(Stdio::piped());
+    leaving_with_us(&mut command);
+    command
+}
+
+/// A running `vhost-user-blk`. Killed when dropped, or when the thread that has started it ends.
 pub(crate) struct Process {
     child: Child,
     socket: PathBuf,
@@ -30,7 +65,7 @@ impl Process {
     pub(crate) fn launch(socket: &TempPath, disk: &[&OsStr], more: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vhost-user-blk"));
         command.arg("--socket").arg(socket.as_ref()).args(disk).args(more);
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = leaving_with_us(&mut command).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (send, lines) = channel();
         std::thread::spawn(move || {
@@ -82,4 +117,13 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+#[test]
+fn a_server_leaves_with_the_thread_that_has_started_it() {
+    let _watchdog = Watchdog::new("a_server_leaves_with_the_thread_that_has_started_it");
+    let (socket, image) = (TempPath::new("sock"), TempPath::image());
+    let start = || Process::start(&socket, &image, &[]);
+    let mut server = std::thread::scope(|scope| scope.spawn(start).join().unwrap());
+    assert_eq!(server.wait().signal(), Some(libc::SIGKILL));
 }

@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
 
 use aio::{AioContext, Method, MonitorKind, Reset};
 use virtio_blk_sim::backend::FileImage;
@@ -19,7 +18,7 @@ use vm_memory::Bytes;
 
 use super::client::{Client, ClientOptions};
 use super::memory::{answer, post};
-use super::process::Process;
+use super::process::{Process, inheriting};
 use super::server::TempPath;
 use super::{BLOCK, SECTORS, Watchdog, default_options, driver, exercise, finish};
 
@@ -238,16 +237,11 @@ fn a_restricted_server_serves_a_frontend_that_it_inherits() {
     let _watchdog = Watchdog::new("a_restricted_server_serves_a_frontend_that_it_inherits");
     let image = TempPath::image();
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let mut server = Command::new("sh")
-        .args(["-c", "exec \"$0\" \"$@\" 3<&0 0</dev/null", env!("CARGO_BIN_EXE_vhost-user-blk")])
-        .args(["--fd", "3", "--sandbox", "on", "--image"])
-        .arg(image.as_ref())
-        .stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs)))
-        .spawn()
-        .unwrap();
+    let server = inheriting(theirs, &["--fd", "3", "--sandbox", "on"], &image).spawn().unwrap();
     let frontend = Frontend::from_stream(ours, default_options().timeout);
     let mut client = Client::over(frontend, default_options()).unwrap();
     exercise(&mut driver(&mut client, 0), 200);
     drop(client);
-    assert_eq!(server.wait().unwrap().code(), Some(0));
+    let outcome = server.wait_with_output().unwrap();
+    assert_eq!(outcome.status.code(), Some(0), "{outcome:?}");
 }
