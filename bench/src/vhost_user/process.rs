@@ -175,6 +175,7 @@ mod tests {
     use super::*;
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::process::{Command, Stdio, id};
+    use std::time::Instant;
 
     #[test]
     fn the_peer_of_a_socket_is_whoever_made_it() {
@@ -198,11 +199,13 @@ mod tests {
         assert!(usage.cpu_ns > 0);
         assert!(process.cpus().is_some());
         // A program that is being loaded sleeps for its pages, too: its last sleep is the one that nothing follows.
+        let deadline = Instant::now() + Duration::from_secs(60);
         let again = loop {
             let again = process.settled().unwrap();
             if again.since(usage) == (Usage { cpu_ns: 0, sleeps: 0 }) {
                 break again;
             }
+            assert!(Instant::now() < deadline, "cat comes to no rest: {usage:?}, then {again:?}");
             usage = again;
         };
         let threads = process.threads().unwrap();
