@@ -57,6 +57,7 @@
 //! ```
 
 pub mod backend;
+mod bit_set;
 pub mod blk_queue;
 pub mod device;
 pub mod guest;
