@@ -5,7 +5,7 @@
 mod chain;
 #[path = "../fuzz/targets/guest.rs"]
 mod guest;
-#[path = "../fuzz/targets/messages.rs"]
+#[path = "../fuzz/targets/messages/mod.rs"]
 mod messages;
 #[path = "../fuzz/targets/request.rs"]
 mod request;

@@ -1,7 +1,7 @@
 //! The vhost-user server: any bytes in any pieces with any descriptors.
 #![no_main]
 
-#[path = "../targets/messages.rs"]
+#[path = "../targets/messages/mod.rs"]
 mod messages;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| messages::run(data));
