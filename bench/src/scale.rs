@@ -12,9 +12,9 @@ use crate::cli::ScaleArgs;
 use crate::cli::schedule::Plan;
 use crate::error::Error;
 use crate::eventfd;
-use crate::measure::{Measured, Metric, Sample, Summary, metrics};
+use crate::measure::{Metric, Sample, metrics};
 use crate::pin::Placement;
-use crate::report::{Report, Row};
+use crate::report::Report;
 use crate::session::Session;
 use devices::{Devices, Rig};
 use notifiers::Notifiers;
@@ -163,9 +163,4 @@ fn record(
         }
     };
     Ok(eventfd::measure(name, cases, plan, session, sample)?.collect(cases))
-}
-
-/// A median of what was measured, for the words.
-fn median(row: &Row, name: &str) -> Option<f64> {
-    row.metric(name).map(|Measured { summary: Summary { median, .. }, .. }| *median)
 }

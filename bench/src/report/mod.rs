@@ -6,10 +6,12 @@ pub(crate) mod html;
 pub(crate) mod json;
 pub(crate) mod markdown;
 pub(crate) mod number;
+pub(crate) mod rows;
 #[cfg(test)]
 pub(crate) mod samples;
 pub(crate) mod saved;
 pub(crate) mod table;
+pub(crate) mod versus;
 
 use crate::environment::Environment;
 use crate::measure::{self, Measured};
@@ -51,6 +53,11 @@ impl Row {
     /// The metric called `name`, if this row was measured and has it.
     pub(crate) fn metric(&self, name: &str) -> Option<&Measured> {
         measure::find(self.result.as_ref().ok()?, name)
+    }
+
+    /// The median of the metric called `name`.
+    pub(crate) fn median(&self, name: &str) -> Option<f64> {
+        self.metric(name).map(|measured| measured.summary.median)
     }
 }
 

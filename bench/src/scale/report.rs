@@ -1,10 +1,8 @@
 //! The tables and sentences of `bench scale`. Pure functions of the rows.
 
-use super::median;
-use crate::measure::Interval;
-use crate::report::Row;
-use crate::report::number::{fixed, number, percent};
+use crate::report::number::{fixed, number, percent, range};
 use crate::report::table::{Cell, Column, Table};
+use crate::report::{Row, rows};
 
 const NOTIFIERS: &str = "notifiers on one loop, ";
 const DEVICES: &str = "devices on one loop, ";
@@ -27,10 +25,10 @@ fn table(rows: &[Row]) -> Table {
             Column::number("syscalls", "per event"),
             Column::number("memory", "bytes/handler"),
         ];
-        return fill(group, &columns, rows, |row| {
+        return rows::table(group, &columns, rows, |row| {
             let [change, interval] = growth_cells(row);
             vec![
-                cell(row, "time_ns"),
+                rows::median(row, "time_ns"),
                 mad(row),
                 change,
                 interval,
@@ -52,39 +50,24 @@ fn table(rows: &[Row]) -> Table {
         Column::number("slowest", "/ median"),
         Column::number("memory", "bytes/device"),
     ];
-    fill(group, &columns, rows, |row| {
+    rows::table(group, &columns, rows, |row| {
         let [change, interval] = growth_cells(row);
         vec![
-            cell(row, "time_ns"),
+            rows::median(row, "time_ns"),
             mad(row),
             change,
             interval,
-            cell(row, "device_cpu_ns"),
+            rows::median(row, "device_cpu_ns"),
             exact(row, "syscalls", 2),
-            cell(row, "latency_us"),
+            rows::median(row, "latency_us"),
             exact(row, "latency_max_over_median", 2),
             exact(row, "device_bytes", 0),
         ]
     })
 }
 
-fn fill(title: &str, columns: &[Column], rows: &[Row], cells: impl Fn(&Row) -> Vec<Cell>) -> Table {
-    let mut table = Table::new(title, columns);
-    for row in rows {
-        match &row.result {
-            Ok(_) => table.row([Cell::from(row.case.as_str())].into_iter().chain(cells(row)).collect()),
-            Err(why) => table.remark(row.case.as_str(), why.to_string()),
-        }
-    }
-    table
-}
-
-fn cell(row: &Row, name: &str) -> Cell {
-    median(row, name).map(number).unwrap_or_default().into()
-}
-
 fn exact(row: &Row, name: &str, decimals: usize) -> Cell {
-    median(row, name).map(|value| fixed(value, decimals)).unwrap_or_default().into()
+    row.median(name).map(|value| fixed(value, decimals)).unwrap_or_default().into()
 }
 
 fn mad(row: &Row) -> Cell {
@@ -95,12 +78,8 @@ fn mad(row: &Row) -> Cell {
 fn growth_cells(row: &Row) -> [Cell; 2] {
     let ratio = row.metric("time_ns").and_then(|measured| measured.versus).and_then(|versus| versus.ratio);
     let change = ratio.map(|ratio| percent(ratio.median)).unwrap_or_default();
-    let interval = ratio.and_then(|ratio| ratio.interval).map(in_percent).unwrap_or_default();
+    let interval = ratio.and_then(|ratio| ratio.interval).map(|it| range(it, percent)).unwrap_or_default();
     [change.into(), interval.into()]
-}
-
-fn in_percent(interval: Interval) -> String {
-    format!("{} to {}", percent(interval.low), percent(interval.high))
 }
 
 /// What the numbers say, one sentence for each group.
@@ -112,13 +91,14 @@ fn conclusion(group: &[Row]) -> Option<String> {
     let measured: Vec<&Row> = group.iter().filter(|row| row.result.is_ok()).collect();
     let (first, last) = (*measured.first()?, *measured.last()?);
     let name = first.group.as_str();
-    let time = |row: &Row| median(row, "time_ns");
+    let time = |row: &Row| row.median("time_ns");
     let (a, b) = (time(first)?, time(last)?);
     let versus = last.metric("time_ns")?.versus?.ratio?;
-    let interval = versus.interval.map(|i| format!(", 95% interval {}", in_percent(i))).unwrap_or_default();
+    let interval =
+        versus.interval.map(|i| format!(", 95% interval {}", range(i, percent))).unwrap_or_default();
     let change = format!("{}{interval}", percent(versus.median));
     let bytes = |name: &str, what: &str| {
-        median(last, name).map(|bytes| format!("; {} bytes of heap for each {what}", fixed(bytes, 0)))
+        last.median(name).map(|bytes| format!("; {} bytes of heap for each {what}", fixed(bytes, 0)))
     };
     Some(if let Some(rest) = name.strip_prefix(NOTIFIERS) {
         format!(
@@ -140,7 +120,7 @@ fn conclusion(group: &[Row]) -> Option<String> {
             number(b),
             last.case,
             last.case,
-            fixed(median(last, "latency_max_over_median")?, 2),
+            fixed(last.median("latency_max_over_median")?, 2),
             bytes("device_bytes", "device").unwrap_or_default()
         )
     } else {

@@ -3,26 +3,27 @@
 use super::idle::Idle;
 use crate::measure::{Comparison, Verdict};
 use crate::report::Row;
-use crate::report::cell::verdict;
-use crate::report::number::{fixed, number, range};
-use crate::report::table::{Cell, Column, Table};
+use crate::report::number::{fixed, number};
+use crate::report::rows::{self, Shown};
+use crate::report::table::Table;
+use crate::report::versus::Versus;
 
 /// A table of results, and one of ratios if there is something to compare.
 pub(super) fn tables(rows: &[Row], colour: bool) -> String {
     let mut text = results(rows).render(colour);
     if rows.iter().any(|row| row.baseline.is_some()) {
         text.push('\n');
-        text.push_str(&ratios(rows).render(colour));
+        text.push_str(&COMPARED.table("Ratios, by round", ["server", "ratio"], rows).render(colour));
     }
     if rows.iter().any(|row| row.metric(IDLE[0].0).is_some()) {
         text.push('\n');
-        text.push_str(&idle(rows).render(colour));
+        text.push_str(&rows::medians("Idle, a guest attached", "server", &IDLE, rows).render(colour));
     }
     text
 }
 
-/// The numbers of a row, by metric.
-const RESULTS: [(&str, &str, &str); 8] = [
+/// The numbers of a row.
+const RESULTS: [Shown; 8] = [
     ("iops", "IOPS", "1/s"),
     ("p50_us", "p50", "us"),
     ("p99_us", "p99", "us"),
@@ -34,38 +35,13 @@ const RESULTS: [(&str, &str, &str); 8] = [
 ];
 
 fn results(rows: &[Row]) -> Table {
-    let mut columns = vec![Column::text("server")];
-    columns.extend(RESULTS.map(|(_, heading, unit)| Column::number(heading, unit)));
     let place = rows.first().map_or("", |row| row.group.as_str());
-    let mut table = Table::new(format!("Per request, {place} (CPU and sleeps: the server's)"), &columns);
-    for row in rows {
-        match &row.result {
-            Ok(_) => {
-                let cell = |name| row.metric(name).map(|measured| number(measured.summary.median));
-                let cells = RESULTS.map(|(name, ..)| Cell::from(cell(name).unwrap_or_default()));
-                table.row([Cell::from(row.case.as_str())].into_iter().chain(cells).collect());
-            }
-            Err(why) => table.remark(row.case.as_str(), why.to_string()),
-        }
-    }
-    table
+    let title = format!("Per request, {place} (CPU and sleeps: the server's)");
+    rows::medians(title, "server", &RESULTS, rows)
 }
 
 /// What an idle server does.
-const IDLE: [(&str, &str, &str); 2] =
-    [("idle_wakeups_per_s", "wake-ups", "1/s"), ("idle_cpu_ns_per_s", "CPU", "ns/s")];
-
-fn idle(rows: &[Row]) -> Table {
-    let mut columns = vec![Column::text("server")];
-    columns.extend(IDLE.map(|(_, heading, unit)| Column::number(heading, unit)));
-    let mut table = Table::new("Idle, a guest attached", &columns);
-    for row in rows {
-        let cell = |name| row.metric(name).map(|measured| number(measured.summary.median));
-        let cells = IDLE.map(|(name, ..)| Cell::from(cell(name).unwrap_or_default()));
-        table.row([Cell::from(row.case.as_str())].into_iter().chain(cells).collect());
-    }
-    table
-}
+const IDLE: [Shown; 2] = [("idle_wakeups_per_s", "wake-ups", "1/s"), ("idle_cpu_ns_per_s", "CPU", "ns/s")];
 
 /// For a server one sentence with what it did while it had nothing to do.
 pub(super) fn idle_sentence(server: &str, idle: &Idle) -> String {
@@ -83,47 +59,18 @@ pub(super) fn idle_sentence(server: &str, idle: &Idle) -> String {
 }
 
 /// What is compared.
-const COMPARED: [(&str, &str); 4] =
-    [("iops", "IOPS"), ("p50_us", "latency p50"), ("p99_us", "latency p99"), ("device_cpu_ns", "server CPU")];
-
-/// What an arm has of each of the compared metrics.
-fn compared(row: &Row) -> impl Iterator<Item = (&'static str, Comparison)> + '_ {
-    COMPARED.iter().filter_map(|(name, words)| Some((*words, row.metric(name)?.versus?)))
-}
-
-fn ratios(rows: &[Row]) -> Table {
-    let columns = [
-        Column::text("server"),
-        Column::text("against"),
-        Column::text("of"),
-        Column::number("ratio", ""),
-        Column::number("95% interval", ""),
-        Column::text("verdict"),
-    ];
-    let mut table = Table::new("Ratios, by round", &columns);
-    for row in rows {
-        let Some(baseline) = &row.baseline else { continue };
-        for (index, (words, versus)) in compared(row).enumerate() {
-            let first = index == 0;
-            table.row(vec![
-                if first { row.case.as_str() } else { "" }.into(),
-                if first { baseline.as_str() } else { "" }.into(),
-                words.into(),
-                versus.ratio.map(|ratio| times(ratio.median)).unwrap_or_default().into(),
-                interval(&versus).unwrap_or_default().into(),
-                verdict(&versus),
-            ]);
-        }
-    }
-    table
-}
+const COMPARED: Versus = Versus {
+    metrics: &[
+        ("iops", "IOPS"),
+        ("p50_us", "latency p50"),
+        ("p99_us", "latency p99"),
+        ("device_cpu_ns", "server CPU"),
+    ],
+    show: times,
+};
 
 fn times(ratio: f64) -> String {
     format!("{}x", fixed(ratio, 3))
-}
-
-fn interval(versus: &Comparison) -> Option<String> {
-    versus.ratio?.interval.map(|interval| range(interval, times))
 }
 
 /// For each server that is compared one sentence with what could be told apart.
@@ -131,8 +78,8 @@ pub(super) fn conclusions(rows: &[Row]) -> Vec<String> {
     let sentence = |row: &Row| {
         let baseline = row.baseline.as_deref()?;
         let differs = |(_, versus): &(&str, Comparison)| versus.verdict != Verdict::NoDetectableDifference;
-        let words = compared(row).filter(differs).filter_map(|(words, versus)| {
-            Some(format!("{words} {} ({})", times(versus.ratio?.median), interval(&versus)?))
+        let words = COMPARED.of(row).filter(differs).filter_map(|(words, versus)| {
+            Some(format!("{words} {} ({})", times(versus.ratio?.median), COMPARED.interval(&versus)?))
         });
         let words = words.collect::<Vec<_>>().join(", ");
         let case = &row.case;

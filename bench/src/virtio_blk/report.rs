@@ -1,23 +1,25 @@
 //! The tables and sentences of `bench virtio-blk`. Pure functions of the rows.
 
-use crate::measure::{Comparison, MIN_VALUES, Measured, Verdict};
+use crate::measure::{Comparison, MIN_VALUES, Verdict};
 use crate::report::Row;
-use crate::report::cell::verdict;
-use crate::report::number::{number, percent, range};
-use crate::report::table::{Cell, Column, Table};
+use crate::report::number::{number, percent};
+use crate::report::rows::{self, Shown};
+use crate::report::table::Table;
+use crate::report::versus::Versus;
 
 /// For each placement one table of results and one of differences.
 pub(super) fn tables(rows: &[Row], colour: bool) -> String {
     let groups = rows.chunk_by(|a, b| a.group == b.group);
-    let tables = groups.flat_map(|group| [results(group), differences(group)]);
+    let tables = groups
+        .flat_map(|group| [results(group), COMPARED.table("Without the read(2)", ["arm", "change"], group)]);
     tables.map(|table| table.render(colour)).collect::<Vec<_>>().join("\n")
 }
 
 /// Kicks that a bounded doorbell made wait. A column only where that happened.
 const HELD: &str = "kicks_held";
 
-/// The numbers of a row, by metric.
-const RESULTS: [(&str, &str, &str); 13] = [
+/// The numbers of a row.
+const RESULTS: [Shown; 13] = [
     ("iops", "IOPS", "1/s"),
     ("p50_us", "p50", "us"),
     ("p99_us", "p99", "us"),
@@ -42,72 +44,25 @@ fn results(group: &[Row]) -> Table {
         _ => true,
     };
     let shown: Vec<_> = RESULTS.into_iter().filter(|(name, ..)| has(name)).collect();
-    let mut columns = vec![Column::text("arm")];
-    columns.extend(shown.iter().map(|(_, heading, unit)| Column::number(heading, unit)));
     let place = group.first().map_or("", |row| row.group.as_str());
-    let mut table =
-        Table::new(format!("Per request, {place} (CPU and system calls: the device's)"), &columns);
-    for row in group {
-        match &row.result {
-            Ok(_) => {
-                let cells = shown.iter().map(|(name, ..)| median(row.metric(name)));
-                table.row([Cell::from(row.case.as_str())].into_iter().chain(cells).collect());
-            }
-            Err(why) => table.remark(row.case.as_str(), why.to_string()),
-        }
-    }
-    table
+    let title = format!("Per request, {place} (CPU and system calls: the device's)");
+    rows::medians(title, "arm", &shown, group)
 }
 
 /// What the conclusions are drawn from.
-const COMPARED: [(&str, &str); 3] =
-    [("iops", "IOPS"), ("p50_us", "latency p50"), ("device_cpu_ns", "device CPU")];
-
-fn differences(group: &[Row]) -> Table {
-    let columns = [
-        Column::text("arm"),
-        Column::text("against"),
-        Column::text("of"),
-        Column::number("change", ""),
-        Column::number("95% interval", ""),
-        Column::text("verdict"),
-    ];
-    let mut table = Table::new("Without the read(2)", &columns);
-    for row in group {
-        let Some(baseline) = &row.baseline else { continue };
-        let compared = COMPARED.iter().filter_map(|(name, words)| Some((words, row.metric(name)?.versus?)));
-        for (index, (words, versus)) in compared.enumerate() {
-            let first = index == 0;
-            table.row(vec![
-                if first { row.case.as_str() } else { "" }.into(),
-                if first { baseline.as_str() } else { "" }.into(),
-                (*words).into(),
-                versus.ratio.map(|ratio| percent(ratio.median)).unwrap_or_default().into(),
-                change_interval(&versus).unwrap_or_default().into(),
-                verdict(&versus),
-            ]);
-        }
-    }
-    table
-}
-
-fn median(measured: Option<&Measured>) -> Cell {
-    measured.map(|measured| number(measured.summary.median)).unwrap_or_default().into()
-}
-
-/// The interval of the relative change, `-3.0% to -1.0%`.
-fn change_interval(versus: &Comparison) -> Option<String> {
-    versus.ratio?.interval.map(|interval| range(interval, percent))
-}
+const COMPARED: Versus = Versus {
+    metrics: &[("iops", "IOPS"), ("p50_us", "latency p50"), ("device_cpu_ns", "device CPU")],
+    show: percent,
+};
 
 /// One plain sentence, and one for each placement with what each monitor's first arm without the read did.
 pub(super) fn conclusions(read: &[Row], rows: &[Row]) -> Vec<String> {
-    let cost = read.iter().find_map(|row| row.metric("time_ns")).map(|time| number(time.summary.median));
+    let cost = read.iter().find_map(|row| row.median("time_ns")).map(number);
     let mut sentences = Vec::new();
     if let Some(cost) = cost {
         let per_iteration = |classic: bool| {
             let arms = rows.iter().filter(|row| row.case.ends_with("/classic") == classic);
-            let reads = arms.filter_map(|row| Some(row.metric("reads_per_wakeup")?.summary.median));
+            let reads = arms.filter_map(|row| row.median("reads_per_wakeup"));
             reads.reduce(f64::max).map(number)
         };
         let loops = per_iteration(true).zip(per_iteration(false)).map(|(classic, autoreset)| {
@@ -134,16 +89,14 @@ pub(super) fn conclusions(read: &[Row], rows: &[Row]) -> Vec<String> {
 
 /// What an arm did to each of the compared metrics.
 fn effect(row: &Row) -> Option<String> {
-    let words = COMPARED
-        .iter()
-        .filter_map(|(name, words)| Some(format!("{words} {}", change(&row.metric(name)?.versus?))));
+    let words = COMPARED.of(row).map(|(words, versus)| format!("{words} {}", change(&versus)));
     let words = words.collect::<Vec<_>>();
     (!words.is_empty()).then(|| format!("{} {}", row.case, words.join(", ")))
 }
 
 /// `+1.2% (+0.8% to +1.6%)`, or that there is nothing to be seen.
 fn change(versus: &Comparison) -> String {
-    let Some((ratio, interval)) = versus.ratio.zip(change_interval(versus)) else {
+    let Some((ratio, interval)) = versus.ratio.zip(COMPARED.interval(versus)) else {
         return format!("not told apart by {} rounds, fewer than {MIN_VALUES}", versus.pairs);
     };
     match versus.verdict {
@@ -155,6 +108,7 @@ fn change(versus: &Comparison) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::Measured;
     use crate::report::samples::{self, NOISE, NOISY, measured, unavailable};
 
     const GROUP: &str = "guest and device on one CPU (0)";
@@ -235,7 +189,7 @@ mod tests {
         let table = results(&rows()).render(false);
         assert!(table.contains("not available: no such kernel"), "{table}");
         assert!(table.lines().any(|line| line.starts_with("epoll/edge") && line.contains("104")), "{table}");
-        let table = differences(&rows()).render(false);
+        let table = tables(&rows(), false);
         assert!(table.contains("faster") && table.contains("no detectable difference"), "{table}");
     }
 }
