@@ -143,6 +143,13 @@ pub(crate) fn sentence(error: &clap::Error) -> String {
     }
 }
 
+/// The options of a subcommand by themselves, for their tests.
+#[cfg(test)]
+pub(crate) fn options<T: Args>(arguments: &[&str]) -> Result<T, clap::Error> {
+    let command = T::augment_args(clap::Command::new("bench"));
+    T::from_arg_matches(&command.try_get_matches_from(["bench"].iter().chain(arguments))?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@ use crate::cli::schedule::ScheduleArgs;
 use crate::cli::value;
 use crate::error::Error;
 use crate::pin::CpuSet;
-use crate::virtio_blk::options::{MOST_IN_FLIGHT, Switch, block_bytes, iodepth};
+use crate::virtio_blk::options::{Switch, block_bytes, iodepth, workload};
 use clap::{Args, ValueEnum};
 use std::collections::HashSet;
 use std::fmt;
@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 use virtio_blk_sim::device::Features;
-use virtio_blk_sim::guest::{BlkDriver, Pattern, QueueShape, Stop, Waiting, Workload};
+use virtio_blk_sim::guest::{BlkDriver, Pattern, QueueShape, Waiting, Workload};
 
 const AFTER_HELP: &str = "\
 Two servers side by side, the first is the baseline (guest on CPU 0, servers on CPU 1):
@@ -167,18 +167,7 @@ impl VhostUserArgs {
                 self.socket.len()
             )));
         }
-        if self.verify && !self.rw.writes() {
-            return Err(Error::Usage(format!(
-                "--verify: --rw {} writes nothing that could be verified",
-                self.rw
-            )));
-        }
-        if u64::from(self.bs) * u64::from(self.iodepth) > MOST_IN_FLIGHT {
-            return Err(Error::Usage(format!(
-                "--iodepth {} of --bs {} is more than 256m in flight; lower one of them",
-                self.iodepth, self.bs
-            )));
-        }
+        let workload = workload(self.rw, self.bs, self.iodepth, self.verify)?;
         let first = allowed.iter().next().unwrap_or(0);
         let cpu = self.pin.unwrap_or(first);
         if !allowed.contains(cpu) {
@@ -203,13 +192,7 @@ impl VhostUserArgs {
                 block_bytes: self.bs,
                 features,
             },
-            workload: Workload {
-                pattern: self.rw,
-                iodepth: self.iodepth,
-                stop: Stop::Requests(0),
-                verify: self.verify,
-                seed: 1,
-            },
+            workload,
             waiting: match self.client {
                 Client::Sleeping => Waiting::Sleeping,
                 Client::Spinning => Waiting::Spinning,
@@ -234,18 +217,11 @@ impl VhostUserArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
-
-    #[derive(Debug, Parser)]
-    struct Harness {
-        #[command(flatten)]
-        args: VhostUserArgs,
-    }
+    use crate::cli;
 
     fn setup(arguments: &[&str]) -> Result<Setup, String> {
-        let arguments = ["bench"].iter().chain(arguments);
-        let harness = Harness::try_parse_from(arguments).map_err(|error| error.to_string())?;
-        harness.args.setup(&CpuSet::parse_list("2-3")).map_err(|error| {
+        let args: VhostUserArgs = cli::options(arguments).map_err(|error| error.to_string())?;
+        args.setup(&CpuSet::parse_list("2-3")).map_err(|error| {
             assert_eq!(error.exit_code(), 2);
             error.to_string()
         })

@@ -180,22 +180,16 @@ impl fmt::Debug for Rig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli;
     use crate::pin::CpuSet;
     use crate::vhost_user::options::VhostUserArgs;
     use aio::{AioContext, IoThread, Reset};
-    use clap::Parser;
     use std::os::unix::net::UnixListener;
     use std::path::{Path, PathBuf};
     use std::sync::Arc;
     use virtio_blk_sim::backend::Backend;
     use virtio_blk_sim::device::{BlockDevice, DeviceConfig};
     use virtio_blk_sim::transport::vhost_user::{Disk, Loops, Server};
-
-    #[derive(Debug, Parser)]
-    struct Harness {
-        #[command(flatten)]
-        args: VhostUserArgs,
-    }
 
     /// A server in this process, listening on a socket of its own.
     struct Listening {
@@ -229,8 +223,8 @@ mod tests {
 
     fn rig(path: &Path, arguments: &[&str]) -> Result<Rig, Error> {
         let socket = format!("arm={}", path.display());
-        let all = ["bench", "--socket", socket.as_str()].into_iter().chain(arguments.iter().copied());
-        let setup = Harness::parse_from(all).args.setup(&CpuSet::allowed().unwrap()).unwrap();
+        let args: VhostUserArgs = cli::options(&[&["--socket", &socket], arguments].concat()).unwrap();
+        let setup = args.setup(&CpuSet::allowed().unwrap()).unwrap();
         Rig::start(&setup.servers[0], &setup)
     }
 

@@ -179,7 +179,7 @@ pub(crate) struct Setup {
 /// Of a memory backend; each arm has one, and all of it is touched before anything is measured.
 const MOST_MEMORY: u64 = 1 << 30;
 /// Of one guest's buffers.
-pub(crate) const MOST_IN_FLIGHT: u64 = 256 << 20;
+const MOST_IN_FLIGHT: u64 = 256 << 20;
 /// Nobody benchmarks a disk that answers once a minute.
 const LONGEST_DELAY: Duration = Duration::from_secs(10);
 
@@ -193,6 +193,19 @@ pub(crate) fn block_bytes(text: &str) -> Result<u32, String> {
 
 pub(crate) fn iodepth(text: &str) -> Result<u16, String> {
     value::within(text, 1, 1024).map(|depth| depth as u16)
+}
+
+/// What a guest is to do, but for how long. A usage error names what cannot be.
+pub(crate) fn workload(pattern: Pattern, bs: u32, iodepth: u16, verify: bool) -> Result<Workload, Error> {
+    if verify && !pattern.writes() {
+        return Err(Error::Usage(format!("--verify: --rw {pattern} writes nothing that could be verified")));
+    }
+    if u64::from(bs) * u64::from(iodepth) > MOST_IN_FLIGHT {
+        return Err(Error::Usage(format!(
+            "--iodepth {iodepth} of --bs {bs} is more than 256m in flight; lower one of them"
+        )));
+    }
+    Ok(Workload { pattern, iodepth, stop: Stop::Requests(0), verify, seed: 1 })
 }
 
 fn requests(text: &str) -> Result<u64, String> {
@@ -282,22 +295,11 @@ impl VirtioBlkArgs {
                 "--verify: this backend stores nothing; use memory or file:PATH".to_owned(),
             ));
         }
-        if self.verify && !self.rw.writes() {
-            return Err(Error::Usage(format!(
-                "--verify: --rw {} writes nothing that could be verified",
-                self.rw
-            )));
-        }
+        let workload = workload(self.rw, self.bs, self.iodepth, self.verify)?;
         if let BackendKind::Memory(sectors) = backend
             && sectors > MOST_MEMORY / 512
         {
             return Err(Error::Usage("--size: the memory backend takes at most 1g for each arm".to_owned()));
-        }
-        if u64::from(self.bs) * u64::from(self.iodepth) > MOST_IN_FLIGHT {
-            return Err(Error::Usage(format!(
-                "--iodepth {} of --bs {} is more than 256m in flight; lower one of them",
-                self.iodepth, self.bs
-            )));
         }
         if self.guest == GuestArg::Kvm && (self.kick_storm || self.kick_maximum.is_some()) {
             return Err(Error::Usage(
@@ -319,13 +321,6 @@ impl VirtioBlkArgs {
                 self.bs, self.iodepth
             )));
         }
-        let workload = Workload {
-            pattern: self.rw,
-            iodepth: self.iodepth,
-            stop: Stop::Requests(0),
-            verify: self.verify,
-            seed: 1,
-        };
         Ok(Setup {
             backend,
             guest: self.guest(),
@@ -384,18 +379,11 @@ impl VirtioBlkArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
-
-    #[derive(Debug, Parser)]
-    struct Harness {
-        #[command(flatten)]
-        args: VirtioBlkArgs,
-    }
+    use crate::cli;
 
     fn setup(arguments: &[&str]) -> Result<Setup, String> {
-        let arguments = ["bench"].iter().chain(arguments);
-        let harness = Harness::try_parse_from(arguments).map_err(|error| error.to_string())?;
-        harness.args.setup().map_err(|error| {
+        let args: VirtioBlkArgs = cli::options(arguments).map_err(|error| error.to_string())?;
+        args.setup().map_err(|error| {
             assert_eq!(error.exit_code(), 2);
             error.to_string()
         })
@@ -477,9 +465,8 @@ mod tests {
 
     #[test]
     fn arms_are_taken_once_each() {
-        let parsed =
-            Harness::try_parse_from(["bench", "--arms", "epoll/edge,epoll/classic,epoll/edge"]).unwrap();
-        let names: Vec<String> = parsed.args.arms().iter().map(Arm::to_string).collect();
+        let args: VirtioBlkArgs = cli::options(&["--arms", "epoll/edge,epoll/classic,epoll/edge"]).unwrap();
+        let names: Vec<String> = args.arms().iter().map(Arm::to_string).collect();
         assert_eq!(names, ["epoll/edge", "epoll/classic"]);
     }
 }
