@@ -1,6 +1,9 @@
 //! A simulated guest against a device on every monitor and reset method: each request is answered once, and what was
 //! written is read back.
 
+#[path = "support/arms.rs"]
+mod arms;
+
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,24 +15,10 @@ use virtio_blk_sim::device::{BlockDevice, DeviceConfig, Features};
 use virtio_blk_sim::guest::{BlkDriver, GuestReport, Pattern, Stop, Workload, run as guest_run};
 use virtio_blk_sim::transport::SimTransport;
 
+use arms::arms;
+
 const SECTORS: u64 = 2048;
 const BLOCK: u32 = 4096;
-
-/// Every monitor with every way to reset a notifier that it has on this kernel.
-fn arms() -> Vec<(MonitorKind, Reset)> {
-    let mut arms = Vec::new();
-    for kind in MonitorKind::ALL {
-        for method in Method::ALL {
-            let reset = Reset::AutoresetBy(method);
-            match AioContext::builder().monitor(kind).reset(reset).build() {
-                Ok(_) => arms.push((kind, reset)),
-                Err(e) => eprintln!("skipped: {kind} with {method}: {e}"),
-            }
-        }
-    }
-    assert!(arms.len() >= 2, "at least poll and epoll with read(2) are everywhere");
-    arms
-}
 
 struct Run {
     kind: MonitorKind,

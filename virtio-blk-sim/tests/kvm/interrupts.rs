@@ -6,7 +6,7 @@ use aio::MonitorKind;
 use virtio_blk_sim::backend::{Backend, FileImage};
 use virtio_blk_sim::guest::kvm::{KvmOptions, Line};
 
-use crate::rig::{Loop, Rig, SECTORS, arms, kvm, memory, mix, shape};
+use crate::rig::{SECTORS, arms, attached, kvm, memory, mix, shape};
 
 #[test]
 fn interrupts_masked_by_the_guest_are_taken_later() {
@@ -16,9 +16,7 @@ fn interrupts_masked_by_the_guest_are_taken_later() {
     for arm in arms() {
         for line in [Line::Msi, Line::Level] {
             let options = KvmOptions { line, ..KvmOptions::default() };
-            let mut rig = Rig::new(shape(8), &options, arm.1);
-            let device = Loop::new(arm);
-            device.attach(&rig, memory(), None);
+            let (mut rig, device) = attached(arm, shape(8), &options, memory());
             // Long enough for the device to have answered before the guest sleeps.
             rig.guest().set_masked_turns(2000).unwrap();
             let report = rig.run(mix(8, 400));
@@ -37,9 +35,7 @@ fn interrupts_masked_by_the_vmm_are_taken_later() {
     for arm in arms() {
         for line in [Line::Msi, Line::Level] {
             let options = KvmOptions { line, ..KvmOptions::default() };
-            let mut rig = Rig::new(shape(8), &options, arm.1);
-            let device = Loop::new(arm);
-            device.attach(&rig, memory(), None);
+            let (mut rig, device) = attached(arm, shape(8), &options, memory());
             let running = rig.start(mix(8, 1000));
             while !running.is_over() {
                 rig.wires.mask().unwrap();
@@ -77,9 +73,7 @@ fn completions_that_trickle_in_are_all_interrupted_for() {
     // With io_uring the ring would carry them out.
     for arm in arms().into_iter().filter(|(kind, _)| *kind != MonitorKind::IoUring) {
         let image = Arc::new(FileImage::open(&path, false, false).unwrap());
-        let mut rig = Rig::new(shape(16), &KvmOptions::default(), arm.1);
-        let device = Loop::new(arm);
-        device.attach(&rig, Backend::File(image), None);
+        let (mut rig, device) = attached(arm, shape(16), &KvmOptions::default(), Backend::File(image));
         let report = rig.run(mix(16, 3000));
         let stats = device.queue_stats();
         assert_eq!((report.requests, stats.requests), (3000, 3000), "{arm:?}");

@@ -2,7 +2,7 @@
 
 use virtio_blk_sim::guest::kvm::{Doorbell, KvmOptions};
 
-use crate::rig::{Loop, Rig, arms, kvm, memory, mix, shape};
+use crate::rig::{arms, attached, kvm, memory, mix, shape};
 
 #[test]
 fn a_storm_of_kicks_without_suppression_completes_each_request_once() {
@@ -11,9 +11,7 @@ fn a_storm_of_kicks_without_suppression_completes_each_request_once() {
         return;
     }
     for arm in arms() {
-        let mut rig = Rig::new(shape(8), &KvmOptions::default(), arm.1);
-        let device = Loop::new(arm);
-        device.attach(&rig, memory(), None);
+        let (mut rig, device) = attached(arm, shape(8), &KvmOptions::default(), memory());
         rig.guest().set_burst(BURST).unwrap();
         let report = rig.run(mix(8, 512));
         let stats = device.stats();
@@ -39,9 +37,7 @@ fn an_ioeventfd_that_changes_hands_loses_no_kick() {
     for arm in arms() {
         for doorbell in [Doorbell::Pio, Doorbell::Mmio] {
             let options = KvmOptions { doorbell, ..KvmOptions::default() };
-            let mut rig = Rig::new(shape(8), &options, arm.1);
-            let device = Loop::new(arm);
-            device.attach(&rig, memory(), None);
+            let (mut rig, device) = attached(arm, shape(8), &options, memory());
             let running = rig.start(mix(8, 1500));
             while !running.is_over() {
                 rig.wires.cut_kick().unwrap();
@@ -72,9 +68,7 @@ fn a_kick_that_nobody_took_is_found_by_the_ring_on_attach() {
         return;
     }
     for arm in arms() {
-        let mut rig = Rig::new(shape(4), &KvmOptions::default(), arm.1);
-        let device = Loop::new(arm);
-        device.attach(&rig, memory(), None);
+        let (mut rig, device) = attached(arm, shape(4), &KvmOptions::default(), memory());
         // The look that a queue takes unasked when it is attached is over.
         while device.queue_stats().drains == 0 {
             std::thread::yield_now();

@@ -2,6 +2,8 @@
 //! and does nothing.
 #![cfg(target_arch = "x86_64")]
 
+#[path = "../support/arms.rs"]
+mod arms;
 mod interrupts;
 mod kicks;
 mod mix;

@@ -4,15 +4,13 @@ use aio::{Method, Reset};
 use virtio_blk_sim::device::Features;
 use virtio_blk_sim::guest::kvm::{Doorbell, KvmOptions, KvmShape, Line};
 
-use crate::rig::{Arm, Loop, Rig, TWO_ARMS, arms, kvm, memory, mix, shape};
+use crate::rig::{Arm, TWO_ARMS, arms, attached, kvm, memory, mix, shape};
 
 const DEPTHS: [u16; 3] = [1, 8, 64];
 
 /// Runs so many requests and checks what everybody counted.
 fn check(arm: Arm, shape: KvmShape, options: &KvmOptions, requests: u64) {
-    let mut rig = Rig::new(shape, options, arm.1);
-    let device = Loop::new(arm);
-    device.attach(&rig, memory(), None);
+    let (mut rig, device) = attached(arm, shape, options, memory());
     let before = (device.stats(), rig.guest().returns());
     let report = rig.run(mix(shape.slots, requests));
     let (queue, stats) = (device.queue_stats(), device.stats() - before.0);

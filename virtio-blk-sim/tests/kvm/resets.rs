@@ -8,7 +8,7 @@ use virtio_blk_sim::guest::{DriverError, GuestError, Pattern, Workload};
 use virtio_blk_sim::virtqueue::Descriptor;
 use vm_memory::Bytes;
 
-use crate::rig::{Loop, Rig, arms, kvm, memory, mix, shape};
+use crate::rig::{Loop, Rig, arms, attached, kvm, memory, mix, shape};
 
 #[test]
 fn a_guest_reset_in_flight_starts_anew() {
@@ -62,9 +62,7 @@ fn a_guest_that_broke_the_rules_is_told_by_its_configuration_interrupt() {
         return;
     }
     for arm in arms() {
-        let mut rig = Rig::new(shape(4), &KvmOptions::default(), arm.1);
-        let device = Loop::new(arm);
-        device.attach(&rig, memory(), None);
+        let (mut rig, device) = attached(arm, shape(4), &KvmOptions::default(), memory());
         assert_eq!(rig.run(mix(4, 40)).requests, 40);
         // An indirect table has a multiple of 16 bytes. The guest fills in the address alone.
         let ports = rig.transport.guest().unwrap();

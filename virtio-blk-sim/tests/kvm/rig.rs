@@ -16,6 +16,8 @@ use virtio_blk_sim::guest::kvm::{Execution, KvmGuest, KvmOptions, KvmShape, Wire
 use virtio_blk_sim::guest::{GuestError, GuestReport, Pattern, Stop, Workload};
 use virtio_blk_sim::transport::SimTransport;
 
+pub(crate) use crate::arms::{Arm, arms};
+
 /// Sectors of the disks: 4 MiB.
 pub(crate) const SECTORS: u64 = 8192;
 pub(crate) const BLOCK: u32 = 4096;
@@ -33,25 +35,6 @@ pub(crate) fn kvm() -> bool {
         }
     }
     true
-}
-
-/// A monitor and who resets its notifiers.
-pub(crate) type Arm = (MonitorKind, Reset);
-
-/// Every monitor with every way to reset a notifier that it has on this kernel.
-pub(crate) fn arms() -> Vec<Arm> {
-    let mut arms = Vec::new();
-    for kind in MonitorKind::ALL {
-        for method in Method::ALL {
-            let reset = Reset::AutoresetBy(method);
-            match AioContext::builder().monitor(kind).reset(reset).build() {
-                Ok(_) => arms.push((kind, reset)),
-                Err(e) => eprintln!("skipped: {kind} with {method}: {e}"),
-            }
-        }
-    }
-    assert!(arms.len() >= 2, "at least poll and epoll with read(2) are everywhere");
-    arms
 }
 
 /// One way to read and one not to.
@@ -72,6 +55,13 @@ pub(crate) fn shape(iodepth: u16) -> KvmShape {
 
 pub(crate) fn memory() -> Backend {
     Backend::memory(SECTORS).unwrap()
+}
+
+/// A guest, and its device on a loop, attached.
+pub(crate) fn attached(arm: Arm, shape: KvmShape, options: &KvmOptions, backend: Backend) -> (Rig, Loop) {
+    let (rig, device) = (Rig::new(shape, options, arm.1), Loop::new(arm));
+    device.attach(&rig, backend, None);
+    (rig, device)
 }
 
 thread_local! {
