@@ -1,16 +1,12 @@
 //! The binary as a person or a script meets it: exit codes, messages, what goes to which stream, JSON, Ctrl-C.
 
+mod support;
+
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio, id};
-
-fn bench(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
-    command.args(arguments).stdin(Stdio::null()).env_remove("NO_COLOR");
-    command
-}
+use std::process::{Command, Output, Stdio};
+use support::{Directory, bench};
 
 fn run(arguments: &[&str]) -> Output {
     bench(arguments).output().unwrap()
@@ -22,27 +18,6 @@ fn text(bytes: &[u8]) -> &str {
 
 /// The shortest run there is: one round of one-millisecond samples.
 const SHORT: [&str; 3] = ["eventfd", "--rounds=1", "--runtime=1ms"];
-
-/// A directory of the test's own, removed at its end.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("bench-cli-{name}-{}", id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.0.join(name).to_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 #[test]
 fn wrong_use_is_one_sentence_on_stderr_and_exit_code_2() {

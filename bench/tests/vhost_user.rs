@@ -1,36 +1,18 @@
 //! `bench vhost-user` as a script meets it: two servers, one interleaved run, one JSON file.
 
+mod support;
+
 use aio::{AioContext, IoThread, Reset};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio, id};
+use std::path::Path;
+use std::process::{Output, id};
 use std::sync::Arc;
+use support::{Directory, bench};
 use virtio_blk_sim::backend::Backend;
 use virtio_blk_sim::device::{BlockDevice, DeviceConfig};
 use virtio_blk_sim::transport::vhost_user::{Disk, Loops, Server};
-
-/// A directory of the test's own, removed at its end.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("bench-vhost-user-{name}-{}", id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).to_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 /// A server in this process with a disk in memory.
 fn serve(path: impl AsRef<Path>) -> IoThread {
@@ -48,23 +30,21 @@ fn serve(path: impl AsRef<Path>) -> IoThread {
     IoThread::spawn_with("server", AioContext::builder(), listen).unwrap()
 }
 
-fn bench(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
-    command.arg("vhost-user").args(arguments).stdin(Stdio::null());
-    command.output().unwrap()
+fn vhost_user(arguments: &[&str]) -> Output {
+    bench(&[&["vhost-user"], arguments].concat()).output().unwrap()
 }
 
 #[test]
 fn two_servers_are_the_arms_of_one_run() {
-    let directory = Directory::new("two");
+    let directory = Directory::new("vhost-user-two");
     let (first, second, json) =
-        (directory.path("first.sock"), directory.path("second.sock"), directory.path("out.json"));
+        (directory.file("first.sock"), directory.file("second.sock"), directory.file("out.json"));
     let _servers = [serve(&first), serve(&second)];
     let named = format!("renamed={second}");
     let arguments =
         ["--socket", &first, "--socket", &named, "--json", &json, "--rounds", "6", "--runtime", "3ms"];
     let more = ["--rw", "randrw", "--verify", "--iodepth", "4", "--client", "sleeping", "--idle", "20ms"];
-    let output = bench(&[&arguments[..], &more].concat());
+    let output = vhost_user(&[&arguments[..], &more].concat());
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{errors}");
     let text = String::from_utf8(output.stdout).unwrap();
@@ -106,10 +86,10 @@ fn two_servers_are_the_arms_of_one_run() {
 
 #[test]
 fn what_cannot_be_is_one_sentence() {
-    let directory = Directory::new("wrong");
-    let socket = directory.path("server.sock");
+    let directory = Directory::new("vhost-user-wrong");
+    let socket = directory.file("server.sock");
     let _server = serve(&socket);
-    let nobody = directory.path("nobody.sock");
+    let nobody = directory.file("nobody.sock");
     for (arguments, code, words) in [
         (&["--socket", &nobody][..], 1, "cannot connect to the vhost-user socket"),
         (&[], 2, "--socket"),
@@ -118,7 +98,7 @@ fn what_cannot_be_is_one_sentence() {
         // pid_max is at most this, and ids are below it.
         (&["--socket", &socket, "--pid", "4194304"], 1, "CPU time of process 4194304 cannot be read"),
     ] {
-        let output = bench(&[arguments, &["--rounds", "1", "--runtime", "1ms"]].concat());
+        let output = vhost_user(&[arguments, &["--rounds", "1", "--runtime", "1ms"]].concat());
         let errors = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
         let last = errors.lines().last().unwrap_or_default();
