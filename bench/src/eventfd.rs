@@ -22,15 +22,19 @@ use crate::measure::Sample;
 use crate::pin::Placement;
 use crate::report::Report;
 use crate::session::{Session, Watch};
-use loop_turns::{LoopTurns, Turn};
+use loop_turns::Turn;
 use method::Method;
-use one_thread::OneThread;
 use std::cell::RefCell;
 use std::time::Duration;
 use two_threads::TwoThreads;
 
 const FULL: Plan = Plan { rounds: 10, runtime: Duration::from_millis(30) };
 const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(8) };
+
+/// A self-tested operation that takes longer than this for one sample is taken to hang.
+const OPERATION_PATIENCE: Duration = Duration::from_secs(10);
+/// One sample of turns that takes longer than this hangs.
+const TURN_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs the benchmark. Blocks until it is done or Ctrl-C is pressed.
 pub(crate) fn run(args: &EventfdArgs, session: &mut Session) -> Result<Report, Error> {
@@ -60,8 +64,9 @@ fn one_thread(
         baseline: operation.baseline().map(|baseline| baseline.to_string()),
     };
     let cases: Vec<Case> = operations.iter().map(case).collect();
-    let mut thread = OneThread::new(cpu, operations)?;
-    let sample = |index, times| thread.sample(index, times, plan.runtime);
+    let mut thread = one_thread::thread(cpu, operations)?;
+    let patience = OPERATION_PATIENCE + 10 * plan.runtime;
+    let sample = |index, times| thread.sample(index, times, patience, "an operation on one thread");
     Ok(measure("one thread", &cases, plan, watch, sample)?.collect(&cases))
 }
 
@@ -73,8 +78,9 @@ fn loop_turns(cpu: usize, turns: Vec<Turn>, plan: Plan, watch: &mut impl Watch) 
         baseline: turn.baseline().map(|baseline| baseline.to_string()),
     };
     let cases: Vec<Case> = turns.iter().map(case).collect();
-    let mut thread = LoopTurns::new(cpu, turns)?;
-    let sample = |index, times| thread.sample(index, times, plan.runtime);
+    let mut thread = loop_turns::thread(cpu, turns)?;
+    let patience = TURN_PATIENCE + 10 * plan.runtime;
+    let sample = |index, times| thread.sample(index, times, patience, "a turn of the loop");
     Ok(measure("the loop", &cases, plan, watch, sample)?.collect(&cases))
 }
 

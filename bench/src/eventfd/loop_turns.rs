@@ -7,7 +7,7 @@ use super::one_thread::OperationSample;
 use super::syscall::{Calls, EventFd};
 use crate::arm::Arm;
 use crate::error::{Error, reason};
-use crate::worker::{NoOutcome, Worker};
+use crate::repeater::Repeater;
 use aio::{AioContext, EventNotifier, NotifierRegistration, Timer};
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -224,46 +224,19 @@ impl TimerBench {
     }
 }
 
-type Outcome = Result<(Duration, OperationSample), String>;
-
-/// The turns on a thread of their own, which is pinned.
-#[derive(Debug)]
-pub(super) struct LoopTurns {
-    worker: Worker<(usize, u64), Outcome>,
-}
-
-/// One sample that takes longer than this hangs.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-impl LoopTurns {
-    /// Makes every one of `turns` on a thread pinned to `cpu`. Raises the soft limit on descriptors as far as it goes.
-    pub(super) fn new(cpu: usize, turns: Vec<Turn>) -> Result<Self, Error> {
-        crate::descriptors::raise_limit();
-        let make = move || {
-            let mut idle = Idle::new();
-            turns.into_iter().map(|turn| Bench::open(turn, &mut idle)).collect::<Vec<_>>()
-        };
-        let work = |benches: &mut Vec<Result<Bench, String>>, (index, times): (usize, u64)| match &mut benches
-            [index]
-        {
+/// Makes every one of `turns` on a thread pinned to `cpu`. Raises the soft limit on descriptors as far as it goes.
+pub(super) fn thread(cpu: usize, turns: Vec<Turn>) -> Result<Repeater<OperationSample>, Error> {
+    crate::descriptors::raise_limit();
+    let make = move || {
+        let mut idle = Idle::new();
+        turns.into_iter().map(|turn| Bench::open(turn, &mut idle)).collect::<Vec<_>>()
+    };
+    let repeat =
+        |benches: &mut Vec<Result<Bench, String>>, index: usize, times: u64| match &mut benches[index] {
             Ok(bench) => bench.sample(times).map_err(|error| reason(&error)),
             Err(why) => Err(why.clone()),
         };
-        let worker = Worker::spawn("loop-turns", cpu, make, work)
-            .map_err(|error| Error::failed(&format!("cannot start a thread on CPU {cpu}"), &error))?;
-        Ok(Self { worker })
-    }
-
-    /// Repeats turn `index` of the list `times` times. The inner error is why it is not available here.
-    pub(super) fn sample(&mut self, index: usize, times: u64, expected: Duration) -> Result<Outcome, Error> {
-        self.worker.start((index, times));
-        self.worker.finish(PATIENCE + 10 * expected).map_err(|why| {
-            Error::Failed(match why {
-                NoOutcome::TimedOut => "a turn of the loop never came back: a wake-up was lost".to_owned(),
-                NoOutcome::Ended => "the measuring thread ended early".to_owned(),
-            })
-        })
-    }
+    Repeater::new("loop-turns", cpu, make, repeat)
 }
 
 #[cfg(test)]

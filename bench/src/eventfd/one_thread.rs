@@ -5,7 +5,7 @@ use super::method::{Method, Patience, Waiter};
 use super::syscall::{Calls, EventFd, empty_call};
 use crate::error::{Error, reason};
 use crate::measure::{Better, Metric, Sample};
-use crate::worker::{NoOutcome, Worker};
+use crate::repeater::Repeater;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
@@ -159,45 +159,15 @@ impl Bench {
     }
 }
 
-type Outcome = Result<(Duration, OperationSample), String>;
-
-/// The operations on a thread of their own, which is pinned.
-#[derive(Debug)]
-pub(crate) struct OneThread {
-    worker: Worker<(usize, u64), Outcome>,
-}
-
-/// A self-tested operation that takes longer than this for one sample is taken to hang.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-impl OneThread {
-    /// Makes every one of `operations` on a thread pinned to `cpu`.
-    pub(crate) fn new(cpu: usize, operations: Vec<Operation>) -> Result<Self, Error> {
-        let make = move || operations.into_iter().map(Bench::open).collect::<Vec<_>>();
-        let work = |benches: &mut Vec<Result<Bench, String>>, (index, times): (usize, u64)| match &mut benches
-            [index]
-        {
+/// Makes every one of `operations` on a thread pinned to `cpu`.
+pub(super) fn thread(cpu: usize, operations: Vec<Operation>) -> Result<Repeater<OperationSample>, Error> {
+    let make = move || operations.into_iter().map(Bench::open).collect::<Vec<_>>();
+    let repeat =
+        |benches: &mut Vec<Result<Bench, String>>, index: usize, times: u64| match &mut benches[index] {
             Ok(bench) => bench.sample(times).map_err(|error| reason(&error)),
             Err(why) => Err(why.clone()),
         };
-        let worker = Worker::spawn("one-thread", cpu, make, work)
-            .map_err(|error| Error::failed(&format!("cannot start a thread on CPU {cpu}"), &error))?;
-        Ok(Self { worker })
-    }
-
-    /// Repeats operation `index` of the list `times` times, and returns how long it took and the sample. The inner
-    /// error is why the operation is not available here; the outer one is a failure of the benchmark.
-    pub(crate) fn sample(&mut self, index: usize, times: u64, expected: Duration) -> Result<Outcome, Error> {
-        self.worker.start((index, times));
-        self.worker.finish(PATIENCE + 10 * expected).map_err(|why| {
-            Error::Failed(match why {
-                NoOutcome::TimedOut => {
-                    "an operation on one thread never came back: a wake-up was lost".to_owned()
-                }
-                NoOutcome::Ended => "the measuring thread ended early".to_owned(),
-            })
-        })
-    }
+    Repeater::new("one-thread", cpu, make, repeat)
 }
 
 #[cfg(test)]
@@ -250,9 +220,9 @@ mod tests {
     #[test]
     fn the_thread_answers() {
         let cpu = CpuSet::allowed().unwrap().iter().next().unwrap();
-        let mut thread = OneThread::new(cpu, vec![Operation::Write, Operation::Read]).unwrap();
-        let (_, sample) = thread.sample(1, 10, Duration::ZERO).unwrap().unwrap();
+        let mut worker = thread(cpu, vec![Operation::Write, Operation::Read]).unwrap();
+        let (_, sample) = worker.sample(1, 10, Duration::from_secs(10), "it").unwrap().unwrap();
         assert_eq!((sample.syscalls, sample.reads), (1.0, 1.0));
-        assert!(OneThread::new(8_191, vec![]).is_err());
+        assert!(thread(8_191, vec![]).is_err());
     }
 }
