@@ -4,7 +4,7 @@ use super::clock_ns;
 use super::method::{Method, Patience, Waiter};
 use super::syscall::{Calls, EventFd, empty_call};
 use crate::error::{Error, reason};
-use crate::measure::{Better, Metric, Sample};
+use crate::measure::{Metric, Sample, metrics};
 use crate::repeater::Repeater;
 use std::hint::black_box;
 use std::sync::Arc;
@@ -63,11 +63,11 @@ pub(crate) struct OperationSample {
 }
 
 impl Sample for OperationSample {
-    const METRICS: &'static [Metric<Self>] = &[
-        Metric { name: "time_ns", unit: "ns", better: Better::Lower, value: |sample| sample.time_ns },
-        Metric { name: "syscalls", unit: "syscalls", better: Better::Lower, value: |sample| sample.syscalls },
-        Metric { name: "reads", unit: "reads", better: Better::Lower, value: |sample| sample.reads },
-    ];
+    const METRICS: &'static [Metric<Self>] = metrics! {
+        time_ns "ns" Lower,
+        syscalls "syscalls" Lower,
+        reads "reads" Lower,
+    };
 }
 
 /// An operation with what it needs, made once.

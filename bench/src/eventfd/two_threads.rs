@@ -9,7 +9,7 @@ use super::clock_ns;
 use super::method::{Method, Patience, Waiter};
 use super::syscall::{Calls, EventFd};
 use crate::error::{Error, reason};
-use crate::measure::{Better, Metric, Sample};
+use crate::measure::{Metric, Sample, metrics};
 use crate::pin::Placement;
 use crate::worker::{NoOutcome, Worker};
 use std::io;
@@ -27,32 +27,12 @@ pub(crate) struct RoundTripSample {
 }
 
 impl Sample for RoundTripSample {
-    const METRICS: &'static [Metric<Self>] = &[
-        Metric {
-            name: "round_trip_ns",
-            unit: "ns",
-            better: Better::Lower,
-            value: |sample| sample.round_trip_ns,
-        },
-        Metric {
-            name: "device_cpu_ns",
-            unit: "ns",
-            better: Better::Lower,
-            value: |sample| sample.device_cpu_ns,
-        },
-        Metric {
-            name: "device_syscalls",
-            unit: "syscalls",
-            better: Better::Lower,
-            value: |sample| sample.device_syscalls,
-        },
-        Metric {
-            name: "device_reads",
-            unit: "reads",
-            better: Better::Lower,
-            value: |sample| sample.device_reads,
-        },
-    ];
+    const METRICS: &'static [Metric<Self>] = metrics! {
+        round_trip_ns "ns" Lower,
+        device_cpu_ns "ns" Lower,
+        device_syscalls "syscalls" Lower,
+        device_reads "reads" Lower,
+    };
 }
 
 /// What both threads share for one method.
