@@ -110,11 +110,14 @@ impl Inner {
     /// Collects what the kernel has, and sleeps until it has something if it may. True if it might have slept.
     ///
     /// To be followed by `accept`, before anything is looked at: what is published from there on will notify again.
-    #[inline(always)]
+    #[inline(never)]
     fn ask_kernel(&self, timeout: TimeoutNs) -> io::Result<bool> {
-        if timeout == Some(0) {
-            return self.look();
-        }
+        if timeout == Some(0) { self.look() } else { self.sleep(timeout) }
+    }
+
+    /// The same with a timeout that is not zero. Inlined, and what it calls, because the usual turn has none.
+    #[inline(always)]
+    fn sleep(&self, timeout: TimeoutNs) -> io::Result<bool> {
         let sleeps = !self.sleeper.prepare(&self.shared.gate);
         let woken = if sleeps { self.monitor.wait(timeout, self.sink()) } else { self.look() };
         self.sleeper.finish(&self.shared.gate);
@@ -124,7 +127,7 @@ impl Inner {
         Ok(sleeps)
     }
 
-    /// Collects what the kernel has, without a sleep.
+    /// The same without a sleep.
     #[inline(never)]
     fn look(&self) -> io::Result<bool> {
         if self.monitor.wait(Some(0), self.sink())? {
@@ -133,19 +136,16 @@ impl Inner {
         Ok(false)
     }
 
-    /// How long the next wait may sleep.
+    /// Nothing calls for a turn but what the kernel may have.
     #[inline]
-    fn timeout(&self) -> TimeoutNs {
-        if self.handlers.any_ready() {
-            return Some(0);
-        }
-        if self.agenda.is_empty() && self.shared.bottom_halves.is_empty() { None } else { self.nearest() }
+    fn is_idle(&self) -> bool {
+        !self.handlers.any_ready() && self.agenda.is_empty() && self.shared.bottom_halves.is_empty()
     }
 
-    /// What the agenda calls for.
+    /// How long the next wait may sleep.
     #[inline(never)]
-    fn nearest(&self) -> TimeoutNs {
-        if self.agenda.has(Item::Completions) {
+    fn timeout(&self) -> TimeoutNs {
+        if self.handlers.any_ready() || self.agenda.has(Item::Completions) {
             return Some(0);
         }
         let cap = match self.bottom_halves.due(&self.shared.bottom_halves) {
@@ -375,19 +375,22 @@ impl AioContext {
     pub fn poll(&self, blocking: bool) -> io::Result<bool> {
         let inner = &*self.inner;
         inner.stats.turns.bump();
-        let timeout = if blocking { inner.timeout() } else { Some(0) };
-        if inner.agenda.has(Item::BusyPolling) {
-            return self.busy_turn(timeout);
+        if blocking && inner.is_idle() {
+            inner.sleep(None)?;
+        } else if inner.agenda.has(Item::BusyPolling) {
+            return self.busy_turn(blocking);
+        } else {
+            inner.ask_kernel(if blocking { inner.timeout() } else { Some(0) })?;
         }
-        inner.ask_kernel(timeout)?;
         inner.sleeper.accept(&inner.shared.gate);
         self.run_due(0, 0)
     }
 
     /// A turn of a context that busy polls.
     #[inline(never)]
-    fn busy_turn(&self, mut timeout: TimeoutNs) -> io::Result<bool> {
+    fn busy_turn(&self, blocking: bool) -> io::Result<bool> {
         let inner = &*self.inner;
+        let mut timeout = if blocking { inner.timeout() } else { Some(0) };
         let start_ns = monotonic_ns();
         let ask_kernel = self.busy_poll(start_ns, &mut timeout);
         // What the kernel does in a call that does not sleep is work, too: io_uring reads from the page cache there.

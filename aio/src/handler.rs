@@ -8,7 +8,6 @@ use crate::busy_poll::{self, BusyPolled};
 use crate::context::{AioContext, Inner};
 use crate::monitor;
 use crate::notifier::{EventNotifier, Method};
-use crate::stats::Counters;
 use crate::token::{Kind, Token};
 use slab::Slab;
 use std::cell::{Cell, Ref, RefCell};
@@ -277,11 +276,10 @@ impl Handlers {
         self.slots.borrow().get(token.slot()).filter(|h| h.token == token).cloned()
     }
 
-    /// A look at the live handler of a token. No handler may come or go meanwhile.
+    /// The live handlers, to look some up. None may come or go meanwhile.
     #[inline]
-    pub(crate) fn peek(&self, token: Token) -> Option<Ref<'_, Rc<Handler>>> {
-        Ref::filter_map(self.slots.borrow(), |slots| slots.get(token.slot()).filter(|h| h.token == token))
-            .ok()
+    pub(crate) fn live(&self) -> Live<'_> {
+        Live(self.slots.borrow())
     }
 
     /// The live handler that watches this descriptor number.
@@ -336,18 +334,6 @@ impl Handlers {
         self.slots.borrow().iter().map(|(_, h)| Rc::clone(h)).collect()
     }
 
-    /// Records readiness for the next dispatch. False (and counted) if the token is stale.
-    #[inline(always)]
-    pub(crate) fn mark_ready(&self, token: Token, readiness: Readiness, stats: &Counters) -> bool {
-        let slots = self.slots.borrow();
-        let Some(handler) = slots.get(token.slot()).filter(|h| h.token == token) else {
-            stats.stale.bump();
-            return false;
-        };
-        self.mark(handler, readiness);
-        true
-    }
-
     /// Records readiness of a live handler.
     #[inline(always)]
     pub(crate) fn mark(&self, handler: &Rc<Handler>, readiness: Readiness) {
@@ -375,6 +361,17 @@ impl Handlers {
     #[inline]
     pub(crate) fn any_ready(&self) -> bool {
         self.ready.get() != 0
+    }
+}
+
+/// A look at the live handlers.
+pub(crate) struct Live<'a>(Ref<'a, Slab<Rc<Handler>>>);
+
+impl Live<'_> {
+    /// The handler of a token; `None` if it has gone.
+    #[inline]
+    pub(crate) fn get(&self, token: Token) -> Option<&Rc<Handler>> {
+        self.0.get(token.slot()).filter(|handler| handler.token == token)
     }
 }
 

@@ -85,17 +85,20 @@ impl EpollMonitor {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(false),
             result => result?,
         };
-        let mut live = 0;
+        let (handlers, mut reported) = (sink.handlers.live(), 0);
         for event in &events[..n.min(BATCH)] {
-            let readiness = Readiness::from_poll(event.events);
-            live += usize::from(sink.handlers.mark_ready(Token::from_bits(event.u64), readiness, sink.stats));
+            if let Some(handler) = handlers.get(Token::from_bits(event.u64)) {
+                sink.handlers.mark(handler, Readiness::from_poll(event.events));
+                reported += 1;
+            }
         }
-        if live != n {
-            drop(set);
+        if reported != n {
+            sink.stats.stale.add((n - reported) as u64);
+            drop((set, handlers));
             // If that fails (no descriptor, no memory), the old set goes on to serve, and the next stale event tries again.
             let _ = self.start_afresh(sink.handlers, sink.stats);
         }
-        Ok(live != 0)
+        Ok(reported != 0)
     }
 
     /// Gets rid of entries whose descriptor was closed before its handler was removed while another copy of it (dup(2),

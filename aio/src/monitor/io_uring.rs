@@ -200,14 +200,15 @@ impl UringMonitor {
         if !self.backlog.borrow().is_empty() || queued.len() > ring.room() {
             return false;
         }
+        let handlers = handlers.live();
         for token in &*queued {
-            let Some(handler) = handlers.peek(*token) else { continue };
+            let Some(handler) = handlers.get(*token) else { continue };
             let entry = match (handler.monitor.arm.get(), handler.watch.get()) {
                 (Arm::Queued, Watch::Level(interest)) => {
                     handler.monitor.arm.set(Arm::Armed);
-                    level_poll(&handler, interest)
+                    level_poll(handler, interest)
                 }
-                _ => match self.entry_for(&handler, ring) {
+                _ => match self.entry_for(handler, ring) {
                     Some(entry) => entry,
                     None => continue,
                 },
@@ -415,11 +416,18 @@ impl UringMonitor {
     /// Empties the completion queue into the sink.
     #[inline(always)]
     fn reap(&self, ring: &mut Ring, sink: Sink<'_>) -> bool {
-        let mut collected = false;
+        let (handlers, mut collected) = (sink.handlers.live(), false);
         for cqe in ring.reap_all() {
             let token = Token::from_bits(cqe.user_data);
             collected |= match token.kind() {
-                Kind::Handler => self.complete_poll(token, cqe, sink),
+                Kind::Handler => match handlers.get(token) {
+                    Some(handler) => self.complete_poll(handler, cqe, sink),
+                    None => {
+                        // The end of a poll that was removed is as it should be; readiness that comes too late is stale.
+                        sink.stats.stale.add(u64::from(cqe.result >= 0));
+                        false
+                    }
+                },
                 Kind::Read => self.complete_read(token, cqe, sink),
                 Kind::Operation => sink.completions.complete(token, cqe.result, cqe.flags, sink.stats),
                 Kind::Internal => false,
@@ -429,28 +437,21 @@ impl UringMonitor {
     }
 
     #[inline(always)]
-    fn complete_poll(&self, token: Token, cqe: Cqe, sink: Sink<'_>) -> bool {
-        let Some(handler) = sink.handlers.peek(token) else {
-            // The end of a poll that was removed is as it should be; readiness that comes too late is a stale event.
-            if cqe.result >= 0 {
-                sink.stats.stale.bump();
-            }
-            return false;
-        };
+    fn complete_poll(&self, handler: &Rc<Handler>, cqe: Cqe, sink: Sink<'_>) -> bool {
         if cqe.result < 0 {
-            return self.poll_failed(&handler, cqe.result, sink);
+            return self.poll_failed(handler, cqe.result, sink);
         }
         let readiness = Readiness::from_poll(cqe.result as u32);
         if matches!(handler.watch.get(), Watch::Level(_)) {
-            self.note_half_close(&handler, readiness);
+            self.note_half_close(handler, readiness);
         }
         // One-shot, or (multishot) the CQ had overflowed. Armed again by the next wait; a multishot poll then reports at
         // once what it missed, because arming looks at the level.
         if !cqueue::more(cqe.flags) {
-            self.queue_arming(&handler);
+            self.queue_arming(handler);
         }
         if !readiness.is_empty() {
-            sink.handlers.mark(&handler, readiness);
+            sink.handlers.mark(handler, readiness);
         }
         !readiness.is_empty()
     }

@@ -75,15 +75,18 @@ impl PollMonitor {
         };
         let Set { fds, tokens } = &mut *set;
         let hits = fds.iter_mut().zip(tokens.iter()).filter(|(fd, _)| fd.revents != 0);
-        let mut collected = false;
+        let (handlers, mut collected) = (sink.handlers.live(), false);
         for (fd, token) in hits.take(ready) {
             if fd.revents & libc::POLLNVAL != 0 {
                 // Closed under us: said once, and left out of later waits, which it would end at once for ever.
                 fd.fd = -1;
             }
             let revents = std::mem::take(&mut fd.revents);
-            collected |=
-                sink.handlers.mark_ready(*token, Readiness::from_poll(revents as u16 as u32), sink.stats);
+            // A removed handler has left the arrays.
+            if let Some(handler) = handlers.get(*token) {
+                sink.handlers.mark(handler, Readiness::from_poll(revents as u16 as u32));
+                collected = true;
+            }
         }
         Ok(collected)
     }

@@ -72,7 +72,7 @@ pub(super) struct Entry {
     pub(super) header: [u64; 2],
     /// The indirect table: header, data, status.
     pub(super) table: [[u64; 2]; 3],
-    /// The device's, [`super::NO_STATUS`] before.
+    /// The device's, [`NO_STATUS`](crate::guest::driver::NO_STATUS) before.
     pub(super) status: u8,
     pub(super) _reserved: [u8; 3],
     /// The used length.
