@@ -41,6 +41,10 @@ impl fmt::Display for Judgement {
 }
 
 impl Judgement {
+    pub(crate) fn is_worse(self) -> bool {
+        self == Self::Worse
+    }
+
     /// Whether something is known to have changed.
     pub(crate) fn is_change(self) -> bool {
         matches!(self, Self::Worse | Self::Better)

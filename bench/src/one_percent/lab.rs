@@ -1,6 +1,7 @@
 //! The kernel lab's counts of instructions (`scripts/kernel-lab.sh bench --json`, schema `kernel-lab/1`): a fourth way to see
 //! what a read(2) costs, free of noise, and the only one in which ppoll does without.
 
+use super::model::Outcome;
 use crate::error::{Error, reason};
 use crate::measure::{Better, Measured, Summary};
 use crate::report::Row;
@@ -37,6 +38,14 @@ impl Savings {
     /// As our arms are called.
     pub(crate) fn arm(&self) -> String {
         format!("{}/{}", self.monitor, self.reset)
+    }
+
+    /// What the lab counted for one read less of a cell's loop, on the kernel that needs the fewest patches for it, times the
+    /// reads that the cell saves. `None` if the lab has not that loop, or the cell no read to save.
+    pub(crate) fn of(outcome: &Outcome, lab: &[Self]) -> Option<f64> {
+        let arm = outcome.cell.autoreset()?.to_string();
+        let savings = lab.iter().find(|savings| savings.arm() == arm)?;
+        Some((savings.classic - savings.autoreset) * outcome.reads_saved())
     }
 }
 

@@ -5,6 +5,7 @@ use super::model::{Outcome, Verdict};
 use super::words::share;
 use crate::measure::Estimate;
 use crate::report::number::{fixed, number, range, signed};
+use crate::report::saved::obstacle;
 use crate::report::table::{Cell, Column, Table, Tint};
 
 /// What was saved, and in a second table what was counted.
@@ -37,7 +38,11 @@ fn saved(outcomes: &[Outcome]) -> Table {
                 vec![share(saved.median).into(), interval.into(), word(outcome.verdict())]
             }
             (None, Some(why)) => {
-                vec!["".into(), "".into(), Cell::tinted(format!("not measured: {why}"), Tint::Dim)]
+                vec![
+                    "".into(),
+                    "".into(),
+                    Cell::tinted(format!("not measured: {}", obstacle(why)), Tint::Dim),
+                ]
             }
             (None, None) => vec!["".into(), "".into(), Cell::tinted("not measured", Tint::Dim)],
         };
@@ -97,18 +102,9 @@ fn counted(outcomes: &[Outcome], lab: &[Savings]) -> Table {
             if outcome.cpu_saved_ns.is_some() { word(outcome.cpu_verdict()) } else { "".into() },
         ];
         if !lab.is_empty() {
-            cells.push(instructions(outcome, lab).into());
+            cells.push(Savings::of(outcome, lab).map(number).unwrap_or_default().into());
         }
         table.row(cells);
     }
     table
-}
-
-/// What the lab counted of that loop without the read, on the kernel that needs the fewest patches for it.
-fn instructions(outcome: &Outcome, lab: &[Savings]) -> String {
-    let arm = outcome.cell.autoreset().map(|arm| arm.to_string());
-    let savings = lab.iter().find(|savings| Some(savings.arm()) == arm);
-    savings
-        .map(|savings| number((savings.classic - savings.autoreset) * outcome.reads_saved()))
-        .unwrap_or_default()
 }

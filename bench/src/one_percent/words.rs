@@ -7,6 +7,7 @@ use super::model::{Outcome, Verdict};
 use crate::arm::Monitor;
 use crate::measure::{Estimate, Interval};
 use crate::report::number::{fixed, number};
+use crate::report::saved::obstacle;
 
 /// The proposal's claim: 1 us of an iteration of 100.
 pub(crate) const PROPOSED_ITERATION_US: f64 = 100.0;
@@ -186,7 +187,7 @@ fn of_2020(outcomes: &[Outcome]) -> Option<String> {
             (None, Some(why)) => {
                 let more =
                     outcome.dose_cost.map(|cost| format!(", but one read more took {}", estimate(cost)));
-                format!("not measured without ({why}){}", more.unwrap_or_default())
+                format!("not measured without ({}){}", obstacle(why), more.unwrap_or_default())
             }
             (None, None) => "not measured without".to_owned(),
         };

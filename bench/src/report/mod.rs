@@ -5,6 +5,7 @@ pub(crate) mod cell;
 pub(crate) mod html;
 pub(crate) mod json;
 pub(crate) mod markdown;
+pub(crate) mod metric;
 pub(crate) mod number;
 pub(crate) mod rows;
 #[cfg(test)]

@@ -117,11 +117,16 @@ impl Entry {
     /// Why there is nothing to show; `None` if there is.
     pub(crate) fn missing(&self) -> Option<String> {
         let missing = || match &self.reason {
-            Some(why) => format!("not available: {why}"),
+            Some(why) => format!("not available: {}", obstacle(why)),
             None => Missing::Interrupted.to_string(),
         };
         self.metrics.is_empty().then(missing)
     }
+}
+
+/// Why something was not measured, without what a programmer could do about it.
+pub(crate) fn obstacle(why: &str) -> &str {
+    why.split("; ask for ").next().unwrap_or(why)
 }
 
 /// The metrics of a group's rows, those that people look at first in front.
@@ -153,6 +158,15 @@ pub(crate) fn metric_names(entries: &[Entry]) -> Vec<(&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_programmer_could_ask_for_is_no_part_of_a_reason() {
+        assert_eq!(
+            obstacle("this kernel has it not; ask for Reset::Autoreset instead"),
+            "this kernel has it not"
+        );
+        assert_eq!(obstacle("no disk; take another"), "no disk; take another");
+    }
 
     #[test]
     fn what_is_no_report_is_refused_with_a_reason() {

@@ -1,33 +1,32 @@
 //! The drawings that any report can have, one for each group of its rows: where its metrics allow them.
 
 use super::scale::{Scale, label};
-use super::svg::{Anchor, Svg, WIDTH, colour, escape, key};
-use crate::measure::Interval;
+use super::svg::{Anchor, Svg, WIDTH, colour, escape, fits, key, key_of_lines, stroke, wrap};
+use crate::measure::{Comparison, Estimate, Interval, Verdict};
+use crate::report::metric::{heading, quantile};
 use crate::report::number::{fixed, percent, range};
 use crate::report::saved::{Entry, metric_names};
 
-const ROW: f64 = 34.0;
+/// Space between two lines of text.
+const LINE: f64 = 15.0;
+/// Left and right of an axis, for half a tick's label.
+const MARGIN: f64 = 22.0;
 
 /// A figure with its title.
-fn figure(title: &str, svg: Svg, names: &[String]) -> String {
-    let key = if names.is_empty() { String::new() } else { key(names) };
+fn figure(title: &str, svg: Svg, key: &str) -> String {
     format!("<figure><h3>{}</h3>{}{key}</figure>", escape(title), svg.finish())
 }
 
-fn cases(entries: &[&Entry]) -> Vec<String> {
-    entries.iter().map(|entry| entry.case.clone()).collect()
+fn group_name(group: &[Entry]) -> &str {
+    group.first().map_or("", |entry| &entry.group)
 }
 
-/// The quantile that a metric is, if it is one of latency: `p999_us` is 0.999.
-fn quantile(name: &str) -> Option<f64> {
-    let digits = name.strip_prefix('p')?.strip_suffix("_us")?;
-    let number: f64 = digits.parse().ok().filter(|_| digits.len() >= 2)?;
-    Some(number / 10f64.powi(digits.len() as i32))
-}
+/// Shares of requests that are named on the axis.
+const SHARES: [f64; 7] = [0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999];
 
 /// Share of requests against latency, through the quantiles that were recorded.
 pub(super) fn latency(group: &[Entry]) -> Option<String> {
-    let (left, right, top, bottom) = (40.0, WIDTH - 12.0, 8.0, 190.0);
+    let (left, right, top, bottom) = (48.0, WIDTH - MARGIN, 10.0, 200.0);
     let curve = |entry: &Entry| {
         let mut points: Vec<(f64, f64)> = entry
             .metrics
@@ -39,26 +38,31 @@ pub(super) fn latency(group: &[Entry]) -> Option<String> {
     };
     let drawn: Vec<(&Entry, Vec<(f64, f64)>)> =
         group.iter().map(|entry| (entry, curve(entry))).filter(|(_, points)| points.len() >= 3).collect();
-    let all = || drawn.iter().flat_map(|(_, points)| points.iter().map(|(_, latency)| *latency));
-    let x = Scale::log((all().reduce(f64::min)? * 0.9, all().reduce(f64::max)? * 1.1), (left, right));
-    let y = Scale::linear((0.0, 1.0), (bottom, top));
-    let mut svg = Svg::new(228.0, "Share of requests that took at most so long");
-    for tick in [0.0, 0.25, 0.5, 0.75, 1.0] {
+    let all = || drawn.iter().flat_map(|(_, points)| points.iter());
+    let latencies = || all().map(|(_, latency)| *latency);
+    let shares = || all().map(|(share, _)| *share);
+    let x =
+        Scale::log((latencies().reduce(f64::min)? * 0.9, latencies().reduce(f64::max)? * 1.1), (left, right));
+    let ends = (shares().reduce(f64::min)?.min(0.4), shares().reduce(f64::max)?.max(0.6));
+    let y = Scale::logit(ends, (bottom, top));
+    let name = group_name(group);
+    let mut svg = Svg::new(bottom + 36.0, &format!("Share of requests that took at most so long, {name}"));
+    for tick in SHARES.into_iter().filter(|share| (ends.0..=ends.1).contains(share)) {
         svg.line("grid", (left, y.at(tick)), (right, y.at(tick)));
-        svg.text("dim", (left - 5.0, y.at(tick) + 4.0), Anchor::End, &format!("{}%", tick * 100.0));
+        svg.text("dim", (left - 5.0, y.at(tick) + 4.0), Anchor::End, &format!("{}%", label(tick * 100.0)));
     }
     for tick in x.ticks() {
         svg.line("grid", (x.at(tick), top), (x.at(tick), bottom));
-        svg.text("dim", (x.at(tick), bottom + 16.0), Anchor::Middle, &label(tick));
+        svg.text("dim", (x.at(tick), bottom + 15.0), Anchor::Middle, &label(tick));
     }
-    svg.text("", ((left + right) / 2.0, 224.0), Anchor::Middle, "latency, us");
+    svg.text("", ((left + right) / 2.0, bottom + 32.0), Anchor::Middle, "latency, us");
     for (index, (_, points)) in drawn.iter().enumerate() {
         let places: Vec<(f64, f64)> =
             points.iter().map(|(share, latency)| (x.at(*latency), y.at(*share))).collect();
-        svg.path(&format!("line {}", colour(index)), &places, false);
+        svg.path(&stroke(index), &places, false);
     }
-    let entries: Vec<&Entry> = drawn.iter().map(|(entry, _)| *entry).collect();
-    Some(figure(&format!("Latency, {}", group.first()?.group), svg, &cases(&entries)))
+    let cases: Vec<String> = drawn.iter().map(|(entry, _)| entry.case.clone()).collect();
+    Some(figure(&format!("Share of requests by latency, {name}"), svg, &key_of_lines(&cases)))
 }
 
 /// System calls by kind, and what they are called.
@@ -72,78 +76,122 @@ const CALLS: [(&str, &str); 5] = [
 
 /// System calls per request as bars, a part for each kind.
 pub(super) fn syscalls(group: &[Entry]) -> Option<String> {
+    const BAR: f64 = 13.0;
     let parts = |entry: &Entry| CALLS.map(|(name, _)| entry.median(name).unwrap_or(0.0));
     let drawn: Vec<&Entry> = group
         .iter()
         .filter(|entry| entry.metrics.contains_key("reads") && entry.metrics.contains_key("waits"))
         .collect();
     let most = drawn.iter().map(|entry| parts(entry).iter().sum::<f64>()).reduce(f64::max)?;
-    let x = Scale::linear((0.0, most.max(0.01)), (2.0, WIDTH - 50.0));
-    let mut svg = Svg::new(ROW * drawn.len() as f64 + 4.0, "System calls of the device per request, by kind");
-    for (index, entry) in drawn.iter().enumerate() {
-        let y = ROW * index as f64;
-        svg.text("", (2.0, y + 13.0), Anchor::Start, &entry.case);
-        let mut at = 0.0;
-        for (kind, (count, (_, name))) in parts(entry).into_iter().zip(CALLS).enumerate() {
+    // The kinds that are there at all, so that the key has no others.
+    let kinds: Vec<usize> =
+        (0..CALLS.len()).filter(|&kind| drawn.iter().any(|entry| parts(entry)[kind] > 0.0)).collect();
+    let x = Scale::linear((0.0, most.max(0.01)), (2.0, WIDTH - 44.0));
+    let names: Vec<Vec<String>> = drawn.iter().map(|entry| wrap(&entry.case, WIDTH)).collect();
+    let heights = names.iter().map(|lines| LINE * lines.len() as f64 + BAR + 8.0);
+    let name = group_name(group);
+    let mut svg =
+        Svg::new(heights.sum(), &format!("System calls of the device per request, by kind, {name}"));
+    let mut y = 0.0;
+    for (entry, lines) in drawn.iter().zip(&names) {
+        for line in lines {
+            y += LINE;
+            svg.text("", (2.0, y - 3.0), Anchor::Start, line);
+        }
+        let (mut at, counts) = (0.0, parts(entry));
+        for (place, &kind) in kinds.iter().enumerate() {
+            let (count, (_, call)) = (counts[kind], CALLS[kind]);
             if count > 0.0 {
-                let title = format!("{name}: {}", fixed(count, 2));
-                svg.rect(colour(kind), (x.at(at), y + 17.0), (x.at(at + count) - x.at(at), 13.0), &title);
+                let title = format!("{call}: {}", fixed(count, 2));
+                svg.rect(colour(place), (x.at(at), y), (x.at(at + count) - x.at(at), BAR), &title);
                 at += count;
             }
         }
-        svg.text("dim", (x.at(at) + 6.0, y + 28.0), Anchor::Start, &fixed(at, 2));
+        svg.text("dim", (x.at(at) + 6.0, y + BAR - 2.0), Anchor::Start, &fixed(at, 2));
+        y += BAR + 8.0;
     }
-    let names = CALLS.map(|(_, name)| name.to_owned());
-    Some(figure(&format!("System calls per request, {}", group.first()?.group), svg, &names))
+    let calls: Vec<String> = kinds.iter().map(|&kind| CALLS[kind].1.to_owned()).collect();
+    Some(figure(&format!("System calls per request, {name}"), svg, &key(&calls)))
 }
 
-/// The change of each arm against its baseline, with its interval, in the metric that is looked at first.
+/// The change of each arm against its baseline, with its interval, in the metric that is looked at first; in all of them
+/// where each is of another of our loops.
 pub(super) fn changes(group: &[Entry]) -> Option<String> {
-    let (left, right) = (8.0, WIDTH - 8.0);
-    let (name, _) = metric_names(group).into_iter().find(|(name, _)| {
-        group.iter().any(|entry| entry.versus(name).is_some_and(|versus| versus.ratio.is_some()))
-    })?;
-    let drawn: Vec<_> = group.iter().filter_map(|entry| Some((entry, entry.versus(name)?.ratio?))).collect();
-    let ends = |ratio: &crate::measure::Estimate| {
+    let ratio = |entry: &Entry, name: &str| entry.versus(name).and_then(|versus| versus.ratio);
+    let compared = metric_names(group)
+        .into_iter()
+        .map(|(name, unit)| (name, heading(name, unit).0))
+        .filter(|(name, _)| group.iter().any(|entry| ratio(entry, name).is_some()));
+    let figures =
+        compared.enumerate().take_while(|(index, (name, _))| *index == 0 || name.starts_with("aio_"));
+    let figures: String = figures
+        .filter_map(|(_, (name, words))| {
+            let title = match name.strip_prefix("aio_").and_then(|name| name.strip_suffix("_ns")) {
+                Some(monitor) => format!("Time of aio on {monitor} against each, {}", group_name(group)),
+                None => format!("{words} against the baseline, {}", group_name(group)),
+            };
+            let arms: Vec<(&Entry, &Comparison, Estimate)> = group
+                .iter()
+                .filter_map(|entry| Some((entry, entry.versus(name)?, ratio(entry, name)?)))
+                .collect();
+            intervals(&title, &arms)
+        })
+        .collect();
+    (!figures.is_empty()).then_some(figures)
+}
+
+/// A dot and a line for each arm, below its name and the change in words.
+fn intervals(title: &str, arms: &[(&Entry, &Comparison, Estimate)]) -> Option<String> {
+    const MARK: f64 = 18.0;
+    let (left, right) = (MARGIN, WIDTH - MARGIN);
+    let ends = |ratio: &Estimate| {
         let Interval { low, high } =
             ratio.interval.unwrap_or(Interval { low: ratio.median, high: ratio.median });
-        [low, high]
+        [low - 1.0, high - 1.0]
     };
-    let all = || drawn.iter().flat_map(|(_, ratio)| ends(ratio));
-    let reach =
-        all().map(|ratio| (ratio - 1.0).abs()).filter(|reach| reach.is_finite()).fold(0.01, f64::max) * 1.1;
-    let x = Scale::linear(((-reach).max(-1.0), reach), (left, right));
-    let bottom = 40.0 * drawn.len() as f64;
-    let mut svg = Svg::new(bottom + 22.0, "Change against the baseline, with 95% intervals");
+    let all = || arms.iter().flat_map(|(.., ratio)| ends(ratio)).filter(|change| change.is_finite());
+    let (low, high) = (all().reduce(f64::min)?.min(0.0), all().reduce(f64::max)?.max(0.0));
+    let room = ((high - low) * 0.06).max(0.002);
+    let x = Scale::linear((low - room, high + room), (left, right));
+    let words = |ratio: &Estimate| match ratio.interval {
+        Some(interval) => format!("{} ({})", percent(ratio.median), range(interval, percent)),
+        None => percent(ratio.median),
+    };
+    // The change stands in the last line of the name where there is room, or in one of its own.
+    let lines = |entry: &Entry, words: &str| {
+        let mut lines = wrap(&entry.case, WIDTH);
+        let last = lines.last().map_or(0, |line| line.chars().count());
+        if !fits(last + 2 + words.chars().count(), WIDTH) {
+            lines.push(String::new());
+        }
+        lines
+    };
+    let rows: Vec<(Vec<String>, String)> =
+        arms.iter().map(|(entry, _, ratio)| (lines(entry, &words(ratio)), words(ratio))).collect();
+    let bottom: f64 = rows.iter().map(|(lines, _)| LINE * lines.len() as f64 + MARK).sum();
+    let mut svg = Svg::new(bottom + 20.0, &format!("{title}, with 95% intervals"));
     for tick in x.ticks() {
         let class = if tick == 0.0 { "axis" } else { "grid" };
         svg.line(class, (x.at(tick), 0.0), (x.at(tick), bottom));
-        svg.text("dim", (x.at(tick), bottom + 16.0), Anchor::Middle, &format!("{}%", label(tick * 100.0)));
+        svg.text("dim", (x.at(tick), bottom + 15.0), Anchor::Middle, &format!("{}%", label(tick * 100.0)));
     }
-    for (index, (entry, ratio)) in drawn.iter().enumerate() {
-        let y = 40.0 * index as f64;
-        let words = match ratio.interval {
-            Some(interval) => format!("{} ({})", percent(ratio.median), range(interval, percent)),
-            None => percent(ratio.median),
+    let mut y = 0.0;
+    for ((_, versus, ratio), (lines, words)) in arms.iter().zip(&rows) {
+        for line in lines {
+            y += LINE;
+            svg.text("halo", (0.0, y - 3.0), Anchor::Start, line);
+        }
+        svg.text("halo", (WIDTH, y - 3.0), Anchor::End, words);
+        let (class, hollow) = match versus.verdict {
+            Verdict::Faster => ("good", ""),
+            Verdict::Slower => ("bad", ""),
+            Verdict::NoDetectableDifference => ("c5", " hollow"),
         };
-        svg.text("halo", (left, y + 14.0), Anchor::Start, &format!("{}: {words}", entry.case));
         let [low, high] = ends(ratio);
-        svg.line("c0 line", (x.at(low - 1.0), y + 27.0), (x.at(high - 1.0), y + 27.0));
-        svg.circle("c0", (x.at(ratio.median - 1.0), y + 27.0), 4.5, &words);
+        let middle = y + 5.0;
+        svg.line(&format!("{class} line"), (x.at(low), middle), (x.at(high), middle));
+        svg.circle(&format!("{class}{hollow}"), (x.at(ratio.median - 1.0), middle), 4.0, words);
+        y += MARK;
     }
-    Some(figure(&format!("{name} against the baseline, {}", group.first()?.group), svg, &[]))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quantiles_are_read_from_names() {
-        assert_eq!(
-            [quantile("p50_us"), quantile("p01_us"), quantile("p999_us")],
-            [Some(0.5), Some(0.01), Some(0.999)]
-        );
-        assert_eq!([quantile("iops"), quantile("p_us"), quantile("p5_us"), quantile("pxx_us")], [None; 4]);
-    }
+    Some(figure(title, svg, ""))
 }

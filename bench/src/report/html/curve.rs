@@ -10,9 +10,9 @@ use crate::one_percent::model::Outcome;
 use crate::one_percent::words::{self, PROPOSED_ITERATION_US, PROPOSED_SHARE};
 
 const HEIGHT: f64 = 360.0;
-const LEFT: f64 = 46.0;
-const RIGHT: f64 = WIDTH - 10.0;
-const TOP: f64 = 12.0;
+const LEFT: f64 = 40.0;
+const RIGHT: f64 = WIDTH - 12.0;
+const TOP: f64 = 24.0;
 const BOTTOM: f64 = HEIGHT - 42.0;
 /// Shares below this are drawn at the lower edge: noise.
 const LEAST: f64 = 0.000_5;
@@ -38,8 +38,13 @@ const SERIES: [&str; 6] = [
     "two CPUs",
     "the disk sleeps",
     "files",
-    "the proposal: 1 us, and 1% of 100 us",
+    "the proposal of 2020: 1 us, which is 1% of 100 us",
 ];
+
+/// Whether it is known to be more or less than nothing.
+fn is_told(saved: &Estimate) -> bool {
+    saved.interval.is_some_and(|interval| !interval.spans_zero())
+}
 
 /// The drawing and its key; nothing without a cell to draw.
 pub(super) fn render(outcomes: &[Outcome]) -> String {
@@ -65,6 +70,7 @@ pub(super) fn render(outcomes: &[Outcome]) -> String {
         svg.text("dim", (x.at(tick), BOTTOM + 16.0), Anchor::Middle, &label(tick));
     }
     svg.text("", ((LEFT + RIGHT) / 2.0, HEIGHT - 8.0), Anchor::Middle, "time of an iteration (classic), us");
+    svg.text("", (0.0, 12.0), Anchor::Start, "saved of an iteration");
 
     let model = |read_us: f64| {
         [(low, read_us / low), (high, read_us / high)].map(|(at, share)| (x.at(at), y.at(share)))
@@ -78,25 +84,30 @@ pub(super) fn render(outcomes: &[Outcome]) -> String {
         svg.path("line c0", &model(read_ns.median.max(0.1) / 1e3), false);
     }
     svg.path("line dash c5", &model(PROPOSED_ITERATION_US * PROPOSED_SHARE), false);
-    for (outcome, series, saved) in &drawn {
+    // Those that tell nothing first and thin, so that they do not hide those that do.
+    let (open, told): (Vec<_>, Vec<_>) = drawn.iter().partition(|(.., saved)| !is_told(saved));
+    for (outcome, series, saved) in open.into_iter().chain(told) {
         let place = x.at(outcome.iteration_us);
-        let class = colour(*series);
+        let class = colour(series);
+        let (line, shape) = if is_told(&saved) { ("line", "") } else { ("line thin", " hollow") };
         if let Some(interval) = saved.interval {
-            svg.line(&format!("{class} line"), (place, y.at(interval.low)), (place, y.at(interval.high)));
+            svg.line(&format!("{class} {line}"), (place, y.at(interval.low)), (place, y.at(interval.high)));
         }
-        let shape = if saved.median > LEAST { class.to_owned() } else { format!("{class} hollow") };
-        let title = format!("{}: {}", outcome.name(), words::estimate(*saved));
-        svg.circle(&shape, (place, y.at(saved.median)), 4.0, &title);
+        let title = format!("{}: {}", outcome.name(), words::estimate(saved));
+        svg.circle(&format!("{class}{shape}"), (place, y.at(saved.median)), 3.5, &title);
     }
     let point = (x.at(PROPOSED_ITERATION_US), y.at(PROPOSED_SHARE));
+    // Up and to the right of the dashed line nothing is predicted, and little measured.
+    let name = (RIGHT, y.at(0.3).max(TOP + 30.0));
+    svg.line("axis", point, (point.0, name.1 + 4.0));
     svg.circle("c5 hollow", point, 7.0, "the proposal: 1% of 100 us");
     svg.circle("c5", point, 2.5, "the proposal: 1% of 100 us");
-    svg.text("halo", (point.0 + 10.0, point.1 - 8.0), Anchor::Start, "2020: 1%");
+    svg.text("halo", name, Anchor::End, "2020: 1% of 100 us");
     let names = SERIES.map(str::to_owned);
     format!(
-        "<figure class=\"wide\">{}{}<figcaption><p class=\"note\">Lines: t_read / t_iter, with t_read measured here (and its \
-         interval) and as proposed. Points: measured, with 95% intervals; those at the lower edge saved nothing that can be \
-         told.</p></figcaption></figure>",
+        "<figure class=\"wide\">{}{}<figcaption><p class=\"note\">Lines: the prediction, t_read / t_iter, with t_read \
+         measured here (and its interval) and, dashed, as proposed. Points: measured, with 95% intervals; hollow and thin \
+         where zero is inside, at the lower edge where nothing was saved.</p></figcaption></figure>",
         svg.finish(),
         key(&names)
     )

@@ -1,9 +1,19 @@
 //! From numbers to places on a drawing, and the ticks between.
 
+use crate::report::number::fixed;
+
+/// How numbers are spread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Linear,
+    Log,
+    Logit,
+}
+
 /// An axis: linear or logarithmic, from numbers to drawing units.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scale {
-    log: bool,
+    kind: Kind,
     low: f64,
     high: f64,
     from: f64,
@@ -13,7 +23,7 @@ pub(super) struct Scale {
 impl Scale {
     pub(super) fn linear((low, high): (f64, f64), (from, to): (f64, f64)) -> Self {
         let high = if high > low { high } else { low + 1.0 };
-        Self { log: false, low, high, from, to }
+        Self { kind: Kind::Linear, low, high, from, to }
     }
 
     /// `low` must be positive; if it is not, a millionth of `high` takes its place.
@@ -21,23 +31,29 @@ impl Scale {
         let high = if high > 0.0 { high } else { 1.0 };
         let low = if low > 0.0 { low } else { high / 1e6 };
         let high = if high > low { high } else { low * 10.0 };
-        Self { log: true, low, high, from, to }
+        Self { kind: Kind::Log, low, high, from, to }
+    }
+
+    /// Shares between 0 and 1 so that both tails can be seen: 99 %, 99.9 % and 99.99 % are equally far apart.
+    pub(super) fn logit((low, high): (f64, f64), (from, to): (f64, f64)) -> Self {
+        Self { kind: Kind::Logit, low, high, from, to }
     }
 
     /// The place of a number; numbers outside are put at the end.
     pub(super) fn at(&self, value: f64) -> f64 {
         let value = if value.is_finite() { value.clamp(self.low, self.high) } else { self.low };
-        let share = if self.log {
-            (value / self.low).ln() / (self.high / self.low).ln()
-        } else {
-            (value - self.low) / (self.high - self.low)
+        let spread = |value: f64| match self.kind {
+            Kind::Linear => value,
+            Kind::Log => value.ln(),
+            Kind::Logit => (value / (1.0 - value)).ln(),
         };
+        let share = (spread(value) - spread(self.low)) / (spread(self.high) - spread(self.low));
         self.from + share * (self.to - self.from)
     }
 
     /// Numbers to label: powers of ten (and twice, five times as much where there are few), or some five even steps.
     pub(super) fn ticks(&self) -> Vec<f64> {
-        if self.log {
+        if self.kind == Kind::Log {
             let decades = (self.high / self.low).log10();
             let steps: &[f64] = if decades > 3.0 { &[1.0] } else { &[1.0, 2.0, 5.0] };
             let first = self.low.log10().floor() as i32;
@@ -60,8 +76,8 @@ pub(super) fn label(value: f64) -> String {
     if value.abs() >= 1e6 {
         return format!("{:.0}M", value / 1e6);
     }
-    if value.abs() >= 1e4 {
-        return format!("{:.0}k", value / 1e3);
+    if value.abs() >= 1e3 {
+        return fixed(value, 0);
     }
     let text = format!("{value:.3}");
     let text = text.trim_end_matches('0').trim_end_matches('.');
@@ -78,6 +94,9 @@ mod tests {
         assert_eq!((linear.at(0.0), linear.at(5.0), linear.at(99.0)), (100.0, 150.0, 200.0));
         let log = Scale::log((1.0, 100.0), (0.0, 200.0));
         assert!((log.at(10.0) - 100.0).abs() < 1e-9 && log.at(0.0) == 0.0 && log.at(f64::NAN) == 0.0);
+        let logit = Scale::logit((0.001, 0.999), (0.0, 300.0));
+        assert!((logit.at(0.5) - 150.0).abs() < 1e-9 && (logit.at(0.999) - 300.0).abs() < 1e-9);
+        assert!((logit.at(0.99) - logit.at(0.9) - (logit.at(0.1) - logit.at(0.01))).abs() < 1e-9);
         assert!(Scale::log((0.0, 0.0), (0.0, 1.0)).at(5.0).is_finite());
         assert!(Scale::linear((3.0, 3.0), (0.0, 1.0)).at(3.0).is_finite());
     }
@@ -87,6 +106,6 @@ mod tests {
         assert_eq!(Scale::linear((0.0, 10.0), (0.0, 1.0)).ticks(), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
         assert_eq!(Scale::log((1.0, 20.0), (0.0, 1.0)).ticks(), [1.0, 2.0, 5.0, 10.0, 20.0]);
         assert_eq!(Scale::log((1.0, 1e5), (0.0, 1.0)).ticks().len(), 6);
-        assert_eq!([label(0.05), label(20_000.0), label(-0.0), label(1.0)], ["0.05", "20k", "0", "1"]);
+        assert_eq!([label(0.05), label(20_000.0), label(-0.0), label(1.0)], ["0.05", "20,000", "0", "1"]);
     }
 }

@@ -3,8 +3,31 @@
 
 use std::fmt::Write as _;
 
-/// Width of every drawing, in its own units: with text of 13 it can be read on a screen of 400 pixels and on a wide one.
-pub(super) const WIDTH: f64 = 480.0;
+/// Width of every drawing, in its own units: with text of 12 it can be read on a screen of 400 pixels and on a wide one.
+pub(super) const WIDTH: f64 = 420.0;
+
+/// Units that a character takes at most on average: of DejaVu Sans, the widest of the usual fonts.
+const CHARACTER: f64 = 6.6;
+
+/// Whether a text of that many characters fits into `width`.
+pub(super) fn fits(characters: usize, width: f64) -> bool {
+    characters as f64 * CHARACTER <= width
+}
+
+/// A text in lines that fit into `width`: SVG has none of its own. A word that is longer than a line has one for itself.
+pub(super) fn wrap(text: &str, width: f64) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if fits(line.chars().count() + 1 + word.chars().count(), width) => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
 
 /// A text as HTML.
 pub(super) fn escape(text: &str) -> String {
@@ -106,14 +129,53 @@ pub(super) fn key(names: &[String]) -> String {
     format!(r#"<ul class="key">{items}</ul>"#)
 }
 
+/// The same for lines, which are told apart by dashes too where there are more than colours.
+pub(super) fn key_of_lines(names: &[String]) -> String {
+    let items: String = names
+        .iter()
+        .enumerate()
+        .map(|(index, name)| {
+            let class = stroke(index);
+            format!(
+                r#"<li><svg class="key" viewBox="0 0 28 8" aria-hidden="true"><path class="{class}" d="M1 4L27 4"/></svg>{}</li>"#,
+                escape(name)
+            )
+        })
+        .collect();
+    format!(r#"<ul class="key">{items}</ul>"#)
+}
+
+/// The classes of the n-th line.
+pub(super) fn stroke(index: usize) -> String {
+    let dash = ["", " dash", " dots"][index / COLOURS % 3];
+    format!("line {}{dash}", colour(index))
+}
+
+const COLOURS: usize = 6;
+
 /// The class of the n-th colour.
 pub(super) fn colour(index: usize) -> &'static str {
-    ["c0", "c1", "c2", "c3", "c4", "c5"][index % 6]
+    ["c0", "c1", "c2", "c3", "c4", "c5"][index % COLOURS]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_name_is_broken_between_words_only() {
+        assert_eq!(wrap("one two three", 8.0 * CHARACTER), ["one two", "three"]);
+        assert_eq!(wrap("  incomprehensibilities a b", 4.0 * CHARACTER), ["incomprehensibilities", "a b"]);
+        assert!(wrap(" ", 9.0).is_empty());
+    }
+
+    #[test]
+    fn more_lines_than_colours_are_told_apart_by_their_dashes() {
+        let strokes: Vec<String> = (0..18).map(stroke).collect();
+        for (index, stroke) in strokes.iter().enumerate() {
+            assert!(!strokes[..index].contains(stroke), "{stroke}");
+        }
+    }
 
     #[test]
     fn no_text_becomes_markup() {

@@ -44,7 +44,7 @@ fn a_page_has_the_answer_the_curve_the_tables_and_the_command() {
     for sentence in &document.conclusions[1..] {
         assert!(page.contains(&format!("<li>{}</li>", escape(sentence))), "{sentence}");
     }
-    assert!(page.contains("2020: 1%") && page.contains("time of an iteration (classic), us"));
+    assert!(page.contains("2020: 1% of 100 us") && page.contains("time of an iteration (classic), us"));
     assert!(page.contains(&format!("<pre>{}</pre>", escape(&document.command))));
     for entry in &document.results {
         assert!(page.contains(&escape(&entry.group)), "{}", entry.group);

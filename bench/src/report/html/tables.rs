@@ -1,0 +1,196 @@
+//! The tables of a page.
+
+use super::svg::escape;
+use crate::compare::Compared;
+use crate::measure::{Estimate, Verdict};
+use crate::one_percent::lab::Savings;
+use crate::one_percent::model::{self as one_percent, Outcome};
+use crate::one_percent::words;
+use crate::report::metric::heading;
+use crate::report::number::{fixed, number, percent, range, signed};
+use crate::report::saved::{Entry, metric_names, obstacle};
+use std::fmt::Write as _;
+
+/// With more metrics than this, and fewer cases than that, the metrics are rows: the table then fits on a screen and on paper.
+const MANY_METRICS: usize = 6;
+const MANY_CASES: usize = 9;
+
+/// A table that is moved on its own where it is wider than the screen, by keys too. `inside` is its markup.
+fn scrolled(name: &str, class: &str, inside: &str) -> String {
+    format!(
+        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{}\"><table class=\"{class}\">{inside}</table></div>",
+        escape(name)
+    )
+}
+
+/// A heading and its unit in a second line.
+fn head((name, unit): (String, Option<&str>)) -> String {
+    let unit = unit.map(|unit| format!("<br>{}", escape(unit))).unwrap_or_default();
+    format!("<th scope=\"col\">{}{unit}</th>", escape(&name))
+}
+
+/// The table of `bench one-percent`.
+pub(super) fn cells(outcomes: &[Outcome], lab: &[Savings]) -> String {
+    let share = |estimate: Option<Estimate>| estimate.map(words::estimate).unwrap_or_default();
+    let row = |outcome: &Outcome| {
+        let verdict = match (outcome.verdict(), &outcome.obstacle) {
+            (Some(verdict), _) => {
+                let class = if verdict.agrees() { "words good" } else { "words" };
+                format!("<td class=\"{class}\">{}</td>", verdict.word())
+            }
+            (None, Some(why)) => {
+                format!("<td class=\"remark\">not measured: {}</td>", escape(obstacle(why)))
+            }
+            (None, None) => "<td class=\"words\">too few rounds</td>".to_owned(),
+        };
+        let cpu = outcome.cpu_saved_ns.zip(outcome.cpu_predicted_ns).map(|(saved, predicted)| {
+            let interval = saved.interval.map(|interval| format!(" ({})", range(interval, signed)));
+            let agrees =
+                |verdict: one_percent::Verdict| if verdict.agrees() { "agrees" } else { verdict.word() };
+            let verdict = outcome.cpu_verdict().map(|verdict| format!(": {}", agrees(verdict)));
+            format!(
+                "{}{}<br>predicted {}{}",
+                signed(saved.median),
+                interval.unwrap_or_default(),
+                signed(predicted.median),
+                verdict.unwrap_or_default()
+            )
+        });
+        let calls = |without: Option<f64>, classic: f64| match without {
+            Some(without) => format!("{} to {}", fixed(classic, 2), fixed(without, 2)),
+            None => fixed(classic, 2),
+        };
+        let mut cells = format!(
+            "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>{verdict}<td>{}</td><td>{}</td>",
+            escape(&outcome.short_name()),
+            number(outcome.iteration_us),
+            escape(&outcome.read_words()),
+            calls(outcome.autoreset.map(|counts| counts.reads), outcome.classic.reads),
+            outcome.predicted.map(|predicted| words::share(predicted.median)).unwrap_or_default(),
+            share(outcome.saved),
+            cpu.unwrap_or_default(),
+            calls(outcome.autoreset.map(|counts| counts.syscalls), outcome.classic.syscalls),
+        );
+        if !lab.is_empty() {
+            let saved = Savings::of(outcome, lab).map(number).unwrap_or_default();
+            let _ = write!(cells, "<td>{saved}</td>");
+        }
+        cells + "</tr>"
+    };
+    let rows: String = outcomes.iter().map(row).collect();
+    let more = if lab.is_empty() { "" } else { "<th scope=\"col\">instructions<br>saved (lab)</th>" };
+    let inside = format!(
+        "<thead><tr><th scope=\"col\">loop, disk, place</th><th scope=\"col\">t_iter<br>us</th><th scope=\"col\">t_read<br>ns</th>\
+         <th scope=\"col\">read(2)<br>per request</th><th scope=\"col\">predicted<br>of t_iter</th>\
+         <th scope=\"col\">saved of t_iter<br>(95% interval)</th><th scope=\"col\" class=\"words\">prediction</th>\
+         <th scope=\"col\">device CPU saved<br>per request, ns</th><th scope=\"col\">system calls<br>per request</th>{more}</tr>\
+         </thead><tbody>{rows}</tbody>"
+    );
+    let note = if lab.is_empty() {
+        ""
+    } else {
+        " Instructions: what the kernel lab counted for one read(2) of that loop, times the reads that are saved here."
+    };
+    format!(
+        "{}<p class=\"note\">t_iter: of the classic loop. ~: the t_read of the loop's simplest cell, where a read more could not \
+         be told from the noise. Counts: with the read(2) to without.{note}</p>",
+        scrolled("What is saved in each cell", "cells", &inside)
+    )
+}
+
+/// A number of one arm with its change against the baseline.
+fn cell(entry: &Entry, name: &str) -> String {
+    let median = entry.median(name).map(number).unwrap_or_default();
+    let versus = entry.versus(name).map(|versus| {
+        let class = match versus.verdict {
+            Verdict::Faster => " class=\"good\"",
+            Verdict::Slower => " class=\"bad\"",
+            Verdict::NoDetectableDifference => "",
+        };
+        let change = match versus.ratio {
+            Some(ratio) => percent(ratio.median),
+            None => signed(versus.difference.median),
+        };
+        format!(" <span{class}>({change})</span>")
+    });
+    format!("<td>{median}{}</td>", versus.unwrap_or_default())
+}
+
+/// All metrics of a group's rows.
+pub(super) fn numbers(group: &[Entry]) -> String {
+    let names = metric_names(group);
+    let title = group.first().map_or("", |entry| &entry.group);
+    let caption = format!("<caption>{}</caption>", escape(title));
+    let measured: Vec<&Entry> = group.iter().filter(|entry| entry.missing().is_none()).collect();
+    if names.len() > MANY_METRICS && measured.len() < MANY_CASES {
+        let heads: String = measured.iter().map(|entry| head((entry.case.clone(), None))).collect();
+        let rows: String = names
+            .iter()
+            .map(|(name, unit)| {
+                let (words, unit) = heading(name, unit);
+                let unit = unit.map(|unit| format!(", {unit}")).unwrap_or_default();
+                let cells: String = measured.iter().map(|entry| cell(entry, name)).collect();
+                format!("<tr><th scope=\"row\">{}</th>{cells}</tr>", escape(&(words + &unit)))
+            })
+            .collect();
+        let missing: String = group
+            .iter()
+            .filter_map(|entry| {
+                let why = entry.missing()?;
+                Some(format!("<p class=\"note\">{}: {}</p>", escape(&entry.case), escape(&why)))
+            })
+            .collect();
+        let inside = format!(
+            "{caption}<thead><tr><th scope=\"col\">median</th>{heads}</tr></thead><tbody>{rows}</tbody>"
+        );
+        return format!("<div>{}{missing}</div>", scrolled(title, "", &inside));
+    }
+    let row = |entry: &Entry| {
+        let cells = match entry.missing() {
+            Some(why) => {
+                format!("<td class=\"remark\" colspan=\"{}\">{}</td>", names.len().max(1), escape(&why))
+            }
+            None => names.iter().map(|(name, _)| cell(entry, name)).collect(),
+        };
+        format!("<tr><th scope=\"row\">{}</th>{cells}</tr>", escape(&entry.case))
+    };
+    let heads: String = names.iter().map(|(name, unit)| head(heading(name, unit))).collect();
+    let rows: String = group.iter().map(row).collect();
+    let inside =
+        format!("{caption}<thead><tr><th scope=\"col\">case</th>{heads}</tr></thead><tbody>{rows}</tbody>");
+    format!("<div>{}</div>", scrolled(title, "", &inside))
+}
+
+/// What became of an earlier run's numbers: those that are known to have changed.
+pub(super) fn baseline(body: &mut String, compared: &Compared) {
+    // Writing to a String cannot fail.
+    let _ = write!(body, "<h2>Against an earlier run</h2><p>{}</p>", escape(&compared.sentence()));
+    let changes = compared.changes.iter().filter(|change| change.judgement.is_change());
+    let rows: String = changes
+        .map(|change| {
+            let class = if change.judgement.is_worse() { "bad" } else { "good" };
+            let interval = change.interval();
+            let interval = if interval.is_empty() { interval } else { format!("({interval})") };
+            format!(
+                "<tr><th scope=\"row\">{}, {}</th><td>{}</td><td>{}</td><td>{}</td><td>{} {}</td><td class=\"words {class}\">{}</td>\
+                 </tr>",
+                escape(&change.group),
+                escape(&change.case),
+                escape(&change.metric),
+                number(change.before),
+                number(change.after),
+                escape(&change.words()),
+                escape(&interval),
+                change.judgement
+            )
+        })
+        .collect();
+    if !rows.is_empty() {
+        let inside = format!(
+            "<thead><tr><th scope=\"col\">arm</th><th scope=\"col\">metric</th><th scope=\"col\">before</th>\
+             <th scope=\"col\">after</th><th scope=\"col\">change (95% interval)</th><th scope=\"col\" class=\"words\">judgement\
+             </th></tr></thead><tbody>{rows}</tbody>"
+        );
+        body.push_str(&scrolled("Against an earlier run", "", &inside));
+    }
+}

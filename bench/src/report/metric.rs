@@ -1,0 +1,73 @@
+//! What a metric of the JSON report is called where people read it.
+
+/// The name without its unit, and the unit if it says something that the name does not: `p999_us`, `us` becomes `p99.9`, `us`.
+pub(crate) fn heading<'a>(name: &str, unit: &'a str) -> (String, Option<&'a str>) {
+    let bare = match unit {
+        "ns" | "us" | "ms" | "bytes" => name.strip_suffix(unit).and_then(|name| name.strip_suffix('_')),
+        _ => None,
+    };
+    let bare = bare.unwrap_or(name);
+    let unit = Some(unit).filter(|unit| !unit.is_empty() && !bare.ends_with(unit) && *unit != "ratio");
+    let name = match bare {
+        "iops" => "IOPS".to_owned(),
+        _ => match percent_of(bare) {
+            Some(percent) => format!("p{percent}"),
+            None => bare.replace("device_cpu", "device CPU").replace('_', " "),
+        },
+    };
+    (name, unit)
+}
+
+/// The quantile that a metric is, if it is one of latency: `p999_us` is 0.999.
+pub(crate) fn quantile(name: &str) -> Option<f64> {
+    let digits = name.strip_prefix('p')?.strip_suffix("_us")?;
+    let number: f64 = digits.parse().ok().filter(|_| digits.len() >= 2)?;
+    Some(number / 10f64.powi(digits.len() as i32))
+}
+
+/// `p999` is 99.9: the digits are those behind the point of a share.
+fn percent_of(bare: &str) -> Option<String> {
+    let digits = bare.strip_prefix('p')?;
+    if digits.len() < 2 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    let (whole, rest) = digits.split_at(2);
+    let whole = whole.trim_start_matches('0');
+    Some(if rest.is_empty() { whole.to_owned() } else { format!("{whole}.{rest}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_no_unit_and_quantiles_their_point() {
+        let of = |name, unit| {
+            let (name, unit) = heading(name, unit);
+            format!("{name}|{}", unit.unwrap_or("-"))
+        };
+        assert_eq!(
+            [of("p999_us", "us"), of("p50_us", "us"), of("p01_us", "us")],
+            ["p99.9|us", "p50|us", "p1|us"]
+        );
+        assert_eq!([of("time_ns", "ns"), of("device_cpu_ns", "ns")], ["time|ns", "device CPU|ns"]);
+        assert_eq!(
+            [of("iops", "1/s"), of("reads", "reads"), of("device_reads", "reads")],
+            ["IOPS|1/s", "reads|-", "device reads|-"]
+        );
+        assert_eq!([of("handler_bytes", "bytes"), of("kicks_held", "")], ["handler|bytes", "kicks held|-"]);
+        assert_eq!(
+            [of("latency_max_over_median", "ratio"), of("ppoll", "")],
+            ["latency max over median|-", "ppoll|-"]
+        );
+    }
+
+    #[test]
+    fn quantiles_are_read_from_names() {
+        assert_eq!(
+            [quantile("p50_us"), quantile("p01_us"), quantile("p999_us")],
+            [Some(0.5), Some(0.01), Some(0.999)]
+        );
+        assert_eq!([quantile("iops"), quantile("p_us"), quantile("p5_us"), quantile("pxx_us")], [None; 4]);
+    }
+}
