@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
-# Looks at a page of bench --html in a headless browser: draws it at 400 and 1200 pixels, in light and in dark and on paper, and
-# fails if it asks for anything from the network, says something on the browser's console, or is wider than the screen.
+# Looks at pages of bench --html in a headless browser: draws them at 400 and 1200 pixels, in light and in dark and on paper, and
+# fails if one asks for anything from the network, says something on the browser's console, is wider than the screen, has a
+# table that paper would cut, or a text that is cut, covered by another, or hard to tell from what is behind it.
 #
-#   scripts/screenshots.sh [--out DIR] [PAGE.html]     (default: the page of a saved report of bench one-percent)
+#   scripts/screenshots.sh [--out DIR] [PAGE.html...]     (default: the page of a saved report of bench one-percent)
 #
 # Needs chromium (apt-get install chromium; CHROMIUM=/path/to/it). Exit codes: 0 done, 1 failed, 3 skipped: no browser.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
-out='' page=''
+out='' pages=()
 while (($#)); do
   case $1 in
     --out) out=${2:?--out needs a directory}; shift ;;
     -h | --help) sed -n '2,/^set -/{/^set -/d; s/^# \{0,1\}//; p}' "$0"; exit 0 ;;
-    *) page=$1 ;;
+    -*) echo "screenshots.sh: no option $1; see --help" >&2; exit 2 ;;
+    *) pages+=("$1") ;;
   esac
   shift
 done
@@ -21,54 +23,123 @@ browser=${CHROMIUM:-}
 for name in chromium chromium-browser google-chrome; do
   [ -n "$browser" ] || browser=$(command -v "$name" || true)
 done
-[ -n "$browser" ] || { echo "SKIPPED: no chromium on this machine, so the page was not looked at"; exit 3; }
+if [ -z "$browser" ] || ! "$browser" --version >/dev/null 2>&1; then
+  echo "SKIPPED: the pages were not looked at: ${browser:-chromium} is not on this machine or does not start" \
+    "(apt-get install chromium, or CHROMIUM=/path/to/it)"
+  exit 3
+fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 out=${out:-$work}
 mkdir -p "$out"
-if [ -z "$page" ]; then
-  page=$work/page.html
+if ((${#pages[@]} == 0)); then
   saved=$here/../bench/src/one_percent/golden/first.json
   cargo run -q --release --locked --manifest-path "$here/../Cargo.toml" -p bench -- \
-    compare "$saved" "$saved" --metrics iops --html "$page" >/dev/null
+    compare "$saved" "$saved" --metrics iops --html "$work/page.html" >/dev/null
+  pages=("$work/page.html")
 fi
-page=$(realpath "$page")
-size=$(stat -c %s "$page")
-((size < 1 << 20)) || { echo "FAILED: the page has $size bytes, more than 1 MiB"; exit 1; }
 
-failed=0
-# look NAME WIDTH OPTION...: one picture, and what the browser says on the way
-look() {
-  local name=$1 width=$2
-  shift 2
-  "$browser" --headless --no-sandbox --disable-gpu --hide-scrollbars --no-first-run --user-data-dir="$work/profile" \
-    --enable-logging=stderr --v=0 --window-size="$width,1600" --screenshot="$out/$name.png" "$@" "file://$page" 2>"$work/log" >/dev/null ||
-    { echo "FAILED: $name: the browser ended with an error"; failed=1; }
-  [ -s "$out/$name.png" ] || { echo "FAILED: $name: no picture"; failed=1; }
-  if grep -E 'CONSOLE|Refused to' "$work/log"; then
-    echo "FAILED: $name: the page asked for something or failed at something"
-    failed=1
-  fi
+# browse OPTION... URL: at most 60 seconds of it, its log in $work/log
+browse() {
+  timeout -k 5 60 "$browser" --headless --no-sandbox --disable-gpu --hide-scrollbars --no-first-run --user-data-dir="$work/profile" \
+    --enable-logging=stderr --v=0 "$@" 2>"$work/log"
 }
 
-for width in 400 1200; do
-  look "light-$width" "$width" --blink-settings=preferredColorScheme=1
-  look "dark-$width" "$width" --blink-settings=preferredColorScheme=0
+failed=0
+fail() { echo "FAILED: $*"; failed=1; }
+
+# What is looked at in the page itself, from a frame around it, so that the page needs no script. A browser's window is at least
+# 500 pixels wide, a frame may be narrower; and a frame can be given the style sheet of paper (210 mm less the margins).
+cat >"$work/frame.js" <<'JS'
+const bad = [], say = (what, where) => bad.length < 6 && bad.push(what + ': ' + where.trim().slice(0, 60));
+const look = (name, frame, width) => {
+  const page = frame.contentDocument, root = page.documentElement, style = (element) => frame.contentWindow.getComputedStyle(element);
+  if (root.scrollWidth > width) say(name + ' is ' + root.scrollWidth + ' wide', '');
+  if (name === 'paper') for (const box of page.querySelectorAll('.scroll, pre'))
+    if (box.scrollWidth > box.clientWidth + 1) say('paper cuts ' + (box.scrollWidth - box.clientWidth) + ' pixels', box.textContent);
+  for (const svg of page.querySelectorAll('svg[role=img]')) {
+    const whole = svg.getBoundingClientRect(), texts = [...svg.querySelectorAll('text')].map((text) => [text, text.getBoundingClientRect()]);
+    for (const [text, box] of texts) {
+      if (box.left < whole.left - 1.5 || box.right > whole.right + 1.5 || box.top < whole.top - 1.5 || box.bottom > whole.bottom + 1.5)
+        say(name + ' cuts', text.textContent);
+      // A line's box has some air above and below the letters.
+      const air = box.height * 0.2;
+      for (const [other, at] of texts)
+        if (other !== text && Math.min(box.right, at.right) - Math.max(box.left, at.left) > 1 &&
+            Math.min(box.bottom, at.bottom) - Math.max(box.top, at.top) > air)
+          say(name + ' has a text on another', text.textContent + ' / ' + other.textContent);
+    }
+  }
+  // Contrast as in WCAG 2, against the nearest background that is not transparent.
+  const rgb = (colour) => colour.match(/[\d.]+/g).map(Number);
+  const light = (colour) => rgb(colour).slice(0, 3).map((c) => c / 255).map((c) => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, c, index) => sum + c * [0.2126, 0.7152, 0.0722][index], 0);
+  const behind = (element) => {
+    for (; element; element = element.parentElement) {
+      const colour = style(element).backgroundColor;
+      if ((rgb(colour)[3] ?? 1) > 0) return colour;
+    }
+    return 'rgb(255, 255, 255)';
+  };
+  for (const element of page.querySelectorAll('h1,h2,h3,p,li,th,td,span,dt,dd,pre,caption,text')) {
+    const [a, b] = [light(element.localName === 'text' ? style(element).fill : style(element).color), light(behind(element))];
+    const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (contrast < 4.5) say(name + ' has a contrast of ' + contrast.toFixed(1), element.textContent);
+  }
+  const dark = light(behind(page.body)) < 0.2;
+  if (name !== 'paper' && dark !== matchMedia('(prefers-color-scheme: dark)').matches) say(name + ' has the other scheme', '');
+  if (!page.title || !root.lang) say('no title or language', '');
+  for (const svg of page.querySelectorAll('svg[role=img]')) if (!svg.getAttribute('aria-label')) say('a drawing without a name', '');
+};
+addEventListener('load', () => {
+  for (const width of [400, 1200]) look('a screen of ' + width, document.getElementById('f' + width), width);
+  const paper = document.getElementById('f703');
+  for (const sheet of paper.contentDocument.styleSheets)
+    for (const rule of sheet.cssRules) if (rule.media && rule.media.mediaText === 'print') rule.media.mediaText = 'all';
+  look('paper', paper, 703);
+  document.title = bad.length ? 'BAD ' + bad.join('; ') : 'GOOD';
+});
+JS
+
+# look PAGE
+look() {
+  local page name size width scheme number title
+  page=$(realpath "$1")
+  name=$(basename "$page" .html)
+  size=$(stat -c %s "$page")
+  ((size < 1 << 20)) || fail "$name has $size bytes, more than 1 MiB"
+  for scheme in light dark; do
+    number=$([ $scheme = dark ] && echo 0 || echo 1)
+    for width in 400 1200; do
+      browse --blink-settings=preferredColorScheme="$number" --window-size="$width,1600" \
+        --screenshot="$out/$name-$scheme-$width.png" "file://$page" >/dev/null || fail "$name, $scheme: the browser ended with an error"
+      [ -s "$out/$name-$scheme-$width.png" ] || fail "$name, $scheme: no picture"
+      if grep -E 'CONSOLE|Refused to' "$work/log"; then
+        fail "$name, $scheme: the page asked for something or failed at something"
+      fi
+    done
+    {
+      for width in 400 703 1200; do
+        echo "<iframe id=f$width style='width:${width}px;height:900px;border:0' src='file://$page'></iframe>"
+      done
+      echo "<script>"
+      cat "$work/frame.js"
+      echo "</script>"
+    } >"$work/frame.html"
+    title=$(browse --blink-settings=preferredColorScheme="$number" --window-size=1300,1000 --allow-file-access-from-files \
+      --virtual-time-budget=20000 --dump-dom "file://$work/frame.html" | grep -oE '<title>(GOOD|BAD)[^<]*' || true)
+    [ "$title" = "<title>GOOD" ] || fail "$name, $scheme: ${title:-the browser gave no answer}"
+  done
+  cmp -s "$out/$name-light-400.png" "$out/$name-dark-400.png" && fail "$name: light and dark are the same"
+  browse --print-to-pdf="$out/$name.pdf" "file://$page" >/dev/null || fail "$name cannot be printed"
+  echo "$name ($size bytes): drawn at 400 and 1200 pixels, in light, in dark and on paper"
+}
+
+for page in "${pages[@]}"; do
+  [ -f "$page" ] || { echo "screenshots.sh: $page: no such file" >&2; exit 2; }
+  look "$page"
 done
-cmp -s "$out/light-400.png" "$out/dark-400.png" && { echo "FAILED: light and dark are the same"; failed=1; }
-"$browser" --headless --no-sandbox --disable-gpu --user-data-dir="$work/profile" --print-to-pdf="$out/paper.pdf" "file://$page" \
-  >/dev/null 2>&1 || { echo "FAILED: it cannot be printed"; failed=1; }
-
-# Is anything wider than a screen of 400? A browser's window is at least 500 wide, a frame may be narrower.
-cat >"$work/frame.html" <<HTML
-<iframe id=f style="width:400px;height:900px;border:0" src="file://$page"></iframe><script>
-f.onload=()=>{const d=f.contentDocument.documentElement;document.title=d.scrollWidth>400?'WIDE '+d.scrollWidth:'FITS'}</script>
-HTML
-title=$("$browser" --headless --no-sandbox --disable-gpu --allow-file-access-from-files --user-data-dir="$work/profile" \
-  --virtual-time-budget=5000 --dump-dom "file://$work/frame.html" 2>/dev/null | grep -oE '<title>[^<]*' || true)
-[ "$title" = "<title>FITS" ] || { echo "FAILED: the page is wider than 400 pixels: ${title:-no answer}"; failed=1; }
-
 ((failed == 0)) || exit 1
-echo "The page ($size bytes) was drawn at 400 and 1200 pixels, in light, in dark and on paper; it asked for nothing."
+echo "Nothing asked for anything, nothing was cut or covered."
 [ "$out" = "$work" ] || ls "$out"

@@ -128,7 +128,7 @@ pub(super) fn changes(group: &[Entry]) -> Option<String> {
         .filter_map(|(_, (name, words))| {
             let title = match name.strip_prefix("aio_").and_then(|name| name.strip_suffix("_ns")) {
                 Some(monitor) => format!("Time of aio on {monitor} against each, {}", group_name(group)),
-                None => format!("{words} against the baseline, {}", group_name(group)),
+                None => format!("Change of {words} against the baseline, {}", group_name(group)),
             };
             let arms: Vec<(&Entry, &Comparison, Estimate)> = group
                 .iter()
