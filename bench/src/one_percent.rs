@@ -10,7 +10,7 @@ pub(crate) mod explain;
 pub(crate) mod lab;
 pub(crate) mod model;
 mod plan;
-mod report;
+pub(crate) mod report;
 mod scratch;
 pub(crate) mod words;
 

@@ -155,10 +155,7 @@ fn a_report_is_a_page_and_markdown_and_a_baseline() {
     let output = run(&[&SHORT[..], &["--json", &json, "--html", &page, "--markdown"]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let markdown = text(&output.stdout);
-    assert!(
-        markdown.starts_with("### bench eventfd") && markdown.contains("| case | time (ns) |"),
-        "{markdown}"
-    );
+    assert!(markdown.starts_with("### bench eventfd") && markdown.contains("| time, ns |"), "{markdown}");
     let html = fs::read_to_string(&page).unwrap();
     assert!(html.starts_with("<!DOCTYPE html>") && html.contains("A read(2) of an eventfd costs "));
     assert!(html.len() < 1 << 20 && html.contains("<h2>To repeat it</h2>"));

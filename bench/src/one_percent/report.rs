@@ -2,7 +2,7 @@
 
 use super::lab::Savings;
 use super::model::{Outcome, Verdict};
-use super::words::share;
+use super::words::{estimate, share};
 use crate::measure::Estimate;
 use crate::report::number::{fixed, number, range, signed};
 use crate::report::saved::obstacle;
@@ -107,4 +107,67 @@ fn counted(outcomes: &[Outcome], lab: &[Savings]) -> Table {
         table.row(cells);
     }
     table
+}
+
+/// What a page and Markdown say of one cell, in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Line {
+    pub(crate) name: String,
+    pub(crate) iteration_us: String,
+    pub(crate) read_ns: String,
+    /// Per request, with the read(2) to without.
+    pub(crate) reads: String,
+    pub(crate) predicted: String,
+    pub(crate) saved: String,
+    /// Of the prediction, or why there is none.
+    pub(crate) verdict: String,
+    pub(crate) agrees: bool,
+    pub(crate) is_measured: bool,
+    pub(crate) cpu_saved_ns: String,
+    pub(crate) cpu_predicted_ns: String,
+    pub(crate) syscalls: String,
+    pub(crate) instructions: String,
+}
+
+impl Line {
+    pub(crate) fn of(outcome: &Outcome, lab: &[Savings]) -> Self {
+        let verdict = match (outcome.saved, outcome.verdict(), &outcome.obstacle) {
+            (Some(_), Some(verdict), _) => verdict.word().to_owned(),
+            (Some(_), None, _) => "too few rounds".to_owned(),
+            (None, _, Some(why)) => format!("not measured: {}", obstacle(why)),
+            (None, _, None) => "not measured".to_owned(),
+        };
+        let signed_estimate = |estimate: Estimate| {
+            let interval = estimate.interval.map(|interval| format!(" ({})", range(interval, signed)));
+            format!("{}{}", signed(estimate.median), interval.unwrap_or_default())
+        };
+        let cpu_verdict = outcome.cpu_verdict().map(|verdict| {
+            let word = if verdict.agrees() { "agrees" } else { verdict.word() };
+            format!(": {word}")
+        });
+        let counts = |classic: f64, without: Option<f64>| match without {
+            Some(without) => format!("{} to {}", fixed(classic, 2), fixed(without, 2)),
+            None => fixed(classic, 2),
+        };
+        let (classic, without) = (outcome.classic, outcome.autoreset);
+        Self {
+            name: outcome.short_name(),
+            iteration_us: number(outcome.iteration_us),
+            read_ns: outcome.read_words(),
+            reads: counts(classic.reads, without.map(|counts| counts.reads)),
+            predicted: outcome.predicted.map(|predicted| share(predicted.median)).unwrap_or_default(),
+            saved: outcome.saved.map(estimate).unwrap_or_default(),
+            verdict,
+            agrees: outcome.verdict().is_some_and(Verdict::agrees),
+            is_measured: outcome.saved.is_some(),
+            cpu_saved_ns: outcome.cpu_saved_ns.map(signed_estimate).unwrap_or_default(),
+            cpu_predicted_ns: outcome
+                .cpu_saved_ns
+                .and(outcome.cpu_predicted_ns)
+                .map(|predicted| format!("{}{}", signed(predicted.median), cpu_verdict.unwrap_or_default()))
+                .unwrap_or_default(),
+            syscalls: counts(classic.syscalls, without.map(|counts| counts.syscalls)),
+            instructions: Savings::of(outcome, lab).map(number).unwrap_or_default(),
+        }
+    }
 }

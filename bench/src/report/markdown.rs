@@ -1,7 +1,13 @@
-//! A report as Markdown (GitHub's tables), for issues and mails: what was run, what it says, the numbers.
+//! A report as Markdown (GitHub's tables), for issues and mails: what it says, the numbers, what was run and where. The tables'
+//! columns are filled up, so that they can be read where nothing draws them.
 
+use super::metric::heading;
 use super::number::{number, percent, range};
 use super::saved::{Document, Entry, metric_names};
+use crate::one_percent::cell::Cell;
+use crate::one_percent::lab;
+use crate::one_percent::model::{self, Outcome};
+use crate::one_percent::report::Line;
 use std::fmt::Write as _;
 
 /// The report as text.
@@ -14,74 +20,195 @@ pub(crate) fn render(document: &Document) -> String {
     if !document.complete {
         text.push_str("* Stopped by Ctrl-C: the tables hold what was finished.\n");
     }
-    for group in document.groups() {
-        let _ = writeln!(text, "\n**{}**\n", escape(group.first().map_or("", |entry| &entry.group)));
-        table(&mut text, group);
+    let outcomes = model::outcomes(&document.results);
+    if !outcomes.is_empty() {
+        text.push('\n');
+        text.push_str(&cells(&outcomes, &lab::savings(&document.results)));
     }
-    let fact =
-        |name: &str| document.environment.get(name).and_then(|value| value.as_str()).unwrap_or("unknown");
-    let _ = writeln!(
-        text,
-        "\n`{}` on {}, {}, CPUs {}{}",
-        document.command.replace('`', "'"),
-        escape(fact("kernel")),
-        escape(fact("cpu_model")),
-        escape(fact("cpus_allowed")),
-        document.workload.as_ref().map(|workload| format!("; {}", escape(workload))).unwrap_or_default(),
-    );
+    for group in document.groups() {
+        let name = group.first().map_or("", |entry| &entry.group);
+        // A cell's arms have said what they have to say in the table of all cells.
+        if outcomes.is_empty() || Cell::parse(name).is_none() {
+            let _ = write!(text, "\n**{}**\n\n{}", escape(name), numbers(group));
+        }
+    }
+    text.push('\n');
+    for line in environment(document) {
+        // Indented text is taken as it is.
+        let _ = writeln!(text, "    {}", line.replace(['\n', '\r'], " "));
+    }
     text
 }
 
-fn table(text: &mut String, group: &[Entry]) {
-    // Tails that only a graph can use are left out.
-    let names: Vec<_> = metric_names(group)
-        .into_iter()
-        .filter(|(name, _)| !["p01_us", "p10_us", "p25_us", "p75_us", "p90_us", "p9999_us"].contains(name))
-        .collect();
-    let heading = |(name, unit): &(&str, &str)| {
-        let unit = if unit.is_empty() { String::new() } else { format!(" ({unit})") };
-        let name = ["_ns", "_us"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
-        format!(" {}{unit} |", escape(name))
+/// The command, and what one has to know of the machine.
+fn environment(document: &Document) -> Vec<String> {
+    let value = |name: &str| document.environment.get(name).and_then(|value| value.as_str());
+    let fact = |name: &str| value(name).unwrap_or("unknown");
+    let mut machine = vec![fact("kernel"), fact("cpu_model")];
+    machine.extend(value("virtualisation"));
+    let cpus = format!("CPUs {}", fact("cpus_allowed"));
+    let version = format!("bench {}", fact("bench_version"));
+    machine.extend([cpus.as_str(), version.as_str()]);
+    let mut lines = vec![format!("$ {}", document.command), machine.join("; ")];
+    lines.extend(document.workload.clone());
+    let warnings = document.environment.get("warnings").and_then(|value| value.as_array());
+    lines.extend(
+        warnings.into_iter().flatten().filter_map(|value| Some(format!("warning: {}", value.as_str()?))),
+    );
+    lines
+}
+
+/// A table: the headings (those of numbers end in a colon, as in the line below them), and the rows.
+fn table(headings: &[(String, bool)], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).chain([&headings[column].0]);
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0).max(3)
     };
-    let _ =
-        writeln!(text, "| case |{} against its baseline |", names.iter().map(heading).collect::<String>());
-    let _ = writeln!(text, "|:--|{}:--|", "--:|".repeat(names.len()));
-    for entry in group {
-        if let Some(why) = entry.missing() {
-            let _ =
-                writeln!(text, "| {} |{} {} |", escape(&entry.case), " |".repeat(names.len()), escape(&why));
-            continue;
+    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    let line = |cells: &mut dyn Iterator<Item = &String>| {
+        let mut line = String::from("|");
+        for ((cell, width), (_, is_number)) in cells.zip(&widths).zip(headings) {
+            let _ = if *is_number {
+                write!(line, " {cell:>width$} |")
+            } else {
+                write!(line, " {cell:<width$} |")
+            };
         }
-        let cell =
-            |(name, _): &(&str, &str)| format!(" {} |", entry.median(name).map(number).unwrap_or_default());
-        let cells: String = names.iter().map(cell).collect();
-        let _ = writeln!(
-            text,
-            "| {} |{cells} {} |",
-            escape(&entry.case),
-            escape(&change(entry).unwrap_or_default())
-        );
+        line + "\n"
+    };
+    let mut text = line(&mut headings.iter().map(|(heading, _)| heading));
+    text.push('|');
+    for (width, (_, is_number)) in widths.iter().zip(headings) {
+        let rule = "-".repeat(width + 1);
+        let _ = if *is_number { write!(text, "{rule}:|") } else { write!(text, ":{rule}|") };
     }
+    text.push('\n');
+    for row in rows {
+        text.push_str(&line(&mut row.iter()));
+    }
+    text
 }
 
-/// The change of the first metric that was compared: `iops +3.0% (+2.0% to +4.0%)`.
+/// The table of `bench one-percent`.
+fn cells(outcomes: &[Outcome], lab: &[lab::Savings]) -> String {
+    let mut headings: Vec<(String, bool)> = [
+        ("loop, disk, place", false),
+        ("t_iter, us", true),
+        ("t_read, ns", true),
+        ("read(2) a request", true),
+        ("predicted", true),
+        ("saved of t_iter (95% interval)", true),
+        ("prediction", false),
+        ("device CPU saved, ns", true),
+        ("predicted, ns", true),
+        ("system calls a request", true),
+    ]
+    .map(|(heading, is_number)| (escape(heading), is_number))
+    .to_vec();
+    if !lab.is_empty() {
+        headings.push(("instructions (lab)".to_owned(), true));
+    }
+    let row = |outcome: &Outcome| {
+        let line = Line::of(outcome, lab);
+        let mut cells = vec![
+            line.name,
+            line.iteration_us,
+            line.read_ns,
+            line.reads,
+            line.predicted,
+            line.saved,
+            line.verdict,
+            line.cpu_saved_ns,
+            line.cpu_predicted_ns,
+            line.syscalls,
+        ];
+        if !lab.is_empty() {
+            cells.push(line.instructions);
+        }
+        cells.iter().map(|cell| escape(cell)).collect()
+    };
+    table(&headings, &outcomes.iter().map(row).collect::<Vec<_>>())
+}
+
+/// The table of a group, without what only a graph can use, and with counts that are the same in all arms in a line below.
+fn numbers(group: &[Entry]) -> String {
+    const TAILS: [&str; 6] = ["p01_us", "p10_us", "p25_us", "p75_us", "p90_us", "p9999_us"];
+    let measured: Vec<&Entry> = group.iter().filter(|entry| entry.missing().is_none()).collect();
+    let shown = |entry: &Entry, name: &str| entry.median(name).map(number).unwrap_or_default();
+    let same = |(name, unit): &(&str, &str)| {
+        let mut all = measured.iter().map(|entry| shown(entry, name));
+        let first = all.next();
+        unit.is_empty() && measured.len() > 1 && all.all(|other| Some(other) == first)
+    };
+    let names = metric_names(group).into_iter().filter(|(name, _)| !TAILS.contains(name));
+    let (same, names): (Vec<_>, Vec<_>) = names.partition(same);
+
+    let named = |(name, unit): &(&str, &str)| match heading(name, unit) {
+        (name, Some(unit)) => (escape(&format!("{name}, {unit}")), true),
+        (name, None) => (escape(&name), true),
+    };
+    let compared = measured.iter().any(|entry| change(entry).is_some());
+    let mut headings = vec![("case".to_owned(), false)];
+    headings.extend(names.iter().map(named));
+    if compared {
+        headings.push(("against its baseline".to_owned(), false));
+    }
+    let row = |entry: &&Entry| {
+        let mut cells = vec![escape(&entry.case)];
+        cells.extend(names.iter().map(|(name, _)| shown(entry, name)));
+        if compared {
+            cells.push(escape(&change(entry).unwrap_or_default()));
+        }
+        cells
+    };
+    let mut text = if measured.is_empty() {
+        String::new()
+    } else {
+        table(&headings, &measured.iter().map(row).collect::<Vec<_>>())
+    };
+    let mut notes: Vec<String> = Vec::new();
+    if let Some(first) = measured.first().filter(|_| !same.is_empty()) {
+        let counts =
+            same.iter().map(|(name, unit)| format!("{} {}", heading(name, unit).0, shown(first, name)));
+        notes.push(format!("In all of them: {}.", counts.collect::<Vec<_>>().join(", ")));
+    }
+    notes.extend(group.iter().filter_map(|entry| Some(format!("{}: {}.", entry.case, entry.missing()?))));
+    for note in notes {
+        let _ = writeln!(text, "{}{}", if text.is_empty() { "" } else { "\n" }, escape(&note));
+    }
+    text
+}
+
+/// The change of the first metric that was compared, `IOPS +3.0% (+2.0% to +4.0%)`; of all that are another of our loops.
 fn change(entry: &Entry) -> Option<String> {
-    let mut compared = metric_names(std::slice::from_ref(entry)).into_iter();
-    let (name, ratio) = compared.find_map(|(name, _)| Some((name, entry.versus(name)?.ratio?)))?;
-    let interval =
-        ratio.interval.map(|interval| format!(" ({})", range(interval, percent))).unwrap_or_default();
-    Some(format!("{name} {}{interval}", percent(ratio.median)))
+    let compared = metric_names(std::slice::from_ref(entry)).into_iter();
+    let compared = compared.filter_map(|(name, unit)| Some((name, unit, entry.versus(name)?.ratio?)));
+    let changes =
+        compared.enumerate().take_while(|(index, (name, ..))| *index == 0 || name.starts_with("aio_"));
+    let changes: Vec<String> = changes
+        .map(|(_, (name, unit, ratio))| {
+            let interval =
+                ratio.interval.map(|interval| format!(" ({})", range(interval, percent))).unwrap_or_default();
+            format!("{} {}{interval}", heading(name, unit).0, percent(ratio.median))
+        })
+        .collect();
+    (!changes.is_empty()).then(|| changes.join(", "))
 }
 
-/// Keeps a text from being taken for Markdown.
+/// Keeps a text from being taken for Markdown. An underscore within a word is none of its signs.
 pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
+    let mut before = ' ';
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        let within = before.is_alphanumeric() && characters.peek().is_some_and(|next| next.is_alphanumeric());
         match character {
+            '_' if within => escaped.push('_'),
             '|' | '*' | '_' | '`' | '[' | ']' | '<' | '>' | '\\' | '#' => escaped.extend(['\\', character]),
             '\n' | '\r' => escaped.push(' '),
             character => escaped.push(character),
         }
+        before = character;
     }
     escaped
 }
@@ -92,28 +219,72 @@ mod tests {
 
     #[test]
     fn nothing_in_a_report_is_taken_for_markdown() {
-        assert_eq!(escape("a|b*c_d\n<script>"), "a\\|b\\*c\\_d \\<script\\>");
+        assert_eq!(escape("a|b*c\n<script>"), "a\\|b\\*c \\<script\\>");
+        assert_eq!(escape("_a_ io_uring x_"), "\\_a\\_ io_uring x\\_");
     }
 
     #[test]
     fn a_report_has_its_sentences_its_tables_and_its_command() {
-        let json = r#"{"schema":"bench/1","benchmark":"virtio-blk","command":"bench --quick","workload":"randread",
-            "complete":false,"environment":{"kernel":"Linux 6.1","cpu_model":null},"conclusions":["It is so."],"results":[
+        let json = r#"{"schema":"bench/1","benchmark":"virtio-blk","command":"bench --quick","workload":"randread\nbs=4k",
+            "complete":false,"environment":{"kernel":"Linux 6.1","cpu_model":null,"warnings":["it is busy"]},
+            "conclusions":["It is so."],"results":[
             {"group":"one CPU","case":"epoll/classic","status":"measured","reason":null,"baseline":null,"metrics":{
               "iops":{"unit":"1/s","better":"higher","n":1,"median":1000.0,"mad":0.0,"min":1.0,"max":1.0,"values":[1000.0],
-              "versus":null}}},
+              "versus":null},"kicks":{"unit":"","better":"lower","n":1,"median":1.0,"mad":0.0,"min":1.0,"max":1.0,
+              "values":[1.0],"versus":null},"reads":{"unit":"","better":"lower","n":1,"median":1.0,"mad":0.0,"min":1.0,
+              "max":1.0,"values":[1.0],"versus":null}}},
+            {"group":"one CPU","case":"epoll/edge","status":"measured","reason":null,"baseline":"epoll/classic","metrics":{
+              "iops":{"unit":"1/s","better":"higher","n":6,"median":20000.0,"mad":0.0,"min":1.0,"max":1.0,"values":[1.0],
+              "versus":{"pairs":6,"difference":{"median":19000.0,"interval":null},
+                "ratio":{"median":1.25,"interval":{"low":1.125,"high":1.5}},"verdict":"faster"}},
+              "kicks":{"unit":"","better":"lower","n":1,"median":1.0,"mad":0.0,"min":1.0,"max":1.0,"values":[1.0],
+              "versus":null},"reads":{"unit":"","better":"lower","n":1,"median":0.0,"mad":0.0,"min":1.0,"max":1.0,
+              "values":[0.0],"versus":null}}},
             {"group":"one CPU","case":"poll/edge","status":"unavailable","reason":"no edges","baseline":null,"metrics":{}}]}"#;
         let text = render(&Document::parse(json).unwrap());
-        for line in [
-            "### bench virtio-blk",
-            "* It is so.",
-            "* Stopped by Ctrl-C: the tables hold what was finished.",
-            "| case | iops (1/s) | against its baseline |",
-            "| epoll/classic | 1,000 |  |",
-            "| poll/edge | | not available: no edges |",
-            "`bench --quick` on Linux 6.1, unknown, CPUs unknown; randread",
-        ] {
-            assert!(text.lines().any(|found| found == line), "{line}: {text}");
-        }
+        let expected = "### bench virtio-blk\n\n\
+            * It is so.\n\
+            * Stopped by Ctrl-C: the tables hold what was finished.\n\n\
+            **one CPU**\n\n\
+            | case          | IOPS, 1/s | reads | against its baseline           |\n\
+            |:--------------|----------:|------:|:-------------------------------|\n\
+            | epoll/classic |     1,000 |  1.00 |                                |\n\
+            | epoll/edge    |    20,000 |  0.00 | IOPS +25.0% (+12.5% to +50.0%) |\n\n\
+            In all of them: kicks 1.00.\n\n\
+            poll/edge: not available: no edges.\n\n    \
+            $ bench --quick\n    \
+            Linux 6.1; unknown; CPUs unknown; bench unknown\n    \
+            randread bs=4k\n    \
+            warning: it is busy\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn one_percent_is_one_table_with_a_line_for_each_cell() {
+        let document = Document::parse(include_str!("../one_percent/golden/first.json")).unwrap();
+        let text = render(&document);
+        let outcomes = model::outcomes(&document.results);
+        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with('|')).collect();
+        assert_eq!(lines.len(), outcomes.len() + 2, "{text}");
+        let widths: Vec<usize> = lines.iter().map(|line| line.chars().count()).collect();
+        assert!(
+            widths.iter().all(|width| *width == widths[0]),
+            "every line of the table is as long: {widths:?}"
+        );
+        let line = Line::of(&outcomes[0], &[]);
+        let cells: Vec<&str> = lines[2].split('|').map(str::trim).filter(|cell| !cell.is_empty()).collect();
+        let expected = [
+            &line.name,
+            &line.iteration_us,
+            &line.read_ns,
+            &line.reads,
+            &line.predicted,
+            &line.saved,
+            &line.verdict,
+            &line.cpu_saved_ns,
+            &line.cpu_predicted_ns,
+            &line.syscalls,
+        ];
+        assert_eq!(cells, expected);
     }
 }

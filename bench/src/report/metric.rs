@@ -12,7 +12,9 @@ pub(crate) fn heading<'a>(name: &str, unit: &'a str) -> (String, Option<&'a str>
         "iops" => "IOPS".to_owned(),
         _ => match percent_of(bare) {
             Some(percent) => format!("p{percent}"),
-            None => bare.replace("device_cpu", "device CPU").replace('_', " "),
+            None => {
+                bare.replace("device_cpu", "device CPU").replace('_', " ").replace("io uring", "io_uring")
+            }
         },
     };
     (name, unit)
@@ -55,6 +57,8 @@ mod tests {
             [of("iops", "1/s"), of("reads", "reads"), of("device_reads", "reads")],
             ["IOPS|1/s", "reads|-", "device reads|-"]
         );
+        assert_eq!(of("intended_p999_us", "us"), "intended p99.9|us");
+        assert_eq!(of("aio_io_uring_ns", "ns"), "aio io_uring|ns");
         assert_eq!([of("handler_bytes", "bytes"), of("kicks_held", "")], ["handler|bytes", "kicks held|-"]);
         assert_eq!(
             [of("latency_max_over_median", "ratio"), of("ppoll", "")],

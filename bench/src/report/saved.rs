@@ -131,7 +131,7 @@ pub(crate) fn obstacle(why: &str) -> &str {
 
 /// The metrics of a group's rows, those that people look at first in front.
 pub(crate) fn metric_names(entries: &[Entry]) -> Vec<(&str, &str)> {
-    const FIRST: [&str; 12] = [
+    const FIRST: [&str; 13] = [
         "iops",
         "time_ns",
         "round_trip_ns",
@@ -144,6 +144,7 @@ pub(crate) fn metric_names(entries: &[Entry]) -> Vec<(&str, &str)> {
         "waits",
         "writes",
         "enters",
+        "classic",
     ];
     let mut names: Vec<(&str, &str)> = Vec::new();
     for (name, metric) in entries.iter().flat_map(|entry| &entry.metrics) {

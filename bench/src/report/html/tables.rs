@@ -2,13 +2,13 @@
 
 use super::svg::escape;
 use crate::compare::Compared;
-use crate::measure::{Estimate, Verdict};
+use crate::measure::Verdict;
 use crate::one_percent::lab::Savings;
-use crate::one_percent::model::{self as one_percent, Outcome};
-use crate::one_percent::words;
+use crate::one_percent::model::Outcome;
+use crate::one_percent::report::Line;
 use crate::report::metric::heading;
-use crate::report::number::{fixed, number, percent, range, signed};
-use crate::report::saved::{Entry, metric_names, obstacle};
+use crate::report::number::{number, percent, signed};
+use crate::report::saved::{Entry, metric_names};
 use std::fmt::Write as _;
 
 /// With more metrics than this, and fewer cases than that, the metrics are rows: the table then fits on a screen and on paper.
@@ -31,51 +31,31 @@ fn head((name, unit): (String, Option<&str>)) -> String {
 
 /// The table of `bench one-percent`.
 pub(super) fn cells(outcomes: &[Outcome], lab: &[Savings]) -> String {
-    let share = |estimate: Option<Estimate>| estimate.map(words::estimate).unwrap_or_default();
     let row = |outcome: &Outcome| {
-        let verdict = match (outcome.verdict(), &outcome.obstacle) {
-            (Some(verdict), _) => {
-                let class = if verdict.agrees() { "words good" } else { "words" };
-                format!("<td class=\"{class}\">{}</td>", verdict.word())
-            }
-            (None, Some(why)) => {
-                format!("<td class=\"remark\">not measured: {}</td>", escape(obstacle(why)))
-            }
-            (None, None) => "<td class=\"words\">too few rounds</td>".to_owned(),
+        let line = Line::of(outcome, lab);
+        let class = match (line.is_measured, line.agrees) {
+            (false, _) => "remark",
+            (true, true) => "words good",
+            (true, false) => "words",
         };
-        let cpu = outcome.cpu_saved_ns.zip(outcome.cpu_predicted_ns).map(|(saved, predicted)| {
-            let interval = saved.interval.map(|interval| format!(" ({})", range(interval, signed)));
-            let agrees =
-                |verdict: one_percent::Verdict| if verdict.agrees() { "agrees" } else { verdict.word() };
-            let verdict = outcome.cpu_verdict().map(|verdict| format!(": {}", agrees(verdict)));
-            format!(
-                "{}{}<br>predicted {}{}",
-                signed(saved.median),
-                interval.unwrap_or_default(),
-                signed(predicted.median),
-                verdict.unwrap_or_default()
-            )
-        });
-        let calls = |without: Option<f64>, classic: f64| match without {
-            Some(without) => format!("{} to {}", fixed(classic, 2), fixed(without, 2)),
-            None => fixed(classic, 2),
+        let cpu = if line.cpu_predicted_ns.is_empty() {
+            line.cpu_saved_ns
+        } else {
+            format!("{}<br>predicted {}", line.cpu_saved_ns, line.cpu_predicted_ns)
         };
-        let mut cells = format!(
-            "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>{verdict}<td>{}</td><td>{}</td>",
-            escape(&outcome.short_name()),
-            number(outcome.iteration_us),
-            escape(&outcome.read_words()),
-            calls(outcome.autoreset.map(|counts| counts.reads), outcome.classic.reads),
-            outcome.predicted.map(|predicted| words::share(predicted.median)).unwrap_or_default(),
-            share(outcome.saved),
-            cpu.unwrap_or_default(),
-            calls(outcome.autoreset.map(|counts| counts.syscalls), outcome.classic.syscalls),
-        );
-        if !lab.is_empty() {
-            let saved = Savings::of(outcome, lab).map(number).unwrap_or_default();
-            let _ = write!(cells, "<td>{saved}</td>");
-        }
-        cells + "</tr>"
+        let more = if lab.is_empty() { String::new() } else { format!("<td>{}</td>", line.instructions) };
+        format!(
+            "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td class=\"{class}\">{}</td>\
+             <td>{cpu}</td><td>{}</td>{more}</tr>",
+            escape(&line.name),
+            line.iteration_us,
+            escape(&line.read_ns),
+            line.reads,
+            line.predicted,
+            line.saved,
+            escape(&line.verdict),
+            line.syscalls,
+        )
     };
     let rows: String = outcomes.iter().map(row).collect();
     let more = if lab.is_empty() { "" } else { "<th scope=\"col\">instructions<br>saved (lab)</th>" };
