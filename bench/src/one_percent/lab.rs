@@ -12,6 +12,7 @@ use std::io::Read;
 use std::path::Path;
 
 const SCHEMA: &str = "kernel-lab/1";
+const UNIT: &str = "instructions per request";
 /// The group of its rows in our report.
 const GROUP: &str = "kernel lab, instructions per request";
 /// Its files have a few kilobytes.
@@ -28,9 +29,15 @@ pub(crate) struct Savings {
     pub(crate) autoreset: f64,
 }
 
+/// What every version of the file has.
+#[derive(Deserialize)]
+struct Header {
+    schema: String,
+}
+
 #[derive(Deserialize)]
 struct Document {
-    schema: String,
+    unit: String,
     savings: Vec<Savings>,
 }
 
@@ -41,7 +48,7 @@ impl Savings {
     }
 
     /// What the lab counted for one read less of a cell's loop, on the kernel that needs the fewest patches for it, times the
-    /// reads that the cell saves. `None` if the lab has not that loop, or the cell no read to save.
+    /// reads that the cell saves. `None` if the lab has not that loop.
     pub(crate) fn of(outcome: &Outcome, lab: &[Self]) -> Option<f64> {
         let arm = outcome.cell.autoreset()?.to_string();
         let savings = lab.iter().find(|savings| savings.arm() == arm)?;
@@ -59,16 +66,33 @@ pub(super) fn read(path: &Path) -> Result<Vec<Savings>, Error> {
 }
 
 fn parse(text: &str) -> Result<Vec<Savings>, String> {
-    let document: Document = serde_json::from_str(text)
-        .map_err(|error| format!("this is no report of scripts/kernel-lab.sh bench --json ({error})"))?;
-    if document.schema != SCHEMA {
-        return Err(format!("its schema is '{}', and this bench reads {SCHEMA}", document.schema));
+    let other = |error: serde_json::Error| {
+        format!("this is no report of scripts/kernel-lab.sh bench --json ({error})")
+    };
+    let Header { schema } = serde_json::from_str(text).map_err(other)?;
+    if schema != SCHEMA {
+        return Err(format!("its schema is '{}', and this bench reads {SCHEMA}", schema.escape_debug()));
     }
-    let sound = |savings: &Savings| savings.classic > 0.0 && savings.autoreset > 0.0;
-    if !document.savings.iter().all(sound) {
+    let Document { unit, savings } = serde_json::from_str(text).map_err(other)?;
+    if unit != UNIT {
+        return Err(format!("it counts '{}', and this bench reads {UNIT}", unit.escape_debug()));
+    }
+    if savings.is_empty() {
+        return Err("no arm in it does without the read(2), so it says nothing of what that saves".to_owned());
+    }
+    if !savings.iter().all(|savings| savings.classic > 0.0 && savings.autoreset > 0.0) {
         return Err("it has counts that are not positive".to_owned());
     }
-    Ok(document.savings)
+    let named = |name: &str| {
+        !name.is_empty()
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+'))
+    };
+    if !savings.iter().all(|savings| {
+        [&savings.kernel, &savings.monitor, &savings.reset].map(|name| named(name)) == [true; 3]
+    }) {
+        return Err("it has names of kernels or arms that no lab gives".to_owned());
+    }
+    Ok(savings)
 }
 
 /// Rows for our own report.
@@ -114,6 +138,8 @@ pub(crate) fn savings(entries: &[Entry]) -> Vec<Savings> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::one_percent::model::outcomes;
+    use crate::one_percent::model::tests::cell;
 
     const LAB: &str = r#"{"schema":"kernel-lab/1","unit":"instructions per request","kernels":{},"savings":[
         {"kernel":"0001","monitor":"poll","reset":"kernel-flag","classic":10000.0,"autoreset":9500.0,"saved_percent":5.0}]}"#;
@@ -127,8 +153,49 @@ mod tests {
 
     #[test]
     fn what_is_no_such_report_is_refused() {
-        assert!(parse("{}").unwrap_err().contains("kernel-lab.sh"));
-        assert!(parse(&LAB.replace("lab/1", "lab/9")).unwrap_err().contains("'kernel-lab/9'"));
-        assert!(parse(&LAB.replace("9500.0", "0")).unwrap_err().contains("not positive"));
+        for (text, part) in [
+            (String::new(), "no report of scripts/kernel-lab.sh"),
+            ("{}".to_owned(), "missing field `schema`"),
+            (LAB[..LAB.len() / 2].to_owned(), "EOF"),
+            (
+                LAB.replace("lab/1", "lab/9"),
+                "its schema is 'kernel-lab/9', and this bench reads kernel-lab/1",
+            ),
+            // Another version need not have our fields, and a report of ours has a schema too.
+            (r#"{"schema":"bench/1"}"#.to_owned(), "its schema is 'bench/1'"),
+            (LAB.replace("instructions per", "cycles per"), "it counts 'cycles per request'"),
+            (LAB.replace("9500.0", "0"), "not positive"),
+            (LAB.replace("10000.0", "-1"), "not positive"),
+            (LAB.replace("\"0001\"", "\"a\\nb\""), "names of kernels or arms"),
+            (LAB.replace("\"poll\"", "\"\""), "names of kernels or arms"),
+            (
+                r#"{"schema":"kernel-lab/1","unit":"instructions per request","savings":[]}"#.to_owned(),
+                "no arm in it",
+            ),
+        ] {
+            let why = parse(&text).unwrap_err();
+            assert!(why.contains(part) && !why.contains('\n'), "{part}: {why}");
+        }
+    }
+
+    #[test]
+    fn a_cell_has_the_count_of_its_own_loop_times_its_reads() {
+        let savings = |kernel: &str, monitor: &str, classic| Savings {
+            kernel: kernel.to_owned(),
+            monitor: monitor.to_owned(),
+            reset: "edge".to_owned(),
+            classic,
+            autoreset: 9_000.0,
+        };
+        let lab = [
+            savings("stock", "io_uring", 9_700.0),
+            savings("stock", "epoll", 9_400.0),
+            savings("0002", "epoll", 9_100.0),
+        ];
+        let mut outcome = outcomes(&cell("null", 4_000.0, 200.0)).remove(0);
+        assert_eq!(Savings::of(&outcome, &lab), Some(400.0));
+        outcome.classic.reads = 2.0;
+        assert_eq!(Savings::of(&outcome, &lab), Some(800.0));
+        assert_eq!(Savings::of(&outcome, &lab[..1]), None);
     }
 }

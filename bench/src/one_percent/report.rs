@@ -84,7 +84,13 @@ fn counted(outcomes: &[Outcome], lab: &[Savings]) -> Table {
     if !lab.is_empty() {
         columns.push(Column::number("instructions", "saved"));
     }
-    let mut table = Table::new("The same in the device's CPU time and by count, per request", &columns);
+    let title = if lab.is_empty() {
+        "The same in the device's CPU time and by count, per request"
+    } else {
+        "The same in the device's CPU time and by count, per request (instructions: the kernel lab's for one read, times the \
+         reads saved)"
+    };
+    let mut table = Table::new(title, &columns);
     for outcome in outcomes {
         let count = |value: Option<f64>| Cell::from(value.map(|value| fixed(value, 2)).unwrap_or_default());
         let nanoseconds =

@@ -10,9 +10,10 @@ pub(crate) fn heading<'a>(name: &str, unit: &'a str) -> (String, Option<&'a str>
     let unit = Some(unit).filter(|unit| !unit.is_empty() && !bare.ends_with(unit) && *unit != "ratio");
     let name = match bare {
         "iops" => "IOPS".to_owned(),
-        _ => match percent_of(bare) {
-            Some(percent) => format!("p{percent}"),
-            None => {
+        _ => match (percent_of(bare), bare.strip_prefix("intended_").and_then(percent_of)) {
+            (Some(percent), _) => format!("p{percent}"),
+            (None, Some(percent)) => format!("intended p{percent}"),
+            (None, None) => {
                 bare.replace("device_cpu", "device CPU").replace('_', " ").replace("io uring", "io_uring")
             }
         },

@@ -79,6 +79,31 @@ fn noise_is_not_an_answer() {
 }
 
 #[test]
+fn the_kernel_lab_is_a_sentence_with_a_part_for_each_kernel() {
+    let savings = |kernel: &str, monitor: &str, reset: &str, autoreset| Savings {
+        kernel: kernel.to_owned(),
+        monitor: monitor.to_owned(),
+        reset: reset.to_owned(),
+        classic: 10_000.0,
+        autoreset,
+    };
+    let lab = [
+        savings("stock", "epoll", "edge", 9_400.0),
+        savings("stock", "io_uring", "edge", 9_000.0),
+        savings("0001", "poll", "kernel-flag", 9_501.0),
+    ];
+    let words = conclusions(&outcomes(&sweep()), &lab);
+    assert!(
+        words.contains(
+            &"A fourth way, instructions of a request counted in the kernel lab, saves on the stock kernel 600 (6.0%) by \
+              epoll/edge, 1,000 (10.0%) by io_uring/edge; with patch 0001 499 (5.0%) by poll/kernel-flag."
+                .to_owned()
+        ),
+        "{words:?}"
+    );
+}
+
+#[test]
 fn nothing_measured_means_nothing_said() {
     assert!(conclusions(&[], &[]).is_empty());
     assert!(words(&sweep()[..1]).iter().all(|sentence| !sentence.contains("NaN")));
