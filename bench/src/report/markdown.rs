@@ -29,7 +29,7 @@ pub(crate) fn render(document: &Document) -> String {
         let name = group.first().map_or("", |entry| &entry.group);
         // A cell's arms have said what they have to say in the table of all cells.
         if outcomes.is_empty() || Cell::parse(name).is_none() {
-            let _ = write!(text, "\n**{}**\n\n{}", escape(name), numbers(group));
+            let _ = write!(text, "\n**{}**\n\n{}", escape(name), numbers(document, group));
         }
     }
     text.push('\n');
@@ -131,7 +131,7 @@ fn cells(outcomes: &[Outcome], lab: &[lab::Savings]) -> String {
 }
 
 /// The table of a group, without what only a graph can use, and with counts that are the same in all arms in a line below.
-fn numbers(group: &[Entry]) -> String {
+fn numbers(document: &Document, group: &[Entry]) -> String {
     const TAILS: [&str; 6] = ["p01_us", "p10_us", "p25_us", "p75_us", "p90_us", "p9999_us"];
     let measured: Vec<&Entry> = group.iter().filter(|entry| entry.missing().is_none()).collect();
     let shown = |entry: &Entry, name: &str| entry.median(name).map(number).unwrap_or_default();
@@ -148,16 +148,19 @@ fn numbers(group: &[Entry]) -> String {
         (name, None) => (escape(&name), true),
     };
     let compared = measured.iter().any(|entry| change(entry).is_some());
+    let common = document.common_baseline(group);
     let mut headings = vec![("case".to_owned(), false)];
     headings.extend(names.iter().map(named));
     if compared {
-        headings.push(("against its baseline".to_owned(), false));
+        headings.push((format!("against {}", escape(common.unwrap_or("its baseline"))), false));
     }
     let row = |entry: &&Entry| {
         let mut cells = vec![escape(&entry.case)];
         cells.extend(names.iter().map(|(name, _)| shown(entry, name)));
         if compared {
-            cells.push(escape(&change(entry).unwrap_or_default()));
+            let baseline = document.baseline(entry).filter(|_| common.is_none());
+            let baseline = baseline.map(|baseline| format!(" against {baseline}")).unwrap_or_default();
+            cells.push(change(entry).map(|change| escape(&(change + &baseline))).unwrap_or_default());
         }
         cells
     };
@@ -246,7 +249,7 @@ mod tests {
             * It is so.\n\
             * Stopped by Ctrl-C: the tables hold what was finished.\n\n\
             **one CPU**\n\n\
-            | case          | IOPS, 1/s | reads | against its baseline           |\n\
+            | case          | IOPS, 1/s | reads | against epoll/classic          |\n\
             |:--------------|----------:|------:|:-------------------------------|\n\
             | epoll/classic |     1,000 |  1.00 |                                |\n\
             | epoll/edge    |    20,000 |  0.00 | IOPS +25.0% (+12.5% to +50.0%) |\n\n\

@@ -19,7 +19,6 @@ const LARGEST: u64 = 256 << 20;
 /// The report of a run. The fields are described in [`super::json`].
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Document {
-    schema: String,
     pub(crate) benchmark: String,
     pub(crate) command: String,
     pub(crate) workload: Option<String>,
@@ -28,6 +27,18 @@ pub(crate) struct Document {
     pub(crate) environment: BTreeMap<String, serde_json::Value>,
     pub(crate) conclusions: Vec<String>,
     pub(crate) results: Vec<Entry>,
+    /// By group and case.
+    #[serde(skip)]
+    baselines: BTreeMap<(String, String), String>,
+}
+
+/// What a row is compared with.
+#[derive(Debug, Deserialize)]
+struct Compared {
+    group: String,
+    case: String,
+    #[serde(default)]
+    baseline: Option<String>,
 }
 
 /// One row.
@@ -55,7 +66,8 @@ impl Document {
     /// The report as it would be written.
     pub(crate) fn of(report: &Report, environment: &Environment) -> Result<Self, Error> {
         let text = super::json::to_string(report, environment);
-        let document = text.and_then(|text| serde_json::from_str(&text));
+        let text = text.map_err(|error| error.to_string());
+        let document = text.and_then(|text| Self::parse(&text));
         document.map_err(|error| Error::Failed(format!("cannot write the results as JSON: {error}")))
     }
 
@@ -69,12 +81,35 @@ impl Document {
     }
 
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let document: Self = serde_json::from_str(text)
-            .map_err(|error| format!("this is no report of bench --json ({error})"))?;
-        if document.schema != SCHEMA {
-            return Err(format!("its schema is '{}', and this bench reads {SCHEMA}", document.schema));
+        #[derive(Deserialize)]
+        struct Header {
+            schema: String,
         }
-        Ok(document)
+        #[derive(Deserialize)]
+        struct Arms {
+            results: Vec<Compared>,
+        }
+        let other = |error: serde_json::Error| format!("this is no report of bench --json ({error})");
+        // First of all: another version need not have our fields.
+        let Header { schema } = serde_json::from_str(text).map_err(other)?;
+        if schema != SCHEMA {
+            return Err(format!("its schema is '{}', and this bench reads {SCHEMA}", schema.escape_debug()));
+        }
+        let Arms { results } = serde_json::from_str(text).map_err(other)?;
+        let baselines = results.into_iter().filter_map(|arm| Some(((arm.group, arm.case), arm.baseline?)));
+        Ok(Self { baselines: baselines.collect(), ..serde_json::from_str(text).map_err(other)? })
+    }
+
+    /// The case that a row is compared with.
+    pub(crate) fn baseline(&self, entry: &Entry) -> Option<&str> {
+        self.baselines.get(&(entry.group.clone(), entry.case.clone())).map(String::as_str)
+    }
+
+    /// The case that all rows of a group are compared with, if there is one.
+    pub(crate) fn common_baseline(&self, group: &[Entry]) -> Option<&str> {
+        let mut all = group.iter().filter_map(|entry| self.baseline(entry));
+        let first = all.next()?;
+        all.all(|other| other == first).then_some(first)
     }
 
     /// The rows of each group, in their order.
@@ -170,6 +205,32 @@ mod tests {
     }
 
     #[test]
+    fn a_row_knows_what_it_is_compared_with() {
+        let arm = |group: &str, case: &str, baseline: &str| {
+            format!(
+                r#"{{"group":"{group}","case":"{case}","status":"measured","reason":null,"baseline":{baseline},"metrics":{{}}}}"#
+            )
+        };
+        let results = [
+            arm("one", "a", "null"),
+            arm("one", "b", r#""a""#),
+            arm("one", "c", r#""a""#),
+            arm("two", "b", r#""x""#),
+            arm("two", "c", r#""y""#),
+        ];
+        let document = Document::parse(&format!(
+            r#"{{"schema":"bench/1","benchmark":"","command":"","workload":null,"complete":true,"environment":{{}},
+            "conclusions":[],"results":[{}]}}"#,
+            results.join(",")
+        ))
+        .unwrap();
+        let all: Vec<_> = document.results.iter().map(|entry| document.baseline(entry)).collect();
+        assert_eq!(all, [None, Some("a"), Some("a"), Some("x"), Some("y")]);
+        let groups: Vec<_> = document.groups().map(|group| document.common_baseline(group)).collect();
+        assert_eq!(groups, [Some("a"), None]);
+    }
+
+    #[test]
     fn what_is_no_report_is_refused_with_a_reason() {
         assert!(Document::parse("").unwrap_err().starts_with("this is no report of bench --json ("));
         assert!(Document::parse("{}").unwrap_err().contains("missing field `schema`"));
@@ -178,6 +239,11 @@ mod tests {
         assert_eq!(
             Document::parse(other).unwrap_err(),
             "its schema is 'bench/2', and this bench reads bench/1"
+        );
+        assert!(
+            Document::parse(r#"{"schema":"kernel-lab/1"}"#)
+                .unwrap_err()
+                .starts_with("its schema is 'kernel-lab/1'")
         );
         let error = Document::read("--baseline", "/nonexistent/file".as_ref()).unwrap_err();
         assert_eq!(error.to_string(), "--baseline /nonexistent/file: No such file or directory");

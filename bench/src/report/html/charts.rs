@@ -5,7 +5,7 @@ use super::svg::{Anchor, Svg, WIDTH, colour, escape, fits, key, key_of_lines, st
 use crate::measure::{Comparison, Estimate, Interval, Verdict};
 use crate::report::metric::{heading, quantile};
 use crate::report::number::{fixed, percent, range};
-use crate::report::saved::{Entry, metric_names};
+use crate::report::saved::{Document, Entry, metric_names};
 
 /// Space between two lines of text.
 const LINE: f64 = 15.0;
@@ -25,7 +25,7 @@ fn group_name(group: &[Entry]) -> &str {
 const SHARES: [f64; 7] = [0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999];
 
 /// Share of requests against latency, through the quantiles that were recorded.
-pub(super) fn latency(group: &[Entry]) -> Option<String> {
+pub(super) fn latency(_: &Document, group: &[Entry]) -> Option<String> {
     let (left, right, top, bottom) = (48.0, WIDTH - MARGIN, 10.0, 200.0);
     let curve = |entry: &Entry| {
         let mut points: Vec<(f64, f64)> = entry
@@ -75,7 +75,7 @@ const CALLS: [(&str, &str); 5] = [
 ];
 
 /// System calls per request as bars, a part for each kind.
-pub(super) fn syscalls(group: &[Entry]) -> Option<String> {
+pub(super) fn syscalls(_: &Document, group: &[Entry]) -> Option<String> {
     const BAR: f64 = 13.0;
     let parts = |entry: &Entry| CALLS.map(|(name, _)| entry.median(name).unwrap_or(0.0));
     let drawn: Vec<&Entry> = group
@@ -116,7 +116,7 @@ pub(super) fn syscalls(group: &[Entry]) -> Option<String> {
 
 /// The change of each arm against its baseline, with its interval, in the metric that is looked at first; in all of them
 /// where each is of another of our loops.
-pub(super) fn changes(group: &[Entry]) -> Option<String> {
+pub(super) fn changes(document: &Document, group: &[Entry]) -> Option<String> {
     let ratio = |entry: &Entry, name: &str| entry.versus(name).and_then(|versus| versus.ratio);
     let compared = metric_names(group)
         .into_iter()
@@ -124,15 +124,24 @@ pub(super) fn changes(group: &[Entry]) -> Option<String> {
         .filter(|(name, _)| group.iter().any(|entry| ratio(entry, name).is_some()));
     let figures =
         compared.enumerate().take_while(|(index, (name, _))| *index == 0 || name.starts_with("aio_"));
+    let common = document.common_baseline(group);
+    // Where there are several, each arm says which one is its own.
+    let label = |entry: &Entry| match document.baseline(entry) {
+        Some(baseline) if common.is_none() => format!("{} against {baseline}", entry.case),
+        _ => entry.case.clone(),
+    };
     let figures: String = figures
         .filter_map(|(_, (name, words))| {
             let title = match name.strip_prefix("aio_").and_then(|name| name.strip_suffix("_ns")) {
                 Some(monitor) => format!("Time of aio on {monitor} against each, {}", group_name(group)),
-                None => format!("Change of {words} against the baseline, {}", group_name(group)),
+                None => {
+                    let baseline = common.unwrap_or("the baseline");
+                    format!("Change of {words} against {baseline}, {}", group_name(group))
+                }
             };
-            let arms: Vec<(&Entry, &Comparison, Estimate)> = group
+            let arms: Vec<(String, &Comparison, Estimate)> = group
                 .iter()
-                .filter_map(|entry| Some((entry, entry.versus(name)?, ratio(entry, name)?)))
+                .filter_map(|entry| Some((label(entry), entry.versus(name)?, ratio(entry, name)?)))
                 .collect();
             intervals(&title, &arms)
         })
@@ -141,7 +150,7 @@ pub(super) fn changes(group: &[Entry]) -> Option<String> {
 }
 
 /// A dot and a line for each arm, below its name and the change in words.
-fn intervals(title: &str, arms: &[(&Entry, &Comparison, Estimate)]) -> Option<String> {
+fn intervals(title: &str, arms: &[(String, &Comparison, Estimate)]) -> Option<String> {
     const MARK: f64 = 18.0;
     let (left, right) = (MARGIN, WIDTH - MARGIN);
     let ends = |ratio: &Estimate| {
@@ -158,8 +167,8 @@ fn intervals(title: &str, arms: &[(&Entry, &Comparison, Estimate)]) -> Option<St
         None => percent(ratio.median),
     };
     // The change stands in the last line of the name where there is room, or in one of its own.
-    let lines = |entry: &Entry, words: &str| {
-        let mut lines = wrap(&entry.case, WIDTH);
+    let lines = |name: &str, words: &str| {
+        let mut lines = wrap(name, WIDTH);
         let last = lines.last().map_or(0, |line| line.chars().count());
         if !fits(last + 2 + words.chars().count(), WIDTH) {
             lines.push(String::new());
@@ -167,7 +176,7 @@ fn intervals(title: &str, arms: &[(&Entry, &Comparison, Estimate)]) -> Option<St
         lines
     };
     let rows: Vec<(Vec<String>, String)> =
-        arms.iter().map(|(entry, _, ratio)| (lines(entry, &words(ratio)), words(ratio))).collect();
+        arms.iter().map(|(name, _, ratio)| (lines(name, &words(ratio)), words(ratio))).collect();
     let bottom: f64 = rows.iter().map(|(lines, _)| LINE * lines.len() as f64 + MARK).sum();
     let mut svg = Svg::new(bottom + 20.0, &format!("{title}, with 95% intervals"));
     for tick in x.ticks() {

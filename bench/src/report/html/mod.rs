@@ -51,19 +51,18 @@ pub(crate) fn render(document: &Document, compared: Option<&Compared>) -> String
     if !rest.is_empty() {
         let _ = write!(body, "<h2>In words</h2><ul>{rest}</ul>");
     }
-    let draw =
-        |chart: fn(&[Entry]) -> Option<String>| document.groups().filter_map(chart).collect::<String>();
+    type Chart = fn(&Document, &[Entry]) -> Option<String>;
     for (heading, note, chart) in [
         (
             "Against the baseline, with intervals",
             "The median of the paired differences and its 95% interval: better in green, worse in red, hollow where zero is \
              inside.",
-            charts::changes as fn(&[Entry]) -> Option<String>,
+            charts::changes as Chart,
         ),
         ("System calls", "Of the device's thread, counted, by kind.", charts::syscalls),
         ("Latency", "Both axes are stretched so that the tail can be seen.", charts::latency),
     ] {
-        let figures = draw(chart);
+        let figures: String = document.groups().filter_map(|group| chart(document, group)).collect();
         if !figures.is_empty() {
             let _ = write!(
                 body,
