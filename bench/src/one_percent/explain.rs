@@ -60,3 +60,35 @@ pub(crate) fn explain(outcome: &Outcome) -> Option<String> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::one_percent::model::outcomes;
+    use crate::one_percent::model::tests::cell;
+
+    /// A cell that saved more than predicted, with `syscalls` a request in the arm that does not read (2 are left by the read).
+    fn why(syscalls: f64) -> String {
+        let mut entries = cell("null", 4_000.0, 500.0);
+        entries[2].metrics.get_mut("syscalls").unwrap().summary.median = syscalls;
+        explain(&outcomes(&entries)[0]).unwrap()
+    }
+
+    #[test]
+    fn a_system_call_more_or_less_says_how_often_the_loop_slept() {
+        assert_eq!(
+            why(1.5),
+            "0.50 system calls a request that are no reads were saved too: the loop slept less often"
+        );
+        assert_eq!(
+            why(2.5),
+            "0.50 system calls a request that are no reads were made more: the loop slept more often"
+        );
+        assert!(why(2.01).starts_with("the device's CPU time says so too"), "{}", why(2.01));
+    }
+
+    #[test]
+    fn what_was_predicted_needs_no_explanation() {
+        assert_eq!(explain(&outcomes(&cell("null", 4_000.0, 200.0))[0]), None);
+    }
+}

@@ -105,4 +105,42 @@ mod tests {
         }
         assert!(sections(true).len() > sections(false).len());
     }
+
+    /// What the default run must answer: each axis of the question has cells that differ in it alone.
+    #[test]
+    fn every_axis_is_in_the_default_run() {
+        use Cpus::{One, Two};
+        use Monitor::{Epoll, IoUring, Poll};
+        let cells: Vec<(Cpus, Cell)> =
+            sections(false).into_iter().flat_map(|section| section.cells).collect();
+        let null = |monitor| Cell::new(monitor, Disk::Null);
+        let deep = Cell { iodepth: 32, ..null(Epoll) };
+        let mut wanted = vec![
+            (One, null(Epoll)),
+            (One, null(IoUring)),
+            (One, null(Poll)),
+            (Two, null(Epoll)),
+            (One, Cell { event_idx: false, ..null(Epoll) }),
+            (One, Cell { busy_poll: true, ..null(Epoll) }),
+            (Two, Cell { busy_poll: true, ..null(Epoll) }),
+            (One, deep),
+            (Two, deep),
+            (One, Cell { event_idx: false, ..deep }),
+            (Two, Cell { event_idx: false, ..deep }),
+            (Two, Cell { busy_poll: true, ..deep }),
+            (One, Cell::new(Epoll, Disk::Sleep(100))),
+        ];
+        for monitor in [Epoll, IoUring] {
+            wanted.extend([Disk::Cached, Disk::Direct].map(|disk| (One, Cell::new(monitor, disk))));
+        }
+        for cpus in [One, Two] {
+            wanted.extend([Poll, Epoll, IoUring].map(|monitor| (cpus, Cell::new(monitor, Disk::LinuxAio))));
+        }
+        for cell in wanted {
+            assert!(cells.contains(&cell), "{cell:?}");
+        }
+        // The sweep, from nothing to 200 us.
+        let spun = |disk: &Disk| cells.contains(&(One, Cell::new(Epoll, *disk)));
+        assert!([2, 5, 10, 20, 50, 100, 200].map(Disk::Spin).iter().all(spun));
+    }
 }

@@ -177,3 +177,76 @@ impl Line {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::one_percent::model::outcomes;
+    use crate::one_percent::model::tests::cell;
+
+    /// A read takes 200 ns of 4 us and of 2 us of CPU; without it 400 ns are saved. Every number is another.
+    fn more() -> Vec<Outcome> {
+        let mut entries = cell("null", 4_000.0, 400.0);
+        entries[2].metrics.get_mut("syscalls").unwrap().summary.median = 1.75;
+        outcomes(&entries)
+    }
+
+    fn savings() -> Savings {
+        let (monitor, reset) = ("epoll".to_owned(), "edge".to_owned());
+        Savings { kernel: "stock".to_owned(), monitor, reset, classic: 9_000.0, autoreset: 8_500.0 }
+    }
+
+    #[test]
+    fn every_number_is_in_its_column() {
+        let text = tables(&more(), &[savings()], false);
+        let rows: Vec<Vec<&str>> = text
+            .lines()
+            .filter_map(|line| {
+                Some(line.strip_prefix("epoll, null on one CPU (0) ")?.split_whitespace().collect())
+            })
+            .collect();
+        let [saved, counted] = rows.as_slice() else { panic!("{text}") };
+        assert_eq!(saved[..5], ["4.00", "200", "1.00", "5.0%", "10.0%"], "{text}");
+        assert_eq!(saved[saved.len() - 1], "more");
+        assert_eq!(counted[..6], ["1.00", "0.00", "3.00", "1.75", "+200", "+400"], "{text}");
+        assert_eq!(counted[counted.len() - 2..], ["more", "500"], "{text}");
+        // Without a lab's file there is no column for it.
+        assert!(!tables(&more(), &[], false).contains("instructions"));
+    }
+
+    #[test]
+    fn a_line_says_the_same() {
+        let line = Line::of(&more()[0], &[savings()]);
+        assert_eq!((line.name.as_str(), line.iteration_us.as_str()), ("epoll, null on one CPU (0)", "4.00"));
+        assert_eq!((line.read_ns.as_str(), line.reads.as_str()), ("200", "1.00 to 0.00"));
+        assert_eq!((line.syscalls.as_str(), line.instructions.as_str()), ("3.00 to 1.75", "500"));
+        assert_eq!((line.predicted.as_str(), line.verdict.as_str()), ("5.0%", "more"));
+        assert!(line.saved.starts_with("10.0% (") && line.cpu_saved_ns.starts_with("+400 (+39"), "{line:?}");
+        assert_eq!(
+            (line.cpu_predicted_ns.as_str(), line.agrees, line.is_measured),
+            ("+200: more", false, true)
+        );
+
+        let agreed = Line::of(&outcomes(&cell("null", 4_000.0, 200.0))[0], &[]);
+        assert_eq!(
+            (agreed.verdict.as_str(), agreed.cpu_predicted_ns.as_str()),
+            ("reproduced", "+200: agrees")
+        );
+        assert!(agreed.agrees && agreed.instructions.is_empty());
+
+        let mut entries = cell("null", 4_000.0, 200.0);
+        entries[2].metrics.clear();
+        entries[2].reason = Some("no such kernel; ask for another".to_owned());
+        let cannot = Line::of(&outcomes(&entries)[0], &[]);
+        assert_eq!((cannot.verdict.as_str(), cannot.is_measured), ("not measured: no such kernel", false));
+        assert_eq!(
+            (cannot.reads.as_str(), cannot.saved.as_str(), cannot.cpu_predicted_ns.as_str()),
+            ("1.00", "", "")
+        );
+    }
+
+    #[test]
+    fn nothing_measured_is_said() {
+        assert_eq!(tables(&[], &[], false), "Nothing was measured.\n");
+    }
+}

@@ -78,6 +78,44 @@ fn noise_is_not_an_answer() {
     assert!(words[0].contains("could not be told from nothing (-3.00 ns)"), "{words:?}");
 }
 
+/// An arm that still reads, once in four requests, say because it lost a race.
+#[test]
+fn reads_that_are_made_without_count_as_not_saved() {
+    let mut entries = sweep();
+    entries[2].metrics.get_mut("reads").unwrap().summary.median = 0.25;
+    let outcomes = outcomes(&entries);
+    assert!((outcomes[0].reads_saved() - 0.75).abs() < 1e-9);
+    assert!(
+        (outcomes[0].predicted.unwrap().median - 0.75 * 0.05).abs() < 0.001,
+        "{:?}",
+        outcomes[0].predicted
+    );
+    let words = conclusions(&outcomes, &[]);
+    let ways = words.iter().find(|sentence| sentence.starts_with("Three ways")).unwrap();
+    assert!(ways.ends_with("by count 3 of 4 made no read without."), "{ways}");
+}
+
+/// A cell that cannot tell its own t_read has that of the simplest cell of the same place, not of the first.
+#[test]
+fn a_borrowed_read_is_of_the_same_place() {
+    let moved = |entries: Vec<Entry>| -> Vec<Entry> {
+        let place = |mut entry: Entry| {
+            entry.group = entry.group.replace("one CPU (0)", "two CPUs (0, 1)");
+            entry
+        };
+        entries.into_iter().map(place).collect()
+    };
+    let mut there = moved(cell("null", 4_000.0, 200.0));
+    // 400 ns there: one read more counts as half a one.
+    there[1].metrics.get_mut("reads").unwrap().summary.median = 1.5;
+    let mut other = moved(cell("spin 100us", 104_000.0, 200.0));
+    other.remove(1);
+    let outcomes = outcomes(&[cell("null", 4_000.0, 200.0), there, other].concat());
+    let read =
+        |index: usize| (outcomes[index].read_ns.unwrap().median.round(), outcomes[index].read_is_borrowed);
+    assert_eq!([read(0), read(1), read(2)], [(200.0, false), (400.0, false), (400.0, true)]);
+}
+
 #[test]
 fn the_kernel_lab_is_a_sentence_with_a_part_for_each_kernel() {
     let savings = |kernel: &str, monitor: &str, reset: &str, autoreset| Savings {
