@@ -191,6 +191,31 @@ fn a_report_is_a_page_and_markdown_and_a_baseline() {
 }
 
 #[test]
+fn a_run_that_is_worse_than_its_baseline_is_exit_code_1() {
+    let directory = Directory::new("regression");
+    let json = directory.file("a.json");
+    let six = ["eventfd", "--rounds=6", "--runtime=1ms"];
+    let output = run(&[&six[..], &["--json", &json]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let report: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    // A past in which everything took a thousandth of the time, and one in which it took a thousand times as long.
+    for (factor, code) in [(0.001, 1), (1000.0, 0)] {
+        let mut past = report.clone();
+        for result in past["results"].as_array_mut().unwrap() {
+            for (name, metric) in result["metrics"].as_object_mut().unwrap() {
+                let values = metric["values"].as_array_mut().unwrap();
+                for value in values.iter_mut().filter(|_| name.ends_with("_ns")) {
+                    *value = (value.as_f64().unwrap() * factor).into();
+                }
+            }
+        }
+        fs::write(&json, past.to_string()).unwrap();
+        let output = run(&[&six[..], &["--baseline", &json]].concat());
+        assert_eq!(output.status.code(), Some(code), "{factor}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
 fn one_percent_measures_its_cells_and_says_what_it_found() {
     let directory = Directory::new("one-percent");
     let json = directory.file("out.json");

@@ -122,6 +122,34 @@ mod tests {
         assert_eq!(judge(100.0, 105.0, Better::Lower), Judgement::Unclear);
     }
 
+    /// An interval that reaches over one end of what is tolerated, whichever way is better.
+    #[test]
+    fn an_interval_that_reaches_over_an_end_tells_nothing() {
+        let before = [100.0; 8];
+        let judge = |after: [f64; 8], better| Times::of(&before, &after).unwrap().judge(better, 0.05);
+        let above = [102.0, 108.0, 103.0, 107.0, 102.5, 107.5, 103.5, 106.5];
+        let below = above.map(|value| 200.0 - value);
+        for better in [Better::Lower, Better::Higher] {
+            assert_eq!(
+                (judge(above, better), judge(below, better)),
+                (Judgement::Unclear, Judgement::Unclear)
+            );
+        }
+        // And one that is wholly beyond it.
+        let far = above.map(|value| value + 10.0);
+        assert_eq!(
+            (judge(far, Better::Lower), judge(far, Better::Higher)),
+            (Judgement::Worse, Judgement::Better)
+        );
+        // Its nearer end counts: 106 to 124 is worse than 5% and not than 10%.
+        let wide = [106.0, 124.0, 106.5, 123.5, 107.0, 123.0, 107.5, 122.5];
+        let inverse = wide.map(|value| 1e4 / value);
+        for (threshold, judgement) in [(0.05, Judgement::Worse), (0.1, Judgement::Unclear)] {
+            assert_eq!(Times::of(&before, &wide).unwrap().judge(Better::Lower, threshold), judgement);
+            assert_eq!(Times::of(&before, &inverse).unwrap().judge(Better::Higher, threshold), judgement);
+        }
+    }
+
     #[test]
     fn a_count_that_was_zero_is_worse_when_it_is_not() {
         let times = |after: f64| Times::of(&[0.0; 6], &[after; 6]).unwrap();

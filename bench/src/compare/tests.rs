@@ -29,7 +29,9 @@ fn a_regression_is_exit_code_1_and_named() {
          apart."
     );
     let text = compared.text(false);
-    assert!(text.contains("-20.0% to -20.0%  worse"), "{text}");
+    let line: Vec<&str> =
+        text.lines().find(|line| line.starts_with("a  ")).unwrap().split_whitespace().collect();
+    assert_eq!(line, ["a", "iops", "100", "80.0", "-20.0%", "-20.0%", "to", "-20.0%", "worse"], "{text}");
     assert!(
         compared
             .markdown()
@@ -68,4 +70,45 @@ fn what_cannot_be_compared_is_refused_or_named() {
     two.results.extend(document("virtio-blk", "other", 1.0).results);
     let text = documents(&one, &two, &limits(&[])).unwrap().text(false);
     assert!(text.contains("Not compared: one CPU, other (only after)."), "{text}");
+}
+
+#[test]
+fn each_judgement_is_counted_under_its_own_name() {
+    let all = |factors: [f64; 4]| {
+        let mut document = document("b", "worse", 100.0 * factors[0]);
+        for (name, factor) in ["better", "same", "also same"].into_iter().zip(&factors[1..]) {
+            document.results.extend(self::document("b", name, 100.0 * factor).results);
+        }
+        document
+    };
+    let compared = documents(&all([1.0; 4]), &all([0.5, 2.0, 1.0, 1.01]), &limits(&[])).unwrap();
+    assert_eq!(
+        compared.sentence(),
+        "1 of 4 metrics are worse by more than 5.00%: iops of worse (-50.0%); 1 are better by more, 2 within it, 0 not told \
+         apart."
+    );
+    // Markdown has what changed, and nothing else.
+    let markdown = compared.markdown();
+    assert!(markdown.contains("one CPU, worse") && markdown.contains("| better |"), "{markdown}");
+    assert!(!markdown.contains("one CPU, same"), "{markdown}");
+}
+
+#[test]
+fn an_arm_that_one_side_did_not_measure_is_named_with_its_side() {
+    let one = document("b", "a", 100.0);
+    let mut two = one.clone();
+    two.results.extend(document("b", "other", 1.0).results);
+    let text = documents(&two, &one, &limits(&[])).unwrap().text(false);
+    assert!(text.contains("Not compared: one CPU, other (only before)."), "{text}");
+    // It is there, and has no numbers: the kernel cannot.
+    let mut three = one.clone();
+    three.results.push(Entry {
+        reason: Some("no".to_owned()),
+        metrics: Default::default(),
+        ..two.results[1].clone()
+    });
+    let compared = documents(&two, &three, &limits(&[])).unwrap();
+    assert!(compared.text(false).contains("other (only before)."), "{}", compared.text(false));
+    let compared = documents(&three, &two, &limits(&[])).unwrap();
+    assert!(compared.text(false).contains("other (only after)."), "{}", compared.text(false));
 }

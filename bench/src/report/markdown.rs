@@ -262,6 +262,60 @@ mod tests {
         assert_eq!(text, expected);
     }
 
+    /// Three arms of one group; each has its metrics and what they are in times of another's.
+    fn arms(metrics: [&[(&str, &str, f64, Option<f64>)]; 3]) -> Document {
+        let metric = |&(name, unit, median, ratio): &(&str, &str, f64, Option<f64>)| {
+            let versus = ratio.map_or("null".to_owned(), |ratio| {
+                format!(
+                    r#"{{"pairs":6,"difference":{{"median":1.0,"interval":null}},"ratio":{{"median":{ratio:?},"interval":null}},
+                    "verdict":"faster"}}"#
+                )
+            });
+            format!(
+                r#""{name}":{{"unit":"{unit}","better":"lower","n":1,"median":{median:?},"mad":0.0,"min":1.0,"max":1.0,
+                "values":[],"versus":{versus}}}"#
+            )
+        };
+        let arm = |(case, metrics): (&str, &[(&str, &str, f64, Option<f64>)])| {
+            let metrics: Vec<String> = metrics.iter().map(metric).collect();
+            format!(
+                r#"{{"group":"g","case":"{case}","status":"measured","reason":null,"baseline":null,"metrics":{{{}}}}}"#,
+                metrics.join(",")
+            )
+        };
+        let results: Vec<String> = ["a", "b", "c"].into_iter().zip(metrics).map(arm).collect();
+        let json = format!(
+            r#"{{"schema":"bench/1","benchmark":"x","command":"","workload":null,"complete":true,"environment":{{}},
+            "conclusions":[],"results":[{}]}}"#,
+            results.join(",")
+        );
+        Document::parse(&json).unwrap()
+    }
+
+    #[test]
+    fn a_count_is_left_out_of_a_table_only_if_all_arms_have_the_same() {
+        let text = render(&arms([
+            &[("kicks", "", 1.0, None), ("waits", "", 1.0, None), ("time_ns", "ns", 5.0, None)],
+            &[("kicks", "", 1.0, None), ("waits", "", 2.0, None), ("time_ns", "ns", 5.0, None)],
+            &[("kicks", "", 1.0, None), ("waits", "", 1.0, None), ("time_ns", "ns", 5.0, None)],
+        ]));
+        assert!(
+            text.contains("| case | time, ns | waits |") && text.contains("In all of them: kicks 1.00.\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn both_of_our_loops_are_held_against_a_peer_and_only_the_first_of_other_metrics() {
+        let text = render(&arms([
+            &[("aio_epoll_ns", "ns", 5.0, Some(0.5)), ("aio_io_uring_ns", "ns", 4.0, Some(0.4))],
+            &[("time_ns", "ns", 5.0, Some(0.5)), ("device_cpu_ns", "ns", 4.0, Some(0.4))],
+            &[],
+        ]));
+        assert!(text.contains("| aio epoll -50.0%, aio io_uring -60.0% |"), "{text}");
+        assert!(text.contains(" | time -50.0% ") && !text.contains("device CPU -60"), "{text}");
+    }
+
     #[test]
     fn one_percent_is_one_table_with_a_line_for_each_cell() {
         let document = Document::parse(include_str!("../one_percent/golden/first.json")).unwrap();

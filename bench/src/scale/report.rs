@@ -206,3 +206,6 @@ mod tests {
         assert!(text.contains("devices on one loop, epoll/edge, two CPUs (0, 1)\n"), "{text}");
     }
 }
+
+#[cfg(test)]
+mod columns;
