@@ -97,6 +97,8 @@ mod tests {
         let logit = Scale::logit((0.001, 0.999), (0.0, 300.0));
         assert!((logit.at(0.5) - 150.0).abs() < 1e-9 && (logit.at(0.999) - 300.0).abs() < 1e-9);
         assert!((logit.at(0.99) - logit.at(0.9) - (logit.at(0.1) - logit.at(0.01))).abs() < 1e-9);
+        // A tenth of what is left is as far as all before it.
+        assert!(logit.at(0.99) - logit.at(0.9) > logit.at(0.9) - logit.at(0.5));
         assert!(Scale::log((0.0, 0.0), (0.0, 1.0)).at(5.0).is_finite());
         assert!(Scale::linear((3.0, 3.0), (0.0, 1.0)).at(3.0).is_finite());
     }
