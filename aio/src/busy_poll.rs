@@ -126,6 +126,13 @@ pub(crate) enum Round {
     Miss,
 }
 
+/// When a turn began to look for work, and when it had found it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) start_ns: u64,
+    pub(crate) now_ns: u64,
+}
+
 #[derive(Default)]
 pub(crate) struct BusyPoll {
     policy: Cell<Option<BusyPolling>>,
@@ -137,6 +144,7 @@ pub(crate) struct BusyPoll {
     turns_without_fds: Cell<u32>,
     /// What lingering may spend.
     credit_ns: Cell<u64>,
+    turn: Cell<Found>,
     agenda: Rc<Agenda>,
 }
 
@@ -261,9 +269,16 @@ impl BusyPoll {
         started
     }
 
+    /// Notes when the present turn began to look for work and when it had found it; gives what a turn further up the stack
+    /// has noted.
+    pub(crate) fn note_turn(&self, turn: Found) -> Found {
+        self.turn.replace(turn)
+    }
+
     /// After an event of a handler: lists it, and adapts its window.
-    pub(crate) fn had_event(&self, handler: &Rc<Handler>, start_ns: u64, now_ns: u64) {
+    pub(crate) fn had_event(&self, handler: &Rc<Handler>) {
         let Some(policy) = self.policy.get() else { return };
+        let Found { start_ns, now_ns } = self.turn.get();
         let state = &handler.busy;
         state.last_event_ns.set(now_ns);
         state.window_ns.set(policy.adapt(state.window_ns.get(), now_ns.saturating_sub(start_ns)));
@@ -318,7 +333,7 @@ impl BusyPoll {
 /// What busy polling does with one handler. Without a device these do nothing.
 impl Handler {
     fn begin(&self) {
-        if let Some(device) = self.device()
+        if let Some(device) = self.action.device()
             && !self.busy.begun.replace(true)
         {
             device.begin();
@@ -327,7 +342,7 @@ impl Handler {
 
     /// True if the mode was on.
     fn end(&self) -> bool {
-        let Some(device) = self.device().filter(|_| self.busy.begun.replace(false)) else {
+        let Some(device) = self.action.device().filter(|_| self.busy.begun.replace(false)) else {
             return false;
         };
         device.end();
@@ -338,7 +353,7 @@ impl Handler {
     /// Marks the handler ready if its device has work; not while it is being processed further up the stack, or a nested
     /// poll would enter it again and again.
     fn look(self: &Rc<Self>, handlers: &Handlers) -> bool {
-        let ready = !self.busy.running.get() && self.device().is_some_and(|d| d.is_ready());
+        let ready = !self.busy.running.get() && self.action.device().is_some_and(|d| d.is_ready());
         if ready {
             handlers.mark(self, Readiness::POLLED);
         }

@@ -1,14 +1,13 @@
 //! AioContext: one turn of the loop, and what it ties together.
 
+use crate::action::{Action, Bell, OnBell, OnFd, OnOwn, OnPolledBell};
 use crate::agenda::{Agenda, Item};
 use crate::bottom_half::{BottomHalf, BottomHalves, Due};
 use crate::builder::Builder;
-use crate::busy_poll::{BusyPoll, BusyPolled, BusyPolling, Round};
+use crate::busy_poll::{BusyPoll, BusyPolled, BusyPolling, Found, Round};
 use crate::completion::Completions;
 use crate::handle::{Handle, Shared};
-use crate::handler::{
-    Action, AddError, Handler, HandlerId, Handlers, Interest, Readiness, Registration, Watch,
-};
+use crate::handler::{AddError, Handler, HandlerId, Handlers, Interest, Readiness, Registration, Watch};
 use crate::monitor::{Monitor, MonitorInfo, Sink};
 use crate::notifier::{EventNotifier, Method, NotifierRegistration, watch_for};
 use crate::stats::{Counters, Stats};
@@ -21,7 +20,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 /// How often a loop looks at a scheduled idle bottom half.
 const IDLE_NS: u64 = 10_000_000;
@@ -71,17 +70,17 @@ impl Inner {
 
     /// Watches `fd` and puts its handler into a slot. A handler that the number has already is retired once the new one
     /// is in place. `known`: the descriptor is open and can be polled.
-    pub(crate) fn register(
+    pub(crate) fn register<A: Action + 'static>(
         &self,
         fd: RawFd,
         watch: Watch,
         known: bool,
-        action: impl FnOnce() -> Action,
+        action: impl FnOnce() -> A,
     ) -> io::Result<Token> {
         let replaced = self.handlers.get_by_fd(fd);
         let token = self.handlers.next_token()?;
         let state = self.monitor.add(token, fd, watch, known, &self.stats)?;
-        self.handlers.insert(token, fd, watch, state, action());
+        self.handlers.insert(Handler::new(token, fd, watch, state, Box::new(action())));
         if let Some(old) = replaced {
             self.handlers.remove(old.token);
             self.retire(&old, true);
@@ -195,7 +194,7 @@ impl AioContext {
             agenda,
         };
         let fd = notifier.as_raw_fd();
-        inner.register(fd, watch_for(own.0), true, || Action::Own { notifier, method: own.0 })?;
+        inner.register(fd, watch_for(own.0), true, || OnOwn(Bell { notifier, method: own.0 }))?;
         inner.busy_poll.set_policy(wanted.busy_polling, &inner.handlers);
         Ok(Self { inner: Rc::new(inner) })
     }
@@ -256,7 +255,7 @@ impl AioContext {
         F: Fn(&AioContext, Readiness) + 'static,
     {
         let mut callback = Some(callback);
-        let action = || Action::Fd(Box::new(take(&mut callback)));
+        let action = || OnFd(take(&mut callback));
         match self.inner.register(fd.as_fd().as_raw_fd(), Watch::Level(interest), false, action) {
             Ok(token) => Ok(self.registration(token)),
             Err(error) => Err(AddError { error, handler: take(&mut callback) }),
@@ -280,8 +279,7 @@ impl AioContext {
         F: Fn(&AioContext) + 'static,
     {
         let mut callback = Some(callback);
-        let action =
-            |notifier, method| Action::Notifier { notifier, method, callback: Box::new(take(&mut callback)) };
+        let action = |bell| OnBell { bell, callback: take(&mut callback) };
         match self.register_notifier(notifier, action) {
             Ok(registration) => Ok(registration),
             Err(error) => Err(AddError { error, handler: take(&mut callback) }),
@@ -297,22 +295,22 @@ impl AioContext {
         notifier: &EventNotifier,
         device: Rc<D>,
     ) -> Result<NotifierRegistration, AddError<Rc<D>>> {
-        let action = |notifier, method| Action::Polled { notifier, method, device: Rc::<D>::clone(&device) };
+        let action = |bell| OnPolledBell { bell, device: Rc::clone(&device) };
         match self.register_notifier(notifier, action) {
             Ok(registration) => Ok(registration),
             Err(error) => Err(AddError { error, handler: device }),
         }
     }
 
-    fn register_notifier(
+    fn register_notifier<A: Action + 'static>(
         &self,
         notifier: &EventNotifier,
-        action: impl FnOnce(EventNotifier, Method) -> Action,
+        action: impl FnOnce(Bell) -> A,
     ) -> io::Result<NotifierRegistration> {
         let (method, fallback) = notifier.resolve(self.inner.info.kind)?;
-        let token = self
-            .inner
-            .register(notifier.as_raw_fd(), watch_for(method), true, || action(notifier.clone(), method))?;
+        let token = self.inner.register(notifier.as_raw_fd(), watch_for(method), true, || {
+            action(Bell { notifier: notifier.clone(), method })
+        })?;
         Ok(NotifierRegistration { registration: self.registration(token), method, fallback })
     }
 
@@ -383,7 +381,7 @@ impl AioContext {
             inner.ask_kernel(if blocking { inner.timeout() } else { Some(0) })?;
         }
         inner.sleeper.accept(&inner.shared.gate);
-        self.run_due(0, 0)
+        self.run_due()
     }
 
     /// A turn of a context that busy polls.
@@ -405,17 +403,19 @@ impl AioContext {
             }
         }
         inner.sleeper.accept(&inner.shared.gate);
-        let progress = self.run_due(start_ns, now_ns)?;
+        let outer = inner.busy_poll.note_turn(Found { start_ns, now_ns });
+        let progress = self.run_due();
+        inner.busy_poll.note_turn(outer);
+        let progress = progress?;
         if progress {
             inner.busy_poll.earn(monotonic_ns().saturating_sub(work_ns));
         }
         Ok(progress)
     }
 
-    /// Runs what has been collected, scheduled or has expired. True if a callback ran. The times are for those that are busy
-    /// polled: when the loop began to look for work, and when it had found it.
-    #[inline(always)]
-    fn run_due(&self, start_ns: u64, now_ns: u64) -> io::Result<bool> {
+    /// Runs what has been collected, scheduled or has expired. True if a callback ran.
+    #[inline]
+    fn run_due(&self) -> io::Result<bool> {
         let inner = &*self.inner;
         let mut progress = false;
         if inner.agenda.has(Item::Completions) {
@@ -425,7 +425,7 @@ impl AioContext {
             progress |= inner.bottom_halves.run(self, &inner.shared.bottom_halves, &inner.stats);
         }
         while let Some(handler) = inner.handlers.next_ready() {
-            progress |= self.dispatch(&handler, start_ns, now_ns)?;
+            progress |= handler.action.run(self, &handler, handler.take_ready())?;
         }
         if inner.agenda.has(Item::Timers) {
             progress |= inner.timers.run(self, &inner.stats);
@@ -464,73 +464,6 @@ impl AioContext {
             || inner.monitor.tells()
             || inner.monitor.needs_wait()
             || inner.busy_poll.must_look_at_fds(unseen)
-    }
-
-    /// Runs one ready handler. True if that is progress.
-    #[inline(always)]
-    fn dispatch(&self, handler: &Rc<Handler>, start_ns: u64, now_ns: u64) -> io::Result<bool> {
-        let inner = &*self.inner;
-        let ready = handler.take_ready();
-        match &handler.action {
-            Action::Fd(callback) => {
-                let ready = handler.masked(ready);
-                if ready.is_empty() {
-                    inner.stats.spurious.bump();
-                    return Ok(false);
-                }
-                inner.stats.fd_dispatches.bump();
-                callback(self, ready);
-            }
-            Action::Own { notifier, method } => {
-                inner.stats.own_wakeups.bump();
-                self.reset(notifier, *method, ready)?;
-                return Ok(false);
-            }
-            Action::Notifier { notifier, method, callback } => {
-                if !self.reset(notifier, *method, ready)? {
-                    return Ok(false);
-                }
-                inner.stats.notifier_dispatches.bump();
-                fence(Ordering::Acquire);
-                callback(self);
-            }
-            Action::Polled { notifier, method, device } => {
-                if !self.reset(notifier, *method, ready)? {
-                    return Ok(false);
-                }
-                self.process(handler, &**device, start_ns, now_ns);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Runs a device that is busy polled.
-    #[inline(never)]
-    fn process(&self, handler: &Rc<Handler>, device: &dyn BusyPolled, start_ns: u64, now_ns: u64) {
-        let inner = &*self.inner;
-        inner.busy_poll.had_event(handler, start_ns, now_ns);
-        inner.stats.notifier_dispatches.bump();
-        fence(Ordering::Acquire);
-        handler.process(device, self, &inner.handlers);
-    }
-
-    /// Clears a notifier that its descriptor reported, if that is the loop's to do. False if it had not been rung.
-    #[inline]
-    fn reset(&self, notifier: &EventNotifier, method: Method, ready: Readiness) -> io::Result<bool> {
-        if method != Method::Read || !ready.intersects(Readiness::IN.union(Readiness::ERROR)) {
-            return Ok(true);
-        }
-        self.test_and_clear(notifier, ready)
-    }
-
-    #[inline(never)]
-    fn test_and_clear(&self, notifier: &EventNotifier, ready: Readiness) -> io::Result<bool> {
-        self.inner.stats.syscalls_read.bump();
-        let rung = notifier.test_and_clear()? || ready.intersects(Readiness::POLLED);
-        if !rung {
-            self.inner.stats.spurious.bump();
-        }
-        Ok(rung)
     }
 }
 

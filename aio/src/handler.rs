@@ -4,10 +4,10 @@
 //! its token is queued once, so a nested poll that sees the same readiness again merges with what its parent
 //! collected, and dispatches it in the parent's place.
 
+use crate::action::Action;
 use crate::busy_poll::{self, BusyPolled};
 use crate::context::{AioContext, Inner};
 use crate::monitor;
-use crate::notifier::{EventNotifier, Method};
 use crate::token::{Kind, Token};
 use slab::Slab;
 use std::cell::{Cell, Ref, RefCell};
@@ -121,31 +121,19 @@ pub(crate) enum Watch {
     RingReadMultishot,
 }
 
-pub(crate) type FdCallback = dyn Fn(&AioContext, Readiness);
 pub(crate) type Callback = dyn Fn(&AioContext);
 
-/// What happens when the descriptor is ready.
-pub(crate) enum Action {
-    /// The loop's own eventfd: its work is found elsewhere.
-    Own { notifier: EventNotifier, method: Method },
-    /// A user's descriptor.
-    Fd(Box<FdCallback>),
-    /// A doorbell.
-    Notifier { notifier: EventNotifier, method: Method, callback: Box<Callback> },
-    /// A doorbell of a device whose work shows in memory.
-    Polled { notifier: EventNotifier, method: Method, device: Rc<dyn BusyPolled> },
-}
-
+/// A registered descriptor and what is to be done when it is ready.
 pub(crate) struct Handler {
     pub(crate) token: Token,
     pub(crate) fd: RawFd,
     pub(crate) watch: Cell<Watch>,
-    pub(crate) action: Action,
-    /// Collected and not yet dispatched; not empty exactly while the token is queued.
+    /// Collected and not yet dispatched; not empty exactly while the handler is queued.
     ready: Cell<Readiness>,
     /// What the monitor remembers of this handler.
     pub(crate) monitor: monitor::HandlerState,
     pub(crate) busy: busy_poll::HandlerState,
+    pub(crate) action: Box<dyn Action>,
 }
 
 impl fmt::Debug for Handler {
@@ -155,6 +143,24 @@ impl fmt::Debug for Handler {
 }
 
 impl Handler {
+    pub(crate) fn new(
+        token: Token,
+        fd: RawFd,
+        watch: Watch,
+        state: monitor::HandlerState,
+        action: Box<dyn Action>,
+    ) -> Self {
+        Self {
+            token,
+            fd,
+            watch: Cell::new(watch),
+            ready: Cell::new(Readiness::EMPTY),
+            monitor: state,
+            busy: Default::default(),
+            action,
+        }
+    }
+
     /// The readiness to dispatch, taken as the handler leaves the queue.
     #[inline]
     pub(crate) fn take_ready(&self) -> Readiness {
@@ -178,34 +184,17 @@ impl Handler {
     /// while the doorbell was off, and has not been dispatched is rung again, for whoever answers the doorbell next.
     pub(crate) fn hand_back(&self, doorbell_was_off: bool) {
         let ready = self.ready.replace(Readiness::EMPTY);
-        let (Action::Notifier { notifier, .. } | Action::Polled { notifier, .. }) = &self.action else {
+        let Some(doorbell) = self.action.doorbell() else {
             return;
         };
         // Whatever the method: an eventfd with EFD_AUTORESET is reset by every delivery, and whoever made it may not have
         // told us. If the count is still there, the two coalesce.
         let taken = ready.intersects(Readiness::IN);
         let seen = ready.intersects(Readiness::POLLED)
-            || doorbell_was_off && self.device().is_some_and(|device| device.is_ready());
+            || doorbell_was_off && self.action.device().is_some_and(BusyPolled::is_ready);
         if taken || seen {
             // The eventfd is open, and a full counter is no error: there is nothing that a caller could mend.
-            let _ = notifier.notify();
-        }
-    }
-
-    /// The eventfd of a doorbell, the loop's own included.
-    pub(crate) fn notifier(&self) -> Option<&EventNotifier> {
-        match &self.action {
-            Action::Fd(_) => None,
-            Action::Own { notifier, .. }
-            | Action::Notifier { notifier, .. }
-            | Action::Polled { notifier, .. } => Some(notifier),
-        }
-    }
-
-    pub(crate) fn device(&self) -> Option<&Rc<dyn BusyPolled>> {
-        match &self.action {
-            Action::Polled { device, .. } => Some(device),
-            _ => None,
+            let _ = doorbell.notify();
         }
     }
 }
@@ -243,24 +232,9 @@ impl Handlers {
         Ok(Token::new(Kind::Handler, slot, version))
     }
 
-    /// Puts a handler, which a monitor watches already under `token`, into its slot.
-    pub(crate) fn insert(
-        &self,
-        token: Token,
-        fd: RawFd,
-        watch: Watch,
-        state: monitor::HandlerState,
-        action: Action,
-    ) {
-        let handler = Handler {
-            token,
-            fd,
-            watch: Cell::new(watch),
-            action,
-            ready: Cell::new(Readiness::EMPTY),
-            monitor: state,
-            busy: Default::default(),
-        };
+    /// Puts a handler, which a monitor watches already, into the slot of its token.
+    pub(crate) fn insert(&self, handler: Handler) {
+        let (token, fd) = (handler.token, handler.fd);
         let slot = self.slots.borrow_mut().insert(Rc::new(handler));
         debug_assert_eq!(slot, token.slot());
         let fd = fd as usize;
@@ -410,7 +384,7 @@ impl Registration {
         let context = self.context.upgrade().ok_or_else(gone)?;
         let handler = context.handlers.get(self.token).ok_or_else(gone)?;
         match handler.watch.get() {
-            Watch::Level(old) if matches!(handler.action, Action::Fd(_)) => {
+            Watch::Level(old) if handler.action.notifier().is_none() => {
                 if old == interest {
                     return Ok(());
                 }

@@ -132,6 +132,7 @@
 //! timeouts, which are rounded up to milliseconds before. Where io_uring is switched off, or locked memory is short, a
 //! context without a [chosen monitor](Builder::monitor) takes epoll and says why.
 
+mod action;
 mod agenda;
 mod bottom_half;
 mod builder;

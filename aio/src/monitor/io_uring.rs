@@ -315,7 +315,7 @@ impl UringMonitor {
             None => {
                 let key = reads.insert(Read {
                     handler: handler.token,
-                    notifier: handler.notifier().cloned(),
+                    notifier: handler.action.notifier().cloned(),
                     in_flight: true,
                     count: Box::default(),
                 });

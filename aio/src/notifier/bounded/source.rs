@@ -2,9 +2,10 @@
 
 use super::builder::refuse_unread;
 use super::{BoundedMethod, BoundedNotifier, Engine};
+use crate::action::OnFd;
 use crate::bottom_half::BottomHalf;
 use crate::context::{AioContext, Inner};
-use crate::handler::{Action, AddError, Callback, Interest, Registration, Watch};
+use crate::handler::{AddError, Callback, Interest, Registration, Watch};
 use crate::notifier::{Method, Reset};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
@@ -270,7 +271,7 @@ impl Producer {
                 this.has_room(ctx);
             }
         };
-        let action = || Action::Fd(Box::new(callback));
+        let action = || OnFd(callback);
         match context.register(self.room.as_raw_fd(), Watch::Level(interest), true, action) {
             Ok(token) => {
                 let registration = Registration { context: Weak::clone(&self.context), token };
