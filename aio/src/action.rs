@@ -36,7 +36,7 @@ pub(crate) struct OnFd<F>(pub(crate) F);
 
 impl<F: Fn(&AioContext, Readiness)> Action for OnFd<F> {
     fn run(&self, context: &AioContext, handler: &Rc<Handler>, ready: Readiness) -> io::Result<bool> {
-        let (ready, stats) = (handler.masked(ready), &context.inner.stats);
+        let (ready, stats) = (handler.masked(ready), &context.inner.sink.stats);
         if ready.is_empty() {
             stats.spurious.bump();
             return Ok(false);
@@ -47,41 +47,38 @@ impl<F: Fn(&AioContext, Readiness)> Action for OnFd<F> {
     }
 }
 
-/// A notifier, and how it is reset.
-pub(crate) struct Bell {
+/// Reads a notifier that its descriptor reported. False if it had not been rung.
+fn read(notifier: &EventNotifier, context: &AioContext, ready: Readiness) -> io::Result<bool> {
+    if !ready.intersects(Readiness::IN.union(Readiness::ERROR)) {
+        // Only seen in memory: there is nothing to read.
+        return Ok(true);
+    }
+    let stats = &context.inner.sink.stats;
+    stats.syscalls_read.bump();
+    let rung = notifier.test_and_clear()? || ready.intersects(Readiness::POLLED);
+    if !rung {
+        stats.spurious.bump();
+    }
+    Ok(rung)
+}
+
+/// The loop's own eventfd: its work is found elsewhere.
+pub(crate) struct OnOwn {
     pub(crate) notifier: EventNotifier,
     pub(crate) method: Method,
 }
 
-impl Bell {
-    /// Clears the notifier if its descriptor reported it and that is the loop's to do. False if it had not been rung.
-    #[inline]
-    fn reset(&self, context: &AioContext, ready: Readiness) -> io::Result<bool> {
-        if self.method != Method::Read || !ready.intersects(Readiness::IN.union(Readiness::ERROR)) {
-            return Ok(true);
-        }
-        let stats = &context.inner.stats;
-        stats.syscalls_read.bump();
-        let rung = self.notifier.test_and_clear()? || ready.intersects(Readiness::POLLED);
-        if !rung {
-            stats.spurious.bump();
-        }
-        Ok(rung)
-    }
-}
-
-/// The loop's own eventfd: its work is found elsewhere.
-pub(crate) struct OnOwn(pub(crate) Bell);
-
 impl Action for OnOwn {
     fn run(&self, context: &AioContext, _: &Rc<Handler>, ready: Readiness) -> io::Result<bool> {
-        context.inner.stats.own_wakeups.bump();
-        self.0.reset(context, ready)?;
+        context.inner.sink.stats.own_wakeups.bump();
+        if self.method == Method::Read {
+            read(&self.notifier, context, ready)?;
+        }
         Ok(false)
     }
 
     fn notifier(&self) -> Option<&EventNotifier> {
-        Some(&self.0.notifier)
+        Some(&self.notifier)
     }
 
     fn doorbell(&self) -> Option<&EventNotifier> {
@@ -89,49 +86,61 @@ impl Action for OnOwn {
     }
 }
 
-/// A doorbell.
-pub(crate) struct OnBell<F> {
-    pub(crate) bell: Bell,
-    pub(crate) callback: F,
+/// A doorbell. `READ`: the loop reads it. A constant, because an action that never reads is shorter.
+pub(crate) struct OnBell<F, const READ: bool> {
+    notifier: EventNotifier,
+    callback: F,
 }
 
-impl<F: Fn(&AioContext)> Action for OnBell<F> {
+/// The action of a doorbell.
+pub(crate) fn on_bell<F>(notifier: EventNotifier, method: Method, callback: F) -> Box<dyn Action>
+where
+    F: Fn(&AioContext) + 'static,
+{
+    match method {
+        Method::Read => Box::new(OnBell::<F, true> { notifier, callback }),
+        _ => Box::new(OnBell::<F, false> { notifier, callback }),
+    }
+}
+
+impl<F: Fn(&AioContext), const READ: bool> Action for OnBell<F, READ> {
     fn run(&self, context: &AioContext, _: &Rc<Handler>, ready: Readiness) -> io::Result<bool> {
-        if !self.bell.reset(context, ready)? {
+        if READ && !read(&self.notifier, context, ready)? {
             return Ok(false);
         }
-        context.inner.stats.notifier_dispatches.bump();
+        context.inner.sink.stats.notifier_dispatches.bump();
         fence(Ordering::Acquire);
         (self.callback)(context);
         Ok(true)
     }
 
     fn notifier(&self) -> Option<&EventNotifier> {
-        Some(&self.bell.notifier)
+        Some(&self.notifier)
     }
 }
 
 /// A doorbell of a device whose work shows in memory.
 pub(crate) struct OnPolledBell<D> {
-    pub(crate) bell: Bell,
+    pub(crate) notifier: EventNotifier,
+    pub(crate) method: Method,
     pub(crate) device: Rc<D>,
 }
 
 impl<D: BusyPolled> Action for OnPolledBell<D> {
     fn run(&self, context: &AioContext, handler: &Rc<Handler>, ready: Readiness) -> io::Result<bool> {
-        if !self.bell.reset(context, ready)? {
+        if self.method == Method::Read && !read(&self.notifier, context, ready)? {
             return Ok(false);
         }
         let inner = &context.inner;
         inner.busy_poll.had_event(handler);
-        inner.stats.notifier_dispatches.bump();
+        inner.sink.stats.notifier_dispatches.bump();
         fence(Ordering::Acquire);
-        handler.process(&*self.device, context, &inner.handlers);
+        handler.process(&*self.device, context, &inner.sink.handlers);
         Ok(true)
     }
 
     fn notifier(&self) -> Option<&EventNotifier> {
-        Some(&self.bell.notifier)
+        Some(&self.notifier)
     }
 
     fn device(&self) -> Option<&dyn BusyPolled> {

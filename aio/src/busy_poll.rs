@@ -439,9 +439,9 @@ mod tests {
             ctx.poll(true).unwrap();
         }
         let inner = &*ctx.inner;
-        inner.busy_poll.retire_idle(monotonic_ns(), &inner.handlers);
+        inner.busy_poll.retire_idle(monotonic_ns(), &inner.sink.handlers);
         assert_eq!((inner.busy_poll.polled.borrow().len(), device.ends.get()), (1, 0), "busy");
-        inner.busy_poll.retire_idle(monotonic_ns() + IDLE_NS + 1, &inner.handlers);
+        inner.busy_poll.retire_idle(monotonic_ns() + IDLE_NS + 1, &inner.sink.handlers);
         assert_eq!((inner.busy_poll.polled.borrow().len(), device.ends.get()), (0, 1), "idle");
         assert!(ctx.poll(true).unwrap(), "and what the last look found is not slept over");
         assert_eq!(device.processed.get(), 3);

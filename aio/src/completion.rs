@@ -251,7 +251,7 @@ impl<T: 'static> Operations<T> {
     /// places that do not move with it. Descriptors must stay open until the next turn has begun.
     pub unsafe fn submit(&self, entry: squeue::Entry, held: T) -> Result<OperationId, SubmitError<T>> {
         let context = self.context.upgrade();
-        let Some(context) = context.filter(|c| !c.completions.closed.get()) else {
+        let Some(context) = context.filter(|c| !c.sink.completions.closed.get()) else {
             let error =
                 io::Error::new(io::ErrorKind::NotConnected, "the event loop of these operations is gone");
             return Err(SubmitError { error, held });
@@ -280,9 +280,9 @@ unsafe fn start(
     key: usize,
     multishot: bool,
 ) -> OperationId {
-    let token = context.completions.insert(owner, key, multishot);
+    let token = context.sink.completions.insert(owner, key, multishot);
     // SAFETY: the caller's promise.
-    unsafe { ring.submit(entry.user_data(token.bits()), &context.stats) };
+    unsafe { ring.submit(entry.user_data(token.bits()), &context.sink.stats) };
     OperationId(token)
 }
 
@@ -382,9 +382,9 @@ impl AioContext {
     /// Asks the kernel to cancel an operation. Its callback runs all the same, with `-ECANCELED` or, if it was too late,
     /// with its own result. False if the operation has completed already. No system call: rides on the next wait.
     pub fn cancel(&self, operation: OperationId) -> bool {
-        let live = self.inner.completions.is_in_flight(operation.0);
+        let live = self.inner.sink.completions.is_in_flight(operation.0);
         if live && let Some(ring) = self.inner.monitor.ring() {
-            ring.cancel(operation.0, &self.inner.stats);
+            ring.cancel(operation.0, &self.inner.sink.stats);
         }
         live
     }

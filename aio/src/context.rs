@@ -1,6 +1,6 @@
 //! AioContext: one turn of the loop, and what it ties together.
 
-use crate::action::{Action, Bell, OnBell, OnFd, OnOwn, OnPolledBell};
+use crate::action::{Action, OnFd, OnOwn, OnPolledBell, on_bell};
 use crate::agenda::{Agenda, Item};
 use crate::bottom_half::{BottomHalf, BottomHalves, Due};
 use crate::builder::Builder;
@@ -50,11 +50,9 @@ const _: fn() = || {
 #[derive(Debug)]
 pub(crate) struct Inner {
     agenda: Rc<Agenda>,
-    pub(crate) handlers: Handlers,
+    pub(crate) sink: Sink,
     pub(crate) monitor: Monitor,
     pub(crate) info: MonitorInfo,
-    pub(crate) completions: Completions,
-    pub(crate) stats: Counters,
     bottom_halves: Rc<BottomHalves>,
     timers: Rc<Timers>,
     pub(crate) busy_poll: BusyPoll,
@@ -64,32 +62,28 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
-    fn sink(&self) -> Sink<'_> {
-        Sink { handlers: &self.handlers, completions: &self.completions, stats: &self.stats }
-    }
-
     /// Watches `fd` and puts its handler into a slot. A handler that the number has already is retired once the new one
     /// is in place. `known`: the descriptor is open and can be polled.
-    pub(crate) fn register<A: Action + 'static>(
+    pub(crate) fn register(
         &self,
         fd: RawFd,
         watch: Watch,
         known: bool,
-        action: impl FnOnce() -> A,
+        action: impl FnOnce() -> Box<dyn Action>,
     ) -> io::Result<Token> {
-        let replaced = self.handlers.get_by_fd(fd);
-        let token = self.handlers.next_token()?;
-        let state = self.monitor.add(token, fd, watch, known, &self.stats)?;
-        self.handlers.insert(Handler::new(token, fd, watch, state, Box::new(action())));
+        let replaced = self.sink.handlers.get_by_fd(fd);
+        let token = self.sink.handlers.next_token()?;
+        let state = self.monitor.add(token, fd, watch, known, &self.sink.stats)?;
+        self.sink.handlers.insert(Handler::new(token, fd, watch, state, action()));
         if let Some(old) = replaced {
-            self.handlers.remove(old.token);
+            self.sink.handlers.remove(old.token);
             self.retire(&old, true);
         }
         Ok(token)
     }
 
     pub(crate) fn remove_handler(&self, token: Token) -> bool {
-        let Some(handler) = self.handlers.remove(token) else {
+        let Some(handler) = self.sink.handlers.remove(token) else {
             return false;
         };
         self.retire(&handler, false);
@@ -98,10 +92,10 @@ impl Inner {
 
     /// Last steps of a handler that has left its slot. Dropping it may run user code, so nothing is borrowed here.
     fn retire(&self, handler: &Handler, replaced: bool) {
-        self.monitor.remove(handler, replaced, self.sink());
+        self.monitor.remove(handler, replaced, &self.sink);
         let doorbell_was_off = self.busy_poll.forget(handler);
         if handler.is_ready() {
-            self.stats.stale.bump();
+            self.sink.stats.stale.bump();
         }
         handler.hand_back(doorbell_was_off);
     }
@@ -118,10 +112,10 @@ impl Inner {
     #[inline(always)]
     fn sleep(&self, timeout: TimeoutNs) -> io::Result<bool> {
         let sleeps = !self.sleeper.prepare(&self.shared.gate);
-        let woken = if sleeps { self.monitor.wait(timeout, self.sink()) } else { self.look() };
+        let woken = if sleeps { self.monitor.wait(timeout, &self.sink) } else { self.look() };
         self.sleeper.finish(&self.shared.gate);
         if woken? && sleeps {
-            self.stats.wakeups.bump();
+            self.sink.stats.wakeups.bump();
         }
         Ok(sleeps)
     }
@@ -129,8 +123,8 @@ impl Inner {
     /// The same without a sleep.
     #[inline(never)]
     fn look(&self) -> io::Result<bool> {
-        if self.monitor.wait(Some(0), self.sink())? {
-            self.stats.wakeups.bump();
+        if self.monitor.wait(Some(0), &self.sink)? {
+            self.sink.stats.wakeups.bump();
         }
         Ok(false)
     }
@@ -138,13 +132,13 @@ impl Inner {
     /// Nothing calls for a turn but what the kernel may have.
     #[inline]
     fn is_idle(&self) -> bool {
-        !self.handlers.any_ready() && self.agenda.is_empty() && self.shared.bottom_halves.is_empty()
+        !self.sink.handlers.any_ready() && self.agenda.is_empty() && self.shared.bottom_halves.is_empty()
     }
 
     /// How long the next wait may sleep.
     #[inline(never)]
     fn timeout(&self) -> TimeoutNs {
-        if self.handlers.any_ready() || self.agenda.has(Item::Completions) {
+        if self.sink.handlers.any_ready() || self.agenda.has(Item::Completions) {
             return Some(0);
         }
         let cap = match self.bottom_halves.due(&self.shared.bottom_halves) {
@@ -180,11 +174,13 @@ impl AioContext {
         let own = notifier.resolve(info.kind)?;
         let agenda = Rc::<Agenda>::default();
         let inner = Inner {
-            handlers: Handlers::default(),
+            sink: Sink {
+                handlers: Handlers::default(),
+                completions: Completions::new(&agenda),
+                stats: Counters::default(),
+            },
             monitor,
             info,
-            completions: Completions::new(&agenda),
-            stats: Counters::default(),
             bottom_halves: BottomHalves::new(&agenda),
             timers: Timers::new(&agenda),
             busy_poll: BusyPoll::new(&agenda),
@@ -194,8 +190,8 @@ impl AioContext {
             agenda,
         };
         let fd = notifier.as_raw_fd();
-        inner.register(fd, watch_for(own.0), true, || OnOwn(Bell { notifier, method: own.0 }))?;
-        inner.busy_poll.set_policy(wanted.busy_polling, &inner.handlers);
+        inner.register(fd, watch_for(own.0), true, || Box::new(OnOwn { notifier, method: own.0 }))?;
+        inner.busy_poll.set_policy(wanted.busy_polling, &inner.sink.handlers);
         Ok(Self { inner: Rc::new(inner) })
     }
 
@@ -226,14 +222,14 @@ impl AioContext {
 
     /// A snapshot of the counters.
     pub fn stats(&self) -> Stats {
-        let mut stats = self.inner.stats.snapshot();
+        let mut stats = self.inner.sink.stats.snapshot();
         stats.syscalls_write = self.inner.shared.wakes.load(Ordering::Relaxed);
         stats
     }
 
     /// Sets the busy-polling policy; what was learned is forgotten. Takes effect in the next turn.
     pub fn set_busy_polling(&self, policy: BusyPolling) {
-        self.inner.busy_poll.set_policy(policy, &self.inner.handlers);
+        self.inner.busy_poll.set_policy(policy, &self.inner.sink.handlers);
     }
 
     /// Calls `callback` in every turn in which `fd` is ready (level-triggered, on every monitor).
@@ -255,7 +251,7 @@ impl AioContext {
         F: Fn(&AioContext, Readiness) + 'static,
     {
         let mut callback = Some(callback);
-        let action = || OnFd(take(&mut callback));
+        let action = || -> Box<dyn Action> { Box::new(OnFd(take(&mut callback))) };
         match self.inner.register(fd.as_fd().as_raw_fd(), Watch::Level(interest), false, action) {
             Ok(token) => Ok(self.registration(token)),
             Err(error) => Err(AddError { error, handler: take(&mut callback) }),
@@ -279,7 +275,7 @@ impl AioContext {
         F: Fn(&AioContext) + 'static,
     {
         let mut callback = Some(callback);
-        let action = |bell| OnBell { bell, callback: take(&mut callback) };
+        let action = |notifier, method| on_bell(notifier, method, take(&mut callback));
         match self.register_notifier(notifier, action) {
             Ok(registration) => Ok(registration),
             Err(error) => Err(AddError { error, handler: take(&mut callback) }),
@@ -295,22 +291,24 @@ impl AioContext {
         notifier: &EventNotifier,
         device: Rc<D>,
     ) -> Result<NotifierRegistration, AddError<Rc<D>>> {
-        let action = |bell| OnPolledBell { bell, device: Rc::clone(&device) };
+        let action = |notifier, method| -> Box<dyn Action> {
+            Box::new(OnPolledBell { notifier, method, device: Rc::clone(&device) })
+        };
         match self.register_notifier(notifier, action) {
             Ok(registration) => Ok(registration),
             Err(error) => Err(AddError { error, handler: device }),
         }
     }
 
-    fn register_notifier<A: Action + 'static>(
+    fn register_notifier(
         &self,
         notifier: &EventNotifier,
-        action: impl FnOnce(Bell) -> A,
+        action: impl FnOnce(EventNotifier, Method) -> Box<dyn Action>,
     ) -> io::Result<NotifierRegistration> {
         let (method, fallback) = notifier.resolve(self.inner.info.kind)?;
-        let token = self.inner.register(notifier.as_raw_fd(), watch_for(method), true, || {
-            action(Bell { notifier: notifier.clone(), method })
-        })?;
+        let token = self
+            .inner
+            .register(notifier.as_raw_fd(), watch_for(method), true, || action(notifier.clone(), method))?;
         Ok(NotifierRegistration { registration: self.registration(token), method, fallback })
     }
 
@@ -372,7 +370,7 @@ impl AioContext {
     /// What the monitor's system call says, EINTR excepted; none is expected while memory lasts. The context stays usable.
     pub fn poll(&self, blocking: bool) -> io::Result<bool> {
         let inner = &*self.inner;
-        inner.stats.turns.bump();
+        inner.sink.stats.turns.bump();
         if blocking && inner.is_idle() {
             inner.sleep(None)?;
         } else if inner.agenda.has(Item::BusyPolling) {
@@ -414,21 +412,21 @@ impl AioContext {
     }
 
     /// Runs what has been collected, scheduled or has expired. True if a callback ran.
-    #[inline]
+    #[inline(always)]
     fn run_due(&self) -> io::Result<bool> {
         let inner = &*self.inner;
         let mut progress = false;
         if inner.agenda.has(Item::Completions) {
-            progress |= inner.completions.dispatch(self, &inner.stats);
+            progress |= inner.sink.completions.dispatch(self, &inner.sink.stats);
         }
         if inner.agenda.has(Item::BottomHalves) || !inner.shared.bottom_halves.is_empty() {
-            progress |= inner.bottom_halves.run(self, &inner.shared.bottom_halves, &inner.stats);
+            progress |= inner.bottom_halves.run(self, &inner.shared.bottom_halves, &inner.sink.stats);
         }
-        while let Some(handler) = inner.handlers.next_ready() {
+        while let Some(handler) = inner.sink.handlers.next_ready() {
             progress |= handler.action.run(self, &handler, handler.take_ready())?;
         }
         if inner.agenda.has(Item::Timers) {
-            progress |= inner.timers.run(self, &inner.stats);
+            progress |= inner.timers.run(self, &inner.sink.stats);
         }
         Ok(progress)
     }
@@ -438,11 +436,11 @@ impl AioContext {
     fn busy_poll(&self, start_ns: u64, timeout: &mut TimeoutNs) -> bool {
         let inner = &*self.inner;
         let loop_has_work = || inner.shared.gate.is_notified() || inner.monitor.needs_wait();
-        let may_linger = !inner.completions.any_awaited();
-        let round = inner.busy_poll.poll(start_ns, *timeout, may_linger, &inner.handlers, loop_has_work);
+        let may_linger = !inner.sink.completions.any_awaited();
+        let round = inner.busy_poll.poll(start_ns, *timeout, may_linger, &inner.sink.handlers, loop_has_work);
         match round {
-            Round::Hit => inner.stats.poll_hits.bump(),
-            Round::Miss => inner.stats.poll_misses.bump(),
+            Round::Hit => inner.sink.stats.poll_hits.bump(),
+            Round::Miss => inner.sink.stats.poll_misses.bump(),
             Round::Off | Round::Loop => {}
         }
         let found = matches!(round, Round::Hit | Round::Loop);
@@ -451,14 +449,14 @@ impl AioContext {
         }
         // About to sleep: doorbells on, and the last look. The search took its time, and the hooks may have scheduled or
         // armed something.
-        if *timeout != Some(0) && inner.busy_poll.leave(&inner.handlers) {
+        if *timeout != Some(0) && inner.busy_poll.leave(&inner.sink.handlers) {
             *timeout = inner.timeout();
         }
         // A ring that tells shows in memory whether there is anything to ask for; the others have to be asked now and then, for
         // what cannot be looked at.
         let unseen = match inner.monitor.ring() {
             Some(_) => usize::MAX,
-            None => inner.handlers.len() - 1,
+            None => inner.sink.handlers.len() - 1,
         };
         !found
             || inner.monitor.tells()
@@ -480,15 +478,15 @@ impl Drop for AioContext {
     /// use the context while they are dropped.
     fn drop(&mut self) {
         let inner = &*self.inner;
-        inner.completions.close();
+        inner.sink.completions.close();
+        inner.busy_poll.set_policy(BusyPolling::OFF, &inner.sink.handlers);
+        let handlers = inner.sink.handlers.clear();
         if let Some(ring) = inner.monitor.ring() {
-            ring.shutdown(&inner.completions, &inner.stats);
+            ring.shutdown(&inner.sink);
         }
-        inner.busy_poll.set_policy(BusyPolling::OFF, &inner.handlers);
-        for handler in inner.handlers.clear() {
-            handler.hand_back(false);
-        }
-        inner.completions.clear();
+        handlers.iter().for_each(|handler| handler.hand_back(false));
+        drop(handlers);
+        inner.sink.completions.clear();
         inner.timers.clear();
         inner.bottom_halves.clear();
         inner.shared.close();

@@ -77,7 +77,7 @@ impl EpollMonitor {
     }
 
     #[inline(always)]
-    pub(super) fn wait(&self, timeout: TimeoutNs, sink: Sink<'_>) -> io::Result<bool> {
+    pub(super) fn wait(&self, timeout: TimeoutNs, sink: &Sink) -> io::Result<bool> {
         sink.stats.syscalls_wait.bump();
         let mut set = self.set.borrow_mut();
         let Set { epoll, events } = &mut *set;
@@ -96,7 +96,7 @@ impl EpollMonitor {
             sink.stats.stale.add((n - reported) as u64);
             drop((set, handlers));
             // If that fails (no descriptor, no memory), the old set goes on to serve, and the next stale event tries again.
-            let _ = self.start_afresh(sink.handlers, sink.stats);
+            let _ = self.start_afresh(&sink.handlers, &sink.stats);
         }
         Ok(reported != 0)
     }

@@ -11,7 +11,6 @@
 )]
 
 use super::{Arm, HandlerState, Sink};
-use crate::completion::Completions;
 use crate::handler::{Handler, Handlers, Interest, Readiness, Watch};
 use crate::notifier::EventNotifier;
 use crate::stats::Counters;
@@ -106,7 +105,7 @@ impl UringMonitor {
         }
     }
 
-    pub(super) fn remove(&self, handler: &Handler, sink: Sink<'_>) {
+    pub(super) fn remove(&self, handler: &Handler, sink: &Sink) {
         let arm = handler.monitor.arm.replace(Arm::Idle);
         if let Some(key) = handler.monitor.index.take() {
             let mut reads = self.reads.borrow_mut();
@@ -116,12 +115,12 @@ impl UringMonitor {
                 return;
             }
             drop(reads);
-            self.cancel(Token::new(Kind::Read, key as usize, 0), sink.stats);
+            self.cancel(Token::new(Kind::Read, key as usize, 0), &sink.stats);
             // At once: until it has ended, the read takes every ring for a handler that has gone. It is rung again when the
             // read completes, but that might be in the next turn of this loop while another loop waits for the ring.
             self.submit_and_reap(sink);
         } else if matches!(arm, Arm::Armed | Arm::Ending | Arm::Changing) {
-            self.cancel(handler.token, sink.stats);
+            self.cancel(handler.token, &sink.stats);
         }
     }
 
@@ -223,7 +222,7 @@ impl UringMonitor {
     }
 
     /// The same however many they are. True if something was collected on the way.
-    fn arm_queued(&self, sink: Sink<'_>) -> bool {
+    fn arm_queued(&self, sink: &Sink) -> bool {
         if self.queued.borrow().is_empty() {
             return false;
         }
@@ -246,7 +245,7 @@ impl UringMonitor {
             }
             // SAFETY: the only pointer is into `reads`, whose entry stays until its completion (see `complete_read`, and
             // `shutdown` for a context that is dropped).
-            unsafe { self.queue(entry, sink.stats) };
+            unsafe { self.queue(entry, &sink.stats) };
         }
         // Keeps the capacity. What has completed on the way is armed by the next wait.
         let again = self.queued.replace(queued);
@@ -254,7 +253,7 @@ impl UringMonitor {
         collected
     }
 
-    fn submit_and_reap(&self, sink: Sink<'_>) -> bool {
+    fn submit_and_reap(&self, sink: &Sink) -> bool {
         sink.stats.syscalls_enter.bump();
         // Whatever stands in its way stands in the way of the wait, too, which reports it.
         let mut ring = self.ring.borrow_mut();
@@ -339,11 +338,11 @@ impl UringMonitor {
     }
 
     #[inline(always)]
-    pub(super) fn wait(&self, mut timeout: TimeoutNs, sink: Sink<'_>) -> io::Result<bool> {
+    pub(super) fn wait(&self, mut timeout: TimeoutNs, sink: &Sink) -> io::Result<bool> {
         // The usual turn: a sleep, with room for what there is to submit.
         if timeout != Some(0) {
             let mut ring = self.ring.borrow_mut();
-            let submitted = !self.unfinished.get() || self.submit_queued(&mut ring, sink.handlers);
+            let submitted = !self.unfinished.get() || self.submit_queued(&mut ring, &sink.handlers);
             if submitted && !ring.any_came_unasked() {
                 sink.stats.syscalls_enter.bump();
                 match ring.enter(timeout).as_ref().map_err(io::Error::raw_os_error) {
@@ -365,7 +364,7 @@ impl UringMonitor {
     }
 
     #[inline(never)]
-    fn wait_otherwise(&self, mut timeout: TimeoutNs, sink: Sink<'_>) -> io::Result<bool> {
+    fn wait_otherwise(&self, mut timeout: TimeoutNs, sink: &Sink) -> io::Result<bool> {
         loop {
             self.changed.set(false);
             self.unfinished.set(false);
@@ -381,7 +380,7 @@ impl UringMonitor {
     }
 
     /// `collected`: there is something to dispatch already, so this must not sleep.
-    fn enter_and_reap(&self, timeout: TimeoutNs, sink: Sink<'_>, mut collected: bool) -> io::Result<bool> {
+    fn enter_and_reap(&self, timeout: TimeoutNs, sink: &Sink, mut collected: bool) -> io::Result<bool> {
         loop {
             let mut ring = self.ring.borrow_mut();
             let more = self.flush_backlog(&mut ring);
@@ -415,7 +414,7 @@ impl UringMonitor {
 
     /// Empties the completion queue into the sink.
     #[inline(always)]
-    fn reap(&self, ring: &mut Ring, sink: Sink<'_>) -> bool {
+    fn reap(&self, ring: &mut Ring, sink: &Sink) -> bool {
         let (handlers, mut collected) = (sink.handlers.live(), false);
         for cqe in ring.reap_all() {
             let token = Token::from_bits(cqe.user_data);
@@ -429,7 +428,7 @@ impl UringMonitor {
                     }
                 },
                 Kind::Read => self.complete_read(token, cqe, sink),
-                Kind::Operation => sink.completions.complete(token, cqe.result, cqe.flags, sink.stats),
+                Kind::Operation => sink.completions.complete(token, cqe.result, cqe.flags, &sink.stats),
                 Kind::Internal => false,
             };
         }
@@ -437,7 +436,7 @@ impl UringMonitor {
     }
 
     #[inline(always)]
-    fn complete_poll(&self, handler: &Rc<Handler>, cqe: Cqe, sink: Sink<'_>) -> bool {
+    fn complete_poll(&self, handler: &Rc<Handler>, cqe: Cqe, sink: &Sink) -> bool {
         if cqe.result < 0 {
             return self.poll_failed(handler, cqe.result, sink);
         }
@@ -457,7 +456,7 @@ impl UringMonitor {
     }
 
     #[cold]
-    fn poll_failed(&self, handler: &Rc<Handler>, result: i32, sink: Sink<'_>) -> bool {
+    fn poll_failed(&self, handler: &Rc<Handler>, result: i32, sink: &Sink) -> bool {
         if result == -libc::ECANCELED {
             // For a change.
             self.queue_arming(handler);
@@ -488,7 +487,7 @@ impl UringMonitor {
     }
 
     #[inline(never)]
-    fn complete_read(&self, token: Token, cqe: Cqe, sink: Sink<'_>) -> bool {
+    fn complete_read(&self, token: Token, cqe: Cqe, sink: &Sink) -> bool {
         if let (Some(id), Some(counters)) =
             (cqueue::buffer_select(cqe.flags), &mut *self.counters.borrow_mut())
         {
@@ -531,7 +530,8 @@ impl UringMonitor {
 
     /// Cancels everything and waits until the kernel has let go of every buffer. What will not end (a disk that does not
     /// answer) is leaked after ten seconds: memory that the kernel may still write to must not be used again.
-    pub(crate) fn shutdown(&self, completions: &Completions, stats: &Counters) {
+    pub(crate) fn shutdown(&self, sink: &Sink) {
+        let Sink { completions, stats, .. } = sink;
         self.queued.borrow_mut().clear();
         let reads =
             self.reads.borrow().iter().filter(|(_, r)| r.in_flight).map(|(k, _)| k).collect::<Vec<_>>();
@@ -541,8 +541,6 @@ impl UringMonitor {
         for operation in completions.in_flight() {
             self.cancel(operation, stats);
         }
-        let nobody = Handlers::default();
-        let sink = Sink { handlers: &nobody, completions, stats };
         let deadline = monotonic_ns().saturating_add(SHUTDOWN_NS);
         let busy =
             || !completions.in_flight().is_empty() || self.reads.borrow().iter().any(|(_, r)| r.in_flight);

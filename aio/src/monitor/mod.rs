@@ -112,11 +112,11 @@ enum Arm {
 }
 
 /// Where a wait puts what it collected.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Sink<'a> {
-    pub(crate) handlers: &'a Handlers,
-    pub(crate) completions: &'a Completions,
-    pub(crate) stats: &'a Counters,
+#[derive(Debug)]
+pub(crate) struct Sink {
+    pub(crate) handlers: Handlers,
+    pub(crate) completions: Completions,
+    pub(crate) stats: Counters,
 }
 
 /// The monitor of one context.
@@ -217,17 +217,17 @@ impl Monitor {
     }
 
     /// Stops watching a handler that has left its slot. `replaced`: a newer one watches the same descriptor number.
-    pub(crate) fn remove(&self, handler: &Handler, replaced: bool, sink: Sink<'_>) {
+    pub(crate) fn remove(&self, handler: &Handler, replaced: bool, sink: &Sink) {
         match self {
-            Self::Poll(m) => m.remove(handler, sink.handlers),
+            Self::Poll(m) => m.remove(handler, &sink.handlers),
             Self::Epoll(_) if replaced => {}
-            Self::Epoll(m) => m.remove(handler, sink.stats),
+            Self::Epoll(m) => m.remove(handler, &sink.stats),
             Self::IoUring(m) => m.remove(handler, sink),
         }
     }
 
     #[inline(always)]
-    pub(crate) fn wait(&self, timeout: TimeoutNs, sink: Sink<'_>) -> io::Result<bool> {
+    pub(crate) fn wait(&self, timeout: TimeoutNs, sink: &Sink) -> io::Result<bool> {
         match self {
             Self::Poll(m) => m.wait(timeout, sink),
             Self::Epoll(m) => m.wait(timeout, sink),

@@ -66,7 +66,7 @@ impl PollMonitor {
     }
 
     #[inline(never)]
-    pub(super) fn wait(&self, timeout: TimeoutNs, sink: Sink<'_>) -> io::Result<bool> {
+    pub(super) fn wait(&self, timeout: TimeoutNs, sink: &Sink) -> io::Result<bool> {
         sink.stats.syscalls_wait.bump();
         let mut set = self.set.borrow_mut();
         let ready = match ppoll(&mut set.fds, timeout) {

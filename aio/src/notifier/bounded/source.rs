@@ -2,7 +2,7 @@
 
 use super::builder::refuse_unread;
 use super::{BoundedMethod, BoundedNotifier, Engine};
-use crate::action::OnFd;
+use crate::action::{Action, OnFd};
 use crate::bottom_half::BottomHalf;
 use crate::context::{AioContext, Inner};
 use crate::handler::{AddError, Callback, Interest, Registration, Watch};
@@ -70,7 +70,7 @@ impl AioContext {
             let run = Rc::clone(consumer);
             let registration = self.add_fd(notifier, Interest::READABLE, move |ctx, _| {
                 // The read(2) in there is this loop's.
-                ctx.inner.stats.syscalls_read.bump();
+                ctx.inner.sink.stats.syscalls_read.bump();
                 run.take_one(ctx);
             })?;
             let fallback = (notifier.reset() == Reset::Autoreset).then_some(COUNT_IS_READ);
@@ -271,7 +271,7 @@ impl Producer {
                 this.has_room(ctx);
             }
         };
-        let action = || OnFd(callback);
+        let action = || -> Box<dyn Action> { Box::new(OnFd(callback)) };
         match context.register(self.room.as_raw_fd(), Watch::Level(interest), true, action) {
             Ok(token) => {
                 let registration = Registration { context: Weak::clone(&self.context), token };
