@@ -7,13 +7,13 @@ use std::fmt;
 use std::io;
 use std::rc::Weak;
 
-/// Names a handler of one context; may be sent to other threads. See [`AioContext::remove`].
+/// Names a handler of one context; may be sent to other threads. See [`AioContext::remove`](crate::AioContext::remove).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HandlerId(pub(crate) Token);
 
 /// A registered handler; dropping it removes the handler, whose callback will not be entered again.
 ///
-/// Belongs to the home thread. From another thread, schedule [`AioContext::remove`] with the
+/// Belongs to the home thread. From another thread, schedule [`AioContext::remove`](crate::AioContext::remove) with the
 /// [`id`](Self::id) through the context's [`Handle`](crate::Handle).
 #[must_use = "dropping a registration removes its handler"]
 pub struct Registration {
@@ -56,7 +56,7 @@ impl Registration {
         }
     }
 
-    /// Leaves the handler registered until the context is dropped, or [`AioContext::remove`] is called.
+    /// Leaves the handler registered until the context is dropped, or [`AioContext::remove`](crate::AioContext::remove) is called.
     pub fn detach(self) -> HandlerId {
         let id = self.id();
         let mut this = std::mem::ManuallyDrop::new(self);
