@@ -1,9 +1,7 @@
 //! A campaign: named cases, warmed up, then recorded in interleaved rounds, then turned into the rows of a report.
 
 use crate::error::Error;
-#[cfg(feature = "peers")]
-use crate::measure::Measured;
-use crate::measure::{Recording, Sample, analyse, interleave};
+use crate::measure::{Measured, Recording, Sample, analyse, interleave};
 use crate::report::{Missing, Report, Row};
 use crate::session::Watch;
 
@@ -134,10 +132,7 @@ impl<S: Sample> Campaign<S> {
         let index = cases.iter().position(|case| case.group == group && case.name == name)?;
         self.arms.get(index)?.as_ref().ok().copied()
     }
-}
 
-#[cfg(feature = "peers")]
-impl<S: Sample> Campaign<S> {
     /// The metrics of case `arm` of `group` against case `baseline` of it, whichever baseline it has as a row. Empty unless
     /// both were measured.
     pub(crate) fn versus(&self, cases: &[Case], group: &str, arm: &str, baseline: &str) -> Vec<Measured> {

@@ -3,7 +3,7 @@
 //!
 //! Each cell has up to three arms, measured in turn: the classic loop, the same with one read(2) more for each doorbell, and
 //! the loop that does not read. The second says what a read costs in place, hence what the third should save; the third, what
-//! it does save.
+//! it does save. The simplest cell of each loop has a fourth, edges and a read, which tells the read from the level.
 
 pub(crate) mod cell;
 pub(crate) mod explain;
@@ -18,10 +18,12 @@ use crate::arm::{Arm, Reset};
 use crate::campaign::{self, Case, Collected};
 use crate::cli::schedule::{PlacementArgs, Plan, ScheduleArgs};
 use crate::error::Error;
+use crate::measure::Measured;
 use crate::pin::Placement;
 use crate::report::Report;
 use crate::report::saved::Entry;
 use crate::session::Session;
+use crate::virtio_blk::dose::Dose;
 use crate::virtio_blk::options::{BackendKind, GuestKind, Setup};
 use crate::virtio_blk::rig::{self, Rig};
 use cell::{Cell, Disk};
@@ -69,7 +71,7 @@ struct Run {
     cell: Cell,
     placement: Placement,
     arm: Arm,
-    dose: bool,
+    dose: Option<Dose>,
 }
 
 /// Runs the benchmark. Blocks until it is done or Ctrl-C is pressed.
@@ -117,8 +119,9 @@ fn runs(section: &Section, placements: &[Placement]) -> Vec<Run> {
         let run = |arm, dose| Run { cell, placement, arm, dose };
         let classic = Arm::new(cell.monitor, Reset::Classic);
         // A read more where hardly one is made would be another loop.
-        let dosed = classic.filter(|_| !cell.busy_poll).map(|arm| run(arm, true));
-        [classic.map(|arm| run(arm, false)), dosed, cell.autoreset().map(|arm| run(arm, false))]
+        let dosed = classic.filter(|_| !cell.busy_poll).map(|arm| run(arm, Some(Dose::Second)));
+        let read_edge = cell.edge().filter(|_| cell.is_simplest()).map(|arm| run(arm, Some(Dose::Doorbell)));
+        [classic.map(|arm| run(arm, None)), dosed, read_edge, cell.autoreset().map(|arm| run(arm, None))]
     });
     runs.flatten().collect()
 }
@@ -133,7 +136,11 @@ fn measure(
 ) -> Result<Collected, Error> {
     let case = |run: &Run| {
         let classic = run.cell.classic();
-        let name = if run.dose { run.cell.dosed() } else { run.arm.to_string() };
+        let name = match run.dose {
+            None => run.arm.to_string(),
+            Some(Dose::Second) => run.cell.dosed(),
+            Some(Dose::Doorbell) => cell::and_its_read(run.arm),
+        };
         Case {
             group: format!("{} on {}", run.cell, run.placement),
             baseline: Some(classic).filter(|classic| *classic != name),
@@ -160,7 +167,17 @@ fn measure(
         Ok(Ok(rig))
     };
     let visit = |_, rig: &mut Rig| rig.sample(plan.runtime);
-    Ok(campaign::run(name, &cases, plan.rounds, session, warm_up, visit)?.collect(&cases))
+    let campaign = campaign::run(name, &cases, plan.rounds, session, warm_up, visit)?;
+    let mut collected = campaign.collect(&cases);
+    // A row has one baseline, and this arm stands between two.
+    for (row, run) in collected.rows.iter_mut().zip(runs).filter(|(_, run)| run.dose == Some(Dose::Doorbell))
+    {
+        let Ok(metrics) = &mut row.result else { continue };
+        let against = campaign.versus(&cases, &row.group, &run.arm.to_string(), &row.case);
+        let cpu = against.into_iter().filter(|measured| measured.name == "device_cpu_ns");
+        metrics.extend(cpu.map(|measured| Measured { name: model::UNREAD_CPU_NS, ..measured }));
+    }
+    Ok(collected)
 }
 
 /// What the rig of an arm is made of; the reason if this machine has it not.

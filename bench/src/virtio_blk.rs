@@ -5,7 +5,7 @@
 //! the ioeventfd and the loop's own. The guest waits for its interrupt with one blocking read(2) in every arm; with
 //! `--guest kvm` it is a vCPU that halts, and KVM signals the one and resets the other.
 
-mod dose;
+pub(crate) mod dose;
 mod guest;
 pub(crate) mod options;
 mod report;

@@ -50,6 +50,16 @@ impl Cell {
         Arm::new(self.monitor, reset)
     }
 
+    /// The arm that does not read, where it goes by edges.
+    pub(crate) fn edge(self) -> Option<Arm> {
+        self.autoreset().filter(|arm| arm.reset() == Reset::Edge)
+    }
+
+    /// The simplest iteration of a loop: nothing in it but what a request cannot be without.
+    pub(crate) fn is_simplest(self) -> bool {
+        self == Self::new(self.monitor, Disk::Null)
+    }
+
     /// The cell that a group's name speaks of, and where its threads ran.
     pub(crate) fn parse(group: &str) -> Option<(Self, &str)> {
         let (cell, place) = group.split_once(" on ")?;
@@ -68,6 +78,11 @@ impl Cell {
         }
         Some((parsed, place))
     }
+}
+
+/// The arm of edges that reads all the same: the classic one but for the level.
+pub(crate) fn and_its_read(edge: Arm) -> String {
+    format!("{edge} + its read")
 }
 
 const NO_EVENT_IDX: &str = "no EVENT_IDX";

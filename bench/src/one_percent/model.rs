@@ -15,6 +15,9 @@ use crate::report::saved::Entry;
 /// Fewer reads per request than this cannot be told from none in what an iteration takes.
 const HARDLY_ANY: f64 = 0.1;
 
+/// In the row of edges with a read: the device CPU of the same rounds without it, compared with that row.
+pub(crate) const UNREAD_CPU_NS: &str = "unread_cpu_ns";
+
 /// What came of one cell.
 #[derive(Debug, Clone)]
 pub(crate) struct Outcome {

@@ -2,8 +2,12 @@
 //!
 //! A clock around the loop's own read would cost about as much as a tenth of it, stop the processor from overlapping it
 //! with its surroundings, and miss what a system call leaves behind (cold caches, cold predictors). So the dose is doubled: the
-//! handler of this arm reads a second eventfd, as full and as watched as the doorbell, right after the loop has read the first.
-//! What an iteration then takes longer is what a read takes in it; all else is the classic arm.
+//! handler of a classic arm reads a second eventfd, as full and as watched as the doorbell, right after the loop has read the
+//! first. What an iteration then takes longer is what a read takes in it; all else is the classic arm.
+//!
+//! Or an arm that does not read is made to: its handler reads the doorbell as the loop would, where the loop would. That arm is
+//! the classic one but for how the doorbell is watched, an edge where that has a level; so the one tells what the level costs,
+//! and, beside the arm that does not read, once more what the read does.
 #![expect(
     unsafe_code,
     reason = "epoll_create1(2) and epoll_ctl(2), to have the second eventfd watched as the first is"
@@ -18,6 +22,15 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use virtio_blk_sim::blk_queue::{Attached, BlkQueue};
 
+/// Which eventfd is read once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dose {
+    /// Another than the doorbell, which the loop reads.
+    Second,
+    /// The doorbell, which the loop does not read.
+    Doorbell,
+}
+
 /// A running queue whose doorbell costs one read(2) more.
 #[derive(Debug)]
 pub(super) struct Dosed {
@@ -28,12 +41,21 @@ pub(super) struct Dosed {
 #[derive(Debug)]
 struct Device {
     queue: Attached,
-    /// Counts down from 2^32 - 1 and is never empty: a semaphore gives one at a time. A sample reads some 10^5 times.
-    second: EventFd,
-    /// A read(2) of an eventfd that somebody watches goes along the watchers (eventfd_read() in fs/eventfd.c). Under epoll the
-    /// doorbell always has one; under ppoll and a one-shot POLL_ADD nobody watches while the loop reads.
-    _watcher: Option<OwnedFd>,
+    read: Read,
     reads: Cell<u64>,
+}
+
+/// What is read.
+#[derive(Debug)]
+enum Read {
+    Second {
+        /// Counts down from 2^32 - 1 and is never empty: a semaphore gives one at a time. A sample reads some 10^5 times.
+        eventfd: EventFd,
+        /// A read(2) of an eventfd that somebody watches goes along the watchers (eventfd_read() in fs/eventfd.c). Under epoll
+        /// the doorbell always has one; under ppoll and a one-shot POLL_ADD nobody watches while the loop reads.
+        _watcher: Option<OwnedFd>,
+    },
+    Doorbell(EventNotifier),
 }
 
 impl Dosed {
@@ -41,12 +63,19 @@ impl Dosed {
     pub(super) fn new(
         context: &AioContext,
         monitor: Monitor,
+        dose: Dose,
         kick: &EventNotifier,
         queue: Attached,
     ) -> io::Result<Self> {
-        let second = EventFd::new(u32::MAX, libc::EFD_NONBLOCK | libc::EFD_SEMAPHORE)?;
-        let watcher = if monitor == Monitor::Epoll { Some(watch(&second)?) } else { None };
-        let device = Rc::new(Device { queue, second, _watcher: watcher, reads: Cell::new(0) });
+        let read = match dose {
+            Dose::Second => {
+                let eventfd = EventFd::new(u32::MAX, libc::EFD_NONBLOCK | libc::EFD_SEMAPHORE)?;
+                let watcher = if monitor == Monitor::Epoll { Some(watch(&eventfd)?) } else { None };
+                Read::Second { eventfd, _watcher: watcher }
+            }
+            Dose::Doorbell => Read::Doorbell(kick.clone()),
+        };
+        let device = Rc::new(Device { queue, read, reads: Cell::new(0) });
         // The descriptor has a handler already, the queue's, which this one takes the place of.
         let doorbell = context.add_polled_notifier(kick, Rc::clone(&device))?;
         Ok(Self { device, _doorbell: doorbell })
@@ -65,8 +94,17 @@ impl Dosed {
 impl BusyPolled for Device {
     fn process(&self, context: &AioContext) {
         let mut calls = Calls::default();
-        // An error would show as an arm that costs nothing more; there is none to expect of an eventfd that is not empty.
-        let _ = self.second.read(&mut calls);
+        // An error would show as an arm that costs nothing more; there is none to expect of an eventfd that does not block.
+        match &self.read {
+            Read::Second { eventfd, .. } => {
+                let _ = eventfd.read(&mut calls);
+            }
+            // The very call that the loop makes in a classic arm.
+            Read::Doorbell(kick) => {
+                calls.reads += 1;
+                let _ = kick.test_and_clear();
+            }
+        }
         self.reads.set(self.reads.get() + calls.reads);
         self.queue.process(context);
     }

@@ -1,5 +1,6 @@
 //! The options of `bench virtio-blk`, in fio's words, and what they come to.
 
+use super::dose::Dose;
 use crate::arm::Arm;
 use crate::cli::schedule::{PlacementArgs, ScheduleArgs};
 use crate::cli::value;
@@ -169,7 +170,7 @@ pub(crate) struct Setup {
     /// The workload in fio's words.
     pub(crate) title: String,
     /// One read(2) more for each doorbell than the arm asks for: to see what one costs.
-    pub(crate) dose: bool,
+    pub(crate) dose: Option<Dose>,
     /// Whether the guest, when it shares a CPU with the device, waits for it to sleep before it goes on.
     pub(crate) patient_guest: bool,
     /// Of the device's thread; `None` leaves it.
@@ -334,7 +335,7 @@ impl VirtioBlkArgs {
             kick_bound: self.kick_maximum.map(|maximum| (maximum, self.kick_method)),
             workload,
             title: self.title(),
-            dose: false,
+            dose: None,
             patient_guest: false,
             timer_slack_ns: None,
         })

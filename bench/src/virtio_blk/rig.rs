@@ -176,10 +176,11 @@ impl Rig {
             }
             let made = builder.busy_polling(polling).build().and_then(|context| {
                 let attached = transport.attach(&context, open(&backend)?)?;
-                let queue = if dose {
-                    Queue::Dosed(Dosed::new(&context, arm.monitor(), plain(&kick)?, attached)?)
-                } else {
-                    Queue::Plain(attached)
+                let queue = match dose {
+                    Some(dose) => {
+                        Queue::Dosed(Dosed::new(&context, arm.monitor(), dose, plain(&kick)?, attached)?)
+                    }
+                    None => Queue::Plain(attached),
                 };
                 Ok(Device { queue, context })
             });
