@@ -226,3 +226,34 @@ fn setup(run: &Run, scratch: &Scratch) -> Result<Setup, String> {
         timer_slack_ns: matches!(disk, Disk::Sleep(_)).then_some(1),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arm::Monitor;
+
+    #[test]
+    fn edges_with_the_read_are_measured_in_the_simplest_cell_of_each_loop_that_has_them() {
+        let places = [Placement { guest: 0, device: 0 }, Placement { guest: 0, device: 1 }];
+        for (full, wanted) in [(false, 3), (true, 4)] {
+            let runs: Vec<Run> =
+                plan::sections(full).iter().flat_map(|section| super::runs(section, &places)).collect();
+            let read_edge = |run: &&Run| run.dose == Some(Dose::Doorbell);
+            assert_eq!(runs.iter().filter(read_edge).count(), wanted, "both loops on one CPU, and on two");
+            for run in runs.iter().filter(read_edge) {
+                assert_eq!(
+                    (run.cell, run.arm.reset()),
+                    (Cell::new(run.arm.monitor(), Disk::Null), Reset::Edge)
+                );
+            }
+            // The loops take the same way through it otherwise, and poll has no edges.
+            assert!(runs.iter().all(|run| run.cell.monitor == run.arm.monitor()));
+            let is_poll = |run: &&Run| run.arm.monitor() == Monitor::Poll;
+            assert!(runs.iter().filter(is_poll).all(|run| run.dose != Some(Dose::Doorbell)));
+        }
+        // Without a second CPU there are fewer.
+        assert!(
+            plan::sections(false).iter().flat_map(|section| super::runs(section, &places[..1])).count() > 40
+        );
+    }
+}

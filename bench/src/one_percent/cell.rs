@@ -163,5 +163,7 @@ mod tests {
         assert_eq!(cell(Monitor::Poll).autoreset().unwrap().to_string(), "poll/kernel-flag");
         assert_eq!(cell(Monitor::Epoll).autoreset().unwrap().to_string(), "epoll/edge");
         assert_eq!(cell(Monitor::IoUring).dosed(), "io_uring/classic + a read");
+        assert_eq!(cell(Monitor::Epoll).edge().map(and_its_read).unwrap(), "epoll/edge + its read");
+        assert_eq!(cell(Monitor::Poll).edge(), None);
     }
 }

@@ -1,5 +1,6 @@
 //! The tables of `bench one-percent`. Pure functions of the outcomes.
 
+use super::explain::is_the_level;
 use super::lab::Savings;
 use super::model::{Outcome, Verdict};
 use super::words::{estimate, share};
@@ -35,7 +36,11 @@ fn saved(outcomes: &[Outcome]) -> Table {
         let measured = match (outcome.saved, &outcome.obstacle) {
             (Some(saved), _) => {
                 let interval = saved.interval.map(|interval| range(interval, share)).unwrap_or_default();
-                vec![share(saved.median).into(), interval.into(), word(outcome.verdict())]
+                vec![
+                    share(saved.median).into(),
+                    interval.into(),
+                    word(outcome.verdict(), is_the_level(outcome)),
+                ]
             }
             (None, Some(why)) => {
                 vec![
@@ -59,10 +64,14 @@ fn saved(outcomes: &[Outcome]) -> Table {
     table
 }
 
+/// A cell that saved as much more as the level costs.
+const WITH_LEVEL: &str = "more: the level";
+
 /// The verdict in words and colour.
-fn word(verdict: Option<Verdict>) -> Cell {
+fn word(verdict: Option<Verdict>, is_the_level: bool) -> Cell {
     match verdict {
         None => "too few rounds".into(),
+        Some(Verdict::More) if is_the_level => Cell::tinted(WITH_LEVEL, Tint::Bold),
         Some(verdict @ (Verdict::More | Verdict::Less)) => Cell::tinted(verdict.word(), Tint::Bold),
         Some(verdict @ Verdict::Reproduced) => Cell::tinted(verdict.word(), Tint::Green),
         Some(verdict) => verdict.word().into(),
@@ -76,8 +85,9 @@ fn counted(outcomes: &[Outcome], lab: &[Savings]) -> Table {
         Column::number("read(2)", "without"),
         Column::number("syscalls", "classic"),
         Column::number("syscalls", "without"),
-        Column::number("CPU", "predicted, ns"),
-        Column::number("CPU", "saved, ns"),
+        Column::number("t_read", "CPU, ns"),
+        Column::number("level", "CPU, ns"),
+        Column::number("saved", "CPU, ns"),
         Column::number("", "95% interval"),
         Column::text("prediction"),
     ];
@@ -85,10 +95,10 @@ fn counted(outcomes: &[Outcome], lab: &[Savings]) -> Table {
         columns.push(Column::number("instructions", "saved"));
     }
     let title = if lab.is_empty() {
-        "The same in the device's CPU time and by count, per request"
+        "The same in the device's CPU time and by count, per request (~: the level of the loop's simplest cell)"
     } else {
-        "The same in the device's CPU time and by count, per request (instructions: the kernel lab's for one read, times the \
-         reads saved)"
+        "The same in the device's CPU time and by count, per request (~: the level of the loop's simplest cell; instructions: \
+         the kernel lab's for one read, times the reads saved)"
     };
     let mut table = Table::new(title, &columns);
     for outcome in outcomes {
@@ -103,9 +113,14 @@ fn counted(outcomes: &[Outcome], lab: &[Savings]) -> Table {
             count(Some(outcome.classic.syscalls)),
             count(outcome.autoreset.map(|counts| counts.syscalls)),
             nanoseconds(outcome.cpu_predicted_ns).into(),
+            outcome.level_words().into(),
             nanoseconds(outcome.cpu_saved_ns).into(),
             interval.map(|interval| range(interval, signed)).unwrap_or_default().into(),
-            if outcome.cpu_saved_ns.is_some() { word(outcome.cpu_verdict()) } else { "".into() },
+            if outcome.cpu_saved_ns.is_some() {
+                word(outcome.cpu_verdict(), outcome.cpu_is_with_level())
+            } else {
+                "".into()
+            },
         ];
         if !lab.is_empty() {
             cells.push(Savings::of(outcome, lab).map(number).unwrap_or_default().into());
@@ -131,6 +146,7 @@ pub(crate) struct Line {
     pub(crate) is_measured: bool,
     pub(crate) cpu_saved_ns: String,
     pub(crate) cpu_predicted_ns: String,
+    pub(crate) level_ns: String,
     pub(crate) syscalls: String,
     pub(crate) instructions: String,
 }
@@ -138,6 +154,7 @@ pub(crate) struct Line {
 impl Line {
     pub(crate) fn of(outcome: &Outcome, lab: &[Savings]) -> Self {
         let verdict = match (outcome.saved, outcome.verdict(), &outcome.obstacle) {
+            (Some(_), Some(_), _) if is_the_level(outcome) => WITH_LEVEL.to_owned(),
             (Some(_), Some(verdict), _) => verdict.word().to_owned(),
             (Some(_), None, _) => "too few rounds".to_owned(),
             (None, _, Some(why)) => format!("not measured: {}", obstacle(why)),
@@ -148,7 +165,11 @@ impl Line {
             format!("{}{}", signed(estimate.median), interval.unwrap_or_default())
         };
         let cpu_verdict = outcome.cpu_verdict().map(|verdict| {
-            let word = if verdict.agrees() { "agrees" } else { verdict.word() };
+            let word = match verdict {
+                _ if verdict.agrees() => "agrees",
+                _ if outcome.cpu_is_with_level() => WITH_LEVEL,
+                _ => verdict.word(),
+            };
             format!(": {word}")
         });
         let counts = |classic: f64, without: Option<f64>| match without {
@@ -172,6 +193,7 @@ impl Line {
                 .and(outcome.cpu_predicted_ns)
                 .map(|predicted| format!("{}{}", signed(predicted.median), cpu_verdict.unwrap_or_default()))
                 .unwrap_or_default(),
+            level_ns: outcome.level_words(),
             syscalls: counts(classic.syscalls, without.map(|counts| counts.syscalls)),
             instructions: Savings::of(outcome, lab).map(number).unwrap_or_default(),
         }
@@ -182,7 +204,7 @@ impl Line {
 mod tests {
     use super::*;
     use crate::one_percent::model::outcomes;
-    use crate::one_percent::model::tests::cell;
+    use crate::one_percent::model::tests::{cell, cell_with_level};
 
     /// A read takes 200 ns of 4 us and of 2 us of CPU; without it 400 ns are saved. Every number is another.
     fn more() -> Vec<Outcome> {
@@ -209,6 +231,14 @@ mod tests {
         assert_eq!(saved[..5], ["4.00", "200", "1.00", "5.0%", "10.0%"], "{text}");
         assert_eq!(saved[saved.len() - 1], "more");
         assert_eq!(counted[..6], ["1.00", "0.00", "3.00", "1.75", "+200", "+400"], "{text}");
+        let text = tables(&outcomes(&cell_with_level("null", 4_000.0, 200.0, 90.0)), &[], false);
+        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("epoll, null")).collect();
+        assert_eq!(
+            lines[1].split_whitespace().skip(10).take(3).collect::<Vec<_>>(),
+            ["+200", "+90.0", "+290"],
+            "{text}"
+        );
+        assert!(lines.iter().all(|line| line.ends_with("  more: the level")), "{text}");
         assert_eq!(counted[counted.len() - 2..], ["more", "500"], "{text}");
         // Without a lab's file there is no column for it.
         assert!(!tables(&more(), &[], false).contains("instructions"));
@@ -226,6 +256,11 @@ mod tests {
             (line.cpu_predicted_ns.as_str(), line.agrees, line.is_measured),
             ("+200: more", false, true)
         );
+
+        let level = Line::of(&outcomes(&cell_with_level("null", 4_000.0, 200.0, 90.0))[0], &[]);
+        assert_eq!((level.level_ns.as_str(), level.verdict.as_str()), ("+90.0", "more: the level"));
+        assert_eq!((level.cpu_predicted_ns.as_str(), level.agrees), ("+200: more: the level", false));
+        assert!(line.level_ns.is_empty());
 
         let agreed = Line::of(&outcomes(&cell("null", 4_000.0, 200.0))[0], &[]);
         assert_eq!(

@@ -1,12 +1,12 @@
 //! What the numbers say, in sentences. Pure functions of the outcomes: the same report gives the same words.
 
 use super::cell::Disk;
-use super::explain::explain;
+use super::explain::{explain, of_a_level, unexplained_ns};
 use super::lab::Savings;
-use super::model::{Outcome, Verdict};
+use super::model::{Outcome, Verdict, verdict};
 use crate::arm::Monitor;
 use crate::measure::{Estimate, Interval};
-use crate::report::number::{fixed, number};
+use crate::report::number::{fixed, number, range};
 use crate::report::saved::obstacle;
 
 /// The proposal's claim: 1 us of an iteration of 100.
@@ -26,10 +26,17 @@ pub(crate) fn estimate(estimate: Estimate) -> String {
     format!("{}{}", share(estimate.median), interval.unwrap_or_default())
 }
 
+/// A time and its interval: `283 ns (263 to 305)`.
+pub(crate) fn nanoseconds(estimate: Estimate) -> String {
+    let interval = estimate.interval.map(|interval| format!(" ({})", range(interval, number)));
+    format!("{} ns{}", number(estimate.median), interval.unwrap_or_default())
+}
+
 /// The sentences, the answer first.
 pub(crate) fn conclusions(outcomes: &[Outcome], lab: &[Savings]) -> Vec<String> {
     let sentences = [
         answer(outcomes),
+        parts(outcomes),
         reached(outcomes),
         proposed(outcomes),
         most(outcomes),
@@ -48,8 +55,17 @@ fn explained(outcomes: &[Outcome]) -> Vec<String> {
     for outcome in outcomes {
         let (Some(verdict), Some(why)) = (outcome.verdict(), explain(outcome)) else { continue };
         let (Some(saved), Some(predicted)) = (outcome.saved, outcome.predicted) else { continue };
-        let cell =
-            format!("{}, {} and not {}", outcome.short_name(), estimate(saved), share(predicted.median));
+        let rest = unexplained_ns(outcome).map(|ns| {
+            let side = if ns > 0.0 { "beyond" } else { "short of" };
+            format!(" ({} ns of CPU {side} read and level)", number(ns.abs()))
+        });
+        let cell = format!(
+            "{}, {} and not {}{}",
+            outcome.short_name(),
+            estimate(saved),
+            share(predicted.median),
+            rest.unwrap_or_default()
+        );
         match reasons.iter_mut().find(|(same, reason, _)| *same == verdict && *reason == why) {
             Some((.., cells)) => cells.push(cell),
             None => reasons.push((verdict, why, vec![cell])),
@@ -105,6 +121,37 @@ fn answer(outcomes: &[Outcome]) -> Option<String> {
         fixed(PROPOSED_ITERATION_US, 0),
         share(read_ns.median / (PROPOSED_ITERATION_US * 1e3)),
     ))
+}
+
+/// What a saving is made of, where all of it was measured: the read and the level.
+fn parts(outcomes: &[Outcome]) -> Option<String> {
+    let told = |estimate: Estimate| estimate.interval.is_some_and(|interval| interval.low > 0.0);
+    let part = |outcome: &Outcome| {
+        let level_ns = outcome.level_ns.filter(|level_ns| told(*level_ns) && !outcome.level_is_borrowed)?;
+        let own_read_ns = outcome.own_read_ns.filter(|own_read_ns| told(*own_read_ns))?;
+        let (saved_ns, edge) = (outcome.cpu_saved_ns?, outcome.cell.edge()?);
+        let read_ns = outcome.read_ns.filter(|_| !outcome.read_is_borrowed);
+        let twice = read_ns.and_then(|read_ns| Some((read_ns, verdict(own_read_ns, read_ns)?)));
+        let twice = twice.map(|(read_ns, verdict)| {
+            let remark = if verdict.agrees() {
+                "which agrees"
+            } else {
+                "which does not: that is a second in a row, of another descriptor"
+            };
+            format!("; t_read, by one read more, is {}, {remark}", nanoseconds(read_ns))
+        });
+        Some(format!(
+            "Of the {} ns of CPU that {edge} saves in the simplest iteration on {}, the read(2) is {} and the level {}, {}{}.",
+            number(saved_ns.median),
+            outcome.place,
+            nanoseconds(own_read_ns),
+            nanoseconds(level_ns),
+            of_a_level(outcome.cell.monitor),
+            twice.unwrap_or_default()
+        ))
+    };
+    let parts: Vec<String> = outcomes.iter().filter_map(part).collect();
+    (!parts.is_empty()).then(|| parts.join(" "))
 }
 
 /// Iterations as a list: `3.40, 5.51 us`.
@@ -213,11 +260,23 @@ fn agreement(outcomes: &[Outcome]) -> Option<String> {
     let verdicts: Vec<Verdict> = outcomes.iter().filter_map(Outcome::verdict).collect();
     let count = |wanted: Verdict| verdicts.iter().filter(|verdict| **verdict == wanted).count();
     let cpu: Vec<Verdict> = outcomes.iter().filter_map(Outcome::cpu_verdict).collect();
+    let agree = |verdict: fn(&Outcome) -> Option<Verdict>| {
+        let verdicts: Vec<Verdict> = outcomes.iter().filter_map(verdict).collect();
+        (verdicts.iter().filter(|verdict| verdict.agrees()).count(), verdicts.len())
+    };
+    let with_level = match (agree(Outcome::verdict_with_level), agree(Outcome::cpu_verdict_with_level)) {
+        ((_, 0), _) => String::new(),
+        ((time, times), (cpu, cpus)) => {
+            format!(
+                " By read and level together {time} of {times} agree in time and {cpu} of {cpus} in device CPU."
+            )
+        }
+    };
     let exact = |outcome: &&Outcome| outcome.autoreset.is_some_and(|counts| counts.reads == 0.0);
     (!verdicts.is_empty()).then(|| {
         format!(
             "Three ways to measure it: in time {} of {} cells reproduce the prediction (in {} of them zero is within the \
-             noise too), {} saved more and {} less; in device CPU {} of {} do; by count {} of {} made no read without.",
+             noise too), {} saved more and {} less; in device CPU {} of {} do; by count {} of {} made no read without.{with_level}",
             count(Verdict::Reproduced) + count(Verdict::WithinNoise),
             verdicts.len(),
             count(Verdict::WithinNoise),

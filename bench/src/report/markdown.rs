@@ -101,6 +101,7 @@ fn cells(outcomes: &[Outcome], lab: &[lab::Savings]) -> String {
         ("prediction", false),
         ("device CPU saved, ns", true),
         ("predicted, ns", true),
+        ("level, ns", true),
         ("system calls a request", true),
     ]
     .map(|(heading, is_number)| (escape(heading), is_number))
@@ -120,6 +121,7 @@ fn cells(outcomes: &[Outcome], lab: &[lab::Savings]) -> String {
             line.verdict,
             line.cpu_saved_ns,
             line.cpu_predicted_ns,
+            line.level_ns,
             line.syscalls,
         ];
         if !lab.is_empty() {

@@ -67,14 +67,7 @@ impl Dosed {
         kick: &EventNotifier,
         queue: Attached,
     ) -> io::Result<Self> {
-        let read = match dose {
-            Dose::Second => {
-                let eventfd = EventFd::new(u32::MAX, libc::EFD_NONBLOCK | libc::EFD_SEMAPHORE)?;
-                let watcher = if monitor == Monitor::Epoll { Some(watch(&eventfd)?) } else { None };
-                Read::Second { eventfd, _watcher: watcher }
-            }
-            Dose::Doorbell => Read::Doorbell(kick.clone()),
-        };
+        let read = Read::of(dose, monitor, kick)?;
         let device = Rc::new(Device { queue, read, reads: Cell::new(0) });
         // The descriptor has a handler already, the queue's, which this one takes the place of.
         let doorbell = context.add_polled_notifier(kick, Rc::clone(&device))?;
@@ -91,21 +84,38 @@ impl Dosed {
     }
 }
 
-impl BusyPolled for Device {
-    fn process(&self, context: &AioContext) {
-        let mut calls = Calls::default();
-        // An error would show as an arm that costs nothing more; there is none to expect of an eventfd that does not block.
-        match &self.read {
-            Read::Second { eventfd, .. } => {
-                let _ = eventfd.read(&mut calls);
+impl Read {
+    fn of(dose: Dose, monitor: Monitor, kick: &EventNotifier) -> io::Result<Self> {
+        Ok(match dose {
+            Dose::Second => {
+                let eventfd = EventFd::new(u32::MAX, libc::EFD_NONBLOCK | libc::EFD_SEMAPHORE)?;
+                let watcher = if monitor == Monitor::Epoll { Some(watch(&eventfd)?) } else { None };
+                Self::Second { eventfd, _watcher: watcher }
+            }
+            Dose::Doorbell => Self::Doorbell(kick.clone()),
+        })
+    }
+
+    /// Reads, and says how many read(2) that took.
+    #[inline]
+    fn once(&self) -> io::Result<u64> {
+        match self {
+            Self::Second { eventfd, .. } => {
+                let mut calls = Calls::default();
+                eventfd.read(&mut calls)?;
+                Ok(calls.reads)
             }
             // The very call that the loop makes in a classic arm.
-            Read::Doorbell(kick) => {
-                calls.reads += 1;
-                let _ = kick.test_and_clear();
-            }
+            Self::Doorbell(kick) => kick.test_and_clear().map(|_| 1),
         }
-        self.reads.set(self.reads.get() + calls.reads);
+    }
+}
+
+impl BusyPolled for Device {
+    fn process(&self, context: &AioContext) {
+        // An error would show as an arm that costs nothing more; there is none to expect of an eventfd that does not block.
+        let reads = self.read.once().unwrap_or(0);
+        self.reads.set(self.reads.get() + reads);
         self.queue.process(context);
     }
 
@@ -137,4 +147,25 @@ fn watch(eventfd: &EventFd) -> io::Result<OwnedFd> {
         libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, eventfd.as_raw_fd(), &raw mut event)
     };
     if result == 0 { Ok(epoll) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aio::Reset;
+
+    #[test]
+    fn the_doorbell_is_read_or_another() {
+        for monitor in Monitor::ALL {
+            let kick = EventNotifier::new(Reset::Classic).unwrap();
+            kick.notify().unwrap();
+            let second = Read::of(Dose::Second, monitor, &kick).unwrap();
+            assert_eq!([second.once().unwrap(), second.once().unwrap()], [1, 1]);
+            let own = Read::of(Dose::Doorbell, monitor, &kick).unwrap();
+            assert!(kick.test_and_clear().unwrap(), "the other one was read");
+            kick.notify().unwrap();
+            assert_eq!(own.once().unwrap(), 1);
+            assert!(!kick.test_and_clear().unwrap(), "the doorbell was read");
+        }
+    }
 }

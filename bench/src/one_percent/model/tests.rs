@@ -47,6 +47,102 @@ pub(crate) fn cell(disk: &str, iteration_ns: f64, saved_ns: f64) -> Vec<Entry> {
     ]
 }
 
+/// The same where the read that it leaves out takes `own_ns` and the level `level_ns`, as edges with the read tell.
+pub(crate) fn cell_with_level(disk: &str, iteration_ns: f64, own_ns: f64, level_ns: f64) -> Vec<Entry> {
+    let mut entries = cell(disk, iteration_ns, own_ns + level_ns);
+    let (group, cpu) = (entries[0].group.clone(), iteration_ns / 2.0);
+    let own = cpu - level_ns;
+    let mut read_edge = arm(
+        &group,
+        "epoll/edge + its read",
+        1e9 / (iteration_ns - level_ns),
+        own,
+        1.0,
+        Some((1e9 / iteration_ns, cpu)),
+    );
+    let mut unread = arm(&group, "", 1.0, own - own_ns, 0.0, Some((1.0, own)));
+    let unread = unread.metrics.remove("device_cpu_ns").unwrap();
+    read_edge.metrics.insert(UNREAD_CPU_NS.to_owned(), unread);
+    entries.insert(2, read_edge);
+    entries
+}
+
+/// The same cell elsewhere.
+fn elsewhere(mut entries: Vec<Entry>, here: &str, there: &str) -> Vec<Entry> {
+    for entry in &mut entries {
+        entry.group = entry.group.replace(here, there);
+        entry.case = entry.case.replace(here, there);
+    }
+    entries
+}
+
+#[test]
+fn edges_with_the_read_tell_the_level_from_the_read() {
+    let mut entries = cell_with_level("null", 4_000.0, 203.0, 100.0);
+    let about = |estimate: Option<Estimate>| estimate.unwrap().median.round();
+    let of = |entries: &[Entry]| outcomes(entries).swap_remove(0);
+    let only = of(&entries);
+    assert_eq!([about(only.level_ns), about(only.own_read_ns), about(only.read_ns)], [100.0, 203.0, 200.0]);
+    assert!(!only.level_is_borrowed && only.level_words() == "+100", "{}", only.level_words());
+    assert_eq!((only.cpu_verdict(), only.verdict()), (Some(Verdict::More), Some(Verdict::More)));
+    assert!(only.cpu_is_with_level() && only.verdict_with_level().unwrap().agrees());
+    assert!((only.cpu_with_level_ns().unwrap().median - 300.0).abs() < 1.0);
+    // For each read that it makes.
+    entries[2].metrics.get_mut("reads").unwrap().summary.median = 0.5;
+    assert_eq!([about(of(&entries).level_ns), about(of(&entries).own_read_ns)], [200.0, 406.0]);
+    // An older report, or a loop without edges.
+    entries.remove(2);
+    let old = of(&entries);
+    assert_eq!((old.level_ns, old.own_read_ns, old.cpu_verdict_with_level()), (None, None, None));
+    assert!(old.level_words().is_empty() && !old.cpu_is_with_level() && !old.cpu_agrees_by_edges());
+}
+
+#[test]
+fn a_level_is_lent_within_its_loop_and_its_place_first() {
+    const ONE: &str = "one CPU (0)";
+    const TWO: &str = "two CPUs (0, 1)";
+    let deep =
+        |place| elsewhere(elsewhere(cell("null", 4_000.0, 300.0), "iodepth 1", "iodepth 32"), ONE, place);
+    let entries = [
+        cell_with_level("null", 4_000.0, 200.0, 100.0),
+        elsewhere(cell_with_level("null", 4_000.0, 200.0, 150.0), ONE, TWO),
+        deep(TWO),
+        deep(ONE),
+        deep("another place"),
+        elsewhere(cell("null", 4_000.0, 300.0), "epoll", "io_uring"),
+    ];
+    let outcomes = outcomes(&entries.concat());
+    let of = |index: usize| {
+        let outcome: &Outcome = &outcomes[index];
+        (outcome.level_ns.map(|ns| ns.median.round()), outcome.level_is_borrowed)
+    };
+    assert_eq!([of(0), of(1)], [(Some(100.0), false), (Some(150.0), false)]);
+    assert_eq!([of(2), of(3), of(4)], [(Some(150.0), true), (Some(100.0), true), (Some(100.0), true)]);
+    assert_eq!(outcomes[3].level_words(), "~+100");
+    assert_eq!(of(5), (None, false), "another loop's level");
+}
+
+#[test]
+fn a_level_below_the_noise_gives_way_to_one_that_is_known() {
+    let noisy = elsewhere(cell_with_level("null", 4_000.0, 200.0, 0.0), "one CPU (0)", "two CPUs (0, 1)");
+    let outcomes = outcomes(&[noisy.clone(), cell_with_level("null", 4_000.0, 200.0, 100.0)].concat());
+    assert!((outcomes[0].level_ns.unwrap().median - 100.0).abs() < 1.0 && outcomes[0].level_is_borrowed);
+    // Where none is known it stays.
+    let alone = super::outcomes(&noisy).swap_remove(0);
+    assert!(alone.level_ns.unwrap().median.abs() < 1.0 && !alone.level_is_borrowed);
+}
+
+#[test]
+fn errors_of_a_sum_add_as_squares() {
+    let estimate = |median: f64, below: f64, above: f64| Estimate {
+        median,
+        interval: Some(Interval { low: median - below, high: median + above }),
+    };
+    assert_eq!(sum(estimate(10.0, 3.0, 6.0), estimate(20.0, 4.0, 8.0)), estimate(30.0, 5.0, 10.0));
+    let known = Estimate { median: 1.0, interval: None };
+    assert_eq!(sum(estimate(10.0, 3.0, 6.0), known), Estimate { median: 11.0, interval: None });
+}
+
 #[test]
 fn a_cell_predicts_what_one_read_more_has_cost() {
     let outcomes = outcomes(&cell("null", 4_000.0, 200.0));

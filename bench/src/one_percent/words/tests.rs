@@ -1,7 +1,7 @@
 use super::*;
 use crate::one_percent::lab::savings;
 use crate::one_percent::model::outcomes;
-use crate::one_percent::model::tests::{arm, cell};
+use crate::one_percent::model::tests::{arm, cell, cell_with_level};
 use crate::report::saved::{Document, Entry};
 
 fn sweep() -> Vec<Entry> {
@@ -10,6 +10,16 @@ fn sweep() -> Vec<Entry> {
         cell("spin 10us", 14_000.0, 200.0),
         cell("spin 20us", 19_950.0, 200.0),
         cell("spin 100us", 104_000.0, 200.0),
+    ]
+    .concat()
+}
+
+/// The same, but 300 ns are saved: 100 are the level's, which the simplest cell tells.
+fn sweep_with_level() -> Vec<Entry> {
+    [
+        cell_with_level("null", 4_000.0, 200.0, 100.0),
+        cell("spin 10us", 14_000.0, 300.0),
+        cell("spin 20us", 24_000.0, 300.0),
     ]
     .concat()
 }
@@ -54,6 +64,86 @@ fn a_cell_outside_its_prediction_is_explained() {
     assert!(sentence(&entries).contains("1.00 system calls a request that are no reads were saved too"));
     entries[2].metrics.get_mut("kicks").unwrap().summary.median = 0.5;
     assert!(sentence(&entries).contains("the guest kicked 0.50 times a request and not 1.00"));
+}
+
+#[test]
+fn a_saving_is_taken_apart_where_all_of_it_was_measured() {
+    let words = words(&sweep_with_level());
+    assert!(
+        words[1].starts_with(
+            "Of the 300 ns of CPU that epoll/edge saves in the simplest iteration on one CPU (0), the read(2) is 200 ns (19"
+        ),
+        "{words:?}"
+    );
+    assert!(words[1].contains(" and the level 100 ns (9"), "{words:?}");
+    assert!(
+        words[1].ends_with("; t_read, by one read more, is 200 ns (196 to 204), which agrees."),
+        "{words:?}"
+    );
+    let ways = words.iter().find(|sentence| sentence.starts_with("Three ways")).unwrap();
+    assert!(
+        ways.contains("in time 0 of 3 cells reproduce") && ways.contains("in device CPU 0 of 3 do"),
+        "{ways}"
+    );
+    assert!(
+        ways.ends_with("By read and level together 3 of 3 agree in time and 3 of 3 in device CPU."),
+        "{ways}"
+    );
+    let last = words.last().unwrap();
+    assert!(
+        last.starts_with("More than predicted: epoll, null on one CPU (0), 7.5% (")
+            && last.matches("; ").count() == 2,
+        "{last}"
+    );
+    assert!(
+        last.contains(
+            "and that is the level, a second look at the descriptor in the next epoll_pwait2: the same"
+        ),
+        "{last}"
+    );
+
+    // One read more costs less than an only one.
+    let mut entries = sweep_with_level();
+    entries.truncate(4);
+    entries[1] = arm(
+        &entries[0].group.clone(),
+        "epoll/classic + a read",
+        1e9 / 4_150.0,
+        2_150.0,
+        2.0,
+        Some((250_000.0, 2_000.0)),
+    );
+    let parts = conclusions(&outcomes(&entries), &[]).swap_remove(1);
+    assert!(parts.contains("t_read, by one read more, is 150 ns (1"), "{parts}");
+    assert!(parts.ends_with("which does not: that is a second in a row, of another descriptor."), "{parts}");
+}
+
+#[test]
+fn a_part_that_is_not_told_from_nothing_takes_no_saving_apart() {
+    let parts =
+        |entries: &[Entry]| words(entries).into_iter().any(|sentence| sentence.starts_with("Of the "));
+    assert!(parts(&sweep_with_level()));
+    assert!(!parts(&sweep()));
+    assert!(!parts(&cell_with_level("null", 4_000.0, 200.0, 0.0)));
+    assert!(!parts(&cell_with_level("null", 4_000.0, 0.0, 100.0)));
+}
+
+#[test]
+fn what_is_left_beside_the_level_stands_with_its_cell() {
+    let last = |saved_ns| {
+        let entries = [cell_with_level("null", 4_000.0, 200.0, 100.0), cell("spin 10us", 14_000.0, saved_ns)];
+        words(&entries.concat()).pop().unwrap()
+    };
+    assert!(
+        last(500.0).contains("and not 1.4% (200 ns of CPU beyond read and level). There the"),
+        "{}",
+        last(500.0)
+    );
+    assert!(
+        last(250.0).contains("and not 1.4% (50.0 ns of CPU short of read and level). There"),
+        "{}",
+        last(250.0)
+    );
 }
 
 #[test]

@@ -43,10 +43,12 @@ pub(super) fn cells(outcomes: &[Outcome], lab: &[Savings]) -> String {
         } else {
             format!("{}<br>predicted {}", line.cpu_saved_ns, line.cpu_predicted_ns)
         };
+        let level =
+            if line.level_ns.is_empty() { line.level_ns } else { format!("<br>level {}", line.level_ns) };
         let more = if lab.is_empty() { String::new() } else { format!("<td>{}</td>", line.instructions) };
         format!(
             "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td class=\"{class}\">{}</td>\
-             <td>{cpu}</td><td>{}</td>{more}</tr>",
+             <td>{cpu}{level}</td><td>{}</td>{more}</tr>",
             escape(&line.name),
             line.iteration_us,
             escape(&line.read_ns),
@@ -72,8 +74,9 @@ pub(super) fn cells(outcomes: &[Outcome], lab: &[Savings]) -> String {
         " Instructions: what the kernel lab counted for one read(2) of that loop, times the reads that are saved here."
     };
     format!(
-        "{}<p class=\"note\">t_iter: of the classic loop. ~: the t_read of the loop's simplest cell, where a read more could not \
-         be told from the noise. Counts: with the read(2) to without.{note}</p>",
+        "{}<p class=\"note\">t_iter: of the classic loop. ~: the t_read or level of the loop's simplest cell, where this \
+         one's could not be told from the noise or was not asked for. Level: what it costs a request that the doorbell is watched \
+         by level and not by edge, beside the read. Counts: with the read(2) to without.{note}</p>",
         scrolled("What is saved in each cell", "cells", &inside)
     )
 }
