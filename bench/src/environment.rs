@@ -1,5 +1,6 @@
 //! What the numbers were measured on: kernel, CPU, virtualisation, load, noise, and the command itself.
 
+mod date;
 mod noise;
 mod proc;
 
@@ -12,6 +13,8 @@ use std::{env, fs};
 /// The machine, as far as it says. What cannot be read is absent, never a guess.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Environment {
+    /// When the run began: RFC 3339, in UTC.
+    pub(crate) date: String,
     /// Release and architecture, as uname -r and -m print them.
     pub(crate) kernel: String,
     pub(crate) cpu_model: Option<String>,
@@ -53,6 +56,7 @@ impl Environment {
         let load_average = read("/proc/loadavg").as_deref().and_then(proc::load_average);
         let noise = Noise::estimate();
         Self {
+            date: date::now(),
             kernel: proc::kernel(),
             cpu_model: proc::cpu_model(&cpuinfo),
             virtualisation: proc::virtualisation(
@@ -81,7 +85,11 @@ impl Environment {
 
     /// The header of a report: one line per fact, each with its name.
     pub(crate) fn lines(&self) -> Vec<(&'static str, String)> {
-        let mut lines = vec![("command", self.command.clone()), ("kernel", self.kernel.clone())];
+        let mut lines = vec![
+            ("command", self.command.clone()),
+            ("date", self.date.clone()),
+            ("kernel", self.kernel.clone()),
+        ];
         let cpus = format!("{} online, {} allowed", self.cpus_online, self.cpus_allowed);
         let model = self.cpu_model.as_deref().unwrap_or("unknown model");
         lines.push(("CPU", format!("{model}; CPUs {cpus}")));
@@ -156,7 +164,7 @@ mod tests {
         assert!(!environment.kernel.is_empty());
         assert!(environment.allowed.len() >= 1);
         let lines = environment.lines();
-        assert_eq!(lines[0].0, "command");
+        assert_eq!([lines[0].0, lines[1].0], ["command", "date"]);
         assert!(lines.iter().all(|(_, text)| !text.is_empty() && !text.contains('\n')), "{lines:?}");
     }
 

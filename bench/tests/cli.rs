@@ -121,7 +121,7 @@ fn the_json_report_has_its_fields_and_appears_whole() {
     assert_eq!(json["complete"], true);
     assert!(json["command"].as_str().unwrap().contains(r"it'\''s out.json"), "{}", json["command"]);
     for field in
-        ["kernel", "cpus_online", "cpus_allowed", "bench_version", "noise", "warnings", "mitigations"]
+        ["date", "kernel", "cpus_online", "cpus_allowed", "bench_version", "noise", "warnings", "mitigations"]
     {
         assert!(json["environment"].get(field).is_some(), "{field}");
     }

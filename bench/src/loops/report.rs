@@ -246,14 +246,47 @@ mod tests {
     }
 
     #[test]
+    fn an_interval_is_coloured_by_what_it_was_to_reach() {
+        // Ours takes 100 to 102 ns.
+        let colour = |case: &str, ns: f64| {
+            let text = tables(&[row(ONE, case, ns, 6)], true);
+            match (text.contains("\u{1b}[32m"), text.contains("\u{1b}[31m")) {
+                (true, false) => "green",
+                (false, true) => "red",
+                (false, false) => "none",
+                (true, true) => "both",
+            }
+        };
+        let peers = [200.0, 50.0, 101.0].map(|ns| colour("mio", ns));
+        assert_eq!(peers, ["green", "red", "none"], "a peer is to take longer");
+        let raw = [100.0, 90.0, 96.2].map(|ns| colour("raw epoll, unread", ns));
+        assert_eq!(raw, ["green", "red", "none"], "bare calls may take 5% less");
+    }
+
+    /// A row of our own loop, which is compared with none.
+    fn own(work: Work, ns: f64) -> Row {
+        let row = row(work, "aio epoll/edge", ns, 6);
+        Row { result: row.result.map(|metrics| metrics.into_iter().take(2).collect()), ..row }
+    }
+
+    #[test]
+    fn growth_with_all_of_them_rung_is_between_a_hundred_and_ten_thousand() {
+        let all = |registered| Work::Bells { registered, ready: registered };
+        let many = Work::Bells { registered: 10_000, ready: 1 };
+        let rows = [own(ONE, 100.0), own(many, 103.0), own(all(100), 50.0), own(all(10_000), 60.0)];
+        assert_eq!(
+            conclusions(&rows),
+            [
+                "An event of aio on epoll costs 103 ns with 10,000 registered, 100 ns with 1 (+3.0%); with all of them rung 60.0 \
+              ns with 10,000, 50.0 ns with 100 (+20.0%)."
+            ]
+        );
+    }
+
+    #[test]
     fn growth_is_between_the_ends() {
         let many = Work::Bells { registered: 10_000, ready: 1 };
-        let rows = [row(ONE, "aio epoll/edge", 100.0, 6), row(many, "aio epoll/edge", 103.0, 6)];
-        let own = |row: &Row| Row {
-            result: row.result.clone().map(|metrics| metrics.into_iter().take(2).collect()),
-            ..row.clone()
-        };
-        let rows: Vec<Row> = rows.iter().map(own).collect();
+        let rows = [own(ONE, 100.0), own(many, 103.0)];
         assert_eq!(
             conclusions(&rows),
             ["An event of aio on epoll costs 103 ns with 10,000 registered, 100 ns with 1 (+3.0%)."]

@@ -49,6 +49,8 @@ fn environment(document: &Document) -> Vec<String> {
     let cpus = format!("CPUs {}", fact("cpus_allowed"));
     let version = format!("bench {}", fact("bench_version"));
     machine.extend([cpus.as_str(), version.as_str()]);
+    // Reports did not always have it.
+    machine.extend(value("date"));
     let mut lines = vec![format!("$ {}", document.command), machine.join("; ")];
     lines.extend(document.workload.clone());
     let warnings = document.environment.get("warnings").and_then(|value| value.as_array());

@@ -109,8 +109,8 @@ fn byline(document: &Document) -> String {
 }
 
 /// The facts that are looked for first; the others follow by name.
-const FACTS: [&str; 6] =
-    ["kernel", "cpu_model", "virtualisation", "cpus_online", "cpus_allowed", "bench_version"];
+const FACTS: [&str; 7] =
+    ["date", "kernel", "cpu_model", "virtualisation", "cpus_online", "cpus_allowed", "bench_version"];
 
 /// Where it was measured, and how to do it again.
 fn environment(body: &mut String, document: &Document) {

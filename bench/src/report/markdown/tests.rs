@@ -120,6 +120,7 @@ fn one_percent_is_one_table_with_a_line_for_each_cell() {
         &line.verdict,
         &line.cpu_saved_ns,
         &line.cpu_predicted_ns,
+        &line.level_ns,
         &line.syscalls,
     ];
     assert_eq!(cells, expected);
