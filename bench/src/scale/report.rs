@@ -1,5 +1,6 @@
 //! The tables and sentences of `bench scale`. Pure functions of the rows.
 
+use crate::measure::Estimate;
 use crate::report::number::{fixed, number, percent, range};
 use crate::report::table::{Cell, Column, Table};
 use crate::report::{Row, rows};
@@ -82,39 +83,74 @@ fn growth_cells(row: &Row) -> [Cell; 2] {
     [change.into(), interval.into()]
 }
 
-/// What the numbers say, one sentence for each group.
+/// What the numbers say: the answer, and one sentence for each group.
 pub(super) fn conclusions(rows: &[Row]) -> Vec<String> {
-    rows.chunk_by(|a, b| a.group == b.group).filter_map(conclusion).collect()
+    let groups = || rows.chunk_by(|a, b| a.group == b.group);
+    answer(groups()).into_iter().chain(groups().filter_map(conclusion)).collect()
+}
+
+/// What an event costs on a loop with the most notifiers, and what with the fewest, of which one is rung.
+fn answer<'a>(groups: impl Iterator<Item = &'a [Row]>) -> Option<String> {
+    let mut loops = groups.filter_map(|group| {
+        // "1 rung, epoll/edge, CPU 0"
+        let arm =
+            group.first()?.group.strip_prefix(NOTIFIERS)?.strip_prefix("1 rung, ")?.split(", ").next()?;
+        let Ends { first, last, change } = ends(group)?;
+        let [few, many] = [first.median("time_ns")?, last.median("time_ns")?].map(number);
+        Some((arm, [first.case.as_str(), last.case.as_str()], [few, many], percent(change.median)))
+    });
+    let (arm, [fewest, most], [few, many], change) = loops.next()?;
+    let others: String = loops
+        .map(|(arm, [fewest, most], [few, many], change)| {
+            format!("; on {arm} {many} ns with {most} and {few} ns with {fewest} ({change})")
+        })
+        .collect();
+    Some(format!(
+        "An event costs {many} ns on a loop with {most} notifiers registered and {few} ns with {fewest} ({change}) on \
+         {arm}{others}."
+    ))
+}
+
+/// The first and the last of a group's rows that were measured, and how much longer the last takes.
+struct Ends<'a> {
+    first: &'a Row,
+    last: &'a Row,
+    change: Estimate,
+}
+
+fn ends(group: &[Row]) -> Option<Ends<'_>> {
+    let mut measured = group.iter().filter(|row| row.result.is_ok());
+    let first = measured.next()?;
+    let last = measured.last()?;
+    Some(Ends { first, last, change: last.metric("time_ns")?.versus?.ratio? })
 }
 
 fn conclusion(group: &[Row]) -> Option<String> {
-    let measured: Vec<&Row> = group.iter().filter(|row| row.result.is_ok()).collect();
-    let (first, last) = (*measured.first()?, *measured.last()?);
+    let Ends { first, last, change: versus } = ends(group)?;
     let name = first.group.as_str();
     let time = |row: &Row| row.median("time_ns");
     let (a, b) = (time(first)?, time(last)?);
-    let versus = last.metric("time_ns")?.versus?.ratio?;
     let interval =
         versus.interval.map(|i| format!(", 95% interval {}", range(i, percent))).unwrap_or_default();
     let change = format!("{}{interval}", percent(versus.median));
     let bytes = |name: &str, what: &str| {
         last.median(name).map(|bytes| format!("; {} bytes of heap for each {what}", fixed(bytes, 0)))
     };
-    Some(if let Some(rest) = name.strip_prefix(NOTIFIERS) {
+    Some(if name.starts_with(NOTIFIERS) {
         format!(
             "{}: an event costs {} ns with {} registered and {} ns with {} ({change}){}.",
-            capital(rest),
+            capital(name),
             number(a),
             first.case,
             number(b),
             last.case,
             bytes("handler_bytes", "handler").unwrap_or_default()
         )
-    } else if let Some(rest) = name.strip_prefix(DEVICES) {
+    } else if name.starts_with(DEVICES) {
         format!(
             "{}: a request costs {} ns with {} device(s) and {} ns with {} ({change}); the slowest of {} devices waits {} \
              times the median's latency{}.",
-            capital(rest),
+            capital(name),
             number(a),
             first.case,
             number(b),
@@ -184,14 +220,34 @@ mod tests {
         assert_eq!(
             conclusions(&rows()),
             [
-                "1 rung, epoll/edge, CPU 0: an event costs 500 ns with 1 registered and 510 ns with 10000 (+2.0%, 95% \
+                "An event costs 510 ns on a loop with 10000 notifiers registered and 500 ns with 1 (+2.0%) on epoll/edge.",
+                "Notifiers on one loop, 1 rung, epoll/edge, CPU 0: an event costs 500 ns with 1 registered and 510 ns with 10000 (+2.0%, 95% \
                  interval +2.0% to +2.0%); 240 bytes of heap for each handler.",
-                "Epoll/edge, two CPUs (0, 1): a request costs 900 ns with 1 device(s) and 450 ns with 1000 (-50.0%, 95% \
+                "Devices on one loop, epoll/edge, two CPUs (0, 1): a request costs 900 ns with 1 device(s) and 450 ns with 1000 (-50.0%, 95% \
                  interval -50.0% to -50.0%); the slowest of 1000 devices waits 1.25 times the median's latency; 4,000 \
                  bytes of heap for each device.",
                 "32 queues over IoThreads, epoll/edge, guest on CPU 0, IoThreads on 1 CPU(s): 1 IoThread(s) take 300 ns \
                  for each request, 2 take 330 ns (+10.0%, 95% interval +10.0% to +10.0%).",
             ]
+        );
+    }
+
+    #[test]
+    fn the_answer_has_a_part_for_each_loop() {
+        let one = rows()[..2].to_vec();
+        let renamed = |from: &str, to: &str| -> Vec<Row> {
+            one.iter().map(|row| Row { group: row.group.replace(from, to), ..row.clone() }).collect()
+        };
+        let (rung, others) = (renamed("1 rung", "all rung"), renamed("epoll", "io_uring"));
+        assert_eq!(
+            conclusions(&[rung, one.clone(), others].concat())[0],
+            "An event costs 510 ns on a loop with 10000 notifiers registered and 500 ns with 1 (+2.0%) on epoll/edge; on \
+             io_uring/edge 510 ns with 10000 and 500 ns with 1 (+2.0%)."
+        );
+        // Nothing to answer without.
+        assert!(
+            conclusions(&rows()[2..])[0]
+                .starts_with("Devices on one loop, epoll/edge, two CPUs (0, 1): a request")
         );
     }
 
