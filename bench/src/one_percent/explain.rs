@@ -211,7 +211,8 @@ mod tests {
             why.contains("a part of it is the level") && why.contains("What is left is unexplained"),
             "{why}"
         );
-        let cell = beside_a_level(200.0, 250.0);
+        // Also where the only read costs less than the second one.
+        let cell = beside_a_level(150.0, 250.0);
         assert!(!is_the_level(&cell) && (unexplained_ns(&cell).unwrap() + 50.0).abs() < 2.0);
         assert!(explain(&cell).unwrap().contains("it is less than read and level together"), "{cell:?}");
     }

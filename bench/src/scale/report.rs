@@ -121,7 +121,7 @@ struct Ends<'a> {
 fn ends(group: &[Row]) -> Option<Ends<'_>> {
     let mut measured = group.iter().filter(|row| row.result.is_ok());
     let first = measured.next()?;
-    let last = measured.last()?;
+    let last = measured.next_back()?;
     Some(Ends { first, last, change: last.metric("time_ns")?.versus?.ratio? })
 }
 
