@@ -124,7 +124,7 @@ pub(crate) fn explain(outcome: &Outcome) -> Option<String> {
             level(level_ns)
         ),
         Cause::MoreThanLevel(level_ns, _) => format!(
-            "the device's CPU time says so too, but it is less than read and level together, which is unexplained. That is {}",
+            "the device's CPU time says so too, but it is less than the read and {}. Why is not explained",
             level(level_ns)
         ),
         Cause::LevelUnknown => match outcome.cell.monitor {
@@ -214,7 +214,10 @@ mod tests {
         // Also where the only read costs less than the second one.
         let cell = beside_a_level(150.0, 250.0);
         assert!(!is_the_level(&cell) && (unexplained_ns(&cell).unwrap() + 50.0).abs() < 2.0);
-        assert!(explain(&cell).unwrap().contains("it is less than read and level together"), "{cell:?}");
+        assert!(
+            explain(&cell).unwrap().contains("it is less than the read and the level, a second look"),
+            "{cell:?}"
+        );
     }
 
     #[test]
