@@ -149,7 +149,7 @@ pub(crate) fn explain(outcome: &Outcome) -> Option<String> {
 pub(crate) fn of_a_level(monitor: Monitor) -> &'static str {
     match monitor {
         Monitor::Poll => "nothing",
-        Monitor::Epoll => "a second look at the descriptor in the next epoll_pwait2",
+        Monitor::Epoll => "a second look at the descriptor in the next epoll_wait",
         Monitor::IoUring => "arming the one-shot POLL_ADD anew",
     }
 }

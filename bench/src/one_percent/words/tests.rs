@@ -97,7 +97,7 @@ fn a_saving_is_taken_apart_where_all_of_it_was_measured() {
     );
     assert!(
         last.contains(
-            "and that is the level, a second look at the descriptor in the next epoll_pwait2: the same"
+            "and that is the level, a second look at the descriptor in the next epoll_wait: the same"
         ),
         "{last}"
     );
