@@ -137,9 +137,9 @@ fn parts(outcomes: &[Outcome]) -> Option<String> {
                 (true, _) => "which agrees",
                 // A multishot POLL_ADD does watch the doorbell while it is read, which the read goes along.
                 (false, Monitor::IoUring) => {
-                    "which does not: that is a second in a row, of a descriptor that nobody watches meanwhile"
+                    "which does not agree: it is a second read in a row, of a descriptor that nobody watches meanwhile"
                 }
-                (false, _) => "which does not: that is a second in a row",
+                (false, _) => "which does not agree: it is a second read in a row",
             };
             format!("; t_read, by one read more, is {}, {remark}", nanoseconds(read_ns))
         });

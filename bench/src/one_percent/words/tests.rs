@@ -115,7 +115,7 @@ fn a_saving_is_taken_apart_where_all_of_it_was_measured() {
     );
     let parts = conclusions(&outcomes(&entries), &[]).swap_remove(1);
     assert!(parts.contains("t_read, by one read more, is 150 ns (1"), "{parts}");
-    assert!(parts.ends_with("which does not: that is a second in a row."), "{parts}");
+    assert!(parts.ends_with("which does not agree: it is a second read in a row."), "{parts}");
 }
 
 #[test]
