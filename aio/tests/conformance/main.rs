@@ -15,6 +15,7 @@ mod levels;
 mod nesting;
 mod notifiers;
 mod operations;
+mod polled;
 mod progress;
 mod removal;
 mod scale;

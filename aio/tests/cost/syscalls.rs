@@ -129,6 +129,22 @@ fn a_look_costs_nothing_on_a_ring_that_tells_and_one_call_elsewhere() {
 }
 
 #[test]
+fn a_descriptor_is_checked_once_and_a_notifier_is_known() {
+    for (kind, builder) in monitors() {
+        let ctx = builder.build().unwrap();
+        ctx.poll(false).unwrap();
+        let ctl = u64::from(kind == MonitorKind::Epoll);
+        let notifier = EventNotifier::new(Reset::Classic).unwrap();
+        let bell = during(&ctx, || drop(ctx.add_notifier(&notifier, |_| ()).unwrap()));
+        // epoll_ctl to add and to remove; elsewhere both ride on the next wait.
+        assert_eq!((bell.syscalls_ctl, bell.syscalls()), (2 * ctl, 2 * ctl), "{kind}");
+        let (_ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let fd = during(&ctx, || drop(ctx.add_fd(&theirs, Interest::READABLE, |_, _| ()).unwrap()));
+        assert_eq!((fd.syscalls_ctl, fd.syscalls()), (1 + ctl, 1 + ctl), "{kind}");
+    }
+}
+
+#[test]
 fn a_timer_costs_no_call_of_its_own() {
     const TIMERS: u64 = 20;
     for (kind, builder) in monitors() {
