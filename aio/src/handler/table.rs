@@ -192,3 +192,28 @@ impl Live<'_> {
         self.0.get(token.slot()).filter(|handler| handler.token == token)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::action::OnFd;
+    use crate::context::AioContext;
+    use crate::handler::Watch;
+
+    #[test]
+    fn handlers_come_out_as_they_went_in() {
+        let handlers = Handlers::default();
+        let all = [10, 11, 12, 13].map(|fd| {
+            let token = handlers.next_token().unwrap();
+            let action = Box::new(OnFd(|_: &AioContext, _: Readiness| ()));
+            handlers.insert(Handler::new(token, fd, Watch::Edge, Default::default(), action));
+            handlers.get(token).unwrap()
+        });
+        let next = || handlers.next_ready().map(|handler| (handler.take_ready(), handler.fd).1);
+        all[..3].iter().for_each(|handler| handlers.mark(handler, Readiness::IN));
+        assert_eq!(next(), Some(10));
+        handlers.mark(&all[3], Readiness::IN);
+        handlers.mark(&all[1], Readiness::OUT);
+        assert_eq!([next(), next(), next(), next()], [Some(11), Some(12), Some(13), None], "each once");
+    }
+}
