@@ -1,91 +1,62 @@
-//! Operations given to io_uring, and the callbacks for their completions.
+//! The operations of a ring that are in flight, and what they hold until their last completion.
 //!
-//! An operation owns what it was given, usually the buffer that the kernel reads or fills, from `submit` until its last
-//! completion has been reaped, whatever is dropped meanwhile. Submitting makes no system call: the SQE rides on the
-//! next wait, and a queued SQE keeps the loop from sleeping without it.
-#![expect(unsafe_code, reason = "the SQE of a user, whose pointers the user vouches for")]
+//! Generic over what an operation holds: usually its buffers and a callback. The ring's owner keeps
+//! this table, because the kernel may use what is held until the last completion was reaped.
 
 use crate::agenda::{Agenda, Item};
-use crate::context::{AioContext, Inner};
-use crate::monitor::UringMonitor;
 use crate::stats::Counters;
 use crate::token::{Kind, Token};
-use io_uring::{cqueue, opcode, squeue, types};
+use crate::turn_queue::{Mark, TurnQueue};
+use io_uring::cqueue;
 use slab::Slab;
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 
-/// Names an operation in flight, for [`AioContext::cancel`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct OperationId(Token);
-
-/// An operation that was not submitted: why, and what it was to own, back.
-pub struct SubmitError<T> {
-    /// `Unsupported` on a monitor other than io_uring.
-    pub error: io::Error,
-    /// What the operation would have owned.
-    pub held: T,
-}
-
-impl<T> fmt::Debug for SubmitError<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SubmitError").field("error", &self.error).finish_non_exhaustive()
-    }
-}
-
-impl<T> fmt::Display for SubmitError<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.error, f)
-    }
-}
-
-impl<T> std::error::Error for SubmitError<T> {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.error)
-    }
-}
-
-impl<T> From<SubmitError<T>> for io::Error {
-    fn from(e: SubmitError<T>) -> Self {
-        e.error
-    }
-}
-
-/// Whoever holds the resources of operations and hears of their completions.
-pub(crate) trait Owner {
-    /// One completion of the operation that the owner knows as `key`; the last one has no F_MORE in `flags`.
-    fn complete(&self, context: &AioContext, key: usize, result: i32, flags: u32);
-}
-
-struct Operation {
+struct Operation<T> {
     token: Token,
-    owner: Rc<dyn Owner>,
-    key: usize,
-    /// The last completion has been reaped; its callback may not have run.
+    held: T,
+    /// The last completion was reaped. Its callback may not have run.
     finished: bool,
     /// It has many completions, and nobody knows when the next one comes.
     multishot: bool,
 }
 
-/// The operations of one context, in flight or waiting for their callback.
-#[derive(Default)]
-pub(crate) struct Completions {
-    operations: RefCell<Slab<Operation>>,
+/// A completion that was reaped.
+#[derive(Clone, Copy, Debug)]
+struct Reaped {
+    token: Token,
+    result: i32,
+    flags: u32,
+}
+
+/// A completion to act on.
+pub(crate) struct Completed<T> {
+    /// What the operation holds; a clone unless this is the last completion.
+    pub(crate) held: T,
+    /// Bytes or `-errno`, as in the CQE.
+    pub(crate) result: i32,
+    /// The flags of the CQE. The last completion has no `F_MORE`.
+    pub(crate) flags: u32,
+}
+
+/// The operations of one ring, in flight or waiting for their callback.
+pub(crate) struct Completions<T> {
+    operations: RefCell<Slab<Operation<T>>>,
     versions: Cell<u32>,
-    /// Those with one completion that the kernel still has.
+    /// Operations with one completion that the kernel still has.
     awaited: Cell<usize>,
-    /// The context is being dropped: nobody would wait for the kernel to finish another operation.
+    /// The ring is being shut down: nobody would wait for another operation.
     closed: Cell<bool>,
-    /// Reaped, in order, for the next dispatch (of a nested poll, perhaps).
-    ready: RefCell<VecDeque<(Token, i32, u32)>>,
+    /// Reaped, in order, for the next dispatch (perhaps of a nested turn).
+    ready: TurnQueue<Reaped>,
+    /// The highest number of slots: a token has 28 bits for one.
+    max_slots: usize,
     agenda: Rc<Agenda>,
 }
 
-impl fmt::Debug for Completions {
+impl<T> fmt::Debug for Completions<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Completions")
             .field("operations", &self.operations.borrow().len())
@@ -93,23 +64,48 @@ impl fmt::Debug for Completions {
     }
 }
 
-impl Completions {
+impl<T> Completions<T> {
     pub(crate) fn new(agenda: &Rc<Agenda>) -> Self {
-        Self { agenda: Rc::clone(agenda), ..Self::default() }
+        Self {
+            operations: RefCell::default(),
+            versions: Cell::new(0),
+            awaited: Cell::new(0),
+            closed: Cell::new(false),
+            ready: TurnQueue::default(),
+            max_slots: Token::MAX_SLOTS,
+            agenda: Rc::clone(agenda),
+        }
     }
 
-    fn insert(&self, owner: Rc<dyn Owner>, key: usize, multishot: bool) -> Token {
+    /// Reports why no operation can be added now.
+    ///
+    /// # Errors
+    /// `NotConnected` once the ring is shut down; ENOSPC if all slots are taken, because two
+    /// operations must not share a token.
+    pub(crate) fn check_room(&self) -> io::Result<()> {
+        if self.closed.get() {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "this event loop was dropped"));
+        }
+        if self.operations.borrow().vacant_key() >= self.max_slots {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        Ok(())
+    }
+
+    /// Adds an operation; `check_room` found room for it.
+    pub(crate) fn insert(&self, held: T, multishot: bool) -> Token {
         let version = self.versions.get().wrapping_add(1);
         self.versions.set(version);
         let mut operations = self.operations.borrow_mut();
         let entry = operations.vacant_entry();
         let token = Token::new(Kind::Operation, entry.key(), version);
-        entry.insert(Operation { token, owner, key, finished: false, multishot });
+        entry.insert(Operation { token, held, finished: false, multishot });
         self.awaited.set(self.awaited.get() + usize::from(!multishot));
         token
     }
 
-    /// Takes a reaped completion for the next dispatch. False (and counted) if nobody waits for it.
+    /// Queues a reaped completion for the next dispatch. Returns false, and counts it as stale, if
+    /// its operation does not exist.
     #[inline(never)]
     pub(crate) fn complete(&self, token: Token, result: i32, flags: u32, stats: &Counters) -> bool {
         let mut operations = self.operations.borrow_mut();
@@ -121,40 +117,42 @@ impl Completions {
         if operation.finished && !operation.multishot {
             self.awaited.set(self.awaited.get().saturating_sub(1));
         }
-        self.ready.borrow_mut().push_back((token, result, flags));
+        self.ready.push(Reaped { token, result, flags });
         self.agenda.set(Item::Completions, true);
         true
     }
 
-    /// True while the kernel works on something that it will wake the loop for.
+    /// Returns true while the kernel works on something that it will wake the loop for.
     pub(crate) fn any_awaited(&self) -> bool {
         self.awaited.get() > 0
     }
 
-    /// Runs the callbacks of what has been reaped, also of what a nested poll reaps meanwhile.
-    #[inline(never)]
-    pub(crate) fn dispatch(&self, context: &AioContext, stats: &Counters) -> bool {
-        let mut progress = false;
-        loop {
-            let Some((token, result, flags)) = self.ready.borrow_mut().pop_front() else {
-                self.agenda.set(Item::Completions, false);
-                return progress;
-            };
+    /// Where a dispatch that begins now has to end.
+    pub(crate) fn mark(&self) -> Mark {
+        self.ready.mark(usize::MAX)
+    }
+
+    /// The next completion in front of `mark`.
+    pub(crate) fn next(&self, mark: Mark) -> Option<Completed<T>>
+    where
+        T: Clone,
+    {
+        while let Some(Reaped { token, result, flags }) = self.ready.pop(mark) {
             let mut operations = self.operations.borrow_mut();
             let Some(operation) = operations.get(token.slot()).filter(|o| o.token == token) else {
                 continue;
             };
-            let (owner, key) = (Rc::clone(&operation.owner), operation.key);
-            let last = if cqueue::more(flags) { None } else { Some(operations.remove(token.slot())) };
-            drop(operations);
-            drop(last);
-            stats.completions.bump();
-            progress = true;
-            owner.complete(context, key, result, flags);
+            let held = match cqueue::more(flags) {
+                true => operation.held.clone(),
+                false => operations.remove(token.slot()).held,
+            };
+            return Some(Completed { held, result, flags });
         }
+        self.agenda.set(Item::Completions, !self.ready.is_empty());
+        None
     }
 
-    /// Takes no operation from now on.
+    /// Refuses operations from now on.
     pub(crate) fn close(&self) {
         self.closed.set(true);
     }
@@ -164,272 +162,59 @@ impl Completions {
         self.operations.borrow().iter().filter(|(_, o)| !o.finished).map(|(_, o)| o.token).collect()
     }
 
-    fn is_in_flight(&self, token: Token) -> bool {
+    pub(crate) fn is_in_flight(&self, token: Token) -> bool {
         self.operations.borrow().get(token.slot()).is_some_and(|o| o.token == token && !o.finished)
     }
 
-    /// Drops what has completed, without calling anybody. The kernel must have let go of everything.
-    pub(crate) fn clear(&self) {
-        self.ready.borrow_mut().clear();
-        let operations = self.operations.take();
-        drop(operations);
+    /// Takes out what operations hold and drops nothing. The kernel must be done with all of it.
+    pub(crate) fn take_all(&self) -> Vec<T> {
+        self.ready.take_all();
+        self.operations.borrow_mut().drain().map(|operation| operation.held).collect()
     }
 
-    /// Gives up what the kernel will not let go of.
+    /// Gives up what the kernel does not give back: its memory must never be used again.
     pub(crate) fn leak(&self) {
         std::mem::forget(self.operations.take());
     }
 }
 
-/// A kind of operation with one callback: the allocation-free way to submit.
-///
-/// Made by [`AioContext::operations`]. Each [`submit`](Self::submit) hands over a `T`, typically a request with its
-/// buffers, which comes back to the callback. Dropping this cancels nothing: operations in flight keep what they own,
-/// and their completions are still called.
-pub struct Operations<T> {
-    context: Weak<Inner>,
-    owner: Rc<dyn Holder<T>>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl<T> fmt::Debug for Operations<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Operations").field("in_flight", &self.owner.len()).finish_non_exhaustive()
-    }
-}
-
-trait Holder<T>: Owner {
-    fn hold(&self, held: T) -> usize;
-    fn len(&self) -> usize;
-    fn as_owner(self: Rc<Self>) -> Rc<dyn Owner>;
-}
-
-struct SharedCallback<T, F> {
-    held: RefCell<Slab<T>>,
-    callback: F,
-}
-
-impl<T: 'static, F: Fn(&AioContext, i32, T) + 'static> Owner for SharedCallback<T, F> {
-    fn complete(&self, context: &AioContext, key: usize, result: i32, flags: u32) {
-        if cqueue::more(flags) {
-            return;
-        }
-        // A statement of its own: the callback may submit, so nothing may be borrowed while it runs.
-        let held = self.held.borrow_mut().try_remove(key);
-        if let Some(held) = held {
-            (self.callback)(context, result, held);
-        }
-    }
-}
-
-impl<T: 'static, F: Fn(&AioContext, i32, T) + 'static> Holder<T> for SharedCallback<T, F> {
-    fn hold(&self, held: T) -> usize {
-        self.held.borrow_mut().insert(held)
+    #[test]
+    fn an_operation_holds_its_value_until_the_last_completion_is_dispatched() {
+        let (completions, stats) = (Completions::new(&Rc::default()), Counters::default());
+        let value = Rc::new(());
+        let more = 2; // IORING_CQE_F_MORE
+        let token = completions.insert(Rc::clone(&value), true);
+        assert!(completions.complete(token, 1, more, &stats));
+        assert!(completions.complete(token, 2, 0, &stats));
+        assert!(!completions.is_in_flight(token), "finished, and not dispatched");
+        let mark = completions.mark();
+        let first = completions.next(mark).unwrap();
+        assert_eq!((first.result, Rc::strong_count(&value)), (1, 3));
+        drop(first);
+        let last = completions.next(mark).unwrap();
+        assert_eq!((last.result, Rc::strong_count(&value)), (2, 2), "moved out of the table");
+        drop(last);
+        assert!(completions.next(mark).is_none());
+        assert!(!completions.complete(token, 3, 0, &stats), "stale");
+        assert_eq!(stats.stale.get(), 1);
     }
 
-    fn len(&self) -> usize {
-        self.held.borrow().len()
+    #[test]
+    fn a_token_is_never_given_twice() {
+        let completions = Completions::new(&Rc::default());
+        let (first, second) = (completions.insert((), false), completions.insert((), false));
+        assert_ne!(first, second);
+        completions.take_all();
+        assert_ne!(completions.insert((), false), first, "the slot is the same, its version is not");
+        let mut completions = completions;
+        completions.max_slots = 2;
+        completions.insert((), false);
+        assert_eq!(completions.check_room().unwrap_err().raw_os_error(), Some(libc::ENOSPC));
+        completions.close();
+        assert_eq!(completions.check_room().unwrap_err().kind(), io::ErrorKind::NotConnected);
     }
-
-    fn as_owner(self: Rc<Self>) -> Rc<dyn Owner> {
-        self
-    }
-}
-
-impl<T: 'static> Operations<T> {
-    /// Queues an operation that owns `held` until it completes.
-    ///
-    /// The callback gets the result (bytes or `-errno`, as in the CQE) and `held`. It runs in a later turn, never inside
-    /// this call. No system call, and no allocation once as many operations have been in flight before. An operation
-    /// with several completions is called back with the last one; use [`AioContext::submit_multishot`] to see each.
-    ///
-    /// # Errors
-    /// `NotConnected` if the context has been dropped; `held` comes back.
-    ///
-    /// # Safety
-    /// Every pointer in `entry` must stay valid, and what it points to must not be accessed in a way that conflicts with
-    /// the kernel's, until the callback runs or the context has been dropped: point only into what `held` owns, in
-    /// places that do not move with it. Descriptors must stay open until the next turn has begun.
-    pub unsafe fn submit(&self, entry: squeue::Entry, held: T) -> Result<OperationId, SubmitError<T>> {
-        let context = self.context.upgrade();
-        let Some(context) = context.filter(|c| !c.sink.completions.closed.get()) else {
-            let error =
-                io::Error::new(io::ErrorKind::NotConnected, "the event loop of these operations is gone");
-            return Err(SubmitError { error, held });
-        };
-        let Some(ring) = context.monitor.ring() else {
-            return Err(SubmitError { error: no_ring(&context), held });
-        };
-        let key = self.owner.hold(held);
-        // SAFETY: the caller's promise, for as long as the owner holds `held`.
-        Ok(unsafe { start(&context, ring, entry, Rc::clone(&self.owner).as_owner(), key, false) })
-    }
-
-    /// Operations submitted here whose callback has not begun.
-    pub fn in_flight(&self) -> usize {
-        self.owner.len()
-    }
-}
-
-/// # Safety
-/// As for [`Operations::submit`].
-unsafe fn start(
-    context: &Inner,
-    ring: &UringMonitor,
-    entry: squeue::Entry,
-    owner: Rc<dyn Owner>,
-    key: usize,
-    multishot: bool,
-) -> OperationId {
-    let token = context.sink.completions.insert(owner, key, multishot);
-    // SAFETY: the caller's promise.
-    unsafe { ring.submit(entry.user_data(token.bits()), &context.sink.stats) };
-    OperationId(token)
-}
-
-fn no_ring(context: &Inner) -> io::Error {
-    let info = &context.info;
-    io::Error::new(
-        io::ErrorKind::Unsupported,
-        format!("completions need the io_uring monitor; this context has {} ({})", info.kind, info.reason),
-    )
-}
-
-/// A callback for one operation.
-struct OneShot<T, F>(Cell<Option<(T, F)>>);
-
-impl<T, F: FnOnce(&AioContext, i32, T)> Owner for OneShot<T, F> {
-    fn complete(&self, context: &AioContext, _key: usize, result: i32, flags: u32) {
-        if !cqueue::more(flags)
-            && let Some((held, callback)) = self.0.take()
-        {
-            callback(context, result, held);
-        }
-    }
-}
-
-/// A callback for each completion of one operation.
-struct Multishot<T, F> {
-    held: T,
-    callback: F,
-}
-
-impl<T, F: Fn(&AioContext, i32, u32, &T)> Owner for Multishot<T, F> {
-    fn complete(&self, context: &AioContext, _key: usize, result: i32, flags: u32) {
-        (self.callback)(context, result, flags, &self.held);
-    }
-}
-
-impl AioContext {
-    /// Makes a callback for many operations of one kind. Home thread.
-    ///
-    /// # Errors
-    /// `Unsupported` if the monitor is not io_uring; the message says why it is not.
-    pub fn operations<T: 'static>(
-        &self,
-        callback: impl Fn(&AioContext, i32, T) + 'static,
-    ) -> io::Result<Operations<T>> {
-        if self.inner.monitor.ring().is_none() {
-            return Err(no_ring(&self.inner));
-        }
-        let owner = Rc::new(SharedCallback { held: RefCell::new(Slab::new()), callback });
-        Ok(Operations { context: Rc::downgrade(&self.inner), owner })
-    }
-
-    /// Queues one operation with a callback of its own, which costs an allocation; otherwise as
-    /// [`Operations::submit`].
-    ///
-    /// # Errors
-    /// `Unsupported` if the monitor is not io_uring; `held` comes back.
-    ///
-    /// # Safety
-    /// As for [`Operations::submit`].
-    pub unsafe fn submit<T: 'static>(
-        &self,
-        entry: squeue::Entry,
-        held: T,
-        callback: impl FnOnce(&AioContext, i32, T) + 'static,
-    ) -> Result<OperationId, SubmitError<T>> {
-        let Some(ring) = self.inner.monitor.ring() else {
-            return Err(SubmitError { error: no_ring(&self.inner), held });
-        };
-        // SAFETY: the caller's promise; the operation's entry keeps the owner, and so `held`, until the last completion.
-        Ok(unsafe {
-            start(&self.inner, ring, entry, Rc::new(OneShot(Cell::new(Some((held, callback))))), 0, false)
-        })
-    }
-
-    /// Queues an operation with several completions. The callback gets the result and the flags of each; the last one
-    /// is without `IORING_CQE_F_MORE` (see [`io_uring::cqueue::more`]).
-    ///
-    /// # Errors
-    /// As for [`submit`](Self::submit).
-    ///
-    /// # Safety
-    /// As for [`Operations::submit`], until the last completion.
-    pub unsafe fn submit_multishot<T: 'static>(
-        &self,
-        entry: squeue::Entry,
-        held: T,
-        callback: impl Fn(&AioContext, i32, u32, &T) + 'static,
-    ) -> Result<OperationId, SubmitError<T>> {
-        let Some(ring) = self.inner.monitor.ring() else {
-            return Err(SubmitError { error: no_ring(&self.inner), held });
-        };
-        // SAFETY: as above.
-        Ok(unsafe { start(&self.inner, ring, entry, Rc::new(Multishot { held, callback }), 0, true) })
-    }
-
-    /// Asks the kernel to cancel an operation. Its callback runs all the same, with `-ECANCELED` or, if it was too late,
-    /// with its own result. False if the operation has completed already. No system call: rides on the next wait.
-    pub fn cancel(&self, operation: OperationId) -> bool {
-        let live = self.inner.sink.completions.is_in_flight(operation.0);
-        if live && let Some(ring) = self.inner.monitor.ring() {
-            ring.cancel(operation.0, &self.inner.sink.stats);
-        }
-        live
-    }
-
-    /// Reads from `file` at `offset` into the whole of `buffer` (or to the end of the file), which comes back with the
-    /// number of bytes. A safe [`submit`](Self::submit): the operation owns file and buffer.
-    ///
-    /// # Errors
-    /// As for [`submit`](Self::submit); file and buffer come back.
-    pub fn read_at<F: AsFd + 'static>(
-        &self,
-        file: F,
-        mut buffer: Vec<u8>,
-        offset: u64,
-        callback: impl FnOnce(&AioContext, io::Result<usize>, F, Vec<u8>) + 'static,
-    ) -> Result<OperationId, SubmitError<(F, Vec<u8>)>> {
-        let fd = types::Fd(file.as_fd().as_raw_fd());
-        let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
-        let entry = opcode::Read::new(fd, buffer.as_mut_ptr(), len).offset(offset).build();
-        let done = move |ctx: &AioContext, result, (file, buffer)| callback(ctx, bytes(result), file, buffer);
-        // SAFETY: the entry points to the heap of the buffer, which the operation owns and which does not move with it.
-        unsafe { self.submit(entry, (file, buffer), done) }
-    }
-
-    /// Writes `buffer` to `file` at `offset`; the buffer comes back with the number of bytes written, which may be short.
-    ///
-    /// # Errors
-    /// As for [`submit`](Self::submit); file and buffer come back.
-    pub fn write_at<F: AsFd + 'static>(
-        &self,
-        file: F,
-        buffer: Vec<u8>,
-        offset: u64,
-        callback: impl FnOnce(&AioContext, io::Result<usize>, F, Vec<u8>) + 'static,
-    ) -> Result<OperationId, SubmitError<(F, Vec<u8>)>> {
-        let fd = types::Fd(file.as_fd().as_raw_fd());
-        let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
-        let entry = opcode::Write::new(fd, buffer.as_ptr(), len).offset(offset).build();
-        let done = move |ctx: &AioContext, result, (file, buffer)| callback(ctx, bytes(result), file, buffer);
-        // SAFETY: as for `read_at`; the kernel only reads.
-        unsafe { self.submit(entry, (file, buffer), done) }
-    }
-}
-
-/// The result of a transfer, from its CQE.
-fn bytes(result: i32) -> io::Result<usize> {
-    usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(result.wrapping_neg()))
 }

@@ -1,8 +1,6 @@
 //! IoThread: an OS thread that owns an AioContext and turns it until it is stopped.
 
-use crate::builder::Builder;
-use crate::context::AioContext;
-use crate::handle::Handle;
+use crate::context::{AioContext, Builder, Handle};
 use std::fmt;
 use std::io;
 use std::sync::mpsc;
@@ -15,20 +13,28 @@ pub struct IoThread {
     thread: Option<JoinHandle<io::Result<()>>>,
 }
 
+/// What the thread owns. The fields are dropped in this order, also when the thread unwinds.
+struct Running<T> {
+    _state: T,
+    context: AioContext,
+}
+
 impl IoThread {
-    /// Starts a thread called `name` (its first 15 bytes show in ps and top) and waits until its loop turns.
+    /// Starts a thread called `name` (its first 15 bytes show in ps and top) and waits until its loop
+    /// turns. Blocks for that long.
     ///
     /// # Errors
-    /// As for [`Builder::build`], which runs in the new thread, and what pthread_create(3) says.
+    /// As for [`Builder::build`], which runs in the new thread, and what pthread_create(3) returns.
     pub fn spawn(name: &str, builder: Builder) -> io::Result<Self> {
         Self::spawn_with(name, builder, |_| Ok(()))
     }
 
-    /// The same, and runs `init` in the new thread first. What it returns, such as the device with its registrations, is
-    /// kept until the loop has been stopped and is dropped in its home thread, before the context.
+    /// The same, and runs `init` in the new thread first. What it returns, such as the device with its
+    /// registrations, is kept until the loop ends, and is dropped in the home thread before the context.
+    /// That also holds when a callback panics.
     ///
     /// # Errors
-    /// Also what `init` returns.
+    /// Also what `init` returns, or that it panicked.
     pub fn spawn_with<T>(
         name: &str,
         builder: Builder,
@@ -38,14 +44,14 @@ impl IoThread {
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             let prepared = builder.build().and_then(|context| {
                 let state = init(&context)?;
-                Ok((state, context))
+                Ok(Running { _state: state, context })
             });
-            // Nobody is at the other end only if the spawning thread died while it waited for this.
+            // A send fails only if the spawning thread died while it waited for this.
             match prepared {
-                Ok((state, context)) => {
-                    let _ = ready.send(Ok(context.handle()));
-                    let result = context.run();
-                    drop(state);
+                Ok(running) => {
+                    let _ = ready.send(Ok(running.context.handle()));
+                    let result = running.context.run();
+                    drop(running);
                     result
                 }
                 Err(e) => {
@@ -64,8 +70,8 @@ impl IoThread {
         &self.handle
     }
 
-    /// Runs a closure in the loop and waits for what it returns (QEMU's aio_wait_bh_oneshot). Blocks; must not be called
-    /// from this IoThread itself, and not while the loop waits for the calling thread.
+    /// Runs a closure in the loop and waits for what it returns (QEMU's aio_wait_bh_oneshot). Blocks. Must
+    /// not be called from this IoThread itself, nor while the loop waits for the calling thread.
     ///
     /// # Errors
     /// `NotConnected` if the loop ended before it ran the closure.
@@ -102,7 +108,7 @@ impl IoThread {
 
 impl Drop for IoThread {
     fn drop(&mut self) {
-        // An error of the loop has nobody to go to here; `stop` reports it.
+        // An error of the loop cannot be returned here; `stop` returns it.
         let _ = self.join();
     }
 }

@@ -132,38 +132,35 @@
 //! timeouts, which are rounded up to milliseconds before. Where io_uring is switched off, or locked memory is short, a
 //! context without a [chosen monitor](Builder::monitor) takes epoll and says why.
 
-mod action;
 mod agenda;
 mod bottom_half;
-mod builder;
 mod busy_poll;
 mod completion;
 mod context;
-mod handle;
 mod handler;
 mod io_thread;
 mod monitor;
 mod notifier;
+mod refused;
+mod reset;
 mod stats;
 mod sync;
 mod sys;
 mod timer;
 mod token;
+mod turn_queue;
 mod wake_gate;
 
-pub use bottom_half::{BottomHalf, BottomHalfHandle};
-pub use builder::Builder;
-pub use busy_poll::{BusyPolled, BusyPolling};
-pub use completion::{OperationId, Operations, SubmitError};
-pub use context::AioContext;
-pub use handle::Handle;
-pub use handler::{AddError, HandlerId, Interest, Readiness, Registration};
+pub use busy_poll::BusyPolling;
+pub use context::{
+    AioContext, BottomHalf, BottomHalfHandle, BoundedRegistration, Builder, BusyPolled, Handle, HandlerId,
+    NotifierRegistration, OperationId, Operations, Registration, Timer, WritableRegistration,
+};
 pub use io_thread::IoThread;
 pub use io_uring;
-pub use monitor::{MonitorInfo, MonitorKind, RingInfo, RingSetup};
-pub use notifier::{
-    AdoptError, BoundedBuilder, BoundedMethod, BoundedNotifier, BoundedRegistration, BoundedStats, Counting,
-    EventNotifier, Method, NotifierRegistration, Reset, WritableRegistration,
-};
+pub use monitor::{Interest, MonitorInfo, MonitorKind, Readiness, RingInfo, RingSetup};
+pub use notifier::{BoundedBuilder, BoundedMethod, BoundedNotifier, BoundedStats, Counting, EventNotifier};
+pub use refused::Refused;
+pub use reset::{Method, Reset};
 pub use stats::Stats;
-pub use timer::{Clock, Timer, VirtualClock};
+pub use timer::{Clock, VirtualClock};

@@ -20,16 +20,8 @@
 //! be preempted between (3) and (4) for any time; and if that were found by a load in place of the swap, the work would
 //! not be released to (5) and the wake-up would be lost. `loom_tests` has both, and the other mistakes near by.
 
-use crate::sync::{AtomicBool, AtomicU32, Ordering};
+use crate::sync::{AtomicBool, AtomicU32, Ordering, loom_fence};
 use std::cell::Cell;
-
-/// Loom gives a SeqCst access only acquire and release strength (its fences are exact), so the model says with fences
-/// what the language already promises of the four accesses.
-#[inline]
-fn loom_fence() {
-    #[cfg(loom)]
-    loom::sync::atomic::fence(Ordering::SeqCst);
-}
 
 /// The two flags. Producers are any threads; there is one consumer.
 #[derive(Debug)]

@@ -1,7 +1,10 @@
-//! The lock-free list on which any thread puts bottom halves, and from which the home thread takes them all.
+//! The lock-free list that any thread puts bottom halves on, and from which the home thread takes all
+//! of them, in the order in which they were put there.
 //!
-//! A Treiber stack of reference-counted nodes. A node is on it at most once: the thread that sets PENDING pushes it, and
-//! PENDING is cleared by the home thread after the node has left. That is also what makes scheduling coalesce.
+//! A Treiber stack of reference-counted nodes. A node is on it at most once: the thread that sets
+//! PENDING pushes it, and the home thread clears PENDING after the node left the list. That is also what
+//! makes scheduling coalesce.
+#![expect(unsafe_code, reason = "the lock-free list hands references to its nodes through raw pointers")]
 
 use crate::sync::{Arc, AtomicPtr, AtomicU32, Ordering};
 use std::ptr;
@@ -21,8 +24,8 @@ pub(crate) struct Node<T> {
     pub(crate) value: T,
 }
 
-/// What the home thread finds when it dequeues a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the home thread finds when it dequeues a node, the least urgent first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Due {
     Cancelled,
     Idle,
@@ -44,12 +47,12 @@ impl<T> Node<T> {
         Self { state: AtomicU32::new(0), next: AtomicPtr::new(ptr::null_mut()), value }
     }
 
-    /// Schedules the node; puts it on `list` unless it is there. Any thread, lock-free.
+    /// Schedules the node, and puts it on `list` unless it is there already. Any thread, lock-free.
     pub(crate) fn schedule(this: &Arc<Self>, list: &List<T>) {
         Self::enlist(this, list, |state| (state | PENDING | SCHEDULED) & !IDLE);
     }
 
-    /// The same as an idle one, unless it is scheduled already.
+    /// The same, to run when the loop turns anyway. No effect if it is scheduled already.
     pub(crate) fn schedule_idle(this: &Arc<Self>, list: &List<T>) {
         Self::enlist(this, list, |state| {
             if state & SCHEDULED != 0 { state } else { state | PENDING | SCHEDULED | IDLE }
@@ -58,7 +61,8 @@ impl<T> Node<T> {
 
     fn enlist(this: &Arc<Self>, list: &List<T>, change: impl Fn(u32) -> u32) {
         let mut state = this.state.load(Ordering::Relaxed);
-        // AcqRel: what this thread wrote before is released to `dequeue`, also when the node is on the list already.
+        // AcqRel: what this thread wrote before is released to `dequeue`, also if the node is on the
+        // list already.
         while let Err(now) =
             this.state.compare_exchange_weak(state, change(state), Ordering::AcqRel, Ordering::Relaxed)
         {
@@ -69,17 +73,18 @@ impl<T> Node<T> {
         }
     }
 
-    /// Takes the schedule back; the node leaves the list when its turn comes. Any thread.
+    /// Cancels the schedule. The node leaves the list with the next turn. Any thread.
     pub(crate) fn cancel(&self) {
         self.state.fetch_and(!SCHEDULED, Ordering::AcqRel);
     }
 
-    /// Home thread, after the node has left the list: what to do with it. From here on it can be scheduled anew.
+    /// Home thread, after the node left the list: what to do with it. It can be scheduled again from
+    /// here on.
     pub(crate) fn dequeue(&self) -> Due {
         Due::of(self.state.fetch_and(!(PENDING | SCHEDULED | IDLE), Ordering::AcqRel))
     }
 
-    /// What [`dequeue`](Self::dequeue) would say.
+    /// What [`dequeue`](Self::dequeue) would return.
     pub(crate) fn due(&self) -> Due {
         Due::of(self.state.load(Ordering::Acquire))
     }
@@ -100,8 +105,8 @@ impl<T> List<T> {
         let node = Arc::into_raw(node).cast_mut();
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
-            // SAFETY: the reference that `into_raw` gave up keeps the node alive; it is the list's from the exchange on,
-            // and until then only this thread can reach `next`, because it is the one that set PENDING.
+            // SAFETY: the reference that `into_raw` gave up keeps the node alive. It belongs to the list
+            // from the exchange on; until then only this thread uses `next`, because it set PENDING.
             unsafe { &*node }.next.store(head, Ordering::Relaxed);
             // Release: publishes `next`; pairs with the acquire of `take` and `peek`.
             match self.head.compare_exchange_weak(head, node, Ordering::Release, Ordering::Relaxed) {
@@ -111,12 +116,12 @@ impl<T> List<T> {
         }
     }
 
-    /// Home thread: takes every node, and gives each to `each`, the one that was pushed last first.
+    /// Takes every node and passes each to `each`, in the order in which they were pushed. Any thread.
     pub(crate) fn take(&self, mut each: impl FnMut(Arc<Node<T>>)) {
         if self.is_empty() {
             return;
         }
-        let mut node = self.head.swap(ptr::null_mut(), Ordering::Acquire);
+        let mut node = reversed(self.head.swap(ptr::null_mut(), Ordering::Acquire));
         while !node.is_null() {
             // SAFETY: the list's own reference, given up by `push`, taken exactly once by the swap above.
             let owned = unsafe { Arc::from_raw(node) };
@@ -129,7 +134,7 @@ impl<T> List<T> {
         self.head.load(Ordering::Acquire).is_null()
     }
 
-    /// Home thread: the most urgent node on the list; stops at the first that is due now.
+    /// Home thread: how urgent the list is. Stops at the first node that is due now.
     pub(crate) fn peek(&self) -> Due {
         let mut most = Due::Cancelled;
         let mut node = self.head.load(Ordering::Acquire);
@@ -145,6 +150,20 @@ impl<T> List<T> {
         }
         most
     }
+}
+
+/// Turns around a stack that was taken off the list, and returns its new first node.
+fn reversed<T>(mut node: *mut Node<T>) -> *mut Node<T> {
+    let mut behind = ptr::null_mut();
+    while !node.is_null() {
+        // SAFETY: whoever took the stack owns its references, and PENDING, which is still set, keeps
+        // everybody else from `next`.
+        let next = unsafe { &*node }.next.load(Ordering::Relaxed);
+        // SAFETY: as above.
+        unsafe { &*node }.next.store(behind, Ordering::Relaxed);
+        (behind, node) = (node, next);
+    }
+    behind
 }
 
 impl<T> Drop for List<T> {

@@ -1,37 +1,53 @@
 //! The table that finds handlers by token, and the queue of those that are ready.
 
-use super::{Handler, Readiness};
+use super::entry::{Handler, HandlerRef};
+use crate::busy_poll::Member;
+use crate::monitor::{Readiness, Table, Watched};
 use crate::token::{Kind, Token};
 use slab::Slab;
 use std::cell::{Cell, Ref, RefCell};
 use std::fmt;
 use std::io;
 use std::os::fd::RawFd;
-use std::rc::Rc;
 
 /// The handlers of one context, and the queue of those that are ready.
-#[derive(Default)]
-pub(crate) struct Handlers {
-    slots: RefCell<Slab<Rc<Handler>>>,
+pub(crate) struct Handlers<A> {
+    slots: RefCell<Slab<HandlerRef<A>>>,
     /// Slot by descriptor number. Only to find the handler that a new one replaces; never to dispatch.
     by_fd: RefCell<Vec<Option<u32>>>,
     versions: Cell<u32>,
     /// How many are ready.
     ready: Cell<usize>,
-    /// The first of those. Usually it is the only one, and the queue is not touched.
-    first: Cell<Option<Rc<Handler>>>,
+    /// How many of those belong to the turn that dispatches now.
+    due: Cell<usize>,
+    /// The first of those that are ready. Usually it is the only one, and the queue is not touched.
+    first: Cell<Option<HandlerRef<A>>>,
     /// The others. All of them are live: a handler that is removed leaves the queue.
-    others: RefCell<Queue>,
+    others: RefCell<Queue<A>>,
 }
 
-impl fmt::Debug for Handlers {
+impl<A> fmt::Debug for Handlers<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handlers").field("slots", &self.slots).finish_non_exhaustive()
     }
 }
 
-impl Handlers {
-    /// The token that the next [`insert`](Self::insert) will use; ENOSPC when all 2^28 slots are taken.
+impl<A> Default for Handlers<A> {
+    fn default() -> Self {
+        Self {
+            slots: RefCell::default(),
+            by_fd: RefCell::default(),
+            versions: Cell::new(0),
+            ready: Cell::new(0),
+            due: Cell::new(0),
+            first: Cell::new(None),
+            others: RefCell::default(),
+        }
+    }
+}
+
+impl<A> Handlers<A> {
+    /// The token that the next [`insert`](Self::insert) will use; ENOSPC if all 2^28 slots are taken.
     pub(crate) fn next_token(&self) -> io::Result<Token> {
         let slot = self.slots.borrow().vacant_key();
         if slot >= Token::MAX_SLOTS {
@@ -43,9 +59,9 @@ impl Handlers {
     }
 
     /// Puts a handler, which a monitor watches already, into the slot of its token.
-    pub(crate) fn insert(&self, handler: Handler) {
-        let (token, fd) = (handler.token, handler.fd);
-        let slot = self.slots.borrow_mut().insert(Rc::new(handler));
+    pub(crate) fn insert(&self, handler: Handler<A>) {
+        let (token, fd) = (handler.watched.token, handler.watched.fd);
+        let slot = self.slots.borrow_mut().insert(HandlerRef::new(handler));
         debug_assert_eq!(slot, token.slot());
         let fd = fd as usize;
         let mut by_fd = self.by_fd.borrow_mut();
@@ -56,53 +72,56 @@ impl Handlers {
     }
 
     /// The live handler of a token.
-    pub(crate) fn get(&self, token: Token) -> Option<Rc<Handler>> {
-        self.slots.borrow().get(token.slot()).filter(|h| h.token == token).cloned()
+    pub(crate) fn get(&self, token: Token) -> Option<HandlerRef<A>> {
+        self.slots.borrow().get(token.slot()).filter(|h| h.watched.token == token).cloned()
     }
 
-    /// The live handlers, to look some up. None may come or go meanwhile.
+    /// Borrows the table for lookups by a monitor.
     #[inline]
-    pub(crate) fn live(&self) -> Live<'_> {
+    pub(crate) fn live(&self) -> Live<'_, A> {
         Live(self.slots.borrow())
     }
 
     /// The live handler that watches this descriptor number.
-    pub(crate) fn get_by_fd(&self, fd: RawFd) -> Option<Rc<Handler>> {
+    pub(crate) fn get_by_fd(&self, fd: RawFd) -> Option<HandlerRef<A>> {
         let slot = (*self.by_fd.borrow().get(usize::try_from(fd).ok()?)?)?;
         self.slots.borrow().get(slot as usize).cloned()
     }
 
     /// Takes a handler out; its token is stale from here on.
-    pub(crate) fn remove(&self, token: Token) -> Option<Rc<Handler>> {
+    pub(crate) fn remove(&self, token: Token) -> Option<HandlerRef<A>> {
         let mut slots = self.slots.borrow_mut();
-        slots.get(token.slot()).filter(|h| h.token == token)?;
+        slots.get(token.slot()).filter(|h| h.watched.token == token)?;
         let handler = slots.remove(token.slot());
         let mut by_fd = self.by_fd.borrow_mut();
-        if let Some(slot) = by_fd.get_mut(handler.fd as usize)
+        if let Some(slot) = by_fd.get_mut(handler.watched.fd as usize)
             && *slot == Some(token.slot() as u32)
         {
             *slot = None;
         }
-        if handler.is_ready() {
+        if handler.watched.is_ready() {
             self.unqueue(&handler);
         }
         Some(handler)
     }
 
-    /// Takes a handler that is ready out of the queue; its readiness stays, for [`Handler::hand_back`].
+    /// Takes a ready handler out of the queue. Its readiness stays, for [`Handler::hand_back`].
     #[cold]
-    fn unqueue(&self, handler: &Rc<Handler>) {
+    fn unqueue(&self, handler: &HandlerRef<A>) {
         let mut others = self.others.borrow_mut();
-        let first = self.first.take().filter(|first| !Rc::ptr_eq(first, handler));
+        let first = self.first.take().filter(|first| !first.is(handler));
         others.remove(handler);
         let first = first.or_else(|| others.pop());
         self.ready.set(others.len() + usize::from(first.is_some()));
+        // It may have been due or not. If not, one that is due waits for the next turn.
+        self.due.set(self.due.get().saturating_sub(1));
         self.first.set(first);
     }
 
     /// Takes all handlers out.
-    pub(crate) fn clear(&self) -> Vec<Rc<Handler>> {
+    pub(crate) fn take_all(&self) -> Vec<HandlerRef<A>> {
         self.ready.set(0);
+        self.due.set(0);
         self.first.set(None);
         self.others.take();
         self.by_fd.borrow_mut().clear();
@@ -113,28 +132,35 @@ impl Handlers {
         self.slots.borrow().len()
     }
 
-    /// A copy of all live handlers, for the monitor that has to start afresh.
-    pub(crate) fn all(&self) -> Vec<Rc<Handler>> {
-        self.slots.borrow().iter().map(|(_, h)| Rc::clone(h)).collect()
-    }
-
     /// Records readiness of a live handler.
     #[inline(always)]
-    pub(crate) fn mark(&self, handler: &Rc<Handler>, readiness: Readiness) {
-        let before = handler.ready.get();
-        handler.ready.set(before.union(readiness));
+    pub(crate) fn mark(&self, handler: &HandlerRef<A>, readiness: Readiness) {
+        let ready = &handler.watched.ready;
+        let before = ready.get();
+        ready.set(before.union(readiness));
         if !before.is_empty() {
             return;
         }
         match self.ready.replace(self.ready.get() + 1) {
-            0 => self.first.set(Some(Rc::clone(handler))),
-            _ => self.others.borrow_mut().incoming.push(Rc::clone(handler)),
+            0 => self.first.set(Some(handler.clone())),
+            _ => self.others.borrow_mut().incoming.push(handler.clone()),
         }
     }
 
+    /// A turn begins to dispatch: what is ready now belongs to it, and what becomes ready later to the
+    /// next turn. If this is a nested turn, it takes over what its parent had left.
     #[inline]
-    pub(crate) fn next_ready(&self) -> Option<Rc<Handler>> {
-        let left = self.ready.get().checked_sub(1)?;
+    pub(crate) fn begin_dispatch(&self) {
+        self.due.set(self.ready.get());
+    }
+
+    /// The next ready handler that belongs to this turn.
+    #[inline]
+    pub(crate) fn next_due(&self) -> Option<HandlerRef<A>> {
+        let due = self.due.get().checked_sub(1)?;
+        self.due.set(due);
+        // As many as are due are ready, at least.
+        let left = self.ready.get().wrapping_sub(1);
         self.ready.set(left);
         match left {
             0 => self.first.take(),
@@ -148,17 +174,22 @@ impl Handlers {
     }
 }
 
-/// First in, first out, of two stacks: shorter code than a ring buffer's.
-#[derive(Default)]
-struct Queue {
-    incoming: Vec<Rc<Handler>>,
+/// First in, first out, made of two stacks: shorter code than a ring buffer's.
+struct Queue<A> {
+    incoming: Vec<HandlerRef<A>>,
     /// Those that come before, the first of them at the end.
-    outgoing: Vec<Rc<Handler>>,
+    outgoing: Vec<HandlerRef<A>>,
 }
 
-impl Queue {
+impl<A> Default for Queue<A> {
+    fn default() -> Self {
+        Self { incoming: Vec::new(), outgoing: Vec::new() }
+    }
+}
+
+impl<A> Queue<A> {
     #[inline]
-    fn pop(&mut self) -> Option<Rc<Handler>> {
+    fn pop(&mut self) -> Option<HandlerRef<A>> {
         if self.outgoing.is_empty() {
             self.turn_over();
         }
@@ -175,45 +206,97 @@ impl Queue {
         self.incoming.len() + self.outgoing.len()
     }
 
-    fn remove(&mut self, handler: &Rc<Handler>) {
-        let is_other = |other: &Rc<Handler>| !Rc::ptr_eq(other, handler);
-        self.incoming.retain(is_other);
-        self.outgoing.retain(is_other);
+    fn remove(&mut self, handler: &HandlerRef<A>) {
+        self.incoming.retain(|other| !other.is(handler));
+        self.outgoing.retain(|other| !other.is(handler));
     }
 }
 
-/// A look at the live handlers.
-pub(crate) struct Live<'a>(Ref<'a, Slab<Rc<Handler>>>);
+/// The table as a monitor sees it. None may be added or removed while it is borrowed.
+pub(crate) struct Live<'a, A>(Ref<'a, Slab<HandlerRef<A>>>);
 
-impl Live<'_> {
-    /// The handler of a token; `None` if it has gone.
+impl<A> Table for Live<'_, A> {
+    type Handler = HandlerRef<A>;
+
     #[inline]
-    pub(crate) fn get(&self, token: Token) -> Option<&Rc<Handler>> {
-        self.0.get(token.slot()).filter(|handler| handler.token == token)
+    fn get(&self, token: Token) -> Option<&HandlerRef<A>> {
+        self.0.get(token.slot()).filter(|handler| handler.watched.token == token)
+    }
+
+    fn each(&self, mut visit: impl FnMut(&Watched)) {
+        self.0.iter().for_each(|(_, handler)| visit(&handler.watched));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::action::OnFd;
-    use crate::context::AioContext;
-    use crate::handler::Watch;
+    use crate::monitor::{Target, Watch};
 
-    #[test]
-    fn handlers_come_out_as_they_went_in() {
+    fn four() -> (Handlers<()>, [HandlerRef<()>; 4]) {
         let handlers = Handlers::default();
         let all = [10, 11, 12, 13].map(|fd| {
             let token = handlers.next_token().unwrap();
-            let action = Box::new(OnFd(|_: &AioContext, _: Readiness| ()));
-            handlers.insert(Handler::new(token, fd, Watch::Edge, Default::default(), action));
+            let target = Target { fd, watch: Watch::Edge, known: true, eventfd: None };
+            handlers.insert(Handler::new(Watched::for_tests(token, target), ()));
             handlers.get(token).unwrap()
         });
-        let next = || handlers.next_ready().map(|handler| (handler.take_ready(), handler.fd).1);
+        (handlers, all)
+    }
+
+    fn next(handlers: &Handlers<()>) -> Option<RawFd> {
+        let handler = handlers.next_due()?;
+        handler.watched.take_ready();
+        Some(handler.watched.fd)
+    }
+
+    #[test]
+    fn handlers_come_out_as_they_went_in() {
+        let (handlers, all) = four();
         all[..3].iter().for_each(|handler| handlers.mark(handler, Readiness::IN));
-        assert_eq!(next(), Some(10));
+        handlers.begin_dispatch();
+        assert_eq!(next(&handlers), Some(10));
         handlers.mark(&all[3], Readiness::IN);
         handlers.mark(&all[1], Readiness::OUT);
-        assert_eq!([next(), next(), next(), next()], [Some(11), Some(12), Some(13), None], "each once");
+        handlers.begin_dispatch();
+        let order = [(); 4].map(|()| next(&handlers));
+        assert_eq!(order, [Some(11), Some(12), Some(13), None], "each once");
+    }
+
+    #[test]
+    fn a_removed_handler_leaves_the_queue() {
+        let (handlers, all) = four();
+        all.iter().for_each(|handler| handlers.mark(handler, Readiness::IN));
+        handlers.remove(all[0].watched.token).unwrap();
+        handlers.remove(all[2].watched.token).unwrap();
+        handlers.begin_dispatch();
+        assert_eq!([(); 3].map(|()| next(&handlers)), [Some(11), Some(13), None]);
+    }
+
+    #[test]
+    fn what_becomes_ready_in_a_turn_waits_for_the_next() {
+        let (handlers, all) = four();
+        all[..2].iter().for_each(|handler| handlers.mark(handler, Readiness::IN));
+        handlers.begin_dispatch();
+        assert_eq!(next(&handlers), Some(10));
+        handlers.mark(&all[0], Readiness::IN);
+        // A nested turn takes what this one had left, and what became ready before it.
+        handlers.begin_dispatch();
+        assert_eq!([next(&handlers), next(&handlers), next(&handlers)], [Some(11), Some(10), None]);
+        handlers.mark(&all[2], Readiness::IN);
+        assert_eq!(next(&handlers), None, "nothing is left for the outer turn");
+        assert!(handlers.any_ready(), "but for the next one");
+    }
+
+    #[test]
+    fn removing_a_handler_in_a_turn_ends_it_early_rather_than_late() {
+        let (handlers, all) = four();
+        all[..2].iter().for_each(|handler| handlers.mark(handler, Readiness::IN));
+        handlers.begin_dispatch();
+        handlers.mark(&all[2], Readiness::IN);
+        handlers.remove(all[0].watched.token).unwrap();
+        assert_eq!([next(&handlers), next(&handlers)], [Some(11), None]);
+        handlers.begin_dispatch();
+        assert_eq!([next(&handlers), next(&handlers)], [Some(12), None]);
     }
 }

@@ -1,23 +1,23 @@
 //! epoll(7): level-triggered for fd handlers, EPOLLET for notifiers that are never read.
 
-use super::{HandlerState, Sink};
-use crate::handler::{Handler, Handlers, Readiness, Watch};
+use super::readiness::{Readiness, Watch};
+use super::watched::{Sink, State, Table, Target, Watched};
 use crate::stats::Counters;
 use crate::sys::TimeoutNs;
 use crate::sys::epoll::Epoll;
 use crate::token::Token;
 use std::cell::RefCell;
 use std::io;
-use std::os::fd::RawFd;
 
-/// Events taken in one wait. More stay in the kernel for the next turn, behind those that come first in its list.
+/// Events taken in one wait. More of them stay in the kernel's list for the next turn, behind the
+/// ones that become ready before it.
 const BATCH: usize = 256;
 
 pub(crate) struct EpollMonitor {
     set: RefCell<Set>,
 }
 
-/// An epoll instance, and where its events go.
+/// An epoll instance, and the buffer for its events.
 struct Set {
     epoll: Epoll,
     events: Box<[libc::epoll_event; BATCH]>,
@@ -29,7 +29,7 @@ impl std::fmt::Debug for EpollMonitor {
     }
 }
 
-/// The ring reads do not get here: [`resolve`](crate::EventNotifier) refuses them for this monitor.
+/// Ring reads do not get here: the reset matrix refuses them for this monitor.
 fn events(watch: Watch) -> u32 {
     match watch {
         Watch::Level(interest) => interest.poll_events(),
@@ -44,76 +44,79 @@ impl EpollMonitor {
         Ok(Self { set: RefCell::new(Set { epoll, events }) })
     }
 
-    pub(super) fn add(
-        &self,
-        token: Token,
-        fd: RawFd,
-        watch: Watch,
-        stats: &Counters,
-    ) -> io::Result<HandlerState> {
+    pub(super) fn add(&self, token: Token, target: &Target, stats: &Counters) -> io::Result<State> {
         let epoll = &self.set.borrow().epoll;
+        let (fd, events) = (target.fd, events(target.watch));
         stats.syscalls_ctl.bump();
-        match epoll.add(fd, events(watch), token.bits()) {
-            // A handler is being replaced: its entry takes the new token, so no event can fall between the two.
+        match epoll.add(fd, events, token.bits()) {
+            // A handler is being replaced: its entry takes the new token, so no event is lost in
+            // between.
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {
                 stats.syscalls_ctl.bump();
-                epoll.modify(fd, events(watch), token.bits())?;
+                epoll.modify(fd, events, token.bits())?;
             }
             result => result?,
         }
-        Ok(HandlerState::default())
+        Ok(State::Epoll)
     }
 
-    pub(super) fn modify(&self, handler: &Handler, stats: &Counters) -> io::Result<()> {
+    pub(super) fn modify(&self, watched: &Watched, stats: &Counters) -> io::Result<()> {
         stats.syscalls_ctl.bump();
-        self.set.borrow().epoll.modify(handler.fd, events(handler.watch.get()), handler.token.bits())
+        self.set.borrow().epoll.modify(watched.fd, events(watched.watch.get()), watched.token.bits())
     }
 
-    pub(super) fn remove(&self, handler: &Handler, stats: &Counters) {
+    pub(super) fn remove(&self, watched: &Watched, stats: &Counters) {
         stats.syscalls_ctl.bump();
-        // Fails if the caller has closed the descriptor first. Closing the last copy removed it from the set, too; if
-        // another copy lives on, `wait` meets its events and starts the set afresh.
-        let _ = self.set.borrow().epoll.delete(handler.fd);
+        // Fails if the caller closed the descriptor first. Closing the last copy removed it from
+        // the set, too. If another copy is still open, `wait` sees its events and makes a new set.
+        let _ = self.set.borrow().epoll.delete(watched.fd);
     }
 
     #[inline(always)]
-    pub(super) fn wait(&self, timeout: TimeoutNs, sink: &Sink) -> io::Result<bool> {
-        sink.stats.syscalls_wait.bump();
+    pub(super) fn wait(&self, timeout: TimeoutNs, sink: &impl Sink) -> io::Result<bool> {
+        sink.stats().syscalls_wait.bump();
         let mut set = self.set.borrow_mut();
         let Set { epoll, events } = &mut *set;
         let n = match epoll.wait(&mut events[..], timeout) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(false),
             result => result?,
         };
-        let (handlers, mut reported) = (sink.handlers.live(), 0);
+        let (live, mut reported) = (sink.live(), 0);
         for event in &events[..n.min(BATCH)] {
-            if let Some(handler) = handlers.get(Token::from_bits(event.u64)) {
-                sink.handlers.mark(handler, Readiness::from_poll(event.events));
+            if let Some(handler) = live.get(Token::from_bits(event.u64)) {
+                sink.mark(handler, Readiness::from_poll(event.events));
                 reported += 1;
             }
         }
         if reported != n {
-            sink.stats.stale.add((n - reported) as u64);
-            drop((set, handlers));
-            // If that fails (no descriptor, no memory), the old set goes on to serve, and the next stale event tries again.
-            let _ = self.start_afresh(&sink.handlers, &sink.stats);
+            sink.stats().stale.add((n - reported) as u64);
+            drop((set, live));
+            // If this fails (no descriptor or no memory left), the old set is still in use and the
+            // next stale event tries again.
+            let _ = self.make_new_set(sink);
         }
         Ok(reported != 0)
     }
 
-    /// Gets rid of entries whose descriptor was closed before its handler was removed while another copy of it (dup(2),
-    /// fork(2), SCM_RIGHTS) lives on: no descriptor is left to name them by, and a level-triggered one would end every
-    /// wait. The edges of the others are reported once more, which their handlers must tolerate anyway.
+    /// Drops entries whose descriptor was closed before its handler was removed, while another copy
+    /// of it (dup(2), fork(2), SCM_RIGHTS) is still open. No descriptor is left to name them in
+    /// EPOLL_CTL_DEL, and a level-triggered one would end every wait. The edges of the other entries
+    /// are reported once more, which their handlers must tolerate anyway.
     #[cold]
-    fn start_afresh(&self, handlers: &Handlers, stats: &Counters) -> io::Result<()> {
+    fn make_new_set(&self, sink: &impl Sink) -> io::Result<()> {
         let epoll = Epoll::new()?;
-        for handler in handlers.all() {
-            stats.syscalls_ctl.bump();
-            match epoll.add(handler.fd, events(handler.watch.get()), handler.token.bits()) {
-                // Closed without telling us, and perhaps opened again as a file: it is not to be reported any more.
-                Err(e) if matches!(e.raw_os_error(), Some(libc::EBADF | libc::EPERM)) => {}
-                result => result?,
+        let mut failed = None;
+        sink.live().each(|watched| {
+            sink.stats().syscalls_ctl.bump();
+            match epoll.add(watched.fd, events(watched.watch.get()), watched.token.bits()) {
+                // Closed without our knowledge, and perhaps opened again as a regular file: it is
+                // not reported any more.
+                Err(e) if !matches!(e.raw_os_error(), Some(libc::EBADF | libc::EPERM)) => failed = Some(e),
+                _ => {}
             }
+        });
+        if let Some(error) = failed {
+            return Err(error);
         }
         self.set.borrow_mut().epoll = epoll;
         Ok(())

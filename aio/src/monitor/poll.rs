@@ -1,12 +1,11 @@
-//! ppoll(2): an array of descriptors, kept from wait to wait.
+//! ppoll(2): an array of descriptors that is kept from wait to wait.
 
-use super::{HandlerState, Sink};
-use crate::handler::{Handler, Handlers, Readiness, Watch};
+use super::readiness::{Readiness, Watch};
+use super::watched::{PollState, Sink, State, Table, Target, Watched};
 use crate::sys::{TimeoutNs, ppoll::ppoll};
 use crate::token::Token;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
-use std::os::fd::RawFd;
 
 #[derive(Default)]
 pub(crate) struct PollMonitor {
@@ -26,7 +25,7 @@ impl std::fmt::Debug for PollMonitor {
     }
 }
 
-/// `Watch::Edge` and the ring reads do not get here: [`resolve`](crate::EventNotifier) refuses them for this monitor.
+/// Edges and ring reads do not get here: the reset matrix refuses them for this monitor.
 fn events(watch: Watch) -> libc::c_short {
     match watch {
         Watch::Level(interest) => interest.poll_events() as libc::c_short,
@@ -34,40 +33,50 @@ fn events(watch: Watch) -> libc::c_short {
     }
 }
 
+fn index_of(watched: &Watched) -> Option<&Cell<Option<u32>>> {
+    match &watched.state {
+        State::Poll(PollState(index)) => Some(index),
+        _ => None,
+    }
+}
+
 impl PollMonitor {
-    pub(super) fn add(&self, token: Token, fd: RawFd, watch: Watch) -> HandlerState {
+    pub(super) fn add(&self, token: Token, target: &Target) -> State {
         let mut set = self.set.borrow_mut();
-        let state = HandlerState::default();
-        state.index.set(Some(set.fds.len() as u32));
-        set.fds.push(libc::pollfd { fd, events: events(watch), revents: 0 });
+        // At most 2^28 handlers have a slot.
+        let index = set.fds.len() as u32;
+        set.fds.push(libc::pollfd { fd: target.fd, events: events(target.watch), revents: 0 });
         set.tokens.push(token);
-        state
+        State::Poll(PollState(Cell::new(Some(index))))
     }
 
-    pub(super) fn modify(&self, handler: &Handler) {
-        if let Some(index) = handler.monitor.index.get() {
-            self.set.borrow_mut().fds[index as usize].events = events(handler.watch.get());
+    pub(super) fn modify(&self, watched: &Watched) {
+        let mut set = self.set.borrow_mut();
+        let index = index_of(watched).and_then(Cell::get);
+        if let Some(entry) = index.and_then(|index| set.fds.get_mut(index as usize)) {
+            entry.events = events(watched.watch.get());
         }
     }
 
-    pub(super) fn remove(&self, handler: &Handler, handlers: &Handlers) {
-        let Some(index) = handler.monitor.index.take() else {
+    pub(super) fn remove(&self, watched: &Watched, sink: &impl Sink) {
+        let Some(index) = index_of(watched).and_then(Cell::take) else {
             return;
         };
         let mut set = self.set.borrow_mut();
         set.fds.swap_remove(index as usize);
         set.tokens.swap_remove(index as usize);
-        // The last one has moved into the gap.
-        if let Some(moved) = set.tokens.get(index as usize)
-            && let Some(moved) = handlers.get(*moved)
+        // The last entry moved into the gap.
+        let live = sink.live();
+        if let Some(moved) = set.tokens.get(index as usize).and_then(|token| live.get(*token))
+            && let Some(place) = index_of(moved.as_ref())
         {
-            moved.monitor.index.set(Some(index));
+            place.set(Some(index));
         }
     }
 
     #[inline(never)]
-    pub(super) fn wait(&self, timeout: TimeoutNs, sink: &Sink) -> io::Result<bool> {
-        sink.stats.syscalls_wait.bump();
+    pub(super) fn wait(&self, timeout: TimeoutNs, sink: &impl Sink) -> io::Result<bool> {
+        sink.stats().syscalls_wait.bump();
         let mut set = self.set.borrow_mut();
         let ready = match ppoll(&mut set.fds, timeout) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(false),
@@ -75,16 +84,17 @@ impl PollMonitor {
         };
         let Set { fds, tokens } = &mut *set;
         let hits = fds.iter_mut().zip(tokens.iter()).filter(|(fd, _)| fd.revents != 0);
-        let (handlers, mut collected) = (sink.handlers.live(), false);
+        let (live, mut collected) = (sink.live(), false);
         for (fd, token) in hits.take(ready) {
             if fd.revents & libc::POLLNVAL != 0 {
-                // Closed under us: said once, and left out of later waits, which it would end at once for ever.
+                // Closed while it was registered. Reported once and left out of later waits, which
+                // it would otherwise end at once, for ever.
                 fd.fd = -1;
             }
             let revents = std::mem::take(&mut fd.revents);
-            // A removed handler has left the arrays.
-            if let Some(handler) = handlers.get(*token) {
-                sink.handlers.mark(handler, Readiness::from_poll(revents as u16 as u32));
+            // A removed handler is no longer in the arrays.
+            if let Some(handler) = live.get(*token) {
+                sink.mark(handler, Readiness::from_poll(revents as u16 as u32));
                 collected = true;
             }
         }

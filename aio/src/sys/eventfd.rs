@@ -5,7 +5,7 @@
     reason = "eventfd(2), and read(2), write(2) and ioctl(2) of eight bytes that the caller's stack owns"
 )]
 
-use super::{check, epoll::Epoll, ppoll};
+use super::check;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
@@ -69,6 +69,37 @@ impl EventFd {
         }
     }
 
+    /// Adds one to the counter. Never blocks: a full counter is drained first. One write(2), three
+    /// system calls if the counter was full.
+    ///
+    /// # Errors
+    /// What write(2) returns for a descriptor that is no longer an eventfd.
+    #[inline]
+    pub(crate) fn ring(&self) -> io::Result<()> {
+        let one = 1u64;
+        // SAFETY: eight readable bytes, as eventfd(2) demands.
+        let written = unsafe { libc::syscall(libc::SYS_write, self.as_raw_fd(), &raw const one, 8usize) };
+        if written < 0 { self.ring_again(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// The rest of `ring` after an error.
+    #[cold]
+    fn ring_again(&self, error: io::Error) -> io::Result<()> {
+        let mut result = Err(error);
+        loop {
+            match result {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    // 2^64 - 2 rings without a read, or a peer filled the counter. The drained count
+                    // need not be kept: the write that follows rings for all of them.
+                    self.read()?;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+            result = self.write(1);
+        }
+    }
+
     /// Takes the count and resets it to zero; `None` if it was zero. One read(2), repeated on EINTR.
     #[inline]
     pub(crate) fn read(&self) -> io::Result<Option<u64>> {
@@ -83,6 +114,23 @@ impl EventFd {
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    /// Resets the count to zero. Returns false if it was zero. One read(2), repeated on EINTR.
+    #[inline]
+    pub(crate) fn clear(&self) -> io::Result<bool> {
+        #[cold]
+        fn failed(this: &EventFd) -> io::Result<bool> {
+            match io::Error::last_os_error() {
+                e if e.kind() == io::ErrorKind::Interrupted => this.read().map(|count| count.is_some()),
+                e if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+                e => Err(e),
+            }
+        }
+        let mut count = 0u64;
+        // SAFETY: eight writable bytes, as eventfd(2) demands.
+        let read = unsafe { libc::syscall(libc::SYS_read, self.as_raw_fd(), &raw mut count, 8usize) };
+        if read < 0 { failed(self) } else { Ok(true) }
     }
 }
 
@@ -103,52 +151,6 @@ impl AsRawFd for EventFd {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
-}
-
-/// What `EFD_AUTORESET` does on this kernel, by observation: a flag that is accepted proves nothing (emulated
-/// kernels ignore bits that they do not know).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AutoresetFlag {
-    /// The kernel refuses the flag, or takes it and does not reset.
-    Absent,
-    /// Reset inside the file's poll operation, as proposed in 2020: right for ppoll(2), and loses events under
-    /// epoll, where ADD and MOD poll the file without delivering anything.
-    AtPoll,
-    /// Reset when an event is delivered to user space: right for ppoll and epoll.
-    AtDelivery,
-}
-
-/// Probes once per process, on eventfds of its own. Never blocks.
-pub(crate) fn autoreset_flag() -> AutoresetFlag {
-    static FLAG: OnceLock<AutoresetFlag> = OnceLock::new();
-    *FLAG.get_or_init(|| observe_autoreset().unwrap_or(AutoresetFlag::Absent))
-}
-
-/// Whether a look by ppoll(2) resets this eventfd. It is left readable, so at worst its handler is called for nothing.
-pub(crate) fn resets_itself(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    let fd = EventFd(fd.try_clone_to_owned()?);
-    fd.write(1)?;
-    let (first, second) = (ppoll::is_readable(fd.as_raw_fd())?, ppoll::is_readable(fd.as_raw_fd())?);
-    fd.write(1)?;
-    Ok(first && !second)
-}
-
-fn observe_autoreset() -> io::Result<AutoresetFlag> {
-    let fd = EventFd::new_autoreset()?;
-    fd.write(1)?;
-    let (first, second) = (ppoll::is_readable(fd.as_raw_fd())?, ppoll::is_readable(fd.as_raw_fd())?);
-    if !first || second {
-        return Ok(AutoresetFlag::Absent);
-    }
-    // Written before it is added: the proposal's patch consumes the count in EPOLL_CTL_ADD and delivers nothing.
-    fd.write(1)?;
-    let epoll = Epoll::new()?;
-    epoll.add(fd.as_raw_fd(), libc::EPOLLIN as u32, 0)?;
-    let mut events = [libc::epoll_event { events: 0, u64: 0 }];
-    Ok(match epoll.wait(&mut events, Some(0))? {
-        0 => AutoresetFlag::AtPoll,
-        _ => AutoresetFlag::AtDelivery,
-    })
 }
 
 /// Bounds the counter of an eventfd: write(2) of `n` is admitted while `maximum > count && maximum - count > n`, so it

@@ -331,18 +331,18 @@ pub(crate) struct CounterBuffers {
 impl CounterBuffers {
     const ENTRIES: u16 = 256;
 
-    fn layout() -> Layout {
-        // Page-aligned, as io_uring_register(2) demands. Both numbers are constants: this cannot fail.
-        Layout::array::<BufRingEntry>(Self::ENTRIES.into())
-            .and_then(|l| l.align_to(4096))
-            .unwrap_or(Layout::new::<u8>())
-    }
+    /// Page-aligned, as io_uring_register(2) demands. Evaluated by the compiler, so a layout that is
+    /// not possible is a build error.
+    const LAYOUT: Layout =
+        match Layout::from_size_align(Self::ENTRIES as usize * size_of::<BufRingEntry>(), 4096) {
+            Ok(layout) => layout,
+            Err(_) => panic!("not a layout"),
+        };
 
     fn new(group: u16) -> Self {
-        let layout = Self::layout();
         // SAFETY: the layout has a size of 4096 bytes, not zero.
-        let ring = NonNull::new(unsafe { alloc_zeroed(layout) }.cast::<BufRingEntry>());
-        let ring = ring.unwrap_or_else(|| handle_alloc_error(layout));
+        let ring = NonNull::new(unsafe { alloc_zeroed(Self::LAYOUT) }.cast::<BufRingEntry>());
+        let ring = ring.unwrap_or_else(|| handle_alloc_error(Self::LAYOUT));
         let mut buffers =
             Self { group, ring, counters: vec![0; Self::ENTRIES.into()].into_boxed_slice(), tail: 0 };
         (0..Self::ENTRIES).for_each(|id| buffers.give_back(id));
@@ -369,6 +369,6 @@ impl CounterBuffers {
 impl Drop for CounterBuffers {
     fn drop(&mut self) {
         // SAFETY: allocated by `new` with the same layout; the monitor has withdrawn it from the kernel.
-        unsafe { std::alloc::dealloc(self.ring.as_ptr().cast(), Self::layout()) };
+        unsafe { std::alloc::dealloc(self.ring.as_ptr().cast(), Self::LAYOUT) };
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::setup::Setup;
 use crate::support::{Count, SPIN, look, os, turn, turns_of_an_idle_loop};
-use aio::{AddError, AioContext, Interest, Readiness};
+use aio::{AioContext, Interest, Readiness, Refused};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -15,7 +15,7 @@ fn refused(ctx: &AioContext, fd: &impl AsFd) -> io::Error {
         let calls = calls.clone();
         move |_: &AioContext, _: Readiness| calls.bump()
     };
-    let AddError { error, handler, .. } = ctx.add_fd(fd, Interest::READABLE, callback).unwrap_err();
+    let Refused { error, value: handler, .. } = ctx.add_fd(fd, Interest::READABLE, callback).unwrap_err();
     let (reader, mut writer) = io::pipe().unwrap();
     writer.write_all(b"x").unwrap();
     let _on = ctx.add_fd(&reader, Interest::READABLE, handler).unwrap();

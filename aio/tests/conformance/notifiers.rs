@@ -161,10 +161,10 @@ pub(crate) fn an_unfit_method_is_refused_and_the_handler_comes_back(setup: &Setu
                 assert!(!fits, "{method}: {e}");
                 assert_eq!(e.error.kind(), io::ErrorKind::Unsupported);
                 assert!(!e.to_string().is_empty());
-                (e.handler)(&ctx);
+                (e.value)(&ctx);
                 assert_eq!(calls.get(), 1, "it works as before");
                 let again = EventNotifier::new(setup.reset).unwrap();
-                assert!(ctx.add_notifier(&again, e.handler).unwrap().is_live());
+                assert!(ctx.add_notifier(&again, e.value).unwrap().is_live());
             }
         }
     }
@@ -257,8 +257,8 @@ pub(crate) fn adopt_refuses_what_is_no_doorbell(setup: &Setup) {
         assert_eq!(e.error.kind(), io::ErrorKind::InvalidInput);
         assert!(e.to_string().contains(why), "{e}");
         assert!(e.to_string().contains(&number.to_string()), "{e}");
-        assert_eq!(e.fd.as_raw_fd(), number, "given back");
-        assert!(e.fd.try_clone().is_ok(), "and open");
+        assert_eq!(e.value.as_raw_fd(), number, "given back");
+        assert!(e.value.try_clone().is_ok(), "and open");
     }
     let stock = os::eventfd(libc::EFD_NONBLOCK);
     let e = EventNotifier::adopt(stock, Reset::AutoresetBy(Method::KernelFlag)).unwrap_err();

@@ -7,7 +7,7 @@
 use crate::setup::Setup;
 use crate::support::{Count, Slot, look, os, os::SignalStorm, settle, turn, turn_until};
 use aio::io_uring::{cqueue, opcode, squeue, types};
-use aio::{AioContext, Interest, OperationId, Operations, SubmitError};
+use aio::{AioContext, Interest, OperationId, Operations, Refused};
 use std::cell::{Cell, RefCell};
 use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::AsRawFd;
@@ -37,10 +37,7 @@ impl Request {
     }
 }
 
-pub(crate) fn read(
-    ops: &Operations<Request>,
-    mut request: Request,
-) -> Result<OperationId, SubmitError<Request>> {
+pub(crate) fn read(ops: &Operations<Request>, mut request: Request) -> Result<OperationId, Refused<Request>> {
     let entry = request.entry();
     // SAFETY: the request owns the buffer, on the heap, and the descriptor.
     unsafe { ops.submit(entry, request) }
@@ -65,10 +62,10 @@ pub(crate) fn operations_are_refused_with_the_reason(setup: &Setup) {
     assert!(e.to_string().contains(&ctx.monitor().reason), "{e}");
     let e = ctx.read_at(os::memory_file(), vec![7; 3], 0, |_, _, _, _| unreachable!("refused")).unwrap_err();
     assert_eq!(e.error.kind(), io::ErrorKind::Unsupported);
-    assert_eq!(e.held.1, [7; 3], "file and buffer come back");
+    assert_eq!(e.value.1, [7; 3], "file and buffer come back");
     // SAFETY: points to nothing.
     let e = unsafe { ctx.submit(opcode::Nop::new().build(), "held", |_, _, _| unreachable!("refused")) };
-    assert_eq!(e.unwrap_err().held, "held");
+    assert_eq!(e.unwrap_err().value, "held");
 }
 
 pub(crate) fn a_file_is_written_and_read(setup: &Setup) {

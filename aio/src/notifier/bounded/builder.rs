@@ -1,13 +1,14 @@
-//! The choices that there are when a bounded notifier is made.
+//! Options for building a bounded notifier.
 
 use super::atomic::Atomic;
 use super::credit::Credit;
 use super::kernel::Kernel;
-use super::{BoundedMethod, BoundedNotifier, Counting, Engine};
-use crate::notifier::{Method, Reset, unsupported};
+use super::method::{BoundedMethod, Counting};
+use super::notifier::{BoundedNotifier, Engine};
+use crate::reset::{Method, Reset, unsupported};
 use std::io;
 
-/// How to make a [`BoundedNotifier`].
+/// Options for building a [`BoundedNotifier`].
 #[derive(Clone, Debug)]
 pub struct BoundedBuilder {
     maximum: u64,
@@ -17,7 +18,7 @@ pub struct BoundedBuilder {
 }
 
 impl BoundedBuilder {
-    pub(super) fn new(maximum: u64) -> Self {
+    fn new(maximum: u64) -> Self {
         Self { maximum, counting: Counting::Counter, method: None, reset: Reset::Autoreset }
     }
 
@@ -71,8 +72,23 @@ impl BoundedBuilder {
     }
 }
 
+impl BoundedNotifier {
+    /// A count of zero with this maximum and the best method of this kernel.
+    ///
+    /// # Errors
+    /// As for [`BoundedBuilder::build`].
+    pub fn new(maximum: u64) -> io::Result<Self> {
+        Self::builder(maximum).build()
+    }
+
+    /// Options for building a bounded notifier. `u64::MAX` is no maximum.
+    pub fn builder(maximum: u64) -> BoundedBuilder {
+        BoundedBuilder::new(maximum)
+    }
+}
+
 /// Where the descriptor's count is the bounded one, somebody must take it, and must learn what it was.
-pub(super) fn refuse_unread(method: BoundedMethod, reset: Reset) -> io::Result<()> {
+pub(crate) fn refuse_unread(method: BoundedMethod, reset: Reset) -> io::Result<()> {
     match (method, reset) {
         (BoundedMethod::Atomic, _) => Ok(()),
         (_, Reset::Classic | Reset::Autoreset | Reset::AutoresetBy(Method::Read)) => Ok(()),

@@ -11,9 +11,11 @@
 //! do it one after the other, under the lock that `set_maximum` takes, too: a third eventfd whose count is the maximum while
 //! the lock is free.
 
+use super::calls::{Calls, bump};
+use super::error::{count_too_high, maximum_too_high};
 use super::kernel::{adopt, new_count, write};
+use super::method::{BoundedMethod, Counting};
 use super::wait::{Patience, until};
-use super::{BoundedMethod, Calls, Counting, bump, count_too_high, maximum_too_high};
 use crate::sys::eventfd::{self, EventFd};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,7 +24,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 const MOST: u64 = 1 << 16;
 
 #[derive(Debug)]
-pub(super) struct Credit {
+pub(crate) struct Credit {
     count: EventFd,
     /// A semaphore.
     credit: EventFd,
@@ -82,7 +84,7 @@ impl Credit {
         self.count.as_fd()
     }
 
-    pub(super) fn room(&self) -> BorrowedFd<'_> {
+    pub(crate) fn room(&self) -> BorrowedFd<'_> {
         self.credit.as_fd()
     }
 

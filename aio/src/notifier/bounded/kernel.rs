@@ -1,14 +1,16 @@
 //! The bound by the kernel's own ioctl: the count is an eventfd's, and the kernel keeps all the rules.
 
+use super::calls::{Calls, bump};
+use super::error::count_too_high;
+use super::method::{BoundedMethod, Counting};
 use super::wait::{Patience, until};
-use super::{BoundedMethod, Calls, Counting, bump, count_too_high};
-use crate::notifier::unsupported;
+use crate::reset::unsupported;
 use crate::sys::eventfd::{self, EventFd};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 #[derive(Debug)]
-pub(super) struct Kernel {
+pub(crate) struct Kernel {
     count: EventFd,
     /// Written once to stop, and never read.
     stop: EventFd,
@@ -41,7 +43,7 @@ impl Kernel {
         self.count.as_fd()
     }
 
-    pub(super) fn room(&self) -> BorrowedFd<'_> {
+    pub(crate) fn room(&self) -> BorrowedFd<'_> {
         self.count.as_fd()
     }
 

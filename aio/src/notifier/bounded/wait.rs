@@ -1,6 +1,7 @@
 //! Sleeping for an eventfd or for the end, whichever comes first.
 
-use super::{Calls, bump, stopped};
+use super::calls::{Calls, bump};
+use super::error::stopped;
 use crate::sys::epoll::Epoll;
 use crate::sys::eventfd::EventFd;
 use crate::sys::ppoll::ppoll;

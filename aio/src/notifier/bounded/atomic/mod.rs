@@ -7,15 +7,18 @@
 mod futex;
 mod state;
 
-use super::{BoundedMethod, Calls, Counting, bump, count_too_high, maximum_too_high, stopped};
-use crate::notifier::{EventNotifier, Reset};
+use super::calls::{Calls, bump};
+use super::error::{count_too_high, maximum_too_high, stopped};
+use super::method::{BoundedMethod, Counting};
+use crate::notifier::EventNotifier;
+use crate::reset::Reset;
 use crate::sys::shared::SharedPage;
 use state::{Arrived, MAGIC, Registered, State, Taken, encode};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 #[derive(Debug)]
-pub(super) struct Atomic {
+pub(crate) struct Atomic {
     /// Begins with a `State`.
     page: SharedPage,
     doorbell: EventNotifier,
@@ -70,12 +73,12 @@ impl Atomic {
         self.doorbell.as_fd()
     }
 
-    pub(super) fn room(&self) -> BorrowedFd<'_> {
+    pub(crate) fn room(&self) -> BorrowedFd<'_> {
         self.room.as_fd()
     }
 
     /// The doorbell as a loop registers it.
-    pub(super) fn bell(&self) -> &EventNotifier {
+    pub(crate) fn bell(&self) -> &EventNotifier {
         &self.doorbell
     }
 
@@ -186,12 +189,12 @@ impl Atomic {
     }
 
     /// A loop is about to sleep on the doorbell. False: look again instead.
-    pub(super) fn arm(&self) -> bool {
+    pub(crate) fn arm(&self) -> bool {
         self.state().arm()
     }
 
     /// A loop stops looking: whoever looks next hears of what is left.
-    pub(super) fn hand_back(&self, calls: &Calls) -> io::Result<()> {
+    pub(crate) fn hand_back(&self, calls: &Calls) -> io::Result<()> {
         if self.arm() {
             return Ok(());
         }
@@ -200,18 +203,18 @@ impl Atomic {
     }
 
     /// A loop wants the room doorbell. True: there is room already.
-    pub(super) fn want_room(&self) -> bool {
+    pub(crate) fn want_room(&self) -> bool {
         std::mem::forget(Registered::at(&self.state().wanting));
         self.state().admits(1)
     }
 
     /// It has seen room at once, and does not wait for a ring.
-    pub(super) fn wants_no_more(&self) {
+    pub(crate) fn wants_no_more(&self) {
         self.state().wants_no_more();
     }
 
     /// It wants it no longer. The ring that it took may have been another's, too, who is to have it in that case.
-    pub(super) fn had_room(&self, calls: &Calls) -> io::Result<()> {
+    pub(crate) fn had_room(&self, calls: &Calls) -> io::Result<()> {
         self.room.test_and_clear()?;
         bump(&calls.reads);
         let others = self.state().wants_no_more();

@@ -21,7 +21,7 @@
 //! `loom_tests` has both pairs, and the mistakes near by.
 
 use super::futex::Futex;
-use crate::sync::{AtomicU32, AtomicU64, Ordering::SeqCst};
+use crate::sync::{AtomicU32, AtomicU64, Ordering::SeqCst, loom_fence};
 use std::io;
 
 /// What the first word of the memory must hold: the layout and its version.
@@ -29,14 +29,6 @@ pub(super) const MAGIC: u32 = u32::from_be_bytes(*b"bnd1");
 
 /// No maximum, as the half word holds it: zero is no legal one.
 const UNLIMITED: u32 = 0;
-
-/// Loom gives a SeqCst access only acquire and release strength (its fences are exact), so the model says with fences
-/// what the language already promises of the accesses.
-#[inline]
-pub(super) fn loom_fence() {
-    #[cfg(loom)]
-    loom::sync::atomic::fence(SeqCst);
-}
 
 /// The halves of the word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

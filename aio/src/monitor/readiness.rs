@@ -1,8 +1,8 @@
-//! What a descriptor is ready for, what a handler wants to hear of, and what a monitor is to do about it.
+//! What a descriptor is ready for, what a handler asks to hear about, and how a monitor watches.
 
 use std::ops::BitOr;
 
-/// What an fd handler wants to hear of. Errors and hang-ups are always reported.
+/// What an fd handler is called for. Errors and hang-ups are always reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Interest(u8);
 
@@ -14,12 +14,12 @@ impl Interest {
     /// Room to write.
     pub const WRITABLE: Self = Self(Readiness::OUT.0);
 
-    /// True if every bit of `other` is in `self`.
+    /// Returns true if every bit of `other` is in `self`.
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 
-    /// The events of poll(2); epoll's have the same values.
+    /// The events of poll(2). epoll uses the same values.
     pub(crate) fn poll_events(self) -> u32 {
         self.0.into()
     }
@@ -43,25 +43,26 @@ impl Readiness {
     pub(crate) const OUT: Self = Self(libc::POLLOUT as u8);
     pub(crate) const ERROR: Self = Self(libc::POLLERR as u8);
     pub(crate) const HANG_UP: Self = Self(libc::POLLHUP as u8);
-    /// Busy polling saw work in memory; the descriptor itself said nothing. Not one of poll(2)'s that [`Self::from_poll`] keeps.
+    /// Busy polling found work in memory; the descriptor itself was not reported. This bit is not
+    /// one of those that [`Self::from_poll`] keeps.
     pub(crate) const POLLED: Self = Self(0x80);
 
-    /// A read would not block: data, the end of the stream, or an error to fetch.
+    /// Returns true if a read would not block: data, the end of the stream, or a pending error.
     pub const fn is_readable(self) -> bool {
         self.0 & (Self::IN.0 | Self::HANG_UP.0 | Self::ERROR.0) != 0
     }
 
-    /// A write would not block: there is room, or an error to fetch.
+    /// Returns true if a write would not block: there is room, or a pending error.
     pub const fn is_writable(self) -> bool {
         self.0 & (Self::OUT.0 | Self::ERROR.0) != 0
     }
 
-    /// POLLERR or POLLNVAL: fetch the error with SO_ERROR or by the next read or write.
+    /// POLLERR or POLLNVAL: get the error from SO_ERROR, or from the next read or write.
     pub const fn is_error(self) -> bool {
         self.0 & Self::ERROR.0 != 0
     }
 
-    /// POLLHUP: the other end has gone.
+    /// POLLHUP: the other end was closed.
     pub const fn is_hang_up(self) -> bool {
         self.0 & Self::HANG_UP.0 != 0
     }
@@ -78,7 +79,7 @@ impl Readiness {
         Self(self.0 | other.0)
     }
 
-    /// From the `revents` of poll(2); epoll's and POLL_ADD's have the same values.
+    /// From the `revents` of poll(2). epoll and POLL_ADD use the same values.
     #[inline]
     pub(crate) const fn from_poll(events: u32) -> Self {
         const KEPT: u8 = Readiness::IN.0 | Readiness::OUT.0 | Readiness::ERROR.0 | Readiness::HANG_UP.0;
@@ -86,13 +87,14 @@ impl Readiness {
         Self(events as u8 & KEPT | invalid)
     }
 
-    /// What a handler with this interest is told: errors and hang-ups always, the rest if it asked.
-    pub(super) fn masked(self, interest: Interest) -> Self {
+    /// The part that a handler with this interest gets: errors and hang-ups always, the rest if
+    /// it asked for it.
+    pub(crate) fn masked(self, interest: Interest) -> Self {
         Self(self.0 & (interest.0 | Self::ERROR.0 | Self::HANG_UP.0))
     }
 }
 
-/// What a monitor is to do with a descriptor. Only [`Action`]s that clear the condition get `Level`.
+/// How a monitor watches a descriptor. `Level` is only for handlers that clear the condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Watch {
     /// Report it in every turn in which it is ready.

@@ -1,12 +1,15 @@
 //! Bounded notifiers on a loop: a consumer's callback for a count, a producer's for room.
 
-use super::builder::refuse_unread;
-use super::{BoundedMethod, BoundedNotifier, Engine};
-use crate::action::{Action, OnFd};
-use crate::bottom_half::BottomHalf;
-use crate::context::{AioContext, Inner};
-use crate::handler::{AddError, Callback, Interest, Registration, Watch};
-use crate::notifier::{Method, Reset};
+use super::action::OnFd;
+use super::bottom_half::BottomHalf;
+use super::descriptor::{Registration, register};
+use super::dispatch::Action;
+use super::parts::Parts;
+use super::turn::AioContext;
+use crate::monitor::{Interest, Target, Watch};
+use crate::notifier::bounded::{BoundedMethod, BoundedNotifier, Engine, refuse_unread};
+use crate::refused::Refused;
+use crate::reset::{Method, Reset};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::io;
@@ -36,7 +39,7 @@ impl AioContext {
         &self,
         notifier: &BoundedNotifier,
         callback: F,
-    ) -> Result<BoundedRegistration, AddError<F>>
+    ) -> Result<BoundedRegistration, Refused<F>>
     where
         F: Fn(&AioContext, u64) + 'static,
     {
@@ -51,7 +54,7 @@ impl AioContext {
                 fallback,
             }),
             Err(error) => match Rc::into_inner(consumer) {
-                Some(Consumer { callback, .. }) => Err(AddError { error, handler: callback }),
+                Some(Consumer { callback, .. }) => Err(Refused { error, value: callback }),
                 None => unreachable!("a handler that was not registered holds nothing"),
             },
         }
@@ -70,7 +73,7 @@ impl AioContext {
             let run = Rc::clone(consumer);
             let registration = self.add_fd(notifier, Interest::READABLE, move |ctx, _| {
                 // The read(2) in there is this loop's.
-                ctx.inner.sink.stats.syscalls_read.bump();
+                ctx.parts.sources.stats.syscalls_read.bump();
                 run.take_one(ctx);
             })?;
             let fallback = (notifier.reset() == Reset::Autoreset).then_some(COUNT_IS_READ);
@@ -101,7 +104,7 @@ impl AioContext {
         &self,
         notifier: &BoundedNotifier,
         callback: F,
-    ) -> Result<WritableRegistration, AddError<F>>
+    ) -> Result<WritableRegistration, Refused<F>>
     where
         F: Fn(&AioContext) + 'static,
     {
@@ -114,7 +117,7 @@ impl AioContext {
         // A number of its own: a consumer, or another producer, may watch the same file in the same context.
         let room = match room.try_clone_to_owned() {
             Ok(room) => room,
-            Err(error) => return Err(AddError { error, handler: callback }),
+            Err(error) => return Err(Refused { error, value: callback }),
         };
         let producer = Rc::new_cyclic(|this: &Weak<Producer>| {
             let this = Weak::clone(this);
@@ -124,7 +127,7 @@ impl AioContext {
                 }
             });
             Producer {
-                context: Rc::downgrade(&self.inner),
+                context: Rc::downgrade(&self.parts),
                 notifier: notifier.clone(),
                 room,
                 callback: Rc::new(callback),
@@ -208,10 +211,21 @@ impl BoundedRegistration {
 impl Drop for BoundedRegistration {
     fn drop(&mut self) {
         self.removed.set(true);
+        // Last, and also if what the callback captured panics in its `Drop`.
+        let _last = HandBack(&self.notifier);
         drop(self.registration.take());
-        if let Engine::Atomic(engine) = &self.notifier.inner.engine {
-            // The doorbell is ours and open, and a full counter is no error: there is nothing that a caller could mend.
-            let _ = engine.hand_back(&self.notifier.inner.calls);
+    }
+}
+
+/// Rings for the next consumer, when it is dropped.
+struct HandBack<'a>(&'a BoundedNotifier);
+
+impl Drop for HandBack<'_> {
+    fn drop(&mut self) {
+        if let Engine::Atomic(engine) = &self.0.inner.engine {
+            // The doorbell is ours and open, and a full counter is no error: a caller could not do
+            // anything.
+            let _ = engine.hand_back(&self.0.inner.calls);
         }
     }
 }
@@ -232,10 +246,10 @@ enum Waits {
 
 /// The handler's side of a [`WritableRegistration`].
 struct Producer {
-    context: Weak<Inner>,
+    context: Weak<Parts<AioContext>>,
     notifier: BoundedNotifier,
     room: OwnedFd,
-    callback: Rc<Callback>,
+    callback: Rc<dyn Fn(&AioContext)>,
     waits: RefCell<Waits>,
     again: BottomHalf,
 }
@@ -271,10 +285,10 @@ impl Producer {
                 this.has_room(ctx);
             }
         };
-        let action = || -> Box<dyn Action> { Box::new(OnFd(callback)) };
-        match context.register(self.room.as_raw_fd(), Watch::Level(interest), true, action) {
-            Ok(token) => {
-                let registration = Registration { context: Weak::clone(&self.context), token };
+        let action = || -> Box<dyn Action<AioContext>> { Box::new(OnFd(callback)) };
+        let (fd, watch) = (self.room.as_raw_fd(), Watch::Level(interest));
+        match register(&context, Target { fd, watch, known: true, eventfd: None }, action) {
+            Ok(registration) => {
                 self.waits.replace(Waits::ForRoom(registration));
                 Ok(())
             }

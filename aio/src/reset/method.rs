@@ -1,18 +1,18 @@
-//! Who clears the eventfd: what a caller may ask for, and what a monitor can give.
+//! The names: what a caller may ask for.
 
 use std::fmt;
 
-/// Who resets a notifier's eventfd after it has woken the loop.
+/// Who resets a notifier's eventfd after it woke the loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reset {
     /// The loop, with one read(2) after each wake-up, as QEMU does. The baseline.
     Classic,
-    /// Nobody needs to: the best method that the kernel and the monitor have. Where they have none (ppoll on a stock
-    /// kernel) the loop reads after all, and [`NotifierRegistration::fallback`](crate::NotifierRegistration::fallback)
-    /// says why.
+    /// Nobody needs to: the best method of this kernel and monitor. Where there is none (ppoll on a
+    /// stock kernel) the loop reads after all, and
+    /// [`NotifierRegistration::fallback`](crate::NotifierRegistration::fallback) reports why.
     Autoreset,
-    /// Exactly this method; registering fails where the monitor or the kernel cannot do it.
+    /// Exactly this method. Registering fails where the monitor or the kernel cannot do it.
     AutoresetBy(Method),
 }
 
@@ -22,10 +22,11 @@ pub enum Reset {
 pub enum Method {
     /// read(2) by the loop. Every monitor.
     Read,
-    /// Edges: EPOLLET, or multishot POLL_ADD. The counter is never read and only grows; `eventfd_write()` in the kernel
-    /// wakes for each write, also when the counter is not zero. epoll and io_uring.
+    /// Edges: EPOLLET, or multishot POLL_ADD. The counter is never read and only grows.
+    /// `eventfd_write()` in the kernel wakes for each write, also if the counter is not zero. epoll
+    /// and io_uring.
     Edge,
-    /// IORING_OP_READ that the loop keeps in flight; its re-arming rides on the next enter. io_uring.
+    /// An IORING_OP_READ that the loop keeps in flight. It is armed again by the next enter. io_uring.
     RingRead,
     /// One IORING_OP_READ_MULTISHOT (Linux 6.7). io_uring.
     RingReadMultishot,

@@ -1,0 +1,115 @@
+//! Options for building a context.
+
+use super::turn::AioContext;
+use crate::busy_poll::BusyPolling;
+use crate::monitor::{MonitorKind, RingSetup, Wanted};
+use crate::reset::Reset;
+use crate::sys::set_timer_slack;
+use std::io;
+
+/// Options for building an [`AioContext`].
+#[derive(Clone, Debug)]
+pub struct Builder {
+    monitor: Option<MonitorKind>,
+    reset: Reset,
+    busy_polling: BusyPolling,
+    ring_entries: u32,
+    ring_setup: RingSetup,
+    timer_slack_ns: Option<u64>,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            monitor: None,
+            reset: Reset::Autoreset,
+            busy_polling: BusyPolling::OFF,
+            ring_entries: 256,
+            ring_setup: RingSetup::DeferTaskrun,
+            timer_slack_ns: None,
+        }
+    }
+}
+
+impl Builder {
+    /// The monitor. By default the best of this kernel (io_uring, else epoll);
+    /// [`AioContext::monitor`] has the reason.
+    #[must_use]
+    pub fn monitor(mut self, kind: MonitorKind) -> Self {
+        self.monitor = Some(kind);
+        self
+    }
+
+    /// How the loop's own notifier is reset; by default [`Reset::Autoreset`].
+    #[must_use]
+    pub fn reset(mut self, reset: Reset) -> Self {
+        self.reset = reset;
+        self
+    }
+
+    /// Busy polling; by default off. It can be switched on and off later, but a ring is set up for one
+    /// or the other ([`RingInfo::tells`](crate::RingInfo::tells)): if you will want it, ask for it here.
+    #[must_use]
+    pub fn busy_polling(mut self, policy: BusyPolling) -> Self {
+        self.busy_polling = policy;
+        self
+    }
+
+    /// Entries of the submission queue (rounded up to a power of two; 256 by default). The completion
+    /// queue has eight times as many. More operations than this may be queued at once; they cost extra
+    /// enters.
+    #[must_use]
+    pub fn ring_entries(mut self, entries: u32) -> Self {
+        self.ring_entries = entries;
+        self
+    }
+
+    /// The newest way of delivering completions to try, for measuring the older ones.
+    #[must_use]
+    pub fn ring_setup(mut self, newest: RingSetup) -> Self {
+        self.ring_setup = newest;
+        self
+    }
+
+    /// Sets the timer slack of the calling thread, which becomes the home thread (PR_SET_TIMERSLACK of
+    /// prctl(2)). Linux lets a sleep overrun its deadline by 50,000 ns to save wake-ups; 1 asks for the
+    /// deadline itself.
+    #[must_use]
+    pub fn timer_slack_ns(mut self, ns: u64) -> Self {
+        self.timer_slack_ns = Some(ns);
+        self
+    }
+
+    /// Makes the context. The calling thread becomes its home thread.
+    ///
+    /// # Errors
+    /// `Unsupported`, with the reason and a remedy, if the monitor or the own notifier's reset method
+    /// that was asked for cannot be used; what eventfd(2) and epoll_create1(2) return.
+    pub fn build(self) -> io::Result<AioContext> {
+        if let Some(ns) = self.timer_slack_ns {
+            set_timer_slack(ns)?;
+        }
+        let wanted = Wanted {
+            kind: self.monitor,
+            ring_entries: self.ring_entries,
+            ring_setup: self.ring_setup,
+            tells: self.busy_polling.is_on(),
+        };
+        AioContext::assemble(wanted, self.reset, self.busy_polling)
+    }
+}
+
+impl AioContext {
+    /// A context with the best monitor of this kernel and busy polling off.
+    ///
+    /// # Errors
+    /// As for [`Builder::build`].
+    pub fn new() -> io::Result<Self> {
+        Self::builder().build()
+    }
+
+    /// Options for building a context.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+}

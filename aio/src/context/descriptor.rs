@@ -1,0 +1,278 @@
+//! Handlers of descriptors and notifiers: adding them, and what a user holds of them.
+
+use super::action::{Device, OnFd, OnPolledBell, on_bell};
+use super::dispatch::{Action, Hooks};
+use super::parts::{Parts, bell_target};
+use super::turn::AioContext;
+use crate::monitor::{Interest, Readiness, Target, Watch};
+use crate::notifier::EventNotifier;
+use crate::refused::Refused;
+use crate::reset::{Method, resolve};
+use crate::sys::eventfd::EventFd;
+use crate::token::Token;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+/// Identity of a handler of one context; may be sent to other threads. See [`AioContext::remove`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HandlerId(Token);
+
+/// A registered handler. Dropping it removes the handler, whose callback will not be entered again.
+///
+/// Belongs to the home thread. From another thread, schedule [`AioContext::remove`] with the
+/// [`id`](Self::id) through the context's [`Handle`](crate::Handle).
+#[must_use = "dropping a registration removes its handler"]
+pub struct Registration {
+    context: Weak<Parts<AioContext>>,
+    token: Token,
+}
+
+impl Registration {
+    /// The handler's id.
+    pub fn id(&self) -> HandlerId {
+        HandlerId(self.token)
+    }
+
+    /// Returns true until the handler is removed or replaced, or its context dropped.
+    pub fn is_live(&self) -> bool {
+        self.context.upgrade().is_some_and(|context| context.is_live(self.token))
+    }
+
+    /// Changes what an fd handler is called for, from the next wait on. Readiness that was collected
+    /// already is masked.
+    ///
+    /// # Errors
+    /// `NotFound` if the handler was removed or replaced, `InvalidInput` for a notifier, and what
+    /// epoll_ctl(2) returns.
+    pub fn set_interest(&self, interest: Interest) -> io::Result<()> {
+        let dropped = || io::Error::new(io::ErrorKind::NotFound, "the context of this handler was dropped");
+        self.context.upgrade().ok_or_else(dropped)?.set_interest(self.token, interest)
+    }
+
+    /// Leaves the handler registered until the context is dropped, or [`AioContext::remove`] is called.
+    pub fn detach(self) -> HandlerId {
+        let id = self.id();
+        let mut this = std::mem::ManuallyDrop::new(self);
+        // Only the weak pointer needs dropping; removing the handler is what this call avoids.
+        this.context = Weak::new();
+        id
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if let Some(context) = self.context.upgrade() {
+            context.remove(self.token);
+        }
+    }
+}
+
+impl fmt::Debug for Registration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registration").field("live", &self.is_live()).finish_non_exhaustive()
+    }
+}
+
+/// A registered notifier, and the reset method that was chosen for it. Dropping it removes the handler.
+/// A ring that was not dispatched stays for the notifier's next handler, in this context or another.
+#[derive(Debug)]
+#[must_use = "dropping a registration removes its handler"]
+pub struct NotifierRegistration {
+    registration: Registration,
+    method: Method,
+    fallback: Option<&'static str>,
+}
+
+impl NotifierRegistration {
+    /// Who resets the eventfd.
+    pub fn method(&self) -> Method {
+        self.method
+    }
+
+    /// Why [`Reset::Autoreset`](crate::Reset::Autoreset) ended with a read(2) after all; `None` if it did
+    /// not.
+    pub fn fallback(&self) -> Option<&'static str> {
+        self.fallback
+    }
+
+    /// The registration alone.
+    pub fn into_registration(self) -> Registration {
+        self.registration
+    }
+}
+
+impl std::ops::Deref for NotifierRegistration {
+    type Target = Registration;
+    fn deref(&self) -> &Registration {
+        &self.registration
+    }
+}
+
+/// A device whose work shows in memory, such as a virtqueue by its avail index. Registered with
+/// [`AioContext::add_polled_notifier`]. All methods run in the home thread.
+///
+/// A method may panic: the panic unwinds out of [`AioContext::poll`], and what was not done then is done
+/// by the next turn. The device may be asked to process work that is not there after that.
+pub trait BusyPolled: 'static {
+    /// The doorbell rang, or [`is_ready`](Self::is_ready) returned true: do the work. Tolerate that there
+    /// is none.
+    fn process(&self, context: &AioContext);
+
+    /// Is there work? Called very often: look at memory only, take nothing, call nothing of the context.
+    fn is_ready(&self) -> bool;
+
+    /// Polling begins: the doorbell may be switched off. Must not poll the context.
+    fn begin(&self) {}
+
+    /// Polling ends: switch the doorbell on. `is_ready` is asked once more after it. Every `begin` is
+    /// followed by one `end`, also if the handler is removed or the context dropped in between; if there
+    /// is work then, the doorbell is rung for the next handler. Must not poll the context.
+    fn end(&self) {}
+}
+
+/// A user's device, as an action holds it.
+struct Polled<D>(Rc<D>);
+
+impl<D: BusyPolled> Hooks for Polled<D> {
+    fn is_ready(&self) -> bool {
+        self.0.is_ready()
+    }
+
+    fn begin(&self) {
+        self.0.begin();
+    }
+
+    fn end(&self) {
+        self.0.end();
+    }
+}
+
+impl<D: BusyPolled> Device<AioContext> for Polled<D> {
+    fn process(&self, context: &AioContext) {
+        self.0.process(context);
+    }
+}
+
+impl AioContext {
+    /// Calls `callback` in every turn in which `fd` is ready (level-triggered, on every monitor).
+    ///
+    /// The descriptor is borrowed for this call only: keep it open while the registration lives, and drop
+    /// the registration before closing it. If a handler of this context has the same descriptor number,
+    /// the new one takes its place, as with QEMU's aio_set_fd_handler, and the old registration is dead.
+    ///
+    /// The callback may turn the loop, and may then be entered again; that is why it is `Fn`.
+    ///
+    /// # Errors
+    /// The callback comes back with the reason: `InvalidInput` for a closed descriptor,
+    /// `PermissionDenied` for a regular file or a directory, else what epoll_ctl(2) returns.
+    pub fn add_fd<F>(
+        &self,
+        fd: &impl AsFd,
+        interest: Interest,
+        callback: F,
+    ) -> Result<Registration, Refused<F>>
+    where
+        F: Fn(&AioContext, Readiness) + 'static,
+    {
+        let fd = fd.as_fd().as_raw_fd();
+        let target = Target { fd, watch: Watch::Level(interest), known: false, eventfd: None };
+        let mut callback = Some(callback);
+        let action = || -> Box<dyn Action<Self>> { Box::new(OnFd(take(&mut callback))) };
+        match self.register(target, action) {
+            Ok(registration) => Ok(registration),
+            Err(error) => Err(Refused { error, value: take(&mut callback) }),
+        }
+    }
+
+    /// Calls `callback` after the notifier was rung: at least once after the last ring, perhaps once for
+    /// many rings, perhaps without need. The notifier's eventfd stays open while it is registered.
+    ///
+    /// Rings before this call count. Registering a notifier that has a handler in this context replaces
+    /// that handler. The callback may turn the loop, and may then be entered again.
+    ///
+    /// # Errors
+    /// The callback comes back with the reason: `Unsupported` if the notifier's reset mode names a method
+    /// that this context cannot do, else as for [`add_fd`](Self::add_fd).
+    pub fn add_notifier<F>(
+        &self,
+        notifier: &EventNotifier,
+        callback: F,
+    ) -> Result<NotifierRegistration, Refused<F>>
+    where
+        F: Fn(&AioContext) + 'static,
+    {
+        let mut callback = Some(callback);
+        let action = |eventfd, method| on_bell(eventfd, method, take(&mut callback));
+        match self.register_notifier(notifier, action) {
+            Ok(registration) => Ok(registration),
+            Err(error) => Err(Refused { error, value: take(&mut callback) }),
+        }
+    }
+
+    /// The same for a device that can be busy polled.
+    ///
+    /// # Errors
+    /// As for [`add_notifier`](Self::add_notifier).
+    pub fn add_polled_notifier<D: BusyPolled>(
+        &self,
+        notifier: &EventNotifier,
+        device: Rc<D>,
+    ) -> Result<NotifierRegistration, Refused<Rc<D>>> {
+        let action = |eventfd, method| -> Box<dyn Action<Self>> {
+            Box::new(OnPolledBell { eventfd, method, device: Polled(Rc::clone(&device)) })
+        };
+        match self.register_notifier(notifier, action) {
+            Ok(registration) => Ok(registration),
+            Err(error) => Err(Refused { error, value: device }),
+        }
+    }
+
+    fn register_notifier(
+        &self,
+        notifier: &EventNotifier,
+        action: impl FnOnce(Arc<EventFd>, Method) -> Box<dyn Action<Self>>,
+    ) -> io::Result<NotifierRegistration> {
+        let (method, fallback) = resolve(notifier.reset(), self.parts.info.kind, &notifier.doorbell())?;
+        let registration =
+            self.register(bell_target(notifier, method), || action(Arc::clone(notifier.eventfd()), method))?;
+        Ok(NotifierRegistration { registration, method, fallback })
+    }
+
+    fn register(
+        &self,
+        target: Target,
+        action: impl FnOnce() -> Box<dyn Action<Self>>,
+    ) -> io::Result<Registration> {
+        register(&self.parts, target, action)
+    }
+
+    /// Removes a handler by its id. Returns false if it was already removed. Its callback will not be
+    /// entered again.
+    pub fn remove(&self, handler: HandlerId) -> bool {
+        self.parts.remove(handler.0)
+    }
+}
+
+/// Registers a handler, in place of one that the descriptor number may have already.
+pub(super) fn register(
+    parts: &Rc<Parts<AioContext>>,
+    target: Target,
+    action: impl FnOnce() -> Box<dyn Action<AioContext>>,
+) -> io::Result<Registration> {
+    let (token, replaced) = parts.register(target, action)?;
+    // Removes the new handler, too, if a hook of the old one panics.
+    let registration = Registration { context: Rc::downgrade(parts), token };
+    parts.replaced(replaced);
+    Ok(registration)
+}
+
+/// Takes the callback that exactly one of the two ends of a registration uses.
+fn take<F>(callback: &mut Option<F>) -> F {
+    match callback.take() {
+        Some(callback) => callback,
+        None => unreachable!("a registration either stores its callback or returns it"),
+    }
+}

@@ -1,0 +1,44 @@
+//! AioContext: the event loop, and everything that users do with it.
+//!
+//! This is the only room that calls user code. The mechanisms below it hand out what is due.
+//!
+//! | file | |
+//! |---|---|
+//! | `turn.rs` | [`AioContext`] itself: one turn, and the end of a context |
+//! | `parts.rs` | the mechanisms of one context, tied together |
+//! | `dispatch.rs`, `action.rs` | what is done with a ready handler; busy polling of devices |
+//! | `shared.rs` | the part that other threads may touch |
+//! | `panics.rs` | how a panic of user code is kept from skipping what follows it |
+//!
+//! On top of `turn.rs`, one file for each thing that a context offers:
+//!
+//! | file | |
+//! |---|---|
+//! | `builder.rs` | options for building a context |
+//! | `descriptor.rs` | handlers of descriptors and notifiers, and their registrations |
+//! | `bounded.rs` | bounded notifiers on a loop |
+//! | `timer.rs`, `bottom_half.rs`, `operation.rs` | timers, bottom halves, operations of the ring |
+//! | `handle.rs` | what other threads hold of a context |
+
+mod action;
+mod bottom_half;
+mod bounded;
+mod builder;
+mod descriptor;
+mod dispatch;
+mod handle;
+mod operation;
+mod panics;
+mod parts;
+mod shared;
+mod timer;
+mod turn;
+
+pub use self::bottom_half::{BottomHalf, BottomHalfHandle};
+pub use self::bounded::{BoundedRegistration, WritableRegistration};
+pub use self::builder::Builder;
+pub use self::descriptor::{BusyPolled, HandlerId, NotifierRegistration, Registration};
+pub use self::handle::Handle;
+pub use self::operation::{OperationId, Operations};
+pub use self::timer::Timer;
+pub use self::turn::AioContext;

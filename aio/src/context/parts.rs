@@ -1,0 +1,254 @@
+//! The mechanisms of one context, tied together. No callback is called here, except by `retire`.
+
+use super::action::OnOwn;
+use super::dispatch::{Action, Registered, Sources};
+use super::panics::Panics;
+use super::shared::Shared;
+use crate::agenda::{Agenda, Item};
+use crate::bottom_half::{BottomHalves, Due};
+use crate::busy_poll::{BusyPoll, BusyPolling};
+use crate::handler::{Handler, Handlers};
+use crate::monitor::{Interest, Monitor, MonitorInfo, Target, Wanted, Watch, Watched};
+use crate::notifier::EventNotifier;
+use crate::reset::{Method, Reset, resolve, watch_for};
+use crate::stats::Counters;
+use crate::sys::TimeoutNs;
+use crate::timer::Timers;
+use crate::token::Token;
+use crate::wake_gate::Sleeper;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// How often a loop looks at a scheduled idle bottom half.
+const IDLE_NS: u64 = 10_000_000;
+
+/// A callback that may run many times.
+pub(super) type Callback<C> = Rc<dyn Fn(&C)>;
+/// A closure of the home thread, run once.
+pub(super) type Deferred<C> = Box<dyn FnOnce(&C)>;
+/// A closure of another thread, run once.
+pub(super) type Sent<C> = Box<dyn FnOnce(&C) + Send>;
+/// What an operation of the ring holds: whoever is told of its completions, and a key of theirs.
+pub(super) type Held<C> = (Rc<dyn Owner<C>>, usize);
+
+/// Whoever holds the resources of operations and is told of their completions.
+pub(super) trait Owner<C> {
+    /// One completion of the operation with this key. The last one has no F_MORE in `flags`.
+    fn complete(&self, context: &C, key: usize, result: i32, flags: u32);
+}
+
+/// One context without its callbacks' argument, which is `C`.
+///
+/// `monitor` comes first, so it is dropped first: what the kernel was given is taken back before
+/// anything else is freed. (A context has done that already; see its `drop`.)
+pub(super) struct Parts<C> {
+    pub(super) monitor: Monitor<Held<C>>,
+    agenda: Rc<Agenda>,
+    pub(super) sources: Sources<C>,
+    pub(super) info: MonitorInfo,
+    pub(super) bottom_halves: Rc<BottomHalves<Callback<C>, Sent<C>, Deferred<C>>>,
+    pub(super) timers: Rc<Timers<Callback<C>>>,
+    pub(super) shared: Arc<Shared<Sent<C>>>,
+    sleeper: Sleeper,
+    /// How the loop's own notifier is reset, and why not in a better way.
+    pub(super) own: (Method, Option<&'static str>),
+}
+
+impl<C: 'static> Parts<C> {
+    pub(super) fn new(wanted: Wanted, reset: Reset, policy: BusyPolling) -> io::Result<Self> {
+        let agenda = Rc::<Agenda>::default();
+        let (monitor, info) = Monitor::new(wanted, &agenda)?;
+        let notifier = EventNotifier::new(reset)?;
+        let own = resolve(reset, info.kind, &notifier.doorbell())?;
+        let parts = Self {
+            monitor,
+            sources: Sources {
+                handlers: Handlers::default(),
+                busy: BusyPoll::new(&agenda),
+                stats: Counters::default(),
+            },
+            info,
+            bottom_halves: BottomHalves::new(&agenda),
+            timers: Timers::new(&agenda),
+            shared: Arc::new(Shared::new(notifier.clone())),
+            sleeper: Sleeper::default(),
+            own,
+            agenda,
+        };
+        let eventfd = Arc::clone(notifier.eventfd());
+        let action = || -> Box<dyn Action<C>> { Box::new(OnOwn { eventfd, method: own.0 }) };
+        parts.register(bell_target(&notifier, own.0), action)?;
+        parts.sources.set_policy(policy);
+        Ok(parts)
+    }
+
+    /// Watches a descriptor and puts its handler into a slot. A handler that the descriptor number had
+    /// already comes back: it left its slot, and the caller retires it ([`replaced`](Self::replaced))
+    /// once it holds on to the new one.
+    pub(super) fn register(
+        &self,
+        target: Target,
+        action: impl FnOnce() -> Box<dyn Action<C>>,
+    ) -> io::Result<(Token, Option<Registered<C>>)> {
+        let Sources { handlers, stats, .. } = &self.sources;
+        let old = handlers.get_by_fd(target.fd);
+        let token = handlers.next_token()?;
+        let state = self.monitor.add(token, &target, stats)?;
+        handlers.insert(Handler::new(Watched::new(token, target, state), action()));
+        Ok((token, old.and_then(|old| handlers.remove(old.watched.token))))
+    }
+
+    /// Retires a handler that another one replaced. Runs hooks of the user.
+    pub(super) fn replaced(&self, old: Option<Registered<C>>) {
+        if let Some(old) = old {
+            self.retire(&old, true);
+        }
+    }
+
+    /// Removes a handler. Returns false if it was removed already.
+    pub(super) fn remove(&self, token: Token) -> bool {
+        let Some(handler) = self.sources.handlers.remove(token) else {
+            return false;
+        };
+        self.retire(&handler, false);
+        true
+    }
+
+    pub(super) fn is_live(&self, token: Token) -> bool {
+        self.sources.handlers.get(token).is_some()
+    }
+
+    /// The last steps of a handler that left its slot: first the kernel, then hooks of the user.
+    fn retire(&self, handler: &Registered<C>, replaced: bool) {
+        self.monitor.remove(&handler.watched, replaced, &self.sources);
+        self.sources.retire(handler);
+    }
+
+    /// Changes the interest of an fd handler.
+    pub(super) fn set_interest(&self, token: Token, interest: Interest) -> io::Result<()> {
+        let removed = || io::Error::new(io::ErrorKind::NotFound, "this handler was removed or replaced");
+        let handler = self.sources.handlers.get(token).ok_or_else(removed)?;
+        let watched = &handler.watched;
+        match watched.watch.get() {
+            Watch::Level(old) if watched.eventfd.is_none() => {
+                if old == interest {
+                    return Ok(());
+                }
+                watched.watch.set(Watch::Level(interest));
+                let changed = self.monitor.modify(watched, &self.sources.stats);
+                changed.inspect_err(|_| watched.watch.set(Watch::Level(old)))
+            }
+            _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "a notifier is always and only readable")),
+        }
+    }
+
+    #[inline]
+    pub(super) fn has(&self, item: Item) -> bool {
+        self.agenda.has(item)
+    }
+
+    /// Returns true if completions or bottom halves may wait to be run.
+    #[inline]
+    pub(super) fn has_queued(&self) -> bool {
+        self.agenda.has_either(Item::Completions, Item::BottomHalves) || !self.shared.bottom_halves.is_empty()
+    }
+
+    /// Collects what the kernel has, and sleeps until it has something if it may. Returns true if it
+    /// might have slept.
+    ///
+    /// To be followed by `accept` before anything is looked at: whoever publishes work from there on
+    /// notifies again.
+    #[inline(never)]
+    pub(super) fn ask_kernel(&self, timeout: TimeoutNs) -> io::Result<bool> {
+        if timeout == Some(0) { self.look() } else { self.sleep(timeout) }
+    }
+
+    /// The same with a timeout that is not zero. Inlined with all that it calls, because the usual turn
+    /// has no timeout.
+    #[inline(always)]
+    pub(super) fn sleep(&self, timeout: TimeoutNs) -> io::Result<bool> {
+        let sleeps = !self.sleeper.prepare(&self.shared.gate);
+        let woken = if sleeps { self.monitor.wait(timeout, &self.sources) } else { self.look() };
+        self.sleeper.finish(&self.shared.gate);
+        if woken? && sleeps {
+            self.sources.stats.wakeups.bump();
+        }
+        Ok(sleeps)
+    }
+
+    /// The same without a sleep.
+    #[inline(never)]
+    fn look(&self) -> io::Result<bool> {
+        if self.monitor.wait(Some(0), &self.sources)? {
+            self.sources.stats.wakeups.bump();
+        }
+        Ok(false)
+    }
+
+    /// After `ask_kernel` or `sleep`, before the turn looks for work.
+    #[inline]
+    pub(super) fn accept(&self) {
+        self.sleeper.accept(&self.shared.gate);
+    }
+
+    /// Returns true if only the kernel can have work for a turn.
+    #[inline]
+    pub(super) fn is_idle(&self) -> bool {
+        !self.sources.handlers.any_ready() && self.agenda.is_empty() && self.shared.bottom_halves.is_empty()
+    }
+
+    /// How long the next wait may sleep.
+    #[inline(never)]
+    pub(super) fn timeout(&self) -> TimeoutNs {
+        if self.sources.handlers.any_ready() || self.agenda.has(Item::Completions) {
+            return Some(0);
+        }
+        let cap = match self.bottom_halves.due(&self.shared.bottom_halves) {
+            Due::Now => return Some(0),
+            Due::Idle => Some(IDLE_NS),
+            Due::Cancelled => None,
+        };
+        match (self.timers.timeout(), cap) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Ends everything, as the context is dropped. What the kernel holds comes first and calls no user
+    /// code. Then each hook and each `Drop` of the user runs, whatever the others do; they may still use
+    /// the context.
+    pub(super) fn shut_down(&self) {
+        self.monitor.shutdown(&self.sources);
+        let mut panics = Panics::default();
+        self.sources.retire_all(&mut panics);
+        self.sources.busy.forget_learned();
+        if let Some(ring) = self.monitor.ring() {
+            panics.drop_each(ring.completions().take_all());
+        }
+        panics.drop_each(self.timers.take_all());
+        let (callbacks, jobs) = self.bottom_halves.take_all();
+        panics.drop_each(callbacks);
+        panics.drop_each(jobs);
+        self.shared.close(&mut panics);
+        panics.resume();
+    }
+}
+
+/// What a monitor watches for a notifier that is reset by `method`.
+pub(super) fn bell_target(notifier: &EventNotifier, method: Method) -> Target {
+    let eventfd = Some(Arc::clone(notifier.eventfd()));
+    Target { fd: notifier.as_raw_fd(), watch: watch_for(method), known: true, eventfd }
+}
+
+impl<C> std::fmt::Debug for Parts<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts")
+            .field("monitor", &self.info)
+            .field("handlers", &self.sources.handlers)
+            .field("timers", &self.timers)
+            .field("bottom_halves", &self.bottom_halves)
+            .finish_non_exhaustive()
+    }
+}

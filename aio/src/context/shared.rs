@@ -1,0 +1,86 @@
+//! The part of a context that any thread may touch.
+
+use super::panics::Panics;
+use crate::bottom_half::{List, Work};
+use crate::notifier::EventNotifier;
+use crate::wake_gate::WakeGate;
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+
+/// `S` is a closure that another thread schedules.
+pub(super) struct Shared<S> {
+    pub(super) gate: WakeGate,
+    pub(super) bottom_halves: List<Work<S>>,
+    notifier: EventNotifier,
+    /// Writes to the notifier.
+    pub(super) wakes: AtomicU64,
+    stop: AtomicBool,
+    /// The context was dropped: nobody will take from the list any more.
+    closed: AtomicBool,
+}
+
+impl<S> fmt::Debug for Shared<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("gate", &self.gate).field("wakes", &self.wakes).finish_non_exhaustive()
+    }
+}
+
+impl<S> Shared<S> {
+    pub(super) fn new(notifier: EventNotifier) -> Self {
+        Self {
+            gate: WakeGate::new(),
+            bottom_halves: List::new(),
+            notifier,
+            wakes: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// Makes the home thread look at what the caller published. One write(2), and only if the home
+    /// thread sleeps or is about to.
+    pub(super) fn notify(&self) {
+        if self.gate.notify() {
+            self.wakes.fetch_add(1, Ordering::Relaxed);
+            // The eventfd is ours and lives as long as `self`, so the write cannot fail for a reason
+            // that a caller could remove. `notified` is set, so at worst the loop looks at its next turn.
+            let woken: io::Result<()> = self.notifier.notify();
+            debug_assert!(woken.is_ok(), "write to the loop's own eventfd: {woken:?}");
+        }
+    }
+
+    pub(super) fn request_stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.notify();
+    }
+
+    /// Takes a stop request.
+    pub(super) fn take_stop(&self) -> bool {
+        self.stop.load(Ordering::Acquire) && self.stop.swap(false, Ordering::AcqRel)
+    }
+
+    /// Home thread, as its context is dropped: drops what is scheduled, now and later. Whoever waits
+    /// for a closure to run, as [`IoThread::run`](crate::IoThread::run) does, learns that it will not.
+    pub(super) fn close(&self, panics: &mut Panics) {
+        self.closed.store(true, Ordering::SeqCst);
+        panics.drop_each(self.take_scheduled());
+    }
+
+    /// After scheduling. Either this fence comes before the one in `close`, which then finds on the list
+    /// what the caller has pushed, or the caller finds `closed` set.
+    pub(super) fn drop_if_closed(&self) {
+        fence(Ordering::SeqCst);
+        if self.closed.load(Ordering::SeqCst) {
+            drop(self.take_scheduled());
+        }
+    }
+
+    fn take_scheduled(&self) -> Vec<S> {
+        fence(Ordering::SeqCst);
+        let mut scheduled = Vec::new();
+        // Any thread may take now: each gets what it takes for itself.
+        self.bottom_halves.take(|node| scheduled.extend(node.value.take_sent()));
+        scheduled
+    }
+}

@@ -1,0 +1,262 @@
+//! [`AioContext`]: one turn of the loop, and the end of a context.
+
+use super::parts::Parts;
+use crate::agenda::Item;
+use crate::bottom_half::Job;
+use crate::busy_poll::{BusyPolling, Found, Round};
+use crate::monitor::{MonitorInfo, Wanted};
+use crate::reset::{Method, Reset};
+use crate::stats::Stats;
+use crate::sys::{TimeoutNs, monotonic_ns};
+use crate::timer::VirtualClock;
+use std::fmt;
+use std::io;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+
+/// A single-threaded event loop for device emulation, after QEMU's AioContext.
+///
+/// Belongs to the thread that made it (its *home thread*): it is neither `Send` nor `Sync`, and neither
+/// are the registrations, timers and bottom halves made from it. Other threads hold a
+/// [`Handle`](crate::Handle). Callbacks get `&AioContext` and may do everything with it, also
+/// [`poll`](Self::poll).
+///
+/// Dropping it cancels what the kernel has and waits for that, ends busy polling, and drops every
+/// callback. Captured values may use the context while they are dropped. A panic of a hook or of a
+/// captured value's `Drop` keeps none of the others from running, and then goes on.
+pub struct AioContext {
+    pub(super) parts: Rc<Parts<AioContext>>,
+}
+
+const _: fn() = || {
+    // Does not compile if AioContext is Send or Sync: the method below would be ambiguous.
+    trait AmbiguousIfShareable<A> {
+        fn home_thread_only() {}
+    }
+    impl<T: ?Sized> AmbiguousIfShareable<()> for T {}
+    struct IsSend;
+    impl<T: ?Sized + Send> AmbiguousIfShareable<IsSend> for T {}
+    struct IsSync;
+    impl<T: ?Sized + Sync> AmbiguousIfShareable<IsSync> for T {}
+    let _ = <AioContext as AmbiguousIfShareable<_>>::home_thread_only;
+};
+
+impl AioContext {
+    pub(super) fn assemble(wanted: Wanted, reset: Reset, policy: BusyPolling) -> io::Result<Self> {
+        Ok(Self { parts: Rc::new(Parts::new(wanted, reset, policy)?) })
+    }
+
+    /// The monitor that was chosen, and why.
+    pub fn monitor(&self) -> &MonitorInfo {
+        &self.parts.info
+    }
+
+    /// How the loop's own notifier is reset, and why not by the method hoped for, if so.
+    pub fn own_notifier(&self) -> (Method, Option<&'static str>) {
+        self.parts.own
+    }
+
+    /// CLOCK_MONOTONIC in nanoseconds: what [`Timer::arm_at`](crate::Timer::arm_at) of a
+    /// [`Clock::Realtime`](crate::Clock::Realtime) timer takes.
+    pub fn now_ns(&self) -> u64 {
+        monotonic_ns()
+    }
+
+    /// The clock of [`Clock::Virtual`](crate::Clock::Virtual) timers.
+    pub fn virtual_clock(&self) -> &VirtualClock {
+        &self.parts.timers.virtual_clock
+    }
+
+    /// A snapshot of the counters.
+    pub fn stats(&self) -> Stats {
+        let mut stats = self.parts.sources.stats.snapshot();
+        stats.syscalls_write = self.parts.shared.wakes.load(Ordering::Relaxed);
+        stats
+    }
+
+    /// Sets the busy-polling policy and forgets what was learned. Takes effect in the next turn.
+    pub fn set_busy_polling(&self, policy: BusyPolling) {
+        self.parts.sources.set_policy(policy);
+    }
+
+    /// Turns the loop until [`Handle::stop`](crate::Handle::stop). Each stop request ends one `run`; a
+    /// nested `run` takes it first.
+    ///
+    /// # Errors
+    /// As for [`poll`](Self::poll).
+    pub fn run(&self) -> io::Result<()> {
+        while !self.parts.shared.take_stop() {
+            self.poll(true)?;
+        }
+        Ok(())
+    }
+
+    /// One turn: waits for events (if `blocking`, and nothing is due) and runs what they call for.
+    ///
+    /// In this order: completions, bottom halves, handlers, timers. A turn runs what was there when it
+    /// got to each of these. What a callback schedules, submits or makes ready belongs to the next turn,
+    /// and at most 1024 bottom halves run in one turn, so a turn always ends.
+    ///
+    /// May be called from any callback. Such a nested turn also runs what its parents collected and have
+    /// not run yet.
+    ///
+    /// Returns true if a callback ran, not counting idle bottom halves. A blocking call may return false:
+    /// somebody called [`Handle::notify`](crate::Handle::notify), a signal handler ran, an event was
+    /// stale, or the kernel confirmed a removal. So: `while !done.get() { ctx.poll(true)?; }`.
+    ///
+    /// A panic of a callback unwinds out of this call. What was collected and not run yet runs in the
+    /// next turn.
+    ///
+    /// # Errors
+    /// What the monitor's system call returns, except EINTR; none is expected while memory lasts. The
+    /// context stays usable.
+    pub fn poll(&self, blocking: bool) -> io::Result<bool> {
+        let parts = &*self.parts;
+        parts.sources.stats.turns.bump();
+        if blocking && parts.is_idle() {
+            parts.sleep(None)?;
+        } else if parts.has(Item::BusyPolling) {
+            return self.busy_turn(blocking);
+        } else {
+            parts.ask_kernel(if blocking { parts.timeout() } else { Some(0) })?;
+        }
+        parts.accept();
+        self.run_due()
+    }
+
+    /// A turn of a context that busy polls.
+    #[inline(never)]
+    fn busy_turn(&self, blocking: bool) -> io::Result<bool> {
+        let parts = &*self.parts;
+        let busy = &parts.sources.busy;
+        let mut timeout = if blocking { parts.timeout() } else { Some(0) };
+        let start_ns = monotonic_ns();
+        let ask_kernel = self.busy_poll(start_ns, &mut timeout);
+        // The kernel works in a call that does not sleep, too: io_uring reads from the page cache there.
+        let mut work_ns = monotonic_ns();
+        let mut now_ns = work_ns;
+        busy.spend(work_ns.saturating_sub(start_ns));
+        if ask_kernel {
+            let slept = parts.ask_kernel(timeout)?;
+            now_ns = monotonic_ns();
+            if slept {
+                work_ns = now_ns;
+            }
+        }
+        parts.accept();
+        let outer = busy.note_turn(Found { start_ns, now_ns });
+        let progress = self.run_due();
+        busy.note_turn(outer);
+        let progress = progress?;
+        if progress {
+            busy.earn(monotonic_ns().saturating_sub(work_ns));
+        }
+        Ok(progress)
+    }
+
+    /// Busy polls within the timeout, and shortens it. Returns false if the kernel need not be asked in
+    /// this turn.
+    #[inline(never)]
+    fn busy_poll(&self, start_ns: u64, timeout: &mut TimeoutNs) -> bool {
+        let parts = &*self.parts;
+        let (sources, monitor) = (&parts.sources, &parts.monitor);
+        let loop_has_work = || parts.shared.gate.is_notified() || monitor.needs_wait();
+        // A completion that is awaited will wake the loop.
+        let may_linger = !monitor.ring().is_some_and(|ring| ring.completions().any_awaited());
+        let round = sources.busy_round(start_ns, *timeout, may_linger, loop_has_work);
+        match round {
+            Round::Hit => sources.stats.poll_hits.bump(),
+            Round::Miss => sources.stats.poll_misses.bump(),
+            Round::Off | Round::Loop => {}
+        }
+        let found = matches!(round, Round::Hit | Round::Loop);
+        if found {
+            *timeout = Some(0);
+        }
+        // About to sleep: doorbells on, and one more look. The search took some time, and the hooks may
+        // have scheduled or armed something, so the timeout is computed again.
+        if *timeout != Some(0) && sources.leave_busy_polling() {
+            *timeout = parts.timeout();
+        }
+        // A ring that tells shows in memory whether there is anything to ask for. The other monitors have
+        // to be asked now and then, for what does not show in memory.
+        let unseen = match monitor.ring() {
+            Some(_) => usize::MAX,
+            None => sources.handlers.len() - 1,
+        };
+        !found || monitor.tells() || monitor.needs_wait() || sources.busy.must_look_at_fds(unseen)
+    }
+
+    /// Runs what was collected, was scheduled, or has expired. Returns true if a callback ran.
+    #[inline(always)]
+    fn run_due(&self) -> io::Result<bool> {
+        let parts = &*self.parts;
+        let mut progress = parts.has_queued() && self.run_queued();
+        progress |= parts.sources.dispatch(self)?;
+        if parts.has(Item::Timers) {
+            progress |= self.run_timers();
+        }
+        Ok(progress)
+    }
+
+    #[inline(never)]
+    fn run_queued(&self) -> bool {
+        let completed = self.parts.has(Item::Completions) && self.run_completions();
+        let halves = &self.parts.shared.bottom_halves;
+        let scheduled = self.parts.has(Item::BottomHalves) || !halves.is_empty();
+        scheduled && self.run_bottom_halves() || completed
+    }
+
+    fn run_completions(&self) -> bool {
+        let Some(ring) = self.parts.monitor.ring() else { return false };
+        let (completions, mut progress) = (ring.completions(), false);
+        let end = completions.mark();
+        while let Some(completed) = completions.next(end) {
+            self.parts.sources.stats.completions.bump();
+            progress = true;
+            let (owner, key) = completed.held;
+            owner.complete(self, key, completed.result, completed.flags);
+        }
+        progress
+    }
+
+    fn run_bottom_halves(&self) -> bool {
+        let (halves, mut progress) = (&self.parts.bottom_halves, false);
+        let end = halves.collect(&self.parts.shared.bottom_halves);
+        while let Some(job) = halves.next(end) {
+            self.parts.sources.stats.bottom_halves.bump();
+            progress |= !matches!(job, Job::Half { idle: true, .. });
+            match job {
+                Job::Half { callback, .. } => callback(self),
+                Job::Sent(closure) => closure(self),
+                Job::Deferred(closure) => closure(self),
+            }
+        }
+        progress
+    }
+
+    #[inline(never)]
+    fn run_timers(&self) -> bool {
+        let (timers, mut progress) = (&self.parts.timers, false);
+        let end = timers.expire();
+        while let Some(callback) = timers.next(end) {
+            self.parts.sources.stats.timers.bump();
+            progress = true;
+            callback(self);
+        }
+        progress
+    }
+}
+
+impl Drop for AioContext {
+    /// See the type's documentation. The ring comes first: no user code runs before it is shut down.
+    fn drop(&mut self) {
+        self.parts.shut_down();
+    }
+}
+
+impl fmt::Debug for AioContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AioContext").field("parts", &self.parts).finish()
+    }
+}

@@ -1,0 +1,595 @@
+//! The monitor itself: arming, waiting, reaping, and the shutdown of the ring that it owns.
+#![expect(
+    unsafe_code,
+    reason = "pushes SQEs; those with a buffer point into `reads`, or are a user's, and what they point \
+              to is kept until completion"
+)]
+
+use super::reads::{COUNTER_GROUP, ReadDone, Reads};
+use crate::agenda::Agenda;
+use crate::completion::Completions;
+use crate::monitor::readiness::{Interest, Readiness, Watch};
+use crate::monitor::watched::{Arm, RingState, Sink, State, Table, Watched};
+use crate::stats::Counters;
+use crate::sys::uring::{Cqe, Ring};
+use crate::sys::{TimeoutNs, monotonic_ns};
+use crate::token::{Kind, Token};
+use io_uring::{cqueue, opcode, squeue, types};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+
+/// How long the shutdown waits for its cancelled operations before it leaks their buffers.
+const SHUTDOWN_NS: u64 = 10_000_000_000;
+
+/// The ring, what the kernel was given through it, and what that holds: `T` for an operation.
+///
+/// Whatever drops this, nothing is freed before the kernel is done with it: see `drop`.
+#[derive(Debug)]
+pub(crate) struct UringMonitor<T> {
+    ring: RefCell<Ring>,
+    /// Handlers to arm in the next wait.
+    queued: RefCell<Vec<Token>>,
+    /// SQEs that found the queue full.
+    backlog: RefCell<VecDeque<squeue::Entry>>,
+    /// `queued` or `backlog` may have something: the next wait has more to do than to enter.
+    unfinished: Cell<bool>,
+    /// READs of eventfds.
+    reads: Reads,
+    /// Operations of users.
+    completions: Completions<T>,
+    /// A poll ended in this wait only to be armed in another way.
+    changed: Cell<bool>,
+    /// The kernel has nothing of ours any more, or never will give it back.
+    is_down: Cell<bool>,
+}
+
+/// The SQE that cancels a poll, a read or an operation. Its own completion means nothing.
+///
+/// Not POLL_REMOVE for polls: while a wake-up of the poll waits to be worked off it returns
+/// -EALREADY and cancels nothing, and a multishot poll lives on. ASYNC_CANCEL marks the poll, so
+/// that working off the wake-up ends it.
+fn cancellation(token: Token) -> squeue::Entry {
+    opcode::AsyncCancel::new(token.bits()).build().user_data(Token::new(Kind::Internal, 0, 0).bits())
+}
+
+/// One-shot, except for what `note_half_close` explains.
+#[inline(always)]
+fn level_poll(watched: &Watched, state: &RingState, interest: Interest) -> squeue::Entry {
+    opcode::PollAdd::new(types::Fd(watched.fd), interest.poll_events())
+        .multi(state.half_closed.get())
+        .build()
+        .user_data(watched.token.bits())
+}
+
+/// Every descriptor that this monitor watches has a state of this kind.
+#[inline(always)]
+fn state_of(watched: &Watched) -> Option<&RingState> {
+    match &watched.state {
+        State::IoUring(state) => Some(state),
+        _ => None,
+    }
+}
+
+impl<T> UringMonitor<T> {
+    pub(crate) fn new(ring: Ring, agenda: &Rc<Agenda>) -> Self {
+        Self {
+            ring: RefCell::new(ring),
+            queued: RefCell::default(),
+            backlog: RefCell::default(),
+            unfinished: Cell::new(false),
+            reads: Reads::default(),
+            completions: Completions::new(agenda),
+            changed: Cell::new(false),
+            is_down: Cell::new(false),
+        }
+    }
+
+    /// The operations of users.
+    pub(crate) fn completions(&self) -> &Completions<T> {
+        &self.completions
+    }
+
+    pub(crate) fn add(&self, token: Token) -> State {
+        self.queue_token(token);
+        State::IoUring(RingState {
+            read: Cell::new(None),
+            arm: Cell::new(Arm::Queued),
+            half_closed: Cell::new(false),
+        })
+    }
+
+    pub(crate) fn modify(&self, watched: &Watched, stats: &Counters) {
+        let Some(state) = state_of(watched) else { return };
+        match state.arm.get() {
+            // The wait that arms it reads the interest then.
+            Arm::Queued | Arm::Ending | Arm::Changing => {}
+            Arm::Idle => self.queue_arming(watched.token, state),
+            Arm::Armed => {
+                self.cancel(watched.token, stats);
+                state.arm.set(Arm::Changing);
+            }
+        }
+    }
+
+    pub(crate) fn remove(&self, watched: &Watched, sink: &impl Sink) {
+        let Some(state) = state_of(watched) else { return };
+        let arm = state.arm.replace(Arm::Idle);
+        if let Some(key) = state.read.take() {
+            if let Some(read) = self.reads.remove(key) {
+                self.cancel(read, sink.stats());
+                // At once: until it ends, the read takes every ring for a handler that was removed.
+                // It is rung again when the read completes, but that might be in the next turn of
+                // this loop while another loop waits for the ring.
+                self.submit_and_reap(sink);
+            }
+        } else if matches!(arm, Arm::Armed | Arm::Ending | Arm::Changing) {
+            self.cancel(watched.token, sink.stats());
+        }
+    }
+
+    /// Queues an operation of a user, which holds `held` until its last completion is dispatched. The
+    /// kernel gets it with the next enter. `Completions::check_room` found room for it.
+    ///
+    /// # Safety
+    /// What the entry points to must stay valid as long as `held` is not dropped.
+    pub(crate) unsafe fn submit(
+        &self,
+        entry: squeue::Entry,
+        held: T,
+        multishot: bool,
+        stats: &Counters,
+    ) -> Token {
+        let token = self.completions.insert(held, multishot);
+        // SAFETY: the caller's promise; `completions` keeps `held` until the last completion.
+        unsafe { self.queue(entry.user_data(token.bits()), stats) };
+        token
+    }
+
+    /// Queues the cancellation of a poll, a read, or a user's operation, which will then complete
+    /// with -ECANCELED or its own result.
+    pub(crate) fn cancel(&self, token: Token, stats: &Counters) {
+        // SAFETY: a cancellation points to nothing.
+        unsafe { self.queue(cancellation(token), stats) };
+    }
+
+    /// # Safety
+    /// What the entry points to must stay valid until its last completion was reaped.
+    unsafe fn queue(&self, entry: squeue::Entry, stats: &Counters) {
+        let mut ring = self.ring.borrow_mut();
+        let mut backlog = self.backlog.borrow_mut();
+        // SAFETY: the caller's promise, here and below.
+        if backlog.is_empty() && unsafe { ring.push(&entry) }.is_ok() {
+            return;
+        }
+        // The queue is full. The kernel takes what is there without a wait. Where it does not (the
+        // CQ overflowed), the rest waits for the next turn, which reaps first.
+        stats.syscalls_enter.bump();
+        let _ = ring.enter(Some(0));
+        backlog.push_back(entry);
+        self.unfinished.set(true);
+        Self::flush(&mut ring, &mut backlog);
+    }
+
+    /// Returns true if there is more than the ring has room for.
+    fn flush_backlog(&self, ring: &mut Ring) -> bool {
+        let mut backlog = self.backlog.borrow_mut();
+        if backlog.is_empty() {
+            return false;
+        }
+        Self::flush(ring, &mut backlog);
+        let more = !backlog.is_empty();
+        if more {
+            self.unfinished.set(true);
+        }
+        more
+    }
+
+    fn flush(ring: &mut Ring, backlog: &mut VecDeque<squeue::Entry>) {
+        while let Some(entry) = backlog.front() {
+            // SAFETY: whoever queued the entry promised that what it points to stays valid.
+            if unsafe { ring.push(entry) }.is_err() {
+                break;
+            }
+            backlog.pop_front();
+        }
+    }
+
+    fn queue_arming(&self, token: Token, state: &RingState) {
+        state.arm.set(Arm::Queued);
+        self.queue_token(token);
+    }
+
+    fn queue_token(&self, token: Token) {
+        self.queued.borrow_mut().push(token);
+        self.unfinished.set(true);
+    }
+
+    /// Turns the queued handlers into SQEs, if there is room for all of them and nothing waits in
+    /// front of them. Returns false if not.
+    #[inline(never)]
+    fn submit_queued(&self, ring: &mut Ring, sink: &impl Sink) -> bool {
+        let mut queued = self.queued.borrow_mut();
+        if !self.backlog.borrow().is_empty() || queued.len() > ring.room() {
+            return false;
+        }
+        let live = sink.live();
+        for token in &*queued {
+            let Some(watched) = live.get(*token).map(AsRef::as_ref) else { continue };
+            let Some(state) = state_of(watched) else { continue };
+            let entry = match (state.arm.get(), watched.watch.get()) {
+                (Arm::Queued, Watch::Level(interest)) => {
+                    state.arm.set(Arm::Armed);
+                    level_poll(watched, state, interest)
+                }
+                _ => match self.entry_for(watched, state, ring) {
+                    Some(entry) => entry,
+                    None => continue,
+                },
+            };
+            // SAFETY: as in `arm_queued`. There is room.
+            let pushed = unsafe { ring.push(&entry) };
+            debug_assert!(pushed.is_ok());
+        }
+        queued.clear();
+        self.unfinished.set(false);
+        true
+    }
+
+    /// The same for any number of handlers. Returns true if something was collected on the way.
+    fn arm_queued(&self, sink: &impl Sink) -> bool {
+        if self.queued.borrow().is_empty() {
+            return false;
+        }
+        let mut collected = false;
+        let mut queued = self.queued.take();
+        for token in queued.drain(..) {
+            let mut ring = self.ring.borrow_mut();
+            let live = sink.live();
+            let Some(watched) = live.get(token).map(AsRef::as_ref) else { continue };
+            let Some(entry) = state_of(watched).and_then(|state| self.entry_for(watched, state, &mut ring))
+            else {
+                continue;
+            };
+            let full = ring.room() == 0;
+            drop((ring, live));
+            if full {
+                // Reap what is ready on the way. If the CQ overflowed, every multishot poll that fires
+                // meanwhile would end, be armed again, be ready at once, and overflow it again, turn
+                // after turn.
+                collected |= self.submit_and_reap(sink);
+            }
+            // SAFETY: the only pointer is into `reads`, whose entry stays until its completion (see
+            // `Reads::complete`, and `shutdown` for a ring that is dropped).
+            unsafe { self.queue(entry, sink.stats()) };
+        }
+        // Keeps the capacity. What completed on the way is armed by the next wait.
+        let again = self.queued.replace(queued);
+        self.queued.borrow_mut().extend(again);
+        collected
+    }
+
+    fn submit_and_reap(&self, sink: &impl Sink) -> bool {
+        sink.stats().syscalls_enter.bump();
+        // An error here will also be the error of the next wait, which reports it.
+        let mut ring = self.ring.borrow_mut();
+        let _ = ring.enter(Some(0));
+        self.reap(&mut ring, sink)
+    }
+
+    /// What a queued handler needs: its poll or read, or the cancellation of a poll that is to be
+    /// replaced by another.
+    fn entry_for(&self, watched: &Watched, state: &RingState, ring: &mut Ring) -> Option<squeue::Entry> {
+        match state.arm.get() {
+            Arm::Queued => Some(self.arm(watched, state, ring)),
+            Arm::Ending => {
+                state.arm.set(Arm::Changing);
+                Some(cancellation(watched.token))
+            }
+            Arm::Idle | Arm::Armed | Arm::Changing => None,
+        }
+    }
+
+    fn arm(&self, watched: &Watched, state: &RingState, ring: &mut Ring) -> squeue::Entry {
+        let fd = types::Fd(watched.fd);
+        state.arm.set(Arm::Armed);
+        match watched.watch.get() {
+            Watch::Level(interest) => level_poll(watched, state, interest),
+            Watch::Edge => opcode::PollAdd::new(fd, libc::POLLIN as u32)
+                .multi(true)
+                .build()
+                .user_data(watched.token.bits()),
+            // Without memory for the group, one-shot reads do the same with one SQE more for each
+            // event.
+            Watch::RingReadMultishot if self.reads.provide_counters(ring).is_ok() => {
+                let (read, _) = self.start_read(watched, state);
+                opcode::ReadMulti::new(fd, 0, COUNTER_GROUP).build().user_data(read.bits())
+            }
+            Watch::RingRead | Watch::RingReadMultishot => {
+                let (read, count) = self.start_read(watched, state);
+                opcode::Read::new(fd, count, 8).build().user_data(read.bits())
+            }
+        }
+    }
+
+    fn start_read(&self, watched: &Watched, state: &RingState) -> (Token, *mut u8) {
+        let (key, token, count) = self.reads.start(state.read.get(), watched.token, watched.eventfd.as_ref());
+        state.read.set(Some(key));
+        (token, count)
+    }
+
+    /// Returns true if a wait would submit or find something. Looks at memory only.
+    pub(crate) fn needs_wait(&self) -> bool {
+        let look = self.ring.borrow_mut().look();
+        look.unsubmitted != 0 || look.completions || self.unfinished.get()
+    }
+
+    /// Returns true if `needs_wait` sees every completion.
+    pub(crate) fn tells(&self) -> bool {
+        self.ring.borrow().tells()
+    }
+
+    #[inline(always)]
+    pub(crate) fn wait(&self, mut timeout: TimeoutNs, sink: &impl Sink) -> io::Result<bool> {
+        // The usual turn: a sleep, with room for everything that is to be submitted.
+        if timeout != Some(0) {
+            let mut ring = self.ring.borrow_mut();
+            let submitted = !self.unfinished.get() || self.submit_queued(&mut ring, sink);
+            if submitted && !ring.any_came_unasked() {
+                sink.stats().syscalls_enter.bump();
+                match ring.enter(timeout).as_ref().map_err(io::Error::raw_os_error) {
+                    Ok(0) | Err(Some(libc::ETIME | libc::EINTR)) => {
+                        self.changed.set(false);
+                        let collected = self.reap(&mut ring, sink);
+                        if collected || !self.changed.get() {
+                            return Ok(collected);
+                        }
+                        // As in `wait_otherwise`.
+                        timeout = Some(0);
+                    }
+                    // Submitted in part, or not at all: the kernel did not sleep.
+                    Ok(_) | Err(_) => {}
+                }
+            }
+        }
+        self.wait_otherwise(timeout, sink)
+    }
+
+    #[inline(never)]
+    fn wait_otherwise(&self, mut timeout: TimeoutNs, sink: &impl Sink) -> io::Result<bool> {
+        loop {
+            self.changed.set(false);
+            self.unfinished.set(false);
+            let collected = self.arm_queued(sink);
+            let collected = self.enter_and_reap(timeout, sink, collected)?;
+            if collected || !self.changed.get() {
+                return Ok(collected);
+            }
+            // A poll ended only to be armed in another way, and its descriptor may be ready for that
+            // now. Only look, because part of the timeout is over.
+            timeout = Some(0);
+        }
+    }
+
+    /// `collected`: there is something to dispatch already, so this must not sleep.
+    fn enter_and_reap(&self, timeout: TimeoutNs, sink: &impl Sink, mut collected: bool) -> io::Result<bool> {
+        loop {
+            let mut ring = self.ring.borrow_mut();
+            let more = self.flush_backlog(&mut ring);
+            let look = ring.look();
+            // No system call if completions are in memory and nothing is to be submitted, or if this
+            // is only a look and memory shows that it would find nothing.
+            let nothing_found = timeout == Some(0) && !look.completions && ring.tells();
+            if look.unsubmitted == 0 && (look.reapable || collected || nothing_found) {
+                break;
+            }
+            sink.stats().syscalls_enter.bump();
+            let sleeps = !(look.reapable || collected || more);
+            let entered = ring.enter(if sleeps { timeout } else { Some(0) });
+            match entered.as_ref().map_err(io::Error::raw_os_error) {
+                // There is more than fits; or it was taken in part (an entry was refused and completed
+                // with its error, or memory is short). The kernel did not sleep, so go on unless there
+                // is something to dispatch.
+                Ok(left) if more || *left != 0 => {}
+                Ok(_) | Err(Some(libc::ETIME | libc::EINTR)) => break,
+                // The completion queue has to be emptied before the kernel takes more.
+                Err(Some(libc::EBUSY | libc::EAGAIN)) => {
+                    if !self.reap(&mut ring, sink) {
+                        entered?;
+                    }
+                    collected = true;
+                }
+                Err(_) => return entered.map(|_| false),
+            }
+        }
+        Ok(self.reap(&mut self.ring.borrow_mut(), sink) || collected)
+    }
+
+    /// Empties the completion queue. Returns true if there is something to dispatch.
+    #[inline(always)]
+    fn reap(&self, ring: &mut Ring, sink: &impl Sink) -> bool {
+        let (live, mut collected) = (sink.live(), false);
+        for cqe in ring.reap_all() {
+            let token = Token::from_bits(cqe.user_data);
+            collected |= match token.kind() {
+                Kind::Handler => match live.get(token) {
+                    Some(handler) => self.complete_poll(sink, handler, cqe),
+                    None => {
+                        // The end of a removed poll is expected; readiness that comes too late is stale.
+                        sink.stats().stale.add(u64::from(cqe.result >= 0));
+                        false
+                    }
+                },
+                Kind::Read => self.complete_read(sink, token, cqe.result, cqe.flags),
+                Kind::Operation => self.completions.complete(token, cqe.result, cqe.flags, sink.stats()),
+                Kind::Internal => false,
+            };
+        }
+        collected
+    }
+
+    #[inline(always)]
+    fn complete_poll<S: Sink>(&self, sink: &S, handler: &S::Handler, cqe: Cqe) -> bool {
+        let watched = handler.as_ref();
+        if cqe.result < 0 {
+            return self.poll_failed(sink, handler, cqe.result);
+        }
+        let readiness = Readiness::from_poll(cqe.result as u32);
+        // One-shot; or a multishot poll that ended because the CQ overflowed. Armed again by the next
+        // wait. A multishot poll then reports at once what it missed, because arming looks at the level.
+        let ended = !cqueue::more(cqe.flags);
+        let is_level = matches!(watched.watch.get(), Watch::Level(_));
+        if (is_level || ended)
+            && let Some(state) = state_of(watched)
+        {
+            if is_level {
+                self.note_half_close(watched.token, state, readiness);
+            }
+            if ended {
+                self.queue_arming(watched.token, state);
+            }
+        }
+        if !readiness.is_empty() {
+            sink.mark(handler, readiness);
+        }
+        !readiness.is_empty()
+    }
+
+    #[cold]
+    fn poll_failed<S: Sink>(&self, sink: &S, handler: &S::Handler, result: i32) -> bool {
+        let Some(state) = state_of(handler.as_ref()) else { return false };
+        if result == -libc::ECANCELED {
+            // It was cancelled to change it.
+            self.queue_arming(handler.as_ref().token, state);
+            self.changed.set(true);
+            return false;
+        }
+        // EBADF and the like: the descriptor was closed while it was registered. Reported once; arming
+        // it again would report it for ever.
+        state.arm.set(Arm::Idle);
+        sink.mark(handler, Readiness::ERROR);
+        true
+    }
+
+    /// POLL_ADD always asks for POLLRDHUP, too (IO_POLL_UNMASK in io_uring/poll.c). Once a socket's
+    /// peer shut down its sending half, a one-shot poll for something else would end at once, for
+    /// ever. So such a poll is made multishot, which ends only for what was asked for, and one-shot
+    /// again, to report the level, while that lasts.
+    fn note_half_close(&self, token: Token, state: &RingState, readiness: Readiness) {
+        if readiness.is_empty() == state.half_closed.get() {
+            return;
+        }
+        state.half_closed.set(readiness.is_empty());
+        if readiness.is_empty() {
+            self.changed.set(true);
+        } else if state.arm.get() == Arm::Armed {
+            state.arm.set(Arm::Ending);
+            self.queue_token(token);
+        }
+    }
+
+    #[inline(never)]
+    fn complete_read(&self, sink: &impl Sink, token: Token, result: i32, flags: u32) -> bool {
+        let live = sink.live();
+        let done = self.reads.complete(token, result, flags, |handler| live.get(handler).is_some());
+        let Some(ReadDone { handler, last }) = done else { return false };
+        let Some(handler) = live.get(handler) else { return false };
+        let Some(state) = state_of(handler.as_ref()) else { return false };
+        if last {
+            self.queue_arming(handler.as_ref().token, state);
+        }
+        match result {
+            result if result > 0 => sink.mark(handler, Readiness::IN),
+            // Nothing was read and nothing is lost: no buffer left (the count stays in the eventfd),
+            // interrupted, or cancelled.
+            result if [libc::ENOBUFS, libc::EINTR, libc::EAGAIN, libc::ECANCELED].contains(&-result) => {
+                return false;
+            }
+            _ => {
+                state.arm.set(Arm::Idle);
+                sink.mark(handler, Readiness::ERROR);
+            }
+        }
+        true
+    }
+
+    fn is_busy(&self) -> bool {
+        self.reads.any_in_flight() || !self.completions.in_flight().is_empty()
+    }
+
+    /// Cancels everything and waits until the kernel is done with every buffer. Calls no user code
+    /// and drops nothing that operations hold. Doing it again does nothing.
+    ///
+    /// What does not end (a disk that does not answer) is leaked after ten seconds: memory that the
+    /// kernel may still write to must not be used again.
+    pub(crate) fn shutdown(&self, sink: &impl Sink) {
+        if self.is_down.replace(true) {
+            return;
+        }
+        self.completions.close();
+        self.queued.borrow_mut().clear();
+        for token in self.reads.in_flight().into_iter().chain(self.completions.in_flight()) {
+            self.cancel(token, sink.stats());
+        }
+        let deadline_ns = monotonic_ns().saturating_add(SHUTDOWN_NS);
+        while self.is_busy() && monotonic_ns() < deadline_ns {
+            let waited = self.wait(Some(100_000_000), sink);
+            // Reads that end are not armed again.
+            self.queued.borrow_mut().clear();
+            if waited.is_err() {
+                break;
+            }
+        }
+        if self.is_busy() {
+            self.reads.leak();
+            self.completions.leak();
+        } else {
+            self.reads.withdraw_counters(&mut self.ring.borrow_mut());
+        }
+    }
+}
+
+impl<T> Drop for UringMonitor<T> {
+    /// The fields are dropped after this: first the kernel is done with what they hold.
+    fn drop(&mut self) {
+        self.shutdown(&NoContext::default());
+    }
+}
+
+/// In place of the context of a ring that has none any more.
+#[derive(Default)]
+struct NoContext(Counters);
+
+impl Sink for NoContext {
+    type Handler = Watched;
+    type Live<'a> = NoHandlers;
+
+    fn live(&self) -> NoHandlers {
+        NoHandlers
+    }
+
+    fn mark(&self, _: &Watched, _: Readiness) {}
+
+    fn stats(&self) -> &Counters {
+        &self.0
+    }
+}
+
+struct NoHandlers;
+
+impl Table for NoHandlers {
+    type Handler = Watched;
+
+    fn get(&self, _: Token) -> Option<&Watched> {
+        None
+    }
+
+    fn each(&self, _: impl FnMut(&Watched)) {}
+}
+
+impl AsRef<Watched> for Watched {
+    fn as_ref(&self) -> &Watched {
+        self
+    }
+}

@@ -1,0 +1,119 @@
+//! A doorbell made of an eventfd.
+
+use super::adopt::inspect;
+use crate::refused::Refused;
+use crate::reset::{AutoresetFlag, Doorbell, Method, Reset, autoreset_flag, unsupported};
+use crate::sys::eventfd::EventFd;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+/// A doorbell that any thread, another process or KVM may ring, and one event loop answers.
+///
+/// A cheap handle: clones share one eventfd, which is closed with the last of them.
+#[derive(Clone, Debug)]
+pub struct EventNotifier {
+    fd: Arc<EventFd>,
+    reset: Reset,
+    /// Created with EFD_AUTORESET, or seen to reset by itself when it was adopted.
+    has_kernel_flag: bool,
+}
+
+const _: fn() = || {
+    fn assert_send_and_sync<T: Send + Sync>() {}
+    assert_send_and_sync::<EventNotifier>();
+};
+
+impl EventNotifier {
+    /// Makes a notifier on a new eventfd. It has not been rung.
+    ///
+    /// `reset` takes effect where the notifier is registered
+    /// ([`AioContext::add_notifier`](crate::AioContext::add_notifier)).
+    ///
+    /// # Errors
+    /// What eventfd(2) returns; `Unsupported` for [`Method::KernelFlag`] on a kernel without the flag.
+    pub fn new(reset: Reset) -> io::Result<Self> {
+        let by_flag = match reset {
+            Reset::AutoresetBy(Method::KernelFlag) => {
+                if autoreset_flag() == AutoresetFlag::Absent {
+                    return Err(unsupported(
+                        "this kernel has no EFD_AUTORESET; ask for Reset::Autoreset instead",
+                    ));
+                }
+                true
+            }
+            // Right on every monitor that can use it, so nothing is lost by setting it.
+            Reset::Autoreset => autoreset_flag() == AutoresetFlag::AtDelivery,
+            _ => false,
+        };
+        let fd = if by_flag { EventFd::new_autoreset()? } else { EventFd::new()? };
+        Ok(Self { fd: Arc::new(fd), reset, has_kernel_flag: by_flag })
+    }
+
+    /// Takes over an eventfd that somebody else made: a VMM's ioeventfd or irqfd, a vhost-user peer's
+    /// kick or call.
+    ///
+    /// Only non-blocking eventfds are accepted: on a blocking one a write to a full counter, or a read
+    /// of an empty one, would stop the event loop, and O_NONBLOCK cannot be set here because the file
+    /// is shared with whoever made it.
+    ///
+    /// # Errors
+    /// The descriptor comes back with the reason: it is not an eventfd; it is in semaphore mode (a
+    /// doorbell would lose its counts); it is blocking; [`Method::KernelFlag`] was asked for and it
+    /// does not reset by itself; or it does, and that does not go with `reset`.
+    pub fn adopt(fd: OwnedFd, reset: Reset) -> Result<Self, Refused<OwnedFd>> {
+        let has_kernel_flag = match inspect(fd.as_fd(), reset) {
+            Ok(flag) => flag,
+            Err(error) => return Err(Refused { error, value: fd }),
+        };
+        Ok(Self { fd: Arc::new(EventFd::from_owned(fd)), reset, has_kernel_flag })
+    }
+
+    /// Rings. Any thread; never blocks; one write(2), three system calls if the counter was full.
+    ///
+    /// What was written to memory before is visible to the handler that this wakes.
+    ///
+    /// # Errors
+    /// What write(2) returns for a descriptor that is no longer an eventfd. A full counter is not an
+    /// error: it is drained and rung again.
+    #[inline]
+    pub fn notify(&self) -> io::Result<()> {
+        self.fd.ring()
+    }
+
+    /// Resets the notifier. Returns whether it was rung. Never blocks; one read(2).
+    ///
+    /// # Errors
+    /// What read(2) returns; an empty counter is `Ok(false)`.
+    #[inline]
+    pub fn test_and_clear(&self) -> io::Result<bool> {
+        self.fd.clear()
+    }
+
+    /// The reset mode that was asked for.
+    pub fn reset(&self) -> Reset {
+        self.reset
+    }
+
+    /// The eventfd, to be kept open as long as a monitor watches it.
+    pub(crate) fn eventfd(&self) -> &Arc<EventFd> {
+        &self.fd
+    }
+
+    /// What the choice of a reset method depends on.
+    pub(crate) fn doorbell(&self) -> Doorbell<'_> {
+        Doorbell { eventfd: self.fd.as_fd(), has_kernel_flag: self.has_kernel_flag }
+    }
+}
+
+impl AsFd for EventNotifier {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for EventNotifier {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}

@@ -1,0 +1,51 @@
+//! Self-tests. Emulated kernels accept calls and then behave otherwise, so each method is tried once
+//! per process, on eventfds of its own, and used only if it is seen to work.
+#![expect(
+    unsafe_code,
+    reason = "pushes SQEs that point to nothing but a descriptor, and one provided buffer group"
+)]
+
+use crate::sys::eventfd::EventFd;
+use crate::sys::uring::{Ring, RingSetup};
+use io_uring::{cqueue, squeue, types};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::OnceLock;
+
+/// Keeps what a probe observed. A probe that could not be made (no descriptor or memory left) returns
+/// false for this time only.
+pub(super) fn once(seen: &OnceLock<bool>, probe: impl FnOnce() -> io::Result<bool>) -> bool {
+    seen.get().copied().unwrap_or_else(|| match probe() {
+        Ok(works) => *seen.get_or_init(|| works),
+        Err(_) => false,
+    })
+}
+
+/// Returns true if the operation that `arm` makes for an eventfd completes once for each of two
+/// writes, and stays armed.
+pub(super) fn ring_sees_each_write(
+    arm: impl Fn(types::Fd) -> squeue::Entry,
+    with_buffers: bool,
+) -> io::Result<bool> {
+    let (mut ring, fd) = (Ring::new(4, RingSetup::Plain, false)?, EventFd::new()?);
+    let buffers = if with_buffers { Some(ring.provide_counters(0)?) } else { None };
+    // SAFETY: a poll points to nothing; a multishot read fills the group, which outlives the ring's use
+    // of it below.
+    let pushed = unsafe { ring.push(&arm(types::Fd(fd.as_raw_fd()))) };
+    pushed.map_err(|_| io::ErrorKind::StorageFull)?;
+    ring.enter(Some(0)).or_else(ignore_timeout)?;
+    let mut good = ring.reap().is_none();
+    for _ in 0..2 {
+        fd.write(1)?;
+        ring.enter(Some(0)).or_else(ignore_timeout)?;
+        good &= ring.reap().is_some_and(|cqe| cqe.result > 0 && cqueue::more(cqe.flags));
+    }
+    if let Some(buffers) = &buffers {
+        ring.withdraw_counters(buffers)?;
+    }
+    Ok(good)
+}
+
+fn ignore_timeout(e: io::Error) -> io::Result<u32> {
+    if e.raw_os_error() == Some(libc::ETIME) { Ok(0) } else { Err(e) }
+}

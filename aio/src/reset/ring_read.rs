@@ -1,0 +1,12 @@
+//! [`Method::RingRead`](super::Method::RingRead): the ring reads the counter, one READ at a time.
+
+use super::doorbell::Doorbell;
+use crate::monitor::{MonitorKind, Watch};
+
+pub(super) const WATCH: Watch = Watch::RingRead;
+
+pub(super) fn obstacle(monitor: MonitorKind, _: &Doorbell<'_>) -> Option<&'static str> {
+    (monitor != MonitorKind::IoUring).then_some(NEEDS_RING)
+}
+
+pub(super) const NEEDS_RING: &str = "ring reads need the io_uring monitor";

@@ -1,0 +1,286 @@
+//! The table of timers: armed ones in a heap for each clock, expired ones in a queue.
+//!
+//! Generic over what a timer holds, usually its callback. It hands out what is due and calls nobody.
+
+use super::clock::{Clock, VirtualClock};
+use super::heap::{Deadline, Heap};
+use crate::agenda::{Agenda, Item};
+use crate::sys::{TimeoutNs, monotonic_ns};
+use crate::turn_queue::{Mark, TurnQueue};
+use slab::Slab;
+use std::cell::RefCell;
+use std::fmt;
+use std::rc::Rc;
+
+/// Where a timer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Idle,
+    /// In its clock's heap, at this index.
+    Armed(u32),
+    /// Expired, in the queue.
+    Due,
+}
+
+struct Entry<T> {
+    version: u64,
+    clock: Clock,
+    place: Place,
+    /// Valid unless idle.
+    at_ns: u64,
+    /// When it was armed; names this arming in the queue.
+    order: u64,
+    value: T,
+}
+
+struct Tables<T> {
+    entries: Slab<Entry<T>>,
+    realtime: Heap,
+    virtual_: Heap,
+    orders: u64,
+    versions: u64,
+}
+
+impl<T> Tables<T> {
+    fn heap(&mut self, clock: Clock) -> (&mut Heap, &mut Slab<Entry<T>>) {
+        match clock {
+            Clock::Realtime => (&mut self.realtime, &mut self.entries),
+            Clock::Virtual => (&mut self.virtual_, &mut self.entries),
+        }
+    }
+
+    fn arm(&mut self, slot: usize, at_ns: u64) {
+        self.orders += 1;
+        let order = self.orders;
+        let Some(entry) = self.entries.get_mut(slot) else {
+            return;
+        };
+        let (clock, place) = (entry.clock, entry.place);
+        (entry.at_ns, entry.order) = (at_ns, order);
+        let (heap, entries) = self.heap(clock);
+        let member = Deadline { at_ns, order, slot: slot as u32 };
+        match place {
+            Place::Armed(index) => heap.change(index, member, |slot, index| put(entries, slot, index)),
+            Place::Idle | Place::Due => heap.push(member, |slot, index| put(entries, slot, index)),
+        }
+    }
+
+    fn cancel(&mut self, slot: usize) {
+        let Some(entry) = self.entries.get_mut(slot) else {
+            return;
+        };
+        let (clock, place) = (entry.clock, std::mem::replace(&mut entry.place, Place::Idle));
+        if let Place::Armed(index) = place {
+            let (heap, entries) = self.heap(clock);
+            heap.remove(index, |slot, index| put(entries, slot, index));
+        }
+    }
+
+    /// Moves what expired by `now_ns` from a heap to `due`.
+    fn expire(&mut self, clock: Clock, now_ns: u64, due: &TurnQueue<(u32, u64)>) {
+        let (heap, entries) = self.heap(clock);
+        while let Some(first) = heap.first().filter(|d| d.at_ns <= now_ns).copied() {
+            heap.remove(0, |slot, index| put(entries, slot, index));
+            if let Some(entry) = entries.get_mut(first.slot as usize) {
+                entry.place = Place::Due;
+            }
+            due.push((first.slot, first.order));
+        }
+    }
+}
+
+impl<T> Default for Tables<T> {
+    fn default() -> Self {
+        Self {
+            entries: Slab::new(),
+            realtime: Heap::default(),
+            virtual_: Heap::default(),
+            orders: 0,
+            versions: 0,
+        }
+    }
+}
+
+fn put<T>(entries: &mut Slab<Entry<T>>, slot: u32, index: u32) {
+    if let Some(entry) = entries.get_mut(slot as usize) {
+        entry.place = Place::Armed(index);
+    }
+}
+
+/// Identity of a timer in the table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TimerKey {
+    slot: usize,
+    version: u64,
+    pub(crate) clock: Clock,
+}
+
+/// The timers of one context.
+pub(crate) struct Timers<T> {
+    tables: RefCell<Tables<T>>,
+    /// Expired and not yet run: slot and order of arming.
+    due: TurnQueue<(u32, u64)>,
+    pub(crate) virtual_clock: VirtualClock,
+    agenda: Rc<Agenda>,
+}
+
+impl<T> fmt::Debug for Timers<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Timers").field("timers", &self.tables.borrow().entries.len()).finish_non_exhaustive()
+    }
+}
+
+impl<T> Timers<T> {
+    pub(crate) fn new(agenda: &Rc<Agenda>) -> Rc<Self> {
+        Rc::new(Self {
+            tables: RefCell::default(),
+            due: TurnQueue::default(),
+            virtual_clock: VirtualClock::default(),
+            agenda: Rc::clone(agenda),
+        })
+    }
+
+    pub(crate) fn create(&self, clock: Clock, value: T) -> TimerKey {
+        let mut tables = self.tables.borrow_mut();
+        tables.versions += 1;
+        let version = tables.versions;
+        let place = Place::Idle;
+        let slot = tables.entries.insert(Entry { version, clock, place, at_ns: 0, order: 0, value });
+        TimerKey { slot, version, clock }
+    }
+
+    /// Arms a timer for `at_ns` of its clock, in place of any deadline that it had. Does nothing for a
+    /// timer that was removed.
+    pub(crate) fn arm(&self, key: TimerKey, at_ns: u64) {
+        self.agenda.set(Item::Timers, true);
+        self.with(key, |tables| tables.arm(key.slot, at_ns));
+    }
+
+    pub(crate) fn cancel(&self, key: TimerKey) {
+        self.with(key, |tables| tables.cancel(key.slot));
+    }
+
+    /// Takes a timer out. The caller drops what it held, outside of any borrow.
+    pub(crate) fn remove(&self, key: TimerKey) -> Option<T> {
+        let mut removed = None;
+        self.with(key, |tables| {
+            tables.cancel(key.slot);
+            removed = Some(tables.entries.remove(key.slot).value);
+        });
+        removed
+    }
+
+    /// When the timer runs, on its clock; `None` if it is not armed.
+    pub(crate) fn deadline_ns(&self, key: TimerKey) -> Option<u64> {
+        let tables = self.tables.borrow();
+        let entry = tables.entries.get(key.slot).filter(|e| e.version == key.version)?;
+        (entry.place != Place::Idle).then_some(entry.at_ns)
+    }
+
+    pub(crate) fn now_ns(&self, clock: Clock) -> u64 {
+        match clock {
+            Clock::Realtime => monotonic_ns(),
+            Clock::Virtual => self.virtual_clock.now_ns(),
+        }
+    }
+
+    fn with(&self, key: TimerKey, change: impl FnOnce(&mut Tables<T>)) {
+        let mut tables = self.tables.borrow_mut();
+        if tables.entries.get(key.slot).is_some_and(|e| e.version == key.version) {
+            change(&mut tables);
+        }
+    }
+
+    /// Nanoseconds to the nearest deadline of a clock that runs; 0 if one has passed.
+    pub(crate) fn timeout(&self) -> TimeoutNs {
+        let tables = self.tables.borrow();
+        if !self.due.is_empty() {
+            return Some(0);
+        }
+        let is_armed = tables.realtime.first().is_some() || tables.virtual_.first().is_some();
+        self.agenda.set(Item::Timers, is_armed);
+        let left = |heap: &Heap, now: &dyn Fn() -> u64| heap.first().map(|d| d.at_ns.saturating_sub(now()));
+        let realtime = left(&tables.realtime, &monotonic_ns);
+        let virtual_ = left(&tables.virtual_, &|| self.virtual_clock.now_ns())
+            // A stopped clock reaches no deadline; one that it passed already is due all the same.
+            .filter(|ns| *ns == 0 || self.virtual_clock.is_running());
+        match (realtime, virtual_) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Queues what has expired. Returns where a turn that begins now has to end.
+    pub(crate) fn expire(&self) -> Mark {
+        let mut tables = self.tables.borrow_mut();
+        if tables.realtime.first().is_some() {
+            tables.expire(Clock::Realtime, monotonic_ns(), &self.due);
+        }
+        if tables.virtual_.first().is_some() {
+            tables.expire(Clock::Virtual, self.virtual_clock.now_ns(), &self.due);
+        }
+        self.due.mark(usize::MAX)
+    }
+
+    /// The next expired timer in front of `mark`; it is idle from here on.
+    pub(crate) fn next(&self, mark: Mark) -> Option<T>
+    where
+        T: Clone,
+    {
+        while let Some((slot, order)) = self.due.pop(mark) {
+            let mut tables = self.tables.borrow_mut();
+            // Cancelled, dropped or armed again since it expired: this arming is void.
+            let entry = tables.entries.get_mut(slot as usize);
+            let Some(entry) = entry.filter(|e| e.place == Place::Due && e.order == order) else {
+                continue;
+            };
+            entry.place = Place::Idle;
+            return Some(entry.value.clone());
+        }
+        None
+    }
+
+    /// Takes every timer out.
+    pub(crate) fn take_all(&self) -> Vec<T> {
+        self.due.take_all();
+        let mut tables = self.tables.take();
+        tables.entries.drain().map(|entry| entry.value).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timer_armed_in_the_past_by_its_own_callback_waits_for_the_next_turn() {
+        let timers = Timers::new(&Rc::default());
+        let key = timers.create(Clock::Virtual, "tick");
+        timers.arm(key, 0);
+        for _ in 0..3 {
+            let mark = timers.expire();
+            assert_eq!(timers.next(mark), Some("tick"));
+            timers.arm(key, 0);
+            assert_eq!(timers.next(mark), None);
+        }
+        timers.expire();
+        timers.cancel(key);
+        assert_eq!(timers.next(timers.expire()), None, "cancelled after it expired");
+        assert_eq!((timers.remove(key), timers.remove(key)), (Some("tick"), None));
+    }
+
+    #[test]
+    fn what_expired_is_handed_out_by_deadline_and_then_in_order_of_arming() {
+        let timers = Timers::new(&Rc::default());
+        let keys = ["a", "b", "c"].map(|name| timers.create(Clock::Virtual, name));
+        for (key, at_ns) in keys.into_iter().zip([7, 5, 5]) {
+            timers.arm(key, at_ns);
+        }
+        assert_eq!(timers.timeout(), None, "the clock stands still");
+        timers.virtual_clock.step(std::time::Duration::from_nanos(6));
+        assert_eq!(timers.timeout(), Some(0));
+        let mark = timers.expire();
+        assert_eq!([(); 3].map(|()| timers.next(mark)), [Some("b"), Some("c"), None]);
+        assert_eq!(timers.deadline_ns(keys[0]), Some(7));
+    }
+}
