@@ -198,6 +198,7 @@ impl Cell {
             fuse.disarm();
             bench.on_call.take();
             complaints.extend(traffic.complaints(&ctx, setup.reset));
+            complaints.extend(self.source_complaint(&ctx, &bench, &source));
             match ended(|| drop(ctx)) {
                 Ended::Returned => {}
                 other => complaints.push(format!("dropping the context afterwards: {other:?}")),
@@ -211,9 +212,27 @@ impl Cell {
             complaints.push("a closure for a loop that has been dropped is kept".to_owned());
         }
         complaints.extend(traffic.complaints_after_the_drop());
+        complaints.extend(source.complaints());
         writers.give_the_kernel_its_chance();
         source.remove();
         Ok(complaints)
+    }
+
+    /// A source whose hook has panicked in a turn is served as before.
+    fn source_complaint(self, ctx: &AioContext, bench: &Bench, source: &Rc<dyn Source>) -> Option<String> {
+        let stays = matches!(self.doing, Doing::Turn | Doing::SetPolicy) && self.hook != Hook::Capture;
+        if !stays || !self.kind.is_repeatable() {
+            return None;
+        }
+        let before = bench.calls.get();
+        let outcome = ended(|| {
+            source.fire(ctx);
+            turn_until(ctx, || bench.calls.get() > before);
+        });
+        match outcome {
+            Ended::Returned if bench.calls.get() > before => None,
+            other => Some(format!("the source itself does not work afterwards: {other:?}")),
+        }
     }
 
     /// A capture is dropped within a turn if its callback removes itself.
@@ -272,14 +291,7 @@ fn act(doing: Doing, ctx: &AioContext, fuse: &Fuse, source: &Rc<dyn Source>) {
     if doing == Doing::Turn {
         fuse.arm();
         source.fire(ctx);
-        let alarm = ctx.timer(|_| ());
-        for _ in 0..50 {
-            if fuse.is_blown() {
-                break;
-            }
-            alarm.arm_after(SOON);
-            ctx.poll(true).expect("a turn");
-        }
+        turn_until(ctx, || fuse.is_blown());
         return;
     }
     source.warm(ctx);
@@ -288,6 +300,18 @@ fn act(doing: Doing, ctx: &AioContext, fuse: &Fuse, source: &Rc<dyn Source>) {
         Doing::Remove => source.remove(),
         Doing::Replace => source.replace(ctx),
         _ => ctx.set_busy_polling(BusyPolling::OFF),
+    }
+}
+
+/// Blocking turns until `done`, but not for ever.
+fn turn_until(ctx: &AioContext, done: impl Fn() -> bool) {
+    let alarm = ctx.timer(|_| ());
+    for _ in 0..100 {
+        if done() {
+            break;
+        }
+        alarm.arm_after(SOON);
+        ctx.poll(true).expect("a turn");
     }
 }
 

@@ -9,13 +9,15 @@
 //! * the panic has reached the caller,
 //! * no block was written to after it had been freed, and no buffer was freed while the kernel
 //!   still held its operation,
-//! * the context can still be used, unless the panic came from its own drop,
+//! * the context, and the source itself, can still be used, unless the panic came from its own drop,
+//! * every device that was told of the beginning of busy polling is told of its end,
 //! * every value was dropped exactly once, and all descriptors are closed.
 //!
 //! Each test runs its cells in a process of its own, because a cell that fails may abort or hang:
 //! that cell is then reported, and the rest is run by another process.
 
 mod bomb;
+mod bystander;
 mod cell;
 mod io_thread;
 mod os;

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "submits SQEs whose buffers and descriptors the operation owns")]
 
 use crate::bomb::{Fuse, Hook, Ledger, Owned, OwnedReader, OwnedWriter, Value};
+use crate::bystander::Bystander;
 use crate::os;
 use aio::io_uring::{opcode, types};
 use aio::{
@@ -74,6 +75,11 @@ impl Kind {
         matches!(self, Self::Fd | Self::Notifier | Self::Device | Self::BoundedAtomic | Self::BoundedCredit)
     }
 
+    /// Can be fired again and again.
+    pub(crate) fn is_repeatable(self) -> bool {
+        !self.is_one_shot() && !matches!(self, Self::Writable | Self::Operations)
+    }
+
     /// The hooks of this kind.
     pub(crate) fn has(self, hook: Hook) -> bool {
         match hook {
@@ -93,16 +99,25 @@ pub(crate) struct Bench {
     pub(crate) fuse: Fuse,
     pub(crate) ledger: Ledger,
     pub(crate) reset: Reset,
+    /// How often a callback, or `process`, was called.
+    pub(crate) calls: Rc<Cell<u32>>,
     /// What the next callback does first, once: usually it removes its own registration.
     pub(crate) on_call: Rc<RefCell<Option<Once>>>,
 }
 
 impl Bench {
     pub(crate) fn new(fuse: &Fuse, ledger: &Ledger, reset: Reset) -> Self {
-        Self { fuse: fuse.clone(), ledger: ledger.clone(), reset, on_call: Rc::default() }
+        Self {
+            fuse: fuse.clone(),
+            ledger: ledger.clone(),
+            reset,
+            calls: Rc::default(),
+            on_call: Rc::default(),
+        }
     }
 
     fn called(&self, hook: Hook) {
+        self.calls.set(self.calls.get() + 1);
         let on_call = self.on_call.take();
         if let Some(on_call) = on_call {
             on_call();
@@ -146,6 +161,11 @@ pub(crate) trait Source {
 
     /// Registers another handler for the same descriptor.
     fn replace(&self, _: &AioContext) {}
+
+    /// What is wrong after the context has been dropped.
+    fn complaints(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 pub(crate) fn make(kind: Kind, bench: &Bench, ctx: &AioContext) -> io::Result<Rc<dyn Source>> {
@@ -293,12 +313,20 @@ struct Doorbell {
     bell: EventNotifier,
     queue: Rc<Queue>,
     on: RefCell<Option<NotifierRegistration>>,
+    /// Polled after the device.
+    next: Rc<Bystander>,
+    nexts_bell: EventNotifier,
+    _on_next: NotifierRegistration,
 }
 
 impl Doorbell {
     fn make(bench: &Bench, ctx: &AioContext) -> io::Result<Rc<dyn Source>> {
         let (bench, bell) = (bench.clone(), EventNotifier::new(bench.reset)?);
-        let this = Rc::new(Self { bench, bell, queue: Rc::default(), on: RefCell::default() });
+        let nexts_bell = EventNotifier::new(bench.reset)?;
+        let next = Rc::new(Bystander::new(bench.ledger.witness("the next device")));
+        let _on_next = ctx.add_polled_notifier(&nexts_bell, Rc::clone(&next))?;
+        let (queue, on) = (Rc::default(), RefCell::default());
+        let this = Rc::new(Self { bench, bell, queue, on, next, nexts_bell, _on_next });
         this.on.replace(Some(ctx.add_polled_notifier(&this.bell, this.device("a device"))?));
         Ok(this)
     }
@@ -315,8 +343,14 @@ impl Source for Doorbell {
         // there is nothing to submit or to reap, begins the mode.
         let alarm = ctx.timer(|_| ());
         for n in 0..2000 {
-            if self.queue.is_begun() {
+            if self.queue.is_begun() && self.next.calls() > 0 {
                 return;
+            }
+            if self.queue.is_begun() {
+                // Looks without a sleep do not end the mode.
+                self.nexts_bell.notify().expect("notify");
+                ctx.poll(false).expect("a turn");
+                continue;
             }
             self.queue.requests.set(1);
             if n % 100 == 0 {
@@ -341,6 +375,16 @@ impl Source for Doorbell {
         let next = ctx.add_polled_notifier(&self.bell, self.device("the second device"));
         let old = self.on.replace(Some(next.expect("a second handler")));
         drop(old);
+    }
+
+    fn complaints(&self) -> Vec<String> {
+        let mut complaints: Vec<_> = self.next.complaint().into_iter().collect();
+        let (begins, ends) = (self.queue.begins.get(), self.queue.ends.get());
+        // Whether a `begin` that panicked is followed by an `end` is left open.
+        if begins != ends && self.bench.fuse.at() != Hook::Begin {
+            complaints.push(format!("the device had {begins} begins and {ends} ends"));
+        }
+        complaints
     }
 }
 

@@ -2,9 +2,9 @@
 //! kernel holds, a doorbell, a descriptor, a timer and a bottom half.
 
 use crate::bomb::{Ended, Ledger, Owned, Value, ended};
+use crate::bystander::Bystander;
 use aio::{
-    AioContext, BottomHalf, BusyPolled, EventNotifier, Interest, NotifierRegistration, Registration, Reset,
-    Timer,
+    AioContext, BottomHalf, EventNotifier, Interest, NotifierRegistration, Registration, Reset, Timer,
 };
 use std::cell::Cell;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
@@ -34,32 +34,6 @@ impl Count {
             let _ = &capture;
             count.bump();
         }
-    }
-}
-
-/// A second device, whose hooks never panic: its `begin` and `end` have to balance all the same.
-pub(crate) struct Bystander {
-    begins: Cell<u32>,
-    ends: Cell<u32>,
-    calls: Count,
-    _capture: Value,
-}
-
-impl BusyPolled for Bystander {
-    fn process(&self, _: &AioContext) {
-        self.calls.bump();
-    }
-
-    fn is_ready(&self) -> bool {
-        false
-    }
-
-    fn begin(&self) {
-        self.begins.set(self.begins.get() + 1);
-    }
-
-    fn end(&self) {
-        self.ends.set(self.ends.get() + 1);
     }
 }
 
@@ -165,12 +139,7 @@ impl Traffic {
         })?;
         let timer = ctx.timer(expired.callback(ledger.witness("the capture of another timer")));
         let half = ctx.bottom_half(ran.callback(ledger.witness("the capture of another bottom half")));
-        let bystander = Rc::new(Bystander {
-            begins: Cell::default(),
-            ends: Cell::default(),
-            calls: Count::default(),
-            _capture: ledger.witness("another device"),
-        });
+        let bystander = Rc::new(Bystander::new(ledger.witness("another device")));
         let bystanders_bell = EventNotifier::new(reset)?;
         let on_bystander = ctx.add_polled_notifier(&bystanders_bell, Rc::clone(&bystander))?;
         let has_ring = ctx.monitor().ring.is_some();
@@ -202,7 +171,7 @@ impl Traffic {
         };
         for _ in 0..100 {
             ctx.poll(false)?;
-            if this.bystander.calls.0.get() != 0 {
+            if this.bystander.calls() != 0 {
                 break;
             }
         }
@@ -283,14 +252,7 @@ impl Traffic {
     /// What should be so, and is not, after the context has been dropped.
     pub(crate) fn complaints_after_the_drop(&self) -> Vec<String> {
         let mut complaints = Vec::new();
-        let device = &self.bystander;
-        if device.begins.get() != device.ends.get() {
-            complaints.push(format!(
-                "another device had {} begins and {} ends",
-                device.begins.get(),
-                device.ends.get()
-            ));
-        }
+        complaints.extend(self.bystander.complaint());
         if self.on_stream.is_live() || self.on_bell_is_live() {
             complaints.push("a registration outlives the context".to_owned());
         }
