@@ -31,8 +31,8 @@ const GIVES_UP: u64 = 50;
 /// A source that is ready is served within so many turns, whatever else is.
 const SOON: u64 = 32;
 
-/// Makes `process` wait in nested turns for a timer of 2 ms, at most [`GIVES_UP`] times. That is longer
-/// than the window, so a nested turn sleeps, and busy polling ends inside of `process`.
+/// Makes `process` wait in nested turns for a timer of 2 ms, at most [`GIVES_UP`] times. That is
+/// longer than the window, so a nested turn sleeps, and busy polling ends inside of `process`.
 fn nests(ctx: &AioContext, calls: &Count) -> InProcess {
     let (calls, expired) = (calls.clone(), Count::default());
     let timer = ctx.timer({
@@ -246,12 +246,13 @@ pub(crate) fn what_a_removal_collects_waits_for_the_next_turn(setup: &Setup) {
     assert!(most <= 2, "{most} handlers ran in one turn, each made ready by the one before");
 }
 
-/// How far the producers may be ahead of that, so that the threads need not take turns for each closure.
+/// How far the producers may be ahead of that, so that the threads need not switch for each closure.
 const AHEAD: u64 = 2048;
 
-/// Two threads that hand closures over and never rest. They keep pace with the loop: for each closure
-/// that runs they schedule two, and no closure returns before they have. So a turn that runs all that
-/// has been scheduled when it begins runs as many closures as all turns before together.
+/// Two threads that hand closures over and never rest. They keep pace with the loop: for each
+/// closure that runs they schedule two, and no closure returns before they have. So a turn that
+/// runs all that has been scheduled when it begins runs more closures than all turns before
+/// together.
 struct Producers {
     threads: Vec<JoinHandle<()>>,
     pace: Arc<Pace>,
@@ -423,8 +424,8 @@ pub(crate) fn a_timer_that_is_armed_in_the_past_again_runs_once_in_a_turn(setup:
     drop(slot.take());
 }
 
-/// Something that is due again as soon as it has run: one call for each turn, the others are served in
-/// between, and a stop is seen.
+/// Something that is due again as soon as it has run: one call for each turn, the others are served
+/// in between, and a stop is seen.
 fn once_in_a_turn(setup: &Setup, ctx: &AioContext, runs: &Count) {
     for n in 1..=10 {
         assert!(turn(ctx));
@@ -441,8 +442,8 @@ fn once_in_a_turn(setup: &Setup, ctx: &AioContext, runs: &Count) {
     assert_eq!(runs.get(), before + 1, "one turn");
 }
 
-/// A timer that is due again at once and a bottom half that schedules itself, both nesting a turn: the
-/// nested turn may run the other one, and the turn ends all the same.
+/// A timer that is due again at once and a bottom half that schedules itself, both nesting a turn:
+/// the nested turn may run the other one, and the turn ends all the same.
 pub(crate) fn sources_that_are_due_again_and_nest_do_not_keep_the_turn(setup: &Setup) {
     let ctx = setup.context();
     let (half, timer) = (Slot::<BottomHalf>::new(), Slot::<Timer>::new());
@@ -451,7 +452,7 @@ pub(crate) fn sources_that_are_due_again_and_nest_do_not_keep_the_turn(setup: &S
         let (calls, depth) = (calls.clone(), Rc::clone(&depth));
         move |ctx: &AioContext| {
             calls.bump();
-            // Nested once: a callback that is due again at once and always nests never returns by itself.
+            // Nested once: a callback that is due again at once and always nests never returns.
             if depth.get() == 0 {
                 depth.set(1);
                 look(ctx);

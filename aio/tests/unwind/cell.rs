@@ -224,15 +224,23 @@ impl Cell {
         if !stays || !self.kind.is_repeatable() {
             return None;
         }
-        let before = bench.calls.get();
-        let outcome = ended(|| {
-            source.fire(ctx);
-            turn_until(ctx, || bench.calls.get() > before);
-        });
-        match outcome {
-            Ended::Returned if bench.calls.get() > before => None,
-            other => Some(format!("the source itself does not work afterwards: {other:?}")),
+        let called = |fire: &dyn Fn()| {
+            let before = bench.calls.get();
+            let outcome = ended(|| {
+                fire();
+                turn_until(ctx, || bench.calls.get() > before);
+            });
+            (outcome == Ended::Returned && bench.calls.get() > before).then_some(()).ok_or(outcome)
+        };
+        if let Err(outcome) = called(&|| source.fire(ctx)) {
+            return Some(format!("the source itself does not work afterwards: {outcome:?}"));
         }
+        // Its policy may or may not have changed if the change panicked.
+        if self.doing != Doing::Turn || !source.fire_in_memory() {
+            return None;
+        }
+        let polled = called(&|| _ = source.fire_in_memory());
+        polled.err().map(|outcome| format!("the device is not polled any more afterwards: {outcome:?}"))
     }
 
     /// A capture is dropped within a turn if its callback removes itself.

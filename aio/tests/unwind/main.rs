@@ -9,7 +9,7 @@
 //! * the panic has reached the caller,
 //! * no block was written to after it had been freed, and no buffer was freed while the kernel
 //!   still held its operation,
-//! * the context, and the source itself, can still be used, unless the panic came from its own drop,
+//! * the context and the source itself can still be used, unless the context was dropped,
 //! * every device that was told of the beginning of busy polling is told of its end,
 //! * every value was dropped exactly once, and all descriptors are closed.
 //!
@@ -61,7 +61,8 @@ fn table(name: &str, setup: Setup) {
     }
 }
 
-/// A line for the parent. The test harness writes to the same pipe, so each begins on a line of its own.
+/// A line for the parent. It begins on a line of its own, because the test harness writes to the
+/// same pipe.
 fn tell(line: &str) {
     let mut out = std::io::stdout().lock();
     let told = write!(out, "\n@{line}\n").and_then(|()| out.flush());

@@ -156,6 +156,11 @@ pub(crate) trait Source {
     /// Makes one of the next turns reach the hook.
     fn fire(&self, context: &AioContext);
 
+    /// The same for a device that is polled, without its doorbell. Returns false if this is none.
+    fn fire_in_memory(&self) -> bool {
+        false
+    }
+
     /// Drops what the user holds of it.
     fn remove(&self) {}
 
@@ -339,8 +344,8 @@ impl Doorbell {
 
 impl Source for Doorbell {
     fn warm(&self, ctx: &AioContext) {
-        // The first event, by the doorbell, opens a window. A later one that is found in memory, while
-        // there is nothing to submit or to reap, begins the mode.
+        // The first event, by the doorbell, opens a window. A later one that is found in memory,
+        // while there is nothing to submit or to reap, begins the mode.
         let alarm = ctx.timer(|_| ());
         for n in 0..2000 {
             if self.queue.is_begun() && self.next.calls() > 0 {
@@ -365,6 +370,11 @@ impl Source for Doorbell {
     fn fire(&self, _: &AioContext) {
         self.queue.requests.set(1);
         self.bell.notify().expect("notify");
+    }
+
+    fn fire_in_memory(&self) -> bool {
+        self.queue.requests.set(1);
+        true
     }
 
     fn remove(&self) {

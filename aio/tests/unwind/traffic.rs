@@ -80,8 +80,8 @@ pub(crate) struct Traffic {
     bystanders_bell: EventNotifier,
 }
 
-/// The peer of a read: sends its data when the callback of the read is dropped. An operation drops its
-/// buffer before its callback, so data that the kernel still takes goes to freed memory.
+/// The peer of a read: sends its data when the callback of the read is dropped. An operation drops
+/// its buffer before its callback, so data that the kernel still takes goes to freed memory.
 struct Peer {
     writer: Arc<PipeWriter>,
     _capture: Value,
