@@ -246,7 +246,7 @@ pub(crate) fn what_a_removal_collects_waits_for_the_next_turn(setup: &Setup) {
     assert!(most <= 2, "{most} handlers ran in one turn, each made ready by the one before");
 }
 
-/// How far the producers may be ahead of that, so that the threads need not switch for each closure.
+/// How far the producers may be ahead of that. It saves a thread switch for each closure.
 const AHEAD: u64 = 2048;
 
 /// Two threads that hand closures over and never rest. They keep pace with the loop: for each

@@ -2,7 +2,7 @@
 //!
 //! While it is on, a freed block of up to [`LARGEST`] bytes is filled with a pattern and kept. It
 //! is not handed out again before [`end`], which reports every block whose pattern has changed
-//! and then gives all blocks back. Nothing but a kernel that still holds a pointer, or a stale pointer
+//! and then gives all blocks back. Only a kernel that still holds a pointer, or a stale pointer
 //! in this process, can change one.
 #![expect(unsafe_code, reason = "a global allocator; it reads and fills blocks that it owns")]
 
