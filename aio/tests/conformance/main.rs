@@ -7,6 +7,7 @@
 //! Nothing here sleeps to be correct or measures time: tests count, and a test that hangs is named and aborted.
 
 mod bottom_halves;
+mod bounded_turns;
 mod busy_poll;
 mod errors;
 mod fd_reuse;
@@ -254,6 +255,22 @@ suite! { $ everywhere
         what_was_chosen_can_be_asked,
         a_panic_leaves_the_loop_working,
     }
+    bounded_turns {
+        a_device_that_stays_ready_runs_once_in_a_turn,
+        two_devices_that_stay_ready_do_not_keep_the_turn,
+        stop_ends_run_while_a_device_stays_ready,
+        others_are_served_while_a_device_stays_ready,
+        a_handler_that_rings_itself_and_nests_loses_nothing_of_its_parent,
+        what_a_removal_collects_waits_for_the_next_turn,
+        closures_of_threads_that_never_rest_do_not_keep_the_turn,
+        stop_ends_run_while_threads_never_rest,
+        a_bottom_half_that_schedules_itself_runs_once_in_a_turn,
+        a_deferred_closure_that_defers_again_runs_once_in_a_turn,
+        a_closure_that_schedules_another_runs_once_in_a_turn,
+        a_timer_that_is_armed_in_the_past_again_runs_once_in_a_turn,
+        sources_that_are_due_again_and_nest_do_not_keep_the_turn,
+        others_are_served_while_nothing_rests,
+    }
 }
 
 suite! { $ on_a_ring
@@ -282,6 +299,9 @@ suite! { $ on_a_ring
         a_dropped_context_leaves_nothing_in_the_kernel,
         captures_of_a_dropped_context_cannot_submit,
         after_the_context_nothing_is_taken,
+    }
+    bounded_turns {
+        an_operation_that_submits_the_next_does_not_keep_the_turn,
     }
 }
 
