@@ -7,10 +7,12 @@
 
 use std::sync::Arc;
 
-use super::QueueError;
+use vm_memory::{GuestAddress, GuestMemoryBackend};
+
+use super::error::QueueError;
 use super::segment::Segments;
 use super::translate::Translator;
-use crate::memory::{GuestAddress, GuestMemoryMmap};
+use crate::memory::GuestMemoryMmap;
 
 /// Header, data and status of a block request with some scatter; a longer chain grows the vectors once.
 const TYPICAL_SEGMENTS: usize = 16;
@@ -22,17 +24,17 @@ const TYPICAL_SEGMENTS: usize = 16;
 /// chain lives, on this thread, on another or behind an operation given to the kernel, that memory stays
 /// mapped.
 #[derive(Debug)]
-pub struct Chain {
+pub struct Chain<M = GuestMemoryMmap> {
     head: u16,
     readable: Segments,
     writable: Segments,
     /// Invariant: every segment of both lists lies inside a readable and writable region of this memory.
-    mem: Arc<GuestMemoryMmap>,
+    mem: Arc<M>,
 }
 
-impl Chain {
+impl<M: GuestMemoryBackend + 'static> Chain<M> {
     /// An empty slot for chains of `mem`, with room for a typical chain.
-    pub fn new(mem: Arc<GuestMemoryMmap>) -> Self {
+    pub fn new(mem: Arc<M>) -> Self {
         Self {
             head: 0,
             readable: Segments::with_capacity(TYPICAL_SEGMENTS),
@@ -46,7 +48,7 @@ impl Chain {
     /// For whoever has buffers from elsewhere, tests of a device first of all. Fails as `pop` would: a
     /// zero-length buffer, or bytes outside guest memory.
     pub fn from_buffers(
-        mem: Arc<GuestMemoryMmap>,
+        mem: Arc<M>,
         head: u16,
         readable: &[(GuestAddress, u32)],
         writable: &[(GuestAddress, u32)],
@@ -83,13 +85,13 @@ impl Chain {
     }
 
     /// The guest memory it points into.
-    pub fn memory(&self) -> &Arc<GuestMemoryMmap> {
+    pub fn memory(&self) -> &Arc<M> {
         &self.mem
     }
 
     /// Empties the slot and makes it a chain of the translator's memory named `head`.
     #[inline]
-    pub(super) fn reset(&mut self, translator: &Translator, head: u16) {
+    pub(super) fn reset(&mut self, translator: &Translator<M>, head: u16) {
         self.clear();
         self.head = head;
         if !Arc::ptr_eq(&self.mem, translator.memory()) {
@@ -107,7 +109,7 @@ impl Chain {
     #[inline]
     pub(super) fn add_readable(
         &mut self,
-        from: &mut Translator,
+        from: &mut Translator<M>,
         addr: u64,
         len: u32,
     ) -> Result<(), QueueError> {
@@ -120,7 +122,7 @@ impl Chain {
     #[inline]
     pub(super) fn add_writable(
         &mut self,
-        from: &mut Translator,
+        from: &mut Translator<M>,
         addr: u64,
         len: u32,
     ) -> Result<(), QueueError> {

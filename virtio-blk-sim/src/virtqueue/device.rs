@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
+use vm_memory::GuestMemoryBackend;
+
+use super::chain::Chain;
+use super::error::QueueError;
 use super::in_flight::InFlight;
-use super::layout::{Descriptor, Rings};
+use super::layout::{Descriptor, QueueConfig, Rings};
 use super::segment::Segments;
 use super::suppression::{Request, wanted};
 use super::translate::Translator;
-use super::{Chain, QueueConfig, QueueError};
 use crate::memory::GuestMemoryMmap;
 
 /// The most bytes a chain may have (virtio 1.2, section 2.7.5).
@@ -24,11 +27,11 @@ const MAX_CHAIN_BYTES: u64 = 1 << 32;
 /// Nothing here blocks or makes a syscall. The queue belongs to one thread at a time and may move between
 /// threads.
 #[derive(Debug)]
-pub struct DeviceQueue {
-    rings: Rings,
-    buffers: Translator,
+pub struct DeviceQueue<M = GuestMemoryMmap> {
+    rings: Rings<M>,
+    buffers: Translator<M>,
     /// Of its own, since tables and buffers often sit in different regions and would throw each other out.
-    tables: Translator,
+    tables: Translator<M>,
     /// The indirect table being walked: usually one segment. It lies in the memory that `tables` holds.
     table: Segments,
     in_flight: InFlight,
@@ -51,7 +54,7 @@ pub struct DeviceQueue {
     broken: bool,
 }
 
-impl DeviceQueue {
+impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
     /// A queue that starts at index 0, as after a reset.
     ///
     /// Begin with [`DeviceQueue::enable_kicks`]: it states the device's wish whatever was in the ring before,
@@ -59,7 +62,7 @@ impl DeviceQueue {
     ///
     /// Fails when the size is no power of two up to 32768, or when a part is misaligned or not wholly in one
     /// region of `mem`; the queue must then not be enabled.
-    pub fn new(mem: Arc<GuestMemoryMmap>, config: QueueConfig) -> Result<Self, QueueError> {
+    pub fn new(mem: Arc<M>, config: QueueConfig) -> Result<Self, QueueError> {
         let rings = Rings::new(&mem, &config)?;
         Ok(Self {
             in_flight: InFlight::new(rings.size()),
@@ -87,7 +90,7 @@ impl DeviceQueue {
     /// case, because it is not known whether the driver heard of the last one. Fails as [`DeviceQueue::new`]
     /// does.
     pub fn resume(
-        mem: Arc<GuestMemoryMmap>,
+        mem: Arc<M>,
         config: QueueConfig,
         next_avail: u16,
         next_used: u16,
@@ -114,7 +117,7 @@ impl DeviceQueue {
     }
 
     /// An empty slot for [`DeviceQueue::pop`]. A device keeps as many as it wants requests in flight.
-    pub fn new_chain(&self) -> Chain {
+    pub fn new_chain(&self) -> Chain<M> {
         Chain::new(Arc::clone(self.buffers.memory()))
     }
 
@@ -136,7 +139,7 @@ impl DeviceQueue {
     /// broken from then on and every later call gives [`QueueError::Broken`]. At most queue-size chains are
     /// in flight at a time.
     #[inline]
-    pub fn pop(&mut self, into: &mut Chain) -> Result<bool, QueueError> {
+    pub fn pop(&mut self, into: &mut Chain<M>) -> Result<bool, QueueError> {
         if self.broken {
             return Err(QueueError::Broken);
         }
@@ -168,7 +171,7 @@ impl DeviceQueue {
     /// believed no more than the avail ring: a head that is out of range, in flight, or begins a malformed chain breaks the
     /// queue.
     #[cold]
-    pub fn resubmit(&mut self, head: u16, into: &mut Chain) -> Result<(), QueueError> {
+    pub fn resubmit(&mut self, head: u16, into: &mut Chain<M>) -> Result<(), QueueError> {
         if self.broken {
             return Err(QueueError::Broken);
         }
@@ -177,7 +180,7 @@ impl DeviceQueue {
 
     /// Takes the chain at `next_avail`, which is known to be there.
     #[inline]
-    fn take(&mut self, into: &mut Chain) -> Result<(), QueueError> {
+    fn take(&mut self, into: &mut Chain<M>) -> Result<(), QueueError> {
         let head = self.rings.avail_entry(self.next_avail).load(Ordering::Relaxed);
         self.read_chain(head, into)?;
         self.next_avail = self.next_avail.wrapping_add(1);
@@ -187,7 +190,7 @@ impl DeviceQueue {
     /// Reads the chain `head` into the slot and marks it in flight.
     // Always inlined, so that the second, rare caller does not cost the hot one a call.
     #[inline(always)]
-    fn read_chain(&mut self, head: u16, into: &mut Chain) -> Result<(), QueueError> {
+    fn read_chain(&mut self, head: u16, into: &mut Chain<M>) -> Result<(), QueueError> {
         let size = self.rings.size();
         if head >= size {
             return Err(QueueError::HeadOutOfRange { head, size });
@@ -218,7 +221,7 @@ impl DeviceQueue {
         &mut self,
         at: Descriptor,
         mut budget: Budget,
-        into: &mut Chain,
+        into: &mut Chain<M>,
     ) -> Result<(), QueueError> {
         if !self.indirect {
             return Err(QueueError::IndirectNotNegotiated);
@@ -253,7 +256,7 @@ impl DeviceQueue {
     }
 
     #[cold]
-    fn violated(&mut self, chain: &mut Chain, error: QueueError) -> Result<bool, QueueError> {
+    fn violated(&mut self, chain: &mut Chain<M>, error: QueueError) -> Result<bool, QueueError> {
         self.broken = true;
         chain.clear();
         Err(error)
@@ -397,13 +400,13 @@ struct Budget {
 /// `read` copies a descriptor out of the table of `entries`, once; everything is decided on that copy, so it
 /// does not matter what the guest writes there meanwhile, nor that a buffer may lie over the table itself.
 #[inline]
-fn walk(
+fn walk<M: GuestMemoryBackend + 'static>(
     read: impl Fn(u16) -> Option<Descriptor>,
     entries: u16,
     mut index: u16,
     budget: &mut Budget,
-    buffers: &mut Translator,
-    into: &mut Chain,
+    buffers: &mut Translator<M>,
+    into: &mut Chain<M>,
 ) -> Result<Option<Descriptor>, QueueError> {
     loop {
         let descriptor = read(index).ok_or(QueueError::NextOutOfRange { next: index, entries })?;

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
-use super::layout::{Descriptor, Rings};
+use vm_memory::{GuestAddress, GuestMemoryBackend};
+
+use super::error::QueueError;
+use super::layout::{Descriptor, QueueConfig, Rings};
 use super::segment::Segments;
 use super::suppression::{Request, wanted};
 use super::translate::Translator;
-use super::{QueueConfig, QueueError};
-use crate::memory::{GuestAddress, GuestMemoryMmap};
+use crate::memory::GuestMemoryMmap;
 
 /// A guest buffer: where it is and how many bytes it has.
 type Buffer = (GuestAddress, u32);
@@ -24,9 +26,9 @@ type Buffer = (GuestAddress, u32);
 /// The last group of methods writes the rings directly, past all bookkeeping, to play a driver that does what
 /// it must not.
 #[derive(Debug)]
-pub struct DriverQueue {
-    rings: Rings,
-    tables: Translator,
+pub struct DriverQueue<M = GuestMemoryMmap> {
+    rings: Rings<M>,
+    tables: Translator<M>,
     /// The indirect table being written. It lies in the memory that `tables` holds.
     table: Segments,
     /// For each descriptor the one after it: in the free list, or in the chain it belongs to.
@@ -56,20 +58,20 @@ struct InFlight {
     writable_bytes: u64,
 }
 
-impl DriverQueue {
+impl<M: GuestMemoryBackend + 'static> DriverQueue<M> {
     /// Lays the rings out in guest memory, zeroed, with all descriptors free. Do this before the device half
     /// is made.
     ///
     /// Fails as [`DeviceQueue::new`](super::DeviceQueue::new) does: a bad size, a misaligned part, a part
     /// outside guest memory.
-    pub fn new(mem: Arc<GuestMemoryMmap>, config: QueueConfig) -> Result<Self, QueueError> {
+    pub fn new(mem: Arc<M>, config: QueueConfig) -> Result<Self, QueueError> {
         Self::starting_at(mem, config, 0)
     }
 
     /// As [`DriverQueue::new`], but as if `index` chains had come and gone already: the partner of
     /// [`DeviceQueue::resume`](super::DeviceQueue::resume), and the short way to where 16-bit indices wrap.
     pub fn starting_at(
-        mem: Arc<GuestMemoryMmap>,
+        mem: Arc<M>,
         config: QueueConfig,
         index: u16,
     ) -> Result<Self, QueueError> {

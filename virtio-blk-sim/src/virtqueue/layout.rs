@@ -21,10 +21,10 @@ use virtio_bindings::bindings::virtio_ring::{
     VRING_AVAIL_ALIGN_SIZE, VRING_DESC_ALIGN_SIZE, VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT,
     VRING_DESC_F_WRITE, VRING_USED_ALIGN_SIZE,
 };
+use vm_memory::{GuestAddress, GuestMemoryBackend};
 
+use super::error::{QueueError, RingPart};
 use super::translate::Translator;
-use super::{QueueError, RingPart};
-use crate::memory::{GuestAddress, GuestMemoryMmap};
 
 /// The largest queue that 16-bit indices allow (virtio 1.2, section 2.7).
 const MAX_SIZE: u16 = 32768;
@@ -162,7 +162,7 @@ impl Descriptor {
 /// Every accessor takes an index and either masks it to the size or compares it with the size, which never
 /// changes; so no index, the guest's or ours, reaches outside. All accesses are atomic, since the other side
 /// is running.
-pub(super) struct Rings {
+pub(super) struct Rings<M> {
     /// Invariant (with `avail` and `used`): mapped readable and writable while `mem` lives, aligned as the
     /// layout says, and as long as it says for a queue of `mask + 1` entries.
     desc: *mut u8,
@@ -170,17 +170,17 @@ pub(super) struct Rings {
     used: *mut u8,
     /// The size less one.
     mask: u16,
-    _mem: Arc<GuestMemoryMmap>,
+    _mem: Arc<M>,
 }
 
-// SAFETY: the pointers go to memory that `_mem` keeps mapped wherever this value is, and every access through
-// them is atomic; nothing here belongs to a thread.
-unsafe impl Send for Rings {}
+// SAFETY: the pointers refer to memory that `_mem` keeps mapped on whichever thread this value is, and all
+// accesses through them are atomic. An `Arc<M>` may be sent if `M` is Send and Sync.
+unsafe impl<M: Send + Sync> Send for Rings<M> {}
 
-impl Rings {
+impl<M: GuestMemoryBackend + 'static> Rings<M> {
     /// Checks a queue that a driver set up: its size, and for each part that it is aligned and lies in one
     /// region.
-    pub(super) fn new(mem: &Arc<GuestMemoryMmap>, config: &QueueConfig) -> Result<Self, QueueError> {
+    pub(super) fn new(mem: &Arc<M>, config: &QueueConfig) -> Result<Self, QueueError> {
         let size = config.size;
         if !size.is_power_of_two() || size > MAX_SIZE {
             return Err(QueueError::Size { size });
@@ -205,7 +205,9 @@ impl Rings {
             _mem: Arc::clone(mem),
         })
     }
+}
 
+impl<M> Rings<M> {
     #[inline]
     pub(super) fn size(&self) -> u16 {
         self.mask + 1
@@ -316,7 +318,7 @@ impl Rings {
     }
 }
 
-impl fmt::Debug for Rings {
+impl<M> fmt::Debug for Rings<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Rings")
             .field("size", &self.size())

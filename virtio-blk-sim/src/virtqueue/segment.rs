@@ -273,6 +273,3 @@ fn write_guest(piece: Segment, src: &[u8]) {
         to = to.wrapping_add(1);
     }
 }
-
-#[cfg(test)]
-mod tests;
