@@ -17,9 +17,7 @@ pub(crate) fn sealed_memfd(name: &CStr, size: u64) -> io::Result<File> {
     let name = name.to_str().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     let memfd = MemfdOptions::new().allow_sealing(true).close_on_exec(true).create(name).map_err(os_error)?;
     memfd.as_file().set_len(size)?;
-    memfd
-        .add_seals(&[FileSeal::SealShrink, FileSeal::SealGrow, FileSeal::SealSeal])
-        .map_err(os_error)?;
+    memfd.add_seals(&[FileSeal::SealShrink, FileSeal::SealGrow, FileSeal::SealSeal]).map_err(os_error)?;
     Ok(memfd.into_file())
 }
 

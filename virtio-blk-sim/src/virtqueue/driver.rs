@@ -70,11 +70,7 @@ impl<M: GuestMemoryBackend + 'static> DriverQueue<M> {
 
     /// As [`DriverQueue::new`], but as if `index` chains had come and gone already: the partner of
     /// [`DeviceQueue::resume`](super::DeviceQueue::resume), and the short way to where 16-bit indices wrap.
-    pub fn starting_at(
-        mem: Arc<M>,
-        config: QueueConfig,
-        index: u16,
-    ) -> Result<Self, QueueError> {
+    pub fn starting_at(mem: Arc<M>, config: QueueConfig, index: u16) -> Result<Self, QueueError> {
         let rings = Rings::new(&mem, &config)?;
         let size = rings.size();
         for at in 0..size {
