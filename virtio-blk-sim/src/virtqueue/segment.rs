@@ -135,6 +135,18 @@ impl Segments {
         done
     }
 
+    /// Copies the `N` guest bytes at byte `offset`. Returns `None` if the list ends first.
+    // Always inlined: with the length known, the usual case is a few loads.
+    #[inline(always)]
+    pub(super) fn array<const N: usize>(&self, offset: u64) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        if let Some(piece) = self.in_first(offset, N) {
+            read_guest(piece, &mut bytes);
+            return Some(bytes);
+        }
+        (self.copy_to(offset, &mut bytes) == N).then_some(bytes)
+    }
+
     /// Copies `src` into guest memory, starting at byte `offset`.
     ///
     /// Returns the number of bytes copied: `src.len()`, or fewer if the list ends first (0 if `offset` is
@@ -169,7 +181,7 @@ impl Segments {
     }
 
     /// Returns the `len` bytes from `offset` if all of them are in the first segment, the common case.
-    #[inline]
+    #[inline(always)]
     fn in_first(&self, offset: u64, len: usize) -> Option<Segment> {
         let first = self.list.first()?;
         let offset = usize::try_from(offset).ok()?;
@@ -218,7 +230,7 @@ impl fmt::Debug for Segments {
 /// A device parses small copies (headers, discard segments). They are volatile, word by word, so that the
 /// compiler neither reads a guest byte again after it was checked nor assumes that it did not change.
 /// Larger copies are payload, which is not parsed; they use vm-memory's bulk copy.
-#[inline]
+#[inline(always)]
 fn read_guest(piece: Segment, dst: &mut [u8]) {
     debug_assert!(dst.len() <= piece.len(), "a copy must fit its segment");
     if dst.len() > SMALL_COPY {
