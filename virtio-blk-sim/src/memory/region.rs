@@ -1,5 +1,5 @@
-//! One region of guest memory, and what keeps it mapped.
-#![expect(unsafe_code, reason = "a region is raw host memory that a guest shares")]
+//! One region of guest memory and the owner that keeps it mapped.
+#![expect(unsafe_code, reason = "a region is raw host memory shared with a guest")]
 
 use std::any::Any;
 use std::fmt;
@@ -11,40 +11,50 @@ use vm_memory::{
     MemoryRegionAddress, MmapRegion,
 };
 
-/// Bytes that a guest has at consecutive addresses and this process at consecutive others.
+/// Guest memory made of [`GuestRegion`]s, without a dirty bitmap.
+pub type GuestMemoryMmap = vm_memory::GuestRegionCollection<GuestRegion>;
+
+/// A range of consecutive guest addresses that is mapped at consecutive host addresses.
 ///
-/// vm-memory's own `GuestRegionMmap` is one whole mapping and begins at a page boundary. A region that a vhost-user frontend
-/// announces is a *part* of a mapping, from any byte of a file on, and more than munmap(2) hangs on its end; so a region
-/// here keeps an owner, of whatever type, and dropping the last hold on that owner unmaps.
+/// vm-memory's own `GuestRegionMmap` is one whole mapping and starts at a page boundary. A region that a
+/// vhost-user frontend announces can be *part* of a mapping and can start at any byte of a file, and more
+/// than munmap(2) may be needed when it goes away. A region here therefore holds an owner of any type;
+/// the memory is unmapped when the last reference to the owner is dropped.
+///
+/// A region that is not mapped both readable and writable gives out no host pointers and no slices:
+/// `get_host_address` and `get_slice` return `HostAddressNotAvailable`. A `VolatileSlice` has safe
+/// methods that write, and a write to a read-only mapping would raise SIGSEGV.
 pub struct GuestRegion {
     start: GuestAddress,
-    /// Invariant: `size` bytes from here on are mapped, with the access that `prot` says, while `owner` lives.
+    /// Invariant: `size` bytes from here are mapped with the access in `prot` while `owner` lives.
     host: *mut u8,
     size: usize,
     prot: i32,
     owner: Arc<dyn Any + Send + Sync>,
 }
 
-// SAFETY: the pointer goes to memory that `owner`, itself Send, keeps mapped wherever this value is. The safe interface
-// reaches it only through volatile slices, which are meant for memory that others change at the same time.
+// SAFETY: the pointer refers to memory that `owner` keeps mapped, and `owner` is Send. The safe interface
+// reaches the memory only through volatile slices, which allow others to change it at the same time.
 unsafe impl Send for GuestRegion {}
 // SAFETY: as for Send; `owner` is Sync.
 unsafe impl Sync for GuestRegion {}
 
 impl GuestRegion {
-    /// The guest has all of `mapping` from `start` on. `None` if it would end past the last guest address.
+    /// Places all of `mapping` at guest address `start`. Returns `None` if the region would end past the
+    /// last guest address.
     pub fn from_mmap(start: GuestAddress, mapping: MmapRegion) -> Option<Self> {
         let (host, size, prot) = (mapping.as_ptr(), mapping.size(), mapping.prot());
         // SAFETY: an `MmapRegion` is `size` bytes at `host`, mapped with `prot` until it is dropped.
         unsafe { Self::from_raw(start, host, size, prot, Arc::new(mapping)) }
     }
 
-    /// The guest has the `size` bytes at `host` from `start` on. `None` if there are none, or if they would end past the
-    /// last guest address.
+    /// Places the `size` bytes at `host` at guest address `start`. Returns `None` if `size` is 0 or if
+    /// the region would end past the last guest address.
     ///
     /// # Safety
-    /// Until `owner` is dropped, the bytes are mapped with the access `prot` (of mmap(2)), and no Rust reference or other
-    /// plain access to them exists: the guest changes them at any time.
+    /// Until `owner` is dropped, the bytes must be mapped with the access `prot` (the flags of mmap(2)).
+    /// During that time there must be no Rust reference and no other non-volatile access to them, because
+    /// the guest may change them at any time.
     pub unsafe fn from_raw(
         start: GuestAddress,
         host: *mut u8,
@@ -56,27 +66,32 @@ impl GuestRegion {
         (size > 0).then_some(Self { start, host, size, prot, owner })
     }
 
-    /// Where the region begins in this process.
+    /// Returns the host address of the first byte.
     pub fn as_ptr(&self) -> *mut u8 {
         self.host
     }
 
-    /// Its bytes.
+    /// Returns the size in bytes.
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// How it is mapped: PROT_READ, PROT_WRITE.
+    /// Returns the access of the mapping: PROT_READ, PROT_WRITE of mmap(2).
     pub fn prot(&self) -> i32 {
         self.prot
     }
 
-    /// What keeps it mapped.
+    /// Returns the owner, which keeps the region mapped.
     pub fn owner(&self) -> &Arc<dyn Any + Send + Sync> {
         &self.owner
     }
 
+    /// Checks that `count` bytes at `addr` are inside the region and may be read and written.
     fn offset(&self, addr: MemoryRegionAddress, count: usize) -> Result<usize, GuestMemoryError> {
+        const ACCESS: i32 = libc::PROT_READ | libc::PROT_WRITE;
+        if self.prot & ACCESS != ACCESS {
+            return Err(GuestMemoryError::HostAddressNotAvailable);
+        }
         usize::try_from(addr.0)
             .ok()
             .filter(|&offset| offset.checked_add(count).is_some_and(|end| end <= self.size))
@@ -107,8 +122,8 @@ impl GuestMemoryRegion for GuestRegion {
         count: usize,
     ) -> Result<VolatileSlice<'_>, GuestMemoryError> {
         let host = self.host.wrapping_add(self.offset(addr, count)?);
-        // SAFETY: `count` bytes from there on are inside the region, which is mapped while this value lives (the invariant
-        // of `host`). Like vm-memory's own regions it trusts the caller not to write to a read-only one.
+        // SAFETY: `offset` checked that `count` bytes from there are inside the region and that it is
+        // readable and writable. It stays mapped while this value lives (the invariant of `host`).
         Ok(unsafe { VolatileSlice::new(host, count) })
     }
 }
@@ -136,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn all_of_a_region_is_there_and_not_a_byte_more() {
+    fn a_region_gives_access_to_its_bytes_and_no_others() {
         let region = region(0x7000).unwrap();
         assert_eq!((region.start_addr().0, region.len(), region.last_addr().0), (0x7000, 4096, 0x7fff));
         region.write_slice(&[7; 4096], MemoryRegionAddress(0)).unwrap();
@@ -161,11 +176,21 @@ mod tests {
     fn the_owner_lives_as_long_as_the_region() {
         let mapping = Arc::new(MmapRegion::<()>::new(4096).unwrap());
         let (host, weak) = (mapping.as_ptr(), Arc::downgrade(&mapping));
-        // SAFETY: the mapping is the owner.
+        // SAFETY: `mapping` is the owner and keeps its own bytes mapped.
         let region =
             unsafe { GuestRegion::from_raw(GuestAddress(0), host, 4096, mapping.prot(), mapping) }.unwrap();
         assert!(weak.upgrade().is_some());
         drop(region);
         assert!(weak.upgrade().is_none());
+    }
+
+    #[test]
+    fn a_read_only_region_gives_out_no_pointer_and_no_slice() {
+        let mapping =
+            MmapRegion::build(None, 4096, libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS).unwrap();
+        let region = GuestRegion::from_mmap(GuestAddress(0), mapping).unwrap();
+        let first = MemoryRegionAddress(0);
+        assert!(matches!(region.get_host_address(first), Err(GuestMemoryError::HostAddressNotAvailable)));
+        assert!(matches!(region.get_slice(first, 1), Err(GuestMemoryError::HostAddressNotAvailable)));
     }
 }

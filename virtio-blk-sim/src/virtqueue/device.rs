@@ -3,37 +3,81 @@
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
+use vm_memory::GuestMemoryBackend;
+
+use super::chain::Chain;
+use super::error::QueueError;
 use super::in_flight::InFlight;
-use super::layout::{Descriptor, Rings};
+use super::layout::{Descriptor, QueueConfig, Rings};
 use super::segment::Segments;
 use super::suppression::{Request, wanted};
 use super::translate::Translator;
-use super::{Chain, QueueConfig, QueueError};
 use crate::memory::GuestMemoryMmap;
 
 /// The most bytes a chain may have (virtio 1.2, section 2.7.5).
 const MAX_CHAIN_BYTES: u64 = 1 << 32;
 
-/// Takes chains off the avail ring and puts them on the used ring.
+/// The device half: takes chains off the avail ring and puts them on the used ring.
 ///
-/// The driver on the other side is not trusted: whatever is in the rings, an operation ends after at most
-/// as many steps as a chain may have descriptors, touches no byte outside guest memory, and either works or breaks the queue. A broken
-/// queue pops nothing and writes nothing more; chains that are in flight are still handed back with
-/// [`DeviceQueue::push`], so a device drains the same way in both cases.
+/// The driver on the other side is not trusted. Whatever is in the rings, an operation takes at most as
+/// many steps as a chain may have descriptors, accesses no byte outside guest memory, and either succeeds
+/// or breaks the queue. A broken queue pops nothing and writes nothing more. Chains in flight are still
+/// returned with [`DeviceQueue::push`], so a device drains the same way in both cases.
 ///
-/// Nothing here blocks or makes a syscall. The queue belongs to one thread at a time and may move between
-/// threads.
+/// No method blocks or makes a syscall. The queue is used by one thread at a time and may move between
+/// threads if `M` is `Send + Sync`.
+///
+/// # Guest memory
+///
+/// `M` is any vm-memory `GuestMemoryBackend`, for example a `vm_memory::GuestMemoryMmap` that the VMM has
+/// already mapped. The queue and its chains keep host pointers into it while they hold the `Arc`:
+///
+/// - A region must give out its bytes as one `VolatileSlice` (`GuestMemoryRegion::as_volatile_slice`). The
+///   creator of such a slice promises that the bytes stay mapped while the region is borrowed. This is
+///   what makes the pointers valid; the queue relies on no other promise of `M`.
+/// - A region without host memory, or a read-only region of vm-memory or of this crate, is treated as a
+///   hole: a ring in it is [`QueueError::RingUnmapped`], a buffer in it is [`QueueError::Unmapped`].
+///   For other region types the `VolatileSlice` must be writable, else a guest can cause a SIGSEGV.
+/// - Changing the memory map means a new `Arc` and a new queue ([`DeviceQueue::resume`]).
+/// - Dirty bitmaps are not supported: the bitmap is not told about writes to the rings and the buffers,
+///   which are often done by the kernel through iovecs. Do not use it for live migration.
+/// - vm-memory's `xen` feature is not supported, because its pointers are valid only while a guard lives.
+///
+/// ```
+/// use std::sync::Arc;
+/// use virtio_blk_sim::virtqueue::{DeviceQueue, DriverQueue, QueueConfig};
+/// use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // Guest memory as a VMM makes it.
+/// let memory = Arc::new(GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 64 << 10)])?);
+/// let config = QueueConfig::at(GuestAddress(0), 16);
+/// let mut driver = DriverQueue::new(Arc::clone(&memory), config)?;
+/// let mut device = DeviceQueue::new(Arc::clone(&memory), config)?;
+///
+/// driver.add(&[], &[(GuestAddress(0x9000), 5)])?.unwrap();
+/// let _kick = driver.publish();
+/// let mut chain = device.new_chain();
+/// assert!(device.pop(&mut chain)?);
+/// chain.writable().copy_from(0, b"hello");
+/// device.push(chain.head(), 5)?;
+/// let _interrupt = device.publish();
+/// assert_eq!(&memory.read_obj::<[u8; 5]>(GuestAddress(0x9000))?, b"hello");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
-pub struct DeviceQueue {
-    rings: Rings,
-    buffers: Translator,
-    /// Of its own, since tables and buffers often sit in different regions and would throw each other out.
-    tables: Translator,
+pub struct DeviceQueue<M = GuestMemoryMmap> {
+    rings: Rings<M>,
+    buffers: Translator<M>,
+    /// Separate from `buffers`: tables and buffers are often in different regions, so one cache for both
+    /// would miss often.
+    tables: Translator<M>,
     /// The indirect table being walked: usually one segment. It lies in the memory that `tables` holds.
     table: Segments,
     in_flight: InFlight,
-    /// avail.idx as last read. Entries before it are the driver's word already; the field itself, in a cache
-    /// line that the driver writes, is read again only when they are used up.
+    /// avail.idx as last read. The field is in a cache line that the driver writes, so it is read again
+    /// only when all entries before this index have been popped.
     avail_idx: u16,
     /// Index of the next chain to pop.
     next_avail: u16,
@@ -44,22 +88,24 @@ pub struct DeviceQueue {
     kicks: Request,
     event_idx: bool,
     indirect: bool,
-    /// Descriptors that a chain may have.
+    /// The number of descriptors that a chain may have.
     longest_chain: u16,
-    /// The next [`DeviceQueue::publish`] that has something tells the driver, whatever it asked for.
+    /// The next [`DeviceQueue::publish`] after a push returns true, whatever the driver asked for.
     must_interrupt: bool,
     broken: bool,
 }
 
-impl DeviceQueue {
-    /// A queue that starts at index 0, as after a reset.
+impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
+    /// Creates a queue that starts at index 0, as after a reset.
     ///
-    /// Begin with [`DeviceQueue::enable_kicks`]: it states the device's wish whatever was in the ring before,
-    /// and finds chains that were made available before anybody listened.
+    /// Call [`DeviceQueue::enable_kicks`] first. It writes the notification request to the ring, whatever
+    /// was there before, and reports chains that were made available before the device listened.
     ///
-    /// Fails when the size is no power of two up to 32768, or when a part is misaligned or not wholly in one
-    /// region of `mem`; the queue must then not be enabled.
-    pub fn new(mem: Arc<GuestMemoryMmap>, config: QueueConfig) -> Result<Self, QueueError> {
+    /// # Errors
+    /// [`QueueError::Size`] if the size is not a power of two up to 32768, [`QueueError::Misaligned`] or
+    /// [`QueueError::RingUnmapped`] if a part is misaligned or not wholly in one region of `mem`. The
+    /// queue must then not be enabled.
+    pub fn new(mem: Arc<M>, config: QueueConfig) -> Result<Self, QueueError> {
         let rings = Rings::new(&mem, &config)?;
         Ok(Self {
             in_flight: InFlight::new(rings.size()),
@@ -80,14 +126,18 @@ impl DeviceQueue {
         })
     }
 
-    /// A queue that goes on where another device left it (vhost-user SET_VRING_BASE, a restored snapshot).
+    /// Creates a queue that continues where another device stopped (vhost-user SET_VRING_BASE, a restored
+    /// snapshot).
     ///
-    /// `next_avail` and `next_used` are what [`DeviceQueue::next_avail`] and [`DeviceQueue::next_used`] gave;
-    /// on a queue that was drained first they are equal. The first [`DeviceQueue::publish`] interrupts in any
-    /// case, because it is not known whether the driver heard of the last one. Fails as [`DeviceQueue::new`]
-    /// does.
+    /// `next_avail` and `next_used` are the values that [`DeviceQueue::next_avail`] and
+    /// [`DeviceQueue::next_used`] returned; they are equal if the queue was drained first. The first
+    /// [`DeviceQueue::publish`] always requests an interrupt, because it is not known whether the driver
+    /// got the last one.
+    ///
+    /// # Errors
+    /// As [`DeviceQueue::new`].
     pub fn resume(
-        mem: Arc<GuestMemoryMmap>,
+        mem: Arc<M>,
         config: QueueConfig,
         next_avail: u16,
         next_used: u16,
@@ -102,41 +152,45 @@ impl DeviceQueue {
         })
     }
 
-    /// Takes chains of up to `entries` descriptors, should that be more than the queue has.
+    /// Accepts chains of up to `entries` descriptors if that is more than the queue size.
     ///
-    /// A driver must not make them (virtio 1.2, section 2.7.5.3.1), but Linux sizes its indirect tables by the
-    /// device's `seg_max` alone (`virtblk_probe`), and a vhost-user backend has to say that before it learns
-    /// how large the frontend makes the queues: QEMU's are 128 unless told otherwise.
+    /// A driver must not make such chains (virtio 1.2, section 2.7.5.3.1). But Linux sizes its indirect
+    /// tables by the device's `seg_max` alone (`virtblk_probe`), and a vhost-user backend must announce
+    /// `seg_max` before it knows the queue size that the frontend chooses (QEMU's default is 128).
     #[must_use]
     pub fn accept_chains_of(mut self, entries: u16) -> Self {
         self.longest_chain = entries.max(self.rings.size());
         self
     }
 
-    /// An empty slot for [`DeviceQueue::pop`]. A device keeps as many as it wants requests in flight.
-    pub fn new_chain(&self) -> Chain {
+    /// Returns an empty slot for [`DeviceQueue::pop`]. A device needs one per request in flight.
+    pub fn new_chain(&self) -> Chain<M> {
         Chain::new(Arc::clone(self.buffers.memory()))
     }
 
-    /// Whether [`DeviceQueue::pop`] would find a chain (or a violation): for busy polling, at most one load.
+    /// Returns true if [`DeviceQueue::pop`] would find a chain or a violation. Costs at most one load; for
+    /// busy polling.
     ///
-    /// Always false on a broken queue, so a poller does not spin on it.
+    /// Always returns false on a broken queue, so a poller does not spin on it.
     #[inline]
     pub fn has_available(&self) -> bool {
-        // Relaxed: nothing is read on the strength of this, `pop` looks again with Acquire.
+        // Relaxed is enough: `pop` loads the index again with Acquire before it reads anything else.
         !self.broken
             && (self.avail_idx != self.next_avail
                 || self.rings.avail_idx().load(Ordering::Relaxed) != self.next_avail)
     }
 
-    /// Takes the next chain off the avail ring into the slot `into`.
+    /// Takes the next chain off the avail ring and stores it in the slot `into`.
     ///
-    /// `Ok(true)`: `into` is that chain, and its head is in flight until it is pushed. `Ok(false)`: the ring
-    /// is empty; `into` has no meaning. An error says how the driver violated the protocol: the queue is
-    /// broken from then on and every later call gives [`QueueError::Broken`]. At most queue-size chains are
-    /// in flight at a time.
+    /// Returns `Ok(true)` if there was a chain; its head is in flight until it is pushed. Returns
+    /// `Ok(false)` if the ring is empty; the content of `into` is then unspecified. At most as many chains
+    /// as the queue has entries are in flight at a time.
+    ///
+    /// # Errors
+    /// The way in which the driver violated the protocol. The queue is broken from then on, and every
+    /// later call returns [`QueueError::Broken`].
     #[inline]
-    pub fn pop(&mut self, into: &mut Chain) -> Result<bool, QueueError> {
+    pub fn pop(&mut self, into: &mut Chain<M>) -> Result<bool, QueueError> {
         if self.broken {
             return Err(QueueError::Broken);
         }
@@ -160,24 +214,28 @@ impl DeviceQueue {
         }
     }
 
-    /// Takes a chain that a former device popped and did not complete into the slot `into`: what is left in flight in a
-    /// vhost-user in-flight region. For a queue that was made by [`DeviceQueue::resume`], before the first pop.
+    /// Takes a chain that a previous device popped but did not complete, and stores it in the slot `into`.
+    /// Such chains are listed in a vhost-user in-flight region. Call this on a queue made by
+    /// [`DeviceQueue::resume`], before the first pop.
     ///
-    /// As [`DeviceQueue::pop`], but `head` comes from the caller, and the avail ring is neither read nor moved on:
-    /// `next_avail` of the resumed queue must count the chain already. The region is the driver's side's to write, so it is
-    /// believed no more than the avail ring: a head that is out of range, in flight, or begins a malformed chain breaks the
-    /// queue.
+    /// Works like [`DeviceQueue::pop`], but `head` comes from the caller, and the avail ring is neither
+    /// read nor advanced: `next_avail` of the resumed queue must already count the chain. The driver's
+    /// side can write the in-flight region, so `head` is not trusted either.
+    ///
+    /// # Errors
+    /// As [`DeviceQueue::pop`]: a head that is out of range, already in flight, or the start of a
+    /// malformed chain breaks the queue.
     #[cold]
-    pub fn resubmit(&mut self, head: u16, into: &mut Chain) -> Result<(), QueueError> {
+    pub fn resubmit(&mut self, head: u16, into: &mut Chain<M>) -> Result<(), QueueError> {
         if self.broken {
             return Err(QueueError::Broken);
         }
         self.read_chain(head, into).or_else(|error| self.violated(into, error).map(drop))
     }
 
-    /// Takes the chain at `next_avail`, which is known to be there.
+    /// Takes the chain at `next_avail`. The caller has checked that there is one.
     #[inline]
-    fn take(&mut self, into: &mut Chain) -> Result<(), QueueError> {
+    fn take(&mut self, into: &mut Chain<M>) -> Result<(), QueueError> {
         let head = self.rings.avail_entry(self.next_avail).load(Ordering::Relaxed);
         self.read_chain(head, into)?;
         self.next_avail = self.next_avail.wrapping_add(1);
@@ -185,15 +243,15 @@ impl DeviceQueue {
     }
 
     /// Reads the chain `head` into the slot and marks it in flight.
-    // Always inlined, so that the second, rare caller does not cost the hot one a call.
+    // Always inlined: with two callers, the hot one would otherwise pay for a call.
     #[inline(always)]
-    fn read_chain(&mut self, head: u16, into: &mut Chain) -> Result<(), QueueError> {
+    fn read_chain(&mut self, head: u16, into: &mut Chain<M>) -> Result<(), QueueError> {
         let size = self.rings.size();
         if head >= size {
             return Err(QueueError::HeadOutOfRange { head, size });
         }
         into.reset(&self.buffers, head);
-        // The head counts as in flight only once its chain is known to be good; a bad one breaks the queue.
+        // The head is marked in flight after its chain was checked; a bad chain breaks the queue.
         if self.in_flight.contains(head) {
             return Err(QueueError::HeadInFlight { head });
         }
@@ -211,14 +269,16 @@ impl DeviceQueue {
         Ok(())
     }
 
-    /// Adds the buffers of an indirect table. Its descriptors count towards the chain, the one that refers to
-    /// the table does not; nor does its WRITE flag, which the device must ignore (virtio 1.2, section
-    /// 2.7.5.3.2).
+    /// Adds the buffers of an indirect table. The descriptors in the table count towards the chain length;
+    /// the descriptor that refers to the table does not. The WRITE flag of the latter is ignored, as the
+    /// specification requires (virtio 1.2, section 2.7.5.3.2).
+    // A function of its own: inlined into `pop` it would take registers from the chains without a table.
+    #[inline(never)]
     fn walk_indirect(
         &mut self,
         at: Descriptor,
         mut budget: Budget,
-        into: &mut Chain,
+        into: &mut Chain<M>,
     ) -> Result<(), QueueError> {
         if !self.indirect {
             return Err(QueueError::IndirectNotNegotiated);
@@ -241,10 +301,10 @@ impl DeviceQueue {
             budget = Budget { limit: entries, left: entries };
         }
         let read = |index| {
-            let mut raw = [0; Descriptor::BYTES];
-            let offset = Descriptor::BYTES as u64 * u64::from(index);
-            let got = if index < entries { table.copy_to(offset, &mut raw) } else { 0 };
-            (got == raw.len()).then(|| Descriptor::from_bytes(raw))
+            if index >= entries {
+                return None;
+            }
+            table.array(Descriptor::BYTES as u64 * u64::from(index)).map(Descriptor::from_bytes)
         };
         match walk(read, entries, 0, &mut budget, &mut self.buffers, into)? {
             Some(_) => Err(QueueError::IndirectNested),
@@ -253,18 +313,21 @@ impl DeviceQueue {
     }
 
     #[cold]
-    fn violated(&mut self, chain: &mut Chain, error: QueueError) -> Result<bool, QueueError> {
+    fn violated(&mut self, chain: &mut Chain<M>, error: QueueError) -> Result<bool, QueueError> {
         self.broken = true;
         chain.clear();
         Err(error)
     }
 
-    /// Completes the chain `head`: `written` bytes from the start of its device-writable part have been
-    /// written.
+    /// Completes the chain `head`. `written` is the number of bytes written from the start of its
+    /// device-writable part.
     ///
-    /// Writes the used entry but does not show it to the driver; [`DeviceQueue::publish`] does that for all
-    /// pushes together. On a broken queue it only takes the head out of flight. Fails when the head is not in
-    /// flight, which is a mistake of the caller; nothing is changed then.
+    /// Writes the used entry but does not make it visible to the driver; [`DeviceQueue::publish`] does
+    /// that for all pushes together. On a broken queue this only removes the head from the set in flight.
+    ///
+    /// # Errors
+    /// [`QueueError::NotInFlight`] if the head is not in flight, which is a bug in the caller. Nothing is
+    /// changed then.
     #[inline]
     pub fn push(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
         if !self.in_flight.remove(head) {
@@ -277,10 +340,10 @@ impl DeviceQueue {
         Ok(())
     }
 
-    /// Shows all pushes since the last call to the driver. True: the driver wants an interrupt, signal the
-    /// irqfd.
+    /// Makes all pushes since the last call visible to the driver. Returns true if the driver wants an
+    /// interrupt: the caller must then signal the irqfd.
     ///
-    /// One store of used.idx, one fence and one decision for the whole batch; none of them without a push.
+    /// Needs one store of used.idx and one fence for the whole batch, and neither without a push.
     #[inline]
     #[must_use = "true means that the driver waits for an interrupt"]
     pub fn publish(&mut self) -> bool {
@@ -293,10 +356,10 @@ impl DeviceQueue {
         // the data and status bytes written before them, are seen with it.
         self.rings.used_idx().store(new, Ordering::Release);
         self.published = new;
-        // Pairs with the fence in `DriverQueue::enable_interrupts`. Here: store used.idx, fence, load what
-        // the driver asks for. There: store what it asks for, fence, load used.idx. At least one side sees
-        // the other's store; without either fence both loads may pass both stores, and the driver sleeps
-        // beside a finished request.
+        // Pairs with the fence in `DriverQueue::enable_interrupts`. Here: store used.idx, fence, load the
+        // driver's request. There: store the request, fence, load used.idx. At least one side sees the
+        // store of the other. Without one of the fences, both loads could be done before both stores, and
+        // the driver would sleep although a request is finished.
         fence(Ordering::SeqCst);
         if std::mem::take(&mut self.must_interrupt) {
             return true;
@@ -304,21 +367,22 @@ impl DeviceQueue {
         wanted(self.event_idx, self.rings.interrupt_request(self.event_idx), old, new)
     }
 
-    /// How many pushes the driver has not been shown.
+    /// Returns the number of pushes that are not visible to the driver yet.
     #[inline]
     pub fn unpublished(&self) -> u16 {
         self.next_used.wrapping_sub(self.published)
     }
 
-    /// Whether [`DeviceQueue::publish`] would likely be true: for a device that answers a batch and would not let a waiting
-    /// driver wait for all of it. A hint, without a fence; `publish` decides.
+    /// Returns true if [`DeviceQueue::publish`] would probably return true. A device that completes a
+    /// batch can use this to publish early when the driver is waiting. It is a hint without a fence;
+    /// `publish` decides.
     #[inline]
     pub fn driver_waits(&self) -> bool {
         let (old, new) = (self.published, self.next_used);
         old != new && wanted(self.event_idx, self.rings.interrupt_request(self.event_idx), old, new)
     }
 
-    /// Asks the driver not to kick: while the device is popping, or polls. A hint, a kick may still come.
+    /// Asks the driver not to kick, while the device is popping or polling. A hint: kicks may still come.
     #[inline]
     pub fn disable_kicks(&mut self) {
         if !self.broken {
@@ -326,8 +390,8 @@ impl DeviceQueue {
         }
     }
 
-    /// Asks the driver to kick for the next chain it makes available. True: work arrived meanwhile, for which
-    /// no kick need come; pop it (and disable kicks again) before sleeping.
+    /// Asks the driver to kick for the next chain it makes available. Returns true if a chain has already
+    /// arrived for which no kick may come: pop it (and disable kicks again) before sleeping.
     #[inline]
     #[must_use = "true means that there is work for which no kick will come"]
     pub fn enable_kicks(&mut self) -> bool {
@@ -336,81 +400,81 @@ impl DeviceQueue {
         }
         self.kicks.enable(self.next_avail, self.rings.kick_request(self.event_idx));
         // Pairs with the fence in `DriverQueue::publish`. Here: store the request, fence, load avail.idx.
-        // There: store avail.idx, fence, load the request. At least one side sees the other's store, so a
-        // chain is either found here or kicked for.
+        // There: store avail.idx, fence, load the request. At least one side sees the store of the other,
+        // so the chain is either found here or the driver kicks.
         fence(Ordering::SeqCst);
         self.has_available()
     }
 
-    /// Chains popped and not pushed yet, at most the queue size.
+    /// Returns the number of chains popped and not pushed yet, at most the queue size.
     #[inline]
     pub fn in_flight(&self) -> u16 {
         self.in_flight.count()
     }
 
-    /// Whether the driver violated the protocol (or [`DeviceQueue::mark_broken`] was called).
+    /// Returns true if the driver violated the protocol or [`DeviceQueue::mark_broken`] was called.
     #[inline]
     pub fn is_broken(&self) -> bool {
         self.broken
     }
 
-    /// Breaks the queue for a reason that the rings do not show, a request-level one that the device deems
-    /// fatal.
+    /// Breaks the queue for a reason outside the rings, such as a request that the device treats as a
+    /// fatal error.
     pub fn mark_broken(&mut self) {
         self.broken = true;
     }
 
-    /// Entries of the queue.
+    /// Returns the number of entries of the queue.
     #[inline]
     pub fn size(&self) -> u16 {
         self.rings.size()
     }
 
-    /// Index of the next chain to pop, for saving (vhost-user GET_VRING_BASE).
+    /// Returns the index of the next chain to pop, for saving (vhost-user GET_VRING_BASE).
     pub fn next_avail(&self) -> u16 {
         self.next_avail
     }
 
-    /// used.idx as it is in the ring: what a device that takes a queue over finds there, to resume from.
+    /// Reads used.idx from the ring. A device that takes over a queue resumes from this value.
     ///
-    /// The driver can write it, so a running device never looks; it knows [`DeviceQueue::next_used`].
+    /// The driver can write the field, so a running device uses [`DeviceQueue::next_used`] instead.
     pub fn used_idx_in_ring(&self) -> u16 {
         self.rings.used_idx().load(Ordering::Acquire)
     }
 
-    /// Index of the next used entry to write, for saving. With nothing in flight it equals
+    /// Returns the index of the next used entry to write, for saving. With nothing in flight it equals
     /// [`DeviceQueue::next_avail`].
     pub fn next_used(&self) -> u16 {
         self.next_used
     }
 }
 
-/// How many descriptors a chain may still have, and what the limit was.
+/// How many descriptors a chain may still have, and the limit that applies.
 struct Budget {
     limit: u16,
     left: u16,
 }
 
-/// Adds to `into` the buffers of the descriptors from `index` on, up to the end of the chain or up to a
-/// descriptor that refers to an indirect table, which is returned.
+/// Adds the buffers of the descriptors from `index` on to `into`. Stops at the end of the chain, or at a
+/// descriptor that refers to an indirect table and returns that descriptor.
 ///
-/// `read` copies a descriptor out of the table of `entries`, once; everything is decided on that copy, so it
-/// does not matter what the guest writes there meanwhile, nor that a buffer may lie over the table itself.
+/// `read` copies one descriptor out of the table of `entries`. All checks use this copy, so it does not
+/// matter if the guest changes the table meanwhile or if a buffer overlaps the table.
 #[inline]
-fn walk(
+fn walk<M: GuestMemoryBackend + 'static>(
     read: impl Fn(u16) -> Option<Descriptor>,
     entries: u16,
     mut index: u16,
     budget: &mut Budget,
-    buffers: &mut Translator,
-    into: &mut Chain,
+    buffers: &mut Translator<M>,
+    into: &mut Chain<M>,
 ) -> Result<Option<Descriptor>, QueueError> {
     loop {
         let descriptor = read(index).ok_or(QueueError::NextOutOfRange { next: index, entries })?;
         if descriptor.has(Descriptor::INDIRECT) {
             return Ok(Some(descriptor));
         }
-        // A loop never ends and a chain that is too long ends too late: one count finds both.
+        // One counter detects both a loop and a chain that is too long.
         budget.left = match budget.left.checked_sub(1) {
             Some(left) => left,
             None => return Err(QueueError::ChainTooLong { limit: budget.limit }),

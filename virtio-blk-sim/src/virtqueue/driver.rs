@@ -3,43 +3,46 @@
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
-use super::layout::{Descriptor, Rings};
+use vm_memory::{GuestAddress, GuestMemoryBackend};
+
+use super::error::QueueError;
+use super::layout::{Descriptor, QueueConfig, Rings};
 use super::segment::Segments;
 use super::suppression::{Request, wanted};
 use super::translate::Translator;
-use super::{QueueConfig, QueueError};
-use crate::memory::{GuestAddress, GuestMemoryMmap};
+use crate::memory::GuestMemoryMmap;
 
-/// A guest buffer: where it is and how many bytes it has.
+/// A guest buffer: its address and its length in bytes.
 type Buffer = (GuestAddress, u32);
 
-/// Makes chains available and takes them back off the used ring: what a guest's virtio driver does.
+/// The driver half: makes chains available and takes them off the used ring, like a guest's virtio driver.
 ///
-/// It keeps its own record of which descriptors belong to which chain and reads none of it back from guest
-/// memory. A device that answers nonsense gets an error, never a panic or a descriptor freed twice.
+/// It records which descriptors belong to which chain in its own memory and never reads this back from
+/// guest memory. Invalid answers of the device cause an error, never a panic or a descriptor freed twice.
 ///
-/// Nothing here blocks or makes a syscall. The queue belongs to one thread at a time and may move between
-/// threads.
+/// No method blocks or makes a syscall. The queue is used by one thread at a time and may move between
+/// threads if `M` is `Send + Sync`. The guest memory `M` is as for
+/// [`DeviceQueue`](super::DeviceQueue#guest-memory).
 ///
-/// The last group of methods writes the rings directly, past all bookkeeping, to play a driver that does what
-/// it must not.
+/// The last group of methods writes the rings directly, without any bookkeeping, to simulate a driver that
+/// violates the protocol.
 #[derive(Debug)]
-pub struct DriverQueue {
-    rings: Rings,
-    tables: Translator,
+pub struct DriverQueue<M = GuestMemoryMmap> {
+    rings: Rings<M>,
+    tables: Translator<M>,
     /// The indirect table being written. It lies in the memory that `tables` holds.
     table: Segments,
-    /// For each descriptor the one after it: in the free list, or in the chain it belongs to.
+    /// For each descriptor the next one in the free list or in the chain it belongs to.
     links: Box<[u16]>,
-    /// First of the free list, when `free` is not 0.
+    /// The first descriptor of the free list, if `free` is not 0.
     free_head: u16,
     free: u16,
-    /// For each head what its chain is; `None` when the descriptor is not the head of a chain in flight.
+    /// The chain of each head; `None` if the descriptor is not the head of a chain in flight.
     chains: Box<[Option<InFlight>]>,
     in_flight: u16,
     /// Index of the next avail entry to write.
     next_avail: u16,
-    /// avail.idx when it was last decided whether to kick.
+    /// avail.idx at the last decision whether to kick.
     published: u16,
     /// used.idx as last read.
     used_idx: u16,
@@ -56,23 +59,21 @@ struct InFlight {
     writable_bytes: u64,
 }
 
-impl DriverQueue {
-    /// Lays the rings out in guest memory, zeroed, with all descriptors free. Do this before the device half
-    /// is made.
+impl<M: GuestMemoryBackend + 'static> DriverQueue<M> {
+    /// Creates the rings in guest memory, zeroed, with all descriptors free. Call this before the device
+    /// half is created.
     ///
-    /// Fails as [`DeviceQueue::new`](super::DeviceQueue::new) does: a bad size, a misaligned part, a part
+    /// # Errors
+    /// As [`DeviceQueue::new`](super::DeviceQueue::new): a bad size, a misaligned part, a part
     /// outside guest memory.
-    pub fn new(mem: Arc<GuestMemoryMmap>, config: QueueConfig) -> Result<Self, QueueError> {
+    pub fn new(mem: Arc<M>, config: QueueConfig) -> Result<Self, QueueError> {
         Self::starting_at(mem, config, 0)
     }
 
-    /// As [`DriverQueue::new`], but as if `index` chains had come and gone already: the partner of
-    /// [`DeviceQueue::resume`](super::DeviceQueue::resume), and the short way to where 16-bit indices wrap.
-    pub fn starting_at(
-        mem: Arc<GuestMemoryMmap>,
-        config: QueueConfig,
-        index: u16,
-    ) -> Result<Self, QueueError> {
+    /// Like [`DriverQueue::new`], but the indices start at `index`, as if that many chains had already been
+    /// completed. Used with [`DeviceQueue::resume`](super::DeviceQueue::resume), and to test where the 16-bit
+    /// indices wrap.
+    pub fn starting_at(mem: Arc<M>, config: QueueConfig, index: u16) -> Result<Self, QueueError> {
         let rings = Rings::new(&mem, &config)?;
         let size = rings.size();
         for at in 0..size {
@@ -106,20 +107,25 @@ impl DriverQueue {
         })
     }
 
-    /// Adds a chain of one descriptor per buffer, `readable` ones first. Returns its head, or `None` when
-    /// there are not enough free descriptors now.
+    /// Adds a chain with one descriptor per buffer, the device-readable ones first. Returns its head, or
+    /// `None` if there are not enough free descriptors now.
     ///
-    /// The device sees it after [`DriverQueue::publish`]. Fails on no buffers at all, and on more than the
-    /// queue has entries. Addresses and lengths are written as they are: they are the device's to check.
+    /// The device sees the chain after [`DriverQueue::publish`]. Addresses and lengths are written without
+    /// checks; the device must check them.
+    ///
+    /// # Errors
+    /// [`QueueError::EmptyChain`] without buffers, [`QueueError::ChainTooLong`] with more buffers than the
+    /// queue has entries.
     pub fn add(&mut self, readable: &[Buffer], writable: &[Buffer]) -> Result<Option<u16>, QueueError> {
         self.put(None, readable, writable)
     }
 
-    /// Adds a chain whose descriptors are in a table at `table`, which takes 16 bytes per buffer and is the
-    /// chain's until it is completed. It uses up one descriptor of the queue.
+    /// Adds a chain whose descriptors are in an indirect table at `table`. The table takes 16 bytes per
+    /// buffer and must not be reused before the chain is completed. One descriptor of the queue is used.
     ///
-    /// Fails, besides as [`DriverQueue::add`] does, when VIRTIO_F_INDIRECT_DESC is not negotiated or the
-    /// table is outside guest memory.
+    /// # Errors
+    /// As [`DriverQueue::add`], and [`QueueError::IndirectNotNegotiated`], and
+    /// [`QueueError::IndirectUnmapped`] if the table is outside guest memory.
     pub fn add_indirect(
         &mut self,
         table: GuestAddress,
@@ -129,11 +135,12 @@ impl DriverQueue {
         self.put(Some((0, table)), readable, writable)
     }
 
-    /// Adds a chain whose first `direct` buffers have descriptors of their own and whose others are in a
-    /// table at `table`: a framing that a device must accept (virtio 1.2, section 2.7.5.3.2) and drivers
-    /// seldom use.
+    /// Adds a chain whose first `direct` buffers have descriptors in the queue and whose other buffers are in
+    /// an indirect table at `table`. Drivers rarely do this, but a device must accept it (virtio 1.2, section
+    /// 2.7.5.3.2).
     ///
-    /// At least one buffer must be left for the table.
+    /// # Errors
+    /// As [`DriverQueue::add_indirect`], and [`QueueError::EmptyChain`] if no buffer is left for the table.
     pub fn add_mixed(
         &mut self,
         direct: u16,
@@ -144,7 +151,7 @@ impl DriverQueue {
         self.put(Some((direct, table)), readable, writable)
     }
 
-    /// `table`: how many buffers go before the indirect table, and where that is.
+    /// `table`: the number of buffers before the indirect table, and the address of the table.
     fn put(
         &mut self,
         table: Option<(u16, GuestAddress)>,
@@ -208,7 +215,7 @@ impl DriverQueue {
         Ok(Some(head))
     }
 
-    /// Writes an indirect table of `entries` and returns the descriptor that refers to it.
+    /// Writes an indirect table of `entries` descriptors and returns the descriptor that refers to it.
     fn write_table(
         &mut self,
         table: GuestAddress,
@@ -230,17 +237,17 @@ impl DriverQueue {
         Ok(Descriptor { addr: table.0, len: bytes, flags: Descriptor::INDIRECT, next: 0 })
     }
 
-    /// Shows all chains added so far to the device, should it be looking. Whether it wants a kick for them is
-    /// left to the next [`DriverQueue::publish`]: the costly question, a full fence, is asked once for several.
+    /// Makes all chains added so far visible to a device that polls. It does not check whether the device
+    /// wants a kick; the next [`DriverQueue::publish`] does, so that its full fence is paid once for several.
     #[inline]
     pub fn show(&mut self) {
         // Release pairs with the Acquire load of avail.idx in `DeviceQueue::pop`: avail entries, descriptors
-        // and the request's bytes are seen with it.
+        // and request bytes become visible before the index.
         self.rings.avail_idx().store(self.next_avail, Ordering::Release);
     }
 
-    /// Shows all chains added so far to the device. True: the device wants a kick for what was added since the
-    /// last call, signal the ioeventfd.
+    /// Makes all chains added so far visible to the device. Returns true if the device wants a kick for the
+    /// chains added since the last call: the caller must then signal the ioeventfd.
     #[inline]
     #[must_use = "true means that the device waits for a kick"]
     pub fn publish(&mut self) -> bool {
@@ -251,16 +258,17 @@ impl DriverQueue {
         }
         self.show();
         self.published = new;
-        // Pairs with the fence in `DeviceQueue::enable_kicks`, where the cases are spelt out.
+        // Pairs with the fence in `DeviceQueue::enable_kicks`, which explains the cases.
         fence(Ordering::SeqCst);
         wanted(self.event_idx, self.rings.kick_request(self.event_idx), old, new)
     }
 
-    /// Takes the next completed chain off the used ring: its head, and how many bytes the device says it
-    /// wrote.
+    /// Takes the next completed chain off the used ring. Returns its head and the number of bytes that the
+    /// device reports as written, or `None` if there is no completed chain.
     ///
-    /// `None`: nothing is completed that was not taken yet. An error says what the device did wrong; the
-    /// queue stays as it was, so the same error comes again.
+    /// # Errors
+    /// [`QueueError::UsedIndex`], [`QueueError::UsedHead`] or [`QueueError::UsedLength`] if the device
+    /// violated the protocol. The queue is not changed, so the next call returns the same error.
     #[inline]
     pub fn pop_used(&mut self) -> Result<Option<(u16, u32)>, QueueError> {
         if self.used_idx == self.next_used {
@@ -290,7 +298,7 @@ impl DriverQueue {
         Ok(Some((head, written)))
     }
 
-    /// Gives the descriptors of a chain back to the free list.
+    /// Returns the descriptors of a chain to the free list.
     #[inline]
     fn release(&mut self, head: u16, descriptors: u16) {
         let mut last = head;
@@ -302,82 +310,82 @@ impl DriverQueue {
         self.free += descriptors;
     }
 
-    /// Whether [`DriverQueue::pop_used`] would find something: for a guest that polls, at most one load.
+    /// Returns true if [`DriverQueue::pop_used`] would find an entry. Costs at most one load; for polling.
     #[inline]
     pub fn has_used(&self) -> bool {
         self.used_idx != self.next_used || self.rings.used_idx().load(Ordering::Relaxed) != self.next_used
     }
 
-    /// Asks the device not to interrupt. A hint, an interrupt may still come.
+    /// Asks the device not to interrupt. A hint: interrupts may still come.
     #[inline]
     pub fn disable_interrupts(&mut self) {
         self.interrupts.disable(self.rings.used_idx(), self.rings.interrupt_request(self.event_idx));
     }
 
-    /// Asks the device to interrupt for the next chain it completes. True: used entries arrived meanwhile,
-    /// for which no interrupt need come; take them before sleeping.
+    /// Asks the device to interrupt for the next chain it completes. Returns true if used entries have
+    /// already arrived for which no interrupt may come: take them before sleeping.
     #[inline]
     #[must_use = "true means that there are used entries for which no interrupt will come"]
     pub fn enable_interrupts(&mut self) -> bool {
         self.interrupts.enable(self.next_used, self.rings.interrupt_request(self.event_idx));
-        // Pairs with the fence in `DeviceQueue::publish`, where the cases are spelt out.
+        // Pairs with the fence in `DeviceQueue::publish`, which explains the cases.
         fence(Ordering::SeqCst);
         self.has_used()
     }
 
-    /// Chains added and not taken back yet.
+    /// Returns the number of chains added and not taken off the used ring yet.
     pub fn in_flight(&self) -> u16 {
         self.in_flight
     }
 
-    /// Descriptors that [`DriverQueue::add`] can use now.
+    /// Returns the number of free descriptors.
     pub fn free_descriptors(&self) -> u16 {
         self.free
     }
 
-    /// Entries of the queue.
+    /// Returns the number of entries of the queue.
     pub fn size(&self) -> u16 {
         self.rings.size()
     }
 
-    /// Writes entry `index` of the descriptor table, as it is. Nothing happens when there is no such entry.
+    /// Writes entry `index` of the descriptor table without checks. Does nothing if there is no such entry.
     pub fn write_desc(&mut self, index: u16, descriptor: Descriptor) {
         self.rings.set_descriptor(index, descriptor);
     }
 
-    /// Copies entry `index` of the descriptor table; `None` when there is no such entry.
+    /// Copies entry `index` of the descriptor table. Returns `None` if there is no such entry.
     pub fn read_desc(&self, index: u16) -> Option<Descriptor> {
         self.rings.descriptor(index)
     }
 
-    /// Writes `head`, any number, into the avail entry of index `at` (taken modulo the queue size).
+    /// Writes any number as `head` into the avail entry of index `at` (taken modulo the queue size).
     pub fn write_avail(&mut self, at: u16, head: u16) {
         self.rings.avail_entry(at).store(head, Ordering::Relaxed);
     }
 
-    /// Moves avail.idx to `index`, whatever it was.
+    /// Sets avail.idx to `index`.
     pub fn set_avail_idx(&mut self, index: u16) {
         self.rings.avail_idx().store(index, Ordering::Release);
     }
 
-    /// Writes avail.flags and used_event, garbage too.
+    /// Writes any values to avail.flags and used_event.
     pub fn write_interrupt_requests(&mut self, flags: u16, used_event: u16) {
         self.rings.interrupt_request(false).store(flags, Ordering::Relaxed);
         self.rings.interrupt_request(true).store(used_event, Ordering::Relaxed);
     }
 
-    /// Overwrites the used ring, which is the device's to write: used.idx, and the entry of index `at`.
+    /// Overwrites used.idx and the entry of index `at` in the used ring, which only the device may write.
     pub fn overwrite_used(&mut self, used_idx: u16, at: u16, id: u32, len: u32) {
         self.rings.set_used_entry(at, id, len);
         self.rings.used_idx().store(used_idx, Ordering::Release);
     }
 
-    /// used.idx as the device left it.
+    /// Reads used.idx.
     pub fn used_idx(&self) -> u16 {
         self.rings.used_idx().load(Ordering::Acquire)
     }
 
-    /// The used entry of index `at`: id and len.
+    /// Reads the used entry of index `at`: id and len.
     pub fn used_entry(&self, at: u16) -> (u32, u32) {
         self.rings.used_entry(at)
     }

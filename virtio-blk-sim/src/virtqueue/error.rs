@@ -1,4 +1,4 @@
-//! Everything that can be wrong with a queue, one sentence each.
+//! Errors of a virtqueue.
 
 use std::fmt;
 
@@ -23,32 +23,32 @@ impl fmt::Display for RingPart {
     }
 }
 
-/// Why a queue was refused, or why it broke.
+/// Why a queue could not be set up, or why it broke.
 ///
 /// An error of [`DeviceQueue::pop`](super::DeviceQueue::pop) means that the driver violated the ring
-/// protocol, and that there is no telling any more which buffers are whose: the queue is broken until it is
-/// made anew.
+/// protocol. It is then unknown which buffers belong to which side, so the queue stays broken until a new
+/// one is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum QueueError {
-    /// The queue broke earlier; the error that was returned then says why.
+    /// The queue broke earlier; the error returned at that time has the reason.
     #[error("the queue is broken by an earlier ring violation: reset the device and set the queue up again")]
     Broken,
-    /// Guest memory has been taken away under the queue.
+    /// Guest memory became inaccessible while the queue was running, for example because its file shrank.
     #[error(
-        "guest memory was taken away while the queue ran; its file must keep its size while it is shared"
+        "guest memory became inaccessible while the queue ran; its file must keep its size while it is shared"
     )]
     MemoryLost,
 
     // Setting a queue up.
-    /// The size is 0, over 32768, or no power of two (virtio 1.2, section 2.7).
+    /// The size is 0, over 32768, or not a power of two (virtio 1.2, section 2.7).
     #[error("queue size {size} is not a power of two from 1 to 32768")]
     Size {
         /// The size asked for, in descriptors.
         size: u16,
     },
-    /// A part of the queue is not aligned (16 bytes the descriptor table, 2 the avail ring, 4 the used ring),
-    /// in guest address space or, where a region is mapped at an odd place, in this process.
+    /// A part of the queue is not aligned: the descriptor table needs 16 bytes, the avail ring 2, the used
+    /// ring 4. This applies to the guest address and to the host address.
     #[error("the {part} at guest address {addr:#x} is not aligned to {align} bytes")]
     Misaligned {
         /// Which part.
@@ -71,9 +71,9 @@ pub enum QueueError {
         len: u64,
     },
 
-    // The device half, reading what the driver wrote.
-    /// avail.idx is further ahead than the queue has entries, or went backwards, which is the same in 16
-    /// bits.
+    // The device half: violations by the driver.
+    /// avail.idx is further ahead than the queue has entries, or it went backwards, which looks the same
+    /// in 16 bits.
     #[error("the driver moved avail.idx from {from} to {to} in a queue of {size}")]
     AvailIndex {
         /// Where it was.
@@ -83,7 +83,7 @@ pub enum QueueError {
         /// The queue size.
         size: u16,
     },
-    /// The avail ring names a head that the descriptor table does not have.
+    /// The avail ring contains a head outside the descriptor table.
     #[error("the driver made head {head} available in a queue of {size}")]
     HeadOutOfRange {
         /// The head.
@@ -91,7 +91,7 @@ pub enum QueueError {
         /// The queue size.
         size: u16,
     },
-    /// The avail ring names a head that the device has not handed back yet.
+    /// The avail ring contains a head that the device has not completed yet.
     #[error("the driver made head {head} available again while it is in flight")]
     HeadInFlight {
         /// The head.
@@ -105,13 +105,13 @@ pub enum QueueError {
         /// Entries of the table, the queue's or an indirect one.
         entries: u16,
     },
-    /// The chain has a loop, or just more descriptors than it may have; to a walker they are the same.
+    /// The chain has a loop or more descriptors than it may have; the walk cannot tell which.
     #[error("a descriptor chain has a loop or more than {limit} descriptors")]
     ChainTooLong {
         /// The most it may have: the queue size, or the entries of its indirect table.
         limit: u16,
     },
-    /// A descriptor of no bytes. Virtio 1.2 does not forbid it in words; QEMU refuses it, and so do we.
+    /// A descriptor has length 0. Virtio 1.2 does not forbid this explicitly, but QEMU refuses it too.
     #[error("the buffer at guest address {addr:#x} has length 0")]
     ZeroLength {
         /// Its guest address.
@@ -140,7 +140,7 @@ pub enum QueueError {
     /// A descriptor has both the INDIRECT and the NEXT flag.
     #[error("an indirect descriptor also has a next descriptor")]
     IndirectWithNext,
-    /// The length of an indirect table is 0, no multiple of 16, or more entries than a chain may have.
+    /// The length of an indirect table is 0, not a multiple of 16, or more entries than a chain may have.
     #[error("an indirect table has {len} bytes, which is not 1 to {size} descriptors of 16 bytes")]
     IndirectLength {
         /// Its length in bytes.
@@ -158,7 +158,7 @@ pub enum QueueError {
         len: u32,
     },
 
-    // Either half, called wrongly by its own side. The queue stays as it was.
+    // Wrong calls of either half. The queue is not changed.
     /// [`DeviceQueue::push`](super::DeviceQueue::push) was given a head that is not in flight.
     #[error("head {head} is not in flight: it was never popped or is already completed")]
     NotInFlight {
@@ -169,8 +169,8 @@ pub enum QueueError {
     #[error("a chain needs at least one buffer")]
     EmptyChain,
 
-    // The driver half, reading what the device wrote.
-    /// used.idx is further ahead than there are chains in flight, or went backwards.
+    // The driver half: violations by the device.
+    /// used.idx is further ahead than there are chains in flight, or it went backwards.
     #[error("the device moved used.idx from {from} to {to} with {in_flight} chains in flight")]
     UsedIndex {
         /// Where it was.
@@ -180,13 +180,13 @@ pub enum QueueError {
         /// Chains in flight.
         in_flight: u16,
     },
-    /// The used ring names a head that the driver does not have in flight.
+    /// The used ring contains a head that is not in flight.
     #[error("the device completed head {head}, which is not in flight")]
     UsedHead {
         /// The id field of the used element.
         head: u32,
     },
-    /// The used ring says that more was written than the chain has room for.
+    /// The used ring reports more written bytes than the chain has room for.
     #[error("the device says it wrote {written} bytes to head {head}, which has room for {writable}")]
     UsedLength {
         /// The head.
@@ -198,5 +198,5 @@ pub enum QueueError {
     },
 }
 
-// pop() returns one by value on its hot path.
+// `pop` returns it by value on the hot path.
 const _: () = assert!(size_of::<QueueError>() <= 24);

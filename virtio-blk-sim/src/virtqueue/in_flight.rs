@@ -1,9 +1,9 @@
-//! Which heads are in flight.
+//! The set of heads that are in flight.
 
-/// One bit per head, and how many are set.
+/// One bit per head, and the number of bits that are set.
 ///
-/// A head that the driver makes available twice would be completed twice, and the driver would free one
-/// chain's buffers while the device still writes them for the other; so the device must notice.
+/// A head that the driver makes available twice would be completed twice. The driver would then free the
+/// buffers while the device still writes to them for the second chain, so the device must detect this.
 #[derive(Debug)]
 pub(super) struct InFlight {
     words: Box<[u64]>,
@@ -11,7 +11,7 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    /// None of the heads `0..size` in flight.
+    /// An empty set for the heads `0..size`.
     pub(super) fn new(size: u16) -> Self {
         Self { words: vec![0; usize::from(size).div_ceil(64)].into_boxed_slice(), count: 0 }
     }
@@ -26,7 +26,7 @@ impl InFlight {
         self.words.get(usize::from(head / 64)).is_some_and(|word| word & bit(head) != 0)
     }
 
-    /// False when it is in flight already, or no head of this queue.
+    /// Returns false if the head is already in flight or out of range.
     #[inline]
     pub(super) fn insert(&mut self, head: u16) -> bool {
         let Some(word) = self.words.get_mut(usize::from(head / 64)) else {
@@ -38,7 +38,7 @@ impl InFlight {
         fresh
     }
 
-    /// False when it is not in flight.
+    /// Returns false if the head is not in flight.
     #[inline]
     pub(super) fn remove(&mut self, head: u16) -> bool {
         let Some(word) = self.words.get_mut(usize::from(head / 64)) else {

@@ -1,4 +1,4 @@
-//! The split virtqueue in memory (virtio 1.2, section 2.7), written down once for both halves.
+//! The memory layout of a split virtqueue (virtio 1.2, section 2.7), shared by both halves.
 //!
 //! ```text
 //! descriptor table   size x { addr u64, len u32, flags u16, next u16 }                 driver writes
@@ -6,8 +6,8 @@
 //! used ring          flags u16, idx u16, size x { id u32, len u32 }, avail_event u16   device writes
 //! ```
 //!
-//! Everything is little-endian. The indices run freely in 16 bits; the slot of an index is its low bits,
-//! which is why the size is a power of two.
+//! All fields are little-endian. The indices count modulo 2^16; the slot of an index is its low bits, which
+//! is why the size is a power of two.
 #![expect(
     unsafe_code,
     reason = "the rings are shared with the guest and reached through checked raw pointers"
@@ -21,21 +21,23 @@ use virtio_bindings::bindings::virtio_ring::{
     VRING_AVAIL_ALIGN_SIZE, VRING_DESC_ALIGN_SIZE, VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT,
     VRING_DESC_F_WRITE, VRING_USED_ALIGN_SIZE,
 };
+use vm_memory::{GuestAddress, GuestMemoryBackend};
 
+use super::error::{QueueError, RingPart};
 use super::translate::Translator;
-use super::{QueueError, RingPart};
-use crate::memory::{GuestAddress, GuestMemoryMmap};
 
 /// The largest queue that 16-bit indices allow (virtio 1.2, section 2.7).
 const MAX_SIZE: u16 = 32768;
 /// flags and idx, at the start of both rings.
 const RING_HEADER: usize = 4;
 
-/// Where a queue is and what was negotiated for it. Both halves take a snapshot of it; nothing that the guest
-/// does later changes it (CVE-2026-5747 is a device that let the size change under its cached pointers).
+/// The location of a queue and the features negotiated for it.
+///
+/// Both halves copy it when they are created, so the guest cannot change it later. (CVE-2026-5747 is a device
+/// where the size could change after pointers were cached.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueConfig {
-    /// Entries: a power of two from 1 to 32768.
+    /// Number of entries: a power of two from 1 to 32768.
     pub size: u16,
     /// The descriptor table, aligned to 16 bytes.
     pub desc_table: GuestAddress,
@@ -43,15 +45,15 @@ pub struct QueueConfig {
     pub avail_ring: GuestAddress,
     /// The used ring, aligned to 4 bytes.
     pub used_ring: GuestAddress,
-    /// VIRTIO_F_EVENT_IDX is negotiated: used_event and avail_event say when to notify, not the flags.
+    /// VIRTIO_F_EVENT_IDX is negotiated: used_event and avail_event are used instead of the flags.
     pub event_idx: bool,
     /// VIRTIO_F_INDIRECT_DESC is negotiated.
     pub indirect: bool,
 }
 
 impl QueueConfig {
-    /// A queue with its three parts one after another from `base` (which must be aligned to 16), both
-    /// features on.
+    /// Places the three parts one after another from `base`, which must be aligned to 16 bytes, and
+    /// enables both features.
     pub fn at(base: GuestAddress, size: u16) -> Self {
         let avail_ring = base.0.saturating_add(desc_bytes(size));
         let used_ring = avail_ring.saturating_add(avail_bytes(size).next_multiple_of(USED_ALIGN));
@@ -65,12 +67,12 @@ impl QueueConfig {
         }
     }
 
-    /// The bytes of the descriptor table, the avail ring and the used ring of a queue of that size.
+    /// Returns the sizes in bytes of descriptor table, avail ring and used ring for `size` entries.
     pub fn part_bytes(size: u16) -> (u64, u64, u64) {
         (desc_bytes(size), avail_bytes(size), used_bytes(size))
     }
 
-    /// The bytes that a queue of [`QueueConfig::at`] takes.
+    /// Returns the number of bytes that a queue of [`QueueConfig::at`] occupies.
     pub fn bytes(size: u16) -> u64 {
         desc_bytes(size) + avail_bytes(size).next_multiple_of(USED_ALIGN) + used_bytes(size)
     }
@@ -84,7 +86,7 @@ fn desc_bytes(size: u16) -> u64 {
     Descriptor::BYTES as u64 * u64::from(size)
 }
 
-/// With used_event, which is there whether it is negotiated or not (the table in virtio 1.2, section 2.7).
+/// Includes used_event, which is present even if it is not negotiated (virtio 1.2, section 2.7).
 fn avail_bytes(size: u16) -> u64 {
     RING_HEADER as u64 + 2 * u64::from(size) + 2
 }
@@ -98,31 +100,31 @@ fn used_bytes(size: u16) -> u64 {
 pub struct Descriptor {
     /// Guest address of the buffer, or of the indirect table.
     pub addr: u64,
-    /// Its bytes.
+    /// Its length in bytes.
     pub len: u32,
     /// [`Descriptor::NEXT`], [`Descriptor::WRITE`], [`Descriptor::INDIRECT`].
     pub flags: u16,
-    /// The descriptor that follows, if [`Descriptor::NEXT`] is set.
+    /// Index of the next descriptor, if [`Descriptor::NEXT`] is set.
     pub next: u16,
 }
 
 impl Descriptor {
-    /// Its size in memory.
+    /// Its size in memory, in bytes.
     pub const BYTES: usize = 16;
-    /// The chain goes on at `next`.
+    /// The chain continues at `next`.
     pub const NEXT: u16 = VRING_DESC_F_NEXT as u16;
     /// The device may write the buffer (and should not read it).
     pub const WRITE: u16 = VRING_DESC_F_WRITE as u16;
     /// The buffer is a table of descriptors.
     pub const INDIRECT: u16 = VRING_DESC_F_INDIRECT as u16;
 
-    /// Whether all bits of `flag` are set.
+    /// Returns true if all bits of `flag` are set.
     #[inline]
     pub fn has(&self, flag: u16) -> bool {
         self.flags & flag == flag
     }
 
-    /// Its form in memory.
+    /// Returns the descriptor as it is stored in memory.
     #[inline]
     pub fn to_bytes(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
@@ -132,7 +134,7 @@ impl Descriptor {
         bytes
     }
 
-    /// The same as two words of memory.
+    /// Returns the same as two words in memory byte order.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn to_words(self) -> [u64; 2] {
         [self.addr.to_le(), self.second_word().to_le()]
@@ -145,7 +147,7 @@ impl Descriptor {
         Self::from_words(both as u64, (both >> 64) as u64)
     }
 
-    /// From its two words in host byte order.
+    /// Builds it from its two words in host byte order.
     #[inline]
     fn from_words(addr: u64, rest: u64) -> Self {
         Self { addr, len: rest as u32, flags: (rest >> 32) as u16, next: (rest >> 48) as u16 }
@@ -157,30 +159,30 @@ impl Descriptor {
     }
 }
 
-/// The three parts of a queue, checked once and then reached by pointer.
+/// The three parts of a queue. They are checked once and then accessed by pointer.
 ///
-/// Every accessor takes an index and either masks it to the size or compares it with the size, which never
-/// changes; so no index, the guest's or ours, reaches outside. All accesses are atomic, since the other side
-/// is running.
-pub(super) struct Rings {
-    /// Invariant (with `avail` and `used`): mapped readable and writable while `mem` lives, aligned as the
-    /// layout says, and as long as it says for a queue of `mask + 1` entries.
+/// Every accessor masks its index to the size or compares it with the size, which never changes. So no
+/// index, from the guest or from us, reaches outside. All accesses are atomic because the other side is
+/// running.
+pub(super) struct Rings<M> {
+    /// Invariant (also of `avail` and `used`): mapped readable and writable while `_mem` is held (see
+    /// `Translator::remember`), with the alignment and the length that the layout requires for a queue of
+    /// `mask + 1` entries.
     desc: *mut u8,
     avail: *mut u8,
     used: *mut u8,
-    /// The size less one.
+    /// The size minus one.
     mask: u16,
-    _mem: Arc<GuestMemoryMmap>,
+    _mem: Arc<M>,
 }
 
-// SAFETY: the pointers go to memory that `_mem` keeps mapped wherever this value is, and every access through
-// them is atomic; nothing here belongs to a thread.
-unsafe impl Send for Rings {}
+// SAFETY: the pointers refer to memory that `_mem` keeps mapped on whichever thread this value is, and all
+// accesses through them are atomic. An `Arc<M>` may be sent if `M` is Send and Sync.
+unsafe impl<M: Send + Sync> Send for Rings<M> {}
 
-impl Rings {
-    /// Checks a queue that a driver set up: its size, and for each part that it is aligned and lies in one
-    /// region.
-    pub(super) fn new(mem: &Arc<GuestMemoryMmap>, config: &QueueConfig) -> Result<Self, QueueError> {
+impl<M: GuestMemoryBackend + 'static> Rings<M> {
+    /// Checks a queue that a driver set up: its size, and that each part is aligned and lies in one region.
+    pub(super) fn new(mem: &Arc<M>, config: &QueueConfig) -> Result<Self, QueueError> {
         let size = config.size;
         if !size.is_power_of_two() || size > MAX_SIZE {
             return Err(QueueError::Size { size });
@@ -190,8 +192,8 @@ impl Rings {
             let addr = addr.0;
             let host =
                 translator.contiguous(addr, len).ok_or(QueueError::RingUnmapped { part, addr, len })?;
-            // The guest address is what the driver must align; the host address is what atomics need aligned.
-            // They differ where a region begins at an odd guest address.
+            // The driver must align the guest address; atomics need an aligned host address. The two differ
+            // if a region starts at an odd guest address.
             if !addr.is_multiple_of(align) || !(host.addr() as u64).is_multiple_of(align) {
                 return Err(QueueError::Misaligned { part, addr, align });
             }
@@ -205,13 +207,15 @@ impl Rings {
             _mem: Arc::clone(mem),
         })
     }
+}
 
+impl<M> Rings<M> {
     #[inline]
     pub(super) fn size(&self) -> u16 {
         self.mask + 1
     }
 
-    /// Copies descriptor `index`, once; `None` when the table has no such entry.
+    /// Copies descriptor `index` once. Returns `None` if the table has no such entry.
     #[inline]
     pub(super) fn descriptor(&self, index: u16) -> Option<Descriptor> {
         let (addr, rest) = self.descriptor_words(index)?;
@@ -254,7 +258,7 @@ impl Rings {
         self.avail_u16(RING_HEADER + 2 * usize::from(at & self.mask))
     }
 
-    /// What the driver asks for: used_event, behind avail.ring, or avail.flags.
+    /// The request of the driver: used_event, after avail.ring, or avail.flags.
     #[inline]
     pub(super) fn interrupt_request(&self, event_idx: bool) -> Le16<'_> {
         self.avail_u16(if event_idx { RING_HEADER + 2 * usize::from(self.size()) } else { 0 })
@@ -266,7 +270,7 @@ impl Rings {
         self.used_u16(2)
     }
 
-    /// What the device asks for: avail_event, behind used.ring, or used.flags.
+    /// The request of the device: avail_event, after used.ring, or used.flags.
     #[inline]
     pub(super) fn kick_request(&self, event_idx: bool) -> Le16<'_> {
         self.used_u16(if event_idx { RING_HEADER + 8 * usize::from(self.size()) } else { 0 })
@@ -298,8 +302,8 @@ impl Rings {
         (id, len)
     }
 
-    /// `offset` is even and inside [`avail_bytes`]: a header field, a masked entry, or the field behind the
-    /// last.
+    /// `offset` must be even and inside [`avail_bytes`]: a header field, a masked entry, or the field after
+    /// the last entry.
     #[inline]
     fn avail_u16(&self, offset: usize) -> Le16<'_> {
         debug_assert!(offset as u64 + 2 <= avail_bytes(self.size()));
@@ -307,7 +311,7 @@ impl Rings {
         Le16(unsafe { AtomicU16::from_ptr(self.avail.wrapping_add(offset).cast()) })
     }
 
-    /// `offset` is even and inside [`used_bytes`]: a header field, or the field behind the last entry.
+    /// `offset` must be even and inside [`used_bytes`]: a header field or the field after the last entry.
     #[inline]
     fn used_u16(&self, offset: usize) -> Le16<'_> {
         debug_assert!(offset as u64 + 2 <= used_bytes(self.size()));
@@ -316,7 +320,7 @@ impl Rings {
     }
 }
 
-impl fmt::Debug for Rings {
+impl<M> fmt::Debug for Rings<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Rings")
             .field("size", &self.size())

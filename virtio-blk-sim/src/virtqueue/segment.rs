@@ -1,20 +1,20 @@
-//! Guest buffers as host memory: [`Segment`], one piece, and [`Segments`], a list read and written by byte
+//! Guest buffers as host memory: one [`Segment`], and [`Segments`], a list that is read and written by byte
 //! offset.
-#![expect(unsafe_code, reason = "guest memory is read and written through raw pointers; the guest shares it")]
+#![expect(unsafe_code, reason = "guest memory is shared with the guest and accessed through raw pointers")]
 
 use std::fmt;
 use std::ops::Deref;
 
 use vm_memory::volatile_memory::VolatileSlice;
 
-/// At most this many bytes are copied with volatile accesses of our own; see `read_guest`.
+/// Up to this many bytes are copied with our own volatile accesses; see `read_guest`.
 const SMALL_COPY: usize = 64;
 
-/// One host-addressed piece of a guest buffer, checked against guest memory when it was made.
+/// A contiguous part of a guest buffer in host memory. It was checked against guest memory when created.
 ///
-/// It has the layout of `struct iovec`, so a slice of them goes to preadv(2), pwritev(2) or io_uring as it is
-/// ([`Segments::as_iovecs`], [`Segment::as_iovecs`]). It is a bare pointer and length without a lifetime:
-/// whoever hands it to the kernel keeps the [`Chain`](super::Chain) it came from until the kernel is done.
+/// It has the layout of `struct iovec`, so a slice of segments can be passed to preadv(2), pwritev(2) or
+/// io_uring directly ([`Segments::as_iovecs`], [`Segment::as_iovecs`]). It is a pointer and a length without
+/// a lifetime: keep the [`Chain`](super::Chain) it came from until the kernel has finished with it.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct Segment(libc::iovec);
@@ -33,16 +33,16 @@ impl Segment {
         Self(libc::iovec { iov_base: ptr.cast(), iov_len: len })
     }
 
-    /// Where it starts, in this process.
+    /// Returns the host address of the first byte.
     ///
-    /// The guest may change the bytes at any time: make no reference to them, use volatile accesses or let
-    /// the kernel do it.
+    /// The guest may change the bytes at any time. Do not create a reference to them; use volatile accesses
+    /// or let the kernel access them.
     #[inline]
     pub fn ptr(&self) -> *mut u8 {
         self.0.iov_base.cast()
     }
 
-    /// How many bytes it has.
+    /// Returns the number of bytes.
     #[inline]
     #[expect(
         clippy::len_without_is_empty,
@@ -52,7 +52,7 @@ impl Segment {
         self.0.iov_len
     }
 
-    /// Shows a list of segments as the iovec array that preadv(2) and io_uring take.
+    /// Views a list of segments as the iovec array that preadv(2) and io_uring take.
     #[inline]
     pub fn as_iovecs(segments: &[Segment]) -> &[libc::iovec] {
         // SAFETY: Segment is repr(transparent) over iovec, so pointer, length, layout and lifetime carry
@@ -60,7 +60,7 @@ impl Segment {
         unsafe { std::slice::from_raw_parts(segments.as_ptr().cast(), segments.len()) }
     }
 
-    /// `len` bytes of it from `offset`; the caller has made sure that they are inside.
+    /// Returns the `len` bytes from `offset`. The caller has checked that they are inside.
     #[inline]
     fn part(&self, offset: usize, len: usize) -> Self {
         debug_assert!(
@@ -77,11 +77,11 @@ impl fmt::Debug for Segment {
     }
 }
 
-/// A list of [`Segment`]s read and written by byte offset over the whole list, whatever the framing.
+/// A list of [`Segment`]s that is read and written by byte offset over the whole list, for any framing.
 ///
-/// It is only ever seen as part of a [`Chain`](super::Chain), which keeps the guest memory mapped: that is
-/// what makes the copies safe. (The device queue keeps one of its own, for indirect tables.) It dereferences
-/// to `[Segment]`; `len()` there counts segments, [`Segments::len_bytes`] counts bytes.
+/// A non-empty list is only available as a borrow from a [`Chain`](super::Chain), which keeps the guest
+/// memory mapped; this makes the copies safe. (The queues also have one each, for indirect tables.) It
+/// dereferences to `[Segment]`: `len()` counts segments, [`Segments::len_bytes`] counts bytes.
 #[derive(Default)]
 pub struct Segments {
     list: Vec<Segment>,
@@ -99,7 +99,7 @@ impl Segments {
         self.bytes = 0;
     }
 
-    /// `segment` comes from a `Translator` whose memory the owner of this list holds.
+    /// `segment` must come from a `Translator` whose memory is held by the owner of this list.
     #[inline]
     pub(super) fn push(&mut self, segment: Segment) {
         self.list.push(segment);
@@ -108,16 +108,16 @@ impl Segments {
         self.bytes += segment.len() as u64;
     }
 
-    /// The bytes of all segments together.
+    /// Returns the number of bytes of all segments together.
     #[inline]
     pub fn len_bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Copies guest bytes from `offset` on into `dst`, guest to host.
+    /// Copies guest bytes, starting at byte `offset`, into `dst`.
     ///
-    /// Returns how many: `dst.len()`, or fewer when the list ends first (0 when `offset` is at or past the
-    /// end). Each guest byte is fetched once, so what is in `dst` cannot change under the caller any more.
+    /// Returns the number of bytes copied: `dst.len()`, or fewer if the list ends first (0 if `offset` is
+    /// at or past the end). Each guest byte is read once, so the copy cannot change afterwards.
     #[inline]
     pub fn copy_to(&self, offset: u64, dst: &mut [u8]) -> usize {
         if let Some(piece) = self.in_first(offset, dst.len()) {
@@ -135,10 +135,22 @@ impl Segments {
         done
     }
 
-    /// Copies `src` into guest memory from `offset` on, host to guest.
+    /// Copies the `N` guest bytes at byte `offset`. Returns `None` if the list ends first.
+    // Always inlined: with the length known, the usual case is a few loads.
+    #[inline(always)]
+    pub(super) fn array<const N: usize>(&self, offset: u64) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        if let Some(piece) = self.in_first(offset, N) {
+            read_guest(piece, &mut bytes);
+            return Some(bytes);
+        }
+        (self.copy_to(offset, &mut bytes) == N).then_some(bytes)
+    }
+
+    /// Copies `src` into guest memory, starting at byte `offset`.
     ///
-    /// Returns how many bytes: `src.len()`, or fewer when the list ends first (0 when `offset` is at or past
-    /// the end).
+    /// Returns the number of bytes copied: `src.len()`, or fewer if the list ends first (0 if `offset` is
+    /// at or past the end).
     #[inline]
     pub fn copy_from(&self, offset: u64, src: &[u8]) -> usize {
         if let Some(piece) = self.in_first(offset, src.len()) {
@@ -156,28 +168,27 @@ impl Segments {
         done
     }
 
-    /// Appends to `out` the segments that cover `len` bytes from `offset`, cut at both ends; fewer when the
-    /// list ends first. No byte is copied. The caller keeps the chain for as long as it uses `out`.
+    /// Appends to `out` the segments that cover `len` bytes from `offset`, cut at both ends; fewer bytes if
+    /// the list ends first. Copies no data. The caller must keep the chain as long as it uses `out`.
     pub fn slice_into(&self, offset: u64, len: u64, out: &mut Vec<Segment>) {
         out.extend(self.pieces(offset, len));
     }
 
-    /// The whole list as the iovec array that preadv(2) and io_uring take.
+    /// Views the whole list as the iovec array that preadv(2) and io_uring take.
     #[inline]
     pub fn as_iovecs(&self) -> &[libc::iovec] {
         Segment::as_iovecs(&self.list)
     }
 
-    /// The `len` bytes from `offset` when the first segment has them all, as it has most headers and
-    /// payloads.
-    #[inline]
+    /// Returns the `len` bytes from `offset` if all of them are in the first segment, the common case.
+    #[inline(always)]
     fn in_first(&self, offset: u64, len: usize) -> Option<Segment> {
         let first = self.list.first()?;
         let offset = usize::try_from(offset).ok()?;
         (len <= first.len().checked_sub(offset)?).then(|| first.part(offset, len))
     }
 
-    /// The pieces that cover `len` bytes from `offset`, none of them empty.
+    /// Returns the non-empty pieces that cover `len` bytes from `offset`.
     fn pieces(&self, offset: u64, len: u64) -> impl Iterator<Item = Segment> {
         let mut skip = offset;
         let mut left = len;
@@ -216,10 +227,10 @@ impl fmt::Debug for Segments {
 
 /// Copies the first `dst.len()` bytes of a piece of guest memory.
 ///
-/// Small copies are what a device parses (headers, discard segments). They are volatile, word by word, so
-/// that the compiler can neither fetch a guest byte again after it was checked nor assume that it did not
-/// change. Larger ones are payload, which nobody decides on: those go through vm-memory's bulk copy.
-#[inline]
+/// A device parses small copies (headers, discard segments). They are volatile, word by word, so that the
+/// compiler neither reads a guest byte again after it was checked nor assumes that it did not change.
+/// Larger copies are payload, which is not parsed; they use vm-memory's bulk copy.
+#[inline(always)]
 fn read_guest(piece: Segment, dst: &mut [u8]) {
     debug_assert!(dst.len() <= piece.len(), "a copy must fit its segment");
     if dst.len() > SMALL_COPY {
@@ -273,6 +284,3 @@ fn write_guest(piece: Segment, src: &[u8]) {
         to = to.wrapping_add(1);
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,9 +1,10 @@
-//! When to notify the other side: used.flags and avail.flags, or avail_event and used_event.
+//! Notification suppression: used.flags and avail.flags, or avail_event and used_event (virtio 1.2,
+//! sections 2.7.7 and 2.7.10).
 //!
-//! It is the same both ways. The side that wants to be told stores a request in its own ring: a flag, or with
-//! EVENT_IDX the index whose passing it wants to hear of. The side that has moved its index loads the request
-//! and decides. Each has a full fence between its store and its load; the two fences of a direction are named
-//! where they stand.
+//! It works the same in both directions. The side that wants notifications stores a request in its own
+//! ring: a flag or, with EVENT_IDX, the index after which it wants one. The side that advances its index
+//! loads the request and decides. Each side has a full fence between its store and its load; the comments
+//! at these fences name the matching one.
 
 use std::sync::atomic::Ordering;
 
@@ -15,12 +16,12 @@ use super::layout::Le16;
 const NO: u16 = 1;
 const _: () = assert!(NO as u32 == VRING_USED_F_NO_NOTIFY && NO as u32 == VRING_AVAIL_F_NO_INTERRUPT);
 
-/// The request of one side, with what was stored last, so that the other's cache line is touched only to
-/// change it.
+/// The request of one side. It remembers the value stored last, so that the shared cache line is written
+/// only when the value changes.
 #[derive(Debug)]
 pub(super) struct Request {
     event_idx: bool,
-    /// `None` until the first store: what a former owner of the ring left there is not known.
+    /// `None` until the first store, because the value left by a previous owner of the ring is unknown.
     stored: Option<u16>,
 }
 
@@ -29,23 +30,23 @@ impl Request {
         Self { event_idx, stored: None }
     }
 
-    /// Asks to be told when the other side's index passes `next`. The caller's fence and its look at the
-    /// index follow.
+    /// Asks for a notification when the other side's index passes `next`. The caller then needs a fence
+    /// and must check the index.
     #[inline]
     pub(super) fn enable(&mut self, next: u16, field: Le16<'_>) {
         self.store(if self.event_idx { next } else { 0 }, field);
     }
 
-    /// Asks not to be told. A hint: the other side may have decided already.
+    /// Asks for no notifications. A hint: the other side may already have decided to send one.
     #[inline]
     pub(super) fn disable(&mut self, index: Le16<'_>, field: Le16<'_>) {
         if !self.event_idx {
             self.store(NO, field);
             return;
         }
-        // An event asks for one notification, when the index passes it. Where that has happened no more will
-        // come, and a store would only take the cache line from the other side. Else the event is moved to
-        // just behind the index, which then has nearly 2^16 to go before it passes.
+        // An event asks for one notification, when the index passes it. If the index has already passed it,
+        // no more will come, and a store would only cost a cache miss on the other side. Otherwise move the
+        // event to just behind the index, which must then advance by nearly 2^16 to pass it.
         let index = index.load(Ordering::Relaxed);
         if self.stored.is_none_or(|event| event == index) {
             self.store(index.wrapping_sub(1), field);
@@ -61,16 +62,16 @@ impl Request {
     }
 }
 
-/// Whether the other side wants to be told that an index moved from `old` to `new`, given its request field.
-/// The caller's store of the index and its fence go before.
+/// Returns true if the other side wants a notification after an index moved from `old` to `new`. `field` is
+/// its request. The caller must first store the index and execute a fence.
 #[inline]
 pub(super) fn wanted(event_idx: bool, field: Le16<'_>, old: u16, new: u16) -> bool {
     let field = field.load(Ordering::Relaxed);
     if event_idx { passed(field, old, new) } else { field & NO == 0 }
 }
 
-/// Whether moving an index from `old` to `new` passed `event` (virtio 1.2, section 2.7.7.2): whether `event`
-/// is one of `old .. new`, modulo 2^16.
+/// Returns true if moving an index from `old` to `new` passed `event`, that is, if `event` is in `old..new`
+/// modulo 2^16 (virtio 1.2, section 2.7.7.2).
 #[inline]
 fn passed(event: u16, old: u16, new: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)

@@ -7,8 +7,8 @@ use virtio_queue::desc::split::Descriptor as Theirs;
 use virtio_queue::mock::MockSplitQueue;
 use virtio_queue::{Queue, QueueT};
 
-use super::*;
-use crate::virtqueue::Descriptor;
+use super::support::*;
+use crate::virtqueue::layout::Descriptor;
 
 const SIZE: u16 = 16;
 const TABLES: u64 = 0x4000;
@@ -18,7 +18,7 @@ const BUFFERS: u64 = 0x8000;
 type Pieces = Vec<(u64, u64, bool)>;
 
 /// What we see of it.
-fn our_pieces(mem: &GuestMemoryMmap, chain: &Chain) -> Pieces {
+fn our_pieces(mem: &Arc<GuestMemoryMmap>, chain: &Chain) -> Pieces {
     let readable = as_guest(mem, chain.readable()).into_iter().map(|(addr, len)| (addr, len, false));
     let writable = as_guest(mem, chain.writable()).into_iter().map(|(addr, len)| (addr, len, true));
     readable.chain(writable).collect()
@@ -57,7 +57,7 @@ fn theirs(config: &QueueConfig, start: u16) -> Queue {
     queue
 }
 
-fn copy_memory(from: &GuestMemoryMmap, to: &GuestMemoryMmap) {
+fn copy_memory(from: &Arc<GuestMemoryMmap>, to: &GuestMemoryMmap) {
     for (start, bytes) in snapshot(from) {
         to.write_slice(&bytes, GuestAddress(start)).unwrap();
     }

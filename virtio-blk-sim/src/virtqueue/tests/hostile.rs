@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::*;
-use crate::virtqueue::Descriptor;
+use super::support::*;
+use crate::virtqueue::layout::Descriptor;
 
 /// Random indirect tables lie here; random descriptors refer to it often.
 const TABLES: u64 = 0x6000;

@@ -6,9 +6,10 @@
 
 use std::collections::BTreeSet;
 
-use super::*;
+use super::setup;
+use super::support::*;
 use crate::memory::fenced::device_view;
-use crate::virtqueue::Descriptor;
+use crate::virtqueue::layout::Descriptor;
 
 mod cases;
 
@@ -68,24 +69,35 @@ fn what_takes_more_than_a_chain_gets_its_reaction() {
 
 #[test]
 fn each_malformed_ring_gets_its_reaction() {
+    react_to_each(Guest::device_memory);
+}
+
+#[test]
+fn each_malformed_ring_gets_its_reaction_in_the_memory_of_vm_memory() {
+    react_to_each(|guest| vm_memory_view(&guest.ram, &CANARIES));
+}
+
+/// Runs all rows of the table with a device that uses the memory returned by `device_memory`.
+fn react_to_each<M: GuestMemoryBackend + 'static>(device_memory: impl Fn(&Guest) -> Arc<M>) {
     for event_idx in [true, false] {
         for case in CASES {
             let mut guest = Guest::new(QueueConfig { event_idx, ..config() });
             (case.set_up)(&mut guest);
-            let mut device = DeviceQueue::new(guest.device_memory(), guest.config).unwrap();
+            let mem = device_memory(&guest);
+            let mut device = DeviceQueue::new(Arc::clone(&mem), guest.config).unwrap();
             match case.expect {
                 Breaks { after, with } => breaks(case.name, &guest, &mut device, after, with),
                 Serves(readable, writable) => serves(case.name, &guest, &mut device, readable, writable),
             }
-            works_again(case.name, &guest);
+            works_again(case.name, &guest, mem);
         }
     }
 }
 
-/// After a reset the ring is laid out anew, and serves a good chain.
-fn works_again(name: &str, guest: &Guest) {
+/// Checks that after a reset, with new rings, the queue serves a valid chain.
+fn works_again<M: GuestMemoryBackend + 'static>(name: &str, guest: &Guest, mem: Arc<M>) {
     let mut driver = DriverQueue::new(guest.ram.map().unwrap(), guest.config).unwrap();
-    let mut device = DeviceQueue::new(guest.device_memory(), guest.config).unwrap();
+    let mut device = DeviceQueue::new(mem, guest.config).unwrap();
     let head = driver.add(&[(GuestAddress(0x8000), 16)], &[(GuestAddress(0x9000), 8)]).unwrap().unwrap();
     let _ = driver.publish();
     let chain = pop_one(&mut device);
@@ -96,8 +108,15 @@ fn works_again(name: &str, guest: &Guest) {
     assert_eq!(guest.ram.memory().read_obj::<[u8; 8]>(GuestAddress(0x9000)).unwrap(), [0x5a; 8], "{name}");
 }
 
-/// The queue breaks for this reason after `after` good chains, stays broken, and the device wrote nothing.
-fn breaks(name: &str, guest: &Guest, device: &mut DeviceQueue, after: usize, with: QueueError) {
+/// Checks that the queue breaks with this error after `after` valid chains, stays broken, and that the
+/// device has written nothing.
+fn breaks<M: GuestMemoryBackend + 'static>(
+    name: &str,
+    guest: &Guest,
+    device: &mut DeviceQueue<M>,
+    after: usize,
+    with: QueueError,
+) {
     let mem = guest.ram.memory();
     let before = snapshot(mem);
     let mut held = Vec::new();
@@ -128,8 +147,15 @@ fn breaks(name: &str, guest: &Guest, device: &mut DeviceQueue, after: usize, wit
     assert_eq!(changed(&before, &snapshot(mem)), NOTHING, "{name}: a broken queue wrote to guest memory");
 }
 
-/// The queue serves one chain with these pieces; the device writes those and its used ring, and no byte more.
-fn serves(name: &str, guest: &Guest, device: &mut DeviceQueue, readable: Pieces, writable: Pieces) {
+/// Checks that the queue serves one chain with these pieces, and that the device writes only the
+/// writable pieces and its used ring.
+fn serves<M: GuestMemoryBackend + 'static>(
+    name: &str,
+    guest: &Guest,
+    device: &mut DeviceQueue<M>,
+    readable: Pieces,
+    writable: Pieces,
+) {
     let mem = guest.ram.memory();
     let before = snapshot(mem);
     let mut chain = device.new_chain();
@@ -312,6 +338,7 @@ fn a_read_only_mapping_counts_as_a_hole() {
     use vm_memory::MmapRegion;
 
     use crate::memory::GuestRegion;
+
     let rom =
         MmapRegion::build(None, 4096, libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS).unwrap();
     let ram = MmapRegion::new(0x1_0000).unwrap();

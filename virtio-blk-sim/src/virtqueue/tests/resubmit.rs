@@ -1,7 +1,7 @@
 //! Chains that a former device left in flight, given back by head.
 
 use super::malformed::{CASES, Expect, Guest, config};
-use super::*;
+use super::support::*;
 
 /// The heads that the guest has made available, as a former device popped them.
 fn available(guest: &Guest) -> Vec<u16> {

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use proptest::prelude::*;
 
-use super::*;
+use super::support::*;
 
 /// Each chain gets a slot of guest memory of its own for its buffers and its table.
 const SLOTS: u64 = 0x8000;
@@ -66,13 +66,13 @@ struct Expected {
 }
 
 /// Both sides, and what each of them believes.
-struct World {
-    ram: GuestRam,
-    driver: DriverQueue,
-    device: DeviceQueue,
+struct World<M> {
+    mem: Arc<M>,
+    driver: DriverQueue<M>,
+    device: DeviceQueue<M>,
     free_slots: Vec<u64>,
     expected: HashMap<u16, Expected>,
-    held: Vec<Chain>,
+    held: Vec<Chain<M>>,
     /// In the order of publication, as the device must pop them.
     published: VecDeque<u16>,
     completed: usize,
@@ -84,14 +84,21 @@ struct World {
     interrupts: usize,
 }
 
-impl World {
+impl World<GuestMemoryMmap> {
+    /// The guest and the device each have their own mapping.
     fn new(event_idx: bool, start: u16) -> Self {
         let ram = three_regions();
+        Self::over(ram.map().unwrap(), ram.memory().clone(), event_idx, start)
+    }
+}
+
+impl<M: GuestMemoryBackend + 'static> World<M> {
+    fn over(guest: Arc<M>, mem: Arc<M>, event_idx: bool, start: u16) -> Self {
         let config = QueueConfig { event_idx, ..QueueConfig::at(GuestAddress(RINGS), SIZE) };
-        let driver = DriverQueue::starting_at(ram.map().unwrap(), config, start).unwrap();
-        let device = DeviceQueue::resume(ram.memory().clone(), config, start, start).unwrap();
+        let driver = DriverQueue::starting_at(guest, config, start).unwrap();
+        let device = DeviceQueue::resume(Arc::clone(&mem), config, start, start).unwrap();
         Self {
-            ram,
+            mem,
             driver,
             device,
             free_slots: (0..24).map(|slot| SLOTS + slot * SLOT_BYTES).collect(),
@@ -125,7 +132,7 @@ impl World {
         let mut request = Vec::new();
         for &(addr, len) in &readable {
             let bytes: Vec<u8> = (0..len).map(|byte| (byte as u8).wrapping_mul(31) ^ self.serial).collect();
-            self.ram.memory().write_slice(&bytes, addr).unwrap();
+            self.mem.write_slice(&bytes, addr).unwrap();
             request.extend(bytes);
         }
         let total = readable.len() + writable.len();
@@ -234,7 +241,7 @@ impl World {
             let mut response = Vec::new();
             for &(addr, len) in &expected.writable {
                 let mut bytes = vec![0; len as usize];
-                self.ram.memory().read_slice(&mut bytes, addr).unwrap();
+                self.mem.read_slice(&mut bytes, addr).unwrap();
                 response.extend(bytes);
             }
             assert_eq!(response, expected.response);
@@ -302,6 +309,25 @@ proptest! {
         ops in prop::collection::vec(op(), 1..120),
     ) {
         let mut world = World::new(event_idx, start);
+        world.device.disable_kicks();
+        world.driver.disable_interrupts();
+        for op in &ops {
+            world.run(op);
+        }
+        world.drain();
+    }
+
+    #[test]
+    fn chains_go_round_trip_in_the_memory_of_vm_memory(
+        event_idx: bool,
+        start in prop_oneof![Just(0_u16), 65500..=65535_u16],
+        ops in prop::collection::vec(op(), 1..60),
+    ) {
+        // Anonymous memory, one mapping for both sides.
+        let regions = [(LOW, LOW_END), (LOW_END, MIDDLE_END), (HIGH, HIGH_END)];
+        let ranges = regions.map(|(start, end)| (GuestAddress(start), (end - start) as usize));
+        let mem = Arc::new(VmMemory::from_ranges(&ranges).unwrap());
+        let mut world = World::over(Arc::clone(&mem), mem, event_idx, start);
         world.device.disable_kicks();
         world.driver.disable_interrupts();
         for op in &ops {

@@ -1,7 +1,7 @@
 //! Queues that must not be enabled (cases 31 to 33), and queues that go on where another left them.
 
-use super::*;
-use crate::virtqueue::RingPart;
+use super::support::*;
+use crate::virtqueue::error::RingPart;
 
 fn refused(config: QueueConfig) -> QueueError {
     let ram = three_regions();

@@ -7,7 +7,7 @@ use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::*;
+use super::support::*;
 
 /// Far longer than any scheduling delay: whoever waits this long was not told.
 const NEVER_TOLD: Duration = Duration::from_secs(60);

@@ -1,11 +1,9 @@
-//! Byte-addressed access over any framing, and what a chain keeps alive.
+//! Access to a chain by byte offset, for any framing, and the lifetime of its memory.
 
 use proptest::prelude::*;
-use vm_memory::{Bytes, GuestMemoryBackend};
 
-use super::*;
-use crate::memory::{GuestAddress, GuestRam};
-use crate::virtqueue::{Chain, DeviceQueue, DriverQueue, QueueError};
+use super::support::*;
+use crate::virtqueue::segment::Segment;
 
 const RAM: usize = 64 << 10;
 
@@ -13,7 +11,7 @@ fn ram() -> GuestRam {
     GuestRam::new(RAM).unwrap()
 }
 
-/// A chain of one writable list, the same guest bytes also written down plainly in `model`.
+/// Makes a chain of writable buffers of these lengths. Also returns the guest address of each byte.
 fn scattered(ram: &GuestRam, lens: &[u32]) -> (Chain, Vec<u64>) {
     let mut buffers = Vec::new();
     let mut addresses = Vec::new();
@@ -88,7 +86,7 @@ fn a_range_at_or_past_the_end_is_empty() {
         assert!(out.is_empty());
     }
     assert_eq!(chain.writable().copy_to(28, &mut bytes), 2);
-    assert_eq!(chain.readable().copy_to(0, &mut bytes), 0, "an empty list has nothing");
+    assert_eq!(chain.readable().copy_to(0, &mut bytes), 0, "an empty list has no bytes");
 }
 
 #[test]

@@ -1,87 +1,91 @@
-//! Guest RAM: a memfd, mapped for the device and mapped again for whoever else looks at it.
-#![expect(unsafe_code, reason = "memfd_create, ftruncate and the seals are libc calls")]
+//! The RAM of a simulated guest: a memfd that is mapped once for the device and again for other users.
+#![expect(unsafe_code, reason = "sysconf is a libc call")]
 
-use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-pub use vm_memory::GuestAddress;
-use vm_memory::{FileOffset, MmapRegion};
+use vm_memory::{FileOffset, GuestAddress, MmapRegion};
 
-#[cfg(test)]
-pub(crate) mod fenced;
-mod region;
-
-pub use region::GuestRegion;
-
-/// Guest memory as this crate sees it: regions mapped into the process, no dirty bitmap.
-pub type GuestMemoryMmap = vm_memory::GuestRegionCollection<GuestRegion>;
+use super::region::{GuestMemoryMmap, GuestRegion};
+use super::sealed::sealed_memfd;
 
 /// The RAM of a simulated guest.
 ///
-/// It lives in a memfd so that it can be shared as a VMM shares it: a second mapping in this process plays
-/// the guest's view ([`GuestRam::map`]), and the file descriptor goes to another process by vhost-user. The
-/// memfd is sealed against resizing, so nobody who is given it can shrink it and turn the device's next
-/// access into a SIGBUS.
+/// The memory is a memfd, so it can be shared in the way a VMM shares guest RAM: [`GuestRam::map`] adds a
+/// second mapping in this process, which plays the guest's view, and the file descriptor can be sent to
+/// another process over vhost-user. The memfd is sealed against resizing. A receiver of the descriptor
+/// therefore cannot shrink the file, which would make the device's next access raise SIGBUS.
 ///
-/// The mappings are reference-counted apart from this object: dropping it unmaps nothing that is in use.
+/// The mappings are reference-counted separately: dropping this object does not unmap memory that is
+/// still in use. All methods may be called from any thread.
 #[derive(Debug)]
 pub struct GuestRam {
     file: Arc<File>,
     /// Guest address, bytes, offset in the file; sorted by address.
-    regions: Vec<(GuestAddress, usize, u64)>,
+    pub(super) regions: Vec<(GuestAddress, usize, u64)>,
     memory: Arc<GuestMemoryMmap>,
 }
 
 impl GuestRam {
-    /// `size` bytes of zeroed RAM at guest address 0.
+    /// Creates `size` bytes of zeroed RAM at guest address 0.
     ///
-    /// Fails with `InvalidInput` on a size of 0, else with what memfd_create(2), ftruncate(2), fcntl(2) or
-    /// mmap(2) said. Pages are allocated when they are first touched.
+    /// Pages are allocated when they are first touched.
+    ///
+    /// # Errors
+    /// `InvalidInput` if `size` is 0 or too large for a file, else the error of memfd_create(2),
+    /// ftruncate(2), fcntl(2) or mmap(2).
     pub fn new(size: usize) -> io::Result<Self> {
         Self::with_regions(&[(GuestAddress(0), size)])
     }
 
-    /// Zeroed RAM in several regions, each a guest address and a size in bytes, sorted and not overlapping.
-    /// What lies between them is a hole.
+    /// Creates zeroed RAM with several regions. Each region is a guest address and a size in bytes.
     ///
-    /// Two regions may touch in guest address space; in this process each is a mapping of its own, as it is
-    /// in a VMM.
+    /// The regions must be sorted by address and must not overlap. The addresses between them are holes.
+    /// Two regions may be adjacent in guest address space; each still gets its own mapping in this
+    /// process, as in a VMM.
+    ///
+    /// # Errors
+    /// As [`GuestRam::new`], and if there is no region, or the regions are unsorted or overlap.
     pub fn with_regions(regions: &[(GuestAddress, usize)]) -> io::Result<Self> {
-        // SAFETY: sysconf reads a number.
+        // SAFETY: sysconf takes an integer and accesses no memory of ours.
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64;
         let mut placed = Vec::with_capacity(regions.len());
         let mut end = 0_u64;
         for &(addr, size) in regions {
             if size == 0 {
-                return Err(invalid("a region of guest RAM has size 0: give it at least one page"));
+                return Err(invalid("a region of guest RAM has size 0, it needs at least one byte"));
             }
             placed.push((addr, size, end));
-            // mmap(2) wants the offset of each region in the file to be a multiple of the page size.
+            // mmap(2) requires that the file offset of a region is a multiple of the page size.
             end = (size as u64)
                 .checked_next_multiple_of(page)
                 .and_then(|bytes| end.checked_add(bytes))
                 .filter(|&end| i64::try_from(end).is_ok())
-                .ok_or_else(|| invalid("guest RAM is larger than a file can be: ask for less"))?;
+                .ok_or_else(|| invalid("guest RAM is larger than the largest possible file"))?;
         }
         let file = Arc::new(sealed_memfd(c"guest-ram", end)?);
         let memory = map(&file, &placed)?;
         Ok(Self { file, regions: placed, memory })
     }
 
-    /// The mapping that belongs to the device.
+    /// Returns the mapping that the device uses.
     pub fn memory(&self) -> &Arc<GuestMemoryMmap> {
         &self.memory
     }
 
-    /// Maps the same RAM once more, at other host addresses: the guest's own view, or another process's.
+    /// Maps the same RAM again, at other host addresses. Tests and simulated guests use this as the
+    /// guest's own view.
+    ///
+    /// # Errors
+    /// The error of mmap(2).
     pub fn map(&self) -> io::Result<Arc<GuestMemoryMmap>> {
         map(&self.file, &self.regions)
     }
 
-    /// The memfd. Region `n` begins in it where region `n - 1` ends, rounded up to a page.
+    /// Returns the memfd. Region 0 starts at offset 0; each later region starts at the end of the one
+    /// before it, rounded up to a page.
     pub fn file(&self) -> &Arc<File> {
         &self.file
     }
@@ -111,24 +115,6 @@ fn map(file: &Arc<File>, regions: &[(GuestAddress, usize, u64)]) -> io::Result<A
     GuestMemoryMmap::from_regions(mapped).map(Arc::new).map_err(|error| fail(&error))
 }
 
-/// A memfd of `size` zero bytes that can neither shrink nor grow (memfd_create(2), "File sealing").
-pub(crate) fn sealed_memfd(name: &CStr, size: u64) -> io::Result<File> {
-    // SAFETY: the name is a NUL-terminated string, and the call keeps no reference to it.
-    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: memfd_create has just returned this descriptor, nobody else owns it.
-    let file = unsafe { File::from_raw_fd(fd) };
-    file.set_len(size)?;
-    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
-    // SAFETY: the descriptor is open (`file` owns it), and F_ADD_SEALS takes an int.
-    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(file)
-}
-
 #[cfg(test)]
 mod tests {
     use vm_memory::{Bytes, GuestMemoryBackend};
@@ -156,7 +142,7 @@ mod tests {
 
     #[test]
     fn regions_are_backed_by_different_parts_of_the_file() {
-        // The second size is no multiple of a page on purpose.
+        // The second size is deliberately not a multiple of the page size.
         let ram = GuestRam::with_regions(&[
             (GuestAddress(0), 4096),
             (GuestAddress(4096), 100),
@@ -181,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_cannot_be_are_refused() {
+    fn impossible_sizes_are_refused() {
         assert_eq!(GuestRam::new(0).unwrap_err().kind(), io::ErrorKind::InvalidInput);
         assert_eq!(GuestRam::new(usize::MAX).unwrap_err().kind(), io::ErrorKind::InvalidInput);
         assert!(GuestRam::with_regions(&[]).is_err());

@@ -1,0 +1,19 @@
+//! Guest memory: regions of host memory at guest-physical addresses.
+//!
+//! [`GuestRegion`] is one region. It implements vm-memory's `GuestMemoryRegion`, and [`GuestMemoryMmap`]
+//! is vm-memory's collection of such regions, so all of vm-memory's traits work on it. [`GuestRam`] is
+//! the RAM of a simulated guest: a sealed memfd that can be mapped several times and shared with another
+//! process.
+//!
+//! The virtqueue does not require these types; see [`crate::virtqueue`] for the memory it accepts.
+
+#[cfg(test)]
+pub(crate) mod fenced;
+mod ram;
+mod region;
+mod sealed;
+
+pub use ram::GuestRam;
+pub use region::{GuestMemoryMmap, GuestRegion};
+pub(crate) use sealed::sealed_memfd;
+pub use vm_memory::GuestAddress;
