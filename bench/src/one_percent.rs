@@ -32,7 +32,7 @@ use plan::{Cpus, Section};
 use scratch::Scratch;
 use std::path::PathBuf;
 use std::time::Duration;
-use virtio_blk_sim::backend::Delay;
+use virtio_blk_sim::blk::backend::Delay;
 use virtio_blk_sim::guest::{Kicking, Pattern, Stop, Workload};
 
 // Many short rounds: a neighbour that comes and goes then spoils few of them, and the medians stay.

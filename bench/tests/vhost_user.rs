@@ -2,30 +2,26 @@
 
 mod support;
 
-use aio::{AioContext, IoThread, Reset};
+use aio::{AioContext, IoThread};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Output, id};
-use std::sync::Arc;
 use support::{Directory, bench};
-use virtio_blk_sim::backend::Backend;
-use virtio_blk_sim::device::{BlockDevice, DeviceConfig};
-use virtio_blk_sim::transport::vhost_user::{Disk, Loops, Server};
+use virtio_blk_sim::blk::Disk;
+use virtio_blk_sim::blk::backend::Backend;
+use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig};
+use virtio_blk_sim::vhost_user::{Loops, Served, Server};
 
 /// A server in this process with a disk in memory.
 fn serve(path: impl AsRef<Path>) -> IoThread {
     const SECTORS: u64 = 8192;
     let listener = UnixListener::bind(path).unwrap();
     let listen = move |context: &AioContext| {
-        let disk = Disk {
-            backend: Backend::memory(SECTORS)?,
-            device: Arc::new(BlockDevice::new(DeviceConfig::new(SECTORS)).unwrap()),
-            limit: None,
-            reset: Reset::Autoreset,
-        };
-        Server::new(disk, Loops::own()).listen(context, listener)
+        let device = BlockDevice::new(DeviceConfig::new(SECTORS)).unwrap();
+        let disk = Disk::new(device, Backend::memory(SECTORS)?);
+        Server::new(Served::new(disk), Loops::own()).listen(context, listener)
     };
     IoThread::spawn_with("server", AioContext::builder(), listen).unwrap()
 }

@@ -77,8 +77,8 @@ pub(crate) use bit_set;
 
 #[cfg(test)]
 mod tests {
-    use crate::device::Features;
-    use crate::transport::vhost_user::ProtocolFeatures;
+    use crate::blk::device::Features;
+    use crate::vhost_user::ProtocolFeatures;
 
     #[test]
     fn debug_names_known_bits_and_shows_the_rest() {

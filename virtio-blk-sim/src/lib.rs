@@ -5,7 +5,7 @@
 //! workload. A request's way, and the rooms it passes:
 //!
 //! ```text
-//! guest::BlkDriver ─► avail ring ─► ioeventfd ─► AioContext ─► blk_queue::BlkQueue ─► device::Request ─► backend
+//! guest::BlkDriver ─► avail ring ─► ioeventfd ─► AioContext ─► queue::Queue ─► device::Request ─► backend
 //! guest::BlkDriver ◄─ used ring  ◄─ irqfd     ◄─ one publish for a batch        ◄─ FinishedRequest ◄──┘
 //! ```
 //!
@@ -30,11 +30,10 @@
 //! ```
 //! use std::sync::Arc;
 //! use aio::{AioContext, IoThread, Reset};
-//! use virtio_blk_sim::backend::Backend;
-//! use virtio_blk_sim::device::{BlockDevice, DeviceConfig, Features};
-//! use virtio_blk_sim::guest::{BlkDriver, Pattern, Stop, Workload, run};
-//! use virtio_blk_sim::transport::SimTransport;
-//!
+//! use virtio_blk_sim::blk::backend::Backend;
+//! use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig, Features};
+//! use virtio_blk_sim::guest::{BlkDriver, Pattern, SimTransport, Stop, Workload, run};
+//! //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! const SECTORS: u64 = 2048;
 //! let device = BlockDevice::new(DeviceConfig::new(SECTORS))?;
@@ -56,11 +55,10 @@
 //! # }
 //! ```
 
-pub mod backend;
 mod bit_set;
-pub mod blk_queue;
-pub mod device;
+pub mod blk;
 pub mod guest;
 pub mod memory;
-pub mod transport;
+pub mod queue;
+pub mod vhost_user;
 pub mod virtqueue;

@@ -3,8 +3,8 @@
 #[path = "support/counting.rs"]
 mod counting;
 
-use virtio_blk_sim::backend::{FileImage, Memory, Null};
-use virtio_blk_sim::device::{
+use virtio_blk_sim::blk::backend::{FileImage, Memory, Null};
+use virtio_blk_sim::blk::device::{
     BlockDevice, DeviceConfig, FinishedRequest, Operation, PendingRequest, RequestSlot, Started,
 };
 use virtio_blk_sim::memory::{GuestAddress, GuestRam};

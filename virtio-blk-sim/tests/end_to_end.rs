@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aio::{AioContext, BusyPolling, IoThread, Method, MonitorKind, Reset};
-use virtio_blk_sim::backend::{Backend, Delay, FileImage, Null, OpenError};
-use virtio_blk_sim::blk_queue::{Attached, QueueStats};
-use virtio_blk_sim::device::{BlockDevice, DeviceConfig, Features};
+use virtio_blk_sim::blk::Attached;
+use virtio_blk_sim::blk::backend::{Backend, Delay, FileImage, Null, OpenError};
+use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig, Features};
+use virtio_blk_sim::guest::SimTransport;
 use virtio_blk_sim::guest::{BlkDriver, GuestReport, Pattern, Stop, Workload, run as guest_run};
-use virtio_blk_sim::transport::SimTransport;
+use virtio_blk_sim::queue::QueueStats;
 
 use arms::arms;
 

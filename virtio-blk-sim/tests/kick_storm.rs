@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use aio::Reset::{Autoreset, AutoresetBy, Classic};
 use aio::{AioContext, BoundedMethod, BoundedNotifier, EventNotifier, IoThread, Method, MonitorKind};
-use virtio_blk_sim::backend::{Backend, Null};
-use virtio_blk_sim::blk_queue::Kick;
-use virtio_blk_sim::device::{BlockDevice, DeviceConfig, Features};
+use virtio_blk_sim::blk::backend::{Backend, Null};
+use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig, Features};
+use virtio_blk_sim::guest::SimTransport;
 use virtio_blk_sim::guest::{BlkDriver, GuestReport, Kicking, Pattern, Stop, Workload, run as guest_run};
-use virtio_blk_sim::transport::SimTransport;
+use virtio_blk_sim::queue::Kick;
 
 const SECTORS: u64 = 2048;
 const BLOCK: u32 = 4096;

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
-use virtio_blk_sim::backend::FileImage;
+use virtio_blk_sim::blk::backend::FileImage;
 
 /// Small enough to stay in the page cache, large enough that few requests meet in one place.
 const BYTES: usize = 64 << 20;

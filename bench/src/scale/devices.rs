@@ -12,11 +12,11 @@ use aio::{AioContext, IoThread, Stats};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{fmt, io};
-use virtio_blk_sim::backend::{Backend, Null};
-use virtio_blk_sim::blk_queue::Attached;
-use virtio_blk_sim::device::{BlockDevice, DeviceConfig, Features};
+use virtio_blk_sim::blk::Attached;
+use virtio_blk_sim::blk::backend::{Backend, Null};
+use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig, Features};
+use virtio_blk_sim::guest::SimTransport;
 use virtio_blk_sim::guest::{BlkDriver, Completion, DriverError, Waiting};
-use virtio_blk_sim::transport::SimTransport;
 
 /// So many devices, with a queue each, on so many IoThreads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

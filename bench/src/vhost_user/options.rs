@@ -12,7 +12,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
-use virtio_blk_sim::device::Features;
+use virtio_blk_sim::blk::device::Features;
 use virtio_blk_sim::guest::{BlkDriver, Pattern, QueueShape, Waiting, Workload};
 
 const AFTER_HELP: &str = "\

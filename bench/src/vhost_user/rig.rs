@@ -7,7 +7,7 @@ use crate::measure::{Metric, Sample, metrics};
 use crate::worker::{NoOutcome, Worker};
 use std::time::Duration;
 use std::{fmt, io};
-use virtio_blk_sim::device::Features;
+use virtio_blk_sim::blk::device::Features;
 use virtio_blk_sim::guest::{
     self, BlkDriver, DriverError, GuestError, GuestReport, Stop, VhostUserDisk, Workload,
 };
@@ -187,9 +187,10 @@ mod tests {
     use std::os::unix::net::UnixListener;
     use std::path::{Path, PathBuf};
     use std::sync::Arc;
-    use virtio_blk_sim::backend::Backend;
-    use virtio_blk_sim::device::{BlockDevice, DeviceConfig};
-    use virtio_blk_sim::transport::vhost_user::{Disk, Loops, Server};
+    use virtio_blk_sim::blk::Disk;
+    use virtio_blk_sim::blk::backend::Backend;
+    use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig};
+    use virtio_blk_sim::vhost_user::{Loops, Served, Server};
 
     /// A server in this process, listening on a socket of its own.
     struct Listening {
@@ -202,13 +203,9 @@ mod tests {
             let path = std::env::temp_dir().join(format!("bench-rig-{name}-{}", std::process::id()));
             let listener = UnixListener::bind(&path).unwrap();
             let listen = move |context: &AioContext| {
-                let disk = Disk {
-                    backend: Backend::memory(config.capacity_sectors)?,
-                    device: Arc::new(BlockDevice::new(config).unwrap()),
-                    limit: None,
-                    reset: Reset::Autoreset,
-                };
-                Server::new(disk, Loops::own()).listen(context, listener)
+                let sectors = config.capacity_sectors;
+                let disk = Disk::new(BlockDevice::new(config).unwrap(), Backend::memory(sectors)?);
+                Server::new(Served::new(disk), Loops::own()).listen(context, listener)
             };
             let thread = IoThread::spawn_with("server", AioContext::builder(), listen).unwrap();
             Self { path, _thread: thread }

@@ -20,7 +20,7 @@ use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
-use virtio_blk_sim::blk_queue::{Attached, BlkQueue};
+use virtio_blk_sim::blk::{Attached, BlkQueue};
 
 /// Which eventfd is read once more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

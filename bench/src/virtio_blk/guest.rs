@@ -4,11 +4,11 @@ use super::options::{DoorbellArg, GuestKind, Setup};
 use crate::error::Error;
 use aio::BoundedNotifier;
 use std::path::Path;
-use virtio_blk_sim::device::{BlockDevice, Features};
+use virtio_blk_sim::blk::device::{BlockDevice, Features};
+use virtio_blk_sim::guest::SimTransport;
 #[cfg(target_arch = "x86_64")]
 use virtio_blk_sim::guest::kvm::{Doorbell, Execution, KvmGuest, KvmOptions, KvmShape};
 use virtio_blk_sim::guest::{self, BlkDriver, GuestError, GuestReport, Workload};
-use virtio_blk_sim::transport::SimTransport;
 
 /// A guest whose driver has laid out its rings. For one thread at a time.
 pub(super) enum Guest {

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
-use virtio_blk_sim::backend::{Delay, FileImage};
+use virtio_blk_sim::blk::backend::{Delay, FileImage};
 use virtio_blk_sim::guest::{Kicking, Pattern, Stop, Workload};
 
 /// Options of `bench virtio-blk`.

@@ -14,10 +14,11 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use virtio_blk_sim::backend::{Backend, Null};
-use virtio_blk_sim::blk_queue::{Attached, BlkQueue, Kick, QueueStats};
-use virtio_blk_sim::device::{BlockDevice, DeviceConfig, Features};
+use virtio_blk_sim::blk::backend::{Backend, Null};
+use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig, Features};
+use virtio_blk_sim::blk::{Attached, BlkQueue};
 use virtio_blk_sim::guest::{DriverError, GuestError, Stop, Workload};
+use virtio_blk_sim::queue::{Kick, QueueStats};
 
 /// How much longer than asked for a sample may take before something must be wrong.
 const PATIENCE: Duration = Duration::from_secs(30);

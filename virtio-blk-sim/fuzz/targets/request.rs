@@ -6,8 +6,8 @@
 //! was written is what is there now; a refused request leaves the disk alone, as a read-only disk is in every case.
 
 use arbitrary::{Arbitrary, Unstructured};
-use virtio_blk_sim::backend::Memory;
-use virtio_blk_sim::device::{
+use virtio_blk_sim::blk::backend::Memory;
+use virtio_blk_sim::blk::device::{
     BlockDevice, DeviceConfig, Features, FinishedRequest, Operation, PendingRequest, RequestError,
     RequestSlot, Started, Status, Transfer,
 };

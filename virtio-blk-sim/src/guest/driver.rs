@@ -4,9 +4,9 @@ use std::io;
 
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::blk_queue::Irqfd;
-use crate::device::{Features, SECTOR_SIZE};
-use crate::transport::GuestPorts;
+use crate::blk::device::{Features, SECTOR_SIZE};
+use crate::guest::sim::GuestPorts;
+use crate::queue::Irqfd;
 use crate::virtqueue::{Chain, DriverQueue, QueueConfig, QueueError, Segments};
 
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};

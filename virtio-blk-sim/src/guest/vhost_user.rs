@@ -12,11 +12,11 @@ use aio::{EventNotifier, Reset};
 use vm_memory::GuestMemoryBackend;
 
 use super::driver::{BlkDriver, DriverError};
-use crate::blk_queue::Irqfd;
-use crate::device::Features;
+use crate::blk::device::Features;
+use crate::guest::sim::GuestPorts;
 use crate::memory::{GuestAddress, GuestMemoryMmap, GuestRam};
-use crate::transport::GuestPorts;
-use crate::transport::vhost_user::{
+use crate::queue::Irqfd;
+use crate::vhost_user::{
     F_PROTOCOL_FEATURES, Frontend, FrontendError, MemoryRegion, ProtocolFeatures, VringAddr,
 };
 use crate::virtqueue::QueueConfig;

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use crate::device::SECTOR_SIZE;
+use crate::blk::device::SECTOR_SIZE;
 
 /// The kind and order of requests (fio's `rw`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

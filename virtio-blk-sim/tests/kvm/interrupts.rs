@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aio::MonitorKind;
-use virtio_blk_sim::backend::{Backend, FileImage};
+use virtio_blk_sim::blk::backend::{Backend, FileImage};
 use virtio_blk_sim::guest::kvm::{KvmOptions, Line};
 
 use crate::rig::{SECTORS, arms, attached, kvm, memory, mix, shape};

@@ -1,7 +1,7 @@
 //! Verified reads and writes on every arm.
 
 use aio::{Method, Reset};
-use virtio_blk_sim::device::Features;
+use virtio_blk_sim::blk::device::Features;
 use virtio_blk_sim::guest::kvm::{Doorbell, KvmOptions, KvmShape, Line};
 
 use crate::rig::{Arm, TWO_ARMS, arms, attached, kvm, memory, mix, shape};

@@ -1,7 +1,7 @@
 //! The device goes from one event loop to another while its guest runs.
 
-use virtio_blk_sim::backend::Backend;
-use virtio_blk_sim::backend::Delay;
+use virtio_blk_sim::blk::backend::Backend;
+use virtio_blk_sim::blk::backend::Delay;
 use virtio_blk_sim::guest::kvm::KvmOptions;
 use virtio_blk_sim::guest::{Pattern, Workload};
 

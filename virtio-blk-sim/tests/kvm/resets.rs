@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use virtio_blk_sim::backend::{Backend, Delay};
+use virtio_blk_sim::blk::backend::{Backend, Delay};
 use virtio_blk_sim::guest::kvm::{KvmError, KvmOptions};
 use virtio_blk_sim::guest::{DriverError, GuestError, Pattern, Workload};
 use virtio_blk_sim::virtqueue::Descriptor;

@@ -9,12 +9,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use aio::{AioContext, IoThread, Method, MonitorKind, NotifierRegistration, Reset};
-use virtio_blk_sim::backend::Backend;
-use virtio_blk_sim::blk_queue::{Attached, QueueStats, Stopped};
-use virtio_blk_sim::device::{BlockDevice, DeviceConfig, Features};
+use virtio_blk_sim::blk::Attached;
+use virtio_blk_sim::blk::backend::Backend;
+use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig, Features};
+use virtio_blk_sim::guest::SimTransport;
 use virtio_blk_sim::guest::kvm::{Execution, KvmGuest, KvmOptions, KvmShape, Wires};
 use virtio_blk_sim::guest::{GuestError, GuestReport, Pattern, Stop, Workload};
-use virtio_blk_sim::transport::SimTransport;
+use virtio_blk_sim::queue::{QueueStats, Stopped};
 
 pub(crate) use crate::arms::{Arm, arms};
 

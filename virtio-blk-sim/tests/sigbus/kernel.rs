@@ -8,13 +8,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use aio::{AioContext, MonitorKind};
-use virtio_blk_sim::backend::{Backend, FileImage};
-use virtio_blk_sim::device::{
+use virtio_blk_sim::blk::backend::{Backend, FileImage};
+use virtio_blk_sim::blk::device::{
     BlockDevice, DeviceConfig, FinishedRequest, PendingRequest, RequestSlot, Started, Status,
 };
 use virtio_blk_sim::memory::GuestAddress;
-use virtio_blk_sim::transport::vhost_user::MemoryTable;
-use virtio_blk_sim::transport::vhost_user::sigbus::faults;
+use virtio_blk_sim::vhost_user::MemoryTable;
+use virtio_blk_sim::vhost_user::sigbus::faults;
 use virtio_blk_sim::virtqueue::{DeviceQueue, DriverQueue, QueueConfig};
 use vm_memory::Bytes;
 

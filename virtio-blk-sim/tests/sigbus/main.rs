@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, MutexGuard, PoisonError};
 
 use virtio_blk_sim::memory::GuestAddress;
-use virtio_blk_sim::transport::vhost_user::sigbus::{Guard, GuardError, faults};
-use virtio_blk_sim::transport::vhost_user::{
+use virtio_blk_sim::vhost_user::sigbus::{Guard, GuardError, faults};
+use virtio_blk_sim::vhost_user::{
     Inflight, InflightRegion, MappingError, MemoryError, MemoryRegion, MemoryTable,
 };
 use virtio_blk_sim::virtqueue::{DeviceQueue, DriverQueue, QueueConfig};

@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use virtio_blk_sim::transport::vhost_user::sigbus::Guard;
+use virtio_blk_sim::vhost_user::sigbus::Guard;
 
 use super::{PAGE, memfd};
 

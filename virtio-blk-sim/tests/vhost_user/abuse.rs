@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use virtio_blk_sim::memory::GuestRam;
-use virtio_blk_sim::transport::vhost_user::{
+use virtio_blk_sim::vhost_user::{
     Code, F_PROTOCOL_FEATURES, Frontend, FrontendError, HEADER_SIZE, Header, Inflight, MemoryRegion, Reply,
     Request, VringAddr,
 };

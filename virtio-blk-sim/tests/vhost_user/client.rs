@@ -15,11 +15,11 @@ use std::time::Duration;
 
 use aio::{EventNotifier, Reset};
 
-use virtio_blk_sim::blk_queue::Irqfd;
-use virtio_blk_sim::device::Features;
+use virtio_blk_sim::blk::device::Features;
+use virtio_blk_sim::guest::GuestPorts;
 use virtio_blk_sim::memory::{GuestAddress, GuestMemoryMmap, GuestRam};
-use virtio_blk_sim::transport::GuestPorts;
-use virtio_blk_sim::transport::vhost_user::{
+use virtio_blk_sim::queue::Irqfd;
+use virtio_blk_sim::vhost_user::{
     F_PROTOCOL_FEATURES, Frontend, FrontendError, Inflight, MemoryRegion, ProtocolFeatures, VringAddr,
 };
 use virtio_blk_sim::virtqueue::QueueConfig;

@@ -4,9 +4,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 
-use virtio_blk_sim::backend::{Backend, FileImage};
-use virtio_blk_sim::device::{DeviceConfig, Features};
-use virtio_blk_sim::transport::vhost_user::Frontend;
+use virtio_blk_sim::blk::backend::{Backend, FileImage};
+use virtio_blk_sim::blk::device::{DeviceConfig, Features};
+use virtio_blk_sim::vhost_user::Frontend;
 
 use super::client::{Client, ClientOptions};
 use super::process::{Process, inheriting};

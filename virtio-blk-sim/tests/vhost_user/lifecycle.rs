@@ -3,9 +3,9 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use virtio_blk_sim::device::Features;
+use virtio_blk_sim::blk::device::Features;
 use virtio_blk_sim::guest::{DriverError, GuestError, run};
-use virtio_blk_sim::transport::vhost_user::{
+use virtio_blk_sim::vhost_user::{
     BackendRequest, F_PROTOCOL_FEATURES, Frontend, FrontendError, ProtocolFeatures,
 };
 
@@ -135,7 +135,10 @@ fn a_resized_disk_is_announced() {
     let protocol = options.protocol.map(|features| features | ProtocolFeatures::BACKEND_REQ);
     let mut client = Client::connect(server.socket(), ClientOptions { protocol, ..options }).unwrap();
     client.frontend().open_backend_channel().unwrap();
-    server.ask(|server, _| server.resize(SECTORS / 2)).unwrap();
+    server.ask(|server, _| {
+        server.device().device.resize(SECTORS / 2).unwrap();
+        server.config_changed().unwrap();
+    });
     let request = client.frontend().wait_backend_request().unwrap();
     assert!(matches!(request, BackendRequest::ConfigChange), "{request:?}");
     assert_eq!(client.frontend().get_config(0, 8).unwrap(), (SECTORS / 2).to_le_bytes());

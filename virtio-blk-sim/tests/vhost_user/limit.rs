@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use virtio_blk_sim::blk_queue::RateLimit;
+use virtio_blk_sim::queue::RateLimit;
 
 use super::client::{Client, ClientOptions};
 use super::server::{Setup, TestServer};

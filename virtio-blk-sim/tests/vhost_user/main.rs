@@ -25,7 +25,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use client::{Client, ClientOptions};
-use virtio_blk_sim::device::Features;
+use virtio_blk_sim::blk::device::Features;
 use virtio_blk_sim::guest::{BlkDriver, Completion, GuestReport, Pattern, Stop, Workload, run};
 
 /// Sectors of the disks: 1 MiB.

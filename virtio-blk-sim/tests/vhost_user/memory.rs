@@ -3,10 +3,10 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 
-use virtio_blk_sim::backend::Backend;
+use virtio_blk_sim::blk::backend::Backend;
 use virtio_blk_sim::guest::{BlkDriver, DriverError};
 use virtio_blk_sim::memory::{GuestAddress, GuestRam};
-use virtio_blk_sim::transport::vhost_user::{Inflight, MemoryRegion};
+use virtio_blk_sim::vhost_user::{Inflight, MemoryRegion};
 use vm_memory::Bytes;
 
 use super::client::Client;

@@ -3,11 +3,11 @@
 use std::os::fd::AsFd;
 use std::sync::Barrier;
 
-use virtio_blk_sim::blk_queue::Kick;
-use virtio_blk_sim::device::Features;
+use virtio_blk_sim::blk::device::Features;
 use virtio_blk_sim::guest::BlkDriver;
 use virtio_blk_sim::memory::GuestAddress;
-use virtio_blk_sim::transport::vhost_user::{FrontendError, VringAddr};
+use virtio_blk_sim::queue::Kick;
+use virtio_blk_sim::vhost_user::{FrontendError, VringAddr};
 use vm_memory::Bytes;
 
 use super::client::{Client, ClientOptions};
@@ -139,7 +139,7 @@ fn a_reset_waits_for_what_is_in_flight_and_then_nothing_changes() {
         // The loop turns, and whatever was late would come.
         (0..100).for_each(|_| server.ask(|_, _| ()));
         assert!(before == all(&client), "a device that was reset writes to guest memory");
-        let bits = client.features().bits() | virtio_blk_sim::transport::vhost_user::F_PROTOCOL_FEATURES;
+        let bits = client.features().bits() | virtio_blk_sim::vhost_user::F_PROTOCOL_FEATURES;
         client.frontend().set_features(bits).unwrap();
     }
     exercise(&mut driver(&mut client, 0), 100);

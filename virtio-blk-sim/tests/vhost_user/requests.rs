@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use virtio_blk_sim::device::{DeviceConfig, Features, Serial};
+use virtio_blk_sim::blk::device::{DeviceConfig, Features, Serial};
 use virtio_blk_sim::memory::{GuestAddress, GuestRam};
 use virtio_blk_sim::virtqueue::{DriverQueue, QueueConfig};
 use vm_memory::Bytes;
@@ -14,11 +14,11 @@ use super::rings;
 use super::server::{Setup, TempPath, TestServer};
 use super::session::{Session, snapshot, strays};
 
-#[path = "../../src/device/test_rig/posted.rs"]
+#[path = "../../src/blk/device/test_rig/posted.rs"]
 mod posted;
-#[path = "../../src/device/tests/guests/rows.rs"]
+#[path = "../../src/blk/device/tests/guests/rows.rs"]
 mod rows;
-#[path = "../../src/device/tests/guests/table.rs"]
+#[path = "../../src/blk/device/tests/guests/table.rs"]
 mod table;
 
 pub(crate) use posted::{BACKGROUND, Posted, disk_content, header, range};

@@ -1,7 +1,7 @@
 //! The table of malformed rings, posted by a guest behind the socket: the frontend learns that its queue is broken, nothing
 //! beside the posted buffers changes, and after a reset the device works.
 
-use virtio_blk_sim::device::Features;
+use virtio_blk_sim::blk::device::Features;
 use virtio_blk_sim::memory::{GuestAddress, GuestRam};
 use virtio_blk_sim::virtqueue::{Descriptor, DriverQueue, QueueConfig, QueueError};
 use vm_memory::Bytes;

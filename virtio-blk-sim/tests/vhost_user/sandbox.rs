@@ -7,11 +7,11 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
 use aio::{AioContext, Method, MonitorKind, Reset};
-use virtio_blk_sim::backend::FileImage;
-use virtio_blk_sim::device::Features;
+use virtio_blk_sim::blk::backend::FileImage;
+use virtio_blk_sim::blk::device::Features;
 use virtio_blk_sim::guest::BlkDriver;
 use virtio_blk_sim::memory::GuestAddress;
-use virtio_blk_sim::transport::vhost_user::{
+use virtio_blk_sim::vhost_user::{
     BackendRequest, F_PROTOCOL_FEATURES, Frontend, FrontendError, ProtocolFeatures,
 };
 use vm_memory::Bytes;

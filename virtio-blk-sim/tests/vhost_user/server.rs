@@ -8,16 +8,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use aio::{AioContext, Builder, IoThread, Reset};
-use virtio_blk_sim::backend::{Backend, FileImage};
-use virtio_blk_sim::blk_queue::RateLimit;
-use virtio_blk_sim::device::{BlockDevice, DeviceConfig};
-use virtio_blk_sim::transport::vhost_user::{Disk, Listening, Loops, Server};
+use virtio_blk_sim::blk::Disk;
+use virtio_blk_sim::blk::backend::{Backend, FileImage};
+use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig};
+use virtio_blk_sim::queue::RateLimit;
+use virtio_blk_sim::vhost_user::{Listening, Loops, Served, Server};
 
 use super::SECTORS;
 
 thread_local! {
     /// The server of this IoThread.
-    static SERVER: RefCell<Option<Listening>> = const { RefCell::new(None) };
+    static SERVER: RefCell<Option<Listening<Disk>>> = const { RefCell::new(None) };
 }
 
 /// A name in the temporary directory that nobody else uses. Dropping it removes the file.
@@ -112,7 +113,8 @@ impl TestServer {
             let config = device.unwrap_or(sized);
             let device = Arc::new(BlockDevice::new(config).unwrap());
             let loops = Loops::spawn(threads, Vec::new(), &of_queues)?;
-            let server = Server::new(Disk { device, backend, limit, reset }, loops);
+            let device = Arc::new(Disk { device, backend });
+            let server = Server::new(Served { device, limit, reset }, loops);
             let listening = server.listen(context, listener)?;
             SERVER.with_borrow_mut(|slot| *slot = Some(listening));
             Ok(())
@@ -128,7 +130,7 @@ impl TestServer {
     /// Asks the server something, on its thread.
     pub(crate) fn ask<R: Send + 'static>(
         &self,
-        question: impl FnOnce(&Listening, &AioContext) -> R + Send + 'static,
+        question: impl FnOnce(&Listening<Disk>, &AioContext) -> R + Send + 'static,
     ) -> R {
         let ask =
             move |context: &AioContext| SERVER.with_borrow(|slot| question(slot.as_ref().unwrap(), context));

@@ -3,11 +3,9 @@
 use std::os::fd::AsFd;
 
 use aio::{EventNotifier, Reset};
-use virtio_blk_sim::device::Features;
+use virtio_blk_sim::blk::device::Features;
 use virtio_blk_sim::memory::{GuestAddress, GuestRam};
-use virtio_blk_sim::transport::vhost_user::{
-    F_PROTOCOL_FEATURES, Frontend, MemoryRegion, ProtocolFeatures, VringAddr,
-};
+use virtio_blk_sim::vhost_user::{F_PROTOCOL_FEATURES, Frontend, MemoryRegion, ProtocolFeatures, VringAddr};
 use virtio_blk_sim::virtqueue::{DriverQueue, QueueConfig};
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
 

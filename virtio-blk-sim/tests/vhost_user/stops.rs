@@ -3,11 +3,11 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use virtio_blk_sim::backend::{Backend, Delay};
-use virtio_blk_sim::blk_queue::Irqfd;
-use virtio_blk_sim::device::Features;
+use virtio_blk_sim::blk::backend::{Backend, Delay};
+use virtio_blk_sim::blk::device::Features;
 use virtio_blk_sim::guest::BlkDriver;
-use virtio_blk_sim::transport::vhost_user::{Code, F_PROTOCOL_FEATURES, Header, ProtocolFeatures};
+use virtio_blk_sim::queue::Irqfd;
+use virtio_blk_sim::vhost_user::{Code, F_PROTOCOL_FEATURES, Header, ProtocolFeatures};
 
 use super::client::{Client, ClientOptions, hang_up};
 use super::server::{Setup, TestServer};

@@ -3,8 +3,8 @@
 use std::thread;
 
 use aio::{AioContext, MonitorKind, Reset};
-use virtio_blk_sim::backend::Backend;
-use virtio_blk_sim::device::Features;
+use virtio_blk_sim::blk::backend::Backend;
+use virtio_blk_sim::blk::device::Features;
 
 use super::client::{Client, ClientOptions};
 use super::server::{Setup, TempPath, TestServer};

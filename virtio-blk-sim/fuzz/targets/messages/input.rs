@@ -1,7 +1,7 @@
 //! What an input says: a frontend's steps, and of what they are made.
 
 use arbitrary::Arbitrary;
-use virtio_blk_sim::transport::vhost_user::MemoryRegion;
+use virtio_blk_sim::vhost_user::MemoryRegion;
 
 use super::{REGION_STEP, USER};
 

@@ -11,7 +11,7 @@ mod oracle;
 mod peer;
 
 use arbitrary::{Arbitrary, Unstructured};
-use virtio_blk_sim::transport::vhost_user::ProtocolFeatures;
+use virtio_blk_sim::vhost_user::ProtocolFeatures;
 
 use input::Input;
 use peer::Peer;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use virtio_blk_sim::transport::vhost_user::{
+use virtio_blk_sim::vhost_user::{
     Code, HEADER_SIZE, Header, MAX_BODY_SIZE, ProtocolFeatures, Reply, Request,
 };
 

@@ -11,9 +11,10 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
 use aio::{AioContext, EventNotifier, MonitorKind, Reset};
-use virtio_blk_sim::backend::Backend;
-use virtio_blk_sim::device::{BlockDevice, DeviceConfig};
-use virtio_blk_sim::transport::vhost_user::{Connection, Disk, Frame, Inflight, Loops, Reply, Server};
+use virtio_blk_sim::blk::Disk;
+use virtio_blk_sim::blk::backend::Backend;
+use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig};
+use virtio_blk_sim::vhost_user::{Connection, Frame, Inflight, Loops, Reply, Served, Server};
 
 use super::QUEUES;
 use super::input::{Fd, Input, Step};
@@ -30,7 +31,7 @@ const MANY_TURNS: u32 = 64;
 /// The frontend, and everything around it.
 pub(super) struct Peer {
     // Dropped in this order: the server before the loop it is on.
-    server: Rc<Server>,
+    server: Rc<Server<Disk>>,
     context: AioContext,
     connection: Connection,
     oracle: Oracle,
@@ -46,9 +47,12 @@ impl Peer {
         let mut config = DeviceConfig::new(64);
         config.num_queues = QUEUES;
         config.read_only = input.read_only;
-        let disk = Disk {
-            device: BlockDevice::new(config).expect("such a disk can be made").into(),
-            backend: Backend::memory(64).expect("32 KiB"),
+        let disk = Served {
+            device: Disk::new(
+                BlockDevice::new(config).expect("such a disk can be made"),
+                Backend::memory(64).expect("32 KiB"),
+            )
+            .into(),
             limit: None,
             reset: if input.autoreset { Reset::Autoreset } else { Reset::Classic },
         };
@@ -121,7 +125,9 @@ impl Peer {
             }
             Step::Resize(sectors) => {
                 // The disk itself stays: what lies behind its end is an I/O error.
-                let _ = self.server.resize(sectors.into());
+                if self.server.device().device.resize(sectors.into()).is_ok() {
+                    let _ = self.server.config_changed();
+                }
             }
             Step::Listen => {
                 self.turn(2);
@@ -227,7 +233,7 @@ impl Peer {
     }
 }
 
-fn connect(server: &Rc<Server>, context: &AioContext) -> Connection {
+fn connect(server: &Rc<Server<Disk>>, context: &AioContext) -> Connection {
     let (ours, theirs) = UnixStream::pair().expect("a socket pair");
     server.serve(context, theirs).expect("the last frontend has gone");
     Connection::new(ours)

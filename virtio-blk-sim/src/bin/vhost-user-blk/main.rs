@@ -21,9 +21,10 @@ use options::{Options, Source};
 use sandbox::Sandbox;
 use signals::{Signal, Signals};
 use socket::SocketFile;
-use virtio_blk_sim::backend::FileImage;
-use virtio_blk_sim::blk_queue::QueueStats;
-use virtio_blk_sim::transport::vhost_user::{Disk, Loops, Server};
+use virtio_blk_sim::blk::Disk;
+use virtio_blk_sim::blk::backend::FileImage;
+use virtio_blk_sim::queue::QueueStats;
+use virtio_blk_sim::vhost_user::{Loops, Server};
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -65,7 +66,7 @@ impl From<io::Error> for Failure {
 fn run(options: &Options) -> Result<(), Failure> {
     // Before any thread starts, so that all of them leave these signals to the loop.
     let signals = Signals::block()?;
-    let (disk, image) = options.disk().map_err(Failure::usage)?;
+    let (served, image) = options.disk().map_err(Failure::usage)?;
     let frontends = Frontends::of(&options.source).map_err(Failure::usage)?;
     // All that is needed is open. Before any thread starts, again.
     let sandbox = options.sandbox.then(|| Sandbox::restrict_files(options.source.socket.as_deref()));
@@ -74,12 +75,12 @@ fn run(options: &Options) -> Result<(), Failure> {
     let context = builder.clone().build().map_err(Failure::usage)?;
     let loops =
         Loops::spawn(options.threads.into(), options.mapping.clone(), &builder).map_err(Failure::usage)?;
-    report_start(options, &disk, &context);
+    report_start(options, &served.device, &context);
     if let Some(sandbox) = sandbox {
         let in_force = sandbox.restrict_calls(options.monitor).map_err(Failure::usage)?;
         eprintln!("vhost-user-blk: sandbox: {in_force}");
     }
-    let server = Server::new(disk, loops);
+    let server = Server::new(served, loops);
 
     let _socket_file;
     let _listening;
@@ -150,13 +151,15 @@ fn report_start(options: &Options, disk: &Disk, context: &AioContext) {
 }
 
 /// The size of the image may have changed: tell the guest.
-fn resize(server: &Server, image: Option<&FileImage>) {
+fn resize(server: &Server<Disk>, image: Option<&FileImage>) {
     let Some(image) = image else {
         eprintln!("vhost-user-blk: SIGHUP: only the size of --image can change");
         return;
     };
     let resized = image.current_sectors().and_then(|sectors| {
-        server.resize(sectors)?;
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
+        server.device().device.resize(sectors).map_err(invalid)?;
+        server.config_changed()?;
         Ok(sectors)
     });
     match resized {
@@ -165,7 +168,7 @@ fn resize(server: &Server, image: Option<&FileImage>) {
     }
 }
 
-fn report(server: &Server, since: Option<&[(usize, QueueStats)]>) {
+fn report(server: &Server<Disk>, since: Option<&[(usize, QueueStats)]>) {
     let stats = server.stats();
     if stats.is_empty() {
         eprintln!("vhost-user-blk: no queue runs; {} frontends so far", server.sessions());
@@ -184,7 +187,7 @@ fn report(server: &Server, since: Option<&[(usize, QueueStats)]>) {
 }
 
 /// Reports what was counted in each interval in which something was.
-fn start_statistics(context: &AioContext, server: Rc<Server>, interval: Duration) -> Rc<aio::Timer> {
+fn start_statistics(context: &AioContext, server: Rc<Server<Disk>>, interval: Duration) -> Rc<aio::Timer> {
     let slot: Rc<std::cell::OnceCell<std::rc::Weak<aio::Timer>>> = Rc::default();
     let (own, last) = (Rc::clone(&slot), std::cell::RefCell::new(Vec::new()));
     let timer = Rc::new(context.timer(move |_| {

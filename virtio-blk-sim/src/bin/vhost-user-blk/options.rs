@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use aio::{AioContext, Builder, BusyPolling, Method, MonitorKind, Reset};
 use clap::{ArgAction, ArgGroup, Args, Parser};
-use virtio_blk_sim::backend::{Backend, FileImage, Null};
-use virtio_blk_sim::blk_queue::RateLimit;
-use virtio_blk_sim::device::{BlockDevice, DeviceConfig, SECTOR_SIZE, Serial};
-use virtio_blk_sim::transport::vhost_user::Disk;
+use virtio_blk_sim::blk::Disk;
+use virtio_blk_sim::blk::backend::{Backend, FileImage, Null};
+use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig, SECTOR_SIZE, Serial};
+use virtio_blk_sim::queue::RateLimit;
+use virtio_blk_sim::vhost_user::Served;
 
 use crate::Image;
 
@@ -161,7 +162,7 @@ impl Options {
     }
 
     /// Opens the disk. One sentence says what cannot be.
-    pub(crate) fn disk(&self) -> Result<(Disk, Image), String> {
+    pub(crate) fn disk(&self) -> Result<(Served<Disk>, Image), String> {
         let (backend, config, image) = match (&self.image, self.null, self.memory) {
             (Some(path), ..) => {
                 let image =
@@ -201,7 +202,8 @@ impl Options {
         let device = BlockDevice::new(config).map_err(|error| error.to_string())?;
         let limit = RateLimit::new(self.iops, self.bps);
         let limit = (!limit.is_unlimited()).then(|| Arc::new(limit));
-        Ok((Disk { device: Arc::new(device), backend, limit, reset: self.reset }, image))
+        let device = Arc::new(Disk::new(device, backend));
+        Ok((Served { device, limit, reset: self.reset }, image))
     }
 }
 
@@ -227,7 +229,7 @@ mod tests {
         assert!(parse(&["--socket", "s", "--fd", "3", "--null", "1g"]).is_err());
         let options = parse(&["--socket", "s", "--null", "1g"]).unwrap();
         assert!(!options.sandbox);
-        assert_eq!(options.disk().unwrap().0.device.capacity_sectors(), 2 << 20);
+        assert_eq!(options.disk().unwrap().0.device.device.capacity_sectors(), 2 << 20);
     }
 
     #[test]

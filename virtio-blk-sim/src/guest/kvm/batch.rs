@@ -8,7 +8,7 @@ use vm_memory::Bytes;
 
 use super::error::KvmError;
 use super::program::Entry;
-use crate::device::SECTOR_SIZE;
+use crate::blk::device::SECTOR_SIZE;
 use crate::guest::driver::{DriverError, NO_STATUS};
 use crate::guest::thread::GuestError;
 use crate::guest::workload::{Pattern, Places, Workload, fill, first_wrong};

@@ -10,10 +10,10 @@ use super::batch::Table;
 use super::error::KvmError;
 use super::machine::{DRIVER, RAM_END};
 use super::program::{self, Control, Entry, NOBODY};
-use crate::device::{BlockDevice, Features};
+use crate::blk::device::{BlockDevice, Features};
 use crate::guest::driver::{BlkDriver, PAGE};
+use crate::guest::sim::{GuestPorts, SimTransport};
 use crate::memory::{GuestAddress, GuestMemoryMmap};
-use crate::transport::{GuestPorts, SimTransport};
 use crate::virtqueue::{Descriptor, QueueConfig};
 
 /// Requests of a batch: many for each in flight, so that the queue runs dry seldom; and that many at least.

@@ -9,10 +9,10 @@ use aio::{AioContext, EventNotifier, IoThread, Reset};
 use vm_memory::GuestAddress;
 
 use super::*;
-use crate::backend::{Backend, Delay};
-use crate::blk_queue::Kick;
-use crate::device::{BlockDevice, DeviceConfig, Features};
+use crate::blk::backend::{Backend, Delay};
+use crate::blk::device::{BlockDevice, DeviceConfig, Features};
 use crate::guest::Pattern;
+use crate::queue::Kick;
 
 const SECTORS: u64 = 2048;
 const SHAPE: KvmShape = KvmShape { features: Features::EVENT_IDX, slots: 4, block_bytes: 512 };

@@ -16,7 +16,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::error::KvmError;
 use super::machine::Vm;
 use super::program::{self, KICK_MMIO_ADDRESS, KICK_PORT};
-use crate::blk_queue::{Interrupt, Irqfd, LevelLine};
+use crate::queue::{Interrupt, Irqfd, LevelLine};
 
 /// How the guest kicks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -193,7 +193,7 @@ impl Wires {
     }
 
     /// Of a [`Line::Level`], what the device's queue must signal instead of the bare irqfd
-    /// ([`BlkQueue::set_interrupt`](crate::blk_queue::BlkQueue::set_interrupt)), and the handler that raises it again, on the
+    /// ([`BlkQueue::set_interrupt`](crate::queue::BlkQueue::set_interrupt)), and the handler that raises it again, on the
     /// loop of the queue. `None` for [`Line::Msi`].
     ///
     /// # Errors

@@ -6,10 +6,11 @@ use std::rc::Rc;
 use aio::{AioContext, IoThread};
 
 use super::*;
-use crate::backend::Backend;
-use crate::device::{BlockDevice, DeviceConfig};
+use crate::blk::Disk;
+use crate::blk::backend::Backend;
+use crate::blk::device::{BlockDevice, DeviceConfig};
 use crate::guest::{GuestError, Pattern, Stop, Waiting, Workload, run};
-use crate::transport::vhost_user::{Disk, Loops, Server};
+use crate::vhost_user::{Loops, Served, Server};
 
 const SECTORS: u64 = 2048;
 /// Only a guard: everything answers at once.
@@ -21,13 +22,9 @@ const SHAPE: QueueShape =
 fn server(config: DeviceConfig) -> (IoThread, Frontend) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let serve = move |context: &AioContext| {
-        let disk = Disk {
-            backend: Backend::memory(config.capacity_sectors)?,
-            device: Arc::new(BlockDevice::new(config).unwrap()),
-            limit: None,
-            reset: Reset::Autoreset,
-        };
-        let server: Rc<Server> = Server::new(disk, Loops::own());
+        let sectors = config.capacity_sectors;
+        let disk = Disk::new(BlockDevice::new(config).unwrap(), Backend::memory(sectors)?);
+        let server: Rc<Server<Disk>> = Server::new(Served::new(disk), Loops::own());
         server.serve(context, theirs)?;
         Ok(server)
     };

@@ -9,7 +9,7 @@ use std::thread::{Builder, JoinHandle};
 
 use aio::{EventNotifier, Reset};
 
-use crate::blk_queue::Irqfd;
+use crate::queue::Irqfd;
 
 /// The thread. Dropping it ends it.
 #[derive(Debug)]

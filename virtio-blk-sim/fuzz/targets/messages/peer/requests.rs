@@ -1,7 +1,7 @@
 //! The frontend's requests: one at a time, whatever they say, and the row of them that starts a ring.
 
-use virtio_blk_sim::device::{BlockDevice, DeviceConfig};
-use virtio_blk_sim::transport::vhost_user::{
+use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig};
+use virtio_blk_sim::vhost_user::{
     ConfigAccess, ConfigData, F_PROTOCOL_FEATURES, Inflight, MemoryRegion, ProtocolFeatures, Request,
     VringAddr, VringFd, VringState,
 };

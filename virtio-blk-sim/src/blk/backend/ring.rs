@@ -1,0 +1,124 @@
+//! A file behind the event loop's own io_uring: reads, writes and flushes are SQEs that ride on the loop's next wait.
+#![expect(
+    unsafe_code,
+    reason = "SQEs point to a request's buffers; the operation owns the request until its completion"
+)]
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use aio::io_uring::{opcode, squeue, types};
+use aio::{AioContext, Operations};
+
+use super::FileImage;
+use super::engine::Done;
+use super::pool::PoolEngine;
+use crate::blk::device::{FinishedRequest, Operation, PendingRequest, Transfer};
+
+#[derive(Debug)]
+pub(super) struct RingEngine {
+    image: Arc<FileImage>,
+    operations: Operations<PendingRequest>,
+    /// For what has no SQE that would not block a kernel thread just the same (fallocate), what needs copying (direct
+    /// I/O with buffers that are not aligned), and the rest of short transfers.
+    pool: Rc<PoolEngine>,
+}
+
+impl RingEngine {
+    pub(super) fn new(image: Arc<FileImage>, context: &AioContext, done: Rc<Done>) -> io::Result<Self> {
+        let pool = Rc::new(PoolEngine::new(Arc::clone(&image), context, Rc::clone(&done)));
+        let finished: Rc<RefCell<Vec<FinishedRequest>>> = Rc::default();
+
+        // Runs after all completions of the turn, so they make one batch.
+        let source = Rc::clone(&finished);
+        let batch = RefCell::default();
+        let deliver = context.bottom_half(move |context| {
+            let mut batch = batch.borrow_mut();
+            std::mem::swap(&mut *source.borrow_mut(), &mut *batch);
+            done(context, &mut batch);
+        });
+
+        let rest = Rc::clone(&pool);
+        let operations = context.operations(move |_, result, request: PendingRequest| {
+            if let Some(answer) = completed(result, request, &rest) {
+                finished.borrow_mut().push(answer);
+                deliver.schedule();
+            }
+        })?;
+        Ok(Self { image, operations, pool })
+    }
+
+    pub(super) fn submit(&self, mut request: PendingRequest) -> Option<FinishedRequest> {
+        let Some(entry) = self.entry(&mut request) else {
+            self.pool.submit(request);
+            return None;
+        };
+        // SAFETY: the entry points to the request's iovec array and to guest memory. Both stay in place and mapped for as
+        // long as the request lives (see `PendingRequest::iovecs`), and the operation owns it. The file is kept open by
+        // `self.image` and by the pool, which the callback of the operation owns.
+        match unsafe { self.operations.submit(entry, request) } {
+            Ok(_) => None,
+            Err(refused) => Some(refused.value.finish(Err(refused.error))),
+        }
+    }
+
+    fn entry(&self, request: &mut PendingRequest) -> Option<squeue::Entry> {
+        let fd = types::Fd(self.image.file().as_raw_fd());
+        let operation = *request.operation();
+        if let Operation::Flush = operation {
+            return Some(opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build());
+        }
+        if !self.image.suits(request) {
+            return None;
+        }
+        let offset = request.offset();
+        let iovecs = request.iovecs();
+        // At most 1024. A single buffer needs no array to be fetched by the kernel.
+        let (array, count) = (iovecs.as_ptr(), iovecs.len() as u32);
+        let single = match iovecs {
+            [one] => u32::try_from(one.iov_len).ok().map(|len| (one.iov_base.cast::<u8>(), len)),
+            _ => None,
+        };
+        match operation {
+            Operation::In { .. } => Some(match single {
+                Some((ptr, len)) => opcode::Read::new(fd, ptr, len).offset(offset).build(),
+                None => opcode::Readv::new(fd, array, count).offset(offset).build(),
+            }),
+            Operation::Out { durable, .. } => {
+                let flags = if durable { libc::RWF_DSYNC } else { 0 };
+                Some(match single {
+                    Some((ptr, len)) => {
+                        opcode::Write::new(fd, ptr, len).offset(offset).rw_flags(flags).build()
+                    }
+                    None => opcode::Writev::new(fd, array, count).offset(offset).rw_flags(flags).build(),
+                })
+            }
+            Operation::Flush | Operation::Discard(_) | Operation::WriteZeroes { .. } => None,
+        }
+    }
+}
+
+/// Makes an answer of a CQE's result; `None` if the request goes on in the pool.
+pub(super) fn completed(result: i32, request: PendingRequest, pool: &PoolEngine) -> Option<FinishedRequest> {
+    let is_transfer = matches!(request.operation(), Operation::In { .. } | Operation::Out { .. });
+    match usize::try_from(result) {
+        Ok(bytes) if is_transfer => match request.transferred(bytes) {
+            Transfer::Complete(answer) => Some(answer),
+            Transfer::Short(rest) => {
+                pool.submit(rest);
+                None
+            }
+        },
+        Ok(_) => Some(request.finish(Ok(()))),
+        Err(_) => match result.wrapping_neg() {
+            libc::EINTR | libc::EAGAIN => {
+                pool.submit(request);
+                None
+            }
+            errno => Some(request.finish(Err(io::Error::from_raw_os_error(errno)))),
+        },
+    }
+}

@@ -1,0 +1,91 @@
+//! A kind of device: what a transport asks of it.
+
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+
+use aio::AioContext;
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+
+use super::queue::QueueRef;
+use super::worker::Worker;
+
+/// A kind of virtio device. One value is one device; its queues' threads share it.
+///
+/// This is all that a transport such as [`vhost_user`](crate::vhost_user) knows of a device. The transport
+/// does the rest: the rings, memory, kicks and interrupts, several queues on several threads, draining
+/// before anything changes, reconnecting, and the replay of what was in flight.
+pub trait Device: Send + Sync + 'static {
+    /// What its queues are worked with.
+    type Worker: Worker;
+
+    /// Its name, for log lines.
+    fn name(&self) -> &str;
+
+    /// How many queues it has. Does not change.
+    fn queues(&self) -> u16;
+
+    /// The longest chain that it accepts, in descriptors, whatever the size of the ring is.
+    fn longest_chain(&self) -> u16;
+
+    /// The feature bits that a driver may accept, those of the ring (EVENT_IDX, INDIRECT_DESC) included.
+    fn offered(&self) -> u64;
+
+    /// The features that the driver accepted; 0 after a reset.
+    fn negotiated(&self) -> u64;
+
+    /// Says why the driver's choice of features is refused. It must be a part of what is offered and
+    /// contain VERSION_1; a device may ask for more.
+    ///
+    /// # Errors
+    /// The reason, for the log and the frontend.
+    fn check_features(&self, driver: u64) -> Result<(), Box<dyn Error + Send + Sync>> {
+        check_features(self.offered(), driver)
+    }
+
+    /// Takes the driver's choice, which [`check_features`](Self::check_features) accepted. No queue runs.
+    fn negotiate(&self, driver: u64);
+
+    /// Reads the configuration space. Bytes beyond its end are zero, whatever the offset.
+    fn read_config(&self, offset: u64, data: &mut [u8]);
+
+    /// Writes the configuration space. What a driver may not write is ignored.
+    fn write_config(&self, _offset: u64, _data: &[u8]) {}
+
+    /// Device reset: forgets what the driver set up. No queue runs.
+    fn reset(&self);
+
+    /// Makes the worker of queue `index`, in the home thread of the loop that the queue will run on. The
+    /// worker answers through `queue` what it does not answer at once.
+    ///
+    /// # Errors
+    /// What stands in the way; the queue does not start.
+    fn start(
+        self: Arc<Self>,
+        index: u16,
+        context: &AioContext,
+        queue: QueueRef<Self::Worker>,
+    ) -> io::Result<Self::Worker>;
+
+    /// Writes a line for the operator. By default to stderr, with the device's name in front; that it
+    /// cannot be written stops nothing.
+    fn log(&self, line: std::fmt::Arguments<'_>) {
+        use std::io::Write;
+        let _ = writeln!(io::stderr(), "{}: {line}", self.name());
+    }
+}
+
+/// What every device demands of a driver's choice of features (virtio 1.2, section 2.2).
+///
+/// # Errors
+/// The reason.
+pub fn check_features(offered: u64, driver: u64) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let foreign = driver & !offered;
+    if foreign != 0 {
+        return Err(format!("the driver accepted features that were not offered: {foreign:#x}").into());
+    }
+    if driver & (1 << VIRTIO_F_VERSION_1) == 0 {
+        return Err("the driver did not accept VERSION_1; legacy drivers are not supported".into());
+    }
+    Ok(())
+}

@@ -1,0 +1,44 @@
+//! A virtqueue on an event loop, for any device.
+//!
+//! [`Queue`] owns the ring: its doorbell, draining, kick suppression, busy polling, the rate limit, the
+//! log of what is in flight, and the interrupt. What a chain means is up to a [`Worker`], which the queue
+//! calls. [`Device`] is a kind of device: its queues, features, configuration space, and the workers of
+//! its queues.
+//!
+//! ```text
+//! kick ─► process: kicks off ─► pop, Worker::begin ... ─► kicks on, look again ─► publish ─► interrupt
+//!                     ▲               publish early            │ more arrived
+//!                     └────────────────────────────────────────┘
+//! ```
+//!
+//! | file | |
+//! |---|---|
+//! | `device.rs`, `worker.rs` | the two traits that a kind of device implements |
+//! | `queue.rs` | the queue itself |
+//! | `stats.rs`, `in_flight.rs`, `rate_limit.rs` | counters, the log of what is in flight, the limit |
+//! | `kick.rs` | the doorbell |
+//! | `interrupt.rs`, `irqfd.rs`, `level.rs` | the interrupt line |
+
+mod device;
+mod in_flight;
+mod interrupt;
+mod irqfd;
+mod kick;
+mod level;
+#[expect(clippy::module_inception, reason = "the queue is what this room is about")]
+mod queue;
+mod rate_limit;
+mod stats;
+mod worker;
+
+pub use device::{Device, check_features};
+pub use in_flight::{InFlight, InFlightLog};
+pub use interrupt::Interrupt;
+pub(crate) use interrupt::set_nonblocking;
+pub use irqfd::Irqfd;
+pub use kick::{Doorbell, Kick};
+pub use level::LevelLine;
+pub use queue::{Attached, Queue, QueueParts, QueueRef, Stopped};
+pub use rate_limit::RateLimit;
+pub use stats::QueueStats;
+pub use worker::{Answer, Handled, Immediate, Meter, Worker};

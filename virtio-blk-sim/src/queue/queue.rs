@@ -1,0 +1,463 @@
+//! One virtqueue on an event loop: doorbell in, chains to the worker, answers and interrupt out.
+//!
+//! Kicks stay off while the queue is drained, and for as long as the loop busy polls (`begin` .. `end`).
+//! One drain takes at most as many chains as the queue has entries, or as the worker takes in a batch. If
+//! the guest made more available meanwhile, the rest waits for the next turn, so no guest can keep the
+//! other handlers of the loop from running. A queue that used up its [`RateLimit`] rests, kicks off, until a
+//! timer continues it. One whose worker may not begin rests until the worker wakes it.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aio::{AioContext, BottomHalf, BusyPolled, Timer};
+
+use super::in_flight::{InFlight, InFlightLog};
+use super::interrupt::Interrupt;
+use super::kick::{self, Doorbell, Kick};
+use super::rate_limit::RateLimit;
+use super::stats::QueueStats;
+use super::worker::{Answer, Meter, Worker};
+use crate::memory::GuestMemoryMmap;
+use crate::virtqueue::{DeviceQueue, QueueError};
+
+/// What a queue is made of, besides its worker.
+pub struct QueueParts<M = GuestMemoryMmap> {
+    /// The device's half of the ring.
+    pub queue: DeviceQueue<M>,
+    /// The doorbell.
+    pub kick: Kick,
+    /// The interrupt line.
+    pub interrupt: Interrupt,
+    /// Called when the driver broke a rule of the ring, before the interrupt that makes the driver look.
+    pub on_broken: Box<dyn Fn(QueueError)>,
+    /// The limit that it shares with the device's other queues.
+    pub limit: Option<Arc<RateLimit>>,
+    /// For a transport whose queues survive a crash of this process.
+    pub in_flight: Option<InFlight>,
+    /// For a transport whose guest memory can be taken away: returns true once that happened. Asked before
+    /// each batch of answers; from then on the driver is told nothing more.
+    pub memory_lost: Option<Box<dyn Fn() -> bool>>,
+}
+
+impl<M> std::fmt::Debug for QueueParts<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueueParts").field("kick", &self.kick).finish_non_exhaustive()
+    }
+}
+
+/// A running queue. Home thread of its loop.
+///
+/// Dropping it detaches it from the loop. Chains that a worker still works on keep their hold on guest
+/// memory until they are done; their answers are dropped.
+pub struct Queue<W: Worker> {
+    worker: W,
+    ring: RefCell<Ring<W>>,
+    interrupt: RefCell<Interrupt>,
+    on_broken: Box<dyn Fn(QueueError)>,
+    limit: Option<Arc<RateLimit>>,
+    memory_lost: Option<Box<dyn Fn() -> bool>>,
+    /// The driver broke the rules: the queue is stopped, and this is the first rule.
+    broken: Cell<Option<QueueError>>,
+    /// Busy polling is on: kicks are off, and stay off.
+    polling: Cell<bool>,
+    /// The limit is used up, or the worker may not begin: kicks are off until that is over.
+    resting: Cell<bool>,
+    stats: Cell<QueueStats>,
+    /// Continues a drain that reached its bound.
+    again: BottomHalf,
+    /// Continues a drain that reached its limit.
+    rest: Timer,
+}
+
+struct Ring<W: Worker> {
+    queue: DeviceQueue<W::Memory>,
+    /// Slots without a chain; there are never more slots than entries in the queue.
+    slots: Vec<W::Slot>,
+    log: Option<Box<dyn InFlightLog>>,
+}
+
+impl<W: Worker> Ring<W> {
+    fn slot(&mut self, worker: &W) -> W::Slot {
+        self.slots.pop().unwrap_or_else(|| worker.new_slot(self.queue.new_chain()))
+    }
+}
+
+/// A queue and its doorbell. Dropping it stops the queue.
+#[must_use = "dropping an attachment stops the queue"]
+pub struct Attached<W: Worker> {
+    queue: Rc<Queue<W>>,
+    doorbell: Doorbell,
+}
+
+impl<W: Worker> std::fmt::Debug for Attached<W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Attached").field("queue", &self.queue).field("doorbell", &self.doorbell).finish()
+    }
+}
+
+impl<W: Worker> Queue<W> {
+    /// Starts a queue on the loop of `context`: its kick is answered from now on, and what was made
+    /// available before counts. `worker` makes the worker, which answers through the reference that it gets.
+    ///
+    /// # Errors
+    /// What registering the doorbell or making the worker returns.
+    pub fn attach(
+        context: &AioContext,
+        parts: QueueParts<W::Memory>,
+        worker: impl FnOnce(QueueRef<W>) -> io::Result<W>,
+    ) -> io::Result<Attached<W>> {
+        let this = QueueRef(Rc::default());
+        let worker = worker(this.clone())?;
+        let queue = this.clone();
+        let again = context.bottom_half(move |context| {
+            if let Some(queue) = queue.get() {
+                queue.process(context);
+            }
+        });
+        let queue = this.clone();
+        let rest = context.timer(move |context| {
+            if let Some(queue) = queue.get() {
+                queue.resting.set(false);
+                queue.process(context);
+            }
+        });
+        let (log, resubmit) = parts.in_flight.map_or((None, Vec::new()), |f| (Some(f.log), f.resubmit));
+        let queue = Rc::new(Self {
+            worker,
+            ring: RefCell::new(Ring { queue: parts.queue, slots: Vec::new(), log }),
+            interrupt: RefCell::new(parts.interrupt),
+            on_broken: parts.on_broken,
+            limit: parts.limit.filter(|limit| !limit.is_unlimited()),
+            memory_lost: parts.memory_lost,
+            broken: Cell::new(None),
+            polling: Cell::new(false),
+            resting: Cell::new(false),
+            stats: Cell::default(),
+            again,
+            rest,
+        });
+        this.0.replace(Rc::downgrade(&queue));
+        let doorbell = match &parts.kick {
+            Kick::Plain(kick) => Doorbell::Plain(context.add_polled_notifier(kick, Rc::clone(&queue))?),
+            Kick::Bounded(kick) => {
+                let queue = Rc::clone(&queue);
+                kick::answer(context, kick, move |context| queue.process(context))?
+            }
+        };
+        if queue.ring.borrow().log.is_some() {
+            // A process that was killed may have shown answers and not interrupted for them.
+            queue.interrupt();
+        }
+        queue.resubmit(&resubmit);
+        // Whoever ran this queue before may have told the guest not to kick (virtio 1.2 section 2.7.10
+        // leaves the suppression as it is), so look once without being asked.
+        queue.again.schedule();
+        Ok(Attached { queue, doorbell })
+    }
+
+    /// Carries out what a former process took and did not answer.
+    fn resubmit(&self, heads: &[u16]) {
+        let ring = &mut *self.ring.borrow_mut();
+        for &head in heads {
+            let mut slot = ring.slot(&self.worker);
+            if let Err(error) = ring.queue.resubmit(head, W::chain(&mut slot)) {
+                self.stop(error);
+                break;
+            }
+            self.begin_chain(ring, slot);
+        }
+        self.worker.commit();
+        self.publish(ring);
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> QueueStats {
+        QueueStats { submits: self.worker.submit_calls(), ..self.stats.get() }
+    }
+
+    /// Requests that were taken off the ring and not answered.
+    pub fn in_flight(&self) -> u16 {
+        self.ring.borrow().queue.in_flight()
+    }
+
+    /// The rule that the driver broke, if it did: the device needs a reset.
+    pub fn broken(&self) -> Option<QueueError> {
+        self.broken.get()
+    }
+
+    /// Gives the queue another interrupt line, and signals it: what was signalled on the old one may have gone unheard.
+    pub fn set_interrupt(&self, interrupt: Interrupt) {
+        self.interrupt.replace(interrupt);
+        self.interrupt();
+    }
+
+    fn count(&self, change: impl FnOnce(&mut QueueStats)) {
+        let mut stats = self.stats.get();
+        change(&mut stats);
+        self.stats.set(stats);
+    }
+
+    /// Takes up to a batch of chains off the ring. True if that bound was reached.
+    fn drain(&self, ring: &mut Ring<W>) -> Result<bool, QueueError> {
+        let bound = ring.queue.size().min(self.worker.batch());
+        let suppress = !self.polling.get();
+        let mut taken = 0;
+        loop {
+            if suppress {
+                ring.queue.disable_kicks();
+            }
+            while taken < bound {
+                if self.must_rest() {
+                    return Ok(false);
+                }
+                let mut slot = ring.slot(&self.worker);
+                match ring.queue.pop(W::chain(&mut slot)) {
+                    Ok(true) => taken += 1,
+                    other => {
+                        ring.slots.push(slot);
+                        other?;
+                        break;
+                    }
+                }
+                if let Some(log) = &mut ring.log {
+                    log.popped(W::chain(&mut slot).head());
+                }
+                self.begin_chain(ring, slot);
+                self.publish_early(ring);
+            }
+            self.worker.commit();
+            if taken >= bound {
+                return Ok(true);
+            }
+            if !suppress || !ring.queue.enable_kicks() {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Gives a popped chain to the worker, and answers it if that is done at once.
+    #[inline]
+    fn begin_chain(&self, ring: &mut Ring<W>, slot: W::Slot) {
+        let meter = Meter { limit: self.limit.as_deref(), clock: &self.rest };
+        if let Some(answer) = self.worker.begin(slot, meter) {
+            self.answer(ring, answer);
+        }
+    }
+
+    /// Returns true if nothing may be taken now. If the limit is used up, the timer continues when it is
+    /// not; if the worker may not begin, it wakes the queue.
+    fn must_rest(&self) -> bool {
+        if !self.worker.may_begin() {
+            self.resting.set(true);
+            return true;
+        }
+        let Some(limit) = &self.limit else { return false };
+        let wait_ns = limit.wait_ns(self.rest.now_ns());
+        if wait_ns > 0 {
+            self.resting.set(true);
+            self.rest.arm_after(Duration::from_nanos(wait_ns));
+        }
+        wait_ns > 0
+    }
+
+    /// Puts one answer on the used ring, for [`publish`](Self::publish).
+    #[inline]
+    fn answer(&self, ring: &mut Ring<W>, answer: Answer<W::Slot>) {
+        let Answer { mut slot, written } = answer;
+        let head = W::chain(&mut slot).head();
+        ring.slots.push(slot);
+        // It was popped by this queue and has come back once, so it is in flight.
+        let pushed = ring.queue.push(head, written);
+        debug_assert_eq!(pushed, Ok(()));
+        if let Some(log) = &mut ring.log
+            && !ring.queue.is_broken()
+        {
+            log.pushed(head);
+        }
+        self.count(|stats| stats.requests += 1);
+    }
+
+    /// Shows the answers to the guest before all of the batch are there: when there are enough, and at once if it waits for
+    /// any, since being woken takes it longer than the rest takes the device. The last are shown when kicks are on again: a
+    /// guest that this wakes on the device's own CPU must be able to kick.
+    #[inline]
+    fn publish_early(&self, ring: &mut Ring<W>) {
+        let due = ring.queue.unpublished() >= SHOWN_AT_ONCE || ring.queue.driver_waits();
+        if due && ring.queue.has_available() {
+            self.publish(ring);
+        }
+    }
+
+    /// Shows the answers to the guest.
+    fn publish(&self, ring: &mut Ring<W>) {
+        if self.memory_lost.as_ref().is_some_and(|lost| lost()) {
+            // What was read from there may be nothing that the guest ever wrote, and what was written has reached nobody.
+            ring.queue.mark_broken();
+            self.stop(QueueError::MemoryLost);
+            return;
+        }
+        let wanted = ring.queue.publish();
+        if let Some(log) = &mut ring.log
+            && !ring.queue.is_broken()
+        {
+            log.published();
+        }
+        if wanted {
+            self.interrupt();
+        }
+    }
+
+    fn interrupt(&self) {
+        if self.interrupt.borrow().signal() {
+            self.count(|stats| stats.interrupts += 1);
+        }
+    }
+
+    /// Stops a queue whose driver broke the rules. The interrupt stands for the configuration change that tells the driver
+    /// of DEVICE_NEEDS_RESET (virtio 1.2 section 2.1.2).
+    fn stop(&self, error: QueueError) {
+        if self.broken.replace(Some(error)).is_none() {
+            (self.on_broken)(error);
+            self.interrupt();
+        }
+    }
+}
+
+/// Answers shown at a time, should there be more: the guest takes the first while the device works on the last.
+const SHOWN_AT_ONCE: u16 = 8;
+
+/// A queue as its worker sees it. Does nothing once the queue is gone.
+pub struct QueueRef<W: Worker>(Rc<RefCell<Weak<Queue<W>>>>);
+
+impl<W: Worker> QueueRef<W> {
+    fn get(&self) -> Option<Rc<Queue<W>>> {
+        self.0.borrow().upgrade()
+    }
+
+    /// Answers chains that the worker kept. They are shown to the guest with one store and one interrupt at
+    /// most, so what finishes at the same time should come in one call. Not inside [`Worker::begin`].
+    pub fn answer(&self, answers: impl IntoIterator<Item = Answer<W::Slot>>) {
+        let Some(queue) = self.get() else { return };
+        let mut ring = queue.ring.borrow_mut();
+        for answer in answers {
+            queue.answer(&mut ring, answer);
+        }
+        queue.publish(&mut ring);
+    }
+
+    /// [`Worker::may_begin`] has become true: looks at the ring in the next turn.
+    pub fn wake(&self) {
+        if let Some(queue) = self.get()
+            && queue.resting.replace(false)
+        {
+            queue.again.schedule();
+        }
+    }
+}
+
+impl<W: Worker> Clone for QueueRef<W> {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0))
+    }
+}
+
+impl<W: Worker> std::fmt::Debug for QueueRef<W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("QueueRef").field(&self.get()).finish()
+    }
+}
+
+impl<W: Worker> BusyPolled for Queue<W> {
+    fn process(&self, _context: &AioContext) {
+        if self.resting.get() {
+            return;
+        }
+        self.count(|stats| stats.drains += 1);
+        let mut ring = self.ring.borrow_mut();
+        match self.drain(&mut ring) {
+            Ok(false) => {}
+            Ok(true) => self.again.schedule(),
+            Err(QueueError::Broken) => {}
+            Err(error) => self.stop(error),
+        }
+        self.publish(&mut ring);
+    }
+
+    fn is_ready(&self) -> bool {
+        !self.resting.get() && self.ring.borrow().queue.has_available()
+    }
+
+    fn begin(&self) {
+        self.polling.set(true);
+        self.ring.borrow_mut().queue.disable_kicks();
+    }
+
+    fn end(&self) {
+        self.polling.set(false);
+        if self.resting.get() {
+            return;
+        }
+        // What came meanwhile is found by the look that follows, or by whoever attaches the queue next.
+        let _ = self.ring.borrow_mut().queue.enable_kicks();
+    }
+}
+
+impl<W: Worker> std::fmt::Debug for Queue<W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue")
+            .field("stats", &self.stats.get())
+            .field("broken", &self.broken.get())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<W: Worker> Attached<W> {
+    /// The doorbell's registration: how it is reset, and why.
+    pub fn doorbell(&self) -> &Doorbell {
+        &self.doorbell
+    }
+
+    /// Turns the loop until every request that was taken has been answered, and stops the queue: the doorbell goes first,
+    /// so nothing new is taken, not even what the ring holds. Blocks for as long as the backend takes.
+    ///
+    /// # Errors
+    /// What [`AioContext::poll`] says; the queue is stopped all the same, without waiting.
+    pub fn stop(self, context: &AioContext) -> io::Result<Stopped> {
+        let Self { queue, doorbell } = self;
+        drop(doorbell);
+        queue.again.cancel();
+        queue.rest.cancel();
+        queue.worker.stop();
+        while queue.in_flight() > 0 {
+            context.poll(true)?;
+        }
+        let ring = queue.ring.borrow();
+        Ok(Stopped {
+            next_avail: ring.queue.next_avail(),
+            next_used: ring.queue.next_used(),
+            stats: queue.stats(),
+        })
+    }
+}
+
+/// What a stopped queue leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopped {
+    /// Index of the next chain to pop.
+    pub next_avail: u16,
+    /// Index of the next used entry to write; the same, unless the driver broke the queue.
+    pub next_used: u16,
+    /// The counters.
+    pub stats: QueueStats,
+}
+
+impl<W: Worker> std::ops::Deref for Attached<W> {
+    type Target = Queue<W>;
+
+    fn deref(&self) -> &Queue<W> {
+        &self.queue
+    }
+}

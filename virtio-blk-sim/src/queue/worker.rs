@@ -1,0 +1,139 @@
+//! What a chain means: the device's side of one queue.
+
+use std::marker::PhantomData;
+use std::rc::Rc;
+
+use aio::Timer;
+use vm_memory::GuestMemoryBackend;
+
+use super::rate_limit::RateLimit;
+use crate::memory::GuestMemoryMmap;
+use crate::virtqueue::Chain;
+
+/// The device's side of one queue. Lives in the home thread of the queue's loop, and is called there only.
+///
+/// [`begin`](Self::begin) gets each chain that the driver makes available. It returns the answer, or keeps
+/// the chain and answers later through the [`QueueRef`](super::QueueRef) it was made with, from any callback of the loop.
+///
+/// A chain travels in a *slot*, which has room for it and for whatever the device needs to carry it out.
+/// Slots are used again, so a queue that has been busy allocates nothing. A device that answers each chain
+/// at once needs none of that: see [`Immediate`].
+///
+/// A method may panic. The panic unwinds out of [`AioContext::poll`](aio::AioContext::poll); the chain that was being worked on is
+/// then never answered, and everything else goes on.
+pub trait Worker: 'static {
+    /// The guest's memory.
+    type Memory: GuestMemoryBackend + 'static;
+
+    /// Room for one chain.
+    type Slot: 'static;
+
+    /// Makes a slot around an empty chain.
+    fn new_slot(&self, chain: Chain<Self::Memory>) -> Self::Slot;
+
+    /// The chain of a slot.
+    fn chain(slot: &mut Self::Slot) -> &mut Chain<Self::Memory>;
+
+    /// Carries out a chain. `None` if the answer comes later. Must not block; `meter` is told how many
+    /// bytes it moves.
+    fn begin(&self, slot: Self::Slot, meter: Meter<'_>) -> Option<Answer<Self::Slot>>;
+
+    /// Whether [`begin`](Self::begin) may be called now. While this is false nothing is taken off the ring
+    /// and no kick is asked for: the device's own back-pressure. When that changes, call
+    /// [`QueueRef::wake`](super::QueueRef::wake). Called very often, so it only looks at memory.
+    fn may_begin(&self) -> bool {
+        true
+    }
+
+    /// How many chains make a batch: so many are taken off the ring before [`commit`](Self::commit).
+    fn batch(&self) -> u16 {
+        u16::MAX
+    }
+
+    /// No more chains follow for now: what is handed to the kernel in batches is handed over.
+    fn commit(&self) {}
+
+    /// The queue is being stopped: nothing new begins, and it waits until every chain that was taken has
+    /// been answered. A worker that keeps chains until something from outside happens must answer them now.
+    fn stop(&self) {}
+
+    /// System calls in the loop's thread by which chains were handed to the kernel, beside the loop's own.
+    fn submit_calls(&self) -> u64 {
+        0
+    }
+}
+
+/// A chain that was carried out.
+#[derive(Debug)]
+pub struct Answer<S> {
+    /// Its slot.
+    pub slot: S,
+    /// Bytes written to its writable part, as the used ring reports them.
+    pub written: u32,
+}
+
+/// Charges a chain to the rate limit that its queue has, if it has one.
+#[derive(Debug, Clone, Copy)]
+pub struct Meter<'a> {
+    pub(super) limit: Option<&'a RateLimit>,
+    pub(super) clock: &'a Timer,
+}
+
+impl Meter<'_> {
+    /// Charges one request that moves so many bytes. `bytes` is called only if there is a limit.
+    #[inline]
+    pub fn charge(self, bytes: impl FnOnce() -> u64) {
+        if let Some(limit) = self.limit {
+            limit.charge(bytes(), self.clock.now_ns());
+        }
+    }
+}
+
+/// A device's side of a queue that answers each chain at once: all that most devices need.
+pub trait Handled: 'static {
+    /// Carries out a chain: reads its readable part, writes its writable part, and returns how many bytes it
+    /// wrote. Must not block.
+    fn handle(&self, chain: &Chain) -> u32;
+
+    /// As [`Worker::may_begin`].
+    fn may_begin(&self) -> bool {
+        true
+    }
+}
+
+/// A [`Worker`] made of a [`Handled`].
+#[derive(Debug)]
+pub struct Immediate<H> {
+    handler: Rc<H>,
+    memory: PhantomData<GuestMemoryMmap>,
+}
+
+impl<H> Immediate<H> {
+    /// The handler may be shared with callbacks of the loop.
+    pub fn new(handler: Rc<H>) -> Self {
+        Self { handler, memory: PhantomData }
+    }
+}
+
+impl<H: Handled> Worker for Immediate<H> {
+    type Memory = GuestMemoryMmap;
+    type Slot = Box<Chain>;
+
+    fn new_slot(&self, chain: Chain) -> Box<Chain> {
+        Box::new(chain)
+    }
+
+    fn chain(slot: &mut Box<Chain>) -> &mut Chain {
+        slot
+    }
+
+    fn begin(&self, slot: Box<Chain>, meter: Meter<'_>) -> Option<Answer<Box<Chain>>> {
+        meter.charge(|| slot.readable().len_bytes() + slot.writable().len_bytes());
+        let written = self.handler.handle(&slot);
+        Some(Answer { slot, written })
+    }
+
+    fn may_begin(&self) -> bool {
+        self.handler.may_begin()
+    }
+}

@@ -1,0 +1,275 @@
+//! Where the queues run: on the server's own loop, or spread over IoThreads.
+//!
+//! A running queue belongs to its loop's thread. What the server holds of it is a [`RunningQueue`], which asks that thread.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aio::{AioContext, Builder, EventNotifier, IoThread};
+
+use super::inflight::{InflightQueue, InflightRegion};
+use super::memory::MemoryTable;
+use crate::memory::GuestMemoryMmap;
+use crate::queue::{
+    Attached, Device, InFlight, InFlightLog, Interrupt, Queue, QueueParts, QueueStats, RateLimit, Stopped,
+    Worker,
+};
+use crate::virtqueue::{DeviceQueue, QueueError};
+
+/// What a queue is started from, on whichever loop it will run.
+#[derive(Debug)]
+pub(super) struct QueueOrder<D> {
+    pub(super) device: Arc<D>,
+    pub(super) queue: DeviceQueue,
+    pub(super) kick: EventNotifier,
+    pub(super) interrupt: Interrupt,
+    /// Rung when the driver breaks a rule.
+    pub(super) error: Option<EventNotifier>,
+    pub(super) limit: Option<Arc<RateLimit>>,
+    /// The record of what is in flight, and what a former backend left there.
+    pub(super) in_flight: Option<(InflightQueue, Vec<u16>)>,
+    /// The guest memory that the queue uses.
+    pub(super) memory: MemoryTable,
+    /// Where the record is: the frontend's memory as well.
+    pub(super) inflight_region: Option<InflightRegion>,
+    /// Shut down when the frontend takes that memory away, which ends the session.
+    pub(super) socket: Arc<UnixStream>,
+}
+
+impl InFlightLog for InflightQueue {
+    fn popped(&mut self, head: u16) {
+        self.pop(head);
+    }
+
+    fn pushed(&mut self, head: u16) {
+        self.push(head);
+    }
+
+    fn published(&mut self) {
+        InflightQueue::published(self);
+    }
+}
+
+impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> QueueOrder<D> {
+    fn start(self, index: u16, context: &AioContext) -> io::Result<Box<dyn Running>> {
+        let (device, error, socket) = (Arc::clone(&self.device), self.error, self.socket);
+        let on_broken = move |rule: QueueError| {
+            device.log(format_args!("queue {index} is stopped: {rule}"));
+            if rule == QueueError::MemoryLost {
+                // The server sees it as the end of the stream, on whichever thread it is.
+                let _ = socket.shutdown(Shutdown::Both);
+            }
+            if let Some(error) = &error {
+                // An eventfd that the peer sent: if it is none any more, the peer cannot be told.
+                let _ = error.notify();
+            }
+        };
+        let in_flight = self.in_flight.map(|(log, resubmit)| InFlight { log: Box::new(log), resubmit });
+        let (memory, record) = (self.memory, self.inflight_region);
+        let parts = QueueParts {
+            memory_lost: Some(Box::new(move || {
+                memory.is_broken() || record.as_ref().is_some_and(InflightRegion::is_broken)
+            })),
+            queue: self.queue,
+            kick: self.kick.into(),
+            interrupt: self.interrupt,
+            on_broken: Box::new(on_broken),
+            limit: self.limit,
+            in_flight,
+        };
+        let device = self.device;
+        Ok(Box::new(Queue::attach(context, parts, |queue| device.start(index, context, queue))?))
+    }
+}
+
+/// A queue that runs on a loop, whatever its device is.
+pub(super) trait Running {
+    fn set_interrupt(&self, interrupt: Interrupt);
+    fn stats(&self) -> QueueStats;
+    fn stop(self: Box<Self>, context: &AioContext) -> io::Result<Stopped>;
+}
+
+impl<W: Worker> Running for Attached<W> {
+    fn set_interrupt(&self, interrupt: Interrupt) {
+        Queue::set_interrupt(self, interrupt);
+    }
+
+    fn stats(&self) -> QueueStats {
+        Queue::stats(self)
+    }
+
+    fn stop(self: Box<Self>, context: &AioContext) -> io::Result<Stopped> {
+        Attached::stop(*self, context)
+    }
+}
+
+impl std::fmt::Debug for dyn Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+thread_local! {
+    /// The queues of this IoThread, by number.
+    static QUEUES: RefCell<BTreeMap<u64, Box<dyn Running>>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// The loops that a server spreads its queues over.
+#[derive(Debug)]
+pub struct Loops {
+    threads: Vec<Arc<IoThread>>,
+    /// The thread of each queue; round robin beyond its end.
+    mapping: Vec<usize>,
+}
+
+impl Loops {
+    /// All queues on the server's own loop.
+    pub fn own() -> Self {
+        Self { threads: Vec::new(), mapping: Vec::new() }
+    }
+
+    /// `threads` IoThreads (0: none, as [`own`](Self::own)). Queue `n` runs on thread `mapping[n]`, or, where the list ends,
+    /// on thread `n` modulo their number.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the mapping names a thread that there is not; as for [`IoThread::spawn`].
+    pub fn spawn(threads: usize, mapping: Vec<usize>, builder: &Builder) -> io::Result<Self> {
+        if let Some(wrong) = mapping.iter().find(|thread| **thread >= threads) {
+            let message = format!(
+                "a queue is mapped to thread {wrong}, but there are threads 0 to {}",
+                threads.max(1) - 1
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        let spawn = |index| IoThread::spawn(&format!("queue-io-{index}"), builder.clone()).map(Arc::new);
+        Ok(Self { threads: (0..threads).map(spawn).collect::<io::Result<_>>()?, mapping })
+    }
+
+    fn thread(&self, queue: u16) -> Option<&Arc<IoThread>> {
+        let queue = usize::from(queue);
+        let round_robin = || queue.checked_rem(self.threads.len());
+        self.threads.get(self.mapping.get(queue).copied().or_else(round_robin)?)
+    }
+
+    /// Starts queue `index` where it belongs. Blocks until it has been started.
+    pub(super) fn start<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>>(
+        &self,
+        index: u16,
+        order: QueueOrder<D>,
+        own: &AioContext,
+    ) -> io::Result<RunningQueue> {
+        let Some(thread) = self.thread(index) else {
+            return order.start(index, own).map(RunningQueue::Here);
+        };
+        static NAMES: AtomicU64 = AtomicU64::new(0);
+        let name = NAMES.fetch_add(1, Ordering::Relaxed);
+        thread.run(move |context| {
+            let queue = order.start(index, context)?;
+            QUEUES.with_borrow_mut(|queues| queues.insert(name, queue));
+            io::Result::Ok(())
+        })??;
+        Ok(RunningQueue::There(Remote { thread: Arc::clone(thread), name }))
+    }
+}
+
+/// A queue that runs somewhere. Dropping it stops the queue, without waiting for what is in flight.
+#[derive(Debug)]
+pub(super) enum RunningQueue {
+    Here(Box<dyn Running>),
+    There(Remote),
+}
+
+/// A queue on an IoThread.
+#[derive(Debug)]
+pub(super) struct Remote {
+    thread: Arc<IoThread>,
+    name: u64,
+}
+
+impl RunningQueue {
+    /// Stops taking requests, and waits until those that were taken have been answered.
+    pub(super) fn stop(self, own: &AioContext) -> io::Result<Stopped> {
+        match self {
+            Self::Here(queue) => queue.stop(own),
+            Self::There(remote) => remote.stop(),
+        }
+    }
+
+    pub(super) fn set_interrupt(&self, interrupt: Interrupt) -> io::Result<()> {
+        self.ask(move |queue| queue.set_interrupt(interrupt))
+    }
+
+    pub(super) fn stats(&self) -> io::Result<QueueStats> {
+        self.ask(|queue| queue.stats())
+    }
+
+    fn ask<R: Default + Send + 'static>(
+        &self,
+        question: impl FnOnce(&dyn Running) -> R + Send + 'static,
+    ) -> io::Result<R> {
+        match self {
+            Self::Here(queue) => Ok(question(&**queue)),
+            Self::There(Remote { thread, name }) => {
+                let name = *name;
+                thread.run(move |_| {
+                    QUEUES.with_borrow(|queues| {
+                        queues.get(&name).map(|queue| question(&**queue)).unwrap_or_default()
+                    })
+                })
+            }
+        }
+    }
+}
+
+impl Remote {
+    fn stop(self) -> io::Result<Stopped> {
+        let name = self.name;
+        self.thread.run(move |context| {
+            let queue = QUEUES.with_borrow_mut(|queues| queues.remove(&name));
+            queue.map_or_else(|| Err(io::ErrorKind::NotFound.into()), |queue| queue.stop(context))
+        })?
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        let name = self.name;
+        self.thread.handle().schedule(move |_| {
+            let queue = QUEUES.with_borrow_mut(|queues| queues.remove(&name));
+            drop(queue);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of five queues, each one's thread.
+    fn threads(threads: usize, mapping: Vec<usize>) -> [Option<usize>; 5] {
+        let loops = Loops::spawn(threads, mapping, &AioContext::builder()).unwrap();
+        let number = |thread| loops.threads.iter().position(|other| Arc::ptr_eq(thread, other)).unwrap();
+        [0, 1, 2, 3, 4].map(|queue| loops.thread(queue).map(number))
+    }
+
+    #[test]
+    fn queues_are_spread_as_listed_and_then_round_robin() {
+        assert_eq!(threads(0, vec![]), [None; 5]);
+        assert_eq!(threads(1, vec![]), [Some(0); 5]);
+        assert_eq!(threads(3, vec![]), [0, 1, 2, 0, 1].map(Some));
+        assert_eq!(threads(3, vec![2, 2, 1]), [2, 2, 1, 0, 1].map(Some));
+    }
+
+    #[test]
+    fn a_thread_that_there_is_not_is_refused() {
+        for (threads, mapping) in [(0, vec![0]), (2, vec![0, 2])] {
+            let error = Loops::spawn(threads, mapping, &AioContext::builder()).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        }
+    }
+}
