@@ -183,10 +183,9 @@ mod tests {
     use crate::cli;
     use crate::pin::CpuSet;
     use crate::vhost_user::options::VhostUserArgs;
-    use aio::{AioContext, IoThread, Reset};
+    use aio::{AioContext, IoThread};
     use std::os::unix::net::UnixListener;
     use std::path::{Path, PathBuf};
-    use std::sync::Arc;
     use virtio_blk_sim::blk::Disk;
     use virtio_blk_sim::blk::backend::Backend;
     use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig};
