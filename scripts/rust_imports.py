@@ -15,22 +15,29 @@ TOKEN = re.compile(r"(?:r#)?[A-Za-z_]\w*|\d\w*|::|\.\.|\n|\S")
 IDENTIFIER = re.compile(r"(?:r#)?[A-Za-z_]\w*$")
 
 
-def strip(text):
-    """Returns the text without comments and literals; newlines stay."""
-    out, at = [], 0
+def literals(text):
+    """Yields the start and the end of each comment and literal."""
+    at = 0
     while found := LITERALS.search(text, at):
-        end = found.end()
+        at = found.end()
         if found["block"]:
             depth = 1
-            while depth and (mark := re.compile(r"/\*|\*/").search(text, end)):
-                depth, end = depth + (1 if mark[0] == "/*" else -1), mark.end()
-            end = end if not depth else len(text)
+            while depth and (mark := re.compile(r"/\*|\*/").search(text, at)):
+                depth, at = depth + (1 if mark[0] == "/*" else -1), mark.end()
+            at = len(text) if depth else at
         elif found["raw"] is not None:
-            close = text.find('"' + found["raw"], end)
-            end = len(text) if close < 0 else close + 1 + len(found["raw"])
-        out += [text[at:found.start()], " ", "\n" * text.count("\n", found.start(), end)]
-        at = end
-    return "".join(out) + text[at:]
+            close = text.find('"' + found["raw"], at)
+            at = len(text) if close < 0 else close + 1 + len(found["raw"])
+        yield found.start(), at
+
+
+def strip(text):
+    """Returns the text without comments and literals; newlines stay."""
+    out, kept = [], 0
+    for start, end in literals(text):
+        out += [text[kept:start], " ", "\n" * text.count("\n", start, end)]
+        kept = end
+    return "".join(out) + text[kept:]
 
 
 def tokenize(text):
