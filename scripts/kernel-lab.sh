@@ -2,7 +2,7 @@
 # The kernel lab: takes Debian's linux-source-6.12, applies the patches of scripts/kernel, builds, boots and tests. One command,
 # on a fresh Debian-like x86-64 machine; as root it installs what it needs with apt-get. See scripts/kernel/README.md.
 #
-#   scripts/kernel-lab.sh build|test|bench|shell [--uml|--qemu] [--kernel LIST] [--dir DIR] [--limit SECONDS] [--jobs N] [--json FILE]
+#   scripts/kernel-lab.sh build|test|bench|shell [--uml|--qemu] [--kernel LIST] [--dir DIR] [--limit SECONDS] [--jobs N] [--json FILE] [--only NAME]
 #
 #   build    builds the kernels
 #   test     boots each and runs in it: every way to wait for an eventfd, the bounded counter, and aio's conformance suite;
@@ -20,6 +20,7 @@
 #   --jobs N        compilers at once (default: one for each CPU)
 #   --limit SECONDS gives up after that time, says so, and keeps what was built for the next run
 #   --json FILE     bench: the counts, as JSON
+#   --only NAME     test: only the tests whose name contains NAME
 #
 # Exit codes: 0 done, 1 failed, 2 wrong use, 3 skipped (with the reason): not this machine, or not in this time.
 set -euo pipefail
@@ -35,7 +36,7 @@ usage() { echo "kernel-lab: $*; see --help" >&2; exit 2; }
 skip() { echo "SKIPPED: $*"; exit 3; }
 say() { printf '\n--- %s\n' "$*"; }
 
-command='' machine='' kernels='' limit='' json='' jobs=''
+command='' machine='' kernels='' limit='' json='' jobs='' only=''
 lab=${KERNEL_LAB_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/eventfd-kernel-lab}
 while (($#)); do
   case $1 in
@@ -46,6 +47,7 @@ while (($#)); do
     --limit) limit=${2:?--limit needs seconds}; shift ;;
     --jobs) jobs=${2:?--jobs needs a number}; shift ;;
     --json) json=${2:?--json needs a file}; shift ;;
+    --only) only=${2:?--only needs a part of a name}; shift ;;
     -h | --help) sed -n '2,/^set -/{/^set -/d; s/^# \{0,1\}//; p}' "$0"; exit 0 ;;
     *) usage "unknown argument $1" ;;
   esac
@@ -56,6 +58,9 @@ done
 jobs=${jobs:-$(nproc)}
 [[ $jobs =~ ^[1-9][0-9]*$ ]] || usage "--jobs takes a number, not '$jobs'"
 [ -z "$json" ] || [ "$command" = bench ] || usage "--json belongs to bench"
+[ -z "$only" ] || [ "$command" = test ] || usage "--only belongs to test"
+# It becomes part of a command line in the guest.
+[[ $only =~ ^([A-Za-z0-9_:][A-Za-z0-9_:,.\ -]*)?$ ]] || usage "--only takes letters, digits and spaces, not '$only'"
 if [ "$command" = bench ]; then
   [ "$machine" != uml ] || usage "bench counts instructions, which takes --qemu"
   machine=qemu kernels=${kernels:-stock,0001,0002}
@@ -349,18 +354,18 @@ check_uml() {
 }
 
 run_tests() {
-  local kernel log suite
+  local kernel log suite filter=${only:+\"$only\"}
   [ "$machine" = qemu ] || check_uml "${kernels[0]}"
   step "build the test program" "$lab/cargo.log" test_binary kernel
   step "build the conformance suite" "$lab/cargo.log" test_binary conformance
   suite=$(cat "$lab/test-conformance")
   for kernel in "${kernels[@]}"; do
     log=$lab/test-$machine-$kernel.log
-    in_kernel "every way to hear of an eventfd, and the maximum" "$kernel" "$log" "$(cat "$lab/test-kernel") 2>&1"
+    in_kernel "every way to hear of an eventfd, and the maximum" "$kernel" "$log" "$(cat "$lab/test-kernel") $filter 2>&1"
     summary '^(FAIL|EFD_|[0-9]+ failed)' "$log"
     log=$lab/conformance-$machine-$kernel.log
     in_kernel "conformance $(conformance_of "$kernel")" "$kernel" "$log" \
-      "$suite --test-threads=1 --color=never $(conformance_of "$kernel") 2>&1"
+      "$suite --test-threads=1 --color=never $(conformance_of "$kernel") $filter 2>&1"
     summary '^test result|skipped:' "$log"
   done
   say "what was delivered"
