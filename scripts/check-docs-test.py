@@ -9,7 +9,7 @@ import unittest
 SCRIPT = pathlib.Path(__file__).with_name("check-docs.py")
 
 
-def run(architecture, readme=""):
+def run(architecture, readme="", others=()):
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         for name in ("one/src/a/b.rs", "one/src/a/c.rs", "two/tests/d.rs", "scripts/e.sh"):
@@ -17,6 +17,9 @@ def run(architecture, readme=""):
             (root / name).touch()
         (root / "Cargo.toml").write_text('[workspace]\nmembers = ["one", "two"]\n')
         (root / "README.md").write_text(readme)
+        for name, text in others:
+            (root / name).parent.mkdir(exist_ok=True)
+            (root / name).write_text(text)
         if architecture is not None:
             (root / "ARCHITECTURE.md").write_text(architecture)
         done = subprocess.run([sys.executable, SCRIPT, "--root", root], capture_output=True,
@@ -62,6 +65,18 @@ a/y.rs
 """), ["README.md:3: links to gone.md, which does not exist",
        "README.md:3: links to #three, which is no heading of ARCHITECTURE.md",
        "README.md:4: links to also-gone, which does not exist"])
+
+    def test_scripts_are_looked_for_in_code_too(self):
+        self.assertEqual(run("", """    scripts/e.sh --help
+    target/release/x && scripts/f.py ; ../scripts/other.sh
+"""), ["README.md:2: there is no scripts/f.py"])
+
+    def test_aliases_run_tests_that_exist_and_pages_name_aliases_that_exist(self):
+        aliases = '[alias]\nd = "test -p two --test d"\ne = "test -p two --test e"\n'
+        self.assertEqual(run("", others=[(".cargo/config.toml", aliases), (
+            "CONTRIBUTING.md", "`cargo d`, `cargo test -p two`, `cargo g`")]),
+            [".cargo/config.toml: cargo e: two has no test called e",
+             "CONTRIBUTING.md: `cargo g` is no command of cargo and no alias"])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@
   or .md), and each name ending in .rs, .sh or .py in its pictures. A path starts at the top of the
   repository or, below a heading that begins with the name of a crate, in that crate or its src. A
   name without a `/` is a file anywhere in it. `{a,b}` and `*` are understood.
-- Each relative link of each Markdown file, with its anchor.
+- Each relative link of each Markdown file, with its anchor, and each script that it names as
+  `scripts/...` in text or code.
+- Each test that an alias in .cargo/config.toml runs, and each alias that CONTRIBUTING.md names.
 
 Exit codes: 0 clean, 1 something is missing, 2 wrong use.
 """
@@ -20,6 +22,8 @@ import tomllib
 
 SUFFIXES = (".rs", ".sh", ".py", ".toml", ".md")
 PATH = re.compile(r"[\w.{},*/+-]+$")
+CARGO = {"bench", "build", "check", "clippy", "doc", "fmt", "fuzz", "install", "package", "publish",
+         "run", "test", "yank"}
 LINK = re.compile(r"\]\(<?([^)\s>]+)>?[^)]*\)|^\[[^\]]+\]:\s+<?([^\s>]+)")
 
 
@@ -96,6 +100,27 @@ def broken_links(page):
                 yield number, f"links to #{anchor}, which is no heading of {file.name}"
 
 
+def missing_scripts(root, page):
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        for name in re.findall(r"(?<![\w/.])scripts/[\w./-]*\.(?:sh|py)\b", line):
+            if not (root / name).exists():
+                yield number, f"there is no {name}"
+
+
+def aliases(root, members):
+    """What is wrong with the cargo aliases."""
+    config, page = root / ".cargo/config.toml", root / "CONTRIBUTING.md"
+    found = tomllib.loads(config.read_text()).get("alias", {}) if config.exists() else {}
+    for name, command in found.items():
+        test = re.search(r"-p ([\w-]+) --test ([\w-]+)", command)
+        if test and not any((root / test[1] / "tests" / file).exists()
+                            for file in (f"{test[2]}.rs", f"{test[2]}/main.rs")):
+            yield f".cargo/config.toml: cargo {name}: {test[1]} has no test called {test[2]}"
+    for name in re.findall(r"`cargo ([\w-]+)", page.read_text()) if page.exists() else []:
+        if name not in CARGO | found.keys():
+            yield f"CONTRIBUTING.md: `cargo {name}` is no command of cargo and no alias"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path(__file__).parent.parent)
@@ -113,7 +138,9 @@ def main():
     pages = [page for page in sorted(root.rglob("*.md"))
              if not {"target", "node_modules"} & set(page.relative_to(root).parts)]
     for page in pages:
-        wrong += [f"{page.relative_to(root)}:{number}: {what}" for number, what in broken_links(page)]
+        found = [*broken_links(page), *missing_scripts(root, page)]
+        wrong += [f"{page.relative_to(root)}:{number}: {what}" for number, what in found]
+    wrong += aliases(root, members)
     print("\n".join([*wrong, f"{paths} paths of ARCHITECTURE.md and the links of {len(pages)} pages"]))
     return int(bool(wrong))
 
