@@ -97,10 +97,11 @@ class Arrows(unittest.TestCase):
             #[expect(clippy::all)]
             mod tests { use super::*; use crate::top::Top; }"""})
 
-    def test_code_that_only_tests_leave_out_is_checked(self):
-        self.wrong({"middle.rs": "pub struct Middle;",
-                    "bottom.rs": "#[cfg(not(test))]\nuse crate::top::Top;"},
-                   ["bottom.rs:2: `crate::top::Top` is in top.rs, and top stands above bottom"])
+    def test_code_that_is_not_for_tests_alone_is_checked(self):
+        for condition in ("not(test)", 'any(test, feature = "rig")', 'feature = "test"'):
+            self.wrong({"middle.rs": "pub struct Middle;",
+                        "bottom.rs": f"#[cfg({condition})]\nuse crate::top::Top;"},
+                       ["bottom.rs:2: `crate::top::Top` is in top.rs, and top stands above bottom"])
 
     def test_comments_and_literals_are_left_out(self):
         self.clean({"bottom.rs": """//! [`crate::top::Top`]

@@ -148,7 +148,9 @@ class Parser:
 
 
 def is_test(attribute):
-    return bool(re.search(r"\btest\b", attribute.replace("not(test)", "")))
+    """Whether the item is for tests alone: `cfg(test)`, or `cfg(all(..))` with test in it."""
+    conditions = attribute.replace("not(test)", "")
+    return "any(" not in conditions and bool(re.search(r"\btest\b", conditions))
 
 
 def skip_group(tokens, at, end):
