@@ -74,18 +74,22 @@ class Lab:
         )
 
     @contextmanager
-    def guest(self, properties: str = "", programs: tuple[str, ...] = ()) -> Iterator[Agent]:
+    def guest(
+        self, properties: str = "", programs: tuple[str, ...] = (), restarts: bool = False
+    ) -> Iterator[Agent]:
         """Boots a guest, gives its agent, and at the end lets it power off.
 
         `properties` are added to QEMU's device, `programs` of this machine to the guest's /bin.
+        With `restarts` the QEMU is one that survives the daemon's end.
         """
-        qemu, device = self._settings.qemus.find(self._device.qemu_devices)
+        before = self._device.restarts_before if restarts else None
+        qemu, device = self._settings.qemus.find(self._device.qemu_devices, before)
         self.report.note_once(qemu.title)
         chosen = [device, "chardev=device", self._device.properties, properties]
         hardware = Hardware(
             qemu=qemu, kernel=self._settings.kernel, initramfs=self._settings.initramfs.make(programs),
             device=",".join(part for part in chosen if part), socket=self._socket,
-            modules=self._device.modules, node=self._device.node,
+            plugged_late=self._device.plugged_late, modules=self._device.modules, node=self._device.node,
         )
         machine = Machine(
             hardware, self.directory, self._log_name("guest"), self.scale, self._device.prelude

@@ -10,7 +10,7 @@ from typing import Self
 from .agent import Agent
 from .errors import CheckFailed
 from .image import BASE_MODULES, Kernel
-from .process import Process, read_log
+from .process import Process, read_log, wait_until
 from .qemu import Qemu
 from .qmp import Monitor
 
@@ -29,6 +29,7 @@ class Hardware:
     kernel: Kernel
     initramfs: Path
     device: str  # QEMU's name for the device, with its properties
+    plugged_late: bool  # see device.py
     socket: Path  # where the vhost-user daemon listens
     modules: tuple[str, ...]  # the device's drivers
     node: str  # the path that shows that the driver has found the device
@@ -96,6 +97,8 @@ class Machine:
         # QEMU connects first of all. It starts the guest only when the daemon has answered.
         try:
             self._monitor = Monitor(self._accept(monitor), MONITOR_TIMEOUT * self._scale)
+            if self._hardware.plugged_late:
+                self._plug(self._monitor)
             self.agent = Agent(self._accept(agent), self._scale, self._prelude)
             self._uptime = self.agent.wait_until_ready(BOOT_TIMEOUT)
         except CheckFailed as error:
@@ -112,6 +115,22 @@ class Machine:
             [ -e {node} ]""")
         if not found:
             raise CheckFailed(f"the guest has no {node}")
+
+    def _plug(self, monitor: Monitor) -> None:
+        """Plugs the device in once its chardev is connected, and starts the guest."""
+        def is_connected() -> bool:
+            chardevs = monitor.execute("query-chardev")
+            names = [it.get("filename", "") for it in chardevs if it.get("label") == "device"]
+            return bool(names) and not names[0].startswith("disconnected")
+
+        if not wait_until(is_connected, MONITOR_TIMEOUT * self._scale):
+            raise CheckFailed("QEMU does not connect to the daemon")
+        driver, *properties = self._hardware.device.split(",")
+        arguments: dict[str, str | int] = {"driver": driver, "id": "plugged"}
+        for name, _, value in (text.partition("=") for text in properties):
+            arguments[name] = int(value) if value.isdigit() else value
+        monitor.execute("device_add", **arguments)
+        monitor.execute("cont")
 
     def _listen(self, name: str) -> socket.socket:
         path = self._directory / name
@@ -153,7 +172,8 @@ class Machine:
             "-chardev", f"socket,id=agent,path={self._directory / 'agent.sock'},logfile={self._answers}",
             "-serial", "chardev:agent",
             "-chardev", f"socket,id=device,path={it.socket},{it.qemu.reconnect}",
-            "-device", it.device,
+            # Its vCPUs stay stopped until the device is there. PC's PCI bus takes it at any time.
+            *(["-machine", "pc", "-S"] if it.plugged_late else ["-device", it.device]),
         ]
 
     def _status(self) -> str:

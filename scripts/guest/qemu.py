@@ -27,6 +27,9 @@ exec "$libraries/ld-linux-x86-64.so.2" --library-path "$libraries" "$here/usr/bi
 """
 
 
+Version = tuple[int, int]
+
+
 class Qemu:
     """A QEMU binary: what it is and what it can do."""
 
@@ -36,13 +39,20 @@ class Qemu:
         match = re.search(r"version (\d+)\.(\d+)", self.title)
         if match is None:
             raise CheckFailed(f"{binary} is no QEMU: it says {self.title!r}")
-        self.version = (int(match[1]), int(match[2]))
-        listing = run_tool([binary, "-device", "help"], VERSION_TIMEOUT)
-        self._devices = set(re.findall(r'^name "([^"]+)"', listing, re.MULTILINE))
+        self.version: Version = (int(match[1]), int(match[2]))
 
     def device(self, names: tuple[str, ...]) -> str | None:
         """Returns the first of these devices that this QEMU has."""
-        return next((name for name in names if name in self._devices), None)
+        return next((name for name in names if self._has(name)), None)
+
+    def _has(self, name: str) -> bool:
+        # Not "-device help": for the whole list QEMU loads all its modules, and an unpacked one finds
+        # those of this machine's QEMU, which are no match.
+        try:
+            help_text = run_tool([self.binary, "-device", f"{name},help"], VERSION_TIMEOUT)
+        except CheckFailed:
+            return False
+        return f"{name} options" in help_text
 
     @property
     def reconnect(self) -> str:
@@ -60,24 +70,29 @@ class QemuFinder:
         self._install = install
         self._known: dict[Path, Qemu] = {}
 
-    def find(self, devices: tuple[str, ...]) -> tuple[Qemu, str]:
-        """Returns a QEMU and the device it has, the first of `devices`. Raises Unavailable."""
+    def find(self, devices: tuple[str, ...], before: Version | None) -> tuple[Qemu, str]:
+        """Returns a QEMU and the first of `devices` that it has.
+
+        It is older than `before`, if that is given. Raises Unavailable if there is none.
+        """
         tried = []
         for binary in self._candidates():
             if binary not in self._known:
                 self._known[binary] = Qemu(binary)
             qemu = self._known[binary]
             device = qemu.device(devices)
-            if device is not None:
+            if device is not None and (before is None or qemu.version < before):
                 return qemu, device
             tried.append(qemu.title)
-        if self._given is None and self._install and not self._prefix().exists():
-            self._fill_prefix()
-            return self.find(devices)
-        reason = f"no QEMU with {' or '.join(devices)}"
-        if tried:
-            reason += f": {'; '.join(tried)} has none"
-        raise Unavailable(f"{reason} (--install gets a newer one, --qemu takes a binary)")
+        wanted, hint = " or ".join(devices), "--qemu takes a binary"
+        if before is not None:
+            wanted += f" in a QEMU before {before[0]}.{before[1]}"
+        elif self._given is None:
+            if self._install and not self._prefix().exists():
+                self._fill_prefix()
+                return self.find(devices, before)
+            hint = "--install gets a newer QEMU, " + hint
+        raise Unavailable(f"no {wanted} here, only {', '.join(tried) or 'nothing'} ({hint})")
 
     def _prefix(self) -> Path:
         return self._cache / PREFIX / "qemu-system-x86_64"

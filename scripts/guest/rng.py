@@ -13,6 +13,10 @@ DEVICE = Device(
     qemu_devices=("vhost-user-rng-pci",),
     modules=("virtio_rng",),
     node="/sys/bus/virtio/drivers/virtio_rng/virtio0",
+    plugged_late=True,
+    # Its vhost-user-base, on which this device stands since then, starts the new connection without
+    # initializing it: 10.0 and 11.1 fail an assertion, 7.2 goes on.
+    restarts_before=(9, 0),
 )
 PART = 32 << 10  # bytes
 WAIT = 2.0  # seconds, in which a read that does not wait would be over
@@ -38,7 +42,7 @@ def rng(lab: Lab) -> None:
 def restart(lab: Lab) -> None:
     """A read waits while no daemon runs, and goes on when the next one has started."""
     read = f"dd if=/dev/hwrng bs={PART} count=1 iflag=fullblock | wc -c"
-    with lab.daemon() as daemon, lab.guest() as guest:
+    with lab.daemon() as daemon, lab.guest(restarts=True) as guest:
         lab.expect("bytes before", guest.value(read, 120), PART)
         for name, end in (("kill -9", daemon.kill), ("SIGTERM", daemon.stop)):
             end()
@@ -49,4 +53,4 @@ def restart(lab: Lab) -> None:
             lab.expect("bytes once a daemon runs again", reading.finish(120).output.strip(), PART)
 
 
-SUITE = Suite(DEVICE, (Check("rng", rng), Check("rng-restart", restart)))
+SUITE = Suite(DEVICE, (Check("rng", rng), Check("rng-crash", restart)))

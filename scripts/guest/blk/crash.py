@@ -43,7 +43,7 @@ def crash(lab: Lab) -> None:
     """Writes go on as if nothing were when the server is killed and a new one takes over."""
     image = ImageFile(lab.directory, 256)
     ends = 0
-    with lab.daemon("--image", image.path) as server, lab.guest("num-queues=1") as guest:
+    with lab.daemon("--image", image.path) as server, lab.guest("num-queues=1", restarts=True) as guest:
         writing = guest.start(WRITE_ROUNDS)
         for number in (5, 20, 35):
             if writing.wait_for(lambda line: line == f"round={number}", 120):
@@ -75,7 +75,7 @@ def fio(lab: Lab) -> None:
     for kills in (0, 2):
         image = ImageFile(lab.directory, 256)
         arguments = ("--image", image.path, "--queues", "2", "--monitor", "epoll")
-        with lab.daemon(*arguments) as server, lab.guest("num-queues=2", ("fio",)) as guest:
+        with lab.daemon(*arguments) as server, lab.guest("num-queues=2", ("fio",), restarts=True) as guest:
             verify(lab, server, guest, kills)
 
 
