@@ -38,6 +38,7 @@ LENGTH = 1 << 20
 CONNECT_TIMEOUT = 10.0
 SHELL_TIMEOUT = 60.0
 ECHO_TIMEOUT = 300.0
+PAUSE = 3.0  # seconds
 
 
 class Line:
@@ -97,9 +98,13 @@ class Line:
 
 @contextmanager
 def shell(lab: Lab, guest: Agent, path: Path) -> Iterator[Line]:
-    """Starts a shell on the guest's console, with a line that changes no byte, and connects to it."""
+    """Starts a shell on the guest's console, on a terminal that changes no byte, and connects to it.
+
+    The shell is interactive: it echoes commands and prints a prompt. So what is expected of a command
+    must not be in the command itself.
+    """
     guest.value("""
-        setsid sh -c 'exec </dev/hvc0 >/dev/hvc0 2>&1; stty raw -echo -iexten; echo the shell is up; exec sh' &
+        setsid sh -c 'exec </dev/hvc0 >/dev/hvc0 2>&1; stty raw -echo -iexten; exec sh' &
         true""")
     line = Line(path, lab.scale)
     try:
@@ -128,6 +133,20 @@ def echo(lab: Lab) -> None:
         lab.expect("their SHA-256", hashlib.sha256(came).hexdigest(), wanted)
         line.expect("over 4\n")
         lab.report.passes("the shell goes on after it")
+
+
+def backlog(lab: Lab) -> None:
+    """Nothing is lost when the other end of the console stops reading for a while."""
+    path = lab.directory / "console.sock"
+    with lab.daemon("--chardev", path), lab.guest() as guest, shell(lab, guest, path) as line:
+        wanted = guest.value(f"head -c {LENGTH} /dev/urandom >/tmp/data; sha256sum </tmp/data | cut -c-64")
+        line.send("echo ready $((2 + 3)); cat /tmp/data; echo over $((3 + 3))")
+        line.expect("ready 5\n")
+        time.sleep(PAUSE)
+        came = line.transfer(b"", LENGTH, ECHO_TIMEOUT)
+        lab.expect("bytes that came of 1 MiB", len(came), LENGTH)
+        lab.expect("their SHA-256", hashlib.sha256(came).hexdigest(), wanted)
+        line.expect("over 6\n")
 
 
 def set_size(terminal: int, columns: int, rows: int) -> None:
@@ -161,4 +180,4 @@ def resize(lab: Lab) -> None:
         os.close(terminal)
 
 
-SUITE = Suite(DEVICE, (Check("console", echo), Check("winsize", resize)))
+SUITE = Suite(DEVICE, (Check("console", echo), Check("backlog", backlog), Check("winsize", resize)))
