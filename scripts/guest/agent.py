@@ -24,7 +24,7 @@ class Command:
     def __init__(self, agent: "Agent", number: int, text: str) -> None:
         self._agent = agent
         self._number = number
-        self._name = text.strip().splitlines()[-1][:60]
+        self._name = text.strip().splitlines()[-1].strip()[:60]
         self._lines: list[str] = []
         self.status: int | None = None
 
@@ -107,7 +107,8 @@ class Agent:
         """Runs a shell script that must succeed and returns its output."""
         result = self.run(text, timeout)
         if result.status != 0:
-            raise CheckFailed(f"{text.strip()!r} failed in the guest with status {result.status}")
+            name = text.strip().splitlines()[-1].strip()
+            raise CheckFailed(f"{name!r} failed in the guest with status {result.status}")
         return result.output.strip()
 
     def has_line(self) -> bool:

@@ -69,7 +69,7 @@ def run(suite: Suite, check: Check, daemon: Path, settings: Settings, report: Re
         report.skips(str(reason))
     except CheckFailed as reason:
         report.fails(str(reason))
-        for line in lab.last_words:
+        for line in lab.last_words():
             print(f"      {line}", flush=True)
     except Exception as error:  # a fault of the harness must not hide the other checks
         report.fails(f"the check itself broke: {type(error).__name__}: {error}")

@@ -12,6 +12,7 @@ from .device import Device
 from .errors import CheckFailed, Unavailable
 from .image import InitramfsMaker, Kernel
 from .machine import Hardware, Machine
+from .process import log_end
 from .qemu import QemuFinder
 from .report import Report
 
@@ -42,7 +43,8 @@ class Lab:
         self._daemon = daemon
         self._settings = settings
         self._numbers = itertools.count(1)
-        self.last_words: list[str] = []
+        self._daemon_log: Path | None = None
+        self._guest_words: list[str] = []
 
     def expect(self, what: str, got: object, wanted: object) -> None:
         """Passes if both are equal as text."""
@@ -65,7 +67,7 @@ class Lab:
         """
         if not self._daemon.is_file():
             raise Unavailable(f"no daemon at {self._daemon}: {self._device.build}")
-        log = self._log_name("server")
+        log = self._daemon_log = self._log_name("server")
         sandbox = self._settings.sandbox if self._device.has_sandbox else ""
         if sandbox:
             arguments = (*arguments, "--sandbox", sandbox)
@@ -99,8 +101,15 @@ class Lab:
                 yield machine.agent
                 self.report.note(machine.power_off())
         except CheckFailed:
-            self.last_words = machine.last_words()
+            self._guest_words = machine.last_words()
             raise
+
+    def last_words(self) -> list[str]:
+        """Returns the ends of the logs of the daemon and the guest, to explain a failure."""
+        words = list(self._guest_words)
+        if self._daemon_log is not None:
+            words += log_end(self._daemon_log)
+        return words
 
     @property
     def _socket(self) -> Path:

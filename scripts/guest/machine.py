@@ -10,7 +10,7 @@ from typing import Self
 from .agent import Agent
 from .errors import CheckFailed
 from .image import BASE_MODULES, Kernel
-from .process import Process, read_log, wait_until
+from .process import Process, log_end, wait_until
 from .qemu import Qemu
 from .qmp import Monitor
 
@@ -88,8 +88,7 @@ class Machine:
 
     def last_words(self) -> list[str]:
         """Returns the ends of the logs, to explain a failure."""
-        logs = [read_log(log).strip().splitlines() for log in (self.console, self._qemu_log)]
-        return [line for lines in logs for line in lines[-3:]]
+        return [line for log in (self.console, self._qemu_log) for line in log_end(log)]
 
     def _boot(self) -> None:
         agent, monitor = self._listen("agent.sock"), self._listen("monitor.sock")

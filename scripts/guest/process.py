@@ -119,6 +119,11 @@ def read_log(path: Path) -> str:
         return ""
 
 
+def log_end(path: Path) -> list[str]:
+    """Returns the last three lines of a log."""
+    return read_log(path).strip().splitlines()[-3:]
+
+
 def search_path(environment: Mapping[str, str] = os.environ) -> str:
     """Returns PATH with the directories of system programs, which users may not have there."""
     return environment.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin"
