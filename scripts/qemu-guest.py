@@ -2,8 +2,8 @@
 """Linux guests under QEMU use the devices that our vhost-user daemons serve.
 
 Prints one PASS, FAIL or SKIP line for each thing that is checked, and exits with 1 if anything
-failed, 2 for wrong use, and 0 otherwise, also if everything was skipped. QEMU emulates the processor
-(TCG), so it needs no /dev/kvm; a guest boots in three to ten seconds.
+failed, 2 for wrong use, and 0 otherwise, also if everything was skipped. QEMU emulates the
+processor (TCG), so it needs no /dev/kvm; a guest boots in three to ten seconds.
 """
 
 import argparse
@@ -15,19 +15,19 @@ import tempfile
 from pathlib import Path
 from types import FrameType
 
-sys.dont_write_bytecode = True
+sys.dont_write_bytecode = True  # before the package is imported
 
-from guest import blk, checks, console, packages, rng
-from guest.errors import CheckFailed, Unavailable, UsageError
-from guest.image import InitramfsMaker, KernelFinder
-from guest.lab import Settings
-from guest.qemu import QemuFinder
-from guest.report import Report
+from guest import blk, checks, console, packages, rng  # noqa: E402
+from guest.errors import CheckFailed, Unavailable, UsageError  # noqa: E402
+from guest.image import InitramfsMaker, KernelFinder  # noqa: E402
+from guest.lab import Settings  # noqa: E402
+from guest.qemu import QemuFinder  # noqa: E402
+from guest.report import Report  # noqa: E402
 
 SUITES = (blk.SUITE, rng.SUITE, console.SUITE)
 NEEDS = """
-Needs qemu-system-x86_64, busybox (static) and dpkg-deb. Packed into the guest where this machine has
-them: mke2fs and blkdiscard (mkfs.ext4, write zeroes), fio. Used outside: strace, e2fsck.
+Needs qemu-system-x86_64, busybox (static) and dpkg-deb. Packed into the guest where this machine
+has them: mke2fs and blkdiscard (mkfs.ext4, write zeroes), fio. Used outside: strace, e2fsck.
 """
 
 
@@ -43,9 +43,9 @@ def parse_arguments() -> argparse.Namespace:
     add("--target", type=Path, default=Path("target/release"), metavar="DIR",
         help="where cargo leaves the daemons (default: %(default)s)")
     add("--install", action="store_true",
-        help="install what is missing with apt-get (as root), and download Debian's cloud kernel and "
-        "a newer QEMU where a check needs one; without it, what a machine lacks is skipped, and "
-        "nothing is installed or downloaded")
+        help="install what is missing with apt-get (as root), and download Debian's cloud kernel "
+        "and a newer QEMU where a check needs one; without it, what a machine lacks is skipped, "
+        "and nothing is installed or downloaded")
     add("--kernel", type=Path, metavar="DEB",
         help="a linux-image-*-cloud-amd64 package that is there already")
     add("--qemu", type=Path, metavar="BINARY", help="the only QEMU to use")
@@ -80,9 +80,10 @@ def run(options: argparse.Namespace, work: Path) -> int:
     for path in (options.kernel, options.qemu):
         if path is not None and not path.is_file():
             raise UsageError(f"there is no {path}")
-    daemons = {suite.device.name: options.target / suite.device.daemon for suite in SUITES}
+    target = options.target.absolute()
+    daemons = {suite.device.name: target / suite.device.daemon for suite in SUITES}
     if options.server is not None:
-        daemons["blk"] = options.server
+        daemons["blk"] = options.server.absolute()
     if any(suite is blk.SUITE for suite, _ in chosen) and not daemons["blk"].is_file():
         raise UsageError(f"no server at {daemons['blk']}: {blk.DEVICE.build}")
     report = Report()
@@ -98,7 +99,7 @@ def run(options: argparse.Namespace, work: Path) -> int:
 
 
 def prepare(options: argparse.Namespace, work: Path, report: Report) -> Settings:
-    """Finds the tools and makes what all guests need. Raises Unavailable if something is missing."""
+    """Finds the tools and makes what all guests need. Raises Unavailable."""
     required = dict(packages.REQUIRED)
     if options.qemu is not None:
         del required["qemu-system-x86_64"]
@@ -109,9 +110,11 @@ def prepare(options: argparse.Namespace, work: Path, report: Report) -> Settings
         names = " ".join(missing.values())
         raise Unavailable(f"everything: this machine lacks {names} (--install gets them)")
     modules = checks.modules_of(SUITES)
-    kernel = KernelFinder(options.cache, options.kernel, options.install, modules).find()
+    cache = options.cache.absolute()  # apt takes relative paths as relative to /
+    kernel = KernelFinder(cache, options.kernel, options.install, modules).find()
     initramfs = InitramfsMaker(kernel, modules, work)
-    qemus = QemuFinder(options.qemu, options.cache, options.install)
+    given = options.qemu.absolute() if options.qemu is not None else None
+    qemus = QemuFinder(given, cache, options.install)
     size = initramfs.make().stat().st_size / (1 << 20)
     report.note(f"kernel {kernel.version}, initramfs {size:.1f}M")
     return Settings(

@@ -1,8 +1,17 @@
-"""Boots a Linux guest against our vhost-user daemons and checks what it sees; see ../qemu-guest.py.
+"""Boots a Linux guest against our vhost-user daemons and checks what it sees.
 
-The modules, from the ground: errors, process, cpio, packages; image (kernel and initramfs), qemu (the
-binary); qmp, agent, machine (a running guest); daemon; lab (what a check works with), checks (what
-a check and a device kind are); blk, rng, console (one device kind each).
+The command is ../qemu-guest.py. The modules, from the ground:
 
-A new device kind is one file like rng.py, and its name in the list of qemu-guest.py.
+errors, report, process, cpio, packages
+image       the guest's kernel and initramfs, with init.sh
+qemu        finds a QEMU binary that has a device
+qmp, agent  the two connections to a guest: to QEMU's monitor and to init.sh
+machine     a running guest
+daemon      a vhost-user daemon under test; trace: strace on it
+device      what has to be known of a device kind
+lab         what a check works with
+checks      checks, and the suite of a device kind
+blk, rng, console   the suites
+
+A new device kind is one file like rng.py, and its name in SUITES of qemu-guest.py.
 """

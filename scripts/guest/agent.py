@@ -4,7 +4,7 @@ import base64
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .errors import CheckFailed
@@ -29,7 +29,7 @@ class Command:
         self.status: int | None = None
 
     def lines(self, timeout: float) -> Iterator[str]:
-        """Yields each line as the command prints it, until it ends. The timeout is for all of it."""
+        """Yields each line as the command prints it, until it ends, within the timeout."""
         deadline = time.monotonic() + timeout * self._agent.scale
         while self.status is None:
             output = self._take(self._agent.read_line(deadline, self._name))
@@ -42,9 +42,9 @@ class Command:
             self._take(self._agent.read_line(time.monotonic() + 1, self._name))
         return self.status is None
 
-    def wait_for(self, matches: Callable[[str], bool], timeout: float) -> bool:
+    def wait_for(self, wanted: str, timeout: float) -> bool:
         """Waits for a line of output. Returns false if the command ended without it."""
-        return any(matches(line) for line in self.lines(timeout))
+        return any(line == wanted for line in self.lines(timeout))
 
     def finish(self, timeout: float) -> Result:
         """Waits for the end of the command and returns all that it printed."""

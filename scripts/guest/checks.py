@@ -34,7 +34,7 @@ class Suite:
 
 
 def select(suites: Sequence[Suite], devices: str, names: str) -> list[tuple[Suite, Check]]:
-    """Returns the checks of these devices with these names; both are lists with commas, empty for all."""
+    """Returns the checks of these devices and names: lists with commas, empty for all."""
     kinds = [suite.device.name for suite in suites]
     known = [check.name for suite in suites for check in suite.checks]
     wanted_kinds = _parse(devices, kinds, "device")

@@ -65,12 +65,15 @@ class Line:
         deadline = time.monotonic() + SHELL_TIMEOUT * self._scale
         while text.encode() not in self._received:
             if time.monotonic() > deadline:
-                raise CheckFailed(f"the shell on the console sent {self._received[-80:]!r}, not {text!r}")
+                raise CheckFailed(f"the console sent {self._received[-80:]!r}, not {text!r}")
             self._exchange(b"", deadline)
         self._received = self._received.partition(text.encode())[2]
 
     def transfer(self, data: bytes, wanted: int, timeout: float) -> bytes:
-        """Sends `data` and meanwhile reads; returns the next `wanted` bytes, or fewer after a timeout."""
+        """Sends `data` and meanwhile reads; returns the next `wanted` bytes.
+
+        Returns fewer after a timeout.
+        """
         deadline = time.monotonic() + timeout * self._scale
         left = memoryview(data)
         while (left or len(self._received) < wanted) and time.monotonic() < deadline:
@@ -98,13 +101,15 @@ class Line:
 
 @contextmanager
 def shell(lab: Lab, guest: Agent, path: Path) -> Iterator[Line]:
-    """Starts a shell on the guest's console, on a terminal that changes no byte, and connects to it.
+    """Starts a shell on the guest's console, which changes no byte, and connects to it.
 
-    The shell is interactive: it echoes commands and prints a prompt. So what is expected of a command
-    must not be in the command itself.
+    The shell is interactive: it echoes commands and prints a prompt. So what is expected of a
+    command must not be in the command itself.
     """
     guest.value("""
-        setsid sh -c 'exec </dev/hvc0 >/dev/hvc0 2>&1; stty raw -echo -iexten; exec sh' &
+        setsid sh -c 'exec </dev/hvc0 >/dev/hvc0 2>&1
+          stty raw -echo -iexten
+          exec sh' &
         true""")
     line = Line(path, lab.scale)
     try:
@@ -139,7 +144,9 @@ def backlog(lab: Lab) -> None:
     """Nothing is lost when the other end of the console stops reading for a while."""
     path = lab.directory / "console.sock"
     with lab.daemon("--chardev", path), lab.guest() as guest, shell(lab, guest, path) as line:
-        wanted = guest.value(f"head -c {LENGTH} /dev/urandom >/tmp/data; sha256sum </tmp/data | cut -c-64")
+        wanted = guest.value(f"""
+            head -c {LENGTH} /dev/urandom >/tmp/data
+            sha256sum </tmp/data | cut -c-64""")
         line.send("echo ready $((2 + 3)); cat /tmp/data; echo over $((3 + 3))")
         line.expect("ready 5\n")
         time.sleep(PAUSE)
@@ -162,8 +169,8 @@ def resize(lab: Lab) -> None:
         arguments = ("--chardev", path, "--size", "100x40")
         with lab.daemon(*arguments, terminal=terminal) as daemon, lab.guest() as guest:
             with shell(lab, guest, path):
-                # Not the size from the start: Linux reads it only when the device says it has changed
-                # (before 6.13).
+                # Not the size from the start: Linux before 6.13 reads it only when the device says
+                # that it has changed.
                 for columns, rows in ((132, 43), (90, 30)):
                     set_size(main, columns, rows)
                     daemon.send_signal(signal.SIGWINCH)

@@ -43,8 +43,8 @@ class Archive:
     def _write(self, name: str, mode: int, content: bytes) -> None:
         inode = len(self._names)
         name_bytes = name.encode() + b"\0"
-        # magic; ino, mode, uid, gid, nlink, mtime, filesize, devmajor, devminor, rdevmajor, rdevminor,
-        # namesize, check
+        # magic; ino, mode, uid, gid, nlink, mtime, filesize, devmajor, devminor, rdevmajor,
+        # rdevminor, namesize, check
         fields = (inode, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name_bytes), 0)
         self._data += b"070701" + b"".join(b"%08X" % field for field in fields) + name_bytes
         self._align()

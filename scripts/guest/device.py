@@ -15,8 +15,8 @@ class Device:
     node: str  # a path in the guest that is there once the driver serves the device
     properties: str = ""  # of QEMU's device, always
     prelude: str = ""  # shell functions for every command in the guest
-    # QEMU connects a chardev that reconnects in the background, and most devices do not wait for it.
-    # Such a device is plugged in when the connection is there, before the guest starts.
+    # QEMU connects a chardev that reconnects in the background, and most devices do not wait for
+    # it. Such a device is plugged in when the connection is there, before the guest starts.
     plugged_late: bool = False
     # The first QEMU whose device does not survive the end of the daemon, if there is one.
     restarts_before: tuple[int, int] | None = None

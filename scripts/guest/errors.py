@@ -6,7 +6,7 @@ class CheckFailed(Exception):
 
 
 class Unavailable(Exception):
-    """This machine lacks something; counted as skipped. The message says what, and how to get it."""
+    """This machine lacks something; counted as skipped. The message says how to get it."""
 
 
 class UsageError(Exception):

@@ -44,12 +44,12 @@ class Kernel:
                 case ".xz":
                     return lzma.decompress(path.read_bytes())
                 case suffix:
-                    raise CheckFailed(f"{path.name}: modules compressed as {suffix} are not supported")
+                    raise CheckFailed(f"{path.name}: {suffix} modules are not supported")
         return None
 
 
 def module_pattern(names: list[str]) -> re.Pattern[str]:
-    """Returns what matches the paths of these modules; - and _ mean the same in a module's name."""
+    """Returns what matches the paths of these modules; - and _ are the same in their names."""
     either = "|".join(name.replace("_", "[-_]") for name in names)
     return re.compile(rf"/(?:{either})\.ko(?:\.\w+)?$")
 
@@ -67,7 +67,9 @@ def publish(directory: Path, target: Path) -> None:
 class KernelFinder:
     """Finds a kernel: a given package, an installed one, one in the cache, or a download."""
 
-    def __init__(self, cache: Path, package: Path | None, install: bool, modules: list[str]) -> None:
+    def __init__(
+        self, cache: Path, package: Path | None, install: bool, modules: list[str]
+    ) -> None:
         self._cache = cache
         self._package = package
         self._install = install
@@ -80,14 +82,16 @@ class KernelFinder:
         installed = self._installed()
         if installed is not None:
             return installed
-        cached = sorted(self._cache.glob("linux-image-*.deb"), key=lambda path: path.stat().st_mtime)
+        packages_here = self._cache.glob("linux-image-*.deb")
+        cached = sorted(packages_here, key=lambda path: path.stat().st_mtime)
         if cached:
             return self._unpack(cached[-1])
         if self._install:
             self._cache.mkdir(parents=True, exist_ok=True)
             return self._unpack(packages.download_kernel(self._cache))
         raise Unavailable(
-            "everything: no Debian cloud kernel here (--install downloads one, --kernel takes a package)"
+            "everything: no Debian cloud kernel here "
+            "(--install downloads one, --kernel takes a package)"
         )
 
     @staticmethod
@@ -100,7 +104,7 @@ class KernelFinder:
         return None
 
     def _unpack(self, package: Path) -> Kernel:
-        """Takes the image and the modules that are needed out of a package, once; they stay cached."""
+        """Takes the image and the needed modules out of a package; they stay cached."""
         try:
             status = package.stat()
         except OSError as error:
@@ -122,7 +126,8 @@ class KernelFinder:
     def _extract(self, package: Path, target: Path) -> None:
         wanted = re.compile(r"/boot/vmlinuz-[^/]+$|" + module_pattern(self._modules).pattern)
         with subprocess.Popen(
-            ["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            ["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         ) as unpacker:
             try:
                 with tarfile.open(fileobj=unpacker.stdout, mode="r|") as archive:
@@ -133,7 +138,7 @@ class KernelFinder:
                         if content is not None:
                             (target / Path(member.name).name).write_bytes(content.read())
             except tarfile.TarError as error:
-                raise CheckFailed(f"{package}: this is not a package that dpkg-deb can read") from error
+                raise CheckFailed(f"{package}: dpkg-deb cannot read this package") from error
             finally:
                 # It may have more to write if the archive was left early.
                 unpacker.kill()
@@ -149,7 +154,7 @@ class InitramfsMaker:
         self._made: dict[tuple[str, ...], Path] = {}
 
     def make(self, programs: tuple[str, ...] = ()) -> Path:
-        """Returns an initramfs that has the programs besides the basic ones; made once for each set."""
+        """Returns an initramfs with these programs besides the basic ones."""
         if programs not in self._made:
             path = self._target / "-".join(["initramfs", *programs])
             path.write_bytes(self._build(programs))
@@ -183,7 +188,8 @@ class InitramfsMaker:
         # Engines of fio that are plugins are opened by name.
         plugin = Path(f"/usr/lib/{platform.machine()}-linux-gnu/fio/fio-libaio.so")
         if program.name == "fio" and plugin.is_file():
-            libraries += [str(plugin), *re.findall(r"/\S+", run_tool(["ldd", plugin], PACKAGE_TIMEOUT))]
+            needs = run_tool(["ldd", plugin], PACKAGE_TIMEOUT)
+            libraries += [str(plugin), *re.findall(r"/\S+", needs)]
         for library in libraries:
             if Path(library).is_file():
                 archive.copy_file(Path(library))

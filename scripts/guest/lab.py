@@ -71,9 +71,8 @@ class Lab:
         sandbox = self._settings.sandbox if self._device.has_sandbox else ""
         if sandbox:
             arguments = (*arguments, "--sandbox", sandbox)
-        return Daemon(
-            [self._daemon, "--socket", self._socket, *arguments], self._socket, log, self.scale, terminal
-        )
+        command = [self._daemon, "--socket", self._socket, *arguments]
+        return Daemon(command, self._socket, log, self.scale, terminal)
 
     @contextmanager
     def guest(
@@ -89,9 +88,11 @@ class Lab:
         self.report.note_once(qemu.title)
         chosen = [device, "chardev=device", self._device.properties, properties]
         hardware = Hardware(
-            qemu=qemu, kernel=self._settings.kernel, initramfs=self._settings.initramfs.make(programs),
+            qemu=qemu, kernel=self._settings.kernel,
+            initramfs=self._settings.initramfs.make(programs),
             device=",".join(part for part in chosen if part), socket=self._socket,
-            plugged_late=self._device.plugged_late, modules=self._device.modules, node=self._device.node,
+            plugged_late=self._device.plugged_late, modules=self._device.modules,
+            node=self._device.node,
         )
         machine = Machine(
             hardware, self.directory, self._log_name("guest"), self.scale, self._device.prelude

@@ -75,7 +75,10 @@ class Machine:
         self._end()
 
     def power_off(self) -> str:
-        """Lets the guest power itself off and returns how long it ran. Raises if it does not end."""
+        """Lets the guest power itself off and returns how long it ran.
+
+        Raises CheckFailed if it does not end.
+        """
         assert self._process is not None
         self.agent.start("sync; poweroff -f")
         status = self._process.wait(POWER_OFF_TIMEOUT * self._scale)
@@ -168,7 +171,8 @@ class Machine:
             "-kernel", it.kernel.image, "-initrd", it.initramfs,
             "-append", "console=ttyS0 loglevel=5 panic=-1",
             "-serial", f"file:{self.console}",
-            "-chardev", f"socket,id=agent,path={self._directory / 'agent.sock'},logfile={self._answers}",
+            "-chardev",
+            f"socket,id=agent,path={self._directory / 'agent.sock'},logfile={self._answers}",
             "-serial", "chardev:agent",
             "-chardev", f"socket,id=device,path={it.socket},{it.qemu.reconnect}",
             # Its vCPUs stay stopped until the device is there. PC's PCI bus takes it at any time.

@@ -10,7 +10,9 @@ from .errors import CheckFailed, Unavailable
 from .process import run_tool, search_path
 
 # What the harness runs or packs into the guest, and the package that has it.
-REQUIRED = {"qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static", "dpkg-deb": "dpkg"}
+REQUIRED = {
+    "qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static", "dpkg-deb": "dpkg",
+}
 OPTIONAL = {"fio": "fio", "mke2fs": "e2fsprogs", "e2fsck": "e2fsprogs", "strace": "strace"}
 APT_TIMEOUT = 900.0
 

@@ -16,7 +16,7 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def wait_until(condition: Callable[[], bool], timeout: float, interval: float = 0.05) -> bool:
-    """Polls `condition` until it is true. Returns false if it is still not after `timeout` seconds."""
+    """Polls `condition` until it is true. Returns false if it is not after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() >= deadline:
@@ -58,8 +58,8 @@ class Process:
         libc = ctypes.CDLL(None)
         with log.open("ab") as output:
             try:
-                # A session of its own, so that Ctrl-C on the terminal reaches us alone and we end the
-                # children in order. Should we be killed, the kernel kills them.
+                # A session of its own, so that Ctrl-C on the terminal reaches us alone and we end
+                # the children in order. Should we be killed, the kernel kills them.
                 self._child = subprocess.Popen(
                     command, stdin=stdin, stdout=output, stderr=output, start_new_session=True,
                     preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
@@ -87,7 +87,7 @@ class Process:
         self._child.send_signal(number)
 
     def wait(self, timeout: float) -> int | None:
-        """Returns the exit status, negative for a signal, or None if it still runs after `timeout`."""
+        """Returns the exit status, negative for a signal, or None after the timeout."""
         try:
             return self._child.wait(timeout)
         except subprocess.TimeoutExpired:

@@ -1,7 +1,6 @@
 """Finds a QEMU that has the device a check needs."""
 
 import re
-import subprocess
 import tempfile
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from .errors import CheckFailed, Unavailable
 from .image import publish
 from .process import run_tool
 
-# The first of Debian's suites whose QEMU (11.1) has vhost-user-test-device, with the one it builds on.
+# The first of Debian's suites whose QEMU (11.1) has vhost-user-test-device, and its base.
 SUITES = ["trixie", "trixie-backports"]
 PREFIX = f"qemu-{SUITES[-1]}"
 VERSION_TIMEOUT = 60.0
@@ -18,12 +17,12 @@ UNPACK_TIMEOUT = 300.0
 
 # Programs of a newer suite need that suite's libraries and loader.
 WRAPPER = """#!/bin/sh
-# Runs the QEMU of this directory with the loader, libraries, modules and firmware of this directory.
+# Runs the QEMU of this directory with its own loader, libraries, modules and firmware.
 here=$(cd "$(dirname "$0")" && pwd)
 libraries=$here/usr/lib/x86_64-linux-gnu
 export QEMU_MODULE_DIR="$libraries/qemu"
-exec "$libraries/ld-linux-x86-64.so.2" --library-path "$libraries" "$here/usr/bin/qemu-system-x86_64" \\
-  -L "$here/usr/share/qemu" -L "$here/usr/share/seabios" "$@"
+exec "$libraries/ld-linux-x86-64.so.2" --library-path "$libraries" \\
+  "$here/usr/bin/qemu-system-x86_64" -L "$here/usr/share/qemu" -L "$here/usr/share/seabios" "$@"
 """
 
 
@@ -46,8 +45,8 @@ class Qemu:
         return next((name for name in names if self._has(name)), None)
 
     def _has(self, name: str) -> bool:
-        # Not "-device help": for the whole list QEMU loads all its modules, and an unpacked one finds
-        # those of this machine's QEMU, which are no match.
+        # Not "-device help": for the whole list QEMU loads all its modules, and an unpacked one
+        # finds those of this machine's QEMU, which are no match.
         try:
             help_text = run_tool([self.binary, "-device", f"{name},help"], VERSION_TIMEOUT)
         except CheckFailed:
@@ -62,7 +61,7 @@ class Qemu:
 
 
 class QemuFinder:
-    """Finds a QEMU: a given one alone, or this machine's, or one from newer packages in the cache."""
+    """Finds a QEMU: a given one alone, or this machine's, or a newer one in the cache."""
 
     def __init__(self, given: Path | None, cache: Path, install: bool) -> None:
         self._given = given

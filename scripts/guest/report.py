@@ -48,7 +48,8 @@ class Report:
         """Prints the total and returns the exit code."""
         self.current = "total"
         took = time.monotonic() - self._started
-        self.note(f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped in {took:.1f} s")
+        counts = f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
+        self.note(f"{counts} in {took:.1f} s")
         return 1 if self.failed else 0
 
     def _print(self, result: str, text: str) -> None:

@@ -28,7 +28,9 @@ def rng(lab: Lab) -> None:
         current = guest.value("cat /sys/class/misc/hw_random/rng_current")
         lab.expect("the generator in use", current, "virtio_rng.0")
         size, packed = guest.value(f"""
-            for part in 1 2; do dd if=/dev/hwrng of=/tmp/$part bs={PART} count=1 iflag=fullblock; done
+            for part in 1 2; do
+              dd if=/dev/hwrng of=/tmp/$part bs={PART} count=1 iflag=fullblock
+            done
             cat /tmp/1 /tmp/2 >/tmp/both
             wc -c </tmp/both
             gzip -c /tmp/both | wc -c""", 180).split()

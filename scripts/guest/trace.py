@@ -18,7 +18,7 @@ def available() -> bool:
 
 @contextmanager
 def attached(pid: int, trace: Path, scale: float, *options: str) -> Iterator[None]:
-    """Traces a process and all its threads into `trace`. Raises Unavailable if that is not allowed."""
+    """Traces all threads of a process into `trace`. Raises Unavailable if that is not allowed."""
     if not available():
         raise Unavailable("no strace here to look with")
     command = ["strace", "-f", "-qq", *options, "-o", str(trace), "-p", str(pid)]

@@ -25,7 +25,13 @@ DEVICE = Device(
 SUITE = Suite(
     DEVICE,
     (
-        Check("disk", disk), Check("data", data), Check("readonly", readonly), Check("flush", flush),
-        Check("discard", discard), Check("resize", resize), Check("crash", crash), Check("fio", fio),
+        Check("disk", disk),
+        Check("data", data),
+        Check("readonly", readonly),
+        Check("flush", flush),
+        Check("discard", discard),
+        Check("resize", resize),
+        Check("crash", crash),
+        Check("fio", fio),
     ),
 )

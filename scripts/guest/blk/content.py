@@ -38,7 +38,8 @@ def data(lab: Lab) -> None:
             mounted = guest.succeeds("mount -t ext4 /dev/vda /mnt")
             tree = fill_tree(guest)
             unmounted = guest.succeeds("umount /mnt")
-            lab.expect("mounted, filled and unmounted", f"{yes(mounted)} {yes(unmounted)}", "yes yes")
+            both = f"{yes(mounted)} {yes(unmounted)}"
+            lab.expect("mounted, filled and unmounted", both, "yes yes")
     if not has_mkfs:
         lab.report.skips("ext4: no mke2fs here to give to the guest")
     elif (fsck := packages.find_program("e2fsck")) is not None:
@@ -80,7 +81,7 @@ def is_clean(fsck: Path, image: Path) -> tuple[bool, str]:
 
 
 def discard(lab: Lab) -> None:
-    """Discard, write zeroes and fstrim free the image's blocks and zero what they cover, no more."""
+    """Discard, write zeroes and fstrim free and zero what they cover, and nothing else."""
     image = ImageFile(lab.directory, 64)
     with lab.daemon("--image", image.path), lab.guest("num-queues=1") as guest:
         guest.value("noise 32 | dd of=/dev/vda bs=256k conv=fsync")

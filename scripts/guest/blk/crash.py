@@ -43,10 +43,11 @@ def crash(lab: Lab) -> None:
     """Writes go on as if nothing were when the server is killed and a new one takes over."""
     image = ImageFile(lab.directory, 256)
     ends = 0
-    with lab.daemon("--image", image.path) as server, lab.guest("num-queues=1", restarts=True) as guest:
+    server = lab.daemon("--image", image.path)
+    with server, lab.guest("num-queues=1", restarts=True) as guest:
         writing = guest.start(WRITE_ROUNDS)
         for number in (5, 20, 35):
-            if writing.wait_for(lambda line: line == f"round={number}", 120):
+            if writing.wait_for(f"round={number}", 120):
                 if number == 20:
                     server.stop()
                 else:
@@ -71,11 +72,12 @@ def fio(lab: Lab) -> None:
     if packages.find_program("fio") is None:
         raise Unavailable("no fio here to give to the guest")
     if not trace.available():
-        lab.report.note("no strace to hold writes back: few will be in flight when the server is killed")
+        lab.report.note("no strace to hold writes back: few will be in flight at the kill")
     for kills in (0, 2):
         image = ImageFile(lab.directory, 256)
         arguments = ("--image", image.path, "--queues", "2", "--monitor", "epoll")
-        with lab.daemon(*arguments) as server, lab.guest("num-queues=2", ("fio",), restarts=True) as guest:
+        server = lab.daemon(*arguments)
+        with server, lab.guest("num-queues=2", ("fio",), restarts=True) as guest:
             verify(lab, server, guest, kills)
 
 
