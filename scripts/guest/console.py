@@ -46,11 +46,15 @@ class Line:
 
     def __init__(self, path: Path, scale: float) -> None:
         self._scale = scale
-        if not wait_until(path.exists, CONNECT_TIMEOUT * scale):
-            raise CheckFailed("the daemon makes no socket for --chardev")
-        self._connection = socket.socket(socket.AF_UNIX)
-        self._connection.connect(str(path))
         self._received = b""
+        self._connection = socket.socket(socket.AF_UNIX)
+
+        def connects() -> bool:
+            return self._connection.connect_ex(str(path)) == 0
+
+        if not wait_until(connects, CONNECT_TIMEOUT * scale):
+            self._connection.close()
+            raise CheckFailed("the daemon does not listen at its --chardev")
 
     def close(self) -> None:
         """Closes the connection."""

@@ -34,11 +34,14 @@ class Qemu:
 
     def __init__(self, binary: Path) -> None:
         self.binary = binary
-        self.title = run_tool([binary, "--version"], VERSION_TIMEOUT).splitlines()[0]
-        match = re.search(r"version (\d+)\.(\d+)", self.title)
+        match = re.match(
+            r"(QEMU emulator version (\d+)\.(\d+).*)",
+            run_tool([binary, "--version"], VERSION_TIMEOUT),
+        )
         if match is None:
-            raise CheckFailed(f"{binary} is no QEMU: it says {self.title!r}")
-        self.version: Version = (int(match[1]), int(match[2]))
+            raise CheckFailed(f"{binary} is not QEMU")
+        self.title = match[1]
+        self.version: Version = (int(match[2]), int(match[3]))
 
     def device(self, names: tuple[str, ...]) -> str | None:
         """Returns the first of these devices that this QEMU has."""
