@@ -2,7 +2,8 @@
 
 use super::value;
 use crate::error::Error;
-use crate::pin::{CpuSet, Placement, default_placements};
+use crate::machine::{CpuSet, Placement, default_placements};
+use crate::measure::Plan;
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -50,13 +51,6 @@ pub(crate) struct PlacementArgs {
     /// then two]
     #[arg(long, value_name = "GUEST,DEVICE", value_parser = value::pin)]
     pin: Option<Placement>,
-}
-
-/// How often and how long to measure each arm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Plan {
-    pub(crate) rounds: usize,
-    pub(crate) runtime: Duration,
 }
 
 /// Nobody means to measure for longer; it is a zero too many.
@@ -133,7 +127,7 @@ mod tests {
 
     fn parse(arguments: &[&str]) -> Result<Harness, String> {
         let arguments = ["bench"].iter().chain(arguments);
-        Harness::try_parse_from(arguments).map_err(|error| super::super::sentence(&error))
+        Harness::try_parse_from(arguments).map_err(|error| crate::cli::sentence(&error))
     }
 
     fn schedule(arguments: &[&str]) -> Result<ScheduleArgs, String> {

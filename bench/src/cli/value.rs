@@ -1,6 +1,6 @@
 //! Values of options: sizes, times, CPU pairs. Each parser's error completes clap's "invalid value 'x' for '--y': ".
 
-use crate::pin::Placement;
+use crate::machine::Placement;
 use std::time::Duration;
 
 /// Bytes, with an optional binary suffix k, m, g or t in either case, as fio writes sizes.

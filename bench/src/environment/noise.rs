@@ -1,7 +1,7 @@
 //! How steadily this machine runs: the spread of the times of one and the same busy loop.
 
-use crate::measure::random::SplitMix64;
-use crate::measure::statistics::{quantile, sorted};
+use crate::measure::{quantile, sorted};
+use fastrand::Rng;
 use serde::Serialize;
 use std::fmt;
 use std::hint::black_box;
@@ -46,10 +46,10 @@ impl fmt::Display for Noise {
 }
 
 fn time(rounds: u32) -> Duration {
-    let mut random = SplitMix64::new(0);
+    let mut random = Rng::with_seed(0);
     let begin = Instant::now();
     for _ in 0..rounds {
-        black_box(random.next());
+        black_box(random.u64(..));
     }
     begin.elapsed()
 }

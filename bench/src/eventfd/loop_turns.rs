@@ -1,13 +1,10 @@
 //! The event loop beside its floor, on one thread: ring a notifier, turn the loop, run an empty handler. The same system
 //! calls without a loop are measured in the same rounds; what is left is the loop's own work.
 
-use super::clock_ns;
-use super::method::{Method, Patience, Waiter};
-use super::one_thread::OperationSample;
-use super::syscall::{Calls, EventFd};
 use crate::arm::Arm;
+use crate::bare::{Calls, EventFd, Method, OperationSample, Patience, Waiter, clock_ns};
+use crate::campaign::Repeater;
 use crate::error::{Error, reason};
-use crate::repeater::Repeater;
 use aio::{AioContext, EventNotifier, NotifierRegistration, Timer};
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -226,7 +223,7 @@ impl TimerBench {
 
 /// Makes every one of `turns` on a thread pinned to `cpu`. Raises the soft limit on descriptors as far as it goes.
 pub(super) fn thread(cpu: usize, turns: Vec<Turn>) -> Result<Repeater<OperationSample>, Error> {
-    crate::descriptors::raise_limit();
+    crate::machine::raise_descriptor_limit();
     let make = move || {
         let mut idle = Idle::new();
         turns.into_iter().map(|turn| Bench::open(turn, &mut idle)).collect::<Vec<_>>()
@@ -245,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_loop_makes_the_calls_of_its_floor() {
-        crate::descriptors::raise_limit();
+        crate::machine::raise_descriptor_limit();
         let mut idle = Idle::new();
         let mut calls = |turn: Turn| match Bench::open(turn, &mut idle) {
             Ok(mut bench) => {

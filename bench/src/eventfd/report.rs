@@ -1,7 +1,6 @@
 //! The tables and sentences of `bench eventfd`. Pure functions of the rows.
 
-use super::method::Method;
-use super::one_thread::Operation;
+use crate::bare::{Method, Operation};
 use crate::measure::{Comparison, MIN_VALUES, Measured, Verdict};
 use crate::report::number::{number, percent, range, signed};
 use crate::report::table::{Cell, Column, Table};
@@ -316,6 +315,6 @@ mod tests {
             ]
         );
         assert!(line("ring READ re-armed").ends_with("not available: io_uring is not enabled here"));
-        assert!(!text.contains('\x1b') && tables(&rows(), true).contains("\x1b[32mfaster"));
+        assert!(!text.contains('\x1b') && tables(&rows(), true).contains("\x1b[38;5;2m"));
     }
 }

@@ -5,13 +5,11 @@
 //! alone. What an event means is in shared memory, a sequence number, as it is in a virtqueue: a spurious wake-up of
 //! the device finds nothing new and waits again.
 
-use super::clock_ns;
-use super::method::{Method, Patience, Waiter};
-use super::syscall::{Calls, EventFd};
+use crate::bare::{Calls, EventFd, Method, Patience, Waiter, clock_ns};
 use crate::error::{Error, reason};
+use crate::machine::Placement;
+use crate::machine::{NoOutcome, Worker};
 use crate::measure::{Metric, Sample, metrics};
-use crate::pin::Placement;
-use crate::worker::{NoOutcome, Worker};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -241,7 +239,7 @@ impl TwoThreads {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pin::{CpuSet, default_placements};
+    use crate::machine::{CpuSet, default_placements};
 
     #[test]
     fn every_method_makes_its_round_trips_on_every_placement() {

@@ -1,7 +1,7 @@
 //! Two pinned threads, and their time.
 
-use crate::eventfd::clock_ns;
-use crate::pin::{Placement, pin_current_thread};
+use crate::bare::clock_ns;
+use crate::machine::{Placement, pin_current_thread};
 use std::io;
 use std::sync::Barrier;
 use std::thread;

@@ -1,12 +1,13 @@
 //! The rows: ways to hand events from a producer to a consumer, with a bound or without.
 
 use super::mq::MessageQueue;
-use crate::eventfd::{Calls, EventFd};
+use crate::bare::{Calls, EventFd};
 use aio::{AioContext, BoundedMethod, BoundedNotifier, BoundedStats, Counting, WritableRegistration};
 use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A row of the tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,22 +181,24 @@ impl Channel {
 impl Producer<'_> {
     /// Notifies of one event, however long that takes. False: the consumer has gone.
     #[inline]
-    pub(super) fn post(&mut self, gone: impl Fn() -> bool) -> io::Result<bool> {
+    pub(super) fn post(&mut self, gone: &AtomicBool) -> io::Result<bool> {
         let result = match self.channel {
             Channel::Eventfd(fd) => fd.add(1, &mut self.calls),
             Channel::MessageQueue(queue) => queue.send(),
             Channel::Bounded(notifier) => notifier.notify(1),
             Channel::Spin(notifier) => loop {
                 match notifier.try_notify(1) {
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock && !gone() => self.refused += 1,
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock && !gone.load(Ordering::Relaxed) => {
+                        self.refused += 1
+                    }
                     result => break result,
                 }
             },
             Channel::Multiplexed(notifier) => loop {
                 match notifier.try_notify(1) {
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock && !gone() => {
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock && !gone.load(Ordering::Relaxed) => {
                         self.refused += 1;
-                        self.wait_for_room(&gone)?;
+                        self.wait_for_room(gone)?;
                     }
                     result => break result,
                 }
@@ -208,11 +211,11 @@ impl Producer<'_> {
         }
     }
 
-    fn wait_for_room(&self, gone: impl Fn() -> bool) -> io::Result<()> {
+    fn wait_for_room(&self, gone: &AtomicBool) -> io::Result<()> {
         let Some(event_loop) = &self.event_loop else { return Ok(()) };
         event_loop.room.set(false);
         event_loop.writable.arm()?;
-        while !event_loop.room.get() && !gone() {
+        while !event_loop.room.get() && !gone.load(Ordering::Relaxed) {
             event_loop.context.poll(true)?;
         }
         Ok(())

@@ -149,7 +149,7 @@ impl fmt::Display for Contender {
 mod tests {
     use super::super::work::Work;
     use super::*;
-    use crate::pin::Placement;
+    use crate::machine::Placement;
 
     fn visited(contender: Contender, work: Work) -> Result<u64, String> {
         let visit = Visit { work, times: 3, placement: Placement { guest: 0, device: 0 }, mark: |_| {} };

@@ -4,7 +4,7 @@
 
 use super::contender::Contender;
 use super::work::{Mark, Visit};
-use crate::eventfd::syscall::check;
+use crate::bare::check;
 use std::io;
 
 /// What the child ends with if it has no row.

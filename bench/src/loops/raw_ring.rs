@@ -4,11 +4,10 @@
     reason = "pushes SQEs; none of them points to memory that is freed before its completion"
 )]
 
-use super::work::{Cannot, EventLoop, LATER, Seen, Waker, clear, eventfd, others_at, ring};
-use crate::eventfd::method::Patience;
-use crate::eventfd::ring::Ring;
-use crate::eventfd::syscall::{Calls, EventFd};
+use super::work::{Cannot, EventLoop, Handler, LATER, Seen, eventfd, handler, others_at};
+use crate::bare::{Calls, EventFd, Patience, Ring};
 use io_uring::{cqueue, opcode, squeue, types};
+use slab::Slab;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,15 +20,12 @@ const TIMER: u64 = u64::MAX - 1;
 /// `EDGE`: multishot POLL_ADD and never a read(2); else one-shot, armed again after each event, with a read(2).
 pub(super) struct RawRing<const EDGE: bool> {
     ring: Ring,
-    handlers: Vec<Option<(Handler, RawFd)>>,
-    free: Vec<usize>,
+    handlers: Slab<(Handler, RawFd)>,
     /// One-shot polls that have fired, to be armed by the next turn: what is removed meanwhile needs no cancellation.
     fired: Vec<usize>,
     armed: Option<Armed>,
     seen: Seen,
 }
-
-type Handler = Box<dyn FnMut()>;
 
 /// The measured timer. The kernel reads a deadline when it takes the SQE.
 struct Armed {
@@ -61,14 +57,7 @@ impl<const EDGE: bool> EventLoop for RawRing<EDGE> {
 
     fn open(registrations: usize, seen: Seen) -> io::Result<Self> {
         let entries = registrations.next_power_of_two().clamp(256, 16_384) as u32;
-        Ok(Self {
-            ring: Ring::sized(entries)?,
-            handlers: Vec::new(),
-            free: Vec::new(),
-            fired: Vec::new(),
-            armed: None,
-            seen,
-        })
+        Ok(Self { ring: Ring::sized(entries)?, handlers: Slab::new(), fired: Vec::new(), armed: None, seen })
     }
 
     fn bell() -> io::Result<Self::Bell> {
@@ -76,25 +65,12 @@ impl<const EDGE: bool> EventLoop for RawRing<EDGE> {
     }
 
     fn add(&mut self, bell: &Self::Bell) -> io::Result<Self::Key> {
-        let index = self.free.pop().unwrap_or(self.handlers.len());
-        self.arm(index, bell.as_raw_fd())?;
-        let (seen, own) = (self.seen.clone(), Arc::clone(bell));
-        let handler = move || {
-            if !EDGE {
-                clear(&own);
-            }
-            seen.one_more();
-        };
-        if index == self.handlers.len() {
-            self.handlers.push(None);
-        }
-        self.handlers[index] = Some((Box::new(handler), bell.as_raw_fd()));
-        Ok(index)
+        self.arm(self.handlers.vacant_key(), bell.as_raw_fd())?;
+        Ok(self.handlers.insert((handler::<EDGE>(bell, &self.seen), bell.as_raw_fd())))
     }
 
     fn remove(&mut self, index: Self::Key) -> io::Result<()> {
-        self.handlers[index] = None;
-        self.free.push(index);
+        drop(self.handlers.remove(index));
         if let Some(at) = self.fired.iter().position(|&fired| fired == index) {
             self.fired.swap_remove(at);
             return Ok(());
@@ -107,8 +83,8 @@ impl<const EDGE: bool> EventLoop for RawRing<EDGE> {
     #[inline]
     fn turn(&mut self) -> io::Result<()> {
         while let Some(index) = self.fired.pop() {
-            if let Some(Some((_, fd))) = self.handlers.get(index) {
-                self.arm(index, *fd)?;
+            if let Some(&(_, fd)) = self.handlers.get(index) {
+                self.arm(index, fd)?;
             }
         }
         self.ring.enter(Patience::Forever, &mut Calls::default())?;
@@ -124,7 +100,7 @@ impl<const EDGE: bool> EventLoop for RawRing<EDGE> {
                 }
                 continue;
             }
-            let Some(Some((handler, _))) = self.handlers.get_mut(data as usize) else { continue };
+            let Some((handler, _)) = self.handlers.get_mut(data as usize) else { continue };
             if entry.result() < 0 {
                 continue;
             }
@@ -138,12 +114,6 @@ impl<const EDGE: bool> EventLoop for RawRing<EDGE> {
 
     fn seen(&self) -> &Seen {
         &self.seen
-    }
-
-    fn waker(&mut self) -> Result<Waker, Cannot> {
-        let bell = eventfd().map_err(|error| error.to_string())?;
-        self.add(&bell).map_err(|error| error.to_string())?;
-        Ok(Box::new(move || ring(bell.as_raw_fd())))
     }
 
     fn arm_timers(&mut self, others: usize) -> Result<(), Cannot> {

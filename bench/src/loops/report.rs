@@ -2,8 +2,7 @@
 
 use super::contender::{Contender, Monitor, Reset};
 use super::work::Work;
-use crate::measure::bootstrap::Estimate;
-use crate::measure::{Interval, MIN_VALUES};
+use crate::measure::{Estimate, Interval, MIN_VALUES};
 use crate::report::number::{fixed, number, percent};
 use crate::report::table::{Cell, Column, Table, Tint};
 use crate::report::{Missing, Row};

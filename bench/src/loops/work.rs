@@ -2,10 +2,11 @@
 //! time, and takes it all down again: no loop ever runs beside the leftovers of another.
 #![expect(unsafe_code, reason = "write(2) of eight bytes")]
 
-use crate::eventfd::clock_ns;
-use crate::eventfd::syscall::{Calls, EventFd};
-use crate::measure::statistics::median;
-use crate::pin::{Placement, pin_current_thread};
+use crate::bare::clock_ns;
+use crate::bare::{Calls, EventFd};
+use crate::machine::{Placement, pin_current_thread};
+use crate::measure::{latencies, median, quantile_us};
+use hdrhistogram::Histogram;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -95,7 +96,7 @@ pub(super) type Waker = Box<dyn FnMut() + Send>;
 /// An event loop. Its handlers clear their notifiers as its users have to, and count themselves in [`Seen`].
 pub(super) trait EventLoop: Sized {
     /// A notifier that is not registered.
-    type Bell: AsRawFd;
+    type Bell: AsRawFd + Send + 'static;
     /// A registration.
     type Key;
 
@@ -113,14 +114,22 @@ pub(super) trait EventLoop: Sized {
 
     fn seen(&self) -> &Seen;
 
-    /// Makes the means to wake this loop.
-    fn waker(&mut self) -> Result<Waker, Cannot>;
+    /// Makes the means to wake this loop: a notifier, for a loop that has nothing better.
+    fn waker(&mut self) -> Result<Waker, Cannot> {
+        let bell = Self::bell().map_err(|error| error.to_string())?;
+        self.add(&bell).map_err(|error| error.to_string())?;
+        Ok(Box::new(move || ring(bell.as_raw_fd())))
+    }
 
     /// Arms `others` timers for later, and makes the one that is measured.
-    fn arm_timers(&mut self, others: usize) -> Result<(), Cannot>;
+    fn arm_timers(&mut self, _others: usize) -> Result<(), Cannot> {
+        Err("it has no timers, only a timeout of its wait".to_owned())
+    }
 
-    /// Gives the timer the deadline of now + `delay`.
-    fn rearm(&mut self, delay: Duration) -> io::Result<()>;
+    /// Gives the timer the deadline of now + `delay`. Only called after [`EventLoop::arm_timers`].
+    fn rearm(&mut self, _delay: Duration) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Turns until `target` handlers have run.
     #[inline]
@@ -200,6 +209,20 @@ pub(super) fn clear(bell: &EventFd) {
 /// An eventfd for a loop that has no notifier of its own.
 pub(super) fn eventfd() -> io::Result<Arc<EventFd>> {
     EventFd::new(0, libc::EFD_NONBLOCK).map(Arc::new)
+}
+
+/// What a loop does when its notifier was signalled.
+pub(super) type Handler = Box<dyn FnMut()>;
+
+/// The handler of a notifier, which clears it unless `UNREAD`.
+pub(super) fn handler<const UNREAD: bool>(bell: &Arc<EventFd>, seen: &Seen) -> Handler {
+    let (seen, own) = (seen.clone(), Arc::clone(bell));
+    Box::new(move || {
+        if !UNREAD {
+            clear(&own);
+        }
+        seen.one_more();
+    })
 }
 
 /// What one visit measured.
@@ -282,14 +305,13 @@ pub(super) fn visit<L: EventLoop>(visit: Visit) -> Result<Timed, Cannot> {
             let over = AtomicBool::new(false);
             let (seen, first) = (&seen, seen.get());
             thread::scope(|scope| {
-                let waking = scope.spawn(|| waking_thread(wake, seen, warm + times, placement.guest, &over));
+                let waking = scope.spawn(|| waking_thread(wake, seen, [warm, times], placement.guest, &over));
                 let result = it.turn_until(first + warm);
                 let result = result.and_then(|()| visit.time_whole(|| it.turn_until(first + warm + times)));
                 over.store(true, Ordering::Relaxed);
                 // What it measured: from waking to knowing. The pauses between are no part of that.
-                let latencies = waking.join().unwrap_or_default();
-                let measured = latencies.get(warm as usize..).and_then(median);
-                result.map(|elapsed| Timed { elapsed, each_ns: measured.unwrap_or(f64::NAN) })
+                let each_ns = waking.join().map_or(f64::NAN, |latencies| quantile_us(&latencies, 0.5) * 1e3);
+                result.map(|elapsed| Timed { elapsed, each_ns })
             })
         }
     };
@@ -302,14 +324,20 @@ pub(super) fn visit<L: EventLoop>(visit: Visit) -> Result<Timed, Cannot> {
 /// there. A loop that is caught on its way to sleep is woken at once, however long its way is.
 const ASLEEP: Duration = Duration::from_micros(50);
 
-/// Wakes the loop `times` times, and waits each time until the loop has run the handler. Gives how long that took, in
-/// nanoseconds.
-fn waking_thread(mut wake: Waker, seen: &Seen, times: u64, cpu: usize, over: &AtomicBool) -> Vec<f64> {
+/// Wakes the loop `warm` times and then `times` times, and waits each time until the loop has run the
+/// handler. Returns how long the last `times` took.
+fn waking_thread(
+    mut wake: Waker,
+    seen: &Seen,
+    [warm, times]: [u64; 2],
+    cpu: usize,
+    over: &AtomicBool,
+) -> Histogram<u64> {
     // On a CPU of its own if it may; the loop's thread is pinned, so this one can only be slower elsewhere.
     let _ = pin_current_thread(cpu);
     let now = || clock_ns(libc::CLOCK_MONOTONIC);
-    let mut latencies = Vec::with_capacity(times as usize);
-    for _ in 0..times {
+    let mut latencies = latencies();
+    for round in 0..warm + times {
         let before = seen.get();
         let start = now();
         while now() - start < ASLEEP.as_nanos() as u64 {
@@ -320,7 +348,9 @@ fn waking_thread(mut wake: Waker, seen: &Seen, times: u64, cpu: usize, over: &At
         while seen.get() == before && !over.load(Ordering::Relaxed) {
             std::hint::spin_loop();
         }
-        latencies.push((now() - begin) as f64);
+        if round >= warm {
+            latencies.saturating_record(now() - begin);
+        }
     }
     latencies
 }

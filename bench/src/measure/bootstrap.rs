@@ -6,8 +6,8 @@
 //! know about the bootstrap", The American Statistician 69, 2015, section 5.3): as far out as Student's t with n-1
 //! degrees of freedom and the n/(n-1) bias of the resampled variance ask for.
 
-use super::random::SplitMix64;
 use super::statistics::{median, quantile, sorted};
+use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
 /// Fewest values with an interval. The range of n values misses the true median with probability 2^(1-n), so with
@@ -58,9 +58,9 @@ pub(crate) fn of_two(a: &[f64], b: &[f64], statistic: impl Fn(f64, f64) -> f64) 
     if fewest < MIN_VALUES || !median.is_finite() {
         return median.is_finite().then_some(Estimate { median, interval: None });
     }
-    let mut random = SplitMix64::new(SEED);
+    let mut random = Rng::with_seed(SEED);
     let mut draw = |values: &[f64]| {
-        let mut resample: Vec<f64> = values.iter().map(|_| values[random.below(values.len())]).collect();
+        let mut resample: Vec<f64> = values.iter().map(|_| values[random.usize(..values.len())]).collect();
         resample.sort_by(f64::total_cmp);
         quantile(&resample, 0.5)
     };
@@ -79,12 +79,12 @@ fn interval(values: &[f64], resamples: usize) -> Option<Interval> {
     if n < MIN_VALUES {
         return None;
     }
-    let mut random = SplitMix64::new(SEED);
+    let mut random = Rng::with_seed(SEED);
     let mut resample = vec![0.0; n];
     let mut medians = Vec::with_capacity(resamples);
     for _ in 0..resamples {
         for slot in &mut resample {
-            *slot = values[random.below(n)];
+            *slot = values[random.usize(..n)];
         }
         resample.sort_by(f64::total_cmp);
         medians.push(quantile(&resample, 0.5)?);
@@ -122,18 +122,18 @@ fn normal_below(x: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fastrand::Rng;
     use proptest::prelude::*;
 
     /// A standard normal number: Box and Muller.
-    fn normal(random: &mut SplitMix64) -> f64 {
-        let uniform = |random: &mut SplitMix64| (random.next() >> 11) as f64 / (1u64 << 53) as f64;
-        let radius = (-2.0 * (1.0 - uniform(random)).ln()).sqrt();
-        radius * (2.0 * std::f64::consts::PI * uniform(random)).cos()
+    fn normal(random: &mut Rng) -> f64 {
+        let radius = (-2.0 * (1.0 - random.f64()).ln()).sqrt();
+        radius * (2.0 * std::f64::consts::PI * random.f64()).cos()
     }
 
     /// How often, in percent, the interval holds the true median when the values come from `draw`.
-    fn coverage(n: usize, true_median: f64, mut draw: impl FnMut(&mut SplitMix64) -> f64) -> f64 {
-        let mut random = SplitMix64::new(n as u64);
+    fn coverage(n: usize, true_median: f64, mut draw: impl FnMut(&mut Rng) -> f64) -> f64 {
+        let mut random = Rng::with_seed(n as u64);
         let trials = 300;
         let hits = (0..trials)
             .filter(|_| {
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn the_interval_narrows_with_the_number_of_values() {
-        let mut random = SplitMix64::new(3);
+        let mut random = Rng::with_seed(3);
         let values: Vec<f64> = (0..100).map(|_| normal(&mut random)).collect();
         let width = |n: usize| interval(&values[..n], RESAMPLES).map(|i| i.high - i.low).unwrap();
         assert!(width(100) < width(20) && width(20) < width(6));

@@ -73,15 +73,15 @@ fn verdict(difference: Estimate, better: Better) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::random::SplitMix64;
+    use fastrand::Rng;
 
     /// Pairs whose baseline drifts from round to round; the arm is `shift` above it, give or take 1.
     fn pairs(shift: f64) -> Vec<(f64, f64)> {
-        let mut random = SplitMix64::new(11);
+        let mut random = Rng::with_seed(11);
         (0..10)
             .map(|round| {
                 let base = 1_000.0 + 50.0 * f64::from(round);
-                (base + shift + random.below(2_001) as f64 / 1_000.0 - 1.0, base)
+                (base + shift + f64::from(random.u32(..2_001)) / 1_000.0 - 1.0, base)
             })
             .collect()
     }

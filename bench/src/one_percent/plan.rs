@@ -1,7 +1,7 @@
 //! Which cells are measured. Those of a section take turns, so what drifts meanwhile hits them alike.
 
-use super::cell::{Cell, Disk};
 use crate::arm::Monitor;
+use crate::report::one_percent::{Cell, Disk};
 
 /// How many CPUs guest and device have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,5 +142,14 @@ mod tests {
         // The sweep, from nothing to 200 us.
         let spun = |disk: &Disk| cells.contains(&(One, Cell::new(Epoll, *disk)));
         assert!([2, 5, 10, 20, 50, 100, 200].map(Disk::Spin).iter().all(spun));
+    }
+
+    #[test]
+    fn every_cell_is_read_back_from_its_name() {
+        for (_, cell) in sections(true).into_iter().flat_map(|section| section.cells) {
+            for place in ["one CPU (0)", "two CPUs (0, 1)"] {
+                assert_eq!(Cell::parse(&format!("{cell} on {place}")), Some((cell, place)));
+            }
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Tables that have a line for each row of a report.
 
-use super::Row;
 use super::number::number;
+use super::row::Row;
 use super::table::{Cell, Column, Table};
 
 /// A metric that is shown: its name, heading and unit.

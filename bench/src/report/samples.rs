@@ -1,6 +1,6 @@
 //! Rows with made-up numbers, for the tests of tables and sentences.
 
-use super::{Missing, Row};
+use super::row::{Missing, Row};
 use crate::measure::{Better, Comparison, Measured, Summary};
 
 /// Six rounds, and six of a baseline that cannot be told apart from them.

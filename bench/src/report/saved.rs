@@ -2,11 +2,10 @@
 //! does not.
 
 use super::json::SCHEMA;
-use super::{Missing, Row};
+use super::row::{Missing, Report, Row};
 use crate::environment::Environment;
 use crate::error::{Error, reason};
 use crate::measure::{Better, Comparison, Summary};
-use crate::report::Report;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs::File;

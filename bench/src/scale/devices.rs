@@ -1,13 +1,12 @@
 //! Virtio-blk devices on IoThreads, and a guest that keeps one request of each in flight.
 
-use super::DeviceSample;
 use super::heap::bytes_in_use;
 use crate::arm::Arm;
+use crate::bare::clock_ns;
 use crate::error::{Error, reason};
-use crate::eventfd::clock_ns;
-use crate::measure::statistics::median;
-use crate::pin::pin_current_thread;
-use crate::worker::{NoOutcome, Worker};
+use crate::machine::pin_current_thread;
+use crate::machine::{NoOutcome, Worker};
+use crate::measure::{Metric, Sample, median, metrics};
 use aio::{AioContext, IoThread, Stats};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +16,31 @@ use virtio_blk_sim::blk_queue::Attached;
 use virtio_blk_sim::device::{BlockDevice, DeviceConfig, Features};
 use virtio_blk_sim::guest::{BlkDriver, Completion, DriverError, Waiting};
 use virtio_blk_sim::transport::SimTransport;
+
+/// What one visit of devices measured.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct DeviceSample {
+    /// Elapsed time by requests, of all devices together.
+    time_ns: f64,
+    device_cpu_ns: f64,
+    syscalls: f64,
+    /// The median over the devices of their mean latencies.
+    latency_us: f64,
+    /// The largest of their mean latencies over the median.
+    latency_max_over_median: f64,
+    device_bytes: f64,
+}
+
+impl Sample for DeviceSample {
+    const METRICS: &'static [Metric<Self>] = metrics! {
+        time_ns "ns" Lower,
+        device_cpu_ns "ns" Lower,
+        syscalls "syscalls" Lower,
+        latency_us "us" Lower,
+        latency_max_over_median "ratio" Lower,
+        device_bytes "bytes" Lower,
+    };
+}
 
 /// So many devices, with a queue each, on so many IoThreads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -230,7 +254,7 @@ fn transport(arm: Arm) -> io::Result<SimTransport> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pin::CpuSet;
+    use crate::machine::CpuSet;
 
     #[test]
     fn every_device_is_served_on_one_loop_and_on_two() {

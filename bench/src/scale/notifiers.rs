@@ -1,16 +1,32 @@
 //! Notifiers on one loop, on one thread: rung, and the loop turned until their handlers have run.
 
-use super::EventSample;
 use super::heap::bytes_in_use;
 use crate::arm::Arm;
+use crate::bare::clock_ns;
+use crate::campaign::Repeater;
 use crate::error::{Error, reason};
-use crate::eventfd::clock_ns;
-use crate::repeater::Repeater;
+use crate::measure::{Metric, Sample, metrics};
 use aio::{AioContext, EventNotifier, NotifierRegistration};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 use std::{fmt, io};
+
+/// What one visit of notifiers measured.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct EventSample {
+    time_ns: f64,
+    syscalls: f64,
+    handler_bytes: f64,
+}
+
+impl Sample for EventSample {
+    const METRICS: &'static [Metric<Self>] = metrics! {
+        time_ns "ns" Lower,
+        syscalls "syscalls" Lower,
+        handler_bytes "bytes" Lower,
+    };
+}
 
 /// So many are registered; one of them is rung, or all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! What a server does while its guest is attached and asks for nothing: no thread of it should run at all.
 
 use super::process::{Process, Thread};
+use crate::campaign::Watch;
 use crate::measure::{Better, Measured, Summary};
-use crate::session::Watch;
 use std::io;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -108,7 +108,7 @@ impl Idle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::campaign::tests::StepsLeft;
+    use crate::campaign::StepsLeft;
     use std::process::{Command, Stdio};
 
     fn thread(id: u64, name: &str, switches: u64) -> Thread {

@@ -3,8 +3,8 @@
 use super::options::{ServerArg, Setup};
 use super::process::{self, Process, Usage};
 use crate::error::Error;
-use crate::measure::{Metric, Sample, metrics};
-use crate::worker::{NoOutcome, Worker};
+use crate::machine::{NoOutcome, Worker};
+use crate::measure::{Metric, Sample, metrics, quantile_us};
 use std::time::Duration;
 use std::{fmt, io};
 use virtio_blk_sim::device::Features;
@@ -47,7 +47,7 @@ impl ServerSample {
     fn of(guest: &GuestReport, server: Usage) -> Self {
         let requests = guest.requests.max(1) as f64;
         let each = |count: u64| count as f64 / requests;
-        let latency_us = |quantile| guest.latency_ns.value_at_quantile(quantile) as f64 / 1e3;
+        let latency_us = |quantile| quantile_us(&guest.latency_ns, quantile);
         Self {
             iops: guest.requests as f64 / guest.elapsed.as_secs_f64().max(1e-9),
             p50_us: latency_us(0.5),
@@ -181,7 +181,7 @@ impl fmt::Debug for Rig {
 mod tests {
     use super::*;
     use crate::cli;
-    use crate::pin::CpuSet;
+    use crate::machine::CpuSet;
     use crate::vhost_user::options::VhostUserArgs;
     use aio::{AioContext, IoThread, Reset};
     use std::os::unix::net::UnixListener;

@@ -1,6 +1,6 @@
 //! calloop: callbacks for event sources.
 
-use crate::eventfd::syscall::EventFd;
+use crate::bare::EventFd;
 use crate::loops::work::{Cannot, EventLoop, LATER, Seen, Waker, clear, eventfd, others_at};
 use calloop::generic::Generic;
 use calloop::timer::{TimeoutAction, Timer};

@@ -1,14 +1,12 @@
 //! event-manager of rust-vmm: subscribers with a descriptor each.
 
-use super::NO_TIMERS;
-use crate::eventfd::syscall::EventFd;
+use crate::bare::EventFd;
 use crate::loops::work::{Cannot, EventLoop, Seen, Waker, clear, eventfd};
 use event_manager::{
     EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberId, SubscriberOps,
 };
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 pub(in crate::loops) struct Manager<const UNREAD: bool> {
     manager: EventManager<Box<dyn MutEventSubscriber>>,
@@ -73,13 +71,5 @@ impl<const UNREAD: bool> EventLoop for Manager<UNREAD> {
             // The manager outlives the visit.
             let _ = endpoint.fire(move |_| seen.one_more());
         }))
-    }
-
-    fn arm_timers(&mut self, _: usize) -> Result<(), Cannot> {
-        Err(NO_TIMERS.to_owned())
-    }
-
-    fn rearm(&mut self, _: Duration) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
     }
 }

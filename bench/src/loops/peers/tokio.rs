@@ -1,7 +1,7 @@
 //! tokio's current-thread runtime: a task for each notifier, and one that rings and waits until the others have answered.
 #![expect(unsafe_code, reason = "AsyncFd wants a promise about the descriptor")]
 
-use crate::eventfd::syscall::EventFd;
+use crate::bare::EventFd;
 use crate::loops::work::{Cannot, EventLoop, LATER, Seen, Waker, clear, eventfd, others_at, ring};
 use std::cell::RefCell;
 use std::future::poll_fn;

@@ -7,10 +7,10 @@ mod scale;
 mod svg;
 mod tables;
 
-use super::number::number;
-use super::saved::{Document, Entry};
-use crate::compare::Compared;
-use crate::one_percent::{lab, model};
+use crate::report::compared::Compared;
+use crate::report::number::number;
+use crate::report::one_percent::{lab, outcomes};
+use crate::report::saved::{Document, Entry};
 use std::fmt::Write as _;
 use svg::escape;
 
@@ -21,7 +21,7 @@ const LONGEST_ANSWER: usize = 300;
 
 /// The whole page, and what is known about a baseline.
 pub(crate) fn render(document: &Document, compared: Option<&Compared>) -> String {
-    let outcomes = model::outcomes(&document.results);
+    let cells = outcomes(&document.results);
     let mut body = String::new();
     let title = format!("bench {}", document.benchmark);
     let first = document.conclusions.first().map_or("Nothing was concluded.", String::as_str);
@@ -40,10 +40,10 @@ pub(crate) fn render(document: &Document, compared: Option<&Compared>) -> String
     if let Some(compared) = compared {
         tables::baseline(&mut body, compared);
     }
-    if !outcomes.is_empty() {
+    if !cells.is_empty() {
         body.push_str("<h2>What is saved, and of what</h2>");
-        body.push_str(&curve::render(&outcomes));
-        body.push_str(&tables::cells(&outcomes, &lab::savings(&document.results)));
+        body.push_str(&curve::render(&cells));
+        body.push_str(&tables::cells(&cells, &lab::savings(&document.results)));
     }
     let said = usize::from(answer == first);
     let rest = document.conclusions.iter().skip(said);

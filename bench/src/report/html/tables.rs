@@ -1,13 +1,11 @@
 //! The tables of a page.
 
 use super::svg::escape;
-use crate::compare::Compared;
 use crate::measure::Verdict;
-use crate::one_percent::lab::Savings;
-use crate::one_percent::model::Outcome;
-use crate::one_percent::report::Line;
+use crate::report::compared::Compared;
 use crate::report::metric::heading;
 use crate::report::number::{number, percent, signed};
+use crate::report::one_percent::{Line, Outcome, Savings};
 use crate::report::saved::{Entry, metric_names};
 use std::fmt::Write as _;
 

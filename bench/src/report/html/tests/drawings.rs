@@ -1,9 +1,8 @@
 //! The drawings, read back: is each number where its axis says?
 
 use super::*;
-use crate::one_percent::model::outcomes;
-use crate::one_percent::words;
 use crate::report::metric::quantile;
+use crate::report::one_percent::{outcomes, reference};
 
 /// The attribute of an element's text.
 fn attribute<'a>(element: &'a str, name: &str) -> &'a str {
@@ -58,7 +57,7 @@ fn the_curve_has_its_lines_points_and_intervals_where_the_axes_say() {
     assert!(y(0.1) < y(0.01) && x(10.0) < x(100.0));
 
     // t_read / t_iter, as measured and as proposed: 1 us of whatever.
-    let read_us = words::reference(&outcomes).unwrap().read_ns.unwrap().median / 1e3;
+    let read_us = reference(&outcomes).unwrap().read_ns.unwrap().median / 1e3;
     for (class, read_us) in [("line c0", read_us), ("line dash c5", 1.0)] {
         let path =
             elements(&drawing, "path").into_iter().find(|path| attribute(path, "class") == class).unwrap();

@@ -102,10 +102,8 @@ fn a_table_that_is_turned_has_every_arm_too() {
     let heads: String =
         group.iter().map(|entry| format!("<th scope=\"col\">{}</th>", escape(&entry.case))).collect();
     assert!(table.contains(&format!("<th scope=\"col\">median</th>{heads}</tr>")), "{table}");
-    let iops: Vec<String> = group
-        .iter()
-        .map(|entry| format!("<td>{}", super::super::number::number(entry.median("iops").unwrap())))
-        .collect();
+    let iops: Vec<String> =
+        group.iter().map(|entry| format!("<td>{}", number(entry.median("iops").unwrap()))).collect();
     let row = table.split("<tr>").find(|row| row.contains(">IOPS, 1/s</th>")).unwrap();
     let mut places = iops.iter().map(|cell| row.find(cell.as_str()).unwrap());
     assert!(places.by_ref().is_sorted() && group.len() == 4, "{row}");
@@ -122,10 +120,10 @@ fn a_table_that_is_turned_has_every_arm_too() {
 fn an_earlier_run_is_before_and_its_regressions_are_red() {
     let before = Document::parse(SLOWER).unwrap();
     let after = Document::parse(&SLOWER.replace("150.0", "300.0")).unwrap();
-    let limits = crate::compare::Limits { threshold: 0.05, metrics: Vec::new() };
+    let limits = crate::report::compared::Limits { threshold: 0.05, metrics: Vec::new() };
     let rows = |before: &Document, after: &Document| {
         let mut body = String::new();
-        tables::baseline(&mut body, &crate::compare::documents(before, after, &limits).unwrap());
+        tables::baseline(&mut body, &crate::report::compared::documents(before, after, &limits).unwrap());
         body
     };
     let worse = rows(&before, &after);
