@@ -6,7 +6,7 @@ use super::waiter::{Patience, Waiter};
 use crate::campaign::{self, Case, Collected, Repeater, Watch};
 use crate::error::{Error, reason};
 use crate::measure::Plan;
-use crate::measure::{Metric, Sample, metrics};
+use crate::measure::sample;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,20 +55,13 @@ impl fmt::Display for Operation {
     }
 }
 
-/// One sample of an operation.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct OperationSample {
-    pub(crate) time_ns: f64,
-    pub(crate) syscalls: f64,
-    pub(crate) reads: f64,
-}
-
-impl Sample for OperationSample {
-    const METRICS: &'static [Metric<Self>] = metrics! {
-        time_ns "ns" Lower,
-        syscalls "syscalls" Lower,
-        reads "reads" Lower,
-    };
+sample! {
+    /// One sample of an operation.
+    pub(crate) struct OperationSample {
+        time_ns: "ns" Lower,
+        syscalls: "syscalls" Lower,
+        reads: "reads" Lower,
+    }
 }
 
 /// An operation with what it needs, made once.

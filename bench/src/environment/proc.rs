@@ -1,33 +1,19 @@
 //! Reading procfs, sysfs and uname(2). The parsers take text, so that other machines' files can be tested too.
-#![expect(unsafe_code, reason = "uname(2) and getrlimit(2) fill C structures")]
 
-use std::ffi::CStr;
+use rustix::process::{Resource, getrlimit};
+use rustix::system::uname;
+use std::fs;
 use std::path::Path;
-use std::{fs, mem};
 
 /// Release and machine from uname(2).
 pub(super) fn kernel() -> String {
-    // SAFETY: an all-zero `utsname` is a valid value: arrays of characters, all of them terminated.
-    let mut name: libc::utsname = unsafe { mem::zeroed() };
-    // SAFETY: `name` is ours and large enough by its type.
-    if unsafe { libc::uname(&mut name) } != 0 {
-        return "unknown".to_owned();
-    }
-    format!("Linux {} {}", text(&name.release), text(&name.machine))
+    let name = uname();
+    format!("Linux {} {}", name.release().to_string_lossy(), name.machine().to_string_lossy())
 }
 
-fn text(field: &[libc::c_char]) -> String {
-    let bytes: Vec<u8> = field.iter().map(|&character| character as u8).collect();
-    let until_zero = CStr::from_bytes_until_nul(&bytes).map(CStr::to_string_lossy);
-    until_zero.map(|text| text.into_owned()).unwrap_or_default()
-}
-
-/// RLIMIT_MEMLOCK's soft limit in bytes; `None` for no limit, and where it cannot be asked.
+/// RLIMIT_MEMLOCK's soft limit in bytes; `None` for no limit.
 pub(super) fn memlock_limit() -> Option<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is ours and of the type that the call fills.
-    let result = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) };
-    (result == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+    getrlimit(Resource::Memlock).current
 }
 
 /// The first three numbers of /proc/loadavg.

@@ -1,50 +1,68 @@
 //! The tables and sentences of `bench eventfd`. Pure functions of the rows.
 
 use crate::bare::{Method, Operation};
-use crate::measure::{Comparison, MIN_VALUES, Measured, Verdict};
+use crate::measure::{Comparison, MIN_VALUES, Verdict};
+use crate::report::Row;
 use crate::report::number::{number, percent, range, signed};
-use crate::report::table::{Cell, Column, Table};
-use crate::report::{Row, cell};
+use crate::report::rows::{self, Shown};
+use crate::report::table::{Column, Table};
 
 /// The tables, one for each group of rows.
 pub(super) fn tables(rows: &[Row], colour: bool) -> String {
-    let groups = rows.chunk_by(|a, b| a.group == b.group);
-    groups.map(|rows| table(rows).render(colour)).collect::<Vec<_>>().join("\n")
-}
-
-fn table(rows: &[Row]) -> Table {
-    let group = rows.first().map_or("", |row| row.group.as_str());
-    if group.starts_with("one thread") {
-        operations(group, rows)
-    } else if group.starts_with(LOOP_GROUP) {
-        turns(group, rows)
-    } else {
-        round_trips(group, rows)
-    }
+    rows::tables(rows, colour, |rows| {
+        let group = rows::group_name(rows);
+        if group.starts_with("one thread") {
+            OPERATIONS.table(rows)
+        } else if group.starts_with(LOOP_GROUP) {
+            TURNS.table(rows)
+        } else {
+            ROUND_TRIPS.table(rows)
+        }
+    })
 }
 
 /// The group of the loop's rows, before the number of its CPU.
 pub(super) const LOOP_GROUP: &str = "the event loop, CPU ";
 
-fn turns(group: &str, rows: &[Row]) -> Table {
-    let columns = [
-        Column::text("ring + turn + handler"),
-        Column::number("time", "ns"),
-        Column::number("\u{b1}MAD", "ns"),
-        Column::number("syscalls", ""),
-        Column::number("read(2)", ""),
+/// The columns of a table: the case, its time with the spread, counts, and the difference from the baseline.
+struct Layout {
+    per: &'static str,
+    case: &'static str,
+    time: Shown,
+    counts: &'static [Shown],
+    difference: &'static [Column],
+}
+
+const OPERATIONS: Layout = Layout {
+    per: "operation",
+    case: "operation",
+    time: ("time_ns", "time", "ns"),
+    counts: &[("syscalls", "syscalls", ""), ("reads", "read(2)", "")],
+    difference: &DIFFERENCE,
+};
+
+const TURNS: Layout = Layout {
+    per: "turn",
+    case: "ring + turn + handler",
+    difference: &[
         Column::number("over the floor", "ns"),
         Column::number("95% interval", "ns"),
         Column::number("change", ""),
-    ];
-    fill(Table::new(format!("Per turn, {group}"), &columns), rows, |row| {
-        let time = row.metric("time_ns");
-        let mut cells =
-            vec![median(time), mad(time), median(row.metric("syscalls")), median(row.metric("reads"))];
-        cells.extend(difference(time).into_iter().take(3));
-        cells
-    })
-}
+    ],
+    ..OPERATIONS
+};
+
+const ROUND_TRIPS: Layout = Layout {
+    per: "round trip",
+    case: "the device waits by",
+    time: ("round_trip_ns", "round trip", "ns"),
+    counts: &[
+        ("device_cpu_ns", "device CPU", "ns"),
+        ("device_syscalls", "syscalls", "device"),
+        ("device_reads", "read(2)", "device"),
+    ],
+    difference: &DIFFERENCE,
+};
 
 const DIFFERENCE: [Column; 4] = [
     Column::number("difference", "ns"),
@@ -53,80 +71,27 @@ const DIFFERENCE: [Column; 4] = [
     Column::text("than level + read"),
 ];
 
-fn operations(group: &str, rows: &[Row]) -> Table {
-    let mut columns = vec![
-        Column::text("operation"),
-        Column::number("time", "ns"),
-        Column::number("\u{b1}MAD", "ns"),
-        Column::number("syscalls", ""),
-        Column::number("read(2)", ""),
-    ];
-    columns.extend(DIFFERENCE);
-    fill(Table::new(format!("Per operation, {group}"), &columns), rows, |row| {
-        let time = row.metric("time_ns");
-        let mut cells =
-            vec![median(time), mad(time), median(row.metric("syscalls")), median(row.metric("reads"))];
-        cells.extend(difference(time));
-        cells
-    })
-}
-
-fn round_trips(group: &str, rows: &[Row]) -> Table {
-    let mut columns = vec![
-        Column::text("the device waits by"),
-        Column::number("round trip", "ns"),
-        Column::number("\u{b1}MAD", "ns"),
-        Column::number("device CPU", "ns"),
-        Column::number("syscalls", "device"),
-        Column::number("read(2)", "device"),
-    ];
-    columns.extend(DIFFERENCE);
-    fill(Table::new(format!("Per round trip, {group}"), &columns), rows, |row| {
-        let time = row.metric("round_trip_ns");
-        let of_device =
-            ["device_cpu_ns", "device_syscalls", "device_reads"].map(|name| median(row.metric(name)));
-        let mut cells = vec![median(time), mad(time)];
-        cells.extend(of_device);
-        cells.extend(difference(time));
-        cells
-    })
-}
-
-fn fill(mut table: Table, rows: &[Row], cells: impl Fn(&Row) -> Vec<Cell>) -> Table {
-    for row in rows {
-        match &row.result {
-            Ok(_) => {
-                let name = Cell::from(row.case.as_str());
-                table.row([name].into_iter().chain(cells(row)).collect());
-            }
-            Err(why) => table.remark(row.case.as_str(), why.to_string()),
-        }
+impl Layout {
+    fn table(&self, rows: &[Row]) -> Table {
+        let (metric, heading, unit) = self.time;
+        let mut columns =
+            vec![Column::text(self.case), Column::number(heading, unit), Column::number("\u{b1}MAD", unit)];
+        columns.extend(self.counts.iter().map(|(_, heading, unit)| Column::number(heading, unit)));
+        columns.extend(self.difference);
+        let title = format!("Per {}, {}", self.per, rows::group_name(rows));
+        rows::table(title, &columns, rows, |row| {
+            let mut cells = vec![rows::median(row, metric), rows::mad(row, metric)];
+            cells.extend(self.counts.iter().map(|(name, ..)| rows::median(row, name)));
+            cells.extend(rows::difference(row, metric));
+            cells
+        })
     }
-    table
-}
-
-fn median(measured: Option<&Measured>) -> Cell {
-    measured.map(|measured| number(measured.summary.median)).unwrap_or_default().into()
-}
-
-fn mad(measured: Option<&Measured>) -> Cell {
-    measured.map(|measured| number(measured.summary.mad)).unwrap_or_default().into()
-}
-
-/// Difference, interval, change, verdict; empty without a baseline.
-fn difference(measured: Option<&Measured>) -> Vec<Cell> {
-    let Some(versus) = measured.and_then(|measured| measured.versus) else {
-        return Vec::new();
-    };
-    let interval = versus.difference.interval.map(|interval| range(interval, signed)).unwrap_or_default();
-    let change = versus.ratio.map(|ratio| percent(ratio.median)).unwrap_or_default();
-    vec![signed(versus.difference.median).into(), interval.into(), change.into(), cell::verdict(&versus)]
 }
 
 /// What the numbers say, one sentence each.
 pub(super) fn conclusions(rows: &[Row]) -> Vec<String> {
     let mut sentences: Vec<String> = cost_of_a_read(rows).into_iter().collect();
-    for group in rows.chunk_by(|a, b| a.group == b.group) {
+    for group in rows::groups(rows) {
         sentences.extend(without_the_read(group));
         sentences.extend(without_the_level(group));
         sentences.extend(over_the_floor(group));

@@ -9,28 +9,20 @@ use crate::bare::{Calls, EventFd, Method, Patience, Waiter, clock_ns};
 use crate::error::{Error, reason};
 use crate::machine::Placement;
 use crate::machine::{NoOutcome, Worker};
-use crate::measure::{Metric, Sample, metrics};
+use crate::measure::sample;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// One sample of a method.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct RoundTripSample {
-    pub(crate) round_trip_ns: f64,
-    pub(crate) device_cpu_ns: f64,
-    pub(crate) device_syscalls: f64,
-    pub(crate) device_reads: f64,
-}
-
-impl Sample for RoundTripSample {
-    const METRICS: &'static [Metric<Self>] = metrics! {
-        round_trip_ns "ns" Lower,
-        device_cpu_ns "ns" Lower,
-        device_syscalls "syscalls" Lower,
-        device_reads "reads" Lower,
-    };
+sample! {
+    /// One sample of a method.
+    pub(crate) struct RoundTripSample {
+        round_trip_ns: "ns" Lower,
+        device_cpu_ns: "ns" Lower,
+        device_syscalls: "syscalls" Lower,
+        device_reads: "reads" Lower,
+    }
 }
 
 /// What both threads share for one method.

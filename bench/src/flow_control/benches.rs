@@ -3,7 +3,7 @@
 use super::pair::{self, Ran, now_ns, spin_ns, spin_until};
 use super::way::{Channel, Producer, Way};
 use crate::machine::Placement;
-use crate::measure::{Metric, Sample, latencies, metrics, quantile_us};
+use crate::measure::{latencies, quantile_us, sample};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -26,98 +26,55 @@ const LATE_NS: u64 = 80_000;
 /// What came of one sample, or why there is none.
 pub(super) type Taken<S> = io::Result<Result<S, String>>;
 
-/// Bench 1, for 5 s.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Burst {
-    pub(super) wcpu_ms: f64,
-    pub(super) rcpu_ms: f64,
-    pub(super) eagain: f64,
-    pub(super) writes: f64,
-    pub(super) reads: f64,
-    pub(super) syscalls_per_event: f64,
-    ioctl_syscalls_per_event: f64,
-    kernel_syscalls_per_event: f64,
+sample! {
+    /// Bench 1, for 5 s.
+    pub(super) struct Burst {
+        wcpu_ms: "ms" Lower,
+        rcpu_ms: "ms" Lower,
+        eagain: "" Lower,
+        writes: "" Higher,
+        reads: "" Higher,
+        syscalls_per_event: "" Lower,
+        ioctl_syscalls_per_event: "" Lower,
+        kernel_syscalls_per_event: "" Lower,
+    }
 }
 
-impl Sample for Burst {
-    const METRICS: &'static [Metric<Self>] = metrics! {
-        wcpu_ms "ms" Lower,
-        rcpu_ms "ms" Lower,
-        eagain "" Lower,
-        writes "" Higher,
-        reads "" Higher,
-        syscalls_per_event "" Lower,
-        ioctl_syscalls_per_event "" Lower,
-        kernel_syscalls_per_event "" Lower,
-    };
+sample! {
+    /// Bench 2: from the write, and from the time when it should have been.
+    pub(super) struct Tail {
+        p50_us: "us" Lower,
+        p99_us: "us" Lower,
+        p999_us: "us" Lower,
+        max_us: "us" Lower,
+        intended_p50_us: "us" Lower,
+        intended_p99_us: "us" Lower,
+        intended_p999_us: "us" Lower,
+        intended_max_us: "us" Lower,
+        syscalls_per_event: "" Lower,
+        ioctl_syscalls_per_event: "" Lower,
+        kernel_syscalls_per_event: "" Lower,
+    }
 }
 
-/// Bench 2: from the write, and from the time when it should have been.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Tail {
-    p50_us: f64,
-    p99_us: f64,
-    pub(super) p999_us: f64,
-    max_us: f64,
-    intended_p50_us: f64,
-    intended_p99_us: f64,
-    pub(super) intended_p999_us: f64,
-    intended_max_us: f64,
-    syscalls_per_event: f64,
-    ioctl_syscalls_per_event: f64,
-    kernel_syscalls_per_event: f64,
+sample! {
+    /// Bench 3.
+    pub(super) struct Coalescing {
+        writes: "" Lower,
+        reads: "" Lower,
+        avg_batch: "" Lower,
+        syscalls_per_event: "" Lower,
+        ioctl_syscalls_per_event: "" Lower,
+        kernel_syscalls_per_event: "" Lower,
+    }
 }
 
-impl Sample for Tail {
-    const METRICS: &'static [Metric<Self>] = metrics! {
-        p50_us "us" Lower,
-        p99_us "us" Lower,
-        p999_us "us" Lower,
-        max_us "us" Lower,
-        intended_p50_us "us" Lower,
-        intended_p99_us "us" Lower,
-        intended_p999_us "us" Lower,
-        intended_max_us "us" Lower,
-        syscalls_per_event "" Lower,
-        ioctl_syscalls_per_event "" Lower,
-        kernel_syscalls_per_event "" Lower,
-    };
-}
-
-/// Bench 3.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Coalescing {
-    writes: f64,
-    reads: f64,
-    pub(super) avg_batch: f64,
-    syscalls_per_event: f64,
-    ioctl_syscalls_per_event: f64,
-    kernel_syscalls_per_event: f64,
-}
-
-impl Sample for Coalescing {
-    const METRICS: &'static [Metric<Self>] = metrics! {
-        writes "" Lower,
-        reads "" Lower,
-        avg_batch "" Lower,
-        syscalls_per_event "" Lower,
-        ioctl_syscalls_per_event "" Lower,
-        kernel_syscalls_per_event "" Lower,
-    };
-}
-
-/// A notify and a take by one thread: nobody sleeps, nobody is in the way.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Pair {
-    time_ns: f64,
-    syscalls_per_event: f64,
-}
-
-impl Sample for Pair {
-    const METRICS: &'static [Metric<Self>] = metrics! {
-        time_ns "ns" Lower,
-        syscalls_per_event "" Lower,
-    };
+sample! {
+    /// A notify and a take by one thread: nobody sleeps, nobody is in the way.
+    pub(super) struct Pair {
+        time_ns: "ns" Lower,
+        syscalls_per_event: "" Lower,
+    }
 }
 
 /// System calls of both sides for an event.

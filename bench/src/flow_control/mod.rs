@@ -15,7 +15,7 @@ use crate::cli::{PlacementArgs, ScheduleArgs};
 use crate::error::Error;
 use crate::machine::Placement;
 use crate::measure::Plan;
-use crate::measure::{Metric, Sample, metrics};
+use crate::measure::{Sample, sample};
 use crate::report::Report;
 use crate::session::Session;
 use aio::BoundedMethod;
@@ -99,24 +99,15 @@ fn measure<S: Sample>(
     Ok(campaign.collect(&cases))
 }
 
-/// A point of the curve.
-#[derive(Debug, Clone, Copy)]
-struct Point {
-    wcpu_ms: f64,
-    p999_us: f64,
-    intended_p999_us: f64,
-    avg_batch: f64,
-    syscalls_per_event: f64,
-}
-
-impl Sample for Point {
-    const METRICS: &'static [Metric<Self>] = metrics! {
-        wcpu_ms "ms" Lower,
-        p999_us "us" Lower,
-        intended_p999_us "us" Lower,
-        avg_batch "" Lower,
-        syscalls_per_event "" Lower,
-    };
+sample! {
+    /// A point of the curve.
+    struct Point {
+        wcpu_ms: "ms" Lower,
+        p999_us: "us" Lower,
+        intended_p999_us: "us" Lower,
+        avg_batch: "" Lower,
+        syscalls_per_event: "" Lower,
+    }
 }
 
 /// All three benchmarks with one maximum.

@@ -19,7 +19,7 @@ use crate::cli::{PlacementArgs, ScheduleArgs};
 use crate::error::Error;
 use crate::machine::Placement;
 use crate::measure::Plan;
-use crate::measure::{Better, Measured, Metric, Sample, Summary};
+use crate::measure::{Measured, sample};
 use crate::report::Report;
 use crate::session::Session;
 use clap::Args;
@@ -33,15 +33,11 @@ const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(3) };
 /// One visit that takes longer than this hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// One sample: what one event costs.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct EventSample {
-    time_ns: f64,
-}
-
-impl Sample for EventSample {
-    const METRICS: &'static [Metric<Self>] =
-        &[Metric { name: "time_ns", unit: "ns", better: Better::Lower, value: |sample| sample.time_ns }];
+sample! {
+    /// What one event costs.
+    struct EventSample {
+        time_ns: "ns" Lower,
+    }
 }
 
 /// Options of `bench loops`.
@@ -152,7 +148,7 @@ fn measure(
     let mut collected = campaign.collect(&cases);
     for ((row, &contender), &calls) in collected.rows.iter_mut().zip(contenders).zip(counts) {
         let Ok(metrics) = &mut row.result else { continue };
-        metrics.extend(calls.map(exact));
+        metrics.extend(calls.map(|calls| Measured::once("syscalls", "syscalls", calls)));
         for (monitor, ours) in contender.ours() {
             let name = report::metric_of(monitor);
             let against = campaign.versus(&cases, &group, &ours.to_string(), &contender.to_string());
@@ -161,16 +157,4 @@ fn measure(
         }
     }
     Ok(collected)
-}
-
-/// The count of system calls as a metric: one value, since it is no estimate.
-fn exact(calls: f64) -> Measured {
-    Measured {
-        name: "syscalls",
-        unit: "syscalls",
-        better: Better::Lower,
-        summary: Summary { n: 1, median: calls, mad: 0.0, min: calls, max: calls },
-        values: vec![calls],
-        versus: None,
-    }
 }

@@ -4,6 +4,7 @@ use super::contender::{Contender, Monitor, Reset};
 use super::work::Work;
 use crate::measure::{Estimate, Interval, MIN_VALUES};
 use crate::report::number::{fixed, number, percent};
+use crate::report::rows;
 use crate::report::table::{Cell, Column, Table, Tint};
 use crate::report::{Missing, Row};
 
@@ -31,10 +32,8 @@ const COLUMNS: [Column; 8] = [
 
 /// One table for each kind of work. A ratio below one: our loop takes less time.
 pub(super) fn tables(rows: &[Row], colour: bool) -> String {
-    let groups = rows.chunk_by(|a, b| a.group == b.group);
-    let table = |rows: &[Row]| {
-        let title = rows.first().map_or("", |row| row.group.as_str());
-        let mut table = Table::new(title, &COLUMNS);
+    rows::tables(rows, colour, |rows| {
+        let mut table = Table::new(rows::group_name(rows), &COLUMNS);
         for row in rows {
             match &row.result {
                 Ok(_) => table.row(cells(row)),
@@ -42,19 +41,16 @@ pub(super) fn tables(rows: &[Row], colour: bool) -> String {
                 Err(why) => table.remark(row.case.as_str(), why.to_string()),
             }
         }
-        table.render(colour)
-    };
-    groups.map(table).collect::<Vec<_>>().join("\n")
+        table
+    })
 }
 
 fn cells(row: &Row) -> Vec<Cell> {
-    let median = |name: &str| row.metric(name).map(|measured| measured.summary.median);
-    let mad = row.metric("time_ns").map(|measured| number(measured.summary.mad)).unwrap_or_default();
     let mut cells = vec![
         row.case.as_str().into(),
-        median("time_ns").map(number).unwrap_or_default().into(),
-        mad.into(),
-        median("syscalls").map(|calls| fixed(calls, 2)).unwrap_or_default().into(),
+        rows::median(row, "time_ns"),
+        rows::mad(row, "time_ns"),
+        rows::median_fixed(row, "syscalls", 2),
     ];
     for monitor in [Monitor::Epoll, Monitor::IoUring] {
         let ratio = ratio(row, monitor);

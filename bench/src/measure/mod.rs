@@ -16,5 +16,5 @@ mod statistics;
 pub(crate) use bootstrap::{Estimate, Interval, MIN_VALUES, of_two};
 pub(crate) use comparison::{Better, Comparison, Verdict};
 pub(crate) use latency::{latencies, quantile_us};
-pub(crate) use rounds::{Measured, Metric, Plan, Recording, Sample, analyse, find, interleave, metrics};
+pub(crate) use rounds::{Measured, Metric, Plan, Recording, Sample, analyse, find, interleave, sample};
 pub(crate) use statistics::{Summary, median, quantile, sorted};

@@ -23,18 +23,28 @@ pub(crate) struct Metric<S> {
     pub(crate) value: fn(&S) -> f64,
 }
 
-/// The metrics of a sample whose fields have their names: `metrics! { time_ns "ns" Lower, }`.
-macro_rules! metrics {
-    ($($name:ident $unit:literal $better:ident,)*) => {
-        &[$($crate::measure::Metric {
-            name: stringify!($name),
-            unit: $unit,
-            better: $crate::measure::Better::$better,
-            value: |sample| sample.$name,
-        },)*]
+/// Defines a [`Sample`]: a struct of numbers, each with its unit and which way it is better.
+macro_rules! sample {
+    ($(#[$doc:meta])* $vis:vis struct $name:ident {
+        $($(#[$field_doc:meta])* $field:ident: $unit:literal $better:ident,)*
+    }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq)]
+        $vis struct $name {
+            $($(#[$field_doc])* pub(crate) $field: f64,)*
+        }
+
+        impl $crate::measure::Sample for $name {
+            const METRICS: &'static [$crate::measure::Metric<Self>] = &[$($crate::measure::Metric {
+                name: stringify!($field),
+                unit: $unit,
+                better: $crate::measure::Better::$better,
+                value: |sample| sample.$field,
+            },)*];
+        }
     };
 }
-pub(crate) use metrics;
+pub(crate) use sample;
 
 /// What one visit of one arm measured: a struct whose numbers have names.
 pub(crate) trait Sample: Sized + 'static {
@@ -115,6 +125,14 @@ pub(crate) struct Measured {
     pub(crate) values: Vec<f64>,
     /// Against the arm's baseline, if it has one.
     pub(crate) versus: Option<Comparison>,
+}
+
+impl Measured {
+    /// A number that was seen once, of which less is better. It is compared with nothing.
+    pub(crate) fn once(name: &'static str, unit: &'static str, value: f64) -> Self {
+        let summary = Summary { n: 1, median: value, mad: 0.0, min: value, max: value };
+        Self { name, unit, better: Better::Lower, summary, values: vec![value], versus: None }
+    }
 }
 
 /// Summarises every metric of `arm` that its samples have and compares it with `baseline`. Empty if the arm was never visited.

@@ -2,7 +2,7 @@
 //! what a read(2) costs, free of noise, and the only one in which ppoll does without.
 
 use crate::error::{Error, reason};
-use crate::measure::{Better, Measured, Summary};
+use crate::measure::Measured;
 use crate::report::Row;
 use crate::report::one_percent::lab::{GROUP, Savings};
 use serde::Deserialize;
@@ -69,22 +69,12 @@ fn parse(text: &str) -> Result<Vec<Savings>, String> {
 /// Rows for our own report.
 pub(super) fn rows(savings: &[Savings]) -> Vec<Row> {
     let row = |savings: &Savings| {
-        let metric = |name, value: f64| {
-            Some(Measured {
-                name,
-                unit: "instructions",
-                better: Better::Lower,
-                summary: Summary::of(&[value])?,
-                values: vec![value],
-                versus: None,
-            })
-        };
-        let metrics = [metric("classic", savings.classic), metric("autoreset", savings.autoreset)];
+        let metric = |name, count| Measured::once(name, "instructions", count);
         Row {
             group: GROUP.to_owned(),
             case: format!("{}, kernel {}", savings.arm(), savings.kernel),
             baseline: None,
-            result: Ok(metrics.into_iter().flatten().collect()),
+            result: Ok(vec![metric("classic", savings.classic), metric("autoreset", savings.autoreset)]),
         }
     };
     savings.iter().map(row).collect()

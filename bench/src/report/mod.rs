@@ -1,7 +1,6 @@
 //! What a run hands out: rows of results, as text for people ([`table`]), as JSON for programs
 //! ([`json`]), and made from the JSON report as Markdown and as a page ([`html`]).
 
-pub(crate) mod cell;
 pub(crate) mod compared;
 pub(crate) mod html;
 pub(crate) mod json;

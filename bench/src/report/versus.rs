@@ -1,8 +1,8 @@
 //! How the rows of a report compare with their baselines, by ratio.
 
-use super::cell::verdict;
 use super::number::range;
 use super::row::Row;
+use super::rows::verdict;
 use super::table::{Column, Table};
 use crate::measure::Comparison;
 

@@ -2,61 +2,35 @@
 
 use super::device::DeviceCounts;
 use super::guest::GuestRun;
-use crate::measure::{Metric, Sample, metrics, quantile_us};
+use crate::measure::{quantile_us, sample};
 
-/// What one visit of one arm measured. Per request unless the name says otherwise.
-#[derive(Debug)]
-pub(crate) struct RequestSample {
-    iops: f64,
-    p01_us: f64,
-    p10_us: f64,
-    p25_us: f64,
-    p50_us: f64,
-    p75_us: f64,
-    p90_us: f64,
-    p99_us: f64,
-    p999_us: f64,
-    p9999_us: f64,
-    device_cpu_ns: f64,
-    kicks: f64,
-    kicks_held: f64,
-    interrupts: f64,
-    reads: f64,
-    reads_per_wakeup: f64,
-    waits: f64,
-    writes: f64,
-    enters: f64,
-    submits: f64,
-    syscalls: f64,
-    /// NaN where KVM does not count them, or there is none.
-    vm_exits: f64,
-}
-
-impl Sample for RequestSample {
-    const METRICS: &'static [Metric<Self>] = metrics! {
-        iops "1/s" Higher,
-        p01_us "us" Lower,
-        p10_us "us" Lower,
-        p25_us "us" Lower,
-        p50_us "us" Lower,
-        p75_us "us" Lower,
-        p90_us "us" Lower,
-        p99_us "us" Lower,
-        p999_us "us" Lower,
-        p9999_us "us" Lower,
-        device_cpu_ns "ns" Lower,
-        kicks "" Lower,
-        kicks_held "" Lower,
-        interrupts "" Lower,
-        reads "" Lower,
-        reads_per_wakeup "" Lower,
-        waits "" Lower,
-        writes "" Lower,
-        enters "" Lower,
-        submits "" Lower,
-        syscalls "" Lower,
-        vm_exits "" Lower,
-    };
+sample! {
+    /// What one visit of one arm measured. Per request unless the name says otherwise.
+    pub(crate) struct RequestSample {
+        iops: "1/s" Higher,
+        p01_us: "us" Lower,
+        p10_us: "us" Lower,
+        p25_us: "us" Lower,
+        p50_us: "us" Lower,
+        p75_us: "us" Lower,
+        p90_us: "us" Lower,
+        p99_us: "us" Lower,
+        p999_us: "us" Lower,
+        p9999_us: "us" Lower,
+        device_cpu_ns: "ns" Lower,
+        kicks: "" Lower,
+        kicks_held: "" Lower,
+        interrupts: "" Lower,
+        reads: "" Lower,
+        reads_per_wakeup: "" Lower,
+        waits: "" Lower,
+        writes: "" Lower,
+        enters: "" Lower,
+        submits: "" Lower,
+        syscalls: "" Lower,
+        /// NaN where KVM does not count them, or there is none.
+        vm_exits: "" Lower,
+    }
 }
 
 impl RequestSample {

@@ -6,7 +6,7 @@ use crate::bare::clock_ns;
 use crate::error::{Error, reason};
 use crate::machine::pin_current_thread;
 use crate::machine::{NoOutcome, Worker};
-use crate::measure::{Metric, Sample, median, metrics};
+use crate::measure::{median, sample};
 use aio::{AioContext, IoThread, Stats};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,29 +17,19 @@ use virtio_blk_sim::device::{BlockDevice, DeviceConfig, Features};
 use virtio_blk_sim::guest::{BlkDriver, Completion, DriverError, Waiting};
 use virtio_blk_sim::transport::SimTransport;
 
-/// What one visit of devices measured.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct DeviceSample {
-    /// Elapsed time by requests, of all devices together.
-    time_ns: f64,
-    device_cpu_ns: f64,
-    syscalls: f64,
-    /// The median over the devices of their mean latencies.
-    latency_us: f64,
-    /// The largest of their mean latencies over the median.
-    latency_max_over_median: f64,
-    device_bytes: f64,
-}
-
-impl Sample for DeviceSample {
-    const METRICS: &'static [Metric<Self>] = metrics! {
-        time_ns "ns" Lower,
-        device_cpu_ns "ns" Lower,
-        syscalls "syscalls" Lower,
-        latency_us "us" Lower,
-        latency_max_over_median "ratio" Lower,
-        device_bytes "bytes" Lower,
-    };
+sample! {
+    /// What one visit of devices measured.
+    pub(super) struct DeviceSample {
+        /// Elapsed time by requests, of all devices together.
+        time_ns: "ns" Lower,
+        device_cpu_ns: "ns" Lower,
+        syscalls: "syscalls" Lower,
+        /// The median over the devices of their mean latencies.
+        latency_us: "us" Lower,
+        /// The largest of their mean latencies over the median.
+        latency_max_over_median: "ratio" Lower,
+        device_bytes: "bytes" Lower,
+    }
 }
 
 /// So many devices, with a queue each, on so many IoThreads.

@@ -17,7 +17,7 @@ pub(super) fn bytes_in_use() -> Option<u64> {
     None
 }
 
-#[cfg(all(test, target_env = "gnu"))]
+#[cfg(test)]
 mod tests {
     use super::bytes_in_use;
 
@@ -25,7 +25,7 @@ mod tests {
     fn what_is_allocated_shows_and_what_is_freed_goes() {
         // Larger than what the other tests of this process can allocate meanwhile.
         const BYTES: u64 = 1 << 30;
-        let before = bytes_in_use().unwrap();
+        let Some(before) = bytes_in_use() else { return };
         let much = std::hint::black_box(Vec::<u8>::with_capacity(BYTES as usize));
         let during = bytes_in_use().unwrap();
         drop(much);

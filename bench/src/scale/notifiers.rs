@@ -5,27 +5,20 @@ use crate::arm::Arm;
 use crate::bare::clock_ns;
 use crate::campaign::Repeater;
 use crate::error::{Error, reason};
-use crate::measure::{Metric, Sample, metrics};
+use crate::measure::sample;
 use aio::{AioContext, EventNotifier, NotifierRegistration};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 use std::{fmt, io};
 
-/// What one visit of notifiers measured.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct EventSample {
-    time_ns: f64,
-    syscalls: f64,
-    handler_bytes: f64,
-}
-
-impl Sample for EventSample {
-    const METRICS: &'static [Metric<Self>] = metrics! {
-        time_ns "ns" Lower,
-        syscalls "syscalls" Lower,
-        handler_bytes "bytes" Lower,
-    };
+sample! {
+    /// What one visit of notifiers measured.
+    pub(super) struct EventSample {
+        time_ns: "ns" Lower,
+        syscalls: "syscalls" Lower,
+        handler_bytes: "bytes" Lower,
+    }
 }
 
 /// So many are registered; one of them is rung, or all.

@@ -2,7 +2,7 @@
 
 use super::process::{Process, Thread};
 use crate::campaign::Watch;
-use crate::measure::{Better, Measured, Summary};
+use crate::measure::Measured;
 use std::io;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -93,15 +93,10 @@ fn woken(before: &[Thread], after: &[Thread]) -> Vec<(String, u64)> {
 impl Idle {
     /// As metrics of the server's row: seen once, hence one value each and no comparison.
     pub(super) fn metrics(&self) -> Vec<Measured> {
-        let metric = |name, unit, value: f64| {
-            let summary = Summary::of(&[value])?;
-            Some(Measured { name, unit, better: Better::Lower, summary, values: vec![value], versus: None })
-        };
-        let metrics = [
-            metric("idle_wakeups_per_s", "1/s", self.wakeups_per_s),
-            metric("idle_cpu_ns_per_s", "ns/s", self.cpu_ns_per_s),
-        ];
-        metrics.into_iter().flatten().collect()
+        vec![
+            Measured::once("idle_wakeups_per_s", "1/s", self.wakeups_per_s),
+            Measured::once("idle_cpu_ns_per_s", "ns/s", self.cpu_ns_per_s),
+        ]
     }
 }
 

@@ -35,7 +35,7 @@ const RESULTS: [Shown; 8] = [
 ];
 
 fn results(rows: &[Row]) -> Table {
-    let place = rows.first().map_or("", |row| row.group.as_str());
+    let place = rows::group_name(rows);
     let title = format!("Per request, {place} (CPU and sleeps: the server's)");
     rows::medians(title, "server", &RESULTS, rows)
 }

@@ -4,7 +4,7 @@ use super::options::{ServerArg, Setup};
 use super::process::{self, Process, Usage};
 use crate::error::Error;
 use crate::machine::{NoOutcome, Worker};
-use crate::measure::{Metric, Sample, metrics, quantile_us};
+use crate::measure::{quantile_us, sample};
 use std::time::Duration;
 use std::{fmt, io};
 use virtio_blk_sim::device::Features;
@@ -17,30 +17,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a server may think about a message.
 const EXCHANGE: Duration = Duration::from_secs(10);
 
-/// What one visit of one arm measured. Per request unless the name says otherwise.
-#[derive(Debug)]
-pub(crate) struct ServerSample {
-    iops: f64,
-    p50_us: f64,
-    p99_us: f64,
-    p999_us: f64,
-    device_cpu_ns: f64,
-    kicks: f64,
-    interrupts: f64,
-    sleeps: f64,
-}
-
-impl Sample for ServerSample {
-    const METRICS: &'static [Metric<Self>] = metrics! {
-        iops "1/s" Higher,
-        p50_us "us" Lower,
-        p99_us "us" Lower,
-        p999_us "us" Lower,
-        device_cpu_ns "ns" Lower,
-        kicks "" Lower,
-        interrupts "" Lower,
-        sleeps "" Lower,
-    };
+sample! {
+    /// What one visit of one arm measured. Per request unless the name says otherwise.
+    pub(crate) struct ServerSample {
+        iops: "1/s" Higher,
+        p50_us: "us" Lower,
+        p99_us: "us" Lower,
+        p999_us: "us" Lower,
+        device_cpu_ns: "ns" Lower,
+        kicks: "" Lower,
+        interrupts: "" Lower,
+        sleeps: "" Lower,
+    }
 }
 
 impl ServerSample {

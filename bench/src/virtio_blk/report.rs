@@ -9,8 +9,7 @@ use crate::report::versus::Versus;
 
 /// For each placement one table of results and one of differences.
 pub(super) fn tables(rows: &[Row], colour: bool) -> String {
-    let groups = rows.chunk_by(|a, b| a.group == b.group);
-    let tables = groups
+    let tables = rows::groups(rows)
         .flat_map(|group| [results(group), COMPARED.table("Without the read(2)", ["arm", "change"], group)]);
     tables.map(|table| table.render(colour)).collect::<Vec<_>>().join("\n")
 }
@@ -44,7 +43,7 @@ fn results(group: &[Row]) -> Table {
         _ => true,
     };
     let shown: Vec<_> = RESULTS.into_iter().filter(|(name, ..)| has(name)).collect();
-    let place = group.first().map_or("", |row| row.group.as_str());
+    let place = rows::group_name(group);
     let title = format!("Per request, {place} (CPU and system calls: the device's)");
     rows::medians(title, "arm", &shown, group)
 }
@@ -70,7 +69,7 @@ pub(super) fn conclusions(read: &[Row], rows: &[Row]) -> Vec<String> {
         });
         sentences.push(format!("A read(2) of an eventfd costs {cost} ns here{}.", loops.unwrap_or_default()));
     }
-    for group in rows.chunk_by(|a, b| a.group == b.group) {
+    for group in rows::groups(rows) {
         let mut effects: Vec<(&str, String)> = Vec::new();
         for row in group {
             let told =

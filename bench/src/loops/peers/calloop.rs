@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(in crate::loops) struct Calloop<const UNREAD: bool> {
+pub(crate) struct Calloop<const UNREAD: bool> {
     event_loop: calloop::EventLoop<'static, Seen>,
     timer: Option<RegistrationToken>,
     seen: Seen,

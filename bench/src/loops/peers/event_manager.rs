@@ -8,7 +8,7 @@ use event_manager::{
 use std::io;
 use std::sync::Arc;
 
-pub(in crate::loops) struct Manager<const UNREAD: bool> {
+pub(crate) struct Manager<const UNREAD: bool> {
     manager: EventManager<Box<dyn MutEventSubscriber>>,
     seen: Seen,
 }

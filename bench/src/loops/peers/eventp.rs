@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
-pub(in crate::loops) struct Eventp<const UNREAD: bool> {
+pub(crate) struct Eventp<const UNREAD: bool> {
     reactor: eventp::Eventp,
     seen: Seen,
 }

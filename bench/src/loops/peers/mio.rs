@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-pub(in crate::loops) struct Mio<const UNREAD: bool> {
+pub(crate) struct Mio<const UNREAD: bool> {
     poll: Poll,
     events: Events,
     handlers: Slab<Handler>,

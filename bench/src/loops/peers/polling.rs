@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
-pub(in crate::loops) struct Polling<const UNREAD: bool> {
+pub(crate) struct Polling<const UNREAD: bool> {
     // Closed before the descriptors that the handlers hold.
     poller: Arc<Poller>,
     events: Events,

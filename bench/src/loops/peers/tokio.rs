@@ -17,7 +17,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep};
 
-pub(in crate::loops) struct Tokio<const UNREAD: bool> {
+pub(crate) struct Tokio<const UNREAD: bool> {
     runtime: Runtime,
     timer: Option<Pin<Box<Sleep>>>,
     others: Vec<Pin<Box<Sleep>>>,

@@ -194,24 +194,32 @@ impl Compared {
     /// The same as Markdown, without what stayed as it was.
     pub(crate) fn markdown(&self) -> String {
         let mut text = format!("### Against the baseline\n\n{}\n", markdown::escape(&self.sentence()));
-        let changed: Vec<&Change> =
-            self.changes.iter().filter(|change| change.judgement.is_change()).collect();
-        if !changed.is_empty() {
-            text.push_str("\n| arm | metric | before | after | change | 95% interval | |\n|:--|:--|--:|--:|--:|--:|:--|\n");
-        }
-        for change in changed {
-            let _ = writeln!(
-                text,
-                "| {}, {} | {} | {} | {} | {} | {} | {} |",
-                markdown::escape(&change.group),
-                markdown::escape(&change.case),
+        let row = |change: &Change| {
+            vec![
+                markdown::escape(&format!("{}, {}", change.group, change.case)),
                 markdown::escape(&change.metric),
                 number(change.before),
                 number(change.after),
                 change.words(),
                 change.interval(),
-                change.judgement
-            );
+                change.judgement.to_string(),
+            ]
+        };
+        let changed = self.changes.iter().filter(|change| change.judgement.is_change());
+        let rows: Vec<_> = changed.map(row).collect();
+        if !rows.is_empty() {
+            let text_of = |heading: &str| (heading.to_owned(), false);
+            let number_of = |heading: &str| (heading.to_owned(), true);
+            let headings = [
+                text_of("arm"),
+                text_of("metric"),
+                number_of("before"),
+                number_of("after"),
+                number_of("change"),
+                number_of("95% interval"),
+                text_of(""),
+            ];
+            text += &format!("\n{}", markdown::table(&headings, &rows));
         }
         text
     }

@@ -58,7 +58,7 @@ fn environment(document: &Document) -> Vec<String> {
 }
 
 /// A table: the headings (those of numbers end in a colon, as in the line below them), and the rows.
-fn table(headings: &[(String, bool)], rows: &[Vec<String>]) -> String {
+pub(crate) fn table(headings: &[(String, bool)], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).chain([&headings[column].0]);
         cells.map(|cell| cell.chars().count()).max().unwrap_or(0).max(3)

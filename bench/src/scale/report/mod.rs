@@ -10,12 +10,11 @@ const DEVICES: &str = "devices on one loop, ";
 
 /// The tables, one for each group of rows.
 pub(super) fn tables(rows: &[Row], colour: bool) -> String {
-    let groups = rows.chunk_by(|a, b| a.group == b.group);
-    groups.map(|rows| table(rows).render(colour)).collect::<Vec<_>>().join("\n")
+    rows::tables(rows, colour, table)
 }
 
 fn table(rows: &[Row]) -> Table {
-    let group = rows.first().map_or("", |row| row.group.as_str());
+    let group = rows::group_name(rows);
     if group.starts_with(NOTIFIERS) {
         let columns = [
             Column::number("registered", ""),
@@ -30,11 +29,11 @@ fn table(rows: &[Row]) -> Table {
             let [change, interval] = growth_cells(row);
             vec![
                 rows::median(row, "time_ns"),
-                mad(row),
+                rows::mad(row, "time_ns"),
                 change,
                 interval,
-                exact(row, "syscalls", 2),
-                exact(row, "handler_bytes", 0),
+                rows::median_fixed(row, "syscalls", 2),
+                rows::median_fixed(row, "handler_bytes", 0),
             ]
         });
     }
@@ -55,37 +54,28 @@ fn table(rows: &[Row]) -> Table {
         let [change, interval] = growth_cells(row);
         vec![
             rows::median(row, "time_ns"),
-            mad(row),
+            rows::mad(row, "time_ns"),
             change,
             interval,
             rows::median(row, "device_cpu_ns"),
-            exact(row, "syscalls", 2),
+            rows::median_fixed(row, "syscalls", 2),
             rows::median(row, "latency_us"),
-            exact(row, "latency_max_over_median", 2),
-            exact(row, "device_bytes", 0),
+            rows::median_fixed(row, "latency_max_over_median", 2),
+            rows::median_fixed(row, "device_bytes", 0),
         ]
     })
-}
-
-fn exact(row: &Row, name: &str, decimals: usize) -> Cell {
-    row.median(name).map(|value| fixed(value, decimals)).unwrap_or_default().into()
-}
-
-fn mad(row: &Row) -> Cell {
-    row.metric("time_ns").map(|measured| number(measured.summary.mad)).unwrap_or_default().into()
 }
 
 /// How much longer than the group's first row: the change, and its interval.
 fn growth_cells(row: &Row) -> [Cell; 2] {
     let ratio = row.metric("time_ns").and_then(|measured| measured.versus).and_then(|versus| versus.ratio);
     let change = ratio.map(|ratio| percent(ratio.median)).unwrap_or_default();
-    let interval = ratio.and_then(|ratio| ratio.interval).map(|it| range(it, percent)).unwrap_or_default();
-    [change.into(), interval.into()]
+    [change.into(), rows::interval(ratio.and_then(|ratio| ratio.interval), percent)]
 }
 
 /// What the numbers say: the answer, and one sentence for each group.
 pub(super) fn conclusions(rows: &[Row]) -> Vec<String> {
-    let groups = || rows.chunk_by(|a, b| a.group == b.group);
+    let groups = || rows::groups(rows);
     answer(groups()).into_iter().chain(groups().filter_map(conclusion)).collect()
 }
 
