@@ -11,19 +11,20 @@ use std::path::PathBuf;
 /// Options of `bench compare`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CompareArgs {
-    /// The report of before (--json)
+    /// The earlier report (from --json)
     #[arg(value_name = "A.json")]
     before: PathBuf,
-    /// The report of after
+    /// The later report
     #[arg(value_name = "B.json")]
     after: PathBuf,
-    /// How much worse is too much, in percent
+    /// Largest acceptable regression, in percent
     #[arg(long, value_name = "PERCENT", default_value = "5", value_parser = value::percent)]
     threshold: f64,
-    /// Only these metrics, such as iops,device_cpu_ns [default: all but the outer quantiles]
+    /// Compare only these metrics, such as iops,device_cpu_ns [default: all but the outer
+    /// quantiles]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     metrics: Vec<String>,
-    /// Also write a page with B and its differences from A
+    /// Also write an HTML page with B and its differences from A
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     /// Print Markdown

@@ -1,9 +1,10 @@
-//! What does a `read(2)` of an eventfd cost on this machine? Classic against autoreset event notifiers,
-//! measured on the path of a virtio-blk request and on bare system calls.
+//! What does a `read(2)` of an eventfd cost on this machine? Classic against autoreset event
+//! notifiers, measured on the path of a virtio-blk request and with bare system calls.
 //!
 //! This file has the command line and starts a subcommand. Each subcommand is a module with its
-//! options, its plan and its report; what several of them share is below: [`campaign`] takes the
-//! samples, [`measure`] says what follows from them, [`report`] tells it to people and programs.
+//! options, its plan and its report. What several of them share is below: [`campaign`] takes the
+//! samples, [`measure`] draws conclusions from them, [`report`] presents them to people and
+//! programs.
 
 mod arm;
 mod bare;
@@ -58,13 +59,13 @@ use virtio_blk::VirtioBlkArgs;
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
-    /// Without a subcommand: those of virtio-blk.
+    /// Options without a subcommand: those of virtio-blk.
     #[command(flatten)]
     virtio_blk: VirtioBlkArgs,
 }
 
 impl Cli {
-    /// What to do; without a subcommand, the main job.
+    /// Returns the subcommand; virtio-blk by default.
     fn into_command(self) -> Command {
         self.command.unwrap_or(Command::VirtioBlk(self.virtio_blk))
     }
@@ -80,22 +81,25 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 3 asked for something this machine ca
 enum Command {
     /// Classic against autoreset notifiers on the path of a virtio-blk request (the default)
     VirtioBlk(VirtioBlkArgs),
-    /// Any vhost-user-blk servers, ours or another's, side by side, driven by a guest in this process
+    /// Compare vhost-user-blk servers, ours or others, driven by a guest in this process
     VhostUser(VhostUserArgs),
-    /// What each bare operation on an eventfd costs here: the floor under every event loop
+    /// What each bare operation on an eventfd costs here: the lower limit for every event loop
     Eventfd(EventfdArgs),
-    /// Bounded event counts: the three benchmarks of the EFD_IOC_SET_MAXIMUM proposal, with each way to keep the bound
+    /// Bounded event counts: the three benchmarks of the EFD_IOC_SET_MAXIMUM proposal, with each
+    /// method to enforce the maximum
     FlowControl(FlowControlArgs),
     /// 1 to 10,000 notifiers and 1 to 1,000 devices on one loop, and queues over several IoThreads
     Scale(ScaleArgs),
-    /// The same work on our loop, on mio, polling, calloop, event-manager, eventp and tokio, and on bare calls
+    /// The same work on our loop, on mio, polling, calloop, event-manager, eventp and tokio, and on
+    /// bare calls
     #[cfg(feature = "peers")]
     Loops(LoopsArgs),
-    /// The proposal's result: what share of an iteration a read(2) is, and where that is one percent
+    /// The proposal's claim: what share of an iteration is a read(2), and for which iterations is
+    /// that one percent
     OnePercent(OnePercentArgs),
-    /// Two reports of one subcommand, arm by arm: exit code 1 if the second is worse
+    /// Compare two reports of one subcommand, arm by arm; exit code 1 if the second is worse
     Compare(CompareArgs),
-    /// What can be measured: the arms and the operations
+    /// List the arms and the operations that can be measured
     List,
 }
 
@@ -141,13 +145,13 @@ fn measure(
     session.finish(&report)
 }
 
-/// Prints text that is no measurement: help, lists.
+/// Prints text that is not a measurement: help, lists.
 fn print(text: &str) -> Result<u8, Error> {
     report::print(text).map_err(|error| Error::failed("cannot write to stdout", &error))?;
     Ok(0)
 }
 
-/// What came of parsing the command line.
+/// The result of parsing the command line.
 #[derive(Debug)]
 enum Parsed {
     Run(Box<Command>),

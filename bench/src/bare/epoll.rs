@@ -17,8 +17,8 @@ impl EpollFd {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
     }
 
-    /// epoll_ctl(2): `operation` is EPOLL_CTL_ADD or another, `events` are flags such as EPOLLIN, and
-    /// `data` comes back with each event.
+    /// epoll_ctl(2): `operation` is EPOLL_CTL_ADD or another, `events` are flags such as EPOLLIN,
+    /// and `data` comes back with each event.
     pub(crate) fn control(
         &self,
         operation: libc::c_int,
@@ -32,12 +32,13 @@ impl EpollFd {
         check(result.into()).map(drop)
     }
 
-    /// epoll_wait(2) with a timeout in milliseconds, -1 for none. Returns the number of events, or -1
-    /// with errno.
+    /// epoll_wait(2) with a timeout in milliseconds, -1 for none. Returns the number of events, or
+    /// -1 with errno.
     #[inline]
     pub(crate) fn wait(&self, events: &mut [libc::epoll_event], timeout_ms: libc::c_int) -> libc::c_long {
         let (epoll, room, events) = (self.as_raw_fd(), events.len() as libc::c_int, events.as_mut_ptr());
-        // SAFETY: room for as many events as are asked for, in a slice that is borrowed for the call.
+        // SAFETY: room for as many events as are asked for, in a slice that is borrowed for the
+        // call.
         #[cfg(target_arch = "x86_64")]
         let ready = unsafe { libc::syscall(libc::SYS_epoll_wait, epoll, events, room, timeout_ms) };
         // SAFETY: as above. Newer architectures have no such call; libc makes it of epoll_pwait.

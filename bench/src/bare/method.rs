@@ -1,4 +1,4 @@
-//! The ways to wait for an eventfd and to clear it, and the contract that each implements.
+//! The ways to wait for an eventfd and to clear it.
 
 use super::readiness::{BlockingRead, Epoll, Ppoll, WaitCall};
 use super::ring_waiter::{PollAdd, RingRead, RingReadMultishot};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io, thread};
 
-/// A way to be woken by an eventfd.
+/// A way to wait for an eventfd and to clear it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Method {
     BlockingRead,
@@ -40,8 +40,9 @@ impl Method {
         Method::RingReadMultishot,
     ];
 
-    /// What a method is compared with: the same system call to wait, level-triggered, and a read(2). Edges are compared
-    /// with a read(2) and without: what remains between a level and an edge that is read is what the level costs.
+    /// The method that this one is compared with: the same system call to wait, level-triggered,
+    /// and a read(2). Edge-triggered methods are measured with a read(2) and without: the
+    /// difference between level and edge, both with a read, is what level triggering costs.
     pub(crate) fn baseline(self) -> Option<Method> {
         match self {
             Method::EpollEdgeRead | Method::EpollEdge => Some(Method::EpollWaitRead),
@@ -53,7 +54,7 @@ impl Method {
         }
     }
 
-    /// Whether it makes a read(2) for each event.
+    /// Returns true if the method makes a read(2) for each event.
     #[cfg(test)]
     pub(crate) fn reads(self) -> bool {
         match self {
@@ -68,10 +69,11 @@ impl Method {
         }
     }
 
-    /// Makes a waiter on the calling thread, with an eventfd of its own, and sees whether it works. The error is the
-    /// reason why not, for a report.
+    /// Creates a waiter with an eventfd of its own on the calling thread and tests whether it
+    /// works. The error is the reason for the report.
     pub(crate) fn open(self) -> Result<(Arc<EventFd>, Box<dyn Waiter>), String> {
-        // The methods that poll need an eventfd that does not block: a spurious wake-up would block in read(2).
+        // The polling methods need a non-blocking eventfd: after a spurious wake-up read(2) would
+        // block.
         let flags = if self == Method::BlockingRead { 0 } else { libc::EFD_NONBLOCK };
         let kick = Arc::new(EventFd::new(0, flags).map_err(|error| format!("eventfd: {}", reason(&error)))?);
         let mut waiter = self.waiter(Arc::clone(&kick)).map_err(|error| self.why(&error))?;
@@ -95,7 +97,7 @@ impl Method {
         })
     }
 
-    /// What an error of this method means.
+    /// Explains an error of this method.
     fn why(self, error: &io::Error) -> String {
         let text = reason(error);
         match (self, error.raw_os_error()) {
@@ -137,8 +139,8 @@ impl fmt::Display for Method {
     }
 }
 
-/// Signals three times and expects an event each time: a kernel (or an emulation of one) that reports only the
-/// change from empty to full would leave an edge-triggered loop asleep for ever.
+/// Signals three times and expects an event each time. A kernel (or an emulation) that reports only
+/// the change from empty to non-empty would leave an edge-triggered loop asleep forever.
 fn self_test(kick: &EventFd, waiter: &mut dyn Waiter) -> io::Result<()> {
     let mut calls = Calls::default();
     for round in 1..=3 {
@@ -150,7 +152,7 @@ fn self_test(kick: &EventFd, waiter: &mut dyn Waiter) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks for up to a second. A write by the same thread is reported at once where the method works at all.
+/// Polls for up to one second. A write by the same thread is reported at once if the method works.
 fn within_reason(mut ask: impl FnMut() -> io::Result<bool>) -> io::Result<bool> {
     for _ in 0..1_000 {
         if ask()? {
@@ -165,8 +167,8 @@ fn within_reason(mut ask: impl FnMut() -> io::Result<bool>) -> io::Result<bool> 
 mod tests {
     use super::*;
 
-    /// The waiters that this kernel has, with their eventfds. The first six need nothing newer than Linux 5.11 and
-    /// no io_uring, so there are always some.
+    /// The waiters that work on this kernel, with their eventfds. The first six need nothing newer
+    /// than Linux 5.11 and no io_uring, so the list is never empty.
     fn available() -> Vec<(Method, Arc<EventFd>, Box<dyn Waiter>)> {
         let opened = Method::ALL.into_iter().filter_map(|method| match method.open() {
             Ok((kick, waiter)) => Some((method, kick, waiter)),
@@ -180,7 +182,7 @@ mod tests {
         available
     }
 
-    /// Takes what is left over from the self-test: ring methods may report once more.
+    /// Consume what the self-test left over: ring methods may report one more event.
     fn settle(waiter: &mut dyn Waiter) {
         let mut calls = Calls::default();
         for _ in 0..10 {
@@ -239,7 +241,8 @@ mod tests {
         for (_, kick, mut waiter) in available() {
             let mut calls = Calls::default();
             settle(waiter.as_mut());
-            // Armed, with an event that nobody took; the kernel still holds the ring methods' buffers.
+            // The method is armed and has an event that was not consumed; the kernel still holds
+            // the ring methods' buffers.
             kick.signal(&mut calls).unwrap();
         }
     }

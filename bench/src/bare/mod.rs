@@ -1,5 +1,5 @@
 //! Bare operations on an eventfd: system calls without a library, the ways to wait for an eventfd
-//! built on them, and their costs on one thread. The floor with which every event loop is compared.
+//! built on them, and what they cost on one thread. Event loops are compared with these.
 
 mod epoll;
 mod method;

@@ -1,4 +1,4 @@
-//! One thread: what an operation costs when nobody sleeps and nothing crosses to another CPU.
+//! What an operation costs on one thread, when no thread sleeps and nothing crosses to another CPU.
 
 use super::method::Method;
 use super::syscall::{Calls, EventFd, clock_ns, empty_call};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
 
-/// What is repeated and timed.
+/// What is repeated and measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operation {
     Clock,
@@ -20,12 +20,13 @@ pub(crate) enum Operation {
     Write,
     Read,
     ReadEmpty,
-    /// A write(2), then the wait of a method, whose event is there already.
+    /// A write(2), then the wait of a method. The event is already there.
     Signal(Method),
 }
 
 impl Operation {
-    /// Bare calls first, then every method. A blocking read is `Read` after `Write` here, and tells nothing more.
+    /// Bare calls first, then every method. A blocking read is left out: here it would be the same
+    /// as `Write` followed by `Read`.
     pub(crate) fn all() -> impl Iterator<Item = Operation> {
         let bare =
             [Operation::Clock, Operation::EmptyCall, Operation::Write, Operation::Read, Operation::ReadEmpty];
@@ -64,7 +65,7 @@ sample! {
     }
 }
 
-/// An operation with what it needs, made once.
+/// An operation with what it needs, created once.
 enum Bench {
     Clock,
     EmptyCall,
@@ -74,7 +75,7 @@ enum Bench {
     Signal(Arc<EventFd>, Box<dyn Waiter>),
 }
 
-/// What the semaphore is filled with for `Operation::Read`.
+/// The initial count of the semaphore for `Operation::Read`.
 const FILL: u32 = u32::MAX;
 
 impl Bench {
@@ -87,8 +88,8 @@ impl Bench {
             Operation::Clock => Bench::Clock,
             Operation::EmptyCall => Bench::EmptyCall,
             Operation::Write => Bench::Write(eventfd(0, 0)?),
-            // A semaphore takes the same way through the kernel as a counter (eventfd_ctx_do_read in
-            // fs/eventfd.c), but need not be written to before each read.
+            // A semaphore takes the same path through the kernel as a counter (eventfd_ctx_do_read
+            // in fs/eventfd.c), but does not have to be written before each read.
             Operation::Read => Bench::Read(eventfd(FILL, libc::EFD_SEMAPHORE)?),
             Operation::ReadEmpty => Bench::ReadEmpty(eventfd(0, 0)?),
             Operation::Signal(method) => {
@@ -98,7 +99,7 @@ impl Bench {
         })
     }
 
-    /// Repeats the operation; the loop is all that happens between two looks at the clock.
+    /// Repeats the operation. Between the two clock readings there is nothing but this loop.
     fn repeat(&mut self, times: u64, calls: &mut Calls) -> io::Result<()> {
         match self {
             Bench::Clock => {
@@ -153,7 +154,7 @@ impl Bench {
     }
 }
 
-/// Makes every one of `operations` on a thread pinned to `cpu`.
+/// Creates all `operations` on a thread pinned to `cpu`.
 fn thread(cpu: usize, operations: Vec<Operation>) -> Result<Repeater<OperationSample>, Error> {
     let make = move || operations.into_iter().map(Bench::open).collect::<Vec<_>>();
     let repeat =
@@ -164,9 +165,9 @@ fn thread(cpu: usize, operations: Vec<Operation>) -> Result<Repeater<OperationSa
     Repeater::new("one-thread", cpu, make, repeat)
 }
 
-/// A self-tested operation that takes longer than this for one sample is taken to hang.
+/// An operation that passed its self-test and takes longer than this for one sample hangs.
 const OPERATION_PATIENCE: Duration = Duration::from_secs(10);
-/// The rows of one thread on `cpu`.
+/// Measures `operations` on one thread pinned to `cpu`.
 pub(crate) fn one_thread(
     cpu: usize,
     operations: Vec<Operation>,
@@ -185,10 +186,11 @@ pub(crate) fn one_thread(
     Ok(campaign::calibrated("one thread", &cases, plan, watch, sample)?.collect(&cases))
 }
 
-/// Of [`cost_of_a_read`].
+/// The plan of [`cost_of_a_read`].
 const COST: Plan = Plan { rounds: 6, runtime: Duration::from_millis(8) };
 
-/// What a read(2) of an eventfd costs on `cpu`, as a row of its own: the floor beside another benchmark's results.
+/// Measures what a read(2) of an eventfd costs on `cpu`: a row beside the results of another
+/// benchmark.
 pub(crate) fn cost_of_a_read(cpu: usize, watch: &mut impl Watch) -> Result<Collected, Error> {
     one_thread(cpu, vec![Operation::Read], COST, watch)
 }
@@ -208,7 +210,7 @@ mod tests {
                     continue;
                 }
             };
-            // What the self-test left over is taken by the first one.
+            // The first sample consumes what the self-test left over.
             bench.sample(2).unwrap();
             let (_, sample) = bench.sample(100).unwrap();
             let (syscalls, reads) = match operation {
@@ -228,7 +230,7 @@ mod tests {
         let eventfd = EventFd::new(1, libc::EFD_NONBLOCK | libc::EFD_SEMAPHORE).unwrap();
         let mut calls = Calls::default();
         Bench::Read(eventfd).repeat(3, &mut calls).unwrap();
-        // One read of the one, one that finds nothing, a write, and a read again.
+        // One successful read, one that finds nothing, a write, and a read again.
         assert_eq!((calls.reads, calls.writes), (3, 1));
     }
 

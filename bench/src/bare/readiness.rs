@@ -11,7 +11,7 @@ use std::{io, ptr};
 const ZERO: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 0 };
 
 impl Patience {
-    /// As the timeout of ppoll and epoll_pwait2: none for ever, zero for now.
+    /// The timeout for ppoll and epoll_pwait2: null for no timeout, zero to return at once.
     fn timespec(self) -> *const libc::timespec {
         match self {
             Patience::Forever => ptr::null(),
@@ -20,7 +20,8 @@ impl Patience {
     }
 }
 
-/// One blocking read(2): wait and reset in one call. No loop can use it for more than one source.
+/// One blocking read(2) that waits and resets in one call. An event loop with more than one source
+/// cannot use it.
 pub(super) struct BlockingRead {
     kick: Arc<EventFd>,
 }
@@ -34,7 +35,7 @@ impl BlockingRead {
 
 impl Waiter for BlockingRead {
     fn wait(&mut self, patience: Patience, calls: &mut Calls) -> io::Result<bool> {
-        // Only read where it will not block; the self-test's way, never the measured one.
+        // Used by the self-test only: do not read if that would block.
         if patience == Patience::Now && !poll(&self.kick, patience, &mut Calls::default())? {
             return Ok(false);
         }
@@ -69,17 +70,18 @@ fn poll(kick: &EventFd, patience: Patience, calls: &mut Calls) -> io::Result<boo
     let mut entry = libc::pollfd { fd: kick.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     let ready = retry(|| {
         calls.waits += 1;
-        // SAFETY: one live entry; the timeout is null or a constant; a null mask changes no signals.
+        // SAFETY: one live entry; the timeout is null or a constant; a null mask changes no
+        // signals.
         unsafe { libc::c_long::from(libc::ppoll(&mut entry, 1, patience.timespec(), ptr::null())) }
     })?;
     Ok(ready > 0)
 }
 
-/// Which system call waits on an epoll instance.
+/// The system call that waits on an epoll instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WaitCall {
     EpollWait,
-    /// With a timeout in nanoseconds, as an event loop with timers wants it.
+    /// With a timeout in nanoseconds, which an event loop with timers needs.
     EpollPwait2,
 }
 
@@ -96,8 +98,9 @@ impl Epoll {
         Self::new(kick, call, libc::EPOLLIN, true)
     }
 
-    /// Every write(2) wakes the waiters of an eventfd, also of one that was not empty (eventfd_write in
-    /// fs/eventfd.c), and each wake-up is an edge for EPOLLET. Without a read(2) the counter only ever grows.
+    /// Every write(2) wakes the waiters of an eventfd, even if its counter was not zero
+    /// (eventfd_write in fs/eventfd.c), and each wake-up is an edge for EPOLLET. Without a read(2)
+    /// the counter only grows.
     pub(super) fn edge(kick: Arc<EventFd>, read: bool) -> io::Result<Self> {
         Self::new(kick, WaitCall::EpollWait, libc::EPOLLIN | libc::EPOLLET, read)
     }

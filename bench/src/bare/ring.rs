@@ -1,5 +1,5 @@
-//! A small io_uring as cheap as this kernel can make it: one issuer, deferred task work, a registered ring fd that
-//! is really used.
+//! A minimal io_uring with the cheapest setup that this kernel supports: single issuer, deferred
+//! task work, and a registered ring fd.
 #![expect(
     unsafe_code,
     reason = "io_uring_enter(2) and io_uring_register(2) by number, and SQEs with pointers"
@@ -12,7 +12,7 @@ use std::marker::PhantomData;
 use std::os::fd::AsRawFd;
 use std::{io, ptr};
 
-/// io_uring_register(2): opcodes, and the offset that asks the kernel to choose one.
+/// io_uring_register(2): opcodes, and the offset that lets the kernel choose a slot.
 const IORING_REGISTER_RING_FDS: libc::c_uint = 20;
 const IORING_UNREGISTER_RING_FDS: libc::c_uint = 21;
 const ANY_OFFSET: u32 = u32::MAX;
@@ -26,12 +26,12 @@ struct RsrcUpdate {
 }
 
 const ENTRIES: u32 = 8;
-/// The user data of the one request a waiter keeps in flight, and of the request that cancels it.
+/// User data of the one request that a waiter keeps in flight, and of the request that cancels it.
 pub(super) const ARMED: u64 = 1;
 const CANCEL: u64 = 2;
 
-/// A ring for one waiter. Stays on the thread that made it: SINGLE_ISSUER binds it there, and so does the table of
-/// registered ring fds, which is the task's own.
+/// A ring for one waiter. It stays on the thread that created it: SINGLE_ISSUER requires that, and
+/// the table of registered ring fds belongs to the task.
 pub(crate) struct Ring {
     ring: IoUring,
     /// What io_uring_enter is called with: the index of the registered ring fd, or the fd itself.
@@ -48,7 +48,7 @@ impl Ring {
         Self::sized(ENTRIES)
     }
 
-    /// A ring for more requests than one: `entries` of them fit between two enters.
+    /// Creates a ring with room for `entries` requests between two calls of io_uring_enter(2).
     pub(crate) fn sized(entries: u32) -> io::Result<Self> {
         // Linux 6.1 has both flags; an older kernel refuses them with EINVAL.
         let deferred = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(entries);
@@ -86,13 +86,13 @@ impl Ring {
         Ok(())
     }
 
-    /// One io_uring_enter(2): submits what is queued, runs task work, and for [`Patience::Forever`] waits for a
-    /// completion. A signal ends the wait early.
+    /// One io_uring_enter(2): submits what is queued, runs task work, and for [`Patience::Forever`]
+    /// waits for a completion. A signal ends the wait early.
     #[inline]
     pub(crate) fn enter(&mut self, patience: Patience, calls: &mut Calls) -> io::Result<()> {
         let wanted: u32 = if patience == Patience::Forever { 1 } else { 0 };
         calls.enters += 1;
-        // By number and not through `Submitter`, which forgets a registered ring fd as soon as it is dropped.
+        // By number, because a dropped `Submitter` forgets the registered ring fd.
         // SAFETY: the ring outlives the call; without EXT_ARG the last two arguments are a signal mask and its
         // size, and null changes no signals.
         let result = check(unsafe {
@@ -111,7 +111,8 @@ impl Ring {
                 self.queued = self.queued.saturating_sub(submitted as u32);
                 Ok(())
             }
-            // Nothing was submitted in this case: the kernel reports what it submitted rather than EINTR.
+            // Nothing was submitted in this case: otherwise the kernel would report the number of
+            // submissions.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
             Err(error) => Err(error),
         }
@@ -123,8 +124,8 @@ impl Ring {
         self.ring.completion().next()
     }
 
-    /// Cancels the request called [`ARMED`] and waits until the kernel has let go of it and its buffers. False if it
-    /// did not: then the buffers must not be freed.
+    /// Cancels the request [`ARMED`] and waits until the kernel no longer uses it and its buffers.
+    /// Returns false on failure; then the buffers must not be freed.
     pub(super) fn disarm(&mut self) -> bool {
         let cancel = opcode::AsyncCancel::new(ARMED).build().user_data(CANCEL);
         // SAFETY: a cancel request points to no memory.
@@ -133,7 +134,7 @@ impl Ring {
         }
         let mut calls = Calls::default();
         let (mut ended, mut cancelled) = (false, false);
-        // Two completions are due. The bound is for a kernel that loses one.
+        // Two completions are expected. The bound is for a kernel that loses one.
         for _ in 0..64 {
             if self.enter(Patience::Forever, &mut calls).is_err() {
                 return false;
@@ -171,9 +172,10 @@ fn register(ring: &IoUring) -> io::Result<u32> {
 impl Drop for Ring {
     fn drop(&mut self) {
         if let Some(index) = self.registered {
-            // The table holds a reference: without this the ring would live until the thread ends.
+            // The table holds a reference: without this the ring would stay until the thread ends.
             let mut update = RsrcUpdate { offset: index, resv: 0, data: 0 };
-            // SAFETY: one update, only read. A failure leaves things as they are, and they end with the thread.
+            // SAFETY: one update, only read. A failure leaves things as they are, and they end with
+            // the thread.
             unsafe {
                 libc::syscall(
                     libc::SYS_io_uring_register,
@@ -218,7 +220,7 @@ mod tests {
         ring.enter(Patience::Forever, &mut calls).unwrap();
         assert_eq!(ring.pop().map(|entry| (entry.user_data(), entry.result())), Some((7, 0)));
         assert_eq!((calls.enters, calls.total(), ring.queued), (1, 1, 0));
-        // Nothing is armed: the cancel request says so, and disarming has nothing to wait for but its bound.
+        // The submission queue takes as many entries as it has, and no more.
         for _ in 0..ENTRIES {
             // SAFETY: as above.
             unsafe { ring.push(&opcode::Nop::new().build()) }.unwrap();

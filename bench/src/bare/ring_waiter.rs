@@ -28,24 +28,24 @@ pub(super) struct PollAdd {
 }
 
 impl PollAdd {
-    /// A one-shot poll that is armed again for each event is level-triggered: without the read(2) it would complete
-    /// at once for ever.
+    /// A one-shot poll that is armed again for each event is level-triggered: without the read(2)
+    /// it would complete at once, again and again.
     pub(super) fn oneshot(kick: Arc<EventFd>) -> io::Result<Self> {
         Ok(Self { ring: Ring::new()?, kick, multishot: false, read: true, armed: false })
     }
 
-    /// A multishot poll completes for each wake-up, however full the counter is (io_uring_enter(2): "further
-    /// completions beyond the first one are edge triggered").
+    /// A multishot poll completes for each wake-up, however full the counter is (io_uring_enter(2):
+    /// "further completions beyond the first one are edge triggered").
     pub(super) fn multishot(kick: Arc<EventFd>, read: bool) -> io::Result<Self> {
         Ok(Self { ring: Ring::new()?, kick, multishot: true, read, armed: false })
     }
 
-    /// Takes the completions that are there; true if there was one.
+    /// Consumes all completions. Returns true if there was one.
     #[inline]
     fn reap(&mut self) -> io::Result<bool> {
         let mut signalled = false;
         while let Some(entry) = self.ring.pop() {
-            // Without F_MORE the request is over: always for one-shot, on trouble for multishot.
+            // Without F_MORE the request has ended: always for one-shot, on an error for multishot.
             self.armed &= cqueue::more(entry.flags());
             succeeded(&entry)?;
             signalled = true;
@@ -80,12 +80,13 @@ impl Waiter for PollAdd {
     }
 }
 
-/// IORING_OP_READ of the counter, armed again with the next enter. On an empty eventfd the kernel arms its own poll
-/// and no worker thread, whether the eventfd blocks or not.
+/// IORING_OP_READ of the counter, armed again with the next enter. On an empty eventfd the kernel
+/// arms its own poll and no worker thread, whether the eventfd blocks or not.
 pub(super) struct RingRead {
     ring: Ring,
     kick: Arc<EventFd>,
-    /// What the kernel reads into while `armed`. A pointer and no `Box`: the kernel writes behind it.
+    /// The kernel writes here while `armed`. A raw pointer and not a `Box`, because the kernel
+    /// writes through it.
     counter: NonNull<u64>,
     armed: bool,
 }
@@ -105,7 +106,8 @@ impl Waiter for RingRead {
             let fd = types::Fd(self.kick.as_raw_fd());
             let read =
                 opcode::Read::new(fd, self.counter.as_ptr().cast(), mem::size_of::<u64>() as u32).build();
-            // SAFETY: `counter` is freed by our `drop` only, after the request's completion was reaped.
+            // SAFETY: `counter` is freed by our `drop` only, after the request's completion was
+            // reaped.
             unsafe { self.ring.push(&read.user_data(ARMED)) }?;
             self.armed = true;
         }
@@ -126,7 +128,8 @@ impl Waiter for RingRead {
 impl Drop for RingRead {
     fn drop(&mut self) {
         if !self.armed || self.ring.disarm() {
-            // SAFETY: made by `Box` in `new`, freed once, and the kernel has no request that points to it any more.
+            // SAFETY: made by `Box` in `new`, freed once, and the kernel has no request that points
+            // to it any more.
             drop(unsafe { Box::from_raw(self.counter.as_ptr()) });
         }
     }
@@ -147,14 +150,16 @@ impl RingReadMultishot {
     pub(super) fn new(kick: Arc<EventFd>) -> io::Result<Self> {
         let ring = Ring::new()?;
         let buffers = Buffers::new();
-        // SAFETY: the buffers live as long as the ring: `drop` frees them after the ring let go, or never.
+        // SAFETY: the buffers live as long as the ring: `drop` frees them after the ring let go, or
+        // never.
         unsafe {
             ring.submitter().register_buf_ring_with_flags(buffers.address(), Buffers::COUNT, GROUP, 0)?;
         }
         Ok(Self { buffers: Some(buffers), ring, kick, armed: false })
     }
 
-    /// Takes the completions that are there and hands their buffers back; true if one carried a count.
+    /// Consumes all completions and gives their buffers back to the kernel. Returns true if one
+    /// carried a count.
     #[inline]
     fn reap(&mut self) -> io::Result<bool> {
         let mut signalled = false;
@@ -163,7 +168,8 @@ impl RingReadMultishot {
             if let (Some(id), Some(buffers)) = (cqueue::buffer_select(entry.flags()), &mut self.buffers) {
                 buffers.give(id);
             }
-            // Out of buffers for a moment: the count is still in the eventfd, and arming again finds it.
+            // Out of buffers for a moment. The count is still in the eventfd; arming again finds
+            // it.
             if entry.result() == -libc::ENOBUFS {
                 continue;
             }
@@ -179,9 +185,10 @@ impl Waiter for RingReadMultishot {
     fn wait(&mut self, patience: Patience, calls: &mut Calls) -> io::Result<bool> {
         loop {
             if !self.armed {
-                // A length other than zero is EINVAL: the buffers say how much to read.
+                // A length other than zero is EINVAL: the buffers determine how much is read.
                 let read = opcode::ReadMulti::new(types::Fd(self.kick.as_raw_fd()), 0, GROUP).build();
-                // SAFETY: the request reads into the registered buffers, which `drop` frees after its completion.
+                // SAFETY: the request reads into the registered buffers, which `drop` frees after
+                // its completion.
                 unsafe { self.ring.push(&read.user_data(ARMED)) }?;
                 self.armed = true;
             }
@@ -209,18 +216,18 @@ impl Drop for RingReadMultishot {
     }
 }
 
-/// A provided-buffer ring (io_uring_register_buf_ring(3)) and its buffers, in one page-aligned allocation: first the
-/// ring's entries, then as many buffers of eight bytes.
+/// A provided-buffer ring (io_uring_register_buf_ring(3)) and its buffers, in one page-aligned
+/// allocation: first the ring's entries, then as many buffers of eight bytes.
 struct Buffers {
     memory: NonNull<u8>,
     tail: u16,
 }
 
 impl Buffers {
-    /// A power of two, as the ring's mask wants.
+    /// A power of two, because the ring uses a mask.
     const COUNT: u16 = 8;
     const ENTRY: usize = mem::size_of::<types::BufRingEntry>();
-    /// The kernel wants the ring at the start of a page; 64 KiB is the largest page Linux uses.
+    /// The ring must start at a page boundary; 64 KiB is the largest page size of Linux.
     const LAYOUT: Layout = match Layout::from_size_align(1 << 16, 1 << 16) {
         Ok(layout) => layout,
         Err(_) => panic!("a power of two is a valid alignment"),
@@ -239,7 +246,7 @@ impl Buffers {
         self.memory.as_ptr() as u64
     }
 
-    /// Gives buffer `id` to the kernel. Ids come from the kernel; one that it cannot have is ignored.
+    /// Gives buffer `id` to the kernel. Ids come from the kernel; an invalid one is ignored.
     #[inline]
     fn give(&mut self, id: u16) {
         if id >= Self::COUNT {
@@ -248,8 +255,8 @@ impl Buffers {
         let slot = usize::from(self.tail % Self::COUNT);
         let entry = self.memory.as_ptr().cast::<types::BufRingEntry>().wrapping_add(slot);
         let buffer = self.address() + (usize::from(Self::COUNT) * Self::ENTRY + usize::from(id) * 8) as u64;
-        // SAFETY: `slot` is below COUNT, so the entry is inside our allocation; the kernel reads entries below the
-        // tail only, and this one is not published before the store below.
+        // SAFETY: `slot` is below COUNT, so the entry is inside our allocation; the kernel reads
+        // entries below the tail only, and this one is not published before the store below.
         unsafe {
             (*entry).set_addr(buffer);
             (*entry).set_len(8);
@@ -258,15 +265,16 @@ impl Buffers {
         self.tail = self.tail.wrapping_add(1);
         // SAFETY: the first entry is inside our allocation and initialised (zeroed or set).
         let tail = unsafe { types::BufRingEntry::tail(self.memory.as_ptr().cast()) };
-        // SAFETY: the tail is a u16 in our allocation that both sides access as an atomic; Release publishes the
-        // entry to the kernel's acquire load (io_ring_buffer_select).
+        // SAFETY: the tail is a u16 in our allocation that both sides access as an atomic; Release
+        // publishes the entry to the kernel's acquire load (io_ring_buffer_select).
         unsafe { AtomicU16::from_ptr(tail.cast_mut()) }.store(self.tail, Ordering::Release);
     }
 }
 
 impl Drop for Buffers {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with the same layout. Whoever drops the buffers knows that the kernel let go.
+        // SAFETY: allocated in `new` with the same layout. Whoever drops the buffers knows that the
+        // kernel let go.
         unsafe { dealloc(self.memory.as_ptr(), Self::LAYOUT) };
     }
 }

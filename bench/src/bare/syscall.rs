@@ -1,14 +1,14 @@
-//! An eventfd and the system calls around it, each counted. Bare libc on purpose: this is the floor beside which a
-//! library's cost is judged. By number where glibc's function is a cancellation point: that costs each call two locked
-//! operations in a process of several threads, and none of it is the kernel's.
+//! An eventfd and the system calls around it, each counted. Plain libc calls on purpose: event
+//! loops are compared with these. Where glibc's function is a cancellation point, the call is made
+//! by number: in a process with several threads a cancellation point costs two atomic operations,
+//! which are not the kernel's.
 #![expect(unsafe_code, reason = "the system calls that are measured here have no safe form")]
 
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-/// System calls made, by kind. Counted where they are made, so that the report shows what happened and not what was
-/// meant to happen.
+/// System calls by kind, counted where they are made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Calls {
     pub(crate) reads: u64,
@@ -17,7 +17,7 @@ pub(crate) struct Calls {
     pub(crate) waits: u64,
     /// io_uring_enter
     pub(crate) enters: u64,
-    /// The call that does nothing.
+    /// getppid(2), as a call that does nothing.
     pub(crate) empty: u64,
 }
 
@@ -32,8 +32,8 @@ pub(crate) fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// Makes the call again for as long as a signal interrupts it: with SIGINT's handler installed the waits return
-/// EINTR, which is no event.
+/// Repeats the call while a signal interrupts it. With a handler for SIGINT installed, the waits
+/// return EINTR.
 pub(crate) fn retry(mut call: impl FnMut() -> libc::c_long) -> io::Result<libc::c_long> {
     loop {
         match check(call()) {
@@ -56,7 +56,7 @@ impl EventFd {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
     }
 
-    /// Adds `value` to the counter. Blocks, or is EAGAIN, only for a counter near 2^64.
+    /// Adds `value` to the counter. Blocks or returns EAGAIN only if the counter is near 2^64.
     #[inline]
     pub(crate) fn add(&self, value: u64, calls: &mut Calls) -> io::Result<()> {
         let call = || {
@@ -67,13 +67,14 @@ impl EventFd {
         retry(call).map(drop)
     }
 
-    /// Adds one: the kick.
+    /// Adds one to the counter: a kick.
     #[inline]
     pub(crate) fn signal(&self, calls: &mut Calls) -> io::Result<()> {
         self.add(1, calls)
     }
 
-    /// Takes the counter (or one of it, from a semaphore). `None` if it was zero and the eventfd does not block.
+    /// Reads the counter and resets it (or subtracts one, for a semaphore). Returns `None` if it
+    /// was zero and the eventfd is non-blocking.
     #[inline]
     pub(crate) fn read(&self, calls: &mut Calls) -> io::Result<Option<u64>> {
         let mut value = 0u64;
@@ -110,7 +111,7 @@ pub(crate) fn empty_call(calls: &mut Calls) {
     unsafe { libc::getppid() };
 }
 
-/// Nanoseconds of `clock`, which must be one that this process has: CLOCK_MONOTONIC, CLOCK_THREAD_CPUTIME_ID.
+/// Returns `clock` in nanoseconds. For CLOCK_MONOTONIC and CLOCK_THREAD_CPUTIME_ID.
 #[inline]
 pub(crate) fn clock_ns(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

@@ -1,4 +1,4 @@
-//! The contract of the ways to wait for an eventfd.
+//! The trait of the ways to wait for an eventfd.
 
 use super::syscall::Calls;
 use std::io;
@@ -12,9 +12,10 @@ pub(crate) enum Patience {
     Now,
 }
 
-/// Waits for one eventfd in one way. Made and used on one thread, for the sake of the rings.
+/// Waits for one eventfd in one way. Created and used on one thread, because rings require that.
 pub(crate) trait Waiter {
-    /// Returns true once the eventfd was signalled since the last time, cleared in the method's own way. A doorbell:
-    /// never lost, maybe spurious, signals coalesce. False only for [`Patience::Now`].
+    /// Returns true after the eventfd was signalled since the last call, and clears it in the
+    /// method's own way. As with a doorbell, a signal is never lost, several signals may be
+    /// reported as one, and a wake-up may be spurious. Returns false only for [`Patience::Now`].
     fn wait(&mut self, patience: Patience, calls: &mut Calls) -> io::Result<bool>;
 }

@@ -1,4 +1,4 @@
-//! A campaign whose cases repeat something: how often is found in the warm-up.
+//! A campaign whose cases repeat an operation. The warm-up finds the number of repetitions.
 
 use super::cases::{Campaign, Case, run};
 use super::repeater::Taken;
@@ -9,7 +9,7 @@ use crate::measure::Sample;
 use std::cell::RefCell;
 use std::time::Duration;
 
-/// Calibrates every case, which warms it up, and then records the rounds.
+/// Calibrates every case, which also warms it up, and then records the rounds.
 pub(crate) fn calibrated<S: Sample>(
     name: &str,
     cases: &[Case],
@@ -17,12 +17,12 @@ pub(crate) fn calibrated<S: Sample>(
     watch: &mut impl Watch,
     sample: impl FnMut(usize, u64) -> Taken<S>,
 ) -> Result<Campaign<S>, Error> {
-    // The warm-up and the visits take turns, never nest.
+    // The warm-up and the visits are never nested.
     let sample = RefCell::new(sample);
     let take = |index, times| sample.borrow_mut()(index, times);
     let warm_up = |index| calibrate(plan.runtime, |times| take(index, times));
     let visit = |index: usize, &mut times: &mut u64| {
-        // What worked when it was calibrated and fails now is no missing feature.
+        // The case worked during calibration, so this is a failure and not a missing feature.
         take(index, times)?
             .map(|(_, sample)| sample)
             .map_err(|why| Error::Failed(format!("{}: {why}", cases[index].name)))
@@ -30,7 +30,8 @@ pub(crate) fn calibrated<S: Sample>(
     run(name, cases, plan.rounds, watch, warm_up, visit)
 }
 
-/// How often to repeat for a sample of about `target`: found by repeating more and more often.
+/// Finds the number of repetitions for a sample of about `target`, by trying larger and larger
+/// numbers.
 fn calibrate<S>(
     target: Duration,
     mut sample: impl FnMut(u64) -> Taken<S>,
@@ -65,7 +66,7 @@ mod tests {
         let calibrated = |target, ns| calibrate(Duration::from_millis(target), takes(ns)).unwrap().unwrap();
         assert_eq!(calibrated(10, 100), 100_000);
         assert_eq!(calibrated(1, 1_000), 1_000);
-        // One repetition already takes too long; a clock that stands still does not keep us.
+        // One repetition takes too long already; a stopped clock does not cause an endless loop.
         assert_eq!(calibrated(1, 100_000_000), 1);
         assert_eq!(calibrated(10, 0), 1 << 32);
     }

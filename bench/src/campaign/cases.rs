@@ -1,14 +1,15 @@
-//! A campaign: named cases, warmed up, then recorded in interleaved rounds, then turned into the rows of a report.
+//! A campaign: named cases are warmed up, measured in interleaved rounds, and turned into the rows
+//! of a report.
 
 use super::watch::Watch;
 use crate::error::Error;
 use crate::measure::{Measured, Recording, Sample, analyse, interleave};
 use crate::report::{Missing, Report, Row};
 
-/// One line of the report to be.
+/// One row of the report to be.
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
-    /// The table in which it stands.
+    /// The table that it belongs to.
     pub(crate) group: String,
     pub(crate) name: String,
     /// The case of the same group that it is compared with.
@@ -18,16 +19,17 @@ pub(crate) struct Case {
 /// What was measured of a list of cases.
 #[derive(Debug)]
 pub(crate) struct Campaign<S> {
-    /// For each case its arm in the recording, or the reason why it has none.
+    /// For each case the index of its arm in the recording, or the reason why it was not measured.
     arms: Vec<Result<usize, Missing>>,
     recording: Recording<S>,
 }
 
-/// Warms every case up, in order, and then visits those that are available in `rounds` interleaved rounds.
+/// Warms up every case in order, and then visits the available ones in `rounds` interleaved rounds.
 ///
-/// `warm_up(case)` answers with what `visit` needs (a number of repetitions, or a rig that sleeps between its samples),
-/// or in the inner error with the reason why the case is not available here. It is kept to the end. `visit(case, warm)`
-/// takes a sample. Their errors end the campaign; Ctrl-C ends it after the current sample, with what there is.
+/// `warm_up(case)` returns what `visit` needs (a number of repetitions, or a rig that sleeps
+/// between its samples), or in the inner error the reason why the case is not available here. The
+/// value is kept until the end. `visit(case, warm)` takes a sample. An error of either ends the
+/// campaign. Ctrl-C ends it after the current sample and keeps what was measured.
 pub(crate) fn run<S, W>(
     name: &str,
     cases: &[Case],
@@ -133,8 +135,8 @@ impl<S: Sample> Campaign<S> {
         self.arms.get(index)?.as_ref().ok().copied()
     }
 
-    /// The metrics of case `arm` of `group` against case `baseline` of it, whichever baseline it has as a row. Empty unless
-    /// both were measured.
+    /// The metrics of case `arm` of `group` against case `baseline` of it, whichever baseline it
+    /// has as a row. Empty unless both were measured.
     pub(crate) fn versus(&self, cases: &[Case], group: &str, arm: &str, baseline: &str) -> Vec<Measured> {
         match (self.arm(cases, group, arm), self.arm(cases, group, baseline)) {
             (Some(arm), Some(baseline)) => analyse(&self.recording, arm, Some(baseline)),
@@ -194,7 +196,7 @@ mod tests {
 
     #[test]
     fn ctrl_c_in_the_warm_up_leaves_rows_that_say_so() {
-        // The first case was warmed up, but never visited.
+        // The first case was warmed up but not visited.
         let (rows, complete, _) = campaign(2);
         assert!(!complete);
         assert!(rows.iter().all(|row| row.result.is_err()));

@@ -1,4 +1,4 @@
-//! Cases that a thread of their own, pinned to a CPU, repeats as often as it is told.
+//! A pinned thread that repeats cases on request.
 
 use crate::error::Error;
 use crate::machine::{NoOutcome, Worker};
@@ -11,15 +11,15 @@ pub(crate) type Outcome<S> = Result<(Duration, S), String>;
 /// Takes one sample of a case: `Ok(Err(why))` if the case is not available here.
 pub(crate) type Taken<S> = Result<Result<(Duration, S), String>, Error>;
 
-/// The thread, seen from the one that wants samples.
+/// The handle of the thread.
 #[derive(Debug)]
 pub(crate) struct Repeater<S> {
     worker: Worker<(usize, u64), Outcome<S>>,
 }
 
 impl<S: Send + 'static> Repeater<S> {
-    /// Starts the thread on `cpu`, which makes what it needs there; `repeat(state, index, times)` does case `index` so many
-    /// times. Blocks until the state is made.
+    /// Starts the thread on `cpu` and creates its state there. `repeat(state, index, times)`
+    /// repeats case `index`. Blocks until the state is created.
     pub(crate) fn new<T>(
         name: &str,
         cpu: usize,
@@ -32,8 +32,9 @@ impl<S: Send + 'static> Repeater<S> {
         Ok(Self { worker })
     }
 
-    /// Repeats case `index` `times` times. The inner error is why it is not available here; the outer one says that `what`
-    /// did not end within `patience`, or took its thread along. Blocks until then.
+    /// Repeats case `index` `times` times. The inner error is the reason why the case is not
+    /// available here. The outer one reports that `what` did not end within `patience` or that the
+    /// thread panicked. Blocks.
     pub(crate) fn sample(
         &mut self,
         index: usize,

@@ -1,18 +1,18 @@
 //! The progress that a campaign reports, and the request to stop.
 
-/// What a campaign tells and asks between samples.
+/// What a campaign reports and asks between samples.
 pub(crate) trait Watch {
     /// A phase of `steps` steps begins.
     fn phase(&mut self, name: &str, steps: usize);
     /// One step begins: the measurement of `what`.
     fn step(&mut self, what: &str);
-    /// Whether to stop here.
+    /// Returns true if the campaign should stop here.
     fn stopped(&self) -> bool;
     /// The last phase is over.
     fn end(&mut self);
 }
 
-/// Lets a campaign take a number of steps, then presses Ctrl-C.
+/// Simulates Ctrl-C after a number of steps.
 #[cfg(test)]
 #[derive(Debug, Default)]
 pub(crate) struct StepsLeft {

@@ -1,4 +1,5 @@
-//! Options and values that several subcommands share. Each subcommand's own options stand beside it.
+//! Options and values that several subcommands share. Each subcommand's own options stand beside
+//! it.
 
 mod schedule;
 mod sentence;
@@ -9,7 +10,7 @@ pub(crate) use schedule::{PlacementArgs, ScheduleArgs};
 pub(crate) use sentence::sentence;
 pub(crate) use workload::WorkloadArgs;
 
-/// The options of a subcommand by themselves, for their tests.
+/// Parses the options of one subcommand, for tests.
 #[cfg(test)]
 pub(crate) fn options<T: clap::Args>(arguments: &[&str]) -> Result<T, clap::Error> {
     let command = T::augment_args(clap::Command::new("bench"));

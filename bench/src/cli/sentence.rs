@@ -2,8 +2,8 @@
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-/// clap's error as one sentence: its first paragraph without the "error:" before it, and its suggestion if it has
-/// one. The usage text that clap adds is what --help is for.
+/// Turns clap's error into one sentence: its first paragraph without the leading "error:", and its
+/// suggestion if there is one. clap's usage text is left out; --help prints it.
 pub(crate) fn sentence(error: &clap::Error) -> String {
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         return "no subcommand given; try 'bench --help'".to_owned();

@@ -1,4 +1,5 @@
-//! Values of options: sizes, times, CPU pairs. Each parser's error completes clap's "invalid value 'x' for '--y': ".
+//! Values of options: sizes, times, CPU pairs. Each parser's error completes clap's "invalid value
+//! 'x' for '--y': ".
 
 use crate::machine::Placement;
 use std::time::Duration;
@@ -16,12 +17,13 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(multiplier).ok_or_else(|| "this is more than 2^64 bytes".to_owned())
 }
 
-/// A number written in digits only; `parse` alone would take "+5".
+/// Parses a number that consists of digits only; `parse` alone would accept "+5".
 fn whole(digits: &str) -> Option<u64> {
     digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
-/// A time with a suffix ns, us, ms or s. A number alone counts in `unit`. Decimals are allowed: 0.5s.
+/// A time with a suffix ns, us, ms or s. A number alone counts in `unit`. Decimals are allowed:
+/// 0.5s.
 pub(crate) fn duration(text: &str, unit: Duration) -> Result<Duration, String> {
     let malformed = || "write a time, such as 500ns, 20us, 200ms or 2s".to_owned();
     let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());

@@ -1,4 +1,4 @@
-//! What a guest is to do with a disk, in fio's words.
+//! The workload of a guest, in fio's terms.
 
 use super::value;
 use crate::error::Error;
@@ -11,8 +11,8 @@ const MOST_IN_FLIGHT: u64 = 256 << 20;
 /// The workload, as given.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct WorkloadArgs {
-    /// Kind and order of requests: read, write, randread, randwrite, randrw. Writes overwrite the disk of a server or
-    /// of --backend file:PATH
+    /// Kind and order of requests: read, write, randread, randwrite, randrw. Writes overwrite the
+    /// disk of a server or of --backend file:PATH
     #[arg(long, value_name = "PATTERN", default_value = "randread")]
     pub(crate) rw: Pattern,
     /// Bytes of a request: a multiple of 512 up to 1m
@@ -36,7 +36,7 @@ enum Switch {
 }
 
 impl WorkloadArgs {
-    /// What the guest is to do, but for how long. A usage error names what cannot be.
+    /// Returns the workload without its length. A usage error names what is not possible.
     pub(crate) fn workload(&self) -> Result<Workload, Error> {
         let &Self { rw: pattern, bs, iodepth, verify, .. } = self;
         if verify && !pattern.writes() {
@@ -52,12 +52,13 @@ impl WorkloadArgs {
         Ok(Workload { pattern, iodepth, stop: Stop::Requests(0), verify, seed: 1 })
     }
 
-    /// Whether the guest wants VIRTIO_F_EVENT_IDX.
+    /// Returns true if the guest should negotiate VIRTIO_F_EVENT_IDX.
     pub(crate) fn event_idx(&self) -> bool {
         self.event_idx == Switch::On
     }
 
-    /// The start of the workload's title, and the parts of its end that are not as usual.
+    /// Returns the start of the workload's title, and a suffix with the options that differ from
+    /// the usual.
     pub(crate) fn title(&self) -> [String; 2] {
         let event_idx = if self.event_idx() { "" } else { ", no EVENT_IDX" };
         let verify = if self.verify { ", verified" } else { "" };

@@ -1,4 +1,5 @@
-//! What the numbers were measured on: kernel, CPU, virtualisation, load, noise, and the command itself.
+//! What the numbers were measured on: kernel, CPU, virtualisation, load, noise, and the command
+//! itself.
 
 mod noise;
 mod proc;
@@ -9,7 +10,7 @@ use crate::machine::CpuSet;
 use serde::Serialize;
 use std::{env, fs};
 
-/// The machine, as far as it says. What cannot be read is absent, never a guess.
+/// A description of the machine. Facts that cannot be read are absent, never guessed.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Environment {
     /// When the run began: RFC 3339, in UTC.
@@ -17,7 +18,7 @@ pub(crate) struct Environment {
     /// Release and architecture, as uname -r and -m print them.
     pub(crate) kernel: String,
     pub(crate) cpu_model: Option<String>,
-    /// What shows that this is a virtual machine, and what it calls itself.
+    /// The evidence for a virtual machine, and its name.
     pub(crate) virtualisation: Option<String>,
     /// CPUs online in the machine, in the kernel's list format.
     pub(crate) cpus_online: String,
@@ -29,7 +30,8 @@ pub(crate) struct Environment {
     pub(crate) load_average: Option<[f64; 3]>,
     /// cpufreq governor of the first allowed CPU.
     pub(crate) governor: Option<String>,
-    /// What clock_gettime(2) reads; those that the vDSO cannot read cost a system call each.
+    /// The clock source of clock_gettime(2). Some cannot be read through the vDSO and cost a system
+    /// call.
     pub(crate) clocksource: Option<String>,
     /// kernel.io_uring_disabled: 0 allowed, 1 only for a group, 2 for nobody.
     pub(crate) io_uring_disabled: Option<u8>,
@@ -42,12 +44,12 @@ pub(crate) struct Environment {
     /// The command line, quoted for a shell.
     pub(crate) command: String,
     pub(crate) noise: Noise,
-    /// Why these numbers deserve less trust than usual; one sentence each.
+    /// Reasons to trust these numbers less than usual, one sentence each.
     pub(crate) warnings: Vec<String>,
 }
 
 impl Environment {
-    /// Looks at the machine. Blocks for about 50 ms, for the noise estimate.
+    /// Gathers the facts. Blocks for about 50 ms, for the noise estimate.
     pub(crate) fn gather() -> Self {
         let allowed = CpuSet::allowed().unwrap_or_else(|_| CpuSet::parse_list("0"));
         let cpuinfo = read("/proc/cpuinfo").unwrap_or_default();
@@ -116,7 +118,7 @@ impl Environment {
     }
 }
 
-/// A sysfs or procfs file without its final newline; `None` if it cannot be read or says nothing.
+/// Reads a sysfs or procfs file without its final newline. `None` if it cannot be read or is empty.
 fn read(path: &str) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     let text = text.trim_end();
@@ -140,7 +142,7 @@ fn warnings(load_average: Option<[f64; 3]>, cpus: usize, noise: &Noise) -> Vec<S
     warnings
 }
 
-/// The arguments as one line that a shell would split into the same arguments again.
+/// Joins the arguments to one line that a shell would split into the same arguments.
 fn command_line(arguments: impl Iterator<Item = String>) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+@%".contains(c);
     let quoted = arguments.map(|argument| {

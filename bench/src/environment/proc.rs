@@ -1,4 +1,5 @@
-//! Reading procfs, sysfs and uname(2). The parsers take text, so that other machines' files can be tested too.
+//! Reading procfs, sysfs and uname(2). The parsers take text, so that files of other machines can
+//! be tested.
 
 use rustix::process::{Resource, getrlimit};
 use rustix::system::uname;
@@ -31,7 +32,7 @@ fn cpuinfo_value<'a>(cpuinfo: &'a str, key: &str) -> Option<&'a str> {
     })
 }
 
-/// The CPU's name; arm64 has none in /proc/cpuinfo, but numbers of its implementer and part.
+/// The CPU's name. arm64 has no name in /proc/cpuinfo, but the numbers of its implementer and part.
 pub(super) fn cpu_model(cpuinfo: &str) -> Option<String> {
     if let Some(model) = cpuinfo_value(cpuinfo, "model name") {
         return Some(model.to_owned());
@@ -41,7 +42,8 @@ pub(super) fn cpu_model(cpuinfo: &str) -> Option<String> {
     Some(format!("implementer {implementer} part {part}"))
 }
 
-/// What shows that a hypervisor is below us: x86's CPUID bit, Xen's sysfs file, or the names in the DMI tables.
+/// The evidence for a hypervisor: x86's CPUID bit, Xen's sysfs file, or the names in the DMI
+/// tables.
 pub(super) fn virtualisation(
     cpuinfo: &str,
     hypervisor_type: Option<&str>,
@@ -64,7 +66,8 @@ pub(super) fn virtualisation(
     })
 }
 
-/// The names of the vulnerabilities against which `directory` (sysfs) says the kernel does something, in one line.
+/// The names of the vulnerabilities that the kernel mitigates according to `directory` (sysfs), in
+/// one line.
 pub(super) fn mitigations(directory: &Path) -> Option<String> {
     let mut names = Vec::new();
     for entry in fs::read_dir(directory).ok()?.flatten() {

@@ -1,5 +1,6 @@
-//! `bench eventfd`: what each bare operation on an eventfd costs here, what one turn of the event loop
-//! costs beside the same system calls without a loop, and what a round trip between two threads costs.
+//! `bench eventfd`: what each bare operation on an eventfd costs here, what one turn of the event
+//! loop costs beside the same system calls without a loop, and what a round trip between two
+//! threads costs.
 
 mod loop_turns;
 mod report;
@@ -21,7 +22,7 @@ use two_threads::TwoThreads;
 const FULL: Plan = Plan { rounds: 10, runtime: Duration::from_millis(30) };
 const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(8) };
 
-/// One sample of turns that takes longer than this hangs.
+/// A sample of turns that takes longer than this hangs.
 const TURN_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Options of `bench eventfd`.
@@ -48,7 +49,7 @@ pub(crate) fn run(args: &EventfdArgs, session: &mut Session) -> Result<Report, E
     Ok(all.report("eventfd", session.colour, report::tables, report::conclusions))
 }
 
-/// The rows of the event loop and its floor on `cpu`.
+/// Measures the event loop and the bare system calls on `cpu`.
 fn loop_turns(cpu: usize, turns: Vec<Turn>, plan: Plan, watch: &mut impl Watch) -> Result<Collected, Error> {
     let case = |turn: &Turn| Case {
         group: format!("{}{cpu}", report::LOOP_GROUP),
@@ -62,7 +63,7 @@ fn loop_turns(cpu: usize, turns: Vec<Turn>, plan: Plan, watch: &mut impl Watch) 
     Ok(calibrated("the loop", &cases, plan, watch, sample)?.collect(&cases))
 }
 
-/// The rows of two threads on each placement. The placements take turns within each round too.
+/// Measures two threads on each placement. The placements take turns within each round, too.
 fn two_threads(placements: &[Placement], plan: Plan, watch: &mut impl Watch) -> Result<Collected, Error> {
     let mut cases = Vec::new();
     let mut pairs: Vec<TwoThreads> = Vec::new();

@@ -1,4 +1,4 @@
-//! The proposal's three benchmarks, and what an uncontended pair of calls costs.
+//! The proposal's three benchmarks, and the cost of an uncontended pair of calls.
 
 use super::pair::{self, Ran, now_ns, spin_ns, spin_until};
 use super::way::{Channel, Producer, Way};
@@ -9,25 +9,26 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// The proposal's run of bench 1; ours are scaled to it.
+/// Length of the proposal's run of bench 1; ours are scaled to it.
 const BURST_MS: f64 = 5000.0;
-/// Between two reads of bench 1's consumer.
+/// The pause between two reads of bench 1's consumer.
 const NAP: Duration = Duration::from_millis(1);
-/// Events of bench 2, and the time between two.
+/// Number of events of bench 2, and the time between two of them.
 const POSTS: u64 = 5000;
 const INTERVAL_NS: u64 = 100_000;
-/// What a read of benches 2 and 3 makes its consumer work.
+/// How long the consumer of benches 2 and 3 works after each read.
 const WORK_NS: u64 = 125_000;
 /// Events of bench 3.
 const WRITES: u64 = 10_000;
-/// The last stretch before an event is due is not slept but spun, as sleeps are late by the timer slack.
+/// The last part before an event is due is spent spinning, because sleeps end late by the timer
+/// slack.
 const LATE_NS: u64 = 80_000;
 
-/// What came of one sample, or why there is none.
+/// One sample, or the reason why it is not available.
 pub(super) type Taken<S> = io::Result<Result<S, String>>;
 
 sample! {
-    /// Bench 1, for 5 s.
+    /// Bench 1, scaled to 5 s.
     pub(super) struct Burst {
         wcpu_ms: "ms" Lower,
         rcpu_ms: "ms" Lower,
@@ -41,7 +42,7 @@ sample! {
 }
 
 sample! {
-    /// Bench 2: from the write, and from the time when it should have been.
+    /// Bench 2: latencies from the write, and from the time when it was due.
     pub(super) struct Tail {
         p50_us: "us" Lower,
         p99_us: "us" Lower,
@@ -70,20 +71,22 @@ sample! {
 }
 
 sample! {
-    /// A notify and a take by one thread: nobody sleeps, nobody is in the way.
+    /// A notify and a take by one thread: no thread sleeps, and there is no contention.
     pub(super) struct Pair {
         time_ns: "ns" Lower,
         syscalls_per_event: "" Lower,
     }
 }
 
-/// System calls of both sides for an event.
+/// System calls of both sides per event.
 #[derive(Debug, Clone, Copy)]
 struct Calls {
     made: f64,
-    /// With a blocking eventfd, patched or not, of the same events: each write and each read is one, whether it sleeps or not.
+    /// What a blocking eventfd (patched or not) would make for the same events: one for each write
+    /// and each read, whether it sleeps or not.
     bare_ioctl: f64,
-    /// With the kernel method, whose sleeps can be stopped: a sleep is a refused call and a ppoll(2) more.
+    /// What the kernel method would make, whose sleeps can be interrupted: a sleep costs a refused
+    /// call and a ppoll(2) more.
     kernel_method: f64,
 }
 
@@ -101,7 +104,8 @@ impl Calls {
     }
 }
 
-/// Opens the way's connection and takes a sample on it; the reason if this machine cannot open it.
+/// Opens the connection and takes a sample on it. The inner error is the reason why this machine
+/// cannot open it.
 fn on<S>(way: Way, semaphore: bool, sample: impl FnOnce(&Channel) -> io::Result<S>) -> Taken<S> {
     match way.open(semaphore)? {
         Ok(channel) => sample(&channel).map(Ok),
@@ -167,8 +171,8 @@ pub(super) fn burst(way: Way, placement: Placement, runtime: Duration) -> Taken<
     })
 }
 
-/// Bench 2: the writer posts every 100 us, on an absolute schedule; the reader takes one at a time and
-/// works for 125 us on each.
+/// Bench 2: the writer posts every 100 us, on an absolute schedule; the reader takes one at a time
+/// and works for 125 us on each.
 pub(super) fn tail(way: Way, placement: Placement) -> Taken<Tail> {
     let begin_ns = now_ns() + 1_000_000;
     let due = |index: u64| begin_ns + index * INTERVAL_NS;
@@ -176,7 +180,7 @@ pub(super) fn tail(way: Way, placement: Placement) -> Taken<Tail> {
     let produce = |producer: &mut Producer<'_>, gone: &AtomicBool| {
         for (index, sent) in (0u64..).zip(&sent) {
             let due = due(index);
-            // Spinning on the CPU of the reader would take it from the reader.
+            // Do not spin on the reader's CPU.
             if let Some(early) = due.checked_sub(now_ns() + LATE_NS) {
                 thread::sleep(Duration::from_nanos(early));
             }
@@ -221,8 +225,8 @@ pub(super) fn tail(way: Way, placement: Placement) -> Taken<Tail> {
     })
 }
 
-/// Bench 3: the writer writes 10,000 times as fast as it can; the reader takes all there is and works
-/// for 125 us on that.
+/// Bench 3: the writer writes 10,000 times as fast as it can; the reader takes all there is and
+/// works for 125 us on that.
 pub(super) fn coalescing(way: Way, placement: Placement) -> Taken<Coalescing> {
     let produce = |producer: &mut Producer<'_>, gone: &AtomicBool| {
         let mut left = WRITES;

@@ -1,5 +1,6 @@
-//! `bench flow-control`: the three benchmarks of the proposal "eventfd: add configurable maximum counter value for flow
-//! control" (EFD_IOC_SET_MAXIMUM, v5), with each way to keep the bound that this machine has.
+//! `bench flow-control`: the three benchmarks of the proposal "eventfd: add configurable maximum
+//! counter value for flow control" (EFD_IOC_SET_MAXIMUM, v5), with each method to enforce the
+//! maximum that this machine supports.
 
 mod benches;
 mod mq;
@@ -24,7 +25,8 @@ use clap::Args;
 use std::time::Duration;
 use way::Way;
 
-/// `runtime` is that of bench 1 and of the uncontended pairs; the others last as long as their events do.
+/// `runtime` applies to bench 1 and to the uncontended pairs; the other benchmarks have a fixed
+/// number of events.
 const FULL: Plan = Plan { rounds: 3, runtime: Duration::from_secs(1) };
 const QUICK: Plan = Plan { rounds: 1, runtime: Duration::from_millis(200) };
 
@@ -35,7 +37,8 @@ pub(crate) struct FlowControlArgs {
     pub(crate) schedule: ScheduleArgs,
     #[command(flatten)]
     placement: PlacementArgs,
-    /// Also a curve over these maxima, 2 to 65536, such as 2,10,100,1000,10000: what each costs and bounds
+    /// Also measure these maxima, 2 to 65536, such as 2,10,100,1000,10000: what each costs and
+    /// bounds
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = maximum)]
     maximum: Vec<u64>,
 }
@@ -47,7 +50,7 @@ fn maximum(text: &str) -> Result<u64, String> {
 /// Runs the benchmark. Blocks until it is done or Ctrl-C is pressed.
 pub(crate) fn run(args: &FlowControlArgs, session: &mut Session) -> Result<Report, Error> {
     let placements = args.placement.placements(&session.environment.allowed)?;
-    // The proposal's: writer and reader on a CPU each, where there are two.
+    // As in the proposal: writer and reader on separate CPUs, if there are two.
     let Some(&placement) = placements.last() else {
         return Err(Error::Unavailable("this process may not use any CPU".to_owned()));
     };
@@ -78,7 +81,7 @@ pub(crate) fn run(args: &FlowControlArgs, session: &mut Session) -> Result<Repor
     Ok(all.report("flow-control", session.colour, report::tables, report::conclusions))
 }
 
-/// Measures each way in interleaved rounds. The warm-up is a sample that is thrown away.
+/// Measures each way in interleaved rounds. The warm-up takes one sample and discards it.
 fn measure<S: Sample>(
     group: &str,
     ways: &[Way],
@@ -93,7 +96,7 @@ fn measure<S: Sample>(
         take(ways[index]).map_err(failed)
     };
     let warm_up = |index: usize| Ok(sample(index)?.map(drop));
-    // What worked when it was warmed up and does not now is no missing feature.
+    // It worked in the warm-up, so this is a failure and not a missing feature.
     let visit = |index: usize, (): &mut ()| sample(index)?.map_err(Error::Failed);
     let campaign: Campaign<S> = campaign::run(group, &cases, rounds, watch, warm_up, visit)?;
     Ok(campaign.collect(&cases))

@@ -1,8 +1,11 @@
-//! `bench loops`: the same work on our loop, on the event loops of others, and on the bare calls of epoll and io_uring.
+//! `bench loops`: the same work on our event loop, on other event loops, and on bare calls of epoll
+//! and io_uring.
 //!
-//! In the JSON report the row of a peer, or of bare calls, has the metrics `aio_epoll_ns` and `aio_io_uring_ns`: the time of our
-//! loop in the same rounds, with `versus` against the row's own time, so that its ratio is ours over theirs. Peers are compared
-//! with `edge`, bare calls with the same calls. `syscalls` is one exact count, from a traced child.
+//! In the JSON report the row of a peer or of bare calls has the metrics `aio_epoll_ns` and
+//! `aio_io_uring_ns`: the time of our loop in the same rounds. Their `versus` compares it with the
+//! row's own time, so the ratio is ours over theirs. Peers are compared with our `edge` variant,
+//! bare calls with the variant that makes the same calls. `syscalls` is one exact count from a
+//! traced child.
 
 mod contender;
 mod count;
@@ -30,7 +33,7 @@ use work::{Visit, Work};
 const FULL: Plan = Plan { rounds: 10, runtime: Duration::from_millis(20) };
 const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(3) };
 
-/// One visit that takes longer than this hangs.
+/// A visit that takes longer than this hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 sample! {
@@ -47,10 +50,10 @@ pub(crate) struct LoopsArgs {
     pub(crate) schedule: ScheduleArgs,
     #[command(flatten)]
     pub(crate) placement: PlacementArgs,
-    /// Only the work whose name contains this
+    /// Do only the work whose name contains this
     #[arg(long, value_name = "TEXT")]
     pub(crate) work: Option<String>,
-    /// Only the loops whose name contains this, and ours and the bare calls
+    /// Measure only the peers whose name contains this, besides our loop and the bare calls
     #[arg(long, value_name = "TEXT")]
     pub(crate) peer: Option<String>,
 }
@@ -71,7 +74,7 @@ pub(crate) fn run(args: &LoopsArgs, session: &mut Session) -> Result<Report, Err
     let plan = args.schedule.plan(QUICK, FULL, contenders.len() * works.len())?;
     crate::machine::raise_descriptor_limit();
 
-    // First, while there is one thread.
+    // Count first, while the process has a single thread.
     let counts = count_all(&works, &contenders, placement, session)?;
     let mut all = Collected::nothing();
     for (&work, counts) in works.iter().zip(counts) {
@@ -80,7 +83,7 @@ pub(crate) fn run(args: &LoopsArgs, session: &mut Session) -> Result<Report, Err
     Ok(all.report("loops", session.colour, report::tables, report::conclusions))
 }
 
-/// System calls of one event, by contender; none where they could not be counted.
+/// System calls per event, by contender; none where they could not be counted.
 type Counts = Vec<Option<f64>>;
 
 fn count_all(
@@ -93,7 +96,7 @@ fn count_all(
     let mut all = Vec::new();
     let mut complained = false;
     for &work in works {
-        // Enough to see what happens at each so many.
+        // Enough repetitions to include calls that a loop makes only now and then.
         let times = 1_000u64.div_ceil(work.events());
         let mut counts = Vec::new();
         for &contender in contenders {

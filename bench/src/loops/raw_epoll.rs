@@ -89,8 +89,8 @@ impl<const EDGE: bool> EventLoop for RawEpoll<EDGE> {
         set(timer.as_raw_fd(), LATER).map_err(why)?;
         let (seen, fd) = (self.seen.clone(), timer.as_raw_fd());
         let expired = move || {
-            // Setting it again clears it, so nobody has to read a timerfd that is armed anew each time; level-triggered it
-            // would be reported until then.
+            // Setting a timerfd clears it, so one that is set again each time needs no read. If it
+            // is level-triggered, it would be reported until then.
             if !EDGE {
                 let mut count = 0u64;
                 // SAFETY: eight bytes to be written, ours.

@@ -13,21 +13,23 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{io, mem};
 
-/// User data of what has no handler: cancellations, and timers beside the measured one.
+/// User data of requests without a handler: cancellations, and the timers beside the measured one.
 const NOBODY: u64 = u64::MAX;
 const TIMER: u64 = u64::MAX - 1;
 
-/// `EDGE`: multishot POLL_ADD and never a read(2); else one-shot, armed again after each event, with a read(2).
+/// `EDGE`: multishot POLL_ADD and never a read(2); else one-shot, armed again after each event,
+/// with a read(2).
 pub(super) struct RawRing<const EDGE: bool> {
     ring: Ring,
     handlers: Slab<(Handler, RawFd)>,
-    /// One-shot polls that have fired, to be armed by the next turn: what is removed meanwhile needs no cancellation.
+    /// One-shot polls that have fired and are armed again by the next turn. If one is removed
+    /// before that, it needs no cancellation.
     fired: Vec<usize>,
     armed: Option<Armed>,
     seen: Seen,
 }
 
-/// The measured timer. The kernel reads a deadline when it takes the SQE.
+/// The measured timer. The kernel reads the deadline when it consumes the SQE.
 struct Armed {
     deadline: Box<types::Timespec>,
     in_flight: bool,
@@ -35,8 +37,9 @@ struct Armed {
 
 impl<const EDGE: bool> RawRing<EDGE> {
     fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
-        // SAFETY: polls and cancellations point to no memory; a deadline is read by the enter that submits it, which is
-        // the next one, and lives until then in `self` or in the caller, who enters.
+        // SAFETY: polls and cancellations point to no memory; a deadline is read by the enter that
+        // submits it, which is the next one, and lives until then in `self` or in the caller, who
+        // enters.
         if unsafe { self.ring.push(entry) }.is_ok() {
             return Ok(());
         }
@@ -75,7 +78,7 @@ impl<const EDGE: bool> EventLoop for RawRing<EDGE> {
             self.fired.swap_remove(at);
             return Ok(());
         }
-        // Rides on the next enter; whoever has the index by then is not told of its end.
+        // Submitted by the next enter. A later owner of the index does not see its completion.
         let cancel = opcode::AsyncCancel::new(index as u64).build().user_data(NOBODY);
         self.push(&cancel)
     }
@@ -94,7 +97,7 @@ impl<const EDGE: bool> EventLoop for RawRing<EDGE> {
                 if let Some(armed) = &mut self.armed {
                     armed.in_flight = false;
                 }
-                // The end of a timer that was replaced is none that expired.
+                // A timer that was replaced also completes, but has not expired.
                 if entry.result() == -libc::ETIME {
                     self.seen.one_more();
                 }
@@ -128,7 +131,7 @@ impl<const EDGE: bool> EventLoop for RawRing<EDGE> {
         self.rearm(LATER).map_err(why)
     }
 
-    /// TIMEOUT_REMOVE with an update for a timer that is in flight, TIMEOUT for one that has expired.
+    /// TIMEOUT_REMOVE with an update for a timer in flight, TIMEOUT for one that has expired.
     #[inline]
     fn rearm(&mut self, delay: Duration) -> io::Result<()> {
         let Some(armed) = &mut self.armed else { return Ok(()) };

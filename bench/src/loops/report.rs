@@ -8,10 +8,10 @@ use crate::report::rows;
 use crate::report::table::{Cell, Column, Table, Tint};
 use crate::report::{Missing, Row};
 
-/// What our loop may cost over the bare calls, as a ratio.
+/// The goal for the cost of our loop over the bare calls, as a ratio.
 const NEAR: f64 = 1.05;
 
-/// The metrics of our loop in the same rounds, in the row of what it is compared with.
+/// The name of the metric with our loop's time, in the row of the loop that it is compared with.
 pub(super) fn metric_of(monitor: Monitor) -> &'static str {
     match monitor {
         Monitor::Epoll => "aio_epoll_ns",
@@ -30,7 +30,7 @@ const COLUMNS: [Column; 8] = [
     Column::number("95% interval", ""),
 ];
 
-/// One table for each kind of work. A ratio below one: our loop takes less time.
+/// One table for each kind of work. A ratio below one means that our loop takes less time.
 pub(super) fn tables(rows: &[Row], colour: bool) -> String {
     rows::tables(rows, colour, |rows| {
         let mut table = Table::new(rows::group_name(rows), &COLUMNS);
@@ -94,7 +94,8 @@ pub(super) fn conclusions(rows: &[Row]) -> Vec<String> {
     sentences
 }
 
-/// The comparisons of our loop on `monitor` with rows of one kind that have an interval: `(row, its ratio, its interval)`.
+/// The comparisons of our loop on `monitor` with rows of one kind that have an interval: `(row, its
+/// ratio, its interval)`.
 fn compared(rows: &[Row], monitor: Monitor, kind: fn(&Row) -> bool) -> Vec<(&Row, f64, Interval)> {
     let one = |row| {
         let ratio = ratio(row, monitor)?;
@@ -154,13 +155,13 @@ fn against_raw(rows: &[Row], monitor: Monitor) -> Option<String> {
     Some(text + ".")
 }
 
-/// Compared, but in fewer rounds than an interval takes.
+/// The sentence for a comparison in too few rounds for an interval.
 fn too_few(rows: &[Row], monitor: Monitor, kind: fn(&Row) -> bool) -> Option<String> {
     let any = rows.iter().any(|row| kind(row) && ratio(row, monitor).is_some());
     any.then(|| format!("aio on {monitor}: an interval needs {MIN_VALUES} rounds, so nothing is concluded."))
 }
 
-/// What an event costs with many registered, over what it costs with one.
+/// The cost of an event with many notifiers registered, compared with one.
 fn growth(rows: &[Row], monitor: Monitor) -> Option<String> {
     let median_of = |work: Work| {
         let ours = Contender::Ours(monitor, Reset::Edge).to_string();
@@ -193,7 +194,7 @@ mod tests {
     use super::*;
     use crate::report::samples::{self, measured};
 
-    /// A row that takes `ns`, where ours on epoll takes 100 and, sometimes, a little more or less.
+    /// A row that takes `ns`, while ours on epoll takes 100 to 102.
     fn row(work: Work, case: &str, ns: f64, rounds: usize) -> Row {
         let ours: Vec<f64> = (0..rounds).map(|round| 100.0 + (round % 3) as f64).collect();
         let own = vec![ns; rounds];
@@ -258,7 +259,7 @@ mod tests {
         assert_eq!(raw, ["green", "red", "none"], "bare calls may take 5% less");
     }
 
-    /// A row of our own loop, which is compared with none.
+    /// A row of our own loop, which has no comparison.
     fn own(work: Work, ns: f64) -> Row {
         let row = row(work, "aio epoll/edge", ns, 6);
         Row { result: row.result.map(|metrics| metrics.into_iter().take(2).collect()), ..row }

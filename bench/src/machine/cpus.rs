@@ -7,23 +7,25 @@ use std::{fmt, io, mem};
 const WORDS: usize = 8192 / BITS;
 const BITS: usize = libc::c_ulong::BITS as usize;
 
-/// A set of CPUs in the kernel's own shape. Larger than glibc's `cpu_set_t`, with which sched_getaffinity(2) fails
-/// on a kernel configured for more than 1024 CPUs.
+/// A set of CPUs in the kernel's format. Larger than glibc's `cpu_set_t`, with which
+/// sched_getaffinity(2) fails on a kernel configured for more than 1024 CPUs.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct CpuSet([libc::c_ulong; WORDS]);
 
 impl CpuSet {
-    /// The CPUs that the calling thread may run on, which cgroups, taskset and containers make fewer than the machine
-    /// has, and not always the first ones.
+    /// The CPUs that the calling thread may run on. Because of cgroups, taskset and containers
+    /// these may be fewer than the machine has, and not the first ones.
     pub(crate) fn allowed() -> io::Result<Self> {
         let mut set = Self([0; WORDS]);
-        // SAFETY: the mask is ours, is written for at most the given number of bytes, and any bits are a valid value.
+        // SAFETY: the mask is ours, is written for at most the given number of bytes, and any bits
+        // are a valid value.
         let result =
             unsafe { libc::sched_getaffinity(0, mem::size_of_val(&set.0), set.0.as_mut_ptr().cast()) };
         if result == 0 { Ok(set) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Parses the kernel's list format, such as `0-3,8` (cpuset(7), "List format"). What is malformed is left out.
+    /// Parses the kernel's list format, such as `0-3,8` (cpuset(7), "List format"). Malformed parts
+    /// are ignored.
     pub(crate) fn parse_list(list: &str) -> Self {
         let mut set = Self([0; WORDS]);
         for range in list.trim().split(',') {
@@ -91,8 +93,8 @@ pub(crate) fn pin_current_thread(cpu: usize) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Keeps the calling thread from preempting others when it wakes (SCHED_BATCH, sched(7)): who shares its CPU and has woken it
-/// runs on until it sleeps. Needs no privilege.
+/// Keeps the calling thread from preempting others when it wakes up (SCHED_BATCH, sched(7)): a
+/// thread on the same CPU that woke it continues until it sleeps. Needs no privilege.
 pub(crate) fn let_others_finish() -> io::Result<()> {
     // SAFETY: an all-zero `sched_param` is a valid value of that plain C structure, on every libc.
     let parameters: libc::sched_param = unsafe { mem::zeroed() };
@@ -135,7 +137,8 @@ mod tests {
     fn a_thread_can_be_kept_from_preempting() {
         let policy = std::thread::spawn(|| {
             let_others_finish().unwrap();
-            // The 41st field (proc_pid_stat(5)) is the policy; SCHED_BATCH is 3. The name, in brackets, may hold spaces.
+            // The 41st field (proc_pid_stat(5)) is the policy; SCHED_BATCH is 3. The name, in
+            // brackets, may hold spaces.
             let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
             stat.rsplit(')').next().unwrap().split_ascii_whitespace().nth(38).unwrap().to_owned()
         });

@@ -3,8 +3,8 @@
 use super::cpus::CpuSet;
 use std::{fmt, fs};
 
-/// Where the two threads of a measurement run: the one that kicks (a guest's vCPU) and the one that is kicked (the
-/// device's event loop).
+/// Where the two threads of a measurement run: the one that kicks (a guest's vCPU) and the one that
+/// is kicked (the device's event loop).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Placement {
     pub(crate) guest: usize,
@@ -21,8 +21,8 @@ impl fmt::Display for Placement {
     }
 }
 
-/// Both placements where the machine has them: both threads on one CPU, and on two. The second CPU is preferably not
-/// another hardware thread of the first one's core. Empty only for an empty set.
+/// Both placements if the machine has two CPUs: both threads on one CPU, and on two. The second CPU
+/// is preferably on another core. Empty only for an empty set.
 pub(crate) fn default_placements(allowed: &CpuSet) -> Vec<Placement> {
     let siblings = allowed.iter().next().map(siblings);
     choose(allowed, siblings.as_ref())
@@ -41,7 +41,7 @@ fn choose(allowed: &CpuSet, siblings_of_first: Option<&CpuSet>) -> Vec<Placement
     placements
 }
 
-/// The hardware threads of the core that `cpu` belongs to; empty where the kernel does not say.
+/// The hardware threads of the core of `cpu`; empty if the kernel does not report them.
 fn siblings(cpu: usize) -> CpuSet {
     let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
     CpuSet::parse_list(&fs::read_to_string(path).unwrap_or_default())

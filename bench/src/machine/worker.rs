@@ -1,7 +1,7 @@
-//! A thread pinned to a CPU that keeps its state and runs one job at a time.
+//! A pinned thread that keeps its state and runs one job at a time.
 //!
-//! Threads are kept across samples, because making one costs more than many samples last, and because rings and
-//! registrations stay where they were made.
+//! Threads are kept across samples, because creating one takes longer than many samples, and
+//! because rings and registrations must stay on the thread that created them.
 
 use super::cpus::pin_current_thread;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -9,12 +9,12 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 use std::{fmt, io};
 
-/// The thread, seen from the one that gives it jobs. Dropping it ends the thread after its current job.
+/// The handle of the thread. Dropping it ends the thread after its current job.
 pub(crate) struct Worker<J, O> {
     jobs: Option<Sender<J>>,
     outcomes: Receiver<O>,
     thread: Option<JoinHandle<()>>,
-    /// A job is running that did not end in time.
+    /// Set while a job is running that did not end in time.
     stuck: bool,
 }
 
@@ -28,8 +28,8 @@ pub(crate) enum NoOutcome {
 }
 
 impl<J: Send + 'static, O: Send + 'static> Worker<J, O> {
-    /// Starts a thread on `cpu`, makes its state there, and then runs `work` for each job. Blocks until the state is
-    /// made. `state` may hold what cannot be sent to another thread.
+    /// Starts a thread on `cpu`, creates its state there, and then runs `work` for each job. Blocks
+    /// until the state is created. The state need not be `Send`.
     pub(crate) fn spawn<S>(
         name: &str,
         cpu: usize,
@@ -58,10 +58,10 @@ impl<J: Send + 'static, O: Send + 'static> Worker<J, O> {
         Ok(Self { jobs: Some(jobs), outcomes, thread: Some(thread), stuck: false })
     }
 
-    /// Gives the thread a job. Does not block. Each needs one [`Worker::finish`].
+    /// Starts a job. Does not block. Each job needs one [`Worker::finish`].
     pub(crate) fn start(&self, job: J) {
         if let Some(jobs) = &self.jobs {
-            // A thread that is gone shows at `finish`.
+            // If the thread has ended, `finish` reports it.
             let _ = jobs.send(job);
         }
     }
@@ -85,11 +85,11 @@ impl<J: Send + 'static, O: Send + 'static> Worker<J, O> {
 impl<J, O> Drop for Worker<J, O> {
     fn drop(&mut self) {
         self.jobs = None;
-        // A thread that hangs is left behind: waiting for it would hang us too.
+        // Do not wait for a thread that hangs.
         if let Some(thread) = self.thread.take()
             && !self.stuck
         {
-            // It panicked, and the panic was printed; there is nobody to pass it on to.
+            // If it panicked, the panic was printed already.
             let _ = thread.join();
         }
     }

@@ -4,7 +4,7 @@ use super::bootstrap::Estimate;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Which way a metric is better.
+/// Whether less or more of a metric is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Better {
@@ -12,7 +12,7 @@ pub(crate) enum Better {
     Higher,
 }
 
-/// What the interval of a difference allows to say. For a cost "faster" means less of it.
+/// What follows from the interval of a difference. For a cost "faster" means less of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Verdict {
@@ -45,8 +45,8 @@ pub(crate) struct Comparison {
 }
 
 impl Comparison {
-    /// Compares `(arm, baseline)` pairs, one per round. Pairs with a value that is not finite are left out; `None`
-    /// if none is left.
+    /// Compares `(arm, baseline)` pairs, one per round. Pairs with a value that is not finite are
+    /// ignored; `None` if there are no others.
     pub(crate) fn of(pairs: &[(f64, f64)], better: Better) -> Option<Self> {
         let pairs: Vec<(f64, f64)> =
             pairs.iter().copied().filter(|(arm, base)| arm.is_finite() && base.is_finite()).collect();
@@ -75,7 +75,8 @@ mod tests {
     use super::*;
     use fastrand::Rng;
 
-    /// Pairs whose baseline drifts from round to round; the arm is `shift` above it, give or take 1.
+    /// Pairs whose baseline drifts from round to round; the arm is `shift` above it, give or take
+    /// 1.
     fn pairs(shift: f64) -> Vec<(f64, f64)> {
         let mut random = Rng::with_seed(11);
         (0..10)
@@ -115,7 +116,7 @@ mod tests {
     fn degenerate_inputs() {
         assert_eq!(Comparison::of(&[], Better::Lower), None);
         assert_eq!(Comparison::of(&[(f64::NAN, 1.0)], Better::Lower), None);
-        // One round tells nothing, however large the difference looks.
+        // One round proves nothing, however large the difference looks.
         let one = Comparison::of(&[(1.0, 100.0)], Better::Lower).unwrap();
         assert_eq!((one.verdict, one.difference.interval), (Verdict::NoDetectableDifference, None));
         // Equal samples.

@@ -1,10 +1,11 @@
-//! Latencies of one sample, kept in a histogram: recording one is cheap, and histograms can be merged.
+//! Latencies of one sample, kept in a histogram: recording one is cheap, and histograms can be
+//! merged.
 
 use hdrhistogram::Histogram;
 
 /// Three significant digits: a quantile is at most 0.1% above the value that was recorded.
 const DIGITS: u8 = 3;
-/// No latency is longer; a longer one is recorded as this.
+/// A longer latency is recorded as this one.
 const LONGEST_NS: u64 = 3_600_000_000_000;
 
 /// An empty histogram of latencies in nanoseconds. Record with

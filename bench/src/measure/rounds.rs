@@ -1,4 +1,4 @@
-//! Interleaved rounds: the order of the visits, and what is known of an arm afterwards.
+//! Interleaved rounds: the order of the visits, and the results of an arm.
 
 use super::comparison::{Better, Comparison};
 use super::statistics::Summary;
@@ -19,7 +19,8 @@ pub(crate) struct Metric<S> {
     pub(crate) name: &'static str,
     pub(crate) unit: &'static str,
     pub(crate) better: Better,
-    /// Takes the number out of a sample. NaN where there is no such number: then no arm of the run has the metric.
+    /// Returns the number of a sample. NaN if the sample has no such number: then no arm of the run
+    /// has the metric.
     pub(crate) value: fn(&S) -> f64,
 }
 
@@ -46,17 +47,17 @@ macro_rules! sample {
 }
 pub(crate) use sample;
 
-/// What one visit of one arm measured: a struct whose numbers have names.
+/// The result of one visit of one arm: a struct of named numbers.
 pub(crate) trait Sample: Sized + 'static {
     const METRICS: &'static [Metric<Self>];
 }
 
-/// Samples by arm and round: two of each when the round was finished, fewer when it was interrupted.
+/// Samples by arm and round: two of each if the round was finished, fewer if it was interrupted.
 #[derive(Debug)]
 pub(crate) struct Recording<S> {
     /// `visits[arm][round]`
     visits: Vec<Vec<Vec<S>>>,
-    /// Whether every visit of every round took place.
+    /// Set if every visit of every round took place.
     pub(crate) complete: bool,
 }
 
@@ -65,8 +66,9 @@ pub(crate) fn round_order(arms: usize) -> impl Iterator<Item = usize> {
     (0..arms).chain((0..arms).rev())
 }
 
-/// Visits every arm twice in each of `rounds` rounds. `proceed(round, arm)` is asked before each visit and ends the
-/// recording with what there is by answering false. An error of `visit` ends it without.
+/// Visits every arm twice in each of `rounds` rounds. `proceed(round, arm)` is called before each
+/// visit; if it returns false, the recording ends with what there is. An error of `visit` ends it
+/// without a result.
 pub(crate) fn interleave<S, E>(
     arms: usize,
     rounds: usize,
@@ -94,8 +96,9 @@ impl<S> Recording<S> {
         self.visits[arm].iter().filter_map(|visits| mean(visits, value)).collect()
     }
 
-    /// `(arm, baseline)` of each round that visited both equally often. A round cut short after its way forwards has
-    /// one visit of each arm or none, so a pair never mixes a drift-free mean with a single visit.
+    /// `(arm, baseline)` of each round that visited both equally often. A round that was
+    /// interrupted on its way backwards has one or two visits of each arm, and only equal numbers
+    /// are compared, so a pair never mixes a drift-free mean with a single visit.
     fn pairs(&self, arm: usize, baseline: usize, value: fn(&S) -> f64) -> Vec<(f64, f64)> {
         let rounds = self.visits[arm].iter().zip(&self.visits[baseline]);
         rounds
@@ -135,7 +138,8 @@ impl Measured {
     }
 }
 
-/// Summarises every metric of `arm` that its samples have and compares it with `baseline`. Empty if the arm was never visited.
+/// Summarises every metric of `arm` and compares it with `baseline`. Empty if the arm was never
+/// visited.
 pub(crate) fn analyse<S: Sample>(
     recording: &Recording<S>,
     arm: usize,
@@ -179,8 +183,8 @@ mod tests {
             &[Metric { name: "ticks", unit: "ticks", better: Better::Lower, value: |sample| sample.0 }];
     }
 
-    /// Records `rounds` rounds of `arms` arms, at most `limit` visits; the n-th visit of all measures
-    /// `cost(arm) + n`, a machine that slows down steadily.
+    /// Records `rounds` rounds of `arms` arms, at most `limit` visits; the n-th visit of all
+    /// measures `cost(arm) + n`, a machine that slows down steadily.
     fn record(
         arms: usize,
         rounds: usize,

@@ -1,5 +1,6 @@
-//! The kernel lab's counts of instructions (`scripts/kernel-lab.sh bench --json`, schema `kernel-lab/1`): a fourth way to see
-//! what a read(2) costs, free of noise, and the only one in which ppoll does without.
+//! The kernel lab's counts of instructions (`scripts/kernel-lab.sh bench --json`, schema
+//! `kernel-lab/1`): another way to measure what a read(2) costs, free of noise, and the only one in
+//! which ppoll works without a read.
 
 use crate::error::{Error, reason};
 use crate::measure::Measured;
@@ -12,7 +13,7 @@ use std::path::Path;
 
 const SCHEMA: &str = "kernel-lab/1";
 const UNIT: &str = "instructions per request";
-/// Its files have a few kilobytes.
+/// The lab's files have a few kilobytes.
 const LARGEST: u64 = 16 << 20;
 
 /// What every version of the file has.
@@ -27,7 +28,7 @@ struct Document {
     savings: Vec<Savings>,
 }
 
-/// Reads --kernel-lab's file. A usage error says what is wrong with it.
+/// Reads --kernel-lab's file. A usage error reports what is wrong with it.
 pub(super) fn read(path: &Path) -> Result<Vec<Savings>, Error> {
     let refuse = |why: &str| Error::Usage(format!("--kernel-lab {}: {why}", path.display()));
     let mut text = String::new();
@@ -66,7 +67,7 @@ fn parse(text: &str) -> Result<Vec<Savings>, String> {
     Ok(savings)
 }
 
-/// Rows for our own report.
+/// The rows of the lab for our own report.
 pub(super) fn rows(savings: &[Savings]) -> Vec<Row> {
     let row = |savings: &Savings| {
         let metric = |name, count| Measured::once(name, "instructions", count);
@@ -106,7 +107,7 @@ mod tests {
                 LAB.replace("lab/1", "lab/9"),
                 "its schema is 'kernel-lab/9', and this bench reads kernel-lab/1",
             ),
-            // Another version need not have our fields, and a report of ours has a schema too.
+            // Another version may have other fields, and a report of ours has a schema, too.
             (r#"{"schema":"bench/1"}"#.to_owned(), "its schema is 'bench/1'"),
             (LAB.replace("instructions per", "cycles per"), "it counts 'cycles per request'"),
             (LAB.replace("9500.0", "0"), "not positive"),

@@ -1,9 +1,12 @@
-//! `bench one-percent`: the proposal's result, looked for on this machine. How much of an iteration does a read(2) cost, where is
-//! that one percent, and does leaving the read out save as much?
+//! `bench one-percent`: the proposal's claim, checked on this machine. How much of an iteration
+//! does a read(2) cost, for which iteration is that one percent, and does leaving the read out save
+//! as much?
 //!
-//! Each cell has up to three arms, measured in turn: the classic loop, the same with one read(2) more for each doorbell, and
-//! the loop that does not read. The second says what a read costs in place, hence what the third should save; the third, what
-//! it does save. The simplest cell of each loop has a fourth, edges and a read, which tells the read from the level.
+//! Each cell has up to three arms, measured in turn: the classic loop, the same with one more
+//! read(2) per doorbell, and the loop that does not read. The second measures what a read costs in
+//! place, and so predicts what the third should save; the third measures what it does save. The
+//! simplest cell of each loop has a fourth arm, edge-triggered with a read, which separates the
+//! cost of the read from that of level triggering.
 
 mod kernel_lab;
 mod plan;
@@ -29,14 +32,14 @@ use std::time::Duration;
 use virtio_blk_sim::backend::Delay;
 use virtio_blk_sim::guest::{Kicking, Pattern, Stop, Workload};
 
-// Many short rounds: a neighbour that comes and goes then spoils few of them, and the medians stay.
+// Many short rounds: a noisy neighbour then affects few of them, and the medians are stable.
 const FULL: Plan = Plan { rounds: 60, runtime: Duration::from_millis(25) };
 const DEFAULT: Plan = Plan { rounds: 24, runtime: Duration::from_millis(12) };
 const QUICK: Plan = Plan { rounds: 8, runtime: Duration::from_millis(6) };
 
 /// What fio calls bs.
 const BLOCK_BYTES: u32 = 4096;
-/// Of the disks that store nothing.
+/// Size of the disks that store nothing.
 const SECTORS: u64 = 1 << 21;
 /// QEMU's window for busy polling in IOThreads.
 const BUSY_POLL_NS: u64 = 32_768;
@@ -48,10 +51,11 @@ pub(crate) struct OnePercentArgs {
     pub(crate) schedule: ScheduleArgs,
     #[command(flatten)]
     placement: PlacementArgs,
-    /// The full reproduction, in a quarter of an hour: more cells, more rounds, longer samples
+    /// The full reproduction: more cells, more rounds, longer samples; takes about 15 minutes
     #[arg(long, conflicts_with = "quick")]
     full: bool,
-    /// Where the files of the file backends go (64m each, removed at the end) [default: the directory for temporary files]
+    /// Directory for the files of the file backends (64m each, removed at the end) [default: the
+    /// directory for temporary files]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// Instruction counts from 'scripts/kernel-lab.sh bench --json FILE', as one more column
@@ -102,7 +106,7 @@ pub(crate) fn run(args: &OnePercentArgs, session: &mut Session) -> Result<Report
     })
 }
 
-/// The arms of a section, those of a cell one after the other; none for two CPUs where there is one.
+/// The arms of a section, cell by cell. Cells for two CPUs are left out if there is only one.
 fn runs(section: &Section, placements: &[Placement]) -> Vec<Run> {
     let place = |cpus: Cpus| {
         let fits = |placement: &&Placement| (placement.guest == placement.device) == (cpus == Cpus::One);
@@ -112,7 +116,7 @@ fn runs(section: &Section, placements: &[Placement]) -> Vec<Run> {
     let runs = cells.flat_map(|(placement, cell)| {
         let run = |arm, dose| Run { cell, placement, arm, dose };
         let classic = Arm::new(cell.monitor, Reset::Classic);
-        // A read more where hardly one is made would be another loop.
+        // Without reads to begin with, one more read per doorbell would make it a different loop.
         let dosed = classic.filter(|_| !cell.busy_poll).map(|arm| run(arm, Some(Dose::Second)));
         let read_edge = cell.edge().filter(|_| cell.is_simplest()).map(|arm| run(arm, Some(Dose::Doorbell)));
         [classic.map(|arm| run(arm, None)), dosed, read_edge, cell.autoreset().map(|arm| run(arm, None))]
@@ -120,7 +124,7 @@ fn runs(section: &Section, placements: &[Placement]) -> Vec<Run> {
     runs.flatten().collect()
 }
 
-/// The rows of a section, and whether they are complete.
+/// Measures a section.
 fn measure(
     name: &str,
     runs: &[Run],
@@ -153,7 +157,8 @@ fn measure(
         };
         let mut rig = match Rig::start(run.arm, run.placement, &setup) {
             Ok(rig) => rig,
-            // What only some machines have: io_setup(2), say. What all have is in other cells, and ends the run there.
+            // Some machines lack a feature such as io_setup(2). What all machines have is measured
+            // in other cells, too, where a failure ends the run.
             Err(error) if !run.cell.disk.is_swept() => return Ok(Err(error.to_string())),
             Err(error) => return Err(error),
         };
@@ -163,7 +168,7 @@ fn measure(
     let visit = |_, rig: &mut Rig| rig.sample(plan.runtime);
     let campaign = campaign::run(name, &cases, plan.rounds, session, warm_up, visit)?;
     let mut collected = campaign.collect(&cases);
-    // A row has one baseline, and this arm stands between two.
+    // A row has one baseline, but this arm is compared with two.
     for (row, run) in collected.rows.iter_mut().zip(runs).filter(|(_, run)| run.dose == Some(Dose::Doorbell))
     {
         let Ok(metrics) = &mut row.result else { continue };
@@ -174,7 +179,7 @@ fn measure(
     Ok(collected)
 }
 
-/// What the rig of an arm is made of; the reason if this machine has it not.
+/// The setup of an arm, or the reason why this machine does not support it.
 fn setup(run: &Run, scratch: &Scratch) -> Result<Setup, String> {
     let Cell { disk, iodepth, event_idx, busy_poll, .. } = run.cell;
     let delay = |us, spin| {
@@ -213,10 +218,11 @@ fn setup(run: &Run, scratch: &Scratch) -> Result<Setup, String> {
         },
         title: run.cell.to_string(),
         dose: run.dose,
-        // Otherwise a guest that is woken while the device still has its doorbell off makes its next request there and then:
-        // several requests to an iteration, and no read in most of them. On two CPUs it is never quick enough.
+        // Otherwise a guest that is woken while the device still has kicks disabled submits its
+        // next request at once. An iteration then has several requests, and most of them have no
+        // read. On two CPUs the guest is never that quick.
         patient_guest: true,
-        // A sleep may end 50 us late otherwise, which would be the iteration and not the disk.
+        // Otherwise a sleep may end 50 us late, which would dominate the iteration.
         timer_slack_ns: matches!(disk, Disk::Sleep(_)).then_some(1),
     })
 }
@@ -240,7 +246,7 @@ mod tests {
                     (Cell::new(run.arm.monitor(), Disk::Null), Reset::Edge)
                 );
             }
-            // The loops take the same way through it otherwise, and poll has no edges.
+            // Otherwise the arms are the same, and poll has no edge-triggered mode.
             assert!(runs.iter().all(|run| run.cell.monitor == run.arm.monitor()));
             let is_poll = |run: &&Run| run.arm.monitor() == Monitor::Poll;
             assert!(runs.iter().filter(is_poll).all(|run| run.dose != Some(Dose::Doorbell)));

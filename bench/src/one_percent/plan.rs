@@ -1,4 +1,4 @@
-//! Which cells are measured. Those of a section take turns, so what drifts meanwhile hits them alike.
+//! The cells that are measured. Those of a section take turns, so drift affects all of them alike.
 
 use crate::arm::Monitor;
 use crate::report::one_percent::{Cell, Disk};
@@ -62,7 +62,7 @@ pub(super) fn sections(full: bool) -> Vec<Section> {
             for (iodepth, event_idx, busy_poll) in
                 [(1, false, false), (1, true, true), (32, true, false), (32, false, false), (32, true, true)]
             {
-                // By default what the others do not say already.
+                // By default leave out what other cells show already.
                 if full
                     || !(iodepth, event_idx, cpus).eq(&(1, false, Two))
                         && !(iodepth, busy_poll, cpus).eq(&(32, true, One))
@@ -106,7 +106,8 @@ mod tests {
         assert!(sections(true).len() > sections(false).len());
     }
 
-    /// What the default run must answer: each axis of the question has cells that differ in it alone.
+    /// The default run must answer this: each axis of the question has cells that differ only in
+    /// it.
     #[test]
     fn every_axis_is_in_the_default_run() {
         use Cpus::{One, Two};

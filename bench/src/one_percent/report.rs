@@ -6,7 +6,7 @@ use crate::report::one_percent::{Outcome, Savings, Verdict, WITH_LEVEL, is_the_l
 use crate::report::saved::obstacle;
 use crate::report::table::{Cell, Column, Table, Tint};
 
-/// What was saved, and in a second table what was counted.
+/// One table with what was saved, and one with what was counted.
 pub(super) fn tables(outcomes: &[Outcome], lab: &[Savings], colour: bool) -> String {
     if outcomes.is_empty() {
         return "Nothing was measured.\n".to_owned();
@@ -130,7 +130,8 @@ mod tests {
     use crate::report::one_percent::outcomes;
     use crate::report::one_percent::samples::{cell, cell_with_level};
 
-    /// A read takes 200 ns of 4 us and of 2 us of CPU; without it 400 ns are saved. Every number is another.
+    /// A read takes 200 ns of 4 us and of 2 us of CPU; without it 400 ns are saved. All numbers are
+    /// different.
     fn more() -> Vec<Outcome> {
         let mut entries = cell("null", 4_000.0, 400.0);
         entries[2].metrics.get_mut("syscalls").unwrap().summary.median = 1.75;
@@ -164,7 +165,7 @@ mod tests {
         );
         assert!(lines.iter().all(|line| line.ends_with("  more: the level")), "{text}");
         assert_eq!(counted[counted.len() - 2..], ["more", "500"], "{text}");
-        // Without a lab's file there is no column for it.
+        // There is no column for the lab without its file.
         assert!(!tables(&more(), &[], false).contains("instructions"));
     }
 

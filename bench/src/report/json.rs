@@ -2,23 +2,24 @@
 //!
 //! ```text
 //! schema       "bench/1"; a change that breaks readers changes the number
-//! benchmark    the subcommand: "eventfd", "virtio-blk", "vhost-user", "flow-control", "scale", "loops", "one-percent"
+//! benchmark    the subcommand: "eventfd", "virtio-blk", "vhost-user", "flow-control", "scale",
+//!              "loops", "one-percent"
 //! command      the command line, quoted for a shell
-//! workload     what was asked of the device, as options; null without a device
+//! workload     the options of the workload; null without a device
 //! complete     false if Ctrl-C ended the run before its last sample
-//! environment  the machine; absent facts are null (fields: environment.rs)
+//! environment  the machine; absent facts are null (fields: environment/mod.rs)
 //! conclusions  the sentences that stand below the tables
 //! results[]    one object per row of the tables, in their order
 //!   group      the table: what was measured, and where the threads ran
 //!   case       the arm or operation
-//!   status     "measured" | "unavailable" (this machine cannot do it) | "interrupted" (before its first sample)
+//!   status     "measured" | "unavailable" (here) | "interrupted" (before its first sample)
 //!   reason     why it is unavailable; else null
 //!   baseline   the case of the same group that it is compared with; null without one
 //!   metrics    by name; empty unless measured
 //!     NAME
 //!       unit, better   "ns", "lower" | "higher"
 //!       n, median, mad, min, max
-//!       values[]       one per round: the mean of the arm's two visits (idle_*: one, of a look after the rounds)
+//!       values[]       one per round, the mean of the arm's two visits (idle_*: only one)
 //!       versus         against the baseline; null without one
 //!         pairs        rounds that measured both
 //!         difference   {median, interval: {low, high} | null}, in the unit; 95% bootstrap interval

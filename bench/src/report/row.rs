@@ -3,10 +3,10 @@
 use crate::measure::{Measured, find};
 use std::fmt;
 
-/// One row: what one case of one group measured, or why it could not.
+/// One row: the results of one case of one group, or why there are none.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Row {
-    /// The heading under which it stands: what was measured, and where the threads ran.
+    /// The heading of its table: what was measured, and where the threads ran.
     pub(crate) group: String,
     pub(crate) case: String,
     /// The case of the same group that it is compared with.
@@ -18,7 +18,7 @@ pub(crate) struct Row {
 /// Why a row has no metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Missing {
-    /// This machine cannot do it, for this reason.
+    /// Not available on this machine, for this reason.
     Unavailable(String),
     /// Ctrl-C came before its first sample.
     Interrupted,

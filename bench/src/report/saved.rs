@@ -1,5 +1,5 @@
-//! A JSON report, read back: what pages, comparisons and sentences are made from, so that none of them can say what the file
-//! does not.
+//! A JSON report, parsed: pages, comparisons and sentences are made from it, so none of them can
+//! contradict the file.
 
 use super::json::SCHEMA;
 use super::row::{Missing, Report, Row};
@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// No report of ours comes near it; something else would fill the memory.
+/// A limit for files that are not our reports: none of ours is nearly as large.
 const LARGEST: u64 = 256 << 20;
 
 /// The report of a run. The fields are described in [`super::json`].
@@ -22,7 +22,7 @@ pub(crate) struct Document {
     pub(crate) command: String,
     pub(crate) workload: Option<String>,
     pub(crate) complete: bool,
-    /// By name, as they stand in the file.
+    /// By name, as in the file.
     pub(crate) environment: BTreeMap<String, serde_json::Value>,
     pub(crate) conclusions: Vec<String>,
     pub(crate) results: Vec<Entry>,
@@ -31,7 +31,7 @@ pub(crate) struct Document {
     baselines: BTreeMap<(String, String), String>,
 }
 
-/// What a row is compared with.
+/// A row's baseline.
 #[derive(Debug, Deserialize)]
 struct Compared {
     group: String,
@@ -45,7 +45,7 @@ struct Compared {
 pub(crate) struct Entry {
     pub(crate) group: String,
     pub(crate) case: String,
-    /// Why there are no metrics, if this machine could not do it.
+    /// Why there are no metrics, if the case is not available on this machine.
     pub(crate) reason: Option<String>,
     pub(crate) metrics: BTreeMap<String, SavedMetric>,
 }
@@ -70,7 +70,7 @@ impl Document {
         document.map_err(|error| Error::Failed(format!("cannot write the results as JSON: {error}")))
     }
 
-    /// Reads `path`, the value of `option`. An [`Error::Usage`] says what is wrong with it.
+    /// Reads `path`, the value of `option`. An [`Error::Usage`] reports what is wrong with it.
     pub(crate) fn read(option: &str, path: &Path) -> Result<Self, Error> {
         let refuse = |why: &str| Error::Usage(format!("{option} {}: {why}", path.display()));
         let mut text = String::new();
@@ -89,7 +89,7 @@ impl Document {
             results: Vec<Compared>,
         }
         let other = |error: serde_json::Error| format!("this is no report of bench --json ({error})");
-        // First of all: another version need not have our fields.
+        // Check the schema first: another version may have other fields.
         let Header { schema } = serde_json::from_str(text).map_err(other)?;
         if schema != SCHEMA {
             return Err(format!("its schema is '{}', and this bench reads {SCHEMA}", schema.escape_debug()));
@@ -148,7 +148,7 @@ impl Entry {
         self.metrics.get(name)?.versus.as_ref()
     }
 
-    /// Why there is nothing to show; `None` if there is.
+    /// Why there are no metrics; `None` if there are.
     pub(crate) fn missing(&self) -> Option<String> {
         let missing = || match &self.reason {
             Some(why) => format!("not available: {}", obstacle(why)),
@@ -158,12 +158,12 @@ impl Entry {
     }
 }
 
-/// Why something was not measured, without what a programmer could do about it.
+/// Why something was not measured, without the advice for programmers.
 pub(crate) fn obstacle(why: &str) -> &str {
     why.split("; ask for ").next().unwrap_or(why)
 }
 
-/// The metrics of a group's rows, those that people look at first in front.
+/// The metrics of a group's rows, the most important first.
 pub(crate) fn metric_names(entries: &[Entry]) -> Vec<(&str, &str)> {
     const FIRST: [&str; 13] = [
         "iops",

@@ -5,8 +5,8 @@ use std::env;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 
-/// Whether to use colours on stdout: only on a terminal that can, and not if NO_COLOR is set to anything
-/// (no-color.org).
+/// Returns true if stdout should be coloured: only on a terminal that supports it, and not if
+/// NO_COLOR is set (no-color.org).
 pub(crate) fn colour_on_stdout() -> bool {
     let unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let dumb = env::var_os("TERM").is_none_or(|term| term == "dumb");
@@ -26,7 +26,7 @@ pub(crate) fn header(environment: &Environment, workload: Option<&str>) -> Strin
     text
 }
 
-/// Writes to stdout. A reader that went away (`bench list | head`) is not an error; a full disk is.
+/// Writes to stdout. A closed pipe (`bench list | head`) is not an error; a full disk is.
 pub(crate) fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -35,8 +35,7 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
     }
 }
 
-/// Writes a line to stderr. An error is ignored: when stderr is gone there is nobody to tell, and the
-/// results may still have a reader.
+/// Writes a line to stderr. Errors are ignored: the results may still have a reader.
 pub(crate) fn complain(line: &str) {
     let _ = writeln!(io::stderr(), "bench: {line}");
 }

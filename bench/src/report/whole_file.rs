@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use tempfile::{Builder, NamedTempFile};
 
 /// A file that appears under its name only when it is complete: written beside it, then renamed
-/// (rename(2) replaces the target atomically). Made before a run begins, so that a place that cannot
-/// be written to is known at once. Dropped without [`WholeFile::commit`] it leaves nothing.
+/// (rename(2) replaces the target atomically). Made before a run begins, so that a place that
+/// cannot be written to is known at once. Dropped without [`WholeFile::commit`] it leaves nothing.
 #[derive(Debug)]
 pub(crate) struct WholeFile {
     file: NamedTempFile,
@@ -17,7 +17,8 @@ pub(crate) struct WholeFile {
 }
 
 impl WholeFile {
-    /// Prepares to write `path`, the value of `option`. An [`Error::Usage`] says why it cannot be written.
+    /// Prepares to write `path`, the value of `option`. An [`Error::Usage`] reports why that is not
+    /// possible.
     pub(crate) fn create(option: &str, path: &Path) -> Result<Self, Error> {
         let refuse = |why: &str| Error::Usage(format!("{option} {}: {why}", path.display()));
         // Renaming over a device node, a pipe or a symlink would replace it. Follow the symlink.
@@ -38,7 +39,7 @@ impl WholeFile {
         // The permissions of any new file: the umask applies.
         let file = Builder::new().permissions(Permissions::from_mode(0o666)).tempfile_in(directory);
         let file = file.map_err(|error| {
-            // tempfile adds the path; the user knows it.
+            // tempfile adds its own path to the error; remove it.
             let error = error.raw_os_error().map_or(error, io::Error::from_raw_os_error);
             refuse(&format!("cannot write there: {}", reason(&error)))
         })?;

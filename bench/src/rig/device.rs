@@ -11,7 +11,7 @@ use virtio_blk_sim::blk_queue::{Attached, BlkQueue, QueueStats};
 pub(super) struct DeviceCounts {
     pub(super) stats: aio::Stats,
     pub(super) queue: QueueStats,
-    /// Reads that only a dosed arm makes.
+    /// Reads that only an arm with a dose makes.
     pub(super) dose_reads: u64,
     pub(super) cpu_ns: u64,
 }
@@ -51,7 +51,7 @@ impl Device {
         DeviceCounts { stats: self.context.stats(), queue, dose_reads, cpu_ns }
     }
 
-    /// Turns the loop until it is stopped; what it counted meanwhile.
+    /// Turns the loop until it is stopped. Returns what was counted meanwhile.
     pub(super) fn run(&self) -> io::Result<DeviceCounts> {
         let before = self.counts();
         self.context.run()?;

@@ -1,13 +1,16 @@
-//! What a read(2) costs in place: a device whose loop makes one more of them for each doorbell than it must.
+//! What a read(2) costs in place: a device that makes one more read per doorbell than necessary.
 //!
-//! A clock around the loop's own read would cost about as much as a tenth of it, stop the processor from overlapping it
-//! with its surroundings, and miss what a system call leaves behind (cold caches, cold predictors). So the dose is doubled: the
-//! handler of a classic arm reads a second eventfd, as full and as watched as the doorbell, right after the loop has read the
-//! first. What an iteration then takes longer is what a read takes in it; all else is the classic arm.
+//! A clock around the loop's own read would cost about a tenth of it, prevent the processor from
+//! overlapping it with its surroundings, and miss what a system call leaves behind (cold caches and
+//! predictors). So the dose is doubled: the handler of a classic arm reads a second eventfd, which
+//! is non-empty and watched like the doorbell, right after the loop has read the first. The
+//! additional time of an iteration is the cost of a read in place; everything else is as in the
+//! classic arm.
 //!
-//! Or an arm that does not read is made to: its handler reads the doorbell as the loop would, where the loop would. That arm is
-//! the classic one but for how the doorbell is watched, an edge where that has a level; so the one tells what the level costs,
-//! and, beside the arm that does not read, once more what the read does.
+//! Alternatively an arm that does not read is made to: its handler reads the doorbell where the
+//! loop would. That arm differs from the classic one only in edge triggering, so the difference is
+//! the cost of level triggering. Compared with the arm that does not read, it is another estimate
+//! of the cost of the read.
 
 use crate::arm::Monitor;
 use crate::bare::{Calls, EpollFd, EventFd};
@@ -18,16 +21,16 @@ use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use virtio_blk_sim::blk_queue::{Attached, BlkQueue};
 
-/// Which eventfd is read once more.
+/// Which eventfd the additional read is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dose {
-    /// Another than the doorbell, which the loop reads.
+    /// A second one. The loop reads the doorbell.
     Second,
-    /// The doorbell, which the loop does not read.
+    /// The doorbell. The loop does not read it.
     Doorbell,
 }
 
-/// A running queue whose doorbell costs one read(2) more.
+/// A running queue with one more read(2) per doorbell.
 #[derive(Debug)]
 pub(super) struct Dosed {
     device: Rc<Device>,
@@ -45,17 +48,19 @@ struct Device {
 #[derive(Debug)]
 enum Read {
     Second {
-        /// Counts down from 2^32 - 1 and is never empty: a semaphore gives one at a time. A sample reads some 10^5 times.
+        /// A semaphore that counts down from 2^32 - 1 and never becomes empty: a sample makes about
+        /// 10^5 reads.
         eventfd: EventFd,
-        /// A read(2) of an eventfd that somebody watches goes along the watchers (eventfd_read() in fs/eventfd.c). Under epoll
-        /// the doorbell always has one; under ppoll and a one-shot POLL_ADD nobody watches while the loop reads.
+        /// A read(2) of a watched eventfd walks the list of watchers (eventfd_read() in
+        /// fs/eventfd.c). Under epoll the doorbell always has a watcher; under ppoll and a one-shot
+        /// POLL_ADD it has none while the loop reads.
         _watcher: Option<EpollFd>,
     },
     Doorbell(EventNotifier),
 }
 
 impl Dosed {
-    /// Puts itself between the doorbell and the queue that answers it.
+    /// Inserts itself between the doorbell and its queue.
     pub(super) fn new(
         context: &AioContext,
         monitor: Monitor,
@@ -65,7 +70,7 @@ impl Dosed {
     ) -> io::Result<Self> {
         let read = Read::of(dose, monitor, kick)?;
         let device = Rc::new(Device { queue, read, reads: Cell::new(0) });
-        // The descriptor has a handler already, the queue's, which this one takes the place of.
+        // This replaces the queue's own handler of the descriptor.
         let doorbell = context.add_polled_notifier(kick, Rc::clone(&device))?;
         Ok(Self { device, _doorbell: doorbell })
     }
@@ -74,7 +79,7 @@ impl Dosed {
         &self.device.queue
     }
 
-    /// The reads that need not have been.
+    /// The number of additional reads.
     pub(super) fn reads(&self) -> u64 {
         self.device.reads.get()
     }
@@ -95,7 +100,7 @@ impl Read {
         })
     }
 
-    /// Reads, and says how many read(2) that took.
+    /// Reads once. Returns the number of read(2) calls.
     #[inline]
     fn once(&self) -> io::Result<u64> {
         match self {
@@ -104,7 +109,7 @@ impl Read {
                 eventfd.read(&mut calls)?;
                 Ok(calls.reads)
             }
-            // The very call that the loop makes in a classic arm.
+            // The same call that the loop makes in a classic arm.
             Self::Doorbell(kick) => kick.test_and_clear().map(|_| 1),
         }
     }
@@ -112,7 +117,8 @@ impl Read {
 
 impl BusyPolled for Device {
     fn process(&self, context: &AioContext) {
-        // An error would show as an arm that costs nothing more; there is none to expect of an eventfd that does not block.
+        // No error is expected of a non-blocking eventfd; it would show as an arm without
+        // additional cost.
         let reads = self.read.once().unwrap_or(0);
         self.reads.set(self.reads.get() + reads);
         self.queue.process(context);

@@ -10,23 +10,23 @@ use virtio_blk_sim::guest::kvm::{Doorbell, Execution, KvmGuest, KvmOptions, KvmS
 use virtio_blk_sim::guest::{self, BlkDriver, GuestError, GuestReport, Workload};
 use virtio_blk_sim::transport::SimTransport;
 
-/// A guest whose driver has laid out its rings. For one thread at a time.
+/// A guest whose driver has set up its rings. For one thread at a time.
 pub(super) enum Guest {
     Thread(Box<BlkDriver>),
     #[cfg(target_arch = "x86_64")]
     Kvm(Box<KvmGuest>),
 }
 
-/// What a run of a guest measured.
+/// The result of a run of a guest.
 #[derive(Debug)]
 pub(super) struct GuestRun {
     pub(super) report: GuestReport,
-    /// Times that KVM left the guest, where it counts them.
+    /// Number of VM exits, if KVM counts them.
     pub(super) vm_exits: Option<u64>,
 }
 
 impl Guest {
-    /// Makes a guest, its RAM, and the wires to the device. What does not work, in words.
+    /// Creates a guest, its RAM, and the transport to the device. The error is a text.
     pub(super) fn make(
         device: BlockDevice,
         features: Features,
@@ -93,7 +93,8 @@ fn words(error: impl std::fmt::Display) -> String {
 #[cfg(not(target_arch = "x86_64"))]
 const NOT_HERE: &str = "its guest is a program for x86-64";
 
-/// What has to be said of a kind of guest: that its times are none, where KVM interprets. Makes sure that it can be had.
+/// A remark about the kind of guest: with KVM, whether its times are valid. Fails if KVM is not
+/// usable.
 pub(crate) fn remark(kind: &GuestKind) -> Result<Option<&'static str>, Error> {
     match kind {
         GuestKind::Thread => Ok(None),

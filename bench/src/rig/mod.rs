@@ -1,5 +1,5 @@
-//! A rig: one arm set up and ready, a virtio-blk device with its event loop on one pinned thread, its
-//! guest on another.
+//! A rig: one arm set up and ready, a virtio-blk device with its event loop on one pinned thread,
+//! its guest on another.
 
 mod device;
 mod dose;
@@ -28,7 +28,7 @@ use virtio_blk_sim::blk_queue::Kick;
 use virtio_blk_sim::device::{BlockDevice, DeviceConfig};
 use virtio_blk_sim::guest::{DriverError, GuestError, Stop, Workload};
 
-/// How much longer than asked for a sample may take before something must be wrong.
+/// How much longer than requested a sample may take before it counts as a hang.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 type DeviceOutcome = io::Result<DeviceCounts>;
@@ -51,7 +51,7 @@ impl fmt::Debug for Rig {
 }
 
 impl Rig {
-    /// Sets an arm up that has no [`obstacle`].
+    /// Sets up an arm that has no [`obstacle`].
     pub(crate) fn start(arm: Arm, placement: Placement, setup: &Setup) -> Result<Self, Error> {
         let failed = |error: &io::Error| Error::failed(&format!("cannot set {arm} up"), error);
         let bound = bounded_kick(arm, setup).transpose().map_err(|error| failed(&error))?;
@@ -114,8 +114,9 @@ impl Rig {
         Ok(Self { arm, workload: setup.workload, requests: setup.requests, stop, device, guest })
     }
 
-    /// One sample: the guest works for `runtime`, or for as many requests as were asked for. The loop turns from before the
-    /// first kick until after the last completion, so what it counts is what the requests cost.
+    /// Takes one sample: the guest works for `runtime`, or for the given number of requests. The
+    /// loop turns from before the first kick until after the last completion, so it counts exactly
+    /// the cost of the requests.
     pub(crate) fn sample(&mut self, runtime: Duration) -> Result<RequestSample, Error> {
         let patience = runtime + PATIENCE;
         self.device.start(());
@@ -124,7 +125,7 @@ impl Rig {
         let guest = self.guest.finish(patience);
         self.stop.stop();
         let device = self.device.finish(patience);
-        // The next run has other places.
+        // The next run uses other blocks.
         self.workload.seed = self.workload.seed.wrapping_add(1);
         let lost = |who: &str, why: NoOutcome| {
             let what = match why {
@@ -142,19 +143,19 @@ impl Rig {
     }
 }
 
-/// Why this kernel cannot do an arm; `None` if it can.
+/// Why this kernel does not support an arm; `None` if it does.
 pub(crate) fn no_loop(arm: Arm) -> Option<String> {
     let context = AioContext::builder().monitor(arm.monitor().kind()).reset(arm.reset().into()).build();
     context.err().map(|error| error.to_string())
 }
 
-/// Why this kernel, or the bound of the kicks, cannot do an arm; `None` if it can.
+/// Why the kernel or the maximum of the doorbell does not allow an arm; `None` if they do.
 pub(crate) fn obstacle(arm: Arm, setup: &Setup) -> Option<String> {
     let bound = || bounded_kick(arm, setup).and_then(Result::err).map(|error| error.to_string());
     no_loop(arm).or_else(bound)
 }
 
-/// A doorbell without a maximum, which a dose needs.
+/// The doorbell without a maximum, which a dose requires.
 fn plain(kick: &Kick) -> io::Result<&EventNotifier> {
     match kick {
         Kick::Plain(notifier) => Ok(notifier),
@@ -162,7 +163,7 @@ fn plain(kick: &Kick) -> io::Result<&EventNotifier> {
     }
 }
 
-/// The doorbell, if it is to have a maximum.
+/// The doorbell with a maximum, if there is one.
 fn bounded_kick(arm: Arm, setup: &Setup) -> Option<io::Result<BoundedNotifier>> {
     let (maximum, method) = setup.kick_bound?;
     let builder = BoundedNotifier::builder(maximum).reset(arm.reset().into());

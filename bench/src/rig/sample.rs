@@ -1,11 +1,11 @@
-//! What one visit of a rig measured.
+//! The sample of a rig.
 
 use super::device::DeviceCounts;
 use super::guest::GuestRun;
 use crate::measure::{quantile_us, sample};
 
 sample! {
-    /// What one visit of one arm measured. Per request unless the name says otherwise.
+    /// The result of one visit. Per request unless the name says otherwise.
     pub(crate) struct RequestSample {
         iops: "1/s" Higher,
         p01_us: "us" Lower,
@@ -28,7 +28,7 @@ sample! {
         enters: "" Lower,
         submits: "" Lower,
         syscalls: "" Lower,
-        /// NaN where KVM does not count them, or there is none.
+        /// NaN without KVM, or if KVM does not count them.
         vm_exits: "" Lower,
     }
 }
@@ -40,7 +40,8 @@ impl RequestSample {
         let each = |count: u64| count as f64 / requests;
         let latency_us = |quantile| quantile_us(&guest.latency_ns, quantile);
         let stats = device.stats;
-        // The loop's own notifier is written by whoever wakes it; an interrupt is a write of the device.
+        // The loop's own notifier is written by whoever wakes it; an interrupt is a write of the
+        // device.
         let syscalls = stats.syscalls_wait
             + stats.syscalls_enter
             + stats.syscalls_read

@@ -1,4 +1,4 @@
-//! What a rig is made of.
+//! The parts of a rig.
 
 use super::dose::Dose;
 use aio::BoundedMethod;
@@ -23,11 +23,11 @@ pub(crate) enum GuestKind {
     Kvm { device: PathBuf, doorbell: DoorbellKind },
 }
 
-/// A disk that is there.
+/// A disk, opened.
 #[derive(Debug, Clone)]
 pub(crate) enum BackendKind {
     Null,
-    /// Of this many sectors.
+    /// With this many sectors.
     Memory(u64),
     Delay(Delay),
     File(Arc<FileImage>),
@@ -45,7 +45,7 @@ pub(crate) struct Setup {
     /// What the driver asks for.
     pub(crate) features: Features,
     pub(crate) busy_poll_ns: u64,
-    /// Of each sample, if it is not a time that ends it.
+    /// Length of each sample in requests, instead of a time.
     pub(crate) requests: Option<u64>,
     pub(crate) kicking: Kicking,
     /// Maximum of the ioeventfd, and how it is kept.
@@ -53,11 +53,11 @@ pub(crate) struct Setup {
     pub(crate) workload: Workload,
     /// The workload in fio's words.
     pub(crate) title: String,
-    /// One read(2) more for each doorbell than the arm asks for: to see what one costs.
+    /// One more read(2) per doorbell, to measure its cost.
     pub(crate) dose: Option<Dose>,
-    /// Whether the guest, when it shares a CPU with the device, waits for it to sleep before it goes on.
+    /// Whether a guest on the device's CPU waits until the device sleeps before it continues.
     pub(crate) patient_guest: bool,
-    /// Of the device's thread; `None` leaves it.
+    /// Timer slack of the device's thread; `None` for the default.
     pub(crate) timer_slack_ns: Option<u64>,
 }
 

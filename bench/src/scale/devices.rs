@@ -18,9 +18,9 @@ use virtio_blk_sim::guest::{BlkDriver, Completion, DriverError, Waiting};
 use virtio_blk_sim::transport::SimTransport;
 
 sample! {
-    /// What one visit of devices measured.
+    /// The result of one visit of devices.
     pub(super) struct DeviceSample {
-        /// Elapsed time by requests, of all devices together.
+        /// Elapsed time divided by the requests of all devices.
         time_ns: "ns" Lower,
         device_cpu_ns: "ns" Lower,
         syscalls: "syscalls" Lower,
@@ -32,7 +32,7 @@ sample! {
     }
 }
 
-/// So many devices, with a queue each, on so many IoThreads.
+/// A number of devices, each with one queue, on a number of IoThreads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Devices {
     pub(super) arm: Arm,
@@ -41,7 +41,7 @@ pub(super) struct Devices {
     spread: bool,
 }
 
-/// Queues that are spread over IoThreads, and over how many.
+/// The number of queues that are spread over IoThreads, and the numbers of IoThreads.
 const SPREAD: usize = 32;
 const IO_THREADS: [usize; 3] = [1, 2, 4];
 const BLOCK_BYTES: u32 = 512;
@@ -71,7 +71,7 @@ impl fmt::Display for Devices {
     }
 }
 
-/// What a job of the guest's thread answers.
+/// The result of a job of the guest's thread.
 type Outcome = Result<Run, DriverError>;
 
 /// What the guest saw.
@@ -90,7 +90,8 @@ pub(super) struct Rig {
 }
 
 impl Rig {
-    /// Starts the devices' loops, one IoThread on each of `cpus` in turn. The error is why this machine cannot.
+    /// Starts the devices' loops on `cpus` in turn. The error is the reason why this machine
+    /// cannot.
     pub(super) fn start(what: Devices, guest_cpu: usize, cpus: &[usize]) -> Result<Self, String> {
         let why = |error: io::Error| match error.raw_os_error() {
             Some(libc::EMFILE) => format!("needs {} descriptors; raise 'ulimit -n'", 3 * what.devices),
@@ -167,20 +168,22 @@ impl Rig {
             latency_max_over_median: longest / middle,
             device_bytes: self.bytes_each,
         };
-        // Rounds of requests are what is repeated: the calibration scales their number.
+        // A repetition is one request of each device.
         Ok((run.elapsed, sample))
     }
 }
 
-/// One visit that takes longer than this hangs.
+/// A visit that takes longer than this hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The system calls of a device's loop. A spinning driver wants no interrupts, and the loop's own notifier is written by us.
+/// The system calls of a device's loop. A spinning driver needs no interrupts, and the loop's own
+/// notifier is written by us.
 fn device_calls(stats: Stats) -> u64 {
     stats.syscalls() - stats.syscalls_write
 }
 
-/// Keeps one request of each driver in flight until each has had `times`, looking at one after the other.
+/// Keeps one request of each driver in flight until each has completed `times`, polling one after
+/// the other.
 fn play(drivers: &mut [BlkDriver], times: u64) -> Outcome {
     struct Guest {
         submitted: Instant,
@@ -220,7 +223,7 @@ fn play(drivers: &mut [BlkDriver], times: u64) -> Outcome {
             driver.read(0, 0)?;
             driver.kick()?;
         }
-        // With devices on the same CPU this lets them run; else it returns at once where nobody else wants the CPU.
+        // Lets devices on the same CPU run; otherwise it returns at once.
         std::thread::yield_now();
     }
     let mean = |guest: &Guest| guest.latency_ns as f64 / times.max(1) as f64;

@@ -1,5 +1,6 @@
-//! `bench scale`: what grows with the number of notifiers and of devices on one loop, how evenly a loop serves many devices, what a
-//! handler occupies, and what several IoThreads add.
+//! `bench scale`: how costs grow with the number of notifiers and of devices on one loop, how
+//! evenly a loop serves many devices, how much memory a handler needs, and what several IoThreads
+//! gain.
 
 mod devices;
 mod heap;
@@ -40,7 +41,7 @@ pub(crate) struct ScaleArgs {
 /// Runs the benchmark. Blocks until it is done or Ctrl-C is pressed.
 pub(crate) fn run(args: &ScaleArgs, session: &mut Session) -> Result<Report, Error> {
     let placements = args.placement.placements(&session.environment.allowed)?;
-    // Guest and devices apart, where there are two CPUs.
+    // Guest and devices on different CPUs, if there are two.
     let placement = placements.last().copied().unwrap_or(Placement { guest: 0, device: 0 });
     let arms: Vec<Arm> = ARMS.iter().filter_map(|name| name.parse().ok()).collect();
     let sizes = |list: fn(Arm) -> Vec<Devices>| arms.iter().copied().flat_map(list).collect::<Vec<_>>();
@@ -92,7 +93,7 @@ fn measure_devices(
     record(name, &cases, &devices, placement.guest, &[placement.device], plan, session)
 }
 
-/// The same queues on one IoThread, then on more, each on a CPU of its own while there are some.
+/// The same queues on one IoThread, then on more, each on a CPU of its own if possible.
 fn measure_spread(
     devices: Vec<Devices>,
     placement: Placement,
@@ -115,7 +116,8 @@ fn record(
     plan: Plan,
     session: &mut Session,
 ) -> Result<Collected, Error> {
-    // Made when they are warmed up, kept for all rounds: what does not run sleeps, and costs nothing.
+    // Rigs are created in the warm-up and kept for all rounds. While they are not measured they
+    // sleep.
     let mut rigs: Vec<Option<Rig>> = devices.iter().map(|_| None).collect();
     let sample = |index: usize, times: u64| {
         if rigs[index].is_none() {

@@ -1,4 +1,4 @@
-//! What every measuring subcommand shares: the machine it runs on, its progress, Ctrl-C, and how it hands out its
+//! A session of a measuring subcommand: the machine, progress, Ctrl-C, and the output of the
 //! results.
 
 mod interrupt;
@@ -25,13 +25,13 @@ pub(crate) struct Session {
     json: Option<WholeFile>,
     html: Option<WholeFile>,
     markdown: bool,
-    /// What the results are held against, and how much worse they may be.
+    /// The report that the results are compared with, and the threshold.
     baseline: Option<(Document, Limits)>,
 }
 
 impl Session {
-    /// Prepares a run: the places of its files are checked before anything is measured, the machine is looked at, and what
-    /// is wrong with it is said on stderr.
+    /// Prepares a run: checks that the output files can be written, gathers facts about the
+    /// machine, and prints warnings to stderr.
     pub(crate) fn start(schedule: &ScheduleArgs) -> Result<Self, Error> {
         let output = &schedule.output;
         let create = |option, path: &Option<PathBuf>| {
@@ -65,7 +65,7 @@ impl Session {
         if !report.complete {
             text.push_str("Stopped by Ctrl-C: the tables hold what was finished.\n");
         }
-        // The files first: a reader of stdout that went away must not cost them.
+        // Write the files first: a closed stdout must not prevent that.
         if let Some(file) = self.json.take() {
             let json = json::to_string(report, &self.environment)
                 .map_err(|error| Error::Failed(format!("cannot write the results as JSON: {error}")))?;

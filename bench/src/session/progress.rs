@@ -1,7 +1,7 @@
-//! What a waiting person sees on stderr: a bar on a terminal, one plain line per phase elsewhere.
+//! Progress on stderr: a bar on a terminal, one line per phase elsewhere.
 //!
-//! The bar is drawn between samples, by the thread that waits for them, and never from a thread of its own, which
-//! would run beside the measurement.
+//! The bar is drawn between samples by the waiting thread. A thread of its own would run beside the
+//! measurement.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write, stderr};
@@ -24,7 +24,7 @@ impl Progress {
     pub(crate) fn phase(&mut self, name: &str, steps: usize) {
         self.finish();
         if !self.terminal {
-            // There is nobody to tell when stderr is gone, and the results may still have a reader.
+            // Errors are ignored: the results may still have a reader.
             let _ = writeln!(stderr(), "{name}: {steps} samples");
             return;
         }

@@ -1,9 +1,9 @@
 //! `bench vhost-user`: vhost-user-blk servers in other processes, side by side.
 //!
-//! The guest is the one of `bench virtio-blk`: a thread with a block driver, over memory that it shares with the server. What
-//! the server does is seen from outside: its CPU time and how often it slept, both asked of the kernel. Several servers
-//! are the arms of one interleaved run; all of them are connected from its beginning to its end, and sleep while another
-//! one is measured.
+//! The guest is the one of `bench virtio-blk`: a thread with a block driver, over memory that it
+//! shares with the server. The server is observed from outside: its CPU time and how often it
+//! slept, both reported by the kernel. Several servers are the arms of one interleaved run. All of
+//! them stay connected during the whole run and sleep while another one is measured.
 
 mod idle;
 mod options;
@@ -31,7 +31,8 @@ const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(25) };
 pub(crate) fn run(args: &VhostUserArgs, session: &mut Session) -> Result<Report, Error> {
     let setup = args.setup(&session.environment.allowed)?;
     let plan = args.schedule.plan(QUICK, FULL, setup.servers.len())?;
-    // Every thread that is made from here on is where the guest is: the servers have their CPUs to themselves.
+    // All threads that are created from here on are on the guest's CPU: the servers have their CPUs
+    // to themselves.
     pin_current_thread(setup.cpu).map_err(|error| Error::failed("cannot pin the guest", &error))?;
 
     let group = format!("{} client on CPU {}", setup.client, setup.cpu);
@@ -59,7 +60,7 @@ pub(crate) fn run(args: &VhostUserArgs, session: &mut Session) -> Result<Report,
     if complete && !setup.idle.is_zero() {
         match watch_idle(&rigs, setup.idle, session)? {
             Some(idle) => {
-                // Every case has its rig: one that could not be made has ended the campaign.
+                // Every case has a rig: a rig that cannot be created ends the campaign.
                 for (row, idle) in rows.iter_mut().zip(&idle) {
                     conclusions.push(report::idle_sentence(&row.case, idle));
                     if let Ok(metrics) = &mut row.result {

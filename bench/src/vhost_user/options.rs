@@ -1,4 +1,4 @@
-//! The options of `bench vhost-user`, in fio's words, and what they come to.
+//! The options of `bench vhost-user`, in fio's terms, and the setup that follows from them.
 
 use super::process::MOST_PID;
 use crate::cli::{ScheduleArgs, WorkloadArgs, value};
@@ -27,11 +27,11 @@ Two servers side by side, the first is the baseline (guest on CPU 0, servers on 
 pub(crate) struct VhostUserArgs {
     #[command(flatten)]
     pub(crate) schedule: ScheduleArgs,
-    /// The socket on which a vhost-user-blk server listens. Give several to compare them: they take turns, and the first
-    /// is the baseline. The name is the file's, unless given
+    /// The socket on which a vhost-user-blk server listens. Give several to compare them: they take
+    /// turns, and the first is the baseline. The default NAME is that of the file
     #[arg(long, value_name = "[NAME=]PATH", required = true)]
     socket: Vec<ServerArg>,
-    /// The servers' process ids, in the order of --socket [default: the kernel's word on who listens there]
+    /// The servers' process ids, in the order of --socket [default: as reported by the kernel]
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = pid)]
     pid: Vec<i32>,
     #[command(flatten)]
@@ -39,13 +39,16 @@ pub(crate) struct VhostUserArgs {
     /// Entries of the queue: a power of two from 4 to 1024; more if --iodepth needs more
     #[arg(long, value_name = "N", default_value = "256", value_parser = queue_size)]
     queue_size: u16,
-    /// How the guest waits: sleeping until an interrupt comes, or spinning on the used ring with interrupts suppressed
+    /// How the guest waits: sleeping until an interrupt comes, or spinning on the used ring with
+    /// interrupts suppressed
     #[arg(long, value_name = "WAY", default_value = "sleeping")]
     client: Client,
-    /// How long to watch the servers afterwards, their guests attached and idle, in seconds, or with a suffix; 0 does not
+    /// How long to watch the servers afterwards while their guests are attached and idle, in
+    /// seconds, or with a suffix; 0 to skip
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = idle)]
     idle: Duration,
-    /// CPU of the guest [default: the first that this process may use]. The servers stay where they are: use taskset(1)
+    /// CPU of the guest [default: the first that this process may use]. The servers are not moved:
+    /// use taskset(1)
     #[arg(long, value_name = "GUEST", value_parser = cpu)]
     pin: Option<usize>,
 }
@@ -70,7 +73,7 @@ impl FromStr for ServerArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // A name has no slash, so a path with an equals sign in it can be written ./a=b.
+        // A name has no slash, so a path with an equals sign can be written as ./a=b.
         let (name, path) = match text.split_once('=') {
             Some((name, path)) if !name.contains('/') => (Some(name.to_owned()), path),
             _ => (None, text),
@@ -84,7 +87,7 @@ impl FromStr for ServerArg {
     }
 }
 
-/// How the guest waits, for people.
+/// The name of the way, in the report.
 impl fmt::Display for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -94,7 +97,7 @@ impl fmt::Display for Client {
     }
 }
 
-/// What all servers of a run are asked.
+/// The setup that all servers of a run share.
 #[derive(Debug, Clone)]
 pub(super) struct Setup {
     pub(super) servers: Vec<ServerArg>,
@@ -136,7 +139,7 @@ fn queue_size(text: &str) -> Result<u16, String> {
 }
 
 impl VhostUserArgs {
-    /// Checks what fits what. A usage error names what does not.
+    /// Checks the options. A usage error names those that do not fit together.
     pub(super) fn setup(&self, allowed: &CpuSet) -> Result<Setup, Error> {
         let mut names = HashSet::new();
         if let Some(twice) = self.socket.iter().find(|server| !names.insert(&server.name)) {

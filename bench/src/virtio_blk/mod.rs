@@ -1,9 +1,11 @@
-//! `bench virtio-blk`: classic against autoreset event notifiers on the path of a virtio-blk request.
+//! `bench virtio-blk`: classic against autoreset event notifiers on the path of a virtio-blk
+//! request.
 //!
-//! A thread plays the guest's vCPU, another one is the device's event loop; between them are a real ioeventfd, a real
-//! irqfd and a split virtqueue. The arms differ in how the loop waits and in who resets its notifiers, all of them:
-//! the ioeventfd and the loop's own. The guest waits for its interrupt with one blocking read(2) in every arm; with
-//! `--guest kvm` it is a vCPU that halts, and KVM signals the one and resets the other.
+//! One thread plays the guest's vCPU, another one is the device's event loop. Between them are a
+//! real ioeventfd, a real irqfd and a split virtqueue. The arms differ in how the loop waits and in
+//! how its notifiers are reset: the ioeventfd and the loop's own. The guest waits for its interrupt
+//! with one blocking read(2) in every arm. With `--guest kvm` it is a vCPU that halts, and KVM
+//! signals the ioeventfd and resets the irqfd.
 
 mod options;
 mod report;
@@ -25,7 +27,7 @@ use std::time::Duration;
 const FULL: Plan = Plan { rounds: 8, runtime: Duration::from_millis(140) };
 const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(25) };
 
-/// Refuses what cannot be measured, before anything is said or done.
+/// Checks before the run whether everything can be measured.
 pub(crate) fn check(args: &VirtioBlkArgs) -> Result<(), Error> {
     let setup = args.setup()?;
     rig::remark(&args.guest())?;
@@ -76,8 +78,9 @@ pub(crate) fn run(args: &VirtioBlkArgs, session: &mut Session) -> Result<Report,
     })
 }
 
-/// The arms to run, each with the reason why it cannot, if it cannot. For one that was asked for by its name that is an
-/// error. Otherwise it is a line of the table, but for those that wait for a kernel patch: they are left out, in one line.
+/// The arms to run, each with the reason why it is not available, if so. For an arm that was
+/// requested by name that is an error. Otherwise it becomes a row of the table. Arms that need a
+/// kernel patch are left out, with one message.
 fn available(asked: &[Arm], setup: &Setup) -> Result<Vec<(Arm, Option<String>)>, Error> {
     if !asked.is_empty() {
         let missing = asked.iter().find_map(|arm| Some((arm, rig::obstacle(*arm, setup)?)));
@@ -101,7 +104,7 @@ fn available(asked: &[Arm], setup: &Setup) -> Result<Vec<(Arm, Option<String>)>,
     Ok(arms)
 }
 
-/// An arm is compared with the classic one of its monitor, if that is measured too.
+/// An arm is compared with the classic one of the same monitor, if that is measured too.
 fn case(placement: Placement, arm: Arm, arms: &[(Arm, Option<String>)]) -> Case {
     let classic = Arm::new(arm.monitor(), Reset::Classic).filter(|classic| *classic != arm);
     let classic =

@@ -1,4 +1,4 @@
-//! The options of `bench virtio-blk`, in fio's words, and what they come to.
+//! The options of `bench virtio-blk`, in fio's terms, and the setup that follows from them.
 
 use crate::arm::Arm;
 use crate::cli::{PlacementArgs, ScheduleArgs, WorkloadArgs, value};
@@ -22,11 +22,12 @@ pub(crate) struct VirtioBlkArgs {
     pub(crate) placement: PlacementArgs,
     #[command(flatten)]
     disk: WorkloadArgs,
-    /// End each sample after this many requests instead of after --runtime, for machines whose time is a count
+    /// End each sample after this many requests instead of after --runtime, for emulated machines
+    /// without a meaningful clock
     #[arg(long, value_name = "N", value_parser = requests, conflicts_with = "runtime")]
     requests: Option<u64>,
-    /// The disk: null (nothing is stored), memory, delay:NS (answers after that time, by a timer), delay:NS:spin (by
-    /// spinning, one request after the other), or file:PATH
+    /// The disk: null (stores nothing), memory, delay:NS (answers after this time, with a timer),
+    /// delay:NS:spin (spins, one request after the other), or file:PATH
     #[arg(long, value_name = "BACKEND", default_value = "null")]
     backend: BackendArg,
     /// Size of the disk [default: 1g, or 16m for each arm of a memory backend, or the file's]
@@ -35,25 +36,28 @@ pub(crate) struct VirtioBlkArgs {
     /// Bypass the page cache (O_DIRECT) with --backend file:PATH
     #[arg(long)]
     direct: bool,
-    /// Who does the file's I/O: auto (the loop's io_uring, or a few threads where the loop has none), or linux-aio
-    /// (io_submit(2), completions through a second eventfd; with --direct): what QEMU had in 2020
+    /// How the file's I/O is done: auto (the loop's io_uring, or a few threads if the loop has
+    /// none), or linux-aio (io_submit(2), completions through a second eventfd; needs --direct), as
+    /// in QEMU in 2020
     #[arg(long, value_name = "ENGINE", default_value = "auto")]
     engine: FileEngine,
-    /// Busy poll for up to this time before sleeping, in ns or with a suffix; QEMU's IOThreads use 32768
+    /// Busy poll for up to this time before sleeping, in ns or with a suffix; QEMU's IOThreads use
+    /// 32768
     #[arg(long, value_name = "NS", default_value = "0", value_parser = nanoseconds)]
     busy_poll: Duration,
-    /// The guest kicks for every request, whether the device asks for it or not: a kick storm
+    /// The guest kicks for every request, even if the device does not ask for it: a kick storm
     #[arg(long)]
     kick_storm: bool,
-    /// A kick storm against an ioeventfd with this maximum, 2 to 65536: the guest's vCPU waits while the device has not
-    /// answered that many kicks, less one
+    /// A kick storm against an ioeventfd with this maximum, 2 to 65536: the guest's vCPU waits
+    /// while maximum - 1 kicks are unanswered
     #[arg(long, value_name = "M", value_parser = kick_maximum)]
     kick_maximum: Option<u64>,
-    /// How that maximum is kept: kernel (a patched one), atomic or credit [default: the best that this kernel has]
+    /// How the maximum is enforced: kernel (needs a patch), atomic or credit [default: the best one
+    /// on this kernel]
     #[arg(long, value_name = "METHOD", requires = "kick_maximum", value_parser = bounded_method)]
     kick_method: Option<BoundedMethod>,
-    /// Who drives the disk: a thread that plays the vCPU, or a vCPU of KVM, whose kicks and interrupts are KVM's ioeventfd
-    /// and irqfd
+    /// Who drives the disk: a thread that plays the vCPU, or a vCPU of KVM with KVM's ioeventfd and
+    /// irqfd
     #[arg(long, value_name = "thread|kvm", default_value = "thread")]
     guest: GuestArg,
     /// How a guest of --guest kvm kicks: an OUT to a port, or a store to an address
@@ -62,7 +66,8 @@ pub(crate) struct VirtioBlkArgs {
     /// KVM's device
     #[arg(long, value_name = "PATH", default_value = "/dev/kvm", hide = true)]
     kvm_device: PathBuf,
-    /// Only these arms, such as epoll/classic,epoll/edge ('bench list' names all) [default: all that this kernel has]
+    /// Measure only these arms, such as epoll/classic,epoll/edge ('bench list' names all) [default:
+    /// all that this kernel supports]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     arms: Vec<Arm>,
 }
@@ -105,9 +110,9 @@ impl FromStr for BackendArg {
     }
 }
 
-/// Of a memory backend; each arm has one, and all of it is touched before anything is measured.
+/// The largest memory backend. Each arm has one, and all of it is touched before the measurement.
 const MOST_MEMORY: u64 = 1 << 30;
-/// Nobody benchmarks a disk that answers once a minute.
+/// The longest delay that makes sense.
 const LONGEST_DELAY: Duration = Duration::from_secs(10);
 
 fn requests(text: &str) -> Result<u64, String> {
@@ -129,7 +134,7 @@ fn nanoseconds(text: &str) -> Result<Duration, String> {
 }
 
 impl VirtioBlkArgs {
-    /// The arms that were asked for, once each, in their order; none means all.
+    /// The arms that were requested, without duplicates, in their order; empty for all.
     pub(super) fn arms(&self) -> Vec<Arm> {
         let mut arms: Vec<Arm> = Vec::new();
         for arm in &self.arms {
@@ -148,7 +153,7 @@ impl VirtioBlkArgs {
         }
     }
 
-    /// Opens what has to be opened and checks what fits what. A usage error names what does not.
+    /// Opens the disk and checks the options. A usage error names those that do not fit together.
     pub(super) fn setup(&self) -> Result<Setup, Error> {
         let default_size = if self.backend == BackendArg::Memory { 16 << 20 } else { 1 << 30 };
         let size = self.size.unwrap_or(default_size);
@@ -157,7 +162,7 @@ impl VirtioBlkArgs {
                 if self.size.is_some() {
                     return Err(Error::Usage("--size: a file has its own size; leave it out".to_owned()));
                 }
-                // Root may write to a read-only file, but its owner said not to.
+                // Root could write to a read-only file, but the owner did not want that.
                 let read_only = path.metadata().is_ok_and(|metadata| metadata.permissions().readonly());
                 if read_only && self.disk.rw.writes() {
                     let path = path.display();

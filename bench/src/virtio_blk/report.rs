@@ -35,7 +35,8 @@ const RESULTS: [Shown; 13] = [
 ];
 
 fn results(group: &[Row]) -> Table {
-    // What no arm has is no column: a guest without KVM has no exits, a kick without a bound is never held.
+    // Columns that no arm needs are left out: without KVM there are no exits, and without a maximum
+    // no kick is held.
     let held = group.iter().filter_map(|row| row.metric(HELD)).any(|held| held.summary.max > 0.0);
     let has = |name: &str| match name {
         "vm_exits" => group.iter().any(|row| row.metric(name).is_some()),
@@ -54,7 +55,8 @@ const COMPARED: Versus = Versus {
     show: percent,
 };
 
-/// One plain sentence, and one for each placement with what each monitor's first arm without the read did.
+/// A general sentence, and for each placement one with the effect of the first arm without the read
+/// of each monitor.
 pub(super) fn conclusions(read: &[Row], rows: &[Row]) -> Vec<String> {
     let cost = read.iter().find_map(|row| row.median("time_ns")).map(number);
     let mut sentences = Vec::new();
@@ -86,14 +88,14 @@ pub(super) fn conclusions(read: &[Row], rows: &[Row]) -> Vec<String> {
     sentences
 }
 
-/// What an arm did to each of the compared metrics.
+/// The effect of an arm on each of the compared metrics.
 fn effect(row: &Row) -> Option<String> {
     let words = COMPARED.of(row).map(|(words, versus)| format!("{words} {}", change(&versus)));
     let words = words.collect::<Vec<_>>();
     (!words.is_empty()).then(|| format!("{} {}", row.case, words.join(", ")))
 }
 
-/// `+1.2% (+0.8% to +1.6%)`, or that there is nothing to be seen.
+/// `+1.2% (+0.8% to +1.6%)`, or that there is no detectable difference.
 fn change(versus: &Comparison) -> String {
     let Some((ratio, interval)) = versus.ratio.zip(COMPARED.interval(versus)) else {
         return format!("not told apart by {} rounds, fewer than {MIN_VALUES}", versus.pairs);

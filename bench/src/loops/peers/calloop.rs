@@ -72,7 +72,8 @@ impl<const UNREAD: bool> EventLoop for Calloop<UNREAD> {
         self.rearm(LATER).map_err(|error| error.to_string())
     }
 
-    /// A timer that is to expire at another time is removed and inserted again: nobody can reach one that the loop owns.
+    /// To change its deadline a timer is removed and inserted again: calloop gives no access to a
+    /// timer that it owns.
     fn rearm(&mut self, delay: Duration) -> io::Result<()> {
         let handle = self.event_loop.handle();
         if let Some(timer) = self.timer.take() {

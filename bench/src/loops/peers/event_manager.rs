@@ -29,7 +29,8 @@ impl<const UNREAD: bool> MutEventSubscriber for Device<UNREAD> {
 
     fn init(&mut self, ops: &mut EventOps<'_>) {
         let edge = if UNREAD { EventSet::EDGE_TRIGGERED } else { EventSet::empty() };
-        // It reports no errors from here; a handler that is not registered shows as a visit that hangs.
+        // It cannot report errors here. A handler that was not registered shows as a visit that
+        // hangs.
         let _ = ops.add(Events::new(&*self.bell, EventSet::IN | edge));
     }
 }

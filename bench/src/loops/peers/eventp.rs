@@ -1,4 +1,4 @@
-//! eventp: subscribers behind thin pointers in epoll's own data.
+//! eventp: subscribers behind thin pointers in epoll's user data.
 
 use crate::bare::EventFd;
 use crate::loops::work::{Cannot, EventLoop, Seen, Waker, clear, eventfd};

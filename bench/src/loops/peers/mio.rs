@@ -1,4 +1,4 @@
-//! mio: a poll with tokens, and the table of handlers that its users bring. Always edge-triggered.
+//! mio: a poll with tokens, with a table of handlers as its users write one. Always edge-triggered.
 
 use crate::bare::EventFd;
 use crate::loops::work::{Cannot, EventLoop, Handler, Seen, Waker, eventfd, handler};

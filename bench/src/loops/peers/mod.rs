@@ -1,5 +1,5 @@
-//! The event loops of others, each used as its documentation recommends, once with handlers that read(2) the eventfd and once
-//! edge-triggered without, which each of them lets its users do.
+//! Other event loops, each used as its documentation recommends: once with handlers that read(2)
+//! the eventfd, and once edge-triggered without a read, which all of them support.
 
 pub(super) mod calloop;
 pub(super) mod event_manager;

@@ -1,5 +1,5 @@
-//! polling: a poll with keys, and the table of handlers that its users bring. Level- or edge-triggered: its default, one-shot,
-//! would cost an epoll_ctl(2) for each event.
+//! polling: a poll with keys, with a table of handlers as its users write one. Level- or
+//! edge-triggered: its default mode, one-shot, would cost an epoll_ctl(2) for each event.
 #![expect(unsafe_code, reason = "Poller::add_with_mode wants a promise about the descriptor")]
 
 use crate::bare::EventFd;
@@ -15,7 +15,8 @@ pub(crate) struct Polling<const UNREAD: bool> {
     poller: Arc<Poller>,
     events: Events,
     handlers: Slab<Handler>,
-    /// Whether a wait that brings no event was ended by [`Poller::notify`], which is not reported otherwise.
+    /// Set if a wait without events was ended by [`Poller::notify`], which is not reported
+    /// otherwise.
     woken: bool,
     seen: Seen,
 }
@@ -36,8 +37,8 @@ impl<const UNREAD: bool> EventLoop for Polling<UNREAD> {
     fn add(&mut self, bell: &Self::Bell) -> io::Result<Self::Key> {
         let index = self.handlers.vacant_key();
         let mode = if UNREAD { PollMode::Edge } else { PollMode::Level };
-        // SAFETY: the descriptor is removed from the poller (`remove`), or the poller closed, before its last owner (the key
-        // and the handler) is dropped.
+        // SAFETY: the descriptor is removed from the poller (`remove`), or the poller closed,
+        // before its last owner (the key and the handler) is dropped.
         unsafe { self.poller.add_with_mode(bell.as_raw_fd(), Event::readable(index), mode) }?;
         self.handlers.insert(handler::<UNREAD>(bell, &self.seen));
         Ok((index, Arc::clone(bell)))

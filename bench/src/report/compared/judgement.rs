@@ -1,22 +1,22 @@
-//! What may be said of one metric in two runs. Pure functions of the values.
+//! The judgement of one metric in two runs. Pure functions of the values.
 
 use crate::measure::{Better, Estimate, Interval, of_two};
 use crate::report::number::{percent, signed};
 use std::fmt;
 
-/// Counts differ by less than this where nothing happened: a doorbell more or less in a run.
+/// Smaller differences of a count mean nothing: one doorbell more or less in a run.
 const NOTHING: f64 = 0.02;
 
-/// After in times of before.
+/// The change from before to after.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Times {
     /// after / before.
     Ratio(Estimate),
-    /// after - before, where before is nothing: a count that was zero.
+    /// after - before, if before is zero (a count).
     FromZero(Estimate),
 }
 
-/// The word for it.
+/// The judgement of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Judgement {
     /// The whole interval is worse than the threshold.
@@ -24,7 +24,7 @@ pub(crate) enum Judgement {
     Better,
     /// The whole interval is within the threshold.
     Same,
-    /// The interval reaches over the threshold, or there were too few rounds for one.
+    /// The threshold is inside the interval, or there were too few rounds for an interval.
     Unclear,
 }
 
@@ -44,7 +44,7 @@ impl Judgement {
         self == Self::Worse
     }
 
-    /// Whether something is known to have changed.
+    /// Returns true if the metric has changed by more than the threshold.
     pub(crate) fn is_change(self) -> bool {
         matches!(self, Self::Worse | Self::Better)
     }
@@ -69,7 +69,7 @@ impl Times {
         };
         let Some(Interval { low, high }) = estimate.interval else { return Judgement::Unclear };
         let (low, high) = (low - nothing, high - nothing);
-        // How much worse, at least and at most.
+        // By how much it is worse, at least and at most.
         let (least, most) = match better {
             Better::Lower => (low, high),
             Better::Higher => (-high, -low),
@@ -121,7 +121,7 @@ mod tests {
         assert_eq!(judge(100.0, 105.0, Better::Lower), Judgement::Unclear);
     }
 
-    /// An interval that reaches over one end of what is tolerated, whichever way is better.
+    /// The interval contains one end of the tolerated range, for both kinds of metric.
     #[test]
     fn an_interval_that_reaches_over_an_end_tells_nothing() {
         let before = [100.0; 8];
@@ -134,7 +134,7 @@ mod tests {
                 (Judgement::Unclear, Judgement::Unclear)
             );
         }
-        // And one that is wholly beyond it.
+        // The whole interval is beyond the tolerated range.
         let far = above.map(|value| value + 10.0);
         assert_eq!(
             (judge(far, Better::Lower), judge(far, Better::Higher)),

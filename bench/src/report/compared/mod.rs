@@ -14,7 +14,7 @@ use crate::error::Error;
 use judgement::{Judgement, Times};
 use std::fmt::Write as _;
 
-/// What counts, and how much of it.
+/// Which metrics are compared, and the threshold.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
     /// As a share of one.
@@ -77,7 +77,7 @@ pub(crate) fn documents(before: &Document, after: &Document, limits: &Limits) ->
     Ok(Compared { changes, unmatched, threshold: limits.threshold })
 }
 
-/// Quantiles further out than these two say more about the machine than about the program.
+/// Other quantiles depend more on the machine than on the program.
 fn by_default(name: &str) -> bool {
     let quantile = name.strip_prefix('p').and_then(|rest| rest.strip_suffix("_us"));
     quantile.is_none_or(|digits| ["50", "99"].contains(&digits))
@@ -126,7 +126,7 @@ impl Compared {
         self.changes.iter().filter(|change| change.judgement == judgement).count()
     }
 
-    /// One sentence with what came out.
+    /// The result in one sentence.
     pub(crate) fn sentence(&self) -> String {
         let threshold = format!("{}%", number(self.threshold * 100.0));
         let worst = self.changes.iter().filter(|change| change.judgement == Judgement::Worse);
@@ -191,7 +191,7 @@ impl Compared {
         text
     }
 
-    /// The same as Markdown, without what stayed as it was.
+    /// The same as Markdown, without metrics that have not changed.
     pub(crate) fn markdown(&self) -> String {
         let mut text = format!("### Against the baseline\n\n{}\n", markdown::escape(&self.sentence()));
         let row = |change: &Change| {

@@ -1,4 +1,4 @@
-//! The drawings that any report can have, one for each group of its rows: where its metrics allow them.
+//! The charts that any report can have, one for each group whose metrics allow it.
 
 use super::scale::{Scale, label};
 use super::svg::{Anchor, Svg, WIDTH, colour, escape, fits, key, key_of_lines, stroke, wrap};
@@ -114,8 +114,8 @@ pub(super) fn syscalls(_: &Document, group: &[Entry]) -> Option<String> {
     Some(figure(&format!("System calls per request, {name}"), svg, &key(&calls)))
 }
 
-/// The change of each arm against its baseline, with its interval, in the metric that is looked at first; in all of them
-/// where each is of another of our loops.
+/// The change of each arm against its baseline, with its interval, in the most important metric; in
+/// all metrics where each is the time of another of our loops.
 pub(super) fn changes(document: &Document, group: &[Entry]) -> Option<String> {
     let ratio = |entry: &Entry, name: &str| entry.versus(name).and_then(|versus| versus.ratio);
     let compared = metric_names(group)
@@ -125,7 +125,7 @@ pub(super) fn changes(document: &Document, group: &[Entry]) -> Option<String> {
     let figures =
         compared.enumerate().take_while(|(index, (name, _))| *index == 0 || name.starts_with("aio_"));
     let common = document.common_baseline(group);
-    // Where there are several, each arm says which one is its own.
+    // With several baselines, each arm names its own.
     let label = |entry: &Entry| match document.baseline(entry) {
         Some(baseline) if common.is_none() => format!("{} against {baseline}", entry.case),
         _ => entry.case.clone(),
@@ -189,7 +189,8 @@ fn intervals(title: &str, arms: &[(String, &Comparison, Estimate)]) -> Option<St
             svg.text("", (0.0, y - 3.0), Anchor::Start, line);
         }
         svg.text("", (WIDTH, y - 3.0), Anchor::End, words);
-        // Between the texts, not through them: not every printer paints the background around letters.
+        // Between the texts, not through them: not every printer paints the background around
+        // letters.
         for tick in x.ticks() {
             let class = if tick == 0.0 { "axis" } else { "grid" };
             svg.line(class, (x.at(tick), y), (x.at(tick), y + MARK - 6.0));

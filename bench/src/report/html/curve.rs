@@ -1,5 +1,5 @@
-//! The curve of `bench one-percent`: what was saved of an iteration against how long it takes, both on logarithmic axes, where
-//! the model is a straight line.
+//! The curve of `bench one-percent`: the saving against the time of an iteration, both on
+//! logarithmic axes, where the model is a straight line.
 
 use super::scale::{Scale, label};
 use super::svg::{Anchor, Svg, WIDTH, colour, key};
@@ -82,7 +82,7 @@ pub(super) fn render(outcomes: &[Outcome]) -> String {
         svg.path("line c0", &model(read_ns.median.max(0.1) / 1e3), false);
     }
     svg.path("line dash c5", &model(PROPOSED_ITERATION_US * PROPOSED_SHARE), false);
-    // Those that tell nothing first and thin, so that they do not hide those that do.
+    // Draw points without a detected saving first and thin, so that they do not hide the others.
     let (open, told): (Vec<_>, Vec<_>) = drawn.iter().partition(|(.., saved)| !is_told(saved));
     for (outcome, series, saved) in open.into_iter().chain(told) {
         let place = x.at(outcome.iteration_us);

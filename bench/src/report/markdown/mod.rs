@@ -1,5 +1,5 @@
-//! A report as Markdown (GitHub's tables), for issues and mails: what it says, the numbers, what was run and where. The tables'
-//! columns are filled up, so that they can be read where nothing draws them.
+//! A report as Markdown (with GitHub's tables), for issues and mail. The tables' columns are
+//! padded, so they are readable as plain text, too.
 
 use super::metric::heading;
 use super::number::{number, percent, range};
@@ -24,20 +24,20 @@ pub(crate) fn render(document: &Document) -> String {
     }
     for group in document.groups() {
         let name = group.first().map_or("", |entry| &entry.group);
-        // A cell's arms have said what they have to say in the table of all cells.
+        // The arms of a cell are in the table of all cells already.
         if found.is_empty() || Cell::parse(name).is_none() {
             let _ = write!(text, "\n**{}**\n\n{}", escape(name), numbers(document, group));
         }
     }
     text.push('\n');
     for line in environment(document) {
-        // Indented text is taken as it is.
+        // Indented text is code.
         let _ = writeln!(text, "    {}", line.replace(['\n', '\r'], " "));
     }
     text
 }
 
-/// The command, and what one has to know of the machine.
+/// The command, and the important facts about the machine.
 fn environment(document: &Document) -> Vec<String> {
     let value = |name: &str| document.environment.get(name).and_then(|value| value.as_str());
     let fact = |name: &str| value(name).unwrap_or("unknown");
@@ -46,7 +46,7 @@ fn environment(document: &Document) -> Vec<String> {
     let cpus = format!("CPUs {}", fact("cpus_allowed"));
     let version = format!("bench {}", fact("bench_version"));
     machine.extend([cpus.as_str(), version.as_str()]);
-    // Reports did not always have it.
+    // Older reports have no date.
     machine.extend(value("date"));
     let mut lines = vec![format!("$ {}", document.command), machine.join("; ")];
     lines.extend(document.workload.clone());
@@ -57,7 +57,7 @@ fn environment(document: &Document) -> Vec<String> {
     lines
 }
 
-/// A table: the headings (those of numbers end in a colon, as in the line below them), and the rows.
+/// Renders a table. Each heading has a flag that is true for a column of numbers.
 pub(crate) fn table(headings: &[(String, bool)], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).chain([&headings[column].0]);
@@ -131,7 +131,8 @@ fn cells(outcomes: &[Outcome], lab: &[lab::Savings]) -> String {
     table(&headings, &outcomes.iter().map(row).collect::<Vec<_>>())
 }
 
-/// The table of a group, without what only a graph can use, and with counts that are the same in all arms in a line below.
+/// The table of a group, without the quantiles that only charts use. Counts that are the same in
+/// all arms are in a line below.
 fn numbers(document: &Document, group: &[Entry]) -> String {
     const TAILS: [&str; 6] = ["p01_us", "p10_us", "p25_us", "p75_us", "p90_us", "p9999_us"];
     let measured: Vec<&Entry> = group.iter().filter(|entry| entry.missing().is_none()).collect();
@@ -183,7 +184,8 @@ fn numbers(document: &Document, group: &[Entry]) -> String {
     text
 }
 
-/// The change of the first metric that was compared, `IOPS +3.0% (+2.0% to +4.0%)`; of all that are another of our loops.
+/// The change of the most important metric, `IOPS +3.0% (+2.0% to +4.0%)`; of all metrics that are
+/// the time of another of our loops.
 fn change(entry: &Entry) -> Option<String> {
     let compared = metric_names(std::slice::from_ref(entry)).into_iter();
     let compared = compared.filter_map(|(name, unit)| Some((name, unit, entry.versus(name)?.ratio?)));
@@ -199,7 +201,7 @@ fn change(entry: &Entry) -> Option<String> {
     (!changes.is_empty()).then(|| changes.join(", "))
 }
 
-/// Keeps a text from being taken for Markdown. An underscore within a word is none of its signs.
+/// Escapes Markdown. An underscore within a word needs no escape.
 pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     let mut before = ' ';

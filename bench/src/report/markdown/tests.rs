@@ -42,7 +42,7 @@ fn a_report_has_its_sentences_its_tables_and_its_command() {
     assert_eq!(text, expected);
 }
 
-/// Name, unit, median, and what it is in times of another arm's.
+/// Name, unit, median, and the ratio to another arm's.
 type Metric = (&'static str, &'static str, f64, Option<f64>);
 
 /// Three arms of one group.

@@ -1,5 +1,5 @@
-//! A cell of the grid: what the loop waits with, what the disk is, how much is in flight. Its name is the group of its rows in a
-//! report, and is read back from there.
+//! A cell of the grid: the loop's monitor, the disk, and the number of requests in flight. Its name
+//! is the group of its rows in a report, and is parsed from there.
 
 use crate::arm::{Arm, Monitor, Reset};
 use std::fmt;
@@ -14,22 +14,22 @@ pub(crate) struct Cell {
     pub(crate) busy_poll: bool,
 }
 
-/// What a request does; times in microseconds.
+/// What a request does. Times are in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Disk {
     Null,
-    /// Spends the time on the CPU.
+    /// Spins for this time.
     Spin(u32),
-    /// Lets the loop sleep for it.
+    /// Answers after this time; the loop sleeps.
     Sleep(u32),
     Cached,
     Direct,
-    /// O_DIRECT by Linux AIO, as QEMU in 2020.
+    /// O_DIRECT with Linux AIO, as QEMU used it in 2020.
     LinuxAio,
 }
 
 impl Cell {
-    /// One request in flight, kicks as the driver likes them, no busy polling.
+    /// One request in flight, EVENT_IDX, no busy polling.
     pub(crate) fn new(monitor: Monitor, disk: Disk) -> Self {
         Self { monitor, disk, iodepth: 1, event_idx: true, busy_poll: false }
     }
@@ -39,28 +39,28 @@ impl Cell {
         format!("{}/{}", self.monitor, Reset::Classic)
     }
 
-    /// The arm that reads once more than it must.
+    /// The arm that reads once more than necessary.
     pub(crate) fn dosed(self) -> String {
         format!("{} + a read", self.classic())
     }
 
-    /// The arm that does not read; `None` for a monitor that cannot.
+    /// The arm that does not read; `None` if the monitor has none.
     pub(crate) fn autoreset(self) -> Option<Arm> {
         let reset = if self.monitor == Monitor::Poll { Reset::KernelFlag } else { Reset::Edge };
         Arm::new(self.monitor, reset)
     }
 
-    /// The arm that does not read, where it goes by edges.
+    /// The arm that does not read, if it is edge-triggered.
     pub(crate) fn edge(self) -> Option<Arm> {
         self.autoreset().filter(|arm| arm.reset() == Reset::Edge)
     }
 
-    /// The simplest iteration of a loop: nothing in it but what a request cannot be without.
+    /// Returns true for the simplest iteration of a loop: only what every request needs.
     pub(crate) fn is_simplest(self) -> bool {
         self == Self::new(self.monitor, Disk::Null)
     }
 
-    /// The cell that a group's name speaks of, and where its threads ran.
+    /// Parses a group's name: the cell, and where its threads ran.
     pub(crate) fn parse(group: &str) -> Option<(Self, &str)> {
         let (cell, place) = group.split_once(" on ")?;
         let mut words = cell.split(", ");
@@ -80,7 +80,8 @@ impl Cell {
     }
 }
 
-/// The arm of edges that reads all the same: the classic one but for the level.
+/// The edge-triggered arm that reads nevertheless: it differs from the classic one only in the
+/// triggering.
 pub(crate) fn and_its_read(edge: Arm) -> String {
     format!("{edge} + its read")
 }
@@ -102,7 +103,7 @@ impl fmt::Display for Cell {
 }
 
 impl Disk {
-    /// Whether the time of an iteration is what was asked for.
+    /// Returns true if the time of a request is given by the disk.
     pub(crate) fn is_swept(self) -> bool {
         matches!(self, Self::Null | Self::Spin(_) | Self::Sleep(_))
     }

@@ -1,5 +1,5 @@
-//! Why a cell saved more or less than the read(2) that it left out. Rules over what was counted, the most telling first; what no
-//! rule covers is said to be unexplained.
+//! Why a cell saved more or less than the read(2) that it left out: rules over what was counted,
+//! the most important first. What no rule covers is reported as unexplained.
 
 use super::figures::nanoseconds;
 use super::model::{Outcome, Verdict};
@@ -7,30 +7,33 @@ use crate::arm::Monitor;
 use crate::measure::Estimate;
 use crate::report::number::{fixed, signed};
 
-/// Counts per request that differ by less are the same.
+/// Smaller differences between counts per request are ignored.
 const SAME: f64 = 0.03;
 
-/// Why t_read, measured by a second read, may be less than what the only one costs. The arm that would tell was not there.
+/// Why t_read, measured by a second read, may be less than the cost of the only read. Used if the
+/// arm that would tell was not measured.
 const WARM: &str = "a second read in a row, by which t_read is measured, finds the kernel's code warm";
 
 /// Why a cell is not as predicted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Cause {
-    /// Other work: the guest kicked more or less often.
+    /// The work was different: the guest kicked more or less often.
     Kicks,
-    /// So many system calls less that are no reads.
+    /// This many system calls fewer, besides the reads.
     Calls(f64),
     /// The device's CPU time is as predicted.
     BetweenThreads,
-    /// Read and level together are what was saved.
+    /// Read and level triggering together explain the saving.
     Level(Estimate),
-    /// They are, with t_read as edges tell it in the simplest cell, and not as a second read does.
+    /// They do if t_read is taken from the edge-triggered arms of the simplest cell, and not from a
+    /// second read.
     LevelAndOwnRead(Estimate, Estimate),
-    /// They are not: so much is left of the device's CPU time, per request.
+    /// They do not: this much of the device's CPU time per request remains.
     MoreThanLevel(Estimate, f64),
-    /// More of the device's CPU time, and the level was not measured, or there is none.
+    /// More of the device's CPU time was saved, and the cost of level triggering was not measured,
+    /// or there is none.
     LevelUnknown,
-    /// So far is the device's CPU time from the prediction.
+    /// The distance of the device's CPU time from the prediction.
     Unknown(f64),
 }
 
@@ -68,12 +71,12 @@ fn cause(outcome: &Outcome) -> Option<Cause> {
     })
 }
 
-/// Whether a cell saved more than predicted because of the level.
+/// Returns true if a cell saved more than predicted because of level triggering.
 pub(crate) fn is_the_level(outcome: &Outcome) -> bool {
     matches!(cause(outcome), Some(Cause::Level(_)))
 }
 
-/// What is left of a cell's saving when read and level are taken away, in nanoseconds of the device's CPU time.
+/// What remains of a cell's saving without read and level, in nanoseconds of the device's CPU time.
 pub(crate) fn unexplained_ns(outcome: &Outcome) -> Option<f64> {
     match cause(outcome)? {
         Cause::MoreThanLevel(_, rest_ns) => Some(rest_ns),
@@ -143,9 +146,10 @@ pub(crate) fn explain(outcome: &Outcome) -> Option<String> {
     })
 }
 
-/// What a loop does for a level and not for an edge. A level-triggered descriptor goes back to the ready list as it is reported
-/// (ep_send_events() in fs/eventpoll.c), and the next wait looks whether it is ready still; a one-shot POLL_ADD is gone with its
-/// completion (io_uring_enter(2)).
+/// What a loop does for a level-triggered descriptor and not for an edge-triggered one. epoll puts
+/// a level-triggered descriptor back on the ready list when it reports it (ep_send_events() in
+/// fs/eventpoll.c), and the next wait checks whether it is still ready. A one-shot POLL_ADD ends
+/// with its completion (io_uring_enter(2)).
 pub(crate) fn of_a_level(monitor: Monitor) -> &'static str {
     match monitor {
         Monitor::Poll => "nothing",
@@ -160,7 +164,8 @@ mod tests {
     use crate::report::one_percent::model::outcomes;
     use crate::report::one_percent::model::tests::{cell, cell_with_level};
 
-    /// A cell that saved more than predicted, with `syscalls` a request in the arm that does not read (2 are left by the read).
+    /// A cell that saved more than predicted, with `syscalls` per request in the arm that does not
+    /// read (2 remain without the read).
     fn why(syscalls: f64) -> String {
         let mut entries = cell("null", 4_000.0, 500.0);
         entries[2].metrics.get_mut("syscalls").unwrap().summary.median = syscalls;
@@ -180,7 +185,8 @@ mod tests {
         assert!(why(2.01).starts_with("the device's CPU time says so too"), "{}", why(2.01));
     }
 
-    /// A cell that saved `saved_ns`, beside one in which the read takes `own_ns` and the level 100.
+    /// A cell that saved `saved_ns`, beside one in which the read takes `own_ns` and level
+    /// triggering 100.
     fn beside_a_level(own_ns: f64, saved_ns: f64) -> Outcome {
         let entries =
             [cell_with_level("null", 4_000.0, own_ns, 100.0), cell("spin 10us", 14_000.0, saved_ns)];
@@ -211,7 +217,7 @@ mod tests {
             why.contains("a part of it is the level") && why.contains("What is left is unexplained"),
             "{why}"
         );
-        // Also where the only read costs less than the second one.
+        // Also if the only read costs less than a second one.
         let cell = beside_a_level(150.0, 250.0);
         assert!(!is_the_level(&cell) && (unexplained_ns(&cell).unwrap() + 50.0).abs() < 2.0);
         assert!(

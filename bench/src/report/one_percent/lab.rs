@@ -1,4 +1,5 @@
-//! The kernel lab's counts of instructions, in a report: what leaving out a read(2) saves, free of noise.
+//! The kernel lab's counts of instructions, in a report: what leaving out a read(2) saves, free of
+//! noise.
 
 use super::model::Outcome;
 use crate::report::saved::Entry;
@@ -7,10 +8,10 @@ use serde::Deserialize;
 /// The group of its rows in our report.
 pub(crate) const GROUP: &str = "kernel lab, instructions per request";
 
-/// One arm that does without the read, and the classic one.
+/// The counts of an arm that does not read, and of the classic arm.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub(crate) struct Savings {
-    /// stock, or the patches that it has.
+    /// "stock", or the patches of the kernel.
     pub(crate) kernel: String,
     pub(crate) monitor: String,
     pub(crate) reset: String,
@@ -19,13 +20,13 @@ pub(crate) struct Savings {
 }
 
 impl Savings {
-    /// As our arms are called.
+    /// The name of the arm in our reports.
     pub(crate) fn arm(&self) -> String {
         format!("{}/{}", self.monitor, self.reset)
     }
 
-    /// What the lab counted for one read less of a cell's loop, on the kernel that needs the fewest patches for it, times the
-    /// reads that the cell saves. `None` if the lab has not that loop.
+    /// The lab's count for one read in a cell's loop, on the kernel that needs the fewest patches,
+    /// times the reads that the cell saves. `None` if the lab has no such loop.
     pub(crate) fn of(outcome: &Outcome, lab: &[Self]) -> Option<f64> {
         let arm = outcome.cell.autoreset()?.to_string();
         let savings = lab.iter().find(|savings| savings.arm() == arm)?;

@@ -8,20 +8,20 @@ use crate::measure::Estimate;
 use crate::report::number::{fixed, number, range, signed};
 use crate::report::saved::obstacle;
 
-/// A cell that saved as much more as the level costs.
+/// The verdict for a cell that saved as much more as level triggering costs.
 pub(crate) const WITH_LEVEL: &str = "more: the level";
 
-/// What a page and Markdown say of one cell, in words.
+/// The texts of one cell on the page and in Markdown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Line {
     pub(crate) name: String,
     pub(crate) iteration_us: String,
     pub(crate) read_ns: String,
-    /// Per request, with the read(2) to without.
+    /// Per request: with the read(2) "to" without.
     pub(crate) reads: String,
     pub(crate) predicted: String,
     pub(crate) saved: String,
-    /// Of the prediction, or why there is none.
+    /// The verdict on the prediction, or why there is none.
     pub(crate) verdict: String,
     pub(crate) agrees: bool,
     pub(crate) is_measured: bool,
@@ -87,7 +87,8 @@ mod tests {
     use crate::report::one_percent::model::outcomes;
     use crate::report::one_percent::model::tests::{cell, cell_with_level};
 
-    /// A read takes 200 ns of 4 us and of 2 us of CPU; without it 400 ns are saved. Every number is another.
+    /// A read takes 200 ns of 4 us and of 2 us of CPU; without it 400 ns are saved. All numbers are
+    /// different.
     fn more() -> Vec<Outcome> {
         let mut entries = cell("null", 4_000.0, 400.0);
         entries[2].metrics.get_mut("syscalls").unwrap().summary.median = 1.75;

@@ -1,5 +1,5 @@
-//! What the rows of `bench one-percent` say: the model, its outcomes, their explanations and sentences.
-//! Pure functions of a report's rows, so that the terminal, the page and Markdown say the same.
+//! The analysis of the rows of `bench one-percent`: the model, its outcomes, explanations and
+//! sentences. Pure functions of a report's rows, so the terminal, the page and Markdown agree.
 
 mod cell;
 mod explain;

@@ -66,7 +66,7 @@ fn table(rows: &[Row]) -> Table {
     })
 }
 
-/// How much longer than the group's first row: the change, and its interval.
+/// The change from the group's first row, and its interval.
 fn growth_cells(row: &Row) -> [Cell; 2] {
     let ratio = row.metric("time_ns").and_then(|measured| measured.versus).and_then(|versus| versus.ratio);
     let change = ratio.map(|ratio| percent(ratio.median)).unwrap_or_default();
@@ -79,7 +79,7 @@ pub(super) fn conclusions(rows: &[Row]) -> Vec<String> {
     answer(groups()).into_iter().chain(groups().filter_map(conclusion)).collect()
 }
 
-/// What an event costs on a loop with the most notifiers, and what with the fewest, of which one is rung.
+/// The cost of an event with the most and with the fewest notifiers, if one of them is signalled.
 fn answer<'a>(groups: impl Iterator<Item = &'a [Row]>) -> Option<String> {
     let mut loops = groups.filter_map(|group| {
         // "1 rung, epoll/edge, CPU 0"
@@ -101,7 +101,7 @@ fn answer<'a>(groups: impl Iterator<Item = &'a [Row]>) -> Option<String> {
     ))
 }
 
-/// The first and the last of a group's rows that were measured, and how much longer the last takes.
+/// The first and the last measured row of a group, and the change between them.
 struct Ends<'a> {
     first: &'a Row,
     last: &'a Row,
@@ -234,7 +234,7 @@ mod tests {
             "An event costs 510 ns on a loop with 10000 notifiers registered and 500 ns with 1 (+2.0%) on epoll/edge; on \
              io_uring/edge 510 ns with 10000 and 500 ns with 1 (+2.0%)."
         );
-        // Nothing to answer without.
+        // There is no answer without such rows.
         assert!(
             conclusions(&rows()[2..])[0]
                 .starts_with("Devices on one loop, epoll/edge, two CPUs (0, 1): a request")

@@ -14,7 +14,7 @@ fn a_page_is_one_small_file_that_loads_nothing() {
     for json in [include_str!("../../../one_percent/golden/first.json"), HOSTILE] {
         let page = render(&Document::parse(json).unwrap(), None);
         assert!(page.len() < 1 << 20, "{} bytes", page.len());
-        // Nothing that a browser would fetch, run or follow.
+        // Nothing that a browser would load, execute or follow.
         for word in [
             "http://", "https://", "<script", "<img", "<link", "<iframe", "@import", "url(", " src=\"",
             " href=\"", "NaN", "inf\"",
@@ -64,7 +64,7 @@ fn a_report_without_metrics_is_a_page_too() {
     assert!(render(&document, None).contains("Nothing was concluded."));
 }
 
-/// Two arms of one metric, the second slower than the first, and one that this machine has not.
+/// Two arms with one metric, the second slower than the first, and one that is not available.
 const SLOWER: &str = r#"{"schema":"bench/1","benchmark":"eventfd","command":"bench eventfd","workload":null,"complete":true,
     "environment":{},"conclusions":[],"results":[
     {"group":"g","case":"a","status":"measured","reason":null,"baseline":null,"metrics":{

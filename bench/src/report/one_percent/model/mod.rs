@@ -1,27 +1,32 @@
-//! The model: a read(2) costs t_read and an iteration takes t_iter, so doing without saves at most t_read / t_iter of it. What
-//! each cell predicts and what it measured. Pure functions of a report's rows.
+//! The model: a read(2) costs t_read and an iteration takes t_iter, so leaving the read out saves
+//! at most t_read / t_iter of it. What each cell predicts and what it measured. Pure functions of
+//! a report's rows.
 //!
 //! * t_iter is the time per request of the classic arm, the inverse of its IOPS.
-//! * t_read is measured in place: what the device's CPU time per request grows by when the loop reads once more, by round
-//!   (`virtio_blk/dose.rs`). Where that is below the noise, t_read is that of the simplest cell of the same loop.
-//! * The prediction is t_read, times the reads that autoreset leaves out of a request, by t_iter. It has the interval of t_read.
-//! * Measured is 1 - IOPS classic / IOPS autoreset, paired by round.
-//! * An edge leaves out more than the read: what it costs that the doorbell is watched by level. That is measured in the simplest
-//!   cell of a loop, as the device's CPU time that the classic arm takes longer than edges with the same read. It is no part of
-//!   the prediction; it is what a cell that saved more is held against.
+//! * t_read is measured in place: the growth of the device's CPU time per request when the loop
+//!   reads once more, round by round (`rig/dose.rs`). If that is below the noise, t_read is taken
+//!   from the simplest cell of the same loop.
+//! * The prediction is t_read times the reads that autoreset saves per request, divided by t_iter.
+//!   It has the interval of t_read.
+//! * The measured saving is 1 - IOPS classic / IOPS autoreset, paired by round.
+//! * Edge triggering saves more than the read: the cost of watching the doorbell level-triggered.
+//!   It is measured in the simplest cell of a loop, as the difference in the device's CPU time
+//!   between the classic arm and the edge-triggered arm with the same read. It is not part of the
+//!   prediction; cells that saved more are compared with it.
 
 use super::cell::{Cell, and_its_read};
 use crate::measure::{Estimate, Interval};
 use crate::report::number::{number, signed};
 use crate::report::saved::Entry;
 
-/// Fewer reads per request than this cannot be told from none in what an iteration takes.
+/// Fewer reads per request than this cannot be distinguished from none.
 const HARDLY_ANY: f64 = 0.1;
 
-/// In the row of edges with a read: the device CPU of the same rounds without it, compared with that row.
+/// In the row of the edge-triggered arm with a read: the device CPU of the same rounds without the
+/// read, compared with that row.
 pub(crate) const UNREAD_CPU_NS: &str = "unread_cpu_ns";
 
-/// What came of one cell.
+/// The result of one cell.
 #[derive(Debug, Clone)]
 pub(crate) struct Outcome {
     pub(crate) cell: Cell,
@@ -34,14 +39,15 @@ pub(crate) struct Outcome {
     pub(crate) autoreset: Option<Counts>,
     /// t_read in place.
     pub(crate) read_ns: Option<Estimate>,
-    /// t_read is another cell's: in this one it was below the noise, or not asked for.
+    /// t_read is taken from another cell: in this one it was below the noise, or not measured.
     pub(crate) read_is_borrowed: bool,
-    /// What the level costs for each doorbell, in the device's CPU time. `None` for a loop without edges, and in a report
-    /// without the arm that tells.
+    /// What level triggering costs per doorbell, in the device's CPU time. `None` for a loop
+    /// without edge triggering, and in a report without the arm that measures it.
     pub(crate) level_ns: Option<Estimate>,
-    /// It is the simplest cell's.
+    /// It is taken from the simplest cell.
     pub(crate) level_is_borrowed: bool,
-    /// t_read once more: what the read costs that an arm of edges makes all the same, in this cell or the loop's simplest.
+    /// Another estimate of t_read: what the read costs in an edge-triggered arm, in this cell or in
+    /// the loop's simplest.
     pub(crate) own_read_ns: Option<Estimate>,
     /// Share of t_iter.
     pub(crate) predicted: Option<Estimate>,
@@ -50,7 +56,8 @@ pub(crate) struct Outcome {
     /// Device CPU per request.
     pub(crate) cpu_predicted_ns: Option<Estimate>,
     pub(crate) cpu_saved_ns: Option<Estimate>,
-    /// What one read more took, as a share of t_iter: what one less would save, where no arm makes one less.
+    /// What one more read costs, as a share of t_iter: an estimate of the saving if no arm without
+    /// the read was measured.
     pub(crate) dose_cost: Option<Estimate>,
     /// Why there is no autoreset arm.
     pub(crate) obstacle: Option<String>,
@@ -64,12 +71,13 @@ pub(crate) struct Counts {
     pub(crate) kicks: f64,
 }
 
-/// What the measured interval says of the prediction.
+/// How the measured interval compares with the prediction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// The intervals meet, and the measured one excludes zero or the prediction is next to nothing.
+    /// The intervals overlap, and the measured one excludes zero.
     Reproduced,
-    /// The intervals meet, and zero is inside too: nothing was detected, and nothing detectable was predicted.
+    /// The intervals overlap, and zero is inside, too: nothing was detected, and nothing detectable
+    /// was predicted.
     WithinNoise,
     /// The measured interval is above the predicted one.
     More,
@@ -86,7 +94,7 @@ impl Verdict {
         }
     }
 
-    /// Whether the prediction is inside.
+    /// Returns true if the intervals overlap.
     pub(crate) fn agrees(self) -> bool {
         matches!(self, Self::Reproduced | Self::WithinNoise)
     }
@@ -108,41 +116,43 @@ pub(crate) fn verdict(measured: Estimate, predicted: Estimate) -> Option<Verdict
 }
 
 impl Outcome {
-    /// Of time.
+    /// The verdict on the time.
     pub(crate) fn verdict(&self) -> Option<Verdict> {
         verdict(self.saved?, self.predicted?)
     }
 
-    /// Of the device's CPU time.
+    /// The verdict on the device's CPU time.
     pub(crate) fn cpu_verdict(&self) -> Option<Verdict> {
         verdict(self.cpu_saved_ns?, self.cpu_predicted_ns?)
     }
 
-    /// What leaving out the reads should save of the device's CPU time, and the level with them.
+    /// The saving of the device's CPU time that is predicted from the reads and level triggering
+    /// together.
     pub(crate) fn cpu_with_level_ns(&self) -> Option<Estimate> {
         let reads = self.reads_saved();
         Some(sum(self.cpu_predicted_ns?, map(self.level_ns?, |ns| ns * reads)))
     }
 
-    /// Of time, by read and level.
+    /// The verdict on the time, predicted from read and level.
     pub(crate) fn verdict_with_level(&self) -> Option<Verdict> {
         let iteration_ns = self.iteration_us * 1e3;
         verdict(self.saved?, map(self.cpu_with_level_ns()?, |ns| ns / iteration_ns))
     }
 
-    /// Of the device's CPU time, by read and level.
+    /// The verdict on the device's CPU time, predicted from read and level.
     pub(crate) fn cpu_verdict_with_level(&self) -> Option<Verdict> {
         verdict(self.cpu_saved_ns?, self.cpu_with_level_ns()?)
     }
 
-    /// More of the device's CPU time was saved than the read takes, and as much as it takes with the level.
+    /// Returns true if more of the device's CPU time was saved than the read takes, and as much as
+    /// read and level take together.
     pub(crate) fn cpu_is_with_level(&self) -> bool {
         self.cpu_verdict() == Some(Verdict::More)
             && self.cpu_verdict_with_level().is_some_and(Verdict::agrees)
     }
 
-    /// The same by the t_read that edges tell in the simplest cell, which differs where a second read in a row costs less than
-    /// an only one.
+    /// The same with t_read from the edge-triggered arms of the simplest cell. It differs if a
+    /// second read in a row costs less than the only one.
     pub(crate) fn cpu_agrees_by_edges(&self) -> bool {
         let by_edges = self.own_read_ns.zip(self.level_ns).map(|(read_ns, level_ns)| sum(read_ns, level_ns));
         let agrees = |by_edges| {
@@ -152,12 +162,12 @@ impl Outcome {
         by_edges.and_then(agrees).unwrap_or(false)
     }
 
-    /// Reads left out of a request; all of them where no arm could be measured.
+    /// Reads saved per request; all of them if no arm without the read could be measured.
     pub(crate) fn reads_saved(&self) -> f64 {
         self.classic.reads - self.autoreset.map_or(0.0, |counts| counts.reads)
     }
 
-    /// There was hardly a read that could have been left out.
+    /// Returns true if there was hardly a read to save.
     pub(crate) fn nothing_to_save(&self) -> bool {
         self.classic.reads < HARDLY_ANY
     }
@@ -167,20 +177,21 @@ impl Outcome {
         format!("{} on {}", self.cell, self.place)
     }
 
-    /// The same without what most have in common: one request in flight.
+    /// The same without "iodepth 1", which most cells have in common.
     pub(crate) fn short_name(&self) -> String {
         let name = self.cell.to_string();
         let name = if self.cell.iodepth == 1 { name.replace(", iodepth 1", "") } else { name };
         format!("{name} on {}", self.place)
     }
 
-    /// t_read in nanoseconds, with a `~` if it is another cell's.
+    /// t_read in nanoseconds, with a `~` if it is taken from another cell.
     pub(crate) fn read_words(&self) -> String {
         let mark = if self.read_is_borrowed { "~" } else { "" };
         self.read_ns.map(|read_ns| format!("{mark}{}", number(read_ns.median))).unwrap_or_default()
     }
 
-    /// What the level costs a request, in nanoseconds, with a `~` if it is another cell's.
+    /// What level triggering costs per request in nanoseconds, with a `~` if it is taken from
+    /// another cell.
     pub(crate) fn level_words(&self) -> String {
         let mark = if self.level_is_borrowed { "~" } else { "" };
         let level_ns = self.level_ns.filter(|_| self.cpu_saved_ns.is_some());
@@ -191,7 +202,7 @@ impl Outcome {
         self.place.starts_with("one ")
     }
 
-    /// One of those by which the iteration is swept: one request in flight, one kick for each.
+    /// Returns true for cells of the sweep: one request in flight, one kick per request.
     pub(crate) fn is_swept(&self) -> bool {
         self.cell.disk.is_swept() && self.cell.iodepth == 1 && self.cell.event_idx && !self.cell.busy_poll
     }
@@ -201,7 +212,8 @@ impl Outcome {
 pub(crate) fn outcomes(entries: &[Entry]) -> Vec<Outcome> {
     let mut outcomes: Vec<Outcome> =
         entries.chunk_by(|a, b| a.group == b.group).filter_map(outcome).collect();
-    // Where no read was added, or what it cost is below the noise: what one costs in the simplest cell of that loop.
+    // If no read was added, or its cost is below the noise, use the cost in the simplest cell of
+    // that loop.
     let simplest: Vec<Outcome> =
         outcomes.iter().filter(|outcome| outcome.cell.is_simplest()).cloned().collect();
     for outcome in &mut outcomes {
@@ -211,7 +223,7 @@ pub(crate) fn outcomes(entries: &[Entry]) -> Vec<Outcome> {
                 (outcome.read_ns, outcome.read_is_borrowed) = (Some(read_ns), true);
             }
         }
-        // What a level costs one loop says nothing about another.
+        // The cost of level triggering in one loop says nothing about another loop.
         if !outcome.level_ns.as_ref().is_some_and(told)
             && let Some(level_ns) = lent(&simplest, outcome, |other| other.level_ns)
         {
@@ -230,12 +242,12 @@ pub(crate) fn outcomes(entries: &[Entry]) -> Vec<Outcome> {
     outcomes
 }
 
-/// Whether it is known to be more than nothing.
+/// Returns true if the estimate is known to be positive.
 fn told(estimate: &Estimate) -> bool {
     estimate.interval.is_some_and(|interval| interval.low > 0.0)
 }
 
-/// What the simplest cell of the same loop knows, that of the same place if there is one.
+/// The estimate of the simplest cell of the same loop, preferably at the same place.
 fn lent(simplest: &[Outcome], to: &Outcome, what: impl Fn(&Outcome) -> Option<Estimate>) -> Option<Estimate> {
     let known = || {
         let of_its_loop = simplest.iter().filter(|other| other.cell.monitor == to.cell.monitor);
@@ -284,29 +296,30 @@ fn counts(entry: &Entry) -> Option<Counts> {
     Some(Counts { reads: median("reads")?, syscalls: median("syscalls")?, kicks: median("kicks")? })
 }
 
-/// What one read more took of the device's CPU, by the reads that were more.
+/// The device CPU of one more read, divided by the number of additional reads.
 fn read_in_place(classic: &Entry, dosed: &Entry) -> Option<Estimate> {
     let more = dosed.median("reads")? - classic.median("reads")?;
     let difference = dosed.versus("device_cpu_ns")?.difference;
     (more >= HARDLY_ANY).then(|| map(difference, |ns| ns / more))
 }
 
-/// What edges with the read take less of the device's CPU than the classic arm, by the reads that both make.
+/// The device CPU that the edge-triggered arm with the read saves against the classic arm, divided
+/// by the reads that both make.
 fn level(read_edge: &Entry) -> Option<Estimate> {
     let reads = read_edge.median("reads")?;
     let difference = read_edge.versus("device_cpu_ns")?.difference;
     (reads >= HARDLY_ANY).then(|| map(difference, |ns| -ns / reads))
 }
 
-/// What edges with the read take more of the device's CPU than those without.
+/// The device CPU that the edge-triggered arm with the read takes more than the one without.
 fn own_read(read_edge: &Entry, edge: &Entry) -> Option<Estimate> {
     let more = read_edge.median("reads")? - edge.median("reads")?;
     let difference = read_edge.versus(UNREAD_CPU_NS)?.difference;
     (more >= HARDLY_ANY).then(|| map(difference, |ns| -ns / more))
 }
 
-/// The sum of two estimates, as if their errors had nothing to do with each other. Those of t_read and of the level have the
-/// classic arm in common, with opposite signs, so their sum is known a little better than this says.
+/// The sum of two estimates, assuming independent errors. Those of t_read and of the level share
+/// the classic arm with opposite signs, so their sum is known a little better than this.
 fn sum(a: Estimate, b: Estimate) -> Estimate {
     let median = a.median + b.median;
     let interval = a.interval.zip(b.interval).map(|(i, j)| Interval {
@@ -316,7 +329,7 @@ fn sum(a: Estimate, b: Estimate) -> Estimate {
     Estimate { median, interval }
 }
 
-/// An estimate of a monotonic function of what was estimated.
+/// Applies a monotonic function to an estimate.
 fn map(estimate: Estimate, function: impl Fn(f64) -> f64) -> Estimate {
     let interval = estimate.interval.map(|interval| {
         let (a, b) = (function(interval.low), function(interval.high));

@@ -2,7 +2,8 @@ use super::*;
 use crate::measure::{Better, Comparison, Summary};
 use crate::report::saved::SavedMetric;
 
-/// One arm: IOPS, device CPU and reads per request, and the ratio and difference against the classic arm, with a half-width.
+/// One arm: IOPS, device CPU and reads per request, and the ratio and difference against the
+/// classic arm, with a half-width.
 pub(crate) fn arm(
     group: &str,
     case: &str,
@@ -34,7 +35,8 @@ pub(crate) fn arm(
     Entry { group: group.to_owned(), case: case.to_owned(), reason: None, metrics }
 }
 
-/// A cell of epoll in which a read costs 200 ns of `iteration_ns`, and leaving it out saves `saved_ns`.
+/// A cell of epoll in which a read costs 200 ns of `iteration_ns`, and leaving it out saves
+/// `saved_ns`.
 pub(crate) fn cell(disk: &str, iteration_ns: f64, saved_ns: f64) -> Vec<Entry> {
     let group = format!("epoll, {disk}, iodepth 1 on one CPU (0)");
     let iops = |ns: f64| 1e9 / ns;
@@ -47,7 +49,8 @@ pub(crate) fn cell(disk: &str, iteration_ns: f64, saved_ns: f64) -> Vec<Entry> {
     ]
 }
 
-/// The same where the read that it leaves out takes `own_ns` and the level `level_ns`, as edges with the read tell.
+/// The same where the read that it leaves out takes `own_ns` and the level `level_ns`, as edges
+/// with the read tell.
 pub(crate) fn cell_with_level(disk: &str, iteration_ns: f64, own_ns: f64, level_ns: f64) -> Vec<Entry> {
     let mut entries = cell(disk, iteration_ns, own_ns + level_ns);
     let (group, cpu) = (entries[0].group.clone(), iteration_ns / 2.0);

@@ -1,4 +1,4 @@
-//! What the numbers say, in sentences. Pure functions of the outcomes: the same report gives the same words.
+//! The conclusions, in sentences. Pure functions of the outcomes.
 
 use super::cell::Disk;
 use super::explain::{explain, of_a_level, unexplained_ns};
@@ -10,7 +10,7 @@ use crate::measure::{Estimate, Interval};
 use crate::report::number::{fixed, number};
 use crate::report::saved::obstacle;
 
-/// The proposal's claim: 1 us of an iteration of 100.
+/// The proposal's claim: 1 us of an iteration of 100 us.
 pub(crate) const PROPOSED_ITERATION_US: f64 = 100.0;
 pub(crate) const PROPOSED_SHARE: f64 = 0.01;
 
@@ -31,7 +31,7 @@ pub(crate) fn conclusions(outcomes: &[Outcome], lab: &[Savings]) -> Vec<String> 
     sentences.into_iter().flatten().chain(explained(outcomes)).collect()
 }
 
-/// The cells outside their predictions, those with one explanation in one sentence.
+/// The cells outside their predictions. Those with the same explanation share a sentence.
 fn explained(outcomes: &[Outcome]) -> Vec<String> {
     let mut reasons: Vec<(Verdict, String, Vec<String>)> = Vec::new();
     for outcome in outcomes {
@@ -60,7 +60,7 @@ fn explained(outcomes: &[Outcome]) -> Vec<String> {
     reasons.into_iter().map(sentence).collect()
 }
 
-/// The sweep of one loop on one CPU, by which 1 % is looked for.
+/// The sweep of one loop, in which 1% is searched.
 pub(crate) fn curve(outcomes: &[Outcome], monitor: Monitor, one_cpu: bool) -> Vec<&Outcome> {
     let mut curve: Vec<&Outcome> = outcomes
         .iter()
@@ -71,7 +71,7 @@ pub(crate) fn curve(outcomes: &[Outcome], monitor: Monitor, one_cpu: bool) -> Ve
     curve
 }
 
-/// The cell whose t_read the answer is about: nothing but the read and the rest of the loop.
+/// The cell whose t_read is the answer: the simplest one.
 pub(crate) fn reference(outcomes: &[Outcome]) -> Option<&Outcome> {
     let null = |outcome: &&Outcome| {
         outcome.is_swept() && outcome.cell.disk == Disk::Null && outcome.read_ns.is_some()
@@ -105,7 +105,7 @@ fn answer(outcomes: &[Outcome]) -> Option<String> {
     ))
 }
 
-/// What a saving is made of, where all of it was measured: the read and the level.
+/// The parts of a saving, if all were measured: the read and level triggering.
 fn parts(outcomes: &[Outcome]) -> Option<String> {
     let told = |estimate: Estimate| estimate.interval.is_some_and(|interval| interval.low > 0.0);
     let part = |outcome: &Outcome| {
@@ -117,7 +117,8 @@ fn parts(outcomes: &[Outcome]) -> Option<String> {
         let twice = twice.map(|(read_ns, verdict)| {
             let remark = match (verdict.agrees(), outcome.cell.monitor) {
                 (true, _) => "which agrees",
-                // A multishot POLL_ADD does watch the doorbell while it is read, which the read goes along.
+                // A multishot POLL_ADD watches the doorbell while it is read, and the read walks
+                // the list of watchers.
                 (false, Monitor::IoUring) => {
                     "which does not agree: it is a second read in a row, of a descriptor that nobody watches meanwhile"
                 }
@@ -198,7 +199,7 @@ fn nothing(outcomes: &[Outcome]) -> Option<String> {
     (!none.is_empty()).then(|| format!("Hardly a read is left to save in: {}.", none.join("; ")))
 }
 
-/// Busy polling that found nothing in its window leaves the reads where they were.
+/// Busy polling that finds nothing in its window does not reduce the reads.
 fn busy(outcomes: &[Outcome]) -> Option<String> {
     let cells = outcomes.iter().filter(|outcome| outcome.cell.busy_poll && !outcome.nothing_to_save()).map(
         |outcome| {

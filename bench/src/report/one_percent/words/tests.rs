@@ -185,7 +185,8 @@ fn reads_that_are_made_without_count_as_not_saved() {
     assert!(ways.ends_with("by count 3 of 4 made no read without."), "{ways}");
 }
 
-/// A cell that cannot tell its own t_read has that of the simplest cell of the same place, not of the first.
+/// A cell that cannot tell its own t_read has that of the simplest cell of the same place, not of
+/// the first.
 #[test]
 fn a_borrowed_read_is_of_the_same_place() {
     let moved = |entries: Vec<Entry>| -> Vec<Entry> {
@@ -245,8 +246,8 @@ fn shares_have_two_decimals_below_one_percent() {
     );
 }
 
-/// Reports of two runs on one machine, with what the words are made from. Their sentences must be those that the numbers
-/// give, and both must come to the same answer.
+/// Reports of two runs on one machine, with what the words are made from. Their sentences must be
+/// those that the numbers give, and both must come to the same answer.
 #[test]
 fn saved_reports_say_what_their_numbers_say() {
     let runs = [
@@ -263,7 +264,8 @@ fn saved_reports_say_what_their_numbers_say() {
             let (more, less) = (bound.low >= PROPOSED_SHARE, bound.high < PROPOSED_SHARE);
             (more || less).then_some(more)
         };
-        // What the level costs each loop that has edges is known, and saves as much as it says in the simplest iteration.
+        // What the level costs each loop that has edges is known, and saves as much as it says in
+        // the simplest iteration.
         let simplest = |outcome: &&Outcome| outcome.cell.is_simplest() && outcome.on_one_cpu();
         for outcome in found.iter().filter(simplest).filter(|outcome| outcome.cell.edge().is_some()) {
             assert!(!outcome.level_is_borrowed && outcome.cpu_agrees_by_edges(), "{}", outcome.name());
