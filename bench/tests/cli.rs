@@ -23,7 +23,7 @@ const SHORT: [&str; 3] = ["eventfd", "--rounds=1", "--runtime=1ms"];
 fn wrong_use_is_one_sentence_on_stderr_and_exit_code_2() {
     let directory = Directory::new("wrong");
     let missing = format!("--json={}", directory.file("missing/out.json"));
-    let is_directory = format!("--json={}", directory.0.display());
+    let is_directory = format!("--json={}", directory.path().display());
     let cases: &[(&[&str], &str)] = &[
         (&["nonsense"], "unrecognized subcommand 'nonsense'"),
         (&["eventfd", "--quik"], "did you mean '--quick'?"),
@@ -113,7 +113,8 @@ fn the_json_report_has_its_fields_and_appears_whole() {
     let argument = format!("--json={path}");
     let output = run(&[&SHORT[..], &[argument.as_str()]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    let names: Vec<_> = fs::read_dir(&directory.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let names: Vec<_> =
+        fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["it's out.json"]);
 
     let json: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
@@ -225,7 +226,7 @@ fn one_percent_measures_its_cells_and_says_what_it_found() {
         "--rounds=1",
         "--runtime=2ms",
         "--dir",
-        directory.0.to_str().unwrap(),
+        directory.path().to_str().unwrap(),
         "--json",
         &json,
     ]);
@@ -248,7 +249,8 @@ fn one_percent_measures_its_cells_and_says_what_it_found() {
     assert_eq!(reads("epoll, spin 100us, iodepth 1 on one CPU", "epoll/edge"), Some(0.0));
     assert!(reads("epoll, spin 100us, iodepth 1 on one CPU", "epoll/classic + a read").is_some());
     // The file was removed; the report is there.
-    let names: Vec<_> = fs::read_dir(&directory.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let names: Vec<_> =
+        fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["out.json"]);
     assert!(text(&output.stdout).contains("What doing without the read(2) saves of an iteration"));
     assert!(text(&output.stdout).contains(report["conclusions"][0].as_str().unwrap()));

@@ -57,16 +57,8 @@ impl Method {
     /// Returns true if the method makes a read(2) for each event.
     #[cfg(test)]
     pub(crate) fn reads(self) -> bool {
-        match self {
-            Method::EpollEdge | Method::PollMultishot | Method::RingRead | Method::RingReadMultishot => false,
-            Method::BlockingRead
-            | Method::PpollRead
-            | Method::EpollWaitRead
-            | Method::EpollPwait2Read
-            | Method::EpollEdgeRead
-            | Method::PollOneshotRead
-            | Method::PollMultishotRead => true,
-        }
+        use Method::{EpollEdge, PollMultishot, RingRead, RingReadMultishot};
+        !matches!(self, EpollEdge | PollMultishot | RingRead | RingReadMultishot)
     }
 
     /// Creates a waiter with an eventfd of its own on the calling thread and tests whether it
@@ -99,24 +91,20 @@ impl Method {
 
     /// Explains an error of this method.
     fn why(self, error: &io::Error) -> String {
-        let text = reason(error);
+        use Method::{
+            EpollPwait2Read, PollMultishot, PollMultishotRead, PollOneshotRead, RingRead, RingReadMultishot,
+        };
         match (self, error.raw_os_error()) {
-            (Method::EpollPwait2Read, Some(libc::ENOSYS)) => "epoll_pwait2 needs Linux 5.11".to_owned(),
+            (EpollPwait2Read, Some(libc::ENOSYS)) => "epoll_pwait2 needs Linux 5.11".to_owned(),
             (
-                Method::PollOneshotRead
-                | Method::PollMultishotRead
-                | Method::PollMultishot
-                | Method::RingRead,
+                PollOneshotRead | PollMultishotRead | PollMultishot | RingRead | RingReadMultishot,
                 Some(libc::ENOSYS | libc::EPERM),
-            )
-            | (Method::RingReadMultishot, Some(libc::ENOSYS | libc::EPERM)) => {
-                format!("io_uring is not enabled here ({text})")
-            }
-            (Method::PollMultishotRead | Method::PollMultishot, Some(libc::EINVAL)) => {
+            ) => format!("io_uring is not enabled here ({})", reason(error)),
+            (PollMultishotRead | PollMultishot, Some(libc::EINVAL)) => {
                 "multishot POLL_ADD needs Linux 5.13".to_owned()
             }
-            (Method::RingReadMultishot, Some(libc::EINVAL)) => "READ_MULTISHOT needs Linux 6.7".to_owned(),
-            _ => text,
+            (RingReadMultishot, Some(libc::EINVAL)) => "READ_MULTISHOT needs Linux 6.7".to_owned(),
+            _ => reason(error),
         }
     }
 }

@@ -125,14 +125,14 @@ mod tests {
 
     #[test]
     fn mitigations_are_those_that_cost_something() {
-        let directory = std::env::temp_dir().join(format!("bench-mitigations-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
-        assert_eq!(mitigations(&directory).as_deref(), Some("none"));
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = temporary.path();
+        assert_eq!(mitigations(directory).as_deref(), Some("none"));
         fs::write(directory.join("spectre_v2"), "Mitigation: Retpolines\n").unwrap();
         fs::write(directory.join("meltdown"), "Not affected\n").unwrap();
         fs::write(directory.join("mds"), "Mitigation: Clear CPU buffers\n").unwrap();
-        assert_eq!(mitigations(&directory).as_deref(), Some("mds spectre_v2"));
-        fs::remove_dir_all(&directory).unwrap();
-        assert_eq!(mitigations(&directory), None);
+        assert_eq!(mitigations(directory).as_deref(), Some("mds spectre_v2"));
+        temporary.close().unwrap();
+        assert_eq!(mitigations("/nonexistent".as_ref()), None);
     }
 }

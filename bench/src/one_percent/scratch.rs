@@ -67,13 +67,11 @@ mod tests {
 
     #[test]
     fn a_file_leaves_no_name_behind() {
-        let directory = env::temp_dir().join(format!("bench-scratch-{}", process::id()));
-        fs::create_dir_all(&directory).unwrap();
-        let scratch = Scratch::new(Some(&directory)).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let scratch = Scratch::new(Some(directory.path())).unwrap();
         assert_eq!(scratch.cached().capacity_sectors(), BYTES as u64 / 512);
-        assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
-        fs::remove_dir(&directory).unwrap();
-        let error = Scratch::new(Some(&directory)).unwrap_err();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        let error = Scratch::new(Some("/nonexistent".as_ref())).unwrap_err();
         assert!(error.exit_code() == 2 && error.to_string().contains("cannot make a file there"), "{error}");
     }
 }

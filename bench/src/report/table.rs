@@ -147,11 +147,12 @@ impl Table {
 fn table(style: TableStyle, colour: bool) -> comfy_table::Table {
     let mut table = comfy_table::Table::new();
     table.load_style(style).set_content_arrangement(ContentArrangement::Disabled);
+    table.style_text_only();
     if colour {
-        table.enforce_styling()
+        table.enforce_styling();
     } else {
-        table.force_no_tty()
-    };
+        table.force_no_tty();
+    }
     table
 }
 
