@@ -39,7 +39,7 @@ fn wrong_use_is_one_sentence_on_stderr_and_exit_code_2() {
         (&["eventfd", "--json=/dev/null"], "this is not a regular file"),
         (&["eventfd", "--html=/dev/null"], "--html /dev/null: this is not a regular file"),
         (&["eventfd", "--baseline=/nonexistent"], "--baseline /nonexistent: No such file or directory"),
-        (&["eventfd", "--baseline=/proc/self/cmdline"], "this is no report of bench --json"),
+        (&["eventfd", "--baseline=/proc/self/cmdline"], "this is not a report of bench --json"),
         (&["eventfd", "--threshold=-1"], "write a percentage from 0 to 1000"),
         (&["compare", "/nonexistent"], "were not provided"),
         (&["one-percent", "--quick", "--full"], "cannot be used with"),
@@ -164,7 +164,7 @@ fn a_report_is_a_page_and_markdown_and_a_baseline() {
     // A report is not worse than itself; one round is too few to detect anything.
     let same = run(&["compare", &json, &json, "--html", &page]);
     assert_eq!(same.status.code(), Some(0), "{}", text(&same.stderr));
-    assert!(text(&same.stdout).contains("0 of ") && text(&same.stdout).contains("not told apart"));
+    assert!(text(&same.stdout).contains("0 of ") && text(&same.stdout).contains("undecided"));
     assert!(fs::read_to_string(&page).unwrap().contains("<h2>Against an earlier run</h2>"));
     let baseline = run(&[&SHORT[..], &["--baseline", &json]].concat());
     assert_eq!(baseline.status.code(), Some(0), "{}", text(&baseline.stderr));

@@ -40,8 +40,7 @@ pub(crate) fn duration(text: &str, unit: Duration) -> Result<Duration, String> {
         return Err(malformed());
     }
     let number: f64 = digits.parse().map_err(|_| malformed())?;
-    Duration::try_from_secs_f64(number * unit.as_secs_f64())
-        .map_err(|_| "this is longer than anyone waits".to_owned())
+    Duration::try_from_secs_f64(number * unit.as_secs_f64()).map_err(|_| "this is too long".to_owned())
 }
 
 /// A share in percent, from 0 to 1000; a share of one is 1.0.
@@ -101,7 +100,7 @@ mod tests {
             assert!(seconds(text).is_err(), "{text}");
         }
         let forever = "9".repeat(400);
-        assert_eq!(seconds(&forever).unwrap_err(), "this is longer than anyone waits");
+        assert_eq!(seconds(&forever).unwrap_err(), "this is too long");
     }
 
     #[test]

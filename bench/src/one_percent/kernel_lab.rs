@@ -39,7 +39,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<Savings>, Error> {
 
 fn parse(text: &str) -> Result<Vec<Savings>, String> {
     let other = |error: serde_json::Error| {
-        format!("this is no report of scripts/kernel-lab.sh bench --json ({error})")
+        format!("this is not a report of scripts/kernel-lab.sh bench --json ({error})")
     };
     let Header { schema } = serde_json::from_str(text).map_err(other)?;
     if schema != SCHEMA {
@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn what_is_no_such_report_is_refused() {
         for (text, part) in [
-            (String::new(), "no report of scripts/kernel-lab.sh"),
+            (String::new(), "not a report of scripts/kernel-lab.sh"),
             ("{}".to_owned(), "missing field `schema`"),
             (LAB[..LAB.len() / 2].to_owned(), "EOF"),
             (

@@ -128,24 +128,11 @@ fn counted(outcomes: &[Outcome], lab: &[Savings]) -> Table {
 mod tests {
     use super::*;
     use crate::report::one_percent::outcomes;
-    use crate::report::one_percent::samples::{cell, cell_with_level};
-
-    /// A read takes 200 ns of 4 us and of 2 us of CPU; without it 400 ns are saved. All numbers are
-    /// different.
-    fn more() -> Vec<Outcome> {
-        let mut entries = cell("null", 4_000.0, 400.0);
-        entries[2].metrics.get_mut("syscalls").unwrap().summary.median = 1.75;
-        outcomes(&entries)
-    }
-
-    fn savings() -> Savings {
-        let (monitor, reset) = ("epoll".to_owned(), "edge".to_owned());
-        Savings { kernel: "stock".to_owned(), monitor, reset, classic: 9_000.0, autoreset: 8_500.0 }
-    }
+    use crate::report::one_percent::samples::{cell_with_level, lab_savings, more};
 
     #[test]
     fn every_number_is_in_its_column() {
-        let text = tables(&more(), &[savings()], false);
+        let text = tables(&more(), &[lab_savings()], false);
         let rows: Vec<Vec<&str>> = text
             .lines()
             .filter_map(|line| {

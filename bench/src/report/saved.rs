@@ -88,7 +88,7 @@ impl Document {
         struct Arms {
             results: Vec<Compared>,
         }
-        let other = |error: serde_json::Error| format!("this is no report of bench --json ({error})");
+        let other = |error: serde_json::Error| format!("this is not a report of bench --json ({error})");
         // Check the schema first: another version may have other fields.
         let Header { schema } = serde_json::from_str(text).map_err(other)?;
         if schema != SCHEMA {
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn what_is_no_report_is_refused_with_a_reason() {
-        assert!(Document::parse("").unwrap_err().starts_with("this is no report of bench --json ("));
+        assert!(Document::parse("").unwrap_err().starts_with("this is not a report of bench --json ("));
         assert!(Document::parse("{}").unwrap_err().contains("missing field `schema`"));
         let other = r#"{"schema":"bench/2","benchmark":"","command":"","workload":null,"complete":true,"environment":{},
             "conclusions":[],"results":[]}"#;

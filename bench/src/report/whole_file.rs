@@ -30,7 +30,7 @@ impl WholeFile {
             Err(error) => return Err(refuse(&reason(&error))),
         };
         if target.file_name().is_none() {
-            return Err(refuse("this names no file"));
+            return Err(refuse("this does not name a file"));
         }
         let directory = match target.parent() {
             Some(parent) if parent != Path::new("") => parent,
@@ -104,6 +104,6 @@ mod tests {
         assert!(refused("/dev/null".as_ref()).ends_with("this is not a regular file"));
         let missing = refused(&directory.path().join("missing/out.json"));
         assert!(missing.ends_with("cannot write there: No such file or directory"), "{missing}");
-        assert!(refused("".as_ref()).contains("names no file"));
+        assert!(refused("".as_ref()).contains("does not name a file"));
     }
 }

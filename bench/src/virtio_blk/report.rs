@@ -98,7 +98,7 @@ fn effect(row: &Row) -> Option<String> {
 /// `+1.2% (+0.8% to +1.6%)`, or that there is no detectable difference.
 fn change(versus: &Comparison) -> String {
     let Some((ratio, interval)) = versus.ratio.zip(COMPARED.interval(versus)) else {
-        return format!("not told apart by {} rounds, fewer than {MIN_VALUES}", versus.pairs);
+        return format!("undecided after {} rounds, fewer than {MIN_VALUES}", versus.pairs);
     };
     match versus.verdict {
         none @ Verdict::NoDetectableDifference => format!("{none} ({interval})"),

@@ -34,7 +34,7 @@ impl fmt::Display for Judgement {
             Self::Worse => "worse",
             Self::Better => "better",
             Self::Same => "same",
-            Self::Unclear => "not told apart",
+            Self::Unclear => "undecided",
         })
     }
 }

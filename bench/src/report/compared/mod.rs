@@ -136,7 +136,7 @@ impl Compared {
             .collect();
         let details = if details.is_empty() { String::new() } else { format!(": {}", details.join(", ")) };
         format!(
-            "{} of {} metrics are worse by more than {threshold}{details}; {} are better by more, {} within it, {} not told apart.",
+            "{} of {} metrics are worse by more than {threshold}{details}; {} are better by more, {} within it, {} undecided.",
             self.count(Judgement::Worse),
             self.changes.len(),
             self.count(Judgement::Better),

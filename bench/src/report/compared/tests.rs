@@ -25,8 +25,7 @@ fn a_regression_is_exit_code_1_and_named() {
     assert_eq!((compared.changes.len(), compared.exit_code()), (1, 1));
     assert_eq!(
         compared.sentence(),
-        "1 of 1 metrics are worse by more than 5.00%: iops of a (-20.0%); 0 are better by more, 0 within it, 0 not told \
-         apart."
+        "1 of 1 metrics are worse by more than 5.00%: iops of a (-20.0%); 0 are better by more, 0 within it, 0 undecided."
     );
     let text = compared.text(false);
     let line: Vec<&str> =
@@ -83,8 +82,7 @@ fn each_judgement_is_counted_under_its_own_name() {
     let compared = documents(&all([1.0; 4]), &all([0.5, 2.0, 1.0, 1.01]), &limits(&[])).unwrap();
     assert_eq!(
         compared.sentence(),
-        "1 of 4 metrics are worse by more than 5.00%: iops of worse (-50.0%); 1 are better by more, 2 within it, 0 not told \
-         apart."
+        "1 of 4 metrics are worse by more than 5.00%: iops of worse (-50.0%); 1 are better by more, 2 within it, 0 undecided."
     );
     // Markdown has only the metrics that changed.
     let markdown = compared.markdown();

@@ -89,7 +89,7 @@ pub(crate) fn explain(outcome: &Outcome) -> Option<String> {
     let count = |count: f64| fixed(count, 2);
     let level = |level_ns| {
         format!(
-            "the level, {}: the same loop by edges, with the read, takes {} less for each doorbell",
+            "the level, {}: the same loop, edge-triggered and with the read, takes {} less per doorbell",
             of_a_level(outcome.cell.monitor),
             nanoseconds(level_ns)
         )
@@ -113,27 +113,27 @@ pub(crate) fn explain(outcome: &Outcome) -> Option<String> {
                 .to_owned()
         }
         Cause::Level(level_ns) => {
-            format!("the device's CPU time says so too, and that is {}", level(level_ns))
+            format!("the device's CPU time confirms it, and the reason is {}", level(level_ns))
         }
         Cause::LevelAndOwnRead(level_ns, own_read_ns) => format!(
-            "the device's CPU time says so too, and a part of it is {}. The rest is the read: the only one of the simplest \
+            "the device's CPU time confirms it, and a part of it is {}. The rest is the read: the only one of the simplest \
              iteration takes {}, and a second one, by which t_read is measured, took less",
             level(level_ns),
             nanoseconds(own_read_ns)
         ),
         Cause::MoreThanLevel(level_ns, rest_ns) if rest_ns > 0.0 => format!(
-            "the device's CPU time says so too, and a part of it is {}. What is left is unexplained; the level is known from \
+            "the device's CPU time confirms it, and a part of it is {}. The rest is unexplained; the level is known from \
              the simplest iteration alone, which finds the kernel's code warm",
             level(level_ns)
         ),
         Cause::MoreThanLevel(level_ns, _) => format!(
-            "the device's CPU time says so too, but it is less than the read and {}. Why is not explained",
+            "the device's CPU time confirms it, but it is less than the read and {}. The reason is unknown",
             level(level_ns)
         ),
         Cause::LevelUnknown => match outcome.cell.monitor {
-            Monitor::Poll => format!("the device's CPU time says so too: {WARM}"),
+            Monitor::Poll => format!("the device's CPU time confirms it: {WARM}"),
             monitor => format!(
-                "the device's CPU time says so too: an edge also saves what a level costs, {}, which was not measured here, and \
+                "the device's CPU time confirms it: an edge also saves what a level costs, {}, which was not measured here, and \
                  {WARM}",
                 of_a_level(monitor)
             ),
@@ -182,7 +182,7 @@ mod tests {
             why(2.5),
             "0.50 system calls a request that are no reads were made more: the loop slept more often"
         );
-        assert!(why(2.01).starts_with("the device's CPU time says so too"), "{}", why(2.01));
+        assert!(why(2.01).starts_with("the device's CPU time confirms it"), "{}", why(2.01));
     }
 
     /// A cell that saved `saved_ns`, beside one in which the read takes `own_ns` and level
@@ -199,11 +199,11 @@ mod tests {
         assert!(is_the_level(&cell) && unexplained_ns(&cell).is_none());
         let why = explain(&cell).unwrap();
         assert!(
-            why.starts_with("the device's CPU time says so too, and that is the level, a second look"),
+            why.starts_with("the device's CPU time confirms it, and the reason is the level, a second look"),
             "{why}"
         );
         assert!(
-            why.contains("with the read, takes 100 ns (9") && why.ends_with(") less for each doorbell"),
+            why.contains("with the read, takes 100 ns (9") && why.ends_with(") less per doorbell"),
             "{why}"
         );
     }
@@ -214,7 +214,7 @@ mod tests {
         assert!(!is_the_level(&cell) && (unexplained_ns(&cell).unwrap() - 200.0).abs() < 2.0);
         let why = explain(&cell).unwrap();
         assert!(
-            why.contains("a part of it is the level") && why.contains("What is left is unexplained"),
+            why.contains("a part of it is the level") && why.contains("The rest is unexplained"),
             "{why}"
         );
         // Also if the only read costs less than a second one.

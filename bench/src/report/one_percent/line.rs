@@ -85,24 +85,11 @@ impl Line {
 mod tests {
     use super::*;
     use crate::report::one_percent::model::outcomes;
-    use crate::report::one_percent::model::tests::{cell, cell_with_level};
-
-    /// A read takes 200 ns of 4 us and of 2 us of CPU; without it 400 ns are saved. All numbers are
-    /// different.
-    fn more() -> Vec<Outcome> {
-        let mut entries = cell("null", 4_000.0, 400.0);
-        entries[2].metrics.get_mut("syscalls").unwrap().summary.median = 1.75;
-        outcomes(&entries)
-    }
-
-    fn savings() -> Savings {
-        let (monitor, reset) = ("epoll".to_owned(), "edge".to_owned());
-        Savings { kernel: "stock".to_owned(), monitor, reset, classic: 9_000.0, autoreset: 8_500.0 }
-    }
+    use crate::report::one_percent::model::tests::{cell, cell_with_level, lab_savings, more};
 
     #[test]
     fn a_line_says_the_same() {
-        let line = Line::of(&more()[0], &[savings()]);
+        let line = Line::of(&more()[0], &[lab_savings()]);
         assert_eq!((line.name.as_str(), line.iteration_us.as_str()), ("epoll, null on one CPU (0)", "4.00"));
         assert_eq!((line.read_ns.as_str(), line.reads.as_str()), ("200", "1.00 to 0.00"));
         assert_eq!((line.syscalls.as_str(), line.instructions.as_str()), ("3.00 to 1.75", "500"));

@@ -1,5 +1,6 @@
 use super::*;
 use crate::measure::{Better, Comparison, Summary};
+use crate::report::one_percent::lab::Savings;
 use crate::report::saved::SavedMetric;
 
 /// One arm: IOPS, device CPU and reads per request, and the ratio and difference against the
@@ -68,6 +69,20 @@ pub(crate) fn cell_with_level(disk: &str, iteration_ns: f64, own_ns: f64, level_
     read_edge.metrics.insert(UNREAD_CPU_NS.to_owned(), unread);
     entries.insert(2, read_edge);
     entries
+}
+
+/// A read takes 200 ns of 4 us and of 2 us of CPU; without it 400 ns are saved. All numbers are
+/// different.
+pub(crate) fn more() -> Vec<Outcome> {
+    let mut entries = cell("null", 4_000.0, 400.0);
+    entries[2].metrics.get_mut("syscalls").unwrap().summary.median = 1.75;
+    outcomes(&entries)
+}
+
+/// What the lab counted for the same loop.
+pub(crate) fn lab_savings() -> Savings {
+    let (monitor, reset) = ("epoll".to_owned(), "edge".to_owned());
+    Savings { kernel: "stock".to_owned(), monitor, reset, classic: 9_000.0, autoreset: 8_500.0 }
 }
 
 /// The same cell elsewhere.

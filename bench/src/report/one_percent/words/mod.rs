@@ -89,7 +89,7 @@ fn answer(outcomes: &[Outcome]) -> Option<String> {
         .unwrap_or_default();
     if read_ns.median <= 0.0 {
         return Some(format!(
-            "What a read(2) costs inside this loop could not be told from nothing ({} ns{interval}): the machine is too noisy \
+            "What a read(2) costs inside this loop could not be distinguished from zero ({} ns{interval}): the machine is too noisy \
              for an answer, or the rounds are too few.",
             number(read_ns.median)
         ));
@@ -120,9 +120,9 @@ fn parts(outcomes: &[Outcome]) -> Option<String> {
                 // A multishot POLL_ADD watches the doorbell while it is read, and the read walks
                 // the list of watchers.
                 (false, Monitor::IoUring) => {
-                    "which does not agree: it is a second read in a row, of a descriptor that nobody watches meanwhile"
+                    "which does not agree, because it is a second read in a row, of a descriptor that nobody watches meanwhile"
                 }
-                (false, _) => "which does not agree: it is a second read in a row",
+                (false, _) => "which does not agree, because it is a second read in a row",
             };
             format!("; t_read, by one read more, is {}, {remark}", nanoseconds(read_ns))
         });
@@ -156,7 +156,7 @@ fn reached(outcomes: &[Outcome]) -> Option<String> {
         .into_iter()
         .partition(|outcome| bound(outcome).is_some_and(|bound| bound.low >= PROPOSED_SHARE));
     let parts: Vec<String> =
-        [("at least 1% was saved of", more), ("less than 1% of", less), ("not to be told of", open)]
+        [("at least 1% was saved of", more), ("less than 1% of", less), ("undecided for", open)]
             .into_iter()
             .filter(|(_, cells)| !cells.is_empty())
             .map(|(words, cells)| format!("{words} {}", iterations(&cells)))
@@ -184,7 +184,7 @@ fn most(outcomes: &[Outcome]) -> Option<String> {
     let saved = |outcome: &Outcome| outcome.saved.map_or(0.0, |saved| saved.median);
     let best = outcomes.iter().filter(told).max_by(|a, b| saved(a).total_cmp(&saved(b)))?;
     Some(format!(
-        "Most was saved in {}: {} of {} us.",
+        "The largest saving is in {}: {} of {} us.",
         best.short_name(),
         estimate(best.saved?),
         number(best.iteration_us)
@@ -196,7 +196,7 @@ fn nothing(outcomes: &[Outcome]) -> Option<String> {
         format!("{} ({} reads a request)", outcome.short_name(), fixed(outcome.classic.reads, 2))
     };
     let none: Vec<String> = outcomes.iter().filter(|outcome| outcome.nothing_to_save()).map(cell).collect();
-    (!none.is_empty()).then(|| format!("Hardly a read is left to save in: {}.", none.join("; ")))
+    (!none.is_empty()).then(|| format!("There is hardly a read left to save in: {}.", none.join("; ")))
 }
 
 /// Busy polling that finds nothing in its window does not reduce the reads.
@@ -209,7 +209,10 @@ fn busy(outcomes: &[Outcome]) -> Option<String> {
     );
     let cells: Vec<String> = cells.collect();
     (!cells.is_empty()).then(|| {
-        format!("Busy polling for up to 32.8 us did not spare the device its sleep in {}.", cells.join("; "))
+        format!(
+            "Busy polling for up to 32.8 us did not keep the device from sleeping in {}.",
+            cells.join("; ")
+        )
     })
 }
 
@@ -262,7 +265,7 @@ fn agreement(outcomes: &[Outcome]) -> Option<String> {
     (!verdicts.is_empty()).then(|| {
         format!(
             "Three ways to measure it: in time {} of {} cells reproduce the prediction (in {} of them zero is within the \
-             noise too), {} saved more and {} less; in device CPU {} of {} do; by count {} of {} made no read without.{with_level}",
+             noise too), {} saved more and {} less; in device CPU {} of {} do; by count {} of {} made no read in the arm without it.{with_level}",
             count(Verdict::Reproduced) + count(Verdict::WithinNoise),
             verdicts.len(),
             count(Verdict::WithinNoise),

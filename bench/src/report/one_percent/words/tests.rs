@@ -45,11 +45,11 @@ fn where_one_percent_is_reached_follows_from_the_intervals() {
     let reached = words.iter().find(|sentence| sentence.starts_with("On one CPU")).unwrap();
     assert_eq!(
         reached,
-        "On one CPU, iteration by iteration: at least 1% was saved of 4.00, 14.0 us; less than 1% of 104 us; not to be told of \
+        "On one CPU, iteration by iteration: at least 1% was saved of 4.00, 14.0 us; less than 1% of 104 us; undecided for \
          19.9 us."
     );
-    let most = words.iter().find(|sentence| sentence.starts_with("Most")).unwrap();
-    assert!(most.starts_with("Most was saved in epoll, null on one CPU (0): 5.0% ("), "{most}");
+    let most = words.iter().find(|sentence| sentence.starts_with("The largest")).unwrap();
+    assert!(most.starts_with("The largest saving is in epoll, null on one CPU (0): 5.0% ("), "{most}");
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn a_saving_is_taken_apart_where_all_of_it_was_measured() {
     );
     assert!(
         last.contains(
-            "and that is the level, a second look at the descriptor in the next epoll_wait: the same"
+            "and the reason is the level, a second look at the descriptor in the next epoll_wait: the same"
         ),
         "{last}"
     );
@@ -115,7 +115,7 @@ fn a_saving_is_taken_apart_where_all_of_it_was_measured() {
     );
     let parts = conclusions(&outcomes(&entries), &[]).swap_remove(1);
     assert!(parts.contains("t_read, by one read more, is 150 ns (1"), "{parts}");
-    assert!(parts.ends_with("which does not agree: it is a second read in a row."), "{parts}");
+    assert!(parts.ends_with("which does not agree, because it is a second read in a row."), "{parts}");
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn noise_is_not_an_answer() {
     let cpu = entries[1].metrics.get_mut("device_cpu_ns").unwrap();
     cpu.versus.as_mut().unwrap().difference = Estimate { median: -3.0, interval: None };
     let words = words(&entries);
-    assert!(words[0].contains("could not be told from nothing (-3.00 ns)"), "{words:?}");
+    assert!(words[0].contains("could not be distinguished from zero (-3.00 ns)"), "{words:?}");
 }
 
 /// An arm that still reads, once in four requests, say because it lost a race.
@@ -182,7 +182,7 @@ fn reads_that_are_made_without_count_as_not_saved() {
     );
     let words = conclusions(&outcomes, &[]);
     let ways = words.iter().find(|sentence| sentence.starts_with("Three ways")).unwrap();
-    assert!(ways.ends_with("by count 3 of 4 made no read without."), "{ways}");
+    assert!(ways.ends_with("by count 3 of 4 made no read in the arm without it."), "{ways}");
 }
 
 /// A cell that cannot tell its own t_read has that of the simplest cell of the same place, not of
