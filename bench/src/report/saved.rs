@@ -26,18 +26,6 @@ pub(crate) struct Document {
     pub(crate) environment: BTreeMap<String, serde_json::Value>,
     pub(crate) conclusions: Vec<String>,
     pub(crate) results: Vec<Entry>,
-    /// By group and case.
-    #[serde(skip)]
-    baselines: BTreeMap<(String, String), String>,
-}
-
-/// A row's baseline.
-#[derive(Debug, Deserialize)]
-struct Compared {
-    group: String,
-    case: String,
-    #[serde(default)]
-    baseline: Option<String>,
 }
 
 /// One row.
@@ -45,6 +33,9 @@ struct Compared {
 pub(crate) struct Entry {
     pub(crate) group: String,
     pub(crate) case: String,
+    /// The case of the same group that it is compared with. Older reports do not name it.
+    #[serde(default)]
+    pub(crate) baseline: Option<String>,
     /// Why there are no metrics, if the case is not available on this machine.
     pub(crate) reason: Option<String>,
     pub(crate) metrics: BTreeMap<String, SavedMetric>,
@@ -84,29 +75,18 @@ impl Document {
         struct Header {
             schema: String,
         }
-        #[derive(Deserialize)]
-        struct Arms {
-            results: Vec<Compared>,
-        }
         let other = |error: serde_json::Error| format!("this is not a report of bench --json ({error})");
         // Check the schema first: another version may have other fields.
         let Header { schema } = serde_json::from_str(text).map_err(other)?;
         if schema != SCHEMA {
             return Err(format!("its schema is '{}', and this bench reads {SCHEMA}", schema.escape_debug()));
         }
-        let Arms { results } = serde_json::from_str(text).map_err(other)?;
-        let baselines = results.into_iter().filter_map(|arm| Some(((arm.group, arm.case), arm.baseline?)));
-        Ok(Self { baselines: baselines.collect(), ..serde_json::from_str(text).map_err(other)? })
-    }
-
-    /// The case that a row is compared with.
-    pub(crate) fn baseline(&self, entry: &Entry) -> Option<&str> {
-        self.baselines.get(&(entry.group.clone(), entry.case.clone())).map(String::as_str)
+        serde_json::from_str(text).map_err(other)
     }
 
     /// The case that all rows of a group are compared with, if there is one.
-    pub(crate) fn common_baseline(&self, group: &[Entry]) -> Option<&str> {
-        let mut all = group.iter().filter_map(|entry| self.baseline(entry));
+    pub(crate) fn common_baseline(group: &[Entry]) -> Option<&str> {
+        let mut all = group.iter().filter_map(|entry| entry.baseline.as_deref());
         let first = all.next()?;
         all.all(|other| other == first).then_some(first)
     }
@@ -133,7 +113,13 @@ impl From<&Row> for Entry {
             Err(Missing::Unavailable(why)) => Some(why.clone()),
             _ => None,
         };
-        Self { group: row.group.clone(), case: row.case.clone(), reason, metrics: metrics.collect() }
+        Self {
+            group: row.group.clone(),
+            case: row.case.clone(),
+            baseline: row.baseline.clone(),
+            reason,
+            metrics: metrics.collect(),
+        }
     }
 }
 
@@ -223,9 +209,9 @@ mod tests {
             results.join(",")
         ))
         .unwrap();
-        let all: Vec<_> = document.results.iter().map(|entry| document.baseline(entry)).collect();
+        let all: Vec<_> = document.results.iter().map(|entry| entry.baseline.as_deref()).collect();
         assert_eq!(all, [None, Some("a"), Some("a"), Some("x"), Some("y")]);
-        let groups: Vec<_> = document.groups().map(|group| document.common_baseline(group)).collect();
+        let groups: Vec<_> = document.groups().map(Document::common_baseline).collect();
         assert_eq!(groups, [Some("a"), None]);
     }
 

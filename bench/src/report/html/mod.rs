@@ -52,7 +52,7 @@ pub(crate) fn render(document: &Document, compared: Option<&Compared>) -> String
     if !rest.is_empty() {
         let _ = write!(body, "<h2>In words</h2><ul>{rest}</ul>");
     }
-    type Chart = fn(&Document, &[Entry]) -> Option<String>;
+    type Chart = fn(&[Entry]) -> Option<String>;
     for (heading, note, chart) in [
         (
             "Against the baseline, with intervals",
@@ -63,7 +63,7 @@ pub(crate) fn render(document: &Document, compared: Option<&Compared>) -> String
         ("System calls", "Of the device's thread, counted, by kind.", charts::syscalls),
         ("Latency", "Both axes are stretched so that the tail can be seen.", charts::latency),
     ] {
-        let figures: String = document.groups().filter_map(|group| chart(document, group)).collect();
+        let figures: String = document.groups().filter_map(chart).collect();
         if !figures.is_empty() {
             let _ = write!(
                 body,

@@ -26,7 +26,7 @@ pub(crate) fn render(document: &Document) -> String {
         let name = group.first().map_or("", |entry| &entry.group);
         // The arms of a cell are in the table of all cells already.
         if found.is_empty() || Cell::parse(name).is_none() {
-            let _ = write!(text, "\n**{}**\n\n{}", escape(name), numbers(document, group));
+            let _ = write!(text, "\n**{}**\n\n{}", escape(name), numbers(group));
         }
     }
     text.push('\n');
@@ -133,7 +133,7 @@ fn cells(outcomes: &[Outcome], lab: &[lab::Savings]) -> String {
 
 /// The table of a group, without the quantiles that only charts use. Counts that are the same in
 /// all arms are in a line below.
-fn numbers(document: &Document, group: &[Entry]) -> String {
+fn numbers(group: &[Entry]) -> String {
     const TAILS: [&str; 6] = ["p01_us", "p10_us", "p25_us", "p75_us", "p90_us", "p9999_us"];
     let measured: Vec<&Entry> = group.iter().filter(|entry| entry.missing().is_none()).collect();
     let shown = |entry: &Entry, name: &str| entry.median(name).map(number).unwrap_or_default();
@@ -150,7 +150,7 @@ fn numbers(document: &Document, group: &[Entry]) -> String {
         (name, None) => (escape(&name), true),
     };
     let compared = measured.iter().any(|entry| change(entry).is_some());
-    let common = document.common_baseline(group);
+    let common = Document::common_baseline(group);
     let mut headings = vec![("case".to_owned(), false)];
     headings.extend(names.iter().map(named));
     if compared {
@@ -160,7 +160,7 @@ fn numbers(document: &Document, group: &[Entry]) -> String {
         let mut cells = vec![escape(&entry.case)];
         cells.extend(names.iter().map(|(name, _)| shown(entry, name)));
         if compared {
-            let baseline = document.baseline(entry).filter(|_| common.is_none());
+            let baseline = entry.baseline.as_deref().filter(|_| common.is_none());
             let baseline = baseline.map(|baseline| format!(" against {baseline}")).unwrap_or_default();
             cells.push(change(entry).map(|change| escape(&(change + &baseline))).unwrap_or_default());
         }

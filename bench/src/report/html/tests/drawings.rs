@@ -96,7 +96,7 @@ fn the_curve_has_its_lines_points_and_intervals_where_the_axes_say() {
 fn a_latency_is_drawn_at_its_share() {
     let document = golden();
     let group = document.groups().next().unwrap();
-    let drawing = charts::latency(&document, group).unwrap();
+    let drawing = charts::latency(group).unwrap();
     let [low, high] = ["10%", "90%"].map(|label| tick(&drawing, "y", label));
     let curves: Vec<Vec<(f64, f64)>> = elements(&drawing, "path")
         .into_iter()
@@ -120,7 +120,7 @@ fn a_latency_is_drawn_at_its_share() {
 fn the_parts_of_a_bar_follow_each_other_and_are_as_long_as_their_counts() {
     let document = golden();
     let group = document.groups().next().unwrap();
-    let drawing = charts::syscalls(&document, group).unwrap();
+    let drawing = charts::syscalls(group).unwrap();
     let bars: Vec<[f64; 3]> =
         elements(&drawing, "rect").into_iter().map(|rect| numbers(rect, ["x", "width", "y"])).collect();
     let rows: Vec<&[[f64; 3]]> = bars.chunk_by(|a, b| a[2] == b[2]).collect();
@@ -149,7 +149,7 @@ fn the_parts_of_a_bar_follow_each_other_and_are_as_long_as_their_counts() {
 fn a_change_is_drawn_within_its_interval_and_in_the_colour_of_its_verdict() {
     let document = golden();
     let group = document.groups().next().unwrap();
-    let drawing = charts::changes(&document, group).unwrap();
+    let drawing = charts::changes(group).unwrap();
     // Of epoll with nothing else to do: a read more is slower, an edge is faster, with its read and
     // without.
     let circles: Vec<&str> = elements(&drawing, "circle");
