@@ -121,22 +121,22 @@ fn run() -> Result<u8, Error> {
     match command {
         Command::VirtioBlk(args) => {
             virtio_blk::check(&args)?;
-            measure(&args.schedule, |session| virtio_blk::run(&args, session))
+            in_session(&args.schedule, |session| virtio_blk::run(&args, session))
         }
-        Command::VhostUser(args) => measure(&args.schedule, |session| vhost_user::run(&args, session)),
-        Command::Eventfd(args) => measure(&args.schedule, |session| eventfd::run(&args, session)),
-        Command::FlowControl(args) => measure(&args.schedule, |session| flow_control::run(&args, session)),
-        Command::Scale(args) => measure(&args.schedule, |session| scale::run(&args, session)),
+        Command::VhostUser(args) => in_session(&args.schedule, |session| vhost_user::run(&args, session)),
+        Command::Eventfd(args) => in_session(&args.schedule, |session| eventfd::run(&args, session)),
+        Command::FlowControl(args) => in_session(&args.schedule, |session| flow_control::run(&args, session)),
+        Command::Scale(args) => in_session(&args.schedule, |session| scale::run(&args, session)),
         #[cfg(feature = "peers")]
-        Command::Loops(args) => measure(&args.schedule, |session| loops::run(&args, session)),
-        Command::OnePercent(args) => measure(&args.schedule, |session| one_percent::run(&args, session)),
+        Command::Loops(args) => in_session(&args.schedule, |session| loops::run(&args, session)),
+        Command::OnePercent(args) => in_session(&args.schedule, |session| one_percent::run(&args, session)),
         Command::Compare(args) => compare::run(&args),
         Command::List => print(&list::render(report::colour_on_stdout())),
     }
 }
 
 /// Runs a subcommand that measures, in a session of its own. Returns the exit code.
-fn measure(
+fn in_session(
     schedule: &ScheduleArgs,
     run: impl FnOnce(&mut Session) -> Result<Report, Error>,
 ) -> Result<u8, Error> {

@@ -246,7 +246,7 @@ mod tests {
         // Ours takes 100 to 102 ns.
         let colour = |case: &str, ns: f64| {
             let text = tables(&[row(ONE, case, ns, 6)], true);
-            match (text.contains("\u{1b}[32m"), text.contains("\u{1b}[31m")) {
+            match (text.contains("\u{1b}[38;5;2m"), text.contains("\u{1b}[38;5;1m")) {
                 (true, false) => "green",
                 (false, true) => "red",
                 (false, false) => "none",
