@@ -93,8 +93,8 @@ impl Ring {
         let wanted: u32 = if patience == Patience::Forever { 1 } else { 0 };
         calls.enters += 1;
         // By number, because a dropped `Submitter` forgets the registered ring fd.
-        // SAFETY: the ring outlives the call; without EXT_ARG the last two arguments are a signal mask and its
-        // size, and null changes no signals.
+        // SAFETY: the ring outlives the call; without EXT_ARG the last two arguments are a signal
+        // mask and its size, and null changes no signals.
         let result = check(unsafe {
             libc::syscall(
                 libc::SYS_io_uring_enter,
