@@ -1,4 +1,4 @@
-//! The binary as a person or a script meets it: exit codes, messages, what goes to which stream, JSON, Ctrl-C.
+//! The binary as its users see it: exit codes, messages, streams, JSON, Ctrl-C.
 
 mod support;
 
@@ -23,7 +23,7 @@ const SHORT: [&str; 3] = ["eventfd", "--rounds=1", "--runtime=1ms"];
 fn wrong_use_is_one_sentence_on_stderr_and_exit_code_2() {
     let directory = Directory::new("wrong");
     let missing = format!("--json={}", directory.file("missing/out.json"));
-    let is_directory = format!("--json={}", directory.0.display());
+    let is_directory = format!("--json={}", directory.path().display());
     let cases: &[(&[&str], &str)] = &[
         (&["nonsense"], "unrecognized subcommand 'nonsense'"),
         (&["eventfd", "--quik"], "did you mean '--quick'?"),
@@ -39,7 +39,7 @@ fn wrong_use_is_one_sentence_on_stderr_and_exit_code_2() {
         (&["eventfd", "--json=/dev/null"], "this is not a regular file"),
         (&["eventfd", "--html=/dev/null"], "--html /dev/null: this is not a regular file"),
         (&["eventfd", "--baseline=/nonexistent"], "--baseline /nonexistent: No such file or directory"),
-        (&["eventfd", "--baseline=/proc/self/cmdline"], "this is no report of bench --json"),
+        (&["eventfd", "--baseline=/proc/self/cmdline"], "this is not a report of bench --json"),
         (&["eventfd", "--threshold=-1"], "write a percentage from 0 to 1000"),
         (&["compare", "/nonexistent"], "were not provided"),
         (&["one-percent", "--quick", "--full"], "cannot be used with"),
@@ -89,7 +89,7 @@ fn results_go_to_stdout_and_progress_to_stderr() {
     ] {
         assert!(stdout.contains(part), "{part}: {stdout}");
     }
-    // One round is too few to tell anything apart, and that is said.
+    // One round is too few to detect a difference, and the text says so.
     assert!(stdout.contains("no detectable difference (1 of 6 rounds)"), "{stdout}");
     let stderr = text(&output.stderr);
     assert!(stderr.contains("one thread: warm-up: ") && stderr.contains("two threads: rounds: "), "{stderr}");
@@ -113,7 +113,8 @@ fn the_json_report_has_its_fields_and_appears_whole() {
     let argument = format!("--json={path}");
     let output = run(&[&SHORT[..], &[argument.as_str()]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    let names: Vec<_> = fs::read_dir(&directory.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let names: Vec<_> =
+        fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["it's out.json"]);
 
     let json: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
@@ -160,10 +161,10 @@ fn a_report_is_a_page_and_markdown_and_a_baseline() {
     assert!(html.starts_with("<!DOCTYPE html>") && html.contains("A read(2) of an eventfd costs "));
     assert!(html.len() < 1 << 20 && html.contains("<h2>To repeat it</h2>"));
 
-    // The same report is not worse than itself; one round is too few to tell anything.
+    // A report is not worse than itself; one round is too few to detect anything.
     let same = run(&["compare", &json, &json, "--html", &page]);
     assert_eq!(same.status.code(), Some(0), "{}", text(&same.stderr));
-    assert!(text(&same.stdout).contains("0 of ") && text(&same.stdout).contains("not told apart"));
+    assert!(text(&same.stdout).contains("0 of ") && text(&same.stdout).contains("undecided"));
     assert!(fs::read_to_string(&page).unwrap().contains("<h2>Against an earlier run</h2>"));
     let baseline = run(&[&SHORT[..], &["--baseline", &json]].concat());
     assert_eq!(baseline.status.code(), Some(0), "{}", text(&baseline.stderr));
@@ -198,7 +199,8 @@ fn a_run_that_is_worse_than_its_baseline_is_exit_code_1() {
     let output = run(&[&six[..], &["--json", &json]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let report: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
-    // A past in which everything took a thousandth of the time, and one in which it took a thousand times as long.
+    // An earlier report in which everything took a thousandth of the time, and one in which it took
+    // a thousand times as long.
     for (factor, code) in [(0.001, 1), (1000.0, 0)] {
         let mut past = report.clone();
         for result in past["results"].as_array_mut().unwrap() {
@@ -224,7 +226,7 @@ fn one_percent_measures_its_cells_and_says_what_it_found() {
         "--rounds=1",
         "--runtime=2ms",
         "--dir",
-        directory.0.to_str().unwrap(),
+        directory.path().to_str().unwrap(),
         "--json",
         &json,
     ]);
@@ -246,8 +248,9 @@ fn one_percent_measures_its_cells_and_says_what_it_found() {
     assert!(reads("epoll, spin 100us, iodepth 1 on one CPU", "epoll/classic").unwrap() > 0.5);
     assert_eq!(reads("epoll, spin 100us, iodepth 1 on one CPU", "epoll/edge"), Some(0.0));
     assert!(reads("epoll, spin 100us, iodepth 1 on one CPU", "epoll/classic + a read").is_some());
-    // The file's name is gone, the report is there.
-    let names: Vec<_> = fs::read_dir(&directory.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    // The file was removed; the report is there.
+    let names: Vec<_> =
+        fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["out.json"]);
     assert!(text(&output.stdout).contains("What doing without the read(2) saves of an iteration"));
     assert!(text(&output.stdout).contains(report["conclusions"][0].as_str().unwrap()));
@@ -274,7 +277,7 @@ fn a_pin_runs_on_those_cpus_alone() {
 fn ctrl_c_prints_what_was_finished() {
     let directory = Directory::new("interrupt");
     let path = directory.file("out.json");
-    // Long enough to be still running whatever the machine; it is stopped as soon as its rounds begin.
+    // Long enough to be still running on any machine; it is stopped when its rounds begin.
     let arguments = ["eventfd", "--rounds=1000", "--runtime=1ms", "--json", &path];
     let mut child = bench(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
@@ -328,7 +331,7 @@ fn a_kvm_that_cannot_be_used_is_one_sentence_and_exit_code_3() {
             assert_eq!(stderr.lines().count(), 1, "{stderr}");
             assert!(stderr.starts_with("bench: --guest kvm: ") && stderr.contains(part), "{stderr}");
         }
-        // Not asked for, not missed.
+        // Without --guest kvm the device is not needed.
         let thread = ["--rounds=1", "--runtime=1ms", "--arms=epoll/edge", &device];
         assert_eq!(run(&thread).status.code(), Some(0));
     }
@@ -377,7 +380,7 @@ fn a_guest_of_kvm_measures_the_same_and_its_exits() {
     assert_eq!(more, arms(&thread));
     assert!(!arms(&thread).is_empty() && !thread_stdout.contains("vm exits"), "{thread_stdout}");
     assert!(stdout.contains("guest KVM (kicks by PIO, interrupts by MSI)"), "{stdout}");
-    // Whether its times are times is said before anything else.
+    // The first sentence says whether the times are valid.
     let said = kvm["conclusions"][0].as_str().unwrap();
     assert!(
         said.contains("KVM interprets the guest") || said.contains("The processor runs the guest"),

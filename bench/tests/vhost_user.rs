@@ -1,4 +1,4 @@
-//! `bench vhost-user` as a script meets it: two servers, one interleaved run, one JSON file.
+//! `bench vhost-user` as its users see it: two servers, one interleaved run, one JSON file.
 
 mod support;
 

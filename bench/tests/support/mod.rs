@@ -1,8 +1,8 @@
 //! What the tests of the binary need: the binary, and a place for its files.
 
-use std::fs;
-use std::path::PathBuf;
-use std::process::{Command, Stdio, id};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use tempfile::TempDir;
 
 /// The binary with these arguments, and nothing to read.
 pub(crate) fn bench(arguments: &[&str]) -> Command {
@@ -12,23 +12,19 @@ pub(crate) fn bench(arguments: &[&str]) -> Command {
 }
 
 /// A directory of the test's own, removed at its end.
-pub(crate) struct Directory(pub(crate) PathBuf);
+pub(crate) struct Directory(TempDir);
 
 impl Directory {
-    /// No other test has this `name`.
+    /// Creates a directory whose name contains `name`.
     pub(crate) fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("bench-{name}-{}", id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
+        Self(TempDir::with_prefix(format!("bench-{name}-")).unwrap())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
     }
 
     pub(crate) fn file(&self, name: &str) -> String {
-        self.0.join(name).to_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        self.path().join(name).to_str().unwrap().to_owned()
     }
 }
