@@ -4,7 +4,8 @@ use super::dose::Dosed;
 use crate::bare::clock_ns;
 use aio::AioContext;
 use std::io;
-use virtio_blk_sim::blk_queue::{Attached, BlkQueue, QueueStats};
+use virtio_blk_sim::blk::{Attached, BlkQueue};
+use virtio_blk_sim::queue::QueueStats;
 
 /// What the device's thread counts.
 #[derive(Debug, Clone, Copy)]

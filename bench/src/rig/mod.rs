@@ -23,11 +23,10 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use virtio_blk_sim::backend::{Backend, Null};
-use virtio_blk_sim::blk_queue::Kick;
-use virtio_blk_sim::device::{BlockDevice, DeviceConfig};
+use virtio_blk_sim::blk::backend::{Backend, Null};
+use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig};
 use virtio_blk_sim::guest::{DriverError, GuestError, Stop, Workload};
-use virtio_blk_sim::queue::{Kick, QueueStats};
+use virtio_blk_sim::queue::Kick;
 
 /// How much longer than requested a sample may take before it counts as a hang.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -5,8 +5,8 @@ use aio::BoundedMethod;
 use clap::ValueEnum;
 use std::path::PathBuf;
 use std::sync::Arc;
-use virtio_blk_sim::backend::{Delay, FileImage};
-use virtio_blk_sim::device::Features;
+use virtio_blk_sim::blk::backend::{Delay, FileImage};
+use virtio_blk_sim::blk::device::Features;
 use virtio_blk_sim::guest::{Kicking, Workload};
 
 /// How a vCPU of KVM kicks.

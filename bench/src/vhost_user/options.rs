@@ -195,7 +195,7 @@ impl VhostUserArgs {
 mod tests {
     use super::*;
     use crate::cli;
-    use virtio_blk_sim::device::Features;
+    use virtio_blk_sim::blk::device::Features;
     use virtio_blk_sim::guest::Pattern;
 
     fn setup(arguments: &[&str]) -> Result<Setup, String> {

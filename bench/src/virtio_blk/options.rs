@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
-use virtio_blk_sim::backend::{Delay, FileImage};
+use virtio_blk_sim::blk::backend::{Delay, FileImage};
 use virtio_blk_sim::guest::Kicking;
 
 /// Options of `bench virtio-blk`.
@@ -283,7 +283,7 @@ impl VirtioBlkArgs {
 mod tests {
     use super::*;
     use crate::cli;
-    use virtio_blk_sim::device::Features;
+    use virtio_blk_sim::blk::device::Features;
     use virtio_blk_sim::guest::Pattern;
 
     fn setup(arguments: &[&str]) -> Result<Setup, String> {
