@@ -21,6 +21,21 @@
 //! | [`blk`] | the block device: requests, configuration, backends | how requests arrive |
 //! | [`guest`] | a driver, a thread that plays the vCPU, a real vCPU under KVM | the device's side |
 //!
+//! # Features
+//!
+//! | feature | adds |
+//! |---|---|
+//! | none | [`memory`] and [`virtqueue`], on vm-memory and little else |
+//! | `device` | [`queue`] and [`blk`], on [`aio`] |
+//! | `vhost-user` | [`vhost_user`] |
+//! | `sandbox` | [`sandbox`]: seccomp and landlock for a server |
+//! | `guest`, `kvm` | [`guest`]: simulated guests; one on a real vCPU |
+//! | `cli` | the program `vhost-user-blk` |
+//!
+//! By default all of them.
+//!
+//! # Trust
+//!
 //! The guest is not trusted: every descriptor is copied once and checked, arithmetic is in sectors, and every
 //! loop is bounded by the queue's size. A driver that breaks a rule of the ring loses its queue until it
 //! resets the device; a bad request is answered with a status. [`virtqueue`] and [`blk::device`] describe
@@ -65,10 +80,17 @@
 //! # }
 //! ```
 
+#[cfg(feature = "device")]
 mod bit_set;
+#[cfg(feature = "device")]
 pub mod blk;
+#[cfg(feature = "guest")]
 pub mod guest;
 pub mod memory;
+#[cfg(feature = "device")]
 pub mod queue;
+#[cfg(feature = "sandbox")]
+pub mod sandbox;
+#[cfg(feature = "vhost-user")]
 pub mod vhost_user;
 pub mod virtqueue;

@@ -7,7 +7,7 @@
 //! interrupts.
 
 mod driver;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(feature = "kvm", target_arch = "x86_64"))]
 pub mod kvm;
 mod sim;
 mod thread;

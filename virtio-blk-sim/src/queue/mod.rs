@@ -34,6 +34,7 @@ mod worker;
 pub use device::{Device, check_features};
 pub use in_flight::{InFlight, InFlightLog};
 pub use interrupt::Interrupt;
+#[cfg(feature = "vhost-user")]
 pub(crate) use interrupt::set_nonblocking;
 pub use irqfd::Irqfd;
 pub use kick::{Doorbell, Kick};

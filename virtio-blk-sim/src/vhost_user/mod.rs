@@ -45,12 +45,12 @@ mod session;
 pub mod sigbus;
 mod socket;
 
-pub use connection::{Connection, Incoming, MAX_BODY_SIZE, MAX_QUEUED_FRAMES};
+pub use connection::{Connection, Incoming, MAX_QUEUED_FRAMES};
 pub use error::{ConnectionError, FrontendError, MessageError};
 pub use features::{F_PROTOCOL_FEATURES, ProtocolFeatures};
 pub use frame::Frame;
 pub use frontend::{Frontend, RawMessage};
-pub use header::{Code, HEADER_SIZE, Header};
+pub use header::{Code, HEADER_SIZE, Header, MAX_BODY_SIZE};
 pub use inflight::{InflightError, InflightQueue, InflightRegion, Recovered};
 pub use loops::Loops;
 pub use mapping::MappingError;

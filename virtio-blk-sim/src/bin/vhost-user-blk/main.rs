@@ -2,7 +2,6 @@
 //! kicks, the I/O and the calls.
 
 mod options;
-mod sandbox;
 mod signals;
 mod socket;
 
@@ -12,18 +11,17 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use aio::AioContext;
 use clap::Parser;
 use options::{Options, Source};
-use sandbox::Sandbox;
 use signals::{Signal, Signals};
 use socket::SocketFile;
 use virtio_blk_sim::blk::Disk;
 use virtio_blk_sim::blk::backend::FileImage;
 use virtio_blk_sim::queue::QueueStats;
+use virtio_blk_sim::sandbox::Sandbox;
 use virtio_blk_sim::vhost_user::{Loops, Server};
 
 fn main() -> ExitCode {
@@ -70,14 +68,15 @@ fn run(options: &Options) -> Result<(), Failure> {
     let frontends = Frontends::of(&options.source).map_err(Failure::usage)?;
     // All that is needed is open. Before any thread starts, again.
     let sandbox = options.sandbox.then(|| Sandbox::restrict_files(options.source.socket.as_deref()));
-    let sandbox = sandbox.transpose().map_err(Failure::usage)?;
+    let no_sandbox = |error| Failure::usage(format!("--sandbox on: {error}; without it the server starts"));
+    let sandbox = sandbox.transpose().map_err(no_sandbox)?;
     let builder = options.builder();
     let context = builder.clone().build().map_err(Failure::usage)?;
     let loops =
         Loops::spawn(options.threads.into(), options.mapping.clone(), &builder).map_err(Failure::usage)?;
     report_start(options, &served.device, &context);
     if let Some(sandbox) = sandbox {
-        let in_force = sandbox.restrict_calls(options.monitor).map_err(Failure::usage)?;
+        let in_force = sandbox.restrict_calls(options.monitor, &[]).map_err(no_sandbox)?;
         eprintln!("vhost-user-blk: sandbox: {in_force}");
     }
     let server = Server::new(served, loops);
@@ -204,6 +203,3 @@ fn start_statistics(context: &AioContext, server: Rc<Server<Disk>>, interval: Du
     timer.arm_after(interval);
     timer
 }
-
-/// What the disk's image is, if it is one: shared by the queues and by whoever asks for its size.
-type Image = Option<Arc<FileImage>>;

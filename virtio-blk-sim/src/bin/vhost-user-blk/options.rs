@@ -12,7 +12,8 @@ use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig, SECTOR_SIZE, Serial
 use virtio_blk_sim::queue::RateLimit;
 use virtio_blk_sim::vhost_user::Served;
 
-use crate::Image;
+/// The image of the disk, if it is one: shared by the queues and by whoever asks for its size.
+type Image = Option<Arc<FileImage>>;
 
 const AFTER_HELP: &str = "\
 With QEMU (guest memory must be shared):

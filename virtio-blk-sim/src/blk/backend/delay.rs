@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use aio::{AioContext, Timer};
 
-use super::Null;
-use super::engine::Done;
+use super::done::Done;
+use super::null::Null;
 use crate::blk::device::{FinishedRequest, PendingRequest};
 
 /// Answers Ok to everything, a fixed time after it was asked.

@@ -14,15 +14,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aio::AioContext;
 
-use super::delay::DelayEngine;
+use super::delay::{Delay, DelayEngine};
+use super::done::Done;
+use super::file_image::FileImage;
 use super::linux_aio::LinuxAioEngine;
+use super::memory::Memory;
+use super::null::Null;
 use super::pool::PoolEngine;
 use super::ring::RingEngine;
-use super::{Delay, FileImage, Memory, Null};
 use crate::blk::device::{FinishedRequest, PendingRequest};
-
-/// Takes what has finished out of the vector, in a turn of the loop.
-pub type Done = dyn Fn(&AioContext, &mut Vec<FinishedRequest>);
 
 /// What the requests of a queue are carried out on. Clones are the same disk: one for each queue.
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::file_ops::AlignedBuffer;
+use super::aligned_buffer::AlignedBuffer;
 use crate::blk::device::{DeviceConfig, SECTOR_SIZE};
 
 /// What an open file asks of I/O that bypasses the page cache. Both are powers of two, in bytes.

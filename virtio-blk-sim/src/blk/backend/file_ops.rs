@@ -7,7 +7,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 
-use super::{DirectAlignment, FileImage};
+use super::aligned_buffer::AlignedBuffer;
+use super::file_image::{DirectAlignment, FileImage};
 use crate::blk::device::{FinishedRequest, Operation, PendingRequest, SectorRange};
 
 /// The fallocate(2) mode for a discard: give the space back, keep the size.
@@ -190,25 +191,6 @@ fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
                 }
             }
         }
-    }
-}
-
-/// Memory that starts at a multiple of a power of two.
-pub(super) struct AlignedBuffer {
-    memory: Vec<u8>,
-    start: usize,
-    len: usize,
-}
-
-impl AlignedBuffer {
-    pub(super) fn new(len: usize, align: usize) -> Self {
-        let memory = vec![0; len + align];
-        let start = memory.as_ptr().addr().wrapping_neg() & (align - 1);
-        Self { memory, start, len }
-    }
-
-    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
-        self.memory.get_mut(self.start..self.start + self.len).unwrap_or_default()
     }
 }
 

@@ -25,8 +25,8 @@ use std::sync::Arc;
 use aio::{AioContext, BusyPolled, EventNotifier, Method, NotifierRegistration, Reset};
 use slab::Slab;
 
-use super::FileImage;
-use super::engine::Done;
+use super::done::Done;
+use super::file_image::FileImage;
 use super::pool::PoolEngine;
 use super::ring::completed;
 use crate::blk::device::{FinishedRequest, Operation, PendingRequest};

@@ -15,7 +15,9 @@
 //! then driven through the loop's io_uring, or by a few threads where the loop has none, or on request by Linux AIO; a delay
 //! by the loop's timers.
 
+mod aligned_buffer;
 mod delay;
+mod done;
 mod engine;
 mod file_image;
 mod file_ops;
@@ -26,7 +28,8 @@ mod pool;
 mod ring;
 
 pub use delay::Delay;
-pub use engine::{Backend, Done, Engine};
+pub use done::Done;
+pub use engine::{Backend, Engine};
 pub use file_image::{DirectAlignment, FileImage, OpenError};
 pub use file_ops::{DISCARD_MODE, is_unsupported, write_zeroes_modes};
 pub use memory::Memory;

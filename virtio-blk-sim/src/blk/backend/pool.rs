@@ -8,8 +8,8 @@ use std::thread::JoinHandle;
 
 use aio::{AioContext, BottomHalf, BottomHalfHandle};
 
-use super::FileImage;
-use super::engine::Done;
+use super::done::Done;
+use super::file_image::FileImage;
 use crate::blk::device::{FinishedRequest, PendingRequest};
 
 /// Threads for one queue. Each is started when a request finds all others busy.

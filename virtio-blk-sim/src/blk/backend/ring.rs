@@ -13,8 +13,8 @@ use std::sync::Arc;
 use aio::io_uring::{opcode, squeue, types};
 use aio::{AioContext, Operations};
 
-use super::FileImage;
-use super::engine::Done;
+use super::done::Done;
+use super::file_image::FileImage;
 use super::pool::PoolEngine;
 use crate::blk::device::{FinishedRequest, Operation, PendingRequest, Transfer};
 

@@ -1,18 +1,18 @@
-//! Fewer rights once the server is set up, for the day on which a guest finds a way in.
+//! Fewer rights for a server once it is set up, in case a guest finds a way in. For any vhost-user device.
 //!
 //! | part | what it takes away | when |
 //! |---|---|---|
 //! | no_new_privs | set-user-ID programs and file capabilities | before the first thread starts |
-//! | landlock(7) | every file, device and TCP port that is not open yet; of the socket's directory all but removing a name | before the first thread starts, as threads have it from who starts them |
-//! | seccomp(2) | every system call but those of [`calls`] | when the threads run, for all of them (TSYNC) |
+//! | landlock(7) | every file, device and TCP port that is not open yet; in the socket's directory everything but removing a name | before the first thread starts, because threads inherit it |
+//! | seccomp(2) | every system call that serving does not need | when the threads run, for all of them (TSYNC) |
 //!
-//! **A call that is not on the list ends the process** (SIGSYS; the kernel's log has an audit line with its number). An error
-//! would let whoever has got in try the next one. What the guest was told is written is written; the server's successor finds
-//! the rest in the in-flight region. The few calls that code of others makes on rare paths, and takes no for an answer to,
-//! are [answered](ABSENT) with ENOSYS instead.
+//! **A call that is not allowed ends the process** (SIGSYS; the kernel's log has an audit line with its
+//! number). An error would let an intruder try the next call. What the guest was told is written is written;
+//! the server's successor finds the rest in the in-flight region. A few calls that libraries make on rare
+//! paths, and whose failure they tolerate, are answered with ENOSYS instead.
 //!
-//! What an io_uring carries out passes by seccomp. landlock holds for it: no file from Linux 5.13 on, no TCP port from 6.7 on.
-//! `--monitor epoll` has no io_uring, and then the filter has none of its calls.
+//! seccomp does not see what an io_uring carries out. landlock does: no file from Linux 5.13 on, no TCP port
+//! from 6.7 on. A loop on the epoll monitor has no io_uring, and then the filter allows none of its calls.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -112,10 +112,10 @@ const ABSENT: &[i64] = &[
 ];
 
 /// What [`calls`] lets through.
-fn calls(ring: bool) -> Result<Rules, BackendError> {
+fn calls(ring: bool, own: &[i64]) -> Result<Rules, BackendError> {
     let rings = if ring { RING } else { &[] };
     let mut rules: Rules =
-        [ALWAYS, OLDER, rings, ABSENT].into_iter().flatten().map(|&call| (call, Vec::new())).collect();
+        [ALWAYS, OLDER, rings, own, ABSENT].into_iter().flatten().map(|&call| (call, Vec::new())).collect();
     let executable = libc::PROT_EXEC as u64;
     let thread = libc::CLONE_THREAD as u64;
     rules.extend([
@@ -154,11 +154,11 @@ fn equal(argument: u8, value: u64) -> Result<SeccompRule, BackendError> {
 }
 
 /// The two programs, in the order in which they are installed, and how many calls they leave.
-fn programs(ring: bool) -> Result<([BpfProgram; 2], usize), BackendError> {
+fn programs(ring: bool, own: &[i64]) -> Result<([BpfProgram; 2], usize), BackendError> {
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
     let absent = ABSENT.iter().map(|&call| (call, Vec::new())).collect();
     let enosys = SeccompAction::Errno(libc::ENOSYS as u32);
-    let rules = calls(ring)?;
+    let rules = calls(ring, own)?;
     let count = rules.len() - ABSENT.len();
     let absent = SeccompFilter::new(absent, SeccompAction::Allow, enosys, arch)?;
     let allowed = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch)?;
@@ -166,25 +166,41 @@ fn programs(ring: bool) -> Result<([BpfProgram; 2], usize), BackendError> {
     Ok(([absent.try_into()?, allowed.try_into()?], count))
 }
 
+/// Why the sandbox could not be set up. Nothing was restricted by the step that failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SandboxError {
+    /// The directory of the socket cannot be opened.
+    #[error("the file system cannot be restricted: {0}")]
+    Directory(#[from] landlock::PathFdError),
+    /// landlock(7) refused.
+    #[error("the file system cannot be restricted: {0}")]
+    Landlock(#[from] RulesetError),
+    /// The filter cannot be made for this architecture.
+    #[error("the system calls cannot be restricted: {0}")]
+    Filter(#[from] BackendError),
+    /// seccomp(2) refused.
+    #[error("the system calls cannot be restricted: {0}")]
+    Seccomp(#[from] seccompiler::Error),
+}
+
 /// A process that can open nothing any more, if the kernel has landlock.
 #[derive(Debug)]
 #[must_use = "the system calls are not restricted yet"]
-pub(crate) struct Sandbox {
+pub struct Sandbox {
     landlock: String,
 }
 
 impl Sandbox {
-    /// Takes the file system away from the calling thread, and from the threads that it starts from now on. Of `socket` the
-    /// name can still be removed.
-    pub(crate) fn restrict_files(socket: Option<&Path>) -> Result<Self, String> {
-        let fail = |error: &dyn std::fmt::Display| {
-            format!("--sandbox on: the file system cannot be restricted: {error}")
-        };
-        let directory = match socket.map(parent).map(PathFd::new).transpose() {
-            Ok(directory) => directory,
-            Err(error) => return Err(fail(&error)),
-        };
-        let status = enforce(directory).map_err(|error| fail(&error))?;
+    /// Takes the file system away from the calling thread and from the threads that it starts from now on.
+    /// The name of `socket` can still be removed.
+    ///
+    /// # Errors
+    /// See [`SandboxError`]. A kernel without landlock is no error; [`restrict_calls`](Self::restrict_calls)
+    /// reports it.
+    pub fn restrict_files(socket: Option<&Path>) -> Result<Self, SandboxError> {
+        let directory = socket.map(parent).map(PathFd::new).transpose()?;
+        let status = enforce(directory)?;
         let landlock = match (status.ruleset, status.landlock) {
             (
                 RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced,
@@ -200,18 +216,17 @@ impl Sandbox {
         Ok(Self { landlock })
     }
 
-    /// Takes every system call away that serving does not need, from all threads. `monitor` is the one asked for. Says what
-    /// is in force.
-    pub(crate) fn restrict_calls(self, monitor: Option<MonitorKind>) -> Result<String, String> {
-        let fail = |error: &dyn std::fmt::Display| {
-            format!(
-                "--sandbox on: the system calls cannot be restricted ({error}); without it the server starts"
-            )
-        };
+    /// Takes every system call away that serving does not need, from all threads of the process. `monitor`
+    /// is the monitor that was asked for. `own` are the numbers of further calls that the device makes, such
+    /// as those by which it reaches what it serves. Returns one line that says what is in force.
+    ///
+    /// # Errors
+    /// See [`SandboxError`].
+    pub fn restrict_calls(self, monitor: Option<MonitorKind>, own: &[i64]) -> Result<String, SandboxError> {
         let ring = monitor.is_none_or(|kind| kind == MonitorKind::IoUring);
-        let (programs, count) = programs(ring).map_err(|error| fail(&error))?;
+        let (programs, count) = programs(ring, own)?;
         for program in &programs {
-            seccompiler::apply_filter_all_threads(program).map_err(|error| fail(&error))?;
+            seccompiler::apply_filter_all_threads(program)?;
         }
         Ok(format!("no_new_privs, seccomp ({count} system calls), {}", self.landlock))
     }

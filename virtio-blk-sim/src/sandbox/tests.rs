@@ -28,7 +28,7 @@ fn act(case: &str, directory: &Path) {
         return only_the_name_of_the_socket_is_left(directory);
     }
     let monitor = case.starts_with("epoll: ").then_some(MonitorKind::Epoll);
-    println!("{}", sandbox.restrict_calls(monitor).unwrap());
+    println!("{}", sandbox.restrict_calls(monitor, &[]).unwrap());
     match case {
         "thread" => {
             // Its first allocation makes an arena, its last gives the arena's memory back.
@@ -74,7 +74,7 @@ fn act(case: &str, directory: &Path) {
         }
         "directory" => drop(std::fs::create_dir(directory.join("new"))),
         "rename" => drop(std::fs::rename(directory.join("socket"), directory.join("new"))),
-        "another filter" => drop(seccompiler::apply_filter(&programs(true).unwrap().0[0])),
+        "another filter" => drop(seccompiler::apply_filter(&programs(true, &[]).unwrap().0[0])),
         "ring" | "epoll: ring" => drop(aio::AioContext::builder().monitor(MonitorKind::IoUring).build()),
         _ => panic!("there is no case {case}"),
     }
