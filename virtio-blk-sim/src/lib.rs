@@ -57,8 +57,10 @@
 
 mod bit_set;
 pub mod blk;
+pub mod chardev;
 pub mod guest;
 pub mod memory;
 pub mod queue;
+pub mod signals;
 pub mod vhost_user;
 pub mod virtqueue;

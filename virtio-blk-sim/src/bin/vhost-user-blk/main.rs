@@ -20,11 +20,10 @@ use clap::Parser;
 use options::{Options, Source};
 use sandbox::Sandbox;
 use signals::{Signal, Signals};
-use socket::SocketFile;
 use virtio_blk_sim::blk::Disk;
 use virtio_blk_sim::blk::backend::FileImage;
 use virtio_blk_sim::queue::QueueStats;
-use virtio_blk_sim::vhost_user::{Loops, Server};
+use virtio_blk_sim::vhost_user::{Loops, Server, SocketFile};
 
 fn main() -> ExitCode {
     let options = Options::parse();
