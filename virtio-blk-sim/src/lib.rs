@@ -84,6 +84,8 @@
 mod bit_set;
 #[cfg(feature = "device")]
 pub mod blk;
+#[cfg(feature = "vhost-user")]
+pub mod chardev;
 #[cfg(feature = "guest")]
 pub mod guest;
 pub mod memory;
@@ -91,6 +93,8 @@ pub mod memory;
 pub mod queue;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
+#[cfg(feature = "device")]
+pub mod signals;
 #[cfg(feature = "vhost-user")]
 pub mod vhost_user;
 pub mod virtqueue;

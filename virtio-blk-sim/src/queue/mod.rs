@@ -31,7 +31,7 @@ mod rate_limit;
 mod stats;
 mod worker;
 
-pub use device::{Device, check_features};
+pub use device::{Device, RING_FEATURES, check_features, read_space};
 pub use in_flight::{InFlight, InFlightLog};
 pub use interrupt::Interrupt;
 #[cfg(feature = "vhost-user")]

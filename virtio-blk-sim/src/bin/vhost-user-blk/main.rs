@@ -17,12 +17,11 @@ use aio::AioContext;
 use clap::Parser;
 use options::{Options, Source};
 use signals::{Signal, Signals};
-use socket::SocketFile;
 use virtio_blk_sim::blk::Disk;
 use virtio_blk_sim::blk::backend::FileImage;
 use virtio_blk_sim::queue::QueueStats;
 use virtio_blk_sim::sandbox::Sandbox;
-use virtio_blk_sim::vhost_user::{Loops, Server};
+use virtio_blk_sim::vhost_user::{Loops, Server, SocketFile};
 
 fn main() -> ExitCode {
     let options = Options::parse();

@@ -1,12 +1,8 @@
-//! Signals as events of the loop: signalfd(2).
-#![expect(unsafe_code, reason = "signal masks and signalfd(2)")]
+//! What the signals of this program ask for.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::rc::Rc;
-use std::{mem, ptr};
 
-use aio::{AioContext, Interest, Registration};
+use aio::{AioContext, Registration};
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,37 +17,13 @@ pub(crate) enum Signal {
 
 /// The signals of this process, blocked for all threads that start after this one, and readable.
 #[derive(Debug)]
-pub(crate) struct Signals(OwnedFd);
-
-impl AsFd for Signals {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
+pub(crate) struct Signals(virtio_blk_sim::signals::Signals);
 
 impl Signals {
     /// Blocks the signals for the calling thread.
     pub(crate) fn block() -> io::Result<Self> {
-        // SAFETY: all-zero is a valid sigset_t, which sigemptyset makes an empty one.
-        let mut set: libc::sigset_t = unsafe { mem::zeroed() };
-        // SAFETY: `set` is ours.
-        unsafe { libc::sigemptyset(&mut set) };
-        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGUSR1, libc::SIGHUP] {
-            // SAFETY: `set` is ours, and the signal is a valid one.
-            unsafe { libc::sigaddset(&mut set, signal) };
-        }
-        // SAFETY: `set` is read only; the old mask is not wanted.
-        let error = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, ptr::null_mut()) };
-        if error != 0 {
-            return Err(io::Error::from_raw_os_error(error));
-        }
-        // SAFETY: `set` is read only.
-        let fd = unsafe { libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+        let signals = [libc::SIGTERM, libc::SIGINT, libc::SIGUSR1, libc::SIGHUP];
+        virtio_blk_sim::signals::Signals::block(&signals).map(Self)
     }
 
     /// Calls `act` for each signal, from the loop.
@@ -60,28 +32,12 @@ impl Signals {
         context: &AioContext,
         act: impl Fn(Signal) + 'static,
     ) -> io::Result<Registration> {
-        let this = Rc::new(self);
-        let source = Rc::clone(&this);
-        Ok(context.add_fd(&*this, Interest::READABLE, move |_, _| {
-            while let Some(signal) = source.next() {
-                act(signal);
-            }
-        })?)
-    }
-
-    fn next(&self) -> Option<Signal> {
-        // SAFETY: all-zero is a valid value of this structure of integers.
-        let mut info: libc::signalfd_siginfo = unsafe { mem::zeroed() };
-        let size = mem::size_of_val(&info);
-        // SAFETY: `info` is ours and has `size` bytes.
-        let read = unsafe { libc::read(self.0.as_raw_fd(), (&raw mut info).cast(), size) };
-        if read != size as isize {
-            return None;
-        }
-        Some(match info.ssi_signo as libc::c_int {
-            libc::SIGUSR1 => Signal::Report,
-            libc::SIGHUP => Signal::Resize,
-            _ => Signal::Stop,
+        self.0.watch(context, move |signal| {
+            act(match signal {
+                libc::SIGUSR1 => Signal::Report,
+                libc::SIGHUP => Signal::Resize,
+                _ => Signal::Stop,
+            });
         })
     }
 }
