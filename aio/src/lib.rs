@@ -1,28 +1,30 @@
-//! QEMU's AioContext for device emulators in Rust: one thread and one loop, over ppoll(2), epoll(7) or
-//! io_uring(7).
+//! QEMU's AioContext for device emulators in Rust: one thread and one loop, over ppoll(2), epoll(7)
+//! or io_uring(7).
 //!
 //! An emulated device waits for doorbells (ioeventfds, a vhost-user peer's kicks), sockets, timers,
-//! completions of its I/O, and work that other threads hand over. [`AioContext`] waits for all of them in
-//! one system call, and then calls the closures that were registered. It differs from a general event loop
-//! in these points:
+//! completions of its I/O, and work that other threads hand over. [`AioContext`] waits for all of
+//! them in one system call, and then calls the closures that were registered. It differs from a
+//! general event loop in these points:
 //!
-//! * **Doorbells without read(2).** An eventfd that is polled level-triggered has to be read after each
-//!   wake-up. An [`EventNotifier`] with [`Reset::Autoreset`] is never read: the loop gets edges from epoll
-//!   or from a multishot POLL_ADD, or lets the ring do the reading. That is one system call per wake-up
-//!   instead of two.
-//! * **Doorbells with a maximum** ([`BoundedNotifier`]): a producer that is too fast sleeps, gets an error,
-//!   or gets a callback when there is room again, as with `EFD_IOC_SET_MAXIMUM`, on a stock kernel.
+//! * **Doorbells without read(2).** An eventfd that is polled level-triggered has to be read after
+//!   each wake-up. An [`EventNotifier`] with [`Reset::Autoreset`] is never read: the loop gets
+//!   edges from epoll or from a multishot POLL_ADD, or lets the ring do the reading. That is one
+//!   system call per wake-up instead of two.
+//! * **Doorbells with a maximum** ([`BoundedNotifier`]): a producer that is too fast sleeps, gets
+//!   an error, or gets a callback when there is room again, as with `EFD_IOC_SET_MAXIMUM`, on a
+//!   stock kernel.
 //! * **Busy polling that learns** ([`BusyPolling`], [`BusyPolled`]): look at the virtqueue for some
-//!   microseconds before sleeping, with the guest's kicks switched off meanwhile. A request then costs no
-//!   system call.
-//! * **io_uring operations on the loop's own ring** ([`AioContext::submit`]). They are submitted by the
-//!   loop's next wait and own their buffers until they complete.
-//! * **Bottom halves** ([`BottomHalf`]), scheduled lock-free from any thread; **timers** ([`Timer`]) with
-//!   nanosecond deadlines, on real time or on a virtual clock that an emulator stops and steps.
+//!   microseconds before sleeping, with the guest's kicks switched off meanwhile. A request then
+//!   costs no system call.
+//! * **io_uring operations on the loop's own ring** ([`AioContext::submit`]). They are submitted by
+//!   the loop's next wait and own their buffers until they complete.
+//! * **Bottom halves** ([`BottomHalf`]), scheduled lock-free from any thread; **timers**
+//!   ([`Timer`]) with nanosecond deadlines, on real time or on a virtual clock that an emulator
+//!   stops and steps.
 //! * **Nested turns**: any callback may call [`AioContext::poll`] and wait for something.
 //!
-//! It is not an async runtime and not a network library: it has callbacks, one thread, and runs on Linux
-//! only. For futures use tokio or compio; for a portable readiness API use mio.
+//! It is not an async runtime and not a network library: it has callbacks, one thread, and runs on
+//! Linux only. For futures use tokio or compio; for a portable readiness API use mio.
 //!
 //! # Example
 //!
@@ -76,17 +78,17 @@
 //!   returns    true if a callback ran
 //! ```
 //!
-//! A turn runs what was there when it got to it. What a callback schedules, submits or makes ready runs in
-//! the next turn, and so does a timer that its own callback arms in the past. At most 1024 bottom halves run
-//! in one turn. So a turn always ends, and no source can starve another. A nested turn runs what its parents
-//! had collected and not run yet, each exactly once. Closures that one thread schedules run in order; the
-//! order among handlers is not specified.
+//! A turn runs what was there when it got to it. What a callback schedules, submits or makes ready
+//! runs in the next turn, and so does a timer that its own callback arms in the past. At most 1024
+//! bottom halves run in one turn. So a turn always ends, and no source can starve another. A nested
+//! turn runs what its parents had collected and not run yet, each exactly once. Closures that one
+//! thread schedules run in order; the order among handlers is not specified.
 //!
 //! # Panics
 //!
-//! A callback or a hook may panic. The panic unwinds out of [`AioContext::poll`], and the next turn runs what
-//! was not run yet. When a context is dropped, the ring is shut down before any code of a user runs; then
-//! each hook and each captured value's `Drop` runs, whatever the others do.
+//! A callback or a hook may panic. The panic unwinds out of [`AioContext::poll`], and the next turn
+//! runs what was not run yet. When a context is dropped, the ring is shut down before any code of a
+//! user runs; then each hook and each captured value's `Drop` runs, whatever the others do.
 //!
 //! # Two kinds of source
 //!
@@ -97,8 +99,9 @@
 //! | who clears it | the callback, by reading or writing | the loop, or nobody: [`Reset`] |
 //! | memory | – | what was written before the ring is visible (Acquire) |
 //!
-//! How a notifier is reset, by monitor. A method that cannot be used is an error if it was asked for by name
-//! ([`Reset::AutoresetBy`]), and a fallback with a [reason](NotifierRegistration::fallback) if not.
+//! How a notifier is reset, by monitor. A method that cannot be used is an error if it was asked
+//! for by name ([`Reset::AutoresetBy`]), and a fallback with a
+//! [reason](NotifierRegistration::fallback) if not.
 //!
 //! | [`Method`] | poll | epoll | io_uring |
 //! |---|---|---|---|
@@ -118,7 +121,8 @@
 //! | any, another process, KVM | ring an [`EventNotifier`] |
 //! | any, another process | [`notify`](BoundedNotifier::notify) and [`take`](BoundedNotifier::take) of a [`BoundedNotifier`] |
 //!
-//! Waking the loop costs one write(2) if the loop sleeps or is about to, and nothing if it is awake.
+//! Waking the loop costs one write(2) if the loop sleeps or is about to, and nothing if it is
+//! awake.
 //!
 //! # System calls
 //!
@@ -135,15 +139,15 @@
 //! | a bounded notifier's count, [atomic](BoundedMethod::Atomic) | as its doorbell | as its doorbell | as its doorbell |
 //! | the same, by the kernel or by credit | read, (write) | read, (write) | read, (write) |
 //!
-//! A steady turn allocates nothing, and no work grows with the number of registered descriptors, except
-//! inside ppoll(2). [`AioContext::stats`] counts every one of these calls.
+//! A steady turn allocates nothing, and no work grows with the number of registered descriptors,
+//! except inside ppoll(2). [`AioContext::stats`] counts every one of these calls.
 //!
 //! # Kernels
 //!
-//! Linux 5.15 for io_uring (each newer flag is used where the kernel has it, see [`RingInfo`]); 5.11 for
-//! epoll with nanosecond timeouts, which are rounded up to milliseconds on older kernels. Where io_uring is
-//! switched off, or locked memory is short, a context without a [chosen monitor](Builder::monitor) uses
-//! epoll and reports why.
+//! Linux 5.15 for io_uring (each newer flag is used where the kernel has it, see [`RingInfo`]);
+//! 5.11 for epoll with nanosecond timeouts, which are rounded up to milliseconds on older kernels.
+//! Where io_uring is switched off, or locked memory is short, a context without a [chosen
+//! monitor](Builder::monitor) uses epoll and reports why.
 
 mod agenda;
 mod bottom_half;
