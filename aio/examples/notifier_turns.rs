@@ -5,7 +5,8 @@
 //! cargo run --release -p aio --example notifier_turns -- MONITOR RESET TURNS [REGISTERED]
 //!
 //!   MONITOR     auto, poll, epoll, io_uring
-//!   RESET       classic, autoreset, or one method: read, edge, ring-read, ring-read-multishot, kernel-flag
+//!   RESET       classic, autoreset, or a method: read, edge, ring-read,
+//!               ring-read-multishot, kernel-flag
 //!   TURNS       how often to ring and turn
 //!   REGISTERED  notifiers in the loop, of which one is rung (default 1)
 //! ```

@@ -56,7 +56,7 @@ fn where_refused(refusals: &[Refusal], test: impl FnOnce() + Send) {
     });
 }
 
-/// True if nothing but the filter stands in the way of io_uring; else says so.
+/// Returns true if only the filter prevents io_uring; prints the reason if not.
 fn has_ring() -> bool {
     let ring = AioContext::builder().monitor(MonitorKind::IoUring).build();
     if let Err(e) = &ring {
@@ -126,7 +126,7 @@ const NO_RING_BECAUSE: [(libc::c_int, &str, &str); 4] = [
 ];
 
 #[test]
-fn without_io_uring_the_loop_has_epoll_and_says_why() {
+fn without_io_uring_the_loop_has_epoll_and_a_reason() {
     for (errno, what, remedy) in NO_RING_BECAUSE {
         where_refused(&[(NO_RING, errno)], || {
             let ctx = AioContext::new().unwrap();

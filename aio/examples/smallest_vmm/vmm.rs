@@ -136,7 +136,7 @@ pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     unsafe { vm.set_user_memory_region(page) }?;
     let vcpu = vm.create_vcpu(0)?;
     let mut sregs = vcpu.get_sregs()?;
-    (sregs.cs.base, sregs.cs.selector) = (0, 0); // a processor wakes up at the end of memory; ours at ENTRY
+    (sregs.cs.base, sregs.cs.selector) = (0, 0); // start at ENTRY, not at the end of memory
     vcpu.set_sregs(&sregs)?;
     vcpu.set_regs(&kvm_bindings::kvm_regs { rip: ENTRY as u64, rflags: 2, ..Default::default() })?;
 

@@ -182,8 +182,8 @@ pub(crate) fn maximum(fd: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(maximum)
 }
 
-/// True if this kernel bounds eventfds as the proposal says. Tried once per process on an eventfd
-/// of its own and believed only if the bound is seen to hold. Never blocks.
+/// Returns true if this kernel bounds eventfds as the proposal says. Tried once per process on an
+/// eventfd of its own and believed only if the bound is seen to hold. Never blocks.
 pub(crate) fn probe_maximum() -> bool {
     static WORKS: OnceLock<bool> = OnceLock::new();
     *WORKS.get_or_init(|| observe_maximum().unwrap_or(false))

@@ -44,7 +44,7 @@ pub(crate) fn explain(e: io::Error, fd: RawFd) -> io::Error {
     }
 }
 
-/// True if O_NONBLOCK is set (fcntl(2) F_GETFL).
+/// Returns true if O_NONBLOCK is set (fcntl(2) F_GETFL).
 pub(crate) fn is_nonblocking(fd: RawFd) -> io::Result<bool> {
     // SAFETY: F_GETFL takes no argument and touches no memory.
     let flags = check(unsafe { libc::fcntl(fd, libc::F_GETFL) }.into()).map_err(|e| explain(e, fd))?;

@@ -74,7 +74,7 @@ pub(crate) struct Look {
     pub(crate) unsubmitted: u32,
     /// Completions lie in memory and none wait in the kernel, so that reaping needs no enter.
     pub(crate) reapable: bool,
-    /// Completions may be had: some are in memory, or the kernel says that an enter would bring
+    /// Completions are available: some are in memory, or the kernel says that an enter would bring
     /// some (task work, if the ring tells, or an overflowed CQ).
     pub(crate) completions: bool,
 }
@@ -184,7 +184,7 @@ impl Ring {
         self.enter_flags & ENTER_REGISTERED_RING != 0
     }
 
-    /// True if [`look`](Self::look) sees every completion that an enter would bring.
+    /// Returns true if [`look`](Self::look) sees every completion that an enter would bring.
     pub(crate) fn tells(&self) -> bool {
         self.tells
     }
@@ -211,7 +211,8 @@ impl Ring {
         self.entries.saturating_sub(self.unsubmitted) as usize
     }
 
-    /// True if completions lie in memory that came without an enter; with DEFER_TASKRUN none does.
+    /// Returns true if completions are in memory that arrived without an enter. With DEFER_TASKRUN
+    /// there are none.
     #[inline]
     pub(crate) fn any_came_unasked(&mut self) -> bool {
         self.setup != RingSetup::DeferTaskrun && !self.ring.completion().is_empty()
@@ -287,8 +288,8 @@ impl Ring {
         })
     }
 
-    /// Gives the ring a group of eight-byte buffers, for READ_MULTISHOT of eventfds (Linux 5.19;
-    /// 6.7 for the read).
+    /// Registers a group of eight-byte buffers with the ring, for READ_MULTISHOT of eventfds (Linux
+    /// 5.19; 6.7 for the read).
     pub(crate) fn provide_counters(&mut self, group: u16) -> io::Result<CounterBuffers> {
         let buffers = CounterBuffers::new(group);
         // SAFETY: the ring memory stays mapped until `CounterBuffers` is dropped, and its owner

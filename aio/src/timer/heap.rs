@@ -40,7 +40,7 @@ impl Heap {
         self.rise(self.members.len() - 1, &mut place);
     }
 
-    /// Gives the member at `index` another deadline.
+    /// Changes the deadline of the member at `index`.
     pub(super) fn change(&mut self, index: u32, member: Deadline, mut place: impl FnMut(u32, u32)) {
         let index = index as usize;
         if index < self.members.len() {

@@ -196,7 +196,7 @@ pub(crate) fn an_idle_loop_sleeps(setup: &Setup) {
     }
 }
 
-pub(crate) fn a_producer_is_told_of_room(setup: &Setup) {
+pub(crate) fn a_producer_gets_a_callback_for_room(setup: &Setup) {
     const TOTAL: u64 = 2000;
     for ctx in contexts() {
         let notifier = setup.semaphore(4);

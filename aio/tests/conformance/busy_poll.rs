@@ -63,7 +63,7 @@ pub(crate) fn begins_after_the_first_event_and_ends_before_sleep(setup: &Setup) 
     p.sleep();
     assert!(p.device.is_balanced());
     let begins = p.device.begins.get();
-    // Again: the window is still open, or opens anew.
+    // Again: the window is still open, or opens again.
     p.first_event();
     p.sleep();
     assert!(p.device.is_balanced());

@@ -120,7 +120,7 @@ pub(crate) fn the_end_of_a_stream_is_a_hang_up(setup: &Setup) {
     }
 }
 
-pub(crate) fn a_reader_that_has_gone_is_an_error(setup: &Setup) {
+pub(crate) fn a_closed_reader_is_an_error(setup: &Setup) {
     let ctx = setup.context();
     let (reader, writer) = io::pipe().unwrap();
     let (_on, calls, last) = noted(&ctx, &writer, Interest::NONE);

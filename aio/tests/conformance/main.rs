@@ -149,7 +149,7 @@ suite! { $ everywhere
         a_writable_socket_is_ready_every_turn,
         readable_and_writable_come_in_one_call,
         the_end_of_a_stream_is_a_hang_up,
-        a_reader_that_has_gone_is_an_error,
+        a_closed_reader_is_an_error,
         interest_none_is_silent_but_hears_the_hang_up,
         interest_can_be_taken_back_and_given_again,
         interest_is_in_force_in_the_next_turn,
@@ -247,7 +247,7 @@ suite! { $ everywhere
         drop_stops_it,
         an_error_of_init_comes_back,
         a_panic_of_init_is_an_error,
-        a_panic_of_a_callback_is_told_by_stop,
+        stop_returns_the_panic_of_a_callback,
         run_on_one_that_ended_is_an_error,
         serves_notifiers,
     }

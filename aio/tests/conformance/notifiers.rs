@@ -230,7 +230,7 @@ pub(crate) fn a_registered_notifier_outlives_its_owner(setup: &Setup) {
 
 pub(crate) fn adopts_an_eventfd(setup: &Setup) {
     if setup.reset == Reset::AutoresetBy(Method::KernelFlag) {
-        return; // A stock eventfd has no such flag: refused, as `adopt_refuses_what_is_no_doorbell` checks.
+        return; // a stock eventfd has no such flag and is refused (another test)
     }
     let ctx = setup.context();
     let peer = os::eventfd(libc::EFD_NONBLOCK);

@@ -22,7 +22,7 @@ impl Setup {
         Self { ring, ..self }
     }
 
-    /// Runs one test, or says why this machine cannot.
+    /// Runs one test, or prints why this machine cannot.
     pub(crate) fn run(&self, name: &'static str, test: fn(&Setup)) {
         if let Some(missing) = self.missing() {
             eprintln!("{name} skipped: {missing}");

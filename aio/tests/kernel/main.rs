@@ -331,7 +331,7 @@ fn main() -> ExitCode {
     }
     if let Err(e) = ring::Ring::new() {
         println!(
-            "skipped: all of it looks at io_uring with deferred task work (Linux 6.1), which cannot be had here: {e}"
+            "skipped: all of it looks at io_uring with deferred task work (Linux 6.1), which is not available here: {e}"
         );
         return ExitCode::SUCCESS;
     }

@@ -195,7 +195,7 @@ pub(crate) fn semaphore_shared(t: &mut Trial) -> io::Result<()> {
             } else {
                 !epoll.wait(1, step).is_empty()
             };
-            // Who reads may find that the other was faster; who is told has it.
+            // A reader may find that the other was faster; with the flag, delivery is exclusive.
             if reported && (by == By::Flag || bell.fd.read().is_ok()) {
                 taken.fetch_add(1, Ordering::Relaxed);
             }

@@ -276,7 +276,7 @@ impl Epoll {
         self.wait(1, Duration::ZERO).first().map_or(0, |(_, events)| *events)
     }
 
-    /// True if the only member is readable, without waiting.
+    /// Returns true if the only member is readable, without waiting.
     pub(crate) fn readable(&self) -> bool {
         self.now() & IN != 0
     }

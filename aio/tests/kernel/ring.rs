@@ -94,7 +94,7 @@ impl Ring {
         results
     }
 
-    /// True if something has completed, and has not failed.
+    /// Returns true if something has completed without an error.
     pub(crate) fn completed(&mut self) -> bool {
         let results = self.results();
         assert!(results.iter().all(|result| *result > 0), "{results:?}");

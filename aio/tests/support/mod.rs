@@ -55,12 +55,12 @@ impl<T> Clone for Slot<T> {
     }
 }
 
-/// One blocking turn. True if it was progress.
+/// One blocking turn. Returns true if it made progress.
 pub(crate) fn turn(ctx: &AioContext) -> bool {
     ctx.poll(true).expect("a blocking turn")
 }
 
-/// One turn that does not sleep. True if it was progress.
+/// One turn that does not sleep. Returns true if it made progress.
 pub(crate) fn look(ctx: &AioContext) -> bool {
     ctx.poll(false).expect("a turn without sleep")
 }

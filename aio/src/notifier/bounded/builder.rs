@@ -22,15 +22,15 @@ impl BoundedBuilder {
         Self { maximum, counting: Counting::Counter, method: None, reset: Reset::Autoreset }
     }
 
-    /// What a take takes; by default all.
+    /// How much one take takes; by default all.
     #[must_use]
     pub fn counting(mut self, counting: Counting) -> Self {
         self.counting = counting;
         self
     }
 
-    /// How the bound is kept; by default the kernel's own where a self-test sees it work, else the
-    /// atomic method.
+    /// How the bound is enforced. By default by the kernel, if a self-test shows that it can; else
+    /// by the atomic method.
     #[must_use]
     pub fn method(mut self, method: BoundedMethod) -> Self {
         self.method = Some(method);
@@ -38,15 +38,15 @@ impl BoundedBuilder {
     }
 
     /// How a loop resets the doorbell; by default [`Reset::Autoreset`]. The kernel and credit
-    /// methods have no doorbell beside the count: there the loop takes it with a read(2), whatever
-    /// the default says.
+    /// methods have no doorbell beside the count: there the loop takes the count with a read(2),
+    /// also with the default.
     #[must_use]
     pub fn reset(mut self, reset: Reset) -> Self {
         self.reset = reset;
         self
     }
 
-    /// Makes it.
+    /// Makes the notifier.
     ///
     /// # Errors
     /// `Unsupported`, with the reason, for a method that this kernel does not have, and for a

@@ -1,4 +1,4 @@
-//! A count with a maximum, whatever keeps its bound.
+//! A count with a maximum, independent of the method that enforces it.
 
 use super::atomic::Atomic;
 use super::calls::{BoundedStats, Calls};
@@ -14,9 +14,9 @@ use std::sync::Arc;
 /// producer feels a slow consumer.
 ///
 /// The semantics are those of `EFD_IOC_SET_MAXIMUM` (the 2026 proposal, v5), which turns the
-/// overflow level of an eventfd, 2^64 - 1, into a number of choice: `n` is admitted iff
-/// `maximum > count && maximum - count > n`, so the count reaches `maximum - 1` at most; what is
-/// not admitted waits, or would block.
+/// overflow level of an eventfd, 2^64 - 1, into a number that the user chooses. `n` is admitted if
+/// and only if `maximum > count && maximum - count > n`, so the count reaches `maximum - 1` at
+/// most. A notification that is not admitted waits, or would block.
 ///
 /// A cheap handle: clones share one count. What a producer wrote to memory before a notify is
 /// visible to the consumer whose take contains it.
@@ -31,7 +31,7 @@ use std::sync::Arc;
 /// notifier.try_notify(4)?;
 /// assert_eq!(notifier.try_notify(1).unwrap_err().kind(), ErrorKind::WouldBlock);
 /// let producer = notifier.clone();
-/// let producer = std::thread::spawn(move || producer.notify(1));       // sleeps until there is room
+/// let producer = std::thread::spawn(move || producer.notify(1)); // sleeps until there is room
 /// assert_eq!(notifier.take()?, 4);
 /// producer.join().expect("the producer does not panic")?;
 /// assert_eq!(notifier.take()?, 1);
@@ -39,15 +39,18 @@ use std::sync::Arc;
 /// # }
 /// ```
 ///
-/// # The way that looks right and is not
+/// # A method that does not work
 ///
-/// Writing `2^64 - 1 - maximum` into a stock eventfd makes its kernel compute the very same
-/// inequality for every write, and EPOLLOUT too. But the bias is a count: the descriptor is
-/// readable for ever, so a level-triggered loop spins and an edge-triggered one is woken by the
-/// consumer's own writes; a read takes the bias along, and until it is written back producers are
-/// unbounded; if they have written `maximum` by then it cannot be written back; and a semaphore
-/// hands the bias out, one by one. It serves a consumer that reads at times of its own and nothing
-/// else. (`tests/bounded/bias.rs` shows it.)
+/// One could write `2^64 - 1 - maximum` into a stock eventfd. The kernel then computes the same
+/// inequality for every write, and EPOLLOUT is right, too. But this bias is part of the count:
+///
+/// * The descriptor is always readable, so a level-triggered loop spins, and an edge-triggered loop
+///   is woken by the consumer's own writes.
+/// * A read takes the bias as well. Producers are unbounded until it is written back, and if they
+///   have written `maximum` by then, it cannot be written back.
+/// * A semaphore returns the bias one by one.
+///
+/// It only works for a consumer that reads at fixed times. `tests/bounded/bias.rs` shows this.
 #[derive(Clone, Debug)]
 pub struct BoundedNotifier {
     pub(crate) inner: Arc<Inner>,
@@ -174,7 +177,7 @@ impl BoundedNotifier {
     }
 
     /// Ends every sleep in [`notify`](Self::notify) and [`take`](Self::take), now and later, in all
-    /// processes: the other side has gone. Whatever does not sleep goes on to work.
+    /// processes: the other side is no longer there. Calls that do not sleep still work.
     ///
     /// # Errors
     /// What write(2) says.

@@ -205,19 +205,19 @@ impl Atomic {
         self.doorbell.notify()
     }
 
-    /// A loop wants the room doorbell. True: there is room already.
+    /// A loop starts to wait for the room doorbell. Returns true if there is room already.
     pub(crate) fn want_room(&self) -> bool {
         std::mem::forget(Registered::at(&self.state().wanting));
         self.state().admits(1)
     }
 
-    /// It has seen room at once, and does not wait for a ring.
+    /// The loop found room at once, so it does not wait for a ring.
     pub(crate) fn wants_no_more(&self) {
         self.state().wants_no_more();
     }
 
-    /// It wants it no longer. The ring that it took may have been another's, too, who is to have it
-    /// in that case.
+    /// The loop no longer waits. The ring that it took may have been meant for another loop as
+    /// well; if others wait, ring again.
     pub(crate) fn had_room(&self, calls: &Calls) -> io::Result<()> {
         self.room.test_and_clear()?;
         bump(&calls.reads);
