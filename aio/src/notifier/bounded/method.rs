@@ -12,7 +12,8 @@ pub enum Counting {
     Semaphore,
 }
 
-/// How the bound of a [`BoundedNotifier`] is enforced. The methods differ in these points:
+/// How the bound of a [`BoundedNotifier`](crate::BoundedNotifier) is enforced. The methods differ
+/// in these points:
 ///
 /// | | `Kernel` | `Atomic` | `Credit` |
 /// |---|---|---|---|
