@@ -1,21 +1,21 @@
-//! What the tests of the binary need: the binary, and a place for its files.
+//! Shared by the tests of the binary: the command, and a directory for its files.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
-/// The binary with these arguments, and nothing to read.
+/// Returns the command of the binary with these arguments and empty standard input.
 pub(crate) fn bench(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
     command.args(arguments).stdin(Stdio::null()).env_remove("NO_COLOR");
     command
 }
 
-/// A directory of the test's own, removed at its end.
-pub(crate) struct Directory(TempDir);
+/// A temporary directory for one test, removed on drop.
+pub(crate) struct Directory(pub(crate) PathBuf);
 
 impl Directory {
-    /// Creates a directory whose name contains `name`.
+    /// `name` must be unique among the tests.
     pub(crate) fn new(name: &str) -> Self {
         Self(TempDir::with_prefix(format!("bench-{name}-")).unwrap())
     }
