@@ -198,7 +198,8 @@ impl<W: Worker> Queue<W> {
         self.broken.get()
     }
 
-    /// Gives the queue another interrupt line, and signals it: what was signalled on the old one may have gone unheard.
+    /// Gives the queue another interrupt line, and signals it: nobody may have seen the signals on the
+    /// old one.
     pub fn set_interrupt(&self, interrupt: Interrupt) {
         self.interrupt.replace(interrupt);
         self.interrupt();
@@ -210,7 +211,7 @@ impl<W: Worker> Queue<W> {
         self.stats.set(stats);
     }
 
-    /// Takes up to a batch of chains off the ring. True if that bound was reached.
+    /// Takes up to a batch of chains off the ring. Returns true if that bound was reached.
     fn drain(&self, ring: &mut Ring<W>) -> Result<bool, QueueError> {
         let bound = ring.queue.size().min(self.worker.batch());
         let suppress = !self.polling.get();
@@ -252,7 +253,12 @@ impl<W: Worker> Queue<W> {
     #[inline]
     fn begin_chain(&self, ring: &mut Ring<W>, slot: W::Slot) {
         let meter = Meter { limit: self.limit.as_deref(), clock: &self.rest };
-        if let Some(answer) = self.worker.begin(slot, meter) {
+        let mut slot = slot;
+        let head = W::chain(&mut slot).head();
+        let lost = Lost { ring, head };
+        let answer = self.worker.begin(slot, meter);
+        std::mem::forget(lost);
+        if let Some(answer) = answer {
             self.answer(ring, answer);
         }
     }
@@ -279,7 +285,7 @@ impl<W: Worker> Queue<W> {
         let Answer { mut slot, written } = answer;
         let head = W::chain(&mut slot).head();
         ring.slots.push(slot);
-        // It was popped by this queue and has come back once, so it is in flight.
+        // This queue popped it and each chain is answered once, so it is in flight.
         let pushed = ring.queue.push(head, written);
         debug_assert_eq!(pushed, Ok(()));
         if let Some(log) = &mut ring.log
@@ -290,9 +296,10 @@ impl<W: Worker> Queue<W> {
         self.count(|stats| stats.requests += 1);
     }
 
-    /// Shows the answers to the guest before all of the batch are there: when there are enough, and at once if it waits for
-    /// any, since being woken takes it longer than the rest takes the device. The last are shown when kicks are on again: a
-    /// guest that this wakes on the device's own CPU must be able to kick.
+    /// Shows answers to the guest before the batch is complete: when there are enough of them, or at
+    /// once if the guest waits for any, because waking up takes the guest longer than the rest of the
+    /// batch takes the device. The last answers are shown when kicks are on again: a guest that this
+    /// wakes on the device's own CPU must be able to kick.
     #[inline]
     fn publish_early(&self, ring: &mut Ring<W>) {
         let due = ring.queue.unpublished() >= SHOWN_AT_ONCE || ring.queue.driver_waits();
@@ -304,7 +311,7 @@ impl<W: Worker> Queue<W> {
     /// Shows the answers to the guest.
     fn publish(&self, ring: &mut Ring<W>) {
         if self.memory_lost.as_ref().is_some_and(|lost| lost()) {
-            // What was read from there may be nothing that the guest ever wrote, and what was written has reached nobody.
+            // What was read may not be what the guest wrote, and what was written reached nobody.
             ring.queue.mark_broken();
             self.stop(QueueError::MemoryLost);
             return;
@@ -326,8 +333,8 @@ impl<W: Worker> Queue<W> {
         }
     }
 
-    /// Stops a queue whose driver broke the rules. The interrupt stands for the configuration change that tells the driver
-    /// of DEVICE_NEEDS_RESET (virtio 1.2 section 2.1.2).
+    /// Stops a queue whose driver broke the rules. The interrupt stands for the configuration change
+    /// that reports DEVICE_NEEDS_RESET to the driver (virtio 1.2 section 2.1.2).
     fn stop(&self, error: QueueError) {
         if self.broken.replace(Some(error)).is_none() {
             (self.on_broken)(error);
@@ -336,8 +343,36 @@ impl<W: Worker> Queue<W> {
     }
 }
 
-/// Answers shown at a time, should there be more: the guest takes the first while the device works on the last.
+/// How many answers are shown together if more follow: the guest handles the first ones while the device
+/// works on the others.
 const SHOWN_AT_ONCE: u16 = 8;
+
+/// A chain that its worker is about to begin. Dropped only if the worker panics: then the chain is
+/// returned with nothing written, so that it is not in flight for ever.
+struct Lost<'a, W: Worker> {
+    ring: &'a mut Ring<W>,
+    head: u16,
+}
+
+impl<W: Worker> Drop for Lost<'_, W> {
+    fn drop(&mut self) {
+        // The chain was popped and not answered. If the queue is broken, nothing is returned any more.
+        let pushed = self.ring.queue.push(self.head, 0);
+        if let (Ok(()), Some(log)) = (pushed, &mut self.ring.log) {
+            log.pushed(self.head);
+        }
+    }
+}
+
+/// Continues a drain in the next turn if it unwinds, which also shows the answers that were not shown and
+/// switches kicks on.
+struct Continue<'a>(&'a BottomHalf);
+
+impl Drop for Continue<'_> {
+    fn drop(&mut self) {
+        self.0.schedule();
+    }
+}
 
 /// A queue as its worker sees it. Does nothing once the queue is gone.
 pub struct QueueRef<W: Worker>(Rc<RefCell<Weak<Queue<W>>>>);
@@ -388,11 +423,12 @@ impl<W: Worker> BusyPolled for Queue<W> {
             return;
         }
         self.count(|stats| stats.drains += 1);
+        let unwound = Continue(&self.again);
         let mut ring = self.ring.borrow_mut();
         if !ring.resubmit.is_empty() {
             self.resubmit(&mut ring);
             if self.resting.get() {
-                return;
+                return std::mem::forget(unwound);
             }
         }
         match self.drain(&mut ring) {
@@ -402,6 +438,7 @@ impl<W: Worker> BusyPolled for Queue<W> {
             Err(error) => self.stop(error),
         }
         self.publish(&mut ring);
+        std::mem::forget(unwound);
     }
 
     fn is_ready(&self) -> bool {

@@ -19,8 +19,9 @@ use crate::virtqueue::Chain;
 /// Slots are used again, so a queue that has been busy allocates nothing. A device that answers each chain
 /// at once needs none of that: see [`Immediate`].
 ///
-/// A method may panic. The panic unwinds out of [`AioContext::poll`](aio::AioContext::poll); the chain that was being worked on is
-/// then never answered, and everything else goes on.
+/// A method may panic. The panic unwinds out of [`AioContext::poll`](aio::AioContext::poll). The chain that
+/// [`begin`](Self::begin) was working on is returned to the driver with nothing written, and the next turn
+/// continues with the others.
 pub trait Worker: 'static {
     /// The guest's memory.
     type Memory: GuestMemoryBackend + 'static;

@@ -1,0 +1,74 @@
+//! A worker that panics loses its chain, and nothing else.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+use aio::{AioContext, EventNotifier, MonitorKind, Reset};
+
+use super::interrupt::Interrupt;
+use super::irqfd::Irqfd;
+use super::queue::{Queue, QueueParts};
+use super::worker::{Handled, Immediate};
+use crate::memory::{GuestAddress, GuestRam};
+use crate::virtqueue::{Chain, DeviceQueue, DriverQueue, QueueConfig};
+
+/// Answers each chain with its first byte, and panics if that is 7.
+struct Panics;
+
+impl Handled for Panics {
+    fn handle(&self, chain: &Chain) -> u32 {
+        let mut byte = [0];
+        chain.readable().copy_to(0, &mut byte);
+        assert_ne!(byte, [7], "the worker panics");
+        chain.writable().copy_from(0, &byte) as u32
+    }
+}
+
+#[test]
+fn a_panic_of_a_worker_costs_its_chain_only() {
+    use vm_memory::Bytes;
+    for kind in MonitorKind::ALL {
+        let Ok(context) = AioContext::builder().monitor(kind).build() else {
+            println!("skipped: no {kind}");
+            continue;
+        };
+        let ram = GuestRam::new(64 << 10).unwrap();
+        let memory = ram.map().unwrap();
+        let config = QueueConfig::at(GuestAddress(0), 16);
+        let mut driver = DriverQueue::new(ram.map().unwrap(), config).unwrap();
+        let kick = EventNotifier::new(Reset::Autoreset).unwrap();
+        let parts = QueueParts {
+            queue: DeviceQueue::new(ram.memory().clone(), config).unwrap(),
+            kick: kick.clone().into(),
+            interrupt: Interrupt::Irqfd(Irqfd::new().unwrap()),
+            on_broken: Box::new(|error| panic!("the queue is broken: {error}")),
+            limit: None,
+            in_flight: None,
+            memory_lost: None,
+        };
+        let attached = Queue::attach(&context, parts, |_| Ok(Immediate::new(Rc::new(Panics)))).unwrap();
+        let add = |driver: &mut DriverQueue, byte: u8| {
+            let place = GuestAddress(0x8000 + u64::from(byte) * 16);
+            memory.write_obj(byte, place).unwrap();
+            driver.add(&[(place, 1)], &[(GuestAddress(place.0 + 8), 1)]).unwrap().unwrap()
+        };
+        let heads = [1, 7, 2].map(|byte| add(&mut driver, byte));
+        if driver.publish() {
+            kick.notify().unwrap();
+        }
+        let turn = || catch_unwind(AssertUnwindSafe(|| context.poll(true).unwrap()));
+        while turn().is_ok() {}
+        // The next turn goes on without a kick, and shows what was answered before the panic.
+        context.poll(true).unwrap();
+        let used = [(); 4].map(|()| driver.pop_used().unwrap());
+        assert_eq!(used, [Some((heads[0], 1)), Some((heads[1], 0)), Some((heads[2], 1)), None], "{kind}");
+        // Kicks are on again.
+        let head = add(&mut driver, 3);
+        assert!(driver.publish(), "{kind}: the device needs a kick");
+        kick.notify().unwrap();
+        context.poll(true).unwrap();
+        assert_eq!(driver.pop_used().unwrap(), Some((head, 1)), "{kind}");
+        assert_eq!(attached.in_flight(), 0);
+        attached.stop(&context).unwrap();
+    }
+}
