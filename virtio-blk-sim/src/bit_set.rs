@@ -1,7 +1,9 @@
-//! Sets of feature bits: a set of what the device is, and one of what the transport is, alike but for their names.
+//! Sets of feature bits: a set of what the device is, and one of what the transport is, alike but
+//! for their names.
 
-/// Defines a set of 64 bits, some of which have names. `NAME = number;` names a bit. The set has [`std::ops::BitOr`], and a
-/// [`std::fmt::Debug`] that shows names, and in hexadecimal the bits without.
+/// Defines a set of 64 bits, some of which have names. `NAME = number;` names a bit. The set has
+/// [`std::ops::BitOr`], and a [`std::fmt::Debug`] that shows names, and in hexadecimal the bits
+/// without.
 macro_rules! bit_set {
     (
         $(#[$of_set:meta])*

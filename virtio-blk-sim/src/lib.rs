@@ -1,9 +1,9 @@
-//! A framework for virtio devices on the [`aio`] event loop, a block device made with it, and the guests
-//! that drive it.
+//! A framework for virtio devices on the [`aio`] event loop, a block device made with it, and the
+//! guests that drive it.
 //!
-//! Authors of device emulators can take as much of it as they need: the virtqueue alone, a queue on an
-//! event loop, or a vhost-user server for a device of their own. For the benchmark, the block device is the
-//! workload. This is the way of a request:
+//! Authors of device emulators can take as much of it as they need: the virtqueue alone, a queue on
+//! an event loop, or a vhost-user server for a device of their own. For the benchmark, the block
+//! device is the workload. This is the way of a request:
 //!
 //! ```text
 //! guest::BlkDriver ─► avail ring ─► ioeventfd ─► AioContext ─► queue::Queue ─► blk::BlkWorker ─► backend
@@ -36,15 +36,15 @@
 //!
 //! # Trust
 //!
-//! The guest is not trusted: every descriptor is copied once and checked, arithmetic is in sectors, and every
-//! loop is bounded by the queue's size. A driver that breaks a rule of the ring loses its queue until it
-//! resets the device; a bad request is answered with a status. [`virtqueue`] and [`blk::device`] describe
-//! what is checked where.
+//! The guest is not trusted: every descriptor is copied once and checked, arithmetic is in sectors,
+//! and every loop is bounded by the queue's size. A driver that breaks a rule of the ring loses its
+//! queue until it resets the device; a bad request is answered with a status. [`virtqueue`] and
+//! [`blk::device`] describe what is checked where.
 //!
 //! # A device of your own
 //!
-//! Implement [`queue::Device`], and serve it with [`vhost_user::Server`]. `examples/vhost-user-rng.rs` and
-//! `examples/vhost-user-console.rs` are complete programs.
+//! Implement [`queue::Device`], and serve it with [`vhost_user::Server`].
+//! `examples/vhost-user-rng.rs` and `examples/vhost-user-console.rs` are complete programs.
 //!
 //! # Example
 //!

@@ -1,4 +1,5 @@
-//! The transport between a guest and a device in one process: what a VMM's virtio-mmio or virtio-pci device would hold.
+//! The transport between a guest and a device in one process: what a VMM's virtio-mmio or
+//! virtio-pci device would hold.
 
 use std::io;
 use std::sync::Arc;
@@ -13,8 +14,9 @@ use crate::memory::{GuestAddress, GuestMemoryMmap, GuestRam};
 use crate::queue::{Interrupt, Irqfd, Kick, QueueParts, Stopped};
 use crate::virtqueue::{DeviceQueue, QueueConfig, QueueError};
 
-/// A device with one queue, set up as a driver has left it: features negotiated, rings in guest RAM, ioeventfd and irqfd
-/// made. May be sent to the thread of the device and shared with the guest's.
+/// A device with one queue, set up as a driver has left it: features negotiated, rings in guest
+/// RAM, ioeventfd and irqfd made. May be sent to the thread of the device and shared with the
+/// guest's.
 #[derive(Debug)]
 pub struct SimTransport {
     ram: GuestRam,
@@ -46,7 +48,8 @@ pub struct GuestPorts {
 }
 
 impl GuestPorts {
-    /// The ports of a device whose transport has no status register: [`needs_reset`](Self::needs_reset) is never true.
+    /// The ports of a device whose transport has no status register:
+    /// [`needs_reset`](Self::needs_reset) is never true.
     pub fn without_status(
         memory: Arc<GuestMemoryMmap>,
         queue: QueueConfig,
@@ -72,12 +75,13 @@ impl GuestPorts {
 }
 
 impl SimTransport {
-    /// Sets a device up: negotiates `features` (as far as the device offers them, VERSION_1 always), and puts a queue of
-    /// `queue_size` entries at the beginning of a new guest RAM of `ram_bytes`. `reset` is the ioeventfd's.
+    /// Sets a device up: negotiates `features` (as far as the device offers them, VERSION_1
+    /// always), and puts a queue of `queue_size` entries at the beginning of a new guest RAM of
+    /// `ram_bytes`. `reset` is the ioeventfd's.
     ///
     /// # Errors
-    /// `InvalidInput` if the queue does not fit the RAM or the driver's features are refused; what memfd_create(2), mmap(2)
-    /// and eventfd(2) say.
+    /// `InvalidInput` if the queue does not fit the RAM or the driver's features are refused; what
+    /// memfd_create(2), mmap(2) and eventfd(2) say.
     pub fn new(
         device: BlockDevice,
         features: Features,
@@ -88,8 +92,8 @@ impl SimTransport {
         Self::with_queue_at(GuestAddress(0), device, features, queue_size, ram_bytes, reset)
     }
 
-    /// The same with the queue somewhere else in guest RAM: a guest with a processor of its own has other things, too.
-    /// `base` is aligned to 16.
+    /// The same with the queue somewhere else in guest RAM: a guest with a processor of its own has
+    /// other things, too. `base` is aligned to 16.
     ///
     /// # Errors
     /// As for [`new`](Self::new).
@@ -121,7 +125,8 @@ impl SimTransport {
         })
     }
 
-    /// The same with another doorbell, typically a [bounded](Kick::Bounded) one. Before either side is taken.
+    /// The same with another doorbell, typically a [bounded](Kick::Bounded) one. Before either side
+    /// is taken.
     #[must_use]
     pub fn with_kick(mut self, kick: impl Into<Kick>) -> Self {
         self.kick = kick.into();
@@ -150,8 +155,8 @@ impl SimTransport {
         })
     }
 
-    /// Starts the device's side on a loop, whose home thread must be the calling one. The driver must have laid out its
-    /// rings.
+    /// Starts the device's side on a loop, whose home thread must be the calling one. The driver
+    /// must have laid out its rings.
     ///
     /// # Errors
     /// `InvalidInput` if the rings are not usable; as for [`BlkQueue::attach`].
@@ -159,7 +164,8 @@ impl SimTransport {
         self.start(context, backend, self.new_queue(), self.kick.clone())
     }
 
-    /// The same, with the device's end of the doorbell given: another handle to the file that the guest writes.
+    /// The same, with the device's end of the doorbell given: another handle to the file that the
+    /// guest writes.
     ///
     /// # Errors
     /// As for [`attach`](Self::attach).
@@ -171,8 +177,9 @@ impl SimTransport {
         DeviceQueue::new(Arc::clone(self.ram.memory()), self.queue)
     }
 
-    /// Goes on with a queue that was [stopped](Attached::stop), on this or another loop, while the guest runs: what it made
-    /// available meanwhile is found, and the first answer interrupts in any case.
+    /// Goes on with a queue that was [stopped](Attached::stop), on this or another loop, while the
+    /// guest runs: what it made available meanwhile is found, and the first answer interrupts in
+    /// any case.
     ///
     /// # Errors
     /// As for [`attach`](Self::attach).

@@ -11,16 +11,16 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use super::queue::QueueRef;
 use super::worker::Worker;
 
-/// The features that every device can offer, because the queue implements them: VERSION_1, EVENT_IDX and
-/// INDIRECT_DESC.
+/// The features that every device can offer, because the queue implements them: VERSION_1,
+/// EVENT_IDX and INDIRECT_DESC.
 pub const RING_FEATURES: u64 =
     1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC;
 
 /// A kind of virtio device. One value is one device; its queues' threads share it.
 ///
-/// This is all that a transport such as [`vhost_user`](crate::vhost_user) knows of a device. The transport
-/// does the rest: the rings, memory, kicks and interrupts, several queues on several threads, draining
-/// before anything changes, reconnecting, and the replay of what was in flight.
+/// This is all that a transport such as [`vhost_user`](crate::vhost_user) knows of a device. The
+/// transport does the rest: the rings, memory, kicks and interrupts, several queues on several
+/// threads, draining before anything changes, reconnecting, and the replay of what was in flight.
 pub trait Device: Send + Sync + 'static {
     /// What its queues are worked with.
     type Worker: Worker;
@@ -31,7 +31,8 @@ pub trait Device: Send + Sync + 'static {
     /// How many queues it has. Does not change.
     fn queues(&self) -> u16;
 
-    /// The longest chain that it accepts, in descriptors, if that is more than the size of the ring.
+    /// The longest chain that it accepts, in descriptors, if that is more than the size of the
+    /// ring.
     fn longest_chain(&self) -> u16 {
         0
     }
@@ -39,8 +40,8 @@ pub trait Device: Send + Sync + 'static {
     /// The feature bits that a driver may accept, [`RING_FEATURES`] included.
     fn offered(&self) -> u64;
 
-    /// Says why the driver's choice of features is refused. It must be a part of what is offered and
-    /// contain VERSION_1; a device may ask for more.
+    /// Says why the driver's choice of features is refused. It must be a part of what is offered
+    /// and contain VERSION_1; a device may ask for more.
     ///
     /// # Errors
     /// The reason, for the log and the frontend.
@@ -48,7 +49,8 @@ pub trait Device: Send + Sync + 'static {
         check_features(self.offered(), driver)
     }
 
-    /// Takes the driver's choice, which [`check_features`](Self::check_features) accepted. No queue runs.
+    /// Takes the driver's choice, which [`check_features`](Self::check_features) accepted. No queue
+    /// runs.
     fn negotiate(&self, _driver: u64) {}
 
     /// Reads the configuration space, whatever the offset is: bytes beyond its end are zero. See
@@ -63,8 +65,8 @@ pub trait Device: Send + Sync + 'static {
     /// Device reset: forgets what the driver set up. No queue runs.
     fn reset(&self) {}
 
-    /// Makes the worker of queue `index`, in the home thread of the loop that the queue will run on. The
-    /// worker answers through `queue` what it does not answer at once.
+    /// Makes the worker of queue `index`, in the home thread of the loop that the queue will run
+    /// on. The worker answers through `queue` what it does not answer at once.
     ///
     /// # Errors
     /// What stands in the way; the queue does not start.
@@ -75,15 +77,16 @@ pub trait Device: Send + Sync + 'static {
         queue: QueueRef<Self::Worker>,
     ) -> io::Result<Self::Worker>;
 
-    /// Writes a line for the operator. By default to stderr, with the device's name in front; that it
-    /// cannot be written stops nothing.
+    /// Writes a line for the operator. By default to stderr, with the device's name in front; that
+    /// it cannot be written stops nothing.
     fn log(&self, line: std::fmt::Arguments<'_>) {
         use std::io::Write;
         let _ = writeln!(io::stderr(), "{}: {line}", self.name());
     }
 }
 
-/// Reads a configuration space that consists of the bytes `space`; what is beyond them reads as zero.
+/// Reads a configuration space that consists of the bytes `space`; what is beyond them reads as
+/// zero.
 pub fn read_space(space: &[u8], offset: u64, data: &mut [u8]) {
     let tail = usize::try_from(offset).ok().and_then(|start| space.get(start..)).unwrap_or_default();
     data.fill(0);

@@ -1,6 +1,7 @@
 //! The log of what is in flight, for a transport whose queues survive a crash of this process.
 
-/// A record of what is in flight, kept where it survives this process. None of the methods may block.
+/// A record of what is in flight, kept where it survives this process. None of the methods may
+/// block.
 pub trait InFlightLog {
     /// The chain was popped and is about to be carried out.
     fn popped(&mut self, head: u16);
@@ -14,8 +15,8 @@ pub trait InFlightLog {
 pub struct InFlight {
     /// The record.
     pub log: Box<dyn InFlightLog>,
-    /// Heads that were taken and not answered, in the order in which they were taken. They are carried out
-    /// before anything new.
+    /// Heads that were taken and not answered, in the order in which they were taken. They are
+    /// carried out before anything new.
     pub resubmit: Vec<u16>,
 }
 

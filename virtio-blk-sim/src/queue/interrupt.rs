@@ -14,18 +14,19 @@ use super::level::LevelLine;
 pub enum Interrupt {
     /// A guest in this process.
     Irqfd(Irqfd),
-    /// An eventfd of somebody else: a vhost-user frontend's call, KVM's irqfd. Non-blocking, so a foreigner who fills its
-    /// counter stops nobody.
+    /// An eventfd of somebody else: a vhost-user frontend's call, KVM's irqfd. Non-blocking, so a
+    /// foreigner who fills its counter stops nobody.
     Call(EventNotifier),
-    /// A level that a guest lowers, and KVM asks about when it has: its irqfd, and the reason why it is up.
+    /// A level that a guest lowers, and KVM asks about when it has: its irqfd, and the reason why
+    /// it is up.
     Level(LevelLine),
     /// Nobody: the guest looks at the ring by itself, or its line is not set up yet.
     None,
 }
 
 impl Interrupt {
-    /// Takes over an eventfd that a peer has sent. Makes it non-blocking, which the peer sees, too: on a blocking one the
-    /// peer could stop the event loop by filling the counter.
+    /// Takes over an eventfd that a peer has sent. Makes it non-blocking, which the peer sees, too:
+    /// on a blocking one the peer could stop the event loop by filling the counter.
     ///
     /// # Errors
     /// What [`EventNotifier::adopt`] refuses.
@@ -34,13 +35,13 @@ impl Interrupt {
         Ok(Self::Call(EventNotifier::adopt(fd, Reset::Classic)?))
     }
 
-    /// Interrupts the guest. At most one write(2) (three if a foreigner has filled the counter); never blocks. False if
-    /// nobody is there.
+    /// Interrupts the guest. At most one write(2) (three if a foreigner has filled the counter);
+    /// never blocks. False if nobody is there.
     pub fn signal(&self) -> bool {
         match self {
             Self::Irqfd(irqfd) => irqfd.signal(),
-            // It was an eventfd when it was adopted, so it still is one: a write has no reason to fail that the guest's
-            // own doing would not explain.
+            // It was an eventfd when it was adopted, so it still is one: a write has no reason to
+            // fail that the guest's own doing would not explain.
             Self::Call(call) => drop(call.notify()),
             Self::Level(line) => line.signal(),
             Self::None => return false,

@@ -1,4 +1,5 @@
-//! The interrupt line from a queue to its guest: an eventfd that KVM (or a thread that plays the vCPU) waits on.
+//! The interrupt line from a queue to its guest: an eventfd that KVM (or a thread that plays the
+//! vCPU) waits on.
 #![expect(unsafe_code, reason = "eventfd(2), and read(2) and write(2) of eight bytes that the stack owns")]
 
 use std::io;
@@ -7,11 +8,13 @@ use std::sync::Arc;
 
 /// An eventfd used as an interrupt. Clones share it.
 ///
-/// Unlike a doorbell it is *blocking*, for the simulated guest: one read(2) waits and resets, which stands for KVM's irqfd
-/// that nobody reads. So it is for a guest that shares this process, whose counter no foreigner can fill.
+/// Unlike a doorbell it is *blocking*, for the simulated guest: one read(2) waits and resets, which
+/// stands for KVM's irqfd that nobody reads. So it is for a guest that shares this process, whose
+/// counter no foreigner can fill.
 ///
-/// With a device in another process ([`Irqfd::of_peer`]) it is *non-blocking*, since the file is shared and such a device
-/// makes it so anyway; then waiting is one poll(2) and one read(2), and ends when the device's process does.
+/// With a device in another process ([`Irqfd::of_peer`]) it is *non-blocking*, since the file is
+/// shared and such a device makes it so anyway; then waiting is one poll(2) and one read(2), and
+/// ends when the device's process does.
 #[derive(Debug, Clone)]
 pub struct Irqfd(Arc<Line>);
 
@@ -49,16 +52,17 @@ impl Irqfd {
         let one = 1u64;
         // SAFETY: eight readable bytes, as eventfd(2) demands.
         let written = retry(|| unsafe { libc::write(self.0.event.as_raw_fd(), (&raw const one).cast(), 8) });
-        // The line is ours and open: only a full counter could refuse, and 2^64 interrupts do not fit in a lifetime.
+        // The line is ours and open: only a full counter could refuse, and 2^64 interrupts do not
+        // fit in a lifetime.
         debug_assert!(written.is_ok(), "write to an irqfd: {written:?}");
     }
 
-    /// Sleeps until the next interrupt and takes it; how many were signalled since the last one. One read(2), and one
-    /// poll(2) before it if another process signals.
+    /// Sleeps until the next interrupt and takes it; how many were signalled since the last one.
+    /// One read(2), and one poll(2) before it if another process signals.
     ///
     /// # Errors
-    /// `ConnectionAborted` if that process has gone and left no interrupt behind; what read(2) and poll(2) say, EINTR
-    /// excepted.
+    /// `ConnectionAborted` if that process has gone and left no interrupt behind; what read(2) and
+    /// poll(2) say, EINTR excepted.
     pub fn wait(&self) -> io::Result<u64> {
         if let Some(peer) = &self.0.peer {
             self.poll(peer.as_fd())?;
@@ -69,8 +73,8 @@ impl Irqfd {
         Ok(count)
     }
 
-    /// Clears O_NONBLOCK, which a device in another process sets on the file that it shares with us: from then on
-    /// [`wait`](Self::wait) sleeps again.
+    /// Clears O_NONBLOCK, which a device in another process sets on the file that it shares with
+    /// us: from then on [`wait`](Self::wait) sleeps again.
     ///
     /// # Errors
     /// What fcntl(2) says.

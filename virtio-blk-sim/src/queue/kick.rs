@@ -7,10 +7,11 @@ use aio::{AioContext, BoundedNotifier, BoundedRegistration, EventNotifier, Notif
 
 /// A doorbell. Clones are the same.
 ///
-/// With a [maximum](BoundedNotifier) the guest feels a device that is slower than its kicks: whoever kicks sleeps while
-/// `maximum - 1` kicks have not been answered. That is for a vCPU whose exits end in user space, as those of the simulated
-/// guest do; KVM itself signals an ioeventfd and never waits. A bound is kept by whoever takes the count: a device that never
-/// reads its doorbell would keep the guest waiting for ever, so a doorbell that is its own count is always read.
+/// With a [maximum](BoundedNotifier) the guest feels a device that is slower than its kicks:
+/// whoever kicks sleeps while `maximum - 1` kicks have not been answered. That is for a vCPU whose
+/// exits end in user space, as those of the simulated guest do; KVM itself signals an ioeventfd and
+/// never waits. A bound is kept by whoever takes the count: a device that never reads its doorbell
+/// would keep the guest waiting for ever, so a doorbell that is its own count is always read.
 #[derive(Clone, Debug)]
 pub enum Kick {
     /// As many kicks as the guest likes; they coalesce.
@@ -20,7 +21,8 @@ pub enum Kick {
 }
 
 impl Kick {
-    /// Rings. True if that had to wait until the device had answered earlier kicks, which only a bounded one does.
+    /// Rings. True if that had to wait until the device had answered earlier kicks, which only a
+    /// bounded one does.
     ///
     /// # Errors
     /// What write(2) says; `BrokenPipe` if a bounded one would wait and has been stopped.
@@ -74,7 +76,8 @@ impl Doorbell {
         }
     }
 
-    /// Why it is reset by a read(2) although [`Reset::Autoreset`](aio::Reset::Autoreset) was asked for; `None` if it is not.
+    /// Why it is reset by a read(2) although [`Reset::Autoreset`](aio::Reset::Autoreset) was asked
+    /// for; `None` if it is not.
     pub fn fallback(&self) -> Option<&'static str> {
         match self {
             Self::Plain(registration) => registration.fallback(),
@@ -83,7 +86,8 @@ impl Doorbell {
     }
 }
 
-/// Answers a bounded doorbell: `process` is called for every count that was taken. There is no busy polling of it.
+/// Answers a bounded doorbell: `process` is called for every count that was taken. There is no busy
+/// polling of it.
 pub(super) fn answer(
     context: &AioContext,
     kick: &BoundedNotifier,

@@ -1,4 +1,5 @@
-//! A level-triggered interrupt line, as INTx of PCI: up until the guest has read the ISR status register and acknowledged.
+//! A level-triggered interrupt line, as INTx of PCI: up until the guest has read the ISR status
+//! register and acknowledged.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -8,10 +9,12 @@ use super::irqfd::Irqfd;
 /// VIRTIO: the queue's bit of the ISR status register (virtio 1.2, section 4.1.4.5).
 const QUEUE: u8 = 1;
 
-/// An irqfd that raises a level, and the ISR status register that says why it is up. Clones share them.
+/// An irqfd that raises a level, and the ISR status register that says why it is up. Clones share
+/// them.
 ///
-/// Whoever lowers the level (KVM, when the guest acknowledges) does not know whether something was left, and says so by a
-/// resample notification. Then [`resample`](Self::resample) raises it again if the register says so.
+/// Whoever lowers the level (KVM, when the guest acknowledges) does not know whether something was
+/// left, and says so by a resample notification. Then [`resample`](Self::resample) raises it again
+/// if the register says so.
 #[derive(Debug, Clone)]
 pub struct LevelLine {
     isr: Arc<AtomicU8>,
@@ -31,7 +34,8 @@ impl LevelLine {
         self.irqfd.signal();
     }
 
-    /// Raises it again, if the guest has not read the register since it was raised last. Any thread; at most one write(2).
+    /// Raises it again, if the guest has not read the register since it was raised last. Any
+    /// thread; at most one write(2).
     pub fn resample(&self) {
         if self.isr.load(Ordering::Acquire) != 0 {
             self.irqfd.signal();

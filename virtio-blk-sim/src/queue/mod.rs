@@ -1,9 +1,9 @@
 //! A virtqueue on an event loop, for any device.
 //!
-//! [`Queue`] owns the ring: its doorbell, draining, kick suppression, busy polling, the rate limit, the
-//! log of what is in flight, and the interrupt. What a chain means is up to a [`Worker`], which the queue
-//! calls. [`Device`] is a kind of device: its queues, features, configuration space, and the workers of
-//! its queues.
+//! [`Queue`] owns the ring: its doorbell, draining, kick suppression, busy polling, the rate limit,
+//! the log of what is in flight, and the interrupt. What a chain means is up to a [`Worker`], which
+//! the queue calls. [`Device`] is a kind of device: its queues, features, configuration space, and
+//! the workers of its queues.
 //!
 //! ```text
 //! kick ─► process: kicks off ─► pop, Worker::begin ... ─► kicks on, look again ─► publish ─► interrupt

@@ -1,10 +1,11 @@
 //! One virtqueue on an event loop: doorbell in, chains to the worker, answers and interrupt out.
 //!
-//! Kicks stay off while the queue is drained, and for as long as the loop busy polls (`begin` .. `end`).
-//! One drain takes at most as many chains as the queue has entries, or as the worker takes in a batch. If
-//! the guest made more available meanwhile, the rest waits for the next turn, so no guest can keep the
-//! other handlers of the loop from running. A queue that used up its [`RateLimit`] rests, kicks off, until a
-//! timer continues it. One whose worker may not begin rests until the worker wakes it.
+//! Kicks stay off while the queue is drained, and for as long as the loop busy polls (`begin` ..
+//! `end`). One drain takes at most as many chains as the queue has entries, or as the worker takes
+//! in a batch. If the guest made more available meanwhile, the rest waits for the next turn, so no
+//! guest can keep the other handlers of the loop from running. A queue that used up its
+//! [`RateLimit`] rests, kicks off, until a timer continues it. One whose worker may not begin rests
+//! until the worker wakes it.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -31,14 +32,15 @@ pub struct QueueParts<M = GuestMemoryMmap> {
     pub kick: Kick,
     /// The interrupt line.
     pub interrupt: Interrupt,
-    /// Called when the driver broke a rule of the ring, before the interrupt that makes the driver look.
+    /// Called when the driver broke a rule of the ring, before the interrupt that makes the driver
+    /// look.
     pub on_broken: Box<dyn Fn(QueueError)>,
     /// The limit that it shares with the device's other queues.
     pub limit: Option<Arc<RateLimit>>,
     /// For a transport whose queues survive a crash of this process.
     pub in_flight: Option<InFlight>,
-    /// For a transport whose guest memory can be taken away: returns true once that happened. Asked before
-    /// each batch of answers; from then on the driver is told nothing more.
+    /// For a transport whose guest memory can be taken away: returns true once that happened. Asked
+    /// before each batch of answers; from then on the driver is told nothing more.
     pub memory_lost: Option<Box<dyn Fn() -> bool>>,
 }
 
@@ -50,8 +52,8 @@ impl<M> std::fmt::Debug for QueueParts<M> {
 
 /// A running queue. Home thread of its loop.
 ///
-/// Dropping it detaches it from the loop. Chains that a worker still works on keep their hold on guest
-/// memory until they are done; their answers are dropped.
+/// Dropping it detaches it from the loop. Chains that a worker still works on keep their hold on
+/// guest memory until they are done; their answers are dropped.
 pub struct Queue<W: Worker> {
     worker: W,
     ring: RefCell<Ring<W>>,
@@ -74,7 +76,8 @@ pub struct Queue<W: Worker> {
 
 struct Ring<W: Worker> {
     queue: DeviceQueue<W::Memory>,
-    /// Heads that a former process took and did not answer, and that have not begun yet; the next is last.
+    /// Heads that a former process took and did not answer, and that have not begun yet; the next
+    /// is last.
     resubmit: Vec<u16>,
     /// Slots without a chain; there are never more slots than entries in the queue.
     slots: Vec<W::Slot>,
@@ -102,7 +105,8 @@ impl<W: Worker> std::fmt::Debug for Attached<W> {
 
 impl<W: Worker> Queue<W> {
     /// Starts a queue on the loop of `context`: its kick is answered from now on, and what was made
-    /// available before counts. `worker` makes the worker, which answers through the reference that it gets.
+    /// available before counts. `worker` makes the worker, which answers through the reference that
+    /// it gets.
     ///
     /// # Errors
     /// What registering the doorbell or making the worker returns.
@@ -155,14 +159,14 @@ impl<W: Worker> Queue<W> {
             queue.interrupt();
         }
         queue.resubmit(&mut queue.ring.borrow_mut());
-        // Whoever ran this queue before may have told the guest not to kick (virtio 1.2 section 2.7.10
-        // leaves the suppression as it is), so look once without being asked.
+        // Whoever ran this queue before may have told the guest not to kick (virtio 1.2 section
+        // 2.7.10 leaves the suppression as it is), so look once without being asked.
         queue.again.schedule();
         Ok(Attached { queue, doorbell })
     }
 
-    /// Carries out what a former process took and did not answer, as far as the worker may begin. What is
-    /// left stays in the log, and is found there again should the queue stop before.
+    /// Carries out what a former process took and did not answer, as far as the worker may begin.
+    /// What is left stays in the log, and is found there again should the queue stop before.
     #[cold]
     fn resubmit(&self, ring: &mut Ring<W>) {
         while let Some(head) = ring.resubmit.pop() {
@@ -198,8 +202,8 @@ impl<W: Worker> Queue<W> {
         self.broken.get()
     }
 
-    /// Gives the queue another interrupt line, and signals it: nobody may have seen the signals on the
-    /// old one.
+    /// Gives the queue another interrupt line, and signals it: nobody may have seen the signals on
+    /// the old one.
     pub fn set_interrupt(&self, interrupt: Interrupt) {
         self.interrupt.replace(interrupt);
         self.interrupt();
@@ -263,8 +267,8 @@ impl<W: Worker> Queue<W> {
         }
     }
 
-    /// Returns true if nothing may be taken now. If the limit is used up, the timer continues when it is
-    /// not; if the worker may not begin, it wakes the queue.
+    /// Returns true if nothing may be taken now. If the limit is used up, the timer continues when
+    /// it is not; if the worker may not begin, it wakes the queue.
     fn must_rest(&self) -> bool {
         if !self.worker.may_begin() {
             self.resting.set(true);
@@ -296,10 +300,10 @@ impl<W: Worker> Queue<W> {
         self.count(|stats| stats.requests += 1);
     }
 
-    /// Shows answers to the guest before the batch is complete: when there are enough of them, or at
-    /// once if the guest waits for any, because waking up takes the guest longer than the rest of the
-    /// batch takes the device. The last answers are shown when kicks are on again: a guest that this
-    /// wakes on the device's own CPU must be able to kick.
+    /// Shows answers to the guest before the batch is complete: when there are enough of them, or
+    /// at once if the guest waits for any, because waking up takes the guest longer than the rest
+    /// of the batch takes the device. The last answers are shown when kicks are on again: a guest
+    /// that this wakes on the device's own CPU must be able to kick.
     #[inline]
     fn publish_early(&self, ring: &mut Ring<W>) {
         let due = ring.queue.unpublished() >= SHOWN_AT_ONCE || ring.queue.driver_waits();
@@ -333,8 +337,8 @@ impl<W: Worker> Queue<W> {
         }
     }
 
-    /// Stops a queue whose driver broke the rules. The interrupt stands for the configuration change
-    /// that reports DEVICE_NEEDS_RESET to the driver (virtio 1.2 section 2.1.2).
+    /// Stops a queue whose driver broke the rules. The interrupt stands for the configuration
+    /// change that reports DEVICE_NEEDS_RESET to the driver (virtio 1.2 section 2.1.2).
     fn stop(&self, error: QueueError) {
         if self.broken.replace(Some(error)).is_none() {
             (self.on_broken)(error);
@@ -343,8 +347,8 @@ impl<W: Worker> Queue<W> {
     }
 }
 
-/// How many answers are shown together if more follow: the guest handles the first ones while the device
-/// works on the others.
+/// How many answers are shown together if more follow: the guest handles the first ones while the
+/// device works on the others.
 const SHOWN_AT_ONCE: u16 = 8;
 
 /// A chain that its worker is about to begin. Dropped only if the worker panics: then the chain is
@@ -356,7 +360,8 @@ struct Lost<'a, W: Worker> {
 
 impl<W: Worker> Drop for Lost<'_, W> {
     fn drop(&mut self) {
-        // The chain was popped and not answered. If the queue is broken, nothing is returned any more.
+        // The chain was popped and not answered. If the queue is broken, nothing is returned any
+        // more.
         let pushed = self.ring.queue.push(self.head, 0);
         if let (Ok(()), Some(log)) = (pushed, &mut self.ring.log) {
             log.pushed(self.head);
@@ -364,8 +369,8 @@ impl<W: Worker> Drop for Lost<'_, W> {
     }
 }
 
-/// Continues a drain in the next turn if it unwinds, which also shows the answers that were not shown and
-/// switches kicks on.
+/// Continues a drain in the next turn if it unwinds, which also shows the answers that were not
+/// shown and switches kicks on.
 struct Continue<'a>(&'a BottomHalf);
 
 impl Drop for Continue<'_> {
@@ -382,8 +387,9 @@ impl<W: Worker> QueueRef<W> {
         self.0.borrow().upgrade()
     }
 
-    /// Answers chains that the worker kept. They are shown to the guest with one store and one interrupt at
-    /// most, so what finishes at the same time should come in one call. Not inside [`Worker::begin`].
+    /// Answers chains that the worker kept. They are shown to the guest with one store and one
+    /// interrupt at most, so what finishes at the same time should come in one call. Not inside
+    /// [`Worker::begin`].
     pub fn answer(&self, answers: impl IntoIterator<Item = Answer<W::Slot>>) {
         let Some(queue) = self.get() else { return };
         let mut ring = queue.ring.borrow_mut();
@@ -393,9 +399,9 @@ impl<W: Worker> QueueRef<W> {
         queue.publish(&mut ring);
     }
 
-    /// [`Worker::may_begin`] has become true: looks at the ring in the next turn. Does nothing if the queue
-    /// does not wait for that, so it may be called too often. To call it from another thread, or from a
-    /// callback that outlives the queue, schedule a [`BottomHalf`] that calls it.
+    /// [`Worker::may_begin`] has become true: looks at the ring in the next turn. Does nothing if
+    /// the queue does not wait for that, so it may be called too often. To call it from another
+    /// thread, or from a callback that outlives the queue, schedule a [`BottomHalf`] that calls it.
     pub fn wake(&self) {
         if let Some(queue) = self.get()
             && queue.resting.replace(false)
@@ -455,7 +461,8 @@ impl<W: Worker> BusyPolled for Queue<W> {
         if self.resting.get() {
             return;
         }
-        // What came meanwhile is found by the look that follows, or by whoever attaches the queue next.
+        // What came meanwhile is found by the look that follows, or by whoever attaches the queue
+        // next.
         let _ = self.ring.borrow_mut().queue.enable_kicks();
     }
 }
@@ -475,8 +482,9 @@ impl<W: Worker> Attached<W> {
         &self.doorbell
     }
 
-    /// Turns the loop until every request that was taken has been answered, and stops the queue: the doorbell goes first,
-    /// so nothing new is taken, not even what the ring holds. Blocks for as long as the backend takes.
+    /// Turns the loop until every request that was taken has been answered, and stops the queue:
+    /// the doorbell goes first, so nothing new is taken, not even what the ring holds. Blocks for
+    /// as long as the backend takes.
     ///
     /// # Errors
     /// What [`AioContext::poll`] says; the queue is stopped all the same, without waiting.
@@ -485,7 +493,8 @@ impl<W: Worker> Attached<W> {
         drop(doorbell);
         queue.again.cancel();
         queue.rest.cancel();
-        // From here on a wake-up does nothing, or the queue would take chains while it waits for the last.
+        // From here on a wake-up does nothing, or the queue would take chains while it waits for
+        // the last.
         queue.resting.set(false);
         queue.worker.stop();
         while queue.in_flight() > 0 {

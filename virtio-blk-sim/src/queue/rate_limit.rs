@@ -1,9 +1,10 @@
 //! A limit on requests and on bytes per second, shared by the queues of a device.
 //!
-//! Each limit is a token bucket in its dual form (the generic cell rate algorithm, ITU-T I.371): instead of tokens that
-//! trickle in it keeps the time at which the bucket will be full again. One number says everything, so one atomic makes it
-//! safe to share, and an idle bucket needs no attention. What is taken off a ring is charged afterwards, because its size is
-//! known only then: a bucket may go into debt by one request, and is paid back before the next.
+//! Each limit is a token bucket in its dual form (the generic cell rate algorithm, ITU-T I.371):
+//! instead of tokens that trickle in it keeps the time at which the bucket will be full again. One
+//! number says everything, so one atomic makes it safe to share, and an idle bucket needs no
+//! attention. What is taken off a ring is charged afterwards, because its size is known only then:
+//! a bucket may go into debt by one request, and is paid back before the next.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -53,8 +54,8 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// At most so many requests and so many bytes a second in the long run; `None` or 0 is no limit. After a pause a tenth of
-    /// a second's worth may go at once.
+    /// At most so many requests and so many bytes a second in the long run; `None` or 0 is no
+    /// limit. After a pause a tenth of a second's worth may go at once.
     pub fn new(iops: Option<u64>, bytes_per_second: Option<u64>) -> Self {
         let bucket = |rate: Option<u64>| rate.filter(|rate| *rate != 0).map(Bucket::new);
         Self { requests: bucket(iops), bytes: bucket(bytes_per_second) }

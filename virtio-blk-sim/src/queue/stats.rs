@@ -6,8 +6,8 @@
 pub struct QueueStats {
     /// Requests answered.
     pub requests: u64,
-    /// Times the queue was looked at: kicks, busy-poll hits, and drains that were continued in a later
-    /// turn.
+    /// Times the queue was looked at: kicks, busy-poll hits, and drains that were continued in a
+    /// later turn.
     pub drains: u64,
     /// Interrupts: writes to the irqfd.
     pub interrupts: u64,

@@ -10,18 +10,20 @@ use super::rate_limit::RateLimit;
 use crate::memory::GuestMemoryMmap;
 use crate::virtqueue::Chain;
 
-/// The device's side of one queue. Lives in the home thread of the queue's loop, and is called there only.
+/// The device's side of one queue. Lives in the home thread of the queue's loop, and is called
+/// there only.
 ///
-/// [`begin`](Self::begin) gets each chain that the driver makes available. It returns the answer, or keeps
-/// the chain and answers later through the [`QueueRef`](super::QueueRef) it was made with, from any callback of the loop.
+/// [`begin`](Self::begin) gets each chain that the driver makes available. It returns the answer,
+/// or keeps the chain and answers later through the [`QueueRef`](super::QueueRef) it was made with,
+/// from any callback of the loop.
 ///
-/// A chain travels in a *slot*, which has room for it and for whatever the device needs to carry it out.
-/// Slots are used again, so a queue that has been busy allocates nothing. A device that answers each chain
-/// at once needs none of that: see [`Immediate`].
+/// A chain travels in a *slot*, which has room for it and for whatever the device needs to carry it
+/// out. Slots are used again, so a queue that has been busy allocates nothing. A device that
+/// answers each chain at once needs none of that: see [`Immediate`].
 ///
-/// A method may panic. The panic unwinds out of [`AioContext::poll`](aio::AioContext::poll). The chain that
-/// [`begin`](Self::begin) was working on is returned to the driver with nothing written, and the next turn
-/// continues with the others.
+/// A method may panic. The panic unwinds out of [`AioContext::poll`](aio::AioContext::poll). The
+/// chain that [`begin`](Self::begin) was working on is returned to the driver with nothing written,
+/// and the next turn continues with the others.
 pub trait Worker: 'static {
     /// The guest's memory.
     type Memory: GuestMemoryBackend + 'static;
@@ -35,18 +37,19 @@ pub trait Worker: 'static {
     /// The chain of a slot.
     fn chain(slot: &mut Self::Slot) -> &mut Chain<Self::Memory>;
 
-    /// Carries out a chain. `None` if the answer comes later. Must not block; `meter` is told how many
-    /// bytes it moves.
+    /// Carries out a chain. `None` if the answer comes later. Must not block; `meter` is told how
+    /// many bytes it moves.
     fn begin(&self, slot: Self::Slot, meter: Meter<'_>) -> Option<Answer<Self::Slot>>;
 
-    /// Whether [`begin`](Self::begin) may be called now. While this is false nothing is taken off the ring
-    /// and no kick is asked for: the device's own back-pressure. When that changes, call
+    /// Whether [`begin`](Self::begin) may be called now. While this is false nothing is taken off
+    /// the ring and no kick is asked for: the device's own back-pressure. When that changes, call
     /// [`QueueRef::wake`](super::QueueRef::wake). Called very often, so it only looks at memory.
     fn may_begin(&self) -> bool {
         true
     }
 
-    /// How many chains make a batch: so many are taken off the ring before [`commit`](Self::commit).
+    /// How many chains make a batch: so many are taken off the ring before
+    /// [`commit`](Self::commit).
     fn batch(&self) -> u16 {
         u16::MAX
     }
@@ -54,11 +57,13 @@ pub trait Worker: 'static {
     /// No more chains follow for now: what is handed to the kernel in batches is handed over.
     fn commit(&self) {}
 
-    /// The queue is being stopped: nothing new begins, and it waits until every chain that was taken has
-    /// been answered. A worker that keeps chains until something from outside happens must answer them now.
+    /// The queue is being stopped: nothing new begins, and it waits until every chain that was
+    /// taken has been answered. A worker that keeps chains until something from outside happens
+    /// must answer them now.
     fn stop(&self) {}
 
-    /// System calls in the loop's thread by which chains were handed to the kernel, beside the loop's own.
+    /// System calls in the loop's thread by which chains were handed to the kernel, beside the
+    /// loop's own.
     fn submit_calls(&self) -> u64 {
         0
     }
@@ -92,8 +97,8 @@ impl Meter<'_> {
 
 /// A device's side of a queue that answers each chain at once: all that most devices need.
 pub trait Handled: 'static {
-    /// Carries out a chain: reads its readable part, writes its writable part, and returns how many bytes it
-    /// wrote. Must not block.
+    /// Carries out a chain: reads its readable part, writes its writable part, and returns how many
+    /// bytes it wrote. Must not block.
     fn handle(&self, chain: &Chain) -> u32;
 
     /// As [`Worker::may_begin`].

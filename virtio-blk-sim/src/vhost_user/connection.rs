@@ -1,7 +1,9 @@
-//! Whole messages out of whatever pieces arrive, and replies into a socket that may be full. Never blocks.
+//! Whole messages out of whatever pieces arrive, and replies into a socket that may be full. Never
+//! blocks.
 //!
-//! The receiving half is a state machine. A message's bytes are read exactly, first the header's and then the body's, so the
-//! next message and its descriptors stay in the kernel until their turn:
+//! The receiving half is a state machine. A message's bytes are read exactly, first the header's
+//! and then the body's, so the next message and its descriptors stay in the kernel until their
+//! turn:
 //!
 //! ```text
 //!           ┌──────────── body complete: the message is handed out ◄───────────┐
@@ -22,14 +24,15 @@ use super::frame::Frame;
 use super::header::{HEADER_SIZE, Header, MAX_BODY_SIZE};
 use super::socket::{self, MAX_FDS};
 
-/// Most replies that wait for the peer to read them. A frontend that follows the protocol has one answer outstanding.
+/// Most replies that wait for the peer to read them. A frontend that follows the protocol has one
+/// answer outstanding.
 pub const MAX_QUEUED_FRAMES: usize = 64;
 
 /// One end of a vhost-user socket: the frontend's requests, or the channel for the backend's own.
 ///
-/// The event loop watches it ([`AsFd`]) for reading, and for writing while [`wants_write`](Self::wants_write). It need not be
-/// in non-blocking mode. Its memory is bounded: one buffer of [`MAX_BODY_SIZE`], [`MAX_FDS`] descriptors, and
-/// [`MAX_QUEUED_FRAMES`] replies.
+/// The event loop watches it ([`AsFd`]) for reading, and for writing while
+/// [`wants_write`](Self::wants_write). It need not be in non-blocking mode. Its memory is bounded:
+/// one buffer of [`MAX_BODY_SIZE`], [`MAX_FDS`] descriptors, and [`MAX_QUEUED_FRAMES`] replies.
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
@@ -55,7 +58,8 @@ enum State {
     Failed,
 }
 
-/// A message as it came. Its form is unknown: [`Request::parse`](super::Request::parse) looks at it.
+/// A message as it came. Its form is unknown: [`Request::parse`](super::Request::parse) looks at
+/// it.
 #[derive(Debug)]
 pub struct Incoming<'a> {
     /// Of version 1; everything else in it is the peer's word.
@@ -80,15 +84,16 @@ impl Connection {
         }
     }
 
-    /// The next message if there is a whole one, `None` if not: then what there is of it is kept, and the call is worth
-    /// repeating when the socket is readable. One message costs two recvmsg(2), or one without a body.
+    /// The next message if there is a whole one, `None` if not: then what there is of it is kept,
+    /// and the call is worth repeating when the socket is readable. One message costs two
+    /// recvmsg(2), or one without a body.
     ///
     /// A server that stops calling this while [`wants_write`](Self::wants_write) never meets
     /// [`RepliesUnread`](ConnectionError::RepliesUnread).
     ///
     /// # Errors
-    /// Any error is the end of this connection; `Closed` is the ordinary one. What was received of a message is dropped, its
-    /// descriptors are closed.
+    /// Any error is the end of this connection; `Closed` is the ordinary one. What was received of
+    /// a message is dropped, its descriptors are closed.
     pub fn receive(&mut self) -> Result<Option<Incoming<'_>>, ConnectionError> {
         let header = match self.advance() {
             Ok(Some(header)) => header,
@@ -105,8 +110,8 @@ impl Connection {
         }))
     }
 
-    /// Reads until a message is complete, which its header says, or nothing more has come. Each turn of the loop takes a
-    /// byte of a bounded message.
+    /// Reads until a message is complete, which its header says, or nothing more has come. Each
+    /// turn of the loop takes a byte of a bounded message.
     fn advance(&mut self) -> Result<Option<Header>, ConnectionError> {
         loop {
             let expected = match self.state {
@@ -160,8 +165,8 @@ impl Connection {
         }
     }
 
-    /// Sends a message: at once as far as the socket takes it, the rest when [`flush`](Self::flush) is called. Its
-    /// descriptors go with its first byte and are closed on this side.
+    /// Sends a message: at once as far as the socket takes it, the rest when [`flush`](Self::flush)
+    /// is called. Its descriptors go with its first byte and are closed on this side.
     ///
     /// # Errors
     /// The end of this connection: the peer has gone, or [`MAX_QUEUED_FRAMES`] replies lie unread.
@@ -177,7 +182,8 @@ impl Connection {
         self.flush()
     }
 
-    /// True while a message waits for room in the socket: watch it for writing, and [`flush`](Self::flush).
+    /// True while a message waits for room in the socket: watch it for writing, and
+    /// [`flush`](Self::flush).
     pub fn wants_write(&self) -> bool {
         !self.outbox.is_empty()
     }

@@ -37,8 +37,8 @@ pub enum ConnectionError {
         /// Bytes announced.
         size: u32,
     },
-    /// More descriptors than a message may carry, or more than the process has room for (MSG_CTRUNC of recvmsg(2) means
-    /// both). Those that came have been closed.
+    /// More descriptors than a message may carry, or more than the process has room for (MSG_CTRUNC
+    /// of recvmsg(2) means both). Those that came have been closed.
     #[error(
         "the descriptors of a message could not all be received: more than {MAX_FDS}, or RLIMIT_NOFILE of this process is \
          reached"
@@ -58,12 +58,13 @@ pub enum ConnectionError {
     Io(#[from] io::Error),
 }
 
-/// A message that makes no sense. The connection is intact: the message has been consumed, its descriptors are closed.
-/// [`Refusal`](super::Refusal) says what to tell the peer.
+/// A message that makes no sense. The connection is intact: the message has been consumed, its
+/// descriptors are closed. [`Refusal`](super::Refusal) says what to tell the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageError {
-    /// Not a request that a block backend serves: unknown, for other devices, or of a feature that is not offered.
+    /// Not a request that a block backend serves: unknown, for other devices, or of a feature that
+    /// is not offered.
     #[error("request {request} ({}) is not served by a block backend", name(*request))]
     Unsupported {
         /// Its number.

@@ -1,9 +1,10 @@
-//! Protocol features: what frontend and backend understand of vhost-user itself (specification, "Protocol features").
+//! Protocol features: what frontend and backend understand of vhost-user itself (specification,
+//! "Protocol features").
 
 use crate::bit_set::bit_set;
 
-/// `VHOST_USER_F_PROTOCOL_FEATURES`: the bit among the *virtio* features by which a backend says that it can be asked for
-/// its protocol features. No driver ever sees it.
+/// `VHOST_USER_F_PROTOCOL_FEATURES`: the bit among the *virtio* features by which a backend says
+/// that it can be asked for its protocol features. No driver ever sees it.
 pub const F_PROTOCOL_FEATURES: u64 = 1 << 30;
 
 bit_set! {

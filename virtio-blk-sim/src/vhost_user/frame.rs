@@ -13,7 +13,8 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// A message whose header is what `header` makes of the body's size, and whose body is what `body` appends.
+    /// A message whose header is what `header` makes of the body's size, and whose body is what
+    /// `body` appends.
     pub(super) fn new(header: impl FnOnce(u32) -> Header, body: impl FnOnce(&mut Vec<u8>)) -> Self {
         let mut payload = Vec::new();
         body(&mut payload);
@@ -28,8 +29,8 @@ impl Frame {
         Self { fds: fds.into_iter().collect(), ..self }
     }
 
-    /// Bytes that need not be a message, with descriptors that need not belong to it: what a test sends to a server that
-    /// should survive it.
+    /// Bytes that need not be a message, with descriptors that need not belong to it: what a test
+    /// sends to a server that should survive it.
     pub fn raw(bytes: Vec<u8>, fds: Vec<OwnedFd>) -> Self {
         Self { bytes, fds }
     }

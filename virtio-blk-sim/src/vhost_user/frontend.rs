@@ -1,4 +1,5 @@
-//! The frontend's half, blocking with a deadline: for the benchmark's driver, and for tests that abuse a server.
+//! The frontend's half, blocking with a deadline: for the benchmark's driver, and for tests that
+//! abuse a server.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,12 +21,14 @@ type Result<T> = std::result::Result<T, FrontendError>;
 
 /// A session with a vhost-user backend.
 ///
-/// Each method is one exchange. It blocks until the backend has answered (where an answer is due: always for what asks
-/// something, and for everything once REPLY_ACK is negotiated), for at most the timeout in total. Without REPLY_ACK a request
-/// that asks nothing succeeds as soon as it is sent.
+/// Each method is one exchange. It blocks until the backend has answered (where an answer is due:
+/// always for what asks something, and for everything once REPLY_ACK is negotiated), for at most
+/// the timeout in total. Without REPLY_ACK a request that asks nothing succeeds as soon as it is
+/// sent.
 ///
-/// After a [`TimedOut`](FrontendError::TimedOut) the answer may still come, so the session is of no more use; likewise after
-/// an error of the connection. A [`Refused`](FrontendError::Refused) request leaves it intact.
+/// After a [`TimedOut`](FrontendError::TimedOut) the answer may still come, so the session is of no
+/// more use; likewise after an error of the connection. A [`Refused`](FrontendError::Refused)
+/// request leaves it intact.
 #[derive(Debug)]
 pub struct Frontend {
     connection: Connection,
@@ -47,8 +50,8 @@ pub struct RawMessage {
 }
 
 impl Frontend {
-    /// Connects to the socket at `path`. `timeout` is for each exchange. Blocks like connect(2): as long as the server's
-    /// backlog is full.
+    /// Connects to the socket at `path`. `timeout` is for each exchange. Blocks like connect(2): as
+    /// long as the server's backlog is full.
     ///
     /// # Errors
     /// What connect(2) says.
@@ -63,7 +66,8 @@ impl Frontend {
         Self { connection, backend_channel: None, negotiated: ProtocolFeatures::NONE, timeout }
     }
 
-    /// The virtio features that the backend offers, [`F_PROTOCOL_FEATURES`](super::F_PROTOCOL_FEATURES) among them.
+    /// The virtio features that the backend offers,
+    /// [`F_PROTOCOL_FEATURES`](super::F_PROTOCOL_FEATURES) among them.
     pub fn get_features(&mut self) -> Result<u64> {
         match self.ask(Request::GetFeatures)? {
             Reply::Features(features) => Ok(features),
@@ -84,7 +88,8 @@ impl Frontend {
         }
     }
 
-    /// Puts protocol features in force. With REPLY_ACK among them everything from the next request on is acknowledged.
+    /// Puts protocol features in force. With REPLY_ACK among them everything from the next request
+    /// on is acknowledged.
     pub fn set_protocol_features(&mut self, features: ProtocolFeatures) -> Result<()> {
         self.tell(Request::SetProtocolFeatures(features))?;
         self.negotiated = features;
@@ -145,8 +150,8 @@ impl Frontend {
         self.tell(Request::SetVringBase(VringState { index, num: base }))
     }
 
-    /// Stops a vring: when this returns, every request that was in flight is complete. Gives where in the avail ring it
-    /// stands.
+    /// Stops a vring: when this returns, every request that was in flight is complete. Gives where
+    /// in the avail ring it stands.
     pub fn get_vring_base(&mut self, index: u32) -> Result<u32> {
         match self.ask(Request::GetVringBase { index })? {
             Reply::VringBase(state) => Ok(state.num),
@@ -193,8 +198,8 @@ impl Frontend {
         self.tell(Request::SetConfig(ConfigData { offset, flags: 0, data: data.to_vec() }))
     }
 
-    /// Lets the backend make a region for requests in flight. `None` if it has none to offer. Needs INFLIGHT_SHMFD, like the
-    /// next one.
+    /// Lets the backend make a region for requests in flight. `None` if it has none to offer. Needs
+    /// INFLIGHT_SHMFD, like the next one.
     pub fn get_inflight_fd(
         &mut self,
         num_queues: u16,
@@ -255,7 +260,8 @@ impl Frontend {
         Ok(request)
     }
 
-    /// Sends bytes and descriptors that need not be a message. Waits until the socket has taken them, and for no answer.
+    /// Sends bytes and descriptors that need not be a message. Waits until the socket has taken
+    /// them, and for no answer.
     pub fn send_raw(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
         let fds = fds.iter().map(|fd| fd.try_clone_to_owned()).collect::<io::Result<_>>()?;
         self.send(Frame::raw(bytes.to_vec(), fds), deadline(self.timeout))
@@ -266,8 +272,8 @@ impl Frontend {
         receive(&mut self.connection, deadline(self.timeout))
     }
 
-    /// Sends any request and waits for the reply: its own, or an [`Ack`] if it has none and REPLY_ACK is negotiated. `None`
-    /// if there is none to wait for.
+    /// Sends any request and waits for the reply: its own, or an [`Ack`] if it has none and
+    /// REPLY_ACK is negotiated. `None` if there is none to wait for.
     pub fn exchange(&mut self, request: Request) -> Result<Option<Reply>> {
         let deadline = deadline(self.timeout);
         let (number, has_reply) = (request.code().number(), request.has_reply());
@@ -312,7 +318,8 @@ fn vring_fd(index: u8, fd: Option<BorrowedFd<'_>>) -> Result<VringFd> {
     Ok(VringFd { index, fd })
 }
 
-/// A reply that is not the one to its request is a refusal: the codec gives each request its own kind or an `Ack`.
+/// A reply that is not the one to its request is a refusal: the codec gives each request its own
+/// kind or an `Ack`.
 fn unexpected(reply: &Reply) -> FrontendError {
     FrontendError::Refused { request: reply.request() }
 }

@@ -1,4 +1,5 @@
-//! The header of a message and the codes of the requests (specification, "Header" and "Front-end message types").
+//! The header of a message and the codes of the requests (specification, "Header" and "Front-end
+//! message types").
 
 use std::fmt;
 
@@ -7,8 +8,8 @@ use super::features::ProtocolFeatures;
 /// Bytes of a header.
 pub const HEADER_SIZE: usize = 12;
 
-/// Most bytes of a body. The largest request that is served has 268; a larger one within this bound is read and refused, and
-/// the connection survives it.
+/// Most bytes of a body. The largest request that is served has 268; a larger one within this bound
+/// is read and refused, and the connection survives it.
 pub const MAX_BODY_SIZE: usize = 4096;
 
 const VERSION_MASK: u32 = 0x3;
@@ -34,7 +35,8 @@ impl Header {
         Self { request, flags: VERSION, size }
     }
 
-    /// The header of a reply to `request` with a body of `size` bytes. Exactly these flags: QEMU compares them all.
+    /// The header of a reply to `request` with a body of `size` bytes. Exactly these flags: QEMU
+    /// compares them all.
     pub const fn reply(request: u32, size: u32) -> Self {
         Self { request, flags: VERSION | REPLY, size }
     }
@@ -73,13 +75,15 @@ impl Header {
         self.flags & REPLY != 0
     }
 
-    /// True if the sender would like an answer; whether it waits for one is [`wants_ack`](Self::wants_ack).
+    /// True if the sender would like an answer; whether it waits for one is
+    /// [`wants_ack`](Self::wants_ack).
     pub const fn needs_reply(&self) -> bool {
         self.flags & NEED_REPLY != 0
     }
 
-    /// True if the sender waits for an [`Ack`](super::Ack). `negotiated` are the protocol features that are in force *after*
-    /// the request, for the one that sets them may already ask for an answer.
+    /// True if the sender waits for an [`Ack`](super::Ack). `negotiated` are the protocol features
+    /// that are in force *after* the request, for the one that sets them may already ask for an
+    /// answer.
     pub const fn wants_ack(&self, negotiated: ProtocolFeatures) -> bool {
         self.needs_reply() && negotiated.contains(ProtocolFeatures::REPLY_ACK)
     }
@@ -92,7 +96,8 @@ impl Header {
 
 macro_rules! codes {
     ($($name:ident = $number:literal,)*) => {
-        /// The requests of a frontend, each by its name in the specification (`VHOST_USER_GET_FEATURES` and so on).
+        /// The requests of a frontend, each by its name in the specification
+        /// (`VHOST_USER_GET_FEATURES` and so on).
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[repr(u32)]
         #[expect(missing_docs, reason = "the names are the specification's; what we serve is documented at Request")]

@@ -1,15 +1,16 @@
-//! Which requests are in flight, noted where a kill does not reach: the region of GET_INFLIGHT_FD and SET_INFLIGHT_FD.
+//! Which requests are in flight, noted where a kill does not reach: the region of GET_INFLIGHT_FD
+//! and SET_INFLIGHT_FD.
 //!
-//! The backend makes a memfd, the frontend keeps it and gives it to whoever serves the device next (specification, "Inflight
-//! I/O tracking"). For each queue it holds
+//! The backend makes a memfd, the frontend keeps it and gives it to whoever serves the device next
+//! (specification, "Inflight I/O tracking"). For each queue it holds
 //!
 //! ```text
 //! features u64 = 0, version u16 = 1, desc_num u16, last_batch_head u16, used_idx u16,
 //! desc_num x { inflight u8, padding u8 x 5, next u16, counter u64 }
 //! ```
 //!
-//! in native byte order, the regions of the queues one after another at multiples of 64 bytes. Beside the virtqueue it is
-//! kept so:
+//! in native byte order, the regions of the queues one after another at multiples of 64 bytes.
+//! Beside the virtqueue it is kept so:
 //!
 //! ```text
 //! DeviceQueue::pop      then  InflightQueue::pop         counter = the next number; inflight = 1
@@ -17,19 +18,21 @@
 //! DeviceQueue::publish  then  InflightQueue::published   inflight = 0 for each of the batch; used_idx = used.idx
 //! ```
 //!
-//! A head with inflight = 1 has been taken and not been answered, but for those of a batch whose used.idx is stored already:
-//! then the used_idx here is behind the ring's, by the size of the batch, and the batch is the first so many heads of the
-//! list from `last_batch_head`. (Further on the list goes through older batches and means nothing.)
-//! [`InflightRegion::open`] tells the two apart. A kill before `inflight = 1` leaves the head to be popped again, for the
-//! next index to pop is *derived*: used.idx plus the number of heads in flight.
+//! A head with inflight = 1 has been taken and not been answered, but for those of a batch whose
+//! used.idx is stored already: then the used_idx here is behind the ring's, by the size of the
+//! batch, and the batch is the first so many heads of the list from `last_batch_head`. (Further on
+//! the list goes through older batches and means nothing.) [`InflightRegion::open`] tells the two
+//! apart. A kill before `inflight = 1` leaves the head to be popped again, for the next index to
+//! pop is *derived*: used.idx plus the number of heads in flight.
 //!
 //! # Order of the stores
 //!
-//! It is the process that dies, not the machine. What a thread has stored in shared memory stays stored, and another process
-//! finds it as far as the thread had come, in the order in which the *instructions* stood. So no fence is needed, but the
-//! compiler must not reorder. Every store to the region is a Release store, as that of used.idx in
-//! [`DeviceQueue::publish`](crate::virtqueue::DeviceQueue::publish) is: none of them moves before a store that is written
-//! above it. On x86 that is an ordinary store.
+//! It is the process that dies, not the machine. What a thread has stored in shared memory stays
+//! stored, and another process finds it as far as the thread had come, in the order in which the
+//! *instructions* stood. So no fence is needed, but the compiler must not reorder. Every store to
+//! the region is a Release store, as that of used.idx in
+//! [`DeviceQueue::publish`](crate::virtqueue::DeviceQueue::publish) is: none of them moves before a
+//! store that is written above it. On x86 that is an ordinary store.
 #![expect(
     unsafe_code,
     reason = "the region is memory shared with the frontend, reached through a checked pointer"
@@ -136,7 +139,8 @@ pub enum InflightError {
 /// The in-flight region of a device. Keeps the memory mapped, as each of its queues does.
 #[derive(Debug, Clone)]
 pub struct InflightRegion {
-    /// Invariant: mapped from a multiple of 8 on, and as large as `queues` times `queue_bytes(queue_size)`.
+    /// Invariant: mapped from a multiple of 8 on, and as large as `queues` times
+    /// `queue_bytes(queue_size)`.
     mapping: Arc<Mapping>,
     queues: u16,
     queue_size: u16,
@@ -153,9 +157,11 @@ pub struct Recovered {
     pub next_avail: u16,
 }
 
-/// The notes of one running queue. Belongs to whoever has the [`DeviceQueue`](crate::virtqueue::DeviceQueue).
+/// The notes of one running queue. Belongs to whoever has the
+/// [`DeviceQueue`](crate::virtqueue::DeviceQueue).
 ///
-/// No method blocks, allocates or makes a system call, and each stores as often as it is written above.
+/// No method blocks, allocates or makes a system call, and each stores as often as it is written
+/// above.
 #[derive(Debug)]
 pub struct InflightQueue {
     region: QueueRegion,
@@ -170,13 +176,16 @@ pub struct InflightQueue {
 }
 
 impl InflightRegion {
-    /// Makes a region that no queue has been noted in yet: the answer to GET_INFLIGHT_FD, which asks for `num_queues` and
-    /// `queue_size` of `request`. The file is sealed: who holds it can write it and cannot resize it.
+    /// Makes a region that no queue has been noted in yet: the answer to GET_INFLIGHT_FD, which
+    /// asks for `num_queues` and `queue_size` of `request`. The file is sealed: who holds it can
+    /// write it and cannot resize it.
     ///
-    /// The backend keeps nothing of it. The frontend sends it back by SET_INFLIGHT_FD before it starts the queues.
+    /// The backend keeps nothing of it. The frontend sends it back by SET_INFLIGHT_FD before it
+    /// starts the queues.
     ///
     /// # Errors
-    /// [`InflightError::Queues`] for more than `max_queues`, [`InflightError::QueueSize`], [`InflightError::Create`].
+    /// [`InflightError::Queues`] for more than `max_queues`, [`InflightError::QueueSize`],
+    /// [`InflightError::Create`].
     pub fn create(request: &Inflight, max_queues: u16) -> Result<(Inflight, OwnedFd), InflightError> {
         let size = needed(request, max_queues)?;
         let file = sealed_memfd(c"vhost-user-inflight", size).map_err(InflightError::Create)?;
@@ -184,8 +193,9 @@ impl InflightRegion {
         Ok((made, file.into()))
     }
 
-    /// Maps the region of a SET_INFLIGHT_FD: one that [`InflightRegion::create`] made, in this process or in one that is no
-    /// more, if the frontend is honest. The descriptor is closed, in every case.
+    /// Maps the region of a SET_INFLIGHT_FD: one that [`InflightRegion::create`] made, in this
+    /// process or in one that is no more, if the frontend is honest. The descriptor is closed, in
+    /// every case.
     ///
     /// # Errors
     /// Any but those of creating and of [`InflightRegion::open`].
@@ -206,14 +216,15 @@ impl InflightRegion {
     }
 
     /// Takes queue `index`, of `size` entries and with `used_idx` in its used ring
-    /// ([`DeviceQueue::used_idx_in_ring`](crate::virtqueue::DeviceQueue::used_idx_in_ring)), over from whoever served it
-    /// before. If that was nobody, nothing is in flight.
+    /// ([`DeviceQueue::used_idx_in_ring`](crate::virtqueue::DeviceQueue::used_idx_in_ring)), over
+    /// from whoever served it before. If that was nobody, nothing is in flight.
     ///
-    /// Next comes [`DeviceQueue::resume`](crate::virtqueue::DeviceQueue::resume) with the two indices, then
-    /// [`DeviceQueue::resubmit`](crate::virtqueue::DeviceQueue::resubmit) for each head in turn, then the first pop. What
-    /// the frontend says by SET_VRING_BASE means nothing then. The last backend may have been killed between used.idx and
-    /// the interrupt for it, so interrupt the driver once, whatever there is to do. One backend at a time opens a queue. This
-    /// may be killed and done again, like everything else here.
+    /// Next comes [`DeviceQueue::resume`](crate::virtqueue::DeviceQueue::resume) with the two
+    /// indices, then [`DeviceQueue::resubmit`](crate::virtqueue::DeviceQueue::resubmit) for each
+    /// head in turn, then the first pop. What the frontend says by SET_VRING_BASE means nothing
+    /// then. The last backend may have been killed between used.idx and the interrupt for it, so
+    /// interrupt the driver once, whatever there is to do. One backend at a time opens a queue.
+    /// This may be killed and done again, like everything else here.
     ///
     /// # Errors
     /// [`InflightError::NoPlace`], [`InflightError::Layout`], [`InflightError::Batch`].
@@ -263,7 +274,8 @@ impl InflightRegion {
         })
     }
 
-    /// Whether the frontend has taken pages of the region away; see [`MemoryTable::is_broken`](super::MemoryTable::is_broken).
+    /// Whether the frontend has taken pages of the region away; see
+    /// [`MemoryTable::is_broken`](super::MemoryTable::is_broken).
     #[inline]
     pub fn is_broken(&self) -> bool {
         sigbus::faults() > 0 && self.mapping.is_broken()
@@ -293,8 +305,8 @@ impl InflightQueue {
         self.counter = self.counter.wrapping_add(1);
     }
 
-    /// The chain `head` has been pushed, and will be published with all others that are. Not for a queue that is broken: it
-    /// pushes nothing.
+    /// The chain `head` has been pushed, and will be published with all others that are. Not for a
+    /// queue that is broken: it pushes nothing.
     #[inline]
     pub fn push(&mut self, head: u16) {
         let Some(entry) = self.region.entry(head) else {
@@ -307,8 +319,9 @@ impl InflightQueue {
         self.batch = self.batch.wrapping_add(1);
     }
 
-    /// used.idx has been moved past everything that was pushed. Before the next push, and before the next pop; not for a
-    /// queue that is broken, nor for guest memory that is, whose used.idx nobody will see.
+    /// used.idx has been moved past everything that was pushed. Before the next push, and before
+    /// the next pop; not for a queue that is broken, nor for guest memory that is, whose used.idx
+    /// nobody will see.
     #[inline]
     pub fn published(&mut self) {
         if self.batch == 0 {
@@ -316,7 +329,8 @@ impl InflightQueue {
         }
         let mut head = self.last;
         for _ in 0..self.batch {
-            // A head that the frontend wrote in between leads to where the frontend wants, in its own region.
+            // A head that the frontend wrote in between leads to where the frontend wants, in its
+            // own region.
             let Some(entry) = self.region.entry(head) else {
                 break;
             };
@@ -370,8 +384,8 @@ fn needed(description: &Inflight, max_queues: u16) -> Result<u64, InflightError>
     Ok(u64::from(num_queues) * queue_bytes(queue_size))
 }
 
-/// One queue's part of the region. The frontend can write it at any time, so everything in it is atomic and nothing in it
-/// is an index before it has been compared.
+/// One queue's part of the region. The frontend can write it at any time, so everything in it is
+/// atomic and nothing in it is an index before it has been compared.
 #[derive(Debug)]
 struct QueueRegion {
     /// Invariant: aligned, and followed by `entries` entries, all mapped while `_mapping` lives.
@@ -380,13 +394,15 @@ struct QueueRegion {
     _mapping: Arc<Mapping>,
 }
 
-// SAFETY: the pointer goes to memory that `_mapping` keeps mapped wherever this value is, and every access is atomic.
+// SAFETY: the pointer goes to memory that `_mapping` keeps mapped wherever this value is, and every
+// access is atomic.
 unsafe impl Send for QueueRegion {}
 
 impl QueueRegion {
     #[inline]
     fn header(&self) -> &Header {
-        // SAFETY: mapped and aligned (the invariant), and all of it is atomics, which the frontend may change.
+        // SAFETY: mapped and aligned (the invariant), and all of it is atomics, which the frontend
+        // may change.
         unsafe { &*self.header }
     }
 
@@ -415,8 +431,8 @@ impl QueueRegion {
         step(|| header.version.store(VERSION, Ordering::Release));
     }
 
-    /// Finishes what `InflightQueue::published` was killed in, if it was. `None` if the two indices are of different
-    /// stories.
+    /// Finishes what `InflightQueue::published` was killed in, if it was. `None` if the two indices
+    /// are of different stories.
     fn clear_published(&self, in_region: u16, in_ring: u16) -> Option<()> {
         let batch = in_ring.wrapping_sub(in_region);
         if batch == 0 {
@@ -424,7 +440,8 @@ impl QueueRegion {
         }
         let header = self.header();
         if self.in_flight().is_empty() {
-            // A new region; or all that was missing is the index; or the ring was drained and set up anew by the driver.
+            // A new region; or all that was missing is the index; or the ring was drained and set
+            // up anew by the driver.
             step(|| header.used_idx.store(in_ring, Ordering::Release));
             return Some(());
         }

@@ -1,6 +1,7 @@
 //! Where the queues run: on the server's own loop, or spread over IoThreads.
 //!
-//! A running queue belongs to its loop's thread. What the server holds of it is a [`RunningQueue`], which asks that thread.
+//! A running queue belongs to its loop's thread. What the server holds of it is a [`RunningQueue`],
+//! which asks that thread.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -133,8 +134,8 @@ impl Loops {
         Self { threads: Vec::new(), mapping: Vec::new() }
     }
 
-    /// `threads` IoThreads (0: none, as [`own`](Self::own)). Queue `n` runs on thread `mapping[n]`, or, where the list ends,
-    /// on thread `n` modulo their number.
+    /// `threads` IoThreads (0: none, as [`own`](Self::own)). Queue `n` runs on thread `mapping[n]`,
+    /// or, where the list ends, on thread `n` modulo their number.
     ///
     /// # Errors
     /// `InvalidInput` if the mapping names a thread that there is not; as for [`IoThread::spawn`].

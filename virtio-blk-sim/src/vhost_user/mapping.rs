@@ -1,7 +1,7 @@
 //! A peer's file, mapped: what guest memory and the in-flight region have in common.
 //!
-//! The file is whatever the peer sent. What can be checked is checked before it is mapped; what the peer does to the file
-//! afterwards is the business of [`sigbus`](super::sigbus).
+//! The file is whatever the peer sent. What can be checked is checked before it is mapped; what the
+//! peer does to the file afterwards is the business of [`sigbus`](super::sigbus).
 #![expect(unsafe_code, reason = "mmap(2), and fstatfs(2) for the page size of hugetlbfs, are libc calls")]
 
 use std::fs::File;
@@ -13,7 +13,8 @@ use std::sync::Arc;
 use super::sigbus::{Guard, GuardError};
 use crate::memory::{GuestAddress, GuestRegion};
 
-/// What a mapping allows. A file that is not open for writing, or sealed against it, is refused by mmap(2).
+/// What a mapping allows. A file that is not open for writing, or sealed against it, is refused by
+/// mmap(2).
 const ACCESS: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
 /// Why a peer's file was not mapped.
@@ -60,11 +61,12 @@ pub enum MappingError {
     Guard(#[from] GuardError),
 }
 
-/// Some bytes of a file, mapped shared and writable, under guard against SIGBUS. Unmapped when it is dropped.
+/// Some bytes of a file, mapped shared and writable, under guard against SIGBUS. Unmapped when it
+/// is dropped.
 #[derive(Debug)]
 pub(super) struct Mapping {
-    /// Invariant: the `mapped_len` bytes at `base` are a mapping of this object's own, and `skip + len` is at most
-    /// `mapped_len`.
+    /// Invariant: the `mapped_len` bytes at `base` are a mapping of this object's own, and
+    /// `skip + len` is at most `mapped_len`.
     base: *mut u8,
     mapped_len: usize,
     /// The bytes that were asked for begin here; those before fill up the first page.
@@ -74,15 +76,16 @@ pub(super) struct Mapping {
     guard: Option<Guard>,
 }
 
-// SAFETY: the pointer is an address of memory that belongs to this object on whatever thread; nothing in the safe interface
-// reads or writes through it.
+// SAFETY: the pointer is an address of memory that belongs to this object on whatever thread;
+// nothing in the safe interface reads or writes through it.
 unsafe impl Send for Mapping {}
 // SAFETY: as for Send.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps `size` bytes from `offset` on, which need not be a multiple of a page: an x86 guest's RAM has a region that
-    /// begins at 768 KiB, which is within a page of hugetlbfs. Closes the descriptor.
+    /// Maps `size` bytes from `offset` on, which need not be a multiple of a page: an x86 guest's
+    /// RAM has a region that begins at 768 KiB, which is within a page of hugetlbfs. Closes the
+    /// descriptor.
     ///
     /// Does not block, unless the file is on a file system that answers fstat(2) from afar.
     pub(super) fn new(fd: OwnedFd, offset: u64, size: u64) -> Result<Self, MappingError> {
@@ -102,15 +105,16 @@ impl Mapping {
             return Err(MappingError::BeyondEnd { offset, size, file_size });
         }
         let page = page_size(&file)?;
-        // Both ends of a mapping are multiples of the file's page size: mmap(2) demands it of the offset, and on hugetlbfs
-        // munmap(2) of the length ("Huge page mappings").
+        // Both ends of a mapping are multiples of the file's page size: mmap(2) demands it of the
+        // offset, and on hugetlbfs munmap(2) of the length ("Huge page mappings").
         let first = offset - offset % page;
         let mapped = end
             .checked_next_multiple_of(page)
             .and_then(|end| usize::try_from(end - first).ok())
             .ok_or_else(overflow)?;
         let (skip, len) = ((offset - first) as usize, size as usize);
-        // SAFETY: a new mapping at an address of the kernel's choice. `first` was checked to be an off_t.
+        // SAFETY: a new mapping at an address of the kernel's choice. `first` was checked to be an
+        // off_t.
         let base = unsafe {
             libc::mmap(
                 ptr::null_mut(),
@@ -125,24 +129,25 @@ impl Mapping {
             return Err(system("mmap", io::Error::last_os_error()));
         }
         let mut mapping = Self { base: base.cast(), mapped_len: mapped, skip, len, guard: None };
-        // SAFETY: the mapping has just been made, shared and writable, in whole pages of its file. `drop` unmaps it after
-        // the guard is gone; in between it is reached only through this object. What a peer can write at any time nobody
-        // relies on.
+        // SAFETY: the mapping has just been made, shared and writable, in whole pages of its file.
+        // `drop` unmaps it after the guard is gone; in between it is reached only through this
+        // object. What a peer can write at any time nobody relies on.
         mapping.guard = Some(unsafe { Guard::new(mapping.base, mapped, page as usize) }?);
         Ok(mapping)
     }
 
-    /// The first byte that was asked for. It is a multiple of whatever power of two, up to a page, the offset is one of.
+    /// The first byte that was asked for. It is a multiple of whatever power of two, up to a page,
+    /// the offset is one of.
     pub(super) fn as_ptr(&self) -> *mut u8 {
         self.base.wrapping_add(self.skip)
     }
 
-    /// The bytes that were asked for as a region of guest memory, which keeps the mapping. `None` if it would end past the
-    /// last guest address.
+    /// The bytes that were asked for as a region of guest memory, which keeps the mapping. `None`
+    /// if it would end past the last guest address.
     pub(super) fn guest_region(self: &Arc<Self>, start: GuestAddress) -> Option<GuestRegion> {
         let owner = Arc::clone(self);
-        // SAFETY: the bytes are mapped so until this object, the owner, is dropped, and nothing here makes a reference to
-        // them.
+        // SAFETY: the bytes are mapped so until this object, the owner, is dropped, and nothing
+        // here makes a reference to them.
         unsafe { GuestRegion::from_raw(start, self.as_ptr(), self.len, ACCESS, owner) }
     }
 
@@ -176,7 +181,8 @@ fn page_size(file: &File) -> Result<u64, MappingError> {
     }
     // SAFETY: fstatfs has succeeded, so `stat` is written.
     let stat = unsafe { stat.assume_init() };
-    // f_bsize of hugetlbfs is its page size, of a memfd with MFD_HUGETLB too. Other file systems' blocks are no pages.
+    // f_bsize of hugetlbfs is its page size, of a memfd with MFD_HUGETLB too. Other file systems'
+    // blocks are no pages.
     if stat.f_type == libc::HUGETLBFS_MAGIC {
         return Ok(stat.f_bsize as u64);
     }

@@ -7,7 +7,8 @@ use super::mapping::{Mapping, MappingError};
 use super::{MAX_REGIONS, MemoryRegion, sigbus};
 use crate::memory::{GuestAddress, GuestMemoryMmap};
 
-/// Most regions that a table has, for GET_MAX_MEM_SLOTS. QEMU takes one for each piece of RAM and each memory device.
+/// Most regions that a table has, for GET_MAX_MEM_SLOTS. QEMU takes one for each piece of RAM and
+/// each memory device.
 pub const MAX_MEM_SLOTS: usize = 32;
 
 /// Why a frontend's memory was refused, or an address is not in it. The table stays as it was.
@@ -105,10 +106,11 @@ impl std::fmt::Display for Space {
 
 /// The regions that a frontend shares, and the guest memory that they make.
 ///
-/// A table never changes: adding or removing a region makes a new one, and the regions that stay are the same mappings at
-/// the same host addresses. A region is unmapped when the last table, [`Chain`](crate::virtqueue::Chain) or queue that
-/// holds a [`MemoryTable::memory`] with it is gone; so a request that is in flight, in the kernel too, keeps the memory that
-/// it began with, whatever the frontend sends meanwhile.
+/// A table never changes: adding or removing a region makes a new one, and the regions that stay
+/// are the same mappings at the same host addresses. A region is unmapped when the last table,
+/// [`Chain`](crate::virtqueue::Chain) or queue that holds a [`MemoryTable::memory`] with it is
+/// gone; so a request that is in flight, in the kernel too, keeps the memory that it began with,
+/// whatever the frontend sends meanwhile.
 ///
 /// May be sent between threads. Dropping one may call munmap(2).
 #[derive(Debug, Clone, Default)]
@@ -161,10 +163,11 @@ impl MemoryTable {
         Ok(Self { slots, memory: Arc::new(memory) })
     }
 
-    /// This table with one region less (REM_MEM_REG): the one with the guest address, user address and size of `region`,
-    /// whose offset means nothing (specification, "VHOST_USER_REM_MEM_REG").
+    /// This table with one region less (REM_MEM_REG): the one with the guest address, user address
+    /// and size of `region`, whose offset means nothing (specification, "VHOST_USER_REM_MEM_REG").
     ///
-    /// Who removes a region that a running queue uses makes that queue anew: it goes on with the memory it began with.
+    /// Who removes a region that a running queue uses makes that queue anew: it goes on with the
+    /// memory it began with.
     ///
     /// # Errors
     /// [`MemoryError::NoSuchRegion`].
@@ -206,15 +209,17 @@ impl MemoryTable {
             .iter()
             .find_map(|Slot { region, .. }| {
                 let offset = addr.checked_sub(region.user_addr)?;
-                // An address behind the region leaves nothing, so an empty range has to be in it too.
+                // An address behind the region leaves nothing, so an empty range has to be in it
+                // too.
                 let left = region.size.checked_sub(offset).filter(|&left| left > 0)?;
                 (len <= left).then(|| GuestAddress(region.guest_addr + offset))
             })
             .ok_or(MemoryError::NotMapped { addr, len })
     }
 
-    /// Whether the frontend has taken pages away that were accessed since ([`sigbus`]). What has been done in this
-    /// memory since may have reached nobody: stop the queues without completing anything more, and hang up.
+    /// Whether the frontend has taken pages away that were accessed since ([`sigbus`]). What has
+    /// been done in this memory since may have reached nobody: stop the queues without completing
+    /// anything more, and hang up.
     ///
     /// For after each batch: one load while nothing of the kind has happened in this process.
     #[inline]

@@ -1,8 +1,10 @@
-//! vhost-user: the protocol by which a VMM hands the queues of its guest to a device in another process.
+//! vhost-user: the protocol by which a VMM hands the queues of its guest to a device in another
+//! process.
 //!
-//! The VMM is the *frontend*, the device the *backend*. Requests, with file descriptors in their ancillary data, travel over
-//! a Unix stream socket; the data itself never does, for the backend maps the guest's memory. The backend's half never
-//! blocks, knows no event loop and no device, and believes nothing that a peer says.
+//! The VMM is the *frontend*, the device the *backend*. Requests, with file descriptors in their
+//! ancillary data, travel over a Unix stream socket; the data itself never does, for the backend
+//! maps the guest's memory. The backend's half never blocks, knows no event loop and no device, and
+//! believes nothing that a peer says.
 //!
 //! ```text
 //! bytes, fds ─► Connection::receive ─► Incoming ─► Request::parse ─► Request      (or MessageError ─► Refusal)
@@ -26,7 +28,8 @@
 //! | `daemon.rs` | a whole daemon for one device |
 //! | `frontend.rs` | a blocking client with a deadline, for tests and the benchmark's driver |
 //!
-//! Facts are from the vhost-user specification (QEMU's `docs/interop/vhost-user.rst`); numbers are in native byte order.
+//! Facts are from the vhost-user specification (QEMU's `docs/interop/vhost-user.rst`); numbers are
+//! in native byte order.
 
 mod bind;
 mod connection;

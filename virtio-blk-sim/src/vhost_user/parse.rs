@@ -1,4 +1,5 @@
-//! Messages into requests: every length, count and descriptor is checked here, before anybody believes a field.
+//! Messages into requests: every length, count and descriptor is checked here, before anybody
+//! believes a field.
 
 use std::os::fd::OwnedFd;
 
@@ -65,8 +66,8 @@ impl Request {
             }
             Code::RemMemReg => {
                 let SingleRegion(region) = message.body()?;
-                // "For compatibility with existing incorrect implementations, the back-end MAY accept messages with one
-                // file descriptor", and must close it then.
+                // "For compatibility with existing incorrect implementations, the back-end MAY
+                // accept messages with one file descriptor", and must close it then.
                 if message.fds.len() > 1 {
                     return Err(message.descriptors(0));
                 }

@@ -1,10 +1,11 @@
 //! The structures in the body of a message (specification, "Payload").
 
-/// Most memory regions of one SET_MEM_TABLE (specification, "Memory regions description": region0 to region7).
+/// Most memory regions of one SET_MEM_TABLE (specification, "Memory regions description": region0
+/// to region7).
 pub const MAX_REGIONS: usize = 8;
 
-/// Most bytes of configuration space that one message carries, and where the space ends (`VHOST_USER_MAX_CONFIG_SIZE` of
-/// QEMU; the specification names no bound).
+/// Most bytes of configuration space that one message carries, and where the space ends
+/// (`VHOST_USER_MAX_CONFIG_SIZE` of QEMU; the specification names no bound).
 pub const MAX_CONFIG_SIZE: usize = 256;
 
 /// A value with one size and one layout on the wire.
@@ -55,14 +56,16 @@ wire_integers!(u16, u32, u64);
 
 /// A piece of guest memory, mapped from a file descriptor that comes with it.
 ///
-/// Only its form has been checked: it may be empty, wrap around, overlap another one or lie beyond the end of its file.
+/// Only its form has been checked: it may be empty, wrap around, overlap another one or lie beyond
+/// the end of its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryRegion {
     /// Where the guest sees it.
     pub guest_addr: u64,
     /// Bytes.
     pub size: u64,
-    /// Where the frontend sees it, in its own address space. [`VringAddr`] speaks of these addresses.
+    /// Where the frontend sees it, in its own address space. [`VringAddr`] speaks of these
+    /// addresses.
     pub user_addr: u64,
     /// Where it begins in the file, in bytes.
     pub mmap_offset: u64,
@@ -178,8 +181,8 @@ pub struct ConfigAccess {
     pub offset: u32,
     /// How many.
     pub size: u32,
-    /// On whose behalf: 0 the driver's, 1 a live migration's. Frontends built on the vhost crate send 1 and 2 instead, so no
-    /// backend should let anything hang on it.
+    /// On whose behalf: 0 the driver's, 1 a live migration's. Frontends built on the vhost crate
+    /// send 1 and 2 instead, so no backend should let anything hang on it.
     pub flags: u32,
 }
 
@@ -219,10 +222,12 @@ impl ConfigData {
     }
 }
 
-/// The region in shared memory where a backend notes which requests are in flight, so that it can be killed.
+/// The region in shared memory where a backend notes which requests are in flight, so that it can
+/// be killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inflight {
-    /// Bytes; in the request that asks for the region it means nothing, in the reply 0 means that there is none.
+    /// Bytes; in the request that asks for the region it means nothing, in the reply 0 means that
+    /// there is none.
     pub mmap_size: u64,
     /// Where it begins in the file, in bytes.
     pub mmap_offset: u64,
@@ -236,7 +241,8 @@ impl Inflight {
     /// No region.
     pub const NONE: Self = Self { mmap_size: 0, mmap_offset: 0, num_queues: 0, queue_size: 0 };
 
-    /// The specification's fields have 20 bytes; the C structure that everybody sends has four more, of padding.
+    /// The specification's fields have 20 bytes; the C structure that everybody sends has four
+    /// more, of padding.
     pub(super) const SIZE_WITHOUT_PADDING: usize = 20;
 }
 

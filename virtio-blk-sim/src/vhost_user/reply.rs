@@ -11,7 +11,8 @@ use super::payload::{ConfigAccess, ConfigData, Fields, Inflight, VringState, Wir
 /// The answer to a request. [`Connection::send`](super::Connection::send) takes it.
 #[derive(Debug)]
 pub enum Reply {
-    /// The virtio features that are offered, [`F_PROTOCOL_FEATURES`](super::F_PROTOCOL_FEATURES) among them.
+    /// The virtio features that are offered, [`F_PROTOCOL_FEATURES`](super::F_PROTOCOL_FEATURES)
+    /// among them.
     Features(u64),
     /// The protocol features that are offered.
     ProtocolFeatures(ProtocolFeatures),
@@ -147,14 +148,16 @@ impl Ack {
     }
 }
 
-/// What to do about a message that was no [`Request`](super::Request), or one that cannot be carried out.
+/// What to do about a message that was no [`Request`](super::Request), or one that cannot be
+/// carried out.
 #[derive(Debug)]
 pub enum Refusal {
     /// Tell the frontend so.
     Reply(Reply),
     /// Nothing: the frontend waits for no answer.
     Silence,
-    /// Close the connection: the frontend waits for an answer, and it has no form in which to say no.
+    /// Close the connection: the frontend waits for an answer, and it has no form in which to say
+    /// no.
     Close,
 }
 
@@ -165,8 +168,9 @@ impl Refusal {
             return Self::Close;
         }
         match Code::from_number(header.request) {
-            // "Uses zero length of payload to indicate an error". (The vhost crate's frontend waits for the rest of it, also
-            // from the vhost crate's backend; so a device had better answer zeros for what lies beyond its fields.)
+            // "Uses zero length of payload to indicate an error". (The vhost crate's frontend waits
+            // for the rest of it, also from the vhost crate's backend; so a device had better
+            // answer zeros for what lies beyond its fields.)
             Some(Code::GetConfig) => {
                 Self::Reply(Reply::Config(ConfigData { offset: 0, flags: 0, data: Vec::new() }))
             }
@@ -194,8 +198,9 @@ impl Refusal {
     }
 }
 
-/// What a backend says unasked, on the socket that [`Request::SetBackendReqFd`](super::Request::SetBackendReqFd) brought
-/// (specification, "Back-end message types").
+/// What a backend says unasked, on the socket that
+/// [`Request::SetBackendReqFd`](super::Request::SetBackendReqFd) brought (specification, "Back-end
+/// message types").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BackendRequest {

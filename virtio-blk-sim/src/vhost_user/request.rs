@@ -24,24 +24,26 @@ pub struct VringFd {
     pub fd: Option<OwnedFd>,
 }
 
-/// A request, checked in form: sizes, counts and descriptors are right. What the numbers in it *mean* (queue indices,
-/// addresses, sizes of queues, kinds of descriptors) nobody has looked at yet.
+/// A request, checked in form: sizes, counts and descriptors are right. What the numbers in it
+/// *mean* (queue indices, addresses, sizes of queues, kinds of descriptors) nobody has looked at
+/// yet.
 ///
-/// Names and order are the specification's. Those with a reply of their own say so; for the others the backend sends an
-/// [`Ack`](super::Ack) if [`Header::wants_ack`].
+/// Names and order are the specification's. Those with a reply of their own say so; for the others
+/// the backend sends an [`Ack`](super::Ack) if [`Header::wants_ack`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Request {
     /// Which virtio features are offered? Answered by [`Reply::Features`](super::Reply::Features).
     GetFeatures,
-    /// The virtio features that are in force; without [`F_PROTOCOL_FEATURES`](super::F_PROTOCOL_FEATURES) all rings are
-    /// enabled at once.
+    /// The virtio features that are in force; without
+    /// [`F_PROTOCOL_FEATURES`](super::F_PROTOCOL_FEATURES) all rings are enabled at once.
     SetFeatures(u64),
     /// A session begins.
     SetOwner,
     /// Deprecated: ignore it, or disable all rings.
     ResetOwner,
-    /// The guest's memory, 1 to [`MAX_REGIONS`](super::MAX_REGIONS) regions, each with its file. Replaces what was there.
+    /// The guest's memory, 1 to [`MAX_REGIONS`](super::MAX_REGIONS) regions, each with its file.
+    /// Replaces what was there.
     SetMemTable(Vec<(MemoryRegion, OwnedFd)>),
     /// The size of a vring in entries.
     SetVringNum(VringState),
@@ -75,8 +77,8 @@ pub enum Request {
         /// Process it?
         enable: bool,
     },
-    /// The socket for the backend's own requests ([`BackendRequest`](super::BackendRequest)): whatever descriptor the
-    /// frontend chose to send.
+    /// The socket for the backend's own requests ([`BackendRequest`](super::BackendRequest)):
+    /// whatever descriptor the frontend chose to send.
     SetBackendReqFd(OwnedFd),
     /// Read the configuration space. Answered by [`Reply::Config`](super::Reply::Config).
     GetConfig(ConfigAccess),
@@ -89,7 +91,8 @@ pub enum Request {
     SetInflightFd(Inflight, OwnedFd),
     /// Disable all rings and forget everything but the session.
     ResetDevice,
-    /// How many memory regions may there be? Answered by [`Reply::MaxMemSlots`](super::Reply::MaxMemSlots).
+    /// How many memory regions may there be? Answered by
+    /// [`Reply::MaxMemSlots`](super::Reply::MaxMemSlots).
     GetMaxMemSlots,
     /// One more memory region.
     AddMemReg(MemoryRegion, OwnedFd),
@@ -193,7 +196,8 @@ impl Request {
             Self::SetBackendReqFd(fd) => fds.push(fd),
             Self::GetConfig(access) => {
                 access.write(out);
-                // "Virtio device config space" with as many bytes as the reply will have; they mean nothing yet.
+                // "Virtio device config space" with as many bytes as the reply will have; they mean
+                // nothing yet.
                 out.resize(ConfigAccess::SIZE + (access.size as usize).min(MAX_CONFIG_SIZE), 0);
             }
             Self::SetConfig(config) => {

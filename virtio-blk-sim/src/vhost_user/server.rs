@@ -1,4 +1,5 @@
-//! The server: a socket, one frontend at a time, and the messages between them and the device, all on one AioContext.
+//! The server: a socket, one frontend at a time, and the messages between them and the device, all
+//! on one AioContext.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -22,8 +23,8 @@ const MESSAGES_PER_TURN: usize = 16;
 /// Frontends that wait while the rings of the last one finish.
 const MAX_WAITING: usize = 16;
 
-/// Serves one disk to whoever connects, one frontend at a time. A second one is hung up on; when the first has gone, the next
-/// is served. Home thread of its loop.
+/// Serves one disk to whoever connects, one frontend at a time. A second one is hung up on; when
+/// the first has gone, the next is served. Home thread of its loop.
 pub struct Server<D> {
     served: Rc<Served<D>>,
     loops: Rc<Loops>,
@@ -36,7 +37,8 @@ pub struct Server<D> {
     next: RefCell<Vec<UnixStream>>,
     /// Frontends that were served.
     sessions: Cell<u64>,
-    /// The configuration space changed while a request was carried out; the frontend is told after it.
+    /// The configuration space changed while a request was carried out; the frontend is told after
+    /// it.
     config_changed: Cell<bool>,
 }
 
@@ -72,7 +74,8 @@ impl<D> std::fmt::Debug for Listening<D> {
 enum HangUp {
     #[error(transparent)]
     Connection(#[from] ConnectionError),
-    /// It waits for an answer that cannot be given, or its guest would wait for a ring that does not run.
+    /// It waits for an answer that cannot be given, or its guest would wait for a ring that does
+    /// not run.
     #[error("its {request} cannot be carried out: {why}")]
     Refused { request: String, why: String },
 }
@@ -101,7 +104,8 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
         let (server, listener) = (Rc::clone(self), Rc::new(listener));
         let accept_from = Rc::clone(&listener);
         let registration = context.add_fd(&*listener, Interest::READABLE, move |context, _| {
-            // All that wait: those that come while one is served are hung up on at once, not after it.
+            // All that wait: those that come while one is served are hung up on at once, not after
+            // it.
             while let Ok((stream, _)) = accept_from.accept() {
                 if let Err(error) = server.serve(context, stream) {
                     server.served.device.log(format_args!("a frontend cannot be served: {error}"));
@@ -111,8 +115,8 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
         Ok(Listening { server: Rc::clone(self), _registration: registration })
     }
 
-    /// Serves a frontend that is connected already. One that comes while another is served is hung up on; one that comes
-    /// while the rings of the last one finish is served after that.
+    /// Serves a frontend that is connected already. One that comes while another is served is hung
+    /// up on; one that comes while the rings of the last one finish is served after that.
     ///
     /// # Errors
     /// `AddrInUse` in that case; what registering the socket says.
@@ -163,7 +167,8 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
         &self.served.device
     }
 
-    /// Tells the frontend, if there is one and it wants to know, that the configuration space has changed.
+    /// Tells the frontend, if there is one and it wants to know, that the configuration space has
+    /// changed.
     ///
     /// # Errors
     /// What sending to the frontend returns.
@@ -178,7 +183,8 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
         }
     }
 
-    /// Stops every queue, waits until what was taken has been answered, and hangs up. Turns the loop meanwhile.
+    /// Stops every queue, waits until what was taken has been answered, and hangs up. Turns the
+    /// loop meanwhile.
     pub fn shut_down(&self, context: &AioContext) {
         let live = self.live.borrow_mut().take();
         if let Some(live) = live {
@@ -221,7 +227,8 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
         }
     }
 
-    /// Lets the rings finish, with the frontend gone: what is written must be on the disk before the next frontend reads it.
+    /// Lets the rings finish, with the frontend gone: what is written must be on the disk before
+    /// the next frontend reads it.
     fn end(&self, live: Live<D>, context: &AioContext) {
         let Live { connection, mut session, registration } = live;
         drop((registration, connection));
@@ -256,7 +263,8 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
             match outcome {
                 Ok(Some(reply)) => live.connection.send(reply.encode())?,
                 Ok(None) => {
-                    // As it was when the request came, and as it is now: SET_PROTOCOL_FEATURES itself may ask for an answer.
+                    // As it was when the request came, and as it is now: SET_PROTOCOL_FEATURES
+                    // itself may ask for an answer.
                     if header.wants_ack(negotiated) || header.wants_ack(live.session.negotiated()) {
                         live.connection
                             .send(Reply::Ack(Ack { request: header.request, ok: true }).encode())?;
@@ -276,7 +284,8 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
     }
 }
 
-/// Carries out one request. While it waits for rings to finish it turns the loop, in which the frontend is not listened to.
+/// Carries out one request. While it waits for rings to finish it turns the loop, in which the
+/// frontend is not listened to.
 fn carry_out<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>>(
     live: &mut Live<D>,
     request: Request,

@@ -1,8 +1,9 @@
 //! What one frontend has set up, and what its requests do to the device.
 //!
-//! A ring runs while it has everything it needs: memory, a size, addresses, a kick, and (if protocol features were
-//! negotiated) the frontend's word that it is enabled. Whatever changes one of these under a running ring stops it first,
-//! waits until its requests have been answered, and starts it again where it stood; no request is lost by that.
+//! A ring runs while it has everything it needs: memory, a size, addresses, a kick, and (if
+//! protocol features were negotiated) the frontend's word that it is enabled. Whatever changes one
+//! of these under a running ring stops it first, waits until its requests have been answered, and
+//! starts it again where it stood; no request is lost by that.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -168,7 +169,8 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
         self.acked_protocol
     }
 
-    /// True if carrying the request out may have to wait for requests in flight, and so turn the loop.
+    /// True if carrying the request out may have to wait for requests in flight, and so turn the
+    /// loop.
     pub(super) fn may_wait(request: &Request) -> bool {
         !matches!(
             request,
@@ -181,7 +183,8 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
         )
     }
 
-    /// Carries a request out. May turn the loop of `context` until what is in flight on the rings it stops is answered.
+    /// Carries a request out. May turn the loop of `context` until what is in flight on the rings
+    /// it stops is answered.
     ///
     /// # Errors
     /// Why it was refused; nothing but what the error names has changed.
@@ -196,7 +199,8 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
             }
             Request::SetFeatures(bits) => self.set_features(bits, context)?,
             Request::SetOwner => {}
-            // "No longer used": what it meant was never agreed upon, so it does nothing, as in libvhost-user.
+            // "No longer used": what it meant was never agreed upon, so it does nothing, as in
+            // libvhost-user.
             Request::ResetOwner => {}
             Request::SetMemTable(regions) => {
                 let memory = MemoryTable::new(regions)?;
@@ -216,7 +220,8 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
             }
             Request::SetVringAddr(addr) => {
                 let vring = self.vring(addr.index)?;
-                // QEMU repeats the addresses of a running ring to change its logging flag, which is not offered.
+                // QEMU repeats the addresses of a running ring to change its logging flag, which is
+                // not offered.
                 let same = vring.addr.is_some_and(|old| same_place(&old, &addr));
                 if vring.running.is_some() && !same {
                     return Err(SessionError::Running(addr.index));
@@ -402,7 +407,8 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
         Ok(())
     }
 
-    /// The device's half of a ring, where it stands; with an in-flight region, where the last backend left it.
+    /// The device's half of a ring, where it stands; with an in-flight region, where the last
+    /// backend left it.
     #[expect(clippy::type_complexity, reason = "the two halves of a queue's order")]
     fn open_ring(
         &self,
@@ -427,8 +433,9 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
         let probe = DeviceQueue::resume(memory(), config, base, base).map_err(ring)?;
         let used_idx = probe.used_idx_in_ring();
         let Some(region) = &self.inflight else {
-            // Nothing is in flight, so the used ring stands where the avail ring does, but for a frontend that kept used.idx
-            // from somewhere else: what is in the ring is what its guest sees.
+            // Nothing is in flight, so the used ring stands where the avail ring does, but for a
+            // frontend that kept used.idx from somewhere else: what is in the ring is what its
+            // guest sees.
             let queue = DeviceQueue::resume(memory(), config, base, used_idx).map_err(ring)?;
             return Ok((queue.accept_chains_of(longest), None));
         };

@@ -1,14 +1,16 @@
-//! recvmsg(2) and sendmsg(2) with file descriptors in the ancillary data (unix(7), SCM_RIGHTS), and the wait of a client.
+//! recvmsg(2) and sendmsg(2) with file descriptors in the ancillary data (unix(7), SCM_RIGHTS), and
+//! the wait of a client.
 //!
-//! MSG_DONTWAIT makes each call non-blocking, whatever O_NONBLOCK says: that flag belongs to the open file description, which
-//! an inherited socket shares with processes that we do not know.
+//! MSG_DONTWAIT makes each call non-blocking, whatever O_NONBLOCK says: that flag belongs to the
+//! open file description, which an inherited socket shares with processes that we do not know.
 #![expect(unsafe_code, reason = "recvmsg(2), sendmsg(2), poll(2) and the macros of cmsg(3)")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-/// Most file descriptors of one message (specification, "Back-end communication", and region0 to region7 of a table).
+/// Most file descriptors of one message (specification, "Back-end communication", and region0 to
+/// region7 of a table).
 pub const MAX_FDS: usize = 8;
 
 /// Most that the kernel lets anybody send in one call (unix(7), SCM_MAX_FD).
@@ -35,10 +37,11 @@ pub(super) struct Received {
     pub(super) truncated: bool,
 }
 
-/// Receives at most as many bytes as `into` has (at least one), and appends the descriptors that come with them to `fds`,
-/// close-on-exec. Does not block: `WouldBlock` if nothing has come.
+/// Receives at most as many bytes as `into` has (at least one), and appends the descriptors that
+/// come with them to `fds`, close-on-exec. Does not block: `WouldBlock` if nothing has come.
 ///
-/// The kernel attaches descriptors to the first byte they were sent with, and a read that takes that byte takes them all.
+/// The kernel attaches descriptors to the first byte they were sent with, and a read that takes
+/// that byte takes them all.
 pub(super) fn receive(
     socket: BorrowedFd<'_>,
     into: &mut [u8],
@@ -54,7 +57,8 @@ pub(super) fn receive(
     message.msg_control = (&raw mut control).cast();
     message.msg_controllen = SIZE;
     let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-    // SAFETY: `message` points at `iov` and `control`, `iov` at `into`; all are live, writable and as long as they say.
+    // SAFETY: `message` points at `iov` and `control`, `iov` at `into`; all are live, writable and
+    // as long as they say.
     let bytes = retry(|| unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) })?;
     take_descriptors(&message, fds);
     Ok(Received { bytes, truncated: message.msg_flags & libc::MSG_CTRUNC != 0 })
@@ -62,21 +66,26 @@ pub(super) fn receive(
 
 /// Moves the descriptors that recvmsg(2) has just put into `message` to `fds`.
 fn take_descriptors(message: &libc::msghdr, fds: &mut Vec<OwnedFd>) {
-    // SAFETY: recvmsg has filled `message`: its control buffer is live and msg_controllen bytes of it are initialised.
+    // SAFETY: recvmsg has filled `message`: its control buffer is live and msg_controllen bytes of
+    // it are initialised.
     let mut cmsg = unsafe { libc::CMSG_FIRSTHDR(message) };
     while !cmsg.is_null() {
-        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give whole headers within the control buffer, or null; Control aligns it.
+        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give whole headers within the control buffer, or
+        // null; Control aligns it.
         let header = unsafe { *cmsg };
         if header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SCM_RIGHTS {
             // SAFETY: CMSG_LEN computes a number.
             let empty = unsafe { libc::CMSG_LEN(0) } as usize;
             let count = header.cmsg_len.saturating_sub(empty) / size_of::<RawFd>();
-            // SAFETY: `cmsg` is a header within the control buffer; its data begins right behind it.
+            // SAFETY: `cmsg` is a header within the control buffer; its data begins right behind
+            // it.
             let data = unsafe { libc::CMSG_DATA(cmsg) }.cast::<RawFd>();
             for at in 0..count {
-                // SAFETY: the kernel wrote cmsg_len bytes, so `count` descriptors are there; they may be unaligned.
+                // SAFETY: the kernel wrote cmsg_len bytes, so `count` descriptors are there; they
+                // may be unaligned.
                 let fd = unsafe { data.add(at).read_unaligned() };
-                // SAFETY: the kernel has just installed this descriptor for us; nobody else owns it.
+                // SAFETY: the kernel has just installed this descriptor for us; nobody else owns
+                // it.
                 fds.push(unsafe { OwnedFd::from_raw_fd(fd) });
             }
         }
@@ -85,9 +94,9 @@ fn take_descriptors(message: &libc::msghdr, fds: &mut Vec<OwnedFd>) {
     }
 }
 
-/// Sends the front of `bytes` (at least one), and all of `fds` with the first of them; says how many bytes went. Does not
-/// block: `WouldBlock` if the peer's buffer is full, and then nothing has gone. A peer that has closed is `BrokenPipe`, not
-/// a signal.
+/// Sends the front of `bytes` (at least one), and all of `fds` with the first of them; says how
+/// many bytes went. Does not block: `WouldBlock` if the peer's buffer is full, and then nothing has
+/// gone. A peer that has closed is `BrokenPipe`, not a signal.
 pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[impl AsFd]) -> io::Result<usize> {
     if fds.len() > SCM_MAX_FD {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "more than 253 descriptors in one message"));
@@ -103,7 +112,8 @@ pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[impl AsFd]) -> i
         message.msg_controllen = control_size(fds.len());
         // SAFETY: the control buffer is live, zeroed and has room for SCM_MAX_FD descriptors.
         let cmsg = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
-        // SAFETY: msg_controllen is at least one header's size, so CMSG_FIRSTHDR points at one in the control buffer.
+        // SAFETY: msg_controllen is at least one header's size, so CMSG_FIRSTHDR points at one in
+        // the control buffer.
         let header = unsafe { &mut *cmsg };
         header.cmsg_level = libc::SOL_SOCKET;
         header.cmsg_type = libc::SCM_RIGHTS;
@@ -112,20 +122,24 @@ pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[impl AsFd]) -> i
         // SAFETY: the header's data begins right behind it.
         let data = unsafe { libc::CMSG_DATA(cmsg) }.cast::<RawFd>();
         for (at, fd) in fds.iter().enumerate() {
-            // SAFETY: CMSG_SPACE(4 * SCM_MAX_FD) has room for this many, which the check above guarantees.
+            // SAFETY: CMSG_SPACE(4 * SCM_MAX_FD) has room for this many, which the check above
+            // guarantees.
             unsafe { data.add(at).write_unaligned(fd.as_fd().as_raw_fd()) };
         }
     }
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: `message` points at `iov` and `control`, `iov` at `bytes`; all are live, and sendmsg only reads them.
+    // SAFETY: `message` points at `iov` and `control`, `iov` at `bytes`; all are live, and sendmsg
+    // only reads them.
     retry(|| unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) })
 }
 
-/// Sleeps until `socket` is readable, or writable if `writable`, or has failed; at most `timeout`. False if time ran out.
+/// Sleeps until `socket` is readable, or writable if `writable`, or has failed; at most `timeout`.
+/// False if time ran out.
 pub(super) fn wait(socket: BorrowedFd<'_>, writable: bool, timeout: Duration) -> io::Result<bool> {
     let events = if writable { libc::POLLOUT } else { libc::POLLIN };
     let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events, revents: 0 };
-    // One more than whole milliseconds, so that a caller with a deadline does not spin through the last of them.
+    // One more than whole milliseconds, so that a caller with a deadline does not spin through the
+    // last of them.
     let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX).saturating_add(1);
     // SAFETY: one live, writable pollfd.
     let ready = unsafe { libc::poll(&raw mut poll, 1, timeout_ms) };

@@ -35,13 +35,13 @@ const MAX_CHAIN_BYTES: u64 = 1 << 32;
 /// `Arc`:
 ///
 /// - A region must give out its bytes as one `VolatileSlice`
-///   (`GuestMemoryRegion::as_volatile_slice`). The
-///   creator of such a slice promises that the bytes stay mapped while the region is borrowed. This is
-///   what makes the pointers valid; the queue relies on no other promise of `M`.
+///   (`GuestMemoryRegion::as_volatile_slice`). The creator of such a slice promises that the bytes
+///   stay mapped while the region is borrowed. This is what makes the pointers valid; the queue
+///   relies on no other promise of `M`.
 /// - A region without host memory, or a read-only region of vm-memory or of this crate, is treated
-///   as a
-///   hole: a ring in it is [`QueueError::RingUnmapped`], a buffer in it is [`QueueError::Unmapped`].
-///   For other region types the `VolatileSlice` must be writable, else a guest can cause a SIGSEGV.
+///   as a hole: a ring in it is [`QueueError::RingUnmapped`], a buffer in it is
+///   [`QueueError::Unmapped`]. For other region types the `VolatileSlice` must be writable, else a
+///   guest can cause a SIGSEGV.
 /// - Changing the memory map means a new `Arc` and a new queue ([`DeviceQueue::resume`]).
 /// - Dirty bitmaps are not supported: the bitmap is not told about writes to the rings and the
 ///   buffers,

@@ -1,5 +1,5 @@
-//! Serves a disk image to a vhost-user frontend: QEMU, cloud-hypervisor, libblkio. One AioContext runs the socket, the
-//! kicks, the I/O and the calls.
+//! Serves a disk image to a vhost-user frontend: QEMU, cloud-hypervisor, libblkio. One AioContext
+//! runs the socket, the kicks, the I/O and the calls.
 
 mod options;
 mod signals;

@@ -9,11 +9,12 @@ pub const SECTOR_SIZE: u64 = 512;
 /// Most sectors of one discard range: 2 GiB.
 pub const MAX_DISCARD_SECTORS: u32 = 1 << 22;
 
-/// Most sectors of one write zeroes range: 32 MiB. Less than for discard, for a backend may have to write
-/// them.
+/// Most sectors of one write zeroes range: 32 MiB. Less than for discard, for a backend may have to
+/// write them.
 pub const MAX_WRITE_ZEROES_SECTORS: u32 = 1 << 16;
 
-/// Most ranges of one discard or write zeroes request. They are kept inline, so that no request allocates.
+/// Most ranges of one discard or write zeroes request. They are kept inline, so that no request
+/// allocates.
 pub const MAX_RANGES: usize = 8;
 
 /// Most request queues.
@@ -62,22 +63,22 @@ pub struct DeviceConfig {
     pub capacity_sectors: u64,
     /// Fail everything that would change the disk.
     pub read_only: bool,
-    /// `blk_size`: the unit the driver had better use. Advice only: it may still ask for any number of
-    /// sectors.
+    /// `blk_size`: the unit the driver had better use. Advice only: it may still ask for any number
+    /// of sectors.
     pub logical_block_size: u32,
     /// The unit that the medium writes without reading; a multiple of the logical block size.
     pub physical_block_size: u32,
     /// The size of request that suits the medium best, in bytes; 0 if it does not matter.
     pub optimal_io_size: u32,
-    /// The smallest transfer that the backend can do, in bytes: 512, or what O_DIRECT needs. Requests that
-    /// are not multiples of it in place and size fail.
+    /// The smallest transfer that the backend can do, in bytes: 512, or what O_DIRECT needs.
+    /// Requests that are not multiples of it in place and size fail.
     pub request_alignment: u32,
     /// Entries of each request queue.
     pub queue_size: u16,
     /// Number of request queues.
     pub num_queues: u16,
-    /// After reset: true = a write may sit in a cache until a flush; false = a write is on the medium when it
-    /// completes.
+    /// After reset: true = a write may sit in a cache until a flush; false = a write is on the
+    /// medium when it completes.
     pub writeback: bool,
     /// Offer discard. A read-only disk does not.
     pub discard: bool,
@@ -88,8 +89,8 @@ pub struct DeviceConfig {
 }
 
 impl DeviceConfig {
-    /// A writable disk of that many sectors with one queue of 256 entries, a write-back cache, discard and
-    /// write zeroes.
+    /// A writable disk of that many sectors with one queue of 256 entries, a write-back cache,
+    /// discard and write zeroes.
     pub fn new(capacity_sectors: u64) -> Self {
         Self {
             capacity_sectors,
@@ -125,7 +126,8 @@ impl DeviceConfig {
                 needed: self.request_alignment,
             });
         }
-        // Bytes must fit an off_t: sector * 512 is then safe wherever the sector is below the capacity.
+        // Bytes must fit an off_t: sector * 512 is then safe wherever the sector is below the
+        // capacity.
         if self.capacity_sectors > i64::MAX as u64 / SECTOR_SIZE {
             return Err(ConfigError::Capacity(self.capacity_sectors));
         }
@@ -169,8 +171,8 @@ impl DeviceConfig {
             |offset: usize, bytes: &[u8]| space[offset..offset + bytes.len()].copy_from_slice(bytes);
 
         put(0, &capacity_sectors.to_le_bytes());
-        // 8 size_max: not offered. A chain of queue_size descriptors has a header and a status besides the
-        // data.
+        // 8 size_max: not offered. A chain of queue_size descriptors has a header and a status
+        // besides the data.
         put(12, &u32::from(self.queue_size - 2).to_le_bytes());
         // 16 geometry: not offered.
         put(20, &logical.to_le_bytes());

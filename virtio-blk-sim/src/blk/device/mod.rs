@@ -9,8 +9,9 @@
 //!
 //! * [`BlockDevice`]: the disk as the driver sees it: features, configuration space, cache mode.
 //! * [`Request`]: a chain's bytes parsed to an enum, with every check made before anything is done.
-//! * [`PendingRequest`], [`FinishedRequest`]: a request in flight and its answer. Each owns its chain, so the
-//!   guest's memory stays mapped, and finishing consumes it, so nothing is completed twice.
+//! * [`PendingRequest`], [`FinishedRequest`]: a request in flight and its answer. Each owns its
+//!   chain, so the guest's memory stays mapped, and finishing consumes it, so nothing is completed
+//!   twice.
 //!
 //! Nothing here blocks, allocates for a request, or knows a thread.
 
@@ -33,12 +34,13 @@ pub use status::Status;
 
 /// A disk and what its driver negotiated.
 ///
-/// The queues' threads share it by reference. Features change while no queue runs; the capacity may change at any time.
+/// The queues' threads share it by reference. Features change while no queue runs; the capacity may
+/// change at any time.
 #[derive(Debug)]
 pub struct BlockDevice {
     config: DeviceConfig,
-    /// Size of the disk now, in sectors. Relaxed is enough, for it and for the next two: each is a number by itself, and
-    /// a change applies to requests parsed later.
+    /// Size of the disk now, in sectors. Relaxed is enough, for it and for the next two: each is a
+    /// number by itself, and a change applies to requests parsed later.
     capacity: AtomicU64,
     negotiated: AtomicU64,
     /// The `writeback` byte.
@@ -67,8 +69,8 @@ impl BlockDevice {
         self.capacity.load(Ordering::Relaxed)
     }
 
-    /// Changes the size of the disk. Telling the driver (a configuration change) is the transport's to do; what was parsed
-    /// before is carried out on the disk as it was.
+    /// Changes the size of the disk. Telling the driver (a configuration change) is the transport's
+    /// to do; what was parsed before is carried out on the disk as it was.
     ///
     /// # Errors
     /// [`ConfigError::Capacity`] for more sectors than bytes can be counted for.
@@ -88,8 +90,9 @@ impl BlockDevice {
         Features::from_bits(self.negotiated.load(Ordering::Relaxed))
     }
 
-    /// Takes the driver's choice, which must be a part of what is offered and contain VERSION_1. On error the
-    /// previous choice stands. Bits of the transport's own protocol are the transport's to remove.
+    /// Takes the driver's choice, which must be a part of what is offered and contain VERSION_1. On
+    /// error the previous choice stands. Bits of the transport's own protocol are the transport's
+    /// to remove.
     pub fn negotiate(&self, driver: Features) -> Result<(), FeatureError> {
         self.check_features(driver)?;
         self.negotiated.store(driver.bits(), Ordering::Relaxed);
@@ -121,8 +124,9 @@ impl BlockDevice {
         }
     }
 
-    /// Writes the configuration space. Only the `writeback` byte can be written, and only with CONFIG_WCE
-    /// negotiated; all else is ignored, as a driver MUST NOT do it. Any value but zero means write-back.
+    /// Writes the configuration space. Only the `writeback` byte can be written, and only with
+    /// CONFIG_WCE negotiated; all else is ignored, as a driver MUST NOT do it. Any value but zero
+    /// means write-back.
     pub fn write_config(&self, offset: u64, data: &[u8]) {
         if !self.negotiated().contains(Features::CONFIG_WCE) {
             return;
@@ -136,9 +140,9 @@ impl BlockDevice {
 
     /// True if a write must be on the medium before it completes.
     ///
-    /// That is so when the driver turned the cache off, and for a driver that negotiated neither FLUSH nor
-    /// CONFIG_WCE and so has no way to ask for it (virtio 1.2 section 5.2.6.2, cases 1 and 2 of a stable
-    /// write).
+    /// That is so when the driver turned the cache off, and for a driver that negotiated neither
+    /// FLUSH nor CONFIG_WCE and so has no way to ask for it (virtio 1.2 section 5.2.6.2, cases 1
+    /// and 2 of a stable write).
     pub fn is_write_through(&self) -> bool {
         let can_flush = self.negotiated().intersects(Features::FLUSH | Features::CONFIG_WCE);
         !(can_flush && self.writeback.load(Ordering::Relaxed))

@@ -1,13 +1,15 @@
-//! A request's way through the device: an empty slot, a request in flight, a finished request, a slot again.
+//! A request's way through the device: an empty slot, a request in flight, a finished request, a
+//! slot again.
 //!
 //! ```text
 //! RequestSlot ── begin ──► PendingRequest ── finish ──► FinishedRequest ── into_slot ──► RequestSlot
 //!             └─────────── refused, or answered at once ──────▲
 //! ```
 //!
-//! Each step consumes the one before, so a request is answered once, and nobody touches its buffers after.
-//! The slot is one box that travels through all of them: moving a request costs a pointer, and what the
-//! kernel was given addresses of stays where it is. A device keeps its slots; then no request allocates.
+//! Each step consumes the one before, so a request is answered once, and nobody touches its buffers
+//! after. The slot is one box that travels through all of them: moving a request costs a pointer,
+//! and what the kernel was given addresses of stays where it is. A device keeps its slots; then no
+//! request allocates.
 
 use std::io;
 
@@ -49,8 +51,8 @@ pub enum Started {
     Finished(FinishedRequest),
 }
 
-/// A request that the backend works on. It owns its chain, hence its buffers and its hold on guest memory:
-/// whoever gives the kernel an address of it keeps the request until the kernel is done.
+/// A request that the backend works on. It owns its chain, hence its buffers and its hold on guest
+/// memory: whoever gives the kernel an address of it keeps the request until the kernel is done.
 #[derive(Debug)]
 #[must_use = "a request that is dropped is never answered"]
 pub struct PendingRequest(Box<Slot>);
@@ -61,7 +63,8 @@ pub struct PendingRequest(Box<Slot>);
 pub enum Transfer {
     /// All done, or it cannot go on.
     Complete(FinishedRequest),
-    /// Short: submit what [`PendingRequest::iovecs`] now gives, at what [`PendingRequest::offset`] now says.
+    /// Short: submit what [`PendingRequest::iovecs`] now gives, at what [`PendingRequest::offset`]
+    /// now says.
     Short(PendingRequest),
 }
 
@@ -95,8 +98,8 @@ impl RequestSlot {
         &mut self.0.chain
     }
 
-    /// Parses the chain. What needs no backend is answered here: what is refused, GET_ID, transfers of no
-    /// data.
+    /// Parses the chain. What needs no backend is answered here: what is refused, GET_ID, transfers
+    /// of no data.
     pub fn begin(mut self, device: &BlockDevice) -> Started {
         self.0.error = None;
         self.0.transferred = 0;
@@ -129,9 +132,9 @@ fn status_offset(chain: &Chain) -> u64 {
 
 /// Writes the status, if there is one, and counts what was written.
 ///
-/// The used length is a count of bytes, data and status. After a failed read it is not a prefix of the
-/// writable part, of which the status is the last byte: virtio 1.2 section 2.7.8.2 would have it 0 then,
-/// which no device does, and which would be taken for "no status".
+/// The used length is a count of bytes, data and status. After a failed read it is not a prefix of
+/// the writable part, of which the status is the last byte: virtio 1.2 section 2.7.8.2 would have
+/// it 0 then, which no device does, and which would be taken for "no status".
 fn answer(slot: Box<Slot>, status: Option<Status>, data: u64) -> FinishedRequest {
     let status_len = match status {
         Some(status) => slot.chain.writable().copy_from(status_offset(&slot.chain), &[status as u8]),
@@ -172,11 +175,11 @@ impl PendingRequest {
         }
     }
 
-    /// The rest of the data as an array for preadv(2), pwritev(2) or io_uring: at most 1024 segments, which a
-    /// longer chain makes a short transfer.
+    /// The rest of the data as an array for preadv(2), pwritev(2) or io_uring: at most 1024
+    /// segments, which a longer chain makes a short transfer.
     ///
-    /// The array and the memory it points at stay in place while the request is moved, until it is finished
-    /// or asked again.
+    /// The array and the memory it points at stay in place while the request is moved, until it is
+    /// finished or asked again.
     pub fn iovecs(&mut self) -> &[libc::iovec] {
         let rest = self.remaining();
         let Slot { chain, operation, transferred, iovecs, .. } = &mut *self.0;
@@ -197,8 +200,8 @@ impl PendingRequest {
         self.0.transferred += bytes.min(self.remaining());
     }
 
-    /// Takes the result of a read or a write of the rest, in bytes. None at all is an error: the disk does
-    /// not end here, so the image must have shrunk.
+    /// Takes the result of a read or a write of the rest, in bytes. None at all is an error: the
+    /// disk does not end here, so the image must have shrunk.
     pub fn transferred(mut self, bytes: usize) -> Transfer {
         if bytes == 0 && self.remaining() > 0 {
             return Transfer::Complete(self.finish(Err(io::ErrorKind::UnexpectedEof.into())));
@@ -207,7 +210,8 @@ impl PendingRequest {
         if self.remaining() > 0 { Transfer::Short(self) } else { Transfer::Complete(self.finish(Ok(()))) }
     }
 
-    /// Copies disk content into the rest of an In's data and advances. Returns how much was taken of it.
+    /// Copies disk content into the rest of an In's data and advances. Returns how much was taken
+    /// of it.
     pub fn put_data(&mut self, disk: &[u8]) -> usize {
         if !matches!(self.0.operation, Operation::In { .. }) {
             return 0;
@@ -219,7 +223,8 @@ impl PendingRequest {
         copied
     }
 
-    /// Copies the rest of an Out's data onto disk content and advances. Returns how much was filled of it.
+    /// Copies the rest of an Out's data onto disk content and advances. Returns how much was filled
+    /// of it.
     pub fn take_data(&mut self, disk: &mut [u8]) -> usize {
         if !matches!(self.0.operation, Operation::Out { .. }) {
             return 0;
@@ -237,8 +242,8 @@ impl PendingRequest {
 
     /// Answers the guest: Ok, or what [`Status::from_error`] makes of the error.
     ///
-    /// Ok with data missing is answered as an I/O error: whatever a backend says, the guest is not told that
-    /// it has data it has not got.
+    /// Ok with data missing is answered as an I/O error: whatever a backend says, the guest is not
+    /// told that it has data it has not got.
     pub fn finish(self, result: io::Result<()>) -> FinishedRequest {
         let status = match result {
             Ok(()) if self.remaining() > 0 => Status::IoErr,
@@ -248,7 +253,8 @@ impl PendingRequest {
         self.answer(status)
     }
 
-    /// Answers Ok although no data was moved: for a backend that stores nothing. The used length says so.
+    /// Answers Ok although no data was moved: for a backend that stores nothing. The used length
+    /// says so.
     pub fn finish_without_data(self) -> FinishedRequest {
         self.answer(Status::Ok)
     }

@@ -1,7 +1,8 @@
 //! A chain's bytes parsed to an enum. Every check is made here, before anything is done.
 //!
-//! Framing means nothing (virtio 1.2 section 2.7.4.1): the header is the first 16 readable bytes, the status
-//! the last writable byte, data is what lies between, wherever descriptors begin and end.
+//! Framing means nothing (virtio 1.2 section 2.7.4.1): the header is the first 16 readable bytes,
+//! the status the last writable byte, data is what lies between, wherever descriptors begin and
+//! end.
 
 use virtio_bindings::virtio_blk as vb;
 
@@ -12,7 +13,8 @@ use crate::virtqueue::Chain;
 /// Bytes of a request's header: type (le32), reserved (le32), sector (le64).
 pub(super) const HEADER_LEN: usize = 16;
 
-/// Bytes of one discard or write zeroes range: sector (le64), number of sectors (le32), flags (le32).
+/// Bytes of one discard or write zeroes range: sector (le64), number of sectors (le32), flags
+/// (le32).
 const RANGE_LEN: usize = 16;
 
 /// What a chain asks for.
@@ -24,8 +26,8 @@ pub enum Request {
     GetId,
 }
 
-/// What a backend is asked to do. All of it lies inside the disk and may be done to it; sizes are multiples
-/// of 512.
+/// What a backend is asked to do. All of it lies inside the disk and may be done to it; sizes are
+/// multiples of 512.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     /// Read into the chain's data.
@@ -110,7 +112,8 @@ impl std::fmt::Debug for SectorRanges {
     }
 }
 
-/// Why a request is refused. The queue goes on; [`RequestError::status`] says what the guest is told.
+/// Why a request is refused. The queue goes on; [`RequestError::status`] says what the guest is
+/// told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// No device-writable byte, so nowhere to answer.
@@ -169,7 +172,8 @@ pub enum RequestError {
 }
 
 impl RequestError {
-    /// The status byte for it; none when the chain has no room for one, and the used length is then 0.
+    /// The status byte for it; none when the chain has no room for one, and the used length is then
+    /// 0.
     pub fn status(&self) -> Option<Status> {
         match self {
             Self::NoStatus => None,
@@ -258,7 +262,8 @@ fn check_changes(
     no_data(data_in)
 }
 
-/// Whole blocks inside the disk. No data at all is fine, up to and including the end of the disk, as in QEMU.
+/// Whole blocks inside the disk. No data at all is fine, up to and including the end of the disk,
+/// as in QEMU.
 fn check_transfer(device: &BlockDevice, sector: u64, len: u64) -> Result<(), RequestError> {
     if !len.is_multiple_of(SECTOR_SIZE) {
         return Err(RequestError::Misaligned { sector, len, unit: SECTOR_SIZE as u32 });
@@ -280,8 +285,8 @@ fn check_blocks(device: &BlockDevice, sector: u64, sectors: u64) -> Result<(), R
     Ok(())
 }
 
-/// Reads the ranges, once, and checks all of them before any is acted upon. Flags come first: for those the
-/// answer MUST be UNSUPP, whatever else is wrong.
+/// Reads the ranges, once, and checks all of them before any is acted upon. Flags come first: for
+/// those the answer MUST be UNSUPP, whatever else is wrong.
 fn parse_ranges(
     chain: &Chain,
     device: &BlockDevice,

@@ -19,8 +19,9 @@ pub enum Status {
 impl Status {
     /// What the guest is told when the backend fails.
     ///
-    /// "Cannot do that" is told apart, because a driver then stops asking (Linux turns discard or write
-    /// zeroes off for the disk). All else is an I/O error: virtio-blk has no code for a full file system.
+    /// "Cannot do that" is told apart, because a driver then stops asking (Linux turns discard or
+    /// write zeroes off for the disk). All else is an I/O error: virtio-blk has no code for a full
+    /// file system.
     pub fn from_error(error: &io::Error) -> Self {
         match error.raw_os_error() {
             Some(libc::EOPNOTSUPP | libc::ENOSYS) => Self::Unsupp,

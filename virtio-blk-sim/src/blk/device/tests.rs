@@ -1,5 +1,5 @@
-//! The device by itself: features, configuration space, cache mode, and requests in flight. What a hostile
-//! guest can post is in [`guests`], what holds for any chain in [`properties`].
+//! The device by itself: features, configuration space, cache mode, and requests in flight. What a
+//! hostile guest can post is in [`guests`], what holds for any chain in [`properties`].
 
 mod guests;
 mod properties;

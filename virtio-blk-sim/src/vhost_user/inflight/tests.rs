@@ -1,5 +1,5 @@
-//! The region as the specification has it, and regions that no honest frontend sends. What a kill leaves behind is in
-//! `kill.rs`.
+//! The region as the specification has it, and regions that no honest frontend sends. What a kill
+//! leaves behind is in `kill.rs`.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -81,7 +81,8 @@ fn heads_come_back_in_the_order_of_their_counters_and_counting_goes_on() {
 
 #[test]
 fn a_batch_that_was_published_is_not_in_flight() {
-    // As the specification's reconnect procedure: used_idx 10, used.idx 12, so the first two of the list are done.
+    // As the specification's reconnect procedure: used_idx 10, used.idx 12, so the first two of the
+    // list are done.
     let (description, fd) = InflightRegion::create(&inflight(1, 8), 1).unwrap();
     let file = File::from(fd);
     let entries: Vec<u8> = (0..8_u16)
@@ -177,7 +178,8 @@ fn queues_that_the_region_is_not_for_are_refused() {
     // More completed than the queue has entries, fewer than before, and a list that leads out.
     for (used_idx, in_ring, last) in [(0, 9, 0), (1, 0, 0), (0, 1, 8), (0, 2, u16::MAX)] {
         let header: Vec<u8> = [VERSION, 8, last, used_idx].into_iter().flat_map(u16::to_ne_bytes).collect();
-        // With head 5 in flight that is a contradiction, with nothing in flight a ring that was set up anew.
+        // With head 5 in flight that is a contradiction, with nothing in flight a ring that was set
+        // up anew.
         for (in_flight, refused) in [(1, true), (0, false)] {
             file.write_all_at(&[&[0; 8], &header[..]].concat(), 0).unwrap();
             file.write_all_at(&[in_flight], 16 + 5 * 16).unwrap();
@@ -212,7 +214,8 @@ fn a_region_is_closed_unmapped_and_cannot_be_resized() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// A frontend that writes into the region what it likes, before the queue is opened and while it runs.
+    /// A frontend that writes into the region what it likes, before the queue is opened and while
+    /// it runs.
     #[test]
     fn a_region_of_garbage_is_refused_or_stays_within_its_bounds(
         mut garbage in prop::collection::vec(any::<u8>(), 192),
@@ -220,7 +223,8 @@ proptest! {
         used_idx in any::<u16>(),
         later in prop::collection::vec((0..192_u64, any::<u8>()), 0..20),
     ) {
-        // Mostly what is well-formed; a batch that the ring allows; and links within bounds half of the time.
+        // Mostly what is well-formed; a batch that the ring allows; and links within bounds half of
+        // the time.
         garbage[..8].fill(0);
         garbage[8..12].copy_from_slice(&[VERSION.to_ne_bytes(), 10_u16.to_ne_bytes()].concat());
         if small {

@@ -46,7 +46,8 @@ impl Peer {
         ours.count() - 1
     }
 
-    /// How many bytes of the file this process has mapped. (Not how often: the kernel makes one mapping of two that touch.)
+    /// How many bytes of the file this process has mapped. (Not how often: the kernel makes one
+    /// mapping of two that touch.)
     fn mapped(&self) -> u64 {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         maps.lines()
@@ -65,7 +66,8 @@ fn region(guest_addr: u64, size: u64, mmap_offset: u64) -> MemoryRegion {
     MemoryRegion { guest_addr, size, user_addr: guest_addr.wrapping_add(USER), mmap_offset }
 }
 
-/// The regions of a QEMU guest of type q35 with 4 GiB: one file, three pieces, the legacy hole left out.
+/// The regions of a QEMU guest of type q35 with 4 GiB: one file, three pieces, the legacy hole left
+/// out.
 fn like_qemu() -> [MemoryRegion; 3] {
     [region(0, 640 * K, 0), region(768 * K, 2 * G - 768 * K, 768 * K), region(4 * G, 2 * G, 2 * G)]
 }

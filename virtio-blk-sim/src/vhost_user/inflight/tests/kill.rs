@@ -108,8 +108,9 @@ impl World {
         (self.made, self.completed) = (0, 0);
     }
 
-    /// The driver takes what is completed, and makes as many requests available as it can, up to `requests` in all. Every
-    /// second one has a chain of two, so that heads differ from one time to the next.
+    /// The driver takes what is completed, and makes as many requests available as it can, up to
+    /// `requests` in all. Every second one has a chain of two, so that heads differ from one time
+    /// to the next.
     fn drive(&mut self, requests: u32) {
         while let Some((head, _)) = self.driver.pop_used().expect("the device completes what is in flight") {
             let number = self.number_of.remove(&head).expect("the driver made the head available");
@@ -152,8 +153,9 @@ impl World {
         server
     }
 
-    /// The server takes the requests that are not completed in the order in which the driver made them available: first
-    /// those that it was given as in flight, then the others. `waiting` is as of its start.
+    /// The server takes the requests that are not completed in the order in which the driver made
+    /// them available: first those that it was given as in flight, then the others. `waiting` is as
+    /// of its start.
     fn check_taken(&self, taken: &[u32], waiting: &VecDeque<u32>) {
         assert!(waiting.iter().take(taken.len()).eq(taken), "taken {taken:?} where {waiting:?} waited");
     }
@@ -208,8 +210,8 @@ enum Act {
 }
 const ACTS: [Act; 4] = [Act::Pop, Act::CompleteOldest, Act::CompleteNewest, Act::Publish];
 
-/// One life of a server, from taking over until it has done `acts` or is killed before step `kill`. True: it was not
-/// killed.
+/// One life of a server, from taking over until it has done `acts` or is killed before step `kill`.
+/// True: it was not killed.
 fn life(world: &mut World, acts: &[Act], requests: u32, kill: Option<u32>) -> bool {
     world.drive(requests);
     let mut waiting = world.waiting.clone();
@@ -274,7 +276,8 @@ fn a_server_may_be_killed_before_any_store() {
     const REQUESTS: u32 = 6;
     let mut world = World::new(0);
     let mut kills = 0;
-    // Nothing happens before the first pop. How the region is initialised is the other tests' business.
+    // Nothing happens before the first pop. How the region is initialised is the other tests'
+    // business.
     let initialised = u32::from(SIZE) + 5;
     for acts in all_acts(5).map(|acts| [&[Act::Pop][..], &acts].concat()) {
         for kill in initialised.. {
@@ -296,7 +299,8 @@ fn a_server_may_be_killed_again_before_any_store_of_its_recovery() {
     const REQUESTS: u32 = 6;
     let mut world = World::new(0);
     let mut kills = 0;
-    // A first life that leaves a batch of two or three half published, by a kill before each of its last steps.
+    // A first life that leaves a batch of two or three half published, by a kill before each of its
+    // last steps.
     let first = [
         Act::Pop,
         Act::Pop,

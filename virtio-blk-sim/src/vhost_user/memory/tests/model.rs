@@ -93,7 +93,8 @@ proptest! {
         prop_assert_eq!(peer.mapped(), 0);
     }
 
-    /// Whatever numbers a frontend sends, a table is refused or its memory can be read to the last byte.
+    /// Whatever numbers a frontend sends, a table is refused or its memory can be read to the last
+    /// byte.
     #[test]
     fn numbers_from_anywhere_never_lead_out_of_the_file(
         regions in prop::collection::vec((any_number(), any_number(), any_number(), any_number()), 1..4),
