@@ -29,6 +29,8 @@ mod level;
 mod queue;
 mod rate_limit;
 mod stats;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub use device::{Device, RING_FEATURES, check_features, read_space};
