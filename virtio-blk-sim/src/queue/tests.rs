@@ -63,8 +63,7 @@ impl Rig {
     /// `chains` were made available before the queue started.
     fn with_chains(setup: Setup, chains: u16) -> Self {
         let Setup { event_idx, limit, in_flight, busy } = setup;
-        let context =
-            AioContext::builder().busy_polling(busy.unwrap_or(BusyPolling::OFF)).build().unwrap();
+        let context = AioContext::builder().busy_polling(busy.unwrap_or(BusyPolling::OFF)).build().unwrap();
         let ram = GuestRam::new(0x1_0000).unwrap();
         let config = QueueConfig { event_idx, ..QueueConfig::at(GuestAddress(0), SIZE) };
         let mut driver = DriverQueue::new(ram.map().unwrap(), config).unwrap();
