@@ -13,7 +13,8 @@ use aio::{AioContext, EventNotifier, IoThread, Reset};
 use virtio_blk_sim::memory::{GuestAddress, GuestMemoryMmap, GuestRam};
 use virtio_blk_sim::queue::{Device, Worker};
 use virtio_blk_sim::vhost_user::{
-    F_PROTOCOL_FEATURES, Frontend, Listening, Loops, MemoryRegion, ProtocolFeatures, Served, Server, VringAddr,
+    F_PROTOCOL_FEATURES, Frontend, Listening, Loops, MemoryRegion, ProtocolFeatures, Served, Server,
+    VringAddr,
 };
 use virtio_blk_sim::virtqueue::{DriverQueue, QueueConfig};
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
@@ -170,10 +171,17 @@ impl Vmm {
     }
 }
 
-impl Drop for Vmm {
-    fn drop(&mut self) {
+impl Vmm {
+    /// Ends the session without stopping anything first.
+    pub(crate) fn hang_up(&self) {
         let socket = self.frontend.as_fd().try_clone_to_owned().map(UnixStream::from);
         let _ = socket.and_then(|socket| socket.shutdown(Shutdown::Both));
+    }
+}
+
+impl Drop for Vmm {
+    fn drop(&mut self) {
+        self.hang_up();
     }
 }
 
