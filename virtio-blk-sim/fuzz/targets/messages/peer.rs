@@ -47,15 +47,12 @@ impl Peer {
         let mut config = DeviceConfig::new(64);
         config.num_queues = QUEUES;
         config.read_only = input.read_only;
-        let disk = Served {
-            device: Disk::new(
-                BlockDevice::new(config).expect("such a disk can be made"),
-                Backend::memory(64).expect("32 KiB"),
-            )
-            .into(),
-            limit: None,
-            reset: if input.autoreset { Reset::Autoreset } else { Reset::Classic },
-        };
+        let disk = Disk::new(
+            BlockDevice::new(config).expect("such a disk can be made"),
+            Backend::memory(64).expect("32 KiB"),
+        );
+        let reset = if input.autoreset { Reset::Autoreset } else { Reset::Classic };
+        let disk = Served { reset, ..Served::new(disk) };
         // The ring is dear to make and knows nothing of vhost-user: not one input in three.
         let kind = match input.monitor {
             0..8 => MonitorKind::Poll,
