@@ -1,5 +1,5 @@
-//! A console (virtio 1.2, section 5.3) for a vhost-user frontend: connects the guest's `/dev/hvc0` to a UNIX
-//! socket, which serves one client at a time.
+//! A console (virtio 1.2, section 5.3) for a vhost-user frontend: connects the guest's `/dev/hvc0`
+//! to a UNIX socket, which serves one client at a time.
 //!
 //! ```text
 //! vhost-user-console --socket /tmp/console.sock --chardev /tmp/tty.sock
@@ -8,9 +8,9 @@
 //! socat STDIO,raw,echo=0 UNIX:/tmp/tty.sock
 //! ```
 //!
-//! A queue takes no chain while it could not answer it: rx without input, tx without room in the chardev's
-//! buffer. So neither holds a chain when the guest stops. The terminal of this program gives the guest's
-//! terminal its size, also when it changes (SIGWINCH).
+//! A queue takes no chain while it could not answer it: rx without input, tx without room in the
+//! chardev's buffer. So neither holds a chain when the guest stops. The terminal of this program
+//! gives the guest's terminal its size, also when it changes (SIGWINCH).
 
 use std::io;
 use std::path::PathBuf;

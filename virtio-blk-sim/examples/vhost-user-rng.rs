@@ -1,13 +1,13 @@
-//! An entropy device (virtio 1.2, section 5.4) for a vhost-user frontend: each buffer that the guest offers
-//! is filled with random bytes of the host's kernel.
+//! An entropy device (virtio 1.2, section 5.4) for a vhost-user frontend: each buffer that the
+//! guest offers is filled with random bytes of the host's kernel.
 //!
 //! ```text
 //! vhost-user-rng --socket /tmp/rng.sock
 //! qemu-system-x86_64 ... -chardev socket,id=rng,path=/tmp/rng.sock -device vhost-user-rng-pci,chardev=rng
 //! ```
 //!
-//! This is the smallest device of the framework: one queue whose chains are answered at once, so it is a
-//! [`Handled`] with the features of the ring and no configuration space.
+//! This is the smallest device of the framework: one queue whose chains are answered at once, so it
+//! is a [`Handled`] with the features of the ring and no configuration space.
 
 use std::io;
 use std::path::PathBuf;
@@ -21,8 +21,8 @@ use virtio_blk_sim::queue::{Device, Handled, Immediate, QueueRef, RING_FEATURES}
 use virtio_blk_sim::vhost_user::{Daemon, ProtocolFeatures, Served};
 use virtio_blk_sim::virtqueue::Chain;
 
-/// What one chain gets at most. A device may write less than a buffer holds (section 5.4.6.1), and with
-/// this bound a full ring of huge buffers keeps the loop busy for milliseconds only.
+/// What one chain gets at most. A device may write less than a buffer holds (section 5.4.6.1), and
+/// with this bound a full ring of huge buffers keeps the loop busy for milliseconds only.
 pub(crate) const MAX_BYTES: usize = 4096;
 
 /// The device.
@@ -64,7 +64,8 @@ impl Handled for Source {
         let wanted = chain.writable().len_bytes().min(MAX_BYTES as u64) as usize;
         let mut filled = 0;
         while let Some(rest) = bytes.get_mut(filled..wanted).filter(|rest| !rest.is_empty()) {
-            // Fails only before the kernel's pool is ready, early at boot; the guest then asks again.
+            // Fails only before the kernel's pool is ready, early at boot; the guest then asks
+            // again.
             match getrandom(rest, GetRandomFlags::NONBLOCK) {
                 Ok(count) => filled += count,
                 Err(rustix::io::Errno::INTR) => {}
@@ -84,10 +85,15 @@ struct Options {
     socket: PathBuf,
 }
 
+/// The device as it is offered. After a reconnection QEMU 7.2's vhost-user-rng does not negotiate
+/// again: it takes for granted that the new daemon knows the memory regions, and waits for the
+/// acknowledgements that it agreed on with the old one.
+pub(crate) fn served() -> Served<Rng> {
+    let withheld = ProtocolFeatures::CONFIGURE_MEM_SLOTS | ProtocolFeatures::REPLY_ACK;
+    Served { withheld, ..Served::new(Rng) }
+}
+
 fn main() -> io::Result<()> {
     let options = Options::parse();
-    // After a reconnection QEMU 7.2's vhost-user-rng does not negotiate again. It takes for granted that the
-    // new daemon knows the memory regions, and answers as was agreed with the old one.
-    let withheld = ProtocolFeatures::CONFIGURE_MEM_SLOTS | ProtocolFeatures::REPLY_ACK;
-    Daemon::new(Served { withheld, ..Served::new(Rng) }, &options.socket, &[])?.run(|_, _| {})
+    Daemon::new(served(), &options.socket, &[])?.run(|_, _| {})
 }

@@ -1,17 +1,19 @@
-//! A character device: a UNIX socket for one client at a time, with a bounded buffer in each direction.
+//! A character device: a UNIX socket for one client at a time, with a bounded buffer in each
+//! direction.
 //!
-//! It is the host's side of a device that carries bytes, such as a console. The queues may run on any
-//! thread. They look at the buffers in [`Handled::may_begin`](crate::queue::Handled::may_begin), so a queue
-//! takes no chain while there is no input, or no room for output:
+//! It is the host's side of a device that carries bytes, such as a console. The queues may run on
+//! any thread. They look at the buffers in
+//! [`Handled::may_begin`](crate::queue::Handled::may_begin), so a queue takes no chain while there
+//! is no input, or no room for output:
 //!
 //! ```text
 //! client ─► socket ─► input  ─► receive ─► writable part of a chain      on_input wakes the queue
 //! client ◄─ socket ◄─ output ◄─ send    ◄─ readable part of a chain      on_room wakes the queue
 //! ```
 //!
-//! A client that sends too fast is not read from, until the guest has taken some input. Input outlives its
-//! client, and reaches the guest later. Output for nobody is discarded: a guest must not hang because no one
-//! looks at its console.
+//! A client that sends too fast is not read from, until the guest has taken some input. Input
+//! outlives its client, and reaches the guest later. Output for nobody is discarded: a guest must
+//! not hang because no one looks at its console.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -27,8 +29,8 @@ use crate::virtqueue::Segments;
 /// A buffer that holds this many bytes takes no more.
 pub const LIMIT: usize = 64 << 10;
 
-/// What one [`send`](Chardev::send) adds at most. Linux sends up to 32 KiB with a write(2) to a console, and
-/// with a splice(2) what a pipe holds: 1 MiB, unless root allows more.
+/// What one [`send`](Chardev::send) adds at most. Linux sends up to 32 KiB with a write(2) to a
+/// console, and with a splice(2) what a pipe holds: 1 MiB, unless root allows more.
 pub const MAX_SEND: usize = 1 << 20;
 
 /// What is read from the client at a time.
@@ -76,14 +78,14 @@ impl Chardev {
         (state.input.len(), state.output.len())
     }
 
-    /// Has this bottom half scheduled when there is input, in place of the one before. Perhaps also when
-    /// there is none.
+    /// Has this bottom half scheduled when there is input, in place of the one before. Perhaps also
+    /// when there is none.
     pub fn on_input(&self, queue: BottomHalfHandle) {
         self.state().on_input = Some(queue);
     }
 
-    /// Has this bottom half scheduled when there is room for output, in place of the one before. Perhaps
-    /// also when there is none.
+    /// Has this bottom half scheduled when there is room for output, in place of the one before.
+    /// Perhaps also when there is none.
     pub fn on_room(&self, queue: BottomHalfHandle) {
         self.state().on_room = Some(queue);
     }
@@ -100,7 +102,8 @@ impl Chardev {
         received as u32
     }
 
-    /// Buffers what the guest says: what exceeds [`MAX_SEND`] is lost, and without a client everything.
+    /// Buffers what the guest says: what exceeds [`MAX_SEND`] is lost, and without a client
+    /// everything.
     pub fn send(&self, readable: &Segments) {
         let state = &mut *self.state();
         if state.connected {
@@ -143,7 +146,8 @@ struct Socket {
 }
 
 struct Client {
-    /// `None` once the client hung up: only the rest of what it sent is still read, as the guest takes it.
+    /// `None` once the client hung up: only the rest of what it sent is still read, as the guest
+    /// takes it.
     registration: Option<Registration>,
     stream: UnixStream,
 }
@@ -172,7 +176,8 @@ impl Socket {
         }
     }
 
-    /// Moves what can be moved between the client and the buffers, and wakes whoever waits for them.
+    /// Moves what can be moved between the client and the buffers, and wakes whoever waits for
+    /// them.
     fn exchange(&self, hung_up: bool) {
         let mut slot = self.client.borrow_mut();
         let Some(client) = &mut *slot else { return };
@@ -229,8 +234,8 @@ impl State {
         }
     }
 
-    /// Receives input until there is no more, or no room. Returns false at its end, which may be an error
-    /// such as ECONNRESET: the client left without reading everything.
+    /// Receives input until there is no more, or no room. Returns false at its end, which may be an
+    /// error such as ECONNRESET: the client left without reading everything.
     fn read(&mut self, mut stream: &UnixStream) -> bool {
         let mut part = [0; PART];
         while self.input.len() < LIMIT {

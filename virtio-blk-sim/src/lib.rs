@@ -19,6 +19,8 @@
 //! | [`transport`] | who kicks and who is interrupted | requests |
 //! | [`guest`] | a driver, a thread that plays the vCPU, and a vCPU of KVM | the device's side |
 //!
+//! [`queue`] and [`vhost_user`] know no disk: `examples/` has an entropy device and a console on them.
+//!
 //! The guest is not trusted: every descriptor is copied once and checked, arithmetic is in sectors, every loop is bounded by
 //! the queue's size. A driver that breaks a rule of the ring loses its queue until it resets the device; a bad request is
 //! answered with a status. [`virtqueue`] and [`device`] say what is checked where.

@@ -19,8 +19,8 @@ impl AsFd for Signals {
 }
 
 impl Signals {
-    /// Blocks these signals for the calling thread and for the threads that it starts from now on. Call it
-    /// before any thread starts, or another thread may get the signal.
+    /// Blocks these signals for the calling thread and for the threads that it starts from now on.
+    /// Call it before any thread starts, or another thread may get the signal.
     ///
     /// # Errors
     /// What sigaddset(3), pthread_sigmask(3) or signalfd(2) returns.

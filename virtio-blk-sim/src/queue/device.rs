@@ -11,8 +11,8 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use super::queue::QueueRef;
 use super::worker::Worker;
 
-/// The features that every device can offer, because the queue implements them: VERSION_1, EVENT_IDX and
-/// INDIRECT_DESC.
+/// The features that every device can offer, because the queue implements them: VERSION_1,
+/// EVENT_IDX and INDIRECT_DESC.
 pub const RING_FEATURES: u64 =
     1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC;
 
@@ -31,7 +31,8 @@ pub trait Device: Send + Sync + 'static {
     /// How many queues it has. Does not change.
     fn queues(&self) -> u16;
 
-    /// The longest chain that it accepts, in descriptors, if that is more than the size of the ring.
+    /// The longest chain that it accepts, in descriptors, if that is more than the size of the
+    /// ring.
     fn longest_chain(&self) -> u16 {
         0
     }
@@ -83,7 +84,8 @@ pub trait Device: Send + Sync + 'static {
     }
 }
 
-/// Reads a configuration space that consists of the bytes `space`; what is beyond them reads as zero.
+/// Reads a configuration space that consists of the bytes `space`; what is beyond them reads as
+/// zero.
 pub fn read_space(space: &[u8], offset: u64, data: &mut [u8]) {
     let tail = usize::try_from(offset).ok().and_then(|start| space.get(start..)).unwrap_or_default();
     data.fill(0);

@@ -74,7 +74,8 @@ pub struct Queue<W: Worker> {
 
 struct Ring<W: Worker> {
     queue: DeviceQueue<W::Memory>,
-    /// Heads that a former process took and did not answer, and that have not begun yet; the next is last.
+    /// Heads that a former process took and did not answer, and that have not begun yet; the next
+    /// is last.
     resubmit: Vec<u16>,
     /// Slots without a chain; there are never more slots than entries in the queue.
     slots: Vec<W::Slot>,
@@ -161,8 +162,8 @@ impl<W: Worker> Queue<W> {
         Ok(Attached { queue, doorbell })
     }
 
-    /// Carries out what a former process took and did not answer, as far as the worker may begin. What is
-    /// left stays in the log, and is found there again should the queue stop before.
+    /// Carries out what a former process took and did not answer, as far as the worker may begin.
+    /// What is left stays in the log, and is found there again should the queue stop before.
     #[cold]
     fn resubmit(&self, ring: &mut Ring<W>) {
         while let Some(head) = ring.resubmit.pop() {
@@ -358,9 +359,9 @@ impl<W: Worker> QueueRef<W> {
         queue.publish(&mut ring);
     }
 
-    /// [`Worker::may_begin`] has become true: looks at the ring in the next turn. Does nothing if the queue
-    /// does not wait for that, so it may be called too often. To call it from another thread, or from a
-    /// callback that outlives the queue, schedule a [`BottomHalf`] that calls it.
+    /// [`Worker::may_begin`] has become true: looks at the ring in the next turn. Does nothing if
+    /// the queue does not wait for that, so it may be called too often. To call it from another
+    /// thread, or from a callback that outlives the queue, schedule a [`BottomHalf`] that calls it.
     pub fn wake(&self) {
         if let Some(queue) = self.get()
             && queue.resting.replace(false)
@@ -448,7 +449,8 @@ impl<W: Worker> Attached<W> {
         drop(doorbell);
         queue.again.cancel();
         queue.rest.cancel();
-        // From here on a wake-up does nothing, or the queue would take chains while it waits for the last.
+        // From here on a wake-up does nothing, or the queue would take chains while it waits for
+        // the last.
         queue.resting.set(false);
         queue.worker.stop();
         while queue.in_flight() > 0 {

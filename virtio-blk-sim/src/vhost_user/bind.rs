@@ -18,8 +18,8 @@ impl Drop for SocketFile {
     }
 }
 
-/// Listens at `path`, to which only its owner may connect. A socket that a killed server left there is
-/// replaced. A socket on which a server listens is not, and neither is any other kind of file.
+/// Listens at `path`, to which only its owner may connect. A socket that a killed server left there
+/// is replaced. A socket on which a server listens is not, and neither is any other kind of file.
 ///
 /// Changes the umask for a moment, so call it before there are threads that make files.
 ///
@@ -45,14 +45,14 @@ pub fn bind(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     Ok((listener?, SocketFile(path.to_owned())))
 }
 
-/// Returns whether the process that listens at the other end is alive. The socket of a killed process may
-/// still accept for a moment, while io_uring cancels what it waited for on that socket.
+/// Returns whether the process that listens at the other end is alive. The socket of a killed
+/// process may still accept for a moment, while io_uring cancels what it waited for on that socket.
 fn is_alive(stream: &UnixStream) -> bool {
     let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut size = size_of_val(&peer) as libc::socklen_t;
     let fd = stream.as_raw_fd();
-    // SAFETY: SO_PEERCRED writes a ucred, which is ours and has `size` bytes. (unix(7): the credentials are
-    // those of the process that called listen(2).)
+    // SAFETY: SO_PEERCRED writes a ucred, which is ours and has `size` bytes. (unix(7): the
+    // credentials are those of the process that called listen(2).)
     let got = unsafe {
         libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &mut size)
     };

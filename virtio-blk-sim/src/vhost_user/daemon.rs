@@ -36,8 +36,8 @@ pub struct Daemon<D> {
 }
 
 impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Daemon<D> {
-    /// Listens at `path`. Blocks SIGTERM, SIGINT and the signals of `more` for this thread, and changes the
-    /// umask for a moment, so call it before any thread starts.
+    /// Listens at `path`. Blocks SIGTERM, SIGINT and the signals of `more` for this thread, and
+    /// changes the umask for a moment, so call it before any thread starts.
     ///
     /// # Errors
     /// As for [`bind`], [`Signals::block`] and [`AioContext::new`].
@@ -54,8 +54,8 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Daemon<D> {
         &self.context
     }
 
-    /// Serves frontends until SIGTERM or SIGINT, then stops the queues in order. `act` is called for each
-    /// other signal.
+    /// Serves frontends until SIGTERM or SIGINT, then stops the queues in order. `act` is called
+    /// for each other signal.
     ///
     /// # Errors
     /// What [`AioContext::poll`] returns.

@@ -36,7 +36,8 @@ pub struct Server<D> {
     next: RefCell<Vec<UnixStream>>,
     /// Frontends that were served.
     sessions: Cell<u64>,
-    /// The configuration space changed while a request was carried out; the frontend is told after it.
+    /// The configuration space changed while a request was carried out; the frontend is told after
+    /// it.
     config_changed: Cell<bool>,
 }
 

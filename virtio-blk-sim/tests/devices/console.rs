@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use virtio_blk_sim::chardev::{Chardev, LIMIT, MAX_SEND};
 use virtio_blk_sim::memory::GuestRam;
-use virtio_blk_sim::vhost_user::{BackendRequest, Listening};
+use virtio_blk_sim::vhost_user::{BackendRequest, Listening, Served};
 
 use super::console_device::{Console, Size};
 use super::rig::{Ring, TestServer, Vmm, temp_path, wait_until};
@@ -22,8 +22,9 @@ pub(crate) fn console_server(threads: usize) -> (TestServer, Arc<Chardev>, PathB
     let (chardev, served) = (Arc::clone(&console.chardev), Arc::clone(&console.chardev));
     let path = temp_path();
     let listener = UnixListener::bind(&path).unwrap();
-    let server =
-        TestServer::new(console, threads, move |context| Box::new(served.listen(context, listener).unwrap()));
+    let server = TestServer::new(Served::new(console), threads, move |context| {
+        Box::new(served.listen(context, listener).unwrap())
+    });
     (server, chardev, path)
 }
 

@@ -1,5 +1,6 @@
-//! The table of malformed rings against each queue of the devices: the queue breaks or the chain is answered,
-//! nothing beside the posted buffers changes, and after a reset and in a new session the device works.
+//! The table of malformed rings against each queue of the devices: the queue breaks or the chain is
+//! answered, nothing beside the posted buffers changes, and after a reset and in a new session the
+//! device works.
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -15,7 +16,7 @@ use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
 use super::console::console_server;
 use super::console_device::Console;
 use super::rig::{Lines, TestServer, Vmm, wait_until};
-use super::rng_device::Rng;
+use super::rng_device::{Rng, served};
 
 #[path = "../../src/virtqueue/tests/malformed/cases.rs"]
 #[expect(dead_code, reason = "the ring's own tests look closer than a frontend can")]
@@ -96,8 +97,8 @@ impl Target<'_> {
         // The device writes its ring, whose end is avail_event.
         let mut allowed = vec![(config.used_ring.0, QueueConfig::part_bytes(config.size).2)];
         let answers = match case.expect {
-            // A head that comes twice is no violation once the first was answered, which these devices do
-            // at once.
+            // A head that comes twice is no violation once the first was answered, which these
+            // devices do at once.
             Expect::Breaks { with: QueueError::HeadInFlight { head: 0 }, .. } => {
                 allowed.push((0x8000, 16));
                 Some(8)
@@ -135,7 +136,7 @@ impl Target<'_> {
 
 #[test]
 fn the_entropy_device_survives_each_malformed_ring() {
-    let server = TestServer::new(Rng, 0, |_| Box::new(()));
+    let server = TestServer::new(served(), 0, |_| Box::new(()));
     Target { server: &server, index: 0, feed: &|| {}, written: 8 }.table::<Rng>();
 }
 

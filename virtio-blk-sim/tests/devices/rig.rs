@@ -58,7 +58,7 @@ pub(crate) struct TestServer {
 impl TestServer {
     /// `more` starts what else runs on the loop, and is kept with the server.
     pub(crate) fn new<D>(
-        device: D,
+        served: Served<D>,
         threads: usize,
         more: impl FnOnce(&AioContext) -> Box<dyn Any> + Send + 'static,
     ) -> Self
@@ -69,7 +69,7 @@ impl TestServer {
         let listener = UnixListener::bind(&path).unwrap();
         let thread = IoThread::spawn_with("server", AioContext::builder(), move |context| {
             let loops = Loops::spawn(threads, Vec::new(), &AioContext::builder())?;
-            let server = Server::new(Served::new(device), loops);
+            let server = Server::new(served, loops);
             let listening = server.listen(context, listener)?;
             RUNNING.with_borrow_mut(|running| {
                 running.push(Box::new(listening));

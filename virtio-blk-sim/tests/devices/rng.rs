@@ -1,14 +1,15 @@
 //! The entropy device.
 
 use virtio_blk_sim::memory::{GuestAddress, GuestRam};
+use virtio_blk_sim::vhost_user::ProtocolFeatures;
 use vm_memory::Bytes;
 
 use super::rig::{Ring, TestServer, Vmm};
-use super::rng_device::{MAX_BYTES, Rng};
+use super::rng_device::{MAX_BYTES, served};
 
 #[test]
 fn each_buffer_is_filled_with_other_bytes() {
-    let server = TestServer::new(Rng, 0, |_| Box::new(()));
+    let server = TestServer::new(served(), 0, |_| Box::new(()));
     for _session in 0..2 {
         let ram = GuestRam::new(Ring::BYTES as usize).unwrap();
         let mut vmm = Vmm::new(&server, &ram, &[]);
@@ -25,6 +26,9 @@ fn each_buffer_is_filled_with_other_bytes() {
             seen.push(bytes);
         }
         assert!(ring.interrupted());
+        let protocol = vmm.frontend.get_protocol_features().unwrap();
+        assert!(protocol.contains(ProtocolFeatures::CONFIG));
+        assert_eq!(protocol.intersection(served().withheld), ProtocolFeatures::NONE);
         // The configuration space is empty.
         assert_eq!(vmm.frontend.get_config(0, 8).unwrap(), [0; 8]);
     }
@@ -32,7 +36,7 @@ fn each_buffer_is_filled_with_other_bytes() {
 
 #[test]
 fn a_huge_buffer_is_filled_in_part_and_a_readable_one_not_at_all() {
-    let server = TestServer::new(Rng, 0, |_| Box::new(()));
+    let server = TestServer::new(served(), 0, |_| Box::new(()));
     let ram = GuestRam::new((Ring::BYTES + (1 << 20)) as usize).unwrap();
     let mut vmm = Vmm::new(&server, &ram, &[]);
     let mut ring = Ring::new(&mut vmm, &ram, 0);

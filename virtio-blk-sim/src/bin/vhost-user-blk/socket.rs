@@ -20,7 +20,8 @@ pub(crate) fn inherited(fd: i32) -> Result<UnixStream, String> {
         let error = io::Error::last_os_error();
         return Err(format!("--fd {fd}: this process has not inherited such a descriptor ({error})"));
     }
-    // SAFETY: it is open, and whoever started this process passed it by its number on the command line.
+    // SAFETY: it is open, and whoever started this process passed it by its number on the command
+    // line.
     let stream = UnixStream::from(unsafe { OwnedFd::from_raw_fd(fd) });
     // Not a listening socket, on which no frontend would ever be heard.
     match stream.peer_addr() {
