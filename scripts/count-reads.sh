@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Counts, with strace and from outside, the read(2)s that the device's thread makes in a classic and in an autoreset arm
-# of `bench virtio-blk`, and compares them with what the program says of itself. First with a thread as the guest, then
-# with a vCPU of KVM where there is one: there KVM signals the ioeventfd and resets the irqfd, and the guest's thread reads
-# neither.
+# Uses strace to count the read(2) calls of the device's thread in classic and autoreset arms of
+# `bench virtio-blk`, and compares them with what the program reports. First with a thread as the
+# guest, then with a KVM vCPU where that is available: there KVM signals the ioeventfd and resets
+# the irqfd, and the guest's thread reads neither.
 #
 #   scripts/count-reads.sh [BENCH]        BENCH: the binary (default: target/release/bench)
 set -euo pipefail
@@ -11,12 +11,14 @@ trace=$(mktemp)
 report=$(mktemp)
 trap 'rm -f "$trace" "$report"' EXIT
 
-count() { # GUEST ARM: read(2)s of eight bytes by the threads bench-device and bench-guest, and what the program says of
-          # the device's for each request, as "device guest claimed"
+# count GUEST ARM: prints "device guest claimed": the read(2) calls of eight bytes by the threads
+# bench-device and bench-guest, and the device's reads per request that the program reports.
+count() {
   strace -f -qq -Y -e trace=read -o "$trace" \
     "$bench" virtio-blk --quick --rounds 1 --runtime 20ms --pin 0,0 --guest "$1" --arms "$2" --json "$report" >/dev/null 2>&1
-  # strace -Y prints the thread's name behind its id. A thread reads its ELF and /proc files in other sizes.
-  # A call during which another thread's was printed stands in two lines, and its result in the second.
+  # strace -Y prints the thread's name behind its id. ELF and /proc files are read in other sizes.
+  # strace splits a call over two lines if another thread's call is printed in between; the result
+  # is in the second line.
   local device guest claimed
   device=$(grep -c '<bench-device>.*read\((\| resumed>\).*, 8) *= 8' "$trace" || true)
   guest=$(grep -c '<bench-guest>.*read\((\| resumed>\).*, 8) *= 8' "$trace" || true)

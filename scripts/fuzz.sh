@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# Fuzzes what believes nothing that a guest or a peer says: the targets of virtio-blk-sim/fuzz, all at once.
+# Fuzzes the code that handles untrusted input from a guest or a peer: the targets in
+# virtio-blk-sim/fuzz, run in parallel.
 #
-#   scripts/fuzz.sh [--seconds N] [TARGET...]    TARGET: chain, request, messages (default: all); N: 60
-#   scripts/fuzz.sh --minimize [TARGET...]       puts what was found so far, made small, into the corpus that is in git
+#   scripts/fuzz.sh [--seconds N] [TARGET...]   TARGET: chain, request, messages (default: all)
+#                                               N: seconds per target (default: 60)
+#   scripts/fuzz.sh --minimize [TARGET...]      minimizes the corpus and stores it in the repository
 #
-# With a nightly toolchain AddressSanitizer watches; without one the targets' own checks do. cargo-fuzz is installed into
-# target/ if there is none. What is found goes to target/fuzz/corpus, what crashes to target/fuzz/artifacts. An input that
-# is copied to virtio-blk-sim/fuzz/regressions/TARGET is replayed by every `cargo test`, as the corpus is.
+# With a nightly toolchain, AddressSanitizer is used; otherwise only the checks of the targets.
+# If cargo-fuzz is missing, it is installed into target/. New inputs go to target/fuzz/corpus, and
+# crashing inputs to target/fuzz/artifacts. Every `cargo test` replays the corpus and the inputs in
+# virtio-blk-sim/fuzz/regressions/TARGET: copy a crashing input there.
 #
-# Exits with 0 if nothing was found, 1 if something was, 77 if this machine has no cargo-fuzz or no
-# C++ compiler.
+# Exit codes: 0 nothing found, 1 a crash was found, 77 no cargo-fuzz or no C++ compiler here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,20 +27,20 @@ while (($#)); do
     -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"; exit 0 ;;
     -*) echo "unknown option $1; see --help" >&2; exit 2 ;;
     *)
-      [ -f "$fuzz/fuzz_targets/$1.rs" ] || { echo "no target $1: there are chain, request, messages" >&2; exit 2; }
+      [ -f "$fuzz/fuzz_targets/$1.rs" ] || { echo "unknown target $1; the targets are chain, request, messages" >&2; exit 2; }
       targets+=("$1"); shift ;;
   esac
 done
 ((${#targets[@]})) || targets=(chain request messages)
 
 if ! command -v c++ >/dev/null; then
-  echo "there is no C++ compiler, which libFuzzer is built with"
+  echo "no C++ compiler found; libFuzzer needs one"
   exit 77
 fi
 export PATH="$PWD/target/tools/bin:$PATH"
 if ! cargo fuzz --version >/dev/null 2>&1; then
   echo "cargo-fuzz is not installed: installing it into target/tools"
-  cargo install cargo-fuzz --locked --quiet --root target/tools || { echo "cargo-fuzz cannot be had"; exit 77; }
+  cargo install cargo-fuzz --locked --quiet --root target/tools || { echo "cargo-fuzz could not be installed"; exit 77; }
 fi
 
 cargo=(cargo)
@@ -52,7 +54,10 @@ fi
 options=(--fuzz-dir "$fuzz" --target-dir "$out" --sanitizer "$sanitizer")
 echo "$(${cargo[0]} ${cargo[1]:-} --version), sanitizer: $sanitizer"
 build=$SECONDS
-"${cargo[@]}" fuzz build "${options[@]}"
+# cargo-fuzz builds one target or all of them.
+only=()
+((${#targets[@]} != 1)) || only=("${targets[0]}")
+"${cargo[@]}" fuzz build "${options[@]}" "${only[@]}"
 echo "built in $((SECONDS - build)) s"
 binaries=$out/$(rustc -vV | sed -n 's/^host: //p')/release
 
@@ -69,13 +74,13 @@ if ((minimize)); then
 fi
 
 declare -A running
-# Nothing goes on behind the back of whoever interrupts.
+# Stop all targets when the script is interrupted.
 trap 'kill "${running[@]}" 2>/dev/null || true' EXIT
 for target in "${targets[@]}"; do
   mkdir -p "$out/corpus/$target" "$out/artifacts/$target"
   inputs=("$out/corpus/$target" "$fuzz/corpus/$target")
   [ ! -d "$fuzz/regressions/$target" ] || inputs+=("$fuzz/regressions/$target")
-  # The server tells its operator of each refusal on stderr, which is what the mask is for.
+  # The server reports each refusal on stderr; the mask hides that.
   "$binaries/$target" "${inputs[@]}" -max_total_time="$seconds" -len_control=20 -max_len=1024 -timeout=60 \
     -artifact_prefix="$out/artifacts/$target/" -print_final_stats=1 -close_fd_mask=2 >"$out/$target.log" 2>&1 &
   running[$target]=$!
@@ -97,7 +102,7 @@ for target in "${targets[@]}"; do
     echo "$target: ended with $code, the end of $log:" && tail -n 20 "$log"
     continue
   fi
-  # Once more, with the panic's message to be seen.
+  # Run it again to show the panic message.
   timeout 60 "$binaries/$target" "$input" 2>&1 | grep -aE -m 1 -A 3 'panicked at|ERROR: |runtime error' || true
   echo "$target: FAILED on $input"
   echo "$target: reproduce it with: ${cargo[*]} fuzz run ${options[*]} $target $input"

@@ -1,27 +1,33 @@
 #!/usr/bin/env bash
-# The kernel lab: takes Debian's linux-source-6.12, applies the patches of scripts/kernel, builds, boots and tests. One command,
-# on a fresh Debian-like x86-64 machine; as root it installs what it needs with apt-get. See scripts/kernel/README.md.
+# The kernel lab: takes Debian's linux-source-6.12, applies the patches of scripts/kernel, and
+# builds, boots and tests the kernels. One command, on a fresh Debian-like x86-64 machine; as root
+# it installs what it needs with apt-get. See scripts/kernel/README.md.
 #
-#   scripts/kernel-lab.sh build|test|bench|shell [--uml|--qemu] [--kernel LIST] [--dir DIR] [--limit SECONDS] [--jobs N] [--json FILE]
+#   scripts/kernel-lab.sh build|test|bench|shell [--uml|--qemu] [--kernel LIST] [--dir DIR]
+#                         [--limit SECONDS] [--jobs N] [--json FILE] [--only NAME]
 #
 #   build    builds the kernels
-#   test     boots each and runs in it: every way to wait for an eventfd, the bounded counter, and aio's conformance suite;
-#            then prints what was delivered, lost or spurious in which kernel
-#   bench    boots each under QEMU, with a clock that counts instructions (TCG, -icount shift=0), and prints what a virtio-blk
-#            request costs in the classic arms, without the read, and with the patches; then the same in time, if /dev/kvm
-#            can boot a kernel
+#   test     boots each kernel and runs in it: every way to wait for an eventfd, the bounded
+#            counter, and aio's conformance suite; then prints what each kernel delivered or lost
+#   bench    boots each kernel under QEMU with a clock that counts instructions (TCG, -icount
+#            shift=0), and prints the cost of a virtio-blk request in the classic arms, without the
+#            read, and with the patches; then the same as times, if /dev/kvm can boot a kernel
 #   shell    boots the first kernel with a shell on this terminal
 #
-#   --uml           User-Mode Linux: the kernel is a process, the host's files are its root, read-only (default, but for bench)
+#   --uml           User-Mode Linux: the kernel is a process, and the host's files are its root,
+#                   read-only (default, except for bench)
 #   --qemu          a small x86-64 guest in an emulated processor, with two CPUs for test and shell
-#   --kernel LIST   kernels to use: patches joined by +, kernels by commas; stock is the one without
+#   --kernel LIST   kernels to use: patches joined by +, kernels by commas; `stock` has no patch
 #                   (default: 0001+0003,0002+0003; for bench stock,0001,0002)
-#   --dir DIR       where source and kernels are kept, some 2 GB (default: $KERNEL_LAB_DIR, or eventfd-kernel-lab in the user's cache)
-#   --jobs N        compilers at once (default: one for each CPU)
-#   --limit SECONDS gives up after that time, says so, and keeps what was built for the next run
-#   --json FILE     bench: the counts, as JSON
+#   --dir DIR       where source and kernels are kept, about 2 GB
+#                   (default: $KERNEL_LAB_DIR, or eventfd-kernel-lab in the user's cache)
+#   --jobs N        number of parallel compilers (default: one per CPU)
+#   --limit SECONDS stops after that time, and keeps what was built for the next run
+#   --json FILE     bench: writes the counts as JSON
+#   --only NAME     test: runs only the tests whose name contains NAME
 #
-# Exit codes: 0 done, 1 failed, 2 wrong use, 3 skipped (with the reason): not this machine, or not in this time.
+# Exit codes: 0 done, 1 failed, 2 wrong use, 3 skipped (with the reason): this machine cannot run
+# the lab, or the limit was reached.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -35,7 +41,7 @@ usage() { echo "kernel-lab: $*; see --help" >&2; exit 2; }
 skip() { echo "SKIPPED: $*"; exit 3; }
 say() { printf '\n--- %s\n' "$*"; }
 
-command='' machine='' kernels='' limit='' json='' jobs=''
+command='' machine='' kernels='' limit='' json='' jobs='' only=''
 lab=${KERNEL_LAB_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/eventfd-kernel-lab}
 while (($#)); do
   case $1 in
@@ -46,6 +52,7 @@ while (($#)); do
     --limit) limit=${2:?--limit needs seconds}; shift ;;
     --jobs) jobs=${2:?--jobs needs a number}; shift ;;
     --json) json=${2:?--json needs a file}; shift ;;
+    --only) only=${2:?--only needs a part of a name}; shift ;;
     -h | --help) sed -n '2,/^set -/{/^set -/d; s/^# \{0,1\}//; p}' "$0"; exit 0 ;;
     *) usage "unknown argument $1" ;;
   esac
@@ -56,6 +63,9 @@ done
 jobs=${jobs:-$(nproc)}
 [[ $jobs =~ ^[1-9][0-9]*$ ]] || usage "--jobs takes a number, not '$jobs'"
 [ -z "$json" ] || [ "$command" = bench ] || usage "--json belongs to bench"
+[ -z "$only" ] || [ "$command" = test ] || usage "--only belongs to test"
+# It becomes part of a command line in the guest.
+[[ $only =~ ^([A-Za-z0-9_:][A-Za-z0-9_:,.\ -]*)?$ ]] || usage "--only takes letters, digits and spaces, not '$only'"
 if [ "$command" = bench ]; then
   [ "$machine" != uml ] || usage "bench counts instructions, which takes --qemu"
   machine=qemu kernels=${kernels:-stock,0001,0002}
@@ -71,20 +81,21 @@ mkdir -p "$lab" && lab=$(cd "$lab" && pwd)
 exec 9>"$lab/lock"
 flock 9
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Steps: each says what it does, how long it takes and what it leaves; one that fails ends the run with its last words
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
+# Steps: each prints what it does and how long it took; a failing step ends the run with its log
+# --------------------------------------------------------------------------------------------------
 
 remaining() { if [ -n "$limit" ]; then echo $((limit - SECONDS)); else echo 86400; fi; }
 
-# step WHAT LOG COMMAND...: the log holds what the command says. The command may be a function that is exported.
+# step WHAT LOG COMMAND...: runs the command with its output in LOG. The command may be an exported
+# function.
 step() {
   local what=$1 log=$2 began=$EPOCHREALTIME status=0 left
   shift 2
   left=$(remaining)
   ((left > 0)) || skip "the limit of $limit s was reached before this: $what. What is built is kept for the next run"
   printf '%-70s ' "$what"
-  # timeout(1) makes a process group, so that all of it ends.
+  # timeout(1) makes a process group, so the whole group is killed.
   timeout --kill-after=10 "$left" bash -euc '"$@"' step "$@" >"$log" 2>&1 </dev/null &
   running=$!
   wait "$running" || status=$?
@@ -103,9 +114,9 @@ running=''
 trap '[ -z "$running" ] || kill "$running" 2>/dev/null || true' EXIT
 trap 'exit 130' INT TERM
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What it takes: tools, the source, the patches
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
+# Requirements: tools, the source, the patches
+# --------------------------------------------------------------------------------------------------
 
 install_packages() {
   apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install "$@"
@@ -132,7 +143,8 @@ find_tools() {
   step "install ${missing[*]}" "$lab/apt.log" install_packages "${missing[@]}"
 }
 
-# Without what no configuration of ours reads, which is more than half of it. Makefiles and Kconfig files stay: all are read.
+# Leaves out the files that none of our configurations needs, which is more than half of the source.
+# Makefiles and Kconfig files stay, because all of them are read.
 unpack_source() {
   rm -rf "${lab:?}/$package" "$lab/pristine"
   tar -C "$lab" -xf "$tarball" --exclude='*/drivers/gpu/*.[ch]' --exclude='*/drivers/net/*/*.[ch]' \
@@ -143,11 +155,11 @@ unpack_source() {
 
 source_version() { stat -c '%n %s %Y' "$tarball"; }
 
-# The files that any of the patches changes, or has changed before.
+# Prints the files that a patch changes now or changed in an earlier run.
 touched() { { sed -n 's,^+++ b/,,p' "$patches"/*.patch; [ ! -d "$lab/pristine" ] || find "$lab/pristine" -type f -printf '%P\n'; } | sort -u; }
 
-# patch_source KERNEL: one source tree serves all kernels. The files that a patch changes keep one time stamp per content, so
-# that make(1) compiles again only what differs from what it compiled for this kernel before.
+# patch_source KERNEL: one source tree serves all kernels. Patched files keep one time stamp per
+# content, so make(1) recompiles only what changed since its last build of this kernel.
 patch_source() {
   local file number new=$lab/new old=$lab/patched/$1
   for file in $(touched); do
@@ -214,7 +226,7 @@ build() {
   fi
   for kernel in "${kernels[@]}"; do
     if [ ! -d "$lab/$machine-$kernel" ]; then
-      # Another kernel's build, if there is one, differs in a few files only.
+      # Start from another kernel's build if there is one: few files differ.
       from=''
       for other in "$lab/$machine"-*/wanted; do [ -e "$other" ] && from=$(dirname "$other"); done
       if [ -n "$from" ]; then cp -a "$from" "$lab/$machine-$kernel"; else mkdir "$lab/$machine-$kernel"; fi
@@ -224,17 +236,17 @@ build() {
   done
 }
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Booting
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
-# An init that runs a script and switches the machine off, with the script's exit code on the console. power_off: a command.
+# Writes an init that runs SCRIPT, prints its exit code on the console, and then runs POWER_OFF.
 write_init() { # FILE SCRIPT POWER_OFF
   cat >"$1" <<END
 #!/bin/sh
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
-# The kernel does this itself where it mounts the root, not in an initramfs.
+# The kernel does this itself when it mounts a root, but not for an initramfs.
 [ -c /dev/null ] || mount -t devtmpfs devtmpfs /dev
 mkdir -p /dev/shm /dev/mqueue
 mount -t tmpfs tmpfs /dev/shm
@@ -246,20 +258,22 @@ $3
 END
   chmod +x "$1"
 }
-readonly perl_power_off="exec perl -e 'syscall 169, 0xfee1dead, 672274793, 0x4321fedc, 0'" # reboot(2), LINUX_REBOOT_CMD_POWER_OFF
+# reboot(2) with LINUX_REBOOT_CMD_POWER_OFF.
+readonly perl_power_off="exec perl -e 'syscall 169, 0xfee1dead, 672274793, 0x4321fedc, 0'"
 
-# run_in KERNEL SCRIPT: boots it and runs the script; its output, without the kernel's, is the output. False if it failed.
+# run_in_uml KERNEL SCRIPT: boots the kernel, runs the script in it and prints the script's output.
+# Fails if the script failed.
 run_in_uml() {
   local init=$lab/init-$BASHPID
   write_init "$init" "$2" "$perl_power_off"
-  # Its memory is a file in TMPDIR; /dev/shm of a container may be too small.
+  # UML keeps its memory in a file in TMPDIR; /dev/shm of a container may be too small.
   TMPDIR=$lab "$lab/uml-$1/linux" rootfstype=hostfs rootflags=/ ro mem=1G quiet loglevel=3 con=null con0=null,fd:1 init="$init" \
     </dev/null 2>&1 | tr -d '\r' | tee "$lab/console" || true
   rm -f "$init"
   grep -q '^lab: exit code 0$' "$lab/console"
 }
 
-# pack FILE...: into the root of an initramfs, with the libraries that programs need.
+# pack FILE...: copies files into the root of an initramfs, with the libraries they need.
 pack() {
   local file library
   for file; do
@@ -284,7 +298,7 @@ make_initramfs() {
     [ -e "$root/bin/$tool" ] || cp -L "$(command -v "$tool")" "$root/bin/$tool"
   done
   pack "$@"
-  # Without ACPI the guest cannot switch itself off; it resets, which ends QEMU.
+  # Without ACPI the guest cannot power off. It resets instead, which ends QEMU (-no-reboot).
   write_init "$root/init" "$script" 'echo b >/proc/sysrq-trigger'
   (cd "$root" && find . | cpio --quiet -o -H newc | gzip -1) >"$file"
 }
@@ -293,7 +307,7 @@ make_initramfs() {
 boot_qemu() {
   local kernel=$1 initramfs=$2
   shift 2
-  # The script is the whole command line: no configuration file, no default devices.
+  # No configuration file and no default devices: all options are here.
   qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot -m 512 -kernel "$lab/qemu-$kernel/arch/x86/boot/bzImage" \
     -initrd "$initramfs" -serial "${console:-stdio}" "$@" \
     -append "console=ttyS0 quiet loglevel=3 panic=-1 reboot=t nokaslr norandmaps tsc=reliable random.trust_cpu=on ${append:-}"
@@ -307,7 +321,7 @@ run_in_qemu() {
   grep -q '^lab: exit code 0$' "$lab/console"
 }
 
-# kvm_obstacle KERNEL: why /dev/kvm cannot be used, found by booting with it; nothing if it can.
+# kvm_obstacle KERNEL: boots with /dev/kvm, and prints the reason if that does not work.
 kvm_obstacle() {
   [ -e /dev/kvm ] || { echo "there is none"; return; }
   if ! [ -r /dev/kvm ] || ! [ -w /dev/kvm ]; then echo "no permission to use it"; return; fi
@@ -319,11 +333,11 @@ kvm_obstacle() {
 export -f write_init run_in_uml pack make_initramfs boot_qemu run_in_qemu
 export perl_power_off
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The commands
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
-# test_binary NAME: builds that test of aio and leaves its path.
+# test_binary NAME: builds that test of aio and stores its path in $lab/test-NAME.
 test_binary() {
   cd "$repository" && cargo test -q --locked -p aio --test "$1" --no-run --message-format=json >"$lab/cargo.json" &&
     sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' "$lab/cargo.json" | tail -n 1 >"$lab/test-$1"
@@ -331,7 +345,8 @@ test_binary() {
 export repository
 export -f test_binary
 
-# What of the conformance suite is to pass: everything, but for epoll with the flag of the proposal.
+# Prints the arguments of the conformance suite. All of it must pass, except epoll with the flag of
+# the proposal (0001).
 conformance_of() {
   case $1 in
     *0002*) echo "--include-ignored" ;;
@@ -342,32 +357,32 @@ conformance_of() {
 
 summary() { grep -E "$1" "$2" | sed 's/^/    /' || true; }
 
-# User-Mode Linux traces its processes with ptrace(2), which a sandbox may refuse.
+# Skips if ptrace(2) is not allowed: User-Mode Linux traces its processes.
 check_uml() {
   run_in_uml "$1" true >"$lab/boot.log" 2>&1 || ! grep -qi ptrace "$lab/boot.log" ||
     skip "User-Mode Linux cannot run here: $(grep -i -m 1 ptrace "$lab/boot.log")"
 }
 
 run_tests() {
-  local kernel log suite
+  local kernel log suite filter=${only:+\"$only\"}
   [ "$machine" = qemu ] || check_uml "${kernels[0]}"
   step "build the test program" "$lab/cargo.log" test_binary kernel
   step "build the conformance suite" "$lab/cargo.log" test_binary conformance
   suite=$(cat "$lab/test-conformance")
   for kernel in "${kernels[@]}"; do
     log=$lab/test-$machine-$kernel.log
-    in_kernel "every way to hear of an eventfd, and the maximum" "$kernel" "$log" "$(cat "$lab/test-kernel") 2>&1"
+    in_kernel "every way to hear of an eventfd, and the maximum" "$kernel" "$log" "$(cat "$lab/test-kernel") $filter 2>&1"
     summary '^(FAIL|EFD_|[0-9]+ failed)' "$log"
     log=$lab/conformance-$machine-$kernel.log
     in_kernel "conformance $(conformance_of "$kernel")" "$kernel" "$log" \
-      "$suite --test-threads=1 --color=never $(conformance_of "$kernel") 2>&1"
+      "$suite --test-threads=1 --color=never $(conformance_of "$kernel") $filter 2>&1"
     summary '^test result|skipped:' "$log"
   done
   say "what was delivered"
   table
 }
 
-# Two CPUs, each in a thread of its own.
+# Two CPUs, each emulated by its own thread.
 readonly emulated=(-accel "tcg,thread=multi" -cpu max -smp 2)
 
 # in_kernel WHAT KERNEL LOG SCRIPT
@@ -408,8 +423,9 @@ bench_binary() {
     sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' "$lab/cargo.json" | tail -n 1 >"$lab/bench"
 }
 
-# count_in KERNEL RUN: bench in a machine whose clock counts instructions. Nothing in it depends on the host: one CPU, no sleep
-# (a clock that waits for nothing), a date of its own, addresses that are not random, a time stamp counter of 1 GHz.
+# count_in KERNEL RUN: runs bench in a machine whose clock counts instructions. Nothing depends on
+# the host: one CPU, no sleep (the clock does not wait), a fixed date, no address randomization, and
+# a time stamp counter of 1 GHz.
 count_in() {
   append='tsc_early_khz=1000000 clocksource=tsc' console=file:$lab/console-$1 \
     boot_qemu "$1" "$lab/initramfs" -accel tcg -icount shift=0,sleep=off -cpu max -rtc base=2026-01-01,clock=vm </dev/null
@@ -418,7 +434,7 @@ count_in() {
   grep -q 'lab: exit code 0' "$lab/console-$1"
 }
 
-# time_in KERNEL RUN: the same in time.
+# time_in KERNEL RUN: the same, measured in time.
 time_in() {
   console=file:$lab/console-$1 boot_qemu "$1" "$lab/initramfs" -accel kvm -cpu host -smp 2 </dev/null
   tr -d '\r' <"$lab/console-$1"
@@ -431,7 +447,7 @@ readonly requests=2000 runs=3
 run_bench() {
   local kernel run script arguments=() results obstacle
   step "build bench" "$lab/cargo.log" bench_binary
-  # The console takes the reports out.
+  # The reports leave the guest through the console.
   script='for n in '"$requests $((2 * requests))"'; do
     bench virtio-blk --requests $n --rounds 1 --pin 0,0 --json /dev/shm/report >/dev/null 2>/dev/shm/said ||
       { cat /dev/shm/said; exit 1; }
@@ -464,7 +480,7 @@ run_bench() {
 
 bench_initramfs() {
   make_initramfs "$lab/initramfs" "$1" "$(cat "$lab/bench")"
-  # Under a short name, because the script does not know the path.
+  # Under a short name, because the script in the guest does not know the path.
   ln -sf "$(cat "$lab/bench")" "$lab/root/bin/bench"
   (cd "$lab/root" && find . | cpio --quiet -o -H newc | gzip -1) >"$lab/initramfs"
 }

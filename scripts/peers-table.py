@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""The table and the JSON of scripts/peers.sh, from the JSON that 'bench vhost-user' wrote for each cell.
+"""Makes the table and the JSON of scripts/peers.sh from the JSON of 'bench vhost-user' per cell.
 
     peers-table.py WORK OUT.json
 
-The benchmark's baseline is ours, so its ratios are peer / ours. They are turned round here: the median of ours / peer is one
-over the median of peer / ours, and the ends of a percentile interval change places.
+The benchmark's baseline is our server, so its ratios are peer / ours. They are inverted here: the
+median of ours / peer is one over the median of peer / ours, and the ends of a percentile interval
+are swapped.
 """
 
 import json
@@ -50,7 +51,10 @@ def counts(path):
 
 
 def syscalls_of(work, cell, name):
-    """System calls per request by kind; None if they were not counted. The setting up of the session is in it."""
+    """Returns the system calls per request by kind, or None if they were not counted.
+
+    The calls that set up the session are included.
+    """
     base = work / "syscalls" / f"{cell}.{name}"
     report, counted = base.with_name(base.name + ".json"), base.with_name(base.name + ".counts")
     if not report.exists() or not counted.exists():
@@ -85,7 +89,7 @@ def cell_of(work, path):
 
 
 def idle_of(path):
-    """What the servers did while nothing was asked of them, if they were watched after this cell."""
+    """Returns what the idle servers did, if they were watched after this cell."""
     disk, poll = path.stem.split(".")[:2]
     report = json.loads(path.read_text())
     for row in report["results"]:
@@ -138,7 +142,7 @@ def against_the_faster(cell):
 
 
 def bars(cells, idle):
-    """What the step has to reach, (what, whether, in numbers); a bar for which nothing was measured is left out."""
+    """Returns the measured goals, each as (what, whether it was reached, the figures)."""
     def ratios(metric, **which):
         found = []
         for cell in cells:

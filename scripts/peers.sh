@@ -1,38 +1,46 @@
 #!/usr/bin/env bash
-# Our vhost-user-blk against qemu-storage-daemon's, over every combination of disk, depth, direction, client and polling.
+# Compares our vhost-user-blk with qemu-storage-daemon, over every combination of disk, depth,
+# direction, client and polling.
 #
-#   scripts/peers.sh [--quick] [--json FILE] [--peer NAME=BINARY]... [--ours BINARY] [--bench BINARY] [--cpus CLIENT,SERVER]
+#   scripts/peers.sh [--quick] [--json FILE] [--peer NAME=BINARY]... [--ours BINARY]
+#                    [--bench BINARY] [--cpus CLIENT,SERVER]
 #                    [--disks LIST] [--rw LIST] [--depths LIST] [--clients LIST] [--polling LIST]
-#                    [--rounds N] [--runtime TIME] [--size BYTES] [--dir DIR] [--qemu-aio io_uring|native|threads]
-#                    [--linger NS] [--no-syscalls] [--keep]
+#                    [--rounds N] [--runtime TIME] [--size BYTES] [--dir DIR]
+#                    [--qemu-aio io_uring|native|threads] [--linger NS] [--no-syscalls] [--keep]
 #
-#   --quick       shorter samples, fewer rounds: a coarse answer
-#   --json FILE   the results for programs (default: peers.json)
-#   --peer        a qemu-storage-daemon; several are compared with ours in the same run (default: the one in PATH)
-#   --cpus        the client's CPU, and the one that every server has (default: 0,1)
-#   --disks       of null, file (through the page cache), direct (O_DIRECT)          (default: all three)
-#   --rw          of randread, randwrite, and what else 'bench vhost-user' knows      (default: these two)
-#   --depths      requests in flight                                                  (default: 1,4,32)
-#   --clients     of sleeping, spinning                                               (default: both)
-#   --polling     the longest adaptive busy poll in ns: 0 is off, 32768 QEMU's usual  (default: 0,32768)
-#   --linger      the longest that ours lingers after work, see below; 0 is off       (default: its own)
-#   --dir         where the image is made; on a disk, for O_DIRECT (default: TMPDIR or /var/tmp)
+#   --quick       shorter samples and fewer rounds, for a rough answer
+#   --json FILE   where to write the results as JSON (default: peers.json)
+#   --peer        a qemu-storage-daemon; several are compared with ours in the same run
+#                 (default: the one in PATH)
+#   --cpus        the client's CPU, and the CPU of all servers (default: 0,1)
+#   --disks       of null, file (through the page cache), direct (O_DIRECT) (default: all three)
+#   --rw          of randread, randwrite, and others that 'bench vhost-user' has
+#                 (default: these two)
+#   --depths      requests in flight (default: 1,4,32)
+#   --clients     of sleeping, spinning (default: both)
+#   --polling     the longest adaptive busy poll in ns: 0 is off, 32768 is QEMU's usual value
+#                 (default: 0,32768)
+#   --linger      the longest time that our server lingers after work, see below; 0 is off
+#                 (default: the server's own)
+#   --dir         where to make the image; O_DIRECT needs a disk (default: TMPDIR or /var/tmp)
 #   --no-syscalls leave out the second pass that counts the servers' system calls
 #
-# Each cell is one interleaved run (A B C C B A in each round) of 'bench vhost-user' with all servers connected, all of them
-# on one CPU and the client on the other. A sleeping client shows all that an interrupt made room for with one kick; a spinning
-# one shows each request at once.
+# Each cell is one interleaved run (A B C C B A in each round) of 'bench vhost-user' with all
+# servers connected. The servers share one CPU, and the client has the other. After an interrupt, a
+# sleeping client submits all new requests with one kick; a spinning client submits each request at
+# once.
 #
-# Polling 0 means no adaptive polling on either side. Ours lingers all the same, with every polling, unless --linger 0: after
-# work it looks at its queues for twice as long as the work took, for at most so many ns, before it sleeps.
-# qemu-storage-daemon has nothing of the kind. The time that ours looks is in its CPU per request.
+# Polling 0 means no adaptive polling on either side. Unless --linger is 0, our server lingers with
+# every polling: after work it looks at its queues for twice as long as the work took, for at most
+# that many ns, before it sleeps. qemu-storage-daemon does not do that. The CPU time of lingering is
+# included in our CPU time per request.
 #
-# Idle: once for each disk and polling all servers are watched for a second, their guests attached and nothing in flight. A
-# wake-up is a context switch of any thread of the server, as /proc counts them.
+# Idle: for each disk and polling, all servers are watched for one second with their guests attached
+# and nothing in flight. A wake-up is a context switch of any thread of the server, from /proc.
 #
-# System calls are counted afterwards, server by server, in runs of their own that
-# are not timed: by perf stat on the kernel's tracepoints, or where that is not possible by strace -c.
-# Needs qemu-storage-daemon (Debian: qemu-storage-daemon in qemu-system-common or qemu-utils), taskset, python3.
+# System calls are counted afterwards, in separate runs per server that are not timed: by perf stat
+# on the kernel's tracepoints, or by strace -c if that is not possible. Needs qemu-storage-daemon
+# (Debian: qemu-storage-daemon in qemu-system-common or qemu-utils), taskset, python3.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -113,7 +121,7 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 
 version[ours]=$("$ours" --version)
-# What ours says of itself, where it is left at its default.
+# The default linger time, as our server's help prints it.
 lingers=$linger
 [ -n "$lingers" ] || lingers=$("$ours" -h | sed -n 's/^ *--linger .*\[default: \([0-9]*\)\].*/\1/p')
 case $lingers in
@@ -132,12 +140,12 @@ done
 image=$work/disk.img
 case ,$disks, in
   *,file,* | *,direct,*)
-    # Written, not allocated: reading a hole is no I/O.
+    # Write the image instead of allocating it: reading a hole causes no I/O.
     head -c "$size" /dev/zero | tr '\0' '\245' >"$image" || die "there is no room for $size bytes in $directory" 1
     sync "$image" ;;
 esac
 
-# How a server is called for a disk and a longest poll.
+# Print the command line of a server for a disk and a maximum busy poll time.
 ours_command() { # DISK POLL SOCKET
   local disk
   case $1 in
@@ -150,7 +158,7 @@ ours_command() { # DISK POLL SOCKET
 peer_command() { # BINARY DISK POLL SOCKET
   local disk
   case $2 in
-    # Zeroing the buffers would be work that our null backend does not do either.
+    # Do not zero the buffers: our null backend does not do that either.
     null) disk="driver=null-co,node-name=d0,size=$size,read-zeroes=off" ;;
     file) disk="driver=file,node-name=d0,filename=$image,locking=off,aio=$([ "$aio" = native ] && echo threads || echo "$aio")" ;;
     direct) disk="driver=file,node-name=d0,filename=$image,locking=off,cache.direct=on,aio=$aio" ;;
@@ -182,7 +190,7 @@ start_servers() { # DISK POLL
   done
 }
 
-# The counter of system calls from outside.
+# Choose the tool that counts system calls.
 counter=strace
 traced='raw_syscalls:sys_enter,syscalls:sys_enter_read,syscalls:sys_enter_write,syscalls:sys_enter_io_uring_enter,syscalls:sys_enter_ppoll'
 if [ "$syscalls" = yes ]; then
@@ -217,7 +225,7 @@ for disk in ${disks//,/ }; do for poll in ${polling//,/ }; do
     stop_servers
     continue
   fi
-  # Watched in the first cell that succeeds.
+  # Watch in the first cell that succeeds.
   idle=1s
   for pattern in ${rw//,/ }; do for depth in ${depths//,/ }; do for client in ${clients//,/ }; do
     cell=$disk.$poll.$pattern.$depth.$client
@@ -230,7 +238,7 @@ for disk in ${disks//,/ }; do for poll in ${polling//,/ }; do
       [ $? = 130 ] && exit 130
       echo "peers.sh: $cell failed: $(tail -n1 "$work/cell.log")" >&2
       failures=$((failures + 1))
-      # A server may be gone; the others are started anew, too, so that the next cell begins as the first.
+      # A server may have crashed. Restart all of them, so that each cell has the same start.
       stop_servers
       start_servers "$disk" "$poll" || break 3
       continue

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Looks at pages of bench --html in a headless browser: draws them at 400 and 1200 pixels, in light and in dark and on paper, and
-# fails if one asks for anything from the network, says something on the browser's console, is wider than the screen, has a
-# table that paper would cut, or a text that is cut, covered by another, or hard to tell from what is behind it.
+# Checks pages of bench --html in a headless browser. Draws them at 400 and 1200 pixels, in light
+# and dark mode and on paper, and fails if a page uses the network, prints to the browser's
+# console, is wider than the screen, has a table that does not fit on paper, or has text that is
+# cut off, covered by other text, or low in contrast.
 #
-#   scripts/screenshots.sh [--out DIR] [PAGE.html...]     (default: the page of a saved report of bench one-percent)
+#   scripts/screenshots.sh [--out DIR] [PAGE.html...]
 #
-# Needs chromium (apt-get install chromium; CHROMIUM=/path/to/it). Exit codes: 0 done, 1 failed, 3 skipped: no browser.
+# Without a page, it draws a saved report of bench one-percent. Needs chromium (apt-get install
+# chromium, or CHROMIUM=/path/to/it). Exit codes: 0 done, 1 failed, 3 skipped: no browser.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -40,7 +42,7 @@ if ((${#pages[@]} == 0)); then
   pages=("$work/page.html")
 fi
 
-# browse OPTION... URL: at most 60 seconds of it, its log in $work/log
+# browse OPTION... URL: runs the browser for at most 60 seconds, with its log in $work/log
 browse() {
   timeout -k 5 60 "$browser" --headless --no-sandbox --disable-gpu --hide-scrollbars --no-first-run --user-data-dir="$work/profile" \
     --enable-logging=stderr --v=0 "$@" 2>"$work/log"
@@ -49,8 +51,9 @@ browse() {
 failed=0
 fail() { echo "FAILED: $*"; failed=1; }
 
-# What is looked at in the page itself, from a frame around it, so that the page needs no script. A browser's window is at least
-# 500 pixels wide, a frame may be narrower; and a frame can be given the style sheet of paper (210 mm less the margins).
+# Checks the page from a frame around it, so that the page itself needs no script. A browser window
+# is at least 500 pixels wide, but a frame may be narrower, and a frame can use the style sheet for
+# paper (210 mm minus the margins).
 cat >"$work/frame.js" <<'JS'
 const bad = [], say = (what, where) => bad.length < 6 && bad.push(what + ': ' + where.trim().slice(0, 60));
 const look = (name, frame, width) => {

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""The instructions of a virtio-blk request, from runs of `bench virtio-blk` on a machine whose clock counts them.
+"""Computes the instructions of a virtio-blk request from runs of `bench virtio-blk` in the lab.
 
     instructions.py [--json FILE] KERNEL=RUN[,RUN...] ...
 
-RUN is a file with two JSON reports of bench, one after the other, the second with twice the requests of each sample. A clock
-that counts instructions gives N / iops nanoseconds, which are instructions, for the N requests of a sample; the difference of
-the two, by N, is free of what a sample costs once. Exits with 1 if the runs of a kernel differ by more than 0.1 %.
+RUN is a file with two JSON reports of bench, one after the other; the second has twice as many
+requests per sample. The clock of that machine counts instructions, so the N requests of a sample
+take N / iops nanoseconds, which are instructions. The difference of the two samples, divided by N,
+does not include the fixed cost of a sample. Exits with 1 if the runs of a kernel differ by more
+than 0.1 %.
 """
 import json
 import statistics

@@ -11,11 +11,11 @@ use super::region::{GuestMemoryMmap, GuestRegion};
 /// Size of a canary region in bytes.
 pub(crate) const PAGE: u64 = 4096;
 
-/// Returns the device's view of `ram`: all regions except the canaries, which are given by their guest
-/// addresses.
+/// Returns the device's view of `ram`: all regions except the canaries, which are given by their
+/// guest addresses.
 ///
-/// The whole file is one mapping, so in host memory a canary lies directly next to the regions that are
-/// its neighbours in the file. A write past the end of a region then changes the canary.
+/// The whole file is one mapping, so in host memory a canary lies directly next to the regions that
+/// are its neighbours in the file. A write past the end of a region then changes the canary.
 pub(crate) fn device_view(ram: &GuestRam, canaries: &[u64]) -> Arc<GuestMemoryMmap> {
     let bytes = ram.file().metadata().unwrap().len() as usize;
     let whole = MmapRegion::<()>::from_file(FileOffset::from_arc(Arc::clone(ram.file()), 0), bytes).unwrap();

@@ -1,9 +1,9 @@
 //! Guest memory: regions of host memory at guest-physical addresses.
 //!
-//! [`GuestRegion`] is one region. It implements vm-memory's `GuestMemoryRegion`, and [`GuestMemoryMmap`]
-//! is vm-memory's collection of such regions, so all of vm-memory's traits work on it. [`GuestRam`] is
-//! the RAM of a simulated guest: a sealed memfd that can be mapped several times and shared with another
-//! process.
+//! [`GuestRegion`] is one region. It implements vm-memory's `GuestMemoryRegion`, and
+//! [`GuestMemoryMmap`] is vm-memory's collection of such regions, so all of vm-memory's traits work
+//! on it. [`GuestRam`] is the RAM of a simulated guest: a sealed memfd that can be mapped several
+//! times and shared with another process.
 //!
 //! The virtqueue does not require these types; see [`crate::virtqueue`] for the memory it accepts.
 

@@ -1,4 +1,5 @@
-//! The RAM of a simulated guest: a memfd that is mapped once for the device and again for other users.
+//! The RAM of a simulated guest: a memfd that is mapped once for the device and again for other
+//! users.
 #![expect(unsafe_code, reason = "sysconf is a libc call")]
 
 use std::fs::File;
@@ -13,13 +14,14 @@ use super::sealed::sealed_memfd;
 
 /// The RAM of a simulated guest.
 ///
-/// The memory is a memfd, so it can be shared in the way a VMM shares guest RAM: [`GuestRam::map`] adds a
-/// second mapping in this process, which plays the guest's view, and the file descriptor can be sent to
-/// another process over vhost-user. The memfd is sealed against resizing. A receiver of the descriptor
-/// therefore cannot shrink the file, which would make the device's next access raise SIGBUS.
+/// The memory is a memfd, so it can be shared in the way a VMM shares guest RAM: [`GuestRam::map`]
+/// adds a second mapping in this process, which plays the guest's view, and the file descriptor can
+/// be sent to another process over vhost-user. The memfd is sealed against resizing. A receiver of
+/// the descriptor therefore cannot shrink the file, which would make the device's next access raise
+/// SIGBUS.
 ///
-/// The mappings are reference-counted separately: dropping this object does not unmap memory that is
-/// still in use. All methods may be called from any thread.
+/// The mappings are reference-counted separately: dropping this object does not unmap memory that
+/// is still in use. All methods may be called from any thread.
 #[derive(Debug)]
 pub struct GuestRam {
     file: Arc<File>,
@@ -42,9 +44,9 @@ impl GuestRam {
 
     /// Creates zeroed RAM with several regions. Each region is a guest address and a size in bytes.
     ///
-    /// The regions must be sorted by address and must not overlap. The addresses between them are holes.
-    /// Two regions may be adjacent in guest address space; each still gets its own mapping in this
-    /// process, as in a VMM.
+    /// The regions must be sorted by address and must not overlap. The addresses between them are
+    /// holes. Two regions may be adjacent in guest address space; each still gets its own mapping
+    /// in this process, as in a VMM.
     ///
     /// # Errors
     /// As [`GuestRam::new`], and if there is no region, or the regions are unsorted or overlap.
@@ -84,8 +86,8 @@ impl GuestRam {
         map(&self.file, &self.regions)
     }
 
-    /// Returns the memfd. Region 0 starts at offset 0; each later region starts at the end of the one
-    /// before it, rounded up to a page.
+    /// Returns the memfd. Region 0 starts at offset 0; each later region starts at the end of the
+    /// one before it, rounded up to a page.
     pub fn file(&self) -> &Arc<File> {
         &self.file
     }

@@ -16,10 +16,10 @@ pub type GuestMemoryMmap = vm_memory::GuestRegionCollection<GuestRegion>;
 
 /// A range of consecutive guest addresses that is mapped at consecutive host addresses.
 ///
-/// vm-memory's own `GuestRegionMmap` is one whole mapping and starts at a page boundary. A region that a
-/// vhost-user frontend announces can be *part* of a mapping and can start at any byte of a file, and more
-/// than munmap(2) may be needed when it goes away. A region here therefore holds an owner of any type;
-/// the memory is unmapped when the last reference to the owner is dropped.
+/// vm-memory's own `GuestRegionMmap` is one whole mapping and starts at a page boundary. A region
+/// that a vhost-user frontend announces can be *part* of a mapping and can start at any byte of a
+/// file, and more than munmap(2) may be needed when it goes away. A region here therefore holds an
+/// owner of any type; the memory is unmapped when the last reference to the owner is dropped.
 ///
 /// A region that is not mapped both readable and writable gives out no host pointers and no slices:
 /// `get_host_address` and `get_slice` return `HostAddressNotAvailable`. A `VolatileSlice` has safe
@@ -33,28 +33,30 @@ pub struct GuestRegion {
     owner: Arc<dyn Any + Send + Sync>,
 }
 
-// SAFETY: the pointer refers to memory that `owner` keeps mapped, and `owner` is Send. The safe interface
-// reaches the memory only through volatile slices, which allow others to change it at the same time.
+// SAFETY: the pointer refers to memory that `owner` keeps mapped, and `owner` is Send. The safe
+// interface reaches the memory only through volatile slices, which allow others to change it at the
+// same time.
 unsafe impl Send for GuestRegion {}
 // SAFETY: as for Send; `owner` is Sync.
 unsafe impl Sync for GuestRegion {}
 
 impl GuestRegion {
-    /// Places all of `mapping` at guest address `start`. Returns `None` if the region would end past the
-    /// last guest address.
+    /// Places all of `mapping` at guest address `start`. Returns `None` if the region would end
+    /// past the last guest address.
     pub fn from_mmap(start: GuestAddress, mapping: MmapRegion) -> Option<Self> {
         let (host, size, prot) = (mapping.as_ptr(), mapping.size(), mapping.prot());
-        // SAFETY: an `MmapRegion` is `size` bytes at `host`, mapped with `prot` until it is dropped.
+        // SAFETY: an `MmapRegion` is `size` bytes at `host`, mapped with `prot` until it is
+        // dropped.
         unsafe { Self::from_raw(start, host, size, prot, Arc::new(mapping)) }
     }
 
-    /// Places the `size` bytes at `host` at guest address `start`. Returns `None` if `size` is 0 or if
-    /// the region would end past the last guest address.
+    /// Places the `size` bytes at `host` at guest address `start`. Returns `None` if `size` is 0 or
+    /// if the region would end past the last guest address.
     ///
     /// # Safety
-    /// Until `owner` is dropped, the bytes must be mapped with the access `prot` (the flags of mmap(2)).
-    /// During that time there must be no Rust reference and no other non-volatile access to them, because
-    /// the guest may change them at any time.
+    /// Until `owner` is dropped, the bytes must be mapped with the access `prot` (the flags of
+    /// mmap(2)). During that time there must be no Rust reference and no other non-volatile access
+    /// to them, because the guest may change them at any time.
     pub unsafe fn from_raw(
         start: GuestAddress,
         host: *mut u8,
@@ -122,8 +124,9 @@ impl GuestMemoryRegion for GuestRegion {
         count: usize,
     ) -> Result<VolatileSlice<'_>, GuestMemoryError> {
         let host = self.host.wrapping_add(self.offset(addr, count)?);
-        // SAFETY: `offset` checked that `count` bytes from there are inside the region and that it is
-        // readable and writable. It stays mapped while this value lives (the invariant of `host`).
+        // SAFETY: `offset` checked that `count` bytes from there are inside the region and that it
+        // is readable and writable. It stays mapped while this value lives (the invariant of
+        // `host`).
         Ok(unsafe { VolatileSlice::new(host, count) })
     }
 }

@@ -6,13 +6,15 @@ use std::io;
 
 use memfd::{FileSeal, MemfdOptions};
 
-/// Creates a memfd of `size` zero bytes that cannot shrink or grow (memfd_create(2), "File sealing").
+/// Creates a memfd of `size` zero bytes that cannot shrink or grow (memfd_create(2), "File
+/// sealing").
 ///
-/// `name` is shown in `/proc/self/fd`. The descriptor is closed on exec. Pages are allocated when they
-/// are first touched.
+/// `name` is shown in `/proc/self/fd`. The descriptor is closed on exec. Pages are allocated when
+/// they are first touched.
 ///
 /// # Errors
-/// `InvalidInput` if the name is not UTF-8, else the error of memfd_create(2), ftruncate(2) or fcntl(2).
+/// `InvalidInput` if the name is not UTF-8, else the error of memfd_create(2), ftruncate(2) or
+/// fcntl(2).
 pub(crate) fn sealed_memfd(name: &CStr, size: u64) -> io::Result<File> {
     let name = name.to_str().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     let memfd = MemfdOptions::new().allow_sealing(true).close_on_exec(true).create(name).map_err(os_error)?;

@@ -1,8 +1,9 @@
 //! A request as the device sees it: a [`Chain`] of guest buffers as host memory.
 //!
-//! A chain has two lists of segments: the buffers the driver filled ([`Chain::readable`]) and the buffers
-//! the device may fill ([`Chain::writable`]), each in the driver's order. The device must not assume any
-//! framing (virtio 1.2, section 2.7.4.1), so [`Segments`] is addressed by byte offset over the whole list.
+//! A chain has two lists of segments: the buffers the driver filled ([`Chain::readable`]) and the
+//! buffers the device may fill ([`Chain::writable`]), each in the driver's order. The device must
+//! not assume any framing (virtio 1.2, section 2.7.4.1), so [`Segments`] is addressed by byte
+//! offset over the whole list.
 
 use std::sync::Arc;
 
@@ -13,24 +14,25 @@ use super::segment::Segments;
 use super::translate::Translator;
 use crate::memory::GuestMemoryMmap;
 
-/// Enough for a block request with header, some data buffers and status. A longer chain grows the vectors.
+/// Enough for a block request with header, some data buffers and status. A longer chain grows the
+/// vectors.
 const TYPICAL_SEGMENTS: usize = 16;
 
 /// A descriptor chain, taken off the avail ring by [`DeviceQueue::pop`](super::DeviceQueue::pop).
 ///
-/// It is a reusable slot: `pop` overwrites it, and its vectors keep their capacity. A device that reuses
-/// its slots therefore allocates nothing per request.
+/// It is a reusable slot: `pop` overwrites it, and its vectors keep their capacity. A device that
+/// reuses its slots therefore allocates nothing per request.
 ///
-/// The chain holds an `Arc` of the guest memory that its segments point into, so this memory stays mapped
-/// as long as the chain exists. Keep the chain until the kernel has finished the operations that use its
-/// segments. A chain may be sent to another thread if `M` is `Send + Sync`.
+/// The chain holds an `Arc` of the guest memory that its segments point into, so this memory stays
+/// mapped as long as the chain exists. Keep the chain until the kernel has finished the operations
+/// that use its segments. A chain may be sent to another thread if `M` is `Send + Sync`.
 #[derive(Debug)]
 pub struct Chain<M = GuestMemoryMmap> {
     head: u16,
     readable: Segments,
     writable: Segments,
-    /// Invariant: every segment of both lists lies inside a readable and writable region of this memory,
-    /// whose host mapping is valid while this `Arc` is held (see `Translator::remember`).
+    /// Invariant: every segment of both lists lies inside a readable and writable region of this
+    /// memory, whose host mapping is valid while this `Arc` is held (see `Translator::remember`).
     mem: Arc<M>,
 }
 
@@ -50,8 +52,8 @@ impl<M: GuestMemoryBackend + 'static> Chain<M> {
     /// For tests of a device, and for callers that get their buffers from elsewhere.
     ///
     /// # Errors
-    /// [`QueueError::ZeroLength`] for a buffer of 0 bytes, [`QueueError::Unmapped`] for bytes outside
-    /// guest memory.
+    /// [`QueueError::ZeroLength`] for a buffer of 0 bytes, [`QueueError::Unmapped`] for bytes
+    /// outside guest memory.
     pub fn from_buffers(
         mem: Arc<M>,
         head: u16,
@@ -70,8 +72,8 @@ impl<M: GuestMemoryBackend + 'static> Chain<M> {
         Ok(chain)
     }
 
-    /// Returns the index of the first descriptor, which identifies the chain on the rings. It is passed to
-    /// [`DeviceQueue::push`](super::DeviceQueue::push).
+    /// Returns the index of the first descriptor, which identifies the chain on the rings. It is
+    /// passed to [`DeviceQueue::push`](super::DeviceQueue::push).
     #[inline]
     pub fn head(&self) -> u16 {
         self.head

@@ -19,29 +19,35 @@ const MAX_CHAIN_BYTES: u64 = 1 << 32;
 
 /// The device half: takes chains off the avail ring and puts them on the used ring.
 ///
-/// The driver on the other side is not trusted. Whatever is in the rings, an operation takes at most as
-/// many steps as a chain may have descriptors, accesses no byte outside guest memory, and either succeeds
-/// or breaks the queue. A broken queue pops nothing and writes nothing more. Chains in flight are still
-/// returned with [`DeviceQueue::push`], so a device drains the same way in both cases.
+/// The driver on the other side is not trusted. Whatever is in the rings, an operation takes at
+/// most as many steps as a chain may have descriptors, accesses no byte outside guest memory, and
+/// either succeeds or breaks the queue. A broken queue pops nothing and writes nothing more. Chains
+/// in flight are still returned with [`DeviceQueue::push`], so a device drains the same way in both
+/// cases.
 ///
-/// No method blocks or makes a syscall. The queue is used by one thread at a time and may move between
-/// threads if `M` is `Send + Sync`.
+/// No method blocks or makes a syscall. The queue is used by one thread at a time and may move
+/// between threads if `M` is `Send + Sync`.
 ///
 /// # Guest memory
 ///
-/// `M` is any vm-memory `GuestMemoryBackend`, for example a `vm_memory::GuestMemoryMmap` that the VMM has
-/// already mapped. The queue and its chains keep host pointers into it while they hold the `Arc`:
+/// `M` is any vm-memory `GuestMemoryBackend`, for example a `vm_memory::GuestMemoryMmap` that the
+/// VMM has already mapped. The queue and its chains keep host pointers into it while they hold the
+/// `Arc`:
 ///
-/// - A region must give out its bytes as one `VolatileSlice` (`GuestMemoryRegion::as_volatile_slice`). The
+/// - A region must give out its bytes as one `VolatileSlice`
+///   (`GuestMemoryRegion::as_volatile_slice`). The
 ///   creator of such a slice promises that the bytes stay mapped while the region is borrowed. This is
 ///   what makes the pointers valid; the queue relies on no other promise of `M`.
-/// - A region without host memory, or a read-only region of vm-memory or of this crate, is treated as a
+/// - A region without host memory, or a read-only region of vm-memory or of this crate, is treated
+///   as a
 ///   hole: a ring in it is [`QueueError::RingUnmapped`], a buffer in it is [`QueueError::Unmapped`].
 ///   For other region types the `VolatileSlice` must be writable, else a guest can cause a SIGSEGV.
 /// - Changing the memory map means a new `Arc` and a new queue ([`DeviceQueue::resume`]).
-/// - Dirty bitmaps are not supported: the bitmap is not told about writes to the rings and the buffers,
+/// - Dirty bitmaps are not supported: the bitmap is not told about writes to the rings and the
+///   buffers,
 ///   which are often done by the kernel through iovecs. Do not use it for live migration.
-/// - vm-memory's `xen` feature is not supported, because its pointers are valid only while a guard lives.
+/// - vm-memory's `xen` feature is not supported, because its pointers are valid only while a guard
+///   lives.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -70,14 +76,15 @@ const MAX_CHAIN_BYTES: u64 = 1 << 32;
 pub struct DeviceQueue<M = GuestMemoryMmap> {
     rings: Rings<M>,
     buffers: Translator<M>,
-    /// Separate from `buffers`: tables and buffers are often in different regions, so one cache for both
-    /// would miss often.
+    /// Separate from `buffers`: tables and buffers are often in different regions, so one cache for
+    /// both would miss often.
     tables: Translator<M>,
-    /// The indirect table being walked: usually one segment. It lies in the memory that `tables` holds.
+    /// The indirect table being walked: usually one segment. It lies in the memory that `tables`
+    /// holds.
     table: Segments,
     in_flight: InFlight,
-    /// avail.idx as last read. The field is in a cache line that the driver writes, so it is read again
-    /// only when all entries before this index have been popped.
+    /// avail.idx as last read. The field is in a cache line that the driver writes, so it is read
+    /// again only when all entries before this index have been popped.
     avail_idx: u16,
     /// Index of the next chain to pop.
     next_avail: u16,
@@ -98,13 +105,14 @@ pub struct DeviceQueue<M = GuestMemoryMmap> {
 impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
     /// Creates a queue that starts at index 0, as after a reset.
     ///
-    /// Call [`DeviceQueue::enable_kicks`] first. It writes the notification request to the ring, whatever
-    /// was there before, and reports chains that were made available before the device listened.
+    /// Call [`DeviceQueue::enable_kicks`] first. It writes the notification request to the ring,
+    /// whatever was there before, and reports chains that were made available before the device
+    /// listened.
     ///
     /// # Errors
-    /// [`QueueError::Size`] if the size is not a power of two up to 32768, [`QueueError::Misaligned`] or
-    /// [`QueueError::RingUnmapped`] if a part is misaligned or not wholly in one region of `mem`. The
-    /// queue must then not be enabled.
+    /// [`QueueError::Size`] if the size is not a power of two up to 32768,
+    /// [`QueueError::Misaligned`] or [`QueueError::RingUnmapped`] if a part is misaligned or not
+    /// wholly in one region of `mem`. The queue must then not be enabled.
     pub fn new(mem: Arc<M>, config: QueueConfig) -> Result<Self, QueueError> {
         let rings = Rings::new(&mem, &config)?;
         Ok(Self {
@@ -126,13 +134,13 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
         })
     }
 
-    /// Creates a queue that continues where another device stopped (vhost-user SET_VRING_BASE, a restored
-    /// snapshot).
+    /// Creates a queue that continues where another device stopped (vhost-user SET_VRING_BASE, a
+    /// restored snapshot).
     ///
     /// `next_avail` and `next_used` are the values that [`DeviceQueue::next_avail`] and
-    /// [`DeviceQueue::next_used`] returned; they are equal if the queue was drained first. The first
-    /// [`DeviceQueue::publish`] always requests an interrupt, because it is not known whether the driver
-    /// got the last one.
+    /// [`DeviceQueue::next_used`] returned; they are equal if the queue was drained first. The
+    /// first [`DeviceQueue::publish`] always requests an interrupt, because it is not known whether
+    /// the driver got the last one.
     ///
     /// # Errors
     /// As [`DeviceQueue::new`].
@@ -154,9 +162,10 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
 
     /// Accepts chains of up to `entries` descriptors if that is more than the queue size.
     ///
-    /// A driver must not make such chains (virtio 1.2, section 2.7.5.3.1). But Linux sizes its indirect
-    /// tables by the device's `seg_max` alone (`virtblk_probe`), and a vhost-user backend must announce
-    /// `seg_max` before it knows the queue size that the frontend chooses (QEMU's default is 128).
+    /// A driver must not make such chains (virtio 1.2, section 2.7.5.3.1). But Linux sizes its
+    /// indirect tables by the device's `seg_max` alone (`virtblk_probe`), and a vhost-user backend
+    /// must announce `seg_max` before it knows the queue size that the frontend chooses (QEMU's
+    /// default is 128).
     #[must_use]
     pub fn accept_chains_of(mut self, entries: u16) -> Self {
         self.longest_chain = entries.max(self.rings.size());
@@ -168,13 +177,14 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
         Chain::new(Arc::clone(self.buffers.memory()))
     }
 
-    /// Returns true if [`DeviceQueue::pop`] would find a chain or a violation. Costs at most one load; for
-    /// busy polling.
+    /// Returns true if [`DeviceQueue::pop`] would find a chain or a violation. Costs at most one
+    /// load; for busy polling.
     ///
     /// Always returns false on a broken queue, so a poller does not spin on it.
     #[inline]
     pub fn has_available(&self) -> bool {
-        // Relaxed is enough: `pop` loads the index again with Acquire before it reads anything else.
+        // Relaxed is enough: `pop` loads the index again with Acquire before it reads anything
+        // else.
         !self.broken
             && (self.avail_idx != self.next_avail
                 || self.rings.avail_idx().load(Ordering::Relaxed) != self.next_avail)
@@ -183,20 +193,20 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
     /// Takes the next chain off the avail ring and stores it in the slot `into`.
     ///
     /// Returns `Ok(true)` if there was a chain; its head is in flight until it is pushed. Returns
-    /// `Ok(false)` if the ring is empty; the content of `into` is then unspecified. At most as many chains
-    /// as the queue has entries are in flight at a time.
+    /// `Ok(false)` if the ring is empty; the content of `into` is then unspecified. At most as many
+    /// chains as the queue has entries are in flight at a time.
     ///
     /// # Errors
-    /// The way in which the driver violated the protocol. The queue is broken from then on, and every
-    /// later call returns [`QueueError::Broken`].
+    /// The way in which the driver violated the protocol. The queue is broken from then on, and
+    /// every later call returns [`QueueError::Broken`].
     #[inline]
     pub fn pop(&mut self, into: &mut Chain<M>) -> Result<bool, QueueError> {
         if self.broken {
             return Err(QueueError::Broken);
         }
         if self.avail_idx == self.next_avail {
-            // Acquire pairs with the Release store of avail.idx in `DriverQueue::publish`: the avail entries
-            // and the descriptors behind it are seen as the driver wrote them.
+            // Acquire pairs with the Release store of avail.idx in `DriverQueue::publish`: the
+            // avail entries and the descriptors behind it are seen as the driver wrote them.
             let idx = self.rings.avail_idx().load(Ordering::Acquire);
             let fresh = idx.wrapping_sub(self.next_avail);
             if fresh == 0 {
@@ -214,13 +224,13 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
         }
     }
 
-    /// Takes a chain that a previous device popped but did not complete, and stores it in the slot `into`.
-    /// Such chains are listed in a vhost-user in-flight region. Call this on a queue made by
-    /// [`DeviceQueue::resume`], before the first pop.
+    /// Takes a chain that a previous device popped but did not complete, and stores it in the slot
+    /// `into`. Such chains are listed in a vhost-user in-flight region. Call this on a queue made
+    /// by [`DeviceQueue::resume`], before the first pop.
     ///
-    /// Works like [`DeviceQueue::pop`], but `head` comes from the caller, and the avail ring is neither
-    /// read nor advanced: `next_avail` of the resumed queue must already count the chain. The driver's
-    /// side can write the in-flight region, so `head` is not trusted either.
+    /// Works like [`DeviceQueue::pop`], but `head` comes from the caller, and the avail ring is
+    /// neither read nor advanced: `next_avail` of the resumed queue must already count the chain.
+    /// The driver's side can write the in-flight region, so `head` is not trusted either.
     ///
     /// # Errors
     /// As [`DeviceQueue::pop`]: a head that is out of range, already in flight, or the start of a
@@ -269,10 +279,11 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
         Ok(())
     }
 
-    /// Adds the buffers of an indirect table. The descriptors in the table count towards the chain length;
-    /// the descriptor that refers to the table does not. The WRITE flag of the latter is ignored, as the
-    /// specification requires (virtio 1.2, section 2.7.5.3.2).
-    // A function of its own: inlined into `pop` it would take registers from the chains without a table.
+    /// Adds the buffers of an indirect table. The descriptors in the table count towards the chain
+    /// length; the descriptor that refers to the table does not. The WRITE flag of the latter is
+    /// ignored, as the specification requires (virtio 1.2, section 2.7.5.3.2).
+    // A function of its own: inlined into `pop` it would take registers from the chains without a
+    // table.
     #[inline(never)]
     fn walk_indirect(
         &mut self,
@@ -322,12 +333,13 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
     /// Completes the chain `head`. `written` is the number of bytes written from the start of its
     /// device-writable part.
     ///
-    /// Writes the used entry but does not make it visible to the driver; [`DeviceQueue::publish`] does
-    /// that for all pushes together. On a broken queue this only removes the head from the set in flight.
+    /// Writes the used entry but does not make it visible to the driver; [`DeviceQueue::publish`]
+    /// does that for all pushes together. On a broken queue this only removes the head from the set
+    /// in flight.
     ///
     /// # Errors
-    /// [`QueueError::NotInFlight`] if the head is not in flight, which is a bug in the caller. Nothing is
-    /// changed then.
+    /// [`QueueError::NotInFlight`] if the head is not in flight, which is a bug in the caller.
+    /// Nothing is changed then.
     #[inline]
     pub fn push(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
         if !self.in_flight.remove(head) {
@@ -340,8 +352,8 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
         Ok(())
     }
 
-    /// Makes all pushes since the last call visible to the driver. Returns true if the driver wants an
-    /// interrupt: the caller must then signal the irqfd.
+    /// Makes all pushes since the last call visible to the driver. Returns true if the driver wants
+    /// an interrupt: the caller must then signal the irqfd.
     ///
     /// Needs one store of used.idx and one fence for the whole batch, and neither without a push.
     #[inline]
@@ -352,14 +364,14 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
         if old == new || self.broken {
             return false;
         }
-        // Release pairs with the Acquire load of used.idx in `DriverQueue::pop_used`: the used entries, and
-        // the data and status bytes written before them, are seen with it.
+        // Release pairs with the Acquire load of used.idx in `DriverQueue::pop_used`: the used
+        // entries, and the data and status bytes written before them, are seen with it.
         self.rings.used_idx().store(new, Ordering::Release);
         self.published = new;
-        // Pairs with the fence in `DriverQueue::enable_interrupts`. Here: store used.idx, fence, load the
-        // driver's request. There: store the request, fence, load used.idx. At least one side sees the
-        // store of the other. Without one of the fences, both loads could be done before both stores, and
-        // the driver would sleep although a request is finished.
+        // Pairs with the fence in `DriverQueue::enable_interrupts`. Here: store used.idx, fence,
+        // load the driver's request. There: store the request, fence, load used.idx. At least one
+        // side sees the store of the other. Without one of the fences, both loads could be done
+        // before both stores, and the driver would sleep although a request is finished.
         fence(Ordering::SeqCst);
         if std::mem::take(&mut self.must_interrupt) {
             return true;
@@ -373,16 +385,17 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
         self.next_used.wrapping_sub(self.published)
     }
 
-    /// Returns true if [`DeviceQueue::publish`] would probably return true. A device that completes a
-    /// batch can use this to publish early when the driver is waiting. It is a hint without a fence;
-    /// `publish` decides.
+    /// Returns true if [`DeviceQueue::publish`] would probably return true. A device that completes
+    /// a batch can use this to publish early when the driver is waiting. It is a hint without a
+    /// fence; `publish` decides.
     #[inline]
     pub fn driver_waits(&self) -> bool {
         let (old, new) = (self.published, self.next_used);
         old != new && wanted(self.event_idx, self.rings.interrupt_request(self.event_idx), old, new)
     }
 
-    /// Asks the driver not to kick, while the device is popping or polling. A hint: kicks may still come.
+    /// Asks the driver not to kick, while the device is popping or polling. A hint: kicks may still
+    /// come.
     #[inline]
     pub fn disable_kicks(&mut self) {
         if !self.broken {
@@ -390,8 +403,9 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
         }
     }
 
-    /// Asks the driver to kick for the next chain it makes available. Returns true if a chain has already
-    /// arrived for which no kick may come: pop it (and disable kicks again) before sleeping.
+    /// Asks the driver to kick for the next chain it makes available. Returns true if a chain has
+    /// already arrived for which no kick may come: pop it (and disable kicks again) before
+    /// sleeping.
     #[inline]
     #[must_use = "true means that there is work for which no kick will come"]
     pub fn enable_kicks(&mut self) -> bool {
@@ -399,9 +413,9 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
             return false;
         }
         self.kicks.enable(self.next_avail, self.rings.kick_request(self.event_idx));
-        // Pairs with the fence in `DriverQueue::publish`. Here: store the request, fence, load avail.idx.
-        // There: store avail.idx, fence, load the request. At least one side sees the store of the other,
-        // so the chain is either found here or the driver kicks.
+        // Pairs with the fence in `DriverQueue::publish`. Here: store the request, fence, load
+        // avail.idx. There: store avail.idx, fence, load the request. At least one side sees the
+        // store of the other, so the chain is either found here or the driver kicks.
         fence(Ordering::SeqCst);
         self.has_available()
     }
@@ -418,8 +432,8 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
         self.broken
     }
 
-    /// Breaks the queue for a reason outside the rings, such as a request that the device treats as a
-    /// fatal error.
+    /// Breaks the queue for a reason outside the rings, such as a request that the device treats as
+    /// a fatal error.
     pub fn mark_broken(&mut self) {
         self.broken = true;
     }
@@ -442,8 +456,8 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
         self.rings.used_idx().load(Ordering::Acquire)
     }
 
-    /// Returns the index of the next used entry to write, for saving. With nothing in flight it equals
-    /// [`DeviceQueue::next_avail`].
+    /// Returns the index of the next used entry to write, for saving. With nothing in flight it
+    /// equals [`DeviceQueue::next_avail`].
     pub fn next_used(&self) -> u16 {
         self.next_used
     }
@@ -455,11 +469,11 @@ struct Budget {
     left: u16,
 }
 
-/// Adds the buffers of the descriptors from `index` on to `into`. Stops at the end of the chain, or at a
-/// descriptor that refers to an indirect table and returns that descriptor.
+/// Adds the buffers of the descriptors from `index` on to `into`. Stops at the end of the chain, or
+/// at a descriptor that refers to an indirect table and returns that descriptor.
 ///
-/// `read` copies one descriptor out of the table of `entries`. All checks use this copy, so it does not
-/// matter if the guest changes the table meanwhile or if a buffer overlaps the table.
+/// `read` copies one descriptor out of the table of `entries`. All checks use this copy, so it does
+/// not matter if the guest changes the table meanwhile or if a buffer overlaps the table.
 #[inline]
 fn walk<M: GuestMemoryBackend + 'static>(
     read: impl Fn(u16) -> Option<Descriptor>,

@@ -15,17 +15,19 @@ use crate::memory::GuestMemoryMmap;
 /// A guest buffer: its address and its length in bytes.
 type Buffer = (GuestAddress, u32);
 
-/// The driver half: makes chains available and takes them off the used ring, like a guest's virtio driver.
+/// The driver half: makes chains available and takes them off the used ring, like a guest's virtio
+/// driver.
 ///
-/// It records which descriptors belong to which chain in its own memory and never reads this back from
-/// guest memory. Invalid answers of the device cause an error, never a panic or a descriptor freed twice.
+/// It records which descriptors belong to which chain in its own memory and never reads this back
+/// from guest memory. Invalid answers of the device cause an error, never a panic or a descriptor
+/// freed twice.
 ///
-/// No method blocks or makes a syscall. The queue is used by one thread at a time and may move between
-/// threads if `M` is `Send + Sync`. The guest memory `M` is as for
+/// No method blocks or makes a syscall. The queue is used by one thread at a time and may move
+/// between threads if `M` is `Send + Sync`. The guest memory `M` is as for
 /// [`DeviceQueue`](super::DeviceQueue#guest-memory).
 ///
-/// The last group of methods writes the rings directly, without any bookkeeping, to simulate a driver that
-/// violates the protocol.
+/// The last group of methods writes the rings directly, without any bookkeeping, to simulate a
+/// driver that violates the protocol.
 #[derive(Debug)]
 pub struct DriverQueue<M = GuestMemoryMmap> {
     rings: Rings<M>,
@@ -60,8 +62,8 @@ struct InFlight {
 }
 
 impl<M: GuestMemoryBackend + 'static> DriverQueue<M> {
-    /// Creates the rings in guest memory, zeroed, with all descriptors free. Call this before the device
-    /// half is created.
+    /// Creates the rings in guest memory, zeroed, with all descriptors free. Call this before the
+    /// device half is created.
     ///
     /// # Errors
     /// As [`DeviceQueue::new`](super::DeviceQueue::new): a bad size, a misaligned part, a part
@@ -70,9 +72,9 @@ impl<M: GuestMemoryBackend + 'static> DriverQueue<M> {
         Self::starting_at(mem, config, 0)
     }
 
-    /// Like [`DriverQueue::new`], but the indices start at `index`, as if that many chains had already been
-    /// completed. Used with [`DeviceQueue::resume`](super::DeviceQueue::resume), and to test where the 16-bit
-    /// indices wrap.
+    /// Like [`DriverQueue::new`], but the indices start at `index`, as if that many chains had
+    /// already been completed. Used with [`DeviceQueue::resume`](super::DeviceQueue::resume), and
+    /// to test where the 16-bit indices wrap.
     pub fn starting_at(mem: Arc<M>, config: QueueConfig, index: u16) -> Result<Self, QueueError> {
         let rings = Rings::new(&mem, &config)?;
         let size = rings.size();
@@ -107,21 +109,22 @@ impl<M: GuestMemoryBackend + 'static> DriverQueue<M> {
         })
     }
 
-    /// Adds a chain with one descriptor per buffer, the device-readable ones first. Returns its head, or
-    /// `None` if there are not enough free descriptors now.
+    /// Adds a chain with one descriptor per buffer, the device-readable ones first. Returns its
+    /// head, or `None` if there are not enough free descriptors now.
     ///
-    /// The device sees the chain after [`DriverQueue::publish`]. Addresses and lengths are written without
-    /// checks; the device must check them.
+    /// The device sees the chain after [`DriverQueue::publish`]. Addresses and lengths are written
+    /// without checks; the device must check them.
     ///
     /// # Errors
-    /// [`QueueError::EmptyChain`] without buffers, [`QueueError::ChainTooLong`] with more buffers than the
-    /// queue has entries.
+    /// [`QueueError::EmptyChain`] without buffers, [`QueueError::ChainTooLong`] with more buffers
+    /// than the queue has entries.
     pub fn add(&mut self, readable: &[Buffer], writable: &[Buffer]) -> Result<Option<u16>, QueueError> {
         self.put(None, readable, writable)
     }
 
-    /// Adds a chain whose descriptors are in an indirect table at `table`. The table takes 16 bytes per
-    /// buffer and must not be reused before the chain is completed. One descriptor of the queue is used.
+    /// Adds a chain whose descriptors are in an indirect table at `table`. The table takes 16 bytes
+    /// per buffer and must not be reused before the chain is completed. One descriptor of the queue
+    /// is used.
     ///
     /// # Errors
     /// As [`DriverQueue::add`], and [`QueueError::IndirectNotNegotiated`], and
@@ -135,12 +138,13 @@ impl<M: GuestMemoryBackend + 'static> DriverQueue<M> {
         self.put(Some((0, table)), readable, writable)
     }
 
-    /// Adds a chain whose first `direct` buffers have descriptors in the queue and whose other buffers are in
-    /// an indirect table at `table`. Drivers rarely do this, but a device must accept it (virtio 1.2, section
-    /// 2.7.5.3.2).
+    /// Adds a chain whose first `direct` buffers have descriptors in the queue and whose other
+    /// buffers are in an indirect table at `table`. Drivers rarely do this, but a device must
+    /// accept it (virtio 1.2, section 2.7.5.3.2).
     ///
     /// # Errors
-    /// As [`DriverQueue::add_indirect`], and [`QueueError::EmptyChain`] if no buffer is left for the table.
+    /// As [`DriverQueue::add_indirect`], and [`QueueError::EmptyChain`] if no buffer is left for
+    /// the table.
     pub fn add_mixed(
         &mut self,
         direct: u16,
@@ -215,7 +219,8 @@ impl<M: GuestMemoryBackend + 'static> DriverQueue<M> {
         Ok(Some(head))
     }
 
-    /// Writes an indirect table of `entries` descriptors and returns the descriptor that refers to it.
+    /// Writes an indirect table of `entries` descriptors and returns the descriptor that refers to
+    /// it.
     fn write_table(
         &mut self,
         table: GuestAddress,
@@ -237,17 +242,18 @@ impl<M: GuestMemoryBackend + 'static> DriverQueue<M> {
         Ok(Descriptor { addr: table.0, len: bytes, flags: Descriptor::INDIRECT, next: 0 })
     }
 
-    /// Makes all chains added so far visible to a device that polls. It does not check whether the device
-    /// wants a kick; the next [`DriverQueue::publish`] does, so that its full fence is paid once for several.
+    /// Makes all chains added so far visible to a device that polls. It does not check whether the
+    /// device wants a kick; the next [`DriverQueue::publish`] does, so that its full fence is paid
+    /// once for several.
     #[inline]
     pub fn show(&mut self) {
-        // Release pairs with the Acquire load of avail.idx in `DeviceQueue::pop`: avail entries, descriptors
-        // and request bytes become visible before the index.
+        // Release pairs with the Acquire load of avail.idx in `DeviceQueue::pop`: avail entries,
+        // descriptors and request bytes become visible before the index.
         self.rings.avail_idx().store(self.next_avail, Ordering::Release);
     }
 
-    /// Makes all chains added so far visible to the device. Returns true if the device wants a kick for the
-    /// chains added since the last call: the caller must then signal the ioeventfd.
+    /// Makes all chains added so far visible to the device. Returns true if the device wants a kick
+    /// for the chains added since the last call: the caller must then signal the ioeventfd.
     #[inline]
     #[must_use = "true means that the device waits for a kick"]
     pub fn publish(&mut self) -> bool {
@@ -263,12 +269,13 @@ impl<M: GuestMemoryBackend + 'static> DriverQueue<M> {
         wanted(self.event_idx, self.rings.kick_request(self.event_idx), old, new)
     }
 
-    /// Takes the next completed chain off the used ring. Returns its head and the number of bytes that the
-    /// device reports as written, or `None` if there is no completed chain.
+    /// Takes the next completed chain off the used ring. Returns its head and the number of bytes
+    /// that the device reports as written, or `None` if there is no completed chain.
     ///
     /// # Errors
-    /// [`QueueError::UsedIndex`], [`QueueError::UsedHead`] or [`QueueError::UsedLength`] if the device
-    /// violated the protocol. The queue is not changed, so the next call returns the same error.
+    /// [`QueueError::UsedIndex`], [`QueueError::UsedHead`] or [`QueueError::UsedLength`] if the
+    /// device violated the protocol. The queue is not changed, so the next call returns the same
+    /// error.
     #[inline]
     pub fn pop_used(&mut self) -> Result<Option<(u16, u32)>, QueueError> {
         if self.used_idx == self.next_used {
@@ -310,7 +317,8 @@ impl<M: GuestMemoryBackend + 'static> DriverQueue<M> {
         self.free += descriptors;
     }
 
-    /// Returns true if [`DriverQueue::pop_used`] would find an entry. Costs at most one load; for polling.
+    /// Returns true if [`DriverQueue::pop_used`] would find an entry. Costs at most one load; for
+    /// polling.
     #[inline]
     pub fn has_used(&self) -> bool {
         self.used_idx != self.next_used || self.rings.used_idx().load(Ordering::Relaxed) != self.next_used
@@ -322,8 +330,8 @@ impl<M: GuestMemoryBackend + 'static> DriverQueue<M> {
         self.interrupts.disable(self.rings.used_idx(), self.rings.interrupt_request(self.event_idx));
     }
 
-    /// Asks the device to interrupt for the next chain it completes. Returns true if used entries have
-    /// already arrived for which no interrupt may come: take them before sleeping.
+    /// Asks the device to interrupt for the next chain it completes. Returns true if used entries
+    /// have already arrived for which no interrupt may come: take them before sleeping.
     #[inline]
     #[must_use = "true means that there are used entries for which no interrupt will come"]
     pub fn enable_interrupts(&mut self) -> bool {
@@ -348,7 +356,8 @@ impl<M: GuestMemoryBackend + 'static> DriverQueue<M> {
         self.rings.size()
     }
 
-    /// Writes entry `index` of the descriptor table without checks. Does nothing if there is no such entry.
+    /// Writes entry `index` of the descriptor table without checks. Does nothing if there is no
+    /// such entry.
     pub fn write_desc(&mut self, index: u16, descriptor: Descriptor) {
         self.rings.set_descriptor(index, descriptor);
     }
@@ -358,7 +367,8 @@ impl<M: GuestMemoryBackend + 'static> DriverQueue<M> {
         self.rings.descriptor(index)
     }
 
-    /// Writes any number as `head` into the avail entry of index `at` (taken modulo the queue size).
+    /// Writes any number as `head` into the avail entry of index `at` (taken modulo the queue
+    /// size).
     pub fn write_avail(&mut self, at: u16, head: u16) {
         self.rings.avail_entry(at).store(head, Ordering::Relaxed);
     }
@@ -374,7 +384,8 @@ impl<M: GuestMemoryBackend + 'static> DriverQueue<M> {
         self.rings.interrupt_request(true).store(used_event, Ordering::Relaxed);
     }
 
-    /// Overwrites used.idx and the entry of index `at` in the used ring, which only the device may write.
+    /// Overwrites used.idx and the entry of index `at` in the used ring, which only the device may
+    /// write.
     pub fn overwrite_used(&mut self, used_idx: u16, at: u16, id: u32, len: u32) {
         self.rings.set_used_entry(at, id, len);
         self.rings.used_idx().store(used_idx, Ordering::Release);

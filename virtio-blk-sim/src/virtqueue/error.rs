@@ -25,16 +25,17 @@ impl fmt::Display for RingPart {
 
 /// Why a queue could not be set up, or why it broke.
 ///
-/// An error of [`DeviceQueue::pop`](super::DeviceQueue::pop) means that the driver violated the ring
-/// protocol. It is then unknown which buffers belong to which side, so the queue stays broken until a new
-/// one is created.
+/// An error of [`DeviceQueue::pop`](super::DeviceQueue::pop) means that the driver violated the
+/// ring protocol. It is then unknown which buffers belong to which side, so the queue stays broken
+/// until a new one is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum QueueError {
     /// The queue broke earlier; the error returned at that time has the reason.
     #[error("the queue is broken by an earlier ring violation: reset the device and set the queue up again")]
     Broken,
-    /// Guest memory became inaccessible while the queue was running, for example because its file shrank.
+    /// Guest memory became inaccessible while the queue was running, for example because its file
+    /// shrank.
     #[error(
         "guest memory became inaccessible while the queue ran; its file must keep its size while it is shared"
     )]
@@ -47,8 +48,8 @@ pub enum QueueError {
         /// The size asked for, in descriptors.
         size: u16,
     },
-    /// A part of the queue is not aligned: the descriptor table needs 16 bytes, the avail ring 2, the used
-    /// ring 4. This applies to the guest address and to the host address.
+    /// A part of the queue is not aligned: the descriptor table needs 16 bytes, the avail ring 2,
+    /// the used ring 4. This applies to the guest address and to the host address.
     #[error("the {part} at guest address {addr:#x} is not aligned to {align} bytes")]
     Misaligned {
         /// Which part.
@@ -72,8 +73,8 @@ pub enum QueueError {
     },
 
     // The device half: violations by the driver.
-    /// avail.idx is further ahead than the queue has entries, or it went backwards, which looks the same
-    /// in 16 bits.
+    /// avail.idx is further ahead than the queue has entries, or it went backwards, which looks the
+    /// same in 16 bits.
     #[error("the driver moved avail.idx from {from} to {to} in a queue of {size}")]
     AvailIndex {
         /// Where it was.
@@ -111,7 +112,8 @@ pub enum QueueError {
         /// The most it may have: the queue size, or the entries of its indirect table.
         limit: u16,
     },
-    /// A descriptor has length 0. Virtio 1.2 does not forbid this explicitly, but QEMU refuses it too.
+    /// A descriptor has length 0. Virtio 1.2 does not forbid this explicitly, but QEMU refuses it
+    /// too.
     #[error("the buffer at guest address {addr:#x} has length 0")]
     ZeroLength {
         /// Its guest address.
@@ -140,7 +142,8 @@ pub enum QueueError {
     /// A descriptor has both the INDIRECT and the NEXT flag.
     #[error("an indirect descriptor also has a next descriptor")]
     IndirectWithNext,
-    /// The length of an indirect table is 0, not a multiple of 16, or more entries than a chain may have.
+    /// The length of an indirect table is 0, not a multiple of 16, or more entries than a chain may
+    /// have.
     #[error("an indirect table has {len} bytes, which is not 1 to {size} descriptors of 16 bytes")]
     IndirectLength {
         /// Its length in bytes.

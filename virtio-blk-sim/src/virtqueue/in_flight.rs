@@ -2,8 +2,9 @@
 
 /// One bit per head, and the number of bits that are set.
 ///
-/// A head that the driver makes available twice would be completed twice. The driver would then free the
-/// buffers while the device still writes to them for the second chain, so the device must detect this.
+/// A head that the driver makes available twice would be completed twice. The driver would then
+/// free the buffers while the device still writes to them for the second chain, so the device must
+/// detect this.
 #[derive(Debug)]
 pub(super) struct InFlight {
     words: Box<[u64]>,

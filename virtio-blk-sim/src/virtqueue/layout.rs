@@ -6,8 +6,8 @@
 //! used ring          flags u16, idx u16, size x { id u32, len u32 }, avail_event u16   device writes
 //! ```
 //!
-//! All fields are little-endian. The indices count modulo 2^16; the slot of an index is its low bits, which
-//! is why the size is a power of two.
+//! All fields are little-endian. The indices count modulo 2^16; the slot of an index is its low
+//! bits, which is why the size is a power of two.
 #![expect(
     unsafe_code,
     reason = "the rings are shared with the guest and reached through checked raw pointers"
@@ -33,8 +33,8 @@ const RING_HEADER: usize = 4;
 
 /// The location of a queue and the features negotiated for it.
 ///
-/// Both halves copy it when they are created, so the guest cannot change it later. (CVE-2026-5747 is a device
-/// where the size could change after pointers were cached.)
+/// Both halves copy it when they are created, so the guest cannot change it later. (CVE-2026-5747
+/// is a device where the size could change after pointers were cached.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueConfig {
     /// Number of entries: a power of two from 1 to 32768.
@@ -161,13 +161,13 @@ impl Descriptor {
 
 /// The three parts of a queue. They are checked once and then accessed by pointer.
 ///
-/// Every accessor masks its index to the size or compares it with the size, which never changes. So no
-/// index, from the guest or from us, reaches outside. All accesses are atomic because the other side is
-/// running.
+/// Every accessor masks its index to the size or compares it with the size, which never changes. So
+/// no index, from the guest or from us, reaches outside. All accesses are atomic because the other
+/// side is running.
 pub(super) struct Rings<M> {
-    /// Invariant (also of `avail` and `used`): mapped readable and writable while `_mem` is held (see
-    /// `Translator::remember`), with the alignment and the length that the layout requires for a queue of
-    /// `mask + 1` entries.
+    /// Invariant (also of `avail` and `used`): mapped readable and writable while `_mem` is held
+    /// (see `Translator::remember`), with the alignment and the length that the layout requires for
+    /// a queue of `mask + 1` entries.
     desc: *mut u8,
     avail: *mut u8,
     used: *mut u8,
@@ -176,12 +176,13 @@ pub(super) struct Rings<M> {
     _mem: Arc<M>,
 }
 
-// SAFETY: the pointers refer to memory that `_mem` keeps mapped on whichever thread this value is, and all
-// accesses through them are atomic. An `Arc<M>` may be sent if `M` is Send and Sync.
+// SAFETY: the pointers refer to memory that `_mem` keeps mapped on whichever thread this value is,
+// and all accesses through them are atomic. An `Arc<M>` may be sent if `M` is Send and Sync.
 unsafe impl<M: Send + Sync> Send for Rings<M> {}
 
 impl<M: GuestMemoryBackend + 'static> Rings<M> {
-    /// Checks a queue that a driver set up: its size, and that each part is aligned and lies in one region.
+    /// Checks a queue that a driver set up: its size, and that each part is aligned and lies in one
+    /// region.
     pub(super) fn new(mem: &Arc<M>, config: &QueueConfig) -> Result<Self, QueueError> {
         let size = config.size;
         if !size.is_power_of_two() || size > MAX_SIZE {
@@ -192,8 +193,8 @@ impl<M: GuestMemoryBackend + 'static> Rings<M> {
             let addr = addr.0;
             let host =
                 translator.contiguous(addr, len).ok_or(QueueError::RingUnmapped { part, addr, len })?;
-            // The driver must align the guest address; atomics need an aligned host address. The two differ
-            // if a region starts at an odd guest address.
+            // The driver must align the guest address; atomics need an aligned host address. The
+            // two differ if a region starts at an odd guest address.
             if !addr.is_multiple_of(align) || !(host.addr() as u64).is_multiple_of(align) {
                 return Err(QueueError::Misaligned { part, addr, align });
             }
@@ -238,8 +239,8 @@ impl<M> Rings<M> {
             return None;
         }
         let entry = self.desc.wrapping_add(Descriptor::BYTES * usize::from(index));
-        // SAFETY: `index` is an entry of the table, so these 8 bytes are in `desc` (the invariant of
-        // `Rings`), and they are aligned to 16.
+        // SAFETY: `index` is an entry of the table, so these 8 bytes are in `desc` (the invariant
+        // of `Rings`), and they are aligned to 16.
         let addr = unsafe { AtomicU64::from_ptr(entry.cast()) };
         // SAFETY: the same entry's second 8 bytes.
         let rest = unsafe { AtomicU64::from_ptr(entry.wrapping_add(8).cast()) };
@@ -294,16 +295,16 @@ impl<M> Rings<M> {
     #[inline]
     fn used_words(&self, at: u16) -> (&AtomicU32, &AtomicU32) {
         let entry = self.used.wrapping_add(RING_HEADER + 8 * usize::from(at & self.mask));
-        // SAFETY: the masked index is an entry of the ring, so these 4 bytes are in `used` (the invariant of
-        // `Rings`); the ring and its header are multiples of 4.
+        // SAFETY: the masked index is an entry of the ring, so these 4 bytes are in `used` (the
+        // invariant of `Rings`); the ring and its header are multiples of 4.
         let id = unsafe { AtomicU32::from_ptr(entry.cast()) };
         // SAFETY: the same entry's second 4 bytes.
         let len = unsafe { AtomicU32::from_ptr(entry.wrapping_add(4).cast()) };
         (id, len)
     }
 
-    /// `offset` must be even and inside [`avail_bytes`]: a header field, a masked entry, or the field after
-    /// the last entry.
+    /// `offset` must be even and inside [`avail_bytes`]: a header field, a masked entry, or the
+    /// field after the last entry.
     #[inline]
     fn avail_u16(&self, offset: usize) -> Le16<'_> {
         debug_assert!(offset as u64 + 2 <= avail_bytes(self.size()));
@@ -311,7 +312,8 @@ impl<M> Rings<M> {
         Le16(unsafe { AtomicU16::from_ptr(self.avail.wrapping_add(offset).cast()) })
     }
 
-    /// `offset` must be even and inside [`used_bytes`]: a header field or the field after the last entry.
+    /// `offset` must be even and inside [`used_bytes`]: a header field or the field after the last
+    /// entry.
     #[inline]
     fn used_u16(&self, offset: usize) -> Le16<'_> {
         debug_assert!(offset as u64 + 2 <= used_bytes(self.size()));

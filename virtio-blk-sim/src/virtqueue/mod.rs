@@ -1,9 +1,9 @@
 //! Both halves of the split virtqueue of virtio 1.2, section 2.7.
 //!
-//! [`DeviceQueue`] is the half that a device model runs, in memory that an untrusted guest writes at the
-//! same time. [`DriverQueue`] is the guest's half, for simulated guests and for tests. Both support
-//! INDIRECT_DESC, EVENT_IDX and the NO_INTERRUPT and NO_NOTIFY flags. They do not send kicks or
-//! interrupts; they report when one is needed.
+//! [`DeviceQueue`] is the half that a device model runs, in memory that an untrusted guest writes
+//! at the same time. [`DriverQueue`] is the guest's half, for simulated guests and for tests. Both
+//! support INDIRECT_DESC, EVENT_IDX and the NO_INTERRUPT and NO_NOTIFY flags. They do not send
+//! kicks or interrupts; they report when one is needed.
 //!
 //! ```
 //! use virtio_blk_sim::memory::{GuestAddress, GuestRam};
@@ -40,17 +40,19 @@
 //!
 //! # Guest memory
 //!
-//! The queues work in any memory that implements vm-memory's `GuestMemoryBackend`, held in an `Arc`. The
-//! default is [`GuestMemoryMmap`](crate::memory::GuestMemoryMmap) of this crate. Users of rust-vmm pass
-//! their own `vm_memory::GuestMemoryMmap`; a snapshot of a `GuestMemoryAtomic` becomes an `Arc` with
-//! `GuestMemoryLoadGuard::into_inner`. See [`DeviceQueue`] for an example and for what is required.
+//! The queues work in any memory that implements vm-memory's `GuestMemoryBackend`, held in an
+//! `Arc`. The default is [`GuestMemoryMmap`](crate::memory::GuestMemoryMmap) of this crate. Users
+//! of rust-vmm pass their own `vm_memory::GuestMemoryMmap`; a snapshot of a `GuestMemoryAtomic`
+//! becomes an `Arc` with `GuestMemoryLoadGuard::into_inner`. See [`DeviceQueue`] for an example and
+//! for what is required.
 //!
 //! # What a hostile driver can do
 //!
-//! It can break its own queue and nothing else. [`DeviceQueue::pop`] distinguishes an empty ring from a
-//! malformed one. After an error the queue stays broken until the driver resets the device. The number of
-//! descriptors per chain is bounded. Each descriptor is copied once, and all checks use the copy. Each
-//! segment lies in guest memory that the [`Chain`] keeps mapped. A head is in flight at most once.
+//! It can break its own queue and nothing else. [`DeviceQueue::pop`] distinguishes an empty ring
+//! from a malformed one. After an error the queue stays broken until the driver resets the device.
+//! The number of descriptors per chain is bounded. Each descriptor is copied once, and all checks
+//! use the copy. Each segment lies in guest memory that the [`Chain`] keeps mapped. A head is in
+//! flight at most once.
 //!
 //! # Memory order
 //!
@@ -61,9 +63,9 @@
 //! | avail.idx, *fence*, load the device's request, [`DriverQueue::publish`] | store the request, *fence*, load avail.idx, [`DeviceQueue::enable_kicks`] | no lost kick |
 //! | used.idx, *fence*, load the driver's request, [`DeviceQueue::publish`] | store the request, *fence*, load used.idx, [`DriverQueue::enable_interrupts`] | no lost interrupt |
 //!
-//! The fences are SeqCst. Each one is between a store and a load of another location, an order that even
-//! x86 does not keep without a fence. Devices that lacked one have hung (cloud-hypervisor issue 2179,
-//! SPDK issue 3178).
+//! The fences are SeqCst. Each one is between a store and a load of another location, an order that
+//! even x86 does not keep without a fence. Devices that lacked one have hung (cloud-hypervisor
+//! issue 2179, SPDK issue 3178).
 
 mod chain;
 mod device;

@@ -1,5 +1,5 @@
-//! Guest buffers as host memory: one [`Segment`], and [`Segments`], a list that is read and written by byte
-//! offset.
+//! Guest buffers as host memory: one [`Segment`], and [`Segments`], a list that is read and written
+//! by byte offset.
 #![expect(unsafe_code, reason = "guest memory is shared with the guest and accessed through raw pointers")]
 
 use std::fmt;
@@ -10,19 +10,21 @@ use vm_memory::volatile_memory::VolatileSlice;
 /// Up to this many bytes are copied with our own volatile accesses; see `read_guest`.
 const SMALL_COPY: usize = 64;
 
-/// A contiguous part of a guest buffer in host memory. It was checked against guest memory when created.
+/// A contiguous part of a guest buffer in host memory. It was checked against guest memory when
+/// created.
 ///
-/// It has the layout of `struct iovec`, so a slice of segments can be passed to preadv(2), pwritev(2) or
-/// io_uring directly ([`Segments::as_iovecs`], [`Segment::as_iovecs`]). It is a pointer and a length without
-/// a lifetime: keep the [`Chain`](super::Chain) it came from until the kernel has finished with it.
+/// It has the layout of `struct iovec`, so a slice of segments can be passed to preadv(2),
+/// pwritev(2) or io_uring directly ([`Segments::as_iovecs`], [`Segment::as_iovecs`]). It is a
+/// pointer and a length without a lifetime: keep the [`Chain`](super::Chain) it came from until the
+/// kernel has finished with it.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct Segment(libc::iovec);
 
 const _: () = assert!(size_of::<Segment>() == size_of::<libc::iovec>());
 
-// SAFETY: a Segment is an address and a length. Nothing in its safe interface reads or writes through the
-// pointer, so moving it to another thread can touch no memory.
+// SAFETY: a Segment is an address and a length. Nothing in its safe interface reads or writes
+// through the pointer, so moving it to another thread can touch no memory.
 unsafe impl Send for Segment {}
 // SAFETY: as for Send; a shared Segment only gives out its address and its length.
 unsafe impl Sync for Segment {}
@@ -35,8 +37,8 @@ impl Segment {
 
     /// Returns the host address of the first byte.
     ///
-    /// The guest may change the bytes at any time. Do not create a reference to them; use volatile accesses
-    /// or let the kernel access them.
+    /// The guest may change the bytes at any time. Do not create a reference to them; use volatile
+    /// accesses or let the kernel access them.
     #[inline]
     pub fn ptr(&self) -> *mut u8 {
         self.0.iov_base.cast()
@@ -55,8 +57,8 @@ impl Segment {
     /// Views a list of segments as the iovec array that preadv(2) and io_uring take.
     #[inline]
     pub fn as_iovecs(segments: &[Segment]) -> &[libc::iovec] {
-        // SAFETY: Segment is repr(transparent) over iovec, so pointer, length, layout and lifetime carry
-        // over.
+        // SAFETY: Segment is repr(transparent) over iovec, so pointer, length, layout and lifetime
+        // carry over.
         unsafe { std::slice::from_raw_parts(segments.as_ptr().cast(), segments.len()) }
     }
 
@@ -77,11 +79,13 @@ impl fmt::Debug for Segment {
     }
 }
 
-/// A list of [`Segment`]s that is read and written by byte offset over the whole list, for any framing.
+/// A list of [`Segment`]s that is read and written by byte offset over the whole list, for any
+/// framing.
 ///
-/// A non-empty list is only available as a borrow from a [`Chain`](super::Chain), which keeps the guest
-/// memory mapped; this makes the copies safe. (The queues also have one each, for indirect tables.) It
-/// dereferences to `[Segment]`: `len()` counts segments, [`Segments::len_bytes`] counts bytes.
+/// A non-empty list is only available as a borrow from a [`Chain`](super::Chain), which keeps the
+/// guest memory mapped; this makes the copies safe. (The queues also have one each, for indirect
+/// tables.) It dereferences to `[Segment]`: `len()` counts segments, [`Segments::len_bytes`] counts
+/// bytes.
 #[derive(Default)]
 pub struct Segments {
     list: Vec<Segment>,
@@ -103,8 +107,8 @@ impl Segments {
     #[inline]
     pub(super) fn push(&mut self, segment: Segment) {
         self.list.push(segment);
-        // A queue keeps the bytes of a chain under 2^32 (`DeviceQueue::pop`), `Chain::from_buffers` under
-        // 2^64.
+        // A queue keeps the bytes of a chain under 2^32 (`DeviceQueue::pop`), `Chain::from_buffers`
+        // under 2^64.
         self.bytes += segment.len() as u64;
     }
 
@@ -116,8 +120,9 @@ impl Segments {
 
     /// Copies guest bytes, starting at byte `offset`, into `dst`.
     ///
-    /// Returns the number of bytes copied: `dst.len()`, or fewer if the list ends first (0 if `offset` is
-    /// at or past the end). Each guest byte is read once, so the copy cannot change afterwards.
+    /// Returns the number of bytes copied: `dst.len()`, or fewer if the list ends first (0 if
+    /// `offset` is at or past the end). Each guest byte is read once, so the copy cannot change
+    /// afterwards.
     #[inline]
     pub fn copy_to(&self, offset: u64, dst: &mut [u8]) -> usize {
         if let Some(piece) = self.in_first(offset, dst.len()) {
@@ -149,8 +154,8 @@ impl Segments {
 
     /// Copies `src` into guest memory, starting at byte `offset`.
     ///
-    /// Returns the number of bytes copied: `src.len()`, or fewer if the list ends first (0 if `offset` is
-    /// at or past the end).
+    /// Returns the number of bytes copied: `src.len()`, or fewer if the list ends first (0 if
+    /// `offset` is at or past the end).
     #[inline]
     pub fn copy_from(&self, offset: u64, src: &[u8]) -> usize {
         if let Some(piece) = self.in_first(offset, src.len()) {
@@ -168,8 +173,9 @@ impl Segments {
         done
     }
 
-    /// Appends to `out` the segments that cover `len` bytes from `offset`, cut at both ends; fewer bytes if
-    /// the list ends first. Copies no data. The caller must keep the chain as long as it uses `out`.
+    /// Appends to `out` the segments that cover `len` bytes from `offset`, cut at both ends; fewer
+    /// bytes if the list ends first. Copies no data. The caller must keep the chain as long as it
+    /// uses `out`.
     pub fn slice_into(&self, offset: u64, len: u64, out: &mut Vec<Segment>) {
         out.extend(self.pieces(offset, len));
     }
@@ -180,7 +186,8 @@ impl Segments {
         Segment::as_iovecs(&self.list)
     }
 
-    /// Returns the `len` bytes from `offset` if all of them are in the first segment, the common case.
+    /// Returns the `len` bytes from `offset` if all of them are in the first segment, the common
+    /// case.
     #[inline(always)]
     fn in_first(&self, offset: u64, len: usize) -> Option<Segment> {
         let first = self.list.first()?;
@@ -227,15 +234,15 @@ impl fmt::Debug for Segments {
 
 /// Copies the first `dst.len()` bytes of a piece of guest memory.
 ///
-/// A device parses small copies (headers, discard segments). They are volatile, word by word, so that the
-/// compiler neither reads a guest byte again after it was checked nor assumes that it did not change.
-/// Larger copies are payload, which is not parsed; they use vm-memory's bulk copy.
+/// A device parses small copies (headers, discard segments). They are volatile, word by word, so
+/// that the compiler neither reads a guest byte again after it was checked nor assumes that it did
+/// not change. Larger copies are payload, which is not parsed; they use vm-memory's bulk copy.
 #[inline(always)]
 fn read_guest(piece: Segment, dst: &mut [u8]) {
     debug_assert!(dst.len() <= piece.len(), "a copy must fit its segment");
     if dst.len() > SMALL_COPY {
-        // SAFETY: the piece lies in guest memory that is mapped readable and writable (the invariant of
-        // `Chain`, whose borrow reaches to here through `Segments`).
+        // SAFETY: the piece lies in guest memory that is mapped readable and writable (the
+        // invariant of `Chain`, whose borrow reaches to here through `Segments`).
         let guest = unsafe { VolatileSlice::new(piece.ptr(), piece.len()) };
         guest.copy_to(dst);
         return;
@@ -244,8 +251,8 @@ fn read_guest(piece: Segment, dst: &mut [u8]) {
     let words_end = if from.cast::<u64>().is_aligned() { dst.len() & !7 } else { 0 };
     let (words, bytes) = dst.split_at_mut(words_end);
     for word in words.chunks_exact_mut(8) {
-        // SAFETY: `from` is 8-aligned and has 8 more bytes inside the piece (`dst` is no longer than it),
-        // which is mapped (the invariant of `Chain`).
+        // SAFETY: `from` is 8-aligned and has 8 more bytes inside the piece (`dst` is no longer
+        // than it), which is mapped (the invariant of `Chain`).
         let value = unsafe { from.cast::<u64>().read_volatile() };
         word.copy_from_slice(&value.to_ne_bytes());
         from = from.wrapping_add(8);
@@ -273,8 +280,8 @@ fn write_guest(piece: Segment, src: &[u8]) {
     for word in words.chunks_exact(8) {
         let mut value = [0; 8];
         value.copy_from_slice(word);
-        // SAFETY: `to` is 8-aligned and has 8 more bytes inside the piece (`src` is no longer than it), which
-        // is mapped writable (the invariant of `Chain`).
+        // SAFETY: `to` is 8-aligned and has 8 more bytes inside the piece (`src` is no longer than
+        // it), which is mapped writable (the invariant of `Chain`).
         unsafe { to.cast::<u64>().write_volatile(u64::from_ne_bytes(value)) };
         to = to.wrapping_add(8);
     }

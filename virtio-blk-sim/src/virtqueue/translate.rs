@@ -11,18 +11,18 @@ use super::segment::Segment;
 
 /// Translates guest addresses and caches the region of the last lookup.
 ///
-/// A guest has a few regions, and its I/O buffers are in one or two of them. The cached region answers
-/// nearly every lookup with one comparison, without vm-memory's search over all regions.
+/// A guest has a few regions, and its I/O buffers are in one or two of them. The cached region
+/// answers nearly every lookup with one comparison, without vm-memory's search over all regions.
 ///
-/// A region is used only if it is host memory that can be read and written. Any other region is treated
-/// like a hole, so a descriptor that points into it is an error and not a SIGSEGV.
+/// A region is used only if it is host memory that can be read and written. Any other region is
+/// treated like a hole, so a descriptor that points into it is an error and not a SIGSEGV.
 pub(super) struct Translator<M> {
     /// First guest address of the cached region.
     start: u64,
     /// The cached region in this process. Empty before the first lookup.
     ///
-    /// Invariant: these bytes are mapped and may be read and written while this `Arc`, or a clone of it,
-    /// is held. See [`Translator::remember`] for why.
+    /// Invariant: these bytes are mapped and may be read and written while this `Arc`, or a clone
+    /// of it, is held. See [`Translator::remember`] for why.
     host: Segment,
     mem: Arc<M>,
 }
@@ -36,11 +36,11 @@ impl<M: GuestMemoryBackend + 'static> Translator<M> {
         &self.mem
     }
 
-    /// Calls `sink` with the host segments of the `len` bytes at `addr`. There is more than one segment
-    /// if the bytes cross into an adjacent region.
+    /// Calls `sink` with the host segments of the `len` bytes at `addr`. There is more than one
+    /// segment if the bytes cross into an adjacent region.
     ///
-    /// Fails if the length is 0 or if any byte is outside guest memory. In the second case `sink` may
-    /// already have been called with the segments before that byte.
+    /// Fails if the length is 0 or if any byte is outside guest memory. In the second case `sink`
+    /// may already have been called with the segments before that byte.
     #[inline]
     pub(super) fn translate(
         &mut self,
@@ -91,7 +91,8 @@ impl<M: GuestMemoryBackend + 'static> Translator<M> {
         }
     }
 
-    /// Returns the host pointer for `addr` and how many bytes its region has from there (at least 1).
+    /// Returns the host pointer for `addr` and how many bytes its region has from there (at least
+    /// 1).
     #[inline]
     fn locate(&mut self, addr: u64) -> Option<(*mut u8, u64)> {
         let mut offset = addr.wrapping_sub(self.start);
@@ -102,16 +103,17 @@ impl<M: GuestMemoryBackend + 'static> Translator<M> {
         Some((self.host.ptr().wrapping_add(offset as usize), self.host.len() as u64 - offset))
     }
 
-    /// Caches the region that contains `addr`. If there is none, or it is not usable host memory, the
-    /// cache is left as it is.
+    /// Caches the region that contains `addr`. If there is none, or it is not usable host memory,
+    /// the cache is left as it is.
     ///
-    /// Why the cached pointer is valid: it comes from a `VolatileSlice<'a>`, where `'a` is the lifetime of
-    /// a shared borrow of the memory inside the `Arc`. Whoever creates such a slice promises that its bytes
-    /// stay available during `'a`. While a clone of the `Arc` is held, the memory object does not move and
-    /// is not dropped, and nobody can get a `&mut` to it, so that borrow could last as long as the clone.
-    /// Therefore the bytes stay available as long. This needs no trust in the safe trait methods of `M`:
-    /// a wrong `start_addr`, `len` or `find_region` gives a wrong translation, but only the bytes of the
-    /// slice are ever used. `get_host_address`, which may return any pointer, is not called.
+    /// Why the cached pointer is valid: it comes from a `VolatileSlice<'a>`, where `'a` is the
+    /// lifetime of a shared borrow of the memory inside the `Arc`. Whoever creates such a slice
+    /// promises that its bytes stay available during `'a`. While a clone of the `Arc` is held, the
+    /// memory object does not move and is not dropped, and nobody can get a `&mut` to it, so that
+    /// borrow could last as long as the clone. Therefore the bytes stay available as long. This
+    /// needs no trust in the safe trait methods of `M`: a wrong `start_addr`, `len` or
+    /// `find_region` gives a wrong translation, but only the bytes of the slice are ever used.
+    /// `get_host_address`, which may return any pointer, is not called.
     #[cold]
     #[inline(never)]
     fn remember(&mut self, addr: u64) -> Option<()> {

@@ -1,5 +1,5 @@
-//! Our device half against the `virtio-queue` crate's: the same memory image, the same chains, the same used
-//! ring.
+//! Our device half against the `virtio-queue` crate's: the same memory image, the same chains, the
+//! same used ring.
 
 use proptest::prelude::*;
 use virtio_queue::desc::RawDescriptor;
@@ -29,7 +29,8 @@ fn their_pieces(chain: impl Iterator<Item = Theirs>) -> Pieces {
     chain.map(|entry| (entry.addr().0, u64::from(entry.len()), entry.is_write_only())).collect()
 }
 
-/// One chain: readable lengths, writable lengths, and where its table begins among the pieces, if it has one.
+/// One chain: readable lengths, writable lengths, and where its table begins among the pieces, if
+/// it has one.
 type Shape = (Vec<u32>, Vec<u32>, Option<u16>);
 
 fn shape() -> impl Strategy<Value = Shape> {
@@ -38,7 +39,8 @@ fn shape() -> impl Strategy<Value = Shape> {
         .prop_filter("a chain has a buffer", |(readable, writable, _)| readable.len() + writable.len() > 0)
 }
 
-/// Some chains, in which order they are completed, and whether the device and the guest sleep afterwards.
+/// Some chains, in which order they are completed, and whether the device and the guest sleep
+/// afterwards.
 fn round() -> impl Strategy<Value = (Vec<Shape>, u64, bool)> {
     (prop::collection::vec(shape(), 1..8), any::<u64>(), any::<bool>())
 }
@@ -63,8 +65,8 @@ fn copy_memory(from: &Arc<GuestMemoryMmap>, to: &GuestMemoryMmap) {
     }
 }
 
-/// Adds chains until the queue is full, with buffers that follow each other over memory (never over a
-/// region's end, since virtio-queue yields descriptors and we yield what they map to).
+/// Adds chains until the queue is full, with buffers that follow each other over memory (never over
+/// a region's end, since virtio-queue yields descriptors and we yield what they map to).
 fn add_all(driver: &mut DriverQueue, shapes: &[Shape]) -> usize {
     let mut at = BUFFERS;
     let mut table = TABLES;
@@ -140,8 +142,8 @@ proptest! {
             }
             let interrupt = device.publish();
             prop_assert_eq!(device.next_used(), oracle.next_used());
-            // virtio-queue does not know NO_INTERRUPT, and our first batch after `resume` interrupts in any
-            // case.
+            // virtio-queue does not know NO_INTERRUPT, and our first batch after `resume`
+            // interrupts in any case.
             let wanted = oracle.needs_notification(mem).unwrap();
             if event_idx && !first {
                 prop_assert_eq!(interrupt, wanted);

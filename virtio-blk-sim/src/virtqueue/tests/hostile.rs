@@ -212,9 +212,9 @@ proptest! {
     }
 }
 
-/// The guest rewrites descriptors, tables and heads while the device reads them. Whatever mixture the device
-/// catches, every segment must be inside guest memory: a device that checked one copy and used another would
-/// be caught out.
+/// The guest rewrites descriptors, tables and heads while the device reads them. Whatever mixture
+/// the device catches, every segment must be inside guest memory: a device that checked one copy
+/// and used another would be caught out.
 #[test]
 fn a_guest_that_rewrites_its_rings_while_they_are_read_gains_nothing() {
     const OUTCOMES: u32 = 20_000;
@@ -227,8 +227,8 @@ fn a_guest_that_rewrites_its_rings_while_they_are_read_gains_nothing() {
     let mut refused = 0;
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            // What is legal half of the time, by turns for each field: the address, the length, the order,
-            // the table.
+            // What is legal half of the time, by turns for each field: the address, the length, the
+            // order, the table.
             let good = Descriptor { addr: 0x8000, len: 64, flags: Descriptor::NEXT, next: 1 };
             let mut turn = 0_u64;
             while !stop.load(Ordering::Relaxed) {

@@ -1,8 +1,9 @@
-//! What a driver must not do and what a device must accept, one row each, with the expected reaction.
+//! What a driver must not do and what a device must accept, one row each, with the expected
+//! reaction.
 //!
-//! A ring violation breaks the queue with an error that names it, and the device has written nothing. What is
-//! legal is served, and the device has written the posted buffers and its used ring and not one byte beside
-//! them.
+//! A ring violation breaks the queue with an error that names it, and the device has written
+//! nothing. What is legal is served, and the device has written the posted buffers and its used
+//! ring and not one byte beside them.
 
 use std::collections::BTreeSet;
 
@@ -108,8 +109,8 @@ fn works_again<M: GuestMemoryBackend + 'static>(name: &str, guest: &Guest, mem: 
     assert_eq!(guest.ram.memory().read_obj::<[u8; 8]>(GuestAddress(0x9000)).unwrap(), [0x5a; 8], "{name}");
 }
 
-/// Checks that the queue breaks with this error after `after` valid chains, stays broken, and that the
-/// device has written nothing.
+/// Checks that the queue breaks with this error after `after` valid chains, stays broken, and that
+/// the device has written nothing.
 fn breaks<M: GuestMemoryBackend + 'static>(
     name: &str,
     guest: &Guest,

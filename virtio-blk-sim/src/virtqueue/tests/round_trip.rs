@@ -1,4 +1,5 @@
-//! Driver and device against a plain model: what goes in comes out, once, and nobody sleeps beside work.
+//! Driver and device against a plain model: what goes in comes out, once, and nobody sleeps beside
+//! work.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -20,12 +21,13 @@ enum Framing {
 
 #[derive(Clone, Debug)]
 enum Op {
-    /// The guest adds chains with these readable and writable piece lengths, then publishes all of them at
-    /// once.
+    /// The guest adds chains with these readable and writable piece lengths, then publishes all of
+    /// them at once.
     Add(Vec<(Vec<u32>, Vec<u32>, Framing)>),
     /// The device runs if it is awake: pops up to so many chains.
     Pop(usize),
-    /// The device completes up to so many of the chains it holds, from this position on, then publishes.
+    /// The device completes up to so many of the chains it holds, from this position on, then
+    /// publishes.
     Complete(usize, usize),
     /// The device goes to sleep unless work came.
     DeviceSleeps,
@@ -161,8 +163,8 @@ impl<M: GuestMemoryBackend + 'static> World<M> {
 
     fn publish(&mut self) {
         let kick = self.driver.publish();
-        // All of `published` is visible now. Whoever sleeps beside it must be woken, and whoever was woken or
-        // never slept must not be disturbed.
+        // All of `published` is visible now. Whoever sleeps beside it must be woken, and whoever
+        // was woken or never slept must not be disturbed.
         if self.device_asleep {
             assert_eq!(kick, !self.published.is_empty(), "kick of a sleeping device");
             if kick {
@@ -285,7 +287,8 @@ impl<M: GuestMemoryBackend + 'static> World<M> {
     fn drain(&mut self) {
         while !self.expected.is_empty() {
             let before = (self.published.len(), self.held.len(), self.expected.len());
-            // No forced wake-up here: a side that sleeps now was never told, and the loop would not end.
+            // No forced wake-up here: a side that sleeps now was never told, and the loop would not
+            // end.
             self.pop(usize::MAX);
             if !self.held.is_empty() {
                 self.complete(0, usize::MAX);

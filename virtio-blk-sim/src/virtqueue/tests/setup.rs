@@ -118,8 +118,8 @@ fn a_drained_queue_is_resumed_where_it_stopped() {
         let config = QueueConfig { event_idx, ..QueueConfig::at(GuestAddress(RINGS), 4) };
         let (mut driver, mut device) = pair(&ram, config);
         let mut served = 0;
-        // More rounds than the 16-bit indices have room for would take long here; round_trip starts near the
-        // wrap.
+        // More rounds than the 16-bit indices have room for would take long here; round_trip starts
+        // near the wrap.
         for _ in 0..50 {
             for _ in 0..3 {
                 driver.add(&[], &[(GuestAddress(0x8000), 4)]).unwrap().unwrap();

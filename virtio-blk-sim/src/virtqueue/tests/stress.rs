@@ -1,5 +1,5 @@
-//! A driver thread and a device thread that sleep for real, each woken by nothing but the notifications that
-//! the other half says are due. One lost kick or interrupt and the run hangs.
+//! A driver thread and a device thread that sleep for real, each woken by nothing but the
+//! notifications that the other half says are due. One lost kick or interrupt and the run hangs.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,8 +43,9 @@ impl Bell for SleepingBell {
     fn dawdle(_: u32) {}
 }
 
-/// Spins, so that both sides are awake and meet within nanoseconds of each other, millions of times: this is
-/// what finds a missing fence (in an optimised build, where the window is a few instructions wide).
+/// Spins, so that both sides are awake and meet within nanoseconds of each other, millions of
+/// times: this is what finds a missing fence (in an optimised build, where the window is a few
+/// instructions wide).
 #[derive(Default)]
 struct SpinningBell {
     rung: AtomicBool,
@@ -162,7 +163,8 @@ fn run<B: Bell>(event_idx: bool, depth: u16, chains: u32) -> Counts {
 
 /// Adds a request of 4 bytes and a response of 4 at addresses that go with its head.
 fn next_head(driver: &mut DriverQueue) -> u16 {
-    // The buffers are not looked at before `publish`, so the descriptors may be corrected until then.
+    // The buffers are not looked at before `publish`, so the descriptors may be corrected until
+    // then.
     let head = driver.add(&[(GuestAddress(0x8000), 4)], &[(GuestAddress(0x9000), 4)]).unwrap().unwrap();
     let mut request = driver.read_desc(head).unwrap();
     let mut response = driver.read_desc(request.next).unwrap();
