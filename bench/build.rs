@@ -5,7 +5,8 @@ use std::process::Command;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    // Cargo names the compiler it is about to use in RUSTC. A report without a version is still a report.
+    // Cargo names the compiler it is about to use in RUSTC. A report without a version is still a
+    // report.
     let Some(rustc) = env::var_os("RUSTC") else { return };
     let Ok(output) = Command::new(rustc).arg("--version").output() else {
         return;

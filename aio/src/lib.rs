@@ -1,24 +1,30 @@
-//! QEMU's AioContext for device emulators in Rust: one thread, one loop, over ppoll(2), epoll(7) or io_uring(7).
+//! QEMU's AioContext for device emulators in Rust: one thread and one loop, over ppoll(2), epoll(7)
+//! or io_uring(7).
 //!
-//! An emulated device waits for doorbells (ioeventfds, a vhost-user peer's kicks), sockets, timers, completions of its
-//! I/O, and work that other threads hand it. [`AioContext`] waits for all of them in one system call, and then calls the
-//! closures that were registered. What sets it apart from a general event loop:
+//! An emulated device waits for doorbells (ioeventfds, a vhost-user peer's kicks), sockets, timers,
+//! completions of its I/O, and work that other threads hand over. [`AioContext`] waits for all of
+//! them in one system call, and then calls the closures that were registered. It differs from a
+//! general event loop in these points:
 //!
-//! * **Doorbells without read(2).** An eventfd that is polled level-triggered has to be read after each wake-up. An
-//!   [`EventNotifier`] with [`Reset::Autoreset`] is never read: the loop gets edges from epoll or from a multishot
-//!   POLL_ADD, or lets the ring do the reading. One system call for each wake-up instead of two.
-//! * **Doorbells with a maximum** ([`BoundedNotifier`]): a producer that is too fast sleeps, is refused, or is told when there
-//!   is room again, as with `EFD_IOC_SET_MAXIMUM`, on a stock kernel.
-//! * **Busy polling that learns** ([`BusyPolling`], [`BusyPolled`]): look at the virtqueue for some microseconds before
-//!   sleeping, with the guest's kicks switched off meanwhile. Zero system calls for a request.
-//! * **io_uring operations on the loop's own ring** ([`AioContext::submit`]), which ride on its next wait and own their
-//!   buffers until they complete.
-//! * **Bottom halves** ([`BottomHalf`]), scheduled lock-free from any thread; **timers** ([`Timer`]) with nanosecond
-//!   deadlines, on real time or on a virtual clock that an emulator stops and steps.
+//! * **Doorbells without read(2).** An eventfd that is polled level-triggered has to be read after
+//!   each wake-up. An [`EventNotifier`] with [`Reset::Autoreset`] is never read: the loop gets
+//!   edges from epoll or from a multishot POLL_ADD, or lets the ring do the reading. That is one
+//!   system call per wake-up instead of two.
+//! * **Doorbells with a maximum** ([`BoundedNotifier`]): a producer that is too fast sleeps, gets
+//!   an error, or gets a callback when there is room again, as with `EFD_IOC_SET_MAXIMUM`, on a
+//!   stock kernel.
+//! * **Busy polling that learns** ([`BusyPolling`], [`BusyPolled`]): look at the virtqueue for some
+//!   microseconds before sleeping, with the guest's kicks switched off meanwhile. A request then
+//!   costs no system call.
+//! * **io_uring operations on the loop's own ring** ([`AioContext::submit`]). They are submitted by
+//!   the loop's next wait and own their buffers until they complete.
+//! * **Bottom halves** ([`BottomHalf`]), scheduled lock-free from any thread; **timers**
+//!   ([`Timer`]) with nanosecond deadlines, on real time or on a virtual clock that an emulator
+//!   stops and steps.
 //! * **Nested turns**: any callback may call [`AioContext::poll`] and wait for something.
 //!
-//! It is no async runtime and no network library: callbacks, one thread, Linux only. For futures take tokio or compio; for
-//! a portable readiness API take mio.
+//! It is not an async runtime and not a network library: it has callbacks, one thread, and runs on
+//! Linux only. For futures use tokio or compio; for a portable readiness API use mio.
 //!
 //! # Example
 //!
@@ -31,26 +37,26 @@
 //! use std::time::Duration;
 //!
 //! # fn main() -> std::io::Result<()> {
-//! let ctx = AioContext::new()?;                               // the best monitor of this kernel
+//! let ctx = AioContext::new()?; // the best monitor of this kernel
 //! println!("{}: {}", ctx.monitor().kind, ctx.monitor().reason);
 //!
 //! let kicks = Rc::new(Cell::new(0));
 //! let seen = Rc::clone(&kicks);
-//! let kick = EventNotifier::new(Reset::Autoreset)?;           // hand this fd to KVM_IOEVENTFD
+//! let kick = EventNotifier::new(Reset::Autoreset)?; // hand this fd to KVM_IOEVENTFD
 //! let doorbell = ctx.add_notifier(&kick, move |_| seen.set(seen.get() + 1))?;
-//! println!("reset by {}", doorbell.method());                 // edge, on a stock kernel
+//! println!("reset by {}", doorbell.method()); // edge, on a stock kernel
 //!
 //! let expired = Rc::new(Cell::new(false));
 //! let flag = Rc::clone(&expired);
 //! let timer = ctx.timer(move |_| flag.set(true));
 //! timer.arm_after(Duration::from_micros(250));
 //!
-//! let guest = std::thread::spawn(move || kick.notify());      // any thread rings
-//! let handle = ctx.handle();                                  // and hands work over
+//! let guest = std::thread::spawn(move || kick.notify()); // any thread can ring
+//! let handle = ctx.handle(); // and schedule work
 //! handle.schedule(|ctx| println!("in the loop: {:?}", ctx.stats()));
 //!
 //! while kicks.get() == 0 || !expired.get() {
-//!     ctx.poll(true)?;                                        // or ctx.run(), until handle.stop()
+//!     ctx.poll(true)?; // or ctx.run(), until handle.stop()
 //! }
 //! guest.join().expect("the guest does not panic")?;
 //! assert_eq!(ctx.stats().syscalls_read, 0);
@@ -64,7 +70,7 @@
 //! poll(blocking)
 //!   timeout    0 if something is due already, else the time to the next timer
 //!   busy poll  devices look at their memory; their doorbells stay off
-//!   prepare    notify_me += 1; somebody notified us?  then do not sleep       (see "Threads")
+//!   prepare    notify_me += 1; did somebody notify the loop?  then do not sleep   (see "Threads")
 //!   wait       ppoll | epoll_wait | io_uring_enter: the one system call, which also
 //!              arms, cancels and submits
 //!   accept     notified = false
@@ -72,21 +78,30 @@
 //!   returns    true if a callback ran
 //! ```
 //!
-//! A bottom half that a handler or a timer schedules runs in the next turn. A timer that its own callback arms in the past
-//! runs in the next turn. A nested turn runs what its parents had collected and not yet run, each exactly once. The order
-//! among bottom halves, and among handlers, is not specified.
+//! A turn runs what was there when it got to it. What a callback schedules, submits or makes ready
+//! runs in the next turn, and so does a timer that its own callback arms in the past. At most 1024
+//! bottom halves run in one turn. So a turn always ends, and no source can starve another. A nested
+//! turn runs what its parents had collected and not run yet, each exactly once. Closures that one
+//! thread schedules run in order; the order among handlers is not specified.
+//!
+//! # Panics
+//!
+//! A callback or a hook may panic. The panic unwinds out of [`AioContext::poll`], and the next turn
+//! runs what was not run yet. When a context is dropped, the ring is shut down before any code of a
+//! user runs; then each hook and each captured value's `Drop` runs, whatever the others do.
 //!
 //! # Two kinds of source
 //!
 //! | | [fd handler](AioContext::add_fd) | [notifier](AioContext::add_notifier) |
 //! |---|---|---|
 //! | for | sockets, pipes, devices | doorbells: ioeventfd, irqfd, kicks, completions |
-//! | called | in each turn in which the descriptor is ready | at least once after the last ring; perhaps once for many, perhaps for nothing |
+//! | called | in each turn in which the descriptor is ready | at least once after the last ring; perhaps once for many rings, perhaps without need |
 //! | who clears it | the callback, by reading or writing | the loop, or nobody: [`Reset`] |
 //! | memory | – | what was written before the ring is visible (Acquire) |
 //!
-//! How a notifier is reset, by monitor. A method that cannot be had is an error if it was asked for by name
-//! ([`Reset::AutoresetBy`]), and a fallback with a [reason](NotifierRegistration::fallback) if not.
+//! How a notifier is reset, by monitor. A method that cannot be used is an error if it was asked
+//! for by name ([`Reset::AutoresetBy`]), and a fallback with a
+//! [reason](NotifierRegistration::fallback) if not.
 //!
 //! | [`Method`] | poll | epoll | io_uring |
 //! |---|---|---|---|
@@ -100,37 +115,39 @@
 //!
 //! | thread | may |
 //! |---|---|
-//! | home thread (made the context) | everything; `AioContext`, registrations, timers, bottom halves stay on it |
+//! | home thread (made the context) | do everything; `AioContext`, registrations, timers, bottom halves stay on it |
 //! | any, with a [`Handle`] | [`notify`](Handle::notify), [`schedule`](Handle::schedule) a closure, [`stop`](Handle::stop) |
 //! | any, with a [`BottomHalfHandle`] | [`schedule`](BottomHalfHandle::schedule), [`cancel`](BottomHalfHandle::cancel) |
 //! | any, another process, KVM | ring an [`EventNotifier`] |
 //! | any, another process | [`notify`](BoundedNotifier::notify) and [`take`](BoundedNotifier::take) of a [`BoundedNotifier`] |
 //!
-//! Waking the loop costs its waker one write(2) if the loop sleeps or is about to, and nothing if it is awake.
+//! Waking the loop costs one write(2) if the loop sleeps or is about to, and nothing if it is
+//! awake.
 //!
 //! # System calls
 //!
 //! | | poll | epoll | io_uring |
 //! |---|---|---|---|
 //! | a turn that may sleep | ppoll | epoll_wait, epoll_pwait2 for a timer | io_uring_enter |
-//! | a turn that only looks | ppoll | epoll_wait | io_uring_enter, none if it [tells](RingInfo::tells) and has nothing |
-//! | add, change, remove an fd handler | fstat to add | epoll_ctl | fstat to add; the rest rides on the next enter |
-//! | add, remove a notifier | none | epoll_ctl | rides on the next enter; an enter to remove a ring read |
+//! | a turn that only looks | ppoll | epoll_wait | io_uring_enter; none if it [tells](RingInfo::tells) and has nothing |
+//! | add, change, remove an fd handler | fstat to add | epoll_ctl | fstat to add; the rest is done by the next enter |
+//! | add, remove a notifier | none | epoll_ctl | done by the next enter; an enter to remove a ring read |
 //! | a classic notifier that rang | read | read | read |
 //! | an autoreset notifier that rang | (read) | none | none |
 //! | timers, bottom halves | none | none | none |
-//! | an operation | – | – | rides on the next enter |
+//! | an operation | – | – | done by the next enter |
 //! | a bounded notifier's count, [atomic](BoundedMethod::Atomic) | as its doorbell | as its doorbell | as its doorbell |
 //! | the same, by the kernel or by credit | read, (write) | read, (write) | read, (write) |
 //!
-//! Nothing is allocated in a steady turn, and no work grows with the number of registered descriptors, except inside
-//! ppoll(2). [`AioContext::stats`] counts every one of these calls.
+//! A steady turn allocates nothing, and no work grows with the number of registered descriptors,
+//! except inside ppoll(2). [`AioContext::stats`] counts every one of these calls.
 //!
 //! # Kernels
 //!
-//! Linux 5.15 for io_uring (each newer flag is used where the kernel has it, see [`RingInfo`]); 5.11 for epoll with nanosecond
-//! timeouts, which are rounded up to milliseconds before. Where io_uring is switched off, or locked memory is short, a
-//! context without a [chosen monitor](Builder::monitor) takes epoll and says why.
+//! Linux 5.15 for io_uring (each newer flag is used where the kernel has it, see [`RingInfo`]);
+//! 5.11 for epoll with nanosecond timeouts, which are rounded up to milliseconds on older kernels.
+//! Where io_uring is switched off, or locked memory is short, a context without a [chosen
+//! monitor](Builder::monitor) uses epoll and reports why.
 
 mod agenda;
 mod bottom_half;

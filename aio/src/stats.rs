@@ -5,9 +5,11 @@ use std::ops::Sub;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// A snapshot of a context's counters since it was made. Subtract two snapshots for an interval.
+        /// A snapshot of a context's counters since it was made. Subtract two snapshots for an
+        /// interval.
         ///
-        /// Counting costs one add to a cache line that the turn touches anyway; there is no switch for it.
+        /// Counting costs one add to a cache line that the turn touches anyway; there is no switch
+        /// for it.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Stats { $($(#[$doc])* pub $name: u64,)* }
@@ -33,7 +35,7 @@ macro_rules! counters {
 counters! {
     /// Calls of [`AioContext::poll`](crate::AioContext::poll), nested ones too.
     turns,
-    /// Waits for the monitor that brought at least one event.
+    /// Waits of the monitor that returned at least one event.
     wakeups,
     /// Callbacks of fd handlers.
     fd_dispatches,
@@ -47,10 +49,10 @@ counters! {
     timers,
     /// Completion callbacks that ran.
     completions,
-    /// Readiness that turned out to be nothing: a classic notifier whose counter was zero, an fd handler without a
-    /// bit that it asked for.
+    /// Readiness without work: a classic notifier whose counter was zero, or an fd handler that did
+    /// not ask for any of the reported bits.
     spurious,
-    /// Events for a handler or an operation that had gone.
+    /// Events for a handler or an operation that no longer exists.
     stale,
     /// Busy-polling rounds that found work.
     poll_hits,
@@ -64,12 +66,13 @@ counters! {
     syscalls_read,
     /// write(2) to the loop's own eventfd, by whichever thread woke it.
     syscalls_write,
-    /// epoll_ctl(2), and the fstat(2) that stands in for its checks of a descriptor on the other monitors.
+    /// epoll_ctl(2), and the fstat(2) that replaces its checks of a descriptor on the other
+    /// monitors.
     syscalls_ctl,
 }
 
 impl Stats {
-    /// All system calls of the loop, the writes that woke it included.
+    /// All system calls of the loop, including the writes that woke it.
     pub fn syscalls(&self) -> u64 {
         self.syscalls_wait
             + self.syscalls_enter

@@ -1,8 +1,9 @@
 //! Identity of what the kernel reports about.
 //!
-//! A token is what travels through `epoll_event.data` and `io_uring_sqe.user_data`: a slot, what kind of thing
-//! sits in it, and a version that no other occupant of the slot has had. Neither a descriptor number nor an
-//! address is ever used as identity, so an event for something that has gone is recognised, dropped and counted.
+//! A token is passed through `epoll_event.data` and `io_uring_sqe.user_data`. It holds a slot, the
+//! kind of thing in that slot, and a version that no other occupant of the slot has had. Neither a
+//! descriptor number nor an address is ever used as identity, so an event for something that no
+//! longer exists is recognised, dropped and counted.
 
 /// What a token names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +14,7 @@ pub(crate) enum Kind {
     Read,
     /// An operation that a user submitted.
     Operation,
-    /// Of the monitor itself: cancellations. Its completion means nothing.
+    /// The monitor's own cancellations. Their completions mean nothing.
     Internal,
 }
 

@@ -1,7 +1,8 @@
 //! When may a producer skip the write to the loop's eventfd?
 //!
-//! The handshake is QEMU's aio_notify / notify_me / notified (research: its model is docs/spin/aio_notify.promela).
-//! Two flags, four sequentially consistent accesses, one Dekker pair:
+//! The handshake is that of QEMU's aio_notify, notify_me and notified (QEMU's model of it is
+//! docs/spin/aio_notify.promela): two flags and four sequentially consistent accesses, which form a
+//! Dekker pair:
 //!
 //! ```text
 //!   producer (any thread)                     consumer (home thread)
@@ -13,12 +14,15 @@
 //!                                               look for work
 //! ```
 //!
-//! Either (4) sees the consumer's (1) and writes, or (2) sees the producer's (3) and does not sleep: with both loads
-//! missing, the single order of all four would be a cycle. (5) comes before the look for work, so work published
-//! after the look leaves `notified` set for the next turn. `notified` may be set for nothing; it is never missing.
-//! Skipping the write because `notified` is *already* set would leave the wake-up to the producer that set it, which may
-//! be preempted between (3) and (4) for any time; and if that were found by a load in place of the swap, the work would
-//! not be released to (5) and the wake-up would be lost. `loom_tests` has both, and the other mistakes near by.
+//! Either (4) sees the consumer's (1) and writes, or (2) sees the producer's (3) and does not
+//! sleep: with both loads missing, the single order of all four would be a cycle. (5) comes before
+//! the look for work, so work published after the look leaves `notified` set for the next turn.
+//! `notified` may be set without need; it is never missing.
+//!
+//! Two shortcuts would be wrong. Skipping the write because `notified` is *already* set would leave
+//! the wake-up to the producer that set it, which may be preempted between (3) and (4) for any
+//! time. And replacing the swap by a load would not release the work to (5), so the wake-up could
+//! be lost. `loom_tests` shows that both fail, and other similar mistakes.
 
 use crate::sync::{AtomicBool, AtomicU32, Ordering, loom_fence};
 use std::cell::Cell;
@@ -26,7 +30,8 @@ use std::cell::Cell;
 /// The two flags. Producers are any threads; there is one consumer.
 #[derive(Debug)]
 pub(crate) struct WakeGate {
-    /// One while a wait is between prepare and finish, or the home thread leaves it so ([`Sleeper`]), which alone writes it.
+    /// One while a wait is between prepare and finish, or while the home thread leaves it raised
+    /// ([`Sleeper`]). Only the home thread writes it.
     notify_me: AtomicU32,
     notified: AtomicBool,
 }
@@ -36,7 +41,7 @@ impl WakeGate {
         Self { notify_me: AtomicU32::new(0), notified: AtomicBool::new(false) }
     }
 
-    /// Producer, after it has published its work. True: the caller must write the eventfd.
+    /// Producer, after it published its work. Returns true if the caller must write the eventfd.
     #[must_use]
     pub(crate) fn notify(&self) -> bool {
         // (3) A read-modify-write, so that it also releases the work to the swap in `accept`.
@@ -46,7 +51,7 @@ impl WakeGate {
         self.notify_me.load(Ordering::SeqCst) != 0
     }
 
-    /// Consumer, before it sleeps. True: a producer was here already, do not sleep.
+    /// Consumer, before it sleeps. Returns true if a producer was here already: do not sleep.
     #[must_use]
     pub(crate) fn prepare(&self) -> bool {
         // (1)
@@ -58,11 +63,13 @@ impl WakeGate {
 
     /// Consumer, after it slept.
     pub(crate) fn finish(&self) {
-        // One writer, so load and store are enough. A producer that still sees the old value writes for nothing.
+        // One writer, so load and store are enough. A producer that still sees the old value writes
+        // without need.
         self.notify_me.store(self.notify_me.load(Ordering::Relaxed) - 1, Ordering::Release);
     }
 
-    /// Consumer, before it looks for work. False if no producer came, which costs a load and no locked operation.
+    /// Consumer, before it looks for work. Returns false if no producer came; that costs a load and
+    /// no locked operation.
     pub(crate) fn accept(&self) -> bool {
         // (5) A flag that is set after this load stays set for the next turn.
         self.notified.load(Ordering::Acquire) && self.notified.swap(false, Ordering::SeqCst)
@@ -74,25 +81,28 @@ impl WakeGate {
     }
 }
 
-/// The consumer's side of a gate, of the home thread alone: leaves `notify_me` up while nobody notifies.
+/// The consumer's side of a gate, for the home thread only. It leaves `notify_me` raised while
+/// nobody notifies.
 ///
-/// Raising it costs a locked operation before each sleep, to let producers skip their write(2) while the loop is awake. Where
-/// no producer has been for a while there is nothing to skip. As long as it stays up each producer writes, and the eventfd
-/// itself ends the sleep. Only a read(2) of it, made for an older ring after the look for work, may have taken the write away:
-/// then the read has seen what came before that write, so a plain load finds `notified` set (`loom_tests` lost a wake-up
-/// without that load). A producer that did not see it up yet comes before (1) in the order of all accesses, so (2) of the
-/// `prepare` that raised it has found it.
+/// Raising it costs a locked operation before each sleep, so that producers can skip their write(2)
+/// while the loop is awake. If no producer came for a while, there is nothing to skip. While it
+/// stays raised, each producer writes, and the eventfd itself ends the sleep. One case needs care:
+/// a read(2) of the eventfd, made for an older ring after the loop looked for work, may have
+/// consumed the write. That read saw what came before the write, so a plain load then finds
+/// `notified` set (`loom_tests` lost a wake-up without that load). A producer that did not see it
+/// raised yet comes before (1) in the order of all accesses, so (2) of the `prepare` that raised it
+/// found that producer.
 #[derive(Debug, Default)]
 pub(crate) struct Sleeper {
     /// Sleeps since a producer was seen.
     quiet: Cell<u32>,
-    /// `notify_me` has been left up by the last `finish`.
+    /// The last `finish` left `notify_me` raised.
     up: Cell<bool>,
 }
 
 impl Sleeper {
-    /// So many sleeps without a producer, and the gate is left alone. The first producer after that pays one write(2) that it
-    /// might have saved, and precision is back.
+    /// After this many sleeps without a producer the gate stays raised. The first producer after
+    /// that makes one write(2) that it might have saved; then the gate is exact again.
     const QUIET: u32 = if cfg!(loom) { 0 } else { 32 };
 
     /// As [`WakeGate::prepare`].

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The system call by which the loop waits for its file descriptors.
+/// The system call that the loop uses to wait for its file descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Monitor {
     Poll,
@@ -16,17 +16,17 @@ pub(crate) enum Monitor {
 pub(crate) enum Reset {
     /// A read(2) per wake-up: the baseline.
     Classic,
-    /// Nobody: the monitor reports edges.
+    /// No reset: the monitor is edge-triggered.
     Edge,
     /// A read by the ring, re-armed after each completion.
     RingRead,
     /// A multishot read by the ring.
     RingReadMultishot,
-    /// The kernel, as EFD_AUTORESET proposes.
+    /// The kernel resets the counter, as EFD_AUTORESET proposes.
     KernelFlag,
 }
 
-/// A monitor with a reset that it can do. Written `monitor/reset`.
+/// A monitor and a reset that it supports. Written `monitor/reset`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Arm {
     monitor: Monitor,
@@ -36,10 +36,10 @@ pub(crate) struct Arm {
 impl Monitor {
     pub(crate) const ALL: [Monitor; 3] = [Monitor::Poll, Monitor::Epoll, Monitor::IoUring];
 
-    /// The resets that this monitor can do, the baseline first.
+    /// The resets that this monitor supports, the baseline first.
     pub(crate) fn resets(self) -> &'static [Reset] {
         match self {
-            // poll(2) knows no edges: an eventfd that nobody reads stays ready.
+            // poll(2) has no edge-triggered mode: an eventfd that nobody reads stays ready.
             Monitor::Poll => &[Reset::Classic, Reset::KernelFlag],
             Monitor::Epoll => &[Reset::Classic, Reset::Edge, Reset::KernelFlag],
             Monitor::IoUring => {
@@ -48,7 +48,7 @@ impl Monitor {
         }
     }
 
-    /// The loop's name for it.
+    /// The name of the monitor in the `aio` crate.
     pub(crate) fn kind(self) -> aio::MonitorKind {
         match self {
             Monitor::Poll => aio::MonitorKind::Poll,
@@ -94,7 +94,7 @@ impl From<Reset> for aio::Reset {
 }
 
 impl Arm {
-    /// `None` if the monitor cannot do the reset.
+    /// Returns `None` if the monitor does not support the reset.
     pub(crate) fn new(monitor: Monitor, reset: Reset) -> Option<Self> {
         monitor.resets().contains(&reset).then_some(Self { monitor, reset })
     }
@@ -113,7 +113,7 @@ impl Arm {
         self.reset
     }
 
-    /// How a wake-up of this arm goes, in system calls.
+    /// The system calls of one wake-up.
     pub(crate) fn description(self) -> &'static str {
         match (self.monitor, self.reset) {
             (Monitor::Poll, Reset::Classic) => "ppoll, then read(2)",
@@ -130,7 +130,7 @@ impl Arm {
         }
     }
 
-    /// What the kernel must have for it.
+    /// What the arm requires of the kernel.
     pub(crate) fn requirement(self) -> &'static str {
         match (self.monitor, self.reset) {
             (_, Reset::KernelFlag) => "a kernel with the EFD_AUTORESET patch",
@@ -160,7 +160,7 @@ impl fmt::Display for Arm {
     }
 }
 
-/// Why a text is not an arm: a sentence that names what would be.
+/// The error for a text that is not an arm: a sentence that names the valid choices.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct ParseArmError(String);

@@ -1,17 +1,17 @@
-//! What can end a run early, and the exit code that says so.
+//! Errors that end a run early, and their exit codes.
 
 use std::io;
 
-/// The reason why a run ended without its results. Its text is one sentence, for stderr.
+/// Why a run ended without results. The text is one sentence for stderr.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// The command line asks for something that makes no sense or is not there: exit code 2.
+    /// The command line is wrong: exit code 2.
     #[error("{0}")]
     Usage(String),
     /// The command line is right, but this kernel or machine cannot do it: exit code 3.
     #[error("{0}")]
     Unavailable(String),
-    /// Something that should have worked did not: exit code 1.
+    /// An unexpected failure: exit code 1.
     #[error("{0}")]
     Failed(String),
 }
@@ -26,7 +26,7 @@ impl Error {
         }
     }
 
-    /// An operation of the system that should have worked: `what` failed with `error`.
+    /// An operation of the system failed unexpectedly: `what` failed with `error`.
     pub(crate) fn failed(what: &str, error: &io::Error) -> Self {
         Error::Failed(format!("{what}: {}", reason(error)))
     }

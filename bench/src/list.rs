@@ -1,7 +1,7 @@
 //! `bench list`: what can be measured.
 
 use crate::arm::Arm;
-use crate::eventfd::Operation;
+use crate::bare::Operation;
 use crate::report::table::{Column, Table};
 
 /// The arms and the operations, as text.

@@ -75,7 +75,7 @@ macro_rules! bit_set {
 
 pub(crate) use bit_set;
 
-#[cfg(test)]
+#[cfg(all(test, feature = "vhost-user"))]
 mod tests {
     use crate::blk::device::Features;
     use crate::vhost_user::ProtocolFeatures;

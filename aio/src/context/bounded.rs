@@ -16,25 +16,28 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::{Rc, Weak};
 
-/// Callbacks in one turn; more wait for the next, so no producer keeps the loop's other handlers from running.
+/// Callbacks in one turn. More wait for the next turn, so that no producer keeps the loop's other
+/// handlers from running.
 const BATCH: usize = 16;
 
 /// Why [`Reset::Autoreset`] ends with a read.
 const COUNT_IS_READ: &str =
-    "with this bound the count is the descriptor's own and has to be taken, so the loop reads";
+    "with this method the count is in the descriptor and has to be taken, so the loop reads";
 
 impl AioContext {
-    /// Calls `callback` with what it took from `notifier`, whenever there is a count: all of it, or one for each call, as the
-    /// notifier [counts](crate::Counting). What was notified before this call counts.
+    /// Calls `callback` whenever `notifier` has a count, with the part that was taken: all of it,
+    /// or one for each call, depending on how the notifier [counts](crate::Counting).
+    /// Notifications before this call count.
     ///
-    /// With the atomic method the doorbell rings only while this loop sleeps, and is reset as the notifier asks
-    /// ([`BoundedBuilder::reset`](crate::BoundedBuilder::reset)); with the others the count is in the descriptor, which is
-    /// level-triggered, and taken with one read(2) for each call. Adding a notifier that has a handler in this context
-    /// replaces it.
+    /// With the atomic method the doorbell rings only while this loop sleeps, and is reset as the
+    /// notifier asks ([`BoundedBuilder::reset`](crate::BoundedBuilder::reset)). With the other
+    /// methods the count is in the descriptor, which is level-triggered, and each call takes it
+    /// with one read(2). If the notifier has a handler in this context already, it is replaced.
     ///
     /// # Errors
-    /// The callback comes back with the reason: `Unsupported` if the notifier's reset names a method that this context, or
-    /// this kind of bound, cannot do; else as for [`add_fd`](Self::add_fd).
+    /// The callback comes back with the reason: `Unsupported` if the notifier's reset names a
+    /// method that this context, or this kind of bound, cannot do; else as for
+    /// [`add_fd`](Self::add_fd).
     pub fn add_bounded<F>(
         &self,
         notifier: &BoundedNotifier,
@@ -72,7 +75,7 @@ impl AioContext {
         let Engine::Atomic(engine) = &notifier.inner.engine else {
             let run = Rc::clone(consumer);
             let registration = self.add_fd(notifier, Interest::READABLE, move |ctx, _| {
-                // The read(2) in there is this loop's.
+                // `take_one` makes one read(2) on behalf of this loop.
                 ctx.parts.sources.stats.syscalls_read.bump();
                 run.take_one(ctx);
             })?;
@@ -89,14 +92,15 @@ impl AioContext {
         });
         let run = Rc::clone(consumer);
         let registration = self.add_notifier(engine.bell(), move |ctx| run.take_all(ctx))?;
-        // Nobody rang for what came while no loop had asked for it.
+        // Producers do not ring while no loop waits, so look once.
         again.schedule();
         let (method, fallback) = (registration.method(), registration.fallback());
         Ok((registration.into_registration(), method, fallback))
     }
 
-    /// Calls `callback` once after each [`arm`](WritableRegistration::arm), when there is room for one: for a producer that
-    /// must not sleep in [`notify`](BoundedNotifier::notify). Perhaps for nothing: others may be faster.
+    /// Calls `callback` once after each [`arm`](WritableRegistration::arm), when there is room for
+    /// one. For a producer that must not sleep in [`notify`](BoundedNotifier::notify). Another
+    /// producer may be faster and use the room first.
     ///
     /// # Errors
     /// The callback comes back with the reason: no descriptor is left.
@@ -114,7 +118,8 @@ impl AioContext {
             Engine::Atomic(engine) => engine.room(),
             Engine::Credit(engine) => engine.room(),
         };
-        // A number of its own: a consumer, or another producer, may watch the same file in the same context.
+        // A number of its own: a consumer, or another producer, may watch the same file in the same
+        // context.
         let room = match room.try_clone_to_owned() {
             Ok(room) => room,
             Err(error) => return Err(Refused { error, value: callback }),
@@ -144,12 +149,13 @@ struct Consumer<F> {
     notifier: BoundedNotifier,
     callback: F,
     removed: Rc<Cell<bool>>,
-    /// Goes on with what a batch left. Only with the atomic method.
+    /// Continues with what a batch left. Only with the atomic method.
     again: OnceCell<BottomHalf>,
 }
 
 impl<F: Fn(&AioContext, u64)> Consumer<F> {
-    /// True if there was something to take. An error is that of a descriptor that a peer has spoilt: nothing to take.
+    /// Returns true if there was a count to take. An error means that a peer damaged the
+    /// descriptor; there is nothing to take then.
     fn take_one(&self, ctx: &AioContext) -> bool {
         let taken = self.notifier.try_take().ok().flatten();
         if let Some(count) = taken {
@@ -163,7 +169,8 @@ impl<F: Fn(&AioContext, u64)> Consumer<F> {
         let (Engine::Atomic(engine), Some(again)) = (&self.notifier.inner.engine, self.again.get()) else {
             return;
         };
-        // The doorbell is off until the end: a callback that turns the loop must not sleep before somebody has come here.
+        // The doorbell is off until the end: a callback that turns the loop must not sleep before
+        // somebody has come here.
         again.schedule();
         for _ in 0..BATCH {
             let took = self.take_one(ctx);
@@ -180,7 +187,8 @@ impl<F: Fn(&AioContext, u64)> Consumer<F> {
     }
 }
 
-/// A bounded notifier's consumer on a loop. Dropping it removes the handler; what has not been taken stays for the next.
+/// A bounded notifier's consumer on a loop. Dropping it removes the handler; what has not been
+/// taken stays for the next.
 #[must_use = "dropping a registration removes its handler"]
 pub struct BoundedRegistration {
     /// `None` only in `drop`.
@@ -278,7 +286,8 @@ impl Producer {
             BoundedMethod::Kernel => Interest::WRITABLE,
             _ => Interest::READABLE,
         };
-        // Registered only while it waits: the room of the other methods is a level, and an error on it is one, too.
+        // Registered only while it waits: the room of the other methods is a level, and an error on
+        // it is one, too.
         let this = Rc::downgrade(self);
         let callback = move |ctx: &AioContext, _| {
             if let Some(this) = this.upgrade() {
@@ -307,7 +316,7 @@ impl Producer {
         }
     }
 
-    /// False if it did not wait.
+    /// Returns false if it did not wait.
     fn stop_waiting(&self) -> bool {
         match self.waits.replace(Waits::Not) {
             Waits::Not => false,
@@ -324,15 +333,16 @@ impl Producer {
     }
 }
 
-/// A producer on a loop that is told of room. Dropping it removes the handler.
+/// A producer on a loop whose callback runs when there is room. Dropping it removes the handler.
 #[must_use = "dropping a registration removes its handler"]
 pub struct WritableRegistration {
     producer: Rc<Producer>,
 }
 
 impl WritableRegistration {
-    /// Asks for one call, in a later turn, once there is room for one. To be called when
-    /// [`try_notify`](BoundedNotifier::try_notify) would block; asking again before the call changes nothing.
+    /// Requests one call of the callback, in a later turn, once there is room for one. Call this
+    /// when [`try_notify`](BoundedNotifier::try_notify) would block. Requesting again before the
+    /// callback ran changes nothing.
     ///
     /// # Errors
     /// `NotFound` if the context has been dropped, else what epoll_ctl(2) says.

@@ -1,7 +1,8 @@
-//! A four-ary min-heap of deadlines that knows where each of its members is, so that one can be moved or taken out from
-//! the middle in O(log n).
+//! A four-ary min-heap of deadlines that knows where each of its members is, so that one can be
+//! moved or taken out from the middle in O(log n).
 
-/// A member: deadline, then order of arming (first in, first out for equal deadlines), then whose it is.
+/// A member: deadline, then order of arming (first in, first out for equal deadlines), then whose
+/// it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Deadline {
     pub(super) at_ns: u64,
@@ -39,7 +40,7 @@ impl Heap {
         self.rise(self.members.len() - 1, &mut place);
     }
 
-    /// Gives the member at `index` another deadline.
+    /// Changes the deadline of the member at `index`.
     pub(super) fn change(&mut self, index: u32, member: Deadline, mut place: impl FnMut(u32, u32)) {
         let index = index as usize;
         if index < self.members.len() {

@@ -1,7 +1,9 @@
-//! The contract of a bounded notifier, written once and run with every method: the semantics of EFD_IOC_SET_MAXIMUM (what
-//! the proposal's selftests check, and what they leave out), several threads, several processes, and the loop.
+//! The contract of a bounded notifier, written once and run with every method: the semantics of
+//! EFD_IOC_SET_MAXIMUM (what the proposal's selftests check, and what they leave out), several
+//! threads, several processes, and the loop.
 //!
-//! Nothing here sleeps to be correct or measures time: tests count, and a test that hangs is named and aborted.
+//! Nothing here sleeps to be correct or measures time: tests count, and a test that hangs is named
+//! and aborted.
 
 mod bias;
 mod costs;
@@ -21,7 +23,7 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// Runs one test, or says why this machine cannot.
+    /// Runs one test, or prints why this machine cannot.
     fn run(self, name: &'static str, test: fn(&Self)) {
         match self.method.obstacle() {
             Some(why) => eprintln!("{name} skipped: {why}"),
@@ -109,7 +111,7 @@ suite! {
         a_removed_consumer_leaves_the_count_to_the_next,
         a_consumer_may_remove_itself,
         an_idle_loop_sleeps,
-        a_producer_is_told_of_room,
+        a_producer_gets_a_callback_for_room,
         a_producer_that_asks_for_nothing_is_not_called,
         two_producers_in_two_loops_are_both_told,
         producer_and_consumer_in_one_loop,

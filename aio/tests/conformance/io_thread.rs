@@ -90,7 +90,7 @@ pub(crate) fn a_panic_of_init_is_an_error(setup: &Setup) {
     assert!(thread.unwrap_err().to_string().contains("init"));
 }
 
-pub(crate) fn a_panic_of_a_callback_is_told_by_stop(setup: &Setup) {
+pub(crate) fn stop_returns_the_panic_of_a_callback(setup: &Setup) {
     let thread = setup.io_thread();
     let e = thread.run(|_| panic!("on purpose, by a test")).unwrap_err();
     assert_eq!(e.kind(), io::ErrorKind::NotConnected);

@@ -120,7 +120,7 @@ pub(crate) fn the_end_of_a_stream_is_a_hang_up(setup: &Setup) {
     }
 }
 
-pub(crate) fn a_reader_that_has_gone_is_an_error(setup: &Setup) {
+pub(crate) fn a_closed_reader_is_an_error(setup: &Setup) {
     let ctx = setup.context();
     let (reader, writer) = io::pipe().unwrap();
     let (_on, calls, last) = noted(&ctx, &writer, Interest::NONE);
@@ -291,7 +291,8 @@ pub(crate) fn a_half_closed_peer_leaves_the_other_half_working(setup: &Setup) {
     turn_until(&ctx, || last.take().is_some_and(|ready| ready.is_readable()));
 }
 
-/// A megabyte through a socket, both ends as handlers of one loop, each with what the socket takes and gives at a time.
+/// A megabyte through a socket, both ends as handlers of one loop, each with what the socket takes
+/// and gives at a time.
 pub(crate) fn a_stream_arrives_whole(setup: &Setup) {
     stream_a_megabyte(setup);
 }

@@ -1,10 +1,13 @@
-//! The contract of the event loop, written once and run against every monitor with every reset mode that fits it.
+//! The contract of the event loop, written once and run against every monitor with every reset mode
+//! that fits it.
 //!
-//! One file holds one family of tests. A test is a plain function of a [`Setup`]; the lists below say on which setups it
-//! runs, and the instances at the end make a `#[test]` of each pair: `epoll_edge::notifier_written_before_add_is_delivered`.
-//! A test that is missing in the lists is dead code, which the compiler reports.
+//! One file holds one family of tests. A test is a plain function of a [`Setup`]; the lists below
+//! say on which setups it runs, and the instances at the end make a `#[test]` of each pair:
+//! `epoll_edge::notifier_written_before_add_is_delivered`. A test that is missing in the lists is
+//! dead code, which the compiler reports.
 //!
-//! Nothing here sleeps to be correct or measures time: tests count, and a test that hangs is named and aborted.
+//! Nothing here sleeps to be correct or measures time: tests count, and a test that hangs is named
+//! and aborted.
 
 mod bottom_halves;
 mod bounded_turns;
@@ -33,7 +36,8 @@ use aio::Reset::{Autoreset, AutoresetBy, Classic};
 use aio::RingSetup::{CoopTaskrun, Plain};
 use setup::Setup;
 
-/// Names a list of tests. The list is a macro that makes a `#[test]` of each for the `SETUP` in scope.
+/// Names a list of tests. The list is a macro that makes a `#[test]` of each for the `SETUP` in
+/// scope.
 macro_rules! suite {
     ($d:tt $list:ident $($family:ident { $($test:ident,)+ })+) => {
         macro_rules! $list {
@@ -145,7 +149,7 @@ suite! { $ everywhere
         a_writable_socket_is_ready_every_turn,
         readable_and_writable_come_in_one_call,
         the_end_of_a_stream_is_a_hang_up,
-        a_reader_that_has_gone_is_an_error,
+        a_closed_reader_is_an_error,
         interest_none_is_silent_but_hears_the_hang_up,
         interest_can_be_taken_back_and_given_again,
         interest_is_in_force_in_the_next_turn,
@@ -243,7 +247,7 @@ suite! { $ everywhere
         drop_stops_it,
         an_error_of_init_comes_back,
         a_panic_of_init_is_an_error,
-        a_panic_of_a_callback_is_told_by_stop,
+        stop_returns_the_panic_of_a_callback,
         run_on_one_that_ended_is_an_error,
         serves_notifiers,
     }

@@ -230,7 +230,7 @@ pub(crate) fn a_registered_notifier_outlives_its_owner(setup: &Setup) {
 
 pub(crate) fn adopts_an_eventfd(setup: &Setup) {
     if setup.reset == Reset::AutoresetBy(Method::KernelFlag) {
-        return; // A stock eventfd has no such flag: refused, as `adopt_refuses_what_is_no_doorbell` checks.
+        return; // a stock eventfd has no such flag and is refused (another test)
     }
     let ctx = setup.context();
     let peer = os::eventfd(libc::EFD_NONBLOCK);
@@ -295,8 +295,8 @@ struct Mailboxes {
 const LAST: u64 = 25_000;
 
 impl Mailboxes {
-    /// A guest: publishes and rings `LAST` times, and now and then waits until it has been heard. One ring lost before such
-    /// a stop is a hang.
+    /// A guest: publishes and rings `LAST` times, and now and then waits until it has been heard.
+    /// One ring lost before such a stop is a hang.
     fn guest(&self, i: usize, bell: &EventNotifier) {
         for value in 1..=LAST {
             self.published[i].store(value, Ordering::Relaxed);
@@ -407,7 +407,8 @@ pub(crate) fn rung_for_one_context_is_heard_in_the_next(setup: &Setup) {
         slot.put(bell);
         assert!(!look(&ctx), "round {round}");
         notifier.notify().unwrap();
-        // The old loop goes without a turn, or after a turn that collected the ring and then removed the handler.
+        // The old loop goes without a turn, or after a turn that collected the ring and then
+        // removed the handler.
         if round % 2 == 1 {
             ctx.defer({
                 let slot = slot.clone();

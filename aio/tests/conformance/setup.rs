@@ -4,7 +4,8 @@ use crate::support;
 use aio::io_uring::{IoUring, Probe, opcode};
 use aio::{AioContext, Builder, EventNotifier, IoThread, Method, MonitorKind, Reset, RingSetup};
 
-/// A monitor, a reset mode for every notifier (the loop's own, too), and the newest ring flags to use.
+/// A monitor, a reset mode for every notifier (the loop's own, too), and the newest ring flags to
+/// use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setup {
     pub(crate) monitor: MonitorKind,
@@ -21,7 +22,7 @@ impl Setup {
         Self { ring, ..self }
     }
 
-    /// Runs one test, or says why this machine cannot.
+    /// Runs one test, or prints why this machine cannot.
     pub(crate) fn run(&self, name: &'static str, test: fn(&Setup)) {
         if let Some(missing) = self.missing() {
             eprintln!("{name} skipped: {missing}");

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 const POLLIN: i16 = libc::POLLIN;
 
-/// Rounds of a stress test; KERNEL_TESTS_SCALE multiplies them. Few by default: a system call takes 100 us in User-Mode Linux.
+/// Rounds of a stress test; KERNEL_TESTS_SCALE multiplies them. Few by default: a system call takes
+/// 100 us in User-Mode Linux.
 fn rounds() -> u64 {
     let scale = std::env::var("KERNEL_TESTS_SCALE").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     200 * scale
@@ -26,8 +27,8 @@ struct Mail {
 }
 
 impl Mail {
-    /// Publishes a number and rings, and stops at every fifth until the consumer has seen it: a ring lost before that is
-    /// never made good by a later one.
+    /// Publishes a number and rings, and stops at every fifth until the consumer has seen it: a
+    /// ring lost before that is never made good by a later one.
     fn produce(&self, i: usize, bell: &Bell, last: u64) {
         for number in 1..=last {
             self.published[i].store(number, Ordering::Release);
@@ -194,7 +195,7 @@ pub(crate) fn semaphore_shared(t: &mut Trial) -> io::Result<()> {
             } else {
                 !epoll.wait(1, step).is_empty()
             };
-            // Who reads may find that the other was faster; who is told has it.
+            // A reader may find that the other was faster; with the flag, delivery is exclusive.
             if reported && (by == By::Flag || bell.fd.read().is_ok()) {
                 taken.fetch_add(1, Ordering::Relaxed);
             }

@@ -10,7 +10,7 @@
 //! * no block was written to after it had been freed, and no buffer was freed while the kernel
 //!   still held its operation,
 //! * the context and the source itself can still be used, unless the context was dropped,
-//! * every device that was told of the beginning of busy polling is told of its end,
+//! * every device whose `begin` was called gets its `end`,
 //! * every value was dropped exactly once, and all descriptors are closed.
 //!
 //! Each test runs its cells in a process of its own, because a cell that fails may abort or hang:

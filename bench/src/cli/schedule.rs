@@ -1,8 +1,10 @@
-//! Options that measuring subcommands share: how long, how often, where, and where to write it.
+//! Options that the measuring subcommands share: how often and how long to measure, where to run,
+//! and where to write the results.
 
 use super::value;
 use crate::error::Error;
-use crate::pin::{CpuSet, Placement, default_placements};
+use crate::machine::{CpuSet, Placement, default_placements};
+use crate::measure::Plan;
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,35 +12,37 @@ use std::time::Duration;
 /// The options, as given.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ScheduleArgs {
-    /// A coarse answer in seconds: fewer rounds and shorter samples, unless given
+    /// Get a rough answer in seconds: fewer rounds and shorter samples, unless these are given
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Rounds; each visits every arm twice, forwards and backwards. An interval needs 6
+    /// Number of rounds; each round visits every arm twice, forwards and backwards. Intervals need
+    /// at least 6
     #[arg(long, value_name = "N", value_parser = rounds)]
     rounds: Option<usize>,
-    /// Length of one sample (an arm has two in each round), in seconds, or with a suffix: 200ms
+    /// Length of one sample (each arm has two per round) in seconds, or with a suffix: 200ms
     #[arg(long, value_name = "SECONDS", value_parser = runtime)]
     runtime: Option<Duration>,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
 
-/// What becomes of the results, and what they are held against.
+/// Where the results are written, and what they are compared with.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct OutputArgs {
     /// Also write the results as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// Also write a page to look at: one file, which loads nothing
+    /// Also write an HTML page: one file that loads nothing else
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
-    /// Print the results as Markdown, for issues and mails
+    /// Print the results as Markdown, for issues and mail
     #[arg(long)]
     pub(crate) markdown: bool,
-    /// Compare the results with an earlier --json FILE, as 'bench compare' does; exit code 1 if they are worse
+    /// Compare the results with an earlier --json FILE, as 'bench compare' does; exit code 1 if
+    /// they are worse
     #[arg(long, value_name = "FILE")]
     pub(crate) baseline: Option<PathBuf>,
-    /// How much worse is too much, in percent
+    /// Largest acceptable regression, in percent
     #[arg(long, value_name = "PERCENT", default_value = "5", value_parser = value::percent)]
     pub(crate) threshold: f64,
 }
@@ -46,20 +50,13 @@ pub(crate) struct OutputArgs {
 /// Where to run: for subcommands with two threads.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PlacementArgs {
-    /// CPUs of the kicking thread and of the kicked one, which may be the same [default: first one CPU for both,
-    /// then two]
+    /// CPUs of the guest's thread (which kicks) and of the device's thread; they may be the same
+    /// [default: first one CPU for both, then two]
     #[arg(long, value_name = "GUEST,DEVICE", value_parser = value::pin)]
     pin: Option<Placement>,
 }
 
-/// How often and how long to measure each arm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Plan {
-    pub(crate) rounds: usize,
-    pub(crate) runtime: Duration,
-}
-
-/// Nobody means to measure for longer; it is a zero too many.
+/// A longer run is a typing mistake.
 const LONGEST_RUN: Duration = Duration::from_secs(24 * 3600);
 
 fn rounds(text: &str) -> Result<usize, String> {
@@ -73,8 +70,8 @@ fn runtime(text: &str) -> Result<Duration, String> {
 }
 
 impl ScheduleArgs {
-    /// The plan for `arms` arms: what was given, else `quick` or `full`. A usage error if it would take more than a
-    /// day.
+    /// Returns the plan for `arms` arms: the given values, or those of `quick` or `full`. A usage
+    /// error if the run would take more than a day.
     pub(crate) fn plan(&self, quick: Plan, full: Plan, arms: usize) -> Result<Plan, Error> {
         let default = if self.quick { quick } else { full };
         let plan = Plan {
@@ -97,7 +94,8 @@ impl ScheduleArgs {
 }
 
 impl PlacementArgs {
-    /// Where to run: --pin, or both default placements. A usage error for a CPU that this process may not use.
+    /// Returns --pin or both default placements. A usage error for a CPU that this process may not
+    /// use.
     pub(crate) fn placements(&self, allowed: &CpuSet) -> Result<Vec<Placement>, Error> {
         let Some(pin) = self.pin else {
             return Ok(default_placements(allowed));
@@ -133,7 +131,7 @@ mod tests {
 
     fn parse(arguments: &[&str]) -> Result<Harness, String> {
         let arguments = ["bench"].iter().chain(arguments);
-        Harness::try_parse_from(arguments).map_err(|error| super::super::sentence(&error))
+        Harness::try_parse_from(arguments).map_err(|error| crate::cli::sentence(&error))
     }
 
     fn schedule(arguments: &[&str]) -> Result<ScheduleArgs, String> {

@@ -1,6 +1,7 @@
-//! Values of options: sizes, times, CPU pairs. Each parser's error completes clap's "invalid value 'x' for '--y': ".
+//! Values of options: sizes, times, CPU pairs. Each parser's error completes clap's "invalid value
+//! 'x' for '--y': ".
 
-use crate::pin::Placement;
+use crate::machine::Placement;
 use std::time::Duration;
 
 /// Bytes, with an optional binary suffix k, m, g or t in either case, as fio writes sizes.
@@ -16,12 +17,13 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(multiplier).ok_or_else(|| "this is more than 2^64 bytes".to_owned())
 }
 
-/// A number written in digits only; `parse` alone would take "+5".
+/// Parses a number that consists of digits only; `parse` alone would accept "+5".
 fn whole(digits: &str) -> Option<u64> {
     digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
-/// A time with a suffix ns, us, ms or s. A number alone counts in `unit`. Decimals are allowed: 0.5s.
+/// A time with a suffix ns, us, ms or s. A number alone counts in `unit`. Decimals are allowed:
+/// 0.5s.
 pub(crate) fn duration(text: &str, unit: Duration) -> Result<Duration, String> {
     let malformed = || "write a time, such as 500ns, 20us, 200ms or 2s".to_owned();
     let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
@@ -38,8 +40,7 @@ pub(crate) fn duration(text: &str, unit: Duration) -> Result<Duration, String> {
         return Err(malformed());
     }
     let number: f64 = digits.parse().map_err(|_| malformed())?;
-    Duration::try_from_secs_f64(number * unit.as_secs_f64())
-        .map_err(|_| "this is longer than anyone waits".to_owned())
+    Duration::try_from_secs_f64(number * unit.as_secs_f64()).map_err(|_| "this is too long".to_owned())
 }
 
 /// A share in percent, from 0 to 1000; a share of one is 1.0.
@@ -99,7 +100,7 @@ mod tests {
             assert!(seconds(text).is_err(), "{text}");
         }
         let forever = "9".repeat(400);
-        assert_eq!(seconds(&forever).unwrap_err(), "this is longer than anyone waits");
+        assert_eq!(seconds(&forever).unwrap_err(), "this is too long");
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! How steadily this machine runs: the spread of the times of one and the same busy loop.
+//! How steadily this machine runs: the spread of the times of one busy loop.
 
-use crate::measure::random::SplitMix64;
-use crate::measure::statistics::{quantile, sorted};
+use crate::measure::{quantile, sorted};
+use fastrand::Rng;
 use serde::Serialize;
 use std::fmt;
 use std::hint::black_box;
@@ -9,21 +9,23 @@ use std::time::{Duration, Instant};
 
 const REPEATS: usize = 64;
 const LOOP_TIME: Duration = Duration::from_micros(500);
-/// Above this share, effects of a few percent need many rounds to show.
+/// Above this share, effects of a few percent need many rounds to be detected.
 const HIGH: f64 = 0.05;
 
 /// How much the times of a fixed busy loop differ.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Noise {
-    /// The distance between the 10% and the 90% quantile of the loop's times, as a share of the median.
+    /// The distance between the 10% and the 90% quantile of the loop's times, as a share of the
+    /// median.
     pub(crate) spread: f64,
 }
 
 impl Noise {
-    /// Runs the loop for some 50 ms on the calling thread, which need not be pinned: a migration is noise too.
+    /// Runs the loop for about 50 ms on the calling thread. It need not be pinned: migrations are
+    /// noise too.
     pub(crate) fn estimate() -> Self {
         let mut rounds = 1_000;
-        // At most 2^20 times the first guess, so that a stopped clock cannot keep us here.
+        // At most 2^20 times the first guess, so that a stopped clock cannot cause an endless loop.
         for _ in 0..20 {
             if time(rounds) >= LOOP_TIME {
                 break;
@@ -46,10 +48,10 @@ impl fmt::Display for Noise {
 }
 
 fn time(rounds: u32) -> Duration {
-    let mut random = SplitMix64::new(0);
+    let mut random = Rng::with_seed(0);
     let begin = Instant::now();
     for _ in 0..rounds {
-        black_box(random.next());
+        black_box(random.u64(..));
     }
     begin.elapsed()
 }

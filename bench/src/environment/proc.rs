@@ -1,33 +1,20 @@
-//! Reading procfs, sysfs and uname(2). The parsers take text, so that other machines' files can be tested too.
-#![expect(unsafe_code, reason = "uname(2) and getrlimit(2) fill C structures")]
+//! Reading procfs, sysfs and uname(2). The parsers take text, so that files of other machines can
+//! be tested.
 
-use std::ffi::CStr;
+use rustix::process::{Resource, getrlimit};
+use rustix::system::uname;
+use std::fs;
 use std::path::Path;
-use std::{fs, mem};
 
 /// Release and machine from uname(2).
 pub(super) fn kernel() -> String {
-    // SAFETY: an all-zero `utsname` is a valid value: arrays of characters, all of them terminated.
-    let mut name: libc::utsname = unsafe { mem::zeroed() };
-    // SAFETY: `name` is ours and large enough by its type.
-    if unsafe { libc::uname(&mut name) } != 0 {
-        return "unknown".to_owned();
-    }
-    format!("Linux {} {}", text(&name.release), text(&name.machine))
+    let name = uname();
+    format!("Linux {} {}", name.release().to_string_lossy(), name.machine().to_string_lossy())
 }
 
-fn text(field: &[libc::c_char]) -> String {
-    let bytes: Vec<u8> = field.iter().map(|&character| character as u8).collect();
-    let until_zero = CStr::from_bytes_until_nul(&bytes).map(CStr::to_string_lossy);
-    until_zero.map(|text| text.into_owned()).unwrap_or_default()
-}
-
-/// RLIMIT_MEMLOCK's soft limit in bytes; `None` for no limit, and where it cannot be asked.
+/// RLIMIT_MEMLOCK's soft limit in bytes; `None` for no limit.
 pub(super) fn memlock_limit() -> Option<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is ours and of the type that the call fills.
-    let result = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) };
-    (result == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+    getrlimit(Resource::Memlock).current
 }
 
 /// The first three numbers of /proc/loadavg.
@@ -45,7 +32,7 @@ fn cpuinfo_value<'a>(cpuinfo: &'a str, key: &str) -> Option<&'a str> {
     })
 }
 
-/// The CPU's name; arm64 has none in /proc/cpuinfo, but numbers of its implementer and part.
+/// The CPU's name. arm64 has no name in /proc/cpuinfo, but the numbers of its implementer and part.
 pub(super) fn cpu_model(cpuinfo: &str) -> Option<String> {
     if let Some(model) = cpuinfo_value(cpuinfo, "model name") {
         return Some(model.to_owned());
@@ -55,7 +42,8 @@ pub(super) fn cpu_model(cpuinfo: &str) -> Option<String> {
     Some(format!("implementer {implementer} part {part}"))
 }
 
-/// What shows that a hypervisor is below us: x86's CPUID bit, Xen's sysfs file, or the names in the DMI tables.
+/// The evidence for a hypervisor: x86's CPUID bit, Xen's sysfs file, or the names in the DMI
+/// tables.
 pub(super) fn virtualisation(
     cpuinfo: &str,
     hypervisor_type: Option<&str>,
@@ -78,7 +66,8 @@ pub(super) fn virtualisation(
     })
 }
 
-/// The names of the vulnerabilities against which `directory` (sysfs) says the kernel does something, in one line.
+/// The names of the vulnerabilities that the kernel mitigates according to `directory` (sysfs), in
+/// one line.
 pub(super) fn mitigations(directory: &Path) -> Option<String> {
     let mut names = Vec::new();
     for entry in fs::read_dir(directory).ok()?.flatten() {
@@ -136,14 +125,14 @@ mod tests {
 
     #[test]
     fn mitigations_are_those_that_cost_something() {
-        let directory = std::env::temp_dir().join(format!("bench-mitigations-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
-        assert_eq!(mitigations(&directory).as_deref(), Some("none"));
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = temporary.path();
+        assert_eq!(mitigations(directory).as_deref(), Some("none"));
         fs::write(directory.join("spectre_v2"), "Mitigation: Retpolines\n").unwrap();
         fs::write(directory.join("meltdown"), "Not affected\n").unwrap();
         fs::write(directory.join("mds"), "Mitigation: Clear CPU buffers\n").unwrap();
-        assert_eq!(mitigations(&directory).as_deref(), Some("mds spectre_v2"));
-        fs::remove_dir_all(&directory).unwrap();
-        assert_eq!(mitigations(&directory), None);
+        assert_eq!(mitigations(directory).as_deref(), Some("mds spectre_v2"));
+        temporary.close().unwrap();
+        assert_eq!(mitigations("/nonexistent".as_ref()), None);
     }
 }

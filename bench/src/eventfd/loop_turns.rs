@@ -1,13 +1,11 @@
-//! The event loop beside its floor, on one thread: ring a notifier, turn the loop, run an empty handler. The same system
-//! calls without a loop are measured in the same rounds; what is left is the loop's own work.
+//! The event loop on one thread, compared with bare system calls: signal a notifier, turn the loop,
+//! run an empty handler. The same system calls without a loop are measured in the same rounds; the
+//! difference is the loop's own work.
 
-use super::clock_ns;
-use super::method::{Method, Patience, Waiter};
-use super::one_thread::OperationSample;
-use super::syscall::{Calls, EventFd};
 use crate::arm::Arm;
+use crate::bare::{Calls, EventFd, Method, OperationSample, Patience, Waiter, clock_ns};
+use crate::campaign::Repeater;
 use crate::error::{Error, reason};
-use crate::repeater::Repeater;
 use aio::{AioContext, EventNotifier, NotifierRegistration, Timer};
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -16,21 +14,22 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
 
-/// What is repeated and timed.
+/// What is repeated and measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turn {
     /// The bare system calls of an arm.
     Floor(Arm),
-    /// One notifier rings, of so many that are registered.
+    /// One notifier is signalled while this many are registered.
     Loop(Arm, usize),
-    /// A timer is armed and cancelled while so many others are armed.
+    /// A timer is armed and cancelled while this many others are armed.
     Timer(usize),
 }
 
 /// Arms measured at every number of registered notifiers.
 const SCALED: [&str; 2] = ["epoll/edge", "io_uring/edge"];
 const SCALE: [usize; 5] = [1, 10, 100, 1_000, 10_000];
-/// Arms measured at two of them. (A thread can register sixteen rings, and these tables use twelve.)
+/// Arms measured at two numbers. (A thread can register sixteen rings, and these tables use
+/// twelve.)
 const OTHERS: [&str; 3] = ["epoll/classic", "io_uring/classic", "io_uring/ring-read"];
 const FEW: [usize; 2] = [1, 1_000];
 /// Timers that are armed for later.
@@ -47,7 +46,7 @@ impl Turn {
         arms(&SCALED, &SCALE).chain(arms(&OTHERS, &FEW)).chain([Turn::Timer(TIMERS)])
     }
 
-    /// A loop is compared with its floor.
+    /// A loop is compared with the bare system calls of the same arm.
     pub(super) fn baseline(self) -> Option<Turn> {
         match self {
             Turn::Loop(arm, _) => Some(Turn::Floor(arm)),
@@ -79,7 +78,7 @@ fn floor(arm: Arm) -> Option<Method> {
     })
 }
 
-/// A turn with what it needs, made once.
+/// A turn with what it needs, created once.
 enum Bench {
     Floor(Arc<EventFd>, Box<dyn Waiter>),
     Loop(LoopBench),
@@ -100,7 +99,7 @@ struct TimerBench {
     _context: AioContext,
 }
 
-/// Notifiers that nobody rings, shared by the loops: the descriptors of one process are few.
+/// Notifiers that are never signalled, shared by the loops because a process has few descriptors.
 type Idle = BTreeMap<String, Vec<EventNotifier>>;
 
 impl Bench {
@@ -159,7 +158,7 @@ impl Bench {
         if let Bench::Loop(bench) = self
             && bench.handled.replace(0) < times
         {
-            // Each turn found the notifier rung, so each had to call the handler.
+            // Each turn found the notifier signalled, so each had to call the handler.
             return Err(io::Error::other(
                 "a ring was lost: the handler ran less often than the notifier was rung",
             ));
@@ -191,7 +190,7 @@ impl LoopBench {
         let bell = EventNotifier::new(reset)?;
         let handled = Rc::new(Cell::new(0));
         let mut registrations = Vec::with_capacity(registered);
-        // In the middle of the others.
+        // Registered in the middle of the others.
         let (before, after) = others[..registered - 1].split_at((registered - 1) / 2);
         for notifier in before {
             registrations.push(context.add_notifier(notifier, |_| {})?);
@@ -201,13 +200,13 @@ impl LoopBench {
         for notifier in after {
             registrations.push(context.add_notifier(notifier, |_| {})?);
         }
-        // Arms what has to be armed.
+        // Arm what has to be armed.
         context.poll(false)?;
         Ok(Self { _registrations: registrations, context, bell, handled })
     }
 }
 
-/// A deadline that no sample reaches.
+/// A deadline that is later than the end of any sample.
 const LATER: Duration = Duration::from_secs(3_600);
 
 impl TimerBench {
@@ -215,7 +214,7 @@ impl TimerBench {
         let context = AioContext::new()?;
         let at = |index: usize| {
             let timer = context.timer(|_| {});
-            // Deadlines on both sides of the one that is measured, in no order.
+            // Deadlines before and after the measured one, in no particular order.
             timer.arm_after(LATER / 2 + Duration::from_millis((index * 7_919 % armed) as u64 * 3_600));
             timer
         };
@@ -224,9 +223,9 @@ impl TimerBench {
     }
 }
 
-/// Makes every one of `turns` on a thread pinned to `cpu`. Raises the soft limit on descriptors as far as it goes.
+/// Creates all `turns` on a thread pinned to `cpu`. Raises the soft limit on descriptors.
 pub(super) fn thread(cpu: usize, turns: Vec<Turn>) -> Result<Repeater<OperationSample>, Error> {
-    crate::descriptors::raise_limit();
+    crate::machine::raise_descriptor_limit();
     let make = move || {
         let mut idle = Idle::new();
         turns.into_iter().map(|turn| Bench::open(turn, &mut idle)).collect::<Vec<_>>()
@@ -245,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_loop_makes_the_calls_of_its_floor() {
-        crate::descriptors::raise_limit();
+        crate::machine::raise_descriptor_limit();
         let mut idle = Idle::new();
         let mut calls = |turn: Turn| match Bench::open(turn, &mut idle) {
             Ok(mut bench) => {

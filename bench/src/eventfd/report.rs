@@ -1,51 +1,69 @@
 //! The tables and sentences of `bench eventfd`. Pure functions of the rows.
 
-use super::method::Method;
-use super::one_thread::Operation;
-use crate::measure::{Comparison, MIN_VALUES, Measured, Verdict};
+use crate::bare::{Method, Operation};
+use crate::measure::{Comparison, MIN_VALUES, Verdict};
+use crate::report::Row;
 use crate::report::number::{number, percent, range, signed};
-use crate::report::table::{Cell, Column, Table};
-use crate::report::{Row, cell};
+use crate::report::rows::{self, Shown};
+use crate::report::table::{Column, Table};
 
 /// The tables, one for each group of rows.
 pub(super) fn tables(rows: &[Row], colour: bool) -> String {
-    let groups = rows.chunk_by(|a, b| a.group == b.group);
-    groups.map(|rows| table(rows).render(colour)).collect::<Vec<_>>().join("\n")
-}
-
-fn table(rows: &[Row]) -> Table {
-    let group = rows.first().map_or("", |row| row.group.as_str());
-    if group.starts_with("one thread") {
-        operations(group, rows)
-    } else if group.starts_with(LOOP_GROUP) {
-        turns(group, rows)
-    } else {
-        round_trips(group, rows)
-    }
+    rows::tables(rows, colour, |rows| {
+        let group = rows::group_name(rows);
+        if group.starts_with("one thread") {
+            OPERATIONS.table(rows)
+        } else if group.starts_with(LOOP_GROUP) {
+            TURNS.table(rows)
+        } else {
+            ROUND_TRIPS.table(rows)
+        }
+    })
 }
 
 /// The group of the loop's rows, before the number of its CPU.
 pub(super) const LOOP_GROUP: &str = "the event loop, CPU ";
 
-fn turns(group: &str, rows: &[Row]) -> Table {
-    let columns = [
-        Column::text("ring + turn + handler"),
-        Column::number("time", "ns"),
-        Column::number("\u{b1}MAD", "ns"),
-        Column::number("syscalls", ""),
-        Column::number("read(2)", ""),
+/// The columns of a table: the case, its time with the spread, counts, and the difference from the
+/// baseline.
+struct Layout {
+    per: &'static str,
+    case: &'static str,
+    time: Shown,
+    counts: &'static [Shown],
+    difference: &'static [Column],
+}
+
+const OPERATIONS: Layout = Layout {
+    per: "operation",
+    case: "operation",
+    time: ("time_ns", "time", "ns"),
+    counts: &[("syscalls", "syscalls", ""), ("reads", "read(2)", "")],
+    difference: &DIFFERENCE,
+};
+
+const TURNS: Layout = Layout {
+    per: "turn",
+    case: "ring + turn + handler",
+    difference: &[
         Column::number("over the floor", "ns"),
         Column::number("95% interval", "ns"),
         Column::number("change", ""),
-    ];
-    fill(Table::new(format!("Per turn, {group}"), &columns), rows, |row| {
-        let time = row.metric("time_ns");
-        let mut cells =
-            vec![median(time), mad(time), median(row.metric("syscalls")), median(row.metric("reads"))];
-        cells.extend(difference(time).into_iter().take(3));
-        cells
-    })
-}
+    ],
+    ..OPERATIONS
+};
+
+const ROUND_TRIPS: Layout = Layout {
+    per: "round trip",
+    case: "the device waits by",
+    time: ("round_trip_ns", "round trip", "ns"),
+    counts: &[
+        ("device_cpu_ns", "device CPU", "ns"),
+        ("device_syscalls", "syscalls", "device"),
+        ("device_reads", "read(2)", "device"),
+    ],
+    difference: &DIFFERENCE,
+};
 
 const DIFFERENCE: [Column; 4] = [
     Column::number("difference", "ns"),
@@ -54,80 +72,27 @@ const DIFFERENCE: [Column; 4] = [
     Column::text("than level + read"),
 ];
 
-fn operations(group: &str, rows: &[Row]) -> Table {
-    let mut columns = vec![
-        Column::text("operation"),
-        Column::number("time", "ns"),
-        Column::number("\u{b1}MAD", "ns"),
-        Column::number("syscalls", ""),
-        Column::number("read(2)", ""),
-    ];
-    columns.extend(DIFFERENCE);
-    fill(Table::new(format!("Per operation, {group}"), &columns), rows, |row| {
-        let time = row.metric("time_ns");
-        let mut cells =
-            vec![median(time), mad(time), median(row.metric("syscalls")), median(row.metric("reads"))];
-        cells.extend(difference(time));
-        cells
-    })
-}
-
-fn round_trips(group: &str, rows: &[Row]) -> Table {
-    let mut columns = vec![
-        Column::text("the device waits by"),
-        Column::number("round trip", "ns"),
-        Column::number("\u{b1}MAD", "ns"),
-        Column::number("device CPU", "ns"),
-        Column::number("syscalls", "device"),
-        Column::number("read(2)", "device"),
-    ];
-    columns.extend(DIFFERENCE);
-    fill(Table::new(format!("Per round trip, {group}"), &columns), rows, |row| {
-        let time = row.metric("round_trip_ns");
-        let of_device =
-            ["device_cpu_ns", "device_syscalls", "device_reads"].map(|name| median(row.metric(name)));
-        let mut cells = vec![median(time), mad(time)];
-        cells.extend(of_device);
-        cells.extend(difference(time));
-        cells
-    })
-}
-
-fn fill(mut table: Table, rows: &[Row], cells: impl Fn(&Row) -> Vec<Cell>) -> Table {
-    for row in rows {
-        match &row.result {
-            Ok(_) => {
-                let name = Cell::from(row.case.as_str());
-                table.row([name].into_iter().chain(cells(row)).collect());
-            }
-            Err(why) => table.remark(row.case.as_str(), why.to_string()),
-        }
+impl Layout {
+    fn table(&self, rows: &[Row]) -> Table {
+        let (metric, heading, unit) = self.time;
+        let mut columns =
+            vec![Column::text(self.case), Column::number(heading, unit), Column::number("\u{b1}MAD", unit)];
+        columns.extend(self.counts.iter().map(|(_, heading, unit)| Column::number(heading, unit)));
+        columns.extend(self.difference);
+        let title = format!("Per {}, {}", self.per, rows::group_name(rows));
+        rows::table(title, &columns, rows, |row| {
+            let mut cells = vec![rows::median(row, metric), rows::mad(row, metric)];
+            cells.extend(self.counts.iter().map(|(name, ..)| rows::median(row, name)));
+            cells.extend(rows::difference(row, metric));
+            cells
+        })
     }
-    table
-}
-
-fn median(measured: Option<&Measured>) -> Cell {
-    measured.map(|measured| number(measured.summary.median)).unwrap_or_default().into()
-}
-
-fn mad(measured: Option<&Measured>) -> Cell {
-    measured.map(|measured| number(measured.summary.mad)).unwrap_or_default().into()
-}
-
-/// Difference, interval, change, verdict; empty without a baseline.
-fn difference(measured: Option<&Measured>) -> Vec<Cell> {
-    let Some(versus) = measured.and_then(|measured| measured.versus) else {
-        return Vec::new();
-    };
-    let interval = versus.difference.interval.map(|interval| range(interval, signed)).unwrap_or_default();
-    let change = versus.ratio.map(|ratio| percent(ratio.median)).unwrap_or_default();
-    vec![signed(versus.difference.median).into(), interval.into(), change.into(), cell::verdict(&versus)]
 }
 
 /// What the numbers say, one sentence each.
 pub(super) fn conclusions(rows: &[Row]) -> Vec<String> {
     let mut sentences: Vec<String> = cost_of_a_read(rows).into_iter().collect();
-    for group in rows.chunk_by(|a, b| a.group == b.group) {
+    for group in rows::groups(rows) {
         sentences.extend(without_the_read(group));
         sentences.extend(without_the_level(group));
         sentences.extend(over_the_floor(group));
@@ -135,7 +100,7 @@ pub(super) fn conclusions(rows: &[Row]) -> Vec<String> {
     sentences
 }
 
-/// What a read(2) costs by itself.
+/// What a read(2) costs on its own.
 fn cost_of_a_read(rows: &[Row]) -> Option<String> {
     let time = |operation: Operation| {
         let name = operation.to_string();
@@ -155,7 +120,7 @@ fn cost_of_a_read(rows: &[Row]) -> Option<String> {
     Some(format!("A read(2) of an eventfd costs {read} ns here{details}."))
 }
 
-/// What leaving it out does, in one group.
+/// What leaving the read out saves in one group.
 fn without_the_read(group: &[Row]) -> Option<String> {
     let effects = effects(group, Method::EpollEdge, Method::PollMultishot)?;
     let name = &group.first()?.group;
@@ -163,8 +128,9 @@ fn without_the_read(group: &[Row]) -> Option<String> {
     Some(format!("Without it {what} on {name}: {effects}."))
 }
 
-/// What of that is not the read: an edge that is read all the same leaves out what a level costs. With epoll that is a second
-/// look at the descriptor, with io_uring arming the poll anew.
+/// Which part of the saving is not the read: edge triggering with a read saves only the cost of
+/// level triggering. With epoll that is a second check of the descriptor, with io_uring arming the
+/// poll again.
 fn without_the_level(group: &[Row]) -> Option<String> {
     let effects = effects(group, Method::EpollEdgeRead, Method::PollMultishotRead)?;
     Some(format!("Of that, an edge in place of the level, and read all the same: {effects}."))
@@ -182,7 +148,7 @@ fn effects(group: &[Row], epoll: Method, io_uring: Method) -> Option<String> {
     (!effects.is_empty()).then(|| effects.join("; "))
 }
 
-/// What the loop adds to the bare calls, and whether that grows with what is registered.
+/// What the loop adds to the bare calls, and whether that grows with the number of notifiers.
 fn over_the_floor(group: &[Row]) -> Option<String> {
     let name = &group.first()?.group;
     if !name.starts_with(LOOP_GROUP) {
@@ -228,7 +194,8 @@ mod tests {
     use super::*;
     use crate::report::samples::{measured, row, unavailable};
 
-    /// One thread: a read of 90 ns; epoll 560 ns with it and 480 without; io_uring without a difference.
+    /// One thread: a read of 90 ns; epoll 560 ns with it and 480 without; io_uring without a
+    /// difference.
     fn rows() -> Vec<Row> {
         let one = |operation: Operation, metrics| row("one thread, CPU 0", &operation.to_string(), metrics);
         let noisy = [500.0, 510.0, 490.0, 520.0, 480.0, 505.0];
@@ -316,6 +283,6 @@ mod tests {
             ]
         );
         assert!(line("ring READ re-armed").ends_with("not available: io_uring is not enabled here"));
-        assert!(!text.contains('\x1b') && tables(&rows(), true).contains("\x1b[32mfaster"));
+        assert!(!text.contains('\x1b') && tables(&rows(), true).contains("\x1b[38;5;2mfaster"));
     }
 }

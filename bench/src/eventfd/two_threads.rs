@@ -1,62 +1,54 @@
-//! Two threads: a round trip over two eventfds, as a guest's kick and a device's call are.
+//! A round trip between two threads over two eventfds, like a guest's kick and a device's call.
 //!
-//! The guest writes the kick and sleeps in a blocking read(2) of the call, which waits and resets at once; the device
-//! waits for the kick by the method that is measured and writes the call. So the methods differ on the device's side
-//! alone. What an event means is in shared memory, a sequence number, as it is in a virtqueue: a spurious wake-up of
-//! the device finds nothing new and waits again.
+//! The guest writes the kick and sleeps in a blocking read(2) of the call, which waits and resets
+//! at once. The device waits for the kick by the method that is measured and writes the call. So
+//! the methods differ only on the device's side. The event itself is a sequence number in shared
+//! memory, as in a virtqueue: after a spurious wake-up the device finds nothing new and waits
+//! again.
 
-use super::clock_ns;
-use super::method::{Method, Patience, Waiter};
-use super::syscall::{Calls, EventFd};
+use crate::bare::{Calls, EventFd, Method, Patience, Waiter, clock_ns};
 use crate::error::{Error, reason};
-use crate::measure::{Metric, Sample, metrics};
-use crate::pin::Placement;
-use crate::worker::{NoOutcome, Worker};
+use crate::machine::Placement;
+use crate::machine::{NoOutcome, Worker};
+use crate::measure::sample;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// One sample of a method.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct RoundTripSample {
-    pub(crate) round_trip_ns: f64,
-    pub(crate) device_cpu_ns: f64,
-    pub(crate) device_syscalls: f64,
-    pub(crate) device_reads: f64,
-}
-
-impl Sample for RoundTripSample {
-    const METRICS: &'static [Metric<Self>] = metrics! {
-        round_trip_ns "ns" Lower,
-        device_cpu_ns "ns" Lower,
-        device_syscalls "syscalls" Lower,
-        device_reads "reads" Lower,
-    };
+sample! {
+    /// One sample of a method.
+    pub(crate) struct RoundTripSample {
+        round_trip_ns: "ns" Lower,
+        device_cpu_ns: "ns" Lower,
+        device_syscalls: "syscalls" Lower,
+        device_reads: "reads" Lower,
+    }
 }
 
 /// What both threads share for one method.
 struct Link {
     kick: Arc<EventFd>,
     call: EventFd,
-    /// How many kicks the guest has sent: the work that a kick announces.
+    /// Number of kicks that the guest has sent: the work that a kick announces.
     sequence: AtomicU64,
-    /// Somebody gave up: both leave their loops.
+    /// One side failed: both leave their loops.
     stop: AtomicBool,
 }
 
 impl Link {
-    /// Gets both threads out of their waits, from any thread.
+    /// Wakes both threads and makes them leave their loops. May be called from any thread.
     fn abandon(&self) {
         self.stop.store(true, Ordering::SeqCst);
         let mut calls = Calls::default();
-        // Each wakes a thread that sleeps. A full counter means that it is awake.
+        // Each write wakes a sleeping thread. If the counter is full, the thread is awake.
         let _ = self.kick.signal(&mut calls);
         let _ = self.call.signal(&mut calls);
     }
 }
 
-/// Abandons the link unless told that all went well, so that one thread's error or panic frees the other.
+/// Abandons the link when dropped, unless it was defused: an error or panic of one thread frees the
+/// other.
 struct AbandonOnError<'a>(Option<&'a Link>);
 
 impl Drop for AbandonOnError<'_> {
@@ -129,7 +121,7 @@ impl DeviceEnd {
 }
 
 enum DeviceJob {
-    /// Hand out the link of a method, or the reason why there is none.
+    /// Return the link of a method, or the reason why it is not available.
     Open(usize),
     Run(usize, u64),
 }
@@ -152,8 +144,8 @@ fn device(ends: &mut [Result<DeviceEnd, String>], job: DeviceJob) -> DeviceOutco
     }
 }
 
-/// A guest's and a device's thread, pinned, with a link for each method. The thread that owns this sleeps while they
-/// run and watches over them.
+/// Two pinned threads, guest and device, with a link for each method. The owner's thread sleeps
+/// while they run and stops them if they hang.
 pub(crate) struct TwoThreads {
     guest: Worker<(Arc<Link>, u64), io::Result<u64>>,
     device: Worker<DeviceJob, DeviceOutcome>,
@@ -186,8 +178,9 @@ impl TwoThreads {
         Ok(Self { guest, device, links })
     }
 
-    /// Makes `times` round trips with method `index` of the list; returns how long they took, and the sample. The
-    /// inner error is why the method is not available here; the outer one is a failure of the benchmark.
+    /// Makes `times` round trips with method `index`. Returns how long they took, and the sample.
+    /// The inner error is the reason why the method is not available here; the outer one is a
+    /// failure of the benchmark.
     pub(crate) fn sample(
         &mut self,
         index: usize,
@@ -208,7 +201,8 @@ impl TwoThreads {
         if timed_out {
             guest = self.guest.finish(LAST_PATIENCE);
         }
-        // The guest is through, or was freed: the device has answered its last kick, or was freed too.
+        // The guest has finished or was freed, so the device has answered its last kick or was
+        // freed, too.
         let device = self.device.finish(LAST_PATIENCE);
         let (Ok(guest), Ok(DeviceOutcome::Ran(device))) = (guest, device) else {
             return Err(Error::Failed(
@@ -217,7 +211,7 @@ impl TwoThreads {
         };
         let outcome = match (guest, device) {
             _ if timed_out => Err("a wake-up was lost: a round trip never came back".to_owned()),
-            // The first error is the cause; the other thread only says that it was left alone.
+            // The first error is the cause; the other thread only reports that it was abandoned.
             (_, Err(error)) | (Err(error), _) => Err(reason(&error)),
             (Ok(elapsed_ns), Ok((cpu_ns, calls))) => {
                 let per_trip = |count: u64| count as f64 / times as f64;
@@ -231,7 +225,7 @@ impl TwoThreads {
             }
         };
         if let Err(why) = &outcome {
-            // Its eventfds and its stop flag are in no state to go on from.
+            // Its eventfds and its stop flag cannot be used any more.
             self.links[index] = Err(why.clone());
         }
         Ok(outcome)
@@ -241,14 +235,14 @@ impl TwoThreads {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pin::{CpuSet, default_placements};
+    use crate::machine::{CpuSet, default_placements};
 
     #[test]
     fn every_method_makes_its_round_trips_on_every_placement() {
         for placement in default_placements(&CpuSet::allowed().unwrap()) {
             let mut threads = TwoThreads::new(placement, &Method::ALL).unwrap();
             for (index, method) in Method::ALL.into_iter().enumerate() {
-                // Twice, because the second begins with what the first left behind.
+                // Twice, because the second run starts with what the first left behind.
                 for times in [1, 200] {
                     let sample = match threads.sample(index, times, Duration::ZERO).unwrap() {
                         Ok((_, sample)) => sample,

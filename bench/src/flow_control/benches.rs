@@ -1,132 +1,92 @@
-//! The proposal's three benchmarks, and what an uncontended pair of calls costs.
+//! The proposal's three benchmarks, and the cost of an uncontended pair of calls.
 
-use super::pair::{self, now_ns, spin_ns, spin_until};
-use super::way::{Channel, Way};
-use crate::measure::{Metric, Sample, metrics};
-use crate::pin::Placement;
+use super::pair::{self, Ran, now_ns, spin_ns, spin_until};
+use super::way::{Channel, Producer, Way};
+use crate::machine::Placement;
+use crate::measure::{latencies, quantile_us, sample};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// The proposal's run of bench 1; ours are scaled to it.
+/// Length of the proposal's run of bench 1; ours are scaled to it.
 const BURST_MS: f64 = 5000.0;
-/// Between two reads of bench 1's consumer.
+/// The pause between two reads of bench 1's consumer.
 const NAP: Duration = Duration::from_millis(1);
-/// Events of bench 2, and the time between two.
+/// Number of events of bench 2, and the time between two of them.
 const POSTS: u64 = 5000;
 const INTERVAL_NS: u64 = 100_000;
-/// What a read of benches 2 and 3 makes its consumer work.
+/// How long the consumer of benches 2 and 3 works after each read.
 const WORK_NS: u64 = 125_000;
 /// Events of bench 3.
 const WRITES: u64 = 10_000;
-/// The last stretch before an event is due is not slept but spun, as sleeps are late by the timer slack.
+/// The last part before an event is due is spent spinning, because sleeps end late by the timer
+/// slack.
 const LATE_NS: u64 = 80_000;
 
-/// What came of one sample, or why there is none.
+/// One sample, or the reason why it is not available.
 pub(super) type Taken<S> = io::Result<Result<S, String>>;
 
-/// Bench 1, for 5 s.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Burst {
-    pub(super) wcpu_ms: f64,
-    pub(super) rcpu_ms: f64,
-    pub(super) eagain: f64,
-    pub(super) writes: f64,
-    pub(super) reads: f64,
-    pub(super) syscalls_per_event: f64,
-    ioctl_syscalls_per_event: f64,
-    kernel_syscalls_per_event: f64,
+sample! {
+    /// Bench 1, scaled to 5 s.
+    pub(super) struct Burst {
+        wcpu_ms: "ms" Lower,
+        rcpu_ms: "ms" Lower,
+        eagain: "" Lower,
+        writes: "" Higher,
+        reads: "" Higher,
+        syscalls_per_event: "" Lower,
+        ioctl_syscalls_per_event: "" Lower,
+        kernel_syscalls_per_event: "" Lower,
+    }
 }
 
-impl Sample for Burst {
-    const METRICS: &'static [Metric<Self>] = metrics! {
-        wcpu_ms "ms" Lower,
-        rcpu_ms "ms" Lower,
-        eagain "" Lower,
-        writes "" Higher,
-        reads "" Higher,
-        syscalls_per_event "" Lower,
-        ioctl_syscalls_per_event "" Lower,
-        kernel_syscalls_per_event "" Lower,
-    };
+sample! {
+    /// Bench 2: latencies from the write, and from the time when it was due.
+    pub(super) struct Tail {
+        p50_us: "us" Lower,
+        p99_us: "us" Lower,
+        p999_us: "us" Lower,
+        max_us: "us" Lower,
+        intended_p50_us: "us" Lower,
+        intended_p99_us: "us" Lower,
+        intended_p999_us: "us" Lower,
+        intended_max_us: "us" Lower,
+        syscalls_per_event: "" Lower,
+        ioctl_syscalls_per_event: "" Lower,
+        kernel_syscalls_per_event: "" Lower,
+    }
 }
 
-/// Bench 2: from the write, and from the time when it should have been.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Tail {
-    p50_us: f64,
-    p99_us: f64,
-    pub(super) p999_us: f64,
-    max_us: f64,
-    intended_p50_us: f64,
-    intended_p99_us: f64,
-    pub(super) intended_p999_us: f64,
-    intended_max_us: f64,
-    syscalls_per_event: f64,
-    ioctl_syscalls_per_event: f64,
-    kernel_syscalls_per_event: f64,
+sample! {
+    /// Bench 3.
+    pub(super) struct Coalescing {
+        writes: "" Lower,
+        reads: "" Lower,
+        avg_batch: "" Lower,
+        syscalls_per_event: "" Lower,
+        ioctl_syscalls_per_event: "" Lower,
+        kernel_syscalls_per_event: "" Lower,
+    }
 }
 
-impl Sample for Tail {
-    const METRICS: &'static [Metric<Self>] = metrics! {
-        p50_us "us" Lower,
-        p99_us "us" Lower,
-        p999_us "us" Lower,
-        max_us "us" Lower,
-        intended_p50_us "us" Lower,
-        intended_p99_us "us" Lower,
-        intended_p999_us "us" Lower,
-        intended_max_us "us" Lower,
-        syscalls_per_event "" Lower,
-        ioctl_syscalls_per_event "" Lower,
-        kernel_syscalls_per_event "" Lower,
-    };
+sample! {
+    /// A notify and a take by one thread: no thread sleeps, and there is no contention.
+    pub(super) struct Pair {
+        time_ns: "ns" Lower,
+        syscalls_per_event: "" Lower,
+    }
 }
 
-/// Bench 3.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Coalescing {
-    writes: f64,
-    reads: f64,
-    pub(super) avg_batch: f64,
-    syscalls_per_event: f64,
-    ioctl_syscalls_per_event: f64,
-    kernel_syscalls_per_event: f64,
-}
-
-impl Sample for Coalescing {
-    const METRICS: &'static [Metric<Self>] = metrics! {
-        writes "" Lower,
-        reads "" Lower,
-        avg_batch "" Lower,
-        syscalls_per_event "" Lower,
-        ioctl_syscalls_per_event "" Lower,
-        kernel_syscalls_per_event "" Lower,
-    };
-}
-
-/// A notify and a take by one thread: nobody sleeps, nobody is in the way.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Pair {
-    time_ns: f64,
-    syscalls_per_event: f64,
-}
-
-impl Sample for Pair {
-    const METRICS: &'static [Metric<Self>] = metrics! {
-        time_ns "ns" Lower,
-        syscalls_per_event "" Lower,
-    };
-}
-
-/// System calls of both sides for an event.
+/// System calls of both sides per event.
 #[derive(Debug, Clone, Copy)]
 struct Calls {
     made: f64,
-    /// With a blocking eventfd, patched or not, of the same events: each write and each read is one, whether it sleeps or not.
+    /// What a blocking eventfd (patched or not) would make for the same events: one for each write
+    /// and each read, whether it sleeps or not.
     bare_ioctl: f64,
-    /// With the kernel method, whose sleeps can be stopped: a sleep is a refused call and a ppoll(2) more.
+    /// What the kernel method would make, whose sleeps can be interrupted: a sleep costs a refused
+    /// call and a ppoll(2) more.
     kernel_method: f64,
 }
 
@@ -144,70 +104,83 @@ impl Calls {
     }
 }
 
+/// Opens the connection and takes a sample on it. The inner error is the reason why this machine
+/// cannot open it.
+fn on<S>(way: Way, semaphore: bool, sample: impl FnOnce(&Channel) -> io::Result<S>) -> Taken<S> {
+    match way.open(semaphore)? {
+        Ok(channel) => sample(&channel).map(Ok),
+        Err(why) => Ok(Err(why)),
+    }
+}
+
+/// Runs a producer and a consumer of one connection. Each is stopped when the other has ended.
+fn run<P: Send, C: Send>(
+    channel: &Channel,
+    placement: Placement,
+    produce: impl FnOnce(&mut Producer<'_>, &AtomicBool) -> io::Result<P> + Send,
+    consume: impl FnOnce() -> io::Result<C> + Send,
+) -> io::Result<(Ran<P>, Ran<C>)> {
+    let gone = &AtomicBool::new(false);
+    let produce = || {
+        let result = channel.producer().and_then(|mut producer| produce(&mut producer, gone));
+        result.or_else(|error| channel.stop().and(Err(error)))
+    };
+    let consume = || {
+        let result = consume();
+        gone.store(true, Ordering::Relaxed);
+        channel.stop()?;
+        result
+    };
+    pair::run(placement, produce, consume)
+}
+
 /// Bench 1: the writer writes as fast as it can, the reader sleeps a millisecond after each read.
 pub(super) fn burst(way: Way, placement: Placement, runtime: Duration) -> Taken<Burst> {
-    let channel = match way.open(false)? {
-        Ok(channel) => channel,
-        Err(why) => return Ok(Err(why)),
-    };
-    let gone = AtomicBool::new(false);
-    let produce = || {
-        let mut producer = channel.producer()?;
+    let produce = |producer: &mut Producer<'_>, gone: &AtomicBool| {
         let mut writes = 0u64;
-        while !gone.load(Ordering::Relaxed) && producer.post(|| gone.load(Ordering::Relaxed))? {
+        while !gone.load(Ordering::Relaxed) && producer.post(gone)? {
             writes += 1;
         }
         Ok((writes, producer.refused))
     };
-    let consume = || {
-        let (begin, end) = (now_ns(), now_ns() + runtime.as_nanos() as u64);
-        let mut reads = 0u64;
-        let result = loop {
-            if now_ns() >= end {
-                break Ok(());
+    on(way, false, |channel| {
+        let consume = || {
+            let (begin, end) = (now_ns(), now_ns() + runtime.as_nanos() as u64);
+            let mut reads = 0u64;
+            while now_ns() < end {
+                channel.take()?;
+                reads += 1;
+                thread::sleep(NAP);
             }
-            if let Err(error) = channel.take() {
-                break Err(error);
-            }
-            reads += 1;
-            thread::sleep(NAP);
+            Ok((reads, now_ns() - begin))
         };
-        gone.store(true, Ordering::Relaxed);
-        channel.stop()?;
-        result.map(|()| (reads, now_ns() - begin))
-    };
-    let produce = || produce().or_else(|error| channel.stop().and(Err(error)));
-    let (writer, reader) = pair::run(placement, produce, consume)?;
-    let ((writes, refused), (reads, elapsed_ns)) = (writer.result, reader.result);
-    let scale = BURST_MS / (elapsed_ns as f64 / 1e6);
-    let calls = Calls::of(&channel, writes, reads);
-    Ok(Ok(Burst {
-        wcpu_ms: writer.cpu_ns as f64 / 1e6 * scale,
-        rcpu_ms: reader.cpu_ns as f64 / 1e6 * scale,
-        eagain: refused as f64 * scale,
-        writes: writes as f64 * scale,
-        reads: reads as f64 * scale,
-        syscalls_per_event: calls.made,
-        ioctl_syscalls_per_event: calls.bare_ioctl,
-        kernel_syscalls_per_event: calls.kernel_method,
-    }))
+        let (writer, reader) = run(channel, placement, produce, consume)?;
+        let ((writes, refused), (reads, elapsed_ns)) = (writer.result, reader.result);
+        let scale = BURST_MS / (elapsed_ns as f64 / 1e6);
+        let calls = Calls::of(channel, writes, reads);
+        Ok(Burst {
+            wcpu_ms: writer.cpu_ns as f64 / 1e6 * scale,
+            rcpu_ms: reader.cpu_ns as f64 / 1e6 * scale,
+            eagain: refused as f64 * scale,
+            writes: writes as f64 * scale,
+            reads: reads as f64 * scale,
+            syscalls_per_event: calls.made,
+            ioctl_syscalls_per_event: calls.bare_ioctl,
+            kernel_syscalls_per_event: calls.kernel_method,
+        })
+    })
 }
 
-/// Bench 2: the writer posts every 100 us, on an absolute schedule; the reader takes one at a time and works 125 us on each.
+/// Bench 2: the writer posts every 100 us, on an absolute schedule; the reader takes one at a time
+/// and works for 125 us on each.
 pub(super) fn tail(way: Way, placement: Placement) -> Taken<Tail> {
-    let channel = match way.open(true)? {
-        Ok(channel) => channel,
-        Err(why) => return Ok(Err(why)),
-    };
     let begin_ns = now_ns() + 1_000_000;
     let due = |index: u64| begin_ns + index * INTERVAL_NS;
     let sent: Vec<AtomicU64> = (0..POSTS).map(|_| AtomicU64::new(0)).collect();
-    let gone = AtomicBool::new(false);
-    let produce = || {
-        let mut producer = channel.producer()?;
+    let produce = |producer: &mut Producer<'_>, gone: &AtomicBool| {
         for (index, sent) in (0u64..).zip(&sent) {
             let due = due(index);
-            // Spinning on the CPU of the reader would take it from the reader.
+            // Do not spin on the reader's CPU.
             if let Some(early) = due.checked_sub(now_ns() + LATE_NS) {
                 thread::sleep(Duration::from_nanos(early));
             }
@@ -215,149 +188,113 @@ pub(super) fn tail(way: Way, placement: Placement) -> Taken<Tail> {
                 spin_until(due);
             }
             sent.store(now_ns(), Ordering::Relaxed);
-            if !producer.post(|| gone.load(Ordering::Relaxed))? {
+            if !producer.post(gone)? {
                 break;
             }
         }
         Ok(())
     };
-    let consume = || {
-        let mut from_write = Vec::with_capacity(sent.len());
-        let mut from_intended = Vec::with_capacity(sent.len());
-        let mut result = Ok(());
-        for (index, sent) in (0u64..).zip(&sent) {
-            if let Err(error) = channel.take() {
-                result = Err(error);
-                break;
+    on(way, true, |channel| {
+        let consume = || {
+            let (mut from_write, mut from_intended) = (latencies(), latencies());
+            for (index, sent) in (0u64..).zip(&sent) {
+                channel.take()?;
+                let now = now_ns();
+                from_write.saturating_record(now.saturating_sub(sent.load(Ordering::Relaxed)));
+                from_intended.saturating_record(now.saturating_sub(due(index)));
+                spin_ns(WORK_NS);
             }
-            let now = now_ns();
-            from_write.push(now.saturating_sub(sent.load(Ordering::Relaxed)));
-            from_intended.push(now.saturating_sub(due(index)));
-            spin_ns(WORK_NS);
-        }
-        gone.store(true, Ordering::Relaxed);
-        channel.stop()?;
-        result.map(|()| (from_write, from_intended))
-    };
-    let produce = || produce().or_else(|error| channel.stop().and(Err(error)));
-    let (_, reader) = pair::run(placement, produce, consume)?;
-    let (mut from_write, mut from_intended) = reader.result;
-    from_write.sort_unstable();
-    from_intended.sort_unstable();
-    let us = |sorted: &[u64], part| quantile(sorted, part) as f64 / 1000.0;
-    let calls = Calls::of(&channel, POSTS, POSTS);
-    Ok(Ok(Tail {
-        p50_us: us(&from_write, 0.5),
-        p99_us: us(&from_write, 0.99),
-        p999_us: us(&from_write, 0.999),
-        max_us: us(&from_write, 1.0),
-        intended_p50_us: us(&from_intended, 0.5),
-        intended_p99_us: us(&from_intended, 0.99),
-        intended_p999_us: us(&from_intended, 0.999),
-        intended_max_us: us(&from_intended, 1.0),
-        syscalls_per_event: calls.made,
-        ioctl_syscalls_per_event: calls.bare_ioctl,
-        kernel_syscalls_per_event: calls.kernel_method,
-    }))
+            Ok((from_write, from_intended))
+        };
+        let (_, reader) = run(channel, placement, produce, consume)?;
+        let (from_write, from_intended) = reader.result;
+        let calls = Calls::of(channel, POSTS, POSTS);
+        Ok(Tail {
+            p50_us: quantile_us(&from_write, 0.5),
+            p99_us: quantile_us(&from_write, 0.99),
+            p999_us: quantile_us(&from_write, 0.999),
+            max_us: quantile_us(&from_write, 1.0),
+            intended_p50_us: quantile_us(&from_intended, 0.5),
+            intended_p99_us: quantile_us(&from_intended, 0.99),
+            intended_p999_us: quantile_us(&from_intended, 0.999),
+            intended_max_us: quantile_us(&from_intended, 1.0),
+            syscalls_per_event: calls.made,
+            ioctl_syscalls_per_event: calls.bare_ioctl,
+            kernel_syscalls_per_event: calls.kernel_method,
+        })
+    })
 }
 
-/// The smallest value that at least `part` of them do not exceed; zero of none.
-fn quantile(sorted: &[u64], part: f64) -> u64 {
-    let rank = (part * sorted.len() as f64).ceil() as usize;
-    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0)
-}
-
-/// Bench 3: the writer writes 10,000 times as fast as it can; the reader takes all there is and works 125 us on that.
+/// Bench 3: the writer writes 10,000 times as fast as it can; the reader takes all there is and
+/// works for 125 us on that.
 pub(super) fn coalescing(way: Way, placement: Placement) -> Taken<Coalescing> {
-    let channel = match way.open(false)? {
-        Ok(channel) => channel,
-        Err(why) => return Ok(Err(why)),
-    };
-    let gone = AtomicBool::new(false);
-    let produce = || {
-        let mut producer = channel.producer()?;
-        for _ in 0..WRITES {
-            if !producer.post(|| gone.load(Ordering::Relaxed))? {
-                break;
-            }
+    let produce = |producer: &mut Producer<'_>, gone: &AtomicBool| {
+        let mut left = WRITES;
+        while left > 0 && producer.post(gone)? {
+            left -= 1;
         }
         Ok(())
     };
-    let consume = || {
-        let (mut sum, mut reads, mut result) = (0, 0u64, Ok(()));
-        while sum < WRITES {
-            match channel.take() {
-                Ok(taken) => sum += taken,
-                Err(error) => {
-                    result = Err(error);
-                    break;
-                }
+    on(way, false, |channel| {
+        let consume = || {
+            let (mut sum, mut reads) = (0, 0u64);
+            while sum < WRITES {
+                sum += channel.take()?;
+                reads += 1;
+                spin_ns(WORK_NS);
             }
-            reads += 1;
-            spin_ns(WORK_NS);
-        }
-        gone.store(true, Ordering::Relaxed);
-        channel.stop()?;
-        result.map(|()| reads)
-    };
-    let produce = || produce().or_else(|error| channel.stop().and(Err(error)));
-    let (_, reader) = pair::run(placement, produce, consume)?;
-    let reads = reader.result;
-    let calls = Calls::of(&channel, WRITES, reads);
-    Ok(Ok(Coalescing {
-        writes: WRITES as f64,
-        reads: reads as f64,
-        avg_batch: WRITES as f64 / reads.max(1) as f64,
-        syscalls_per_event: calls.made,
-        ioctl_syscalls_per_event: calls.bare_ioctl,
-        kernel_syscalls_per_event: calls.kernel_method,
-    }))
+            Ok(reads)
+        };
+        let (_, reader) = run(channel, placement, produce, consume)?;
+        let reads = reader.result;
+        let calls = Calls::of(channel, WRITES, reads);
+        Ok(Coalescing {
+            writes: WRITES as f64,
+            reads: reads as f64,
+            avg_batch: WRITES as f64 / reads.max(1) as f64,
+            syscalls_per_event: calls.made,
+            ioctl_syscalls_per_event: calls.bare_ioctl,
+            kernel_syscalls_per_event: calls.kernel_method,
+        })
+    })
 }
 
 /// Notify and take in turns, for about `runtime`.
 pub(super) fn uncontended(way: Way, placement: Placement, runtime: Duration) -> Taken<Pair> {
     const AT_ONCE: u64 = 1000;
-    let channel = match way.open(false)? {
-        Ok(channel) => channel,
-        Err(why) => return Ok(Err(why)),
-    };
-    let work = || {
-        let mut producer = channel.producer()?;
-        let (begin, end) = (now_ns(), now_ns() + runtime.as_nanos() as u64);
-        let mut pairs = 0;
-        while now_ns() < end {
-            for _ in 0..AT_ONCE {
-                producer.post(|| false)?;
-                channel.take()?;
+    on(way, false, |channel| {
+        let work = || {
+            let never = AtomicBool::new(false);
+            let mut producer = channel.producer()?;
+            let (begin, end) = (now_ns(), now_ns() + runtime.as_nanos() as u64);
+            let mut pairs = 0;
+            while now_ns() < end {
+                for _ in 0..AT_ONCE {
+                    producer.post(&never)?;
+                    channel.take()?;
+                }
+                pairs += AT_ONCE;
             }
-            pairs += AT_ONCE;
-        }
-        Ok((pairs, now_ns() - begin))
-    };
-    let (ran, _) = pair::run(placement, work, || Ok(()))?;
-    let (pairs, elapsed_ns) = ran.result;
-    Ok(Ok(Pair {
-        time_ns: elapsed_ns as f64 / pairs.max(1) as f64,
-        syscalls_per_event: Calls::of(&channel, pairs, pairs).made,
-    }))
+            Ok((pairs, now_ns() - begin))
+        };
+        let (ran, _) = pair::run(placement, work, || Ok(()))?;
+        let (pairs, elapsed_ns) = ran.result;
+        Ok(Pair {
+            time_ns: elapsed_ns as f64 / pairs.max(1) as f64,
+            syscalls_per_event: Calls::of(channel, pairs, pairs).made,
+        })
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pin::CpuSet;
+    use crate::machine::CpuSet;
 
     fn placement() -> Placement {
         let cpus = CpuSet::allowed().unwrap();
         let (first, last) = (cpus.iter().next().unwrap(), cpus.iter().last().unwrap());
         Placement { guest: first, device: last }
-    }
-
-    #[test]
-    fn quantiles_are_values_that_occurred() {
-        let sorted: Vec<u64> = (1..=1000).collect();
-        assert_eq!([0.5, 0.99, 0.999, 1.0].map(|part| quantile(&sorted, part)), [500, 990, 999, 1000]);
-        assert_eq!((quantile(&[7], 0.5), quantile(&[], 0.5)), (7, 0));
     }
 
     #[test]

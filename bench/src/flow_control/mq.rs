@@ -1,4 +1,5 @@
-//! A POSIX message queue: what the kernel has had all along for a bounded queue of posts (mq_overview(7)).
+//! A POSIX message queue: the existing kernel interface for a bounded queue of messages
+//! (mq_overview(7)).
 #![expect(unsafe_code, reason = "the mq_* calls have no safe form")]
 
 use std::ffi::CString;
@@ -7,11 +8,11 @@ use std::mem;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A queue of messages of one byte, gone with this value.
+/// A queue of messages of one byte, removed on drop.
 #[derive(Debug)]
 pub(super) struct MessageQueue(libc::mqd_t);
 
-/// Makes the call again for as long as a signal interrupts it; a negative number is the error in errno.
+/// Repeats the call while a signal interrupts it. A negative result means an error in errno.
 fn retry(mut call: impl FnMut() -> libc::ssize_t) -> io::Result<()> {
     while call() < 0 {
         let error = io::Error::last_os_error();
@@ -23,7 +24,8 @@ fn retry(mut call: impl FnMut() -> libc::ssize_t) -> io::Result<()> {
 }
 
 impl MessageQueue {
-    /// A queue of `places`, which /proc/sys/fs/mqueue/msg_max limits to ten unless root says otherwise.
+    /// Creates a queue with `places`. /proc/sys/fs/mqueue/msg_max limits them to ten for
+    /// unprivileged users.
     pub(super) fn new(places: u64) -> io::Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("/bench-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));

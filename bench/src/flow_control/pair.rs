@@ -1,20 +1,21 @@
-//! Two pinned threads, and their time.
+//! Two pinned threads and their CPU time.
 
-use crate::eventfd::clock_ns;
-use crate::pin::{Placement, pin_current_thread};
+use crate::bare::clock_ns;
+use crate::machine::{Placement, pin_current_thread};
 use std::io;
 use std::sync::Barrier;
 use std::thread;
 
-/// What a thread came to, and the CPU time that it took.
+/// The result of a thread, and the CPU time that it used.
 #[derive(Debug)]
 pub(super) struct Ran<T> {
     pub(super) result: T,
     pub(super) cpu_ns: u64,
 }
 
-/// Runs both at the same time, the producer on the guest's CPU and the consumer on the device's. If either cannot be pinned
-/// neither runs. Each must end when the other has: `produce` and `consume` see to that.
+/// Runs both at the same time, the producer on the guest's CPU and the consumer on the device's. If
+/// one of them cannot be pinned, neither runs. `produce` and `consume` must make sure that each
+/// ends when the other has ended.
 pub(super) fn run<P: Send, C: Send>(
     placement: Placement,
     produce: impl FnOnce() -> io::Result<P> + Send,
@@ -47,7 +48,7 @@ pub(super) fn now_ns() -> u64 {
     clock_ns(libc::CLOCK_MONOTONIC)
 }
 
-/// Work: keeps the CPU busy.
+/// Keeps the CPU busy.
 pub(super) fn spin_ns(ns: u64) {
     spin_until(now_ns() + ns);
 }

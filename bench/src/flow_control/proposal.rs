@@ -1,5 +1,5 @@
-//! The proposal's figures (cover letter of v5, 4-core x86_64), and what it takes to call ours a reproduction of them: the
-//! shape, not the machine.
+//! The proposal's figures (cover letter of v5, 4-core x86_64), and the criteria by which ours
+//! reproduce them: the shape must be the same, not the absolute times.
 
 use crate::report::number::{fixed, number};
 
@@ -13,21 +13,21 @@ pub(super) const TAIL_10: [f64; 3] = [1719.0, 2378.0, 2381.0];
 pub(super) const COALESCING_UNLIMITED: [f64; 3] = [10_000.0, 79.0, 126.6];
 pub(super) const COALESCING_10: [f64; 3] = [10_000.0, 1121.0, 8.9];
 
-/// Its claim for bench 1: the writer's CPU time drops by more than this part.
+/// The claim for bench 1: the writer's CPU time drops by more than this share.
 const CPU_DROP: f64 = 0.97;
-/// Its claim for bench 2: the ratio of the two p999, give or take a factor of 2.
+/// The claim for bench 2: the ratio of the two p999, within a factor of 2.
 const TAIL_RATIO: f64 = TAIL_UNLIMITED[1] / TAIL_10[1];
 const TAIL_FACTOR: f64 = 2.0;
-/// Of the bounded batch, `maximum - 1` less a last one that is not full.
+/// For the bounded batch: `maximum - 1`, less because the last batch is not full.
 const BATCH_TOLERANCE: f64 = 0.2;
 
-/// One figure beside ours.
+/// One of the proposal's figures and ours.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Judged {
     pub(super) figure: &'static str,
     pub(super) proposal: String,
     pub(super) ours: String,
-    /// Why not, if not.
+    /// The error is the reason why it is not reproduced.
     pub(super) verdict: Result<(), String>,
 }
 
@@ -36,7 +36,7 @@ impl Judged {
         Self { figure, proposal, ours, verdict }
     }
 
-    /// "reproduced", or why not.
+    /// Returns "reproduced", or the reason why not.
     pub(super) fn words(&self) -> String {
         match &self.verdict {
             Ok(()) => "reproduced".to_owned(),
@@ -72,13 +72,13 @@ pub(super) fn cpu(unlimited_ms: f64, bounded_ms: f64) -> Judged {
     Judged::new("writer CPU, bench 1", proposal, text(unlimited_ms, bounded_ms), verdict(good, why))
 }
 
-/// Bench 1: a blocking writer is never told EAGAIN.
+/// Bench 1: a blocking writer never gets EAGAIN.
 pub(super) fn eagain(bounded: f64) -> Judged {
     let why = || "a blocking writer was told EAGAIN".to_owned();
     Judged::new("EAGAIN, bench 1", number(BURST_10[2]), number(bounded), verdict(bounded == 0.0, why))
 }
 
-/// Bench 1: what the reader finds when it wakes.
+/// Bench 1: the number of events that the reader finds when it wakes up.
 pub(super) fn burst_batch(writes: f64, reads: f64, maximum: u64) -> Judged {
     let proposal = BURST_10[3] / BURST_10[4];
     batch("writes per read, bench 1", proposal, writes / reads, maximum)
@@ -103,12 +103,12 @@ fn batch(figure: &'static str, proposal: f64, ours: f64, maximum: u64) -> Judged
     Judged::new(figure, fixed(proposal, 2), fixed(ours, 2), verdict(good, why))
 }
 
-/// Bench 3: the batch without a bound, which depends on what a write costs.
+/// Bench 3: the batch without a maximum, which depends on the cost of a write.
 pub(super) fn unlimited_batch(avg_batch: f64) -> Judged {
     let proposal = COALESCING_UNLIMITED[2];
     let good = (proposal / 2.0..=proposal * 2.0).contains(&avg_batch);
     let why = || {
-        // A batch is what is written during one read's work.
+        // A batch consists of what is written while the reader works on the previous one.
         let ns = |batch: f64| number(125_000.0 / batch);
         format!(
             "10,000 writes last only as long as their cost, {} ns each here and {} there",
@@ -128,7 +128,7 @@ pub(super) fn tail(unlimited_us: f64, bounded_us: f64) -> Judged {
         format!("{} -> {} ms, {}x", ms(unlimited), ms(bounded), number(unlimited / bounded))
     };
     let why = || {
-        // Which end of the ratio differs more from the proposal's?
+        // Find the end of the ratio that differs more from the proposal's.
         let off = |ours: f64, theirs: f64| (ours / theirs).ln().abs();
         let which = if off(unlimited_us, TAIL_UNLIMITED[1]) > off(bounded_us, TAIL_10[1]) {
             ("unlimited", unlimited_us, TAIL_UNLIMITED[1])

@@ -16,12 +16,14 @@ pub(super) const PAIR: &str = "Uncontended notify + take";
 pub(super) const CURVE: &str = "Curve over the maximum";
 
 const UNLIMITED: &str = "eventfd, unlimited";
-/// What the atomic method must reach: a pair of calls while nobody sleeps, in ns.
+/// The goal for the atomic method: an uncontended pair of calls, in ns.
 const PAIR_NS: f64 = 60.0;
-/// And how many times fewer system calls than the ioctl would make of the same events.
+/// The goal for the factor by which it makes fewer system calls than the ioctl would for the same
+/// events.
 const FEWER: f64 = 5.0;
 
-/// A column: heading, unit, the metric that fills it, its decimals (`None` for three digits).
+/// A column: its head, the metric that fills it, and its decimals (`None` for three significant
+/// digits).
 type Filled = (Column, &'static str, Option<usize>);
 
 fn column(name: &'static str, unit: &'static str, metric: &'static str) -> Filled {
@@ -32,7 +34,7 @@ fn whole(name: &'static str, unit: &'static str, metric: &'static str) -> Filled
     (Column::number(name, unit), metric, Some(0))
 }
 
-/// The tables, in the proposal's layouts, with its own rows above ours.
+/// The tables in the proposal's layout, with the proposal's own rows above ours.
 pub(super) fn tables(rows: &[Row], colour: bool) -> String {
     let syscalls = (Column::number("syscalls", "per event"), "syscalls_per_event", Some(2));
     let burst = [
@@ -199,13 +201,14 @@ fn judge(rows: &[Row], method: BoundedMethod) -> Vec<Judged> {
     judged
 }
 
-/// What the bound does to the tail of bench 2.
+/// The effect of the maximum on the tail of bench 2.
 struct Tail {
-    /// The first that was measured.
+    /// The first method that was measured.
     method: BoundedMethod,
     /// p999 from the write, unlimited and bounded.
     us: [f64; 2],
-    /// How many times shorter it is with the bound, from the write and from the intended time of the write.
+    /// How many times shorter the tail is with a maximum, from the write and from the time when the
+    /// write was due.
     from_write: f64,
     intended: f64,
 }
@@ -221,13 +224,13 @@ impl Tail {
         Some(Self { method, us, from_write: us[0] / us[1], intended: unlimited / bounded })
     }
 
-    /// Hardly anything is left of it from the intended time.
+    /// Returns true if measured from the due time the improvement (almost) disappears.
     fn disappears(&self) -> bool {
         self.intended < self.from_write / 10.0
     }
 }
 
-/// The first thing to know of a bound.
+/// The main result.
 fn answer(rows: &[Row]) -> Option<String> {
     let tail = Tail::of(rows)?;
     let [unlimited, bounded] = tail.us.map(number);
@@ -248,7 +251,7 @@ fn answer(rows: &[Row]) -> Option<String> {
     ))
 }
 
-/// What the second table of bench 2 shows, by the method whose row there is.
+/// What the second table of bench 2 shows, by the first method that was measured.
 fn omission(rows: &[Row]) -> Option<String> {
     let tail = Tail::of(rows)?;
     let Tail { method, from_write, intended, .. } = tail;
@@ -302,7 +305,7 @@ fn pair_cost(rows: &[Row]) -> Option<String> {
     ))
 }
 
-/// What the atomic method makes, and what the ioctl would.
+/// The system calls of the atomic method, compared with those of the ioctl.
 fn fewer_calls(rows: &[Row]) -> Option<String> {
     let case = bounded(BoundedMethod::Atomic);
     let benches = [("bench 1", BURST), ("bench 2", TAIL), ("bench 3", COALESCING)];
@@ -320,7 +323,7 @@ fn fewer_calls(rows: &[Row]) -> Option<String> {
             .join(", ")
     };
     let (kernel, bare) = (ratios("kernel_syscalls_per_event"), ratios("ioctl_syscalls_per_event"));
-    // Bench 2 keeps the queue full, so each event is a sleep and a wake whatever the method.
+    // Bench 2 keeps the queue full, so each event causes a sleep and a wake-up with every method.
     let mut bursts = kernel.iter().filter(|(name, _)| *name != "bench 2").peekable();
     bursts.peek()?;
     let good = bursts.all(|(_, ratio)| *ratio >= FEWER);
@@ -336,10 +339,11 @@ fn fewer_calls(rows: &[Row]) -> Option<String> {
     ))
 }
 
-/// Less of a difference is none, however little two rounds happen to spread.
+/// A smaller difference does not count, however small the spread of a few rounds is.
 const ALIKE: f64 = 0.05;
 
-/// Where the atomic method loses to the credit method by more than the noise of both.
+/// The figures in which the atomic method is slower than the credit method by more than the noise
+/// of both.
 fn never_slower(rows: &[Row]) -> Option<String> {
     let compared = [
         (BURST, "wcpu_ms", "writer CPU of bench 1"),
@@ -386,7 +390,8 @@ mod tests {
         samples::row(&format!("{group}, {PLACE}"), case, metrics)
     }
 
-    /// The proposal's figures as ours, by the atomic and the credit method; the kernel has no ioctl.
+    /// The proposal's figures as our results, for the atomic and the credit method; the kernel has
+    /// no ioctl.
     fn rows() -> Vec<Row> {
         let calls = [
             ("syscalls_per_event", 0.22),

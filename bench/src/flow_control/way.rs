@@ -1,12 +1,13 @@
-//! The rows: ways to hand events from a producer to a consumer, with a bound or without.
+//! The rows: ways to pass events from a producer to a consumer, with a maximum or without.
 
 use super::mq::MessageQueue;
-use crate::eventfd::{Calls, EventFd};
+use crate::bare::{Calls, EventFd};
 use aio::{AioContext, BoundedMethod, BoundedNotifier, BoundedStats, Counting, WritableRegistration};
 use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A row of the tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,9 +16,10 @@ pub(super) enum Way {
     Eventfd,
     /// A bounded notifier whose producer sleeps while it is full.
     Bounded { method: BoundedMethod, maximum: u64 },
-    /// One whose producer tries again and again.
+    /// A bounded notifier whose producer retries in a loop.
     Spin { method: BoundedMethod, maximum: u64 },
-    /// One whose producer is an event loop: it tries, and waits for "writable" beside whatever else it has.
+    /// A bounded notifier whose producer is an event loop: when the notifier is full, it waits for
+    /// "writable" beside its other events.
     Multiplexed { method: BoundedMethod, maximum: u64 },
     /// A POSIX message queue of `maximum - 1` places.
     MessageQueue { maximum: u64 },
@@ -27,10 +29,12 @@ pub(super) enum Way {
 pub(super) const MAXIMUM: u64 = 10;
 
 impl Way {
-    /// The rows of a benchmark. `semaphore`: each take takes one, which is what a message queue can do.
+    /// The rows of a benchmark. With `semaphore` each take consumes one event; only then a message
+    /// queue can take part.
     pub(super) fn all(semaphore: bool) -> Vec<Way> {
         let maximum = MAXIMUM;
-        // O_NONBLOCK means a descriptor: the kernel's own, or what stands for it here.
+        // O_NONBLOCK needs a descriptor: that of the kernel method, or that of the credit method
+        // instead.
         let descriptor = match BoundedMethod::Kernel.obstacle() {
             None => BoundedMethod::Kernel,
             Some(_) => BoundedMethod::Credit,
@@ -50,7 +54,7 @@ impl Way {
         ways
     }
 
-    /// Makes the connection. `Err` inside: why this machine cannot.
+    /// Opens the connection. The inner error is the reason why this machine cannot.
     pub(super) fn open(self, semaphore: bool) -> io::Result<Result<Channel, String>> {
         let counting = if semaphore { Counting::Semaphore } else { Counting::Counter };
         let bounded = |method: BoundedMethod, maximum| {
@@ -104,10 +108,10 @@ pub(super) enum Channel {
     MessageQueue(MessageQueue),
 }
 
-/// What the producer's thread holds.
+/// The producer's side of a connection.
 pub(super) struct Producer<'a> {
     channel: &'a Channel,
-    /// Times that it was told EAGAIN.
+    /// How often it got EAGAIN.
     pub(super) refused: u64,
     calls: Calls,
     event_loop: Option<EventLoop>,
@@ -136,7 +140,7 @@ impl Channel {
         }
     }
 
-    /// For the calling thread.
+    /// Creates the producer for the calling thread.
     pub(super) fn producer(&self) -> io::Result<Producer<'_>> {
         let event_loop = match self {
             Channel::Multiplexed(notifier) => {
@@ -151,7 +155,7 @@ impl Channel {
         Ok(Producer { channel: self, refused: 0, calls: Calls::default(), event_loop })
     }
 
-    /// Takes what there is, or one; sleeps until there is some.
+    /// Takes all events, or one (semaphore). Blocks until there is one.
     pub(super) fn take(&self) -> io::Result<u64> {
         match self {
             Channel::Eventfd(fd) => fd.read(&mut Calls::default()).map(Option::unwrap_or_default),
@@ -162,40 +166,44 @@ impl Channel {
         }
     }
 
-    /// One side goes: wakes the other from whatever sleep it is in. An unbounded eventfd's writer never sleeps, and its
-    /// write(2), like a message queue's, has no error that this program could meet.
+    /// Called when one side ends: wakes the other side, whatever it waits for. The writer of an
+    /// unbounded eventfd never sleeps. write(2) to an eventfd and a message queue have no error
+    /// that this program could cause.
     pub(super) fn stop(&self) -> io::Result<()> {
         let Some(notifier) = self.notifier() else { return Ok(()) };
         notifier.stop()?;
-        // One that waits for room on a loop hears of that.
+        // This makes the notifier writable, which wakes a producer on an event loop.
         notifier.try_take().map(drop)
     }
 
-    /// System calls of the notifier, both sides; `None` where each event and each take are one.
+    /// System calls of the notifier on both sides; `None` where each event and each take is one
+    /// call.
     pub(super) fn stats(&self) -> Option<BoundedStats> {
         self.notifier().map(BoundedNotifier::stats)
     }
 }
 
 impl Producer<'_> {
-    /// Notifies of one event, however long that takes. False: the consumer has gone.
+    /// Posts one event; blocks until there is room. Returns false if the consumer has ended.
     #[inline]
-    pub(super) fn post(&mut self, gone: impl Fn() -> bool) -> io::Result<bool> {
+    pub(super) fn post(&mut self, gone: &AtomicBool) -> io::Result<bool> {
         let result = match self.channel {
             Channel::Eventfd(fd) => fd.add(1, &mut self.calls),
             Channel::MessageQueue(queue) => queue.send(),
             Channel::Bounded(notifier) => notifier.notify(1),
             Channel::Spin(notifier) => loop {
                 match notifier.try_notify(1) {
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock && !gone() => self.refused += 1,
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock && !gone.load(Ordering::Relaxed) => {
+                        self.refused += 1
+                    }
                     result => break result,
                 }
             },
             Channel::Multiplexed(notifier) => loop {
                 match notifier.try_notify(1) {
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock && !gone() => {
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock && !gone.load(Ordering::Relaxed) => {
                         self.refused += 1;
-                        self.wait_for_room(&gone)?;
+                        self.wait_for_room(gone)?;
                     }
                     result => break result,
                 }
@@ -208,11 +216,11 @@ impl Producer<'_> {
         }
     }
 
-    fn wait_for_room(&self, gone: impl Fn() -> bool) -> io::Result<()> {
+    fn wait_for_room(&self, gone: &AtomicBool) -> io::Result<()> {
         let Some(event_loop) = &self.event_loop else { return Ok(()) };
         event_loop.room.set(false);
         event_loop.writable.arm()?;
-        while !event_loop.room.get() && !gone() {
+        while !event_loop.room.get() && !gone.load(Ordering::Relaxed) {
             event_loop.context.poll(true)?;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Who does the work.
+//! The event loops that are compared.
 
 use super::ours::Aio;
 use super::peers::calloop::Calloop;
@@ -12,7 +12,7 @@ use super::raw_ring::RawRing;
 use super::work::{Cannot, Timed, Visit, visit};
 use std::fmt;
 
-/// A loop, in one way of using it.
+/// An event loop and a way of using it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Contender {
     Raw(Monitor, Reset),
@@ -29,9 +29,9 @@ pub(super) enum Monitor {
 /// Who clears an eventfd that has woken its loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reset {
-    /// Nobody: the loop is told of edges.
+    /// Nobody: the loop is edge-triggered.
     Edge,
-    /// The handler, or the loop for it, by a read(2).
+    /// The handler, or the loop on its behalf, with a read(2).
     Read,
 }
 
@@ -66,7 +66,8 @@ impl Contender {
         matches!(self, Contender::Peer(..))
     }
 
-    /// Ours that is compared with it, on epoll and on io_uring: bare calls with the same ones, peers with the best of each.
+    /// The variants of our loop that are compared with this one, on epoll and on io_uring: for bare
+    /// calls the variant that makes the same calls, for peers the edge-triggered variants.
     pub(super) fn ours(self) -> Vec<(Monitor, Contender)> {
         match self {
             Contender::Ours(..) => Vec::new(),
@@ -77,7 +78,7 @@ impl Contender {
         }
     }
 
-    /// Does the work once. The error is why there is no such row.
+    /// Does the work once. The error is the reason why there is no such row.
     pub(super) fn visit(self, work: Visit) -> Result<Timed, Cannot> {
         use Monitor::{Epoll, IoUring};
         use Reset::{Edge, Read};
@@ -149,7 +150,7 @@ impl fmt::Display for Contender {
 mod tests {
     use super::super::work::Work;
     use super::*;
-    use crate::pin::Placement;
+    use crate::machine::Placement;
 
     fn visited(contender: Contender, work: Work) -> Result<u64, String> {
         let visit = Visit { work, times: 3, placement: Placement { guest: 0, device: 0 }, mark: |_| {} };
@@ -167,7 +168,7 @@ mod tests {
         ];
         let timers = [Work::Rearm { armed: 5 }, Work::Expire { armed: 5 }];
         for contender in Contender::all() {
-            // Where there is no io_uring, those loops cannot do anything.
+            // Without io_uring these loops cannot be created.
             let needs_ring = matches!(
                 contender,
                 Contender::Raw(Monitor::IoUring, _) | Contender::Ours(Monitor::IoUring, _)

@@ -1,18 +1,19 @@
-//! System calls of a visit, counted from outside: a forked child does the work and is traced with ptrace(2) between the marks.
-//! Nothing is timed here, so it costs the times nothing; and no library is believed.
+//! System calls of a visit, counted from outside: a forked child does the work and is traced with
+//! ptrace(2) between two marks. Nothing is timed here, and no library has to be trusted.
 #![expect(unsafe_code, reason = "fork(2), ptrace(2) and waitpid(2)")]
 
 use super::contender::Contender;
 use super::work::{Mark, Visit};
-use crate::eventfd::syscall::check;
+use crate::bare::check;
 use std::io;
 
-/// What the child ends with if it has no row.
+/// The child's exit code if the loop cannot do the work.
 const CANNOT: libc::c_int = 3;
 
-/// The system calls that the loop's thread makes in a visit's timed part. `None` where the loop cannot do the work.
+/// Counts the system calls that the loop's thread makes in the timed part of a visit. `None` if the
+/// loop cannot do the work.
 ///
-/// To be called while the process has one thread: the child is a copy of the caller only.
+/// Must be called while the process has one thread: the child is a copy of the calling thread only.
 ///
 /// # Errors
 /// ptrace(2) is not allowed here, or the child died.
@@ -21,23 +22,26 @@ pub(super) fn system_calls(contender: Contender, visit: Visit) -> io::Result<Opt
     let child = check(unsafe { libc::fork() }.into())? as libc::pid_t;
     if child == 0 {
         let outcome = contender.visit(Visit { mark: in_child, ..visit });
-        // The mark at the end does not return, so this is a loop that cannot do it.
+        // The end mark does not return, so the loop could not do the work.
         drop(outcome);
-        // SAFETY: ends the child without running what belongs to its parent (exit handlers, buffers of stdio).
+        // SAFETY: ends the child without running what belongs to its parent (exit handlers, buffers
+        // of stdio).
         unsafe { libc::_exit(CANNOT) };
     }
     let counted = count(child);
     if counted.is_err() {
-        // SAFETY: our child, which nobody has waited for yet if `count` failed before its end; gone is as good.
+        // SAFETY: our child; nobody has waited for it yet if `count` failed before its end. If it
+        // has ended already, that is fine.
         unsafe { libc::kill(child, libc::SIGKILL) };
         let _ = wait(child);
     }
     counted
 }
 
-/// At the beginning the child asks to be traced and stops; at the end it is over.
+/// At the begin mark the child asks to be traced and stops; at the end mark it exits.
 fn in_child(mark: Mark) {
-    // SAFETY: no pointers; a request that is refused shows in the parent as an exit instead of a stop.
+    // SAFETY: no pointers; a request that is refused shows in the parent as an exit instead of a
+    // stop.
     unsafe {
         if mark == Mark::End {
             libc::_exit(0);
@@ -73,8 +77,9 @@ fn count(child: libc::pid_t) -> io::Result<Option<u64>> {
             stops += 1;
         }
     }
-    // Each call stops at its entry and its exit, but for exit_group(2), which is not the loop's; raise(3) leaves with the
-    // exit of its tgkill(2) and a change of the signal mask, seen once each.
+    // Each call stops the child at its entry and its exit, except exit_group(2), which is not the
+    // loop's. raise(3) adds the exit of its tgkill(2) and of a change of the signal mask, one stop
+    // each.
     Ok(Some(stops / 2))
 }
 

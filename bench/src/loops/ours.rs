@@ -5,7 +5,7 @@ use aio::{AioContext, BottomHalf, EventNotifier, Method, MonitorKind, NotifierRe
 use std::io;
 use std::time::Duration;
 
-/// `RING`: on io_uring, else on epoll. `EDGE`: autoreset by edge, else classic.
+/// `RING`: on io_uring, else on epoll. `EDGE`: edge-triggered autoreset, else classic.
 pub(super) struct Aio<const RING: bool, const EDGE: bool> {
     bottom_half: Option<BottomHalf>,
     timer: Option<Timer>,

@@ -1,8 +1,9 @@
 //! epoll(7) without a library: a table of closures, found by index.
 #![expect(unsafe_code, reason = "the system calls that are measured here have no safe form")]
 
-use super::work::{Cannot, EventLoop, LATER, Seen, Waker, clear, eventfd, others_at, ring};
-use crate::eventfd::syscall::{EventFd, check, epoll_wait, retry};
+use super::work::{Cannot, EventLoop, Handler, LATER, Seen, eventfd, handler, others_at};
+use crate::bare::{EpollFd, EventFd, check, retry};
+use slab::Slab;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,34 +15,20 @@ const BATCH: usize = 1_024;
 /// `EDGE`: EPOLLET and never a read(2); else level-triggered with one for each event.
 pub(super) struct RawEpoll<const EDGE: bool> {
     // Closed before the descriptors that the handlers hold.
-    epoll: OwnedFd,
+    epoll: EpollFd,
     events: Vec<libc::epoll_event>,
-    handlers: Vec<Option<Handler>>,
-    free: Vec<usize>,
+    handlers: Slab<Handler>,
     seen: Seen,
     timer: Option<OwnedFd>,
     _others: Vec<OwnedFd>,
 }
 
-type Handler = Box<dyn FnMut()>;
-
 impl<const EDGE: bool> RawEpoll<EDGE> {
-    fn control(&self, operation: libc::c_int, fd: RawFd, events: libc::c_int, data: u64) -> io::Result<()> {
-        let mut event = libc::epoll_event { events: events as u32, u64: data };
-        // SAFETY: `event` lives across the call, which only reads it.
-        let result = unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), operation, fd, &mut event) };
-        check(result.into()).map(drop)
-    }
-
     fn watch(&mut self, fd: RawFd, handler: Handler) -> io::Result<usize> {
-        let index = self.free.pop().unwrap_or(self.handlers.len());
         let edge = if EDGE { libc::EPOLLET } else { 0 };
-        self.control(libc::EPOLL_CTL_ADD, fd, libc::EPOLLIN | edge, index as u64)?;
-        if index == self.handlers.len() {
-            self.handlers.push(None);
-        }
-        self.handlers[index] = Some(handler);
-        Ok(index)
+        let index = self.handlers.vacant_key();
+        self.epoll.control(libc::EPOLL_CTL_ADD, fd, libc::EPOLLIN | edge, index as u64)?;
+        Ok(self.handlers.insert(handler))
     }
 }
 
@@ -50,15 +37,10 @@ impl<const EDGE: bool> EventLoop for RawEpoll<EDGE> {
     type Key = (usize, RawFd);
 
     fn open(_: usize, seen: Seen) -> io::Result<Self> {
-        // SAFETY: takes one integer.
-        let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }.into())?;
-        // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
-        let epoll = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
         Ok(Self {
-            epoll,
+            epoll: EpollFd::new()?,
             events: vec![libc::epoll_event { events: 0, u64: 0 }; BATCH],
-            handlers: Vec::new(),
-            free: Vec::new(),
+            handlers: Slab::new(),
             seen,
             timer: None,
             _others: Vec::new(),
@@ -70,28 +52,21 @@ impl<const EDGE: bool> EventLoop for RawEpoll<EDGE> {
     }
 
     fn add(&mut self, bell: &Self::Bell) -> io::Result<Self::Key> {
-        let (seen, own, fd) = (self.seen.clone(), Arc::clone(bell), bell.as_raw_fd());
-        let handler = move || {
-            if !EDGE {
-                clear(&own);
-            }
-            seen.one_more();
-        };
-        Ok((self.watch(fd, Box::new(handler))?, fd))
+        let fd = bell.as_raw_fd();
+        Ok((self.watch(fd, handler::<EDGE>(bell, &self.seen))?, fd))
     }
 
     fn remove(&mut self, (index, fd): Self::Key) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)?;
-        self.handlers[index] = None;
-        self.free.push(index);
+        self.epoll.control(libc::EPOLL_CTL_DEL, fd, 0, 0)?;
+        drop(self.handlers.remove(index));
         Ok(())
     }
 
     #[inline]
     fn turn(&mut self) -> io::Result<()> {
-        let ready = retry(|| epoll_wait(self.epoll.as_raw_fd(), &mut self.events, -1))?;
+        let ready = retry(|| self.epoll.wait(&mut self.events, -1))?;
         for event in &self.events[..ready as usize] {
-            if let Some(Some(handler)) = self.handlers.get_mut(event.u64 as usize) {
+            if let Some(handler) = self.handlers.get_mut(event.u64 as usize) {
                 handler();
             }
         }
@@ -100,12 +75,6 @@ impl<const EDGE: bool> EventLoop for RawEpoll<EDGE> {
 
     fn seen(&self) -> &Seen {
         &self.seen
-    }
-
-    fn waker(&mut self) -> Result<Waker, Cannot> {
-        let bell = eventfd().map_err(|error| error.to_string())?;
-        self.add(&bell).map_err(|error| error.to_string())?;
-        Ok(Box::new(move || ring(bell.as_raw_fd())))
     }
 
     fn arm_timers(&mut self, others: usize) -> Result<(), Cannot> {
@@ -120,8 +89,8 @@ impl<const EDGE: bool> EventLoop for RawEpoll<EDGE> {
         set(timer.as_raw_fd(), LATER).map_err(why)?;
         let (seen, fd) = (self.seen.clone(), timer.as_raw_fd());
         let expired = move || {
-            // Setting it again clears it, so nobody has to read a timerfd that is armed anew each time; level-triggered it
-            // would be reported until then.
+            // Setting a timerfd clears it, so one that is set again each time needs no read. If it
+            // is level-triggered, it would be reported until then.
             if !EDGE {
                 let mut count = 0u64;
                 // SAFETY: eight bytes to be written, ours.

@@ -4,34 +4,32 @@
     reason = "pushes SQEs; none of them points to memory that is freed before its completion"
 )]
 
-use super::work::{Cannot, EventLoop, LATER, Seen, Waker, clear, eventfd, others_at, ring};
-use crate::eventfd::method::Patience;
-use crate::eventfd::ring::Ring;
-use crate::eventfd::syscall::{Calls, EventFd};
+use super::work::{Cannot, EventLoop, Handler, LATER, Seen, eventfd, handler, others_at};
+use crate::bare::{Calls, EventFd, Patience, Ring};
 use io_uring::{cqueue, opcode, squeue, types};
+use slab::Slab;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 use std::{io, mem};
 
-/// User data of what has no handler: cancellations, and timers beside the measured one.
+/// User data of requests without a handler: cancellations, and the timers beside the measured one.
 const NOBODY: u64 = u64::MAX;
 const TIMER: u64 = u64::MAX - 1;
 
-/// `EDGE`: multishot POLL_ADD and never a read(2); else one-shot, armed again after each event, with a read(2).
+/// `EDGE`: multishot POLL_ADD and never a read(2); else one-shot, armed again after each event,
+/// with a read(2).
 pub(super) struct RawRing<const EDGE: bool> {
     ring: Ring,
-    handlers: Vec<Option<(Handler, RawFd)>>,
-    free: Vec<usize>,
-    /// One-shot polls that have fired, to be armed by the next turn: what is removed meanwhile needs no cancellation.
+    handlers: Slab<(Handler, RawFd)>,
+    /// One-shot polls that have fired and are armed again by the next turn. If one is removed
+    /// before that, it needs no cancellation.
     fired: Vec<usize>,
     armed: Option<Armed>,
     seen: Seen,
 }
 
-type Handler = Box<dyn FnMut()>;
-
-/// The measured timer. The kernel reads a deadline when it takes the SQE.
+/// The measured timer. The kernel reads the deadline when it consumes the SQE.
 struct Armed {
     deadline: Box<types::Timespec>,
     in_flight: bool,
@@ -39,8 +37,9 @@ struct Armed {
 
 impl<const EDGE: bool> RawRing<EDGE> {
     fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
-        // SAFETY: polls and cancellations point to no memory; a deadline is read by the enter that submits it, which is
-        // the next one, and lives until then in `self` or in the caller, who enters.
+        // SAFETY: polls and cancellations point to no memory; a deadline is read by the enter that
+        // submits it, which is the next one, and lives until then in `self` or in the caller, who
+        // enters.
         if unsafe { self.ring.push(entry) }.is_ok() {
             return Ok(());
         }
@@ -61,14 +60,7 @@ impl<const EDGE: bool> EventLoop for RawRing<EDGE> {
 
     fn open(registrations: usize, seen: Seen) -> io::Result<Self> {
         let entries = registrations.next_power_of_two().clamp(256, 16_384) as u32;
-        Ok(Self {
-            ring: Ring::sized(entries)?,
-            handlers: Vec::new(),
-            free: Vec::new(),
-            fired: Vec::new(),
-            armed: None,
-            seen,
-        })
+        Ok(Self { ring: Ring::sized(entries)?, handlers: Slab::new(), fired: Vec::new(), armed: None, seen })
     }
 
     fn bell() -> io::Result<Self::Bell> {
@@ -76,30 +68,17 @@ impl<const EDGE: bool> EventLoop for RawRing<EDGE> {
     }
 
     fn add(&mut self, bell: &Self::Bell) -> io::Result<Self::Key> {
-        let index = self.free.pop().unwrap_or(self.handlers.len());
-        self.arm(index, bell.as_raw_fd())?;
-        let (seen, own) = (self.seen.clone(), Arc::clone(bell));
-        let handler = move || {
-            if !EDGE {
-                clear(&own);
-            }
-            seen.one_more();
-        };
-        if index == self.handlers.len() {
-            self.handlers.push(None);
-        }
-        self.handlers[index] = Some((Box::new(handler), bell.as_raw_fd()));
-        Ok(index)
+        self.arm(self.handlers.vacant_key(), bell.as_raw_fd())?;
+        Ok(self.handlers.insert((handler::<EDGE>(bell, &self.seen), bell.as_raw_fd())))
     }
 
     fn remove(&mut self, index: Self::Key) -> io::Result<()> {
-        self.handlers[index] = None;
-        self.free.push(index);
+        drop(self.handlers.remove(index));
         if let Some(at) = self.fired.iter().position(|&fired| fired == index) {
             self.fired.swap_remove(at);
             return Ok(());
         }
-        // Rides on the next enter; whoever has the index by then is not told of its end.
+        // Submitted by the next enter. A later owner of the index does not see its completion.
         let cancel = opcode::AsyncCancel::new(index as u64).build().user_data(NOBODY);
         self.push(&cancel)
     }
@@ -107,8 +86,8 @@ impl<const EDGE: bool> EventLoop for RawRing<EDGE> {
     #[inline]
     fn turn(&mut self) -> io::Result<()> {
         while let Some(index) = self.fired.pop() {
-            if let Some(Some((_, fd))) = self.handlers.get(index) {
-                self.arm(index, *fd)?;
+            if let Some(&(_, fd)) = self.handlers.get(index) {
+                self.arm(index, fd)?;
             }
         }
         self.ring.enter(Patience::Forever, &mut Calls::default())?;
@@ -118,13 +97,13 @@ impl<const EDGE: bool> EventLoop for RawRing<EDGE> {
                 if let Some(armed) = &mut self.armed {
                     armed.in_flight = false;
                 }
-                // The end of a timer that was replaced is none that expired.
+                // A timer that was replaced also completes, but has not expired.
                 if entry.result() == -libc::ETIME {
                     self.seen.one_more();
                 }
                 continue;
             }
-            let Some(Some((handler, _))) = self.handlers.get_mut(data as usize) else { continue };
+            let Some((handler, _)) = self.handlers.get_mut(data as usize) else { continue };
             if entry.result() < 0 {
                 continue;
             }
@@ -140,12 +119,6 @@ impl<const EDGE: bool> EventLoop for RawRing<EDGE> {
         &self.seen
     }
 
-    fn waker(&mut self) -> Result<Waker, Cannot> {
-        let bell = eventfd().map_err(|error| error.to_string())?;
-        self.add(&bell).map_err(|error| error.to_string())?;
-        Ok(Box::new(move || ring(bell.as_raw_fd())))
-    }
-
     fn arm_timers(&mut self, others: usize) -> Result<(), Cannot> {
         let why = |error: io::Error| error.to_string();
         for index in 0..others {
@@ -158,7 +131,7 @@ impl<const EDGE: bool> EventLoop for RawRing<EDGE> {
         self.rearm(LATER).map_err(why)
     }
 
-    /// TIMEOUT_REMOVE with an update for a timer that is in flight, TIMEOUT for one that has expired.
+    /// TIMEOUT_REMOVE with an update for a timer in flight, TIMEOUT for one that has expired.
     #[inline]
     fn rearm(&mut self, delay: Duration) -> io::Result<()> {
         let Some(armed) = &mut self.armed else { return Ok(()) };

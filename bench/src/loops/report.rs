@@ -2,16 +2,16 @@
 
 use super::contender::{Contender, Monitor, Reset};
 use super::work::Work;
-use crate::measure::bootstrap::Estimate;
-use crate::measure::{Interval, MIN_VALUES};
+use crate::measure::{Estimate, Interval, MIN_VALUES};
 use crate::report::number::{fixed, number, percent};
+use crate::report::rows;
 use crate::report::table::{Cell, Column, Table, Tint};
 use crate::report::{Missing, Row};
 
-/// What our loop may cost over the bare calls, as a ratio.
+/// The goal for the cost of our loop over the bare calls, as a ratio.
 const NEAR: f64 = 1.05;
 
-/// The metrics of our loop in the same rounds, in the row of what it is compared with.
+/// The name of the metric with our loop's time, in the row of the loop that it is compared with.
 pub(super) fn metric_of(monitor: Monitor) -> &'static str {
     match monitor {
         Monitor::Epoll => "aio_epoll_ns",
@@ -30,12 +30,10 @@ const COLUMNS: [Column; 8] = [
     Column::number("95% interval", ""),
 ];
 
-/// One table for each kind of work. A ratio below one: our loop takes less time.
+/// One table for each kind of work. A ratio below one means that our loop takes less time.
 pub(super) fn tables(rows: &[Row], colour: bool) -> String {
-    let groups = rows.chunk_by(|a, b| a.group == b.group);
-    let table = |rows: &[Row]| {
-        let title = rows.first().map_or("", |row| row.group.as_str());
-        let mut table = Table::new(title, &COLUMNS);
+    rows::tables(rows, colour, |rows| {
+        let mut table = Table::new(rows::group_name(rows), &COLUMNS);
         for row in rows {
             match &row.result {
                 Ok(_) => table.row(cells(row)),
@@ -43,19 +41,16 @@ pub(super) fn tables(rows: &[Row], colour: bool) -> String {
                 Err(why) => table.remark(row.case.as_str(), why.to_string()),
             }
         }
-        table.render(colour)
-    };
-    groups.map(table).collect::<Vec<_>>().join("\n")
+        table
+    })
 }
 
 fn cells(row: &Row) -> Vec<Cell> {
-    let median = |name: &str| row.metric(name).map(|measured| measured.summary.median);
-    let mad = row.metric("time_ns").map(|measured| number(measured.summary.mad)).unwrap_or_default();
     let mut cells = vec![
         row.case.as_str().into(),
-        median("time_ns").map(number).unwrap_or_default().into(),
-        mad.into(),
-        median("syscalls").map(|calls| fixed(calls, 2)).unwrap_or_default().into(),
+        rows::median(row, "time_ns"),
+        rows::mad(row, "time_ns"),
+        rows::median_fixed(row, "syscalls", 2),
     ];
     for monitor in [Monitor::Epoll, Monitor::IoUring] {
         let ratio = ratio(row, monitor);
@@ -99,7 +94,8 @@ pub(super) fn conclusions(rows: &[Row]) -> Vec<String> {
     sentences
 }
 
-/// The comparisons of our loop on `monitor` with rows of one kind that have an interval: `(row, its ratio, its interval)`.
+/// The comparisons of our loop on `monitor` with rows of one kind that have an interval: `(row, its
+/// ratio, its interval)`.
 fn compared(rows: &[Row], monitor: Monitor, kind: fn(&Row) -> bool) -> Vec<(&Row, f64, Interval)> {
     let one = |row| {
         let ratio = ratio(row, monitor)?;
@@ -159,13 +155,13 @@ fn against_raw(rows: &[Row], monitor: Monitor) -> Option<String> {
     Some(text + ".")
 }
 
-/// Compared, but in fewer rounds than an interval takes.
+/// The sentence for a comparison in too few rounds for an interval.
 fn too_few(rows: &[Row], monitor: Monitor, kind: fn(&Row) -> bool) -> Option<String> {
     let any = rows.iter().any(|row| kind(row) && ratio(row, monitor).is_some());
     any.then(|| format!("aio on {monitor}: an interval needs {MIN_VALUES} rounds, so nothing is concluded."))
 }
 
-/// What an event costs with many registered, over what it costs with one.
+/// The cost of an event with many notifiers registered, compared with one.
 fn growth(rows: &[Row], monitor: Monitor) -> Option<String> {
     let median_of = |work: Work| {
         let ours = Contender::Ours(monitor, Reset::Edge).to_string();
@@ -198,7 +194,7 @@ mod tests {
     use super::*;
     use crate::report::samples::{self, measured};
 
-    /// A row that takes `ns`, where ours on epoll takes 100 and, sometimes, a little more or less.
+    /// A row that takes `ns`, while ours on epoll takes 100 to 102.
     fn row(work: Work, case: &str, ns: f64, rounds: usize) -> Row {
         let ours: Vec<f64> = (0..rounds).map(|round| 100.0 + (round % 3) as f64).collect();
         let own = vec![ns; rounds];
@@ -250,7 +246,7 @@ mod tests {
         // Ours takes 100 to 102 ns.
         let colour = |case: &str, ns: f64| {
             let text = tables(&[row(ONE, case, ns, 6)], true);
-            match (text.contains("\u{1b}[32m"), text.contains("\u{1b}[31m")) {
+            match (text.contains("\u{1b}[38;5;2m"), text.contains("\u{1b}[38;5;1m")) {
                 (true, false) => "green",
                 (false, true) => "red",
                 (false, false) => "none",
@@ -263,7 +259,7 @@ mod tests {
         assert_eq!(raw, ["green", "red", "none"], "bare calls may take 5% less");
     }
 
-    /// A row of our own loop, which is compared with none.
+    /// A row of our own loop, which has no comparison.
     fn own(work: Work, ns: f64) -> Row {
         let row = row(work, "aio epoll/edge", ns, 6);
         Row { result: row.result.map(|metrics| metrics.into_iter().take(2).collect()), ..row }

@@ -1,36 +1,42 @@
-//! The work that every loop does, and what a loop has to offer to do it. One visit makes a loop, registers, warms up, takes the
-//! time, and takes it all down again: no loop ever runs beside the leftovers of another.
+//! The work that every loop does, and the trait that a loop implements for it. One visit creates a
+//! loop, registers, warms up, measures and destroys everything again, so no loop runs beside the
+//! remains of another.
 #![expect(unsafe_code, reason = "write(2) of eight bytes")]
 
-use crate::eventfd::clock_ns;
-use crate::eventfd::syscall::{Calls, EventFd};
-use crate::measure::statistics::median;
-use crate::pin::{Placement, pin_current_thread};
+use crate::bare::clock_ns;
+use crate::bare::{Calls, EventFd};
+use crate::machine::{Placement, pin_current_thread};
+use crate::measure::{latencies, median, quantile_us};
+use hdrhistogram::Histogram;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use std::{fmt, io, thread};
 
-/// What is repeated and timed.
+/// What is repeated and measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Work {
-    /// So many notifiers are registered, so many of them are rung, and the loop turns until each handler has run.
+    /// `registered` notifiers, `ready` of them are signalled, and the loop turns until their
+    /// handlers have run.
     Bells { registered: usize, ready: usize },
-    /// A notifier is registered beside so many others, rung, handled, and removed.
+    /// A notifier is registered beside `registered` others, signalled, handled, and removed.
     Churn { registered: usize },
-    /// A timer gets another deadline, beside so many others. None of them expires.
+    /// A timer gets another deadline while `armed` others are armed. None of them expires.
     Rearm { armed: usize },
-    /// A timer is armed for now, beside so many others, and the loop turns until it has expired.
+    /// A timer is armed for now while `armed` others are armed, and the loop turns until it has
+    /// expired.
     Expire { armed: usize },
-    /// The loop is woken by its own means for other threads, from its own thread, and turns until it knows.
+    /// The loop's own way to be woken from other threads is used from its own thread, and the loop
+    /// turns until the handler has run.
     Wake,
-    /// The same from another thread on another CPU, while it sleeps; timed there, from waking to knowing.
+    /// The same from a thread on another CPU while the loop sleeps. That thread measures the time
+    /// from the wake-up call until it sees that the handler has run.
     WakeAcross,
 }
 
 impl Work {
-    /// All of it, in the order of the report.
+    /// All kinds of work, in the order of the report.
     pub(super) fn all() -> impl Iterator<Item = Work> {
         const REGISTERED: [usize; 4] = [1, 100, 1_000, 10_000];
         let one = REGISTERED.map(|registered| Work::Bells { registered, ready: 1 });
@@ -69,8 +75,8 @@ impl fmt::Display for Work {
     }
 }
 
-/// How many handlers have run. Shared with threads that wake a loop; written by the loop's thread only, so that counting is no
-/// locked operation in any loop.
+/// The number of handlers that have run. Shared with threads that wake the loop, but written only
+/// by the loop's thread, so counting needs no atomic read-modify-write.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Seen(Arc<AtomicU64>);
 
@@ -92,14 +98,15 @@ pub(super) type Cannot = String;
 /// A way to wake a loop from any thread.
 pub(super) type Waker = Box<dyn FnMut() + Send>;
 
-/// An event loop. Its handlers clear their notifiers as its users have to, and count themselves in [`Seen`].
+/// An event loop. Its handlers clear their notifiers as its users have to, and count themselves in
+/// [`Seen`].
 pub(super) trait EventLoop: Sized {
     /// A notifier that is not registered.
-    type Bell: AsRawFd;
+    type Bell: AsRawFd + Send + 'static;
     /// A registration.
     type Key;
 
-    /// A loop for about so many registrations.
+    /// Creates a loop for about this many registrations.
     fn open(registrations: usize, seen: Seen) -> io::Result<Self>;
 
     fn bell() -> io::Result<Self::Bell>;
@@ -113,14 +120,22 @@ pub(super) trait EventLoop: Sized {
 
     fn seen(&self) -> &Seen;
 
-    /// Makes the means to wake this loop.
-    fn waker(&mut self) -> Result<Waker, Cannot>;
+    /// Creates the waker of this loop. By default a notifier, for loops without their own means.
+    fn waker(&mut self) -> Result<Waker, Cannot> {
+        let bell = Self::bell().map_err(|error| error.to_string())?;
+        self.add(&bell).map_err(|error| error.to_string())?;
+        Ok(Box::new(move || ring(bell.as_raw_fd())))
+    }
 
     /// Arms `others` timers for later, and makes the one that is measured.
-    fn arm_timers(&mut self, others: usize) -> Result<(), Cannot>;
+    fn arm_timers(&mut self, _others: usize) -> Result<(), Cannot> {
+        Err("it has no timers, only a timeout of its wait".to_owned())
+    }
 
-    /// Gives the timer the deadline of now + `delay`.
-    fn rearm(&mut self, delay: Duration) -> io::Result<()>;
+    /// Gives the timer the deadline of now + `delay`. Only called after [`EventLoop::arm_timers`].
+    fn rearm(&mut self, _delay: Duration) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Turns until `target` handlers have run.
     #[inline]
@@ -131,7 +146,7 @@ pub(super) trait EventLoop: Sized {
         Ok(())
     }
 
-    /// `times` times: acts, and turns until `events` more handlers have run.
+    /// `times` times: calls `act` and turns until `events` more handlers have run.
     #[inline]
     fn repeat(&mut self, times: u64, events: u64, mut act: impl FnMut()) -> io::Result<()> {
         for _ in 0..times {
@@ -158,7 +173,7 @@ pub(super) trait EventLoop: Sized {
     /// `times` times: moves the timer's deadline.
     #[inline]
     fn rearm_for_later(&mut self, times: u64) -> io::Result<()> {
-        // Deadlines on both sides of the others', in no order.
+        // Deadlines before and after those of the others, in no particular order.
         (0..times).try_for_each(|n| self.rearm(LATER + Duration::from_secs(n * 7_919 % 1_000)))
     }
 
@@ -174,32 +189,49 @@ pub(super) trait EventLoop: Sized {
     }
 }
 
-/// A deadline that no sample reaches.
+/// A deadline that is later than the end of any sample.
 pub(super) const LATER: Duration = Duration::from_secs(3_600);
 
-/// The deadlines of the timers that stand beside the measured one: around its own, in no order.
+/// The deadlines of the timers beside the measured one: before and after its own, in no particular
+/// order.
 pub(super) fn others_at(index: usize) -> Duration {
     LATER + Duration::from_secs((index * 617 % 1_000) as u64)
 }
 
-/// Rings: one write(2), the same in every row.
+/// Signals an eventfd: one write(2), the same in every row.
 #[inline]
 pub(super) fn ring(fd: RawFd) {
     let one = 1u64;
-    // SAFETY: eight live bytes, only read. The descriptor is an eventfd that its loop keeps open; its counter never fills.
+    // SAFETY: eight live bytes, only read. The descriptor is an eventfd that its loop keeps open;
+    // its counter never fills.
     unsafe { libc::syscall(libc::SYS_write, fd, &raw const one, size_of::<u64>()) };
 }
 
-/// Clears an eventfd as a handler does that has to: one read(2).
+/// Clears an eventfd as a handler has to: one read(2).
 #[inline]
 pub(super) fn clear(bell: &EventFd) {
-    // Nothing to read is a spurious wake-up, and nothing else can go wrong with an open, non-blocking eventfd.
+    // An empty counter means a spurious wake-up. No other error is possible with an open,
+    // non-blocking eventfd.
     let _ = bell.read(&mut Calls::default());
 }
 
-/// An eventfd for a loop that has no notifier of its own.
+/// Creates an eventfd for a loop that has no notifier of its own.
 pub(super) fn eventfd() -> io::Result<Arc<EventFd>> {
     EventFd::new(0, libc::EFD_NONBLOCK).map(Arc::new)
+}
+
+/// What a loop does when its notifier was signalled.
+pub(super) type Handler = Box<dyn FnMut()>;
+
+/// The handler of a notifier, which clears it unless `UNREAD`.
+pub(super) fn handler<const UNREAD: bool>(bell: &Arc<EventFd>, seen: &Seen) -> Handler {
+    let (seen, own) = (seen.clone(), Arc::clone(bell));
+    Box::new(move || {
+        if !UNREAD {
+            clear(&own);
+        }
+        seen.one_more();
+    })
 }
 
 /// What one visit measured.
@@ -211,8 +243,8 @@ pub(super) struct Timed {
     pub(super) each_ns: f64,
 }
 
-/// The repetitions of a visit are timed in so many parts, and their median taken: what takes the CPU away for a moment spoils a
-/// part and not the visit.
+/// The repetitions of a visit are timed in this many parts, and the median is used: losing the CPU
+/// for a moment affects one part and not the visit.
 const SLICES: u64 = 9;
 
 /// Where the threads are. The loop's own thread is on `placement.device` already.
@@ -249,7 +281,7 @@ pub(super) fn visit<L: EventLoop>(visit: Visit) -> Result<Timed, Cannot> {
         }
     })?;
     let keys = bells.iter().map(|bell| it.add(bell)).collect::<io::Result<Vec<_>>>().map_err(why)?;
-    // Warm is what has been done before: a tenth of it, and at least once.
+    // The warm-up: a tenth of the repetitions, and at least one.
     let warm = times / 10 + 1;
     let timed = match work {
         Work::Bells { ready, .. } => {
@@ -282,14 +314,13 @@ pub(super) fn visit<L: EventLoop>(visit: Visit) -> Result<Timed, Cannot> {
             let over = AtomicBool::new(false);
             let (seen, first) = (&seen, seen.get());
             thread::scope(|scope| {
-                let waking = scope.spawn(|| waking_thread(wake, seen, warm + times, placement.guest, &over));
+                let waking = scope.spawn(|| waking_thread(wake, seen, [warm, times], placement.guest, &over));
                 let result = it.turn_until(first + warm);
                 let result = result.and_then(|()| visit.time_whole(|| it.turn_until(first + warm + times)));
                 over.store(true, Ordering::Relaxed);
-                // What it measured: from waking to knowing. The pauses between are no part of that.
-                let latencies = waking.join().unwrap_or_default();
-                let measured = latencies.get(warm as usize..).and_then(median);
-                result.map(|elapsed| Timed { elapsed, each_ns: measured.unwrap_or(f64::NAN) })
+                // The waking thread's measurement, without the pauses.
+                let each_ns = waking.join().map_or(f64::NAN, |latencies| quantile_us(&latencies, 0.5) * 1e3);
+                result.map(|elapsed| Timed { elapsed, each_ns })
             })
         }
     };
@@ -298,18 +329,26 @@ pub(super) fn visit<L: EventLoop>(visit: Visit) -> Result<Timed, Cannot> {
     Ok(timed)
 }
 
-/// How long the other thread waits before it wakes the loop, so that the loop is asleep: longer than any of them takes to get
-/// there. A loop that is caught on its way to sleep is woken at once, however long its way is.
+/// How long the other thread waits before it wakes the loop, so that the loop is asleep by then.
+/// This is longer than any loop needs to fall asleep; a loop that is not asleep yet would be woken
+/// at once.
 const ASLEEP: Duration = Duration::from_micros(50);
 
-/// Wakes the loop `times` times, and waits each time until the loop has run the handler. Gives how long that took, in
-/// nanoseconds.
-fn waking_thread(mut wake: Waker, seen: &Seen, times: u64, cpu: usize, over: &AtomicBool) -> Vec<f64> {
-    // On a CPU of its own if it may; the loop's thread is pinned, so this one can only be slower elsewhere.
+/// Wakes the loop `warm` times and then `times` times, and waits each time until the loop has run
+/// the handler. Returns how long the last `times` took.
+fn waking_thread(
+    mut wake: Waker,
+    seen: &Seen,
+    [warm, times]: [u64; 2],
+    cpu: usize,
+    over: &AtomicBool,
+) -> Histogram<u64> {
+    // On a CPU of its own if that is allowed. The loop's thread is pinned, so elsewhere this one
+    // can only be slower.
     let _ = pin_current_thread(cpu);
     let now = || clock_ns(libc::CLOCK_MONOTONIC);
-    let mut latencies = Vec::with_capacity(times as usize);
-    for _ in 0..times {
+    let mut latencies = latencies();
+    for round in 0..warm + times {
         let before = seen.get();
         let start = now();
         while now() - start < ASLEEP.as_nanos() as u64 {
@@ -320,7 +359,9 @@ fn waking_thread(mut wake: Waker, seen: &Seen, times: u64, cpu: usize, over: &At
         while seen.get() == before && !over.load(Ordering::Relaxed) {
             std::hint::spin_loop();
         }
-        latencies.push((now() - begin) as f64);
+        if round >= warm {
+            latencies.saturating_record(now() - begin);
+        }
     }
     latencies
 }
@@ -336,7 +377,7 @@ impl Visit {
         Ok(Duration::from_nanos(elapsed_ns))
     }
 
-    /// Times `run`, which repeats the work as often as it is told.
+    /// Times `run`, which repeats the work the given number of times.
     fn time(&self, mut run: impl FnMut(u64) -> io::Result<()>) -> io::Result<Timed> {
         let slices = SLICES.min(self.times);
         let (mut elapsed_ns, mut each_ns) = (0, [0.0; SLICES as usize]);

@@ -1,17 +1,18 @@
 //! The 95% interval of a median, by the bootstrap.
 //!
-//! Resample the values with replacement many times, take the median of each resample, and cut the tails off. With
-//! ten values the plain percentile interval is too narrow (a simulation with normal differences covers 92-93%), so
-//! the tails are cut at the probability that Hesterberg's *expanded percentile interval* gives ("What teachers should
-//! know about the bootstrap", The American Statistician 69, 2015, section 5.3): as far out as Student's t with n-1
-//! degrees of freedom and the n/(n-1) bias of the resampled variance ask for.
+//! Resample the values with replacement many times, take the median of each resample, and cut off
+//! the tails. With ten values the plain percentile interval is too narrow (in a simulation with
+//! normal differences it covers 92-93%). Therefore the tails are cut at the probability of
+//! Hesterberg's *expanded percentile interval* ("What teachers should know about the bootstrap",
+//! The American Statistician 69, 2015, section 5.3), which accounts for Student's t with n-1
+//! degrees of freedom and for the n/(n-1) bias of the resampled variance.
 
-use super::random::SplitMix64;
 use super::statistics::{median, quantile, sorted};
+use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
-/// Fewest values with an interval. The range of n values misses the true median with probability 2^(1-n), so with
-/// five values no interval made from them can reach 95%.
+/// The smallest number of values with an interval. The range of n values misses the true median
+/// with probability 2^(1-n), so with five values no interval made from them can reach 95%.
 pub(crate) const MIN_VALUES: usize = 6;
 
 const RESAMPLES: usize = 4_999;
@@ -27,7 +28,7 @@ pub(crate) struct Interval {
 }
 
 impl Interval {
-    /// Whether zero is inside, ends included.
+    /// Returns true if zero is inside, ends included.
     pub(crate) fn spans_zero(self) -> bool {
         self.low <= 0.0 && self.high >= 0.0
     }
@@ -41,16 +42,17 @@ pub(crate) struct Estimate {
 }
 
 impl Estimate {
-    /// Estimates the median of what `values` were drawn from. `None` without a finite value; what is not finite is
-    /// left out. The same values give the same estimate, always.
+    /// Estimates the median of the distribution that `values` were drawn from. Values that are not
+    /// finite are ignored; `None` if there are no others. The same values always give the same
+    /// estimate.
     pub(crate) fn of(values: &[f64]) -> Option<Self> {
         let values: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
         Some(Self { median: median(&values)?, interval: interval(&values, RESAMPLES) })
     }
 }
 
-/// A statistic of two medians whose values were not drawn together (two runs): its value, and its interval by resampling
-/// each side on its own. `None` without a finite value on both sides.
+/// A statistic of the medians of two runs, whose values cannot be paired: its value, and its
+/// interval by resampling each side on its own. `None` without a finite value on both sides.
 pub(crate) fn of_two(a: &[f64], b: &[f64], statistic: impl Fn(f64, f64) -> f64) -> Option<Estimate> {
     let (a, b) = (sorted(a), sorted(b));
     let median = statistic(quantile(&a, 0.5)?, quantile(&b, 0.5)?);
@@ -58,9 +60,9 @@ pub(crate) fn of_two(a: &[f64], b: &[f64], statistic: impl Fn(f64, f64) -> f64) 
     if fewest < MIN_VALUES || !median.is_finite() {
         return median.is_finite().then_some(Estimate { median, interval: None });
     }
-    let mut random = SplitMix64::new(SEED);
+    let mut random = Rng::with_seed(SEED);
     let mut draw = |values: &[f64]| {
-        let mut resample: Vec<f64> = values.iter().map(|_| values[random.below(values.len())]).collect();
+        let mut resample: Vec<f64> = values.iter().map(|_| values[random.usize(..values.len())]).collect();
         resample.sort_by(f64::total_cmp);
         quantile(&resample, 0.5)
     };
@@ -79,12 +81,12 @@ fn interval(values: &[f64], resamples: usize) -> Option<Interval> {
     if n < MIN_VALUES {
         return None;
     }
-    let mut random = SplitMix64::new(SEED);
+    let mut random = Rng::with_seed(SEED);
     let mut resample = vec![0.0; n];
     let mut medians = Vec::with_capacity(resamples);
     for _ in 0..resamples {
         for slot in &mut resample {
-            *slot = values[random.below(n)];
+            *slot = values[random.usize(..n)];
         }
         resample.sort_by(f64::total_cmp);
         medians.push(quantile(&resample, 0.5)?);
@@ -94,14 +96,15 @@ fn interval(values: &[f64], resamples: usize) -> Option<Interval> {
     Some(Interval { low: quantile(&medians, tail)?, high: quantile(&medians, 1.0 - tail)? })
 }
 
-/// What to cut off on each side for 95% in the middle: Phi(-sqrt(n / (n-1)) * t(97.5%, n-1)).
+/// The share to cut off on each side for 95% in the middle: Phi(-sqrt(n / (n-1)) * t(97.5%, n-1)).
 fn tail_probability(n: usize) -> f64 {
     let n = n as f64;
     normal_below(-(n / (n - 1.0)).sqrt() * student_t(n - 1.0))
 }
 
-/// The 97.5% quantile of Student's t, by the Cornish-Fisher expansion around the normal quantile (Abramowitz and
-/// Stegun 26.7.5); with the five degrees of freedom that [`MIN_VALUES`] leaves it is 0.1% low.
+/// The 97.5% quantile of Student's t, by the Cornish-Fisher expansion around the normal quantile
+/// (Abramowitz and Stegun 26.7.5); with the five degrees of freedom that [`MIN_VALUES`] leaves it
+/// is 0.1% low.
 fn student_t(freedom: f64) -> f64 {
     let z2 = Z * Z;
     let g1 = Z * (z2 + 1.0) / 4.0;
@@ -110,7 +113,8 @@ fn student_t(freedom: f64) -> f64 {
     Z + g1 / freedom + g2 / freedom.powi(2) + g3 / freedom.powi(3)
 }
 
-/// The standard normal distribution function for x <= 0 (Abramowitz and Stegun 26.2.17, error below 7.5e-8).
+/// The standard normal distribution function for x <= 0 (Abramowitz and Stegun 26.2.17, error below
+/// 7.5e-8).
 fn normal_below(x: f64) -> f64 {
     let t = 1.0 / (1.0 - 0.231_641_9 * x);
     let series = t
@@ -122,18 +126,19 @@ fn normal_below(x: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fastrand::Rng;
     use proptest::prelude::*;
 
     /// A standard normal number: Box and Muller.
-    fn normal(random: &mut SplitMix64) -> f64 {
-        let uniform = |random: &mut SplitMix64| (random.next() >> 11) as f64 / (1u64 << 53) as f64;
-        let radius = (-2.0 * (1.0 - uniform(random)).ln()).sqrt();
-        radius * (2.0 * std::f64::consts::PI * uniform(random)).cos()
+    fn normal(random: &mut Rng) -> f64 {
+        let radius = (-2.0 * (1.0 - random.f64()).ln()).sqrt();
+        radius * (2.0 * std::f64::consts::PI * random.f64()).cos()
     }
 
-    /// How often, in percent, the interval holds the true median when the values come from `draw`.
-    fn coverage(n: usize, true_median: f64, mut draw: impl FnMut(&mut SplitMix64) -> f64) -> f64 {
-        let mut random = SplitMix64::new(n as u64);
+    /// How often, in percent, the interval contains the true median when the values come from
+    /// `draw`.
+    fn coverage(n: usize, true_median: f64, mut draw: impl FnMut(&mut Rng) -> f64) -> f64 {
+        let mut random = Rng::with_seed(n as u64);
         let trials = 300;
         let hits = (0..trials)
             .filter(|_| {
@@ -169,7 +174,7 @@ mod tests {
 
     #[test]
     fn the_interval_narrows_with_the_number_of_values() {
-        let mut random = SplitMix64::new(3);
+        let mut random = Rng::with_seed(3);
         let values: Vec<f64> = (0..100).map(|_| normal(&mut random)).collect();
         let width = |n: usize| interval(&values[..n], RESAMPLES).map(|i| i.high - i.low).unwrap();
         assert!(width(100) < width(20) && width(20) < width(6));

@@ -4,7 +4,7 @@ use super::bootstrap::Estimate;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Which way a metric is better.
+/// Whether less or more of a metric is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Better {
@@ -12,7 +12,7 @@ pub(crate) enum Better {
     Higher,
 }
 
-/// What the interval of a difference allows to say. For a cost "faster" means less of it.
+/// What follows from the interval of a difference. For a cost "faster" means less of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Verdict {
@@ -45,8 +45,8 @@ pub(crate) struct Comparison {
 }
 
 impl Comparison {
-    /// Compares `(arm, baseline)` pairs, one per round. Pairs with a value that is not finite are left out; `None`
-    /// if none is left.
+    /// Compares `(arm, baseline)` pairs, one per round. Pairs with a value that is not finite are
+    /// ignored; `None` if there are no others.
     pub(crate) fn of(pairs: &[(f64, f64)], better: Better) -> Option<Self> {
         let pairs: Vec<(f64, f64)> =
             pairs.iter().copied().filter(|(arm, base)| arm.is_finite() && base.is_finite()).collect();
@@ -73,15 +73,16 @@ fn verdict(difference: Estimate, better: Better) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::random::SplitMix64;
+    use fastrand::Rng;
 
-    /// Pairs whose baseline drifts from round to round; the arm is `shift` above it, give or take 1.
+    /// Pairs whose baseline drifts from round to round; the arm is `shift` above it, give or take
+    /// 1.
     fn pairs(shift: f64) -> Vec<(f64, f64)> {
-        let mut random = SplitMix64::new(11);
+        let mut random = Rng::with_seed(11);
         (0..10)
             .map(|round| {
                 let base = 1_000.0 + 50.0 * f64::from(round);
-                (base + shift + random.below(2_001) as f64 / 1_000.0 - 1.0, base)
+                (base + shift + f64::from(random.u32(..2_001)) / 1_000.0 - 1.0, base)
             })
             .collect()
     }
@@ -115,7 +116,7 @@ mod tests {
     fn degenerate_inputs() {
         assert_eq!(Comparison::of(&[], Better::Lower), None);
         assert_eq!(Comparison::of(&[(f64::NAN, 1.0)], Better::Lower), None);
-        // One round tells nothing, however large the difference looks.
+        // One round proves nothing, however large the difference looks.
         let one = Comparison::of(&[(1.0, 100.0)], Better::Lower).unwrap();
         assert_eq!((one.verdict, one.difference.interval), (Verdict::NoDetectableDifference, None));
         // Equal samples.

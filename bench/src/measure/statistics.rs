@@ -37,15 +37,16 @@ pub(crate) fn sorted(values: &[f64]) -> Vec<f64> {
     sorted
 }
 
-/// The quantile `p` (0 to 1) of values in ascending order, interpolated between neighbours as R's type 7 and NumPy
-/// do. `None` without a value.
+/// The quantile `p` (0 to 1) of values in ascending order, interpolated between neighbours as R's
+/// type 7 and NumPy do. `None` without a value.
 pub(crate) fn quantile(ascending: &[f64], p: f64) -> Option<f64> {
     let last = ascending.len().checked_sub(1)?;
     let position = p.clamp(0.0, 1.0) * last as f64;
     let below = (position.floor() as usize).min(last);
     let above = (below + 1).min(last);
     let weight = position - below as f64;
-    // Equal neighbours are returned as they are: interpolating between them could differ in the last bit.
+    // Equal neighbours are returned unchanged: interpolating between them could differ in the last
+    // bit.
     if weight == 0.0 || ascending[below] == ascending[above] {
         return Some(ascending[below]);
     }

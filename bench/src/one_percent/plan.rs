@@ -1,7 +1,7 @@
-//! Which cells are measured. Those of a section take turns, so what drifts meanwhile hits them alike.
+//! The cells that are measured. Those of a section take turns, so drift affects all of them alike.
 
-use super::cell::{Cell, Disk};
 use crate::arm::Monitor;
+use crate::report::one_percent::{Cell, Disk};
 
 /// How many CPUs guest and device have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub(super) fn sections(full: bool) -> Vec<Section> {
             for (iodepth, event_idx, busy_poll) in
                 [(1, false, false), (1, true, true), (32, true, false), (32, false, false), (32, true, true)]
             {
-                // By default what the others do not say already.
+                // By default leave out what other cells show already.
                 if full
                     || !(iodepth, event_idx, cpus).eq(&(1, false, Two))
                         && !(iodepth, busy_poll, cpus).eq(&(32, true, One))
@@ -106,7 +106,8 @@ mod tests {
         assert!(sections(true).len() > sections(false).len());
     }
 
-    /// What the default run must answer: each axis of the question has cells that differ in it alone.
+    /// The default run must answer this: each axis of the question has cells that differ only in
+    /// it.
     #[test]
     fn every_axis_is_in_the_default_run() {
         use Cpus::{One, Two};
@@ -142,5 +143,14 @@ mod tests {
         // The sweep, from nothing to 200 us.
         let spun = |disk: &Disk| cells.contains(&(One, Cell::new(Epoll, *disk)));
         assert!([2, 5, 10, 20, 50, 100, 200].map(Disk::Spin).iter().all(spun));
+    }
+
+    #[test]
+    fn every_cell_is_read_back_from_its_name() {
+        for (_, cell) in sections(true).into_iter().flat_map(|section| section.cells) {
+            for place in ["one CPU (0)", "two CPUs (0, 1)"] {
+                assert_eq!(Cell::parse(&format!("{cell} on {place}")), Some((cell, place)));
+            }
+        }
     }
 }

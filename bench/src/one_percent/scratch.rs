@@ -1,5 +1,5 @@
-//! The file of the file backends: written once, opened through the page cache and around it, and nameless from then on, so that
-//! nothing is left of it however the run ends.
+//! The file of the file backends: written once, opened through the page cache and with O_DIRECT,
+//! and then unlinked, so nothing is left of it however the run ends.
 
 use crate::error::{Error, reason};
 use std::env;
@@ -10,10 +10,10 @@ use std::process;
 use std::sync::Arc;
 use virtio_blk_sim::blk::backend::FileImage;
 
-/// Small enough to stay in the page cache, large enough that few requests meet in one place.
+/// Small enough to stay in the page cache, large enough that few requests have the same place.
 const BYTES: usize = 64 << 20;
 
-/// Both ways to the file.
+/// The file, opened in both ways.
 #[derive(Debug)]
 pub(super) struct Scratch {
     directory: PathBuf,
@@ -22,7 +22,7 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// Writes the file into `directory`. A usage error says why that cannot be done.
+    /// Writes the file into `directory`. A usage error reports why that is not possible.
     pub(super) fn new(directory: Option<&Path>) -> Result<Self, Error> {
         let directory = directory.map_or_else(env::temp_dir, Path::to_owned);
         let refuse = |why: &str| Error::Usage(format!("--dir {}: {why}", directory.display()));
@@ -40,7 +40,7 @@ impl Scratch {
             .map_err(|error| reason(&error))
             .and_then(|()| FileImage::open(&path, true, false).map_err(|error| error.to_string()));
         let direct = FileImage::open(&path, true, true).map(Arc::new).map_err(|error| error.to_string());
-        // It stays for those who have it open.
+        // The open files stay valid.
         let _ = fs::remove_file(&path);
         let cached = Arc::new(cached.map_err(|why| refuse(&why))?);
         Ok(Self { directory, cached, direct })
@@ -55,7 +55,7 @@ impl Scratch {
         Arc::clone(&self.cached)
     }
 
-    /// Around the page cache; the reason if its file system cannot.
+    /// With O_DIRECT, or the reason why the file system does not support it.
     pub(super) fn direct(&self) -> Result<Arc<FileImage>, String> {
         self.direct.clone().map_err(|why| format!("{why} (choose another --dir)"))
     }
@@ -67,13 +67,11 @@ mod tests {
 
     #[test]
     fn a_file_leaves_no_name_behind() {
-        let directory = env::temp_dir().join(format!("bench-scratch-{}", process::id()));
-        fs::create_dir_all(&directory).unwrap();
-        let scratch = Scratch::new(Some(&directory)).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let scratch = Scratch::new(Some(directory.path())).unwrap();
         assert_eq!(scratch.cached().capacity_sectors(), BYTES as u64 / 512);
-        assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
-        fs::remove_dir(&directory).unwrap();
-        let error = Scratch::new(Some(&directory)).unwrap_err();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        let error = Scratch::new(Some("/nonexistent".as_ref())).unwrap_err();
         assert!(error.exit_code() == 2 && error.to_string().contains("cannot make a file there"), "{error}");
     }
 }

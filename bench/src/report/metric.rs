@@ -1,6 +1,7 @@
-//! What a metric of the JSON report is called where people read it.
+//! Names of metrics for people.
 
-/// The name without its unit, and the unit if it says something that the name does not: `p999_us`, `us` becomes `p99.9`, `us`.
+/// The name without its unit, and the unit if the name does not imply it: `p999_us`, `us` becomes
+/// `p99.9`, `us`.
 pub(crate) fn heading<'a>(name: &str, unit: &'a str) -> (String, Option<&'a str>) {
     let bare = match unit {
         "ns" | "us" | "ms" | "bytes" => name.strip_suffix(unit).and_then(|name| name.strip_suffix('_')),
@@ -21,14 +22,14 @@ pub(crate) fn heading<'a>(name: &str, unit: &'a str) -> (String, Option<&'a str>
     (name, unit)
 }
 
-/// The quantile that a metric is, if it is one of latency: `p999_us` is 0.999.
+/// The quantile of a latency metric: `p999_us` is 0.999.
 pub(crate) fn quantile(name: &str) -> Option<f64> {
     let digits = name.strip_prefix('p')?.strip_suffix("_us")?;
     let number: f64 = digits.parse().ok().filter(|_| digits.len() >= 2)?;
     Some(number / 10f64.powi(digits.len() as i32))
 }
 
-/// `p999` is 99.9: the digits are those behind the point of a share.
+/// `p999` is 99.9: the digits are the decimals of a share.
 fn percent_of(bare: &str) -> Option<String> {
     let digits = bare.strip_prefix('p')?;
     if digits.len() < 2 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {

@@ -2,7 +2,8 @@
 
 use crate::measure::Interval;
 
-/// A number with as many decimals as give it three significant digits, and separators between thousands.
+/// A number with as many decimals as give it three significant digits, and separators between
+/// thousands.
 pub(crate) fn number(value: f64) -> String {
     let magnitude = value.abs();
     let decimals = if magnitude >= 99.95 {
@@ -19,7 +20,7 @@ pub(crate) fn number(value: f64) -> String {
 pub(crate) fn fixed(value: f64, decimals: usize) -> String {
     let text = format!("{value:.decimals$}");
     let (sign, digits) = match text.strip_prefix('-') {
-        // What rounds to zero has no sign.
+        // A number that rounds to zero has no sign.
         Some(digits) if digits.chars().any(|c| c.is_ascii_digit() && c != '0') => ("-", digits),
         Some(digits) => ("", digits),
         None => ("", text.as_str()),

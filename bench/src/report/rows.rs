@@ -1,11 +1,27 @@
-//! Tables that have a line for each row of a report.
+//! Tables that have a line for each row of a report, and their cells.
 
-use super::Row;
-use super::number::number;
-use super::table::{Cell, Column, Table};
+use super::number::{fixed, number, percent, range, signed};
+use super::row::Row;
+use super::table::{Cell, Column, Table, Tint};
+use crate::measure::{Comparison, Interval, MIN_VALUES, Verdict};
 
 /// A metric that is shown: its name, heading and unit.
 pub(crate) type Shown = (&'static str, &'static str, &'static str);
+
+/// The rows of each group, in their order.
+pub(crate) fn groups(rows: &[Row]) -> impl Iterator<Item = &[Row]> {
+    rows.chunk_by(|a, b| a.group == b.group)
+}
+
+/// The group of these rows.
+pub(crate) fn group_name(rows: &[Row]) -> &str {
+    rows.first().map_or("", |row| row.group.as_str())
+}
+
+/// A table for each group.
+pub(crate) fn tables(rows: &[Row], colour: bool, table: impl Fn(&[Row]) -> Table) -> String {
+    groups(rows).map(|rows| table(rows).render(colour)).collect::<Vec<_>>().join("\n")
+}
 
 /// A line for each of `rows`, with the medians of `metrics`. `case` is the heading of the cases.
 pub(crate) fn medians(
@@ -39,4 +55,44 @@ pub(crate) fn table(
 /// The median of a metric; an empty cell where the row has no such metric.
 pub(crate) fn median(row: &Row, metric: &str) -> Cell {
     row.median(metric).map(number).unwrap_or_default().into()
+}
+
+/// The same with so many decimals.
+pub(crate) fn median_fixed(row: &Row, metric: &str, decimals: usize) -> Cell {
+    row.median(metric).map(|value| fixed(value, decimals)).unwrap_or_default().into()
+}
+
+/// The median absolute deviation of a metric.
+pub(crate) fn mad(row: &Row, metric: &str) -> Cell {
+    row.metric(metric).map(|measured| number(measured.summary.mad)).unwrap_or_default().into()
+}
+
+/// Both ends of an interval, or nothing without one.
+pub(crate) fn interval(interval: Option<Interval>, format: impl Fn(f64) -> String) -> Cell {
+    interval.map(|interval| range(interval, format)).unwrap_or_default().into()
+}
+
+/// A metric against its baseline: difference, interval, change, verdict. Empty without a baseline.
+pub(crate) fn difference(row: &Row, metric: &str) -> [Cell; 4] {
+    let Some(versus) = row.metric(metric).and_then(|measured| measured.versus) else {
+        return Default::default();
+    };
+    [
+        signed(versus.difference.median).into(),
+        interval(versus.difference.interval, signed),
+        versus.ratio.map(|ratio| percent(ratio.median)).unwrap_or_default().into(),
+        verdict(&versus),
+    ]
+}
+
+/// The verdict in its colour, and why there is none where there are too few rounds.
+pub(crate) fn verdict(versus: &Comparison) -> Cell {
+    match versus.verdict {
+        Verdict::Faster => Cell::tinted("faster", Tint::Green),
+        Verdict::Slower => Cell::tinted("slower", Tint::Red),
+        none if versus.pairs < MIN_VALUES => {
+            format!("{none} ({} of {MIN_VALUES} rounds)", versus.pairs).into()
+        }
+        none => none.to_string().into(),
+    }
 }

@@ -1,13 +1,14 @@
-//! Rows with made-up numbers, for the tests of tables and sentences.
+//! Rows with invented numbers, for tests of tables and sentences.
 
-use super::{Missing, Row};
+use super::row::{Missing, Row};
 use crate::measure::{Better, Comparison, Measured, Summary};
 
-/// Six rounds, and six of a baseline that cannot be told apart from them.
+/// Six rounds, and six rounds of a baseline without a detectable difference.
 pub(crate) const NOISY: [f64; 6] = [1.0, 1.1, 0.9, 1.05, 0.95, 1.0];
 pub(crate) const NOISE: [f64; 6] = [1.1, 1.0, 0.95, 1.0, 0.9, 1.05];
 
-/// A metric with a value for each round, against those of a baseline. More is better of IOPS, less of all else.
+/// A metric with a value per round, compared with those of a baseline. For IOPS more is better, for
+/// everything else less.
 pub(crate) fn measured(name: &'static str, values: &[f64], baseline: Option<&[f64]>) -> Measured {
     let better = if name == "iops" { Better::Higher } else { Better::Lower };
     let pairs = |base: &[f64]| values.iter().copied().zip(base.iter().copied()).collect::<Vec<_>>();
@@ -21,12 +22,12 @@ pub(crate) fn measured(name: &'static str, values: &[f64], baseline: Option<&[f6
     }
 }
 
-/// A row that was measured and is compared with none.
+/// A row that was measured and has no baseline.
 pub(crate) fn row(group: &str, case: &str, metrics: Vec<Measured>) -> Row {
     Row { group: group.to_owned(), case: case.to_owned(), baseline: None, result: Ok(metrics) }
 }
 
-/// A row that this machine cannot have.
+/// A row that is not available on this machine.
 pub(crate) fn unavailable(group: &str, case: &str, why: &str) -> Row {
     Row { result: Err(Missing::Unavailable(why.to_owned())), ..row(group, case, Vec::new()) }
 }

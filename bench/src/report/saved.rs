@@ -1,19 +1,18 @@
-//! A JSON report, read back: what pages, comparisons and sentences are made from, so that none of them can say what the file
-//! does not.
+//! A JSON report, parsed: pages, comparisons and sentences are made from it, so none of them can
+//! contradict the file.
 
 use super::json::SCHEMA;
-use super::{Missing, Row};
+use super::row::{Missing, Report, Row};
 use crate::environment::Environment;
 use crate::error::{Error, reason};
 use crate::measure::{Better, Comparison, Summary};
-use crate::report::Report;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// No report of ours comes near it; something else would fill the memory.
+/// A limit for files that are not our reports: none of ours is nearly as large.
 const LARGEST: u64 = 256 << 20;
 
 /// The report of a run. The fields are described in [`super::json`].
@@ -23,22 +22,10 @@ pub(crate) struct Document {
     pub(crate) command: String,
     pub(crate) workload: Option<String>,
     pub(crate) complete: bool,
-    /// By name, as they stand in the file.
+    /// By name, as in the file.
     pub(crate) environment: BTreeMap<String, serde_json::Value>,
     pub(crate) conclusions: Vec<String>,
     pub(crate) results: Vec<Entry>,
-    /// By group and case.
-    #[serde(skip)]
-    baselines: BTreeMap<(String, String), String>,
-}
-
-/// What a row is compared with.
-#[derive(Debug, Deserialize)]
-struct Compared {
-    group: String,
-    case: String,
-    #[serde(default)]
-    baseline: Option<String>,
 }
 
 /// One row.
@@ -46,7 +33,10 @@ struct Compared {
 pub(crate) struct Entry {
     pub(crate) group: String,
     pub(crate) case: String,
-    /// Why there are no metrics, if this machine could not do it.
+    /// The case of the same group that it is compared with. Older reports do not name it.
+    #[serde(default)]
+    pub(crate) baseline: Option<String>,
+    /// Why there are no metrics, if the case is not available on this machine.
     pub(crate) reason: Option<String>,
     pub(crate) metrics: BTreeMap<String, SavedMetric>,
 }
@@ -71,7 +61,7 @@ impl Document {
         document.map_err(|error| Error::Failed(format!("cannot write the results as JSON: {error}")))
     }
 
-    /// Reads `path`, the value of `option`. An [`Error::Usage`] says what is wrong with it.
+    /// Reads `path`, the value of `option`. An [`Error::Usage`] reports what is wrong with it.
     pub(crate) fn read(option: &str, path: &Path) -> Result<Self, Error> {
         let refuse = |why: &str| Error::Usage(format!("{option} {}: {why}", path.display()));
         let mut text = String::new();
@@ -85,29 +75,18 @@ impl Document {
         struct Header {
             schema: String,
         }
-        #[derive(Deserialize)]
-        struct Arms {
-            results: Vec<Compared>,
-        }
-        let other = |error: serde_json::Error| format!("this is no report of bench --json ({error})");
-        // First of all: another version need not have our fields.
+        let other = |error: serde_json::Error| format!("this is not a report of bench --json ({error})");
+        // Check the schema first: another version may have other fields.
         let Header { schema } = serde_json::from_str(text).map_err(other)?;
         if schema != SCHEMA {
             return Err(format!("its schema is '{}', and this bench reads {SCHEMA}", schema.escape_debug()));
         }
-        let Arms { results } = serde_json::from_str(text).map_err(other)?;
-        let baselines = results.into_iter().filter_map(|arm| Some(((arm.group, arm.case), arm.baseline?)));
-        Ok(Self { baselines: baselines.collect(), ..serde_json::from_str(text).map_err(other)? })
-    }
-
-    /// The case that a row is compared with.
-    pub(crate) fn baseline(&self, entry: &Entry) -> Option<&str> {
-        self.baselines.get(&(entry.group.clone(), entry.case.clone())).map(String::as_str)
+        serde_json::from_str(text).map_err(other)
     }
 
     /// The case that all rows of a group are compared with, if there is one.
-    pub(crate) fn common_baseline(&self, group: &[Entry]) -> Option<&str> {
-        let mut all = group.iter().filter_map(|entry| self.baseline(entry));
+    pub(crate) fn common_baseline(group: &[Entry]) -> Option<&str> {
+        let mut all = group.iter().filter_map(|entry| entry.baseline.as_deref());
         let first = all.next()?;
         all.all(|other| other == first).then_some(first)
     }
@@ -134,7 +113,13 @@ impl From<&Row> for Entry {
             Err(Missing::Unavailable(why)) => Some(why.clone()),
             _ => None,
         };
-        Self { group: row.group.clone(), case: row.case.clone(), reason, metrics: metrics.collect() }
+        Self {
+            group: row.group.clone(),
+            case: row.case.clone(),
+            baseline: row.baseline.clone(),
+            reason,
+            metrics: metrics.collect(),
+        }
     }
 }
 
@@ -149,7 +134,7 @@ impl Entry {
         self.metrics.get(name)?.versus.as_ref()
     }
 
-    /// Why there is nothing to show; `None` if there is.
+    /// Why there are no metrics; `None` if there are.
     pub(crate) fn missing(&self) -> Option<String> {
         let missing = || match &self.reason {
             Some(why) => format!("not available: {}", obstacle(why)),
@@ -159,12 +144,12 @@ impl Entry {
     }
 }
 
-/// Why something was not measured, without what a programmer could do about it.
+/// Why something was not measured, without the advice for programmers.
 pub(crate) fn obstacle(why: &str) -> &str {
     why.split("; ask for ").next().unwrap_or(why)
 }
 
-/// The metrics of a group's rows, those that people look at first in front.
+/// The metrics of a group's rows, the most important first.
 pub(crate) fn metric_names(entries: &[Entry]) -> Vec<(&str, &str)> {
     const FIRST: [&str; 13] = [
         "iops",
@@ -224,15 +209,15 @@ mod tests {
             results.join(",")
         ))
         .unwrap();
-        let all: Vec<_> = document.results.iter().map(|entry| document.baseline(entry)).collect();
+        let all: Vec<_> = document.results.iter().map(|entry| entry.baseline.as_deref()).collect();
         assert_eq!(all, [None, Some("a"), Some("a"), Some("x"), Some("y")]);
-        let groups: Vec<_> = document.groups().map(|group| document.common_baseline(group)).collect();
+        let groups: Vec<_> = document.groups().map(Document::common_baseline).collect();
         assert_eq!(groups, [Some("a"), None]);
     }
 
     #[test]
     fn what_is_no_report_is_refused_with_a_reason() {
-        assert!(Document::parse("").unwrap_err().starts_with("this is no report of bench --json ("));
+        assert!(Document::parse("").unwrap_err().starts_with("this is not a report of bench --json ("));
         assert!(Document::parse("{}").unwrap_err().contains("missing field `schema`"));
         let other = r#"{"schema":"bench/2","benchmark":"","command":"","workload":null,"complete":true,"environment":{},
             "conclusions":[],"results":[]}"#;

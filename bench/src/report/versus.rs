@@ -1,12 +1,12 @@
 //! How the rows of a report compare with their baselines, by ratio.
 
-use super::Row;
-use super::cell::verdict;
 use super::number::range;
+use super::row::Row;
+use super::rows::verdict;
 use super::table::{Column, Table};
 use crate::measure::Comparison;
 
-/// What is compared, and how a ratio is written.
+/// The metrics that are compared, and how a ratio is written.
 #[derive(Debug)]
 pub(crate) struct Versus {
     /// Metrics, and what they are called.
@@ -15,7 +15,7 @@ pub(crate) struct Versus {
 }
 
 impl Versus {
-    /// What a row has of each metric: what it is called, and the comparison.
+    /// For each metric of a row its name and the comparison.
     pub(crate) fn of(&self, row: &Row) -> impl Iterator<Item = (&'static str, Comparison)> {
         self.metrics.iter().filter_map(|(name, words)| Some((*words, row.metric(name)?.versus?)))
     }
@@ -25,7 +25,8 @@ impl Versus {
         versus.ratio?.interval.map(|interval| range(interval, self.show))
     }
 
-    /// A line for each metric of each of `rows` that has a baseline. The headings are those of the cases and of the ratios.
+    /// A line for each metric of each row that has a baseline. The headings are those of the cases
+    /// and of the ratios.
     pub(crate) fn table(&self, title: &str, [case, ratio]: [&'static str; 2], rows: &[Row]) -> Table {
         let columns = [
             Column::text(case),

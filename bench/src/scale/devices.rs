@@ -1,13 +1,12 @@
 //! Virtio-blk devices on IoThreads, and a guest that keeps one request of each in flight.
 
-use super::DeviceSample;
 use super::heap::bytes_in_use;
 use crate::arm::Arm;
+use crate::bare::clock_ns;
 use crate::error::{Error, reason};
-use crate::eventfd::clock_ns;
-use crate::measure::statistics::median;
-use crate::pin::pin_current_thread;
-use crate::worker::{NoOutcome, Worker};
+use crate::machine::pin_current_thread;
+use crate::machine::{NoOutcome, Worker};
+use crate::measure::{median, sample};
 use aio::{AioContext, IoThread, Stats};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +17,22 @@ use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig, Features};
 use virtio_blk_sim::guest::SimTransport;
 use virtio_blk_sim::guest::{BlkDriver, Completion, DriverError, Waiting};
 
-/// So many devices, with a queue each, on so many IoThreads.
+sample! {
+    /// The result of one visit of devices.
+    pub(super) struct DeviceSample {
+        /// Elapsed time divided by the requests of all devices.
+        time_ns: "ns" Lower,
+        device_cpu_ns: "ns" Lower,
+        syscalls: "syscalls" Lower,
+        /// The median over the devices of their mean latencies.
+        latency_us: "us" Lower,
+        /// The largest of their mean latencies over the median.
+        latency_max_over_median: "ratio" Lower,
+        device_bytes: "bytes" Lower,
+    }
+}
+
+/// A number of devices, each with one queue, on a number of IoThreads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Devices {
     pub(super) arm: Arm,
@@ -27,7 +41,7 @@ pub(super) struct Devices {
     spread: bool,
 }
 
-/// Queues that are spread over IoThreads, and over how many.
+/// The number of queues that are spread over IoThreads, and the numbers of IoThreads.
 const SPREAD: usize = 32;
 const IO_THREADS: [usize; 3] = [1, 2, 4];
 const BLOCK_BYTES: u32 = 512;
@@ -57,7 +71,7 @@ impl fmt::Display for Devices {
     }
 }
 
-/// What a job of the guest's thread answers.
+/// The result of a job of the guest's thread.
 type Outcome = Result<Run, DriverError>;
 
 /// What the guest saw.
@@ -76,7 +90,8 @@ pub(super) struct Rig {
 }
 
 impl Rig {
-    /// Starts the devices' loops, one IoThread on each of `cpus` in turn. The error is why this machine cannot.
+    /// Starts the devices' loops on `cpus` in turn. The error is the reason why this machine
+    /// cannot.
     pub(super) fn start(what: Devices, guest_cpu: usize, cpus: &[usize]) -> Result<Self, String> {
         let why = |error: io::Error| match error.raw_os_error() {
             Some(libc::EMFILE) => format!("needs {} descriptors; raise 'ulimit -n'", 3 * what.devices),
@@ -153,20 +168,22 @@ impl Rig {
             latency_max_over_median: longest / middle,
             device_bytes: self.bytes_each,
         };
-        // Rounds of requests are what is repeated: the calibration scales their number.
+        // A repetition is one request of each device.
         Ok((run.elapsed, sample))
     }
 }
 
-/// One visit that takes longer than this hangs.
+/// A visit that takes longer than this hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The system calls of a device's loop. A spinning driver wants no interrupts, and the loop's own notifier is written by us.
+/// The system calls of a device's loop. A spinning driver needs no interrupts, and the loop's own
+/// notifier is written by us.
 fn device_calls(stats: Stats) -> u64 {
     stats.syscalls() - stats.syscalls_write
 }
 
-/// Keeps one request of each driver in flight until each has had `times`, looking at one after the other.
+/// Keeps one request of each driver in flight until each has completed `times`, polling one after
+/// the other.
 fn play(drivers: &mut [BlkDriver], times: u64) -> Outcome {
     struct Guest {
         submitted: Instant,
@@ -206,7 +223,7 @@ fn play(drivers: &mut [BlkDriver], times: u64) -> Outcome {
             driver.read(0, 0)?;
             driver.kick()?;
         }
-        // With devices on the same CPU this lets them run; else it returns at once where nobody else wants the CPU.
+        // Lets devices on the same CPU run; otherwise it returns at once.
         std::thread::yield_now();
     }
     let mean = |guest: &Guest| guest.latency_ns as f64 / times.max(1) as f64;
@@ -230,7 +247,7 @@ fn transport(arm: Arm) -> io::Result<SimTransport> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pin::CpuSet;
+    use crate::machine::CpuSet;
 
     #[test]
     fn every_device_is_served_on_one_loop_and_on_two() {

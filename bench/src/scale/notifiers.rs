@@ -1,18 +1,27 @@
-//! Notifiers on one loop, on one thread: rung, and the loop turned until their handlers have run.
+//! Notifiers on one loop: they are signalled, and the loop turns until their handlers have run.
 
-use super::EventSample;
 use super::heap::bytes_in_use;
 use crate::arm::Arm;
+use crate::bare::clock_ns;
+use crate::campaign::Repeater;
 use crate::error::{Error, reason};
-use crate::eventfd::clock_ns;
-use crate::repeater::Repeater;
+use crate::measure::sample;
 use aio::{AioContext, EventNotifier, NotifierRegistration};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 use std::{fmt, io};
 
-/// So many are registered; one of them is rung, or all.
+sample! {
+    /// The result of one visit of notifiers.
+    pub(super) struct EventSample {
+        time_ns: "ns" Lower,
+        syscalls: "syscalls" Lower,
+        handler_bytes: "bytes" Lower,
+    }
+}
+
+/// A number of registered notifiers, of which one or all are signalled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Notifiers {
     pub(super) arm: Arm,
@@ -43,7 +52,8 @@ impl fmt::Display for Notifiers {
     }
 }
 
-/// A loop with its notifiers. Made for each visit: their descriptors together would be too many for one process.
+/// A loop with its notifiers. Created for each visit, because all loops together would need too
+/// many descriptors.
 struct Loop {
     // Dropped before the context.
     _registrations: Vec<NotifierRegistration>,
@@ -58,7 +68,7 @@ impl Loop {
         let reset = aio::Reset::from(what.arm.reset());
         let context = AioContext::builder().monitor(what.arm.monitor().kind()).reset(reset).build()?;
         let handled = Rc::new(Cell::new(0));
-        // With room for all, so that what is counted is what a registration occupies.
+        // Allocate the vectors first, so that only the registrations are counted.
         let mut bells = Vec::with_capacity(what.registered);
         let mut registrations = Vec::with_capacity(what.registered);
         let before = bytes_in_use();
@@ -68,7 +78,7 @@ impl Loop {
             registrations.push(context.add_notifier(&bell, move |_| count.set(count.get() + 1))?);
             bells.push(bell);
         }
-        // Arms what has to be armed.
+        // Arm what has to be armed.
         context.poll(false)?;
         let grown = before.zip(bytes_in_use()).map(|(before, after)| after.saturating_sub(before));
         let bytes_each = grown.map_or(f64::NAN, |grown| grown as f64 / what.registered as f64);
@@ -102,14 +112,14 @@ fn visit(what: Notifiers, times: u64) -> io::Result<(Duration, EventSample)> {
     let events = (times * rung.len() as u64) as f64;
     let sample = EventSample {
         time_ns: elapsed_ns as f64 / events,
-        // And the write(2) of each ring.
+        // Plus the write(2) of each signal.
         syscalls: calls as f64 / events + 1.0,
         handler_bytes: it.bytes_each,
     };
     Ok((Duration::from_nanos(elapsed_ns), sample))
 }
 
-/// The visits on a thread of their own, pinned to `cpu`: a case for each of `all`.
+/// Starts a thread on `cpu` that makes the visits: a case for each of `all`.
 pub(super) fn thread(cpu: usize, all: Vec<Notifiers>) -> Result<Repeater<EventSample>, Error> {
     let repeat = move |(): &mut (), index: usize, times: u64| {
         let what: Notifiers = all[index];

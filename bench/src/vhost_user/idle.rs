@@ -1,15 +1,15 @@
-//! What a server does while its guest is attached and asks for nothing: no thread of it should run at all.
+//! What an idle server does while its guest is attached: no thread of it should run.
 
 use super::process::{Process, Thread};
-use crate::measure::{Better, Measured, Summary};
-use crate::session::Watch;
+use crate::campaign::Watch;
+use crate::measure::Measured;
 use std::io;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// What still follows the last request is none of idleness: a window of busy polling, a thread that cleans up behind the others.
+/// The time for what follows the last request: a window of busy polling, a thread that cleans up.
 const SETTLING: Duration = Duration::from_millis(100);
-/// How soon Ctrl-C is heard.
+/// How quickly Ctrl-C is noticed.
 const SLICE: Duration = Duration::from_millis(100);
 
 /// What an idle server did.
@@ -21,8 +21,8 @@ pub(super) struct Idle {
     pub(super) woken: Vec<(String, u64)>,
 }
 
-/// Watches idle processes for `time`, all of them at once. `None` if it was stopped meanwhile. An error names the process
-/// that could not be watched, by its place in the list. Blocks.
+/// Watches all idle processes for `time`. `None` if it was interrupted. An error has the index of
+/// the process that could not be watched. Blocks.
 pub(super) fn watch(
     processes: &[&Process],
     time: Duration,
@@ -40,7 +40,7 @@ pub(super) fn watch(
     Ok(Some(after.into_iter().zip(before).map(|(after, before)| after.since(before)).collect()))
 }
 
-/// Sleeps for `time`; false if it was stopped.
+/// Sleeps for `time`. Returns false if it was interrupted.
 fn pause(time: Duration, watch: &impl Watch) -> bool {
     let end = Instant::now() + time;
     while !watch.stopped() {
@@ -77,8 +77,8 @@ impl Reading {
     }
 }
 
-/// The threads that ran between two readings, and how often. Who wakes leaves its CPU once, in the end; one that began or ended
-/// meanwhile has run at least once.
+/// The threads that ran between two readings, and how often. A thread that wakes up leaves its CPU
+/// at least once; one that was created or ended meanwhile has run at least once.
 fn woken(before: &[Thread], after: &[Thread]) -> Vec<(String, u64)> {
     let find = |threads: &[Thread], id| threads.iter().find(|thread| thread.id == id).cloned();
     let ran = after.iter().map(|thread| match find(before, thread.id) {
@@ -91,24 +91,19 @@ fn woken(before: &[Thread], after: &[Thread]) -> Vec<(String, u64)> {
 }
 
 impl Idle {
-    /// As metrics of the server's row: seen once, hence one value each and no comparison.
+    /// The metrics of the server's row: measured once, so they have one value and no comparison.
     pub(super) fn metrics(&self) -> Vec<Measured> {
-        let metric = |name, unit, value: f64| {
-            let summary = Summary::of(&[value])?;
-            Some(Measured { name, unit, better: Better::Lower, summary, values: vec![value], versus: None })
-        };
-        let metrics = [
-            metric("idle_wakeups_per_s", "1/s", self.wakeups_per_s),
-            metric("idle_cpu_ns_per_s", "ns/s", self.cpu_ns_per_s),
-        ];
-        metrics.into_iter().flatten().collect()
+        vec![
+            Measured::once("idle_wakeups_per_s", "1/s", self.wakeups_per_s),
+            Measured::once("idle_cpu_ns_per_s", "ns/s", self.cpu_ns_per_s),
+        ]
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::campaign::tests::StepsLeft;
+    use crate::campaign::StepsLeft;
     use std::process::{Command, Stdio};
 
     fn thread(id: u64, name: &str, switches: u64) -> Thread {

@@ -1,19 +1,17 @@
-//! The options of `bench vhost-user`, in fio's words, and what they come to.
+//! The options of `bench vhost-user`, in fio's terms, and the setup that follows from them.
 
 use super::process::MOST_PID;
-use crate::cli::schedule::ScheduleArgs;
-use crate::cli::value;
+use crate::cli::{ScheduleArgs, WorkloadArgs, value};
 use crate::error::Error;
-use crate::pin::CpuSet;
-use crate::virtio_blk::options::{Switch, block_bytes, iodepth, workload};
+use crate::machine::CpuSet;
+use crate::rig::features;
 use clap::{Args, ValueEnum};
 use std::collections::HashSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
-use virtio_blk_sim::blk::device::Features;
-use virtio_blk_sim::guest::{BlkDriver, Pattern, QueueShape, Waiting, Workload};
+use virtio_blk_sim::guest::{BlkDriver, QueueShape, Waiting, Workload};
 
 const AFTER_HELP: &str = "\
 Two servers side by side, the first is the baseline (guest on CPU 0, servers on CPU 1):
@@ -29,38 +27,28 @@ Two servers side by side, the first is the baseline (guest on CPU 0, servers on 
 pub(crate) struct VhostUserArgs {
     #[command(flatten)]
     pub(crate) schedule: ScheduleArgs,
-    /// The socket on which a vhost-user-blk server listens. Give several to compare them: they take turns, and the first
-    /// is the baseline. The name is the file's, unless given
+    /// The socket on which a vhost-user-blk server listens. Give several to compare them: they take
+    /// turns, and the first is the baseline. The default NAME is that of the file
     #[arg(long, value_name = "[NAME=]PATH", required = true)]
     socket: Vec<ServerArg>,
-    /// The servers' process ids, in the order of --socket [default: the kernel's word on who listens there]
+    /// The servers' process ids, in the order of --socket [default: as reported by the kernel]
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = pid)]
     pid: Vec<i32>,
-    /// Kind and order of requests: read, write, randread, randwrite, randrw. Writes overwrite the server's disk
-    #[arg(long, value_name = "PATTERN", default_value = "randread")]
-    rw: Pattern,
-    /// Bytes of a request: a multiple of 512 up to 1m
-    #[arg(long, value_name = "BYTES", default_value = "4k", value_parser = block_bytes)]
-    bs: u32,
-    /// Requests in flight, 1 to 1024
-    #[arg(long, value_name = "N", default_value = "1", value_parser = iodepth)]
-    iodepth: u16,
+    #[command(flatten)]
+    disk: WorkloadArgs,
     /// Entries of the queue: a power of two from 4 to 1024; more if --iodepth needs more
     #[arg(long, value_name = "N", default_value = "256", value_parser = queue_size)]
     queue_size: u16,
-    /// How the guest waits: sleeping until an interrupt comes, or spinning on the used ring with interrupts suppressed
+    /// How the guest waits: sleeping until an interrupt comes, or spinning on the used ring with
+    /// interrupts suppressed
     #[arg(long, value_name = "WAY", default_value = "sleeping")]
     client: Client,
-    /// Whether to negotiate VIRTIO_F_EVENT_IDX, if the server offers it
-    #[arg(long, value_name = "on|off", default_value = "on")]
-    event_idx: Switch,
-    /// Write recognisable blocks and check what is read; costs time on the guest's side
-    #[arg(long)]
-    verify: bool,
-    /// How long to watch the servers afterwards, their guests attached and idle, in seconds, or with a suffix; 0 does not
+    /// How long to watch the servers afterwards while their guests are attached and idle, in
+    /// seconds, or with a suffix; 0 to skip
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = idle)]
     idle: Duration,
-    /// CPU of the guest [default: the first that this process may use]. The servers stay where they are: use taskset(1)
+    /// CPU of the guest [default: the first that this process may use]. The servers are not moved:
+    /// use taskset(1)
     #[arg(long, value_name = "GUEST", value_parser = cpu)]
     pin: Option<usize>,
 }
@@ -85,7 +73,7 @@ impl FromStr for ServerArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // A name has no slash, so a path with an equals sign in it can be written ./a=b.
+        // A name has no slash, so a path with an equals sign can be written as ./a=b.
         let (name, path) = match text.split_once('=') {
             Some((name, path)) if !name.contains('/') => (Some(name.to_owned()), path),
             _ => (None, text),
@@ -99,7 +87,7 @@ impl FromStr for ServerArg {
     }
 }
 
-/// How the guest waits, for people.
+/// The name of the way, in the report.
 impl fmt::Display for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -109,7 +97,7 @@ impl fmt::Display for Client {
     }
 }
 
-/// What all servers of a run are asked.
+/// The setup that all servers of a run share.
 #[derive(Debug, Clone)]
 pub(super) struct Setup {
     pub(super) servers: Vec<ServerArg>,
@@ -151,7 +139,7 @@ fn queue_size(text: &str) -> Result<u16, String> {
 }
 
 impl VhostUserArgs {
-    /// Checks what fits what. A usage error names what does not.
+    /// Checks the options. A usage error names those that do not fit together.
     pub(super) fn setup(&self, allowed: &CpuSet) -> Result<Setup, Error> {
         let mut names = HashSet::new();
         if let Some(twice) = self.socket.iter().find(|server| !names.insert(&server.name)) {
@@ -167,7 +155,8 @@ impl VhostUserArgs {
                 self.socket.len()
             )));
         }
-        let workload = workload(self.rw, self.bs, self.iodepth, self.verify)?;
+        let workload = self.disk.workload()?;
+        let [workload_title, unusual] = self.disk.title();
         let first = allowed.iter().next().unwrap_or(0);
         let cpu = self.pin.unwrap_or(first);
         if !allowed.contains(cpu) {
@@ -175,10 +164,7 @@ impl VhostUserArgs {
                 "--pin {cpu}: this CPU is not among those that this process may use ({allowed})"
             )));
         }
-        let mut features = Features::INDIRECT_DESC | Features::FLUSH;
-        if self.event_idx == Switch::On {
-            features |= Features::EVENT_IDX;
-        }
+        let features = features(self.disk.event_idx());
         let servers = self
             .socket
             .iter()
@@ -187,9 +173,9 @@ impl VhostUserArgs {
         Ok(Setup {
             servers: servers.collect(),
             shape: QueueShape {
-                size: BlkDriver::queue_size_for(self.iodepth, features).max(self.queue_size),
-                slots: self.iodepth,
-                block_bytes: self.bs,
+                size: BlkDriver::queue_size_for(self.disk.iodepth, features).max(self.queue_size),
+                slots: self.disk.iodepth,
+                block_bytes: self.disk.bs,
                 features,
             },
             workload,
@@ -200,17 +186,8 @@ impl VhostUserArgs {
             cpu,
             idle: self.idle,
             client: self.client.to_string(),
-            title: self.title(),
+            title: format!("{workload_title}, {} client{unusual}", self.client),
         })
-    }
-
-    fn title(&self) -> String {
-        let event_idx = if self.event_idx == Switch::On { "" } else { ", no EVENT_IDX" };
-        let verify = if self.verify { ", verified" } else { "" };
-        format!(
-            "{} bs={} iodepth={}, {} client{event_idx}{verify}",
-            self.rw, self.bs, self.iodepth, self.client
-        )
     }
 }
 
@@ -218,6 +195,8 @@ impl VhostUserArgs {
 mod tests {
     use super::*;
     use crate::cli;
+    use virtio_blk_sim::blk::device::Features;
+    use virtio_blk_sim::guest::Pattern;
 
     fn setup(arguments: &[&str]) -> Result<Setup, String> {
         let args: VhostUserArgs = cli::options(arguments).map_err(|error| error.to_string())?;

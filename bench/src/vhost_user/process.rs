@@ -1,4 +1,4 @@
-//! A server's process, seen from outside: who it is, the CPU time it has used, how often it slept.
+//! A server's process, observed from outside: its id, its CPU time, and how often it slept.
 #![expect(unsafe_code, reason = "SO_PEERCRED, clock_getcpuclockid(3) and clock_gettime(2) fill C structures")]
 
 use crate::error::reason;
@@ -6,13 +6,13 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 use std::{fs, io, mem, thread};
 
-/// Two readings that far apart are equal when the process sleeps. Shorter than any sample.
+/// The time between two readings; if they are equal, the process sleeps. Shorter than any sample.
 const SETTLING: Duration = Duration::from_micros(200);
-/// A server that never sleeps is read as it is after that many.
+/// The number of readings after which a server that never sleeps is read anyway.
 const PATIENCE: usize = 25;
 
-/// No process has a larger id (PID_MAX_LIMIT of Linux). A CPU clock's id has room for 29 bits of it: a larger number would
-/// be the clock of somebody else.
+/// The largest process id (PID_MAX_LIMIT of Linux). The id of a CPU clock has room for 29 bits: a
+/// larger number would be the clock of another process.
 pub(super) const MOST_PID: libc::pid_t = 1 << 22;
 
 /// A process of this PID namespace.
@@ -22,16 +22,17 @@ pub(super) struct Process {
     clock: libc::clockid_t,
 }
 
-/// What a process has used, all its threads together, those that have ended included as far as the CPU goes.
+/// The usage of a process: all its threads together, in case of the CPU time also those that have
+/// ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Usage {
     pub(super) cpu_ns: u64,
-    /// How often a thread of it gave its CPU up to wait (voluntary context switches).
+    /// How often one of its threads slept (voluntary context switches).
     pub(super) sleeps: u64,
 }
 
-/// The process that listened on the other end's socket, or made the pair (unix(7), SO_PEERCRED). Not the one that serves
-/// if that was forked off later.
+/// The process that listened on the other end's socket, or created the pair (unix(7), SO_PEERCRED).
+/// If it forked later, the server may be another process.
 pub(super) fn peer(socket: impl AsFd) -> io::Result<libc::pid_t> {
     let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut len = mem::size_of_val(&credentials) as libc::socklen_t;
@@ -52,7 +53,7 @@ pub(super) fn peer(socket: impl AsFd) -> io::Result<libc::pid_t> {
 }
 
 impl Process {
-    /// The process `pid`. One sentence says why it cannot be watched.
+    /// The process `pid`. The error is the reason why it cannot be watched.
     pub(super) fn new(pid: libc::pid_t) -> Result<Self, String> {
         if pid <= 0 {
             // SO_PEERCRED of a process in another PID namespace.
@@ -85,8 +86,9 @@ impl Process {
         field(&status, "Cpus_allowed_list").map(str::to_owned)
     }
 
-    /// What it has used by the time at which it sleeps. The kernel counts the CPU time of a running thread of another
-    /// process by the tick, of a sleeping one by the nanosecond. Blocks for a moment.
+    /// Waits until the process sleeps and returns its usage. The kernel updates the CPU time of
+    /// another process at every tick while it runs, and exactly when it sleeps. Blocks for a
+    /// moment.
     pub(super) fn settled(&self) -> io::Result<Usage> {
         let mut last = self.usage()?;
         for _ in 0..PATIENCE {
@@ -107,7 +109,7 @@ impl Process {
             return Err(io::Error::last_os_error());
         }
         Ok(Usage {
-            // A CPU clock begins at zero and does not go back.
+            // A CPU clock starts at zero and never goes back.
             cpu_ns: time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64,
             sleeps: self.sleeps()?,
         })
@@ -131,7 +133,7 @@ impl Process {
     fn statuses(&self) -> io::Result<Vec<String>> {
         let mut statuses = Vec::new();
         for thread in fs::read_dir(format!("/proc/{}/task", self.pid))? {
-            // A thread may end meanwhile; it takes its counts with it.
+            // A thread may end meanwhile; then its counts are lost.
             statuses.extend(fs::read_to_string(thread?.path().join("status")));
         }
         Ok(statuses)
@@ -143,12 +145,12 @@ impl Process {
 pub(super) struct Thread {
     pub(super) id: u64,
     pub(super) name: String,
-    /// How often it left its CPU, to wait or because others wanted it: context switches of both kinds.
+    /// Context switches of both kinds: to wait, or because other threads were scheduled.
     pub(super) switches: u64,
 }
 
 impl Usage {
-    /// What was used since `before`. A thread that has ended since may make `sleeps` less; it is 0 then.
+    /// The usage since `before`. `sleeps` may decrease because a thread has ended; then it is 0.
     pub(super) fn since(self, before: Self) -> Self {
         Self {
             cpu_ns: self.cpu_ns.saturating_sub(before.cpu_ns),
@@ -198,7 +200,8 @@ mod tests {
         let mut usage = process.settled().unwrap();
         assert!(usage.cpu_ns > 0);
         assert!(process.cpus().is_some());
-        // A program that is being loaded sleeps for its pages, too: its last sleep is the one that nothing follows.
+        // A program that is being loaded sleeps for its pages, too. It is idle when no other sleep
+        // follows.
         let deadline = Instant::now() + Duration::from_secs(60);
         let again = loop {
             let again = process.settled().unwrap();

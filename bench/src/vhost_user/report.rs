@@ -35,7 +35,7 @@ const RESULTS: [Shown; 8] = [
 ];
 
 fn results(rows: &[Row]) -> Table {
-    let place = rows.first().map_or("", |row| row.group.as_str());
+    let place = rows::group_name(rows);
     let title = format!("Per request, {place} (CPU and sleeps: the server's)");
     rows::medians(title, "server", &RESULTS, rows)
 }
@@ -43,7 +43,7 @@ fn results(rows: &[Row]) -> Table {
 /// What an idle server does.
 const IDLE: [Shown; 2] = [("idle_wakeups_per_s", "wake-ups", "1/s"), ("idle_cpu_ns_per_s", "CPU", "ns/s")];
 
-/// For a server one sentence with what it did while it had nothing to do.
+/// One sentence with what a server did while it was idle.
 pub(super) fn idle_sentence(server: &str, idle: &Idle) -> String {
     if idle.woken.is_empty() && idle.cpu_ns_per_s == 0.0 {
         return format!("Idle with a guest attached, {server} slept: no thread of it woke up.");
@@ -73,7 +73,7 @@ fn times(ratio: f64) -> String {
     format!("{}x", fixed(ratio, 3))
 }
 
-/// For each server that is compared one sentence with what could be told apart.
+/// For each server one sentence with the differences that were detected.
 pub(super) fn conclusions(rows: &[Row]) -> Vec<String> {
     let sentence = |row: &Row| {
         let baseline = row.baseline.as_deref()?;

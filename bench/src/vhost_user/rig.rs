@@ -3,8 +3,8 @@
 use super::options::{ServerArg, Setup};
 use super::process::{self, Process, Usage};
 use crate::error::Error;
-use crate::measure::{Metric, Sample, metrics};
-use crate::worker::{NoOutcome, Worker};
+use crate::machine::{NoOutcome, Worker};
+use crate::measure::{quantile_us, sample};
 use std::time::Duration;
 use std::{fmt, io};
 use virtio_blk_sim::blk::device::Features;
@@ -12,42 +12,30 @@ use virtio_blk_sim::guest::{
     self, BlkDriver, DriverError, GuestError, GuestReport, Stop, VhostUserDisk, Workload,
 };
 
-/// How much longer than asked for a sample may take before something must be wrong.
+/// How much longer than requested a sample may take before it counts as a hang.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a server may think about a message.
+/// How long a server may take to answer a message.
 const EXCHANGE: Duration = Duration::from_secs(10);
 
-/// What one visit of one arm measured. Per request unless the name says otherwise.
-#[derive(Debug)]
-pub(crate) struct ServerSample {
-    iops: f64,
-    p50_us: f64,
-    p99_us: f64,
-    p999_us: f64,
-    device_cpu_ns: f64,
-    kicks: f64,
-    interrupts: f64,
-    sleeps: f64,
-}
-
-impl Sample for ServerSample {
-    const METRICS: &'static [Metric<Self>] = metrics! {
-        iops "1/s" Higher,
-        p50_us "us" Lower,
-        p99_us "us" Lower,
-        p999_us "us" Lower,
-        device_cpu_ns "ns" Lower,
-        kicks "" Lower,
-        interrupts "" Lower,
-        sleeps "" Lower,
-    };
+sample! {
+    /// The result of one visit. Per request unless the name says otherwise.
+    pub(crate) struct ServerSample {
+        iops: "1/s" Higher,
+        p50_us: "us" Lower,
+        p99_us: "us" Lower,
+        p999_us: "us" Lower,
+        device_cpu_ns: "ns" Lower,
+        kicks: "" Lower,
+        interrupts: "" Lower,
+        sleeps: "" Lower,
+    }
 }
 
 impl ServerSample {
     fn of(guest: &GuestReport, server: Usage) -> Self {
         let requests = guest.requests.max(1) as f64;
         let each = |count: u64| count as f64 / requests;
-        let latency_us = |quantile| guest.latency_ns.value_at_quantile(quantile) as f64 / 1e3;
+        let latency_us = |quantile| quantile_us(&guest.latency_ns, quantile);
         Self {
             iops: guest.requests as f64 / guest.elapsed.as_secs_f64().max(1e-9),
             p50_us: latency_us(0.5),
@@ -98,12 +86,13 @@ impl Rig {
         &self.process
     }
 
-    /// The error for a process that was there before.
+    /// The error for a process that has ended.
     pub(super) fn gone(&self, error: &io::Error) -> Error {
         Error::Failed(format!("{}: the server's process cannot be watched any more: {error}", self.name))
     }
 
-    /// One sample: the guest works for `runtime`. The server's CPU is that from before the first kick until it sleeps again.
+    /// Takes one sample: the guest works for `runtime`. The server's CPU time is measured from
+    /// before the first kick until the server sleeps again.
     pub(super) fn sample(&mut self, runtime: Duration) -> Result<ServerSample, Error> {
         let failed = |what: &dyn fmt::Display| Error::Failed(format!("{}: {what}", self.name));
         let before = self.process.settled().map_err(|error| self.gone(&error))?;
@@ -120,13 +109,13 @@ impl Rig {
             Err(NoOutcome::Ended) => return Err(failed(&"the guest ended unexpectedly")),
         };
         let used = self.process.settled().map_err(|error| self.gone(&error))?.since(before);
-        // The next run has other places.
+        // The next run uses other blocks.
         self.workload.seed = self.workload.seed.wrapping_add(1);
         Ok(ServerSample::of(&report, used))
     }
 }
 
-/// Why the disk cannot be used as asked; one sentence.
+/// Checks whether the disk fits the options. The error is one sentence.
 fn fits(disk: &VhostUserDisk, setup: &Setup) -> Result<(), String> {
     let (block_bytes, iodepth) = (setup.shape.block_bytes, setup.workload.iodepth);
     if disk.features().contains(Features::RO) && setup.workload.pattern.writes() {
@@ -157,7 +146,7 @@ fn fits(disk: &VhostUserDisk, setup: &Setup) -> Result<(), String> {
 /// 64 GiB in blocks of 4 KiB; the guest keeps nine bytes for each.
 const MOST_VERIFIED: u64 = 1 << 24;
 
-/// Who it is: for the header of the report.
+/// The server, for the header of the report.
 impl fmt::Display for Rig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} is process {}", self.name, self.process.pid())?;
@@ -181,7 +170,7 @@ impl fmt::Debug for Rig {
 mod tests {
     use super::*;
     use crate::cli;
-    use crate::pin::CpuSet;
+    use crate::machine::CpuSet;
     use crate::vhost_user::options::VhostUserArgs;
     use aio::{AioContext, IoThread};
     use std::os::unix::net::UnixListener;

@@ -1,10 +1,9 @@
-//! The options of `bench virtio-blk`, in fio's words, and what they come to.
+//! The options of `bench virtio-blk`, in fio's terms, and the setup that follows from them.
 
-use super::dose::Dose;
 use crate::arm::Arm;
-use crate::cli::schedule::{PlacementArgs, ScheduleArgs};
-use crate::cli::value;
+use crate::cli::{PlacementArgs, ScheduleArgs, WorkloadArgs, value};
 use crate::error::Error;
+use crate::rig::{BackendKind, DoorbellKind, GuestKind, Setup, features};
 use aio::BoundedMethod;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -12,7 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 use virtio_blk_sim::blk::backend::{Delay, FileImage};
-use virtio_blk_sim::guest::{Kicking, Pattern, Stop, Workload};
+use virtio_blk_sim::guest::Kicking;
 
 /// Options of `bench virtio-blk`.
 #[derive(Debug, Clone, Args)]
@@ -21,21 +20,14 @@ pub(crate) struct VirtioBlkArgs {
     pub(crate) schedule: ScheduleArgs,
     #[command(flatten)]
     pub(crate) placement: PlacementArgs,
-    /// Kind and order of requests: read, write, randread, randwrite, randrw. Writes overwrite the file of --backend
-    /// file:PATH
-    #[arg(long, value_name = "PATTERN", default_value = "randread")]
-    rw: Pattern,
-    /// Bytes of a request: a multiple of 512 up to 1m
-    #[arg(long, value_name = "BYTES", default_value = "4k", value_parser = block_bytes)]
-    bs: u32,
-    /// Requests in flight, 1 to 1024
-    #[arg(long, value_name = "N", default_value = "1", value_parser = iodepth)]
-    iodepth: u16,
-    /// End each sample after this many requests instead of after --runtime, for machines whose time is a count
+    #[command(flatten)]
+    disk: WorkloadArgs,
+    /// End each sample after this many requests instead of after --runtime, for emulated machines
+    /// without a meaningful clock
     #[arg(long, value_name = "N", value_parser = requests, conflicts_with = "runtime")]
     requests: Option<u64>,
-    /// The disk: null (nothing is stored), memory, delay:NS (answers after that time, by a timer), delay:NS:spin (by
-    /// spinning, one request after the other), or file:PATH
+    /// The disk: null (stores nothing), memory, delay:NS (answers after this time, with a timer),
+    /// delay:NS:spin (spins, one request after the other), or file:PATH
     #[arg(long, value_name = "BACKEND", default_value = "null")]
     backend: BackendArg,
     /// Size of the disk [default: 1g, or 16m for each arm of a memory backend, or the file's]
@@ -44,68 +36,46 @@ pub(crate) struct VirtioBlkArgs {
     /// Bypass the page cache (O_DIRECT) with --backend file:PATH
     #[arg(long)]
     direct: bool,
-    /// Who does the file's I/O: auto (the loop's io_uring, or a few threads where the loop has none), or linux-aio
-    /// (io_submit(2), completions through a second eventfd; with --direct): what QEMU had in 2020
+    /// How the file's I/O is done: auto (the loop's io_uring, or a few threads if the loop has
+    /// none), or linux-aio (io_submit(2), completions through a second eventfd; needs --direct), as
+    /// in QEMU in 2020
     #[arg(long, value_name = "ENGINE", default_value = "auto")]
     engine: FileEngine,
-    /// Busy poll for up to this time before sleeping, in ns or with a suffix; QEMU's IOThreads use 32768
+    /// Busy poll for up to this time before sleeping, in ns or with a suffix; QEMU's IOThreads use
+    /// 32768
     #[arg(long, value_name = "NS", default_value = "0", value_parser = nanoseconds)]
     busy_poll: Duration,
-    /// Whether driver and device negotiate VIRTIO_F_EVENT_IDX
-    #[arg(long, value_name = "on|off", default_value = "on")]
-    event_idx: Switch,
-    /// The guest kicks for every request, whether the device asks for it or not: a kick storm
+    /// The guest kicks for every request, even if the device does not ask for it: a kick storm
     #[arg(long)]
     kick_storm: bool,
-    /// A kick storm against an ioeventfd with this maximum, 2 to 65536: the guest's vCPU waits while the device has not
-    /// answered that many kicks, less one
+    /// A kick storm against an ioeventfd with this maximum, 2 to 65536: the guest's vCPU waits
+    /// while maximum - 1 kicks are unanswered
     #[arg(long, value_name = "M", value_parser = kick_maximum)]
     kick_maximum: Option<u64>,
-    /// How that maximum is kept: kernel (a patched one), atomic or credit [default: the best that this kernel has]
+    /// How the maximum is enforced: kernel (needs a patch), atomic or credit [default: the best one
+    /// on this kernel]
     #[arg(long, value_name = "METHOD", requires = "kick_maximum", value_parser = bounded_method)]
     kick_method: Option<BoundedMethod>,
-    /// Who drives the disk: a thread that plays the vCPU, or a vCPU of KVM, whose kicks and interrupts are KVM's ioeventfd
-    /// and irqfd
+    /// Who drives the disk: a thread that plays the vCPU, or a vCPU of KVM with KVM's ioeventfd and
+    /// irqfd
     #[arg(long, value_name = "thread|kvm", default_value = "thread")]
     guest: GuestArg,
     /// How a guest of --guest kvm kicks: an OUT to a port, or a store to an address
     #[arg(long, value_name = "pio|mmio", default_value = "pio")]
-    doorbell: DoorbellArg,
+    doorbell: DoorbellKind,
     /// KVM's device
     #[arg(long, value_name = "PATH", default_value = "/dev/kvm", hide = true)]
     kvm_device: PathBuf,
-    /// Write recognisable blocks and check what is read; costs time on the guest's side
-    #[arg(long)]
-    verify: bool,
-    /// Only these arms, such as epoll/classic,epoll/edge ('bench list' names all) [default: all that this kernel has]
+    /// Measure only these arms, such as epoll/classic,epoll/edge ('bench list' names all) [default:
+    /// all that this kernel supports]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     arms: Vec<Arm>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Switch {
-    On,
-    Off,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum GuestArg {
     Thread,
     Kvm,
-}
-
-/// How a vCPU of KVM kicks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DoorbellArg {
-    Pio,
-    Mmio,
-}
-
-/// Who drives the disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum GuestKind {
-    Thread,
-    Kvm { device: PathBuf, doorbell: DoorbellArg },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -140,74 +110,10 @@ impl FromStr for BackendArg {
     }
 }
 
-/// A disk that is there.
-#[derive(Debug, Clone)]
-pub(crate) enum BackendKind {
-    Null,
-    /// Of this many sectors.
-    Memory(u64),
-    Delay(Delay),
-    File(Arc<FileImage>),
-    LinuxAio(Arc<FileImage>),
-}
-
-/// What all arms of a run have in common.
-#[derive(Debug, Clone)]
-pub(crate) struct Setup {
-    pub(crate) backend: BackendKind,
-    pub(crate) guest: GuestKind,
-    pub(crate) capacity_sectors: u64,
-    pub(crate) block_bytes: u32,
-    pub(crate) iodepth: u16,
-    pub(crate) event_idx: bool,
-    pub(crate) busy_poll_ns: u64,
-    /// Of each sample, if it is not a time that ends it.
-    pub(crate) requests: Option<u64>,
-    pub(crate) kicking: Kicking,
-    /// Maximum of the ioeventfd, and how it is kept.
-    pub(crate) kick_bound: Option<(u64, Option<BoundedMethod>)>,
-    pub(crate) workload: Workload,
-    /// The workload in fio's words.
-    pub(crate) title: String,
-    /// One read(2) more for each doorbell than the arm asks for: to see what one costs.
-    pub(crate) dose: Option<Dose>,
-    /// Whether the guest, when it shares a CPU with the device, waits for it to sleep before it goes on.
-    pub(crate) patient_guest: bool,
-    /// Of the device's thread; `None` leaves it.
-    pub(crate) timer_slack_ns: Option<u64>,
-}
-
-/// Of a memory backend; each arm has one, and all of it is touched before anything is measured.
+/// The largest memory backend. Each arm has one, and all of it is touched before the measurement.
 const MOST_MEMORY: u64 = 1 << 30;
-/// Of one guest's buffers.
-const MOST_IN_FLIGHT: u64 = 256 << 20;
-/// Nobody benchmarks a disk that answers once a minute.
+/// The longest delay that makes sense.
 const LONGEST_DELAY: Duration = Duration::from_secs(10);
-
-pub(crate) fn block_bytes(text: &str) -> Result<u32, String> {
-    let bytes = value::size(text)?;
-    if bytes == 0 || bytes > 1 << 20 || bytes % 512 != 0 {
-        return Err("must be a multiple of 512 up to 1m".to_owned());
-    }
-    Ok(bytes as u32)
-}
-
-pub(crate) fn iodepth(text: &str) -> Result<u16, String> {
-    value::within(text, 1, 1024).map(|depth| depth as u16)
-}
-
-/// What a guest is to do, but for how long. A usage error names what cannot be.
-pub(crate) fn workload(pattern: Pattern, bs: u32, iodepth: u16, verify: bool) -> Result<Workload, Error> {
-    if verify && !pattern.writes() {
-        return Err(Error::Usage(format!("--verify: --rw {pattern} writes nothing that could be verified")));
-    }
-    if u64::from(bs) * u64::from(iodepth) > MOST_IN_FLIGHT {
-        return Err(Error::Usage(format!(
-            "--iodepth {iodepth} of --bs {bs} is more than 256m in flight; lower one of them"
-        )));
-    }
-    Ok(Workload { pattern, iodepth, stop: Stop::Requests(0), verify, seed: 1 })
-}
 
 fn requests(text: &str) -> Result<u64, String> {
     value::within(text, 1, 1_000_000_000)
@@ -228,7 +134,7 @@ fn nanoseconds(text: &str) -> Result<Duration, String> {
 }
 
 impl VirtioBlkArgs {
-    /// The arms that were asked for, once each, in their order; none means all.
+    /// The arms that were requested, without duplicates, in their order; empty for all.
     pub(super) fn arms(&self) -> Vec<Arm> {
         let mut arms: Vec<Arm> = Vec::new();
         for arm in &self.arms {
@@ -247,7 +153,7 @@ impl VirtioBlkArgs {
         }
     }
 
-    /// Opens what has to be opened and checks what fits what. A usage error names what does not.
+    /// Opens the disk and checks the options. A usage error names those that do not fit together.
     pub(super) fn setup(&self) -> Result<Setup, Error> {
         let default_size = if self.backend == BackendArg::Memory { 16 << 20 } else { 1 << 30 };
         let size = self.size.unwrap_or(default_size);
@@ -256,16 +162,16 @@ impl VirtioBlkArgs {
                 if self.size.is_some() {
                     return Err(Error::Usage("--size: a file has its own size; leave it out".to_owned()));
                 }
-                // Root may write to a read-only file, but its owner said not to.
+                // Root could write to a read-only file, but the owner did not want that.
                 let read_only = path.metadata().is_ok_and(|metadata| metadata.permissions().readonly());
-                if read_only && self.rw.writes() {
+                if read_only && self.disk.rw.writes() {
                     let path = path.display();
                     return Err(Error::Usage(format!(
                         "--backend file:{path}: this is read-only, and --rw {} writes",
-                        self.rw
+                        self.disk.rw
                     )));
                 }
-                let image = FileImage::open(path, !self.rw.writes(), self.direct)
+                let image = FileImage::open(path, !self.disk.rw.writes(), self.direct)
                     .map_err(|error| Error::Usage(format!("--backend file: {error}")))?;
                 let sectors = image.capacity_sectors();
                 let image = Arc::new(image);
@@ -291,12 +197,12 @@ impl VirtioBlkArgs {
             BackendArg::Memory => (BackendKind::Memory(size / 512), size / 512),
             &BackendArg::Delay { latency, spin } => (BackendKind::Delay(Delay { latency, spin }), size / 512),
         };
-        if self.verify && matches!(self.backend, BackendArg::Null | BackendArg::Delay { .. }) {
+        if self.disk.verify && matches!(self.backend, BackendArg::Null | BackendArg::Delay { .. }) {
             return Err(Error::Usage(
                 "--verify: this backend stores nothing; use memory or file:PATH".to_owned(),
             ));
         }
-        let workload = workload(self.rw, self.bs, self.iodepth, self.verify)?;
+        let workload = self.disk.workload()?;
         if let BackendKind::Memory(sectors) = backend
             && sectors > MOST_MEMORY / 512
         {
@@ -315,20 +221,20 @@ impl VirtioBlkArgs {
             ));
         }
         let storm = self.kick_storm || self.kick_maximum.is_some();
-        let blocks = capacity_sectors / u64::from(self.bs / 512);
-        if blocks < u64::from(self.iodepth) {
+        let blocks = capacity_sectors / u64::from(self.disk.bs / 512);
+        if blocks < u64::from(self.disk.iodepth) {
             return Err(Error::Usage(format!(
                 "a disk of {capacity_sectors} sectors has {blocks} blocks of {} bytes, fewer than --iodepth {}",
-                self.bs, self.iodepth
+                self.disk.bs, self.disk.iodepth
             )));
         }
         Ok(Setup {
             backend,
             guest: self.guest(),
             capacity_sectors,
-            block_bytes: self.bs,
-            iodepth: self.iodepth,
-            event_idx: self.event_idx == Switch::On,
+            block_bytes: self.disk.bs,
+            iodepth: self.disk.iodepth,
+            features: features(self.disk.event_idx()),
             busy_poll_ns: self.busy_poll.as_nanos() as u64,
             requests: self.requests,
             kicking: if storm { Kicking::Always } else { Kicking::AsWanted },
@@ -355,25 +261,21 @@ impl VirtioBlkArgs {
         } else {
             format!(", busy poll {:?}", self.busy_poll)
         };
-        let event_idx = if self.event_idx == Switch::On { "" } else { ", no EVENT_IDX" };
         let storm = match (self.kick_maximum, self.kick_method) {
             (Some(maximum), Some(method)) => format!(", kick storm with maximum {maximum} ({method})"),
             (Some(maximum), None) => format!(", kick storm with maximum {maximum}"),
             (None, _) if self.kick_storm => ", kick storm".to_owned(),
             (None, _) => String::new(),
         };
-        let verify = if self.verify { ", verified" } else { "" };
         let engine = if self.engine == FileEngine::LinuxAio { " by linux-aio" } else { "" };
         let requests = self.requests.map(|requests| format!(", {requests} requests")).unwrap_or_default();
         let guest = match (self.guest, self.doorbell) {
             (GuestArg::Thread, _) => "",
-            (GuestArg::Kvm, DoorbellArg::Pio) => ", guest KVM (kicks by PIO, interrupts by MSI)",
-            (GuestArg::Kvm, DoorbellArg::Mmio) => ", guest KVM (kicks by MMIO, interrupts by MSI)",
+            (GuestArg::Kvm, DoorbellKind::Pio) => ", guest KVM (kicks by PIO, interrupts by MSI)",
+            (GuestArg::Kvm, DoorbellKind::Mmio) => ", guest KVM (kicks by MMIO, interrupts by MSI)",
         };
-        format!(
-            "{} bs={} iodepth={}, backend {backend}{engine}{polling}{event_idx}{storm}{verify}{requests}{guest}",
-            self.rw, self.bs, self.iodepth
-        )
+        let [workload, unusual] = self.disk.title();
+        format!("{workload}, backend {backend}{engine}{polling}{unusual}{storm}{requests}{guest}")
     }
 }
 
@@ -381,6 +283,8 @@ impl VirtioBlkArgs {
 mod tests {
     use super::*;
     use crate::cli;
+    use virtio_blk_sim::blk::device::Features;
+    use virtio_blk_sim::guest::Pattern;
 
     fn setup(arguments: &[&str]) -> Result<Setup, String> {
         let args: VirtioBlkArgs = cli::options(arguments).map_err(|error| error.to_string())?;
@@ -393,7 +297,8 @@ mod tests {
     #[test]
     fn the_default_is_the_proposals_case() {
         let setup = setup(&[]).unwrap();
-        assert_eq!((setup.block_bytes, setup.iodepth, setup.event_idx), (4096, 1, true));
+        assert_eq!((setup.block_bytes, setup.iodepth), (4096, 1));
+        assert!(setup.features.contains(Features::EVENT_IDX));
         assert_eq!(setup.workload.pattern, Pattern::RandRead);
         assert!(matches!(setup.backend, BackendKind::Null));
     }
@@ -459,7 +364,7 @@ mod tests {
         assert_eq!(setup(&[]).unwrap().guest, GuestKind::Thread);
         let kvm = setup(&["--guest", "kvm", "--doorbell", "mmio"]).unwrap();
         let device = "/dev/kvm".into();
-        assert_eq!(kvm.guest, GuestKind::Kvm { device, doorbell: DoorbellArg::Mmio });
+        assert_eq!(kvm.guest, GuestKind::Kvm { device, doorbell: DoorbellKind::Mmio });
         assert!(kvm.title.ends_with(", guest KVM (kicks by MMIO, interrupts by MSI)"), "{}", kvm.title);
         assert!(setup(&["--guest", "xen"]).unwrap_err().contains("xen"));
     }

@@ -9,8 +9,7 @@ use crate::report::versus::Versus;
 
 /// For each placement one table of results and one of differences.
 pub(super) fn tables(rows: &[Row], colour: bool) -> String {
-    let groups = rows.chunk_by(|a, b| a.group == b.group);
-    let tables = groups
+    let tables = rows::groups(rows)
         .flat_map(|group| [results(group), COMPARED.table("Without the read(2)", ["arm", "change"], group)]);
     tables.map(|table| table.render(colour)).collect::<Vec<_>>().join("\n")
 }
@@ -36,7 +35,8 @@ const RESULTS: [Shown; 13] = [
 ];
 
 fn results(group: &[Row]) -> Table {
-    // What no arm has is no column: a guest without KVM has no exits, a kick without a bound is never held.
+    // Columns that no arm needs are left out: without KVM there are no exits, and without a maximum
+    // no kick is held.
     let held = group.iter().filter_map(|row| row.metric(HELD)).any(|held| held.summary.max > 0.0);
     let has = |name: &str| match name {
         "vm_exits" => group.iter().any(|row| row.metric(name).is_some()),
@@ -44,7 +44,7 @@ fn results(group: &[Row]) -> Table {
         _ => true,
     };
     let shown: Vec<_> = RESULTS.into_iter().filter(|(name, ..)| has(name)).collect();
-    let place = group.first().map_or("", |row| row.group.as_str());
+    let place = rows::group_name(group);
     let title = format!("Per request, {place} (CPU and system calls: the device's)");
     rows::medians(title, "arm", &shown, group)
 }
@@ -55,7 +55,8 @@ const COMPARED: Versus = Versus {
     show: percent,
 };
 
-/// One plain sentence, and one for each placement with what each monitor's first arm without the read did.
+/// A general sentence, and for each placement one with the effect of the first arm without the read
+/// of each monitor.
 pub(super) fn conclusions(read: &[Row], rows: &[Row]) -> Vec<String> {
     let cost = read.iter().find_map(|row| row.median("time_ns")).map(number);
     let mut sentences = Vec::new();
@@ -70,7 +71,7 @@ pub(super) fn conclusions(read: &[Row], rows: &[Row]) -> Vec<String> {
         });
         sentences.push(format!("A read(2) of an eventfd costs {cost} ns here{}.", loops.unwrap_or_default()));
     }
-    for group in rows.chunk_by(|a, b| a.group == b.group) {
+    for group in rows::groups(rows) {
         let mut effects: Vec<(&str, String)> = Vec::new();
         for row in group {
             let told =
@@ -87,17 +88,17 @@ pub(super) fn conclusions(read: &[Row], rows: &[Row]) -> Vec<String> {
     sentences
 }
 
-/// What an arm did to each of the compared metrics.
+/// The effect of an arm on each of the compared metrics.
 fn effect(row: &Row) -> Option<String> {
     let words = COMPARED.of(row).map(|(words, versus)| format!("{words} {}", change(&versus)));
     let words = words.collect::<Vec<_>>();
     (!words.is_empty()).then(|| format!("{} {}", row.case, words.join(", ")))
 }
 
-/// `+1.2% (+0.8% to +1.6%)`, or that there is nothing to be seen.
+/// `+1.2% (+0.8% to +1.6%)`, or that there is no detectable difference.
 fn change(versus: &Comparison) -> String {
     let Some((ratio, interval)) = versus.ratio.zip(COMPARED.interval(versus)) else {
-        return format!("not told apart by {} rounds, fewer than {MIN_VALUES}", versus.pairs);
+        return format!("undecided after {} rounds, fewer than {MIN_VALUES}", versus.pairs);
     };
     match versus.verdict {
         none @ Verdict::NoDetectableDifference => format!("{none} ({interval})"),

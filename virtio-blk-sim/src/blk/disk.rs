@@ -75,10 +75,6 @@ impl Device for Disk {
         self.device.offered().bits()
     }
 
-    fn negotiated(&self) -> u64 {
-        self.device.negotiated().bits()
-    }
-
     fn check_features(&self, driver: u64) -> Result<(), Box<dyn Error + Send + Sync>> {
         Ok(self.device.check_features(Features::from_bits(driver))?)
     }

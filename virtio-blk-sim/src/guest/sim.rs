@@ -65,7 +65,7 @@ impl GuestPorts {
     }
 
     /// The driver has reset the device.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(feature = "kvm", target_arch = "x86_64"))]
     pub(crate) fn reset(&self) {
         self.needs_reset.store(false, Ordering::Release);
     }
@@ -129,7 +129,7 @@ impl SimTransport {
     }
 
     /// The irqfd for a change of configuration: DEVICE_NEEDS_RESET (virtio 1.2, section 2.1.2).
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(feature = "kvm", target_arch = "x86_64"))]
     pub(crate) fn config(&self) -> &EventNotifier {
         &self.config
     }

@@ -15,5 +15,6 @@ mod sealed;
 
 pub use ram::GuestRam;
 pub use region::{GuestMemoryMmap, GuestRegion};
+#[cfg(feature = "vhost-user")]
 pub(crate) use sealed::sealed_memfd;
 pub use vm_memory::GuestAddress;

@@ -6,9 +6,15 @@ use std::sync::Arc;
 
 use aio::AioContext;
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 use super::queue::QueueRef;
 use super::worker::Worker;
+
+/// The features that every device can offer, because the queue implements them: VERSION_1, EVENT_IDX and
+/// INDIRECT_DESC.
+pub const RING_FEATURES: u64 =
+    1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC;
 
 /// A kind of virtio device. One value is one device; its queues' threads share it.
 ///
@@ -25,14 +31,13 @@ pub trait Device: Send + Sync + 'static {
     /// How many queues it has. Does not change.
     fn queues(&self) -> u16;
 
-    /// The longest chain that it accepts, in descriptors, whatever the size of the ring is.
-    fn longest_chain(&self) -> u16;
+    /// The longest chain that it accepts, in descriptors, if that is more than the size of the ring.
+    fn longest_chain(&self) -> u16 {
+        0
+    }
 
-    /// The feature bits that a driver may accept, those of the ring (EVENT_IDX, INDIRECT_DESC) included.
+    /// The feature bits that a driver may accept, [`RING_FEATURES`] included.
     fn offered(&self) -> u64;
-
-    /// The features that the driver accepted; 0 after a reset.
-    fn negotiated(&self) -> u64;
 
     /// Says why the driver's choice of features is refused. It must be a part of what is offered and
     /// contain VERSION_1; a device may ask for more.
@@ -44,16 +49,19 @@ pub trait Device: Send + Sync + 'static {
     }
 
     /// Takes the driver's choice, which [`check_features`](Self::check_features) accepted. No queue runs.
-    fn negotiate(&self, driver: u64);
+    fn negotiate(&self, _driver: u64) {}
 
-    /// Reads the configuration space. Bytes beyond its end are zero, whatever the offset.
-    fn read_config(&self, offset: u64, data: &mut [u8]);
+    /// Reads the configuration space, whatever the offset is: bytes beyond its end are zero. See
+    /// [`read_space`]. By default the space is empty.
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        read_space(&[], offset, data);
+    }
 
     /// Writes the configuration space. What a driver may not write is ignored.
     fn write_config(&self, _offset: u64, _data: &[u8]) {}
 
     /// Device reset: forgets what the driver set up. No queue runs.
-    fn reset(&self);
+    fn reset(&self) {}
 
     /// Makes the worker of queue `index`, in the home thread of the loop that the queue will run on. The
     /// worker answers through `queue` what it does not answer at once.
@@ -75,6 +83,13 @@ pub trait Device: Send + Sync + 'static {
     }
 }
 
+/// Reads a configuration space that consists of the bytes `space`; what is beyond them reads as zero.
+pub fn read_space(space: &[u8], offset: u64, data: &mut [u8]) {
+    let tail = usize::try_from(offset).ok().and_then(|start| space.get(start..)).unwrap_or_default();
+    data.fill(0);
+    data.iter_mut().zip(tail).for_each(|(byte, value)| *byte = *value);
+}
+
 /// What every device demands of a driver's choice of features (virtio 1.2, section 2.2).
 ///
 /// # Errors
@@ -88,4 +103,23 @@ pub fn check_features(offered: u64, driver: u64) -> Result<(), Box<dyn Error + S
         return Err("the driver did not accept VERSION_1; legacy drivers are not supported".into());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_beyond_the_configuration_space_are_zero() {
+        let read = |offset| {
+            let mut data = [0xc5; 4];
+            read_space(&[1, 2, 3], offset, &mut data);
+            data
+        };
+        assert_eq!(read(0), [1, 2, 3, 0]);
+        assert_eq!(read(2), [3, 0, 0, 0]);
+        for offset in [3, 4, u64::from(u32::MAX), u64::MAX] {
+            assert_eq!(read(offset), [0; 4]);
+        }
+    }
 }

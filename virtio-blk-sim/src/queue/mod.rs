@@ -31,9 +31,10 @@ mod rate_limit;
 mod stats;
 mod worker;
 
-pub use device::{Device, check_features};
+pub use device::{Device, RING_FEATURES, check_features, read_space};
 pub use in_flight::{InFlight, InFlightLog};
 pub use interrupt::Interrupt;
+#[cfg(feature = "vhost-user")]
 pub(crate) use interrupt::set_nonblocking;
 pub use irqfd::Irqfd;
 pub use kick::{Doorbell, Kick};

@@ -74,6 +74,8 @@ pub struct Queue<W: Worker> {
 
 struct Ring<W: Worker> {
     queue: DeviceQueue<W::Memory>,
+    /// Heads that a former process took and did not answer, and that have not begun yet; the next is last.
+    resubmit: Vec<u16>,
     /// Slots without a chain; there are never more slots than entries in the queue.
     slots: Vec<W::Slot>,
     log: Option<Box<dyn InFlightLog>>,
@@ -124,10 +126,11 @@ impl<W: Worker> Queue<W> {
                 queue.process(context);
             }
         });
-        let (log, resubmit) = parts.in_flight.map_or((None, Vec::new()), |f| (Some(f.log), f.resubmit));
+        let (log, mut resubmit) = parts.in_flight.map_or((None, Vec::new()), |f| (Some(f.log), f.resubmit));
+        resubmit.reverse();
         let queue = Rc::new(Self {
             worker,
-            ring: RefCell::new(Ring { queue: parts.queue, slots: Vec::new(), log }),
+            ring: RefCell::new(Ring { queue: parts.queue, resubmit, slots: Vec::new(), log }),
             interrupt: RefCell::new(parts.interrupt),
             on_broken: parts.on_broken,
             limit: parts.limit.filter(|limit| !limit.is_unlimited()),
@@ -151,20 +154,27 @@ impl<W: Worker> Queue<W> {
             // A process that was killed may have shown answers and not interrupted for them.
             queue.interrupt();
         }
-        queue.resubmit(&resubmit);
+        queue.resubmit(&mut queue.ring.borrow_mut());
         // Whoever ran this queue before may have told the guest not to kick (virtio 1.2 section 2.7.10
         // leaves the suppression as it is), so look once without being asked.
         queue.again.schedule();
         Ok(Attached { queue, doorbell })
     }
 
-    /// Carries out what a former process took and did not answer.
-    fn resubmit(&self, heads: &[u16]) {
-        let ring = &mut *self.ring.borrow_mut();
-        for &head in heads {
+    /// Carries out what a former process took and did not answer, as far as the worker may begin. What is
+    /// left stays in the log, and is found there again should the queue stop before.
+    #[cold]
+    fn resubmit(&self, ring: &mut Ring<W>) {
+        while let Some(head) = ring.resubmit.pop() {
+            if !self.worker.may_begin() {
+                ring.resubmit.push(head);
+                self.resting.set(true);
+                break;
+            }
             let mut slot = ring.slot(&self.worker);
             if let Err(error) = ring.queue.resubmit(head, W::chain(&mut slot)) {
                 self.stop(error);
+                ring.resubmit.clear();
                 break;
             }
             self.begin_chain(ring, slot);
@@ -348,7 +358,9 @@ impl<W: Worker> QueueRef<W> {
         queue.publish(&mut ring);
     }
 
-    /// [`Worker::may_begin`] has become true: looks at the ring in the next turn.
+    /// [`Worker::may_begin`] has become true: looks at the ring in the next turn. Does nothing if the queue
+    /// does not wait for that, so it may be called too often. To call it from another thread, or from a
+    /// callback that outlives the queue, schedule a [`BottomHalf`] that calls it.
     pub fn wake(&self) {
         if let Some(queue) = self.get()
             && queue.resting.replace(false)
@@ -377,6 +389,12 @@ impl<W: Worker> BusyPolled for Queue<W> {
         }
         self.count(|stats| stats.drains += 1);
         let mut ring = self.ring.borrow_mut();
+        if !ring.resubmit.is_empty() {
+            self.resubmit(&mut ring);
+            if self.resting.get() {
+                return;
+            }
+        }
         match self.drain(&mut ring) {
             Ok(false) => {}
             Ok(true) => self.again.schedule(),
@@ -430,6 +448,8 @@ impl<W: Worker> Attached<W> {
         drop(doorbell);
         queue.again.cancel();
         queue.rest.cancel();
+        // From here on a wake-up does nothing, or the queue would take chains while it waits for the last.
+        queue.resting.set(false);
         queue.worker.stop();
         while queue.in_flight() > 0 {
             context.poll(true)?;

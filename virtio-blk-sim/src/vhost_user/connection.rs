@@ -19,12 +19,8 @@ use std::os::unix::net::UnixStream;
 
 use super::error::ConnectionError;
 use super::frame::Frame;
-use super::header::{HEADER_SIZE, Header};
+use super::header::{HEADER_SIZE, Header, MAX_BODY_SIZE};
 use super::socket::{self, MAX_FDS};
-
-/// Most bytes of a body. The largest request that is served has 268; a larger one within this bound is read and refused, and
-/// the connection survives it.
-pub const MAX_BODY_SIZE: usize = 4096;
 
 /// Most replies that wait for the peer to read them. A frontend that follows the protocol has one answer outstanding.
 pub const MAX_QUEUED_FRAMES: usize = 64;

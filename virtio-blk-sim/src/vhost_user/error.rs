@@ -2,8 +2,7 @@
 
 use std::io;
 
-use super::connection::MAX_BODY_SIZE;
-use super::header::Code;
+use super::header::{Code, MAX_BODY_SIZE};
 use super::payload::{MAX_CONFIG_SIZE, MAX_REGIONS};
 use super::socket::MAX_FDS;
 

@@ -7,6 +7,10 @@ use super::features::ProtocolFeatures;
 /// Bytes of a header.
 pub const HEADER_SIZE: usize = 12;
 
+/// Most bytes of a body. The largest request that is served has 268; a larger one within this bound is read and refused, and
+/// the connection survives it.
+pub const MAX_BODY_SIZE: usize = 4096;
+
 const VERSION_MASK: u32 = 0x3;
 const VERSION: u32 = 0x1;
 const REPLY: u32 = 1 << 2;

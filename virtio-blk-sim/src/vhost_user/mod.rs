@@ -21,12 +21,16 @@
 //! | `inflight.rs` | what is in flight, where it survives a crash |
 //! | `session.rs` | what a frontend has set up, and what its requests do |
 //! | `loops.rs` | where the queues run |
+//! | `bind.rs` | a listening socket in the file system |
 //! | `server.rs` | the socket on the event loop, one frontend at a time |
+//! | `daemon.rs` | a whole daemon for one device |
 //! | `frontend.rs` | a blocking client with a deadline, for tests and the benchmark's driver |
 //!
 //! Facts are from the vhost-user specification (QEMU's `docs/interop/vhost-user.rst`); numbers are in native byte order.
 
+mod bind;
 mod connection;
+mod daemon;
 mod error;
 mod features;
 mod frame;
@@ -45,12 +49,14 @@ mod session;
 pub mod sigbus;
 mod socket;
 
-pub use connection::{Connection, Incoming, MAX_BODY_SIZE, MAX_QUEUED_FRAMES};
+pub use bind::{SocketFile, bind};
+pub use connection::{Connection, Incoming, MAX_QUEUED_FRAMES};
+pub use daemon::Daemon;
 pub use error::{ConnectionError, FrontendError, MessageError};
 pub use features::{F_PROTOCOL_FEATURES, ProtocolFeatures};
 pub use frame::Frame;
 pub use frontend::{Frontend, RawMessage};
-pub use header::{Code, HEADER_SIZE, Header};
+pub use header::{Code, HEADER_SIZE, Header, MAX_BODY_SIZE};
 pub use inflight::{InflightError, InflightQueue, InflightRegion, Recovered};
 pub use loops::Loops;
 pub use mapping::MappingError;

@@ -36,6 +36,8 @@ pub struct Server<D> {
     next: RefCell<Vec<UnixStream>>,
     /// Frontends that were served.
     sessions: Cell<u64>,
+    /// The configuration space changed while a request was carried out; the frontend is told after it.
+    config_changed: Cell<bool>,
 }
 
 /// The frontend that is connected.
@@ -86,6 +88,7 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
             ending: Cell::new(false),
             next: RefCell::default(),
             sessions: Cell::new(0),
+            config_changed: Cell::new(false),
         })
     }
 
@@ -167,7 +170,11 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
     pub fn config_changed(&self) -> io::Result<()> {
         match &mut *self.live.borrow_mut() {
             Some(live) => live.session.notify_config_change(),
-            None => Ok(()),
+            None => {
+                // In a nested turn of a request: `ready` tells the frontend when that is done.
+                self.config_changed.set(self.taken.get());
+                Ok(())
+            }
         }
     }
 
@@ -185,6 +192,11 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
         let Some(mut live) = self.live.borrow_mut().take() else { return };
         match self.talk(&mut live, context) {
             Ok(()) => {
+                if self.config_changed.take()
+                    && let Err(error) = live.session.notify_config_change()
+                {
+                    self.served.device.log(format_args!("the frontend's backend channel: {error}"));
+                }
                 let interest = match live.connection.wants_write() {
                     // Answers first: a frontend that does not read them is not listened to.
                     true => Interest::WRITABLE,
@@ -220,6 +232,7 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
         drop(session);
         self.ending.set(false);
         self.taken.set(false);
+        self.config_changed.set(false);
     }
 
     /// Sends what waits, and carries out what has come.

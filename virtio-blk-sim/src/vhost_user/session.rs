@@ -123,6 +123,8 @@ pub(super) struct Session<D> {
     memory: MemoryTable,
     acked_protocol: ProtocolFeatures,
     has_protocol_features: bool,
+    /// The virtio features that the driver accepted.
+    features: u64,
     inflight: Option<InflightRegion>,
     /// Where the backend speaks unasked.
     backend_channel: Option<Connection>,
@@ -152,6 +154,7 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
             memory: MemoryTable::default(),
             acked_protocol: ProtocolFeatures::NONE,
             has_protocol_features: false,
+            features: 0,
             inflight: None,
             backend_channel: None,
             socket: Arc::new(socket),
@@ -298,6 +301,7 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
                 for vring in &mut self.vrings {
                     *vring = Vring::default();
                 }
+                self.features = 0;
                 self.served.device.reset();
             }
             Request::GetMaxMemSlots => return Ok(Some(Reply::MaxMemSlots(MAX_MEM_SLOTS as u64))),
@@ -320,13 +324,12 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
         let has_protocol_features = bits & F_PROTOCOL_FEATURES != 0;
         // Refused before anything stops.
         self.served.device.check_features(features).map_err(SessionError::Features)?;
-        let unchanged = features == self.served.device.negotiated()
-            && has_protocol_features == self.has_protocol_features;
+        let unchanged = features == self.features && has_protocol_features == self.has_protocol_features;
         if unchanged {
             return Ok(());
         }
         self.with_rings_stopped(context, |this| {
-            this.has_protocol_features = has_protocol_features;
+            (this.features, this.has_protocol_features) = (features, has_protocol_features);
             this.served.device.negotiate(features);
         })
     }
@@ -408,7 +411,7 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
         base: u16,
         addr: &VringAddr,
     ) -> Result<(DeviceQueue, Option<(InflightQueue, Vec<u16>)>), SessionError> {
-        let features = self.served.device.negotiated();
+        let features = self.features;
         let (desc_bytes, avail_bytes, used_bytes) = QueueConfig::part_bytes(size);
         let config = QueueConfig {
             size,

@@ -135,7 +135,7 @@ impl Descriptor {
     }
 
     /// Returns the same as two words in memory byte order.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(feature = "kvm", target_arch = "x86_64"))]
     pub(crate) fn to_words(self) -> [u64; 2] {
         [self.addr.to_le(), self.second_word().to_le()]
     }

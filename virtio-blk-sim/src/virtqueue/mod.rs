@@ -85,5 +85,5 @@ pub use driver::DriverQueue;
 pub use error::{QueueError, RingPart};
 pub use layout::{Descriptor, QueueConfig};
 pub use segment::{Segment, Segments};
-#[cfg(test)]
+#[cfg(all(test, feature = "device"))]
 pub(crate) use tests::malformed_cases;

@@ -22,34 +22,37 @@ impl BoundedBuilder {
         Self { maximum, counting: Counting::Counter, method: None, reset: Reset::Autoreset }
     }
 
-    /// What a take takes; by default all.
+    /// How much one take takes; by default all.
     #[must_use]
     pub fn counting(mut self, counting: Counting) -> Self {
         self.counting = counting;
         self
     }
 
-    /// How the bound is kept; by default the kernel's own where a self-test sees it work, else the atomic method.
+    /// How the bound is enforced. By default by the kernel, if a self-test shows that it can; else
+    /// by the atomic method.
     #[must_use]
     pub fn method(mut self, method: BoundedMethod) -> Self {
         self.method = Some(method);
         self
     }
 
-    /// How a loop resets the doorbell; by default [`Reset::Autoreset`]. The kernel and credit methods have no doorbell beside
-    /// the count: there the loop takes it with a read(2), whatever the default says.
+    /// How a loop resets the doorbell; by default [`Reset::Autoreset`]. The kernel and credit
+    /// methods have no doorbell beside the count: there the loop takes the count with a read(2),
+    /// also with the default.
     #[must_use]
     pub fn reset(mut self, reset: Reset) -> Self {
         self.reset = reset;
         self
     }
 
-    /// Makes it.
+    /// Makes the notifier.
     ///
     /// # Errors
-    /// `Unsupported`, with the reason, for a method that this kernel does not have, and for a doorbell that is never read
-    /// together with a count that has to be; `InvalidInput` for a maximum of zero, or one that the method cannot keep; what
-    /// eventfd(2) and memfd_create(2) say.
+    /// `Unsupported`, with the reason, for a method that this kernel does not have, and for a
+    /// doorbell that is never read together with a count that has to be; `InvalidInput` for a
+    /// maximum of zero, or one that the method cannot keep; what eventfd(2) and memfd_create(2)
+    /// say.
     pub fn build(self) -> io::Result<BoundedNotifier> {
         let Self { maximum, counting, reset, .. } = self;
         if maximum == 0 {
@@ -87,7 +90,8 @@ impl BoundedNotifier {
     }
 }
 
-/// Where the descriptor's count is the bounded one, somebody must take it, and must learn what it was.
+/// Where the descriptor's count is the bounded one, somebody must take it, and must learn what it
+/// was.
 pub(crate) fn refuse_unread(method: BoundedMethod, reset: Reset) -> io::Result<()> {
     match (method, reset) {
         (BoundedMethod::Atomic, _) => Ok(()),

@@ -3,16 +3,17 @@
 use crate::sys::eventfd::probe_maximum;
 use std::fmt;
 
-/// What a take takes.
+/// How much one take takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Counting {
-    /// The whole count: what came since the last take.
+    /// The whole count: everything that was added since the last take.
     Counter,
     /// One of it, as with EFD_SEMAPHORE: a queue of `maximum - 1` posts.
     Semaphore,
 }
 
-/// How the bound of a [`BoundedNotifier`] is kept, and where the ways differ:
+/// How the bound of a [`BoundedNotifier`](crate::BoundedNotifier) is enforced. The methods differ
+/// in these points:
 ///
 /// | | `Kernel` | `Atomic` | `Credit` |
 /// |---|---|---|---|
@@ -27,9 +28,10 @@ pub enum Counting {
 pub enum BoundedMethod {
     /// The kernel's own `EFD_IOC_SET_MAXIMUM`, of a patched kernel.
     Kernel,
-    /// An atomic count in shared memory, futex(2) for threads that sleep, an eventfd for loops that do.
+    /// An atomic count in shared memory. Threads sleep in futex(2), loops on an eventfd.
     Atomic,
-    /// A second eventfd, whose count is the room: producers read it first, consumers write back what they took.
+    /// A second eventfd whose count is the free room: producers read it first, and consumers write
+    /// back what they took.
     Credit,
 }
 
@@ -40,7 +42,7 @@ impl BoundedMethod {
     /// Why this kernel cannot do it; `None` if it can.
     pub fn obstacle(self) -> Option<&'static str> {
         (self == Self::Kernel && !probe_maximum()).then_some(
-            "this kernel has no EFD_IOC_SET_MAXIMUM for eventfds; take the atomic or the credit method",
+            "this kernel has no EFD_IOC_SET_MAXIMUM for eventfds; use the atomic or the credit method",
         )
     }
 }

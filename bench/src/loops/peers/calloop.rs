@@ -1,6 +1,6 @@
 //! calloop: callbacks for event sources.
 
-use crate::eventfd::syscall::EventFd;
+use crate::bare::EventFd;
 use crate::loops::work::{Cannot, EventLoop, LATER, Seen, Waker, clear, eventfd, others_at};
 use calloop::generic::Generic;
 use calloop::timer::{TimeoutAction, Timer};
@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(in crate::loops) struct Calloop<const UNREAD: bool> {
+pub(crate) struct Calloop<const UNREAD: bool> {
     event_loop: calloop::EventLoop<'static, Seen>,
     timer: Option<RegistrationToken>,
     seen: Seen,
@@ -72,7 +72,8 @@ impl<const UNREAD: bool> EventLoop for Calloop<UNREAD> {
         self.rearm(LATER).map_err(|error| error.to_string())
     }
 
-    /// A timer that is to expire at another time is removed and inserted again: nobody can reach one that the loop owns.
+    /// To change its deadline a timer is removed and inserted again: calloop gives no access to a
+    /// timer that it owns.
     fn rearm(&mut self, delay: Duration) -> io::Result<()> {
         let handle = self.event_loop.handle();
         if let Some(timer) = self.timer.take() {

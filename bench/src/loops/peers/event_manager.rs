@@ -1,16 +1,14 @@
 //! event-manager of rust-vmm: subscribers with a descriptor each.
 
-use super::NO_TIMERS;
-use crate::eventfd::syscall::EventFd;
+use crate::bare::EventFd;
 use crate::loops::work::{Cannot, EventLoop, Seen, Waker, clear, eventfd};
 use event_manager::{
     EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberId, SubscriberOps,
 };
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
-pub(in crate::loops) struct Manager<const UNREAD: bool> {
+pub(crate) struct Manager<const UNREAD: bool> {
     manager: EventManager<Box<dyn MutEventSubscriber>>,
     seen: Seen,
 }
@@ -31,7 +29,8 @@ impl<const UNREAD: bool> MutEventSubscriber for Device<UNREAD> {
 
     fn init(&mut self, ops: &mut EventOps<'_>) {
         let edge = if UNREAD { EventSet::EDGE_TRIGGERED } else { EventSet::empty() };
-        // It reports no errors from here; a handler that is not registered shows as a visit that hangs.
+        // It cannot report errors here. A handler that was not registered shows as a visit that
+        // hangs.
         let _ = ops.add(Events::new(&*self.bell, EventSet::IN | edge));
     }
 }
@@ -73,13 +72,5 @@ impl<const UNREAD: bool> EventLoop for Manager<UNREAD> {
             // The manager outlives the visit.
             let _ = endpoint.fire(move |_| seen.one_more());
         }))
-    }
-
-    fn arm_timers(&mut self, _: usize) -> Result<(), Cannot> {
-        Err(NO_TIMERS.to_owned())
-    }
-
-    fn rearm(&mut self, _: Duration) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
     }
 }

@@ -1,16 +1,14 @@
-//! eventp: subscribers behind thin pointers in epoll's own data.
+//! eventp: subscribers behind thin pointers in epoll's user data.
 
-use super::NO_TIMERS;
-use crate::eventfd::syscall::EventFd;
+use crate::bare::EventFd;
 use crate::loops::work::{Cannot, EventLoop, Seen, Waker, clear, eventfd};
 use eventp::tri_subscriber::WithHandler;
 use eventp::{EventpOps, Subscriber, interest, remote_endpoint};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::time::Duration;
 
-pub(in crate::loops) struct Eventp<const UNREAD: bool> {
+pub(crate) struct Eventp<const UNREAD: bool> {
     reactor: eventp::Eventp,
     seen: Seen,
 }
@@ -62,13 +60,5 @@ impl<const UNREAD: bool> EventLoop for Eventp<UNREAD> {
             // The reactor outlives the visit.
             let _ = endpoint.call_nonblocking(move |_| seen.one_more());
         }))
-    }
-
-    fn arm_timers(&mut self, _: usize) -> Result<(), Cannot> {
-        Err(NO_TIMERS.to_owned())
-    }
-
-    fn rearm(&mut self, _: Duration) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
     }
 }

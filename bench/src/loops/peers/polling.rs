@@ -1,23 +1,22 @@
-//! polling: a poll with keys, and the table of handlers that its users bring. Level- or edge-triggered: its default, one-shot,
-//! would cost an epoll_ctl(2) for each event.
+//! polling: a poll with keys, with a table of handlers as its users write one. Level- or
+//! edge-triggered: its default mode, one-shot, would cost an epoll_ctl(2) for each event.
 #![expect(unsafe_code, reason = "Poller::add_with_mode wants a promise about the descriptor")]
 
-use super::NO_TIMERS;
-use crate::eventfd::syscall::EventFd;
-use crate::loops::work::{Cannot, EventLoop, Seen, Waker, clear, eventfd};
+use crate::bare::EventFd;
+use crate::loops::work::{Cannot, EventLoop, Handler, Seen, Waker, eventfd, handler};
 use polling::{Event, Events, PollMode, Poller};
+use slab::Slab;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::time::Duration;
 
-pub(in crate::loops) struct Polling<const UNREAD: bool> {
+pub(crate) struct Polling<const UNREAD: bool> {
     // Closed before the descriptors that the handlers hold.
     poller: Arc<Poller>,
     events: Events,
-    handlers: Vec<Option<Box<dyn FnMut()>>>,
-    free: Vec<usize>,
-    /// Whether a wait that brings no event was ended by [`Poller::notify`], which is not reported otherwise.
+    handlers: Slab<Handler>,
+    /// Set if a wait without events was ended by [`Poller::notify`], which is not reported
+    /// otherwise.
     woken: bool,
     seen: Seen,
 }
@@ -28,8 +27,7 @@ impl<const UNREAD: bool> EventLoop for Polling<UNREAD> {
 
     fn open(_: usize, seen: Seen) -> io::Result<Self> {
         let poller = Arc::new(Poller::new()?);
-        let (handlers, free) = (Vec::new(), Vec::new());
-        Ok(Self { poller, events: Events::new(), handlers, free, woken: false, seen })
+        Ok(Self { poller, events: Events::new(), handlers: Slab::new(), woken: false, seen })
     }
 
     fn bell() -> io::Result<Self::Bell> {
@@ -37,29 +35,18 @@ impl<const UNREAD: bool> EventLoop for Polling<UNREAD> {
     }
 
     fn add(&mut self, bell: &Self::Bell) -> io::Result<Self::Key> {
-        let index = self.free.pop().unwrap_or(self.handlers.len());
+        let index = self.handlers.vacant_key();
         let mode = if UNREAD { PollMode::Edge } else { PollMode::Level };
-        // SAFETY: the descriptor is removed from the poller (`remove`), or the poller closed, before its last owner (the key
-        // and the handler) is dropped.
+        // SAFETY: the descriptor is removed from the poller (`remove`), or the poller closed,
+        // before its last owner (the key and the handler) is dropped.
         unsafe { self.poller.add_with_mode(bell.as_raw_fd(), Event::readable(index), mode) }?;
-        let (seen, own) = (self.seen.clone(), Arc::clone(bell));
-        let handler = move || {
-            if !UNREAD {
-                clear(&own);
-            }
-            seen.one_more();
-        };
-        if index == self.handlers.len() {
-            self.handlers.push(None);
-        }
-        self.handlers[index] = Some(Box::new(handler));
+        self.handlers.insert(handler::<UNREAD>(bell, &self.seen));
         Ok((index, Arc::clone(bell)))
     }
 
     fn remove(&mut self, (index, bell): Self::Key) -> io::Result<()> {
         self.poller.delete(bell.as_fd())?;
-        self.handlers[index] = None;
-        self.free.push(index);
+        drop(self.handlers.remove(index));
         Ok(())
     }
 
@@ -68,7 +55,7 @@ impl<const UNREAD: bool> EventLoop for Polling<UNREAD> {
         self.events.clear();
         self.poller.wait(&mut self.events, None)?;
         for event in self.events.iter() {
-            if let Some(Some(handler)) = self.handlers.get_mut(event.key) {
+            if let Some(handler) = self.handlers.get_mut(event.key) {
                 handler();
             }
         }
@@ -87,13 +74,5 @@ impl<const UNREAD: bool> EventLoop for Polling<UNREAD> {
         let poller = Arc::clone(&self.poller);
         // A write(2) to an open eventfd does not fail.
         Ok(Box::new(move || drop(poller.notify())))
-    }
-
-    fn arm_timers(&mut self, _: usize) -> Result<(), Cannot> {
-        Err(NO_TIMERS.to_owned())
-    }
-
-    fn rearm(&mut self, _: Duration) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
     }
 }

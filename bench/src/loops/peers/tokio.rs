@@ -1,7 +1,8 @@
-//! tokio's current-thread runtime: a task for each notifier, and one that rings and waits until the others have answered.
+//! tokio's current-thread runtime: a task for each notifier, and a main task that signals them and
+//! waits until they have answered.
 #![expect(unsafe_code, reason = "AsyncFd wants a promise about the descriptor")]
 
-use crate::eventfd::syscall::EventFd;
+use crate::bare::EventFd;
 use crate::loops::work::{Cannot, EventLoop, LATER, Seen, Waker, clear, eventfd, others_at, ring};
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -17,7 +18,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep};
 
-pub(in crate::loops) struct Tokio<const UNREAD: bool> {
+pub(crate) struct Tokio<const UNREAD: bool> {
     runtime: Runtime,
     timer: Option<Pin<Box<Sleep>>>,
     others: Vec<Pin<Box<Sleep>>>,
@@ -25,7 +26,7 @@ pub(in crate::loops) struct Tokio<const UNREAD: bool> {
     seen: Seen,
 }
 
-/// The task that waits, and for how many handlers.
+/// The waiting task's waker, and the number of handlers that it waits for.
 #[derive(Clone, Default)]
 struct Main(Arc<Mutex<(Option<std::task::Waker>, u64)>>);
 
@@ -55,7 +56,7 @@ impl Main {
     }
 }
 
-/// The answer to one notifier: `once`, or until it is aborted.
+/// The task of one notifier: answers `once`, or until it is aborted.
 async fn answer<const UNREAD: bool>(bell: AsyncFd<Arc<EventFd>>, main: Main, seen: Seen, once: bool) {
     while let Ok(mut ready) = bell.readable().await {
         if !UNREAD {
@@ -72,7 +73,8 @@ async fn answer<const UNREAD: bool>(bell: AsyncFd<Arc<EventFd>>, main: Main, see
 
 impl<const UNREAD: bool> Tokio<UNREAD> {
     fn spawn(&self, bell: &Arc<EventFd>, once: bool) -> io::Result<JoinHandle<()>> {
-        // SAFETY: `AsRawFd` of an `Arc` of an owned descriptor gives the same open one for as long as the `Arc` lives.
+        // SAFETY: `AsRawFd` of an `Arc` of an owned descriptor gives the same open one for as long
+        // as the `Arc` lives.
         let bell = unsafe { AsyncFd::register_with_interest(Arc::clone(bell), Interest::READABLE) }?;
         Ok(self.runtime.spawn(answer::<UNREAD>(bell, self.main.clone(), self.seen.clone(), once)))
     }
@@ -114,7 +116,7 @@ impl<const UNREAD: bool> EventLoop for Tokio<UNREAD> {
         Ok(())
     }
 
-    /// In one `block_on`: entering the runtime is no part of a turn.
+    /// In one `block_on`, because entering the runtime is not part of a turn.
     fn repeat(&mut self, times: u64, events: u64, act: impl FnMut()) -> io::Result<()> {
         let act = RefCell::new(act);
         self.runtime.block_on(async {
@@ -131,7 +133,7 @@ impl<const UNREAD: bool> EventLoop for Tokio<UNREAD> {
         self.runtime.block_on(async {
             for _ in 0..times {
                 let target = self.seen.get() + 1;
-                // The task ends when it has answered, and takes the registration with it.
+                // The task ends when it has answered; its registration ends with it.
                 let task = self.spawn(bell, true)?;
                 ring(bell.as_raw_fd());
                 self.main.wait(&self.seen, target).await;

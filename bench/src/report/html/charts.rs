@@ -1,4 +1,4 @@
-//! The drawings that any report can have, one for each group of its rows: where its metrics allow them.
+//! The charts that any report can have, one for each group whose metrics allow it.
 
 use super::scale::{Scale, label};
 use super::svg::{Anchor, Svg, WIDTH, colour, escape, fits, key, key_of_lines, stroke, wrap};
@@ -25,7 +25,7 @@ fn group_name(group: &[Entry]) -> &str {
 const SHARES: [f64; 7] = [0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999];
 
 /// Share of requests against latency, through the quantiles that were recorded.
-pub(super) fn latency(_: &Document, group: &[Entry]) -> Option<String> {
+pub(super) fn latency(group: &[Entry]) -> Option<String> {
     let (left, right, top, bottom) = (48.0, WIDTH - MARGIN, 10.0, 200.0);
     let curve = |entry: &Entry| {
         let mut points: Vec<(f64, f64)> = entry
@@ -75,7 +75,7 @@ const CALLS: [(&str, &str); 5] = [
 ];
 
 /// System calls per request as bars, a part for each kind.
-pub(super) fn syscalls(_: &Document, group: &[Entry]) -> Option<String> {
+pub(super) fn syscalls(group: &[Entry]) -> Option<String> {
     const BAR: f64 = 13.0;
     let parts = |entry: &Entry| CALLS.map(|(name, _)| entry.median(name).unwrap_or(0.0));
     let drawn: Vec<&Entry> = group
@@ -114,9 +114,9 @@ pub(super) fn syscalls(_: &Document, group: &[Entry]) -> Option<String> {
     Some(figure(&format!("System calls per request, {name}"), svg, &key(&calls)))
 }
 
-/// The change of each arm against its baseline, with its interval, in the metric that is looked at first; in all of them
-/// where each is of another of our loops.
-pub(super) fn changes(document: &Document, group: &[Entry]) -> Option<String> {
+/// The change of each arm against its baseline, with its interval, in the most important metric; in
+/// all metrics where each is the time of another of our loops.
+pub(super) fn changes(group: &[Entry]) -> Option<String> {
     let ratio = |entry: &Entry, name: &str| entry.versus(name).and_then(|versus| versus.ratio);
     let compared = metric_names(group)
         .into_iter()
@@ -124,9 +124,9 @@ pub(super) fn changes(document: &Document, group: &[Entry]) -> Option<String> {
         .filter(|(name, _)| group.iter().any(|entry| ratio(entry, name).is_some()));
     let figures =
         compared.enumerate().take_while(|(index, (name, _))| *index == 0 || name.starts_with("aio_"));
-    let common = document.common_baseline(group);
-    // Where there are several, each arm says which one is its own.
-    let label = |entry: &Entry| match document.baseline(entry) {
+    let common = Document::common_baseline(group);
+    // With several baselines, each arm names its own.
+    let label = |entry: &Entry| match entry.baseline.as_deref() {
         Some(baseline) if common.is_none() => format!("{} against {baseline}", entry.case),
         _ => entry.case.clone(),
     };
@@ -189,7 +189,8 @@ fn intervals(title: &str, arms: &[(String, &Comparison, Estimate)]) -> Option<St
             svg.text("", (0.0, y - 3.0), Anchor::Start, line);
         }
         svg.text("", (WIDTH, y - 3.0), Anchor::End, words);
-        // Between the texts, not through them: not every printer paints the background around letters.
+        // Between the texts, not through them: not every printer paints the background around
+        // letters.
         for tick in x.ticks() {
             let class = if tick == 0.0 { "axis" } else { "grid" };
             svg.line(class, (x.at(tick), y), (x.at(tick), y + MARK - 6.0));

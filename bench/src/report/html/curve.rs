@@ -1,13 +1,11 @@
-//! The curve of `bench one-percent`: what was saved of an iteration against how long it takes, both on logarithmic axes, where
-//! the model is a straight line.
+//! The curve of `bench one-percent`: the saving against the time of an iteration, both on
+//! logarithmic axes, where the model is a straight line.
 
 use super::scale::{Scale, label};
 use super::svg::{Anchor, Svg, WIDTH, colour, key};
 use crate::arm::Monitor;
 use crate::measure::{Estimate, Interval};
-use crate::one_percent::cell::Disk;
-use crate::one_percent::model::Outcome;
-use crate::one_percent::words::{self, PROPOSED_ITERATION_US, PROPOSED_SHARE};
+use crate::report::one_percent::{Disk, Outcome, PROPOSED_ITERATION_US, PROPOSED_SHARE, estimate, reference};
 
 const HEIGHT: f64 = 360.0;
 const LEFT: f64 = 40.0;
@@ -75,7 +73,7 @@ pub(super) fn render(outcomes: &[Outcome]) -> String {
     let model = |read_us: f64| {
         [(low, read_us / low), (high, read_us / high)].map(|(at, share)| (x.at(at), y.at(share)))
     };
-    if let Some(read_ns) = words::reference(outcomes).and_then(|reference| reference.read_ns) {
+    if let Some(read_ns) = reference(outcomes).and_then(|reference| reference.read_ns) {
         if let Some(Interval { low, high }) = read_ns.interval {
             let [a, b] = model(low.max(0.1) / 1e3);
             let [c, d] = model(high.max(0.1) / 1e3);
@@ -84,7 +82,7 @@ pub(super) fn render(outcomes: &[Outcome]) -> String {
         svg.path("line c0", &model(read_ns.median.max(0.1) / 1e3), false);
     }
     svg.path("line dash c5", &model(PROPOSED_ITERATION_US * PROPOSED_SHARE), false);
-    // Those that tell nothing first and thin, so that they do not hide those that do.
+    // Draw points without a detected saving first and thin, so that they do not hide the others.
     let (open, told): (Vec<_>, Vec<_>) = drawn.iter().partition(|(.., saved)| !is_told(saved));
     for (outcome, series, saved) in open.into_iter().chain(told) {
         let place = x.at(outcome.iteration_us);
@@ -93,7 +91,7 @@ pub(super) fn render(outcomes: &[Outcome]) -> String {
         if let Some(interval) = saved.interval {
             svg.line(&format!("{class} {line}"), (place, y.at(interval.low)), (place, y.at(interval.high)));
         }
-        let title = format!("{}: {}", outcome.name(), words::estimate(saved));
+        let title = format!("{}: {}", outcome.name(), estimate(saved));
         svg.circle(&format!("{class}{shape}"), (place, y.at(saved.median)), 3.5, &title);
     }
     let point = (x.at(PROPOSED_ITERATION_US), y.at(PROPOSED_SHARE));

@@ -1,5 +1,5 @@
-//! A report as a page: one file that loads nothing, to look at, to send, to print. Made from the JSON report, so it says what that
-//! says.
+//! A report as an HTML page: one file that loads nothing else, for the screen, for mail, for paper.
+//! Made from the JSON report, so both always agree.
 
 mod charts;
 mod curve;
@@ -7,21 +7,22 @@ mod scale;
 mod svg;
 mod tables;
 
-use super::number::number;
-use super::saved::{Document, Entry};
-use crate::compare::Compared;
-use crate::one_percent::{lab, model};
+use crate::report::compared::Compared;
+use crate::report::number::number;
+use crate::report::one_percent::{lab, outcomes};
+use crate::report::saved::{Document, Entry};
 use std::fmt::Write as _;
 use svg::escape;
 
 const STYLE: &str = include_str!("style.css");
 
-/// A first sentence that is longer has its first part for the answer, and stands below in full.
+/// If the first sentence is longer, only its first part is the answer, and the whole sentence
+/// follows below.
 const LONGEST_ANSWER: usize = 300;
 
-/// The whole page, and what is known about a baseline.
+/// Renders the page, with the comparison if there is one.
 pub(crate) fn render(document: &Document, compared: Option<&Compared>) -> String {
-    let outcomes = model::outcomes(&document.results);
+    let cells = outcomes(&document.results);
     let mut body = String::new();
     let title = format!("bench {}", document.benchmark);
     let first = document.conclusions.first().map_or("Nothing was concluded.", String::as_str);
@@ -40,10 +41,10 @@ pub(crate) fn render(document: &Document, compared: Option<&Compared>) -> String
     if let Some(compared) = compared {
         tables::baseline(&mut body, compared);
     }
-    if !outcomes.is_empty() {
+    if !cells.is_empty() {
         body.push_str("<h2>What is saved, and of what</h2>");
-        body.push_str(&curve::render(&outcomes));
-        body.push_str(&tables::cells(&outcomes, &lab::savings(&document.results)));
+        body.push_str(&curve::render(&cells));
+        body.push_str(&tables::cells(&cells, &lab::savings(&document.results)));
     }
     let said = usize::from(answer == first);
     let rest = document.conclusions.iter().skip(said);
@@ -51,7 +52,7 @@ pub(crate) fn render(document: &Document, compared: Option<&Compared>) -> String
     if !rest.is_empty() {
         let _ = write!(body, "<h2>In words</h2><ul>{rest}</ul>");
     }
-    type Chart = fn(&Document, &[Entry]) -> Option<String>;
+    type Chart = fn(&[Entry]) -> Option<String>;
     for (heading, note, chart) in [
         (
             "Against the baseline, with intervals",
@@ -62,7 +63,7 @@ pub(crate) fn render(document: &Document, compared: Option<&Compared>) -> String
         ("System calls", "Of the device's thread, counted, by kind.", charts::syscalls),
         ("Latency", "Both axes are stretched so that the tail can be seen.", charts::latency),
     ] {
-        let figures: String = document.groups().filter_map(|group| chart(document, group)).collect();
+        let figures: String = document.groups().filter_map(chart).collect();
         if !figures.is_empty() {
             let _ = write!(
                 body,
@@ -88,7 +89,7 @@ pub(crate) fn render(document: &Document, compared: Option<&Compared>) -> String
     )
 }
 
-/// A sentence, or its first part if it is too long to be the first that one reads.
+/// A sentence, or its first part if it is too long for the answer.
 fn lead(sentence: &str) -> String {
     match sentence.split_once("; ") {
         Some((first, _)) if sentence.chars().count() > LONGEST_ANSWER => format!("{first}."),
@@ -101,7 +102,7 @@ fn fact<'a>(document: &'a Document, name: &str) -> &'a str {
     document.environment.get(name).and_then(|value| value.as_str()).unwrap_or("unknown")
 }
 
-/// What one has to know of the machine to read the answer.
+/// The facts about the machine that matter for the answer.
 fn byline(document: &Document) -> String {
     let machine = document.environment.get("virtualisation").and_then(|value| value.as_str());
     let machine = machine.map(|machine| format!(", {machine}")).unwrap_or_default();
@@ -112,7 +113,7 @@ fn byline(document: &Document) -> String {
 const FACTS: [&str; 7] =
     ["date", "kernel", "cpu_model", "virtualisation", "cpus_online", "cpus_allowed", "bench_version"];
 
-/// Where it was measured, and how to do it again.
+/// The environment and the command.
 fn environment(body: &mut String, document: &Document) {
     let _ = write!(body, "<h2>To repeat it</h2><pre>{}</pre>", escape(&document.command));
     body.push_str("<h2>Measured on</h2><dl>");

@@ -26,7 +26,7 @@ impl Scale {
         Self { kind: Kind::Linear, low, high, from, to }
     }
 
-    /// `low` must be positive; if it is not, a millionth of `high` takes its place.
+    /// `low` must be positive; otherwise a millionth of `high` is used.
     pub(super) fn log((low, high): (f64, f64), (from, to): (f64, f64)) -> Self {
         let high = if high > 0.0 { high } else { 1.0 };
         let low = if low > 0.0 { low } else { high / 1e6 };
@@ -34,12 +34,13 @@ impl Scale {
         Self { kind: Kind::Log, low, high, from, to }
     }
 
-    /// Shares between 0 and 1 so that both tails can be seen: 99 %, 99.9 % and 99.99 % are equally far apart.
+    /// Shares between 0 and 1 so that both tails can be seen: 99 %, 99.9 % and 99.99 % are equally
+    /// far apart.
     pub(super) fn logit((low, high): (f64, f64), (from, to): (f64, f64)) -> Self {
         Self { kind: Kind::Logit, low, high, from, to }
     }
 
-    /// The place of a number; numbers outside are put at the end.
+    /// The place of a number; numbers outside are placed at the end of the axis.
     pub(super) fn at(&self, value: f64) -> f64 {
         let value = if value.is_finite() { value.clamp(self.low, self.high) } else { self.low };
         let spread = |value: f64| match self.kind {
@@ -51,7 +52,8 @@ impl Scale {
         self.from + share * (self.to - self.from)
     }
 
-    /// Numbers to label: powers of ten (and twice, five times as much where there are few), or some five even steps.
+    /// Numbers to label: powers of ten (and twice, five times as much where there are few), or some
+    /// five even steps.
     pub(super) fn ticks(&self) -> Vec<f64> {
         if self.kind == Kind::Log {
             let decades = (self.high / self.low).log10();

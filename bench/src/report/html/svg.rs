@@ -1,9 +1,10 @@
-//! A drawing as text: the few shapes that the charts need. Colours are classes of the page's style sheet, so that one drawing
-//! serves light, dark and paper.
+//! A drawing as text: the few shapes that the charts need. Colours are classes of the page's style
+//! sheet, so that one drawing serves light, dark and paper.
 
 use std::fmt::Write as _;
 
-/// Width of every drawing, in its own units: with text of 12 it can be read on a screen of 400 pixels and on a wide one.
+/// Width of every drawing, in its own units: with text of 12 it can be read on a screen of 400
+/// pixels and on a wide one.
 pub(super) const WIDTH: f64 = 420.0;
 
 /// Units that a character takes at most on average: of DejaVu Sans, the widest of the usual fonts.
@@ -14,7 +15,8 @@ pub(super) fn fits(characters: usize, width: f64) -> bool {
     characters as f64 * CHARACTER <= width
 }
 
-/// A text in lines that fit into `width`: SVG has none of its own. A word that is longer than a line has one for itself.
+/// A text in lines that fit into `width`: SVG has none of its own. A word that is longer than a
+/// line has one for itself.
 pub(super) fn wrap(text: &str, width: f64) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {

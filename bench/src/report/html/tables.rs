@@ -1,21 +1,20 @@
 //! The tables of a page.
 
 use super::svg::escape;
-use crate::compare::Compared;
 use crate::measure::Verdict;
-use crate::one_percent::lab::Savings;
-use crate::one_percent::model::Outcome;
-use crate::one_percent::report::Line;
+use crate::report::compared::Compared;
 use crate::report::metric::heading;
 use crate::report::number::{number, percent, signed};
+use crate::report::one_percent::{Line, Outcome, Savings};
 use crate::report::saved::{Entry, metric_names};
 use std::fmt::Write as _;
 
-/// With more metrics than this, and fewer cases than that, the metrics are rows: the table then fits on a screen and on paper.
+/// With more metrics than this, and fewer cases than that, the metrics are rows: the table then
+/// fits on a screen and on paper.
 const MANY_METRICS: usize = 6;
 const MANY_CASES: usize = 9;
 
-/// A table that is moved on its own where it is wider than the screen, by keys too. `inside` is its markup.
+/// A table that scrolls by itself if it is wider than the screen. `inside` is its markup.
 fn scrolled(name: &str, class: &str, inside: &str) -> String {
     format!(
         "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{}\"><table class=\"{class}\">{inside}</table></div>",
@@ -144,7 +143,7 @@ pub(super) fn numbers(group: &[Entry]) -> String {
     format!("<div>{}</div>", scrolled(title, "", &inside))
 }
 
-/// What became of an earlier run's numbers: those that are known to have changed.
+/// The metrics that have changed since an earlier run.
 pub(super) fn baseline(body: &mut String, compared: &Compared) {
     // Writing to a String cannot fail.
     let _ = write!(body, "<h2>Against an earlier run</h2><p>{}</p>", escape(&compared.sentence()));

@@ -42,7 +42,7 @@ fn a_report_has_its_sentences_its_tables_and_its_command() {
     assert_eq!(text, expected);
 }
 
-/// Name, unit, median, and what it is in times of another arm's.
+/// Name, unit, median, and the ratio to another arm's.
 type Metric = (&'static str, &'static str, f64, Option<f64>);
 
 /// Three arms of one group.
@@ -103,12 +103,12 @@ fn both_of_our_loops_are_held_against_a_peer_and_only_the_first_of_other_metrics
 fn one_percent_is_one_table_with_a_line_for_each_cell() {
     let document = Document::parse(include_str!("../../one_percent/golden/first.json")).unwrap();
     let text = render(&document);
-    let outcomes = model::outcomes(&document.results);
+    let found = outcomes(&document.results);
     let lines: Vec<&str> = text.lines().filter(|line| line.starts_with('|')).collect();
-    assert_eq!(lines.len(), outcomes.len() + 2, "{text}");
+    assert_eq!(lines.len(), found.len() + 2, "{text}");
     let widths: Vec<usize> = lines.iter().map(|line| line.chars().count()).collect();
     assert!(widths.iter().all(|width| *width == widths[0]), "every line of the table is as long: {widths:?}");
-    let line = Line::of(&outcomes[0], &[]);
+    let line = Line::of(&found[0], &[]);
     let cells: Vec<&str> = lines[2].split('|').map(str::trim).filter(|cell| !cell.is_empty()).collect();
     let expected = [
         &line.name,

@@ -3,7 +3,8 @@
 use super::*;
 use crate::measure::{Better, Comparison, Measured, Summary};
 
-/// A row whose time changes by 1 to 6 percent from round to round, and with one value for each other metric.
+/// A row whose time changes by 1 to 6 percent from round to round, and with one value for each
+/// other metric.
 fn row(group: &str, metrics: &[(&'static str, f64)]) -> Row {
     let measured = |&(name, value): &(&'static str, f64)| {
         let pairs: Vec<(f64, f64)> =

@@ -1,14 +1,11 @@
-//! Signals as events of the loop: signalfd(2).
+//! Delivers signals as events of the loop, through signalfd(2).
 #![expect(unsafe_code, reason = "signal masks and signalfd(2)")]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::rc::Rc;
-use std::{mem, ptr};
 
-use aio::{AioContext, Interest, Registration};
+use aio::{AioContext, Registration};
 
-/// What a signal asks for.
+/// What a signal requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
     /// SIGTERM, SIGINT.
@@ -19,15 +16,10 @@ pub(crate) enum Signal {
     Resize,
 }
 
-/// The signals of this process, blocked for all threads that start after this one, and readable.
+/// The handled signals, as a signalfd. They are blocked in the calling thread and in all threads
+/// that it starts later.
 #[derive(Debug)]
-pub(crate) struct Signals(OwnedFd);
-
-impl AsFd for Signals {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
+pub(crate) struct Signals(virtio_blk_sim::signals::Signals);
 
 impl Signals {
     /// Blocks the signals for the calling thread.
@@ -40,48 +32,32 @@ impl Signals {
             // SAFETY: `set` is ours, and the signal is a valid one.
             unsafe { libc::sigaddset(&mut set, signal) };
         }
-        // SAFETY: `set` is read only; the old mask is not wanted.
+        // SAFETY: `set` is only read; the old mask is not requested.
         let error = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, ptr::null_mut()) };
         if error != 0 {
             return Err(io::Error::from_raw_os_error(error));
         }
-        // SAFETY: `set` is read only.
+        // SAFETY: `set` is only read.
         let fd = unsafe { libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+        // SAFETY: the kernel just returned this descriptor; nothing else owns it.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Calls `act` for each signal, from the loop.
+    /// Calls `act` from the loop for each signal.
     pub(crate) fn watch(
         self,
         context: &AioContext,
         act: impl Fn(Signal) + 'static,
     ) -> io::Result<Registration> {
-        let this = Rc::new(self);
-        let source = Rc::clone(&this);
-        Ok(context.add_fd(&*this, Interest::READABLE, move |_, _| {
-            while let Some(signal) = source.next() {
-                act(signal);
-            }
-        })?)
-    }
-
-    fn next(&self) -> Option<Signal> {
-        // SAFETY: all-zero is a valid value of this structure of integers.
-        let mut info: libc::signalfd_siginfo = unsafe { mem::zeroed() };
-        let size = mem::size_of_val(&info);
-        // SAFETY: `info` is ours and has `size` bytes.
-        let read = unsafe { libc::read(self.0.as_raw_fd(), (&raw mut info).cast(), size) };
-        if read != size as isize {
-            return None;
-        }
-        Some(match info.ssi_signo as libc::c_int {
-            libc::SIGUSR1 => Signal::Report,
-            libc::SIGHUP => Signal::Resize,
-            _ => Signal::Stop,
+        self.0.watch(context, move |signal| {
+            act(match signal {
+                libc::SIGUSR1 => Signal::Report,
+                libc::SIGHUP => Signal::Resize,
+                _ => Signal::Stop,
+            });
         })
     }
 }

@@ -2,7 +2,6 @@
 //! (virtio 1.2 section 5.2.4).
 
 use super::features::Features;
-use super::request::MAX_RANGES;
 
 /// The unit of `capacity` and of every sector number in the protocol, whatever the block size.
 pub const SECTOR_SIZE: u64 = 512;
@@ -13,6 +12,9 @@ pub const MAX_DISCARD_SECTORS: u32 = 1 << 22;
 /// Most sectors of one write zeroes range: 32 MiB. Less than for discard, for a backend may have to write
 /// them.
 pub const MAX_WRITE_ZEROES_SECTORS: u32 = 1 << 16;
+
+/// Most ranges of one discard or write zeroes request. They are kept inline, so that no request allocates.
+pub const MAX_RANGES: usize = 8;
 
 /// Most request queues.
 pub const MAX_QUEUES: u16 = 256;

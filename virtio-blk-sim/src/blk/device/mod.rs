@@ -24,11 +24,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub use config::{
     CONFIG_SPACE_SIZE, ConfigError, DeviceConfig, MAX_DISCARD_SECTORS, MAX_QUEUE_SIZE, MAX_QUEUES,
-    MAX_WRITE_ZEROES_SECTORS, SECTOR_SIZE, Serial,
+    MAX_RANGES, MAX_WRITE_ZEROES_SECTORS, SECTOR_SIZE, Serial,
 };
 pub use features::{FeatureError, Features};
 pub use pending::{FinishedRequest, PendingRequest, RequestSlot, Started, Transfer};
-pub use request::{MAX_RANGES, Operation, Request, RequestError, SectorRange, SectorRanges};
+pub use request::{Operation, Request, RequestError, SectorRange, SectorRanges};
 pub use status::Status;
 
 /// A disk and what its driver negotiated.

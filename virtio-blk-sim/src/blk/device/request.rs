@@ -5,7 +5,7 @@
 
 use virtio_bindings::virtio_blk as vb;
 
-use super::config::{MAX_DISCARD_SECTORS, MAX_WRITE_ZEROES_SECTORS, SECTOR_SIZE};
+use super::config::{MAX_DISCARD_SECTORS, MAX_RANGES, MAX_WRITE_ZEROES_SECTORS, SECTOR_SIZE};
 use super::{BlockDevice, Features, Status};
 use crate::virtqueue::Chain;
 
@@ -14,9 +14,6 @@ pub(super) const HEADER_LEN: usize = 16;
 
 /// Bytes of one discard or write zeroes range: sector (le64), number of sectors (le32), flags (le32).
 const RANGE_LEN: usize = 16;
-
-/// Most ranges of one discard or write zeroes request. They are kept inline, so that no request allocates.
-pub const MAX_RANGES: usize = 8;
 
 /// What a chain asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,6 +13,7 @@ mod setup;
 mod stress;
 mod support;
 
+#[cfg(feature = "device")]
 pub(crate) use malformed::malformed_cases;
 // `guest_map` is also compiled into an integration test, where its parent provides these names.
 use crate::memory::{GuestAddress, GuestRam};

@@ -1,8 +1,10 @@
-//! The count, its maximum and who waits: 64 bytes of memory that any number of threads and processes share.
+//! The count, its maximum, and the threads that wait: 64 bytes of memory that any number of threads
+//! and processes share.
 //!
-//! Count and maximum are the two halves of one word, so each change of either is one compare-and-swap and sees both as they
-//! are: the bound is exact, also while it changes. Whoever finds nothing to do registers, looks once more, and only then
-//! sleeps; whoever changes the word looks afterwards who is registered. Twice the same Dekker pair:
+//! Count and maximum are the two halves of one word. Each change is one compare-and-swap that sees
+//! both, so the bound is exact even while it changes. A thread that finds nothing to do registers,
+//! looks once more, and only then sleeps. A thread that changes the word checks afterwards whether
+//! anybody is registered. This is the same Dekker pair twice:
 //!
 //! ```text
 //!   producer without room                      consumer
@@ -16,9 +18,10 @@
 //!     sleep
 //! ```
 //!
-//! All accesses are sequentially consistent: if (2) misses (3) then (4) sees (1). A sleep is futex(2) on a sequence number
-//! that was read before the look (2) and is raised before each wake, so a wake between look and sleep is not missed either.
-//! `loom_tests` has both pairs, and the mistakes near by.
+//! All accesses are sequentially consistent: if (2) misses (3) then (4) sees (1). A sleep is
+//! futex(2) on a sequence number that was read before the look (2) and is raised before each wake,
+//! so a wake between look and sleep is not missed either. `loom_tests` checks both pairs, and
+//! that similar but wrong versions fail.
 
 use super::futex::Futex;
 use crate::sync::{AtomicU32, AtomicU64, Ordering::SeqCst, loom_fence};
@@ -27,7 +30,7 @@ use std::io;
 /// What the first word of the memory must hold: the layout and its version.
 pub(super) const MAGIC: u32 = u32::from_be_bytes(*b"bnd1");
 
-/// No maximum, as the half word holds it: zero is no legal one.
+/// How "no maximum" is stored: zero is not a valid maximum.
 const UNLIMITED: u32 = 0;
 
 /// The halves of the word.
@@ -51,7 +54,7 @@ impl Level {
         if self.maximum == UNLIMITED { 1 << 32 } else { self.maximum.into() }
     }
 
-    /// The kernel's inequality for write(2) of `n`. Memory that a peer has spoilt admits nothing.
+    /// The kernel's inequality for write(2) of `n`. Memory that a peer damaged admits nothing.
     fn admits(self, n: u64) -> bool {
         let (limit, count) = (self.limit(), self.count.into());
         limit > count && limit - count > n
@@ -241,7 +244,8 @@ impl State {
 
     #[inline]
     fn arrived(&self, n: u32) -> Arrived {
-        // A write(2) of zero wakes a poller of an eventfd, who then finds nothing; here nobody is troubled.
+        // A write(2) of zero wakes a poller of an eventfd, who then finds nothing; here nobody is
+        // troubled.
         if n == 0 {
             return Arrived { ring: false, wake: 0 };
         }
@@ -276,8 +280,9 @@ impl State {
         Some(Taken { count, ring_room: self.wanting.load(SeqCst) != 0, wake: self.writers_to_wake(count) })
     }
 
-    /// (4) How many writers to wake for `room` that has come. Those that want one each need no more than the room; one that
-    /// wants more may not be able to use a wake that another could, so then all are woken.
+    /// (4) How many writers to wake for `room` that has come. Those that want one each need no more
+    /// than the room; one that wants more may not be able to use a wake that another could, so then
+    /// all are woken.
     fn writers_to_wake(&self, room: u32) -> u32 {
         match self.writers.waiting.load(SeqCst) {
             0 => 0,
@@ -286,7 +291,8 @@ impl State {
         }
     }
 
-    /// Sets the maximum unless the count has reached it; then the caller wakes writers and rings the room doorbell.
+    /// Sets the maximum unless the count has reached it; then the caller wakes writers and rings
+    /// the room doorbell.
     pub(super) fn set_maximum(&self, maximum: u32) -> Option<Taken> {
         let mut word = self.word.load(SeqCst);
         loop {
@@ -304,19 +310,20 @@ impl State {
         Some(Taken { count: 0, ring_room: self.wanting.load(SeqCst) != 0, wake })
     }
 
-    /// A loop wants the room doorbell no longer. True if others do.
+    /// A loop no longer waits for the room doorbell. Returns true if others do.
     pub(super) fn wants_no_more(&self) -> bool {
         self.wanting.fetch_sub(1, SeqCst) != 1
     }
 
-    /// A loop is about to sleep on the doorbell. False: there is a count already, do not sleep.
+    /// A loop is about to sleep on the doorbell. Returns false if there is a count already and it
+    /// must not sleep.
     pub(super) fn arm(&self) -> bool {
         self.armed.store(1, SeqCst);
         loom_fence();
         if self.level().count == 0 {
             return true;
         }
-        // Whether or not a producer has just cleared it, and rings for nothing.
+        // A producer may have cleared it just now; then it rings without need.
         self.armed.store(0, SeqCst);
         false
     }

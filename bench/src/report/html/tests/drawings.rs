@@ -1,9 +1,8 @@
 //! The drawings, read back: is each number where its axis says?
 
 use super::*;
-use crate::one_percent::model::outcomes;
-use crate::one_percent::words;
 use crate::report::metric::quantile;
+use crate::report::one_percent::{outcomes, reference};
 
 /// The attribute of an element's text.
 fn attribute<'a>(element: &'a str, name: &str) -> &'a str {
@@ -57,8 +56,8 @@ fn the_curve_has_its_lines_points_and_intervals_where_the_axes_say() {
     let x = |us: f64| between(us, (10.0, tick(&drawing, "x", "10")), (100.0, tick(&drawing, "x", "100")));
     assert!(y(0.1) < y(0.01) && x(10.0) < x(100.0));
 
-    // t_read / t_iter, as measured and as proposed: 1 us of whatever.
-    let read_us = words::reference(&outcomes).unwrap().read_ns.unwrap().median / 1e3;
+    // t_read / t_iter, as measured and as proposed (1 us).
+    let read_us = reference(&outcomes).unwrap().read_ns.unwrap().median / 1e3;
     for (class, read_us) in [("line c0", read_us), ("line dash c5", 1.0)] {
         let path =
             elements(&drawing, "path").into_iter().find(|path| attribute(path, "class") == class).unwrap();
@@ -97,7 +96,7 @@ fn the_curve_has_its_lines_points_and_intervals_where_the_axes_say() {
 fn a_latency_is_drawn_at_its_share() {
     let document = golden();
     let group = document.groups().next().unwrap();
-    let drawing = charts::latency(&document, group).unwrap();
+    let drawing = charts::latency(group).unwrap();
     let [low, high] = ["10%", "90%"].map(|label| tick(&drawing, "y", label));
     let curves: Vec<Vec<(f64, f64)>> = elements(&drawing, "path")
         .into_iter()
@@ -121,7 +120,7 @@ fn a_latency_is_drawn_at_its_share() {
 fn the_parts_of_a_bar_follow_each_other_and_are_as_long_as_their_counts() {
     let document = golden();
     let group = document.groups().next().unwrap();
-    let drawing = charts::syscalls(&document, group).unwrap();
+    let drawing = charts::syscalls(group).unwrap();
     let bars: Vec<[f64; 3]> =
         elements(&drawing, "rect").into_iter().map(|rect| numbers(rect, ["x", "width", "y"])).collect();
     let rows: Vec<&[[f64; 3]]> = bars.chunk_by(|a, b| a[2] == b[2]).collect();
@@ -141,7 +140,7 @@ fn the_parts_of_a_bar_follow_each_other_and_are_as_long_as_their_counts() {
             "{widths:?} {counts:?}"
         );
     }
-    // One arm does without reads, and the key has them all the same; none submits to Linux AIO.
+    // One arm makes no reads, but the key has them anyway; no arm uses Linux AIO.
     let key = drawing.split("class=\"key\"").nth(1).unwrap();
     assert!(key.contains("read(2)") && key.contains("write(2)") && !key.contains("io_submit"), "{key}");
 }
@@ -150,8 +149,9 @@ fn the_parts_of_a_bar_follow_each_other_and_are_as_long_as_their_counts() {
 fn a_change_is_drawn_within_its_interval_and_in_the_colour_of_its_verdict() {
     let document = golden();
     let group = document.groups().next().unwrap();
-    let drawing = charts::changes(&document, group).unwrap();
-    // Of epoll with nothing else to do: a read more is slower, an edge is faster, with its read and without.
+    let drawing = charts::changes(group).unwrap();
+    // Of epoll with nothing else to do: a read more is slower, an edge is faster, with its read and
+    // without.
     let circles: Vec<&str> = elements(&drawing, "circle");
     let lines: Vec<&str> = elements(&drawing, "line")
         .into_iter()

@@ -14,7 +14,7 @@ fn a_page_is_one_small_file_that_loads_nothing() {
     for json in [include_str!("../../../one_percent/golden/first.json"), HOSTILE] {
         let page = render(&Document::parse(json).unwrap(), None);
         assert!(page.len() < 1 << 20, "{} bytes", page.len());
-        // Nothing that a browser would fetch, run or follow.
+        // Nothing that a browser would load, execute or follow.
         for word in [
             "http://", "https://", "<script", "<img", "<link", "<iframe", "@import", "url(", " src=\"",
             " href=\"", "NaN", "inf\"",
@@ -64,7 +64,7 @@ fn a_report_without_metrics_is_a_page_too() {
     assert!(render(&document, None).contains("Nothing was concluded."));
 }
 
-/// Two arms of one metric, the second slower than the first, and one that this machine has not.
+/// Two arms with one metric, the second slower than the first, and one that is not available.
 const SLOWER: &str = r#"{"schema":"bench/1","benchmark":"eventfd","command":"bench eventfd","workload":null,"complete":true,
     "environment":{},"conclusions":[],"results":[
     {"group":"g","case":"a","status":"measured","reason":null,"baseline":null,"metrics":{
@@ -102,10 +102,8 @@ fn a_table_that_is_turned_has_every_arm_too() {
     let heads: String =
         group.iter().map(|entry| format!("<th scope=\"col\">{}</th>", escape(&entry.case))).collect();
     assert!(table.contains(&format!("<th scope=\"col\">median</th>{heads}</tr>")), "{table}");
-    let iops: Vec<String> = group
-        .iter()
-        .map(|entry| format!("<td>{}", super::super::number::number(entry.median("iops").unwrap())))
-        .collect();
+    let iops: Vec<String> =
+        group.iter().map(|entry| format!("<td>{}", number(entry.median("iops").unwrap()))).collect();
     let row = table.split("<tr>").find(|row| row.contains(">IOPS, 1/s</th>")).unwrap();
     let mut places = iops.iter().map(|cell| row.find(cell.as_str()).unwrap());
     assert!(places.by_ref().is_sorted() && group.len() == 4, "{row}");
@@ -122,10 +120,10 @@ fn a_table_that_is_turned_has_every_arm_too() {
 fn an_earlier_run_is_before_and_its_regressions_are_red() {
     let before = Document::parse(SLOWER).unwrap();
     let after = Document::parse(&SLOWER.replace("150.0", "300.0")).unwrap();
-    let limits = crate::compare::Limits { threshold: 0.05, metrics: Vec::new() };
+    let limits = crate::report::compared::Limits { threshold: 0.05, metrics: Vec::new() };
     let rows = |before: &Document, after: &Document| {
         let mut body = String::new();
-        tables::baseline(&mut body, &crate::compare::documents(before, after, &limits).unwrap());
+        tables::baseline(&mut body, &crate::report::compared::documents(before, after, &limits).unwrap());
         body
     };
     let worse = rows(&before, &after);

@@ -1,0 +1,244 @@
+//! A campaign: named cases are warmed up, measured in interleaved rounds, and turned into the rows
+//! of a report.
+
+use super::watch::Watch;
+use crate::error::Error;
+use crate::measure::{Measured, Recording, Sample, analyse, interleave};
+use crate::report::{Missing, Report, Row};
+
+/// One row of the report to be.
+#[derive(Debug, Clone)]
+pub(crate) struct Case {
+    /// The table that it belongs to.
+    pub(crate) group: String,
+    pub(crate) name: String,
+    /// The case of the same group that it is compared with.
+    pub(crate) baseline: Option<String>,
+}
+
+/// What was measured of a list of cases.
+#[derive(Debug)]
+pub(crate) struct Campaign<S> {
+    /// For each case the index of its arm in the recording, or the reason why it was not measured.
+    arms: Vec<Result<usize, Missing>>,
+    recording: Recording<S>,
+}
+
+/// Warms up every case in order, and then visits the available ones in `rounds` interleaved rounds.
+///
+/// `warm_up(case)` returns what `visit` needs (a number of repetitions, or a rig that sleeps
+/// between its samples), or in the inner error the reason why the case is not available here. The
+/// value is kept until the end. `visit(case, warm)` takes a sample. An error of either ends the
+/// campaign. Ctrl-C ends it after the current sample and keeps what was measured.
+pub(crate) fn run<S, W>(
+    name: &str,
+    cases: &[Case],
+    rounds: usize,
+    watch: &mut impl Watch,
+    mut warm_up: impl FnMut(usize) -> Result<Result<W, String>, Error>,
+    mut visit: impl FnMut(usize, &mut W) -> Result<S, Error>,
+) -> Result<Campaign<S>, Error> {
+    watch.phase(&format!("{name}: warm-up"), cases.len());
+    let mut arms = Vec::with_capacity(cases.len());
+    let (mut available, mut warm) = (Vec::new(), Vec::new());
+    for (index, case) in cases.iter().enumerate() {
+        if watch.stopped() {
+            arms.push(Err(Missing::Interrupted));
+            continue;
+        }
+        watch.step(&case.name);
+        arms.push(warm_up(index)?.map_err(Missing::Unavailable).map(|state| {
+            available.push(index);
+            warm.push(state);
+            warm.len() - 1
+        }));
+    }
+    watch.phase(&format!("{name}: rounds"), 2 * rounds * warm.len());
+    let recording = interleave(
+        warm.len(),
+        rounds,
+        |_, arm| {
+            watch.step(&cases[available[arm]].name);
+            !watch.stopped()
+        },
+        |arm| visit(available[arm], &mut warm[arm]),
+    )?;
+    watch.end();
+    Ok(Campaign { arms, recording })
+}
+
+/// The rows of one campaign or of several, and whether every sample was taken.
+#[derive(Debug)]
+pub(crate) struct Collected {
+    pub(crate) rows: Vec<Row>,
+    pub(crate) complete: bool,
+}
+
+impl Collected {
+    /// The rows of no campaign.
+    pub(crate) fn nothing() -> Self {
+        Self { rows: Vec::new(), complete: true }
+    }
+
+    /// Puts the rows of `more` below these.
+    pub(crate) fn extend(&mut self, more: Self) {
+        self.rows.extend(more.rows);
+        self.complete &= more.complete;
+    }
+
+    /// The report of a subcommand whose tables and sentences follow from the rows alone.
+    pub(crate) fn report(
+        self,
+        benchmark: &'static str,
+        colour: bool,
+        tables: fn(&[Row], bool) -> String,
+        conclusions: fn(&[Row]) -> Vec<String>,
+    ) -> Report {
+        let Self { rows, complete } = self;
+        let (text, conclusions) = (tables(&rows, colour), conclusions(&rows));
+        Report { benchmark, workload: None, rows, text, conclusions, complete }
+    }
+}
+
+impl<S: Sample> Campaign<S> {
+    /// One row for each of `cases`, the same that the campaign ran.
+    pub(crate) fn collect(&self, cases: &[Case]) -> Collected {
+        Collected { rows: self.rows(cases), complete: self.complete() }
+    }
+
+    /// Whether every sample was taken.
+    fn complete(&self) -> bool {
+        self.recording.complete && !self.arms.iter().any(|arm| arm == &Err(Missing::Interrupted))
+    }
+
+    /// One row for each of `cases`. A baseline that is not available is none.
+    fn rows(&self, cases: &[Case]) -> Vec<Row> {
+        let rows = cases.iter().zip(&self.arms).map(|(case, own)| {
+            let baseline = case.baseline.as_deref().and_then(|name| self.arm(cases, &case.group, name));
+            let metrics = own.clone().and_then(|own| match analyse(&self.recording, own, baseline) {
+                metrics if metrics.is_empty() => Err(Missing::Interrupted),
+                metrics => Ok(metrics),
+            });
+            Row {
+                group: case.group.clone(),
+                case: case.name.clone(),
+                baseline: baseline.and(case.baseline.clone()),
+                result: metrics,
+            }
+        });
+        rows.collect()
+    }
+
+    /// The arm of case `name` of `group`, if it was available.
+    fn arm(&self, cases: &[Case], group: &str, name: &str) -> Option<usize> {
+        let index = cases.iter().position(|case| case.group == group && case.name == name)?;
+        self.arms.get(index)?.as_ref().ok().copied()
+    }
+
+    /// The metrics of case `arm` of `group` against case `baseline` of it, whichever baseline it
+    /// has as a row. Empty unless both were measured.
+    pub(crate) fn versus(&self, cases: &[Case], group: &str, arm: &str, baseline: &str) -> Vec<Measured> {
+        match (self.arm(cases, group, arm), self.arm(cases, group, baseline)) {
+            (Some(arm), Some(baseline)) => analyse(&self.recording, arm, Some(baseline)),
+            _ => Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::campaign::StepsLeft;
+    use crate::measure::{Better, Metric, Verdict};
+
+    #[derive(Debug)]
+    struct Cost(f64);
+
+    impl Sample for Cost {
+        const METRICS: &'static [Metric<Self>] =
+            &[Metric { name: "cost", unit: "ns", better: Better::Lower, value: |sample| sample.0 }];
+    }
+
+    fn cases() -> Vec<Case> {
+        let case = |name: &str, baseline: Option<&str>| Case {
+            group: "group".to_owned(),
+            name: name.to_owned(),
+            baseline: baseline.map(str::to_owned),
+        };
+        vec![case("classic", None), case("absent", Some("classic")), case("edge", Some("classic"))]
+    }
+
+    /// The second case is not available; the others cost 100 and 50.
+    fn campaign(left: usize) -> (Vec<Row>, bool, Vec<(String, usize)>) {
+        let mut watch = StepsLeft { left, phases: Vec::new() };
+        let warm_up = |case| {
+            Ok(if case == 1 {
+                Err("no such kernel".to_owned())
+            } else {
+                Ok(100.0 / (1.0 + case as f64 / 2.0))
+            })
+        };
+        let visit = |_, cost: &mut f64| Ok(Cost(*cost));
+        let campaign = run("test", &cases(), 6, &mut watch, warm_up, visit).unwrap();
+        (campaign.rows(&cases()), campaign.complete(), watch.phases)
+    }
+
+    #[test]
+    fn available_cases_are_measured_and_compared() {
+        let (rows, complete, phases) = campaign(usize::MAX);
+        assert!(complete);
+        assert_eq!(phases, [("test: warm-up".to_owned(), 3), ("test: rounds".to_owned(), 24)]);
+        assert_eq!(rows[1].result, Err(Missing::Unavailable("no such kernel".to_owned())));
+        assert_eq!((rows[0].baseline.as_deref(), rows[2].baseline.as_deref()), (None, Some("classic")));
+        let versus = rows[2].metric("cost").unwrap().versus.unwrap();
+        assert_eq!((versus.difference.median, versus.verdict), (-50.0, Verdict::Faster));
+    }
+
+    #[test]
+    fn ctrl_c_in_the_warm_up_leaves_rows_that_say_so() {
+        // The first case was warmed up but not visited.
+        let (rows, complete, _) = campaign(2);
+        assert!(!complete);
+        assert!(rows.iter().all(|row| row.result.is_err()));
+        assert_eq!(rows[2].result, Err(Missing::Interrupted));
+    }
+
+    #[test]
+    fn ctrl_c_in_the_rounds_keeps_what_was_finished() {
+        // Three steps of warm-up, one whole round of four visits, and one visit more.
+        let (rows, complete, _) = campaign(3 + 4 + 2);
+        assert!(!complete);
+        assert_eq!(rows[0].metric("cost").unwrap().summary.n, 2);
+        let edge = rows[2].metric("cost").unwrap();
+        assert_eq!((edge.summary.n, edge.versus.unwrap().pairs), (1, 1));
+    }
+
+    #[test]
+    fn a_baseline_that_is_not_available_is_none() {
+        let mut cases = cases();
+        cases[2].baseline = Some("absent".to_owned());
+        let mut watch = StepsLeft { left: usize::MAX, phases: Vec::new() };
+        let warm_up = |case| Ok(if case == 1 { Err("no".to_owned()) } else { Ok(()) });
+        let campaign = run("test", &cases, 6, &mut watch, warm_up, |_, ()| Ok(Cost(1.0))).unwrap();
+        let rows = campaign.rows(&cases);
+        assert_eq!(rows[2].baseline, None);
+        assert!(rows[2].metric("cost").unwrap().versus.is_none());
+    }
+
+    #[test]
+    fn errors_end_a_campaign() {
+        let broken = || Error::Failed("broken".to_owned());
+        let mut watch = StepsLeft { left: usize::MAX, phases: Vec::new() };
+        let warm = run(
+            "test",
+            &cases(),
+            6,
+            &mut watch,
+            |_| Err::<Result<(), _>, _>(broken()),
+            |_, ()| Ok(Cost(1.0)),
+        );
+        assert_eq!(warm.unwrap_err().to_string(), "broken");
+        let visits = run("test", &cases(), 6, &mut watch, |_| Ok(Ok(())), |_, ()| Err::<Cost, _>(broken()));
+        assert_eq!(visits.unwrap_err().to_string(), "broken");
+    }
+}

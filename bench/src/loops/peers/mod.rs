@@ -1,0 +1,9 @@
+//! Other event loops, each used as its documentation recommends: once with handlers that read(2)
+//! the eventfd, and once edge-triggered without a read, which all of them support.
+
+pub(super) mod calloop;
+pub(super) mod event_manager;
+pub(super) mod eventp;
+pub(super) mod mio;
+pub(super) mod polling;
+pub(super) mod tokio;

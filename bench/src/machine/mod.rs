@@ -1,0 +1,11 @@
+//! The machine below a measurement: CPUs, pinned threads, limits.
+
+mod cpus;
+mod descriptors;
+mod placement;
+mod worker;
+
+pub(crate) use cpus::{CpuSet, let_others_finish, pin_current_thread};
+pub(crate) use descriptors::raise_descriptor_limit;
+pub(crate) use placement::{Placement, default_placements};
+pub(crate) use worker::{NoOutcome, Worker};

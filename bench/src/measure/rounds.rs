@@ -1,0 +1,263 @@
+//! Interleaved rounds: the order of the visits, and the results of an arm.
+
+use super::comparison::{Better, Comparison};
+use super::statistics::Summary;
+use serde::Serialize;
+use std::time::Duration;
+
+/// How often and how long to measure each arm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub(crate) rounds: usize,
+    pub(crate) runtime: Duration,
+}
+
+/// One named number of a sample.
+#[derive(Debug)]
+pub(crate) struct Metric<S> {
+    /// The name in the JSON report, snake case with its unit at the end.
+    pub(crate) name: &'static str,
+    pub(crate) unit: &'static str,
+    pub(crate) better: Better,
+    /// Returns the number of a sample. NaN if the sample has no such number: then no arm of the run
+    /// has the metric.
+    pub(crate) value: fn(&S) -> f64,
+}
+
+/// Defines a [`Sample`]: a struct of numbers, each with its unit and which way it is better.
+macro_rules! sample {
+    ($(#[$doc:meta])* $vis:vis struct $name:ident {
+        $($(#[$field_doc:meta])* $field:ident: $unit:literal $better:ident,)*
+    }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq)]
+        $vis struct $name {
+            $($(#[$field_doc])* pub(crate) $field: f64,)*
+        }
+
+        impl $crate::measure::Sample for $name {
+            const METRICS: &'static [$crate::measure::Metric<Self>] = &[$($crate::measure::Metric {
+                name: stringify!($field),
+                unit: $unit,
+                better: $crate::measure::Better::$better,
+                value: |sample| sample.$field,
+            },)*];
+        }
+    };
+}
+pub(crate) use sample;
+
+/// The result of one visit of one arm: a struct of named numbers.
+pub(crate) trait Sample: Sized + 'static {
+    const METRICS: &'static [Metric<Self>];
+}
+
+/// Samples by arm and round: two of each if the round was finished, fewer if it was interrupted.
+#[derive(Debug)]
+pub(crate) struct Recording<S> {
+    /// `visits[arm][round]`
+    visits: Vec<Vec<Vec<S>>>,
+    /// Set if every visit of every round took place.
+    pub(crate) complete: bool,
+}
+
+/// The order in which one round visits `arms` arms: forwards, then backwards.
+pub(crate) fn round_order(arms: usize) -> impl Iterator<Item = usize> {
+    (0..arms).chain((0..arms).rev())
+}
+
+/// Visits every arm twice in each of `rounds` rounds. `proceed(round, arm)` is called before each
+/// visit; if it returns false, the recording ends with what there is. An error of `visit` ends it
+/// without a result.
+pub(crate) fn interleave<S, E>(
+    arms: usize,
+    rounds: usize,
+    mut proceed: impl FnMut(usize, usize) -> bool,
+    mut visit: impl FnMut(usize) -> Result<S, E>,
+) -> Result<Recording<S>, E> {
+    let mut visits: Vec<Vec<Vec<S>>> = (0..arms).map(|_| Vec::with_capacity(rounds)).collect();
+    for round in 0..rounds {
+        for arm in &mut visits {
+            arm.push(Vec::with_capacity(2));
+        }
+        for arm in round_order(arms) {
+            if !proceed(round, arm) {
+                return Ok(Recording { visits, complete: false });
+            }
+            visits[arm][round].push(visit(arm)?);
+        }
+    }
+    Ok(Recording { visits, complete: true })
+}
+
+impl<S> Recording<S> {
+    /// The value of each round in which `arm` was visited: the mean over the visits.
+    fn values(&self, arm: usize, value: fn(&S) -> f64) -> Vec<f64> {
+        self.visits[arm].iter().filter_map(|visits| mean(visits, value)).collect()
+    }
+
+    /// `(arm, baseline)` of each round that visited both equally often. A round that was
+    /// interrupted on its way backwards has one or two visits of each arm, and only equal numbers
+    /// are compared, so a pair never mixes a drift-free mean with a single visit.
+    fn pairs(&self, arm: usize, baseline: usize, value: fn(&S) -> f64) -> Vec<(f64, f64)> {
+        let rounds = self.visits[arm].iter().zip(&self.visits[baseline]);
+        rounds
+            .filter(|(a, b)| a.len() == b.len())
+            .filter_map(|(a, b)| Some((mean(a, value)?, mean(b, value)?)))
+            .collect()
+    }
+}
+
+fn mean<S>(visits: &[S], value: fn(&S) -> f64) -> Option<f64> {
+    if visits.is_empty() {
+        return None;
+    }
+    Some(visits.iter().map(value).sum::<f64>() / visits.len() as f64)
+}
+
+/// Everything that is known about one metric of one arm.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Measured {
+    #[serde(skip)]
+    pub(crate) name: &'static str,
+    pub(crate) unit: &'static str,
+    pub(crate) better: Better,
+    #[serde(flatten)]
+    pub(crate) summary: Summary,
+    /// One value per round, in the order of the rounds.
+    pub(crate) values: Vec<f64>,
+    /// Against the arm's baseline, if it has one.
+    pub(crate) versus: Option<Comparison>,
+}
+
+impl Measured {
+    /// A number that was seen once, of which less is better. It is compared with nothing.
+    pub(crate) fn once(name: &'static str, unit: &'static str, value: f64) -> Self {
+        let summary = Summary { n: 1, median: value, mad: 0.0, min: value, max: value };
+        Self { name, unit, better: Better::Lower, summary, values: vec![value], versus: None }
+    }
+}
+
+/// Summarises every metric of `arm` and compares it with `baseline`. Empty if the arm was never
+/// visited.
+pub(crate) fn analyse<S: Sample>(
+    recording: &Recording<S>,
+    arm: usize,
+    baseline: Option<usize>,
+) -> Vec<Measured> {
+    let measured = S::METRICS.iter().filter_map(|metric| {
+        let values = recording.values(arm, metric.value);
+        if values.iter().any(|value| value.is_nan()) {
+            return None;
+        }
+        let versus = baseline.and_then(|baseline| {
+            Comparison::of(&recording.pairs(arm, baseline, metric.value), metric.better)
+        });
+        Some(Measured {
+            name: metric.name,
+            unit: metric.unit,
+            better: metric.better,
+            summary: Summary::of(&values)?,
+            values,
+            versus,
+        })
+    });
+    measured.collect()
+}
+
+/// The metric called `name` among those of an arm.
+pub(crate) fn find<'a>(measured: &'a [Measured], name: &str) -> Option<&'a Measured> {
+    measured.iter().find(|measured| measured.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::{Interval, Verdict};
+    use std::convert::Infallible;
+
+    struct Ticks(f64);
+
+    impl Sample for Ticks {
+        const METRICS: &'static [Metric<Self>] =
+            &[Metric { name: "ticks", unit: "ticks", better: Better::Lower, value: |sample| sample.0 }];
+    }
+
+    /// Records `rounds` rounds of `arms` arms, at most `limit` visits; the n-th visit of all
+    /// measures `cost(arm) + n`, a machine that slows down steadily.
+    fn record(
+        arms: usize,
+        rounds: usize,
+        limit: usize,
+        cost: fn(usize) -> f64,
+    ) -> (Recording<Ticks>, Vec<usize>) {
+        let (mut asked, mut order) = (0, Vec::new());
+        let recording = interleave(
+            arms,
+            rounds,
+            |_, _| {
+                asked += 1;
+                asked <= limit
+            },
+            |arm| {
+                order.push(arm);
+                Ok::<_, Infallible>(Ticks(cost(arm) + order.len() as f64))
+            },
+        );
+        let Ok(recording) = recording;
+        (recording, order)
+    }
+
+    #[test]
+    fn two_arms_are_visited_abba() {
+        let (recording, order) = record(2, 2, usize::MAX, |_| 0.0);
+        assert_eq!(order, [0, 1, 1, 0, 0, 1, 1, 0]);
+        assert!(recording.complete);
+        assert_eq!(round_order(3).collect::<Vec<_>>(), [0, 1, 2, 2, 1, 0]);
+    }
+
+    #[test]
+    fn a_linear_drift_cancels_exactly() {
+        let (recording, _) = record(3, 8, usize::MAX, |arm| 1_000.0 * arm as f64);
+        let measured = analyse(&recording, 2, Some(0));
+        let versus = measured[0].versus.unwrap();
+        assert_eq!(versus.difference.median, 2_000.0);
+        assert_eq!(versus.difference.interval, Some(Interval { low: 2_000.0, high: 2_000.0 }));
+        assert_eq!(versus.verdict, Verdict::Slower);
+        assert_eq!(measured[0].values.len(), 8);
+    }
+
+    #[test]
+    fn an_interrupted_round_counts_only_what_can_be_paired() {
+        // One full round of two arms, then A B B: the second A is missing.
+        let (recording, order) = record(2, 9, 7, |_| 0.0);
+        assert_eq!(order.len(), 7);
+        assert!(!recording.complete);
+        let measured = analyse(&recording, 1, Some(0));
+        assert_eq!(measured[0].summary.n, 2);
+        assert_eq!(measured[0].versus.unwrap().pairs, 1);
+    }
+
+    #[test]
+    fn an_arm_that_was_never_visited_has_no_results() {
+        let (recording, _) = record(3, 4, 2, |_| 0.0);
+        assert_eq!(analyse(&recording, 1, Some(0))[0].versus.unwrap().pairs, 1);
+        assert_eq!(analyse(&recording, 2, Some(0)), []);
+        let (recording, _) = record(0, 4, 2, |_| 0.0);
+        assert!(recording.complete);
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_no_metric() {
+        let (recording, _) = record(2, 3, usize::MAX, |arm| if arm == 1 { f64::NAN } else { 0.0 });
+        assert_eq!(analyse(&recording, 0, None).len(), 1);
+        assert_eq!(analyse(&recording, 1, Some(0)), []);
+    }
+
+    #[test]
+    fn an_error_ends_the_recording() {
+        let result =
+            interleave(2, 2, |_, _| true, |arm| if arm == 1 { Err("broken") } else { Ok(Ticks(0.0)) });
+        assert_eq!(result.err(), Some("broken"));
+    }
+}

@@ -1,0 +1,342 @@
+//! The model: a read(2) costs t_read and an iteration takes t_iter, so leaving the read out saves
+//! at most t_read / t_iter of it. What each cell predicts and what it measured. Pure functions of
+//! a report's rows.
+//!
+//! * t_iter is the time per request of the classic arm, the inverse of its IOPS.
+//! * t_read is measured in place: the growth of the device's CPU time per request when the loop
+//!   reads once more, round by round (`rig/dose.rs`). If that is below the noise, t_read is taken
+//!   from the simplest cell of the same loop.
+//! * The prediction is t_read times the reads that autoreset saves per request, divided by t_iter.
+//!   It has the interval of t_read.
+//! * The measured saving is 1 - IOPS classic / IOPS autoreset, paired by round.
+//! * Edge triggering saves more than the read: the cost of watching the doorbell level-triggered.
+//!   It is measured in the simplest cell of a loop, as the difference in the device's CPU time
+//!   between the classic arm and the edge-triggered arm with the same read. It is not part of the
+//!   prediction; cells that saved more are compared with it.
+
+use super::cell::{Cell, and_its_read};
+use crate::measure::{Estimate, Interval};
+use crate::report::number::{number, signed};
+use crate::report::saved::Entry;
+
+/// Fewer reads per request than this cannot be distinguished from none.
+const HARDLY_ANY: f64 = 0.1;
+
+/// In the row of the edge-triggered arm with a read: the device CPU of the same rounds without the
+/// read, compared with that row.
+pub(crate) const UNREAD_CPU_NS: &str = "unread_cpu_ns";
+
+/// The result of one cell.
+#[derive(Debug, Clone)]
+pub(crate) struct Outcome {
+    pub(crate) cell: Cell,
+    /// Where its threads ran.
+    pub(crate) place: String,
+    /// t_iter, per request, in the classic arm.
+    pub(crate) iteration_us: f64,
+    pub(crate) classic: Counts,
+    /// `None` where this machine has no arm that does not read.
+    pub(crate) autoreset: Option<Counts>,
+    /// t_read in place.
+    pub(crate) read_ns: Option<Estimate>,
+    /// t_read is taken from another cell: in this one it was below the noise, or not measured.
+    pub(crate) read_is_borrowed: bool,
+    /// What level triggering costs per doorbell, in the device's CPU time. `None` for a loop
+    /// without edge triggering, and in a report without the arm that measures it.
+    pub(crate) level_ns: Option<Estimate>,
+    /// It is taken from the simplest cell.
+    pub(crate) level_is_borrowed: bool,
+    /// Another estimate of t_read: what the read costs in an edge-triggered arm, in this cell or in
+    /// the loop's simplest.
+    pub(crate) own_read_ns: Option<Estimate>,
+    /// Share of t_iter.
+    pub(crate) predicted: Option<Estimate>,
+    /// Share of t_iter.
+    pub(crate) saved: Option<Estimate>,
+    /// Device CPU per request.
+    pub(crate) cpu_predicted_ns: Option<Estimate>,
+    pub(crate) cpu_saved_ns: Option<Estimate>,
+    /// What one more read costs, as a share of t_iter: an estimate of the saving if no arm without
+    /// the read was measured.
+    pub(crate) dose_cost: Option<Estimate>,
+    /// Why there is no autoreset arm.
+    pub(crate) obstacle: Option<String>,
+}
+
+/// Per request, as counted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Counts {
+    pub(crate) reads: f64,
+    pub(crate) syscalls: f64,
+    pub(crate) kicks: f64,
+}
+
+/// How the measured interval compares with the prediction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The intervals overlap, and the measured one excludes zero.
+    Reproduced,
+    /// The intervals overlap, and zero is inside, too: nothing was detected, and nothing detectable
+    /// was predicted.
+    WithinNoise,
+    /// The measured interval is above the predicted one.
+    More,
+    Less,
+}
+
+impl Verdict {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Reproduced => "reproduced",
+            Self::WithinNoise => "reproduced, as is zero",
+            Self::More => "more",
+            Self::Less => "less",
+        }
+    }
+
+    /// Returns true if the intervals overlap.
+    pub(crate) fn agrees(self) -> bool {
+        matches!(self, Self::Reproduced | Self::WithinNoise)
+    }
+}
+
+/// `None` if the rounds were too few for an interval.
+pub(crate) fn verdict(measured: Estimate, predicted: Estimate) -> Option<Verdict> {
+    let measured = measured.interval?;
+    let predicted = predicted.interval.unwrap_or(Interval { low: predicted.median, high: predicted.median });
+    Some(if measured.low > predicted.high {
+        Verdict::More
+    } else if measured.high < predicted.low {
+        Verdict::Less
+    } else if measured.spans_zero() {
+        Verdict::WithinNoise
+    } else {
+        Verdict::Reproduced
+    })
+}
+
+impl Outcome {
+    /// The verdict on the time.
+    pub(crate) fn verdict(&self) -> Option<Verdict> {
+        verdict(self.saved?, self.predicted?)
+    }
+
+    /// The verdict on the device's CPU time.
+    pub(crate) fn cpu_verdict(&self) -> Option<Verdict> {
+        verdict(self.cpu_saved_ns?, self.cpu_predicted_ns?)
+    }
+
+    /// The saving of the device's CPU time that is predicted from the reads and level triggering
+    /// together.
+    pub(crate) fn cpu_with_level_ns(&self) -> Option<Estimate> {
+        let reads = self.reads_saved();
+        Some(sum(self.cpu_predicted_ns?, map(self.level_ns?, |ns| ns * reads)))
+    }
+
+    /// The verdict on the time, predicted from read and level.
+    pub(crate) fn verdict_with_level(&self) -> Option<Verdict> {
+        let iteration_ns = self.iteration_us * 1e3;
+        verdict(self.saved?, map(self.cpu_with_level_ns()?, |ns| ns / iteration_ns))
+    }
+
+    /// The verdict on the device's CPU time, predicted from read and level.
+    pub(crate) fn cpu_verdict_with_level(&self) -> Option<Verdict> {
+        verdict(self.cpu_saved_ns?, self.cpu_with_level_ns()?)
+    }
+
+    /// Returns true if more of the device's CPU time was saved than the read takes, and as much as
+    /// read and level take together.
+    pub(crate) fn cpu_is_with_level(&self) -> bool {
+        self.cpu_verdict() == Some(Verdict::More)
+            && self.cpu_verdict_with_level().is_some_and(Verdict::agrees)
+    }
+
+    /// The same with t_read from the edge-triggered arms of the simplest cell. It differs if a
+    /// second read in a row costs less than the only one.
+    pub(crate) fn cpu_agrees_by_edges(&self) -> bool {
+        let by_edges = self.own_read_ns.zip(self.level_ns).map(|(read_ns, level_ns)| sum(read_ns, level_ns));
+        let agrees = |by_edges| {
+            let reads = self.reads_saved();
+            Some(verdict(self.cpu_saved_ns?, map(by_edges, |ns| ns * reads))?.agrees())
+        };
+        by_edges.and_then(agrees).unwrap_or(false)
+    }
+
+    /// Reads saved per request; all of them if no arm without the read could be measured.
+    pub(crate) fn reads_saved(&self) -> f64 {
+        self.classic.reads - self.autoreset.map_or(0.0, |counts| counts.reads)
+    }
+
+    /// Returns true if there was hardly a read to save.
+    pub(crate) fn nothing_to_save(&self) -> bool {
+        self.classic.reads < HARDLY_ANY
+    }
+
+    /// The cell and its place, as in the report's tables.
+    pub(crate) fn name(&self) -> String {
+        format!("{} on {}", self.cell, self.place)
+    }
+
+    /// The same without "iodepth 1", which most cells have in common.
+    pub(crate) fn short_name(&self) -> String {
+        let name = self.cell.to_string();
+        let name = if self.cell.iodepth == 1 { name.replace(", iodepth 1", "") } else { name };
+        format!("{name} on {}", self.place)
+    }
+
+    /// t_read in nanoseconds, with a `~` if it is taken from another cell.
+    pub(crate) fn read_words(&self) -> String {
+        let mark = if self.read_is_borrowed { "~" } else { "" };
+        self.read_ns.map(|read_ns| format!("{mark}{}", number(read_ns.median))).unwrap_or_default()
+    }
+
+    /// What level triggering costs per request in nanoseconds, with a `~` if it is taken from
+    /// another cell.
+    pub(crate) fn level_words(&self) -> String {
+        let mark = if self.level_is_borrowed { "~" } else { "" };
+        let level_ns = self.level_ns.filter(|_| self.cpu_saved_ns.is_some());
+        level_ns.map(|ns| format!("{mark}{}", signed(ns.median * self.reads_saved()))).unwrap_or_default()
+    }
+
+    pub(crate) fn on_one_cpu(&self) -> bool {
+        self.place.starts_with("one ")
+    }
+
+    /// Returns true for cells of the sweep: one request in flight, one kick per request.
+    pub(crate) fn is_swept(&self) -> bool {
+        self.cell.disk.is_swept() && self.cell.iodepth == 1 && self.cell.event_idx && !self.cell.busy_poll
+    }
+}
+
+/// The outcomes of all cells of a report whose classic arm was measured, in its order.
+pub(crate) fn outcomes(entries: &[Entry]) -> Vec<Outcome> {
+    let mut outcomes: Vec<Outcome> =
+        entries.chunk_by(|a, b| a.group == b.group).filter_map(outcome).collect();
+    // If no read was added, or its cost is below the noise, use the cost in the simplest cell of
+    // that loop.
+    let simplest: Vec<Outcome> =
+        outcomes.iter().filter(|outcome| outcome.cell.is_simplest()).cloned().collect();
+    for outcome in &mut outcomes {
+        if !outcome.read_ns.as_ref().is_some_and(told) {
+            let of_another_loop = || simplest.iter().find_map(|other| other.read_ns.filter(told));
+            if let Some(read_ns) = lent(&simplest, outcome, |other| other.read_ns).or_else(of_another_loop) {
+                (outcome.read_ns, outcome.read_is_borrowed) = (Some(read_ns), true);
+            }
+        }
+        // The cost of level triggering in one loop says nothing about another loop.
+        if !outcome.level_ns.as_ref().is_some_and(told)
+            && let Some(level_ns) = lent(&simplest, outcome, |other| other.level_ns)
+        {
+            (outcome.level_ns, outcome.level_is_borrowed) = (Some(level_ns), true);
+        }
+        if !outcome.own_read_ns.as_ref().is_some_and(told) {
+            outcome.own_read_ns = lent(&simplest, outcome, |other| other.own_read_ns).or(outcome.own_read_ns);
+        }
+    }
+    for outcome in &mut outcomes {
+        let reads = outcome.reads_saved();
+        outcome.cpu_predicted_ns = outcome.read_ns.map(|read_ns| map(read_ns, |ns| ns * reads));
+        let iteration_ns = outcome.iteration_us * 1e3;
+        outcome.predicted = outcome.cpu_predicted_ns.map(|cpu_ns| map(cpu_ns, |ns| ns / iteration_ns));
+    }
+    outcomes
+}
+
+/// Returns true if the estimate is known to be positive.
+fn told(estimate: &Estimate) -> bool {
+    estimate.interval.is_some_and(|interval| interval.low > 0.0)
+}
+
+/// The estimate of the simplest cell of the same loop, preferably at the same place.
+fn lent(simplest: &[Outcome], to: &Outcome, what: impl Fn(&Outcome) -> Option<Estimate>) -> Option<Estimate> {
+    let known = || {
+        let of_its_loop = simplest.iter().filter(|other| other.cell.monitor == to.cell.monitor);
+        of_its_loop.filter_map(|other| Some((&other.place, what(other).filter(told)?)))
+    };
+    let nearest = known().find(|(place, _)| **place == to.place).or_else(|| known().next());
+    nearest.map(|(_, estimate)| estimate)
+}
+
+fn outcome(group: &[Entry]) -> Option<Outcome> {
+    let (cell, place) = Cell::parse(&group.first()?.group)?;
+    let find = |case: &str| group.iter().find(|entry| entry.case == case && !entry.metrics.is_empty());
+    let classic = find(&cell.classic())?;
+    let autoreset = cell.autoreset().map(|arm| arm.to_string());
+    let measured = autoreset.as_deref().and_then(find);
+    let iops = classic.median("iops").filter(|iops| *iops > 0.0)?;
+    let read_edge = cell.edge().and_then(|edge| find(&and_its_read(edge)));
+    let obstacle = group.iter().find(|entry| Some(&entry.case) == autoreset.as_ref());
+    Some(Outcome {
+        cell,
+        place: place.to_owned(),
+        iteration_us: 1e6 / iops,
+        classic: counts(classic)?,
+        autoreset: measured.and_then(counts),
+        read_ns: find(&cell.dosed()).and_then(|dosed| read_in_place(classic, dosed)),
+        read_is_borrowed: false,
+        level_ns: read_edge.and_then(level),
+        level_is_borrowed: false,
+        own_read_ns: read_edge.and_then(|with| own_read(with, measured?)),
+        predicted: None,
+        saved: measured
+            .and_then(|entry| entry.versus("iops")?.ratio)
+            .map(|ratio| map(ratio, |ratio| 1.0 - 1.0 / ratio)),
+        cpu_predicted_ns: None,
+        dose_cost: find(&cell.dosed())
+            .and_then(|dosed| dosed.versus("iops")?.ratio)
+            .map(|ratio| map(ratio, |ratio| 1.0 / ratio - 1.0)),
+        cpu_saved_ns: measured
+            .and_then(|entry| Some(map(entry.versus("device_cpu_ns")?.difference, |change| -change))),
+        obstacle: obstacle.and_then(|entry| entry.reason.clone()),
+    })
+}
+
+fn counts(entry: &Entry) -> Option<Counts> {
+    let median = |name| entry.median(name);
+    Some(Counts { reads: median("reads")?, syscalls: median("syscalls")?, kicks: median("kicks")? })
+}
+
+/// The device CPU of one more read, divided by the number of additional reads.
+fn read_in_place(classic: &Entry, dosed: &Entry) -> Option<Estimate> {
+    let more = dosed.median("reads")? - classic.median("reads")?;
+    let difference = dosed.versus("device_cpu_ns")?.difference;
+    (more >= HARDLY_ANY).then(|| map(difference, |ns| ns / more))
+}
+
+/// The device CPU that the edge-triggered arm with the read saves against the classic arm, divided
+/// by the reads that both make.
+fn level(read_edge: &Entry) -> Option<Estimate> {
+    let reads = read_edge.median("reads")?;
+    let difference = read_edge.versus("device_cpu_ns")?.difference;
+    (reads >= HARDLY_ANY).then(|| map(difference, |ns| -ns / reads))
+}
+
+/// The device CPU that the edge-triggered arm with the read takes more than the one without.
+fn own_read(read_edge: &Entry, edge: &Entry) -> Option<Estimate> {
+    let more = read_edge.median("reads")? - edge.median("reads")?;
+    let difference = read_edge.versus(UNREAD_CPU_NS)?.difference;
+    (more >= HARDLY_ANY).then(|| map(difference, |ns| -ns / more))
+}
+
+/// The sum of two estimates, assuming independent errors. Those of t_read and of the level share
+/// the classic arm with opposite signs, so their sum is known a little better than this.
+fn sum(a: Estimate, b: Estimate) -> Estimate {
+    let median = a.median + b.median;
+    let interval = a.interval.zip(b.interval).map(|(i, j)| Interval {
+        low: median - (a.median - i.low).hypot(b.median - j.low),
+        high: median + (i.high - a.median).hypot(j.high - b.median),
+    });
+    Estimate { median, interval }
+}
+
+/// Applies a monotonic function to an estimate.
+fn map(estimate: Estimate, function: impl Fn(f64) -> f64) -> Estimate {
+    let interval = estimate.interval.map(|interval| {
+        let (a, b) = (function(interval.low), function(interval.high));
+        Interval { low: a.min(b), high: a.max(b) }
+    });
+    Estimate { median: function(estimate.median), interval }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

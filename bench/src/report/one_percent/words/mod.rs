@@ -1,0 +1,305 @@
+//! The conclusions, in sentences. Pure functions of the outcomes.
+
+use super::cell::Disk;
+use super::explain::{explain, of_a_level, unexplained_ns};
+use super::figures::{estimate, nanoseconds, share};
+use super::lab::Savings;
+use super::model::{Outcome, Verdict, verdict};
+use crate::arm::Monitor;
+use crate::measure::{Estimate, Interval};
+use crate::report::number::{fixed, number};
+use crate::report::saved::obstacle;
+
+/// The proposal's claim: 1 us of an iteration of 100 us.
+pub(crate) const PROPOSED_ITERATION_US: f64 = 100.0;
+pub(crate) const PROPOSED_SHARE: f64 = 0.01;
+
+/// The sentences, the answer first.
+pub(crate) fn conclusions(outcomes: &[Outcome], lab: &[Savings]) -> Vec<String> {
+    let sentences = [
+        answer(outcomes),
+        parts(outcomes),
+        reached(outcomes),
+        proposed(outcomes),
+        most(outcomes),
+        nothing(outcomes),
+        busy(outcomes),
+        of_2020(outcomes),
+        agreement(outcomes),
+        instructions(lab),
+    ];
+    sentences.into_iter().flatten().chain(explained(outcomes)).collect()
+}
+
+/// The cells outside their predictions. Those with the same explanation share a sentence.
+fn explained(outcomes: &[Outcome]) -> Vec<String> {
+    let mut reasons: Vec<(Verdict, String, Vec<String>)> = Vec::new();
+    for outcome in outcomes {
+        let (Some(verdict), Some(why)) = (outcome.verdict(), explain(outcome)) else { continue };
+        let (Some(saved), Some(predicted)) = (outcome.saved, outcome.predicted) else { continue };
+        let rest = unexplained_ns(outcome).map(|ns| {
+            let side = if ns > 0.0 { "beyond" } else { "short of" };
+            format!(" ({} ns of CPU {side} read and level)", number(ns.abs()))
+        });
+        let cell = format!(
+            "{}, {} and not {}{}",
+            outcome.short_name(),
+            estimate(saved),
+            share(predicted.median),
+            rest.unwrap_or_default()
+        );
+        match reasons.iter_mut().find(|(same, reason, _)| *same == verdict && *reason == why) {
+            Some((.., cells)) => cells.push(cell),
+            None => reasons.push((verdict, why, vec![cell])),
+        }
+    }
+    let sentence = |(verdict, why, cells): (Verdict, String, Vec<String>)| {
+        let word = if verdict == Verdict::More { "More" } else { "Less" };
+        format!("{word} than predicted: {}. There {why}.", cells.join("; "))
+    };
+    reasons.into_iter().map(sentence).collect()
+}
+
+/// The sweep of one loop, in which 1% is searched.
+pub(crate) fn curve(outcomes: &[Outcome], monitor: Monitor, one_cpu: bool) -> Vec<&Outcome> {
+    let mut curve: Vec<&Outcome> = outcomes
+        .iter()
+        .filter(|outcome| outcome.is_swept() && !matches!(outcome.cell.disk, Disk::Sleep(_)))
+        .filter(|outcome| outcome.cell.monitor == monitor && outcome.on_one_cpu() == one_cpu)
+        .collect();
+    curve.sort_by(|a, b| a.iteration_us.total_cmp(&b.iteration_us));
+    curve
+}
+
+/// The cell whose t_read is the answer: the simplest one.
+pub(crate) fn reference(outcomes: &[Outcome]) -> Option<&Outcome> {
+    let null = |outcome: &&Outcome| {
+        outcome.is_swept() && outcome.cell.disk == Disk::Null && outcome.read_ns.is_some()
+    };
+    let of = |monitor| outcomes.iter().filter(null).find(move |outcome| outcome.cell.monitor == monitor);
+    of(Monitor::Epoll).or_else(|| of(Monitor::IoUring)).or_else(|| of(Monitor::Poll))
+}
+
+fn answer(outcomes: &[Outcome]) -> Option<String> {
+    let cell = reference(outcomes)?;
+    let read_ns = cell.read_ns?;
+    let interval = read_ns
+        .interval
+        .map(|Interval { low, high }| format!(", {} to {}", number(low), number(high)))
+        .unwrap_or_default();
+    if read_ns.median <= 0.0 {
+        return Some(format!(
+            "What a read(2) costs inside this loop could not be distinguished from zero ({} ns{interval}): the machine is too noisy \
+             for an answer, or the rounds are too few.",
+            number(read_ns.median)
+        ));
+    }
+    Some(format!(
+        "A read(2) of an eventfd costs {} ns inside the loop here ({}{interval}), so doing without it saves 1% of an iteration of \
+         {} us, more of a shorter one and less of a longer; of the proposal's {} us it saves {}.",
+        number(read_ns.median),
+        cell.cell.monitor,
+        number(read_ns.median / PROPOSED_SHARE / 1e3),
+        fixed(PROPOSED_ITERATION_US, 0),
+        share(read_ns.median / (PROPOSED_ITERATION_US * 1e3)),
+    ))
+}
+
+/// The parts of a saving, if all were measured: the read and level triggering.
+fn parts(outcomes: &[Outcome]) -> Option<String> {
+    let told = |estimate: Estimate| estimate.interval.is_some_and(|interval| interval.low > 0.0);
+    let part = |outcome: &Outcome| {
+        let level_ns = outcome.level_ns.filter(|level_ns| told(*level_ns) && !outcome.level_is_borrowed)?;
+        let own_read_ns = outcome.own_read_ns.filter(|own_read_ns| told(*own_read_ns))?;
+        let (saved_ns, edge) = (outcome.cpu_saved_ns?, outcome.cell.edge()?);
+        let read_ns = outcome.read_ns.filter(|_| !outcome.read_is_borrowed);
+        let twice = read_ns.and_then(|read_ns| Some((read_ns, verdict(own_read_ns, read_ns)?)));
+        let twice = twice.map(|(read_ns, verdict)| {
+            let remark = match (verdict.agrees(), outcome.cell.monitor) {
+                (true, _) => "which agrees",
+                // A multishot POLL_ADD watches the doorbell while it is read, and the read walks
+                // the list of watchers.
+                (false, Monitor::IoUring) => {
+                    "which does not agree, because it is a second read in a row, of a descriptor that nobody watches meanwhile"
+                }
+                (false, _) => "which does not agree, because it is a second read in a row",
+            };
+            format!("; t_read, by one read more, is {}, {remark}", nanoseconds(read_ns))
+        });
+        Some(format!(
+            "Of the {} ns of CPU that {edge} saves in the simplest iteration on {}, the read(2) is {} and the level {}, {}{}.",
+            number(saved_ns.median),
+            outcome.place,
+            nanoseconds(own_read_ns),
+            nanoseconds(level_ns),
+            of_a_level(outcome.cell.monitor),
+            twice.unwrap_or_default()
+        ))
+    };
+    let parts: Vec<String> = outcomes.iter().filter_map(part).collect();
+    (!parts.is_empty()).then(|| parts.join(" "))
+}
+
+/// Iterations as a list: `3.40, 5.51 us`.
+fn iterations(cells: &[&Outcome]) -> String {
+    let list: Vec<String> = cells.iter().map(|outcome| number(outcome.iteration_us)).collect();
+    format!("{} us", list.join(", "))
+}
+
+fn reached(outcomes: &[Outcome]) -> Option<String> {
+    let curve = curve(outcomes, reference(outcomes)?.cell.monitor, true);
+    let bound = |outcome: &Outcome| outcome.saved.and_then(|saved| saved.interval);
+    let (known, open): (Vec<&Outcome>, Vec<&Outcome>) = curve.into_iter().partition(|outcome| {
+        bound(outcome).is_some_and(|bound| bound.low >= PROPOSED_SHARE || bound.high < PROPOSED_SHARE)
+    });
+    let (more, less): (Vec<&Outcome>, Vec<&Outcome>) = known
+        .into_iter()
+        .partition(|outcome| bound(outcome).is_some_and(|bound| bound.low >= PROPOSED_SHARE));
+    let parts: Vec<String> =
+        [("at least 1% was saved of", more), ("less than 1% of", less), ("undecided for", open)]
+            .into_iter()
+            .filter(|(_, cells)| !cells.is_empty())
+            .map(|(words, cells)| format!("{words} {}", iterations(&cells)))
+            .collect();
+    (!parts.is_empty()).then(|| format!("On one CPU, iteration by iteration: {}.", parts.join("; ")))
+}
+
+fn proposed(outcomes: &[Outcome]) -> Option<String> {
+    let monitor = reference(outcomes)?.cell.monitor;
+    let at =
+        curve(outcomes, monitor, true).into_iter().find(|outcome| outcome.cell.disk == Disk::Spin(100))?;
+    let (saved, predicted) = (at.saved?, at.predicted?);
+    Some(format!(
+        "At the proposal's point, {} us here, {} was measured and {} predicted; its 1% would take {} ns of reads.",
+        number(at.iteration_us),
+        estimate(saved),
+        share(predicted.median),
+        fixed(at.iteration_us * 1e3 * PROPOSED_SHARE, 0),
+    ))
+}
+
+fn most(outcomes: &[Outcome]) -> Option<String> {
+    let told =
+        |outcome: &&Outcome| outcome.saved.and_then(|saved| saved.interval).is_some_and(|i| i.low > 0.0);
+    let saved = |outcome: &Outcome| outcome.saved.map_or(0.0, |saved| saved.median);
+    let best = outcomes.iter().filter(told).max_by(|a, b| saved(a).total_cmp(&saved(b)))?;
+    Some(format!(
+        "The largest saving is in {}: {} of {} us.",
+        best.short_name(),
+        estimate(best.saved?),
+        number(best.iteration_us)
+    ))
+}
+
+fn nothing(outcomes: &[Outcome]) -> Option<String> {
+    let cell = |outcome: &Outcome| {
+        format!("{} ({} reads a request)", outcome.short_name(), fixed(outcome.classic.reads, 2))
+    };
+    let none: Vec<String> = outcomes.iter().filter(|outcome| outcome.nothing_to_save()).map(cell).collect();
+    (!none.is_empty()).then(|| format!("There is hardly a read left to save in: {}.", none.join("; ")))
+}
+
+/// Busy polling that finds nothing in its window does not reduce the reads.
+fn busy(outcomes: &[Outcome]) -> Option<String> {
+    let cells = outcomes.iter().filter(|outcome| outcome.cell.busy_poll && !outcome.nothing_to_save()).map(
+        |outcome| {
+            let (reads, iteration) = (fixed(outcome.classic.reads, 2), number(outcome.iteration_us));
+            format!("{}: {reads} reads a request, in iterations of {iteration} us", outcome.short_name())
+        },
+    );
+    let cells: Vec<String> = cells.collect();
+    (!cells.is_empty()).then(|| {
+        format!(
+            "Busy polling for up to 32.8 us did not keep the device from sleeping in {}.",
+            cells.join("; ")
+        )
+    })
+}
+
+fn of_2020(outcomes: &[Outcome]) -> Option<String> {
+    let cells = outcomes.iter().filter(|outcome| outcome.cell.disk == Disk::LinuxAio).filter_map(|outcome| {
+        let what = match (outcome.saved, &outcome.obstacle) {
+            (Some(saved), _) => format!("measured {}", estimate(saved)),
+            (None, Some(why)) => {
+                let more =
+                    outcome.dose_cost.map(|cost| format!(", but one read more took {}", estimate(cost)));
+                format!("not measured without ({}){}", obstacle(why), more.unwrap_or_default())
+            }
+            (None, None) => "not measured without".to_owned(),
+        };
+        Some(format!(
+            "{} on {}: {} reads in {} us, {} predicted, {what}",
+            outcome.cell.monitor,
+            outcome.place,
+            fixed(outcome.classic.reads, 2),
+            number(outcome.iteration_us),
+            share(outcome.predicted?.median),
+        ))
+    });
+    let cells: Vec<String> = cells.collect();
+    (!cells.is_empty()).then(|| {
+        format!(
+            "As in 2020, with O_DIRECT by Linux AIO and its completions through an eventfd: {}.",
+            cells.join("; ")
+        )
+    })
+}
+
+fn agreement(outcomes: &[Outcome]) -> Option<String> {
+    let verdicts: Vec<Verdict> = outcomes.iter().filter_map(Outcome::verdict).collect();
+    let count = |wanted: Verdict| verdicts.iter().filter(|verdict| **verdict == wanted).count();
+    let cpu: Vec<Verdict> = outcomes.iter().filter_map(Outcome::cpu_verdict).collect();
+    let agree = |verdict: fn(&Outcome) -> Option<Verdict>| {
+        let verdicts: Vec<Verdict> = outcomes.iter().filter_map(verdict).collect();
+        (verdicts.iter().filter(|verdict| verdict.agrees()).count(), verdicts.len())
+    };
+    let with_level = match (agree(Outcome::verdict_with_level), agree(Outcome::cpu_verdict_with_level)) {
+        ((_, 0), _) => String::new(),
+        ((time, times), (cpu, cpus)) => {
+            format!(
+                " By read and level together {time} of {times} agree in time and {cpu} of {cpus} in device CPU."
+            )
+        }
+    };
+    let exact = |outcome: &&Outcome| outcome.autoreset.is_some_and(|counts| counts.reads == 0.0);
+    (!verdicts.is_empty()).then(|| {
+        format!(
+            "Three ways to measure it: in time {} of {} cells reproduce the prediction (in {} of them zero is within the \
+             noise too), {} saved more and {} less; in device CPU {} of {} do; by count {} of {} made no read in the arm without it.{with_level}",
+            count(Verdict::Reproduced) + count(Verdict::WithinNoise),
+            verdicts.len(),
+            count(Verdict::WithinNoise),
+            count(Verdict::More),
+            count(Verdict::Less),
+            cpu.iter().filter(|verdict| verdict.agrees()).count(),
+            cpu.len(),
+            outcomes.iter().filter(exact).count(),
+            outcomes.iter().filter(|outcome| outcome.autoreset.is_some()).count(),
+        )
+    })
+}
+
+fn instructions(lab: &[Savings]) -> Option<String> {
+    let kernels = lab.chunk_by(|a, b| a.kernel == b.kernel).filter_map(|kernel| {
+        let saved = kernel.iter().map(|savings| {
+            let saved = savings.classic - savings.autoreset;
+            format!("{} ({}) by {}", number(saved), share(saved / savings.classic), savings.arm())
+        });
+        let saved: Vec<String> = saved.collect();
+        let name = match kernel.first()?.kernel.as_str() {
+            "stock" => "on the stock kernel".to_owned(),
+            patch => format!("with patch {patch}"),
+        };
+        Some(format!("{name} {}", saved.join(", ")))
+    });
+    let kernels: Vec<String> = kernels.collect();
+    (!kernels.is_empty()).then(|| {
+        format!(
+            "A fourth way, instructions of a request counted in the kernel lab, saves {}.",
+            kernels.join("; ")
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests;

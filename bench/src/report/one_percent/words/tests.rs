@@ -1,0 +1,281 @@
+use super::*;
+use crate::report::one_percent::lab::savings;
+use crate::report::one_percent::model::outcomes;
+use crate::report::one_percent::model::tests::{arm, cell, cell_with_level};
+use crate::report::saved::{Document, Entry};
+
+fn sweep() -> Vec<Entry> {
+    [
+        cell("null", 4_000.0, 200.0),
+        cell("spin 10us", 14_000.0, 200.0),
+        cell("spin 20us", 19_950.0, 200.0),
+        cell("spin 100us", 104_000.0, 200.0),
+    ]
+    .concat()
+}
+
+/// The same, but 300 ns are saved: 100 are the level's, which the simplest cell tells.
+fn sweep_with_level() -> Vec<Entry> {
+    [
+        cell_with_level("null", 4_000.0, 200.0, 100.0),
+        cell("spin 10us", 14_000.0, 300.0),
+        cell("spin 20us", 24_000.0, 300.0),
+    ]
+    .concat()
+}
+
+fn words(entries: &[Entry]) -> Vec<String> {
+    conclusions(&outcomes(entries), &[])
+}
+
+#[test]
+fn the_answer_is_arithmetic_on_the_read_in_place() {
+    let words = words(&sweep());
+    assert!(
+        words[0].starts_with("A read(2) of an eventfd costs 200 ns inside the loop here (epoll, "),
+        "{words:?}"
+    );
+    assert!(words[0].ends_with("of the proposal's 100 us it saves 0.20%."), "{words:?}");
+    assert!(words[0].contains("saves 1% of an iteration of 20.0 us, more of a shorter"), "{words:?}");
+}
+
+#[test]
+fn where_one_percent_is_reached_follows_from_the_intervals() {
+    let words = words(&sweep());
+    let reached = words.iter().find(|sentence| sentence.starts_with("On one CPU")).unwrap();
+    assert_eq!(
+        reached,
+        "On one CPU, iteration by iteration: at least 1% was saved of 4.00, 14.0 us; less than 1% of 104 us; undecided for \
+         19.9 us."
+    );
+    let most = words.iter().find(|sentence| sentence.starts_with("The largest")).unwrap();
+    assert!(most.starts_with("The largest saving is in epoll, null on one CPU (0): 5.0% ("), "{most}");
+}
+
+#[test]
+fn a_cell_outside_its_prediction_is_explained() {
+    let mut entries = cell("null", 4_000.0, 500.0);
+    let sentence = |entries: &[Entry]| words(entries).pop().unwrap();
+    assert!(sentence(&entries).contains("an edge also saves what a level costs"), "{}", sentence(&entries));
+    assert!(sentence(&entries).starts_with("More than predicted: epoll, null"), "{}", sentence(&entries));
+    // The same saving with a system call less that is no read.
+    let syscalls = entries[2].metrics.get_mut("syscalls").unwrap();
+    syscalls.summary.median = 1.0;
+    assert!(sentence(&entries).contains("1.00 system calls a request that are no reads were saved too"));
+    entries[2].metrics.get_mut("kicks").unwrap().summary.median = 0.5;
+    assert!(sentence(&entries).contains("the guest kicked 0.50 times a request and not 1.00"));
+}
+
+#[test]
+fn a_saving_is_taken_apart_where_all_of_it_was_measured() {
+    let words = words(&sweep_with_level());
+    assert!(
+        words[1].starts_with(
+            "Of the 300 ns of CPU that epoll/edge saves in the simplest iteration on one CPU (0), the read(2) is 200 ns (19"
+        ),
+        "{words:?}"
+    );
+    assert!(words[1].contains(" and the level 100 ns (9"), "{words:?}");
+    assert!(
+        words[1].ends_with("; t_read, by one read more, is 200 ns (196 to 204), which agrees."),
+        "{words:?}"
+    );
+    let ways = words.iter().find(|sentence| sentence.starts_with("Three ways")).unwrap();
+    assert!(
+        ways.contains("in time 0 of 3 cells reproduce") && ways.contains("in device CPU 0 of 3 do"),
+        "{ways}"
+    );
+    assert!(
+        ways.ends_with("By read and level together 3 of 3 agree in time and 3 of 3 in device CPU."),
+        "{ways}"
+    );
+    let last = words.last().unwrap();
+    assert!(
+        last.starts_with("More than predicted: epoll, null on one CPU (0), 7.5% (")
+            && last.matches("; ").count() == 2,
+        "{last}"
+    );
+    assert!(
+        last.contains(
+            "and the reason is the level, a second look at the descriptor in the next epoll_wait: the same"
+        ),
+        "{last}"
+    );
+
+    // One read more costs less than an only one.
+    let mut entries = sweep_with_level();
+    entries.truncate(4);
+    entries[1] = arm(
+        &entries[0].group.clone(),
+        "epoll/classic + a read",
+        1e9 / 4_150.0,
+        2_150.0,
+        2.0,
+        Some((250_000.0, 2_000.0)),
+    );
+    let parts = conclusions(&outcomes(&entries), &[]).swap_remove(1);
+    assert!(parts.contains("t_read, by one read more, is 150 ns (1"), "{parts}");
+    assert!(parts.ends_with("which does not agree, because it is a second read in a row."), "{parts}");
+}
+
+#[test]
+fn a_part_that_is_not_told_from_nothing_takes_no_saving_apart() {
+    let parts =
+        |entries: &[Entry]| words(entries).into_iter().any(|sentence| sentence.starts_with("Of the "));
+    assert!(parts(&sweep_with_level()));
+    assert!(!parts(&sweep()));
+    assert!(!parts(&cell_with_level("null", 4_000.0, 200.0, 0.0)));
+    assert!(!parts(&cell_with_level("null", 4_000.0, 0.0, 100.0)));
+}
+
+#[test]
+fn what_is_left_beside_the_level_stands_with_its_cell() {
+    let last = |saved_ns| {
+        let entries = [cell_with_level("null", 4_000.0, 200.0, 100.0), cell("spin 10us", 14_000.0, saved_ns)];
+        words(&entries.concat()).pop().unwrap()
+    };
+    assert!(
+        last(500.0).contains("and not 1.4% (200 ns of CPU beyond read and level). There the"),
+        "{}",
+        last(500.0)
+    );
+    assert!(
+        last(250.0).contains("and not 1.4% (50.0 ns of CPU short of read and level). There"),
+        "{}",
+        last(250.0)
+    );
+}
+
+#[test]
+fn time_without_cpu_is_between_the_threads() {
+    let group = "epoll, null, iodepth 1 on one CPU (0)";
+    let mut entries = cell("null", 4_000.0, 200.0);
+    entries[2] = arm(group, "epoll/edge", 1e9 / 3_000.0, 1_800.0, 0.0, Some((250_000.0, 2_000.0)));
+    let last = words(&entries).pop().unwrap();
+    assert!(last.contains("the rest is between the threads"), "{last}");
+    // Less CPU and less time than the read alone would have taken: no rule covers that.
+    let entries = cell("null", 4_000.0, 20.0);
+    let last = words(&entries).pop().unwrap();
+    assert!(last.starts_with("Less than predicted") && last.contains("-180 ns a request"), "{last}");
+}
+
+#[test]
+fn noise_is_not_an_answer() {
+    let mut entries = cell("null", 4_000.0, 200.0);
+    let cpu = entries[1].metrics.get_mut("device_cpu_ns").unwrap();
+    cpu.versus.as_mut().unwrap().difference = Estimate { median: -3.0, interval: None };
+    let words = words(&entries);
+    assert!(words[0].contains("could not be distinguished from zero (-3.00 ns)"), "{words:?}");
+}
+
+/// An arm that still reads, once in four requests, say because it lost a race.
+#[test]
+fn reads_that_are_made_without_count_as_not_saved() {
+    let mut entries = sweep();
+    entries[2].metrics.get_mut("reads").unwrap().summary.median = 0.25;
+    let outcomes = outcomes(&entries);
+    assert!((outcomes[0].reads_saved() - 0.75).abs() < 1e-9);
+    assert!(
+        (outcomes[0].predicted.unwrap().median - 0.75 * 0.05).abs() < 0.001,
+        "{:?}",
+        outcomes[0].predicted
+    );
+    let words = conclusions(&outcomes, &[]);
+    let ways = words.iter().find(|sentence| sentence.starts_with("Three ways")).unwrap();
+    assert!(ways.ends_with("by count 3 of 4 made no read in the arm without it."), "{ways}");
+}
+
+/// A cell that cannot tell its own t_read has that of the simplest cell of the same place, not of
+/// the first.
+#[test]
+fn a_borrowed_read_is_of_the_same_place() {
+    let moved = |entries: Vec<Entry>| -> Vec<Entry> {
+        let place = |mut entry: Entry| {
+            entry.group = entry.group.replace("one CPU (0)", "two CPUs (0, 1)");
+            entry
+        };
+        entries.into_iter().map(place).collect()
+    };
+    let mut there = moved(cell("null", 4_000.0, 200.0));
+    // 400 ns there: one read more counts as half a one.
+    there[1].metrics.get_mut("reads").unwrap().summary.median = 1.5;
+    let mut other = moved(cell("spin 100us", 104_000.0, 200.0));
+    other.remove(1);
+    let outcomes = outcomes(&[cell("null", 4_000.0, 200.0), there, other].concat());
+    let read =
+        |index: usize| (outcomes[index].read_ns.unwrap().median.round(), outcomes[index].read_is_borrowed);
+    assert_eq!([read(0), read(1), read(2)], [(200.0, false), (400.0, false), (400.0, true)]);
+}
+
+#[test]
+fn the_kernel_lab_is_a_sentence_with_a_part_for_each_kernel() {
+    let savings = |kernel: &str, monitor: &str, reset: &str, autoreset| Savings {
+        kernel: kernel.to_owned(),
+        monitor: monitor.to_owned(),
+        reset: reset.to_owned(),
+        classic: 10_000.0,
+        autoreset,
+    };
+    let lab = [
+        savings("stock", "epoll", "edge", 9_400.0),
+        savings("stock", "io_uring", "edge", 9_000.0),
+        savings("0001", "poll", "kernel-flag", 9_501.0),
+    ];
+    let words = conclusions(&outcomes(&sweep()), &lab);
+    assert!(
+        words.contains(
+            &"A fourth way, instructions of a request counted in the kernel lab, saves on the stock kernel 600 (6.0%) by \
+              epoll/edge, 1,000 (10.0%) by io_uring/edge; with patch 0001 499 (5.0%) by poll/kernel-flag."
+                .to_owned()
+        ),
+        "{words:?}"
+    );
+}
+
+#[test]
+fn nothing_measured_means_nothing_said() {
+    assert!(conclusions(&[], &[]).is_empty());
+    assert!(words(&sweep()[..1]).iter().all(|sentence| !sentence.contains("NaN")));
+}
+
+#[test]
+fn shares_have_two_decimals_below_one_percent() {
+    assert_eq!(
+        [share(0.098), share(0.0021), share(0.00994), share(-0.0005)],
+        ["9.8%", "0.21%", "0.99%", "-0.05%"]
+    );
+}
+
+/// Reports of two runs on one machine, with what the words are made from. Their sentences must be
+/// those that the numbers give, and both must come to the same answer.
+#[test]
+fn saved_reports_say_what_their_numbers_say() {
+    let runs = [
+        include_str!("../../../one_percent/golden/first.json"),
+        include_str!("../../../one_percent/golden/second.json"),
+    ];
+    let mut told: Vec<Vec<(String, Option<bool>)>> = Vec::new();
+    for run in runs {
+        let document = Document::parse(run).unwrap();
+        let found = outcomes(&document.results);
+        assert_eq!(conclusions(&found, &savings(&document.results)), document.conclusions);
+        let reached = |outcome: &Outcome| {
+            let bound = outcome.saved?.interval?;
+            let (more, less) = (bound.low >= PROPOSED_SHARE, bound.high < PROPOSED_SHARE);
+            (more || less).then_some(more)
+        };
+        // What the level costs each loop that has edges is known, and saves as much as it says in
+        // the simplest iteration.
+        let simplest = |outcome: &&Outcome| outcome.cell.is_simplest() && outcome.on_one_cpu();
+        for outcome in found.iter().filter(simplest).filter(|outcome| outcome.cell.edge().is_some()) {
+            assert!(!outcome.level_is_borrowed && outcome.cpu_agrees_by_edges(), "{}", outcome.name());
+        }
+        told.push(found.iter().map(|outcome| (outcome.name(), reached(outcome))).collect());
+    }
+    assert!(told[0].len() > 20);
+    for ((name, first), (other, second)) in told[0].iter().zip(&told[1]) {
+        assert_eq!(name, other);
+        // One run may tell what the other cannot; none may contradict it.
+        assert!(first.is_none() || second.is_none() || first == second, "{name}: {first:?} and {second:?}");
+    }
+}

@@ -1,0 +1,62 @@
+//! The rows of a report, and the report.
+
+use crate::measure::{Measured, find};
+use std::fmt;
+
+/// One row: the results of one case of one group, or why there are none.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Row {
+    /// The heading of its table: what was measured, and where the threads ran.
+    pub(crate) group: String,
+    pub(crate) case: String,
+    /// The case of the same group that it is compared with.
+    pub(crate) baseline: Option<String>,
+    /// The metrics, or the reason why there are none.
+    pub(crate) result: Result<Vec<Measured>, Missing>,
+}
+
+/// Why a row has no metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// Not available on this machine, for this reason.
+    Unavailable(String),
+    /// Ctrl-C came before its first sample.
+    Interrupted,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Missing::Unavailable(why) => write!(f, "not available: {why}"),
+            Missing::Interrupted => f.write_str("stopped before its first sample"),
+        }
+    }
+}
+
+impl Row {
+    /// The metric called `name`, if this row was measured and has it.
+    pub(crate) fn metric(&self, name: &str) -> Option<&Measured> {
+        find(self.result.as_ref().ok()?, name)
+    }
+
+    /// The median of the metric called `name`.
+    pub(crate) fn median(&self, name: &str) -> Option<f64> {
+        self.metric(name).map(|measured| measured.summary.median)
+    }
+}
+
+/// The results of a subcommand.
+#[derive(Debug)]
+pub(crate) struct Report {
+    /// The subcommand, which the JSON report names.
+    pub(crate) benchmark: &'static str,
+    /// What was asked of the device, where there is one.
+    pub(crate) workload: Option<String>,
+    pub(crate) rows: Vec<Row>,
+    /// The tables and sentences for people.
+    pub(crate) text: String,
+    /// The sentences alone.
+    pub(crate) conclusions: Vec<String>,
+    /// Whether every sample was taken; false after Ctrl-C.
+    pub(crate) complete: bool,
+}

@@ -1,0 +1,120 @@
+"""What a check works with: daemons, guests, and a place for its results."""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .agent import Agent
+from .daemon import Daemon
+from .device import Device
+from .errors import CheckFailed, Unavailable
+from .image import InitramfsMaker, Kernel
+from .machine import Hardware, Machine
+from .process import log_end
+from .qemu import QemuFinder
+from .report import Report
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for all checks of a run."""
+
+    directory: Path  # for sockets, images and logs
+    scale: float  # all timeouts are multiplied by it
+    sandbox: str  # on, off, or empty for the daemon's default
+    kernel: Kernel
+    initramfs: InitramfsMaker
+    qemus: QemuFinder
+
+
+class Lab:
+    """The surroundings of one check, named `name`, of one device kind."""
+
+    def __init__(
+        self, name: str, device: Device, daemon: Path, settings: Settings, report: Report
+    ) -> None:
+        self.name = name
+        self.directory = settings.directory
+        self.scale = settings.scale
+        self.report = report
+        self._device = device
+        self._daemon = daemon
+        self._settings = settings
+        self._numbers = itertools.count(1)
+        self._daemon_log: Path | None = None
+        self._guest_words: list[str] = []
+
+    def expect(self, what: str, got: object, wanted: object) -> None:
+        """Passes if both are equal as text."""
+        if str(got) == str(wanted):
+            self.report.passes(f"{what}: {got}")
+        else:
+            self.report.fails(f"{what}: {got if str(got) else 'nothing'}, expected {wanted}")
+
+    def expect_true(self, what: str, condition: bool, found: str = "") -> None:
+        """Passes if the condition holds; otherwise the line has what was found instead."""
+        if condition:
+            self.report.passes(what)
+        else:
+            self.report.fails(f"{what}: not so{f' ({found})' if found else ''}")
+
+    def daemon(self, *arguments: str | Path, terminal: int | None = None) -> Daemon:
+        """Returns the device's daemon with these arguments; its context starts and ends it.
+
+        `terminal` becomes its standard input.
+        """
+        if not self._daemon.is_file():
+            raise Unavailable(f"no daemon at {self._daemon}: {self._device.build}")
+        log = self._daemon_log = self._log_name("server")
+        sandbox = self._settings.sandbox if self._device.has_sandbox else ""
+        if sandbox:
+            arguments = (*arguments, "--sandbox", sandbox)
+        command = [self._daemon, "--socket", self._socket, *arguments]
+        return Daemon(command, self._socket, log, self.scale, terminal)
+
+    @contextmanager
+    def guest(
+        self, properties: str = "", programs: tuple[str, ...] = (), restarts: bool = False
+    ) -> Iterator[Agent]:
+        """Boots a guest, gives its agent, and at the end lets it power off.
+
+        `properties` are added to QEMU's device, `programs` of this machine to the guest's /bin.
+        With `restarts` the QEMU is one that survives the daemon's end.
+        """
+        before = self._device.restarts_before if restarts else None
+        qemu, device = self._settings.qemus.find(self._device.qemu_devices, before)
+        self.report.note_once(qemu.title)
+        chosen = [device, "chardev=device", self._device.properties, properties]
+        hardware = Hardware(
+            qemu=qemu, kernel=self._settings.kernel,
+            initramfs=self._settings.initramfs.make(programs),
+            device=",".join(part for part in chosen if part), socket=self._socket,
+            plugged_late=self._device.plugged_late, modules=self._device.modules,
+            node=self._device.node,
+        )
+        machine = Machine(
+            hardware, self.directory, self._log_name("guest"), self.scale, self._device.prelude
+        )
+        try:
+            with machine:
+                yield machine.agent
+                self.report.note(machine.power_off())
+        except CheckFailed:
+            self._guest_words = machine.last_words()
+            raise
+
+    def last_words(self) -> list[str]:
+        """Returns the ends of the logs of the daemon and the guest, to explain a failure."""
+        words = list(self._guest_words)
+        if self._daemon_log is not None:
+            words += log_end(self._daemon_log)
+        return words
+
+    @property
+    def _socket(self) -> Path:
+        return self.directory / "device.sock"
+
+    def _log_name(self, suffix: str) -> Path:
+        return self.directory / f"{self.name}-{next(self._numbers)}.{suffix}"

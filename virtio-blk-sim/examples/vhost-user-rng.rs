@@ -1,0 +1,90 @@
+//! An entropy device (virtio 1.2, section 5.4) for a vhost-user frontend: each buffer that the guest offers
+//! is filled with random bytes of the host's kernel.
+//!
+//! ```text
+//! vhost-user-rng --socket /tmp/rng.sock
+//! qemu-system-x86_64 ... -chardev socket,id=rng,path=/tmp/rng.sock -device vhost-user-rng-pci,chardev=rng
+//! ```
+//!
+//! This is the smallest device of the framework: one queue whose chains are answered at once, so it is a
+//! [`Handled`] with the features of the ring and no configuration space.
+
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use aio::AioContext;
+use clap::Parser;
+use rustix::rand::{GetRandomFlags, getrandom};
+use virtio_blk_sim::queue::{Device, Handled, Immediate, QueueRef, RING_FEATURES};
+use virtio_blk_sim::vhost_user::Daemon;
+use virtio_blk_sim::virtqueue::Chain;
+
+/// What one chain gets at most. A device may write less than a buffer holds (section 5.4.6.1), and with
+/// this bound a full ring of huge buffers keeps the loop busy for milliseconds only.
+pub(crate) const MAX_BYTES: usize = 4096;
+
+/// The device.
+#[derive(Debug)]
+pub(crate) struct Rng;
+
+/// The device's side of its queue.
+#[derive(Debug)]
+pub(crate) struct Source;
+
+impl Device for Rng {
+    type Worker = Immediate<Source>;
+
+    fn name(&self) -> &str {
+        "vhost-user-rng"
+    }
+
+    fn queues(&self) -> u16 {
+        1
+    }
+
+    fn offered(&self) -> u64 {
+        RING_FEATURES
+    }
+
+    fn start(
+        self: Arc<Self>,
+        _index: u16,
+        _context: &AioContext,
+        _queue: QueueRef<Self::Worker>,
+    ) -> io::Result<Self::Worker> {
+        Ok(Immediate::new(Rc::new(Source)))
+    }
+}
+
+impl Handled for Source {
+    fn handle(&self, chain: &Chain) -> u32 {
+        let mut bytes = [0; MAX_BYTES];
+        let wanted = chain.writable().len_bytes().min(MAX_BYTES as u64) as usize;
+        let mut filled = 0;
+        while let Some(rest) = bytes.get_mut(filled..wanted).filter(|rest| !rest.is_empty()) {
+            // Fails only before the kernel's pool is ready, early at boot; the guest then asks again.
+            match getrandom(rest, GetRandomFlags::NONBLOCK) {
+                Ok(count) => filled += count,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => break,
+            }
+        }
+        // At most MAX_BYTES.
+        chain.writable().copy_from(0, &bytes[..filled.min(wanted)]) as u32
+    }
+}
+
+#[derive(Debug, Parser)]
+#[command(about = "Serves the host's random bytes to a guest by vhost-user")]
+struct Options {
+    /// Where frontends connect
+    #[arg(long, value_name = "PATH")]
+    socket: PathBuf,
+}
+
+fn main() -> io::Result<()> {
+    let options = Options::parse();
+    Daemon::new(Rng, &options.socket, &[])?.run(|_, _| {})
+}

@@ -1,0 +1,76 @@
+//! A whole daemon for one device, for programs that need nothing special.
+
+use std::cell::Cell;
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+
+use aio::AioContext;
+
+use super::bind::{SocketFile, bind};
+use super::loops::Loops;
+use super::server::{Listening, Server};
+use super::session::Served;
+use crate::memory::GuestMemoryMmap;
+use crate::queue::{Device, Worker};
+use crate::signals::Signals;
+
+/// A device that is served at a socket, on one loop in this thread, until SIGTERM or SIGINT.
+///
+/// ```no_run
+/// # use virtio_blk_sim::blk::{Disk, backend::Backend, device::{BlockDevice, DeviceConfig}};
+/// # use virtio_blk_sim::vhost_user::Daemon;
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let device = Disk::new(BlockDevice::new(DeviceConfig::new(2048))?, Backend::memory(2048)?);
+/// Daemon::new(device, "/tmp/disk.sock".as_ref(), &[])?.run(|_, _| {})?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Daemon<D> {
+    // The first to be dropped, and the context the last.
+    listening: Listening<D>,
+    signals: Signals,
+    _file: SocketFile,
+    context: AioContext,
+}
+
+impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Daemon<D> {
+    /// Listens at `path`. Blocks SIGTERM, SIGINT and the signals of `more` for this thread, and changes the
+    /// umask for a moment, so call it before any thread starts.
+    ///
+    /// # Errors
+    /// As for [`bind`], [`Signals::block`] and [`AioContext::new`].
+    pub fn new(device: D, path: &Path, more: &[libc::c_int]) -> io::Result<Self> {
+        let signals = Signals::block(&[&[libc::SIGTERM, libc::SIGINT], more].concat())?;
+        let (listener, file) = bind(path)?;
+        let context = AioContext::new()?;
+        let server = Server::new(Served::new(device), Loops::own());
+        Ok(Self { listening: server.listen(&context, listener)?, signals, _file: file, context })
+    }
+
+    /// The loop, for what else the device waits for.
+    pub fn context(&self) -> &AioContext {
+        &self.context
+    }
+
+    /// Serves frontends until SIGTERM or SIGINT, then stops the queues in order. `act` is called for each
+    /// other signal.
+    ///
+    /// # Errors
+    /// What [`AioContext::poll`] returns.
+    pub fn run(self, act: impl Fn(&Server<D>, libc::c_int) + 'static) -> io::Result<()> {
+        let Self { listening, signals, _file, context } = self;
+        let stop = Rc::new(Cell::new(false));
+        let (flag, server) = (Rc::clone(&stop), Rc::clone(&listening));
+        let _registration = signals.watch(&context, move |signal| match signal {
+            libc::SIGTERM | libc::SIGINT => flag.set(true),
+            other => act(&server, other),
+        })?;
+        while !stop.get() {
+            context.poll(true)?;
+        }
+        listening.shut_down(&context);
+        Ok(())
+    }
+}
