@@ -250,7 +250,8 @@ fn one_percent_measures_its_cells_and_prints_conclusions() {
     assert_eq!(reads("epoll, spin 100us, iodepth 1 on one CPU", "epoll/edge"), Some(0.0));
     assert!(reads("epoll, spin 100us, iodepth 1 on one CPU", "epoll/classic + a read").is_some());
     // The disk image was removed; only the report is left.
-    let names: Vec<_> = fs::read_dir(&directory.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let names: Vec<_> =
+        fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["out.json"]);
     assert!(text(&output.stdout).contains("What doing without the read(2) saves of an iteration"));
     assert!(text(&output.stdout).contains(report["conclusions"][0].as_str().unwrap()));

@@ -1,21 +1,21 @@
-//! Shared by the tests of the binary: the command, and a directory for its files.
+//! What the tests of the binary need: the binary, and a place for its files.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
-/// Returns the command of the binary with these arguments and empty standard input.
+/// The binary with these arguments, and nothing to read.
 pub(crate) fn bench(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
     command.args(arguments).stdin(Stdio::null()).env_remove("NO_COLOR");
     command
 }
 
-/// A temporary directory for one test, removed on drop.
-pub(crate) struct Directory(pub(crate) PathBuf);
+/// A directory of the test's own, removed at its end.
+pub(crate) struct Directory(TempDir);
 
 impl Directory {
-    /// `name` must be unique among the tests.
+    /// Creates a directory whose name contains `name`.
     pub(crate) fn new(name: &str) -> Self {
         Self(TempDir::with_prefix(format!("bench-{name}-")).unwrap())
     }

@@ -6,18 +6,18 @@
 //! - landlock(7): no file, device or TCP port that is not already open. In the socket's directory,
 //!   removing a file is still allowed. Set before the first thread starts, because new threads
 //!   inherit it.
-//! - seccomp(2): no system calls other than those of [`calls`]. Set for all threads at once (TSYNC)
-//!   when they are running.
+//! - seccomp(2): no system calls other than those that serving needs. Set for all threads at once
+//!   (TSYNC) when they are running.
 //!
 //! **A call that is not on the list kills the process** with SIGSYS; the kernel log has an audit
 //! line with the number of the call. Returning an error instead would let an attacker try the next
 //! call. Killing the process is safe for the guest: writes that were reported as completed are on
 //! the disk, and the next server finds the others in the in-flight region. A few calls are made by
-//! libraries on rare paths, where failure is tolerated. Those are [answered](ABSENT) with ENOSYS
+//! libraries on rare paths, where failure is tolerated. Those are answered with ENOSYS
 //! instead.
 //!
 //! seccomp does not see operations that an io_uring performs. landlock still applies to them: to
-//! files since Linux 5.13, to TCP ports since 6.7. With `--monitor epoll` there is no io_uring, and
+//! files since Linux 5.13, to TCP ports since 6.7. A loop on the epoll monitor has no io_uring, and
 //! the filter then allows none of its calls.
 
 use std::collections::BTreeMap;
@@ -118,8 +118,9 @@ const ABSENT: &[i64] = &[
     libc::SYS_clone3,
 ];
 
-/// The rules of the filter that kills the process: what it lets through. `ring` allows io_uring.
-fn calls(ring: bool) -> Result<Rules, BackendError> {
+/// The rules of the filter that kills the process: what it lets through. `ring` allows io_uring,
+/// and `own` are the device's own calls.
+fn calls(ring: bool, own: &[i64]) -> Result<Rules, BackendError> {
     let rings = if ring { RING } else { &[] };
     let mut rules: Rules =
         [ALWAYS, OLDER, rings, own, ABSENT].into_iter().flatten().map(|&call| (call, Vec::new())).collect();
@@ -162,7 +163,7 @@ fn equal(argument: u8, value: u64) -> Result<SeccompRule, BackendError> {
 }
 
 /// Builds the two filter programs, in the order of installation, and counts the allowed calls.
-fn programs(ring: bool) -> Result<([BpfProgram; 2], usize), BackendError> {
+fn programs(ring: bool, own: &[i64]) -> Result<([BpfProgram; 2], usize), BackendError> {
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
     let absent = ABSENT.iter().map(|&call| (call, Vec::new())).collect();
     let enosys = SeccompAction::Errno(libc::ENOSYS as u32);
@@ -175,48 +176,64 @@ fn programs(ring: bool) -> Result<([BpfProgram; 2], usize), BackendError> {
     Ok(([absent.try_into()?, allowed.try_into()?], count))
 }
 
-/// A process that cannot open files any more, if the kernel has landlock.
+/// Why the sandbox could not be set up. Nothing was restricted by the step that failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SandboxError {
+    /// The directory of the socket cannot be opened.
+    #[error("the file system cannot be restricted: {0}")]
+    Directory(#[from] landlock::PathFdError),
+    /// landlock(7) refused.
+    #[error("the file system cannot be restricted: {0}")]
+    Landlock(#[from] RulesetError),
+    /// The filter cannot be made for this architecture.
+    #[error("the system calls cannot be restricted: {0}")]
+    Filter(#[from] BackendError),
+    /// seccomp(2) refused.
+    #[error("the system calls cannot be restricted: {0}")]
+    Seccomp(#[from] seccompiler::Error),
+}
+
+/// A process that can open nothing any more, if the kernel has landlock.
 #[derive(Debug)]
-#[must_use = "the system calls are not restricted yet; call restrict_calls"]
-pub(crate) struct Sandbox {
+#[must_use = "the system calls are not restricted yet"]
+pub struct Sandbox {
     landlock: String,
 }
 
 impl Sandbox {
-    /// Removes file system access from the calling thread and from all threads that it starts
-    /// later. Removing the name of `socket` is still allowed.
-    pub(crate) fn restrict_files(socket: Option<&Path>) -> Result<Self, String> {
-        let fail = |error: &dyn std::fmt::Display| {
-            format!("--sandbox on: the file system cannot be restricted: {error}")
-        };
-        let directory = match socket.map(parent).map(PathFd::new).transpose() {
-            Ok(directory) => directory,
-            Err(error) => return Err(fail(&error)),
-        };
-        let status = enforce(directory).map_err(|error| fail(&error))?;
+    /// Takes the file system away from the calling thread and from the threads that it starts from
+    /// now on. The name of `socket` can still be removed.
+    ///
+    /// # Errors
+    /// See [`SandboxError`]. A kernel without landlock is no error;
+    /// [`restrict_calls`](Self::restrict_calls) reports it.
+    pub fn restrict_files(socket: Option<&Path>) -> Result<Self, SandboxError> {
+        let directory = socket.map(parent).map(PathFd::new).transpose()?;
+        let status = enforce(directory)?;
         let landlock = match (status.ruleset, status.landlock) {
             (
                 RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced,
                 LandlockStatus::Available { effective_abi, .. },
             ) => format!("landlock ABI {effective_abi}"),
             (_, LandlockStatus::NotEnabled) => {
-                "no landlock: it is disabled in this kernel (add landlock to lsm= on the kernel command line)"
+                "no landlock: this kernel has it, and it is switched off (add it to lsm= of the command line)"
                     .to_owned()
             }
-            _ => "no landlock: this kernel does not support it (needs Linux 5.13 with CONFIG_SECURITY_LANDLOCK)"
+            _ => "no landlock: this kernel does not have it (Linux 5.13 with CONFIG_SECURITY_LANDLOCK does)"
                 .to_owned(),
         };
         Ok(Self { landlock })
     }
 
-    /// Forbids all system calls that serving does not need, in all threads. `monitor` is the one
-    /// given on the command line. Returns a description of what is in force.
-    pub(crate) fn restrict_calls(self, monitor: Option<MonitorKind>) -> Result<String, String> {
-        let fail = |error: &dyn std::fmt::Display| {
-            format!(
-                "--sandbox on: the system calls cannot be restricted ({error}); use --sandbox off to run without"
-            )
-        };
+    /// Takes every system call away that serving does not need, from all threads of the process.
+    /// `monitor` is the monitor that was asked for. `own` are the numbers of further calls that the
+    /// device makes, such as those by which it reaches what it serves. Returns one line that says
+    /// what is in force.
+    ///
+    /// # Errors
+    /// See [`SandboxError`].
+    pub fn restrict_calls(self, monitor: Option<MonitorKind>, own: &[i64]) -> Result<String, SandboxError> {
         let ring = monitor.is_none_or(|kind| kind == MonitorKind::IoUring);
         let (programs, count) = programs(ring, own)?;
         for program in &programs {

@@ -139,7 +139,7 @@ fn a_reset_waits_for_what_is_in_flight_and_then_nothing_changes() {
         // Run the loop, so that any late write would happen now.
         (0..100).for_each(|_| server.ask(|_, _| ()));
         assert!(before == all(&client), "the device wrote to guest memory after its reset");
-        let bits = client.features().bits() | virtio_blk_sim::transport::vhost_user::F_PROTOCOL_FEATURES;
+        let bits = client.features().bits() | virtio_blk_sim::vhost_user::F_PROTOCOL_FEATURES;
         client.frontend().set_features(bits).unwrap();
     }
     exercise(&mut driver(&mut client, 0), 100);

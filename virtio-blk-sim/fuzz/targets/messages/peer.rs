@@ -31,7 +31,7 @@ const MANY_TURNS: u32 = 64;
 /// The frontend and its environment.
 pub(super) struct Peer {
     // Dropped in this order: the server before its loop.
-    server: Rc<Server>,
+    server: Rc<Server<Disk>>,
     context: AioContext,
     connection: Connection,
     oracle: Oracle,
@@ -47,9 +47,12 @@ impl Peer {
         let mut config = DeviceConfig::new(64);
         config.num_queues = QUEUES;
         config.read_only = input.read_only;
-        let disk = Disk {
-            device: BlockDevice::new(config).expect("the configuration must be valid").into(),
-            backend: Backend::memory(64).expect("32 KiB can be allocated"),
+        let served = Served {
+            device: Disk::new(
+                BlockDevice::new(config).expect("the configuration must be valid"),
+                Backend::memory(64).expect("32 KiB can be allocated"),
+            )
+            .into(),
             limit: None,
             reset: if input.autoreset { Reset::Autoreset } else { Reset::Classic },
         };
@@ -62,7 +65,7 @@ impl Peer {
         };
         let build = |kind| AioContext::builder().monitor(kind).build();
         let context = build(kind).or_else(|_| build(MonitorKind::Epoll)).expect("epoll works everywhere");
-        let server = Server::new(disk, Loops::own());
+        let server = Server::new(served, Loops::own());
         let files = FILES.map(|size| {
             let file = memfd();
             file.set_len(size).expect("resizing a memfd must work");
@@ -123,7 +126,9 @@ impl Peer {
             }
             Step::Resize(sectors) => {
                 // The disk itself keeps its size: accesses past its end are I/O errors.
-                let _ = self.server.resize(sectors.into());
+                if self.server.device().device.resize(sectors.into()).is_ok() {
+                    let _ = self.server.config_changed();
+                }
             }
             Step::Listen => {
                 self.turn(2);

@@ -1,5 +1,5 @@
-//! Serves a disk image to a vhost-user frontend: QEMU, cloud-hypervisor or libblkio. One AioContext
-//! handles the socket, the kicks, the I/O and the interrupts.
+//! Serves a disk image to a vhost-user frontend: QEMU, cloud-hypervisor, libblkio. One AioContext runs the socket, the
+//! kicks, the I/O and the calls.
 
 mod options;
 mod signals;
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Why the server failed to start, or stopped.
+/// Why the server did not start, or ended.
 #[derive(Debug)]
 struct Failure {
     message: String,
@@ -48,7 +48,7 @@ impl std::fmt::Display for Failure {
 }
 
 impl Failure {
-    /// The command line is invalid, or names something that cannot be opened.
+    /// The command line asks for something that is not there or makes no sense.
     fn usage(message: impl std::fmt::Display) -> Self {
         Self { message: message.to_string(), exit_code: 2 }
     }
@@ -61,11 +61,11 @@ impl From<io::Error> for Failure {
 }
 
 fn run(options: &Options) -> Result<(), Failure> {
-    // Before any thread starts, so that all threads inherit the mask and the loop gets the signals.
+    // Before any thread starts, so that all of them leave these signals to the loop.
     let signals = Signals::block()?;
     let (served, image) = options.disk().map_err(Failure::usage)?;
     let frontends = Frontends::of(&options.source).map_err(Failure::usage)?;
-    // Everything the server needs is open now. This must also come before any thread starts.
+    // All that is needed is open. Before any thread starts, again.
     let sandbox = options.sandbox.then(|| Sandbox::restrict_files(options.source.socket.as_deref()));
     let no_sandbox = |error| Failure::usage(format!("--sandbox on: {error}; without it the server starts"));
     let sandbox = sandbox.transpose().map_err(no_sandbox)?;
@@ -111,7 +111,7 @@ fn run(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// How frontends reach the server; the socket is already open.
+/// Where frontends come from, opened.
 enum Frontends<'a> {
     Come(&'a Path, UnixListener, SocketFile),
     IsHere(UnixStream),
@@ -148,8 +148,8 @@ fn report_start(options: &Options, disk: &Disk, context: &AioContext) {
     );
 }
 
-/// Handles SIGHUP: reads the size of the image again and tells the guest.
-fn resize(server: &Server, image: Option<&FileImage>) {
+/// The size of the image may have changed: tell the guest.
+fn resize(server: &Server<Disk>, image: Option<&FileImage>) {
     let Some(image) = image else {
         eprintln!("vhost-user-blk: SIGHUP: only the size of --image can change");
         return;
@@ -161,19 +161,19 @@ fn resize(server: &Server, image: Option<&FileImage>) {
         Ok(sectors)
     });
     match resized {
-        Ok(sectors) => eprintln!("vhost-user-blk: the disk now has {sectors} sectors"),
-        Err(error) => eprintln!("vhost-user-blk: the disk size is unchanged: {error}"),
+        Ok(sectors) => eprintln!("vhost-user-blk: the disk has {sectors} sectors now"),
+        Err(error) => eprintln!("vhost-user-blk: the disk keeps its size: {error}"),
     }
 }
 
 fn report(server: &Server<Disk>, since: Option<&[(usize, QueueStats)]>) {
     let stats = server.stats();
     if stats.is_empty() {
-        eprintln!("vhost-user-blk: no queue is running; {} frontends so far", server.sessions());
+        eprintln!("vhost-user-blk: no queue runs; {} frontends so far", server.sessions());
     }
     for (index, now) in stats {
         let before = since.and_then(|all| all.iter().find(|(queue, _)| *queue == index));
-        // A queue that was restarted counts from zero again.
+        // A queue that was started anew counts from zero again.
         let delta = before
             .filter(|(_, before)| before.requests <= now.requests)
             .map_or(now, |(_, before)| now - *before);
@@ -184,8 +184,8 @@ fn report(server: &Server<Disk>, since: Option<&[(usize, QueueStats)]>) {
     }
 }
 
-/// Prints the counters of each interval in which they changed.
-fn start_statistics(context: &AioContext, server: Rc<Server>, interval: Duration) -> Rc<aio::Timer> {
+/// Reports what was counted in each interval in which something was.
+fn start_statistics(context: &AioContext, server: Rc<Server<Disk>>, interval: Duration) -> Rc<aio::Timer> {
     let slot: Rc<std::cell::OnceCell<std::rc::Weak<aio::Timer>>> = Rc::default();
     let (own, last) = (Rc::clone(&slot), std::cell::RefCell::new(Vec::new()));
     let timer = Rc::new(context.timer(move |_| {
@@ -202,6 +202,3 @@ fn start_statistics(context: &AioContext, server: Rc<Server>, interval: Duration
     timer.arm_after(interval);
     timer
 }
-
-/// The disk's image, if the disk is a file. Shared by the queues and the SIGHUP handler.
-type Image = Option<Arc<FileImage>>;

@@ -175,7 +175,7 @@ impl Options {
     }
 
     /// Opens the disk. The error is one sentence that reports the reason.
-    pub(crate) fn disk(&self) -> Result<(Disk, Image), String> {
+    pub(crate) fn disk(&self) -> Result<(Served<Disk>, Image), String> {
         let (backend, config, image) = match (&self.image, self.null, self.memory) {
             (Some(path), ..) => {
                 let image =

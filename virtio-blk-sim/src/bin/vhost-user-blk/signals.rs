@@ -1,11 +1,10 @@
-//! Delivers signals as events of the loop, through signalfd(2).
-#![expect(unsafe_code, reason = "signal masks and signalfd(2)")]
+//! What the signals of this program ask for.
 
 use std::io;
 
 use aio::{AioContext, Registration};
 
-/// What a signal requests.
+/// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
     /// SIGTERM, SIGINT.
@@ -16,37 +15,18 @@ pub(crate) enum Signal {
     Resize,
 }
 
-/// The handled signals, as a signalfd. They are blocked in the calling thread and in all threads
-/// that it starts later.
+/// The signals of this process, blocked for all threads that start after this one, and readable.
 #[derive(Debug)]
 pub(crate) struct Signals(virtio_blk_sim::signals::Signals);
 
 impl Signals {
     /// Blocks the signals for the calling thread.
     pub(crate) fn block() -> io::Result<Self> {
-        // SAFETY: all-zero is a valid sigset_t, which sigemptyset makes an empty one.
-        let mut set: libc::sigset_t = unsafe { mem::zeroed() };
-        // SAFETY: `set` is ours.
-        unsafe { libc::sigemptyset(&mut set) };
-        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGUSR1, libc::SIGHUP] {
-            // SAFETY: `set` is ours, and the signal is a valid one.
-            unsafe { libc::sigaddset(&mut set, signal) };
-        }
-        // SAFETY: `set` is only read; the old mask is not requested.
-        let error = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, ptr::null_mut()) };
-        if error != 0 {
-            return Err(io::Error::from_raw_os_error(error));
-        }
-        // SAFETY: `set` is only read.
-        let fd = unsafe { libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel just returned this descriptor; nothing else owns it.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+        let signals = [libc::SIGTERM, libc::SIGINT, libc::SIGUSR1, libc::SIGHUP];
+        virtio_blk_sim::signals::Signals::block(&signals).map(Self)
     }
 
-    /// Calls `act` from the loop for each signal.
+    /// Calls `act` for each signal, from the loop.
     pub(crate) fn watch(
         self,
         context: &AioContext,

@@ -1,6 +1,6 @@
 //! Memory for direct I/O.
 
-/// Memory that starts at a multiple of a power of two.
+/// A buffer whose start is aligned to a power of two.
 pub(super) struct AlignedBuffer {
     memory: Vec<u8>,
     start: usize,

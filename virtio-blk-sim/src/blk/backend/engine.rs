@@ -23,11 +23,7 @@ use super::memory::Memory;
 use super::null::Null;
 use super::pool::PoolEngine;
 use super::ring::RingEngine;
-use super::{Delay, FileImage, Memory, Null};
-use crate::device::{FinishedRequest, PendingRequest};
-
-/// Called in a turn of the loop; takes the finished requests out of the vector.
-pub type Done = dyn Fn(&AioContext, &mut Vec<FinishedRequest>);
+use crate::blk::device::{FinishedRequest, PendingRequest};
 
 /// The backend of a disk. Clones refer to the same disk; each queue has its own clone.
 #[derive(Debug, Clone)]
