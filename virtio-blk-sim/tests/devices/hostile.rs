@@ -18,7 +18,7 @@ use super::console_device::Console;
 use super::rig::{Lines, TestServer, Vmm, wait_until};
 use super::rng_device::{Rng, served};
 
-#[path = "../../src/virtqueue/tests/malformed/cases.rs"]
+#[path = "../../src/virtqueue/tests/cases.rs"]
 #[expect(dead_code, reason = "the ring's own tests look closer than a frontend can")]
 mod cases;
 #[path = "../../src/virtqueue/tests/guest_map.rs"]

@@ -61,7 +61,7 @@ impl Peer {
         };
         let build = |kind| AioContext::builder().monitor(kind).build();
         let context = build(kind).or_else(|_| build(MonitorKind::Epoll)).expect("epoll works everywhere");
-        let server = Server::new(served, Loops::own());
+        let server = Server::new(disk, Loops::own());
         let files = FILES.map(|size| {
             let file = memfd();
             file.set_len(size).expect("resizing a memfd must work");
