@@ -1,5 +1,5 @@
-//! What does the loop do for one doorbell? Rings a notifier and turns the loop, many times on one thread, and prints
-//! what the loop counted.
+//! What does the loop do for one doorbell? Rings a notifier and turns the loop, many times on one
+//! thread, and prints what the loop counted.
 //!
 //! ```text
 //! cargo run --release -p aio --example notifier_turns -- MONITOR RESET TURNS [REGISTERED]
@@ -57,7 +57,8 @@ fn parse(args: &[String]) -> Option<Options> {
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
-    // The reset mode goes for the loop's own notifier, too, although nobody wakes this loop from another thread.
+    // The reset mode goes for the loop's own notifier, too, although nobody wakes this loop from
+    // another thread.
     let mut builder = AioContext::builder().reset(options.reset);
     if let Some(kind) = options.monitor {
         builder = builder.monitor(kind);

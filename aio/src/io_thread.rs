@@ -20,8 +20,8 @@ struct Running<T> {
 }
 
 impl IoThread {
-    /// Starts a thread called `name` (its first 15 bytes show in ps and top) and waits until its loop
-    /// turns. Blocks for that long.
+    /// Starts a thread called `name` (its first 15 bytes show in ps and top) and waits until its
+    /// loop turns. Blocks for that long.
     ///
     /// # Errors
     /// As for [`Builder::build`], which runs in the new thread, and what pthread_create(3) returns.
@@ -29,9 +29,9 @@ impl IoThread {
         Self::spawn_with(name, builder, |_| Ok(()))
     }
 
-    /// The same, and runs `init` in the new thread first. What it returns, such as the device with its
-    /// registrations, is kept until the loop ends, and is dropped in the home thread before the context.
-    /// That also holds when a callback panics.
+    /// The same, and runs `init` in the new thread first. What it returns, such as the device with
+    /// its registrations, is kept until the loop ends, and is dropped in the home thread before the
+    /// context. That also holds when a callback panics.
     ///
     /// # Errors
     /// Also what `init` returns, or that it panicked.
@@ -70,8 +70,9 @@ impl IoThread {
         &self.handle
     }
 
-    /// Runs a closure in the loop and waits for what it returns (QEMU's aio_wait_bh_oneshot). Blocks. Must
-    /// not be called from this IoThread itself, nor while the loop waits for the calling thread.
+    /// Runs a closure in the loop and waits for what it returns (QEMU's aio_wait_bh_oneshot).
+    /// Blocks. Must not be called from this IoThread itself, nor while the loop waits for the
+    /// calling thread.
     ///
     /// # Errors
     /// `NotConnected` if the loop ended before it ran the closure.

@@ -1,24 +1,30 @@
-//! QEMU's AioContext for device emulators in Rust: one thread, one loop, over ppoll(2), epoll(7) or io_uring(7).
+//! QEMU's AioContext for device emulators in Rust: one thread, one loop, over ppoll(2), epoll(7) or
+//! io_uring(7).
 //!
-//! An emulated device waits for doorbells (ioeventfds, a vhost-user peer's kicks), sockets, timers, completions of its
-//! I/O, and work that other threads hand it. [`AioContext`] waits for all of them in one system call, and then calls the
-//! closures that were registered. What sets it apart from a general event loop:
+//! An emulated device waits for doorbells (ioeventfds, a vhost-user peer's kicks), sockets, timers,
+//! completions of its I/O, and work that other threads hand it. [`AioContext`] waits for all of
+//! them in one system call, and then calls the closures that were registered. What sets it apart
+//! from a general event loop:
 //!
-//! * **Doorbells without read(2).** An eventfd that is polled level-triggered has to be read after each wake-up. An
-//!   [`EventNotifier`] with [`Reset::Autoreset`] is never read: the loop gets edges from epoll or from a multishot
-//!   POLL_ADD, or lets the ring do the reading. One system call for each wake-up instead of two.
-//! * **Doorbells with a maximum** ([`BoundedNotifier`]): a producer that is too fast sleeps, is refused, or is told when there
-//!   is room again, as with `EFD_IOC_SET_MAXIMUM`, on a stock kernel.
-//! * **Busy polling that learns** ([`BusyPolling`], [`BusyPolled`]): look at the virtqueue for some microseconds before
-//!   sleeping, with the guest's kicks switched off meanwhile. Zero system calls for a request.
-//! * **io_uring operations on the loop's own ring** ([`AioContext::submit`]), which ride on its next wait and own their
-//!   buffers until they complete.
-//! * **Bottom halves** ([`BottomHalf`]), scheduled lock-free from any thread; **timers** ([`Timer`]) with nanosecond
-//!   deadlines, on real time or on a virtual clock that an emulator stops and steps.
+//! * **Doorbells without read(2).** An eventfd that is polled level-triggered has to be read after
+//!   each wake-up. An [`EventNotifier`] with [`Reset::Autoreset`] is never read: the loop gets
+//!   edges from epoll or from a multishot POLL_ADD, or lets the ring do the reading. One system
+//!   call for each wake-up instead of two.
+//! * **Doorbells with a maximum** ([`BoundedNotifier`]): a producer that is too fast sleeps, is
+//!   refused, or is told when there is room again, as with `EFD_IOC_SET_MAXIMUM`, on a stock
+//!   kernel.
+//! * **Busy polling that learns** ([`BusyPolling`], [`BusyPolled`]): look at the virtqueue for some
+//!   microseconds before sleeping, with the guest's kicks switched off meanwhile. Zero system calls
+//!   for a request.
+//! * **io_uring operations on the loop's own ring** ([`AioContext::submit`]), which ride on its
+//!   next wait and own their buffers until they complete.
+//! * **Bottom halves** ([`BottomHalf`]), scheduled lock-free from any thread; **timers**
+//!   ([`Timer`]) with nanosecond deadlines, on real time or on a virtual clock that an emulator
+//!   stops and steps.
 //! * **Nested turns**: any callback may call [`AioContext::poll`] and wait for something.
 //!
-//! It is no async runtime and no network library: callbacks, one thread, Linux only. For futures take tokio or compio; for
-//! a portable readiness API take mio.
+//! It is no async runtime and no network library: callbacks, one thread, Linux only. For futures
+//! take tokio or compio; for a portable readiness API take mio.
 //!
 //! # Example
 //!
@@ -72,9 +78,10 @@
 //!   returns    true if a callback ran
 //! ```
 //!
-//! A bottom half that a handler or a timer schedules runs in the next turn. A timer that its own callback arms in the past
-//! runs in the next turn. A nested turn runs what its parents had collected and not yet run, each exactly once. The order
-//! among bottom halves, and among handlers, is not specified.
+//! A bottom half that a handler or a timer schedules runs in the next turn. A timer that its own
+//! callback arms in the past runs in the next turn. A nested turn runs what its parents had
+//! collected and not yet run, each exactly once. The order among bottom halves, and among handlers,
+//! is not specified.
 //!
 //! # Two kinds of source
 //!
@@ -85,8 +92,9 @@
 //! | who clears it | the callback, by reading or writing | the loop, or nobody: [`Reset`] |
 //! | memory | – | what was written before the ring is visible (Acquire) |
 //!
-//! How a notifier is reset, by monitor. A method that cannot be had is an error if it was asked for by name
-//! ([`Reset::AutoresetBy`]), and a fallback with a [reason](NotifierRegistration::fallback) if not.
+//! How a notifier is reset, by monitor. A method that cannot be had is an error if it was asked for
+//! by name ([`Reset::AutoresetBy`]), and a fallback with a [reason](NotifierRegistration::fallback)
+//! if not.
 //!
 //! | [`Method`] | poll | epoll | io_uring |
 //! |---|---|---|---|
@@ -106,7 +114,8 @@
 //! | any, another process, KVM | ring an [`EventNotifier`] |
 //! | any, another process | [`notify`](BoundedNotifier::notify) and [`take`](BoundedNotifier::take) of a [`BoundedNotifier`] |
 //!
-//! Waking the loop costs its waker one write(2) if the loop sleeps or is about to, and nothing if it is awake.
+//! Waking the loop costs its waker one write(2) if the loop sleeps or is about to, and nothing if
+//! it is awake.
 //!
 //! # System calls
 //!
@@ -123,14 +132,15 @@
 //! | a bounded notifier's count, [atomic](BoundedMethod::Atomic) | as its doorbell | as its doorbell | as its doorbell |
 //! | the same, by the kernel or by credit | read, (write) | read, (write) | read, (write) |
 //!
-//! Nothing is allocated in a steady turn, and no work grows with the number of registered descriptors, except inside
-//! ppoll(2). [`AioContext::stats`] counts every one of these calls.
+//! Nothing is allocated in a steady turn, and no work grows with the number of registered
+//! descriptors, except inside ppoll(2). [`AioContext::stats`] counts every one of these calls.
 //!
 //! # Kernels
 //!
-//! Linux 5.15 for io_uring (each newer flag is used where the kernel has it, see [`RingInfo`]); 5.11 for epoll with nanosecond
-//! timeouts, which are rounded up to milliseconds before. Where io_uring is switched off, or locked memory is short, a
-//! context without a [chosen monitor](Builder::monitor) takes epoll and says why.
+//! Linux 5.15 for io_uring (each newer flag is used where the kernel has it, see [`RingInfo`]);
+//! 5.11 for epoll with nanosecond timeouts, which are rounded up to milliseconds before. Where
+//! io_uring is switched off, or locked memory is short, a context without a [chosen
+//! monitor](Builder::monitor) takes epoll and says why.
 
 mod agenda;
 mod bottom_half;

@@ -5,9 +5,11 @@ use std::ops::Sub;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// A snapshot of a context's counters since it was made. Subtract two snapshots for an interval.
+        /// A snapshot of a context's counters since it was made. Subtract two snapshots for an
+        /// interval.
         ///
-        /// Counting costs one add to a cache line that the turn touches anyway; there is no switch for it.
+        /// Counting costs one add to a cache line that the turn touches anyway; there is no switch
+        /// for it.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Stats { $($(#[$doc])* pub $name: u64,)* }
@@ -47,8 +49,8 @@ counters! {
     timers,
     /// Completion callbacks that ran.
     completions,
-    /// Readiness that turned out to be nothing: a classic notifier whose counter was zero, an fd handler without a
-    /// bit that it asked for.
+    /// Readiness that turned out to be nothing: a classic notifier whose counter was zero, an fd
+    /// handler without a bit that it asked for.
     spurious,
     /// Events for a handler or an operation that had gone.
     stale,
@@ -64,7 +66,8 @@ counters! {
     syscalls_read,
     /// write(2) to the loop's own eventfd, by whichever thread woke it.
     syscalls_write,
-    /// epoll_ctl(2), and the fstat(2) that stands in for its checks of a descriptor on the other monitors.
+    /// epoll_ctl(2), and the fstat(2) that stands in for its checks of a descriptor on the other
+    /// monitors.
     syscalls_ctl,
 }
 

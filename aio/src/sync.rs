@@ -11,8 +11,9 @@ pub(crate) use std::sync::{
     atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering},
 };
 
-/// Loom gives a SeqCst access only acquire and release strength (its fences are exact), so the models
-/// say with fences what the language already promises for the accesses. Nothing outside loom.
+/// Loom gives a SeqCst access only acquire and release strength (its fences are exact), so the
+/// models say with fences what the language already promises for the accesses. Nothing outside
+/// loom.
 #[inline]
 pub(crate) fn loom_fence() {
     #[cfg(loom)]

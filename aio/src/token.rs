@@ -1,8 +1,9 @@
 //! Identity of what the kernel reports about.
 //!
-//! A token is what travels through `epoll_event.data` and `io_uring_sqe.user_data`: a slot, what kind of thing
-//! sits in it, and a version that no other occupant of the slot has had. Neither a descriptor number nor an
-//! address is ever used as identity, so an event for something that has gone is recognised, dropped and counted.
+//! A token is what travels through `epoll_event.data` and `io_uring_sqe.user_data`: a slot, what
+//! kind of thing sits in it, and a version that no other occupant of the slot has had. Neither a
+//! descriptor number nor an address is ever used as identity, so an event for something that has
+//! gone is recognised, dropped and counted.
 
 /// What a token names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

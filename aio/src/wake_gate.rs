@@ -1,7 +1,8 @@
 //! When may a producer skip the write to the loop's eventfd?
 //!
-//! The handshake is QEMU's aio_notify / notify_me / notified (research: its model is docs/spin/aio_notify.promela).
-//! Two flags, four sequentially consistent accesses, one Dekker pair:
+//! The handshake is QEMU's aio_notify / notify_me / notified (research: its model is
+//! docs/spin/aio_notify.promela). Two flags, four sequentially consistent accesses, one Dekker
+//! pair:
 //!
 //! ```text
 //!   producer (any thread)                     consumer (home thread)
@@ -13,12 +14,14 @@
 //!                                               look for work
 //! ```
 //!
-//! Either (4) sees the consumer's (1) and writes, or (2) sees the producer's (3) and does not sleep: with both loads
-//! missing, the single order of all four would be a cycle. (5) comes before the look for work, so work published
-//! after the look leaves `notified` set for the next turn. `notified` may be set for nothing; it is never missing.
-//! Skipping the write because `notified` is *already* set would leave the wake-up to the producer that set it, which may
-//! be preempted between (3) and (4) for any time; and if that were found by a load in place of the swap, the work would
-//! not be released to (5) and the wake-up would be lost. `loom_tests` has both, and the other mistakes near by.
+//! Either (4) sees the consumer's (1) and writes, or (2) sees the producer's (3) and does not
+//! sleep: with both loads missing, the single order of all four would be a cycle. (5) comes before
+//! the look for work, so work published after the look leaves `notified` set for the next turn.
+//! `notified` may be set for nothing; it is never missing. Skipping the write because `notified` is
+//! *already* set would leave the wake-up to the producer that set it, which may be preempted
+//! between (3) and (4) for any time; and if that were found by a load in place of the swap, the
+//! work would not be released to (5) and the wake-up would be lost. `loom_tests` has both, and the
+//! other mistakes near by.
 
 use crate::sync::{AtomicBool, AtomicU32, Ordering, loom_fence};
 use std::cell::Cell;
@@ -26,7 +29,8 @@ use std::cell::Cell;
 /// The two flags. Producers are any threads; there is one consumer.
 #[derive(Debug)]
 pub(crate) struct WakeGate {
-    /// One while a wait is between prepare and finish, or the home thread leaves it so ([`Sleeper`]), which alone writes it.
+    /// One while a wait is between prepare and finish, or the home thread leaves it so
+    /// ([`Sleeper`]), which alone writes it.
     notify_me: AtomicU32,
     notified: AtomicBool,
 }
@@ -58,11 +62,13 @@ impl WakeGate {
 
     /// Consumer, after it slept.
     pub(crate) fn finish(&self) {
-        // One writer, so load and store are enough. A producer that still sees the old value writes for nothing.
+        // One writer, so load and store are enough. A producer that still sees the old value writes
+        // for nothing.
         self.notify_me.store(self.notify_me.load(Ordering::Relaxed) - 1, Ordering::Release);
     }
 
-    /// Consumer, before it looks for work. False if no producer came, which costs a load and no locked operation.
+    /// Consumer, before it looks for work. False if no producer came, which costs a load and no
+    /// locked operation.
     pub(crate) fn accept(&self) -> bool {
         // (5) A flag that is set after this load stays set for the next turn.
         self.notified.load(Ordering::Acquire) && self.notified.swap(false, Ordering::SeqCst)
@@ -74,14 +80,16 @@ impl WakeGate {
     }
 }
 
-/// The consumer's side of a gate, of the home thread alone: leaves `notify_me` up while nobody notifies.
+/// The consumer's side of a gate, of the home thread alone: leaves `notify_me` up while nobody
+/// notifies.
 ///
-/// Raising it costs a locked operation before each sleep, to let producers skip their write(2) while the loop is awake. Where
-/// no producer has been for a while there is nothing to skip. As long as it stays up each producer writes, and the eventfd
-/// itself ends the sleep. Only a read(2) of it, made for an older ring after the look for work, may have taken the write away:
-/// then the read has seen what came before that write, so a plain load finds `notified` set (`loom_tests` lost a wake-up
-/// without that load). A producer that did not see it up yet comes before (1) in the order of all accesses, so (2) of the
-/// `prepare` that raised it has found it.
+/// Raising it costs a locked operation before each sleep, to let producers skip their write(2)
+/// while the loop is awake. Where no producer has been for a while there is nothing to skip. As
+/// long as it stays up each producer writes, and the eventfd itself ends the sleep. Only a read(2)
+/// of it, made for an older ring after the look for work, may have taken the write away: then the
+/// read has seen what came before that write, so a plain load finds `notified` set (`loom_tests`
+/// lost a wake-up without that load). A producer that did not see it up yet comes before (1) in the
+/// order of all accesses, so (2) of the `prepare` that raised it has found it.
 #[derive(Debug, Default)]
 pub(crate) struct Sleeper {
     /// Sleeps since a producer was seen.
@@ -91,8 +99,8 @@ pub(crate) struct Sleeper {
 }
 
 impl Sleeper {
-    /// So many sleeps without a producer, and the gate is left alone. The first producer after that pays one write(2) that it
-    /// might have saved, and precision is back.
+    /// So many sleeps without a producer, and the gate is left alone. The first producer after that
+    /// pays one write(2) that it might have saved, and precision is back.
     const QUIET: u32 = if cfg!(loom) { 0 } else { 32 };
 
     /// As [`WakeGate::prepare`].

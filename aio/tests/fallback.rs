@@ -1,7 +1,8 @@
 //! What the loop makes of a kernel, a container or a sandbox that refuses it system calls.
 //!
-//! Each test runs in a thread with a seccomp filter (seccomp(2), SECCOMP_SET_MODE_FILTER), which answers the calls in
-//! question with an error of choice. A filter goes for the thread that installs it and ends with it.
+//! Each test runs in a thread with a seccomp filter (seccomp(2), SECCOMP_SET_MODE_FILTER), which
+//! answers the calls in question with an error of choice. A filter goes for the thread that
+//! installs it and ends with it.
 #![expect(unsafe_code, reason = "prctl(2) and seccomp(2), and operations on the ring")]
 
 use aio::io_uring::opcode;
@@ -19,7 +20,8 @@ const NO_RING: libc::c_long = libc::SYS_io_uring_setup;
 /// Installs a filter in the calling thread.
 fn refuse(refusals: &[Refusal]) -> io::Result<()> {
     let op = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
-    // The number is the first word of `struct seccomp_data`; native calls only, so the architecture needs no look.
+    // The number is the first word of `struct seccomp_data`; native calls only, so the architecture
+    // needs no look.
     let mut program = vec![op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)];
     for (call, errno) in refusals {
         program.push(op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, *call as u32));
@@ -171,7 +173,8 @@ fn without_io_uring_and_epoll_the_loop_has_ppoll() {
     });
 }
 
-/// Before Linux 5.11, and in sandboxes that do not know the call, which answer EPERM as often as ENOSYS.
+/// Before Linux 5.11, and in sandboxes that do not know the call, which answer EPERM as often as
+/// ENOSYS.
 #[test]
 fn without_epoll_pwait2_deadlines_are_rounded_up_and_the_epoll_descriptor_is_not_polled() {
     for errno in [libc::ENOSYS, libc::EPERM] {
@@ -242,7 +245,8 @@ fn without_io_uring_register_the_ring_is_entered_by_its_descriptor() {
     }
 }
 
-/// READ_MULTISHOT was seen to work, but this context gets no buffers for it: one-shot reads do the same.
+/// READ_MULTISHOT was seen to work, but this context gets no buffers for it: one-shot reads do the
+/// same.
 #[test]
 fn without_a_group_of_buffers_the_multishot_read_is_made_of_single_ones() {
     let reset = Reset::AutoresetBy(Method::RingReadMultishot);

@@ -1,4 +1,5 @@
-//! One test for each bug that was found after the fact, named after what went wrong, with its cause.
+//! One test for each bug that was found after the fact, named after what went wrong, with its
+//! cause.
 //!
 //! The conformance suite has the rules that they broke; here each is as small as it can be.
 
@@ -48,8 +49,8 @@ fn submit_nop<T: 'static>(ops: &Operations<T>, held: T) -> io::Result<()> {
     Ok(())
 }
 
-/// `if let Some(held) = cell.borrow_mut().try_remove(..)` keeps the borrow to the end of its block, so a callback that
-/// submitted the next operation panicked with a BorrowMutError.
+/// `if let Some(held) = cell.borrow_mut().try_remove(..)` keeps the borrow to the end of its block,
+/// so a callback that submitted the next operation panicked with a BorrowMutError.
 #[test]
 fn operation_submitted_in_the_callback_of_its_kind_panicked() {
     on_a_ring("operation_submitted_in_its_callback", |ctx| {
@@ -70,8 +71,9 @@ fn operation_submitted_in_the_callback_of_its_kind_panicked() {
     });
 }
 
-/// Callbacks are dropped after the ring has been drained, and one whose captures submitted more operations than the SQ holds
-/// made the monitor enter the kernel, which then held buffers that were freed a moment later.
+/// Callbacks are dropped after the ring has been drained, and one whose captures submitted more
+/// operations than the SQ holds made the monitor enter the kernel, which then held buffers that
+/// were freed a moment later.
 #[test]
 fn capture_of_a_dropped_context_gave_the_kernel_an_operation() {
     struct SubmitsOnDrop(Operations<()>, Count);
@@ -91,8 +93,8 @@ fn capture_of_a_dropped_context_gave_the_kernel_an_operation() {
     });
 }
 
-/// The list of scheduled closures belongs to the handles, too, so a closure for a loop that had ended lived on in it, and
-/// whoever waited for its answer waited for ever.
+/// The list of scheduled closures belongs to the handles, too, so a closure for a loop that had
+/// ended lived on in it, and whoever waited for its answer waited for ever.
 #[test]
 fn iothread_run_waited_for_ever_for_a_loop_that_had_ended() {
     guarded("iothread_run_waited_for_ever", || {
@@ -158,7 +160,8 @@ fn polled_device(ctx: &AioContext) -> (Rc<Device>, EventNotifier, Slot<aio::Noti
     (device, bell, slot)
 }
 
-/// The timeout of the sleep was computed before the hooks ran, so what `end` scheduled was slept over.
+/// The timeout of the sleep was computed before the hooks ran, so what `end` scheduled was slept
+/// over.
 #[test]
 fn bottom_half_scheduled_by_the_end_hook_was_slept_over() {
     each_monitor("bottom_half_scheduled_by_end", |ctx| {
@@ -172,8 +175,8 @@ fn bottom_half_scheduled_by_the_end_hook_was_slept_over() {
     });
 }
 
-/// Removing a handler moves the last one of the polled list into its place, which the walk had visited already: that one's
-/// `end` was not called, and its doorbell stayed off for ever.
+/// Removing a handler moves the last one of the polled list into its place, which the walk had
+/// visited already: that one's `end` was not called, and its doorbell stayed off for ever.
 #[test]
 fn device_behind_one_that_removed_itself_kept_its_doorbell_off() {
     each_monitor("device_behind_one_that_removed_itself", |ctx| {
@@ -188,8 +191,9 @@ fn device_behind_one_that_removed_itself_kept_its_doorbell_off() {
     });
 }
 
-/// A handler is not looked at while it runs. When polling ended at just that time, the look that has to follow `end` was
-/// left out, and a request that came while the doorbell was off stayed unseen.
+/// A handler is not looked at while it runs. When polling ended at just that time, the look that
+/// has to follow `end` was left out, and a request that came while the doorbell was off stayed
+/// unseen.
 #[test]
 fn request_was_lost_when_polling_ended_inside_process() {
     each_monitor("request_was_lost_when_polling_ended", |ctx| {
@@ -204,8 +208,8 @@ fn request_was_lost_when_polling_ended_inside_process() {
     });
 }
 
-/// Removing a device switched its doorbell on and looked at nothing: a request that had come while it was off was found
-/// neither by the old handler nor by the next (RHEL-3934 in QEMU).
+/// Removing a device switched its doorbell on and looked at nothing: a request that had come while
+/// it was off was found neither by the old handler nor by the next (RHEL-3934 in QEMU).
 #[test]
 fn request_was_lost_when_a_polled_device_moved() {
     each_monitor("request_was_lost_when_a_device_moved", |ctx| {
@@ -223,8 +227,8 @@ fn request_was_lost_when_a_polled_device_moved() {
     });
 }
 
-/// A READ in flight takes the count out of the eventfd. If it completed after its handler had been removed or replaced, or
-/// if the handler went before the dispatch, nobody heard of the ring.
+/// A READ in flight takes the count out of the eventfd. If it completed after its handler had been
+/// removed or replaced, or if the handler went before the dispatch, nobody heard of the ring.
 #[test]
 fn ring_read_of_a_removed_handler_swallowed_the_ring() {
     on_a_ring("ring_read_of_a_removed_handler", |ctx| {
@@ -248,8 +252,8 @@ fn ring_read_of_a_removed_handler_swallowed_the_ring() {
     });
 }
 
-/// The cancellation of the READ waited for the loop's next turn, and until then it took each ring; but the loop may have no
-/// next turn while the one that the notifier has moved to waits.
+/// The cancellation of the READ waited for the loop's next turn, and until then it took each ring;
+/// but the loop may have no next turn while the one that the notifier has moved to waits.
 #[test]
 fn ring_read_of_a_loop_at_rest_swallowed_the_rings_of_another() {
     guarded("ring_read_of_a_loop_at_rest", || {
@@ -271,8 +275,8 @@ fn ring_read_of_a_loop_at_rest_swallowed_the_rings_of_another() {
     });
 }
 
-/// Only regular files and directories were refused, so on ppoll and io_uring a device without a poll operation was taken,
-/// and was ready in every turn.
+/// Only regular files and directories were refused, so on ppoll and io_uring a device without a
+/// poll operation was taken, and was ready in every turn.
 #[test]
 fn dev_null_was_taken_and_spun() {
     each_monitor("dev_null_was_taken", |ctx| {
@@ -282,8 +286,9 @@ fn dev_null_was_taken_and_spun() {
     });
 }
 
-/// POLL_ADD reports POLLRDHUP to everybody. A handler that waits for something else, on a socket whose peer has shut down
-/// its sending half, got its one-shot poll back at once, and armed it again, turn after turn.
+/// POLL_ADD reports POLLRDHUP to everybody. A handler that waits for something else, on a socket
+/// whose peer has shut down its sending half, got its one-shot poll back at once, and armed it
+/// again, turn after turn.
 #[test]
 fn half_closed_socket_spun_on_io_uring() {
     each_monitor("half_closed_socket", |ctx| {
@@ -295,7 +300,8 @@ fn half_closed_socket_spun_on_io_uring() {
     });
 }
 
-/// A changed interest was a cancellation in one wait and a new poll in the next, so a turn in between missed what was ready.
+/// A changed interest was a cancellation in one wait and a new poll in the next, so a turn in
+/// between missed what was ready.
 #[test]
 fn changed_interest_missed_a_turn_on_io_uring() {
     each_monitor("changed_interest", |ctx| {
@@ -308,8 +314,9 @@ fn changed_interest_missed_a_turn_on_io_uring() {
     });
 }
 
-/// POLL_REMOVE gives -EALREADY, and cancels nothing, while a wake-up of the poll waits to be worked off. A multishot poll
-/// lived on: it held the file, and reported each ring for a handler that had gone.
+/// POLL_REMOVE gives -EALREADY, and cancels nothing, while a wake-up of the poll waits to be worked
+/// off. A multishot poll lived on: it held the file, and reported each ring for a handler that had
+/// gone.
 #[test]
 fn removed_multishot_poll_lived_on() {
     on_a_ring("removed_multishot_poll", |ctx| {
@@ -326,8 +333,9 @@ fn removed_multishot_poll_lived_on() {
     });
 }
 
-/// An overflow of the CQ ends multishot polls. Armed again they report at once, since nobody reads their eventfds; armed all
-/// together, without reaping in between, they overflowed the CQ again, turn after turn.
+/// An overflow of the CQ ends multishot polls. Armed again they report at once, since nobody reads
+/// their eventfds; armed all together, without reaping in between, they overflowed the CQ again,
+/// turn after turn.
 #[test]
 fn overflow_of_the_completion_queue_never_ended() {
     guarded("overflow_of_the_completion_queue", || {
@@ -346,7 +354,8 @@ fn overflow_of_the_completion_queue_never_ended() {
             })
             .collect();
         settle(&ctx);
-        // More than the sixteen entries of this CQ, so that polls end, and then the loop comes to rest.
+        // More than the sixteen entries of this CQ, so that polls end, and then the loop comes to
+        // rest.
         bells.iter().for_each(|bell| bell.notify().unwrap());
         let ops = ctx.operations(|_, _, ()| ()).unwrap();
         (0..100).for_each(|_| submit_nop(&ops, ()).unwrap());
@@ -356,8 +365,9 @@ fn overflow_of_the_completion_queue_never_ended() {
     });
 }
 
-/// A loop that lingered while its own disk was at work looked for requests that could not come yet, and slept too late to
-/// gain anything: CPU for nothing. A multishot operation, which may wait for ever, is no such work.
+/// A loop that lingered while its own disk was at work looked for requests that could not come yet,
+/// and slept too late to gain anything: CPU for nothing. A multishot operation, which may wait for
+/// ever, is no such work.
 #[test]
 fn a_loop_whose_disk_is_at_work_does_not_linger() {
     guarded("no_lingering_while_an_operation_is_in_flight", || {

@@ -10,7 +10,8 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use vmm_sys_util::eventfd::EventFd;
 
-/// The guest's memory: one page, from guest address 0 on. Guest, vCPU thread and loop share it, so it is made of atomics.
+/// The guest's memory: one page, from guest address 0 on. Guest, vCPU thread and loop share it, so
+/// it is made of atomics.
 #[repr(align(4096))]
 struct Page([AtomicU16; 2048]);
 static RAM: Page = Page([const { AtomicU16::new(0) }; 2048]);
@@ -32,8 +33,8 @@ fn ram(address: usize) -> &'static AtomicU16 {
     &RAM.0[address / 2]
 }
 
-// The guest, in the 16-bit mode in which a processor wakes up: no page tables, and interrupt n jumps to where the n-th
-// pair of words of memory says.
+// The guest, in the 16-bit mode in which a processor wakes up: no page tables, and interrupt n
+// jumps to where the n-th pair of words of memory says.
 std::arch::global_asm!(
     ".pushsection .rodata",
     ".global smallest_vmm_guest, smallest_vmm_guest_end",
@@ -47,7 +48,8 @@ std::arch::global_asm!(
     "   out 0x20, al",
     "   iret",
     "0: mov sp, 0x1000",
-    // The 8259 interrupt controller, which KVM emulates: line n is vector 0x20 + n, and only line 5 is let through.
+    // The 8259 interrupt controller, which KVM emulates: line n is vector 0x20 + n, and only line 5
+    // is let through.
     "   mov al, 0x11",
     "   out 0x20, al",
     "   mov al, 0x20",
@@ -62,8 +64,9 @@ std::arch::global_asm!(
     "   mov word ptr [0x25 * 4 + 2], 0",
     "1: inc word ptr [{question}]",
     "   out {kick}, al", // the ioeventfd. What al holds does not matter: no datamatch was asked for
-    // Interrupts stay off until the hlt: sti lets one more instruction begin before it takes effect. Were they on, the
-    // interrupt could come just before the hlt, which then would sleep for ever.
+    // Interrupts stay off until the hlt: sti lets one more instruction begin before it takes
+    // effect. Were they on, the interrupt could come just before the hlt, which then would sleep
+    // for ever.
     "2: sti",
     "   hlt",
     "   cli",
@@ -121,13 +124,15 @@ fn for_kvm(notifier: &EventNotifier) -> std::io::Result<EventFd> {
 pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     let questions: u16 = std::env::args().nth(1).map_or(Ok(10_000), |n| n.parse())?;
     let kvm = Kvm::new().map_err(|error| format!("/dev/kvm cannot be opened: {error}"))?;
-    // A machine: interrupt controllers inside KVM (irqfd needs them), one page of memory, one processor.
+    // A machine: interrupt controllers inside KVM (irqfd needs them), one page of memory, one
+    // processor.
     let vm = kvm.create_vm()?;
     vm.create_irq_chip()?;
     load(questions);
     let userspace_addr = RAM.0.as_ptr().addr() as u64;
     let page = kvm_userspace_memory_region { memory_size: 4096, userspace_addr, ..Default::default() };
-    // SAFETY: the page is a static made of atomics: it outlives the guest, and may change at any time.
+    // SAFETY: the page is a static made of atomics: it outlives the guest, and may change at any
+    // time.
     unsafe { vm.set_user_memory_region(page) }?;
     let vcpu = vm.create_vcpu(0)?;
     let mut sregs = vcpu.get_sregs()?;

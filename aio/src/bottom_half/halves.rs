@@ -1,11 +1,11 @@
 //! The home thread's side: its table of bottom halves, and its run queue.
 //!
-//! A turn moves the shared list to the run queue and works through what is queued then, in the order
-//! in which it was scheduled. A bottom half that is scheduled meanwhile runs in the next turn; a nested
-//! turn takes from the same queue and so runs what its parent had left.
+//! A turn moves the shared list to the run queue and works through what is queued then, in the
+//! order in which it was scheduled. A bottom half that is scheduled meanwhile runs in the next
+//! turn; a nested turn takes from the same queue and so runs what its parent had left.
 //!
-//! Generic over what is run: `T` is the callback of a bottom half, `S` a closure that another thread
-//! sent, `D` a closure of the home thread. This hands them out and calls nobody.
+//! Generic over what is run: `T` is the callback of a bottom half, `S` a closure that another
+//! thread sent, `D` a closure of the home thread. This hands them out and calls nobody.
 
 use super::list::{Due, List, Node};
 use crate::agenda::{Agenda, Item};
@@ -147,8 +147,8 @@ impl<T, S, D> BottomHalves<T, S, D> {
         most
     }
 
-    /// Queues everything that was scheduled before this call. Returns where a turn that begins now has
-    /// to end.
+    /// Queues everything that was scheduled before this call. Returns where a turn that begins now
+    /// has to end.
     pub(crate) fn collect(&self, list: &List<Work<S>>) -> Mark {
         self.agenda.set(Item::BottomHalves, true);
         self.queue.append(|queue| {

@@ -1,9 +1,9 @@
-//! The lock-free list that any thread puts bottom halves on, and from which the home thread takes all
-//! of them, in the order in which they were put there.
+//! The lock-free list that any thread puts bottom halves on, and from which the home thread takes
+//! all of them, in the order in which they were put there.
 //!
 //! A Treiber stack of reference-counted nodes. A node is on it at most once: the thread that sets
-//! PENDING pushes it, and the home thread clears PENDING after the node left the list. That is also what
-//! makes scheduling coalesce.
+//! PENDING pushes it, and the home thread clears PENDING after the node left the list. That is also
+//! what makes scheduling coalesce.
 #![expect(unsafe_code, reason = "the lock-free list hands references to its nodes through raw pointers")]
 
 use crate::sync::{Arc, AtomicPtr, AtomicU32, Ordering};
@@ -61,8 +61,8 @@ impl<T> Node<T> {
 
     fn enlist(this: &Arc<Self>, list: &List<T>, change: impl Fn(u32) -> u32) {
         let mut state = this.state.load(Ordering::Relaxed);
-        // AcqRel: what this thread wrote before is released to `dequeue`, also if the node is on the
-        // list already.
+        // AcqRel: what this thread wrote before is released to `dequeue`, also if the node is on
+        // the list already.
         while let Err(now) =
             this.state.compare_exchange_weak(state, change(state), Ordering::AcqRel, Ordering::Relaxed)
         {
@@ -78,8 +78,8 @@ impl<T> Node<T> {
         self.state.fetch_and(!SCHEDULED, Ordering::AcqRel);
     }
 
-    /// Home thread, after the node left the list: what to do with it. It can be scheduled again from
-    /// here on.
+    /// Home thread, after the node left the list: what to do with it. It can be scheduled again
+    /// from here on.
     pub(crate) fn dequeue(&self) -> Due {
         Due::of(self.state.fetch_and(!(PENDING | SCHEDULED | IDLE), Ordering::AcqRel))
     }
@@ -105,8 +105,9 @@ impl<T> List<T> {
         let node = Arc::into_raw(node).cast_mut();
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
-            // SAFETY: the reference that `into_raw` gave up keeps the node alive. It belongs to the list
-            // from the exchange on; until then only this thread uses `next`, because it set PENDING.
+            // SAFETY: the reference that `into_raw` gave up keeps the node alive. It belongs to the
+            // list from the exchange on; until then only this thread uses `next`, because it set
+            // PENDING.
             unsafe { &*node }.next.store(head, Ordering::Relaxed);
             // Release: publishes `next`; pairs with the acquire of `take` and `peek`.
             match self.head.compare_exchange_weak(head, node, Ordering::Release, Ordering::Relaxed) {
@@ -116,14 +117,16 @@ impl<T> List<T> {
         }
     }
 
-    /// Takes every node and passes each to `each`, in the order in which they were pushed. Any thread.
+    /// Takes every node and passes each to `each`, in the order in which they were pushed. Any
+    /// thread.
     pub(crate) fn take(&self, mut each: impl FnMut(Arc<Node<T>>)) {
         if self.is_empty() {
             return;
         }
         let mut node = reversed(self.head.swap(ptr::null_mut(), Ordering::Acquire));
         while !node.is_null() {
-            // SAFETY: the list's own reference, given up by `push`, taken exactly once by the swap above.
+            // SAFETY: the list's own reference, given up by `push`, taken exactly once by the swap
+            // above.
             let owned = unsafe { Arc::from_raw(node) };
             node = owned.next.load(Ordering::Relaxed);
             each(owned);
@@ -139,7 +142,8 @@ impl<T> List<T> {
         let mut most = Due::Cancelled;
         let mut node = self.head.load(Ordering::Acquire);
         while !node.is_null() {
-            // SAFETY: only the home thread, which we are, takes nodes off; the list's reference keeps each alive.
+            // SAFETY: only the home thread, which we are, takes nodes off; the list's reference
+            // keeps each alive.
             let current = unsafe { &*node };
             match current.due() {
                 Due::Now => return Due::Now,
@@ -156,8 +160,8 @@ impl<T> List<T> {
 fn reversed<T>(mut node: *mut Node<T>) -> *mut Node<T> {
     let mut behind = ptr::null_mut();
     while !node.is_null() {
-        // SAFETY: whoever took the stack owns its references, and PENDING, which is still set, keeps
-        // everybody else from `next`.
+        // SAFETY: whoever took the stack owns its references, and PENDING, which is still set,
+        // keeps everybody else from `next`.
         let next = unsafe { &*node }.next.load(Ordering::Relaxed);
         // SAFETY: as above.
         unsafe { &*node }.next.store(behind, Ordering::Relaxed);

@@ -9,8 +9,8 @@ use std::rc::Rc;
 /// A polled handler without an event for this long is left to its doorbell.
 const IDLE_NS: u64 = 7_000_000_000;
 
-/// A turn that found work in memory makes no system call, unless some events show only in the kernel.
-/// Then it makes one in this many turns, so that a busy device cannot starve the others.
+/// A turn that found work in memory makes no system call, unless some events show only in the
+/// kernel. Then it makes one in this many turns, so that a busy device cannot starve the others.
 const LOOK_AT_FDS_EVERY: u32 = 8;
 
 /// What busy polling knows of one handler.
@@ -145,7 +145,8 @@ impl<H: Member> BusyPoll<H> {
         self.credit_ns.set(self.credit_ns.get().saturating_sub(looked_ns));
     }
 
-    /// For how many nanoseconds to look, `limit_ns` at most. `None` if busy polling has nothing to do.
+    /// For how many nanoseconds to look, `limit_ns` at most. `None` if busy polling has nothing to
+    /// do.
     pub(crate) fn window_ns(&self, limit_ns: Option<u64>, may_linger: bool) -> Option<u64> {
         let credit_ns = if may_linger { self.credit_ns.get() } else { 0 };
         let window = |member: &H| member.state().0.get().learned().window_ns.max(credit_ns);
@@ -169,8 +170,8 @@ impl<H: Member> BusyPoll<H> {
         }
     }
 
-    /// Ends the mode, if it is on. `hook` switches a doorbell on and looks once more. Returns true if
-    /// it was on: hooks ran, so the caller must compute its timeout again.
+    /// Ends the mode, if it is on. `hook` switches a doorbell on and looks once more. Returns true
+    /// if it was on: hooks ran, so the caller must compute its timeout again.
     ///
     /// If a hook panics, the other doorbells are switched on by the next call.
     pub(crate) fn end(&self, hook: impl Fn(&H)) -> bool {
@@ -188,9 +189,10 @@ impl<H: Member> BusyPoll<H> {
         was_begun
     }
 
-    /// Calls `visit` for each member, by index and with a reference of its own, because a hook may add
-    /// and remove handlers. A removal may move another member to a place that was visited already, so
-    /// it makes this start over; to begin what has begun, or to end what has ended, does nothing.
+    /// Calls `visit` for each member, by index and with a reference of its own, because a hook may
+    /// add and remove handlers. A removal may move another member to a place that was visited
+    /// already, so it makes this start over; to begin what has begun, or to end what has ended,
+    /// does nothing.
     pub(crate) fn each(&self, mut visit: impl FnMut(&H)) {
         let mut index = 0;
         loop {
@@ -203,14 +205,14 @@ impl<H: Member> BusyPoll<H> {
         }
     }
 
-    /// Sets when the present turn began to look for work and when it had found it. Returns what a turn
-    /// further up the stack has set.
+    /// Sets when the present turn began to look for work and when it had found it. Returns what a
+    /// turn further up the stack has set.
     pub(crate) fn note_turn(&self, turn: Found) -> Found {
         self.turn.replace(turn)
     }
 
-    /// After an event of a handler: lists it, and adapts its window. Returns true if the mode is on,
-    /// and the caller must switch its doorbell off.
+    /// After an event of a handler: lists it, and adapts its window. Returns true if the mode is
+    /// on, and the caller must switch its doorbell off.
     pub(crate) fn had_event(&self, member: &H) -> bool {
         let Some(policy) = self.policy.get() else { return false };
         let Found { start_ns, now_ns } = self.turn.get();

@@ -3,7 +3,8 @@
 /// How long to busy poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BusyPolling {
-    /// The widest window in nanoseconds; 0 is off, which costs nothing. QEMU's IOThreads use 32,768.
+    /// The widest window in nanoseconds; 0 is off, which costs nothing. QEMU's IOThreads use
+    /// 32,768.
     ///
     /// A window ends early for timers and bottom halves and, on a ring that tells
     /// ([`RingInfo`](crate::RingInfo)), for every event. On other monitors, events that do not show
@@ -13,8 +14,8 @@ pub struct BusyPolling {
     pub grow: u32,
     /// The divisor for narrowing; 0 closes the window at once.
     pub shrink: u32,
-    /// Lingering: each nanosecond at work earns [`LINGER_FACTOR`](Self::LINGER_FACTOR) nanoseconds of
-    /// looking, up to this many; 0 is off. The wider of the two, this and the window, counts.
+    /// Lingering: each nanosecond at work earns [`LINGER_FACTOR`](Self::LINGER_FACTOR) nanoseconds
+    /// of looking, up to this many; 0 is off. The wider of the two, this and the window, counts.
     ///
     /// While the kernel works on an operation of the loop (multishot operations left out) the loop
     /// does not linger: the completion will wake it, and a disk takes longer than this.
@@ -43,7 +44,8 @@ impl BusyPolling {
         self.max_ns != 0 || self.linger_ns != 0
     }
 
-    /// The next window of a handler whose event came `waited_ns` after the loop began to wait for it.
+    /// The next window of a handler whose event came `waited_ns` after the loop began to wait for
+    /// it.
     pub(super) fn adapt(self, window_ns: u64, waited_ns: u64) -> u64 {
         if waited_ns <= window_ns {
             window_ns

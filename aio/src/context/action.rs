@@ -62,7 +62,8 @@ impl<C> Action<C> for OnOwn {
     }
 }
 
-/// A doorbell. `READ`: the loop reads it. A constant, because an action that never reads is shorter.
+/// A doorbell. `READ`: the loop reads it. A constant, because an action that never reads is
+/// shorter.
 struct OnBell<F, const READ: bool> {
     eventfd: Arc<EventFd>,
     callback: F,

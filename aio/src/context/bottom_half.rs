@@ -89,8 +89,8 @@ impl BottomHalfHandle {
 }
 
 impl AioContext {
-    /// Makes a bottom half; its callback runs when it is scheduled. The callback may turn the loop, and
-    /// may then be entered again.
+    /// Makes a bottom half; its callback runs when it is scheduled. The callback may turn the loop,
+    /// and may then be entered again.
     pub fn bottom_half(&self, callback: impl Fn(&AioContext) + 'static) -> BottomHalf {
         let halves = Rc::clone(&self.parts.bottom_halves);
         let key = halves.create(Rc::new(callback));

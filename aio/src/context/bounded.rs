@@ -16,7 +16,8 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::{Rc, Weak};
 
-/// Callbacks in one turn; more wait for the next, so no producer keeps the loop's other handlers from running.
+/// Callbacks in one turn; more wait for the next, so no producer keeps the loop's other handlers
+/// from running.
 const BATCH: usize = 16;
 
 /// Why [`Reset::Autoreset`] ends with a read.
@@ -24,17 +25,19 @@ const COUNT_IS_READ: &str =
     "with this bound the count is the descriptor's own and has to be taken, so the loop reads";
 
 impl AioContext {
-    /// Calls `callback` with what it took from `notifier`, whenever there is a count: all of it, or one for each call, as the
-    /// notifier [counts](crate::Counting). What was notified before this call counts.
+    /// Calls `callback` with what it took from `notifier`, whenever there is a count: all of it, or
+    /// one for each call, as the notifier [counts](crate::Counting). What was notified before this
+    /// call counts.
     ///
-    /// With the atomic method the doorbell rings only while this loop sleeps, and is reset as the notifier asks
-    /// ([`BoundedBuilder::reset`](crate::BoundedBuilder::reset)); with the others the count is in the descriptor, which is
-    /// level-triggered, and taken with one read(2) for each call. Adding a notifier that has a handler in this context
-    /// replaces it.
+    /// With the atomic method the doorbell rings only while this loop sleeps, and is reset as the
+    /// notifier asks ([`BoundedBuilder::reset`](crate::BoundedBuilder::reset)); with the others the
+    /// count is in the descriptor, which is level-triggered, and taken with one read(2) for each
+    /// call. Adding a notifier that has a handler in this context replaces it.
     ///
     /// # Errors
-    /// The callback comes back with the reason: `Unsupported` if the notifier's reset names a method that this context, or
-    /// this kind of bound, cannot do; else as for [`add_fd`](Self::add_fd).
+    /// The callback comes back with the reason: `Unsupported` if the notifier's reset names a
+    /// method that this context, or this kind of bound, cannot do; else as for
+    /// [`add_fd`](Self::add_fd).
     pub fn add_bounded<F>(
         &self,
         notifier: &BoundedNotifier,
@@ -95,8 +98,9 @@ impl AioContext {
         Ok((registration.into_registration(), method, fallback))
     }
 
-    /// Calls `callback` once after each [`arm`](WritableRegistration::arm), when there is room for one: for a producer that
-    /// must not sleep in [`notify`](BoundedNotifier::notify). Perhaps for nothing: others may be faster.
+    /// Calls `callback` once after each [`arm`](WritableRegistration::arm), when there is room for
+    /// one: for a producer that must not sleep in [`notify`](BoundedNotifier::notify). Perhaps for
+    /// nothing: others may be faster.
     ///
     /// # Errors
     /// The callback comes back with the reason: no descriptor is left.
@@ -114,7 +118,8 @@ impl AioContext {
             Engine::Atomic(engine) => engine.room(),
             Engine::Credit(engine) => engine.room(),
         };
-        // A number of its own: a consumer, or another producer, may watch the same file in the same context.
+        // A number of its own: a consumer, or another producer, may watch the same file in the same
+        // context.
         let room = match room.try_clone_to_owned() {
             Ok(room) => room,
             Err(error) => return Err(Refused { error, value: callback }),
@@ -149,7 +154,8 @@ struct Consumer<F> {
 }
 
 impl<F: Fn(&AioContext, u64)> Consumer<F> {
-    /// True if there was something to take. An error is that of a descriptor that a peer has spoilt: nothing to take.
+    /// True if there was something to take. An error is that of a descriptor that a peer has
+    /// spoilt: nothing to take.
     fn take_one(&self, ctx: &AioContext) -> bool {
         let taken = self.notifier.try_take().ok().flatten();
         if let Some(count) = taken {
@@ -163,7 +169,8 @@ impl<F: Fn(&AioContext, u64)> Consumer<F> {
         let (Engine::Atomic(engine), Some(again)) = (&self.notifier.inner.engine, self.again.get()) else {
             return;
         };
-        // The doorbell is off until the end: a callback that turns the loop must not sleep before somebody has come here.
+        // The doorbell is off until the end: a callback that turns the loop must not sleep before
+        // somebody has come here.
         again.schedule();
         for _ in 0..BATCH {
             let took = self.take_one(ctx);
@@ -180,7 +187,8 @@ impl<F: Fn(&AioContext, u64)> Consumer<F> {
     }
 }
 
-/// A bounded notifier's consumer on a loop. Dropping it removes the handler; what has not been taken stays for the next.
+/// A bounded notifier's consumer on a loop. Dropping it removes the handler; what has not been
+/// taken stays for the next.
 #[must_use = "dropping a registration removes its handler"]
 pub struct BoundedRegistration {
     /// `None` only in `drop`.
@@ -278,7 +286,8 @@ impl Producer {
             BoundedMethod::Kernel => Interest::WRITABLE,
             _ => Interest::READABLE,
         };
-        // Registered only while it waits: the room of the other methods is a level, and an error on it is one, too.
+        // Registered only while it waits: the room of the other methods is a level, and an error on
+        // it is one, too.
         let this = Rc::downgrade(self);
         let callback = move |ctx: &AioContext, _| {
             if let Some(this) = this.upgrade() {
@@ -332,7 +341,8 @@ pub struct WritableRegistration {
 
 impl WritableRegistration {
     /// Asks for one call, in a later turn, once there is room for one. To be called when
-    /// [`try_notify`](BoundedNotifier::try_notify) would block; asking again before the call changes nothing.
+    /// [`try_notify`](BoundedNotifier::try_notify) would block; asking again before the call
+    /// changes nothing.
     ///
     /// # Errors
     /// `NotFound` if the context has been dropped, else what epoll_ctl(2) says.

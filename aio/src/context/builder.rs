@@ -47,17 +47,18 @@ impl Builder {
         self
     }
 
-    /// Busy polling; by default off. It can be switched on and off later, but a ring is set up for one
-    /// or the other ([`RingInfo::tells`](crate::RingInfo::tells)): if you will want it, ask for it here.
+    /// Busy polling; by default off. It can be switched on and off later, but a ring is set up for
+    /// one or the other ([`RingInfo::tells`](crate::RingInfo::tells)): if you will want it, ask for
+    /// it here.
     #[must_use]
     pub fn busy_polling(mut self, policy: BusyPolling) -> Self {
         self.busy_polling = policy;
         self
     }
 
-    /// Entries of the submission queue (rounded up to a power of two; 256 by default). The completion
-    /// queue has eight times as many. More operations than this may be queued at once; they cost extra
-    /// enters.
+    /// Entries of the submission queue (rounded up to a power of two; 256 by default). The
+    /// completion queue has eight times as many. More operations than this may be queued at once;
+    /// they cost extra enters.
     #[must_use]
     pub fn ring_entries(mut self, entries: u32) -> Self {
         self.ring_entries = entries;
@@ -71,9 +72,9 @@ impl Builder {
         self
     }
 
-    /// Sets the timer slack of the calling thread, which becomes the home thread (PR_SET_TIMERSLACK of
-    /// prctl(2)). Linux lets a sleep overrun its deadline by 50,000 ns to save wake-ups; 1 asks for the
-    /// deadline itself.
+    /// Sets the timer slack of the calling thread, which becomes the home thread (PR_SET_TIMERSLACK
+    /// of prctl(2)). Linux lets a sleep overrun its deadline by 50,000 ns to save wake-ups; 1 asks
+    /// for the deadline itself.
     #[must_use]
     pub fn timer_slack_ns(mut self, ns: u64) -> Self {
         self.timer_slack_ns = Some(ns);
@@ -83,8 +84,8 @@ impl Builder {
     /// Makes the context. The calling thread becomes its home thread.
     ///
     /// # Errors
-    /// `Unsupported`, with the reason and a remedy, if the monitor or the own notifier's reset method
-    /// that was asked for cannot be used; what eventfd(2) and epoll_create1(2) return.
+    /// `Unsupported`, with the reason and a remedy, if the monitor or the own notifier's reset
+    /// method that was asked for cannot be used; what eventfd(2) and epoll_create1(2) return.
     pub fn build(self) -> io::Result<AioContext> {
         if let Some(ns) = self.timer_slack_ns {
             set_timer_slack(ns)?;

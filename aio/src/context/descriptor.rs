@@ -41,8 +41,8 @@ impl Registration {
         self.context.upgrade().is_some_and(|context| context.is_live(self.token))
     }
 
-    /// Changes what an fd handler is called for, from the next wait on. Readiness that was collected
-    /// already is masked.
+    /// Changes what an fd handler is called for, from the next wait on. Readiness that was
+    /// collected already is masked.
     ///
     /// # Errors
     /// `NotFound` if the handler was removed or replaced, `InvalidInput` for a notifier, and what
@@ -52,7 +52,8 @@ impl Registration {
         self.context.upgrade().ok_or_else(dropped)?.set_interest(self.token, interest)
     }
 
-    /// Leaves the handler registered until the context is dropped, or [`AioContext::remove`] is called.
+    /// Leaves the handler registered until the context is dropped, or [`AioContext::remove`] is
+    /// called.
     pub fn detach(self) -> HandlerId {
         let id = self.id();
         let mut this = std::mem::ManuallyDrop::new(self);
@@ -76,8 +77,9 @@ impl fmt::Debug for Registration {
     }
 }
 
-/// A registered notifier, and the reset method that was chosen for it. Dropping it removes the handler.
-/// A ring that was not dispatched stays for the notifier's next handler, in this context or another.
+/// A registered notifier, and the reset method that was chosen for it. Dropping it removes the
+/// handler. A ring that was not dispatched stays for the notifier's next handler, in this context
+/// or another.
 #[derive(Debug)]
 #[must_use = "dropping a registration removes its handler"]
 pub struct NotifierRegistration {
@@ -92,8 +94,8 @@ impl NotifierRegistration {
         self.method
     }
 
-    /// Why [`Reset::Autoreset`](crate::Reset::Autoreset) ended with a read(2) after all; `None` if it did
-    /// not.
+    /// Why [`Reset::Autoreset`](crate::Reset::Autoreset) ended with a read(2) after all; `None` if
+    /// it did not.
     pub fn fallback(&self) -> Option<&'static str> {
         self.fallback
     }
@@ -114,22 +116,23 @@ impl std::ops::Deref for NotifierRegistration {
 /// A device whose work shows in memory, such as a virtqueue by its avail index. Registered with
 /// [`AioContext::add_polled_notifier`]. All methods run in the home thread.
 ///
-/// A method may panic: the panic unwinds out of [`AioContext::poll`], and what was not done then is done
-/// by the next turn. The device may be asked to process work that is not there after that.
+/// A method may panic: the panic unwinds out of [`AioContext::poll`], and what was not done then is
+/// done by the next turn. The device may be asked to process work that is not there after that.
 pub trait BusyPolled: 'static {
-    /// The doorbell rang, or [`is_ready`](Self::is_ready) returned true: do the work. Tolerate that there
-    /// is none.
+    /// The doorbell rang, or [`is_ready`](Self::is_ready) returned true: do the work. Tolerate that
+    /// there is none.
     fn process(&self, context: &AioContext);
 
-    /// Is there work? Called very often: look at memory only, take nothing, call nothing of the context.
+    /// Is there work? Called very often: look at memory only, take nothing, call nothing of the
+    /// context.
     fn is_ready(&self) -> bool;
 
     /// Polling begins: the doorbell may be switched off. Must not poll the context.
     fn begin(&self) {}
 
-    /// Polling ends: switch the doorbell on. `is_ready` is asked once more after it. Every `begin` is
-    /// followed by one `end`, also if the handler is removed or the context dropped in between; if there
-    /// is work then, the doorbell is rung for the next handler. Must not poll the context.
+    /// Polling ends: switch the doorbell on. `is_ready` is asked once more after it. Every `begin`
+    /// is followed by one `end`, also if the handler is removed or the context dropped in between;
+    /// if there is work then, the doorbell is rung for the next handler. Must not poll the context.
     fn end(&self) {}
 }
 
@@ -159,9 +162,10 @@ impl<D: BusyPolled> Device<AioContext> for Polled<D> {
 impl AioContext {
     /// Calls `callback` in every turn in which `fd` is ready (level-triggered, on every monitor).
     ///
-    /// The descriptor is borrowed for this call only: keep it open while the registration lives, and drop
-    /// the registration before closing it. If a handler of this context has the same descriptor number,
-    /// the new one takes its place, as with QEMU's aio_set_fd_handler, and the old registration is dead.
+    /// The descriptor is borrowed for this call only: keep it open while the registration lives,
+    /// and drop the registration before closing it. If a handler of this context has the same
+    /// descriptor number, the new one takes its place, as with QEMU's aio_set_fd_handler, and the
+    /// old registration is dead.
     ///
     /// The callback may turn the loop, and may then be entered again; that is why it is `Fn`.
     ///
@@ -187,15 +191,16 @@ impl AioContext {
         }
     }
 
-    /// Calls `callback` after the notifier was rung: at least once after the last ring, perhaps once for
-    /// many rings, perhaps without need. The notifier's eventfd stays open while it is registered.
+    /// Calls `callback` after the notifier was rung: at least once after the last ring, perhaps
+    /// once for many rings, perhaps without need. The notifier's eventfd stays open while it is
+    /// registered.
     ///
-    /// Rings before this call count. Registering a notifier that has a handler in this context replaces
-    /// that handler. The callback may turn the loop, and may then be entered again.
+    /// Rings before this call count. Registering a notifier that has a handler in this context
+    /// replaces that handler. The callback may turn the loop, and may then be entered again.
     ///
     /// # Errors
-    /// The callback comes back with the reason: `Unsupported` if the notifier's reset mode names a method
-    /// that this context cannot do, else as for [`add_fd`](Self::add_fd).
+    /// The callback comes back with the reason: `Unsupported` if the notifier's reset mode names a
+    /// method that this context cannot do, else as for [`add_fd`](Self::add_fd).
     pub fn add_notifier<F>(
         &self,
         notifier: &EventNotifier,
@@ -249,8 +254,8 @@ impl AioContext {
         register(&self.parts, target, action)
     }
 
-    /// Removes a handler by its id. Returns false if it was already removed. Its callback will not be
-    /// entered again.
+    /// Removes a handler by its id. Returns false if it was already removed. Its callback will not
+    /// be entered again.
     pub fn remove(&self, handler: HandlerId) -> bool {
         self.parts.remove(handler.0)
     }

@@ -1,6 +1,7 @@
 //! Ready handlers and busy polling: who is called, in which order, and what holds if that panics.
 //!
-//! Everything here that calls a device or an action may be entered again from there, and may unwind.
+//! Everything here that calls a device or an action may be entered again from there, and may
+//! unwind.
 
 use super::panics::Panics;
 use crate::busy_poll::{BusyPoll, BusyPolling, Round};
@@ -78,8 +79,8 @@ impl<C> Sink for Sources<C> {
 }
 
 impl<C> Sources<C> {
-    /// Acts on every handler that is ready now. Returns true if a callback ran. What callbacks make ready
-    /// belongs to the next turn.
+    /// Acts on every handler that is ready now. Returns true if a callback ran. What callbacks make
+    /// ready belongs to the next turn.
     #[inline(always)]
     pub(super) fn dispatch(&self, context: &C) -> io::Result<bool> {
         let mut progress = false;
@@ -115,7 +116,8 @@ impl<C> Sources<C> {
         }
     }
 
-    /// Looks for work until something is found, or `limit_ns` or the window passed since `start_ns`.
+    /// Looks for work until something is found, or `limit_ns` or the window passed since
+    /// `start_ns`.
     pub(super) fn busy_round(
         &self,
         start_ns: u64,
@@ -204,8 +206,8 @@ impl<C> Sources<C> {
         hit
     }
 
-    /// Marks the handler ready if its device has work; not while it is being processed further up the
-    /// stack, or a nested poll would enter it again and again.
+    /// Marks the handler ready if its device has work; not while it is being processed further up
+    /// the stack, or a nested poll would enter it again and again.
     fn look(&self, handler: &Registered<C>) -> bool {
         let ready = handler.processing.get() == Processing::No
             && handler.action.hooks().is_some_and(|hooks| hooks.is_ready());

@@ -7,7 +7,8 @@ use crate::bottom_half::{Node, Work};
 use crate::sync::Arc as ListArc;
 use std::sync::Arc;
 
-/// A context as other threads see it. Cheap to clone. May outlive the context, and then does nothing.
+/// A context as other threads see it. Cheap to clone. May outlive the context, and then does
+/// nothing.
 #[derive(Clone, Debug)]
 pub struct Handle {
     shared: Arc<Shared<Sent<AioContext>>>,
@@ -25,11 +26,11 @@ impl Handle {
         self.shared.notify();
     }
 
-    /// Runs a closure once in the home thread, in its next turn or, if many are scheduled, in one of the
-    /// next (a turn runs at most 1024). Any thread; never blocks; one allocation.
+    /// Runs a closure once in the home thread, in its next turn or, if many are scheduled, in one
+    /// of the next (a turn runs at most 1024). Any thread; never blocks; one allocation.
     ///
-    /// Closures of one thread run in the order in which it scheduled them. If the context is dropped
-    /// first, the closure is dropped without being run.
+    /// Closures of one thread run in the order in which it scheduled them. If the context is
+    /// dropped first, the closure is dropped without being run.
     pub fn schedule(&self, work: impl FnOnce(&AioContext) + Send + 'static) {
         let node = ListArc::new(Node::new(Work::sent(Box::new(work) as Sent<AioContext>)));
         Node::schedule(&node, &self.shared.bottom_halves);
@@ -37,8 +38,8 @@ impl Handle {
         self.shared.drop_if_closed();
     }
 
-    /// Makes [`AioContext::run`] return after the turn it is in. A request that finds no `run` ends the
-    /// next one. Any thread.
+    /// Makes [`AioContext::run`] return after the turn it is in. A request that finds no `run` ends
+    /// the next one. Any thread.
     pub fn stop(&self) {
         self.shared.request_stop();
     }

@@ -1,8 +1,9 @@
 //! Operations given to io_uring, and the callbacks for their completions.
 //!
-//! An operation owns what it was given, usually the buffer that the kernel reads or fills, from `submit`
-//! until its last completion was reaped, whatever is dropped meanwhile. Submitting makes no system call:
-//! the SQE rides on the next wait, and a queued SQE keeps the loop from sleeping without it.
+//! An operation owns what it was given, usually the buffer that the kernel reads or fills, from
+//! `submit` until its last completion was reaped, whatever is dropped meanwhile. Submitting makes
+//! no system call: the SQE rides on the next wait, and a queued SQE keeps the loop from sleeping
+//! without it.
 #![expect(unsafe_code, reason = "the SQE of a user, whose pointers the user vouches for")]
 
 use super::parts::{Held, Owner, Parts};
@@ -24,9 +25,10 @@ pub struct OperationId(Token);
 
 /// A kind of operation with one callback: the way to submit without allocations.
 ///
-/// Made by [`AioContext::operations`]. Each [`submit`](Self::submit) hands over a `T`, typically a request
-/// with its buffers, which the callback gets back. Dropping this cancels nothing: operations in flight keep
-/// what they own, and the callback is still called for their completions. Home thread.
+/// Made by [`AioContext::operations`]. Each [`submit`](Self::submit) hands over a `T`, typically a
+/// request with its buffers, which the callback gets back. Dropping this cancels nothing:
+/// operations in flight keep what they own, and the callback is still called for their completions.
+/// Home thread.
 pub struct Operations<T> {
     context: Weak<Parts<AioContext>>,
     owner: Rc<dyn Holder<T>>,
@@ -54,7 +56,8 @@ impl<T: 'static, F: Fn(&AioContext, i32, T) + 'static> Owner<AioContext> for Sha
         if cqueue::more(flags) {
             return;
         }
-        // A statement of its own: the callback may submit, so nothing may be borrowed while it runs.
+        // A statement of its own: the callback may submit, so nothing may be borrowed while it
+        // runs.
         let held = self.held.borrow_mut().try_remove(key);
         if let Some(held) = held {
             (self.callback)(context, result, held);
@@ -79,20 +82,20 @@ impl<T: 'static, F: Fn(&AioContext, i32, T) + 'static> Holder<T> for SharedCallb
 impl<T: 'static> Operations<T> {
     /// Queues an operation that owns `held` until it completes.
     ///
-    /// The callback gets the result (bytes or `-errno`, as in the CQE) and `held`. It runs in a later
-    /// turn, never inside this call. No system call, and no allocation once as many operations were in
-    /// flight before. For an operation with several completions the callback runs with the last one; use
-    /// [`AioContext::submit_multishot`] to see each.
+    /// The callback gets the result (bytes or `-errno`, as in the CQE) and `held`. It runs in a
+    /// later turn, never inside this call. No system call, and no allocation once as many
+    /// operations were in flight before. For an operation with several completions the callback
+    /// runs with the last one; use [`AioContext::submit_multishot`] to see each.
     ///
     /// # Errors
-    /// `NotConnected` if the context was dropped, ENOSPC if 2^28 operations are in flight; `held` comes
-    /// back.
+    /// `NotConnected` if the context was dropped, ENOSPC if 2^28 operations are in flight; `held`
+    /// comes back.
     ///
     /// # Safety
-    /// Every pointer in `entry` must stay valid, and what it points to must not be accessed in a way that
-    /// conflicts with the kernel's accesses, until the callback runs or the context was dropped: point
-    /// only into what `held` owns, in places that do not move with it. Descriptors must stay open until
-    /// the next turn has begun.
+    /// Every pointer in `entry` must stay valid, and what it points to must not be accessed in a
+    /// way that conflicts with the kernel's accesses, until the callback runs or the context was
+    /// dropped: point only into what `held` owns, in places that do not move with it. Descriptors
+    /// must stay open until the next turn has begun.
     pub unsafe fn submit(&self, entry: squeue::Entry, held: T) -> Result<OperationId, Refused<T>> {
         let Some(context) = self.context.upgrade() else {
             let why = "the event loop of these operations was dropped";
@@ -151,8 +154,8 @@ impl<T, F: Fn(&AioContext, i32, u32, &T)> Owner<AioContext> for Multishot<T, F> 
 }
 
 impl AioContext {
-    /// Makes a callback for many operations of one kind. Home thread. The callback may turn the loop, and
-    /// may then be entered again.
+    /// Makes a callback for many operations of one kind. Home thread. The callback may turn the
+    /// loop, and may then be entered again.
     ///
     /// # Errors
     /// `Unsupported` if the monitor is not io_uring; the message has the reason.
@@ -182,8 +185,8 @@ impl AioContext {
     /// [`Operations::submit`].
     ///
     /// # Errors
-    /// `Unsupported` if the monitor is not io_uring, else as for [`Operations::submit`]; `held` comes
-    /// back.
+    /// `Unsupported` if the monitor is not io_uring, else as for [`Operations::submit`]; `held`
+    /// comes back.
     ///
     /// # Safety
     /// As for [`Operations::submit`].
@@ -202,8 +205,8 @@ impl AioContext {
         Ok(unsafe { self.start(ring, entry, owner, false) })
     }
 
-    /// Queues an operation with several completions. The callback gets the result and the flags of each;
-    /// the last one is without `IORING_CQE_F_MORE` (see [`io_uring::cqueue::more`]).
+    /// Queues an operation with several completions. The callback gets the result and the flags of
+    /// each; the last one is without `IORING_CQE_F_MORE` (see [`io_uring::cqueue::more`]).
     ///
     /// # Errors
     /// As for [`submit`](Self::submit).
@@ -224,9 +227,9 @@ impl AioContext {
         Ok(unsafe { self.start(ring, entry, Rc::new(Multishot { held, callback }), true) })
     }
 
-    /// Asks the kernel to cancel an operation. Its callback runs all the same, with `-ECANCELED` or, if it
-    /// was too late, with its own result. Returns false if the operation has completed already. No system
-    /// call: rides on the next wait.
+    /// Asks the kernel to cancel an operation. Its callback runs all the same, with `-ECANCELED`
+    /// or, if it was too late, with its own result. Returns false if the operation has completed
+    /// already. No system call: rides on the next wait.
     pub fn cancel(&self, operation: OperationId) -> bool {
         let Some(ring) = self.parts.monitor.ring() else { return false };
         let is_in_flight = ring.completions().is_in_flight(operation.0);
@@ -236,9 +239,9 @@ impl AioContext {
         is_in_flight
     }
 
-    /// Reads from `file` at `offset` into the whole of `buffer` (or to the end of the file). The callback
-    /// gets the number of bytes, the file and the buffer. A safe [`submit`](Self::submit): the operation
-    /// owns file and buffer.
+    /// Reads from `file` at `offset` into the whole of `buffer` (or to the end of the file). The
+    /// callback gets the number of bytes, the file and the buffer. A safe [`submit`](Self::submit):
+    /// the operation owns file and buffer.
     ///
     /// # Errors
     /// As for [`submit`](Self::submit); file and buffer come back.
@@ -253,13 +256,13 @@ impl AioContext {
         let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
         let entry = opcode::Read::new(fd, buffer.as_mut_ptr(), len).offset(offset).build();
         let done = move |ctx: &AioContext, result, (file, buffer)| callback(ctx, bytes(result), file, buffer);
-        // SAFETY: the entry points to the heap of the buffer, which the operation owns and which does not
-        // move with it.
+        // SAFETY: the entry points to the heap of the buffer, which the operation owns and which
+        // does not move with it.
         unsafe { self.submit(entry, (file, buffer), done) }
     }
 
-    /// Writes `buffer` to `file` at `offset`. The callback gets the number of bytes written, which may be
-    /// less than all, the file and the buffer.
+    /// Writes `buffer` to `file` at `offset`. The callback gets the number of bytes written, which
+    /// may be less than all, the file and the buffer.
     ///
     /// # Errors
     /// As for [`submit`](Self::submit); file and buffer come back.

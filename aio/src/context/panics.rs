@@ -24,14 +24,14 @@ impl Panics {
         if self.0.is_none() {
             self.0 = Some(payload);
         } else {
-            // The panic hook has reported it. The payload is a user's value, too, and may panic when it
-            // is dropped.
+            // The panic hook has reported it. The payload is a user's value, too, and may panic
+            // when it is dropped.
             std::mem::forget(payload);
         }
     }
 
-    /// Lets the first panic go on. If the thread is unwinding already, a second panic would abort the
-    /// process, so it ends here; the panic hook has reported it.
+    /// Lets the first panic go on. If the thread is unwinding already, a second panic would abort
+    /// the process, so it ends here; the panic hook has reported it.
     pub(super) fn resume(self) {
         match self.0 {
             Some(payload) if std::thread::panicking() => std::mem::forget(payload),

@@ -84,9 +84,9 @@ impl<C: 'static> Parts<C> {
         Ok(parts)
     }
 
-    /// Watches a descriptor and puts its handler into a slot. A handler that the descriptor number had
-    /// already comes back: it left its slot, and the caller retires it ([`replaced`](Self::replaced))
-    /// once it holds on to the new one.
+    /// Watches a descriptor and puts its handler into a slot. A handler that the descriptor number
+    /// had already comes back: it left its slot, and the caller retires it
+    /// ([`replaced`](Self::replaced)) once it holds on to the new one.
     pub(super) fn register(
         &self,
         target: Target,
@@ -155,18 +155,18 @@ impl<C: 'static> Parts<C> {
         self.agenda.has_either(Item::Completions, Item::BottomHalves) || !self.shared.bottom_halves.is_empty()
     }
 
-    /// Collects what the kernel has, and sleeps until it has something if it may. Returns true if it
-    /// might have slept.
+    /// Collects what the kernel has, and sleeps until it has something if it may. Returns true if
+    /// it might have slept.
     ///
-    /// To be followed by `accept` before anything is looked at: whoever publishes work from there on
-    /// notifies again.
+    /// To be followed by `accept` before anything is looked at: whoever publishes work from there
+    /// on notifies again.
     #[inline(never)]
     pub(super) fn ask_kernel(&self, timeout: TimeoutNs) -> io::Result<bool> {
         if timeout == Some(0) { self.look() } else { self.sleep(timeout) }
     }
 
-    /// The same with a timeout that is not zero. Inlined with all that it calls, because the usual turn
-    /// has no timeout.
+    /// The same with a timeout that is not zero. Inlined with all that it calls, because the usual
+    /// turn has no timeout.
     #[inline(always)]
     pub(super) fn sleep(&self, timeout: TimeoutNs) -> io::Result<bool> {
         let sleeps = !self.sleeper.prepare(&self.shared.gate);
@@ -216,9 +216,9 @@ impl<C: 'static> Parts<C> {
         }
     }
 
-    /// Ends everything, as the context is dropped. What the kernel holds comes first and calls no user
-    /// code. Then each hook and each `Drop` of the user runs, whatever the others do; they may still use
-    /// the context.
+    /// Ends everything, as the context is dropped. What the kernel holds comes first and calls no
+    /// user code. Then each hook and each `Drop` of the user runs, whatever the others do; they may
+    /// still use the context.
     pub(super) fn shut_down(&self) {
         self.monitor.shutdown(&self.sources);
         let mut panics = Panics::default();

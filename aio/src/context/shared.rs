@@ -43,8 +43,9 @@ impl<S> Shared<S> {
     pub(super) fn notify(&self) {
         if self.gate.notify() {
             self.wakes.fetch_add(1, Ordering::Relaxed);
-            // The eventfd is ours and lives as long as `self`, so the write cannot fail for a reason
-            // that a caller could remove. `notified` is set, so at worst the loop looks at its next turn.
+            // The eventfd is ours and lives as long as `self`, so the write cannot fail for a
+            // reason that a caller could remove. `notified` is set, so at worst the loop looks at
+            // its next turn.
             let woken: io::Result<()> = self.notifier.notify();
             debug_assert!(woken.is_ok(), "write to the loop's own eventfd: {woken:?}");
         }
@@ -60,15 +61,16 @@ impl<S> Shared<S> {
         self.stop.load(Ordering::Acquire) && self.stop.swap(false, Ordering::AcqRel)
     }
 
-    /// Home thread, as its context is dropped: drops what is scheduled, now and later. Whoever waits
-    /// for a closure to run, as [`IoThread::run`](crate::IoThread::run) does, learns that it will not.
+    /// Home thread, as its context is dropped: drops what is scheduled, now and later. Whoever
+    /// waits for a closure to run, as [`IoThread::run`](crate::IoThread::run) does, learns that it
+    /// will not.
     pub(super) fn close(&self, panics: &mut Panics) {
         self.closed.store(true, Ordering::SeqCst);
         panics.drop_each(self.take_scheduled());
     }
 
-    /// After scheduling. Either this fence comes before the one in `close`, which then finds on the list
-    /// what the caller has pushed, or the caller finds `closed` set.
+    /// After scheduling. Either this fence comes before the one in `close`, which then finds on the
+    /// list what the caller has pushed, or the caller finds `closed` set.
     pub(super) fn drop_if_closed(&self) {
         fence(Ordering::SeqCst);
         if self.closed.load(Ordering::SeqCst) {

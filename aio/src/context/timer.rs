@@ -9,9 +9,9 @@ use std::time::Duration;
 
 /// A timer; idle until it is armed. Dropping it disarms it. Home thread.
 ///
-/// Arming and cancelling are O(log n) in the armed timers, allocate nothing once as many timers were
-/// armed before, and make no system call. Deadlines are honoured to the nanosecond, as far as the
-/// kernel's timers are that precise: see
+/// Arming and cancelling are O(log n) in the armed timers, allocate nothing once as many timers
+/// were armed before, and make no system call. Deadlines are honoured to the nanosecond, as far as
+/// the kernel's timers are that precise: see
 /// [`Builder::timer_slack_ns`](crate::Builder::timer_slack_ns).
 #[must_use = "dropping a timer disarms it"]
 pub struct Timer {
@@ -20,13 +20,15 @@ pub struct Timer {
 }
 
 impl Timer {
-    /// Arms the timer for `at_ns` of its clock, in place of any deadline that it had. A deadline that has
-    /// passed runs it in the next turn; inside its own callback that is not the turn that runs it now.
+    /// Arms the timer for `at_ns` of its clock, in place of any deadline that it had. A deadline
+    /// that has passed runs it in the next turn; inside its own callback that is not the turn that
+    /// runs it now.
     pub fn arm_at(&self, at_ns: u64) {
         self.timers.arm(self.key, at_ns);
     }
 
-    /// Arms the timer for a time from now. The latest deadline is 584 years after the clock's start.
+    /// Arms the timer for a time from now. The latest deadline is 584 years after the clock's
+    /// start.
     pub fn arm_after(&self, delay: Duration) {
         let delay_ns = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
         self.arm_at(self.now_ns().saturating_add(delay_ns));

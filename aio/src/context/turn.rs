@@ -16,8 +16,8 @@ use std::sync::atomic::Ordering;
 
 /// A single-threaded event loop for device emulation, after QEMU's AioContext.
 ///
-/// Belongs to the thread that made it (its *home thread*): it is neither `Send` nor `Sync`, and neither
-/// are the registrations, timers and bottom halves made from it. Other threads hold a
+/// Belongs to the thread that made it (its *home thread*): it is neither `Send` nor `Sync`, and
+/// neither are the registrations, timers and bottom halves made from it. Other threads hold a
 /// [`Handle`](crate::Handle). Callbacks get `&AioContext` and may do everything with it, also
 /// [`poll`](Self::poll).
 ///
@@ -79,8 +79,8 @@ impl AioContext {
         self.parts.sources.set_policy(policy);
     }
 
-    /// Turns the loop until [`Handle::stop`](crate::Handle::stop). Each stop request ends one `run`; a
-    /// nested `run` takes it first.
+    /// Turns the loop until [`Handle::stop`](crate::Handle::stop). Each stop request ends one
+    /// `run`; a nested `run` takes it first.
     ///
     /// # Errors
     /// As for [`poll`](Self::poll).
@@ -93,23 +93,24 @@ impl AioContext {
 
     /// One turn: waits for events (if `blocking`, and nothing is due) and runs what they call for.
     ///
-    /// In this order: completions, bottom halves, handlers, timers. A turn runs what was there when it
-    /// got to each of these. What a callback schedules, submits or makes ready belongs to the next turn,
-    /// and at most 1024 bottom halves run in one turn, so a turn always ends.
+    /// In this order: completions, bottom halves, handlers, timers. A turn runs what was there when
+    /// it got to each of these. What a callback schedules, submits or makes ready belongs to the
+    /// next turn, and at most 1024 bottom halves run in one turn, so a turn always ends.
     ///
-    /// May be called from any callback. Such a nested turn also runs what its parents collected and have
-    /// not run yet.
+    /// May be called from any callback. Such a nested turn also runs what its parents collected and
+    /// have not run yet.
     ///
-    /// Returns true if a callback ran, not counting idle bottom halves. A blocking call may return false:
-    /// somebody called [`Handle::notify`](crate::Handle::notify), a signal handler ran, an event was
-    /// stale, or the kernel confirmed a removal. So: `while !done.get() { ctx.poll(true)?; }`.
+    /// Returns true if a callback ran, not counting idle bottom halves. A blocking call may return
+    /// false: somebody called [`Handle::notify`](crate::Handle::notify), a signal handler ran, an
+    /// event was stale, or the kernel confirmed a removal. So: `while !done.get() {
+    /// ctx.poll(true)?; }`.
     ///
-    /// A panic of a callback unwinds out of this call. What was collected and not run yet runs in the
-    /// next turn.
+    /// A panic of a callback unwinds out of this call. What was collected and not run yet runs in
+    /// the next turn.
     ///
     /// # Errors
-    /// What the monitor's system call returns, except EINTR; none is expected while memory lasts. The
-    /// context stays usable.
+    /// What the monitor's system call returns, except EINTR; none is expected while memory lasts.
+    /// The context stays usable.
     pub fn poll(&self, blocking: bool) -> io::Result<bool> {
         let parts = &*self.parts;
         parts.sources.stats.turns.bump();
@@ -132,7 +133,8 @@ impl AioContext {
         let mut timeout = if blocking { parts.timeout() } else { Some(0) };
         let start_ns = monotonic_ns();
         let ask_kernel = self.busy_poll(start_ns, &mut timeout);
-        // The kernel works in a call that does not sleep, too: io_uring reads from the page cache there.
+        // The kernel works in a call that does not sleep, too: io_uring reads from the page cache
+        // there.
         let mut work_ns = monotonic_ns();
         let mut now_ns = work_ns;
         busy.spend(work_ns.saturating_sub(start_ns));
@@ -154,8 +156,8 @@ impl AioContext {
         Ok(progress)
     }
 
-    /// Busy polls within the timeout, and shortens it. Returns false if the kernel need not be asked in
-    /// this turn.
+    /// Busy polls within the timeout, and shortens it. Returns false if the kernel need not be
+    /// asked in this turn.
     #[inline(never)]
     fn busy_poll(&self, start_ns: u64, timeout: &mut TimeoutNs) -> bool {
         let parts = &*self.parts;
@@ -173,13 +175,13 @@ impl AioContext {
         if found {
             *timeout = Some(0);
         }
-        // About to sleep: doorbells on, and one more look. The search took some time, and the hooks may
-        // have scheduled or armed something, so the timeout is computed again.
+        // About to sleep: doorbells on, and one more look. The search took some time, and the hooks
+        // may have scheduled or armed something, so the timeout is computed again.
         if *timeout != Some(0) && sources.leave_busy_polling() {
             *timeout = parts.timeout();
         }
-        // A ring that tells shows in memory whether there is anything to ask for. The other monitors have
-        // to be asked now and then, for what does not show in memory.
+        // A ring that tells shows in memory whether there is anything to ask for. The other
+        // monitors have to be asked now and then, for what does not show in memory.
         let unseen = match monitor.ring() {
             Some(_) => usize::MAX,
             None => sources.handlers.len() - 1,
@@ -249,7 +251,8 @@ impl AioContext {
 }
 
 impl Drop for AioContext {
-    /// See the type's documentation. The ring comes first: no user code runs before it is shut down.
+    /// See the type's documentation. The ring comes first: no user code runs before it is shut
+    /// down.
     fn drop(&mut self) {
         self.parts.shut_down();
     }

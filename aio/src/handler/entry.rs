@@ -9,8 +9,8 @@ use std::rc::Rc;
 
 /// A registered descriptor and what is to be done when it is ready.
 ///
-/// The order of the fields matters: what an event touches comes first and shares a cache line, because
-/// the cache was used by the kernel in the meantime.
+/// The order of the fields matters: what an event touches comes first and shares a cache line,
+/// because the cache was used by the kernel in the meantime.
 #[repr(C)]
 pub(crate) struct Handler<A> {
     pub(crate) action: A,
@@ -36,14 +36,15 @@ impl<A> Handler<A> {
         Self { action, watched, processing: Cell::default(), busy: busy_poll::State::default() }
     }
 
-    /// Before anybody else answers the doorbell of a handler that was removed: rings it again for what
-    /// was taken from its eventfd on the handler's behalf and was not dispatched. Calls no user code.
+    /// Before anybody else answers the doorbell of a handler that was removed: rings it again for
+    /// what was taken from its eventfd on the handler's behalf and was not dispatched. Calls no
+    /// user code.
     ///
     /// Returns true if busy polling had found work for it.
     pub(crate) fn hand_back(&self) -> bool {
         let ready = self.watched.take_ready();
-        // Whatever the method is: an eventfd with EFD_AUTORESET is reset by every delivery, and whoever
-        // made it may not have told us. If the count is still there, the two coalesce.
+        // Whatever the method is: an eventfd with EFD_AUTORESET is reset by every delivery, and
+        // whoever made it may not have told us. If the count is still there, the two coalesce.
         if ready.intersects(Readiness::IN) {
             self.ring_again();
         }

@@ -13,7 +13,8 @@ use std::os::fd::RawFd;
 /// The handlers of one context, and the queue of those that are ready.
 pub(crate) struct Handlers<A> {
     slots: RefCell<Slab<HandlerRef<A>>>,
-    /// Slot by descriptor number. Only to find the handler that a new one replaces; never to dispatch.
+    /// Slot by descriptor number. Only to find the handler that a new one replaces; never to
+    /// dispatch.
     by_fd: RefCell<Vec<Option<u32>>>,
     versions: Cell<u32>,
     /// How many are ready.
@@ -47,7 +48,8 @@ impl<A> Default for Handlers<A> {
 }
 
 impl<A> Handlers<A> {
-    /// The token that the next [`insert`](Self::insert) will use; ENOSPC if all 2^28 slots are taken.
+    /// The token that the next [`insert`](Self::insert) will use; ENOSPC if all 2^28 slots are
+    /// taken.
     pub(crate) fn next_token(&self) -> io::Result<Token> {
         let slot = self.slots.borrow().vacant_key();
         if slot >= Token::MAX_SLOTS {
@@ -147,8 +149,8 @@ impl<A> Handlers<A> {
         }
     }
 
-    /// A turn begins to dispatch: what is ready now belongs to it, and what becomes ready later to the
-    /// next turn. If this is a nested turn, it takes over what its parent had left.
+    /// A turn begins to dispatch: what is ready now belongs to it, and what becomes ready later to
+    /// the next turn. If this is a nested turn, it takes over what its parent had left.
     #[inline]
     pub(crate) fn begin_dispatch(&self) {
         self.due.set(self.ready.get());

@@ -108,8 +108,8 @@ impl<T> Monitor<T> {
         Ok(())
     }
 
-    /// Stops watching the descriptor of a handler that left its slot. `replaced`: a newer one watches
-    /// the same descriptor number.
+    /// Stops watching the descriptor of a handler that left its slot. `replaced`: a newer one
+    /// watches the same descriptor number.
     pub(crate) fn remove(&self, watched: &Watched, replaced: bool, sink: &impl Sink) {
         match self {
             Self::Poll(monitor) => monitor.remove(watched, sink),

@@ -100,8 +100,8 @@ impl EpollMonitor {
 
     /// Drops entries whose descriptor was closed before its handler was removed, while another copy
     /// of it (dup(2), fork(2), SCM_RIGHTS) is still open. No descriptor is left to name them in
-    /// EPOLL_CTL_DEL, and a level-triggered one would end every wait. The edges of the other entries
-    /// are reported once more, which their handlers must tolerate anyway.
+    /// EPOLL_CTL_DEL, and a level-triggered one would end every wait. The edges of the other
+    /// entries are reported once more, which their handlers must tolerate anyway.
     #[cold]
     fn make_new_set(&self, sink: &impl Sink) -> io::Result<()> {
         let epoll = Epoll::new()?;

@@ -1,22 +1,22 @@
 //! Monitors: the system call that the loop sleeps in. This page is the contract; one file for each
 //! monitor follows it.
 //!
-//! A monitor watches descriptors under tokens. Its `wait` collects what is ready and marks it in the
-//! table of handlers. It calls no user code and holds no borrow when it returns, so a callback may
-//! add, modify, remove and wait again (nested polls).
+//! A monitor watches descriptors under tokens. Its `wait` collects what is ready and marks it in
+//! the table of handlers. It calls no user code and holds no borrow when it returns, so a callback
+//! may add, modify, remove and wait again (nested polls).
 //!
 //! * `add` watches a descriptor from the next wait on; readiness that exists already counts. Every
 //!   monitor refuses at once a descriptor that is closed or cannot be polled.
-//! * `Watch::Level` is reported by every wait during which it holds; `Watch::Edge` at least once for
-//!   each write after the last report. One report too many is allowed, one too few is not.
+//! * `Watch::Level` is reported by every wait during which it holds; `Watch::Edge` at least once
+//!   for each write after the last report. One report too many is allowed, one too few is not.
 //! * `remove` ends it: no event that a later wait collects reaches the token. What an earlier wait
-//!   collected is dropped by the dispatch, because the token is stale. The kernel's reference to the
-//!   file ends with the next wait at the latest.
-//! * `wait` makes at most one system call that sleeps, honours the timeout to the nanosecond where the
-//!   kernel can, and returns false if nothing was collected: the timeout, a signal (EINTR), or a stale
-//!   event.
-//! * `shutdown` returns when the kernel is done with every buffer that it was given. It calls no user
-//!   code, so a context can call it before any hook or `Drop` of a user runs.
+//!   collected is dropped by the dispatch, because the token is stale. The kernel's reference to
+//!   the file ends with the next wait at the latest.
+//! * `wait` makes at most one system call that sleeps, honours the timeout to the nanosecond where
+//!   the kernel can, and returns false if nothing was collected: the timeout, a signal (EINTR), or
+//!   a stale event.
+//! * `shutdown` returns when the kernel is done with every buffer that it was given. It calls no
+//!   user code, so a context can call it before any hook or `Drop` of a user runs.
 //!
 //! | file | |
 //! |---|---|

@@ -103,7 +103,8 @@ pub(crate) enum Arm {
     Armed,
     /// Armed, to be cancelled by the next wait and armed again in another way.
     Ending,
-    /// Armed and cancelled, to be armed again with another interest once the cancellation completed.
+    /// Armed and cancelled, to be armed again with another interest once the cancellation
+    /// completed.
     Changing,
 }
 

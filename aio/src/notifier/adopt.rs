@@ -13,7 +13,8 @@ pub(super) fn inspect(fd: BorrowedFd<'_>, reset: Reset) -> io::Result<bool> {
     if !is_nonblocking(number)? {
         return refuse("is a blocking eventfd, which could stop the event loop; create it with EFD_NONBLOCK");
     }
-    // Without /proc these two checks are left out: the first read or write of eight bytes will fail.
+    // Without /proc these two checks are left out: the first read or write of eight bytes will
+    // fail.
     if let Ok(target) = std::fs::read_link(format!("/proc/self/fd/{number}"))
         && target.as_os_str() != "anon_inode:[eventfd]"
     {

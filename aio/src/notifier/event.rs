@@ -31,7 +31,8 @@ impl EventNotifier {
     /// ([`AioContext::add_notifier`](crate::AioContext::add_notifier)).
     ///
     /// # Errors
-    /// What eventfd(2) returns; `Unsupported` for [`Method::KernelFlag`] on a kernel without the flag.
+    /// What eventfd(2) returns; `Unsupported` for [`Method::KernelFlag`] on a kernel without the
+    /// flag.
     pub fn new(reset: Reset) -> io::Result<Self> {
         let by_flag = match reset {
             Reset::AutoresetBy(Method::KernelFlag) => {
@@ -50,12 +51,12 @@ impl EventNotifier {
         Ok(Self { fd: Arc::new(fd), reset, has_kernel_flag: by_flag })
     }
 
-    /// Takes over an eventfd that somebody else made: a VMM's ioeventfd or irqfd, a vhost-user peer's
-    /// kick or call.
+    /// Takes over an eventfd that somebody else made: a VMM's ioeventfd or irqfd, a vhost-user
+    /// peer's kick or call.
     ///
-    /// Only non-blocking eventfds are accepted: on a blocking one a write to a full counter, or a read
-    /// of an empty one, would stop the event loop, and O_NONBLOCK cannot be set here because the file
-    /// is shared with whoever made it.
+    /// Only non-blocking eventfds are accepted: on a blocking one a write to a full counter, or a
+    /// read of an empty one, would stop the event loop, and O_NONBLOCK cannot be set here because
+    /// the file is shared with whoever made it.
     ///
     /// # Errors
     /// The descriptor comes back with the reason: it is not an eventfd; it is in semaphore mode (a
@@ -74,8 +75,8 @@ impl EventNotifier {
     /// What was written to memory before is visible to the handler that this wakes.
     ///
     /// # Errors
-    /// What write(2) returns for a descriptor that is no longer an eventfd. A full counter is not an
-    /// error: it is drained and rung again.
+    /// What write(2) returns for a descriptor that is no longer an eventfd. A full counter is not
+    /// an error: it is drained and rung again.
     #[inline]
     pub fn notify(&self) -> io::Result<()> {
         self.fd.ring()

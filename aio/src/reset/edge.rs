@@ -23,9 +23,9 @@ pub(super) fn obstacle(monitor: MonitorKind, doorbell: &Doorbell<'_>) -> Option<
         );
     }
     match monitor {
-        // A completion that is in the ring already when the handler is removed took the count, and the
-        // doorbell's next handler would not hear of it. A read that is too late is rung again (see
-        // `Reads::complete`).
+        // A completion that is in the ring already when the handler is removed took the count, and
+        // the doorbell's next handler would not hear of it. A read that is too late is rung again
+        // (see `Reads::complete`).
         MonitorKind::IoUring if doorbell.has_kernel_flag => {
             Some("this eventfd has EFD_AUTORESET, which resets it when a poll completes; the ring reads it")
         }

@@ -25,8 +25,8 @@ pub(super) fn obstacle(monitor: MonitorKind, doorbell: &Doorbell<'_>) -> Option<
     }
 }
 
-/// What `EFD_AUTORESET` does on this kernel, by observation. That a flag is accepted proves nothing:
-/// emulated kernels ignore bits that they do not know.
+/// What `EFD_AUTORESET` does on this kernel, by observation. That a flag is accepted proves
+/// nothing: emulated kernels ignore bits that they do not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AutoresetFlag {
     /// The kernel refuses the flag, or accepts it and does not reset.
@@ -61,8 +61,8 @@ fn observe() -> io::Result<AutoresetFlag> {
     if !first || second {
         return Ok(AutoresetFlag::Absent);
     }
-    // Written before it is added: the proposal's patch consumes the count in EPOLL_CTL_ADD and delivers
-    // nothing.
+    // Written before it is added: the proposal's patch consumes the count in EPOLL_CTL_ADD and
+    // delivers nothing.
     fd.write(1)?;
     let epoll = Epoll::new()?;
     epoll.add(fd.as_raw_fd(), libc::EPOLLIN as u32, 0)?;

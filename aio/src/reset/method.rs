@@ -26,7 +26,8 @@ pub enum Method {
     /// `eventfd_write()` in the kernel wakes for each write, also if the counter is not zero. epoll
     /// and io_uring.
     Edge,
-    /// An IORING_OP_READ that the loop keeps in flight. It is armed again by the next enter. io_uring.
+    /// An IORING_OP_READ that the loop keeps in flight. It is armed again by the next enter.
+    /// io_uring.
     RingRead,
     /// One IORING_OP_READ_MULTISHOT (Linux 6.7). io_uring.
     RingReadMultishot,

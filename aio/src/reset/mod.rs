@@ -1,8 +1,8 @@
 //! Who clears a doorbell's eventfd: the matrix of reset methods and monitors.
 //!
-//! `matrix.rs` is the table. Each method has a file that says how a monitor watches for it, on which
-//! monitors it cannot be used and why, and how this kernel is probed for it. A new method is one such
-//! file and one row of the table.
+//! `matrix.rs` is the table. Each method has a file that says how a monitor watches for it, on
+//! which monitors it cannot be used and why, and how this kernel is probed for it. A new method is
+//! one such file and one row of the table.
 
 mod doorbell;
 mod edge;

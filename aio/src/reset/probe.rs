@@ -1,5 +1,5 @@
-//! Self-tests. Emulated kernels accept calls and then behave otherwise, so each method is tried once
-//! per process, on eventfds of its own, and used only if it is seen to work.
+//! Self-tests. Emulated kernels accept calls and then behave otherwise, so each method is tried
+//! once per process, on eventfds of its own, and used only if it is seen to work.
 #![expect(
     unsafe_code,
     reason = "pushes SQEs that point to nothing but a descriptor, and one provided buffer group"
@@ -12,8 +12,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::OnceLock;
 
-/// Keeps what a probe observed. A probe that could not be made (no descriptor or memory left) returns
-/// false for this time only.
+/// Keeps what a probe observed. A probe that could not be made (no descriptor or memory left)
+/// returns false for this time only.
 pub(super) fn once(seen: &OnceLock<bool>, probe: impl FnOnce() -> io::Result<bool>) -> bool {
     seen.get().copied().unwrap_or_else(|| match probe() {
         Ok(works) => *seen.get_or_init(|| works),
@@ -29,8 +29,8 @@ pub(super) fn ring_sees_each_write(
 ) -> io::Result<bool> {
     let (mut ring, fd) = (Ring::new(4, RingSetup::Plain, false)?, EventFd::new()?);
     let buffers = if with_buffers { Some(ring.provide_counters(0)?) } else { None };
-    // SAFETY: a poll points to nothing; a multishot read fills the group, which outlives the ring's use
-    // of it below.
+    // SAFETY: a poll points to nothing; a multishot read fills the group, which outlives the ring's
+    // use of it below.
     let pushed = unsafe { ring.push(&arm(types::Fd(fd.as_raw_fd()))) };
     pushed.map_err(|_| io::ErrorKind::StorageFull)?;
     ring.enter(Some(0)).or_else(ignore_timeout)?;

@@ -11,9 +11,10 @@ use std::ptr;
 #[derive(Debug)]
 pub(crate) struct Epoll {
     fd: OwnedFd,
-    /// epoll_pwait2 (Linux 5.11) exists. Without it timeouts are rounded up to milliseconds. Waiting with ppoll on
-    /// the epoll descriptor itself would keep the precision and is not done: it polls the members, which consumes
-    /// the event of an auto-reset eventfd (see the probe in `sys::eventfd`).
+    /// epoll_pwait2 (Linux 5.11) exists. Without it timeouts are rounded up to milliseconds.
+    /// Waiting with ppoll on the epoll descriptor itself would keep the precision and is not done:
+    /// it polls the members, which consumes the event of an auto-reset eventfd (see the probe in
+    /// `sys::eventfd`).
     has_pwait2: Cell<bool>,
 }
 
@@ -26,7 +27,8 @@ impl Epoll {
         Ok(Self { fd, has_pwait2: Cell::new(true) })
     }
 
-    /// EPOLL_CTL_ADD, level-triggered unless `events` has EPOLLET. `data` comes back with each event.
+    /// EPOLL_CTL_ADD, level-triggered unless `events` has EPOLLET. `data` comes back with each
+    /// event.
     pub(crate) fn add(&self, fd: RawFd, events: u32, data: u64) -> io::Result<()> {
         self.ctl(libc::EPOLL_CTL_ADD, fd, events, data)
     }
@@ -48,7 +50,8 @@ impl Epoll {
         check(r.into()).map(drop)
     }
 
-    /// Sleeps until an event or the timeout; gives the number of events filled in. EINTR is an error here.
+    /// Sleeps until an event or the timeout; gives the number of events filled in. EINTR is an
+    /// error here.
     #[inline(always)]
     pub(crate) fn wait(&self, events: &mut [libc::epoll_event], timeout: TimeoutNs) -> io::Result<usize> {
         match timeout {
@@ -63,7 +66,8 @@ impl Epoll {
     fn wait_ns(&self, events: &mut [libc::epoll_event], ns: u64) -> io::Result<usize> {
         if self.has_pwait2.get() {
             match self.pwait2(events, ns) {
-                // EPERM is not an error of this call: it comes from seccomp filters that are older than the call is.
+                // EPERM is not an error of this call: it comes from seccomp filters that are older
+                // than the call is.
                 Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
                     self.has_pwait2.set(false)
                 }
@@ -74,12 +78,14 @@ impl Epoll {
         self.wait_ms(events, i32::try_from(ns.div_ceil(1_000_000)).unwrap_or(i32::MAX))
     }
 
-    /// epoll_wait(2), which costs some nanoseconds less than epoll_pwait2. By number where there is one: the function of the C
-    /// library is a cancellation point, which costs two locked operations in a process of several threads.
+    /// epoll_wait(2), which costs some nanoseconds less than epoll_pwait2. By number where there is
+    /// one: the function of the C library is a cancellation point, which costs two locked
+    /// operations in a process of several threads.
     #[inline(always)]
     fn wait_ms(&self, events: &mut [libc::epoll_event], ms: i32) -> io::Result<usize> {
         let (fd, room) = (self.fd.as_raw_fd(), events.len() as i32);
-        // SAFETY: the kernel writes at most `events.len()` entries to the slice, which lives across the call.
+        // SAFETY: the kernel writes at most `events.len()` entries to the slice, which lives across
+        // the call.
         #[cfg(target_arch = "x86_64")]
         let n = unsafe { libc::syscall(libc::SYS_epoll_wait, fd, events.as_mut_ptr(), room, ms) };
         // SAFETY: as above.
@@ -90,8 +96,8 @@ impl Epoll {
 
     fn pwait2(&self, events: &mut [libc::epoll_event], ns: u64) -> io::Result<usize> {
         let ts = timespec(ns);
-        // SAFETY: the kernel writes at most `events.len()` entries to the slice and reads `ts`, both live; a null
-        // signal mask (its size is then ignored) leaves the mask alone.
+        // SAFETY: the kernel writes at most `events.len()` entries to the slice and reads `ts`,
+        // both live; a null signal mask (its size is then ignored) leaves the mask alone.
         let n = unsafe {
             libc::syscall(
                 libc::SYS_epoll_pwait2,

@@ -1,5 +1,5 @@
-//! eventfd(2), and what this kernel makes of two proposals for it: the flag `EFD_AUTORESET` and the ioctls
-//! `EFD_IOC_SET_MAXIMUM` and `EFD_IOC_GET_MAXIMUM`.
+//! eventfd(2), and what this kernel makes of two proposals for it: the flag `EFD_AUTORESET` and the
+//! ioctls `EFD_IOC_SET_MAXIMUM` and `EFD_IOC_GET_MAXIMUM`.
 #![expect(
     unsafe_code,
     reason = "eventfd(2), and read(2), write(2) and ioctl(2) of eight bytes that the caller's stack owns"
@@ -10,12 +10,12 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 
-/// The flag of the 2020 proposal, "eventfd: add EFD_AUTORESET flag": the counter is reset where readiness is
-/// reported, so that nobody needs read(2). Stock kernels answer EINVAL.
+/// The flag of the 2020 proposal, "eventfd: add EFD_AUTORESET flag": the counter is reset where
+/// readiness is reported, so that nobody needs read(2). Stock kernels answer EINVAL.
 const EFD_AUTORESET: libc::c_int = 1 << 6;
 
-/// `_IOW('J', 0, u64)` of the 2026 proposal, "eventfd: add configurable maximum counter value for flow control" (v5).
-/// Stock kernels answer ENOTTY.
+/// `_IOW('J', 0, u64)` of the 2026 proposal, "eventfd: add configurable maximum counter value for
+/// flow control" (v5). Stock kernels answer ENOTTY.
 const EFD_IOC_SET_MAXIMUM: libc::Ioctl = libc::_IOW::<u64>(b'J' as u32, 0);
 
 /// `_IOR('J', 1, u64)` of the same.
@@ -54,8 +54,8 @@ impl EventFd {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
     }
 
-    /// Adds `n` to the counter and wakes whoever waits. One write(2), repeated on EINTR; `WouldBlock` when the
-    /// counter is saturated.
+    /// Adds `n` to the counter and wakes whoever waits. One write(2), repeated on EINTR;
+    /// `WouldBlock` when the counter is saturated.
     #[inline]
     pub(crate) fn write(&self, n: u64) -> io::Result<()> {
         loop {
@@ -89,8 +89,8 @@ impl EventFd {
         loop {
             match result {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    // 2^64 - 2 rings without a read, or a peer filled the counter. The drained count
-                    // need not be kept: the write that follows rings for all of them.
+                    // 2^64 - 2 rings without a read, or a peer filled the counter. The drained
+                    // count need not be kept: the write that follows rings for all of them.
                     self.read()?;
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -100,7 +100,8 @@ impl EventFd {
         }
     }
 
-    /// Takes the count and resets it to zero; `None` if it was zero. One read(2), repeated on EINTR.
+    /// Takes the count and resets it to zero; `None` if it was zero. One read(2), repeated on
+    /// EINTR.
     #[inline]
     pub(crate) fn read(&self) -> io::Result<Option<u64>> {
         let mut count = 0u64;
@@ -134,8 +135,9 @@ impl EventFd {
     }
 }
 
-/// The result of read(2) and write(2), called by number: glibc's functions are cancellation points, which costs each call two
-/// locked operations in a process of several threads. An eventfd that does not block has nothing to cancel.
+/// The result of read(2) and write(2), called by number: glibc's functions are cancellation points,
+/// which costs each call two locked operations in a process of several threads. An eventfd that
+/// does not block has nothing to cancel.
 #[inline]
 fn transfer(result: libc::c_long) -> io::Result<()> {
     check(result).map(drop)
@@ -153,14 +155,15 @@ impl AsRawFd for EventFd {
     }
 }
 
-/// Bounds the counter of an eventfd: write(2) of `n` is admitted while `maximum > count && maximum - count > n`, so it
-/// leaves at most `maximum - 1`, and else gives EAGAIN or sleeps. Never blocks.
+/// Bounds the counter of an eventfd: write(2) of `n` is admitted while `maximum > count && maximum
+/// - count > n`, so it leaves at most `maximum - 1`, and else gives EAGAIN or sleeps. Never blocks.
 ///
 /// # Errors
-/// ENOTTY where the kernel does not have the proposal; EINVAL if the counter is at `maximum` or above it.
+/// ENOTTY where the kernel does not have the proposal; EINVAL if the counter is at `maximum` or
+/// above it.
 pub(crate) fn set_maximum(fd: BorrowedFd<'_>, maximum: u64) -> io::Result<()> {
-    // SAFETY: EFD_IOC_SET_MAXIMUM reads eight bytes, which live across the call. A kernel without it, or another kind of
-    // file, refuses the number: 'J' is not used by any other driver.
+    // SAFETY: EFD_IOC_SET_MAXIMUM reads eight bytes, which live across the call. A kernel without
+    // it, or another kind of file, refuses the number: 'J' is not used by any other driver.
     let r = unsafe { libc::ioctl(fd.as_raw_fd(), EFD_IOC_SET_MAXIMUM, &raw const maximum) };
     check(r.into()).map(drop)
 }
@@ -171,14 +174,15 @@ pub(crate) fn set_maximum(fd: BorrowedFd<'_>, maximum: u64) -> io::Result<()> {
 /// ENOTTY where the kernel does not have the proposal.
 pub(crate) fn maximum(fd: BorrowedFd<'_>) -> io::Result<u64> {
     let mut maximum = 0u64;
-    // SAFETY: EFD_IOC_GET_MAXIMUM writes eight bytes, which live across the call; as above for the other kernels.
+    // SAFETY: EFD_IOC_GET_MAXIMUM writes eight bytes, which live across the call; as above for the
+    // other kernels.
     let r = unsafe { libc::ioctl(fd.as_raw_fd(), EFD_IOC_GET_MAXIMUM, &raw mut maximum) };
     check(r.into())?;
     Ok(maximum)
 }
 
-/// True if this kernel bounds eventfds as the proposal says. Tried once per process on an eventfd of its own and believed
-/// only if the bound is seen to hold. Never blocks.
+/// True if this kernel bounds eventfds as the proposal says. Tried once per process on an eventfd
+/// of its own and believed only if the bound is seen to hold. Never blocks.
 pub(crate) fn probe_maximum() -> bool {
     static WORKS: OnceLock<bool> = OnceLock::new();
     *WORKS.get_or_init(|| observe_maximum().unwrap_or(false))
@@ -197,7 +201,8 @@ fn observe_maximum() -> io::Result<bool> {
     Ok(fresh == u64::MAX && refused && kept && maximum(fd.as_fd())? == 4 && fd.read()? == Some(3))
 }
 
-/// The count of an eventfd, left as it is. It is only shown in /proc/self/fdinfo; an error where that is not mounted.
+/// The count of an eventfd, left as it is. It is only shown in /proc/self/fdinfo; an error where
+/// that is not mounted.
 pub(crate) fn count(fd: BorrowedFd<'_>) -> io::Result<u64> {
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
     let count = info.lines().find_map(|line| line.strip_prefix("eventfd-count:"));

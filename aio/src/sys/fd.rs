@@ -5,8 +5,9 @@ use super::{check, epoll::Epoll};
 use std::io;
 use std::os::fd::RawFd;
 
-/// Refuses what no monitor can watch: a closed descriptor (EBADF), and what is always ready (EPERM, as epoll_ctl(2) says):
-/// a regular file, a directory, a device without a poll operation. ppoll and io_uring accept them, and would spin.
+/// Refuses what no monitor can watch: a closed descriptor (EBADF), and what is always ready (EPERM,
+/// as epoll_ctl(2) says): a regular file, a directory, a device without a poll operation. ppoll and
+/// io_uring accept them, and would spin.
 pub(crate) fn check_pollable(fd: RawFd) -> io::Result<()> {
     // SAFETY: all-zero is a valid `stat` (plain integers).
     let mut st: libc::stat = unsafe { std::mem::zeroed() };
@@ -15,13 +16,15 @@ pub(crate) fn check_pollable(fd: RawFd) -> io::Result<()> {
     check(r.into()).map_err(|e| explain(e, fd))?;
     match st.st_mode & libc::S_IFMT {
         libc::S_IFREG | libc::S_IFDIR => Err(explain(io::Error::from_raw_os_error(libc::EPERM), fd)),
-        // Only epoll tells a device that can be polled (a tty) from one that cannot (/dev/null, a disk).
+        // Only epoll tells a device that can be polled (a tty) from one that cannot (/dev/null, a
+        // disk).
         libc::S_IFCHR | libc::S_IFBLK => Epoll::new()?.add(fd, 0, 0).map_err(|e| explain(e, fd)),
         _ => Ok(()),
     }
 }
 
-/// Names the descriptor and the remedy in the two errors that a registration can meet by a caller's mistake.
+/// Names the descriptor and the remedy in the two errors that a registration can meet by a caller's
+/// mistake.
 pub(crate) fn explain(e: io::Error, fd: RawFd) -> io::Error {
     match e.raw_os_error() {
         Some(libc::EPERM) => io::Error::new(

@@ -1,7 +1,8 @@
 //! futex(2) on a word that processes may share.
 //!
-//! Never FUTEX_PRIVATE_FLAG: the word may lie in memory that another process has mapped, and a private wait that was begun
-//! while the process had one thread is lost by Linux 6.16 and later once there is a second one (private futex hash).
+//! Never FUTEX_PRIVATE_FLAG: the word may lie in memory that another process has mapped, and a
+//! private wait that was begun while the process had one thread is lost by Linux 6.16 and later
+//! once there is a second one (private futex hash).
 #![expect(unsafe_code, reason = "futex(2) has no wrapper in libc; the word is a live reference")]
 
 use super::check;

@@ -1,8 +1,9 @@
 //! The only system calls of the crate, one file per kernel object.
 //!
-//! Everything here is a thin safe wrapper: it takes and gives Rust types, turns `-1` into [`io::Error`] and
-//! decides nothing. EINTR has one policy: a *wait* gives it to the caller, who treats it as a wake-up without
-//! events; a *transfer* of an eventfd is repeated (it cannot have happened in part).
+//! Everything here is a thin safe wrapper: it takes and gives Rust types, turns `-1` into
+//! [`io::Error`] and decides nothing. EINTR has one policy: a *wait* gives it to the caller, who
+//! treats it as a wake-up without events; a *transfer* of an eventfd is repeated (it cannot have
+//! happened in part).
 #![expect(
     unsafe_code,
     reason = "the crate's boundary to libc: each call passes memory that the wrapper owns or borrows"
@@ -20,7 +21,8 @@ pub(crate) mod uring;
 use std::io;
 use std::time::Duration;
 
-/// How long a wait may sleep: `None` is for ever, `Some(0)` is a look without sleeping, in nanoseconds.
+/// How long a wait may sleep: `None` is for ever, `Some(0)` is a look without sleeping, in
+/// nanoseconds.
 pub(crate) type TimeoutNs = Option<u64>;
 
 /// Turns the `-1` of a system call into the error in `errno`.
@@ -42,7 +44,8 @@ pub(crate) fn timespec(ns: u64) -> libc::timespec {
     }
 }
 
-/// CLOCK_MONOTONIC in nanoseconds: the time base of every deadline (clock_gettime(2), answered by the vDSO).
+/// CLOCK_MONOTONIC in nanoseconds: the time base of every deadline (clock_gettime(2), answered by
+/// the vDSO).
 pub(crate) fn monotonic_ns() -> u64 {
     let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `ts` is a live timespec that the call fills; CLOCK_MONOTONIC cannot fail on Linux.
@@ -50,7 +53,8 @@ pub(crate) fn monotonic_ns() -> u64 {
     (ts.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(ts.tv_nsec as u64)
 }
 
-/// Sets the calling thread's timer slack (PR_SET_TIMERSLACK, prctl(2)), in nanoseconds; 0 restores the default.
+/// Sets the calling thread's timer slack (PR_SET_TIMERSLACK, prctl(2)), in nanoseconds; 0 restores
+/// the default.
 pub(crate) fn set_timer_slack(ns: u64) -> io::Result<()> {
     // SAFETY: PR_SET_TIMERSLACK takes one integer and touches no memory of ours.
     let r = unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, ns as libc::c_ulong, 0, 0, 0) };

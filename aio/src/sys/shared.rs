@@ -19,7 +19,8 @@ pub(crate) struct SharedPage {
     start: NonNull<u8>,
 }
 
-// SAFETY: the mapping belongs to the process, not to a thread; all access goes through `start`, whose users answer for it.
+// SAFETY: the mapping belongs to the process, not to a thread; all access goes through `start`,
+// whose users answer for it.
 unsafe impl Send for SharedPage {}
 // SAFETY: as for Send.
 unsafe impl Sync for SharedPage {}
@@ -42,7 +43,8 @@ impl SharedPage {
     /// The page that another process made.
     ///
     /// # Errors
-    /// `InvalidInput` if the descriptor is no memory file of the right size that is sealed against resizing.
+    /// `InvalidInput` if the descriptor is no memory file of the right size that is sealed against
+    /// resizing.
     pub(crate) fn from_fd(fd: OwnedFd) -> io::Result<Self> {
         let refuse = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         // SAFETY: takes no argument; EINVAL for a file that cannot be sealed.
@@ -85,7 +87,8 @@ impl AsFd for SharedPage {
 
 impl Drop for SharedPage {
     fn drop(&mut self) {
-        // SAFETY: ours alone in this process (the invariant of `start`), and nobody can reach it any more.
+        // SAFETY: ours alone in this process (the invariant of `start`), and nobody can reach it
+        // any more.
         unsafe { libc::munmap(self.start.as_ptr().cast(), BYTES) };
     }
 }

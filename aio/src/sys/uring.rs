@@ -1,7 +1,8 @@
 //! One io_uring instance, owned by one thread: set-up with fallbacks, submission, waiting, reaping.
 //!
 //! The `io-uring` crate maps the rings and builds the entries. Entering is done here, because
-//! `IoUring::submit()` makes a fresh `Submitter` each time and so forgets a registered ring descriptor.
+//! `IoUring::submit()` makes a fresh `Submitter` each time and so forgets a registered ring
+//! descriptor.
 #![expect(
     unsafe_code,
     reason = "io_uring_enter(2) and io_uring_register(2), and SQEs whose buffers the caller owns"
@@ -23,12 +24,13 @@ const ENTER_NO_IOWAIT: u32 = 1 << 7;
 const REGISTER_RING_FDS: u32 = 20;
 const UNREGISTER_RING_FDS: u32 = 21;
 
-/// How completions reach the ring's memory, newest first. Each kernel takes the first that it knows.
+/// How completions reach the ring's memory, newest first. Each kernel takes the first that it
+/// knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum RingSetup {
-    /// SINGLE_ISSUER | DEFER_TASKRUN (Linux 6.1): completions are worked off inside the loop's own wait, never by
-    /// interrupting it.
+    /// SINGLE_ISSUER | DEFER_TASKRUN (Linux 6.1): completions are worked off inside the loop's own
+    /// wait, never by interrupting it.
     DeferTaskrun,
     /// COOP_TASKRUN (Linux 5.19): no interruption; worked off at any kernel entry.
     CoopTaskrun,
@@ -72,8 +74,8 @@ pub(crate) struct Look {
     pub(crate) unsubmitted: u32,
     /// Completions lie in memory and none wait in the kernel, so that reaping needs no enter.
     pub(crate) reapable: bool,
-    /// Completions may be had: some are in memory, or the kernel says that an enter would bring some (task work, if the ring
-    /// tells, or an overflowed CQ).
+    /// Completions may be had: some are in memory, or the kernel says that an enter would bring
+    /// some (task work, if the ring tells, or an overflowed CQ).
     pub(crate) completions: bool,
 }
 
@@ -91,7 +93,8 @@ pub(crate) struct Ring {
     tells: bool,
     /// Of the submission queue.
     entries: u32,
-    /// Pushed and not yet taken by an enter: the tail less the head of the SQ, without a look at shared memory.
+    /// Pushed and not yet taken by an enter: the tail less the head of the SQ, without a look at
+    /// shared memory.
     unsubmitted: u32,
 }
 
@@ -105,15 +108,17 @@ impl std::fmt::Debug for Ring {
 }
 
 impl Ring {
-    /// Sets a ring up with `entries` SQEs and eight times as many CQEs, with the newest flags that the kernel
-    /// takes, `newest` at the most. The calling thread becomes the only one that may use it.
+    /// Sets a ring up with `entries` SQEs and eight times as many CQEs, with the newest flags that
+    /// the kernel takes, `newest` at the most. The calling thread becomes the only one that may use
+    /// it.
     ///
-    /// With `tells`, completions that wait in the kernel show in memory (IORING_SETUP_TASKRUN_FLAG), at the price of two locked
-    /// operations of the kernel for each batch of them.
+    /// With `tells`, completions that wait in the kernel show in memory
+    /// (IORING_SETUP_TASKRUN_FLAG), at the price of two locked operations of the kernel for each
+    /// batch of them.
     ///
     /// # Errors
-    /// EPERM or ENOSYS where io_uring is switched off or absent, ENOMEM where RLIMIT_MEMLOCK is too small (before
-    /// Linux 5.12), `Unsupported` on kernels before 5.15.
+    /// EPERM or ENOSYS where io_uring is switched off or absent, ENOMEM where RLIMIT_MEMLOCK is too
+    /// small (before Linux 5.12), `Unsupported` on kernels before 5.15.
     pub(crate) fn new(entries: u32, newest: RingSetup, tells: bool) -> io::Result<Self> {
         // The kernel refuses a queue without entries.
         let entries = entries.max(1);
@@ -146,8 +151,8 @@ impl Ring {
 
     fn finish(ring: IoUring, setup: RingSetup, tells: bool) -> io::Result<Self> {
         let params = ring.params();
-        // NODROP (5.5) keeps completions that overflow, EXT_ARG (5.11) carries the timeout, and resource tagging
-        // (5.13) marks a kernel that has multishot POLL_ADD.
+        // NODROP (5.5) keeps completions that overflow, EXT_ARG (5.11) carries the timeout, and
+        // resource tagging (5.13) marks a kernel that has multishot POLL_ADD.
         if !(params.is_feature_nodrop()
             && params.is_feature_ext_arg()
             && params.is_feature_resource_tagging())
@@ -157,7 +162,8 @@ impl Ring {
                 "io_uring of this kernel is older than Linux 5.15",
             ));
         }
-        // An idle loop must not count as waiting for I/O (6.15): without it PSI reports io pressure near 100 %.
+        // An idle loop must not count as waiting for I/O (6.15): without it PSI reports io pressure
+        // near 100 %.
         let mut enter_flags = if params.is_feature_no_iowait() { ENTER_NO_IOWAIT } else { 0 };
         let mut enter_fd = ring.as_raw_fd();
         let mut update = RingFdUpdate { offset: u32::MAX, resv: 0, data: enter_fd as u64 };
@@ -225,9 +231,9 @@ impl Ring {
         }
     }
 
-    /// Submits everything queued and brings completions to memory; sleeps for the first one until `timeout`.
-    /// Gives the number of SQEs that the kernel has not taken. Errors: EINTR, ETIME (nothing came), EBUSY or EAGAIN (reap,
-    /// then again); the kernel has taken none then.
+    /// Submits everything queued and brings completions to memory; sleeps for the first one until
+    /// `timeout`. Gives the number of SQEs that the kernel has not taken. Errors: EINTR, ETIME
+    /// (nothing came), EBUSY or EAGAIN (reap, then again); the kernel has taken none then.
     #[inline]
     pub(crate) fn enter(&mut self, timeout: TimeoutNs) -> io::Result<u32> {
         match timeout {
@@ -248,8 +254,8 @@ impl Ring {
     #[inline(always)]
     fn enter_with(&mut self, wanted: u32, flags: u32, arg: Option<&GeteventsArg>) -> io::Result<u32> {
         let size = if arg.is_some() { size_of::<GeteventsArg>() } else { 0 };
-        // SAFETY: `arg` (or null, for no signal mask) and the timespec it points to live across the call; what the
-        // submitted SQEs point to is kept alive by who pushed them.
+        // SAFETY: `arg` (or null, for no signal mask) and the timespec it points to live across the
+        // call; what the submitted SQEs point to is kept alive by who pushed them.
         let r = unsafe {
             libc::syscall(
                 libc::SYS_io_uring_enter,
@@ -281,11 +287,13 @@ impl Ring {
         })
     }
 
-    /// Gives the ring a group of eight-byte buffers, for READ_MULTISHOT of eventfds (Linux 5.19; 6.7 for the read).
+    /// Gives the ring a group of eight-byte buffers, for READ_MULTISHOT of eventfds (Linux 5.19;
+    /// 6.7 for the read).
     pub(crate) fn provide_counters(&mut self, group: u16) -> io::Result<CounterBuffers> {
         let buffers = CounterBuffers::new(group);
-        // SAFETY: the ring memory stays mapped until `CounterBuffers` is dropped, and its owner (the monitor) drops it
-        // after the ring has been drained and `withdraw_counters` was called.
+        // SAFETY: the ring memory stays mapped until `CounterBuffers` is dropped, and its owner
+        // (the monitor) drops it after the ring has been drained and `withdraw_counters` was
+        // called.
         unsafe {
             self.ring.submitter().register_buf_ring_with_flags(
                 buffers.ring.as_ptr() as u64,
@@ -318,8 +326,8 @@ fn register(fd: RawFd, opcode: u32, update: &mut RingFdUpdate) -> io::Result<u32
     check(unsafe { libc::syscall(libc::SYS_io_uring_register, fd, opcode, ptr::from_mut(update), 1u32) })
 }
 
-/// A provided-buffer ring of eight-byte buffers. The kernel fills one for each completion of READ_MULTISHOT;
-/// its content (the count) is not looked at, and the buffer goes straight back.
+/// A provided-buffer ring of eight-byte buffers. The kernel fills one for each completion of
+/// READ_MULTISHOT; its content (the count) is not looked at, and the buffer goes straight back.
 #[derive(Debug)]
 pub(crate) struct CounterBuffers {
     group: u16,
@@ -331,8 +339,8 @@ pub(crate) struct CounterBuffers {
 impl CounterBuffers {
     const ENTRIES: u16 = 256;
 
-    /// Page-aligned, as io_uring_register(2) demands. Evaluated by the compiler, so a layout that is
-    /// not possible is a build error.
+    /// Page-aligned, as io_uring_register(2) demands. Evaluated by the compiler, so a layout that
+    /// is not possible is a build error.
     const LAYOUT: Layout =
         match Layout::from_size_align(Self::ENTRIES as usize * size_of::<BufRingEntry>(), 4096) {
             Ok(layout) => layout,
@@ -353,13 +361,15 @@ impl CounterBuffers {
     pub(crate) fn give_back(&mut self, id: u16) {
         let id = id % Self::ENTRIES;
         let address = &raw mut self.counters[usize::from(id)] as u64;
-        // SAFETY: the index is below ENTRIES, so the entry is inside the allocation; between tail and head it is ours.
+        // SAFETY: the index is below ENTRIES, so the entry is inside the allocation; between tail
+        // and head it is ours.
         let entry = unsafe { &mut *self.ring.as_ptr().add(usize::from(self.tail % Self::ENTRIES)) };
         entry.set_addr(address);
         entry.set_len(8);
         entry.set_bid(id);
         self.tail = self.tail.wrapping_add(1);
-        // SAFETY: the tail overlays a reserved field of entry 0, inside the allocation, and is aligned for a u16.
+        // SAFETY: the tail overlays a reserved field of entry 0, inside the allocation, and is
+        // aligned for a u16.
         let tail = unsafe { AtomicU16::from_ptr(BufRingEntry::tail(self.ring.as_ptr()).cast_mut()) };
         // Pairs with the kernel's acquire load of the tail in io_ring_buffer_select().
         tail.store(self.tail, Ordering::Release);
@@ -368,7 +378,8 @@ impl CounterBuffers {
 
 impl Drop for CounterBuffers {
     fn drop(&mut self) {
-        // SAFETY: allocated by `new` with the same layout; the monitor has withdrawn it from the kernel.
+        // SAFETY: allocated by `new` with the same layout; the monitor has withdrawn it from the
+        // kernel.
         unsafe { std::alloc::dealloc(self.ring.as_ptr().cast(), Self::LAYOUT) };
     }
 }

@@ -14,8 +14,8 @@ pub enum Clock {
     Virtual,
 }
 
-/// Guest time. It runs with the host's monotonic clock while it is started, stands still while it is
-/// stopped, and can be stepped forward in both states. A context's virtual clock begins at zero,
+/// Guest time. It runs with the host's monotonic clock while it is started, stands still while it
+/// is stopped, and can be stepped forward in both states. A context's virtual clock begins at zero,
 /// stopped.
 ///
 /// A timer on it is due when the clock reads its deadline or more, running or not. Home thread.

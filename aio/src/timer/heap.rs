@@ -1,7 +1,8 @@
-//! A four-ary min-heap of deadlines that knows where each of its members is, so that one can be moved or taken out from
-//! the middle in O(log n).
+//! A four-ary min-heap of deadlines that knows where each of its members is, so that one can be
+//! moved or taken out from the middle in O(log n).
 
-/// A member: deadline, then order of arming (first in, first out for equal deadlines), then whose it is.
+/// A member: deadline, then order of arming (first in, first out for equal deadlines), then whose
+/// it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Deadline {
     pub(super) at_ns: u64,

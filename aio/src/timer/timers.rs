@@ -1,6 +1,7 @@
 //! The table of timers: armed ones in a heap for each clock, expired ones in a queue.
 //!
-//! Generic over what a timer holds, usually its callback. It hands out what is due and calls nobody.
+//! Generic over what a timer holds, usually its callback. It hands out what is due and calls
+//! nobody.
 
 use super::clock::{Clock, VirtualClock};
 use super::heap::{Deadline, Heap};
@@ -149,8 +150,8 @@ impl<T> Timers<T> {
         TimerKey { slot, version, clock }
     }
 
-    /// Arms a timer for `at_ns` of its clock, in place of any deadline that it had. Does nothing for a
-    /// timer that was removed.
+    /// Arms a timer for `at_ns` of its clock, in place of any deadline that it had. Does nothing
+    /// for a timer that was removed.
     pub(crate) fn arm(&self, key: TimerKey, at_ns: u64) {
         self.agenda.set(Item::Timers, true);
         self.with(key, |tables| tables.arm(key.slot, at_ns));

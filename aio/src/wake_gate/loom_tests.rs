@@ -4,9 +4,10 @@
 //! RUSTFLAGS="--cfg loom" cargo test -p aio --release --lib loom
 //! ```
 //!
-//! Each model is a home thread that turns as `AioContext::poll` does, and producers that publish their work with relaxed
-//! stores, so that whatever the home thread sees it sees because of the gate. A lost wake-up is a home thread that sleeps
-//! for ever, which loom reports as a deadlock. The models with a mistake in them must end that way.
+//! Each model is a home thread that turns as `AioContext::poll` does, and producers that publish
+//! their work with relaxed stores, so that whatever the home thread sees it sees because of the
+//! gate. A lost wake-up is a home thread that sleeps for ever, which loom reports as a deadlock.
+//! The models with a mistake in them must end that way.
 
 use super::{Sleeper, WakeGate, loom_fence};
 use crate::bottom_half::{Due, List, Node};
@@ -56,7 +57,8 @@ impl EventFd {
         self.written.notify_one();
     }
 
-    /// Waits as a monitor does; true if it is ready. `reported` is what the monitor remembers of the edges.
+    /// Waits as a monitor does; true if it is ready. `reported` is what the monitor remembers of
+    /// the edges.
     fn wait(&self, reset: Reset, sleep: bool, reported: &Cell<u64>) -> bool {
         let mut count = self.count.lock().unwrap();
         let ready = |count: u64| match reset {
@@ -90,7 +92,8 @@ struct Loop {
 #[derive(Default)]
 struct Home {
     reported: Cell<u64>,
-    /// The own notifier is collected and not yet dispatched; a nested turn may do that in its parent's place.
+    /// The own notifier is collected and not yet dispatched; a nested turn may do that in its
+    /// parent's place.
     ready: Cell<bool>,
     done: Cell<usize>,
     turns: Cell<usize>,
@@ -153,7 +156,8 @@ impl Loop {
         })
     }
 
-    /// A producer without work that is preempted between (3) and (4), and not resumed while the model runs.
+    /// A producer without work that is preempted between (3) and (4), and not resumed while the
+    /// model runs.
     fn stall(this: &Arc<Self>) -> JoinHandle<()> {
         let this = Arc::clone(this);
         thread::spawn(move || {
@@ -206,8 +210,8 @@ impl Loop {
     }
 }
 
-/// All schedules with at most three preemptions (LOOM_MAX_PREEMPTIONS overrides it), which keeps all models together
-/// within seconds; the mistakes below need two.
+/// All schedules with at most three preemptions (LOOM_MAX_PREEMPTIONS overrides it), which keeps
+/// all models together within seconds; the mistakes below need two.
 fn check(model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(3));
@@ -220,7 +224,8 @@ fn every_producer_is_heard(reset: Reset, producers: usize, mistake: Option<Mista
         let threads: Vec<_> = (0..producers).map(|p| Loop::produce(&event_loop, p)).collect();
         let home = Home::default();
         event_loop.run(&home);
-        // Of one producer come three turns at most: for its work, for `notified`, and for the eventfd.
+        // Of one producer come three turns at most: for its work, for `notified`, and for the
+        // eventfd.
         assert!(home.turns.get() <= 3 * producers, "turns without a cause");
         threads.into_iter().for_each(|t| t.join().unwrap());
     });
@@ -242,8 +247,9 @@ fn two_producers_are_heard_by_a_loop_that_never_reads() {
     every_producer_is_heard(Reset::Edge, 2, None);
 }
 
-/// The loop leaves `notify_me` up, from before the first producer or from its first sleep on, and takes it down when it has seen
-/// one. (In these models it does so at once, not after some quiet turns.)
+/// The loop leaves `notify_me` up, from before the first producer or from its first sleep on, and
+/// takes it down when it has seen one. (In these models it does so at once, not after some quiet
+/// turns.)
 #[test]
 fn producers_are_heard_by_a_loop_that_leaves_the_gate_up() {
     for (reset, up_before) in
@@ -264,8 +270,8 @@ fn producers_are_heard_by_a_loop_that_leaves_the_gate_up() {
     }
 }
 
-/// A callback turns the loop until it has the other producer's work, too; the nested turn takes over what its parent has
-/// collected.
+/// A callback turns the loop until it has the other producer's work, too; the nested turn takes
+/// over what its parent has collected.
 #[test]
 fn a_nested_poll_hears_what_comes_after_its_parent_slept() {
     check(|| {
@@ -314,7 +320,8 @@ fn a_busy_polling_loop_is_not_written_to() {
     });
 }
 
-/// No producer depends on another one: it wakes the loop also when one before it has set `notified` and got no further.
+/// No producer depends on another one: it wakes the loop also when one before it has set `notified`
+/// and got no further.
 fn a_stalled_producer_stops_nobody(mistake: Option<Mistake>) {
     check(move || {
         let event_loop = Loop::new(Reset::Edge, 1, mistake);
@@ -329,8 +336,8 @@ fn a_producer_is_heard_although_another_one_stalls() {
     a_stalled_producer_stops_nobody(None);
 }
 
-/// The promela model's BUG2. With this gate's swap it loses nothing as long as all producers run on, but whoever skips
-/// has left its wake-up to another thread.
+/// The promela model's BUG2. With this gate's swap it loses nothing as long as all producers run
+/// on, but whoever skips has left its wake-up to another thread.
 #[test]
 #[should_panic(expected = "deadlock")]
 fn skipping_the_write_when_notified_was_set_depends_on_another_producer() {

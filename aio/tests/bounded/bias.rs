@@ -61,8 +61,8 @@ fn a_loop_spins_on_a_count_of_zero() {
     }
 }
 
-/// Second: a read takes the bias along. Until it is written back producers are not bounded, and if they use that it cannot
-/// be written back.
+/// Second: a read takes the bias along. Until it is written back producers are not bounded, and if
+/// they use that it cannot be written back.
 #[test]
 fn a_read_lifts_the_bound_and_it_cannot_always_be_put_back() {
     let fd = eventfd(0);

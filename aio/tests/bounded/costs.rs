@@ -29,8 +29,9 @@ pub(crate) fn a_pair_of_calls(setup: &Setup) {
     }
 }
 
-/// A producer that fills a maximum of ten each time, and a consumer that takes all: what the kernel's ioctl makes 10 calls
-/// of (9 writes, of which the first sleeps, and a read) is one sleep and one wake with the atomic method, at most.
+/// A producer that fills a maximum of ten each time, and a consumer that takes all: what the
+/// kernel's ioctl makes 10 calls of (9 writes, of which the first sleeps, and a read) is one sleep
+/// and one wake with the atomic method, at most.
 pub(crate) fn a_batch_of_nine(setup: &Setup) {
     let notifier = setup.counter(10);
     let (mut taken, mut takes) = (0, 0);
@@ -51,7 +52,8 @@ pub(crate) fn a_batch_of_nine(setup: &Setup) {
     println!("{stats:?}");
     if setup.method == BoundedMethod::Atomic {
         assert_eq!((stats.reads, stats.writes, stats.polls), (0, 0, 0));
-        // A producer that registers while the consumer takes is woken for nothing, and sleeps again.
+        // A producer that registers while the consumer takes is woken for nothing, and sleeps
+        // again.
         assert!(stats.futex_waits <= 2 * N && stats.futex_wakes <= N, "{stats:?}");
     } else {
         let each = if setup.method == BoundedMethod::Kernel { 1 } else { 2 };

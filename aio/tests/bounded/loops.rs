@@ -302,8 +302,8 @@ pub(crate) fn producer_and_consumer_in_one_loop(setup: &Setup) {
     }
 }
 
-/// Where the descriptor's count is the bounded one, an unread edge would stall the producer; where it is only a doorbell,
-/// an unread edge is as good as a read one.
+/// Where the descriptor's count is the bounded one, an unread edge would stall the producer; where
+/// it is only a doorbell, an unread edge is as good as a read one.
 pub(crate) fn a_doorbell_that_is_never_read_is_refused_or_harmless(setup: &Setup) {
     let edge = |reset: Reset| BoundedNotifier::builder(4).method(setup.method).reset(reset).build();
     if setup.method != BoundedMethod::Atomic {

@@ -1,7 +1,9 @@
-//! The contract of a bounded notifier, written once and run with every method: the semantics of EFD_IOC_SET_MAXIMUM (what
-//! the proposal's selftests check, and what they leave out), several threads, several processes, and the loop.
+//! The contract of a bounded notifier, written once and run with every method: the semantics of
+//! EFD_IOC_SET_MAXIMUM (what the proposal's selftests check, and what they leave out), several
+//! threads, several processes, and the loop.
 //!
-//! Nothing here sleeps to be correct or measures time: tests count, and a test that hangs is named and aborted.
+//! Nothing here sleeps to be correct or measures time: tests count, and a test that hangs is named
+//! and aborted.
 
 mod bias;
 mod costs;

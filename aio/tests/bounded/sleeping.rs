@@ -1,4 +1,5 @@
-//! Threads that sleep for room or for a count: nobody sleeps for ever, the bound holds, nothing is lost.
+//! Threads that sleep for room or for a count: nobody sleeps for ever, the bound holds, nothing is
+//! lost.
 
 use crate::Setup;
 use aio::BoundedNotifier;
@@ -128,8 +129,8 @@ const PRODUCERS: u64 = 8;
 const EACH: u64 = 2000;
 const MAXIMUM: u64 = 6;
 
-/// The bound by an independent count: what is in there is at least what the producers have finished to add, less what the
-/// consumer has begun to take.
+/// The bound by an independent count: what is in there is at least what the producers have finished
+/// to add, less what the consumer has begun to take.
 #[derive(Default)]
 struct Outstanding {
     added: AtomicU64,
@@ -138,7 +139,8 @@ struct Outstanding {
 
 impl Outstanding {
     fn check(&self) {
-        // In this order, so that a consumer that goes on meanwhile makes the difference smaller, not bigger.
+        // In this order, so that a consumer that goes on meanwhile makes the difference smaller,
+        // not bigger.
         let added = self.added.load(Ordering::SeqCst);
         let taking = self.taking.load(Ordering::SeqCst);
         assert!(added.saturating_sub(taking) < MAXIMUM, "{added} added, {taking} taken or about to be");
@@ -245,7 +247,8 @@ pub(crate) fn what_was_published_is_visible(setup: &Setup) {
         let (mailbox, there, back) = (&mailbox, &there, &back);
         scope.spawn(move || {
             for i in 1..=EACH {
-                // SAFETY: the other thread waits for `there`, and has notified `back` after its last access.
+                // SAFETY: the other thread waits for `there`, and has notified `back` after its
+                // last access.
                 unsafe { *mailbox.0.get() = i };
                 there.notify(1).unwrap();
                 back.take().unwrap();
@@ -253,7 +256,8 @@ pub(crate) fn what_was_published_is_visible(setup: &Setup) {
         });
         for i in 1..=EACH {
             there.take().unwrap();
-            // SAFETY: the other thread waits for `back`, and notified `there` after its last access.
+            // SAFETY: the other thread waits for `back`, and notified `there` after its last
+            // access.
             assert_eq!(unsafe { *mailbox.0.get() }, i);
             back.notify(1).unwrap();
         }
@@ -274,7 +278,8 @@ pub(crate) fn the_maximum_changes_under_load(setup: &Setup) {
                     let old = notifier.maximum().unwrap();
                     let set = notifier.set_maximum(maximum).is_ok();
                     lowered += u64::from(set && maximum < old);
-                    // Whatever is in there now was admitted under this maximum, or was below it when it was set.
+                    // Whatever is in there now was admitted under this maximum, or was below it
+                    // when it was set.
                     assert!(!set || notifier.count().unwrap() < maximum, "above a maximum of {maximum}");
                 }
             }

@@ -1,4 +1,5 @@
-//! Busy polling: the three hooks of a device, and what must not suffer while the loop looks at memory.
+//! Busy polling: the three hooks of a device, and what must not suffer while the loop looks at
+//! memory.
 
 use crate::polled::{Device, InProcess, Polled};
 use crate::setup::Setup;
@@ -29,8 +30,9 @@ pub(crate) fn off_never_begins(setup: &Setup) {
     assert_eq!((stats.poll_hits, stats.poll_misses), (0, 0));
 }
 
-/// Lingering lasts as long as there is credit, so a millisecond of work gives time to look, and the request that comes in the
-/// moment when the doorbell is off is found; then the credit is used up and the mode ends.
+/// Lingering lasts as long as there is credit, so a millisecond of work gives time to look, and the
+/// request that comes in the moment when the doorbell is off is found; then the credit is used up
+/// and the mode ends.
 pub(crate) fn lingering_looks_after_work_and_comes_to_an_end(setup: &Setup) {
     let p = Polled::new(setup, BusyPolling::OFF.lingering_ns(600_000_000_000));
     p.sleep();
@@ -87,7 +89,8 @@ pub(crate) fn the_last_look_follows_the_end(setup: &Setup) {
     let p = Polled::new(setup, SHORT);
     for n in 0..5 {
         p.first_event();
-        // A request that comes when the doorbell is still off, too late for the search: only the last look finds it.
+        // A request that comes when the doorbell is still off, too late for the search: only the
+        // last look finds it.
         let queued = Arc::clone(&p.device.queued);
         let late = move || _ = queued.fetch_add(1, Ordering::AcqRel);
         p.device.on_end.replace(Some(Box::new(late)));
@@ -205,7 +208,8 @@ fn does_not_starve_descriptors(setup: &Setup, p: Polled) {
         let expired = expired.clone();
         move |_| expired.bump()
     });
-    // Armed in the kernel, all of it, and nothing left to submit: only looking finds what comes now.
+    // Armed in the kernel, all of it, and nothing left to submit: only looking finds what comes
+    // now.
     settle(&p.ctx);
     p.device.endless.set(true);
     ours.write_all(b"x").unwrap();
@@ -334,7 +338,8 @@ pub(crate) fn work_that_came_while_the_mode_ended_inside_process_is_done(setup: 
             let (queued, late) = (Arc::clone(&p.device.queued), Rc::clone(&late));
             move |ctx| {
                 if late.replace(false) {
-                    // The guest adds a request. Its doorbell is off, so it does not ring; then polling is given up.
+                    // The guest adds a request. Its doorbell is off, so it does not ring; then
+                    // polling is given up.
                     queued.fetch_add(1, Ordering::AcqRel);
                     if by_sleep {
                         ctx.set_busy_polling(SHORT);
@@ -382,7 +387,8 @@ pub(crate) fn a_hook_may_remove_handlers(setup: &Setup) {
         turn_until(&p.ctx, || device.processed.get() == 1);
     }
     settle(&p.ctx);
-    // The end of the first takes itself and the second away; the end of the last takes the first of the others.
+    // The end of the first takes itself and the second away; the end of the last takes the first of
+    // the others.
     let (own, second, third) = (p.registration.clone(), others[0].2.clone(), others[1].2.clone());
     let remove_two = move || drop((own.take(), second.take()));
     p.device.on_end.replace(Some(Box::new(remove_two)));

@@ -1,4 +1,5 @@
-//! What cannot be watched is refused at once, on every monitor alike, with a sentence that helps; and nothing is lost.
+//! What cannot be watched is refused at once, on every monitor alike, with a sentence that helps;
+//! and nothing is lost.
 
 use crate::setup::Setup;
 use crate::support::{Count, SPIN, look, os, turn, turns_of_an_idle_loop};

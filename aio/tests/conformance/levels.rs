@@ -291,7 +291,8 @@ pub(crate) fn a_half_closed_peer_leaves_the_other_half_working(setup: &Setup) {
     turn_until(&ctx, || last.take().is_some_and(|ready| ready.is_readable()));
 }
 
-/// A megabyte through a socket, both ends as handlers of one loop, each with what the socket takes and gives at a time.
+/// A megabyte through a socket, both ends as handlers of one loop, each with what the socket takes
+/// and gives at a time.
 pub(crate) fn a_stream_arrives_whole(setup: &Setup) {
     stream_a_megabyte(setup);
 }

@@ -25,7 +25,8 @@ impl Nested {
         Rc::new(Self { inner, rings })
     }
 
-    /// In a callback: rings and waits for it, as a block layer waits for a request in a synchronous call.
+    /// In a callback: rings and waits for it, as a block layer waits for a request in a synchronous
+    /// call.
     fn wait_in_callback(&self, ctx: &AioContext) {
         let before = self.rings.get();
         let bell = self.inner.clone();
@@ -213,7 +214,8 @@ pub(crate) fn what_the_parent_collected_is_dispatched_once(setup: &Setup) {
             let bell = ctx.add_notifier(notifier, move |ctx| {
                 calls.bump();
                 if calls.get() == 1 {
-                    // The parent has collected all ten; the first handler lets a nested turn run the other nine.
+                    // The parent has collected all ten; the first handler lets a nested turn run
+                    // the other nine.
                     assert!(turn(ctx));
                     nested.add(calls.get());
                 }
@@ -315,7 +317,8 @@ pub(crate) fn two_contexts_in_one_thread(setup: &Setup) {
     });
     let _bells = (on_request.unwrap(), on_answer.unwrap());
     for n in 1..=10 {
-        // A callback of one loop turns the other, which rings the first, whose nested turn hears it.
+        // A callback of one loop turns the other, which rings the first, whose nested turn hears
+        // it.
         let (inner, request) = (Rc::clone(&inner), request.clone());
         let (asked, answered, on_done) = (asked.clone(), answered.clone(), done.clone());
         outer.defer(move |outer| {

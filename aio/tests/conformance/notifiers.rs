@@ -295,8 +295,8 @@ struct Mailboxes {
 const LAST: u64 = 25_000;
 
 impl Mailboxes {
-    /// A guest: publishes and rings `LAST` times, and now and then waits until it has been heard. One ring lost before such
-    /// a stop is a hang.
+    /// A guest: publishes and rings `LAST` times, and now and then waits until it has been heard.
+    /// One ring lost before such a stop is a hang.
     fn guest(&self, i: usize, bell: &EventNotifier) {
         for value in 1..=LAST {
             self.published[i].store(value, Ordering::Relaxed);
@@ -407,7 +407,8 @@ pub(crate) fn rung_for_one_context_is_heard_in_the_next(setup: &Setup) {
         slot.put(bell);
         assert!(!look(&ctx), "round {round}");
         notifier.notify().unwrap();
-        // The old loop goes without a turn, or after a turn that collected the ring and then removed the handler.
+        // The old loop goes without a turn, or after a turn that collected the ring and then
+        // removed the handler.
         if round % 2 == 1 {
             ctx.defer({
                 let slot = slot.clone();

@@ -131,7 +131,8 @@ impl Polled {
         settle(&self.ctx);
     }
 
-    /// Opens the window as wide as the policy allows, and begins the mode: a hit that came later than the first window.
+    /// Opens the window as wide as the policy allows, and begins the mode: a hit that came later
+    /// than the first window.
     pub(crate) fn open_wide(&self) {
         self.first_event();
         self.device.slow.set(true);

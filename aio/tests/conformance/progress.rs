@@ -263,7 +263,8 @@ pub(crate) fn work_in_every_turn_does_not_starve_descriptors(setup: &Setup) {
         let reads = reads.clone();
         move |_, _| reads.bump()
     });
-    // A bottom half and a timer that are due again as soon as they have run: no turn of this loop sleeps.
+    // A bottom half and a timer that are due again as soon as they have run: no turn of this loop
+    // sleeps.
     let (bh, timer) = (Slot::new(), Slot::new());
     bh.put(ctx.bottom_half({
         let bh = bh.clone();

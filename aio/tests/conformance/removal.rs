@@ -1,4 +1,5 @@
-//! Removing and replacing handlers: at any moment, from anywhere. What was removed is never called again.
+//! Removing and replacing handlers: at any moment, from anywhere. What was removed is never called
+//! again.
 
 use crate::setup::Setup;
 use crate::support::{Count, Slot, look, settle, turn, turn_until};
@@ -154,7 +155,8 @@ pub(crate) fn a_nested_turn_removes_its_parents_handlers(setup: &Setup) {
                 calls.bump();
                 depth.bump();
                 if depth.get() == 1 {
-                    // The parent has collected all of them; a bottom half of the nested turn removes all.
+                    // The parent has collected all of them; a bottom half of the nested turn
+                    // removes all.
                     let slots = Rc::clone(&slots);
                     ctx.defer(move |_| drop(slots.take()));
                     assert!(look(ctx));

@@ -19,7 +19,8 @@ struct Crowd {
 }
 
 impl Crowd {
-    /// Half of them doorbells, half of them fd handlers (of eventfds, the cheapest descriptors), which drain.
+    /// Half of them doorbells, half of them fd handlers (of eventfds, the cheapest descriptors),
+    /// which drain.
     fn new(setup: &Setup, ctx: &AioContext) -> Self {
         let bells = (0..ALL / 2).map(|_| {
             let (bell, calls) = (setup.notifier(), Count::default());
@@ -83,7 +84,8 @@ pub(crate) fn five_thousand_ready_at_once(setup: &Setup) {
             settle(ctx);
             let levels = || crowd.levels.iter().map(|(.., calls)| calls.get());
             assert!(levels().all(|calls| calls == round), "each exactly once");
-            // More events than the completion queue holds: doorbells may be rung again, but not for ever.
+            // More events than the completion queue holds: doorbells may be rung again, but not for
+            // ever.
             assert!(crowd.calls().all(|calls| calls <= 5 * round));
         }
     });

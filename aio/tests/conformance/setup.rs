@@ -4,7 +4,8 @@ use crate::support;
 use aio::io_uring::{IoUring, Probe, opcode};
 use aio::{AioContext, Builder, EventNotifier, IoThread, Method, MonitorKind, Reset, RingSetup};
 
-/// A monitor, a reset mode for every notifier (the loop's own, too), and the newest ring flags to use.
+/// A monitor, a reset mode for every notifier (the loop's own, too), and the newest ring flags to
+/// use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setup {
     pub(crate) monitor: MonitorKind,

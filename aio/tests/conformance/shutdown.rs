@@ -1,4 +1,5 @@
-//! Operations in flight while what has submitted them is dropped: the kernel lets go of every buffer before it is freed.
+//! Operations in flight while what has submitted them is dropped: the kernel lets go of every
+//! buffer before it is freed.
 #![expect(unsafe_code, reason = "submits an SQE whose buffer the operation owns")]
 
 use crate::operations::{Request, pipe, read};
@@ -39,7 +40,8 @@ pub(crate) fn a_dropped_context_waits_for_the_kernel(setup: &Setup) {
         let ops =
             ctx.operations(move |_, _, _: Request| unreachable!("{on_done:?} nobody is called any more"));
         let ops = ops.unwrap();
-        // In the kernel, in the queue only, and completed but not reaped; single ones and shared ones.
+        // In the kernel, in the queue only, and completed but not reaped; single ones and shared
+        // ones.
         for seen in [true, false] {
             for _ in 0..40 {
                 read(&ops, Request::new(&reader, &dropped)).unwrap();

@@ -1,4 +1,5 @@
-//! Signals: a handler without SA_RESTART ends every sleep with EINTR. No event may get lost by it, and no turn may fail.
+//! Signals: a handler without SA_RESTART ends every sleep with EINTR. No event may get lost by it,
+//! and no turn may fail.
 
 use crate::levels::stream_a_megabyte;
 use crate::setup::Setup;

@@ -1,4 +1,5 @@
-//! Timers. Where time has to be exact the tests use the virtual clock, which moves only when they say so.
+//! Timers. Where time has to be exact the tests use the virtual clock, which moves only when they
+//! say so.
 
 use crate::setup::Setup;
 use crate::support::{Count, SPIN, Slot, look, turn, turn_until, turns_of_an_idle_loop};
@@ -75,7 +76,8 @@ pub(crate) fn armed_in_the_past_by_its_callback_runs_in_the_next_turn(setup: &Se
     assert!(!look(&ctx));
 }
 
-/// Two timers that expire in the same turn; the first one does `to_the_second`. Says how often the second ran.
+/// Two timers that expire in the same turn; the first one does `to_the_second`. Says how often the
+/// second ran.
 fn two_expire(setup: &Setup, to_the_second: fn(&Slot<Timer>)) -> u64 {
     let ctx = setup.context();
     let (runs, second) = (Count::default(), Slot::new());

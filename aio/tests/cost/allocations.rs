@@ -1,4 +1,5 @@
-//! A steady-state turn does not allocate. Counted for each thread on its own, because the test harness has more.
+//! A steady-state turn does not allocate. Counted for each thread on its own, because the test
+//! harness has more.
 
 use crate::{Doorbell, doorbells, monitors};
 use aio::io_uring::opcode;
@@ -130,8 +131,8 @@ fn bottom_halves_of_the_home_thread() {
 fn bottom_halves_scheduled_by_another_thread() {
     for (kind, builder) in monitors() {
         let ctx = builder.build().unwrap();
-        // Whether the loop sleeps and is woken by its own notifier is up to the scheduler; what that needs is had by any
-        // notifier once.
+        // Whether the loop sleeps and is woken by its own notifier is up to the scheduler; what
+        // that needs is had by any notifier once.
         let kick = EventNotifier::new(Reset::Autoreset).unwrap();
         let _kick = ctx.add_notifier(&kick, |_| ()).unwrap();
         kick.notify().unwrap();
@@ -148,7 +149,8 @@ fn bottom_halves_scheduled_by_another_thread() {
             });
             let home = steady(|| {
                 turn.wait();
-                // Sleeps or not, as the two threads happen to meet; a wake-up may be left from the last time.
+                // Sleeps or not, as the two threads happen to meet; a wake-up may be left from the
+                // last time.
                 while !ctx.poll(true).unwrap() {}
             });
             assert_eq!((home, other.join().unwrap()), (0, 0), "{kind}");

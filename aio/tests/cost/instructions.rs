@@ -1,9 +1,11 @@
-//! No work that grows with what is registered: the number of instructions of a turn, counted one by one.
+//! No work that grows with what is registered: the number of instructions of a turn, counted one by
+//! one.
 //!
-//! The thread steps itself: with the trap flag set in RFLAGS the processor raises a debug exception after each
-//! instruction (Intel SDM volume 3, 18.3.1.4 "Single-Step Exception Condition"), and a handler of SIGTRAP counts them.
-//! That is exact, needs no tool and no permission, and makes the real system calls, where valgrind answers those that
-//! it does not know with ENOSYS. Instructions inside the kernel are not seen.
+//! The thread steps itself: with the trap flag set in RFLAGS the processor raises a debug exception
+//! after each instruction (Intel SDM volume 3, 18.3.1.4 "Single-Step Exception Condition"), and a
+//! handler of SIGTRAP counts them. That is exact, needs no tool and no permission, and makes the
+//! real system calls, where valgrind answers those that it does not know with ENOSYS. Instructions
+//! inside the kernel are not seen.
 
 use aio::{AioContext, Builder, EventNotifier, MonitorKind, Reset};
 use std::io;
@@ -28,7 +30,8 @@ fn during(work: impl FnOnce()) -> Option<u64> {
     let old = unsafe { libc::signal(libc::SIGTRAP, handler as libc::sighandler_t) };
     assert_ne!(old, libc::SIG_ERR, "{}", io::Error::last_os_error());
     let before = STEPS.load(Ordering::Relaxed);
-    // SAFETY: sets one flag of this thread, whose exception the handler takes; the stack is as it was.
+    // SAFETY: sets one flag of this thread, whose exception the handler takes; the stack is as it
+    // was.
     unsafe { asm!("pushfq", "or qword ptr [rsp], 0x100", "popfq") };
     work();
     // SAFETY: clears it again.
@@ -88,7 +91,8 @@ fn a_turn_takes_as_many_instructions_with_a_thousand_notifiers_as_with_one() {
     }
     for (kind, builder) in crate::monitors() {
         for reset in [Reset::Classic, Reset::Autoreset] {
-            // ppoll goes through all of them, which shows that the count would tell. A few are enough.
+            // ppoll goes through all of them, which shows that the count would tell. A few are
+            // enough.
             let many = if kind == MonitorKind::Poll { 50 } else { MANY };
             let count = |registered| two_turns(builder.clone(), reset, registered);
             let (Some(with_one), Some(with_many)) = (count(1), count(many)) else {

@@ -1,4 +1,5 @@
-//! What the loop costs, exactly: system calls by kind, allocations, instructions. Counts, never times.
+//! What the loop costs, exactly: system calls by kind, allocations, instructions. Counts, never
+//! times.
 //!
 //! * `syscalls`: what the loop counts of itself;
 //! * `strace`: the same from outside;

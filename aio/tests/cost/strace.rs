@@ -1,7 +1,7 @@
 //! The loop's counters, confirmed from outside by strace(1), and what KVM does without any call.
 //!
-//! An example is run twice, with different numbers of turns; what differs between the two are the turns and nothing
-//! else, so every system call of them is accounted for.
+//! An example is run twice, with different numbers of turns; what differs between the two are the
+//! turns and nothing else, so every system call of them is accounted for.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,7 +9,8 @@ use std::process::Command;
 
 type Counts = BTreeMap<String, u64>;
 
-/// An example, which `cargo test` builds beside the tests. `None`, and says so, if it was not built.
+/// An example, which `cargo test` builds beside the tests. `None`, and says so, if it was not
+/// built.
 fn example(name: &str) -> Option<PathBuf> {
     // target/<profile>/deps/cost-<hash>
     let test = std::env::current_exe().unwrap();
@@ -24,8 +25,9 @@ fn example(name: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-/// Runs an example under strace. Gives what it printed and what strace counted; `None`, and says so, if strace is not
-/// there or may not trace, or if the example says that this machine lacks `feature`.
+/// Runs an example under strace. Gives what it printed and what strace counted; `None`, and says
+/// so, if strace is not there or may not trace, or if the example says that this machine lacks
+/// `feature`.
 fn traced(name: &str, args: &[&str], feature: &str) -> Option<(Counts, Counts)> {
     let what = format!("{name} {}", args.join(" "));
     let file = format!("aio-{}-{}", std::process::id(), what.replace(' ', "-"));
@@ -73,8 +75,8 @@ fn difference(more: &Counts, less: &Counts) -> Counts {
         .collect()
 }
 
-/// Compares `TURNS` turns: all system calls of the process, and what the loop said of them. `waits`: the names that the
-/// monitor's call may have on one kernel and another.
+/// Compares `TURNS` turns: all system calls of the process, and what the loop said of them.
+/// `waits`: the names that the monitor's call may have on one kernel and another.
 fn check(monitor: &str, reset: &str, waits: &[&str], reads: u64) {
     const TURNS: u64 = 300;
     let run = |turns: u64| traced("notifier_turns", &[monitor, reset, &turns.to_string()], "io_uring");
@@ -141,8 +143,8 @@ fn io_uring_ring_read() {
     check("io_uring", "ring-read", &["io_uring_enter"], 0);
 }
 
-/// A kick is an OUT of the guest and an interrupt is a write(2) of the device; for neither does KVM_RUN return, and nobody
-/// reads an eventfd.
+/// A kick is an OUT of the guest and an interrupt is a write(2) of the device; for neither does
+/// KVM_RUN return, and nobody reads an eventfd.
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn a_guest_kicks_and_is_interrupted_without_ioctl_or_read() {

@@ -1,5 +1,5 @@
-//! System calls by kind, as the loop counts them. What the test itself calls, the ring of the doorbell above all, is not
-//! the loop's.
+//! System calls by kind, as the loop counts them. What the test itself calls, the ring of the
+//! doorbell above all, is not the loop's.
 
 use crate::{doorbells, monitors};
 use aio::io_uring::opcode;
@@ -156,7 +156,8 @@ fn a_timer_costs_no_call_of_its_own() {
         let stats = during(&ctx, || {
             for _ in 0..TIMERS {
                 timer.arm_after(Duration::from_millis(1));
-                // The kernel may interrupt a sleep, for one when a ring that this thread had is taken down.
+                // The kernel may interrupt a sleep, for one when a ring that this thread had is
+                // taken down.
                 while !ctx.poll(true).unwrap() {}
             }
         });

@@ -1,12 +1,12 @@
-//! What a kernel makes of an eventfd: every way to hear of a write, with read(2) and with EFD_AUTORESET, and the bounded
-//! counter. `scripts/kernel-lab.sh test` runs it in patched kernels; on a stock one it runs what there is, and says what is
-//! left out.
+//! What a kernel makes of an eventfd: every way to hear of a write, with read(2) and with
+//! EFD_AUTORESET, and the bounded counter. `scripts/kernel-lab.sh test` runs it in patched kernels;
+//! on a stock one it runs what there is, and says what is left out.
 //!
 //!     kernel [--list] [NAME...]        runs the tests whose name contains one of NAMEs
 //!
-//! Each scenario has a verdict for each way of resetting: delivered, LOST, spurious (delivered once too often) or refused.
-//! A verdict that is not the expected one is a failure. Expected of the 2020 proposal, which resets inside poll, is what it is
-//! known to lose.
+//! Each scenario has a verdict for each way of resetting: delivered, LOST, spurious (delivered once
+//! too often) or refused. A verdict that is not the expected one is a failure. Expected of the 2020
+//! proposal, which resets inside poll, is what it is known to lose.
 
 mod many;
 mod maximum;
@@ -60,8 +60,8 @@ impl Flag {
     }
 }
 
-/// A scenario, and what to expect of it: with read(2), with the proposal, and with the reset at delivery. More than one
-/// verdict where it depends on who is faster.
+/// A scenario, and what to expect of it: with read(2), with the proposal, and with the reset at
+/// delivery. More than one verdict where it depends on who is faster.
 struct Scenario {
     name: &'static str,
     run: fn(&mut Trial) -> io::Result<()>,

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 const POLLIN: i16 = libc::POLLIN;
 
-/// Rounds of a stress test; KERNEL_TESTS_SCALE multiplies them. Few by default: a system call takes 100 us in User-Mode Linux.
+/// Rounds of a stress test; KERNEL_TESTS_SCALE multiplies them. Few by default: a system call takes
+/// 100 us in User-Mode Linux.
 fn rounds() -> u64 {
     let scale = std::env::var("KERNEL_TESTS_SCALE").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     200 * scale
@@ -26,8 +27,8 @@ struct Mail {
 }
 
 impl Mail {
-    /// Publishes a number and rings, and stops at every fifth until the consumer has seen it: a ring lost before that is
-    /// never made good by a later one.
+    /// Publishes a number and rings, and stops at every fifth until the consumer has seen it: a
+    /// ring lost before that is never made good by a later one.
     fn produce(&self, i: usize, bell: &Bell, last: u64) {
         for number in 1..=last {
             self.published[i].store(number, Ordering::Release);

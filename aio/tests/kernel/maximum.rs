@@ -1,4 +1,5 @@
-//! The bounded counter, EFD_IOC_SET_MAXIMUM: what the proposal's own selftests check, and what they do not. A check panics.
+//! The bounded counter, EFD_IOC_SET_MAXIMUM: what the proposal's own selftests check, and what they
+//! do not. A check panics.
 
 use crate::os::{
     EDGE, EFD_AUTORESET, ERR, Epoll, EventFd, GET_MAXIMUM, IN, OUT, SET_MAXIMUM, Set, poll, readable, select,

@@ -88,7 +88,8 @@ impl EventFd {
 
     /// An ioctl whose argument is no address.
     pub(crate) fn ioctl_nowhere(&self, request: libc::Ioctl) -> io::Result<()> {
-        // SAFETY: a null address is answered with EFAULT by what uses it, and ignored by what does not.
+        // SAFETY: a null address is answered with EFAULT by what uses it, and ignored by what does
+        // not.
         check(unsafe { libc::ioctl(self.as_raw_fd(), request, ptr::null_mut::<u64>()) }).map(drop)
     }
 
@@ -141,7 +142,8 @@ pub(crate) fn ppoll_with_all_signals(fd: &EventFd) -> io::Result<bool> {
     check(unsafe { libc::ppoll(fds.as_mut_ptr(), 1, &raw const now, &raw const none) }).map(|n| n != 0)
 }
 
-/// poll(2) whose result cannot be written back: its pollfd lies in a page that is read-only. EFAULT.
+/// poll(2) whose result cannot be written back: its pollfd lies in a page that is read-only.
+/// EFAULT.
 pub(crate) fn poll_that_faults(fd: &EventFd) {
     let page = Page::new();
     let entry = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };

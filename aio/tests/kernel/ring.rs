@@ -1,5 +1,6 @@
-//! A ring that delivers completions only when it is asked (SINGLE_ISSUER and DEFER_TASKRUN), so that what happens between two
-//! wake-ups is up to the test; and Linux's older asynchronous interface, for its poll.
+//! A ring that delivers completions only when it is asked (SINGLE_ISSUER and DEFER_TASKRUN), so
+//! that what happens between two wake-ups is up to the test; and Linux's older asynchronous
+//! interface, for its poll.
 #![expect(
     unsafe_code,
     reason = "pushes SQEs that point to memory of the ring's owner, and calls io_submit(2)"
@@ -63,7 +64,8 @@ impl Ring {
 
     /// What the last READ has read.
     pub(crate) fn value(&self) -> u64 {
-        // SAFETY: a live u64; the kernel writes it only while a read is in flight, and its completion has been reaped.
+        // SAFETY: a live u64; the kernel writes it only while a read is in flight, and its
+        // completion has been reaped.
         unsafe { (&raw const **self.value).read_volatile() }
     }
 
@@ -100,7 +102,8 @@ impl Ring {
     }
 }
 
-/// Polls an eventfd once with IOCB_CMD_POLL, `ring` between submission and the look; true if it completed.
+/// Polls an eventfd once with IOCB_CMD_POLL, `ring` between submission and the look; true if it
+/// completed.
 pub(crate) fn linux_aio_poll(fd: &EventFd, ring: impl FnOnce()) -> io::Result<bool> {
     const IOCB_CMD_POLL: u16 = 5;
     let failed = |r: i64| if r < 0 { Err(io::Error::last_os_error()) } else { Ok(r) };

@@ -1,4 +1,5 @@
-//! poll(2), select(2) and epoll(7): every way to hear of an eventfd that does not go through a ring.
+//! poll(2), select(2) and epoll(7): every way to hear of an eventfd that does not go through a
+//! ring.
 
 use crate::os::{self, EDGE, EXCLUSIVE, Epoll, IN, ONE_SHOT, OUT, PATIENCE, Set, poll, readable, select};
 use crate::trial::{Bell, By, Trial};
@@ -9,8 +10,8 @@ use std::time::Duration;
 const POLLIN: i16 = libc::POLLIN;
 const POLLOUT: i16 = libc::POLLOUT;
 
-/// What every way must do, given a look that does not wait: nothing before the first write, one delivery for each write,
-/// one for two writes, nothing after the last.
+/// What every way must do, given a look that does not wait: nothing before the first write, one
+/// delivery for each write, one for two writes, nothing after the last.
 fn each_write_once(t: &mut Trial, bell: &Bell, mut look: impl FnMut() -> bool) {
     t.silent("before any write", look());
     for _ in 0..3 {
@@ -123,7 +124,8 @@ pub(crate) fn select_for_output_takes_nothing(t: &mut Trial) -> io::Result<()> {
     Ok(())
 }
 
-/// The call that takes the count cannot write its result: poll(2), or read(2) where that is what takes it.
+/// The call that takes the count cannot write its result: poll(2), or read(2) where that is what
+/// takes it.
 pub(crate) fn the_taking_call_faults(t: &mut Trial) -> io::Result<()> {
     let bell = t.bell()?;
     bell.ring();

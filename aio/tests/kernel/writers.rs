@@ -1,4 +1,5 @@
-//! The other side: writers that sleep on a full counter, or poll for room, must hear of a reset as they hear of a read(2).
+//! The other side: writers that sleep on a full counter, or poll for room, must hear of a reset as
+//! they hear of a read(2).
 
 use crate::os::{EDGE, Epoll, EventFd, IN, OUT, readable};
 use crate::ring::Ring;
@@ -36,7 +37,8 @@ pub(crate) fn woken_by_poll(t: &mut Trial) -> io::Result<()> {
 
 pub(crate) fn woken_by_epoll(t: &mut Trial) -> io::Result<()> {
     a_sleeper_goes_on(t, |bell| {
-        // A member before there was anything to report, or the proposal's reset comes with EPOLL_CTL_ADD.
+        // A member before there was anything to report, or the proposal's reset comes with
+        // EPOLL_CTL_ADD.
         let epoll = Epoll::of(&bell.fd, IN);
         epoll.readable()
     })

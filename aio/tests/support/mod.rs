@@ -80,7 +80,8 @@ pub(crate) fn settle(ctx: &AioContext) {
     }
 }
 
-/// How many turns of a loop with nothing to do fit into five milliseconds: one or two if it sleeps, thousands if it spins.
+/// How many turns of a loop with nothing to do fit into five milliseconds: one or two if it sleeps,
+/// thousands if it spins.
 pub(crate) fn turns_of_an_idle_loop(ctx: &AioContext) -> u64 {
     let over = Count::default();
     let timer = ctx.timer({
@@ -93,5 +94,6 @@ pub(crate) fn turns_of_an_idle_loop(ctx: &AioContext) -> u64 {
     ctx.stats().turns - before
 }
 
-/// More turns than this in [`turns_of_an_idle_loop`] are a spin. Signals and clean-up may cost some.
+/// More turns than this in [`turns_of_an_idle_loop`] are a spin. Signals and clean-up may cost
+/// some.
 pub(crate) const SPIN: u64 = 20;

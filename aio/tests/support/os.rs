@@ -45,14 +45,15 @@ pub(crate) fn set_nonblocking(fd: &impl AsFd) {
     check(unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) });
 }
 
-/// Closes the number `of` and opens it again as another copy of `file`, in one step (dup3(2)), so that no test in
-/// another thread can get the number in between.
+/// Closes the number `of` and opens it again as another copy of `file`, in one step (dup3(2)), so
+/// that no test in another thread can get the number in between.
 pub(crate) fn reopen_as(of: &OwnedFd, file: &impl AsFd) {
     // SAFETY: integers only; the number stays open, and `of` its owner.
     check(unsafe { libc::dup3(file.as_fd().as_raw_fd(), of.as_raw_fd(), libc::O_CLOEXEC) });
 }
 
-/// A copy of `file` under a number so high that no test in another thread is given it after it has been closed.
+/// A copy of `file` under a number so high that no test in another thread is given it after it has
+/// been closed.
 pub(crate) fn under_a_private_number(file: &impl AsFd) -> OwnedFd {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let offset = NEXT.fetch_add(1, Ordering::Relaxed) % PRIVATE_NUMBERS;
@@ -70,7 +71,8 @@ pub(crate) fn under_this_number(file: &impl AsFd, number: RawFd) -> OwnedFd {
 
 const PRIVATE_NUMBERS: u64 = 400;
 
-/// A number that is not open and cannot be: it is above every limit that Linux allows (NR_OPEN is below 2^30).
+/// A number that is not open and cannot be: it is above every limit that Linux allows (NR_OPEN is
+/// below 2^30).
 pub(crate) fn closed_descriptor() -> BorrowedFd<'static> {
     // SAFETY: not -1; nobody can open it, so no I/O can reach a file of somebody else.
     unsafe { BorrowedFd::borrow_raw((1 << 30) + 7) }
@@ -94,8 +96,9 @@ pub(crate) fn descriptor_limit() -> u64 {
 
 extern "C" fn no_op(_: libc::c_int) {}
 
-/// Signals for the thread that started it, as fast as another thread can send them, until it is dropped. The handler
-/// does nothing and is installed without SA_RESTART, so every sleeping system call ends with EINTR.
+/// Signals for the thread that started it, as fast as another thread can send them, until it is
+/// dropped. The handler does nothing and is installed without SA_RESTART, so every sleeping system
+/// call ends with EINTR.
 pub(crate) struct SignalStorm {
     over: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,

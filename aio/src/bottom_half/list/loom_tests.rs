@@ -4,7 +4,8 @@
 //! RUSTFLAGS="--cfg loom" cargo test -p aio --release --lib loom
 //! ```
 //!
-//! Loom counts the references to each node itself, and fails a model in which one is left over or freed twice.
+//! Loom counts the references to each node itself, and fails a model in which one is left over or
+//! freed twice.
 
 use super::{Due, List, Node};
 use crate::sync::{Arc, AtomicBool, Ordering};
@@ -12,8 +13,8 @@ use loom::cell::UnsafeCell;
 use loom::thread::{self, JoinHandle};
 use std::cell::{Cell, RefCell};
 
-/// What the threads that schedule a bottom half have written for its callback, by relaxed stores: what the callback sees
-/// of it, it sees because it was scheduled.
+/// What the threads that schedule a bottom half have written for its callback, by relaxed stores:
+/// what the callback sees of it, it sees because it was scheduled.
 type Written = [AtomicBool; 2];
 type Half = Arc<Node<Written>>;
 

@@ -129,8 +129,8 @@ impl<T> UringMonitor<T> {
         }
     }
 
-    /// Queues an operation of a user, which holds `held` until its last completion is dispatched. The
-    /// kernel gets it with the next enter. `Completions::check_room` found room for it.
+    /// Queues an operation of a user, which holds `held` until its last completion is dispatched.
+    /// The kernel gets it with the next enter. `Completions::check_room` found room for it.
     ///
     /// # Safety
     /// What the entry points to must stay valid as long as `held` is not dropped.
@@ -255,9 +255,9 @@ impl<T> UringMonitor<T> {
             let full = ring.room() == 0;
             drop((ring, live));
             if full {
-                // Reap what is ready on the way. If the CQ overflowed, every multishot poll that fires
-                // meanwhile would end, be armed again, be ready at once, and overflow it again, turn
-                // after turn.
+                // Reap what is ready on the way. If the CQ overflowed, every multishot poll that
+                // fires meanwhile would end, be armed again, be ready at once, and overflow it
+                // again, turn after turn.
                 collected |= self.submit_and_reap(sink);
             }
             // SAFETY: the only pointer is into `reads`, whose entry stays until its completion (see
@@ -366,8 +366,8 @@ impl<T> UringMonitor<T> {
             if collected || !self.changed.get() {
                 return Ok(collected);
             }
-            // A poll ended only to be armed in another way, and its descriptor may be ready for that
-            // now. Only look, because part of the timeout is over.
+            // A poll ended only to be armed in another way, and its descriptor may be ready for
+            // that now. Only look, because part of the timeout is over.
             timeout = Some(0);
         }
     }
@@ -378,8 +378,8 @@ impl<T> UringMonitor<T> {
             let mut ring = self.ring.borrow_mut();
             let more = self.flush_backlog(&mut ring);
             let look = ring.look();
-            // No system call if completions are in memory and nothing is to be submitted, or if this
-            // is only a look and memory shows that it would find nothing.
+            // No system call if completions are in memory and nothing is to be submitted, or if
+            // this is only a look and memory shows that it would find nothing.
             let nothing_found = timeout == Some(0) && !look.completions && ring.tells();
             if look.unsubmitted == 0 && (look.reapable || collected || nothing_found) {
                 break;
@@ -388,9 +388,9 @@ impl<T> UringMonitor<T> {
             let sleeps = !(look.reapable || collected || more);
             let entered = ring.enter(if sleeps { timeout } else { Some(0) });
             match entered.as_ref().map_err(io::Error::raw_os_error) {
-                // There is more than fits; or it was taken in part (an entry was refused and completed
-                // with its error, or memory is short). The kernel did not sleep, so go on unless there
-                // is something to dispatch.
+                // There is more than fits; or it was taken in part (an entry was refused and
+                // completed with its error, or memory is short). The kernel did not sleep, so go on
+                // unless there is something to dispatch.
                 Ok(left) if more || *left != 0 => {}
                 Ok(_) | Err(Some(libc::ETIME | libc::EINTR)) => break,
                 // The completion queue has to be emptied before the kernel takes more.
@@ -416,7 +416,8 @@ impl<T> UringMonitor<T> {
                 Kind::Handler => match live.get(token) {
                     Some(handler) => self.complete_poll(sink, handler, cqe),
                     None => {
-                        // The end of a removed poll is expected; readiness that comes too late is stale.
+                        // The end of a removed poll is expected; readiness that comes too late is
+                        // stale.
                         sink.stats().stale.add(u64::from(cqe.result >= 0));
                         false
                     }
@@ -436,8 +437,9 @@ impl<T> UringMonitor<T> {
             return self.poll_failed(sink, handler, cqe.result);
         }
         let readiness = Readiness::from_poll(cqe.result as u32);
-        // One-shot; or a multishot poll that ended because the CQ overflowed. Armed again by the next
-        // wait. A multishot poll then reports at once what it missed, because arming looks at the level.
+        // One-shot; or a multishot poll that ended because the CQ overflowed. Armed again by the
+        // next wait. A multishot poll then reports at once what it missed, because arming looks at
+        // the level.
         let ended = !cqueue::more(cqe.flags);
         let is_level = matches!(watched.watch.get(), Watch::Level(_));
         if (is_level || ended)
@@ -465,8 +467,8 @@ impl<T> UringMonitor<T> {
             self.changed.set(true);
             return false;
         }
-        // EBADF and the like: the descriptor was closed while it was registered. Reported once; arming
-        // it again would report it for ever.
+        // EBADF and the like: the descriptor was closed while it was registered. Reported once;
+        // arming it again would report it for ever.
         state.arm.set(Arm::Idle);
         sink.mark(handler, Readiness::ERROR);
         true
@@ -501,8 +503,8 @@ impl<T> UringMonitor<T> {
         }
         match result {
             result if result > 0 => sink.mark(handler, Readiness::IN),
-            // Nothing was read and nothing is lost: no buffer left (the count stays in the eventfd),
-            // interrupted, or cancelled.
+            // Nothing was read and nothing is lost: no buffer left (the count stays in the
+            // eventfd), interrupted, or cancelled.
             result if [libc::ENOBUFS, libc::EINTR, libc::EAGAIN, libc::ECANCELED].contains(&-result) => {
                 return false;
             }

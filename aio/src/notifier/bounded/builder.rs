@@ -29,15 +29,17 @@ impl BoundedBuilder {
         self
     }
 
-    /// How the bound is kept; by default the kernel's own where a self-test sees it work, else the atomic method.
+    /// How the bound is kept; by default the kernel's own where a self-test sees it work, else the
+    /// atomic method.
     #[must_use]
     pub fn method(mut self, method: BoundedMethod) -> Self {
         self.method = Some(method);
         self
     }
 
-    /// How a loop resets the doorbell; by default [`Reset::Autoreset`]. The kernel and credit methods have no doorbell beside
-    /// the count: there the loop takes it with a read(2), whatever the default says.
+    /// How a loop resets the doorbell; by default [`Reset::Autoreset`]. The kernel and credit
+    /// methods have no doorbell beside the count: there the loop takes it with a read(2), whatever
+    /// the default says.
     #[must_use]
     pub fn reset(mut self, reset: Reset) -> Self {
         self.reset = reset;
@@ -47,9 +49,10 @@ impl BoundedBuilder {
     /// Makes it.
     ///
     /// # Errors
-    /// `Unsupported`, with the reason, for a method that this kernel does not have, and for a doorbell that is never read
-    /// together with a count that has to be; `InvalidInput` for a maximum of zero, or one that the method cannot keep; what
-    /// eventfd(2) and memfd_create(2) say.
+    /// `Unsupported`, with the reason, for a method that this kernel does not have, and for a
+    /// doorbell that is never read together with a count that has to be; `InvalidInput` for a
+    /// maximum of zero, or one that the method cannot keep; what eventfd(2) and memfd_create(2)
+    /// say.
     pub fn build(self) -> io::Result<BoundedNotifier> {
         let Self { maximum, counting, reset, .. } = self;
         if maximum == 0 {
@@ -87,7 +90,8 @@ impl BoundedNotifier {
     }
 }
 
-/// Where the descriptor's count is the bounded one, somebody must take it, and must learn what it was.
+/// Where the descriptor's count is the bounded one, somebody must take it, and must learn what it
+/// was.
 pub(crate) fn refuse_unread(method: BoundedMethod, reset: Reset) -> io::Result<()> {
     match (method, reset) {
         (BoundedMethod::Atomic, _) => Ok(()),

@@ -5,11 +5,12 @@
 //!   take        read(count) = v                                            write(credit, v)
 //! ```
 //!
-//! At rest `credit + count == maximum - 1`; between the two calls of either side it is less, so the bound is never exceeded,
-//! and room appears a moment late. The credit is a semaphore, of which a read takes one: a notify of more than one reads as
-//! often, and gives back what it has if that is not enough. Two such producers could each hold what the other needs, so they
-//! do it one after the other, under the lock that `set_maximum` takes, too: a third eventfd whose count is the maximum while
-//! the lock is free.
+//! At rest `credit + count == maximum - 1`; between the two calls of either side it is less, so the
+//! bound is never exceeded, and room appears a moment late. The credit is a semaphore, of which a
+//! read takes one: a notify of more than one reads as often, and gives back what it has if that is
+//! not enough. Two such producers could each hold what the other needs, so they do it one after the
+//! other, under the lock that `set_maximum` takes, too: a third eventfd whose count is the maximum
+//! while the lock is free.
 
 use super::calls::{Calls, bump};
 use super::error::{count_too_high, maximum_too_high};
@@ -44,7 +45,8 @@ struct Locked<'a> {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        // A small number into an empty counter: refused only if a peer has filled it, and then there is no lock to release.
+        // A small number into an empty counter: refused only if a peer has filled it, and then
+        // there is no lock to release.
         let _ = write(&self.credit.maximum, self.maximum, self.calls);
     }
 }
@@ -112,7 +114,8 @@ impl Credit {
         }
         let attempt = || {
             let locked = self.lock(calls)?;
-            // Giving back wakes others that wait as we do, and they would wake us: look before taking.
+            // Giving back wakes others that wait as we do, and they would wake us: look before
+            // taking.
             let enough = eventfd::count(self.credit.as_fd()).map_or(true, |credit| credit >= n);
             let granted = n < locked.maximum && enough && self.take_credit(n, calls)?;
             drop(locked);
@@ -148,7 +151,8 @@ impl Credit {
         if n == 0 {
             return Ok(());
         }
-        // A full counter holds more credit than there can be: a peer has written it, and ours is not missing.
+        // A full counter holds more credit than there can be: a peer has written it, and ours is
+        // not missing.
         write(&self.credit, n, calls).map(drop)
     }
 

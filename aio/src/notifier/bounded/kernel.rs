@@ -1,4 +1,5 @@
-//! The bound by the kernel's own ioctl: the count is an eventfd's, and the kernel keeps all the rules.
+//! The bound by the kernel's own ioctl: the count is an eventfd's, and the kernel keeps all the
+//! rules.
 
 use super::calls::{Calls, bump};
 use super::error::count_too_high;
@@ -113,7 +114,8 @@ pub(super) fn adopt(fd: OwnedFd) -> io::Result<EventFd> {
     if !crate::sys::fd::is_nonblocking(std::os::fd::AsRawFd::as_raw_fd(&fd))? {
         return refuse("a bounded notifier's eventfds are non-blocking, and this is not");
     }
-    // An error is a descriptor that is no eventfd, or a system without /proc, where the peer has to be believed.
+    // An error is a descriptor that is no eventfd, or a system without /proc, where the peer has to
+    // be believed.
     match eventfd::count(fd.as_fd()) {
         Err(e) if e.kind() == io::ErrorKind::InvalidInput => Err(e),
         _ => Ok(EventFd::from_owned(fd)),

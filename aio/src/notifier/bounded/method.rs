@@ -27,9 +27,11 @@ pub enum Counting {
 pub enum BoundedMethod {
     /// The kernel's own `EFD_IOC_SET_MAXIMUM`, of a patched kernel.
     Kernel,
-    /// An atomic count in shared memory, futex(2) for threads that sleep, an eventfd for loops that do.
+    /// An atomic count in shared memory, futex(2) for threads that sleep, an eventfd for loops that
+    /// do.
     Atomic,
-    /// A second eventfd, whose count is the room: producers read it first, consumers write back what they took.
+    /// A second eventfd, whose count is the room: producers read it first, consumers write back
+    /// what they took.
     Credit,
 }
 

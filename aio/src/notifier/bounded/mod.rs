@@ -1,7 +1,7 @@
 //! Bounded notifiers: a count with a maximum, so that a fast producer feels a slow consumer.
 //!
-//! [`BoundedNotifier`] has the semantics, [`BoundedMethod`] the ways to get them, each in a file of its
-//! own. How a loop uses them is in the context's room.
+//! [`BoundedNotifier`] has the semantics, [`BoundedMethod`] the ways to get them, each in a file of
+//! its own. How a loop uses them is in the context's room.
 
 mod atomic;
 mod builder;

@@ -10,15 +10,16 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-/// A count with a maximum, which producers raise and consumers take, in any thread, so that a fast producer feels a slow
-/// consumer.
+/// A count with a maximum, which producers raise and consumers take, in any thread, so that a fast
+/// producer feels a slow consumer.
 ///
-/// The semantics are those of `EFD_IOC_SET_MAXIMUM` (the 2026 proposal, v5), which turns the overflow level of an eventfd,
-/// 2^64 - 1, into a number of choice: `n` is admitted iff `maximum > count && maximum - count > n`, so the count reaches
-/// `maximum - 1` at most; what is not admitted waits, or would block.
+/// The semantics are those of `EFD_IOC_SET_MAXIMUM` (the 2026 proposal, v5), which turns the
+/// overflow level of an eventfd, 2^64 - 1, into a number of choice: `n` is admitted iff `maximum >
+/// count && maximum - count > n`, so the count reaches `maximum - 1` at most; what is not admitted
+/// waits, or would block.
 ///
-/// A cheap handle: clones share one count. What a producer wrote to memory before a notify is visible to the consumer whose
-/// take contains it.
+/// A cheap handle: clones share one count. What a producer wrote to memory before a notify is
+/// visible to the consumer whose take contains it.
 ///
 /// ```
 /// use aio::BoundedNotifier;
@@ -40,11 +41,13 @@ use std::sync::Arc;
 ///
 /// # The way that looks right and is not
 ///
-/// Writing `2^64 - 1 - maximum` into a stock eventfd makes its kernel compute the very same inequality for every write, and
-/// EPOLLOUT too. But the bias is a count: the descriptor is readable for ever, so a level-triggered loop spins and an
-/// edge-triggered one is woken by the consumer's own writes; a read takes the bias along, and until it is written back
-/// producers are unbounded; if they have written `maximum` by then it cannot be written back; and a semaphore hands the bias
-/// out, one by one. It serves a consumer that reads at times of its own and nothing else. (`tests/bounded/bias.rs` shows it.)
+/// Writing `2^64 - 1 - maximum` into a stock eventfd makes its kernel compute the very same
+/// inequality for every write, and EPOLLOUT too. But the bias is a count: the descriptor is
+/// readable for ever, so a level-triggered loop spins and an edge-triggered one is woken by the
+/// consumer's own writes; a read takes the bias along, and until it is written back producers are
+/// unbounded; if they have written `maximum` by then it cannot be written back; and a semaphore
+/// hands the bias out, one by one. It serves a consumer that reads at times of its own and nothing
+/// else. (`tests/bounded/bias.rs` shows it.)
 #[derive(Clone, Debug)]
 pub struct BoundedNotifier {
     pub(crate) inner: Arc<Inner>,
@@ -106,7 +109,8 @@ impl BoundedNotifier {
     /// Adds `n` if the bound admits it. Any thread; never sleeps.
     ///
     /// # Errors
-    /// `WouldBlock` if it does not (an `n` of the maximum or more never fits); `InvalidInput` for `u64::MAX`.
+    /// `WouldBlock` if it does not (an `n` of the maximum or more never fits); `InvalidInput` for
+    /// `u64::MAX`.
     pub fn try_notify(&self, n: u64) -> io::Result<()> {
         check_n(n)?;
         let added = by_engine!(self, engine => engine.try_add(n, &self.inner.calls))?;
@@ -115,10 +119,12 @@ impl BoundedNotifier {
 
     /// Adds `n`, and sleeps until the bound admits it. Any thread.
     ///
-    /// An `n` of the maximum or more sleeps until the maximum is raised. Of several that sleep any may come first.
+    /// An `n` of the maximum or more sleeps until the maximum is raised. Of several that sleep any
+    /// may come first.
     ///
     /// # Errors
-    /// `BrokenPipe` if it would sleep and the notifier is [stopped](Self::stop); `InvalidInput` for `u64::MAX`.
+    /// `BrokenPipe` if it would sleep and the notifier is [stopped](Self::stop); `InvalidInput` for
+    /// `u64::MAX`.
     pub fn notify(&self, n: u64) -> io::Result<()> {
         check_n(n)?;
         by_engine!(self, engine => engine.add(n, &self.inner.calls))
@@ -132,8 +138,8 @@ impl BoundedNotifier {
         by_engine!(self, engine => engine.try_take(&self.inner.calls))
     }
 
-    /// Takes the count, or one of it, and sleeps until there is one. Any thread but that of a loop; a loop has
-    /// [`AioContext::add_bounded`](crate::AioContext::add_bounded).
+    /// Takes the count, or one of it, and sleeps until there is one. Any thread but that of a loop;
+    /// a loop has [`AioContext::add_bounded`](crate::AioContext::add_bounded).
     ///
     /// # Errors
     /// `BrokenPipe` if it would sleep and the notifier is [stopped](Self::stop).
@@ -141,11 +147,12 @@ impl BoundedNotifier {
         by_engine!(self, engine => engine.take(&self.inner.calls))
     }
 
-    /// Sets the maximum (`u64::MAX` for none) and wakes whoever waits for room, so a raised one acts at once. Any thread.
+    /// Sets the maximum (`u64::MAX` for none) and wakes whoever waits for room, so a raised one
+    /// acts at once. Any thread.
     ///
     /// # Errors
-    /// `InvalidInput` if the count has reached the new maximum already, which for zero it always has, or if the method does
-    /// not go so high.
+    /// `InvalidInput` if the count has reached the new maximum already, which for zero it always
+    /// has, or if the method does not go so high.
     pub fn set_maximum(&self, maximum: u64) -> io::Result<()> {
         by_engine!(self, engine => engine.set_maximum(maximum, &self.inner.calls))
     }
@@ -166,8 +173,8 @@ impl BoundedNotifier {
         by_engine!(self, engine => engine.count())
     }
 
-    /// Ends every sleep in [`notify`](Self::notify) and [`take`](Self::take), now and later, in all processes: the other side
-    /// has gone. Whatever does not sleep goes on to work.
+    /// Ends every sleep in [`notify`](Self::notify) and [`take`](Self::take), now and later, in all
+    /// processes: the other side has gone. Whatever does not sleep goes on to work.
     ///
     /// # Errors
     /// What write(2) says.
@@ -180,16 +187,17 @@ impl BoundedNotifier {
         self.inner.calls.snapshot()
     }
 
-    /// The descriptors that make the same count in another process: send them (SCM_RIGHTS) with method and counting, and
-    /// give them to [`from_fds`](Self::from_fds) there in this order.
+    /// The descriptors that make the same count in another process: send them (SCM_RIGHTS) with
+    /// method and counting, and give them to [`from_fds`](Self::from_fds) there in this order.
     pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
         by_engine!(self, engine => engine.fds())
     }
 
     /// The count that another process, or this one, made. `reset` is for this process's loops.
     ///
-    /// The peer is trusted to keep the rules of the method: it cannot make this process touch memory it should not, but it
-    /// can starve it, or with the atomic and credit methods exceed the bound.
+    /// The peer is trusted to keep the rules of the method: it cannot make this process touch
+    /// memory it should not, but it can starve it, or with the atomic and credit methods exceed the
+    /// bound.
     ///
     /// # Errors
     /// `InvalidInput` if these are not the descriptors of such a count.
@@ -230,8 +238,9 @@ fn check_n(n: u64) -> io::Result<()> {
 }
 
 impl AsFd for BoundedNotifier {
-    /// What a loop polls for a count: see [`AioContext::add_bounded`](crate::AioContext::add_bounded). With the atomic method
-    /// it is only a doorbell, which rings while a loop has asked for that.
+    /// What a loop polls for a count: see
+    /// [`AioContext::add_bounded`](crate::AioContext::add_bounded). With the atomic method it is
+    /// only a doorbell, which rings while a loop has asked for that.
     fn as_fd(&self) -> BorrowedFd<'_> {
         by_engine!(self, engine => engine.doorbell())
     }

@@ -12,7 +12,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 pub(super) enum Patience {
     /// The descriptor's readiness says it all.
     Level { fd: RawFd, events: libc::c_short },
-    /// It is ready when there is room for one, and this producer needs more: each change is reported once.
+    /// It is ready when there is room for one, and this producer needs more: each change is
+    /// reported once.
     Edge(Epoll),
 }
 

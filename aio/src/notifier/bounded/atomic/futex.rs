@@ -44,7 +44,8 @@ impl Futex {
     /// Wakes up to `n` sleepers.
     #[cfg(not(loom))]
     pub(super) fn wake(&self, n: u32) {
-        // The address is mapped and aligned, so there is no error; a wake that failed could not be made up for either.
+        // The address is mapped and aligned, so there is no error; a wake that failed could not be
+        // made up for either.
         let woken = futex::wake(&self.word, n);
         debug_assert!(woken.is_ok(), "{woken:?}");
     }

@@ -4,8 +4,8 @@
 //! RUSTFLAGS="--cfg loom" cargo test -p aio --release --lib loom
 //! ```
 //!
-//! A lost wake-up is a thread that sleeps for ever, which loom reports as a deadlock. The models with a mistake in them must
-//! end that way.
+//! A lost wake-up is a thread that sleeps for ever, which loom reports as a deadlock. The models
+//! with a mistake in them must end that way.
 
 use super::{Arrived, Level, Registered, SeqCst, Sleepers, State, Taken, loom_fence};
 use loom::sync::{Condvar, Mutex};
@@ -237,7 +237,8 @@ fn arming_without_a_look_loses_a_wake_up() {
     a_loop_hears_the_doorbell(Some(Mistake::ArmsAndSleeps));
 }
 
-/// `Sleepers::sleep_until` with a mistake. Without its guard, whose drop loom does not bear when it unwinds from a deadlock.
+/// `Sleepers::sleep_until` with a mistake. Without its guard, whose drop loom does not bear when it
+/// unwinds from a deadlock.
 fn sleep_wrongly<R>(sleepers: &Sleepers, mistake: Mistake, mut look: impl FnMut() -> Option<R>) -> R {
     let register = |at: bool| {
         if at {

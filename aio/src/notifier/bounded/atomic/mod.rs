@@ -1,7 +1,8 @@
 //! The bound by an atomic count in shared memory: no system call while nobody sleeps.
 //!
-//! Threads that sleep do so in futex(2), loops on two eventfds: the doorbell, rung for a count, and the room doorbell. Both
-//! only while a loop has said that it waits, so neither has a maximum to respect, and the doorbell may be left unread.
+//! Threads that sleep do so in futex(2), loops on two eventfds: the doorbell, rung for a count, and
+//! the room doorbell. Both only while a loop has said that it waits, so neither has a maximum to
+//! respect, and the doorbell may be left unread.
 #![expect(unsafe_code, reason = "the state lies in memory that other processes map, too")]
 
 mod futex;
@@ -29,7 +30,8 @@ impl Atomic {
     pub(super) fn new(maximum: u64, counting: Counting, reset: Reset) -> io::Result<Self> {
         let page = SharedPage::new()?;
         let state = State::new(check_maximum(maximum)?, counting == Counting::Semaphore);
-        // SAFETY: the page is big enough and aligned (`as_ptr` checks), and nobody else has its descriptor yet.
+        // SAFETY: the page is big enough and aligned (`as_ptr` checks), and nobody else has its
+        // descriptor yet.
         unsafe { page.as_ptr::<State>().write(state) };
         Ok(Self { page, doorbell: EventNotifier::new(reset)?, room: EventNotifier::new(Reset::Classic)? })
     }
@@ -56,8 +58,9 @@ impl Atomic {
     }
 
     fn state(&self) -> &State {
-        // SAFETY: the page lives as long as `self`, is aligned, and holds a `State`: written by `new`, here or in the process
-        // that it came from, or all zeros or nonsense of a hostile peer, which are valid atomics, too.
+        // SAFETY: the page lives as long as `self`, is aligned, and holds a `State`: written by
+        // `new`, here or in the process that it came from, or all zeros or nonsense of a hostile
+        // peer, which are valid atomics, too.
         unsafe { &*self.page.as_ptr::<State>() }
     }
 
@@ -213,7 +216,8 @@ impl Atomic {
         self.state().wants_no_more();
     }
 
-    /// It wants it no longer. The ring that it took may have been another's, too, who is to have it in that case.
+    /// It wants it no longer. The ring that it took may have been another's, too, who is to have it
+    /// in that case.
     pub(crate) fn had_room(&self, calls: &Calls) -> io::Result<()> {
         self.room.test_and_clear()?;
         bump(&calls.reads);

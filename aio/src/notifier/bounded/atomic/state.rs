@@ -1,8 +1,10 @@
-//! The count, its maximum and who waits: 64 bytes of memory that any number of threads and processes share.
+//! The count, its maximum and who waits: 64 bytes of memory that any number of threads and
+//! processes share.
 //!
-//! Count and maximum are the two halves of one word, so each change of either is one compare-and-swap and sees both as they
-//! are: the bound is exact, also while it changes. Whoever finds nothing to do registers, looks once more, and only then
-//! sleeps; whoever changes the word looks afterwards who is registered. Twice the same Dekker pair:
+//! Count and maximum are the two halves of one word, so each change of either is one
+//! compare-and-swap and sees both as they are: the bound is exact, also while it changes. Whoever
+//! finds nothing to do registers, looks once more, and only then sleeps; whoever changes the word
+//! looks afterwards who is registered. Twice the same Dekker pair:
 //!
 //! ```text
 //!   producer without room                      consumer
@@ -16,9 +18,10 @@
 //!     sleep
 //! ```
 //!
-//! All accesses are sequentially consistent: if (2) misses (3) then (4) sees (1). A sleep is futex(2) on a sequence number
-//! that was read before the look (2) and is raised before each wake, so a wake between look and sleep is not missed either.
-//! `loom_tests` has both pairs, and the mistakes near by.
+//! All accesses are sequentially consistent: if (2) misses (3) then (4) sees (1). A sleep is
+//! futex(2) on a sequence number that was read before the look (2) and is raised before each wake,
+//! so a wake between look and sleep is not missed either. `loom_tests` has both pairs, and the
+//! mistakes near by.
 
 use super::futex::Futex;
 use crate::sync::{AtomicU32, AtomicU64, Ordering::SeqCst, loom_fence};
@@ -241,7 +244,8 @@ impl State {
 
     #[inline]
     fn arrived(&self, n: u32) -> Arrived {
-        // A write(2) of zero wakes a poller of an eventfd, who then finds nothing; here nobody is troubled.
+        // A write(2) of zero wakes a poller of an eventfd, who then finds nothing; here nobody is
+        // troubled.
         if n == 0 {
             return Arrived { ring: false, wake: 0 };
         }
@@ -276,8 +280,9 @@ impl State {
         Some(Taken { count, ring_room: self.wanting.load(SeqCst) != 0, wake: self.writers_to_wake(count) })
     }
 
-    /// (4) How many writers to wake for `room` that has come. Those that want one each need no more than the room; one that
-    /// wants more may not be able to use a wake that another could, so then all are woken.
+    /// (4) How many writers to wake for `room` that has come. Those that want one each need no more
+    ///     than the room; one that wants more may not be able to use a wake that another could, so
+    ///     then all are woken.
     fn writers_to_wake(&self, room: u32) -> u32 {
         match self.writers.waiting.load(SeqCst) {
             0 => 0,
@@ -286,7 +291,8 @@ impl State {
         }
     }
 
-    /// Sets the maximum unless the count has reached it; then the caller wakes writers and rings the room doorbell.
+    /// Sets the maximum unless the count has reached it; then the caller wakes writers and rings
+    /// the room doorbell.
     pub(super) fn set_maximum(&self, maximum: u32) -> Option<Taken> {
         let mut word = self.word.load(SeqCst);
         loop {
