@@ -97,7 +97,8 @@ pub(crate) fn refuse_unread(method: BoundedMethod, reset: Reset) -> io::Result<(
         (BoundedMethod::Atomic, _) => Ok(()),
         (_, Reset::Classic | Reset::Autoreset | Reset::AutoresetBy(Method::Read)) => Ok(()),
         (_, Reset::AutoresetBy(Method::Edge)) => Err(unsupported(
-            "with this reset the eventfd is never read, so nothing would lower the count and its producer would stall forever after \
+            "with this reset the eventfd is never read, so nothing would lower the count and \
+             its producer would stall forever after \
              maximum - 1 notifications; choose Reset::Classic, or the atomic method, whose doorbell has no maximum",
         )),
         (_, Reset::AutoresetBy(_)) => Err(unsupported(

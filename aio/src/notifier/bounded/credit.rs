@@ -135,7 +135,8 @@ impl Credit {
         if write(&self.count, n, calls)? {
             return Ok(());
         }
-        let why = "the counter of a credit-bounded notifier is full: another writer adds to it without taking credit";
+        let why = "the counter of a credit-bounded notifier is full: \
+               another writer adds to it without taking credit";
         Err(io::Error::other(why))
     }
 

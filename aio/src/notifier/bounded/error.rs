@@ -6,7 +6,8 @@ use std::io;
 /// The count has already reached the requested maximum.
 pub(super) fn count_too_high(maximum: u64) -> io::Error {
     let why = format!(
-        "the count has already reached {maximum}, so this cannot be its maximum; take first, or choose a higher one"
+        "the count has already reached {maximum}, so this cannot be its maximum; \
+         take first, or choose a higher one"
     );
     io::Error::new(io::ErrorKind::InvalidInput, why)
 }
