@@ -172,7 +172,7 @@ impl<T> Completions<T> {
         self.operations.borrow_mut().drain().map(|operation| operation.held).collect()
     }
 
-    /// Returns up what the kernel does not give back: its memory must never be used again.
+    /// Leaks what the kernel does not give back: its memory must never be used again.
     pub(crate) fn leak(&self) {
         std::mem::forget(self.operations.take());
     }

@@ -23,7 +23,7 @@ const BATCH: usize = 16;
 
 /// Why [`Reset::Autoreset`] falls back to a read.
 const COUNT_IS_READ: &str =
-    "with this method the descriptor holds the bounded count itself, so the loop has to read it";
+    "with this method the descriptor holds the bounded count itself, so the loop reads it";
 
 impl AioContext {
     /// Calls `callback` whenever `notifier` has a count, with the amount taken: the whole count, or

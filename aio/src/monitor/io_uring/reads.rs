@@ -64,7 +64,7 @@ impl Reads {
         (key as u32, Token::new(Kind::Read, key, 0), read.count.as_ptr().cast())
     }
 
-    /// Returns the ring the buffers of READ_MULTISHOT, unless it has them.
+    /// Provides the buffers of READ_MULTISHOT to the ring, unless it already has them.
     pub(super) fn provide_counters(&self, ring: &mut Ring) -> io::Result<()> {
         let mut counters = self.counters.borrow_mut();
         if counters.is_none() {
@@ -136,7 +136,7 @@ impl Reads {
         }
     }
 
-    /// Returns up what the kernel does not give back: its memory must never be used again.
+    /// Leaks what the kernel does not give back: its memory must never be used again.
     pub(super) fn leak(&self) {
         std::mem::forget(self.slots.take());
         std::mem::forget(self.counters.take());

@@ -31,7 +31,7 @@ use std::sync::Arc;
 /// notifier.try_notify(4)?;
 /// assert_eq!(notifier.try_notify(1).unwrap_err().kind(), ErrorKind::WouldBlock);
 /// let producer = notifier.clone();
-/// let producer = std::thread::spawn(move || producer.notify(1));       // sleeps until there is room
+/// let producer = std::thread::spawn(move || producer.notify(1));  // sleeps until there is room
 /// assert_eq!(notifier.take()?, 4);
 /// producer.join().expect("the producer does not panic")?;
 /// assert_eq!(notifier.take()?, 1);

@@ -287,10 +287,10 @@ impl State {
         Some(Taken { count, ring_room: self.wanting.load(SeqCst) != 0, wake: self.writers_to_wake(count) })
     }
 
-    /// Step (4): how many writers to wake when `room` units have been freed. If every writer wants one
-    /// unit, waking `room` of them is enough. A writer that wants more might be woken without having
-    /// enough room, while another could have used the wake-up; so if there is such a writer, all
-    /// are woken.
+    /// Step (4): how many writers to wake when `room` units have been freed. If every writer wants
+    /// one unit, waking `room` of them is enough. A writer that wants more might be woken without
+    /// having enough room, while another could have used the wake-up; so if there is such a writer,
+    /// all are woken.
     fn writers_to_wake(&self, room: u32) -> u32 {
         match self.writers.waiting.load(SeqCst) {
             0 => 0,
