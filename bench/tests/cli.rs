@@ -253,7 +253,7 @@ fn one_percent_measures_its_cells_and_prints_conclusions() {
     let names: Vec<_> =
         fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["out.json"]);
-    assert!(text(&output.stdout).contains("What doing without the read(2) saves of an iteration"));
+    assert!(text(&output.stdout).contains("What leaving out the read(2) saves of an iteration"));
     assert!(text(&output.stdout).contains(report["conclusions"][0].as_str().unwrap()));
 }
 

@@ -9,8 +9,8 @@ use tempfile::{Builder, NamedTempFile};
 
 /// A file that appears under its name only when it is complete: written beside it, then renamed
 /// (rename(2) replaces the target atomically). Created before a run begins, so that a place that
-/// cannot be written to is reported at once. If it is dropped without [`WholeFile::commit`], nothing
-/// is left.
+/// cannot be written to is reported at once. If it is dropped without [`WholeFile::commit`],
+/// nothing is left.
 #[derive(Debug)]
 pub(crate) struct WholeFile {
     file: NamedTempFile,
