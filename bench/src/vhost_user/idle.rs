@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_sleeps_is_told_from_one_that_wakes_and_one_that_spins() {
+    fn sleeping_waking_and_spinning_processes_are_distinguished() {
         let shell = |script: &str| {
             let mut command = Command::new("sh");
             command.args(["-c", script]).stdin(Stdio::piped()).spawn().unwrap()
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn ctrl_c_ends_the_watch_and_a_process_that_is_gone_is_named_by_its_place() {
+    fn ctrl_c_ends_the_watch_and_a_missing_process_is_named_by_its_index() {
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let process = Process::new(child.id() as i32).unwrap();
         let mut stopped = StepsLeft::default();
