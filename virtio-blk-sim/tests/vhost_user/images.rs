@@ -1,4 +1,4 @@
-//! Images that bypass the page cache or must not be written, and a frontend that the program inherits.
+//! Images that bypass the page cache, read-only images, and a frontend on an inherited descriptor.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -14,7 +14,8 @@ use super::requests::{CAPACITY, Posted, Vm, disk_content, image_of, payload, rea
 use super::server::{Setup, TempPath, TestServer};
 use super::{Watchdog, default_options, driver, exercise, finish, options};
 
-/// Opens an image with O_DIRECT. None, and a line that says so, where the file system has no such thing.
+/// Opens an image with O_DIRECT. Returns None, after printing the reason, if the file system does
+/// not support it.
 fn direct(image: &TempPath) -> Option<Arc<FileImage>> {
     match FileImage::open(image, false, true) {
         Ok(image) => {
@@ -41,7 +42,7 @@ fn a_direct_image_serves_buffers_at_any_address() {
     };
     let mut content = disk_content(CAPACITY);
     for (round, placement) in [(4096, 0), (512, 0), (512, 8), (1, 0), (1, 13)].into_iter().enumerate() {
-        println!("buffers at multiples of {} plus {}", placement.0, placement.1); // shown when it fails
+        println!("buffers at multiples of {} plus {}", placement.0, placement.1); // printed when the test fails
         let server = TestServer::new(setup());
         let mut vm = Vm::new(&server, Features::NONE);
         vm.placement = placement;
@@ -51,10 +52,10 @@ fn a_direct_image_serves_buffers_at_any_address() {
         content[at..at + 4096].copy_from_slice(&bytes);
         assert!(std::fs::read(&image).unwrap() == content, "the disk is not as expected");
         assert_eq!(vm.run(&read(sector, 4096)), (4097, [bytes.as_slice(), &[0]].concat()));
-        // In pieces that are no blocks, and the status among them.
+        // Split at positions that are not block boundaries; one piece also holds the status byte.
         let pieces = Posted::request(0, 0).writable(1000).writable(3000).writable(97);
         assert_eq!(vm.run(&pieces), (4097, [&content[..4096], &[0]].concat()));
-        // Less than a block, where the disk has larger ones, is refused and not rounded.
+        // A transfer smaller than a block of the disk is refused, not rounded.
         let fine = device.request_alignment <= 512;
         assert_eq!(vm.run(&write(1, 512)), (1, vec![u8::from(!fine)]));
         if fine {
@@ -84,7 +85,7 @@ fn the_program_does_not_write_a_read_only_image() {
     let content = disk_content(super::SECTORS);
     let (socket, image) = (TempPath::new("sock"), image_of(&content));
     let _server = Process::start(&socket, &image, &["--read-only"]);
-    // By a driver that knows, and by one that does not want to.
+    // With a driver that negotiates RO, and with one that does not.
     for features in [Features::RO, Features::NONE] {
         let options = options(super::DEPTH, features | Features::FLUSH);
         let mut client = Client::connect(&socket, ClientOptions { ..options }).unwrap();
@@ -106,8 +107,8 @@ fn the_program_does_not_write_a_read_only_image() {
 }
 
 #[test]
-fn the_program_serves_the_frontend_that_it_inherits_and_leaves_with_it() {
-    let _watchdog = Watchdog::new("the_program_serves_the_frontend_that_it_inherits_and_leaves_with_it");
+fn the_program_serves_an_inherited_frontend_and_exits_with_it() {
+    let _watchdog = Watchdog::new("the_program_serves_an_inherited_frontend_and_exits_with_it");
     let image = TempPath::image();
     let (ours, theirs) = UnixStream::pair().unwrap();
     let server = inheriting(theirs, &["--fd", "3"], &image).spawn().unwrap();
@@ -120,12 +121,12 @@ fn the_program_serves_the_frontend_that_it_inherits_and_leaves_with_it() {
 }
 
 #[test]
-fn descriptors_that_are_no_frontend_are_refused() {
-    let _watchdog = Watchdog::new("descriptors_that_are_no_frontend_are_refused");
+fn descriptors_that_are_not_frontends_are_refused() {
+    let _watchdog = Watchdog::new("descriptors_that_are_not_frontends_are_refused");
     let (image, socket) = (TempPath::image(), TempPath::new("sock"));
     let open = || OwnedFd::from(std::fs::File::open(&image).unwrap());
     let listener = || OwnedFd::from(UnixListener::bind(&socket).unwrap());
-    // Standard input; one that is not open; a file; a socket that nobody is connected to.
+    // Standard input, a closed descriptor, an invalid number, a file, and a socket without a peer.
     for (number, fd) in [("0", open()), ("77", open()), ("-1", open()), ("3", open()), ("3", listener())] {
         let argument = format!("--fd={number}");
         let outcome = inheriting(fd, &[&argument], &image).output().unwrap();

@@ -1,5 +1,5 @@
-//! A limit on requests per second. Nothing here looks at a clock: what counts is that everything is answered, that not
-//! everything was answered at once, and who carried on.
+//! A limit on requests per second. These tests do not look at a clock. They check that every
+//! request completes, that not all complete at once, and that the timer resumed the queue.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use super::server::{Setup, TestServer};
 use super::{DEPTH, Watchdog, default_options, driver, exercise, finish};
 
 #[test]
-fn more_than_the_burst_is_answered_by_way_of_the_timer() {
-    let _watchdog = Watchdog::new("more_than_the_burst_is_answered_by_way_of_the_timer");
+fn requests_beyond_the_burst_complete_through_the_timer() {
+    let _watchdog = Watchdog::new("requests_beyond_the_burst_complete_through_the_timer");
     for threads in [0, 1] {
-        // The burst is a tenth of a second's worth: 100 requests, or 100 blocks.
+        // The burst is what 0.1 s allows: 100 requests, or 100 blocks.
         for limit in [RateLimit::new(Some(1_000), None), RateLimit::new(None, Some(4_096_000))] {
             let limit = Some(Arc::new(limit));
             let server = TestServer::new(Setup { queues: 2, threads, limit, ..Setup::default() });
@@ -32,8 +32,8 @@ fn more_than_the_burst_is_answered_by_way_of_the_timer() {
 }
 
 #[test]
-fn a_resting_queue_can_be_stopped_and_started() {
-    let _watchdog = Watchdog::new("a_resting_queue_can_be_stopped_and_started");
+fn a_throttled_queue_can_be_stopped_and_started() {
+    let _watchdog = Watchdog::new("a_throttled_queue_can_be_stopped_and_started");
     let server =
         TestServer::new(Setup { limit: Some(Arc::new(RateLimit::new(Some(20), None))), ..Setup::default() });
     let mut client = Client::connect(server.socket(), default_options()).unwrap();

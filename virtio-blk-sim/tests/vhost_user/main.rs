@@ -1,5 +1,5 @@
-//! The vhost-user server against a client that is a whole VMM and its guest: in this process on a thread of its own, and as
-//! the program `vhost-user-blk`.
+//! Tests of the vhost-user server against a client that plays a whole VMM and its guest. The server
+//! runs in this process on a separate thread, or as the program `vhost-user-blk`.
 
 mod abuse;
 mod client;
@@ -30,12 +30,12 @@ use virtio_blk_sim::guest::{BlkDriver, Completion, GuestReport, Pattern, Stop, W
 
 /// Sectors of the disks: 1 MiB.
 const SECTORS: u64 = 2048;
-/// Bytes of a transfer.
+/// Bytes per transfer.
 const BLOCK: u32 = 4096;
 /// Requests in flight.
 const DEPTH: u16 = 16;
 
-/// Ends the process when a test hangs. Far beyond what any takes.
+/// Aborts the process when a test hangs. The limit is far above the run time of any test.
 struct Watchdog(Option<Sender<()>>, Option<JoinHandle<()>>);
 
 impl Watchdog {
@@ -43,7 +43,7 @@ impl Watchdog {
         let (alive, gone) = channel();
         let watch = move || {
             if gone.recv_timeout(Duration::from_secs(60)) == Err(RecvTimeoutError::Timeout) {
-                // Not eprintln!, which this test's capture keeps until an end that does not come.
+                // Not eprintln!: the test harness would capture the output and never print it.
                 let _ = std::io::stderr().write_all(format!("{test} hangs\n").as_bytes());
                 std::process::abort();
             }
@@ -59,7 +59,7 @@ impl Drop for Watchdog {
     }
 }
 
-/// What a client wants for drivers of so many requests in flight.
+/// Client options for a driver with `depth` requests in flight.
 fn options(depth: u16, features: Features) -> ClientOptions {
     let queue_size = BlkDriver::queue_size_for(depth, features);
     let ram = BlkDriver::ram_bytes(queue_size, depth, BLOCK);
@@ -70,7 +70,7 @@ fn default_options() -> ClientOptions {
     options(DEPTH, Features::INDIRECT_DESC | Features::EVENT_IDX | Features::FLUSH)
 }
 
-/// Lays a driver out and starts its queue.
+/// Sets up a driver and starts its queue.
 fn driver(client: &mut Client, queue: u16) -> BlkDriver {
     let driver = BlkDriver::new(client.ports(queue).unwrap(), DEPTH, BLOCK).unwrap();
     client.start(queue).unwrap();
@@ -87,14 +87,14 @@ fn workload(requests: u64) -> Workload {
     }
 }
 
-/// Reads and writes, checks what is read, and that everything was answered.
+/// Reads and writes, verifies the data, and checks that every request completed.
 fn exercise(driver: &mut BlkDriver, requests: u64) -> GuestReport {
     let report = run(driver, &workload(requests)).unwrap();
     assert_eq!(report.requests, requests);
     report
 }
 
-/// Waits until so many requests have been answered.
+/// Waits until `count` requests have completed.
 fn finish(driver: &mut BlkDriver, finished: &mut Vec<Completion>, count: usize) {
     driver.reap(finished).unwrap();
     while finished.len() < count {

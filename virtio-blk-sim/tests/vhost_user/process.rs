@@ -1,4 +1,4 @@
-//! The server as a program.
+//! The server as a separate process.
 #![expect(
     unsafe_code,
     reason = "kill(2) on a child that has not been waited for; prctl(2) between fork and exec"
@@ -16,26 +16,27 @@ use std::sync::mpsc::{Receiver, channel};
 use super::Watchdog;
 use super::server::TempPath;
 
-/// Has the kernel kill what `command` starts when the thread that starts it ends (PR_SET_PDEATHSIG, which execve(2) keeps).
-/// A test that hangs is aborted: nothing of it is dropped, and a server left behind would hold on to its output.
+/// Makes the kernel kill the process of `command` when the thread that starts it ends
+/// (PR_SET_PDEATHSIG, which is kept across execve(2)). A hanging test is aborted without running
+/// destructors, and a server left behind would keep its output pipes open.
 pub(crate) fn leaving_with_us(command: &mut Command) -> &mut Command {
     let parent = std::process::id() as libc::pid_t;
     let before_exec = move || {
-        // SAFETY: numbers only.
+        // SAFETY: passes only numbers.
         if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: takes nothing and cannot fail.
+        // SAFETY: takes no arguments and cannot fail.
         let still = unsafe { libc::getppid() };
-        // Otherwise it ended before it was asked to tell, and does not tell any more.
+        // Otherwise the parent ended before the prctl, and the signal will not be sent.
         if still == parent { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
     };
-    // SAFETY: `before_exec` makes two system calls that are safe after a fork of many threads (signal-safety(7)), takes no
-    // lock and allocates nothing.
+    // SAFETY: `before_exec` makes two system calls that are safe in a child forked from a
+    // multithreaded process (signal-safety(7)). It takes no lock and allocates nothing.
     unsafe { command.pre_exec(before_exec) }
 }
 
-/// The program with a descriptor that it inherits as number 3.
+/// The program, with a descriptor that it inherits as number 3.
 pub(crate) fn inheriting(fd: impl Into<OwnedFd>, arguments: &[&str], image: &TempPath) -> Command {
     let mut command = Command::new("sh");
     let script = "exec \"$0\" \"$@\" 3<&0 0</dev/null";
@@ -45,7 +46,7 @@ pub(crate) fn inheriting(fd: impl Into<OwnedFd>, arguments: &[&str], image: &Tem
     command
 }
 
-/// A running `vhost-user-blk`. Killed when dropped, or when the thread that has started it ends.
+/// A running `vhost-user-blk`. Killed on drop, or when the thread that started it ends.
 pub(crate) struct Process {
     child: Child,
     socket: PathBuf,
@@ -88,11 +89,12 @@ impl Process {
     }
 
     pub(crate) fn signal(&self, signal: i32) {
-        // SAFETY: a number and a number; the child has not been waited for, so its id is still its own.
+        // SAFETY: passes only numbers; the child has not been waited for, so its process id has not
+        // been reused.
         assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
     }
 
-    /// Waits until the program has said something.
+    /// Waits until the program prints a line that contains `part`.
     pub(crate) fn wait_for_line(&self, part: &str) {
         while !self.lines.recv().expect("the server's stderr is open").contains(part) {}
     }
@@ -105,7 +107,7 @@ impl Process {
         self.child.wait().unwrap()
     }
 
-    /// kill -9.
+    /// Kills the program with SIGKILL.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -120,8 +122,8 @@ impl Drop for Process {
 }
 
 #[test]
-fn a_server_leaves_with_the_thread_that_has_started_it() {
-    let _watchdog = Watchdog::new("a_server_leaves_with_the_thread_that_has_started_it");
+fn a_server_ends_with_the_thread_that_started_it() {
+    let _watchdog = Watchdog::new("a_server_ends_with_the_thread_that_started_it");
     let (socket, image) = (TempPath::new("sock"), TempPath::image());
     let start = || Process::start(&socket, &image, &[]);
     let mut server = std::thread::scope(|scope| scope.spawn(start).join().unwrap());

@@ -1,4 +1,5 @@
-//! With `--sandbox on` the server does all that it does without, whatever its loop and its disk are made of.
+//! With `--sandbox on` the server must do everything that it does without, for every monitor and
+//! every disk.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -22,7 +23,7 @@ use super::process::{Process, inheriting};
 use super::server::TempPath;
 use super::{BLOCK, SECTORS, Watchdog, default_options, driver, exercise, finish};
 
-/// The methods by the names that the command line has for them.
+/// The reset methods and their names on the command line.
 const RESETS: [(&str, Reset); 6] = [
     ("classic", Reset::Classic),
     ("autoreset", Reset::Autoreset),
@@ -32,7 +33,7 @@ const RESETS: [(&str, Reset); 6] = [
     ("kernel-flag", Reset::AutoresetBy(Method::KernelFlag)),
 ];
 
-/// What a server serves.
+/// The kind of disk that a server serves.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Disk {
     Null,
@@ -47,7 +48,7 @@ impl Disk {
     }
 }
 
-/// Whether this machine can do so; says if not.
+/// Returns true if this machine supports the combination; prints the reason if not.
 fn is_there(kind: MonitorKind, reset: Reset, name: &str) -> bool {
     match AioContext::builder().monitor(kind).reset(reset).build() {
         Ok(_) => true,
@@ -58,7 +59,8 @@ fn is_there(kind: MonitorKind, reset: Reset, name: &str) -> bool {
     }
 }
 
-/// Checks from outside that every thread of the server has a filter, and gets no new privileges; how many there are.
+/// Checks in /proc that every thread of the server has a filter and no_new_privs. Returns the
+/// number of threads.
 fn restricted_threads(server: &Process) -> io::Result<usize> {
     let mut count = 0;
     for task in std::fs::read_dir(format!("/proc/{}/task", server.id()))? {
@@ -68,7 +70,7 @@ fn restricted_threads(server: &Process) -> io::Result<usize> {
                 assert!(has("NoNewPrivs:\t1") && has("Seccomp:\t2"), "{status}");
                 count += 1;
             }
-            // Its thread has ended meanwhile.
+            // The thread has ended meanwhile.
             Err(error)
                 if error.raw_os_error() == Some(libc::ESRCH) || error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -77,7 +79,7 @@ fn restricted_threads(server: &Process) -> io::Result<usize> {
     Ok(count)
 }
 
-/// A client of `queues` queues that hears of a new size, and can discard.
+/// Connects a client with `queues` queues that can receive size changes and send discards.
 fn connect(socket: &TempPath, queues: u16) -> Client {
     let options = default_options();
     let features = options.features | Features::DISCARD | Features::WRITE_ZEROES;
@@ -88,17 +90,17 @@ fn connect(socket: &TempPath, queues: u16) -> Client {
     client
 }
 
-/// Every kind of request.
+/// Sends every kind of request.
 fn use_disk(driver: &mut BlkDriver) {
     exercise(driver, 200);
     driver.flush(0).unwrap();
     driver.kick().unwrap();
     finish(driver, &mut Vec::new(), 1);
-    // A block whose buffer suits no direct I/O.
+    // A transfer whose buffer is not aligned for direct I/O.
     let data = driver.data(1);
     post(driver, 1, 0, data.0 + 8, BLOCK - 512);
     assert_eq!(answer(driver), Ok(0));
-    // Discard, write zeroes, and write zeroes that may unmap: of the first block.
+    // Discard, write zeroes, and write zeroes with unmap, all of the first block.
     for (kind, flags) in [(11, 0_u32), (13, 0), (13, 1)] {
         let memory = driver.ports().memory.clone();
         memory.write_obj(0_u64, data).unwrap();
@@ -109,7 +111,7 @@ fn use_disk(driver: &mut BlkDriver) {
     }
 }
 
-/// A server's life, from its first line to its last.
+/// Runs a server from start to exit.
 fn live(disk: Disk, queues: u16, more: &[&str]) {
     println!("--- {disk:?}, {queues} queues, {more:?}");
     let (socket, image, number) = (TempPath::new("sock"), TempPath::image(), queues.to_string());
@@ -127,7 +129,7 @@ fn live(disk: Disk, queues: u16, more: &[&str]) {
     let at_first = restricted_threads(&server).unwrap();
 
     let mut client = connect(&socket, queues);
-    // The null disk keeps nothing that could be checked.
+    // The null disk stores nothing, so reads cannot be verified.
     let use_all = |client: &mut Client| {
         for queue in 0..queues {
             let mut driver = driver(client, queue);
@@ -154,7 +156,7 @@ fn live(disk: Disk, queues: u16, more: &[&str]) {
     use_all(&mut client);
 
     if disk.is_image() {
-        // By the descriptor that is open: the name is nothing to this server any more.
+        // The server uses its open descriptor; the old name no longer exists.
         let elsewhere = TempPath::new("moved");
         std::fs::rename(&image, &elsewhere).unwrap();
         File::options().write(true).open(&elsewhere).unwrap().set_len(SECTORS * 1024).unwrap();
@@ -177,7 +179,8 @@ fn live(disk: Disk, queues: u16, more: &[&str]) {
     assert!(!socket.as_ref().exists(), "the socket's name is removed");
 }
 
-/// The memory of queue 0's rings is taken away while it runs. That ends the session, by way of SIGBUS in the server.
+/// Truncates the file that backs the rings of queue 0 while it runs. The server gets SIGBUS and
+/// ends the session.
 fn lose_memory(client: &mut Client) {
     client.stop(0).unwrap();
     let (path, all) = (TempPath::new("ram"), client.region());
@@ -192,7 +195,7 @@ fn lose_memory(client: &mut Client) {
     }
 }
 
-/// With queues on the server's own loop and on threads.
+/// Tests queues on the server's own loop and on I/O threads.
 fn live_with(monitor: MonitorKind) {
     let kind = monitor.to_string();
     let image = TempPath::image();
@@ -231,7 +234,7 @@ fn a_restricted_server_on_io_uring_does_all_its_work() {
     }
 }
 
-/// There is no socket whose name is to be removed.
+/// In this case there is no socket to remove.
 #[test]
 fn a_restricted_server_serves_a_frontend_that_it_inherits() {
     let _watchdog = Watchdog::new("a_restricted_server_serves_a_frontend_that_it_inherits");

@@ -1,4 +1,4 @@
-//! The server in this process, on an IoThread.
+//! A server in this process, on an IoThread.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -21,7 +21,7 @@ thread_local! {
     static SERVER: RefCell<Option<Listening<Disk>>> = const { RefCell::new(None) };
 }
 
-/// A name in the temporary directory that nobody else uses. Dropping it removes the file.
+/// A unique path in the temporary directory. The file is removed on drop.
 pub(crate) struct TempPath(PathBuf);
 
 impl TempPath {
@@ -32,7 +32,7 @@ impl TempPath {
         Self(std::env::temp_dir().join(name))
     }
 
-    /// An image of zeroes.
+    /// Creates an image of zeroes.
     pub(crate) fn image() -> Self {
         Self::zeroes(SECTORS * 512)
     }
@@ -56,15 +56,15 @@ impl Drop for TempPath {
     }
 }
 
-/// How a server is made.
+/// Options for building a server.
 pub(crate) struct Setup {
     pub(crate) builder: Builder,
     pub(crate) reset: Reset,
     pub(crate) backend: Backend,
-    /// The device, if not one of the size of the backend with the queues below.
+    /// The device. If none, it has the size of the backend and the queues given below.
     pub(crate) device: Option<DeviceConfig>,
     pub(crate) queues: u16,
-    /// Of the largest queue, and descriptors of the longest chain.
+    /// Size of the largest queue, and descriptors of the longest chain.
     pub(crate) queue_size: u16,
     pub(crate) threads: usize,
     pub(crate) limit: Option<Arc<RateLimit>>,
@@ -127,7 +127,7 @@ impl TestServer {
         &self.socket
     }
 
-    /// Asks the server something, on its thread.
+    /// Calls a function with the server, on the server's thread.
     pub(crate) fn ask<R: Send + 'static>(
         &self,
         question: impl FnOnce(&Listening<Disk>, &AioContext) -> R + Send + 'static,
@@ -137,12 +137,13 @@ impl TestServer {
         self.thread.as_ref().unwrap().run(ask).unwrap()
     }
 
-    /// Requests that the running queues have answered.
+    /// Returns the number of requests that the running queues have completed.
     pub(crate) fn answered(&self) -> u64 {
         self.ask(|server, _| server.stats().iter().map(|(_, stats)| stats.requests).sum())
     }
 
-    /// Waits until the server has seen that its frontend is gone. Every turn is a question that its loop answers.
+    /// Waits until the server has noticed that its frontend disconnected. Each iteration is a call
+    /// that its loop handles.
     pub(crate) fn wait_disconnected(&self) {
         while self.ask(|server, _| server.is_connected()) {
             std::thread::yield_now();
@@ -159,7 +160,7 @@ impl Drop for TestServer {
                     listening.shut_down(context);
                 }
             });
-            // A test that fails already need not fail twice.
+            // If the test has already failed, do not panic again.
             if !std::thread::panicking() {
                 gone.unwrap();
                 thread.stop().unwrap();

@@ -1,4 +1,5 @@
-//! What a ring owes when it stops, and what it starts with: on a disk that takes its time, so that something is in flight.
+//! What a ring has to finish before it stops, and where it starts again. The disk is slow, so that
+//! requests are in flight.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use super::client::{Client, ClientOptions, hang_up};
 use super::server::{Setup, TestServer};
 use super::{DEPTH, Watchdog, default_options, driver, exercise, finish, options};
 
-/// A server whose requests take a twentieth of a second.
+/// A server whose requests take 50 ms.
 fn slow_server(threads: usize) -> TestServer {
     let backend = Backend::Delay(Delay { latency: Duration::from_millis(50), spin: false });
     TestServer::new(Setup { backend, threads, ..Setup::default() })
@@ -23,10 +24,11 @@ fn drains(server: &TestServer) -> u64 {
     server.ask(|server, _| server.stats().iter().map(|(_, stats)| stats.drains).sum())
 }
 
-/// Makes requests available, and returns when the device has taken them all.
+/// Submits requests, and returns when the device has taken all of them.
 fn in_flight(server: &TestServer, driver: &mut BlkDriver) {
     (0..DEPTH).for_each(|slot| driver.read(slot, 0).unwrap());
-    // The ring has been looked at since its start, so the next look is for the kick.
+    // Wait for the look at the ring that its start causes, so that the next one is caused by the
+    // kick.
     while drains(server) == 0 {}
     let before = drains(server);
     driver.kick().unwrap();
@@ -34,8 +36,8 @@ fn in_flight(server: &TestServer, driver: &mut BlkDriver) {
 }
 
 #[test]
-fn what_a_ring_has_taken_is_answered_before_it_stops() {
-    let _watchdog = Watchdog::new("what_a_ring_has_taken_is_answered_before_it_stops");
+fn requests_in_flight_complete_before_a_ring_stops() {
+    let _watchdog = Watchdog::new("requests_in_flight_complete_before_a_ring_stops");
     for threads in [0, 1] {
         let server = slow_server(threads);
         let mut client = Client::connect(server.socket(), default_options()).unwrap();
@@ -48,10 +50,11 @@ fn what_a_ring_has_taken_is_answered_before_it_stops() {
     }
 }
 
-/// Else the next frontend could read what the last one's writes have not reached.
+/// Otherwise the next frontend could read data that the previous frontend's writes have not reached
+/// yet.
 #[test]
-fn what_a_ring_has_taken_is_answered_before_the_next_frontend_is_served() {
-    let _watchdog = Watchdog::new("what_a_ring_has_taken_is_answered_before_the_next_frontend_is_served");
+fn requests_in_flight_complete_before_the_next_frontend_is_served() {
+    let _watchdog = Watchdog::new("requests_in_flight_complete_before_the_next_frontend_is_served");
     for threads in [0, 1] {
         let server = slow_server(threads);
         let mut client = Client::connect(server.socket(), default_options()).unwrap();
@@ -63,10 +66,10 @@ fn what_a_ring_has_taken_is_answered_before_the_next_frontend_is_served() {
     }
 }
 
-/// The server waits for its rings and not for its frontend, whose next message does not keep the loop turning.
+/// While the server waits for its rings, the frontend's next message must not make the loop spin.
 #[test]
-fn a_message_that_has_to_wait_makes_no_turns() {
-    let _watchdog = Watchdog::new("a_message_that_has_to_wait_makes_no_turns");
+fn a_waiting_message_does_not_make_the_loop_spin() {
+    let _watchdog = Watchdog::new("a_waiting_message_does_not_make_the_loop_spin");
     let server = slow_server(0);
     let mut client = Client::connect(server.socket(), default_options()).unwrap();
     let mut driver = driver(&mut client, 0);
@@ -95,7 +98,7 @@ fn a_stopped_ring_runs_again_when_it_gets_another_kick_and_not_before() {
     driver.read(0, 0).unwrap();
     driver.kick().unwrap();
     let (region, file) = (client.region(), client.ram().file().try_clone().unwrap());
-    // Each of these starts whatever is ready.
+    // Each of these messages starts all rings that are ready.
     client.frontend().set_mem_table(&[(region, file.as_fd())]).unwrap();
     client.frontend().set_vring_enable(0, false).unwrap();
     client.frontend().set_vring_enable(0, true).unwrap();
@@ -105,11 +108,11 @@ fn a_stopped_ring_runs_again_when_it_gets_another_kick_and_not_before() {
     finish(&mut driver, &mut Vec::new(), 1);
 }
 
-/// Without an in-flight region: what a frontend gives up by its SET_VRING_BASE is not answered, and not skipped in the used
-/// ring.
+/// Without an in-flight region, requests that the frontend skips with SET_VRING_BASE are not
+/// completed, but the used ring continues without a gap.
 #[test]
-fn the_used_ring_goes_on_where_the_guest_sees_its_end() {
-    let _watchdog = Watchdog::new("the_used_ring_goes_on_where_the_guest_sees_its_end");
+fn the_used_ring_continues_where_the_guest_expects_it() {
+    let _watchdog = Watchdog::new("the_used_ring_continues_where_the_guest_expects_it");
     let server = TestServer::new(Setup::default());
     let protocol = ProtocolFeatures::REPLY_ACK | ProtocolFeatures::CONFIG;
     let options = ClientOptions { protocol: Some(protocol), ..default_options() };
@@ -128,8 +131,8 @@ fn the_used_ring_goes_on_where_the_guest_sees_its_end() {
 }
 
 #[test]
-fn a_reset_device_is_as_it_was_made() {
-    let _watchdog = Watchdog::new("a_reset_device_is_as_it_was_made");
+fn a_reset_device_is_in_its_initial_state() {
+    let _watchdog = Watchdog::new("a_reset_device_is_in_its_initial_state");
     let server = TestServer::new(Setup::default());
     let options = options(DEPTH, Features::FLUSH | Features::CONFIG_WCE);
     let mut client = Client::connect(server.socket(), options).unwrap();
@@ -142,10 +145,11 @@ fn a_reset_device_is_as_it_was_made() {
     exercise(&mut driver(&mut client, 0), 100);
 }
 
-/// Another eventfd than before: what the old one would have said, and all that comes, is heard on the new one.
+/// A running ring gets another call eventfd. Interrupts that may be lost with the old one, and all
+/// later ones, arrive at the new one.
 #[test]
-fn a_running_ring_rings_its_new_line() {
-    let _watchdog = Watchdog::new("a_running_ring_rings_its_new_line");
+fn a_running_ring_signals_its_new_call_eventfd() {
+    let _watchdog = Watchdog::new("a_running_ring_signals_its_new_call_eventfd");
     for threads in [0, 1] {
         let server = TestServer::new(Setup { threads, ..Setup::default() });
         let mut client = Client::connect(server.socket(), default_options()).unwrap();
@@ -155,16 +159,17 @@ fn a_running_ring_rings_its_new_line() {
         let line = Irqfd::of_peer(peer).unwrap();
         client.frontend().set_vring_call(0, Some(line.as_fd())).unwrap();
         driver.set_irq(line);
-        // It is rung at once.
+        // The new eventfd is signalled at once.
         driver.wait().unwrap();
         exercise(&mut driver, 100);
     }
 }
 
-/// The last server, or session, may have shown an answer and ended before it could interrupt.
+/// The previous server or session may have published a completion and ended before it sent the
+/// interrupt.
 #[test]
-fn a_ring_that_is_taken_up_again_interrupts_once() {
-    let _watchdog = Watchdog::new("a_ring_that_is_taken_up_again_interrupts_once");
+fn a_ring_that_is_resumed_interrupts_once() {
+    let _watchdog = Watchdog::new("a_ring_that_is_resumed_interrupts_once");
     let server = TestServer::new(Setup::default());
     let mut client = Client::connect(server.socket(), default_options()).unwrap();
     let mut driver = driver(&mut client, 0);

@@ -20,8 +20,11 @@ With QEMU (guest memory must be shared):
   qemu-system-x86_64 -m 1G -object memory-backend-memfd,id=mem,size=1G,share=on -numa node,memdev=mem \\
     -chardev socket,id=blk0,path=/run/vm1.sock,reconnect=1 -device vhost-user-blk-pci,chardev=blk0,num-queues=1 ...
 
-Signals: SIGTERM and SIGINT finish what is in flight and exit with 0; SIGUSR1 prints statistics; SIGHUP looks at the image's
-size again and tells the guest. Logs go to stderr.";
+Signals:
+  SIGTERM, SIGINT  complete the requests in flight and exit with status 0
+  SIGUSR1          print statistics
+  SIGHUP           read the size of the image again and tell the guest
+Log messages go to stderr.";
 
 /// Serves a disk image to a virtual machine over vhost-user.
 #[derive(Debug, Parser)]
@@ -30,79 +33,87 @@ size again and tells the guest. Logs go to stderr.";
 pub(crate) struct Options {
     #[command(flatten)]
     pub(crate) source: Source,
-    /// A raw disk image or a block device
+    /// Serve this raw disk image or block device
     #[arg(long, value_name = "PATH")]
     image: Option<PathBuf>,
-    /// A disk of this size that stores nothing, for measuring everything else
+    /// Serve a disk of this size that stores nothing, to measure the cost of everything but the
+    /// disk
     #[arg(long, value_name = "SIZE", value_parser = size)]
     null: Option<u64>,
-    /// A disk of this size in memory
+    /// Serve a disk of this size in memory; its contents are lost at exit
     #[arg(long, value_name = "SIZE", value_parser = size)]
     memory: Option<u64>,
-    /// Refuse everything that would change the disk
+    /// Refuse every request that would change the disk
     #[arg(long)]
     read_only: bool,
-    /// The serial number, up to 20 characters
+    /// Serial number of the disk, up to 20 characters
     #[arg(long, value_name = "TEXT", default_value = "")]
     serial: String,
-    /// The logical block size that the guest sees
+    /// Logical block size that the guest sees, in bytes
     #[arg(long, value_name = "512|4096", default_value = "512", value_parser = ["512", "4096"])]
     block_size: String,
-    /// Request queues, 1 to 256
+    /// Number of request queues, 1 to 256
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     queues: u16,
-    /// Entries of the largest queue that is announced as useful (SEG_MAX): a power of two from 4 to 1024
+    /// Size of the largest queue to recommend to the driver (through SEG_MAX): a power of two from
+    /// 4 to 1024
     #[arg(long, value_name = "N", default_value_t = 256)]
     queue_size: u16,
-    /// Bypass the page cache (O_DIRECT)
+    /// Bypass the page cache (open the image with O_DIRECT)
     #[arg(long, requires = "image")]
     direct: bool,
-    /// What the loops sleep in: poll, epoll or io_uring [default: the best that this kernel has]
+    /// System call that the event loops wait in: poll, epoll or io_uring [default: the best one
+    /// this kernel supports]
     #[arg(long, value_parser = monitor)]
     pub(crate) monitor: Option<MonitorKind>,
-    /// How kicks are reset: classic (a read(2) each), autoreset, or a method: edge, ring-read, ring-read-multishot, kernel-flag
+    /// How the eventfds of kicks are reset: classic (one read(2) per kick), autoreset (the best
+    /// method available), or one method: edge, ring-read, ring-read-multishot, kernel-flag
     #[arg(long, default_value = "autoreset", value_parser = reset)]
     reset: Reset,
-    /// Busy poll the queues for up to so many nanoseconds before sleeping; QEMU's IOThreads use 32768
+    /// Busy-poll the queues for up to this many nanoseconds before sleeping; QEMU's IOThreads use
+    /// 32768
     #[arg(long, value_name = "NS", default_value_t = 0)]
     busy_poll: u64,
-    /// After work, look at the queues for twice as long as it took, but no longer than so many nanoseconds, before sleeping; 0 is off
+    /// After handling requests, keep polling the queues for twice as long as the work took, but at
+    /// most this many nanoseconds, before sleeping; 0 turns this off
     #[arg(long, value_name = "NS", default_value_t = 50_000)]
     linger: u64,
-    /// Threads to spread the queues over; 0 serves all of them from one thread
+    /// Number of I/O threads to spread the queues over; 0 serves all queues from the main thread
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=256))]
     pub(crate) threads: u16,
-    /// The thread of each queue, such as 0,0,1; round robin beyond the end of the list
+    /// I/O thread of each queue, such as 0,0,1; queues beyond the end of the list are assigned
+    /// round robin
     #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "threads")]
     pub(crate) mapping: Vec<usize>,
-    /// Requests per second at the most, all queues together
+    /// Limit on requests per second, all queues together
     #[arg(long, value_name = "N")]
     iops: Option<u64>,
-    /// Bytes per second at the most, all queues together
+    /// Limit on bytes per second, all queues together
     #[arg(long, value_name = "SIZE", value_parser = size)]
     bps: Option<u64>,
-    /// Print statistics after each so many seconds in which something was served
+    /// Print statistics every this many seconds, if any requests were served in that time
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) stats: Option<Duration>,
-    /// Once set up, keep only the rights that serving takes: seccomp (any other system call ends the process), landlock,
-    /// no_new_privs; most is taken away with --monitor epoll, which does without io_uring
+    /// After start-up, drop all rights that serving does not need: seccomp (any other system call
+    /// kills the process), landlock and no_new_privs. Strictest with --monitor epoll, which does
+    /// not need the system calls of io_uring
     #[arg(long, value_name = "on|off", default_value = "off", value_parser = switch, action = ArgAction::Set)]
     pub(crate) sandbox: bool,
 }
 
-/// Where the frontend comes from.
+/// How the frontend connects.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct Source {
-    /// Listen here; the socket is created for its owner alone (0600)
+    /// Listen on a Unix socket at this path; only its owner may connect (mode 0600)
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
-    /// Serve the frontend at the other end of this inherited descriptor, and exit when it has gone
+    /// Serve the frontend connected to this inherited file descriptor, and exit when it disconnects
     #[arg(long, value_name = "N")]
     pub(crate) fd: Option<i32>,
 }
 
-/// Bytes, with an optional binary suffix.
+/// Parses a number of bytes with an optional binary suffix.
 fn size(text: &str) -> Result<u64, String> {
     let (digits, shift) = match text.as_bytes().last() {
         Some(b'k' | b'K') => (&text[..text.len() - 1], 10),
@@ -127,13 +138,13 @@ fn switch(text: &str) -> Result<bool, String> {
     match text {
         "on" => Ok(true),
         "off" => Ok(false),
-        _ => Err("there are on and off".to_owned()),
+        _ => Err("use on or off".to_owned()),
     }
 }
 
 fn monitor(text: &str) -> Result<MonitorKind, String> {
     let found = MonitorKind::ALL.into_iter().find(|kind| kind.to_string() == text);
-    found.ok_or_else(|| "there are poll, epoll and io_uring".to_owned())
+    found.ok_or_else(|| "use poll, epoll or io_uring".to_owned())
 }
 
 fn reset(text: &str) -> Result<Reset, String> {
@@ -145,8 +156,9 @@ fn reset(text: &str) -> Result<Reset, String> {
         "ring-read-multishot" => Reset::AutoresetBy(Method::RingReadMultishot),
         "kernel-flag" => Reset::AutoresetBy(Method::KernelFlag),
         _ => {
-            return Err("there are classic, autoreset, edge, ring-read, ring-read-multishot and kernel-flag"
-                .to_owned());
+            return Err(
+                "use classic, autoreset, edge, ring-read, ring-read-multishot or kernel-flag".to_owned()
+            );
         }
     })
 }
@@ -161,7 +173,7 @@ impl Options {
         }
     }
 
-    /// Opens the disk. One sentence says what cannot be.
+    /// Opens the disk. The error is one sentence that reports the reason.
     pub(crate) fn disk(&self) -> Result<(Served<Disk>, Image), String> {
         let (backend, config, image) = match (&self.image, self.null, self.memory) {
             (Some(path), ..) => {
@@ -169,7 +181,7 @@ impl Options {
                     FileImage::open(path, self.read_only, self.direct).map_err(|error| error.to_string())?;
                 if image.dropped_bytes() > 0 {
                     eprintln!(
-                        "vhost-user-blk: the last {} bytes of the image are no whole sector",
+                        "vhost-user-blk: the last {} bytes of the image are ignored: they do not fill a sector",
                         image.dropped_bytes()
                     );
                 }
@@ -182,12 +194,12 @@ impl Options {
             (None, None, size) => {
                 let sectors = size.unwrap_or(0) / SECTOR_SIZE;
                 let memory = Backend::memory(sectors)
-                    .map_err(|_| format!("--memory: there is no room for {sectors} sectors"))?;
+                    .map_err(|_| format!("--memory: not enough memory for {sectors} sectors"))?;
                 (memory, DeviceConfig::new(sectors), None)
             }
         };
         if config.capacity_sectors == 0 {
-            return Err("the disk has not even one sector of 512 bytes".to_owned());
+            return Err("the disk is smaller than one sector of 512 bytes".to_owned());
         }
         let block_size: u32 = if self.block_size == "4096" { 4096 } else { 512 };
         let config = DeviceConfig {
@@ -233,17 +245,17 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_said() {
+    fn invalid_options_are_reported() {
         let disk = |arguments: &[&str]| {
             let all: Vec<&str> = ["--socket", "s"].iter().chain(arguments).copied().collect();
             parse(&all).and_then(|options| options.disk().map(drop)).unwrap_err()
         };
         assert!(disk(&["--image", "/nonexistent/disk"]).contains("/nonexistent/disk"));
-        assert!(disk(&["--memory", "100"]).contains("not even one sector"));
+        assert!(disk(&["--memory", "100"]).contains("smaller than one sector"));
         assert!(disk(&["--null", "1g", "--serial", "more than twenty characters"]).contains("--serial"));
         assert!(disk(&["--null", "1g", "--queue-size", "100"]).contains("100"));
         assert!(disk(&["--null", "1g", "--queues", "0"]).contains("--queues"));
-        assert!(disk(&["--null", "1g", "--sandbox", "yes"]).contains("on and off"));
+        assert!(disk(&["--null", "1g", "--sandbox", "yes"]).contains("use on or off"));
         assert!(disk(&["--null", "9999999t"]).contains("write a size"));
         assert!(disk(&["--null", "1g", "--block-size", "1024"]).contains("512"));
     }

@@ -1,18 +1,24 @@
-//! Fewer rights once the server is set up, for the day on which a guest finds a way in.
+//! Drops rights that the server no longer needs once it is set up. This limits the damage if a
+//! guest manages to take over the process.
 //!
-//! | part | what it takes away | when |
-//! |---|---|---|
-//! | no_new_privs | set-user-ID programs and file capabilities | before the first thread starts |
-//! | landlock(7) | every file, device and TCP port that is not open yet; of the socket's directory all but removing a name | before the first thread starts, as threads have it from who starts them |
-//! | seccomp(2) | every system call but those of [`calls`] | when the threads run, for all of them (TSYNC) |
+//! - no_new_privs: no set-user-ID programs and no file capabilities. Set before the first thread
+//!   starts.
+//! - landlock(7): no file, device or TCP port that is not already open. In the socket's directory,
+//!   removing a file is still allowed. Set before the first thread starts, because new threads
+//!   inherit it.
+//! - seccomp(2): no system calls other than those of [`calls`]. Set for all threads at once (TSYNC)
+//!   when they are running.
 //!
-//! **A call that is not on the list ends the process** (SIGSYS; the kernel's log has an audit line with its number). An error
-//! would let whoever has got in try the next one. What the guest was told is written is written; the server's successor finds
-//! the rest in the in-flight region. The few calls that code of others makes on rare paths, and takes no for an answer to,
-//! are [answered](ABSENT) with ENOSYS instead.
+//! **A call that is not on the list kills the process** with SIGSYS; the kernel log has an audit
+//! line with the number of the call. Returning an error instead would let an attacker try the next
+//! call. Killing the process is safe for the guest: writes that were reported as completed are on
+//! the disk, and the next server finds the others in the in-flight region. A few calls are made by
+//! libraries on rare paths, where failure is tolerated. Those are [answered](ABSENT) with ENOSYS
+//! instead.
 //!
-//! What an io_uring carries out passes by seccomp. landlock holds for it: no file from Linux 5.13 on, no TCP port from 6.7 on.
-//! `--monitor epoll` has no io_uring, and then the filter has none of its calls.
+//! seccomp does not see operations that an io_uring performs. landlock still applies to them: to
+//! files since Linux 5.13, to TCP ports since 6.7. With `--monitor epoll` there is no io_uring, and
+//! the filter then allows none of its calls.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -29,9 +35,9 @@ use seccompiler::{
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// The calls of serving, whatever their arguments.
+/// The calls that serving needs, with any arguments.
 const ALWAYS: &[i64] = &[
-    // The loop: its monitor, its notifiers, and the probes of what this kernel does with them.
+    // The loop: its monitor, its notifiers, and the probes that find out what this kernel supports.
     libc::SYS_ppoll,
     libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
@@ -40,8 +46,8 @@ const ALWAYS: &[i64] = &[
     libc::SYS_eventfd2,
     libc::SYS_read,
     libc::SYS_write,
-    libc::SYS_clock_gettime, // in the vDSO, unless the clock source has none
-    // The frontend, its descriptors, and the answer to GET_INFLIGHT_FD.
+    libc::SYS_clock_gettime, // in the vDSO, unless the clock source is not supported there
+    // The frontend, its file descriptors, and the reply to GET_INFLIGHT_FD.
     libc::SYS_accept4,
     libc::SYS_recvmsg,
     libc::SYS_sendmsg,
@@ -49,10 +55,10 @@ const ALWAYS: &[i64] = &[
     libc::SYS_close,
     libc::SYS_fcntl,
     libc::SYS_fstat,
-    libc::SYS_newfstatat, // fstat(3) and File::metadata by way of AT_EMPTY_PATH
+    libc::SYS_newfstatat, // fstat(3) and File::metadata, through AT_EMPTY_PATH
     libc::SYS_statx,
     libc::SYS_fstatfs,
-    libc::SYS_readlinkat, // /proc/self/fd: is it an eventfd?
+    libc::SYS_readlinkat, // /proc/self/fd: checks whether a descriptor is an eventfd
     libc::SYS_memfd_create,
     libc::SYS_ftruncate,
     // The image.
@@ -63,55 +69,56 @@ const ALWAYS: &[i64] = &[
     libc::SYS_fdatasync,
     libc::SYS_fallocate,
     libc::SYS_lseek,
-    // Memory. mmap and mprotect are in `calls`.
+    // Memory. mmap and mprotect are in `calls`, with conditions.
     libc::SYS_munmap,
     libc::SYS_mremap,
     libc::SYS_madvise,
     libc::SYS_brk,
-    // Threads, which the pool starts when it needs them. clone is in `calls`.
+    // Threads, which the pool starts on demand. clone is in `calls`, with conditions.
     libc::SYS_futex,
     libc::SYS_set_robust_list,
     libc::SYS_rseq,
-    libc::SYS_sched_getaffinity, // pthread_getattr_np(3); malloc(3), for the number of its arenas
+    libc::SYS_sched_getaffinity, // pthread_getattr_np(3), and malloc(3) for its number of arenas
     libc::SYS_sched_yield,
     libc::SYS_gettid,
     libc::SYS_getpid,
     libc::SYS_getrandom,
-    // Signals, and a wait that SIGCONT goes on with.
+    // Signals, and waits that the kernel restarts after SIGCONT.
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
     libc::SYS_sigaltstack,
     libc::SYS_restart_syscall,
-    // The end.
+    // Exit.
     libc::SYS_unlinkat,
     libc::SYS_exit,
     libc::SYS_exit_group,
 ];
 
-/// Older calls that libraries prefer where there are any.
+/// Older calls, which libraries prefer on architectures that have them.
 #[cfg(target_arch = "x86_64")]
 const OLDER: &[i64] = &[libc::SYS_poll, libc::SYS_epoll_wait, libc::SYS_readlink, libc::SYS_unlink];
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[i64] = &[];
 
-/// The calls of a loop with an io_uring. Set-up too: a notifier's method is probed on a ring of its own.
+/// The calls of a loop with an io_uring. Set-up is included: the method of a notifier is probed on
+/// a separate ring.
 const RING: &[i64] = &[libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
 
-/// Calls that are answered with ENOSYS, as by a kernel that does not have them.
+/// Calls that return ENOSYS, as on a kernel that does not have them.
 const ABSENT: &[i64] = &[
-    // Nothing is opened any more. malloc(3) of a thread asks how many CPUs are online (arena.c of glibc), and what the
-    // policy of overcommitting is before it gives memory back (malloc-sysdep.h); a notifier asks for its fdinfo, a panic for
-    // debug information.
+    // No file can be opened any more. In a new thread, malloc(3) reads the number of online CPUs
+    // (arena.c of glibc), and before it frees memory it reads the overcommit policy
+    // (malloc-sysdep.h). A notifier reads its fdinfo, and a panic reads debug information.
     libc::SYS_openat,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_open,
-    libc::SYS_getcwd, // a panic, again
-    // Its flags are in memory, which a filter cannot read. Libraries take clone(2) then.
+    libc::SYS_getcwd, // a panic
+    // Its flags are in memory, which a filter cannot read. Libraries fall back to clone(2).
     libc::SYS_clone3,
 ];
 
-/// What [`calls`] lets through.
+/// The rules of the filter that kills the process: what it lets through. `ring` allows io_uring.
 fn calls(ring: bool) -> Result<Rules, BackendError> {
     let rings = if ring { RING } else { &[] };
     let mut rules: Rules =
@@ -119,15 +126,16 @@ fn calls(ring: bool) -> Result<Rules, BackendError> {
     let executable = libc::PROT_EXEC as u64;
     let thread = libc::CLONE_THREAD as u64;
     rules.extend([
-        // No code but the program's own.
+        // No new executable memory.
         (libc::SYS_mmap, vec![only(2, executable, 0)?]),
         (libc::SYS_mprotect, vec![only(2, executable, 0)?]),
-        // No processes.
+        // Threads only, no new processes.
         (libc::SYS_clone, vec![only(0, thread, thread)?]),
-        // To this process: raise(3) and abort(3).
+        // Only to this process: raise(3) and abort(3).
         (libc::SYS_tgkill, vec![equal(0, std::process::id().into())?]),
-        // `set_nonblocking` of a socket; the maximum of an eventfd (EFD_IOC_SET_MAXIMUM and _GET_MAXIMUM of a kernel that has
-        // them), by which the loop knows that a doorbell must be read.
+        // `set_nonblocking` of a socket, and the maximum of an eventfd (EFD_IOC_SET_MAXIMUM and
+        // EFD_IOC_GET_MAXIMUM, on a kernel that has them). From the maximum the loop learns whether
+        // it must read a doorbell.
         (
             libc::SYS_ioctl,
             vec![
@@ -136,24 +144,24 @@ fn calls(ring: bool) -> Result<Rules, BackendError> {
                 equal(1, u64::from(libc::_IOR::<u64>(b'J'.into(), 1) as u32))?,
             ],
         ),
-        // A new thread gives itself, and glibc and std some mappings, a name.
+        // A new thread sets its name, and glibc and std name some of their mappings.
         (libc::SYS_prctl, vec![equal(0, libc::PR_SET_NAME as u64)?, equal(0, libc::PR_SET_VMA as u64)?]),
     ]);
     Ok(rules)
 }
 
-/// An argument of which the bits of `mask` are `value`.
+/// A rule for an argument whose bits in `mask` must equal `value`.
 fn only(argument: u8, mask: u64, value: u64) -> Result<SeccompRule, BackendError> {
     let comparison = SeccompCmpOp::MaskedEq(mask);
     SeccompRule::new(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Dword, comparison, value)?])
 }
 
-/// A 32-bit argument.
+/// A rule for a 32-bit argument that must equal `value`.
 fn equal(argument: u8, value: u64) -> Result<SeccompRule, BackendError> {
     only(argument, u32::MAX.into(), value)
 }
 
-/// The two programs, in the order in which they are installed, and how many calls they leave.
+/// Builds the two filter programs, in the order of installation, and counts the allowed calls.
 fn programs(ring: bool) -> Result<([BpfProgram; 2], usize), BackendError> {
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
     let absent = ABSENT.iter().map(|&call| (call, Vec::new())).collect();
@@ -162,20 +170,21 @@ fn programs(ring: bool) -> Result<([BpfProgram; 2], usize), BackendError> {
     let count = rules.len() - ABSENT.len();
     let absent = SeccompFilter::new(absent, SeccompAction::Allow, enosys, arch)?;
     let allowed = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch)?;
-    // The stricter answer of the two counts (seccomp(2)). The second one refuses to install another.
+    // If two filters disagree, the stricter action wins (seccomp(2)). The second filter does not
+    // allow another one to be installed.
     Ok(([absent.try_into()?, allowed.try_into()?], count))
 }
 
-/// A process that can open nothing any more, if the kernel has landlock.
+/// A process that cannot open files any more, if the kernel has landlock.
 #[derive(Debug)]
-#[must_use = "the system calls are not restricted yet"]
+#[must_use = "the system calls are not restricted yet; call restrict_calls"]
 pub(crate) struct Sandbox {
     landlock: String,
 }
 
 impl Sandbox {
-    /// Takes the file system away from the calling thread, and from the threads that it starts from now on. Of `socket` the
-    /// name can still be removed.
+    /// Removes file system access from the calling thread and from all threads that it starts
+    /// later. Removing the name of `socket` is still allowed.
     pub(crate) fn restrict_files(socket: Option<&Path>) -> Result<Self, String> {
         let fail = |error: &dyn std::fmt::Display| {
             format!("--sandbox on: the file system cannot be restricted: {error}")
@@ -191,21 +200,21 @@ impl Sandbox {
                 LandlockStatus::Available { effective_abi, .. },
             ) => format!("landlock ABI {effective_abi}"),
             (_, LandlockStatus::NotEnabled) => {
-                "no landlock: this kernel has it, and it is switched off (add it to lsm= of the command line)"
+                "no landlock: it is disabled in this kernel (add landlock to lsm= on the kernel command line)"
                     .to_owned()
             }
-            _ => "no landlock: this kernel does not have it (Linux 5.13 with CONFIG_SECURITY_LANDLOCK does)"
+            _ => "no landlock: this kernel does not support it (needs Linux 5.13 with CONFIG_SECURITY_LANDLOCK)"
                 .to_owned(),
         };
         Ok(Self { landlock })
     }
 
-    /// Takes every system call away that serving does not need, from all threads. `monitor` is the one asked for. Says what
-    /// is in force.
+    /// Forbids all system calls that serving does not need, in all threads. `monitor` is the one
+    /// given on the command line. Returns a description of what is in force.
     pub(crate) fn restrict_calls(self, monitor: Option<MonitorKind>) -> Result<String, String> {
         let fail = |error: &dyn std::fmt::Display| {
             format!(
-                "--sandbox on: the system calls cannot be restricted ({error}); without it the server starts"
+                "--sandbox on: the system calls cannot be restricted ({error}); use --sandbox off to run without"
             )
         };
         let ring = monitor.is_none_or(|kind| kind == MonitorKind::IoUring);
@@ -217,7 +226,7 @@ impl Sandbox {
     }
 }
 
-/// The directory that a path's last name is in.
+/// Returns the directory of the last component of `path`.
 fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(directory) if directory != Path::new("") => directory,
@@ -225,7 +234,8 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
-/// All that this kernel's landlock can forbid. Sets no_new_privs whether there is a landlock or not.
+/// Applies everything that this kernel's landlock can forbid. Also sets no_new_privs, even if there
+/// is no landlock.
 fn enforce(directory: Option<PathFd>) -> Result<landlock::RestrictionStatus, RulesetError> {
     let newest = ABI::V10;
     let mut rules = Ruleset::default()

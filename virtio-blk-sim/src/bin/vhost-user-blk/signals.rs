@@ -1,4 +1,4 @@
-//! Signals as events of the loop: signalfd(2).
+//! Delivers signals as events of the loop, through signalfd(2).
 #![expect(unsafe_code, reason = "signal masks and signalfd(2)")]
 
 use std::io;
@@ -8,7 +8,7 @@ use std::{mem, ptr};
 
 use aio::{AioContext, Interest, Registration};
 
-/// What a signal asks for.
+/// What a signal requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
     /// SIGTERM, SIGINT.
@@ -19,7 +19,8 @@ pub(crate) enum Signal {
     Resize,
 }
 
-/// The signals of this process, blocked for all threads that start after this one, and readable.
+/// The handled signals, as a signalfd. They are blocked in the calling thread and in all threads
+/// that it starts later.
 #[derive(Debug)]
 pub(crate) struct Signals(OwnedFd);
 
@@ -40,21 +41,21 @@ impl Signals {
             // SAFETY: `set` is ours, and the signal is a valid one.
             unsafe { libc::sigaddset(&mut set, signal) };
         }
-        // SAFETY: `set` is read only; the old mask is not wanted.
+        // SAFETY: `set` is only read; the old mask is not requested.
         let error = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, ptr::null_mut()) };
         if error != 0 {
             return Err(io::Error::from_raw_os_error(error));
         }
-        // SAFETY: `set` is read only.
+        // SAFETY: `set` is only read.
         let fd = unsafe { libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+        // SAFETY: the kernel just returned this descriptor; nothing else owns it.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Calls `act` for each signal, from the loop.
+    /// Calls `act` from the loop for each signal.
     pub(crate) fn watch(
         self,
         context: &AioContext,

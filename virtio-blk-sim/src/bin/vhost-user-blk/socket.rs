@@ -1,8 +1,5 @@
-//! The socket: made for its owner alone, and removed at the end.
-#![expect(
-    unsafe_code,
-    reason = "umask(2), SO_PEERCRED, kill(2) with no signal, and a descriptor that this process inherited"
-)]
+//! The Unix socket: only its owner may connect, and its name is removed at exit.
+#![expect(unsafe_code, reason = "umask(2), SO_PEERCRED, kill(2) with signal 0, and an inherited descriptor")]
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -16,28 +13,28 @@ pub(crate) struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Whoever removed it before us has done what we would.
+        // Ignores the error: the file may have been removed already.
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
-/// Listens at `path`, which nobody but its owner may connect to. A socket that a server left there when it was killed is
-/// replaced; one that is listened on is not, nor is anything else.
+/// Listens on `path`, for its owner only (mode 0600). Replaces a stale socket that a killed server
+/// left behind. Fails if a server is listening on it, or if the file is not a socket.
 pub(crate) fn bind(path: &Path) -> Result<(UnixListener, SocketFile), String> {
     let name = path.display();
     if let Ok(metadata) = std::fs::symlink_metadata(path) {
         if !metadata.file_type().is_socket() {
             return Err(format!(
-                "--socket {name}: something that is no socket is there; remove it or choose another name"
+                "--socket {name}: the file exists and is not a socket; remove it or use another path"
             ));
         }
         if UnixStream::connect(path).is_ok_and(|stream| is_alive(&stream)) {
-            return Err(format!("--socket {name}: another server listens there"));
+            return Err(format!("--socket {name}: another server is listening there"));
         }
         std::fs::remove_file(path).map_err(|error| format!("--socket {name}: {error}"))?;
     }
-    // The mode counts from the first moment on, so it is not set afterwards.
-    // SAFETY: umask(2) takes an integer; no other thread makes files yet.
+    // Set through the umask and not afterwards, so that the mode is right from the start.
+    // SAFETY: umask(2) takes an integer; no other thread creates files yet.
     let old = unsafe { libc::umask(0o177) };
     let listener = UnixListener::bind(path);
     // SAFETY: as above.
@@ -48,21 +45,22 @@ pub(crate) fn bind(path: &Path) -> Result<(UnixListener, SocketFile), String> {
     }
 }
 
-/// Whether the process that listens at the other end lives. A killed one's socket may still answer for a moment: what
-/// io_uring waited for on it is given up after the process has gone.
+/// Returns true if the listening process is alive. The socket of a killed process may accept for a
+/// moment longer: the kernel cancels the io_uring requests on it after the process has exited.
 fn is_alive(stream: &UnixStream) -> bool {
     let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut size = size_of_val(&peer) as libc::socklen_t;
     let fd = stream.as_raw_fd();
-    // SAFETY: SO_PEERCRED writes a ucred, which is ours and has `size` bytes. (unix(7): those of who called listen(2).)
+    // SAFETY: SO_PEERCRED writes a ucred into `peer`, which has `size` bytes. It holds the
+    // credentials of the process that called listen(2) (unix(7)).
     let got = unsafe {
         libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &mut size)
     };
     if got < 0 || peer.pid <= 0 {
-        // Of another namespace: nothing is known of it but that it answers.
+        // The peer is in another PID namespace. All we know is that it accepts connections.
         return true;
     }
-    // SAFETY: signal 0 of kill(2) only asks.
+    // SAFETY: signal 0 only checks that the process exists.
     let asked = unsafe { libc::kill(peer.pid, 0) };
     asked == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }
@@ -72,13 +70,14 @@ pub(crate) fn inherited(fd: i32) -> Result<UnixStream, String> {
     // SAFETY: F_GETFD takes no argument and touches no memory.
     if fd < 3 || unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
         let error = io::Error::last_os_error();
-        return Err(format!("--fd {fd}: this process has not inherited such a descriptor ({error})"));
+        return Err(format!("--fd {fd}: no such descriptor was inherited ({error})"));
     }
-    // SAFETY: it is open, and whoever started us has given it to us, by its number on our command line.
+    // SAFETY: the descriptor is open, and whoever started this process passed its ownership on the
+    // command line.
     let stream = UnixStream::from(unsafe { OwnedFd::from_raw_fd(fd) });
-    // Not one that listens, on which no frontend would ever be heard.
+    // A listening socket has no peer, so it would never receive a message.
     match stream.peer_addr() {
         Ok(_) => Ok(stream),
-        Err(_) => Err(format!("--fd {fd}: this is no connected Unix stream socket")),
+        Err(_) => Err(format!("--fd {fd}: not a connected Unix stream socket")),
     }
 }

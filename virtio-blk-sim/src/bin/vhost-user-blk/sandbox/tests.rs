@@ -1,4 +1,5 @@
-//! Each case runs in a process of its own: this test binary once more, which takes its rights away and then tries something.
+//! Each case runs in a child process: this test binary again, which restricts itself and then tries
+//! something.
 #![expect(unsafe_code, reason = "system calls that std has no function for")]
 
 use std::fs::File;
@@ -12,16 +13,16 @@ use std::ptr;
 
 use super::*;
 
-/// Names the case to the child.
+/// Environment variable: the name of the case that the child runs.
 const CASE: &str = "VHOST_USER_BLK_SANDBOX_CASE";
-/// A directory of the child's own, with a file `socket`.
+/// Environment variable: a directory for the child, which contains a file `socket`.
 const DIRECTORY: &str = "VHOST_USER_BLK_SANDBOX_DIRECTORY";
 
 fn errno<T>(result: io::Result<T>) -> i32 {
     result.err().and_then(|error| error.raw_os_error()).unwrap_or(0)
 }
 
-/// What the child does. Ends of its own accord unless it is stopped.
+/// The body of the child. Returns unless the sandbox kills the process.
 fn act(case: &str, directory: &Path) {
     let sandbox = Sandbox::restrict_files(Some(&directory.join("socket"))).unwrap();
     if case == "files" {
@@ -31,11 +32,11 @@ fn act(case: &str, directory: &Path) {
     println!("{}", sandbox.restrict_calls(monitor).unwrap());
     match case {
         "thread" => {
-            // Its first allocation makes an arena, its last gives the arena's memory back.
+            // The first allocation creates an arena; the last one returns the arena's memory.
             let thread =
                 std::thread::spawn(|| (0..64_u8).map(|n| vec![n; 100_000]).collect::<Vec<_>>().len());
             assert_eq!(thread.join().unwrap(), 64);
-            // SAFETY: clone3(2) with no arguments makes nothing (EINVAL).
+            // SAFETY: clone3(2) without arguments creates nothing (EINVAL).
             assert_eq!(unsafe { libc::syscall(libc::SYS_clone3, ptr::null::<u8>(), 0) }, -1);
             assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::ENOSYS), "clone3(2)");
         }
@@ -45,14 +46,14 @@ fn act(case: &str, directory: &Path) {
             assert_eq!(errno(std::env::current_dir()), libc::ENOSYS);
             std::fs::remove_file(directory.join("socket")).unwrap();
         }
-        "panic" => panic!("says where, and unwinds"),
+        "panic" => panic!("reports its place and unwinds"),
         "abort" => std::process::abort(),
         "socket" => drop(UnixDatagram::unbound()),
         "socket of a thread" => drop(std::thread::spawn(UnixDatagram::unbound).join()),
         "port" => drop(TcpListener::bind(("127.0.0.1", 0))),
         "program" => drop(Command::new("/bin/true").status()),
         "process" => {
-            // SAFETY: if there is a child, it does nothing but end, by a call that is safe in one.
+            // SAFETY: the child only calls _exit(2), which is safe in a forked child.
             if unsafe { libc::fork() } == 0 {
                 // SAFETY: as above.
                 unsafe { libc::_exit(0) };
@@ -61,11 +62,12 @@ fn act(case: &str, directory: &Path) {
         "code" => {
             let access = libc::PROT_READ | libc::PROT_EXEC;
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-            // SAFETY: a new mapping, which nobody uses.
+            // SAFETY: a new mapping that nothing uses.
             let _ = unsafe { libc::mmap(ptr::null_mut(), 4096, access, flags, -1, 0) };
         }
         "signal" => {
-            // SAFETY: numbers, and signal 0 only asks. The thread is that of init.
+            // SAFETY: only numbers are passed; signal 0 sends nothing. The target is the thread of
+            // init.
             let _ = unsafe { libc::syscall(libc::SYS_tgkill, 1, 1, 0) };
         }
         "prctl" => {
@@ -76,7 +78,7 @@ fn act(case: &str, directory: &Path) {
         "rename" => drop(std::fs::rename(directory.join("socket"), directory.join("new"))),
         "another filter" => drop(seccompiler::apply_filter(&programs(true).unwrap().0[0])),
         "ring" | "epoll: ring" => drop(aio::AioContext::builder().monitor(MonitorKind::IoUring).build()),
-        _ => panic!("there is no case {case}"),
+        _ => panic!("unknown case {case}"),
     }
 }
 
@@ -95,14 +97,14 @@ fn only_the_name_of_the_socket_is_left(directory: &Path) {
 }
 
 #[test]
-#[ignore = "what the other tests start"]
+#[ignore = "started by the other tests"]
 fn child() {
     if let (Ok(case), Some(directory)) = (std::env::var(CASE), std::env::var_os(DIRECTORY)) {
         act(&case, Path::new(&directory));
     }
 }
 
-/// A directory that is removed at the end.
+/// A temporary directory, removed on drop.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -122,7 +124,7 @@ impl Drop for Directory {
     }
 }
 
-/// How the child of a case ended, and what it said.
+/// Runs a case in a child. Returns the child's exit status and its output.
 fn end_of(case: &str) -> (ExitStatus, String) {
     let directory = Directory::new(case);
     let output = Command::new(std::env::current_exe().unwrap())
@@ -133,7 +135,7 @@ fn end_of(case: &str) -> (ExitStatus, String) {
         .unwrap();
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said).into_owned();
-    assert!(!said.contains("there is no case"), "{said}");
+    assert!(!said.contains("unknown case"), "{said}");
     (output.status, said)
 }
 
@@ -160,7 +162,7 @@ fn a_call_that_serving_does_not_need_ends_the_process() {
 }
 
 #[test]
-fn what_serving_needs_goes_on() {
+fn what_serving_needs_still_works() {
     for case in ["thread", "file", "ring"] {
         let (status, said) = end_of(case);
         assert!(status.success(), "{case}: {status}, {said}");
@@ -168,10 +170,10 @@ fn what_serving_needs_goes_on() {
 }
 
 #[test]
-fn a_bug_still_says_where_it_is() {
+fn a_panic_still_reports_its_place() {
     let (status, said) = end_of("panic");
     assert_eq!(status.code(), Some(101), "{status}, {said}");
-    assert!(said.contains("says where, and unwinds") && said.contains("stack backtrace"), "{said}");
+    assert!(said.contains("reports its place and unwinds") && said.contains("stack backtrace"), "{said}");
     let (status, said) = end_of("abort");
     assert_eq!(status.signal(), Some(libc::SIGABRT), "{status}, {said}");
 }
