@@ -1,4 +1,5 @@
-//! A disk that stores nothing and takes a chosen time: for making an iteration of the loop as long as one likes.
+//! A disk that stores nothing and takes a fixed time per request. Used to make an iteration of the
+//! event loop as long as a test or benchmark needs.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -12,13 +13,13 @@ use super::Null;
 use super::engine::Done;
 use crate::blk::device::{FinishedRequest, PendingRequest};
 
-/// Answers Ok to everything, a fixed time after it was asked.
+/// Completes every request with status OK, a fixed time after it was submitted.
 #[derive(Debug, Clone, Copy)]
 pub struct Delay {
     /// How long a request takes.
     pub latency: Duration,
-    /// Spend the time on the CPU, one request after the other, as a device that computes does. Otherwise requests wait
-    /// side by side, on the loop's timers, as for a disk.
+    /// Spend the time on the CPU, one request after the other, like a device that computes. If
+    /// false, requests wait in parallel on the loop's timers, like on a disk.
     pub spin: bool,
 }
 
@@ -27,7 +28,7 @@ pub(super) struct DelayEngine {
     delay: Delay,
     null: Null,
     timer: Timer,
-    /// In the order of their deadlines, since every request takes equally long.
+    /// In the order of their deadlines, because every request takes equally long.
     waiting: RefCell<VecDeque<(u64, PendingRequest)>>,
 }
 

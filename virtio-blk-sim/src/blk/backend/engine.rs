@@ -1,4 +1,4 @@
-//! A backend at work for one queue, on that queue's event loop.
+//! A backend attached to an event loop, working for one queue.
 //!
 //! ```text
 //! BlkQueue ─ submit ─► Engine ─► Some(finished): answered at once
@@ -6,7 +6,8 @@
 //!    └──── done(batch) ◄────────────┘
 //! ```
 //!
-//! What finishes in one turn arrives as one batch, so the queue publishes once and signals its irqfd at most once.
+//! Requests that finish in one turn of the loop arrive as one batch, so the queue publishes once
+//! and signals its irqfd at most once.
 
 use std::io;
 use std::rc::Rc;
@@ -21,40 +22,41 @@ use super::ring::RingEngine;
 use super::{Delay, FileImage, Memory, Null};
 use crate::blk::device::{FinishedRequest, PendingRequest};
 
-/// Takes what has finished out of the vector, in a turn of the loop.
+/// Called in a turn of the loop; takes the finished requests out of the vector.
 pub type Done = dyn Fn(&AioContext, &mut Vec<FinishedRequest>);
 
-/// What the requests of a queue are carried out on. Clones are the same disk: one for each queue.
+/// The backend of a disk. Clones refer to the same disk; each queue has its own clone.
 #[derive(Debug, Clone)]
 pub enum Backend {
-    /// Nothing: everything succeeds.
+    /// No storage: everything succeeds at once.
     Null(Null),
-    /// A RAM disk, which its queues use one at a time.
+    /// A RAM disk. Its queues take turns using it.
     Memory(Arc<Mutex<Memory>>),
-    /// Nothing, after a while.
+    /// No storage: everything succeeds after a delay.
     Delay(Delay),
-    /// A file or block device: through the loop's own io_uring, or through a few threads where the loop has none.
+    /// A file or block device: through the loop's io_uring, or through a few threads if the loop
+    /// has none.
     File(Arc<FileImage>),
-    /// The same through Linux AIO, as QEMU's `aio=native`; needs a file that bypasses the page cache.
+    /// A file through Linux AIO, like QEMU's `aio=native`. The file must bypass the page cache.
     LinuxAio(Arc<FileImage>),
 }
 
 impl Backend {
-    /// A RAM disk of that many sectors, of zeros.
+    /// Creates a RAM disk of `capacity_sectors` sectors, filled with zeros.
     ///
     /// # Errors
-    /// `OutOfMemory`.
+    /// `OutOfMemory` if the memory cannot be allocated.
     pub fn memory(capacity_sectors: u64) -> io::Result<Self> {
         let memory = Memory::new(capacity_sectors).map_err(|_| io::ErrorKind::OutOfMemory)?;
         Ok(Self::Memory(Arc::new(Mutex::new(memory))))
     }
 
-    /// Starts it on the loop of `context`, whose home thread must be the calling one. `done` gets what `submit` did not
-    /// answer at once.
+    /// Starts the backend on the loop of `context`. Must be called on the loop's home thread.
+    /// `done` receives the requests that `submit` does not complete at once.
     ///
     /// # Errors
-    /// What the loop says when the file's operations are registered; for Linux AIO `InvalidInput` for a file that does not
-    /// bypass the page cache, and what io_setup(2) says.
+    /// Errors from registering the file's operations with the loop. For Linux AIO: `InvalidInput`
+    /// if the file does not bypass the page cache, and errors of io_setup(2).
     pub fn attach(self, context: &AioContext, done: Rc<Done>) -> io::Result<Engine> {
         Ok(Engine(match self {
             Self::Null(null) => Kind::Null(null),
@@ -69,10 +71,10 @@ impl Backend {
     }
 }
 
-/// A backend that runs on a loop. Belongs to that loop's home thread.
+/// A backend attached to a loop. Belongs to that loop's home thread.
 ///
-/// Dropping it drops no request that the kernel or a thread works on: those keep their buffers until they are done, and
-/// then nobody is told.
+/// Dropping it does not drop requests that the kernel or a thread is working on. They keep their
+/// buffers until they finish; their results are then discarded.
 #[derive(Debug)]
 pub struct Engine(Kind);
 
@@ -87,15 +89,16 @@ enum Kind {
 }
 
 impl Engine {
-    /// How many requests make a batch: so many are taken off the ring before they are carried out. More would save a
-    /// little of a system call, and let the first wait for the last: an io_uring reads from the page cache while it
-    /// is given the requests.
+    /// The number of requests to take off the ring before they are carried out. A larger batch
+    /// would save a small part of a system call, but the first request would wait for the last:
+    /// io_uring reads from the page cache during submission.
     pub fn batch(&self) -> u16 {
         if matches!(self.0, Kind::Ring(_)) { 8 } else { u16::MAX }
     }
 
-    /// Carries a request out, at once or later. Never blocks on a disk ([`Delay::spin`](super::Delay::spin) takes its
-    /// time on purpose). `None`: the request comes back through `done`.
+    /// Carries a request out, at once or later. Never blocks on a disk
+    /// ([`Delay::spin`](super::Delay::spin) blocks on purpose). Returns `None` if the request will
+    /// be passed to `done` later.
     #[inline]
     pub fn submit(&self, request: PendingRequest) -> Option<FinishedRequest> {
         match &self.0 {
@@ -116,7 +119,7 @@ impl Engine {
         }
     }
 
-    /// Says that no more requests come for now: what goes to the kernel in batches goes.
+    /// Marks the end of a batch: submits to the kernel what was collected.
     #[inline]
     pub fn commit(&self) {
         if let Kind::LinuxAio(aio) = &self.0 {
@@ -124,7 +127,8 @@ impl Engine {
         }
     }
 
-    /// System calls by which requests were handed to the kernel, in the loop's thread and beside the loop's own: io_submit(2).
+    /// Returns the number of io_submit(2) calls. Other engines submit without extra system calls in
+    /// the loop's thread, and return 0.
     pub fn submit_calls(&self) -> u64 {
         if let Kind::LinuxAio(aio) = &self.0 { aio.submit_calls() } else { 0 }
     }

@@ -1,5 +1,5 @@
-//! Opening a disk image: a raw file or a block device.
-#![expect(unsafe_code, reason = "statx(2) is not in std, and tells what O_DIRECT needs")]
+//! Opens a disk image: a raw file or a block device.
+#![expect(unsafe_code, reason = "statx(2) is not in std, and reports the alignment of O_DIRECT")]
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
@@ -10,18 +10,19 @@ use std::path::{Path, PathBuf};
 use super::file_ops::AlignedBuffer;
 use crate::blk::device::{DeviceConfig, SECTOR_SIZE};
 
-/// What an open file asks of I/O that bypasses the page cache. Both are powers of two, in bytes.
+/// The alignment that a file requires for I/O that bypasses the page cache. Both values are powers
+/// of two, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DirectAlignment {
-    /// Buffers start at a multiple of it.
+    /// Buffers must start at a multiple of this.
     pub memory: u32,
-    /// Offsets and lengths are multiples of it.
+    /// Offsets and lengths must be multiples of this.
     pub offset: u32,
 }
 
 /// An open disk image.
 ///
-/// Takes no lock: whoever opens one image twice for writing has the same disk twice.
+/// Takes no lock: opening one image twice for writing gives two views of the same disk.
 #[derive(Debug)]
 pub struct FileImage {
     file: File,
@@ -32,23 +33,25 @@ pub struct FileImage {
 }
 
 impl FileImage {
-    /// Opens a regular file or a block device of at least one sector. `direct` bypasses the page cache
-    /// (O_DIRECT).
+    /// Opens a regular file or a block device of at least one sector. `direct` bypasses the page
+    /// cache (O_DIRECT).
     ///
-    /// The disk has as many whole sectors (whole direct blocks with `direct`) as the file;
-    /// [`FileImage::dropped_bytes`] says what is left over. Blocks as open(2) does.
+    /// The disk has as many whole sectors as the file; with `direct`, as many whole direct I/O
+    /// blocks. [`FileImage::dropped_bytes`] returns the size of the remainder. Blocks as open(2)
+    /// does.
     pub fn open(path: impl AsRef<Path>, read_only: bool, direct: bool) -> Result<Self, OpenError> {
         let path = path.as_ref();
         let fail = |error| classify(path, read_only, direct, error);
-        // Look before opening: to open a FIFO would block, to open a tape would rewind it.
+        // Check the kind before opening: opening a FIFO would block, opening a tape would rewind
+        // it.
         check_kind(path, &std::fs::metadata(path).map_err(fail)?)?;
         let flags = if direct { libc::O_DIRECT } else { 0 };
         let mut file =
             OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path).map_err(fail)?;
-        // The name may have been given to something else meanwhile.
+        // Check again: the path may refer to another file by now.
         check_kind(path, &file.metadata().map_err(fail)?)?;
 
-        // st_size is 0 for a block device; the end of the file is its size for both.
+        // st_size is 0 for a block device; the position of the end is the size for both.
         let size = file.seek(SeekFrom::End(0)).map_err(fail)?;
         let direct = if direct && size > 0 { Some(direct_alignment(&file).map_err(fail)?) } else { None };
         let unit = direct.map_or(SECTOR_SIZE, |alignment| u64::from(alignment.offset).max(SECTOR_SIZE));
@@ -60,47 +63,49 @@ impl FileImage {
         Ok(Self { file, capacity_sectors, dropped_bytes, read_only, direct })
     }
 
-    /// Size of the file now, in whole sectors (whole direct blocks): what [`capacity_sectors`](Self::capacity_sectors) would be
-    /// if it were opened again.
+    /// Returns the current size of the file in whole sectors (whole direct I/O blocks): the value
+    /// that [`capacity_sectors`](Self::capacity_sectors) would have after opening it again.
     ///
     /// # Errors
-    /// What lseek(2) says.
+    /// Errors of lseek(2).
     pub fn current_sectors(&self) -> io::Result<u64> {
-        // Nobody uses the file's position: all I/O names its offset.
+        // Moving the file position is harmless: all I/O passes explicit offsets.
         let size = (&self.file).seek(SeekFrom::End(0))?;
         let unit = self.direct.map_or(SECTOR_SIZE, |alignment| u64::from(alignment.offset).max(SECTOR_SIZE));
         Ok((size - size % unit) / SECTOR_SIZE)
     }
 
-    /// Size of the disk in sectors, when it was opened.
+    /// Returns the size of the disk in sectors, as it was when the image was opened.
     pub fn capacity_sectors(&self) -> u64 {
         self.capacity_sectors
     }
 
-    /// Bytes at the end of the file that are not part of the disk, because they are no whole sector.
+    /// Returns the number of bytes at the end of the file that do not fill a sector (or direct I/O
+    /// block). They are not part of the disk.
     pub fn dropped_bytes(&self) -> u64 {
         self.dropped_bytes
     }
 
-    /// What direct I/O needs; none if the page cache is used.
+    /// Returns the alignment that direct I/O needs; `None` if the page cache is used.
     pub fn direct(&self) -> Option<DirectAlignment> {
         self.direct
     }
 
-    /// A device for this image: its size, its read-only state, and blocks as the image needs them.
+    /// Returns a device configuration for this image: its size, its read-only state, and a suitable
+    /// block size.
     pub fn device_config(&self) -> DeviceConfig {
         let block = self.direct.map_or(0, |alignment| alignment.offset).max(SECTOR_SIZE as u32);
         DeviceConfig {
             read_only: self.read_only,
             logical_block_size: block,
             request_alignment: block,
-            // File systems and disks work in pages, whatever they say about sectors.
+            // File systems and disks work in pages, even if they report smaller sectors.
             physical_block_size: block.max(4096),
             ..DeviceConfig::new(self.capacity_sectors)
         }
     }
 
-    /// An image of whatever file, for tests of how files fail.
+    /// Makes an image of any file, for tests of I/O errors.
     #[cfg(test)]
     pub(super) fn from_parts(file: File, capacity_sectors: u64, direct: Option<DirectAlignment>) -> Self {
         Self { file, capacity_sectors, dropped_bytes: 0, read_only: false, direct }
@@ -140,13 +145,13 @@ fn classify(path: &Path, read_only: bool, direct: bool, error: io::Error) -> Ope
     }
 }
 
-/// Asks statx(2) (Linux 6.1, not every file system), else finds out by reading. EOPNOTSUPP if there is no
-/// direct I/O.
+/// Reads the alignment from statx(2) (Linux 6.1, not all file systems), or finds it by trying
+/// reads. EOPNOTSUPP if direct I/O does not work on the file.
 fn direct_alignment(file: &File) -> io::Result<DirectAlignment> {
-    // SAFETY: statx is plain integers, for which zero is a value.
+    // SAFETY: statx consists of plain integers, for which zero is valid.
     let mut stat: libc::statx = unsafe { std::mem::zeroed() };
-    // SAFETY: the fd is open for the call (`file` is borrowed), the path is a C string, `stat` is ours to be
-    // written.
+    // SAFETY: the descriptor is open during the call (`file` is borrowed), the path is a C string,
+    // and `stat` is a valid place to write to.
     let result = unsafe {
         libc::statx(file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN, &mut stat)
     };
@@ -169,45 +174,45 @@ fn direct_alignment(file: &File) -> io::Result<DirectAlignment> {
     Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
 }
 
-/// Why a disk image cannot be used.
+/// Why a disk image cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// No such file.
-    #[error("{}: there is no such file; create it, for example with `truncate -s 1G`", .0.display())]
+    #[error("{}: no such file; create it, for example with `truncate -s 1G`", .0.display())]
     NotFound(PathBuf),
-    /// A directory.
+    /// The path is a directory.
     #[error("{}: this is a directory; name a disk image or a block device", .0.display())]
     Directory(PathBuf),
-    /// A character device, a pipe, a socket.
+    /// The path is a character device, a pipe or a socket.
     #[error("{}: this is neither a regular file nor a block device", .0.display())]
     NotADisk(PathBuf),
-    /// May not be written.
+    /// The file cannot be opened for writing.
     #[error("{}: cannot be written ({error}); open it read-only or change its permissions", .path.display())]
     NotWritable {
         /// The image.
         path: PathBuf,
-        /// What open(2) said.
+        /// The error of open(2).
         error: io::Error,
     },
-    /// Has not even one sector.
+    /// The file is smaller than one block.
     #[error("{}: {size} bytes are less than one block of {unit}; make it larger", .path.display())]
     TooSmall {
         /// The image.
         path: PathBuf,
-        /// Its size in bytes.
+        /// The required size: one block.
         size: u64,
         /// What is needed.
         unit: u64,
     },
-    /// Its file system cannot bypass the page cache.
-    #[error("{}: direct I/O does not work on this file; use it without", .0.display())]
+    /// The file system does not support direct I/O.
+    #[error("{}: direct I/O does not work on this file; open it without direct I/O", .0.display())]
     NoDirect(PathBuf),
-    /// Something else.
+    /// Any other error.
     #[error("{}: {error}", .path.display())]
     Io {
         /// The image.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the kernel.
         error: io::Error,
     },
 }

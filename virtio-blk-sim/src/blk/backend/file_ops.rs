@@ -1,5 +1,5 @@
-//! A request carried out on a file with calls that block: for a thread of its own, and for what a ring cannot
-//! do.
+//! Carries out a request on a file with blocking calls. Used by pool threads, and for operations
+//! that a ring cannot do.
 #![expect(unsafe_code, reason = "preadv(2), pwritev(2) on guest memory and fallocate(2) are not in std")]
 
 use std::fs::File;
@@ -10,29 +10,30 @@ use std::os::unix::fs::FileExt;
 use super::{DirectAlignment, FileImage};
 use crate::blk::device::{FinishedRequest, Operation, PendingRequest, SectorRange};
 
-/// The fallocate(2) mode for a discard: give the space back, keep the size.
+/// The fallocate(2) mode for a discard: free the space, keep the file size.
 pub const DISCARD_MODE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 
-/// Zeros that the file system makes by itself, without giving the space back.
+/// The fallocate(2) mode for zeroing without freeing the space.
 const ZERO_MODE: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
 
-/// Bytes copied at a time where the guest's buffers do not suit direct I/O.
+/// Bytes copied at a time when the guest's buffers are not aligned for direct I/O.
 const BOUNCE_LEN: u64 = 256 << 10;
 
-/// The fallocate(2) modes to try for write zeroes, in order. Where none [is supported](is_unsupported), write
-/// zeros.
+/// Returns the fallocate(2) modes to try for write zeroes, in order. If none [is
+/// supported](is_unsupported), write zeros as data.
 pub fn write_zeroes_modes(unmap: bool) -> &'static [i32] {
     if unmap { &[DISCARD_MODE, ZERO_MODE] } else { &[ZERO_MODE] }
 }
 
-/// True if fallocate(2) failed because this file cannot do that, rather than because it went wrong. A block
-/// device says EINVAL where the range is no multiple of its block.
+/// Returns true if fallocate(2) failed because the file does not support the operation, and not
+/// because of an I/O error. A block device returns EINVAL if the range is not a multiple of its
+/// block size.
 pub fn is_unsupported(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL | libc::ENODEV))
 }
 
 impl FileImage {
-    /// Carries the request out. Blocks the calling thread for as long as the disk takes.
+    /// Carries the request out. Blocks the calling thread until the disk is done.
     pub fn execute(&self, mut request: PendingRequest) -> FinishedRequest {
         let result = match request.operation() {
             Operation::In { .. } => self.transfer_all(&mut request),
@@ -49,8 +50,9 @@ impl FileImage {
         request.finish(result)
     }
 
-    /// True if the rest of the request's data can be given to the kernel where it is. Only direct I/O asks
-    /// for something; what does not suit it goes through [`FileImage::execute`], which copies.
+    /// Returns true if the rest of the request's data can be passed to the kernel in place. Only
+    /// direct I/O has requirements. A request that does not meet them goes through
+    /// [`FileImage::execute`], which copies the data.
     pub fn suits(&self, request: &mut PendingRequest) -> bool {
         let Some(DirectAlignment { memory, offset }) = self.direct() else {
             return true;
@@ -70,7 +72,7 @@ impl FileImage {
         if !self.suits(request) {
             return bounce_all(self.file(), request);
         }
-        // Each round moves at least a byte of a bounded request.
+        // Each iteration moves at least one byte, and the request is bounded.
         while request.remaining() > 0 {
             let moved = transfer(self.file(), request)?;
             if moved == 0 {
@@ -82,8 +84,8 @@ impl FileImage {
     }
 }
 
-/// One preadv(2) or pwritev(2) of the rest of an In or an Out. Returns how many bytes it moved, which may be
-/// few.
+/// Makes one preadv(2) or pwritev(2) call for the rest of an In or Out request. Returns the number
+/// of bytes moved, which may be less than requested.
 fn transfer(file: &File, request: &mut PendingRequest) -> io::Result<usize> {
     let write = match request.operation() {
         Operation::In { .. } => false,
@@ -96,18 +98,18 @@ fn transfer(file: &File, request: &mut PendingRequest) -> io::Result<usize> {
     let count = iovecs.len() as libc::c_int; // at most 1024
     retry(|| {
         if write {
-            // SAFETY: the array is borrowed from the request, which owns the chain that keeps its memory
-            // mapped.
+            // SAFETY: the array is borrowed from the request. The request owns the chain, which
+            // keeps its memory mapped.
             unsafe { libc::pwritev(fd, array, count, offset) }
         } else {
-            // SAFETY: as above; the segments of an In are device-writable guest memory, to which Rust has no
-            // reference.
+            // SAFETY: as above. The segments of an In request are device-writable guest memory, to
+            // which there are no Rust references.
             unsafe { libc::preadv(fd, array, count, offset) }
         }
     })
 }
 
-/// As a loop of [`transfer`], through a buffer that direct I/O takes.
+/// Like a loop of [`transfer`], but through a buffer that is aligned for direct I/O.
 fn bounce_all(file: &File, request: &mut PendingRequest) -> io::Result<()> {
     let len = request.remaining().min(BOUNCE_LEN) as usize;
     let mut buffer = AlignedBuffer::new(len, 4096);
@@ -128,8 +130,8 @@ fn bounce_all(file: &File, request: &mut PendingRequest) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives the range back to the file system. Discard is a hint: where that cannot be done, nothing needs to
-/// be.
+/// Frees the space of the range. Discard is only a hint, so a file that does not support it is not
+/// an error.
 fn discard(file: &File, range: &SectorRange) -> io::Result<()> {
     match fallocate(file, DISCARD_MODE, range) {
         Err(error) if is_unsupported(&error) => Ok(()),
@@ -147,9 +149,9 @@ fn write_zeroes(file: &File, range: &SectorRange) -> io::Result<()> {
     write_zeros(file, range)
 }
 
-/// Writes zeros as data; what works on every file.
+/// Writes zeros as data, which works on every file.
 fn write_zeros(file: &File, range: &SectorRange) -> io::Result<()> {
-    // In pages, as direct I/O asks for.
+    // Page aligned, for direct I/O.
     #[repr(align(4096))]
     struct Zeros([u8; 64 << 10]);
     static ZEROS: Zeros = Zeros([0; 64 << 10]);
@@ -166,11 +168,11 @@ fn write_zeros(file: &File, range: &SectorRange) -> io::Result<()> {
 
 fn fallocate(file: &File, mode: i32, range: &SectorRange) -> io::Result<()> {
     if range.sectors == 0 {
-        return Ok(()); // fallocate(2): EINVAL
+        return Ok(()); // fallocate(2) would fail with EINVAL
     }
     let (offset, len) = (to_off_t(range.offset())?, to_off_t(range.len_bytes())?);
     let fd = file.as_fd().as_raw_fd();
-    // SAFETY: no memory is passed, and the fd is open for the call (`file` is borrowed).
+    // SAFETY: passes no memory, and the descriptor is open during the call (`file` is borrowed).
     retry(|| unsafe { libc::fallocate(fd, mode, offset, len) } as isize).map(drop)
 }
 
@@ -178,7 +180,7 @@ fn to_off_t(bytes: u64) -> io::Result<libc::off_t> {
     libc::off_t::try_from(bytes).map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))
 }
 
-/// Calls again for as long as a signal comes between.
+/// Repeats the call while it is interrupted by a signal.
 fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
     loop {
         match usize::try_from(call()) {
@@ -193,7 +195,7 @@ fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
     }
 }
 
-/// Memory that starts at a multiple of a power of two.
+/// A buffer whose start is aligned to a power of two.
 pub(super) struct AlignedBuffer {
     memory: Vec<u8>,
     start: usize,

@@ -1,5 +1,6 @@
-//! A file behind Linux AIO: io_submit(2), and completions through an eventfd. What QEMU calls `aio=native`, and what it
-//! was measured with in 2020: two eventfds are read for a request, the guest's doorbell and this one.
+//! A file through Linux AIO: io_submit(2), and completions through an eventfd. This is QEMU's
+//! `aio=native`, as it was measured in 2020. Two eventfds are read per request: the guest's
+//! doorbell and this one.
 //!
 //! ```text
 //! BlkQueue ─ submit ... commit ─► io_submit ─► the disk ─► completion ring, then eventfd
@@ -7,7 +8,8 @@
 //!    └── done(batch) ◄── reap: the ring, in memory ◄── AioContext ◄───────────┘
 //! ```
 //!
-//! Only for files that bypass the page cache: io_submit(2) of anything else blocks the loop for as long as the disk takes.
+//! Only for files that bypass the page cache. For other files, io_submit(2) blocks the loop until
+//! the disk is done.
 #![expect(
     unsafe_code,
     reason = "operations point to a request's buffers; the engine owns the request until its completion"
@@ -32,7 +34,8 @@ use super::ring::completed;
 use crate::blk::device::{FinishedRequest, Operation, PendingRequest};
 use kernel::{BATCH, Context, Iocb};
 
-/// Operations in flight at a time. What is more waits here. The machine has 65,536 for all (/proc/sys/fs/aio-max-nr).
+/// Operations in flight at a time; further requests wait in `waiting`. The system-wide limit is
+/// 65,536 by default (/proc/sys/fs/aio-max-nr).
 const IN_FLIGHT: usize = 256;
 
 #[derive(Debug)]
@@ -43,13 +46,15 @@ pub(super) struct LinuxAioEngine {
 
 /// The file's operations, and the handler of their eventfd.
 struct Files {
-    // Dropped in this order: the kernel is done with the requests before they go.
+    // Dropped in this order: destroying the context waits for the kernel, and only then are the
+    // requests dropped.
     context: Context,
     in_flight: RefCell<Slab<PendingRequest>>,
     waiting: RefCell<VecDeque<PendingRequest>>,
     image: Arc<FileImage>,
     notifier: EventNotifier,
-    /// For what io_submit(2) cannot do (fallocate), what needs copying (buffers that are not aligned), and what it refuses.
+    /// For operations that io_submit(2) does not have (fallocate), for buffers that are not aligned
+    /// and must be copied, and for operations that it refuses.
     pool: PoolEngine,
     done: Rc<Done>,
     batch: RefCell<Vec<FinishedRequest>>,
@@ -67,10 +72,10 @@ impl std::fmt::Debug for Files {
 }
 
 impl LinuxAioEngine {
-    /// The eventfd of the completions is reset as the loop's own notifier is.
+    /// The completion eventfd is reset by the same method as the loop's own notifier.
     pub(super) fn new(image: Arc<FileImage>, context: &AioContext, done: Rc<Done>) -> io::Result<Self> {
         if image.direct().is_none() {
-            let why = "Linux AIO needs a file that is opened to bypass the page cache (O_DIRECT): otherwise io_submit(2) blocks";
+            let why = "Linux AIO needs a file opened with O_DIRECT; otherwise io_submit(2) blocks";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
         let setup = Context::new(IN_FLIGHT as u32)
@@ -94,7 +99,7 @@ impl LinuxAioEngine {
         Ok(Self { files, _completions: completions })
     }
 
-    /// Takes a request in; [`commit`](Self::commit) hands it to the kernel.
+    /// Queues a request; [`commit`](Self::commit) submits it to the kernel.
     pub(super) fn submit(&self, mut request: PendingRequest) {
         let is_transfer = matches!(request.operation(), Operation::In { .. } | Operation::Out { .. });
         if is_transfer && self.files.image.suits(&mut request) {
@@ -104,12 +109,13 @@ impl LinuxAioEngine {
         }
     }
 
-    /// Hands the kernel what was submitted, in as few calls as it takes: one for what a turn of the loop brought.
+    /// Submits the queued requests to the kernel in as few calls as possible: one call per
+    /// [`BATCH`] operations.
     pub(super) fn commit(&self) {
         self.files.commit();
     }
 
-    /// How often io_submit(2) was called.
+    /// Returns the number of io_submit(2) calls.
     pub(super) fn submit_calls(&self) -> u64 {
         self.files.submit_calls.get()
     }
@@ -138,13 +144,14 @@ impl Files {
                 return;
             };
             self.submit_calls.set(self.submit_calls.get() + 1);
-            // SAFETY: the arrays and the guest memory stay in place and mapped for as long as the request lives (see
-            // `PendingRequest::iovecs`); it is in `in_flight` until its completion, or until `context` is gone. The file is kept
-            // open by `image`.
+            // SAFETY: the arrays and the guest memory stay in place and mapped as long as the
+            // request lives (see `PendingRequest::iovecs`). The request is in `in_flight` until it
+            // completes, or until `context` is dropped. `image` keeps the file open.
             let taken = unsafe { self.context.submit(ready) };
             let refused = keys.get(*taken.as_ref().unwrap_or(&0)..).unwrap_or_default();
             let mut back = refused.iter().filter_map(|&key| in_flight.try_remove(key));
-            // What the kernel does not take as the first, a thread tries, and says why it cannot be done.
+            // If the kernel refuses the first operation, a pool thread runs the request and reports
+            // the error.
             if taken.is_err()
                 && let Some(request) = back.next()
             {
@@ -167,7 +174,7 @@ impl Files {
 }
 
 impl BusyPolled for Files {
-    /// Takes every completion there is: the doorbell has no count.
+    /// Takes all completions: the doorbell does not carry a count.
     fn process(&self, context: &AioContext) {
         let mut batch = self.batch.take();
         while let Some(event) = self.context.next_event() {

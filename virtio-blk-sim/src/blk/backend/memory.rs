@@ -6,16 +6,17 @@ use std::ops::Range;
 
 use crate::blk::device::{FinishedRequest, Operation, PendingRequest, SECTOR_SIZE, SectorRange};
 
-/// A disk in this process's memory. It is always on its medium, so a flush and a durable write cost nothing
-/// more. Discarded sectors read as zeros.
+/// A disk in this process's memory. Its content counts as stable at once, so flushes and durable
+/// writes cost nothing extra. Discarded sectors read as zeros.
 pub struct Memory {
     disk: Vec<u8>,
 }
 
 impl Memory {
-    /// A disk of zeros. All of it is allocated and touched here, so that no request pays for a page fault.
+    /// Creates a disk of zeros. All memory is allocated and touched here, so that no request pays
+    /// for a page fault.
     pub fn new(capacity_sectors: u64) -> Result<Self, TryReserveError> {
-        // Saturating at what is never available: the reservation is then what fails.
+        // If the size does not fit, use usize::MAX, for which the reservation fails.
         let len = capacity_sectors.checked_mul(SECTOR_SIZE).and_then(|len| usize::try_from(len).ok());
         let len = len.unwrap_or(usize::MAX);
         let mut disk = Vec::new();
@@ -24,17 +25,17 @@ impl Memory {
         Ok(Self { disk })
     }
 
-    /// Size of the disk in sectors.
+    /// Returns the size of the disk in sectors.
     pub fn capacity_sectors(&self) -> u64 {
         self.disk.len() as u64 / SECTOR_SIZE
     }
 
-    /// The disk's content.
+    /// Returns the content of the disk.
     pub fn content(&self) -> &[u8] {
         &self.disk
     }
 
-    /// The disk's content, to prepare or to damage.
+    /// Returns the content of the disk for writing, so that tests can set it up or corrupt it.
     pub fn content_mut(&mut self) -> &mut [u8] {
         &mut self.disk
     }
@@ -44,7 +45,7 @@ impl Memory {
         let result = match request.operation() {
             Operation::In { .. } => {
                 let bytes = byte_range(request.offset(), request.remaining());
-                // A transfer that falls short of the request is answered as an error by `finish`.
+                // `finish` reports an error if less was transferred than requested.
                 request.put_data(self.disk.get(bytes).unwrap_or_default());
                 Ok(())
             }
@@ -68,7 +69,7 @@ impl Memory {
     }
 }
 
-/// The bytes as indices; an empty range past any disk where they do not fit.
+/// Returns the byte range as indices, or an empty range past the end if they do not fit.
 fn byte_range(offset: u64, len: u64) -> Range<usize> {
     let end = offset.checked_add(len).and_then(|end| usize::try_from(end).ok());
     match (usize::try_from(offset), end) {

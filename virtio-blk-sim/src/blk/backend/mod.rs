@@ -1,8 +1,8 @@
-//! Where the disk's content lives.
+//! Where the content of the disk is stored.
 //!
-//! A backend takes a [`PendingRequest`](crate::blk::device::PendingRequest) and gives back a
-//! [`FinishedRequest`](crate::blk::device::FinishedRequest). It may rely on what parsing checked: the request lies inside
-//! the disk it was configured with, and may be carried out on it.
+//! A backend takes a [`PendingRequest`](crate::device::PendingRequest) and returns a
+//! [`FinishedRequest`](crate::device::FinishedRequest). It may rely on the checks of the parser:
+//! the request lies inside the configured disk and is permitted on it.
 //!
 //! | backend | content | its `execute` |
 //! |---|---|---|
@@ -11,9 +11,9 @@
 //! | [`FileImage`] | a file or a block device | blocks the thread on the disk |
 //! | [`Delay`] | none | – |
 //!
-//! A [`Backend`] that is attached to an event loop becomes an [`Engine`]: the same without blocking the loop. A file is
-//! then driven through the loop's io_uring, or by a few threads where the loop has none, or on request by Linux AIO; a delay
-//! by the loop's timers.
+//! When a [`Backend`] is attached to an event loop it becomes an [`Engine`], which does the same
+//! without blocking the loop. A file then uses the loop's io_uring, or a few threads if the loop
+//! has none, or Linux AIO on request. A delay uses the loop's timers.
 
 mod delay;
 mod engine;

@@ -1,17 +1,17 @@
-//! A disk without content: the cost of everything but the disk.
+//! A disk without content, to measure the cost of everything except the disk.
 
 use crate::blk::device::{FinishedRequest, Operation, PendingRequest};
 
-/// Answers Ok to everything and forgets it, as QEMU's `null-co` does.
+/// Completes every request with status OK and discards its data, like QEMU's `null-co`.
 ///
-/// A read leaves the guest's buffer as it was, so nothing of the host can be seen in it, and the used length
-/// counts the status only: the data was not written. (QEMU reports the data too. A driver that bounces its
-/// buffers copies back as much as is reported, so a length too large shows the guest stale memory of its
-/// own.) Linux looks at the status and not at the length.
+/// A read leaves the guest's buffer unchanged, so no host memory leaks into it. The used length
+/// counts only the status byte, because no data was written. (QEMU counts the data too. A driver
+/// with bounce buffers copies back as many bytes as are reported, so a length that is too large
+/// exposes stale guest memory to the reader.) Linux uses the status and ignores the length.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Null {
-    /// Read zeros, at the cost of writing them, instead of leaving the buffer alone. QEMU's option of the
-    /// same name.
+    /// Fill the buffers of reads with zeros, at the cost of writing them, instead of leaving them
+    /// unchanged. Same as QEMU's option of this name.
     pub read_zeroes: bool,
 }
 

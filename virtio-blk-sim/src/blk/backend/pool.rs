@@ -1,4 +1,5 @@
-//! A file behind a few threads that block on it: for event loops without io_uring, and for what a ring cannot do.
+//! A file accessed by a few blocking threads. Used for event loops without io_uring, and for
+//! operations that a ring cannot do.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -12,14 +13,14 @@ use super::FileImage;
 use super::engine::Done;
 use crate::blk::device::{FinishedRequest, PendingRequest};
 
-/// Threads for one queue. Each is started when a request finds all others busy.
+/// Threads per queue. One is started when a request finds all others busy.
 const MAX_THREADS: usize = 4;
 
 #[derive(Debug)]
 pub(super) struct PoolEngine {
     shared: Arc<Shared>,
     threads: RefCell<Vec<JoinHandle<()>>>,
-    /// Runs in the home thread when results have come in.
+    /// Runs in the home thread when results have arrived.
     _collect: BottomHalf,
 }
 
@@ -27,7 +28,7 @@ pub(super) struct PoolEngine {
 struct Shared {
     image: Arc<FileImage>,
     work: Mutex<Work>,
-    /// There is something in `Work::queue`, or `Work::closed` is set.
+    /// Signalled when `Work::queue` gets an entry or `Work::closed` is set.
     more: Condvar,
     results: Arc<Mutex<Vec<FinishedRequest>>>,
     collect: BottomHalfHandle,
@@ -40,7 +41,8 @@ struct Work {
     closed: bool,
 }
 
-/// A panic of another thread leaves these queues whole: each is changed by single calls.
+/// Ignores poisoning: each change to these queues is a single call, so a panic leaves them
+/// consistent.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -52,7 +54,7 @@ impl PoolEngine {
         let batch = RefCell::default();
         let collect = context.bottom_half(move |context| {
             let mut batch = batch.borrow_mut();
-            // The two vectors change places: neither gives its capacity up.
+            // Swapping the vectors keeps the capacity of both.
             std::mem::swap(&mut *lock(&source), &mut *batch);
             done(context, &mut batch);
         });
@@ -71,8 +73,8 @@ impl PoolEngine {
         self.shared.more.notify_one();
     }
 
-    /// Starts another thread if there may be one more. A thread that cannot be started is a problem only if it is the
-    /// first: then the request is answered with the error.
+    /// Starts another thread if the limit allows. Failing to start a thread matters only if there
+    /// is none yet: then the queued requests fail with an error.
     fn grow(&self) -> bool {
         let mut threads = self.threads.borrow_mut();
         if threads.len() >= MAX_THREADS {
@@ -95,7 +97,7 @@ impl PoolEngine {
 }
 
 impl Shared {
-    /// A thread's life.
+    /// The body of a pool thread.
     fn serve(&self) {
         let mut work = lock(&self.work);
         loop {
@@ -117,12 +119,13 @@ impl Shared {
 }
 
 impl Drop for PoolEngine {
-    /// Waits for what has been accepted: a write that the guest was told nothing about may still be expected on disk.
+    /// Waits for all accepted requests: a write that the guest got no completion for may still be
+    /// expected on the disk.
     fn drop(&mut self) {
         lock(&self.shared.work).closed = true;
         self.shared.more.notify_all();
         for thread in self.threads.get_mut().drain(..) {
-            // A panic in a thread lost that thread's request only.
+            // Ignores a panic: it only loses the request of that thread.
             let _ = thread.join();
         }
     }

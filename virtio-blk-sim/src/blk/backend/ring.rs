@@ -1,4 +1,5 @@
-//! A file behind the event loop's own io_uring: reads, writes and flushes are SQEs that ride on the loop's next wait.
+//! A file accessed through the event loop's own io_uring. Reads, writes and flushes are SQEs, which
+//! are submitted by the loop's next wait.
 #![expect(
     unsafe_code,
     reason = "SQEs point to a request's buffers; the operation owns the request until its completion"
@@ -22,8 +23,8 @@ use crate::blk::device::{FinishedRequest, Operation, PendingRequest, Transfer};
 pub(super) struct RingEngine {
     image: Arc<FileImage>,
     operations: Operations<PendingRequest>,
-    /// For what has no SQE that would not block a kernel thread just the same (fallocate), what needs copying (direct
-    /// I/O with buffers that are not aligned), and the rest of short transfers.
+    /// For operations that would block a kernel thread in any case (fallocate), for direct I/O with
+    /// unaligned buffers, which must be copied, and for the rest of short transfers.
     pool: Rc<PoolEngine>,
 }
 
@@ -32,7 +33,7 @@ impl RingEngine {
         let pool = Rc::new(PoolEngine::new(Arc::clone(&image), context, Rc::clone(&done)));
         let finished: Rc<RefCell<Vec<FinishedRequest>>> = Rc::default();
 
-        // Runs after all completions of the turn, so they make one batch.
+        // Runs after all completions of the turn, so that they form one batch.
         let source = Rc::clone(&finished);
         let batch = RefCell::default();
         let deliver = context.bottom_half(move |context| {
@@ -56,9 +57,10 @@ impl RingEngine {
             self.pool.submit(request);
             return None;
         };
-        // SAFETY: the entry points to the request's iovec array and to guest memory. Both stay in place and mapped for as
-        // long as the request lives (see `PendingRequest::iovecs`), and the operation owns it. The file is kept open by
-        // `self.image` and by the pool, which the callback of the operation owns.
+        // SAFETY: the entry points to the request's iovec array and to guest memory. Both stay in
+        // place and mapped as long as the request lives (see `PendingRequest::iovecs`), and the
+        // operation owns the request. The file is kept open by `self.image` and by the pool, which
+        // the callback of the operation owns.
         match unsafe { self.operations.submit(entry, request) } {
             Ok(_) => None,
             Err(refused) => Some(refused.value.finish(Err(refused.error))),
@@ -76,7 +78,7 @@ impl RingEngine {
         }
         let offset = request.offset();
         let iovecs = request.iovecs();
-        // At most 1024. A single buffer needs no array to be fetched by the kernel.
+        // At most 1024. For a single buffer the kernel need not fetch an array.
         let (array, count) = (iovecs.as_ptr(), iovecs.len() as u32);
         let single = match iovecs {
             [one] => u32::try_from(one.iov_len).ok().map(|len| (one.iov_base.cast::<u8>(), len)),
@@ -101,7 +103,8 @@ impl RingEngine {
     }
 }
 
-/// Makes an answer of a CQE's result; `None` if the request goes on in the pool.
+/// Turns the result of a CQE into a finished request. Returns `None` if the request continues in
+/// the pool.
 pub(super) fn completed(result: i32, request: PendingRequest, pool: &PoolEngine) -> Option<FinishedRequest> {
     let is_transfer = matches!(request.operation(), Operation::In { .. } | Operation::Out { .. });
     match usize::try_from(result) {

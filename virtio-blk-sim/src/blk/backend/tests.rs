@@ -1,4 +1,5 @@
-//! The backends against one model: whatever a guest does in sequence, each answers and holds the same.
+//! Compares the backends with one model: for any sequence of requests, each must give the same
+//! answers and end with the same content.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,7 +15,7 @@ use crate::blk::device::{DeviceConfig, FinishedRequest, PendingRequest, SECTOR_S
 
 pub(super) const CAPACITY: u64 = 64;
 
-/// A name in the temporary directory that nobody else uses; the file is removed with it.
+/// A unique path in the temporary directory. The file is removed on drop.
 #[derive(Debug)]
 pub(super) struct TempFile(PathBuf);
 
@@ -42,13 +43,13 @@ impl TempFile {
 
 impl Drop for TempFile {
     fn drop(&mut self) {
-        // Not all tests make the file.
+        // Not all tests create the file.
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
-/// Opens an image past the page cache. `None`, and says so, where the temporary directory's file system
-/// cannot.
+/// Opens an image with direct I/O. Returns `None`, after printing the reason, if the file system of
+/// the temporary directory does not support it.
 pub(super) fn open_direct(file: &TempFile) -> Option<FileImage> {
     match FileImage::open(file.path(), false, true) {
         Ok(image) => Some(image),
@@ -88,7 +89,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Sectors by number; absent ones are zeros.
+/// The content by sector number; missing sectors are zeros.
 #[derive(Default)]
 struct Model(BTreeMap<u64, [u8; SECTOR_SIZE as usize]>);
 
@@ -112,8 +113,8 @@ impl Model {
     }
 }
 
-/// Carries the steps out on a backend that starts as [`disk_content`], and compares every answer with the
-/// model, at the end the whole disk.
+/// Runs the steps on a backend whose initial content is [`disk_content`]. Compares every answer
+/// with the model, and the whole disk at the end.
 fn conforms(rig: &mut Rig, steps: &[Step], mut execute: impl FnMut(PendingRequest) -> FinishedRequest) {
     let mut model = Model::default();
     model.write(0, &disk_content(CAPACITY));
@@ -155,7 +156,7 @@ fn conforms(rig: &mut Rig, steps: &[Step], mut execute: impl FnMut(PendingReques
         let answer = rig.run(&posted, &mut execute);
         assert_eq!((answer.error, answer.status()), (None, Some(0)), "{step:?}");
         if let Step::Read { sector, sectors, .. } = step {
-            assert!(answer.data() == model.read(*sector, *sectors), "{step:?} got other data");
+            assert!(answer.data() == model.read(*sector, *sectors), "{step:?} returned wrong data");
             assert_eq!(u64::from(answer.written), sectors * SECTOR_SIZE + 1);
         } else {
             assert_eq!(answer.written, 1, "{step:?}");
@@ -173,8 +174,8 @@ proptest! {
         conforms(&mut Rig::new(DeviceConfig::new(CAPACITY)), &steps, |request| backend.execute(request));
     }
 
-    /// Discarded sectors of a file read as zeros where its file system can punch holes, as the common ones
-    /// can.
+    /// Discarded sectors of a file read as zeros if the file system can punch holes; the common
+    /// ones can.
     #[test]
     fn file_conforms(steps in prop::collection::vec(step(), 1..30)) {
         let file = TempFile::with(&disk_content(CAPACITY));
@@ -182,7 +183,7 @@ proptest! {
         conforms(&mut Rig::new(image.device_config()), &steps, |request| image.execute(request));
     }
 
-    /// Buffers at odd addresses, which direct I/O takes only through a copy.
+    /// The buffers are at unaligned addresses, so direct I/O must copy.
     #[test]
     fn direct_file_conforms(steps in prop::collection::vec(step(), 1..30)) {
         let file = TempFile::with(&disk_content(CAPACITY));
@@ -217,7 +218,7 @@ fn null_answers_without_touching_the_data() {
 fn null_reads_zeros_when_asked_to() {
     let mut rig = Rig::new(DeviceConfig::new(CAPACITY));
     let null = Null { read_zeroes: true };
-    // More than is zeroed at a time, in pieces that do not divide it.
+    // Longer than one chunk of zeros, in parts that do not divide it.
     let posted = Posted::request(vb::VIRTIO_BLK_T_IN, 0).writable(4100).writable(10236).status();
     let answer = rig.run(&posted, |request| null.execute(request));
     assert_eq!((answer.status(), answer.written), (Some(0), 14337));
@@ -225,7 +226,7 @@ fn null_reads_zeros_when_asked_to() {
 }
 
 #[test]
-fn memory_smaller_than_its_device_fails_what_it_has_not_got() {
+fn requests_beyond_the_end_of_a_memory_disk_fail() {
     let mut rig = Rig::new(DeviceConfig::new(CAPACITY));
     let mut backend = Memory::new(8).unwrap();
     let posted = [
@@ -250,7 +251,7 @@ fn memory_too_large_is_an_error() {
     assert_eq!(format!("{:?}", Memory::new(3).unwrap()), "Memory { capacity_sectors: 3, .. }");
 }
 
-/// Opened once for writing and once for reading, a file is the same disk.
+/// The file, read through another descriptor, has the written data.
 #[test]
 fn written_sectors_are_in_the_file() {
     let file = TempFile::with(&disk_content(CAPACITY));

@@ -8,7 +8,7 @@ fn open(path: impl AsRef<Path>) -> Result<FileImage, OpenError> {
     FileImage::open(path, false, false)
 }
 
-/// The sentence that a user reads.
+/// Returns the error message, with the path replaced by IMAGE.
 fn sentence(error: &OpenError, file: &TempFile) -> String {
     error.to_string().replace(&*file.path().to_string_lossy(), "IMAGE")
 }
@@ -49,15 +49,12 @@ fn a_missing_file_is_named() {
     let file = TempFile::new();
     let error = open(file.path()).unwrap_err();
     assert!(matches!(error, OpenError::NotFound(_)));
-    assert_eq!(
-        sentence(&error, &file),
-        "IMAGE: there is no such file; create it, for example with `truncate -s 1G`"
-    );
-    assert!(!file.path().exists(), "it was not created");
+    assert_eq!(sentence(&error, &file), "IMAGE: no such file; create it, for example with `truncate -s 1G`");
+    assert!(!file.path().exists(), "opening must not create the file");
 }
 
 #[test]
-fn what_is_no_disk_is_refused() {
+fn files_that_are_not_disks_are_refused() {
     for read_only in [false, true] {
         for direct in [false, true] {
             let open = |path: &str| FileImage::open(path, read_only, direct);
@@ -70,7 +67,7 @@ fn what_is_no_disk_is_refused() {
     assert!(matches!(open(socket.path()), Err(OpenError::NotADisk(_))));
 }
 
-/// To open a FIFO waits for its other end; it must not come to that.
+/// Opening a FIFO would block until its other end is opened.
 #[test]
 fn a_fifo_is_refused_without_waiting() {
     let fifo = TempFile::new();
@@ -80,7 +77,7 @@ fn a_fifo_is_refused_without_waiting() {
     assert!(matches!(FileImage::open(fifo.path(), true, false), Err(OpenError::NotADisk(_))));
 }
 
-/// By the error, since permissions do not bind root, who may be running this.
+/// Tests the error classification directly, because root ignores permissions.
 #[test]
 fn an_unwritable_file_is_told_from_other_errors() {
     let classify = |errno, read_only, direct| {
@@ -100,7 +97,7 @@ fn an_unwritable_file_is_told_from_other_errors() {
     );
 }
 
-/// The running test is a file that nobody may write, not even root.
+/// The running test program is a file that nobody can write, not even root (ETXTBSY).
 #[test]
 fn a_running_program_can_be_read_but_not_written() {
     let program = std::env::current_exe().unwrap();
@@ -109,7 +106,7 @@ fn a_running_program_can_be_read_but_not_written() {
 }
 
 #[test]
-fn direct_images_say_what_they_need() {
+fn direct_images_report_their_alignment() {
     let file = TempFile::with(&vec![1; 8192 + 512]);
     let Some(image) = open_direct(&file) else { return };
     let needs = image.direct().unwrap();

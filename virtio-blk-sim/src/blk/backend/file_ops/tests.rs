@@ -27,12 +27,13 @@ fn sectors(sector: u64, sectors: u32, unmap: bool) -> SectorRange {
     SectorRange { sector, sectors, unmap }
 }
 
-/// A file in memory. It can punch holes, but it cannot zero a range (shmem_fallocate in mm/shmem.c).
+/// A file in memory. It supports punching holes, but not zeroing a range (shmem_fallocate in
+/// mm/shmem.c).
 fn memfd(content: &[u8]) -> File {
     // SAFETY: the name is a C string.
     let fd = unsafe { libc::memfd_create(c"disk".as_ptr(), libc::MFD_CLOEXEC) };
     assert!(fd >= 0, "{}", io::Error::last_os_error());
-    // SAFETY: the fd is new and belongs to nobody else.
+    // SAFETY: the descriptor is new and has no other owner.
     let file = unsafe { File::from_raw_fd(fd) };
     file.write_all_at(content, 0).unwrap();
     file
@@ -55,18 +56,19 @@ fn a_discard_gives_the_space_back() {
     let metadata = image.file().metadata().unwrap();
     assert_eq!(metadata.len(), 64 * 512);
     if file.content()[16 * 512..48 * 512].iter().all(|&byte| byte == 0) {
-        assert_eq!(metadata.blocks(), before - 32, "a hole has no blocks");
+        assert_eq!(metadata.blocks(), before - 32, "a hole uses no blocks");
     } else {
         eprintln!("skipped: the temporary directory's file system cannot punch holes");
     }
 }
 
-/// Each way of making zeros must come to the same, those included that this file system would not need.
+/// All ways of writing zeros must have the same result, also those that this file system would not
+/// need.
 #[test]
-fn zeros_are_written_where_the_file_cannot_make_them() {
+fn zeros_are_written_as_data_where_fallocate_cannot_zero() {
     let mut expected = disk_content(300);
     expected[512..200 * 512].fill(0);
-    // More than is written at a time, and not a multiple of it.
+    // Longer than one write, and not a multiple of it.
     let zeroed = sectors(1, 199, false);
 
     let plain = TempFile::with(&disk_content(300));
@@ -88,14 +90,14 @@ fn zeros_are_written_where_the_file_cannot_make_them() {
 #[test]
 fn ranges_of_no_sectors_do_nothing() {
     let file = memfd(&disk_content(8));
-    fallocate(&file, DISCARD_MODE, &sectors(3, 0, false)).unwrap(); // fallocate(2) itself would say EINVAL
+    fallocate(&file, DISCARD_MODE, &sectors(3, 0, false)).unwrap(); // fallocate(2) itself would return EINVAL
     discard(&file, &sectors(3, 0, false)).unwrap();
     write_zeroes(&file, &sectors(3, 0, true)).unwrap();
     write_zeroes(&file, &sectors(3, 0, false)).unwrap();
     assert!(content(&file, 4096) == disk_content(8));
 }
 
-/// `/dev/full` takes no data and cannot fallocate.
+/// `/dev/full` fails every write with ENOSPC and does not support fallocate(2).
 #[test]
 fn a_full_disk_is_an_io_error() {
     let full = || OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
@@ -108,14 +110,14 @@ fn a_full_disk_is_an_io_error() {
     }
     let error = write_zeroes(&full(), &sectors(0, 8, false)).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
-    // A hint that cannot be followed is no failure.
+    // Discard is a hint, so being unable to follow it is not an error.
     let hint = Posted::request(vb::VIRTIO_BLK_T_DISCARD, 0).readable(&range(0, 8, 0)).status();
     assert_eq!(rig.run(&hint, |request| image.execute(request)).status(), Some(0));
 }
 
-/// Somebody truncated the image behind our back.
+/// The image was truncated while it was open.
 #[test]
-fn an_image_that_shrank_fails_what_it_lost() {
+fn requests_beyond_the_end_of_a_truncated_image_fail() {
     let file = TempFile::with(&disk_content(64));
     let image = image(&file);
     let mut rig = Rig::new(image.device_config());
@@ -123,7 +125,7 @@ fn an_image_that_shrank_fails_what_it_lost() {
     let answer = rig.run(&read(20, 512), |request| image.execute(request));
     assert_eq!((answer.status(), answer.written), (Some(1), 1));
     assert_eq!(answer.data(), [BACKGROUND; 512]);
-    // Over the new end: a short transfer, then nothing.
+    // Across the new end: a short transfer, then no data.
     let answer = rig.run(&read(9, 1024), |request| image.execute(request));
     assert_eq!((answer.status(), answer.written), (Some(1), 512 + 100 + 1));
     assert_eq!(answer.data()[..612], disk_content(64)[9 * 512..10 * 512 + 100]);
@@ -133,7 +135,7 @@ fn an_image_that_shrank_fails_what_it_lost() {
 #[test]
 fn errors_of_the_file_become_a_status() {
     let file = TempFile::with(&disk_content(64));
-    // Not writable, whatever the device believes.
+    // The file is opened read-only, but the device does not know.
     let image = FileImage::from_parts(File::open(file.path()).unwrap(), 64, None);
     let mut rig = Rig::new(DeviceConfig::new(64));
     let posted = write(0, &[1; 512]);
@@ -157,7 +159,7 @@ fn durable_writes_and_flushes_reach_the_file() {
     assert!(file.content() == expected);
 }
 
-/// `/dev/zero` takes any write, but cannot be synced (fdatasync(2): EINVAL): a durable write must fail then.
+/// `/dev/zero` accepts writes but not fdatasync(2) (EINVAL), so a durable write must fail.
 #[test]
 fn a_sync_that_fails_fails_the_write() {
     let device = OpenOptions::new().read(true).write(true).open("/dev/zero").unwrap();
@@ -179,7 +181,7 @@ fn direct_io_takes_aligned_buffers_as_they_are_and_copies_others() {
     let Some(image) = open_direct(&file) else { return };
     let mut rig = Rig::new(image.device_config());
     rig.align_buffers(BLOCK);
-    // More than is copied at a time.
+    // Longer than one bounce buffer.
     let data: Vec<u8> = (0..300 * 1024).map(|at| (at % 199) as u8).collect();
     let mut suited = Vec::new();
     let mut execute = |mut request: PendingRequest| {
@@ -188,7 +190,7 @@ fn direct_io_takes_aligned_buffers_as_they_are_and_copies_others() {
     };
     let two =
         Posted::request(vb::VIRTIO_BLK_T_OUT, 8).readable(&data[..8192]).readable(&data[8192..]).status();
-    // The first piece suits, the second ends where no direct transfer may.
+    // The first part is aligned; the second ends at an unaligned position.
     let three = Posted::request(vb::VIRTIO_BLK_T_OUT, 8)
         .readable(&data[..8192])
         .readable(&data[8192..9192])
@@ -203,7 +205,7 @@ fn direct_io_takes_aligned_buffers_as_they_are_and_copies_others() {
     }
     assert_eq!(suited, [true, true, true, true, false, true]);
 
-    // Zeros and discards need no buffer of the guest's.
+    // Write zeroes and discard need no guest buffer.
     for kind in [vb::VIRTIO_BLK_T_WRITE_ZEROES, vb::VIRTIO_BLK_T_DISCARD] {
         let posted = Posted::request(kind, 0).readable(&range(8, 8, 0)).status();
         assert_eq!(rig.run(&posted, |request| image.execute(request)).status(), Some(0));

@@ -1,5 +1,5 @@
-//! The kernel's side of Linux AIO: io_setup(2), io_submit(2), io_getevents(2), io_destroy(2), which glibc does not wrap, and
-//! the completion ring that a context maps into its process.
+//! The kernel interface of Linux AIO: io_setup(2), io_submit(2), io_getevents(2) and io_destroy(2),
+//! which glibc does not wrap, and the completion ring that a context maps into the process.
 #![expect(unsafe_code, reason = "system calls with pointers, and a ring that the kernel writes")]
 
 use std::io;
@@ -7,14 +7,14 @@ use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// `IOCB_CMD_PREADV`, `IOCB_CMD_PWRITEV` and `IOCB_FLAG_RESFD` of include/uapi/linux/aio_abi.h.
+/// `IOCB_CMD_PREADV`, `IOCB_CMD_PWRITEV` and `IOCB_FLAG_RESFD` from include/uapi/linux/aio_abi.h.
 const PREADV: u16 = 7;
 const PWRITEV: u16 = 8;
 const FLAG_RESFD: u32 = 1;
-/// What a ring that user space may read starts with (`AIO_RING_MAGIC` of fs/aio.c).
+/// Magic number of a ring that user space may read (`AIO_RING_MAGIC` in fs/aio.c).
 const RING_MAGIC: u32 = 0xa10a_10a1;
 
-/// `struct iocb`. The two halves of `key_and_flags` change places with the byte order.
+/// `struct iocb`. The order of the two halves of `key_and_flags` depends on the byte order.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Iocb {
@@ -35,7 +35,7 @@ pub(super) struct Iocb {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Event {
-    /// What the request was submitted with.
+    /// The `data` of the iocb.
     pub(super) data: u64,
     object: u64,
     /// Bytes, or a negative errno.
@@ -43,7 +43,8 @@ pub(super) struct Event {
     result2: i64,
 }
 
-/// The head of the ring (`struct aio_ring` of fs/aio.c); the events follow. The kernel writes `tail`, its reader `head`.
+/// The head of the ring (`struct aio_ring` in fs/aio.c). The events follow it. The kernel writes
+/// `tail`, the reader writes `head`.
 #[repr(C)]
 struct RingHead {
     id: u32,
@@ -59,7 +60,8 @@ struct RingHead {
 const _: () = assert!(size_of::<Iocb>() == 64 && size_of::<Event>() == 32 && size_of::<RingHead>() == 32);
 
 impl Iocb {
-    /// A vectored transfer at `offset`; `eventfd` is signalled when it is done. `durable` writes are on disk by then.
+    /// Makes a vectored transfer at `offset`. `eventfd` is signalled on completion. With `durable`,
+    /// a write is on the disk by then.
     pub(super) fn transfer(
         write: bool,
         fd: RawFd,
@@ -88,7 +90,7 @@ impl Iocb {
 #[derive(Debug)]
 pub(super) struct Context {
     id: libc::c_ulong,
-    /// The context's ring, if it has the shape that we know.
+    /// The context's ring, if it has the known format.
     ring: Option<NonNull<RingHead>>,
 }
 
@@ -97,18 +99,20 @@ fn check(result: libc::c_long) -> io::Result<usize> {
 }
 
 impl Context {
-    /// A context for that many operations at a time.
+    /// Makes a context for `operations` operations in flight.
     ///
     /// # Errors
-    /// What io_setup(2) says: `EAGAIN` beyond /proc/sys/fs/aio-max-nr, `ENOSYS` on a kernel without it.
+    /// Errors of io_setup(2): `EAGAIN` above the limit of /proc/sys/fs/aio-max-nr, `ENOSYS` on a
+    /// kernel without Linux AIO.
     pub(super) fn new(operations: u32) -> io::Result<Self> {
         let mut id: libc::c_ulong = 0;
-        // SAFETY: `id` is ours to be written, and zero as io_setup(2) asks.
+        // SAFETY: `id` is a valid place to write to, and is zero as io_setup(2) requires.
         check(unsafe { libc::syscall(libc::SYS_io_setup, operations, &raw mut id) })?;
         let ring = NonNull::new(std::ptr::with_exposed_provenance_mut::<RingHead>(id as usize));
-        // SAFETY: a context's number is the address of its ring, which the kernel maps readable for at least a page
-        // (io_setup(2); ioctx_alloc() in fs/aio.c) until io_destroy(2), which is our Drop. Where the number is no such address,
-        // there is no such kernel: emulations that have io_submit(2) and no ring (gVisor) map a zeroed page there.
+        // SAFETY: the id of a context is the address of its ring. The kernel maps it readable for
+        // at least one page (io_setup(2); ioctx_alloc() in fs/aio.c) until io_destroy(2), which our
+        // Drop calls. An emulation that has io_submit(2) but no ring (gVisor) maps a zeroed page
+        // there, which the magic number rules out.
         let known = ring.filter(|ring| unsafe {
             let ring = ring.as_ref();
             ring.magic == RING_MAGIC && ring.incompatible == 0 && ring.entries > 0
@@ -116,26 +120,27 @@ impl Context {
         Ok(Self { id, ring: known })
     }
 
-    /// Hands the operations over; how many were taken, which is at least one.
+    /// Submits the operations. Returns how many were accepted, which is at least one.
     ///
     /// # Errors
-    /// Why not even the first was taken: `EAGAIN` if there is no room.
+    /// The reason why the first operation was not accepted: `EAGAIN` if there is no room.
     ///
     /// # Safety
-    /// The iovec arrays stay until the call returns, and the memory that they name, and the file, until the operations have
-    /// completed or this context is dropped.
+    /// The iovec arrays must stay valid until the call returns. The memory that they point to, and
+    /// the file, must stay valid until the operations have completed or this context is dropped.
     pub(super) unsafe fn submit(&self, operations: &[Iocb]) -> io::Result<usize> {
         let mut pointers = [std::ptr::null::<Iocb>(); BATCH];
         for (pointer, operation) in pointers.iter_mut().zip(operations) {
             *pointer = operation;
         }
         let count = operations.len().min(BATCH) as libc::c_long;
-        // SAFETY: `count` pointers to live iocbs, which the kernel copies before it returns; what they point to is the
-        // caller's promise.
+        // SAFETY: `count` pointers to live iocbs, which the kernel copies before it returns. The
+        // caller guarantees what they point to.
         check(unsafe { libc::syscall(libc::SYS_io_submit, self.id, count, pointers.as_ptr()) })
     }
 
-    /// True if there is something to take. One look at memory; never true without a ring to look at.
+    /// Returns true if a completion is waiting. Only reads memory; always false if there is no
+    /// readable ring.
     pub(super) fn has_events(&self) -> bool {
         // SAFETY: the ring is mapped until we are dropped.
         self.ring.is_some_and(|ring| unsafe {
@@ -144,18 +149,19 @@ impl Context {
         })
     }
 
-    /// Takes the next completion, without a system call where the ring can be read.
+    /// Takes the next completion, without a system call if the ring is readable.
     pub(super) fn next_event(&self) -> Option<Event> {
         let Some(ring) = self.ring else { return self.next_event_by_call() };
         // SAFETY: the ring is mapped until we are dropped.
         let head = unsafe { ring.as_ref() };
         let at = head.head.load(Ordering::Relaxed) % head.entries;
-        // aio_complete() in fs/aio.c writes the event, and then the tail.
+        // aio_complete() in fs/aio.c writes the event first and the tail afterwards.
         if at == head.tail.load(Ordering::Acquire) % head.entries {
             return None;
         }
-        // SAFETY: `at` is below the number of events that follow the head (`entries`, which the kernel sized the mapping by).
-        // The kernel wrote this event before the tail, and writes it again only once the head has moved on.
+        // SAFETY: `at` is less than the number of events that follow the head (`entries`, by which
+        // the kernel sized the mapping). The kernel wrote this event before the tail, and does not
+        // overwrite it until the head has moved on.
         let event = unsafe { ring.add(1).cast::<Event>().add(at as usize).read() };
         head.head.store((at + 1) % head.entries, Ordering::Release);
         Some(event)
@@ -164,7 +170,7 @@ impl Context {
     fn next_event_by_call(&self) -> Option<Event> {
         let mut event = Event::default();
         let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: room for one event, and a time that is only read.
+        // SAFETY: `event` has room for one event, and `now` is only read.
         let taken = check(unsafe {
             libc::syscall(libc::SYS_io_getevents, self.id, 0, 1, &raw mut event, &raw const now)
         });
@@ -172,13 +178,14 @@ impl Context {
     }
 }
 
-/// Most operations of one io_submit(2).
+/// Maximum number of operations per io_submit(2) call.
 pub(super) const BATCH: usize = 32;
 
 impl Drop for Context {
-    /// Cancels what can be cancelled and waits for the rest (io_destroy(2)): after it the kernel touches no buffer.
+    /// Cancels the operations that can be cancelled and waits for the others (io_destroy(2)).
+    /// Afterwards the kernel does not access any buffer.
     fn drop(&mut self) {
-        // SAFETY: the context is ours, and nobody can use it after this.
+        // SAFETY: the context is owned by `self`, and nothing can use it afterwards.
         unsafe { libc::syscall(libc::SYS_io_destroy, self.id) };
     }
 }
