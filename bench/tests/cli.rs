@@ -317,7 +317,7 @@ fn a_full_disk_is_an_error() {
 fn a_kvm_that_cannot_be_used_is_one_sentence_and_exit_code_3() {
     for (device, part) in [
         ("/nonexistent/kvm", "/nonexistent/kvm cannot be opened: No such file or directory"),
-        ("/dev/null", "/dev/null is no KVM that can be used here"),
+        ("/dev/null", "/dev/null is not a usable KVM device"),
     ] {
         let device = format!("--kvm-device={device}");
         for arguments in [&["--guest=kvm", &device][..], &["virtio-blk", "--guest=kvm", &device]] {

@@ -1,4 +1,4 @@
-//! The guest's block driver: requests in guest RAM, chains, kicks and interrupts.
+//! The guest's block driver: requests in guest RAM, descriptor chains, kicks and interrupts.
 
 use std::io;
 
@@ -11,64 +11,66 @@ use crate::virtqueue::{Chain, DriverQueue, QueueConfig, QueueError, Segments};
 
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 
-/// Room in guest RAM for a request's small parts. What the driver writes shares a cache line; the status, which the device
-/// writes, has another: a line that both write would travel twice as often.
+/// Size of a slot's control area in guest RAM. The driver writes one cache line and the device
+/// writes another (the status), so that no line is written by both sides and moves between CPUs
+/// more often than needed.
 const CONTROL_BYTES: u64 = 128;
 const TABLE_OFFSET: u64 = 0;
 const HEADER_OFFSET: u64 = 48;
 const STATUS_OFFSET: u64 = 64;
-/// Data buffers start on pages, as a kernel's do.
+/// Data buffers are page aligned, like those of a kernel.
 pub(super) const PAGE: u64 = 4096;
-/// What a status byte holds before the device has written it.
+/// Value of the status byte before the device writes it.
 pub(super) const NO_STATUS: u8 = 0xff;
 
-/// A driver that cannot go on.
+/// Why a driver cannot continue.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DriverError {
-    /// The rings, or what the device put on them, are not as they should be.
+    /// The rings are invalid, or the device put something invalid on them.
     #[error("the virtqueue is unusable: {0}")]
     Queue(#[from] QueueError),
-    /// A request's place in guest RAM could not be reached.
-    #[error("guest RAM cannot be reached: {0}")]
+    /// An address in guest RAM is not accessible.
+    #[error("guest RAM cannot be accessed: {0}")]
     Memory(#[from] vm_memory::GuestMemoryError),
-    /// The eventfds failed.
+    /// An eventfd failed.
     #[error("kick or interrupt failed: {0}")]
     Signal(#[from] io::Error),
-    /// A slot was used again before its request had finished.
-    #[error("slot {0} is none, or has a request in flight, or the queue is too small for its slots")]
+    /// A slot was used again before its request completed, or does not exist.
+    #[error("slot {0} does not exist or has a request in flight, or the queue has no free descriptors")]
     SlotInUse(u16),
-    /// DEVICE_NEEDS_RESET.
-    #[error("the device says that this driver broke the rules and needs a reset")]
+    /// The device set DEVICE_NEEDS_RESET.
+    #[error("the device needs a reset because of a protocol error, or it disconnected")]
     NeedsReset,
 }
 
-/// How a driver waits for its requests.
+/// How a driver waits for completions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Waiting {
-    /// In read(2) of the irqfd, as a vCPU that has nothing else to do halts.
+    /// Sleep in read(2) on the irqfd, like a vCPU that halts because it is idle.
     #[default]
     Sleeping,
-    /// Looking at the used ring again and again, with interrupts suppressed: a driver that polls (SPDK, `io_poll`).
+    /// Poll the used ring with interrupts suppressed (SPDK, `io_poll`).
     Spinning,
 }
 
 /// When a driver kicks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Kicking {
-    /// When the device asks for it.
+    /// When the device asks for a kick.
     #[default]
     AsWanted,
-    /// For every request, whether or not the device asks for it, as a driver without suppression: a kick storm.
+    /// For every request, even if the device does not ask for it, like a driver that ignores
+    /// notification suppression. This makes a kick storm.
     Always,
 }
 
-/// One finished request.
+/// A completed request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Completion {
-    /// The slot it was submitted in.
+    /// The slot that the request was submitted in.
     pub slot: u16,
-    /// VIRTIO_BLK_S_OK (0), _IOERR (1) or _UNSUPP (2); 0xff if the device wrote none.
+    /// VIRTIO_BLK_S_OK (0), _IOERR (1) or _UNSUPP (2); 0xff if the device did not write a status.
     pub status: u8,
     /// The used length.
     pub written: u32,
@@ -81,17 +83,17 @@ pub struct BlkDriver {
     queue: DriverQueue,
     slots: u16,
     block_bytes: u32,
-    /// Guest address of the first control area; the data buffers follow the last.
+    /// Guest address of the first control area. The data buffers follow the last one.
     control_base: u64,
     data_base: u64,
-    /// All control areas, as one buffer: looked up in guest RAM once, so that a request costs a driver what it costs in a
-    /// kernel, whose RAM is mapped.
+    /// All control areas as one buffer. Its place in guest RAM is looked up once, because a kernel
+    /// has its RAM mapped and does not pay for a lookup per request.
     controls: Chain,
-    /// The slot of the chain with this head.
+    /// Maps the head of a chain to its slot.
     slot_of_head: Vec<u16>,
     waiting: Waiting,
     kicking: Kicking,
-    /// Submitted since the last kick.
+    /// Requests were submitted since the last kick.
     unshown: bool,
     kicks: u64,
     kicks_held: u64,
@@ -99,23 +101,25 @@ pub struct BlkDriver {
 }
 
 impl BlkDriver {
-    /// Guest RAM that a driver needs, from the beginning of its descriptor table on.
+    /// Returns the bytes of guest RAM that a driver needs, counted from the start of its descriptor
+    /// table.
     pub fn ram_bytes(queue_size: u16, slots: u16, block_bytes: u32) -> u64 {
         data_base(queue_size, slots) + u64::from(slots) * u64::from(block_bytes).next_multiple_of(PAGE)
     }
 
-    /// Entries of the smallest queue for `slots` requests in flight. Even an indirect chain may not have more descriptors
-    /// than the queue has entries, and a request has three.
+    /// Returns the size of the smallest queue for `slots` requests in flight. A request has three
+    /// descriptors. Even an indirect chain may not have more descriptors than the queue has
+    /// entries, so the minimum is 4.
     pub fn queue_size_for(slots: u16, features: Features) -> u16 {
         let each = if features.contains(Features::INDIRECT_DESC) { 1 } else { 3 };
         slots.saturating_mul(each).max(4).checked_next_power_of_two().unwrap_or(1 << 15)
     }
 
-    /// Lays out the rings and, behind them, the slots. Do this before the device is attached. The queue is as
-    /// [`QueueConfig::at`] makes it, from a page boundary on.
+    /// Sets up the rings and, after them, the slots. Must be called before the device is attached.
+    /// The queue has the layout of [`QueueConfig::at`], starting at a page boundary.
     ///
     /// # Errors
-    /// If guest RAM has not [`ram_bytes`](Self::ram_bytes) or the queue is unusable.
+    /// If guest RAM is smaller than [`ram_bytes`](Self::ram_bytes), or the queue is invalid.
     pub fn new(ports: GuestPorts, slots: u16, block_bytes: u32) -> Result<Self, DriverError> {
         let queue = DriverQueue::new(ports.memory.clone(), ports.queue)?;
         let (base, size) = (ports.queue.desc_table.0, ports.queue.size);
@@ -138,13 +142,13 @@ impl BlkDriver {
             kicks_held: 0,
             interrupts: 0,
         };
-        // Touches the last byte that will be used.
+        // Check that the last byte that will be used exists.
         let end = base.saturating_add(Self::ram_bytes(size, slots, block_bytes)).saturating_sub(1);
         driver.ports.memory.write_obj(0u8, GuestAddress(end))?;
         Ok(driver)
     }
 
-    /// Where the control area of a slot is, and how far into all of them.
+    /// Returns the guest address of a slot's control area, and its offset from the first one.
     fn control(&self, slot: u16) -> (GuestAddress, u64) {
         let offset = u64::from(slot) * CONTROL_BYTES;
         (GuestAddress(self.control_base + offset), offset)
@@ -154,55 +158,56 @@ impl BlkDriver {
         self.controls.writable()
     }
 
-    /// Where the data of a slot is in guest RAM.
+    /// Returns the guest address of a slot's data.
     pub fn data(&self, slot: u16) -> GuestAddress {
         GuestAddress(self.data_base + u64::from(slot) * u64::from(self.block_bytes).next_multiple_of(PAGE))
     }
 
-    /// The transport's guest side.
+    /// Returns the guest side of the transport.
     pub fn ports(&self) -> &GuestPorts {
         &self.ports
     }
 
-    /// Listens to another interrupt line: of the session that took over from the one that these rings began with.
+    /// Replaces the interrupt eventfd, after another session has taken over the rings.
     pub fn set_irq(&mut self, irq: Irqfd) {
         self.ports.irq = irq;
     }
 
-    /// How many requests may be in flight.
+    /// Returns the maximum number of requests in flight.
     pub fn slots(&self) -> u16 {
         self.slots
     }
 
-    /// Bytes of a transfer.
+    /// Returns the bytes per transfer.
     pub fn block_bytes(&self) -> u32 {
         self.block_bytes
     }
 
-    /// Kicks written to the ioeventfd.
+    /// Returns the number of kicks written to the ioeventfd.
     pub fn kicks(&self) -> u64 {
         self.kicks
     }
 
-    /// Those among them that a bounded doorbell made wait.
+    /// Returns the number of kicks that blocked because a bounded doorbell was full.
     pub fn kicks_held(&self) -> u64 {
         self.kicks_held
     }
 
-    /// Interrupts waited for.
+    /// Returns the number of interrupts waited for.
     pub fn interrupts(&self) -> u64 {
         self.interrupts
     }
 
-    /// Makes a read of one block into the slot's buffer. Shown to the device by [`kick`](Self::kick).
+    /// Submits a read of one block into the slot's buffer. The device sees it after
+    /// [`kick`](Self::kick).
     ///
     /// # Errors
-    /// If the slot is in use (no descriptor is free) or guest RAM cannot be reached.
+    /// If the slot is in use (no descriptor is free) or guest RAM cannot be accessed.
     pub fn read(&mut self, slot: u16, sector: u64) -> Result<(), DriverError> {
         self.submit(slot, VIRTIO_BLK_T_IN, sector)
     }
 
-    /// Makes a write of one block from the slot's buffer.
+    /// Submits a write of one block from the slot's buffer.
     ///
     /// # Errors
     /// As for [`read`](Self::read).
@@ -210,7 +215,7 @@ impl BlkDriver {
         self.submit(slot, VIRTIO_BLK_T_OUT, sector)
     }
 
-    /// Makes a flush.
+    /// Submits a flush.
     ///
     /// # Errors
     /// As for [`read`](Self::read).
@@ -250,16 +255,17 @@ impl BlkDriver {
         Ok(())
     }
 
-    /// Shows everything submitted to the device, which may be asleep: [`kick`](Self::kick) before waiting.
+    /// Makes all submitted requests visible to the device without kicking. The device may be
+    /// asleep, so call [`kick`](Self::kick) before waiting.
     pub fn show(&mut self) {
         self.queue.show();
     }
 
-    /// Shows everything submitted to the device, and kicks if the device wants to be, or if this driver
-    /// [always](Kicking::Always) does. Sleeps only in a bounded doorbell, while it is full.
+    /// Makes all submitted requests visible to the device. Kicks if the device asks for it, or in
+    /// any case with [`Kicking::Always`]. Sleeps only if a bounded doorbell is full.
     ///
     /// # Errors
-    /// What write(2) to the ioeventfd says.
+    /// Errors of write(2) to the ioeventfd.
     pub fn kick(&mut self) -> Result<(), DriverError> {
         let wanted = self.queue.publish();
         let unshown = std::mem::take(&mut self.unshown);
@@ -270,26 +276,26 @@ impl BlkDriver {
         Ok(())
     }
 
-    /// When [`kick`](Self::kick) kicks.
+    /// Returns when [`kick`](Self::kick) kicks.
     pub fn kicking(&self) -> Kicking {
         self.kicking
     }
 
-    /// Chooses when [`kick`](Self::kick) kicks.
+    /// Sets when [`kick`](Self::kick) kicks.
     pub fn set_kicking(&mut self, kicking: Kicking) {
         self.kicking = kicking;
     }
 
-    /// How [`wait`](Self::wait) waits.
+    /// Returns how [`wait`](Self::wait) waits.
     pub fn waiting(&self) -> Waiting {
         self.waiting
     }
 
-    /// Chooses how [`wait`](Self::wait) waits. While nothing is in flight.
+    /// Sets how [`wait`](Self::wait) waits. May only be called while no request is in flight.
     pub fn set_waiting(&mut self, waiting: Waiting) {
         self.waiting = waiting;
         match waiting {
-            // Nothing is in flight, so nothing can have finished unseen.
+            // No request is in flight, so no completion can be missed.
             Waiting::Sleeping => {
                 let _ = self.queue.enable_interrupts();
             }
@@ -297,11 +303,13 @@ impl BlkDriver {
         }
     }
 
-    /// Waits until something may have finished. Sleeping: until the next interrupt; one read(2), which also takes it.
-    /// Spinning: until the used ring has an entry; no system call.
+    /// Waits until something may have completed. When sleeping: until the next interrupt, with one
+    /// read(2) that also consumes it. When spinning: until the used ring has an entry, without
+    /// system calls.
     ///
     /// # Errors
-    /// [`DriverError::NeedsReset`] if the device has given up on this driver; what read(2) of the irqfd says.
+    /// [`DriverError::NeedsReset`] if the device has stopped serving this driver; errors of read(2)
+    /// on the irqfd.
     pub fn wait(&mut self) -> Result<(), DriverError> {
         match self.waiting {
             Waiting::Sleeping => {
@@ -317,12 +325,13 @@ impl BlkDriver {
         if self.ports.needs_reset() { Err(DriverError::NeedsReset) } else { Ok(()) }
     }
 
-    /// The interrupt handler: takes every finished request off the used ring. Interrupts are off meanwhile and on again
-    /// when it returns, so whatever finishes later interrupts; as in Linux, they are on while requests are submitted. A
-    /// spinning driver leaves them off.
+    /// The interrupt handler: takes every completed request off the used ring. Interrupts are
+    /// disabled meanwhile and enabled again before it returns, so a later completion causes an
+    /// interrupt. Interrupts stay enabled while requests are submitted, as in Linux. A spinning
+    /// driver leaves them disabled.
     ///
     /// # Errors
-    /// If the device put nonsense on the ring.
+    /// If the device put something invalid on the ring.
     pub fn reap(&mut self, finished: &mut Vec<Completion>) -> Result<(), DriverError> {
         loop {
             self.queue.disable_interrupts();
@@ -338,7 +347,7 @@ impl BlkDriver {
         }
     }
 
-    /// The queue itself, for tests that play a driver that breaks the rules.
+    /// Returns the queue, for tests that play a misbehaving driver.
     pub fn queue_mut(&mut self) -> &mut DriverQueue {
         &mut self.queue
     }
@@ -352,7 +361,7 @@ fn data_base(queue_size: u16, slots: u16) -> u64 {
     (control_base(queue_size) + u64::from(slots) * CONTROL_BYTES).next_multiple_of(PAGE)
 }
 
-/// Sectors in a block of `bytes`.
+/// Returns the number of sectors in a block of `bytes` bytes.
 pub(super) fn sectors(bytes: u32) -> u64 {
     u64::from(bytes) / SECTOR_SIZE
 }

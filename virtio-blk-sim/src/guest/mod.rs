@@ -1,10 +1,10 @@
-//! Guests: what is at the other end of a queue.
+//! Guests: the driver side of the queue.
 //!
-//! [`BlkDriver`] is a block driver over the driver half of a virtqueue, with its requests' buffers in guest
-//! RAM. [`SimTransport`] connects it to a device in this process, [`VhostUserDisk`] to a server in another
-//! one. [`run`] lets a thread play the vCPU: a workload in fio's words, timed and, if asked, verified.
-//! [`kvm`] runs the same workload on a real vCPU with a driver of its own, and KVM carries kicks and
-//! interrupts.
+//! [`BlkDriver`] is a block driver on the driver half of a virtqueue, with its buffers in guest
+//! RAM. [`VhostUserDisk`] connects it to a server in another process. [`run`] plays the vCPU on a
+//! thread: it runs a workload, described in fio's terms, measures it and optionally verifies the
+//! data. [`kvm`] uses a real vCPU instead: a virtual machine runs the same workload with its own
+//! driver, and KVM transports kicks and interrupts.
 
 mod driver;
 #[cfg(target_arch = "x86_64")]

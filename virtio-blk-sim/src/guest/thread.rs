@@ -1,4 +1,4 @@
-//! A thread that plays the vCPU: submits, kicks, sleeps for the interrupt, reaps.
+//! A thread that plays the vCPU: submits, kicks, sleeps until the interrupt, reaps.
 
 use std::time::{Duration, Instant};
 
@@ -8,17 +8,17 @@ use vm_memory::Bytes;
 use super::driver::{BlkDriver, Completion, DriverError, Kicking, Waiting, sectors};
 use super::workload::{Places, Stop, Workload, fill, first_wrong};
 
-/// The longest latency that is told apart, in nanoseconds.
+/// The highest latency that the histogram can distinguish, in nanoseconds.
 const MAX_LATENCY_NS: u64 = 60_000_000_000;
 
-/// A run that failed.
+/// Why a run failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GuestError {
-    /// The driver could not go on.
+    /// The driver could not continue.
     #[error(transparent)]
     Driver(#[from] DriverError),
-    /// The disk has no room for one block.
+    /// The disk is smaller than one block.
     #[error("the disk has {sectors} sectors, less than one block of {block_bytes} bytes")]
     DiskTooSmall {
         /// Size of the disk.
@@ -26,19 +26,19 @@ pub enum GuestError {
         /// Size of a block.
         block_bytes: u32,
     },
-    /// Queue depth zero, or more than the driver has slots.
+    /// The queue depth is zero or exceeds the driver's slots.
     #[error("iodepth {iodepth} is not between 1 and the driver's {slots} slots")]
     BadDepth {
-        /// What was asked for.
+        /// The requested depth.
         iodepth: u16,
-        /// What there is.
+        /// The driver's slots.
         slots: u16,
     },
-    /// The virtual machine could not go on.
+    /// The virtual machine could not continue.
     #[cfg(target_arch = "x86_64")]
     #[error(transparent)]
     Kvm(#[from] super::kvm::KvmError),
-    /// A request that must succeed did not.
+    /// A request failed that must succeed.
     #[error("sector {sector}: the device answered with status {status}")]
     Status {
         /// First sector of the request.
@@ -46,34 +46,34 @@ pub enum GuestError {
         /// VIRTIO_BLK_S_*.
         status: u8,
     },
-    /// What was read is not what was written.
+    /// A read returned other data than what was written.
     #[error("sector {sector} does not hold what was last written there (generation {generation})")]
     Corrupt {
         /// The first wrong sector.
         sector: u64,
-        /// Which of the writes to its block was expected.
+        /// The number of the expected write, counting the writes to this block.
         generation: u64,
     },
 }
 
-/// What a run measured.
+/// The results of a run.
 #[derive(Debug, Clone)]
 pub struct GuestReport {
-    /// Requests finished.
+    /// Completed requests.
     pub requests: u64,
     /// Kicks written to the ioeventfd.
     pub kicks: u64,
-    /// Those among them that a bounded ioeventfd made wait.
+    /// Kicks that blocked because a bounded ioeventfd was full.
     pub kicks_held: u64,
-    /// Interrupts slept for: read(2)s of the irqfd.
+    /// Interrupts waited for: read(2) calls on the irqfd.
     pub interrupts: u64,
-    /// From the first submission to the last completion.
+    /// Time from the first submission to the last completion.
     pub elapsed: Duration,
-    /// From submission to completion, in nanoseconds.
+    /// Times from submission to completion, in nanoseconds.
     pub latency_ns: Histogram<u64>,
 }
 
-/// What a slot is doing.
+/// The request in a slot.
 #[derive(Debug, Clone, Copy)]
 struct InFlight {
     block: u64,
@@ -81,13 +81,13 @@ struct InFlight {
     submitted: Instant,
 }
 
-/// Runs a workload on the calling thread. Returns when everything submitted has finished; blocks for as long.
+/// Runs a workload on the calling thread. Blocks until all submitted requests have completed.
 ///
-/// With `verify`, requests never overlap, so each read knows which write it must see; blocks that this run has not written
-/// are not checked.
+/// With `verify`, requests never overlap, so each read knows which write it must see. Blocks that
+/// this run has not written are not checked.
 ///
 /// # Errors
-/// The first thing that went wrong; requests may then be left in flight.
+/// The first error. Requests may still be in flight then.
 pub fn run(driver: &mut BlkDriver, workload: &Workload) -> Result<GuestReport, GuestError> {
     let block_bytes = driver.block_bytes();
     let capacity = driver.ports().capacity_sectors;
@@ -118,7 +118,7 @@ pub fn run(driver: &mut BlkDriver, workload: &Workload) -> Result<GuestReport, G
     })
 }
 
-/// How many blocks the disk has, and how many requests may be in flight on it.
+/// Returns the number of blocks on the disk, and the maximum number of requests in flight.
 pub(super) fn blocks_and_depth(
     capacity_sectors: u64,
     block_bytes: u32,
@@ -132,7 +132,7 @@ pub(super) fn blocks_and_depth(
     if iodepth == 0 || iodepth > slots {
         return Err(GuestError::BadDepth { iodepth, slots });
     }
-    // Two requests for one block would race; a disk of fewer blocks than the depth bounds the depth.
+    // Two requests for one block would race, so the depth is at most the number of blocks.
     Ok((blocks, u64::from(iodepth).min(blocks) as u16))
 }
 
@@ -148,11 +148,12 @@ struct Vcpu<'a> {
     places: Places,
     /// By slot.
     in_flight: Vec<Option<InFlight>>,
-    /// By block: a request for it is in flight. Empty where that does not matter: without verification, or at depth one.
+    /// By block: a request for it is in flight. Empty if not needed: without verification, or at
+    /// depth one.
     busy: Vec<bool>,
     /// By block: how often it was written. Empty without verification.
     generations: Vec<u64>,
-    /// A block on its way to or from guest RAM.
+    /// Buffer for a block, to or from guest RAM.
     buffer: Vec<u8>,
     submitted: u64,
     latency_ns: Histogram<u64>,
@@ -187,12 +188,13 @@ impl Vcpu<'_> {
                     if self.driver.kicking() == Kicking::Always {
                         self.driver.kick()?;
                     } else if self.driver.waiting() == Waiting::Spinning {
-                        // A driver that polls shows each request at once (SPDK's virtio_blk): device and guest overlap.
+                        // A driver that polls makes each request visible at once (like SPDK's
+                        // virtio_blk), so device and guest work in parallel.
                         self.driver.show();
                     }
                 }
             }
-            // Everything that this interrupt made room for, with one kick; nothing is left of it if the driver spins.
+            // One kick for all requests submitted in this round.
             self.driver.kick()?;
         }
         Ok(())
@@ -207,7 +209,7 @@ impl Vcpu<'_> {
 
     fn submit(&mut self, slot: u16, now: Instant) -> Result<(), GuestError> {
         let mut block = self.places.block();
-        // There are more blocks than requests in flight, so a free one is found.
+        // There are at least as many blocks as requests in flight, so a free one exists.
         while self.busy.get(block as usize).copied().unwrap_or(false) {
             block = (block + 1) % self.busy.len() as u64;
         }
@@ -239,7 +241,8 @@ impl Vcpu<'_> {
 
     fn complete(&mut self, completion: Completion, now: Instant) -> Result<(), GuestError> {
         let place = self.in_flight.get_mut(usize::from(completion.slot)).and_then(Option::take);
-        // The driver half has checked that the head was in flight, and each head has one slot.
+        // The driver queue has checked that the head was in flight, and each head belongs to one
+        // slot.
         let Some(request) = place else { return Ok(()) };
         let sector = request.block * sectors(self.driver.block_bytes());
         if let Some(busy) = self.busy.get_mut(request.block as usize) {

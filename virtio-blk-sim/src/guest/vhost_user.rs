@@ -1,5 +1,5 @@
-//! A disk of a vhost-user server, in the hands of a [`BlkDriver`] of this process: what QEMU does between the server and
-//! its guest's driver, for one queue.
+//! A disk of a vhost-user server, used by a [`BlkDriver`] in this process. It does for one queue
+//! what QEMU does between the server and the guest's driver.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -25,53 +25,56 @@ mod watch;
 
 use watch::Watch;
 
-/// The queue that is driven; a session has one.
+/// The only queue of a session.
 const QUEUE: u8 = 0;
-/// The beginning of `struct virtio_blk_config`, up to and with `blk_size` (virtio 1.2, section 5.2.4).
+/// Length of the start of `struct virtio_blk_config`, up to and including `blk_size` (virtio 1.2,
+/// section 5.2.4).
 const CONFIG_BYTES: u32 = 24;
 const BLK_SIZE_OFFSET: usize = 20;
 
-/// What a driver wants of its queue.
+/// The parameters of a driver's queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueShape {
-    /// Entries: a power of two. [`BlkDriver::queue_size_for`] says how many are needed; it may be more.
+    /// Number of entries, a power of two. At least [`BlkDriver::queue_size_for`].
     pub size: u16,
-    /// Requests in flight.
+    /// Maximum number of requests in flight.
     pub slots: u16,
-    /// Bytes of a transfer.
+    /// Bytes per transfer.
     pub block_bytes: u32,
-    /// Which features to negotiate, as far as the server offers them. VERSION_1, RO and BLK_SIZE always are.
+    /// Features to negotiate, if the server offers them. VERSION_1, RO and BLK_SIZE are always
+    /// added.
     pub features: Features,
 }
 
-/// Why there is no disk, or none any more.
+/// Why a disk cannot be used, or cannot be used any more.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VhostUserError {
-    /// The server did not do as it was asked.
+    /// A request to the server failed.
     #[error(transparent)]
     Frontend(#[from] FrontendError),
-    /// The server cannot do what a driver needs.
-    #[error("the server does not offer {0}, without which its disk cannot be used")]
+    /// The server lacks a feature that the driver needs.
+    #[error("the server does not offer {0}, which is required to use its disk")]
     Missing(&'static str),
-    /// The configuration space makes no sense.
-    #[error("the server's configuration space has {bytes} bytes where {CONFIG_BYTES} were asked for")]
+    /// The configuration space is too short.
+    #[error("the server's configuration space has {bytes} bytes; {CONFIG_BYTES} were requested")]
     ShortConfig {
-        /// How many there were.
+        /// The length received.
         bytes: usize,
     },
-    /// The rings could not be laid out.
+    /// The rings could not be set up.
     #[error(transparent)]
     Driver(#[from] DriverError),
-    /// Guest memory, or an eventfd, could not be had.
-    #[error("guest memory or an eventfd could not be had: {0}")]
+    /// Guest memory or an eventfd could not be created.
+    #[error("guest memory or an eventfd could not be created: {0}")]
     Io(#[from] io::Error),
 }
 
-/// A session with a vhost-user-blk server: its first queue runs until this is dropped or [stopped](Self::stop).
+/// A session with a vhost-user-blk server. Its first queue runs until this is dropped or
+/// [stopped](Self::stop).
 ///
-/// When the server goes away or reports a broken ring, the driver's next [`BlkDriver::wait`] (one that sleeps, too) fails
-/// with [`DriverError::NeedsReset`].
+/// When the server disconnects or reports a broken ring, the driver's next [`BlkDriver::wait`]
+/// fails with [`DriverError::NeedsReset`]; a sleeping wait is woken up.
 #[derive(Debug)]
 pub struct VhostUserDisk {
     frontend: Frontend,
@@ -83,10 +86,11 @@ pub struct VhostUserDisk {
 }
 
 impl VhostUserDisk {
-    /// Connects to the server at `path` and starts a queue. `timeout` is for each exchange. Blocks.
+    /// Connects to the server at `path` and starts a queue. `timeout` applies to each exchange.
+    /// Blocks.
     ///
     /// # Errors
-    /// [`VhostUserError`] says what went wrong.
+    /// [`VhostUserError`] reports what failed.
     pub fn connect(
         path: impl AsRef<Path>,
         timeout: Duration,
@@ -95,10 +99,10 @@ impl VhostUserDisk {
         Self::start(Frontend::connect(path, timeout)?, shape)
     }
 
-    /// Negotiates, shares a new guest's memory and starts a queue on a session that has just begun. Blocks.
+    /// Negotiates features, shares new guest memory, and starts a queue, on a new session. Blocks.
     ///
     /// # Errors
-    /// [`VhostUserError`] says what went wrong.
+    /// [`VhostUserError`] reports what failed.
     pub fn start(mut frontend: Frontend, shape: QueueShape) -> Result<(Self, BlkDriver), VhostUserError> {
         let features = negotiate(&mut frontend, shape.features)?;
         let config = frontend.get_config(0, CONFIG_BYTES)?;
@@ -143,37 +147,37 @@ impl VhostUserDisk {
         Ok((disk, driver))
     }
 
-    /// The features that are in force.
+    /// Returns the negotiated features.
     pub fn features(&self) -> Features {
         self.features
     }
 
-    /// Size of the disk in sectors of 512 bytes.
+    /// Returns the size of the disk in sectors of 512 bytes.
     pub fn capacity_sectors(&self) -> u64 {
         self.capacity_sectors
     }
 
-    /// Size of a logical block in bytes: transfers are multiples of it.
+    /// Returns the size of a logical block in bytes. Transfers must be multiples of it.
     pub fn block_size(&self) -> u32 {
         self.block_size
     }
 
-    /// Stops the queue: when this returns, everything that was in flight is on the used ring. Gives where in the avail
-    /// ring the server stands. Blocks.
+    /// Stops the queue. When this returns, all requests that were in flight are on the used ring.
+    /// Returns the server's position in the avail ring. Blocks.
     ///
     /// # Errors
-    /// If the server does not answer.
+    /// If the server does not reply.
     pub fn stop(&mut self) -> Result<u32, VhostUserError> {
         Ok(self.frontend.get_vring_base(u32::from(QUEUE))?)
     }
 
-    /// The session, for what else there is to ask.
+    /// Returns the session, for other requests.
     pub fn frontend(&mut self) -> &mut Frontend {
         &mut self.frontend
     }
 }
 
-/// The session's socket: SO_PEERCRED says who the server is.
+/// The session's socket. SO_PEERCRED returns the identity of the server.
 impl AsFd for VhostUserDisk {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.frontend.as_fd()
@@ -198,12 +202,13 @@ fn negotiate(frontend: &mut Frontend, wanted: Features) -> Result<Features, Vhos
     }
     let wanted = wanted | Features::VERSION_1 | Features::RO | Features::BLK_SIZE;
     let features = wanted.without(wanted.without(offered_features));
-    // The bit stays set, so queues begin disabled (specification, "Ring states").
+    // Keep this bit set, so that queues start disabled (specification, "Ring states").
     frontend.set_features(features.bits() | F_PROTOCOL_FEATURES)?;
     Ok(features)
 }
 
-/// The first byte of guest RAM as this process sees it, which vhost-user calls user addresses.
+/// Returns the address of the first byte of guest RAM in this process. vhost-user calls such
+/// addresses user addresses.
 fn user_base(memory: &GuestMemoryMmap) -> Result<u64, VhostUserError> {
     let base = memory.get_host_address(GuestAddress(0)).map_err(DriverError::from)?;
     Ok(base.addr() as u64)
@@ -235,7 +240,8 @@ fn start_queue(
     frontend.set_vring_call(QUEUE, Some(ports.irq.as_fd()))?;
     frontend.set_vring_kick(QUEUE, Some(ports.kick.as_fd()))?;
     frontend.set_vring_enable(index, true)?;
-    // Something that is answered even without REPLY_ACK: what comes before has been done when its answer is here.
+    // A request with a reply, even without REPLY_ACK: when the reply arrives, all requests before
+    // it have been handled.
     frontend.get_features()?;
     ports.irq.make_blocking()?;
     Ok(())

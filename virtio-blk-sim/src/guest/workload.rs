@@ -1,10 +1,11 @@
-//! What a guest asks of its disk, in fio's words, and the content by which it recognises its own writes.
+//! The workload of a guest, in fio's terms, and the data pattern by which written blocks are
+//! verified.
 
 use std::str::FromStr;
 
 use crate::blk::device::SECTOR_SIZE;
 
-/// The kind and order of requests (fio's `rw`).
+/// Kind and order of requests (fio's `rw`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Pattern {
@@ -16,12 +17,12 @@ pub enum Pattern {
     RandRead,
     /// Writes at random places.
     RandWrite,
-    /// Reads and writes, half each, at random places.
+    /// Reads and writes at random places, half of each.
     RandRw,
 }
 
 impl Pattern {
-    /// True if it writes at all.
+    /// Returns true if the pattern contains writes.
     pub fn writes(self) -> bool {
         !matches!(self, Self::Read | Self::RandRead)
     }
@@ -49,7 +50,7 @@ impl FromStr for Pattern {
     fn from_str(text: &str) -> Result<Self, String> {
         let all = [Self::Read, Self::Write, Self::RandRead, Self::RandWrite, Self::RandRw];
         all.into_iter().find(|p| p.to_string() == text).ok_or_else(|| {
-            format!("'{text}' is no access pattern: use read, write, randread, randwrite or randrw")
+            format!("'{text}' is not an access pattern; use read, write, randread, randwrite or randrw")
         })
     }
 }
@@ -59,17 +60,17 @@ impl FromStr for Pattern {
 pub struct Workload {
     /// Kind and order of requests.
     pub pattern: Pattern,
-    /// Requests in flight; at most the driver's slots.
+    /// Requests in flight, at most the driver's slots.
     pub iodepth: u16,
-    /// When to stop submitting. What is in flight then is waited for.
+    /// When to stop submitting. Requests in flight are still waited for.
     pub stop: Stop,
-    /// Write recognisable blocks and check what is read.
+    /// Write blocks with a known pattern and verify reads.
     pub verify: bool,
-    /// Seed of the random places.
+    /// Seed for the random places.
     pub seed: u64,
 }
 
-/// The end of a run.
+/// When a run stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
     /// After this many requests.
@@ -78,7 +79,7 @@ pub enum Stop {
     After(std::time::Duration),
 }
 
-/// The places of a run, one after another: splitmix64 for the random ones.
+/// The sequence of blocks of a run; random ones come from splitmix64.
 #[derive(Debug)]
 pub(super) struct Places {
     state: u64,
@@ -100,10 +101,10 @@ impl Places {
         z ^ (z >> 31)
     }
 
-    /// The next block.
+    /// Returns the next block.
     pub(super) fn block(&mut self) -> u64 {
         if self.random {
-            // The high half of the product: no division, and even enough for any disk.
+            // The high half of the product: needs no division, and is uniform enough for any disk.
             return ((u128::from(self.random()) * u128::from(self.blocks)) >> 64) as u64;
         }
         let block = self.next;
@@ -112,7 +113,8 @@ impl Places {
     }
 }
 
-/// Fills a buffer with sectors that name themselves: sector number, generation, and a word of both.
+/// Fills a buffer with a pattern that identifies each sector: sector number, generation, and a hash
+/// of both.
 pub(super) fn fill(buffer: &mut [u8], sector: u64, generation: u64) {
     for (at, chunk) in buffer.chunks_exact_mut(SECTOR_SIZE as usize).enumerate() {
         let words = sector_words(sector + at as u64, generation);
@@ -122,7 +124,7 @@ pub(super) fn fill(buffer: &mut [u8], sector: u64, generation: u64) {
     }
 }
 
-/// The first sector that is not as [`fill`] made it.
+/// Returns the first sector whose content differs from what [`fill`] writes.
 pub(super) fn first_wrong(buffer: &[u8], sector: u64, generation: u64) -> Option<u64> {
     let right = |at: usize, chunk: &[u8]| {
         let words = sector_words(sector + at as u64, generation);
@@ -142,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_block_is_recognised_and_a_changed_bit_is_named() {
+    fn a_block_is_verified_and_a_changed_bit_is_located() {
         let mut block = [0; 4096];
         fill(&mut block, 80, 3);
         assert_eq!(first_wrong(&block, 80, 3), None);
@@ -153,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_read_as_they_are_written() {
+    fn patterns_parse_from_their_names() {
         for text in ["read", "write", "randread", "randwrite", "randrw"] {
             assert_eq!(text.parse::<Pattern>().map(|p| p.to_string()), Ok(text.to_owned()));
         }

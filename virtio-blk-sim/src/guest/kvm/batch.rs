@@ -1,4 +1,4 @@
-//! What the guest is given to do: requests made here, from a workload's words, and what came of them.
+//! Batches of requests for the guest: the host makes them from a workload, and checks the results.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,10 +23,10 @@ pub(super) struct Table {
     pub(super) memory: Arc<GuestMemoryMmap>,
     pub(super) entries: u64,
     pub(super) data: u64,
-    /// From one buffer to the next.
+    /// Distance between two buffers.
     pub(super) stride: u64,
     pub(super) block_bytes: u32,
-    /// How many entries there is room for.
+    /// Maximum number of entries.
     pub(super) room: u32,
 }
 
@@ -40,25 +40,28 @@ impl Table {
     }
 }
 
-/// What an entry of the current batch is for.
+/// The request that an entry of the current batch stands for.
 #[derive(Debug, Clone, Copy)]
 struct Planned {
     block: u64,
     write: bool,
-    /// Of the block: which write this is, or which one a read must see; 0 is none.
+    /// For a write: its number among the writes to this block. For a read: the number of the write
+    /// that it must see, or 0 if there is none.
     generation: u64,
 }
 
 /// The batches of one run.
 ///
-/// In a batch that is verified no two requests are for one block, so each read knows which write it must see.
+/// When verifying, a batch has at most one request per block, so each read knows which write it
+/// must see.
 pub(super) struct Batches<'a> {
     table: &'a Table,
     workload: &'a Workload,
     places: Places,
     blocks: u64,
     planned: Vec<Planned>,
-    /// By block: how often it was written, and in which batch it was used last. Empty without verification.
+    /// By block: how often it was written, and the batch that used it last. Empty without
+    /// verification.
     generations: Vec<u64>,
     used_in: Vec<u32>,
     number: u32,
@@ -85,9 +88,9 @@ impl<'a> Batches<'a> {
         }
     }
 
-    /// Prepares up to `most` requests; how many. Nothing may be in flight.
+    /// Prepares up to `most` requests. Returns the number. No request may be in flight.
     pub(super) fn prepare(&mut self, most: u64) -> Result<u32, KvmError> {
-        // Half of the blocks, so that looking for an unused one stays short.
+        // At most half of the blocks, so that the search for an unused one is short.
         let distinct = if self.workload.verify { self.blocks.div_ceil(2) } else { u64::MAX };
         let count = u64::from(self.table.room).min(most).min(distinct) as u32;
         self.number = self.number.wrapping_add(1).max(1);
@@ -146,8 +149,8 @@ impl<'a> Batches<'a> {
         Ok(table.memory.write_obj(entry_value, entry)?)
     }
 
-    /// Checks the first `submitted` requests of the batch, all of which have come back, and counts them in. `ticks` is
-    /// for their latencies.
+    /// Checks the first `submitted` requests of the batch, all of which must have completed, and
+    /// adds them to the totals. `ticks` converts their latencies.
     pub(super) fn check(&mut self, submitted: u32, ticks: Ticks) -> Result<(), GuestError> {
         let table = self.table;
         for index in 0..submitted.min(self.planned.len() as u32) {
@@ -178,7 +181,7 @@ impl<'a> Batches<'a> {
     }
 }
 
-/// The guest's time-stamp counter.
+/// The frequency of the guest's time-stamp counter.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ticks {
     pub(super) khz: u32,

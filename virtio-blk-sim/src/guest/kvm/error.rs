@@ -1,69 +1,69 @@
-//! Why there is no guest, or none any more.
+//! Errors of a KVM guest.
 
 use std::io;
 use std::path::PathBuf;
 
-/// A guest that cannot be, or that went wrong.
+/// Why a guest cannot be created or cannot continue.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KvmError {
-    /// No KVM, or none for us.
-    #[error("{} cannot be opened: {source}; a guest needs KVM, and the right to read and write its device", path.display())]
+    /// KVM is not available, or may not be used.
+    #[error("{} cannot be opened: {source}; a guest needs KVM with read and write permission", path.display())]
     Open {
-        /// The device.
+        /// The device file.
         path: PathBuf,
-        /// What open(2) said.
+        /// The error of open(2).
         source: io::Error,
     },
-    /// A KVM that is not what it should be.
-    #[error("{} is no KVM that can be used here: it lacks {what}", path.display())]
+    /// The file is not a KVM device, or lacks a capability.
+    #[error("{} is not a usable KVM device: it lacks {what}", path.display())]
     Lacks {
-        /// The device.
+        /// The device file.
         path: PathBuf,
         /// What is missing.
         what: &'static str,
     },
-    /// KVM refused something.
+    /// An ioctl of KVM failed.
     #[error("KVM refused to {what}: {source}")]
     Refused {
-        /// What it should have done.
+        /// The operation that failed.
         what: &'static str,
-        /// What the ioctl said.
+        /// The error of the ioctl.
         source: io::Error,
     },
-    /// The transport's RAM or queue is not what the guest's shape asks for.
-    #[error("the transport's {0} is not the one of the guest's shape: make it with KvmShape")]
+    /// The transport's RAM or queue does not match the guest's shape.
+    #[error("the transport's {0} does not match the guest's shape; create it with KvmShape")]
     Shape(&'static str),
-    /// The doorbell is a bounded one of user space.
-    #[error("KVM writes the ioeventfd itself and knows of no bound in user space: use a plain doorbell")]
+    /// The doorbell is bounded in user space.
+    #[error("KVM writes the ioeventfd itself and cannot apply a bound of user space; use a plain doorbell")]
     BoundedKick,
-    /// Guest RAM could not be had.
-    #[error("guest RAM cannot be mapped: {0}")]
+    /// Guest RAM could not be allocated.
+    #[error("guest RAM cannot be allocated: {0}")]
     Ram(#[source] io::Error),
-    /// Guest RAM could not be reached.
-    #[error("guest RAM cannot be reached: {0}")]
+    /// An address in guest RAM is not accessible.
+    #[error("guest RAM cannot be accessed: {0}")]
     Memory(#[from] vm_memory::GuestMemoryError),
-    /// An eventfd could not be made or signalled.
+    /// An eventfd could not be created or signalled.
     #[error("an eventfd of the guest failed: {0}")]
     Eventfd(#[source] io::Error),
-    /// The vCPU came to something that is not in the program.
-    #[error("the vCPU stopped at something that its program does not do: {0}")]
+    /// The vCPU exited for a reason that the guest program does not cause.
+    #[error("unexpected exit of the vCPU: {0}")]
     Exit(String),
-    /// The device has put a head on the used ring that is not in flight.
+    /// The device put a head on the used ring that is not in flight.
     #[error("the device completed a request that is not in flight")]
     NotInFlight,
-    /// A request did not come back exactly once.
-    #[error("request {request} of a batch came back {times} times")]
+    /// A request did not complete exactly once.
+    #[error("request {request} of a batch completed {times} times")]
     Completions {
-        /// Which.
+        /// Index of the request in its batch.
         request: u32,
-        /// How often.
+        /// How often it completed.
         times: u64,
     },
-    /// Somebody stopped the guest.
+    /// The guest was stopped by another thread.
     #[error("the guest was stopped with {in_flight} requests in flight")]
     Stopped {
-        /// Requests made available that had not come back.
+        /// Requests that were made available and did not complete.
         in_flight: u32,
     },
 }

@@ -1,7 +1,7 @@
-//! A virtual machine of one processor that begins in 64-bit mode, and the descriptor of its statistics.
+//! A virtual machine with one processor that starts in 64-bit mode.
 //!
-//! Nothing like a firmware or a boot loader: page tables, segment and interrupt tables are written into guest RAM from
-//! here, and the processor's registers are set to what they would be after a kernel had set them up.
+//! There is no firmware and no boot loader. The host writes page tables, segment and interrupt
+//! tables into guest RAM, and sets the registers as a kernel would have set them up.
 //!
 //! ```text
 //! 0x1000 page tables (4 GiB, guest-virtual = guest-physical)   0x7000 segments   0x8000 interrupts
@@ -32,31 +32,33 @@ const INTERRUPTS: u64 = 0x8000;
 const PROGRAM: u64 = 0x9000;
 const STACK_TOP: u64 = 0xb000;
 pub(super) const CONTROL: GuestAddress = GuestAddress(0xb000);
-/// Where the driver's part of guest RAM begins, and where it must end: behind it are the devices' addresses.
+/// Bounds of the driver's part of guest RAM. The addresses of devices are above it.
 pub(super) const DRIVER: u64 = 0xc000;
 pub(super) const RAM_END: u64 = 0xc000_0000;
 
-/// Gigabytes that the page tables map: RAM, and below 4 GiB the APICs and the device.
+/// Gigabytes that the page tables map: RAM, and the APICs and the device below 4 GiB.
 const GIGABYTES: u64 = 4;
-/// A page-table entry: present, writable; and of a directory: a page of 2 MiB (Intel SDM 3A, 4.5).
+/// Flags of a page-table entry: present and writable; in a directory also: 2 MiB page (Intel SDM
+/// 3A, 4.5).
 const PRESENT: u64 = 0x3;
 const LARGE_PAGE: u64 = 0x80;
 
-/// Segment descriptors (SDM 3A, 3.4.5): none, 64-bit code, data.
+/// Segment descriptors (SDM 3A, 3.4.5): null, 64-bit code, data.
 const GDT: [u64; 3] = [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
 const CODE_SELECTOR: u16 = 8;
 const DATA_SELECTOR: u16 = 16;
-/// An interrupt gate, present (SDM 3A, 6.14.1).
+/// A present interrupt gate (SDM 3A, 6.14.1).
 const GATE: u64 = 0x8e00 << 32;
 
-/// CR0: protection, extension type, numeric errors, write protection, paging. CR4: PAE. EFER: long mode enabled, active.
+/// CR0: protection, extension type, numeric errors, write protection, paging. CR4: PAE. EFER: long
+/// mode enabled and active.
 const CR0: u64 = 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 31;
 const CR4: u64 = 1 << 5;
 const EFER: u64 = 1 << 8 | 1 << 10;
-/// RFLAGS: the bit that is always set. Interrupts are off.
+/// RFLAGS: only the bit that is always set. Interrupts are disabled.
 const RFLAGS: u64 = 2;
 
-/// What the guest cannot do without.
+/// Capabilities that the guest needs.
 const NEEDED: [(Cap, &str); 5] = [
     (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
     (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
@@ -66,7 +68,7 @@ const NEEDED: [(Cap, &str); 5] = [
 ];
 const API_VERSION: i32 = 12;
 
-/// The machine and what keeps its RAM mapped.
+/// The machine, and the memory that must stay mapped for it.
 #[derive(Debug)]
 pub(super) struct Vm {
     // Dropped in this order: the machine before its RAM.
@@ -76,7 +78,7 @@ pub(super) struct Vm {
 }
 
 impl Vm {
-    /// A machine with this RAM and with interrupt controllers, and no processor yet.
+    /// Creates a machine with this RAM and with interrupt controllers, but without a processor.
     pub(super) fn new(path: &Path, memory: Arc<GuestMemoryMmap>) -> Result<(Self, Kvm), KvmError> {
         let kvm = open(path)?;
         for (capability, name) in NEEDED {
@@ -84,8 +86,8 @@ impl Vm {
                 return Err(KvmError::Lacks { path: path.into(), what: name });
             }
         }
-        let fd = create(&kvm).map_err(KvmError::refused("make a virtual machine"))?;
-        fd.create_irq_chip().map_err(KvmError::refused("make interrupt controllers"))?;
+        let fd = create(&kvm).map_err(KvmError::refused("create a virtual machine"))?;
+        fd.create_irq_chip().map_err(KvmError::refused("create interrupt controllers"))?;
         let vm = Self { fd, memory, has_resampling: kvm.check_extension(Cap::IrqfdResample) };
         for (slot, region) in (0..).zip(vm.memory.iter()) {
             let region = kvm_userspace_memory_region {
@@ -95,10 +97,11 @@ impl Vm {
                 memory_size: region.len(),
                 userspace_addr: region.as_ptr().addr() as u64,
             };
-            // SAFETY: the range is mapped for as long as `vm.memory` holds it, which is dropped after the machine; a
-            // region's bytes are only ever reached by volatile or atomic accesses, so the guest may change them.
+            // SAFETY: the range stays mapped as long as `vm.memory` exists, which is dropped after
+            // the machine. The bytes of a region are only accessed with volatile or atomic
+            // operations, so the guest may change them.
             unsafe { vm.fd.set_user_memory_region(region) }
-                .map_err(KvmError::refused("take guest RAM, which must be whole pages"))?;
+                .map_err(KvmError::refused("accept guest RAM, which must consist of whole pages"))?;
         }
         Ok((vm, kvm))
     }
@@ -112,8 +115,9 @@ impl Vm {
     }
 }
 
-/// KVM_CREATE_VM starts a thread in some kernels, and gives up with EINTR if this one has a signal to take, or work of an
-/// io_uring to do, meanwhile (kthread_create(); seen with Linux 6.1).
+/// On some kernels KVM_CREATE_VM starts a thread, and fails with EINTR if the calling thread has a
+/// signal pending or io_uring work to do (kthread_create(); seen with Linux 6.1). Retry in that
+/// case.
 fn create(kvm: &Kvm) -> Result<VmFd, kvm_ioctls::Error> {
     loop {
         match kvm.create_vm() {
@@ -134,7 +138,7 @@ fn open(path: &Path) -> Result<Kvm, KvmError> {
     Ok(kvm)
 }
 
-/// The processor. It runs on the thread that calls [`VcpuFd::run`], which should be one and the same.
+/// The processor. Its [`VcpuFd::run`] should always be called on the same thread.
 #[derive(Debug)]
 pub(super) struct Processor {
     pub(super) vcpu: VcpuFd,
@@ -144,21 +148,22 @@ pub(super) struct Processor {
 }
 
 impl Processor {
-    /// Writes tables and program into RAM, and makes the processor of `vm`.
+    /// Writes the tables and the program into RAM, and creates the processor of `vm`.
     pub(super) fn new(kvm: &Kvm, vm: &Vm) -> Result<Self, KvmError> {
         write_tables(vm.memory())?;
         vm.memory().write_slice(program::code(), GuestAddress(PROGRAM))?;
-        let vcpu = vm.fd().create_vcpu(0).map_err(KvmError::refused("make a processor"))?;
+        let vcpu = vm.fd().create_vcpu(0).map_err(KvmError::refused("create a processor"))?;
         let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
-        let cpuid = cpuid.map_err(KvmError::refused("say what processor it has"))?;
-        vcpu.set_cpuid2(&cpuid).map_err(KvmError::refused("give the guest its own processor's features"))?;
-        let sregs = vcpu.get_sregs().map_err(KvmError::refused("show the processor's registers"))?;
-        let lapic = vcpu.get_lapic().map_err(KvmError::refused("show the local APIC"))?;
+        let cpuid = cpuid.map_err(KvmError::refused("report the features of its processor"))?;
+        vcpu.set_cpuid2(&cpuid).map_err(KvmError::refused("set the features of the guest's processor"))?;
+        let sregs = vcpu.get_sregs().map_err(KvmError::refused("read the processor's registers"))?;
+        let lapic = vcpu.get_lapic().map_err(KvmError::refused("read the local APIC"))?;
         let statistics = Statistics::of(&vcpu);
         Ok(Self { vcpu, sregs: long_mode(sregs), lapic, statistics })
     }
 
-    /// Puts the processor at an entrance of the program, as after a reset. `argument` is for rdi.
+    /// Resets the processor and sets it to an entry point of the program. `argument` is passed in
+    /// rdi.
     pub(super) fn reset(&mut self, entrance: Entrance, argument: u64) -> Result<(), KvmError> {
         let refused = || KvmError::refused("reset the processor");
         self.vcpu.set_sregs(&self.sregs).map_err(refused())?;

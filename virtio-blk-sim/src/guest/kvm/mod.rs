@@ -1,4 +1,4 @@
-//! A real vCPU: a virtual machine whose guest drives the disk, with KVM between the two.
+//! A real vCPU: a virtual machine whose guest drives the disk through KVM.
 //!
 //! ```text
 //! guest (program.rs)                     KVM                                    the device's loop
@@ -6,18 +6,21 @@
 //! sti; hlt; reap the used ring ◄──── interrupt controllers ◄──── irqfd ◄──── one write(2) for a batch
 //! ```
 //!
-//! Neither a kick nor an interrupt returns from KVM_RUN, and nobody reads the irqfd: KVM resets it when it injects. Whether
-//! the ioeventfd is read is the loop's affair, and what this project is about.
+//! Neither a kick nor an interrupt makes KVM_RUN return. User space does not read the irqfd: KVM
+//! resets it when it injects the interrupt. Whether the ioeventfd is read is decided by the
+//! device's loop; this is what the project measures.
 //!
-//! The guest knows one thing, how to drive a virtio-blk queue. The requests, a batch at a time, are made by the host from
-//! a [`Workload`] and lie in guest RAM when the guest begins; when all of them have come back it says so, and the host
-//! checks each one: that it came back once, with which status, with what data.
+//! The guest can only drive a virtio-blk queue. The host makes batches of requests from a
+//! [`Workload`] and writes them into guest RAM before the guest runs. When all requests of a batch
+//! have completed, the guest tells the host, which checks each one: that it completed once, its
+//! status and its data.
 //!
-//! # Is it hardware that runs the guest?
+//! # Execution by hardware or by software
 //!
-//! KVM can be made to work without (in a virtual machine that has no nested virtualisation, say), by carrying out each
-//! instruction of the guest itself. Everything here works then, and every count is right, but a time says how fast KVM
-//! interprets. [`KvmGuest::execution`] tells which of the two it is.
+//! KVM can run without hardware support, for example in a virtual machine without nested
+//! virtualisation, by emulating each instruction of the guest. Everything here works then and all
+//! counts are right, but times only show how fast KVM emulates. [`KvmGuest::execution`] returns
+//! which of the two it is.
 //!
 //! # Example
 //!
@@ -38,11 +41,12 @@
 //! let shape = KvmShape { features: Features::EVENT_IDX, slots: 8, block_bytes: 4096 };
 //! let device = BlockDevice::new(DeviceConfig::new(SECTORS))?;
 //! let transport = Arc::new(shape.transport(device, Reset::Autoreset)?);
-//! let mut guest = KvmGuest::new(&transport, shape, &KvmOptions::default())?;      // lays out the rings
+//! let mut guest = KvmGuest::new(&transport, shape, &KvmOptions::default())?; // sets up the rings
 //! let thread = IoThread::spawn_with("device", AioContext::builder(), move |context| {
 //!     transport.attach(context, Backend::memory(SECTORS)?)
 //! })?;
-//! let workload = Workload { pattern: Pattern::RandRw, iodepth: 8, stop: Stop::Requests(500), verify: true, seed: 1 };
+//! let stop = Stop::Requests(500);
+//! let workload = Workload { pattern: Pattern::RandRw, iodepth: 8, stop, verify: true, seed: 1 };
 //! let report = guest.run(&workload)?;
 //! println!("{} requests, {} kicks, {} interrupts", report.requests, report.kicks, report.interrupts);
 //! thread.stop()?;
@@ -83,16 +87,17 @@ pub use shape::KvmShape;
 pub use statistics::VcpuStats;
 pub use wires::{Doorbell, Line, Wires};
 
-/// What a guest is made with.
+/// Options of a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KvmOptions {
-    /// KVM's device.
+    /// The KVM device file.
     pub device: PathBuf,
     /// How the guest kicks.
     pub doorbell: Doorbell,
-    /// How it is interrupted.
+    /// How the guest is interrupted.
     pub line: Line,
-    /// The queue's number: what the guest writes to kick, and what the ioeventfd's datamatch lets through.
+    /// The queue number: the value that the guest writes to kick, and the datamatch of the
+    /// ioeventfd.
     pub queue: u16,
 }
 
@@ -104,18 +109,19 @@ impl Default for KvmOptions {
     }
 }
 
-/// Who carries out the guest's instructions.
+/// How the guest's instructions are executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Execution {
-    /// The processor.
+    /// By the processor.
     Hardware,
-    /// KVM, one by one: counts are right, times are its own.
+    /// By KVM, one by one in software. Counts are right, but times are those of the emulation.
     Interpreted,
-    /// This kernel does not count them (Linux 5.14 does).
+    /// Unknown: this kernel does not report it (needs Linux 5.14).
     Unknown,
 }
 
-/// A virtual machine with a driver in it. Belongs to one thread at a time, which should stay the same.
+/// A virtual machine with a driver in it. Belongs to one thread at a time, preferably always the
+/// same.
 #[derive(Debug)]
 pub struct KvmGuest {
     // Dropped in this order: the processor before the machine.
@@ -131,11 +137,11 @@ pub struct KvmGuest {
 }
 
 impl KvmGuest {
-    /// Whether there is a KVM at `device` that can run a guest, and who carries out its instructions: makes a small one and
-    /// lets it count. Blocks for a few milliseconds.
+    /// Checks whether the KVM at `device` can run a guest, and how it executes instructions:
+    /// creates a small guest that runs a counting loop. Blocks for a few milliseconds.
     ///
     /// # Errors
-    /// Why not.
+    /// The reason why not.
     pub fn probe(device: &Path) -> Result<Execution, KvmError> {
         let ram = GuestRam::new(machine::DRIVER as usize).map_err(KvmError::Ram)?;
         let (vm, kvm) = Vm::new(device, Arc::clone(ram.memory()))?;
@@ -143,11 +149,11 @@ impl KvmGuest {
         count(&mut processor)
     }
 
-    /// Makes a machine around the RAM of a transport that `shape` has made, lays out the rings and lays the wires. Do this
-    /// before the device is attached.
+    /// Creates a machine with the RAM of a transport made by `shape`, sets up the rings, and
+    /// connects the eventfds. Must be called before the device is attached.
     ///
     /// # Errors
-    /// [`KvmError`] says what is missing.
+    /// [`KvmError`] reports what is missing.
     pub fn new(transport: &SimTransport, shape: KvmShape, options: &KvmOptions) -> Result<Self, KvmError> {
         let ports = transport.guest().map_err(KvmError::Ram)?;
         shape.check(&ports)?;
@@ -158,7 +164,8 @@ impl KvmGuest {
         }
         let mut processor = Processor::new(&kvm, &vm)?;
         let execution = count(&mut processor)?;
-        let khz = processor.vcpu.get_tsc_khz().map_err(KvmError::refused("say how fast its clock ticks"))?;
+        let khz =
+            processor.vcpu.get_tsc_khz().map_err(KvmError::refused("report the frequency of its clock"))?;
         let how = (options.doorbell, options.line, options.queue);
         let config = transport.config().clone();
         let Kick::Plain(kick) = ports.kick.clone() else { return Err(KvmError::BoundedKick) };
@@ -171,11 +178,12 @@ impl KvmGuest {
         Ok(guest)
     }
 
-    /// Resets the guest, and its half of the queue: the rings are empty, the driver starts anew and knows nothing of what
-    /// was in flight. The device must be detached, and be attached anew afterwards.
+    /// Resets the guest and its half of the queue: the rings are empty, and the driver starts
+    /// without any request in flight. The device must be detached first, and attached again
+    /// afterwards.
     ///
     /// # Errors
-    /// If guest RAM cannot be reached.
+    /// If guest RAM cannot be accessed.
     pub fn reset(&mut self) -> Result<(), KvmError> {
         let empty = DriverQueue::new(Arc::clone(&self.ports.memory), self.ports.queue);
         drop(empty.map_err(|_| KvmError::Shape("queue"))?);
@@ -197,51 +205,55 @@ impl KvmGuest {
         self.processor.reset(Entrance::Start, CONTROL.0)
     }
 
-    /// The wires to the device, for other threads, too.
+    /// Returns the connections to the device. They may be used from other threads.
     pub fn wires(&self) -> &Arc<Wires> {
         &self.wires
     }
 
-    /// Who carries out the guest's instructions.
+    /// Returns how the guest's instructions are executed.
     pub fn execution(&self) -> Execution {
         self.execution
     }
 
-    /// KVM's counters of the vCPU; `None` if this kernel has none.
+    /// Returns KVM's counters of the vCPU; `None` if this kernel has none.
     pub fn stats(&self) -> Option<VcpuStats> {
         self.processor.statistics.as_ref()?.read().ok()
     }
 
-    /// How often KVM_RUN returned because of something that the guest did.
+    /// Returns how often KVM_RUN returned because of an action of the guest.
     pub fn returns(&self) -> u64 {
         self.returns
     }
 
-    /// How often the guest kicks for each publication, whatever the device has asked for: a driver that knows nothing of
-    /// suppression. 0 is a driver that does.
+    /// Sets the number of kicks per publication, independent of what the device asks for, like a
+    /// driver that ignores notification suppression. With 0 the driver kicks when the device asks
+    /// for it.
     ///
     /// # Errors
+    /// If guest RAM cannot be accessed.
     /// If guest RAM cannot be reached.
     pub fn set_burst(&mut self, kicks: u32) -> Result<(), KvmError> {
         self.control(|control| control.burst = kicks)
     }
 
-    /// How long the guest goes on with its interrupts masked before each sleep, in turns of an empty loop.
+    /// Sets how long the guest keeps its interrupts masked before each sleep, in iterations of an
+    /// empty loop.
     ///
     /// # Errors
-    /// If guest RAM cannot be reached.
+    /// If guest RAM cannot be accessed.
     pub fn set_masked_turns(&mut self, turns: u32) -> Result<(), KvmError> {
         self.control(|control| control.masked_turns = turns)
     }
 
-    /// Runs a workload on the calling thread, as [`run`](super::run) does. Returns when everything submitted has finished;
-    /// blocks for as long.
+    /// Runs a workload on the calling thread, like [`run`](super::run). Blocks until all submitted
+    /// requests have completed.
     ///
-    /// Interrupts in the report are those that the guest took; times are the guest's, without the host's preparing and
-    /// checking between batches.
+    /// The interrupts in the report are those that the guest took. Times are the guest's; they do
+    /// not include the time that the host takes between batches to prepare and check.
     ///
     /// # Errors
-    /// The first thing that went wrong; requests may then be left in flight, and the guest needs a [`reset`](Self::reset).
+    /// The first error. Requests may still be in flight then, and the guest needs a
+    /// [`reset`](Self::reset).
     pub fn run(&mut self, workload: &Workload) -> Result<GuestReport, GuestError> {
         let (capacity, block_bytes) = (self.ports.capacity_sectors, self.shape.block_bytes);
         let (blocks, depth) = blocks_and_depth(capacity, block_bytes, workload.iodepth, self.shape.slots)?;
@@ -287,11 +299,12 @@ impl KvmGuest {
         })
     }
 
-    /// Lets the guest run until it says that it is done.
+    /// Runs the guest until it reports that the batch is done.
     fn enter(&mut self) -> Result<(), KvmError> {
         loop {
             let exit = self.processor.vcpu.run();
-            // A signal, or work that the kernel has for this thread, is nothing that the guest did.
+            // KVM_RUN was interrupted by a signal or by kernel work for this thread, not by the
+            // guest.
             if let Err(error) = &exit
                 && error.errno() == libc::EINTR
             {
@@ -325,7 +338,7 @@ impl KvmGuest {
         Ok(self.ports.memory.read_obj(CONTROL)?)
     }
 
-    /// Changes what the guest reads there. It must not be running.
+    /// Changes the guest's control block. The guest must not be running.
     fn control(&mut self, change: impl FnOnce(&mut Control)) -> Result<(), KvmError> {
         let mut control = self.read_control()?;
         change(&mut control);
@@ -334,19 +347,20 @@ impl KvmGuest {
 }
 
 impl Control {
-    /// Nothing is in flight, and nobody has stopped the guest.
+    /// Checks that no request is in flight and that the guest was not stopped.
     fn idle(&self) -> Result<(), KvmError> {
         let in_flight = self.submitted.wrapping_sub(self.completed);
         if in_flight == 0 && self.stop == 0 { Ok(()) } else { Err(KvmError::Stopped { in_flight }) }
     }
 }
 
-/// The value of an access of up to eight bytes.
+/// Returns the value of an access of up to eight bytes.
 fn number(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
 
-/// Lets the processor run so many instructions, and asks KVM whose work that was.
+/// Runs a fixed number of guest instructions, and checks KVM's counters to find out who executed
+/// them.
 fn count(processor: &mut Processor) -> Result<Execution, KvmError> {
     let emulated = |processor: &Processor| Some(processor.statistics.as_ref()?.read().ok()?.insn_emulation);
     processor.reset(Entrance::Count, 0)?;

@@ -1,17 +1,18 @@
-//! The guest's program: a virtio-blk driver for one queue, in 64-bit mode, without an operating system under it.
+//! The guest program: a virtio-blk driver for one queue, in 64-bit mode, without an operating
+//! system.
 //!
-//! The assembler makes it part of this crate, and [`code`] is what it made, so there is no listing that could disagree
-//! with the bytes; where things are in [`Control`] and [`Entry`] the assembler is told by the compiler. It refers to no
-//! address of its own, and runs wherever it is copied to.
+//! The program is assembled as part of this crate, and [`code`] returns the resulting bytes, so
+//! source and bytes cannot differ. The compiler passes the field offsets of [`Control`] and
+//! [`Entry`] to the assembler. The code is position independent.
 //!
 //! ```text
-//! start ─► batch: fill ─► publish ─► kick? ─► in flight? ── no ──► out DONE: the host has the next batch ready, or not
-//!                  ▲                              │ yes                                                      │
-//!                  └── interrupt handler: reap ◄──┴─ sti; hlt                            batch ◄─────────────┘
+//! start ─► batch: fill ─► publish ─► kick? ─► in flight? ── no ──► out DONE (host: next batch)
+//!                 ▲                               │ yes                     │
+//!                 └── interrupt handler: reap ◄───┴─ sti; hlt     batch ◄───┘
 //! ```
 //!
-//! Interrupts are on at the `hlt` only, so an interrupt finds the driver between two instructions that it knows, and the
-//! handler has all registers to itself.
+//! Interrupts are enabled only at the `hlt`. So an interrupt arrives at a known place in the
+//! driver, and the handler may use all registers.
 #![expect(unsafe_code, reason = "the program is an object that the assembler made, found by its labels")]
 
 use std::arch::global_asm;
@@ -19,52 +20,55 @@ use std::mem::offset_of;
 
 use vm_memory::ByteValued;
 
-/// What the program and the host tell each other. The host writes the first part before a batch, the program the second.
+/// Shared by the program and the host. The host writes the first part before a batch, the program
+/// writes the second part.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
 pub(super) struct Control {
-    /// Guest addresses.
+    /// Guest addresses of the tables and rings.
     pub(super) entries: u64,
     pub(super) desc_table: u64,
     pub(super) avail_ring: u64,
     pub(super) used_ring: u64,
-    /// By head: the index of the entry that it carries, or [`NOBODY`].
+    /// Guest address of a table by head: the index of the entry that uses it, or [`NOBODY`].
     pub(super) entry_of_head: u64,
-    /// A stack of heads, all of them on it at the start, and its end.
+    /// Guest address of the end of a stack of free heads. At the start it holds all heads.
     pub(super) free_end: u64,
     /// Where to kick: a port or an address.
     pub(super) kick_address: u64,
-    /// What to write there.
+    /// The value to write there.
     pub(super) kick_value: u32,
-    /// Entries of the queue less one.
+    /// Size of the queue minus one.
     pub(super) queue_mask: u32,
     /// [`EVENT_IDX`], [`KICK_MMIO`], [`READ_ISR`].
     pub(super) flags: u32,
-    /// Most requests in flight.
+    /// Maximum number of requests in flight.
     pub(super) depth: u32,
-    /// Kicks for each publication whatever the device asked for; 0: one kick, if it asked for one.
+    /// Kicks per publication, independent of what the device asks for. 0: one kick, if the device
+    /// asks for it.
     pub(super) burst: u32,
-    /// How long to go on with interrupts masked before each sleep, in turns of an empty loop.
+    /// How long to keep interrupts masked before each sleep, in iterations of an empty loop.
     pub(super) masked_turns: u32,
-    /// Entries of this batch.
+    /// Entries in this batch.
     pub(super) count: u32,
-    /// Stops the program at its next look, whatever is in flight. The program sets it, too: on a configuration change.
+    /// Stops the program at its next check, even with requests in flight. The program also sets it
+    /// itself, on a configuration change interrupt.
     pub(super) stop: u32,
-    /// Ticks after which nothing is submitted any more.
+    /// Ticks after which no more requests are submitted.
     pub(super) budget: u64,
 
-    /// Ticks at the beginning of the batch.
+    /// Ticks at the start of the batch.
     pub(super) began: u64,
-    /// Entries of this batch that were made available, and that came back.
+    /// Entries of this batch that were made available, and that completed.
     pub(super) submitted: u32,
     pub(super) completed: u32,
-    /// These count from the start.
+    /// These are never reset between batches.
     pub(super) kicks: u64,
     pub(super) interrupts: u64,
     pub(super) halts: u64,
 }
 
-/// One request, prepared by the host. The first 64 bytes are what the device reads.
+/// One request, prepared by the host. The device reads the first 64 bytes.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C, align(128))]
 pub(super) struct Entry {
@@ -72,20 +76,20 @@ pub(super) struct Entry {
     pub(super) header: [u64; 2],
     /// The indirect table: header, data, status.
     pub(super) table: [[u64; 2]; 3],
-    /// The device's, [`NO_STATUS`](crate::guest::driver::NO_STATUS) before.
+    /// Written by the device; [`NO_STATUS`](crate::guest::driver::NO_STATUS) before.
     pub(super) status: u8,
     pub(super) _reserved: [u8; 3],
     /// The used length.
     pub(super) written: u32,
-    /// How often it came back.
+    /// How often the request completed.
     pub(super) completions: u64,
-    /// Ticks.
+    /// In ticks.
     pub(super) submitted_at: u64,
     pub(super) completed_at: u64,
     pub(super) _pad: [u64; 4],
 }
 
-// SAFETY: integers without padding between or behind them (the sizes are asserted below): every bit pattern is one.
+// SAFETY: integers without padding (the sizes are asserted below), so every bit pattern is valid.
 unsafe impl ByteValued for Control {}
 // SAFETY: as for `Control`.
 unsafe impl ByteValued for Entry {}
@@ -99,39 +103,42 @@ pub(super) const NOBODY: u32 = u32::MAX;
 
 /// VIRTIO_F_EVENT_IDX is negotiated.
 pub(super) const EVENT_IDX: u32 = 1;
-/// Kick by a store of 32 bits instead of an OUT of 16.
+/// Kick with a 32-bit store instead of a 16-bit OUT.
 pub(super) const KICK_MMIO: u32 = 2;
-/// The interrupt is a level: read the ISR register to lower it.
+/// The interrupt is a level: the handler reads the ISR register to lower it.
 pub(super) const READ_ISR: u32 = 4;
 
-/// The ports of a legacy virtio-pci device (virtio 1.2, section 4.1.4.10) from 0x500 on: Queue Notify and ISR Status.
+/// Ports of a legacy virtio-pci device (virtio 1.2, section 4.1.4.10) with base 0x500: Queue Notify
+/// and ISR Status.
 pub(super) const KICK_PORT: u16 = 0x510;
 pub(super) const ISR_PORT: u16 = 0x513;
-/// QueueNotify of a virtio-mmio device (section 4.2.2) that begins at 0xd0000000.
+/// QueueNotify of a virtio-mmio device (section 4.2.2) with base address 0xd0000000.
 pub(super) const KICK_MMIO_ADDRESS: u64 = 0xd000_0050;
-/// Nothing is in flight, or the program was stopped.
+/// Written by the program: no request is in flight, or the program was stopped.
 pub(super) const DONE_PORT: u16 = 0x600;
-/// The device has put a head on the used ring that is not in flight.
+/// Written by the program: the device put a head on the used ring that is not in flight.
 pub(super) const NONSENSE_PORT: u16 = 0x601;
 
-/// The queue's interrupt and the one for a change of configuration.
+/// Vectors of the queue's interrupt and of the configuration change interrupt.
 pub(super) const QUEUE_VECTOR: u8 = 0x40;
 pub(super) const CONFIG_VECTOR: u8 = 0x41;
-/// Of the local APIC, in its spurious-interrupt register.
+/// Vector in the local APIC's spurious-interrupt register.
 pub(super) const SPURIOUS_VECTOR: u8 = 0xff;
-/// The pin of the I/O APIC where a level arrives.
+/// The I/O APIC pin of the level interrupt.
 pub(super) const LINE: u32 = 5;
 
-/// How many instructions [`Entrance::Count`] runs.
+/// The number of instructions that [`Entrance::Count`] runs.
 pub(super) const COUNTED: u32 = 2 * 1000;
 
 global_asm!(
     ".pushsection .rodata.kvm_guest, \"a\"",
     ".balign 16",
     "kvm_guest_begin:",
-    // ---- start: rdi = Control. Then, throughout:
-    //   r15 Control     r14 now, in ticks    r13 entries          r12 avail ring   r11 used ring   r10 queue mask
-    //   r9  desc table  r8w next avail index bp  next used index  rsi entry_of_head                rbx end of free heads
+    // ---- start: rdi = Control. Registers, throughout:
+    //   r15 Control     r14 now, in ticks    r13 entries
+    //   r12 avail ring  r11 used ring        r10 queue mask
+    //   r9  desc table  r8w next avail index bp  next used index
+    //   rsi entry_of_head                    rbx end of free heads
     "kvm_guest_start:",
     "   mov r15, rdi",
     "   mov r13, [r15 + {entries}]",
@@ -143,10 +150,10 @@ global_asm!(
     "   mov rbx, [r15 + {free_end}]",
     "   xor r8d, r8d",
     "   xor ebp, ebp",
-    // The local APIC: switched on by its spurious-interrupt register (Intel SDM 3A, 11.4.7.2).
+    // Enable the local APIC through its spurious-interrupt register (Intel SDM 3A, 11.4.7.2).
     "   mov eax, 0xfee000f0",
     "   mov dword ptr [rax], 0x100 + {spurious}",
-    // The I/O APIC: the line is a level, active high, vector and destination APIC 0 (82093AA, 3.2.4).
+    // The I/O APIC: level triggered, active high; vector, destination APIC 0 (82093AA, 3.2.4).
     "   test dword ptr [r15 + {flags}], {READ_ISR}",
     "   jz 10f",
     "   mov eax, 0xfec00000",
@@ -173,7 +180,7 @@ global_asm!(
     "   cmp rcx, [r15 + {budget}]",
     "   jae 30f",
     "   inc dword ptr [r15 + {submitted}]",
-    // The entry, and a head to carry it. The head's descriptor says how long the table is already.
+    // Take an entry and a free head. The head's descriptor already has the length of the table.
     "   mov edx, eax",
     "   shl rdx, {entry_shift}",
     "   add rdx, r13",
@@ -190,14 +197,16 @@ global_asm!(
     "   mov [r12 + rax * 2 + 4], cx",
     "   inc r8d",
     "   jmp 20b",
-    // ---- publish: a store is not seen before an earlier one on x86, so avail.idx needs no fence before it
+    // ---- publish: x86 does not reorder stores, so avail.idx needs no fence before it
     "30: movzx eax, word ptr [r12 + 2]",
     "   cmp ax, r8w",
     "   je 40f",
     "   mov [r12 + 2], r8w",
-    // A load may overtake an earlier store, the one order that x86 gives up: avail.idx, then the device's wish.
+    // x86 may reorder a load before an earlier store. Fence: store avail.idx, then load the
+    // device's suppression field.
     "   lock or dword ptr [rsp - 8], 0",
-    // ---- kick?  avail_event is at 4 + 8 * size of the used ring; passed if new - event - 1 < new - old, in 16 bits
+    // ---- kick?  avail_event is at 4 + 8 * size of the used ring.
+    // Kick if new - event - 1 < new - old, in 16 bits.
     "   mov ecx, [r15 + {burst}]",
     "   test ecx, ecx",
     "   jnz 33f",
@@ -228,7 +237,7 @@ global_asm!(
     "   inc qword ptr [r15 + {kicks}]",
     "   dec ecx",
     "   jnz 35b",
-    // ---- sleep, if there is something to wait for
+    // ---- sleep, if a request is in flight
     "40: mov ecx, [r15 + {masked_turns}]",
     "   test ecx, ecx",
     "   jz 42f",
@@ -239,7 +248,7 @@ global_asm!(
     "   mov eax, [r15 + {submitted}]",
     "   cmp eax, [r15 + {completed}]",
     "   je 43f",
-    // sti takes effect after the next instruction: no interrupt can come before the hlt and be slept through.
+    // sti takes effect after the next instruction, so no interrupt can arrive between sti and hlt.
     "   sti",
     "   hlt",
     "   cli",
@@ -248,7 +257,7 @@ global_asm!(
     "43: mov edx, {done_port}",
     "   out dx, al",
     "   jmp 10b",
-    // ---- the queue's interrupt: off on the ring, reap, on again, and look once more
+    // ---- queue interrupt: disable notifications, reap, enable notifications, check again
     ".balign 16",
     "kvm_guest_queue_interrupt:",
     "   rdtsc",
@@ -260,7 +269,7 @@ global_asm!(
     "   jz 50f",
     "   mov edx, {isr_port}",
     "   in al, dx",
-    // With EVENT_IDX the event has passed, and no other interrupt will come until it is moved.
+    // With EVENT_IDX the event index was passed, so no interrupt comes until it is moved.
     "50: test dword ptr [r15 + {flags}], {EVENT_IDX}",
     "   jnz 51f",
     "   mov word ptr [r12], 1",
@@ -271,7 +280,7 @@ global_asm!(
     "   and eax, r10d",
     "   mov ecx, [r11 + rax * 8 + 4]",
     "   mov edi, [r11 + rax * 8 + 8]",
-    // The device is not believed either: the head is one, and is in flight.
+    // The device is not trusted either: check that the head exists and is in flight.
     "   cmp ecx, r10d",
     "   ja 60f",
     "   mov edx, [rsi + rcx * 4]",
@@ -303,18 +312,18 @@ global_asm!(
     "60: mov edx, {nonsense_port}",
     "   out dx, al",
     "   jmp 60b",
-    // ---- the configuration has changed: whoever runs this knows what it means
+    // ---- configuration change: stop; the caller of the guest decides what to do
     ".balign 16",
     "kvm_guest_config_interrupt:",
     "   mov dword ptr [r15 + {stop}], 1",
     "   mov eax, 0xfee000b0",
     "   mov dword ptr [rax], 0",
     "   iretq",
-    // ---- an interrupt that was withdrawn; nothing to acknowledge (SDM 3A, 11.9)
+    // ---- an interrupt that was withdrawn; it needs no acknowledgement (SDM 3A, 11.9)
     ".balign 16",
     "kvm_guest_spurious_interrupt:",
     "   iretq",
-    // ---- another entrance: so many instructions, to see who runs them
+    // ---- another entry point: a fixed number of instructions, to find out who executes them
     ".balign 16",
     "kvm_guest_count:",
     "   mov ecx, {counted} / 2",
@@ -375,26 +384,26 @@ unsafe extern "C" {
     static kvm_guest_end: u8;
 }
 
-/// The program's machine code.
+/// Returns the program's machine code.
 pub(super) fn code() -> &'static [u8] {
     let (begin, end) = (&raw const kvm_guest_begin, &raw const kvm_guest_end);
-    // SAFETY: the two labels stand at both ends of one read-only object, in this order.
+    // SAFETY: the two labels are the start and the end of one read-only object.
     unsafe { std::slice::from_raw_parts(begin, end.addr() - begin.addr()) }
 }
 
-/// Where the program may be entered.
+/// Entry points of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Entrance {
     Start,
     QueueInterrupt,
     ConfigInterrupt,
     SpuriousInterrupt,
-    /// [`COUNTED`] instructions (and a few), and then DONE.
+    /// Runs about [`COUNTED`] instructions, then signals DONE.
     Count,
 }
 
 impl Entrance {
-    /// From the first byte of [`code`].
+    /// Offset from the first byte of [`code`].
     pub(super) fn offset(self) -> u64 {
         let label = match self {
             Self::Start => &raw const kvm_guest_start,

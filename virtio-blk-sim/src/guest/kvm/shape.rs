@@ -1,4 +1,4 @@
-//! Where the driver's things are in guest RAM.
+//! The layout of the driver's data in guest RAM.
 
 use std::io;
 use std::sync::Arc;
@@ -16,20 +16,22 @@ use crate::guest::sim::{GuestPorts, SimTransport};
 use crate::memory::{GuestAddress, GuestMemoryMmap};
 use crate::virtqueue::{Descriptor, QueueConfig};
 
-/// Requests of a batch: many for each in flight, so that the queue runs dry seldom; and that many at least.
+/// Requests per batch: many for each request in flight, so that the queue rarely runs empty, and at
+/// least FEWEST.
 const EACH: u32 = 16;
 const FEWEST: u32 = 256;
-/// Data of a batch, unless the requests in flight alone are more.
+/// Data bytes per batch, unless the requests in flight alone need more.
 const DATA: u64 = 64 << 20;
 
-/// What a guest is to be able to do. Decides where everything is in its RAM.
+/// The parameters of a guest that determine the layout of its RAM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvmShape {
-    /// What its driver negotiates, as far as the device offers it; INDIRECT_DESC always.
+    /// Features that the driver negotiates, if the device offers them. INDIRECT_DESC is always
+    /// added.
     pub features: Features,
-    /// Most requests in flight.
+    /// Maximum number of requests in flight.
     pub slots: u16,
-    /// Bytes of a transfer.
+    /// Bytes per transfer.
     pub block_bytes: u32,
 }
 
@@ -43,10 +45,11 @@ struct Places {
 }
 
 impl KvmShape {
-    /// A transport with a guest RAM of this shape, in which the guest's memory is still empty.
+    /// Creates a transport whose guest RAM has this shape. The RAM is still empty.
     ///
     /// # Errors
-    /// `InvalidInput` if there is no such RAM, because it would reach the devices' addresses; as for [`SimTransport::new`].
+    /// `InvalidInput` if the RAM would reach the addresses of devices; otherwise as for
+    /// [`SimTransport::new`].
     pub fn transport(&self, device: BlockDevice, reset: Reset) -> io::Result<SimTransport> {
         let places = self.places();
         if places.end > RAM_END {
@@ -72,7 +75,7 @@ impl KvmShape {
         u64::from(self.block_bytes).next_multiple_of(PAGE)
     }
 
-    /// Requests of a batch.
+    /// Returns the number of requests per batch.
     fn room(&self) -> u32 {
         let affordable = DATA.checked_div(self.stride()).unwrap_or(0);
         let wanted = u64::from((u32::from(self.slots) * EACH).max(FEWEST));
@@ -88,7 +91,7 @@ impl KvmShape {
         Places { entry_of_head, heads, rings, data, end: data + room * self.stride() }
     }
 
-    /// Whether the transport is one that this shape has made.
+    /// Checks that the transport was made with this shape.
     pub(super) fn check(&self, ports: &GuestPorts) -> Result<(), KvmError> {
         let places = self.places();
         let last = GuestAddress(places.end.saturating_sub(1));
@@ -113,8 +116,8 @@ impl KvmShape {
         }
     }
 
-    /// Writes what a driver has made when it has just found its device: every head is free, and its descriptor is for an
-    /// indirect table of three. Gives what it knows then.
+    /// Initializes the data of a driver that has just found its device: every head is free, and its
+    /// descriptor points to an indirect table of three. Returns the initial control block.
     pub(super) fn lay_out(&self, ports: &GuestPorts) -> Result<Control, KvmError> {
         let (places, queue) = (self.places(), ports.queue);
         for head in 0..queue.size {
@@ -123,7 +126,7 @@ impl KvmShape {
             let at = GuestAddress(queue.desc_table.0 + index * Descriptor::BYTES as u64);
             ports.memory.write_slice(&table.to_bytes(), at)?;
             ports.memory.write_obj(NOBODY, GuestAddress(places.entry_of_head + index * 4))?;
-            // The first is at the top of the stack.
+            // The first head is at the top of the stack.
             let free = (queue.size - 1 - head).to_le();
             ports.memory.write_obj(free, GuestAddress(places.heads + index * 2))?;
         }

@@ -1,7 +1,8 @@
-//! What KVM counts of a vCPU: the binary statistics of Linux 5.14 (Documentation/virt/kvm/api.rst, KVM_GET_STATS_FD).
+//! KVM's counters of a vCPU: the binary statistics of Linux 5.14 (Documentation/virt/kvm/api.rst,
+//! KVM_GET_STATS_FD).
 //!
-//! The file describes itself: a header says where descriptors and values are, a descriptor has the name and the place of
-//! its value. The few that are wanted are looked up once.
+//! The file describes itself: a header gives the offsets of descriptors and values, and each
+//! descriptor has a name and the offset of its value. The few values used here are looked up once.
 #![expect(unsafe_code, reason = "KVM_GET_STATS_FD is an ioctl that kvm-ioctls does not have")]
 
 use std::fs::File;
@@ -13,25 +14,25 @@ use kvm_ioctls::VcpuFd;
 
 /// `_IO(KVMIO, 0xce)`
 const KVM_GET_STATS_FD: libc::c_ulong = 0xaece;
-/// Headers and descriptors are small; one that is not is not understood.
+/// Upper limits for a plausible file; a file above them is not used.
 const MOST_DESCRIPTORS: u32 = 4096;
 const LONGEST_NAME: u32 = 256;
 
-/// What KVM counted since the vCPU was made. Subtract two snapshots for an interval.
+/// KVM's counters since the vCPU was created. Subtract two snapshots to get an interval.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VcpuStats {
-    /// Times that the guest was left, whether KVM then went on by itself or returned to its caller.
+    /// Exits from the guest, handled in KVM or returned to user space.
     pub exits: u64,
-    /// Of these: an IN or OUT, an access to a device's address, a `hlt`.
+    /// Exits because of IN or OUT, access to a device address, or `hlt`.
     pub io_exits: u64,
-    /// An access to a device's address.
+    /// Exits because of an access to a device address.
     pub mmio_exits: u64,
-    /// A `hlt`.
+    /// Exits because of `hlt`.
     pub halt_exits: u64,
-    /// Interrupts that were put into the guest.
+    /// Interrupts injected into the guest.
     pub irq_injections: u64,
-    /// Instructions that KVM carried out itself, in software.
+    /// Instructions that KVM emulated in software.
     pub insn_emulation: u64,
 }
 
@@ -53,7 +54,7 @@ impl std::ops::Sub for VcpuStats {
     }
 }
 
-/// The statistics file of a vCPU, and where in it the wanted values are.
+/// The statistics file of a vCPU, and the offsets of the values used here.
 #[derive(Debug)]
 pub(super) struct Statistics {
     file: File,
@@ -62,20 +63,20 @@ pub(super) struct Statistics {
 }
 
 impl Statistics {
-    /// `None` if this kernel has none, or not these.
+    /// Returns `None` if this kernel has no statistics, or lacks one of these values.
     pub(super) fn of(vcpu: &VcpuFd) -> Option<Self> {
-        // SAFETY: this ioctl takes no argument and touches no memory of ours.
+        // SAFETY: this ioctl takes no argument and accesses none of our memory.
         let fd = unsafe { libc::ioctl(vcpu.as_raw_fd(), KVM_GET_STATS_FD, 0) };
         if fd < 0 {
             return None;
         }
-        // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+        // SAFETY: the kernel just returned this descriptor; nothing else owns it.
         let file = unsafe { File::from_raw_fd(fd) };
         let offsets = find(&file).ok()??;
         Some(Self { file, offsets })
     }
 
-    /// One pread(2) for each value.
+    /// Reads the counters, with one pread(2) per value.
     pub(super) fn read(&self) -> io::Result<VcpuStats> {
         let mut values = [0; NAMES.len()];
         for (value, &offset) in values.iter_mut().zip(&self.offsets) {
@@ -88,7 +89,8 @@ impl Statistics {
     }
 }
 
-/// Where the values of [`NAMES`] are; `None` if one is missing, or the file is not understood.
+/// Finds the offsets of the values of [`NAMES`]. Returns `None` if one is missing or the file is
+/// not plausible.
 fn find(file: &impl FileExt) -> io::Result<Option<[u64; NAMES.len()]>> {
     // struct kvm_stats_header: flags, name_size, num_desc, id_offset, desc_offset, data_offset.
     let header: [u32; 6] = words(file, 0)?;
@@ -145,7 +147,8 @@ mod tests {
 
     const NAME: usize = 48;
 
-    /// A statistics file with these descriptors: a name, and where its value is among the values.
+    /// Makes a statistics file with these descriptors: a name, and the offset of its value among
+    /// the values.
     fn file(descriptors: &[(&str, u32)]) -> Bytes {
         let data = 24 + descriptors.len() * (16 + NAME);
         let header = [0, NAME as u32, descriptors.len() as u32, 24, 24, data as u32];
@@ -170,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_lacks_one_or_makes_no_sense_is_not_used() {
+    fn a_file_that_lacks_a_value_or_is_invalid_is_not_used() {
         let some: Vec<(&str, u32)> = NAMES[1..].iter().map(|name| (*name, 0)).collect();
         assert_eq!(find(&file(&some)).unwrap(), None);
         let mut vast = file(&some);

@@ -1,5 +1,5 @@
-//! The machine by itself: what it refuses, what its wires let through, what its program does with a device that lies.
-//! A guest with a device that does not is in `tests/kvm`.
+//! Tests of the machine itself: what it refuses, which kicks its ioeventfd matches, and how its
+//! program reacts to a faulty device. Tests with a correct device are in `tests/kvm`.
 
 use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, channel};
@@ -16,10 +16,10 @@ use crate::queue::Kick;
 
 const SECTORS: u64 = 2048;
 const SHAPE: KvmShape = KvmShape { features: Features::EVENT_IDX, slots: 4, block_bytes: 512 };
-/// Only a guard: a guest that says nothing for so long has lost something.
+/// A guard only: a guest that makes no progress for this long has lost an event.
 const LONG: Duration = Duration::from_secs(120);
 
-/// Whether there is a KVM; says so if not.
+/// Returns true if KVM can be used; prints the reason if not.
 fn kvm() -> bool {
     let there = KvmGuest::probe(Path::new("/dev/kvm"));
     if let Err(why) = &there {
@@ -43,7 +43,7 @@ fn reads(stop: Stop) -> Workload {
     Workload { pattern: Pattern::RandRead, iodepth: 4, stop, verify: false, seed: 3 }
 }
 
-/// Lets a guest run on a thread of its own.
+/// Runs a guest on a separate thread.
 fn start(mut guest: KvmGuest, workload: Workload) -> Receiver<Result<GuestReport, GuestError>> {
     let (done, outcome) = channel();
     std::thread::spawn(move || {
@@ -53,10 +53,10 @@ fn start(mut guest: KvmGuest, workload: Workload) -> Receiver<Result<GuestReport
 }
 
 #[test]
-fn what_is_no_kvm_is_named() {
+fn an_unusable_kvm_device_is_reported() {
     for (path, words) in [
         ("/nonexistent/kvm", "/nonexistent/kvm cannot be opened: No such file or directory"),
-        ("/dev/null", "/dev/null is no KVM that can be used here: it lacks version 12 of the KVM interface"),
+        ("/dev/null", "/dev/null is not a usable KVM device: it lacks version 12 of the KVM interface"),
         ("/", "/ cannot be opened: Is a directory"),
     ] {
         let error = KvmGuest::probe(Path::new(path)).unwrap_err().to_string();
@@ -88,7 +88,7 @@ fn a_transport_of_another_shape_is_refused() {
 #[test]
 fn the_program_is_one_object_with_its_entrances_inside() {
     let code = program::code();
-    assert!(code.len() <= 4096, "{} bytes, and it has a page", code.len());
+    assert!(code.len() <= 4096, "the program has {} bytes; it must fit in a page", code.len());
     let entrances = [
         Entrance::Start,
         Entrance::QueueInterrupt,
@@ -99,14 +99,14 @@ fn the_program_is_one_object_with_its_entrances_inside() {
     let offsets = entrances.map(Entrance::offset);
     assert!(offsets.is_sorted_by(|a, b| a < b), "{offsets:?}");
     assert!(offsets.iter().all(|offset| *offset < code.len() as u64), "{offsets:?}");
-    // Anchors of the listing in the bytes: hlt between sti and cli, iretq in front of the next handler's alignment.
+    // Check some known byte sequences: hlt between sti and cli, and the three iretq.
     let times = |bytes: &[u8]| code.windows(bytes.len()).filter(|window| *window == bytes).count();
     assert_eq!((times(&[0xfb, 0xf4, 0xfa]), times(&[0x48, 0xcf])), (1, 3));
     assert_eq!(code[offsets[3] as usize..][..2], [0x48, 0xcf], "the spurious interrupt just returns");
 }
 
 #[test]
-fn a_datamatch_lets_its_own_queue_through_and_no_other() {
+fn a_datamatch_matches_its_own_queue_only() {
     if !kvm() {
         return;
     }
@@ -114,7 +114,7 @@ fn a_datamatch_lets_its_own_queue_through_and_no_other() {
         let transport = transport(SHAPE);
         let options = KvmOptions { doorbell, queue: 2, ..KvmOptions::default() };
         let mut guest = KvmGuest::new(&transport, SHAPE, &options).unwrap();
-        // The ioeventfd of queue 1, at the same place.
+        // The ioeventfd of queue 1, at the same address.
         let other = EventNotifier::new(Reset::Classic).unwrap();
         let fd = wires::for_kvm(other.as_fd()).unwrap();
         match doorbell {
@@ -131,7 +131,8 @@ fn a_datamatch_lets_its_own_queue_through_and_no_other() {
         assert_eq!(guest.run(&reads(Stop::Requests(40))).unwrap().requests, 40);
         assert!(!other.test_and_clear().unwrap(), "{doorbell:?}: queue 1 was not kicked");
         assert_eq!(guest.wires.kick_returns(), 0);
-        // A kick for queue 1 goes there. Ours hears nothing: it is found when somebody rings.
+        // A kick for queue 1 goes to the other eventfd. Our queue is not kicked; it continues when
+        // mend_kick signals the doorbell.
         guest.control(|control| control.kick_value = 1).unwrap();
         let wires = Arc::clone(guest.wires());
         let outcome = start(guest, reads(Stop::Requests(4)));
@@ -145,7 +146,7 @@ fn a_datamatch_lets_its_own_queue_through_and_no_other() {
 }
 
 #[test]
-fn a_kick_for_a_queue_that_is_not_there_stops_the_guest() {
+fn a_kick_for_a_missing_queue_stops_the_guest() {
     if !kvm() {
         return;
     }
@@ -159,7 +160,7 @@ fn a_kick_for_a_queue_that_is_not_there_stops_the_guest() {
 }
 
 #[test]
-fn kvm_says_when_the_guest_has_acknowledged_a_level() {
+fn kvm_reports_when_the_guest_acknowledges_a_level() {
     if !kvm() {
         return;
     }
@@ -172,7 +173,8 @@ fn kvm_says_when_the_guest_has_acknowledged_a_level() {
         let wires = Arc::clone(&wires);
         move |context: &AioContext| {
             let queue = transport.attach(context, Backend::memory(SECTORS)?)?;
-            // The line, but not the handler that answers a resample: that is this test's.
+            // The level interrupt, without the handler for the resample eventfd: this test checks
+            // that one itself.
             let level = wires.level(context)?.map(|(interrupt, _)| queue.set_interrupt(interrupt));
             assert!(level.is_some());
             Ok(queue)
@@ -184,14 +186,14 @@ fn kvm_says_when_the_guest_has_acknowledged_a_level() {
         assert_eq!(guest.run(&Workload { iodepth: 1, ..reads(Stop::Requests(1)) }).unwrap().requests, 1);
         let begin = Instant::now();
         while !resample.test_and_clear().unwrap() {
-            assert!(begin.elapsed() < LONG, "nobody has acknowledged");
+            assert!(begin.elapsed() < LONG, "the level was not acknowledged");
             std::thread::yield_now();
         }
     }
 }
 
 #[test]
-fn a_level_that_was_up_when_it_was_masked_is_up_again() {
+fn a_level_raised_before_masking_is_raised_again_after_unmasking() {
     if !kvm() {
         return;
     }
@@ -205,7 +207,7 @@ fn a_level_that_was_up_when_it_was_masked_is_up_again() {
         std::thread::yield_now();
     }
     wires.mask().unwrap();
-    // KVM had taken the signal out of the eventfd; only the register still knows.
+    // KVM has already consumed the eventfd; only the ISR register still has the interrupt.
     wires.isr().store(1, Ordering::Release);
     wires.unmask().unwrap();
     let begin = Instant::now();
@@ -218,16 +220,16 @@ fn a_level_that_was_up_when_it_was_masked_is_up_again() {
 }
 
 #[test]
-fn a_device_that_completes_what_is_not_in_flight_is_found_out() {
+fn a_completion_of_a_request_not_in_flight_is_detected() {
     if !kvm() {
         return;
     }
-    // Entries of the used ring: an id past the queue, one that is free, one twice.
+    // Ids in the used ring: beyond the queue, u32::MAX, a free one, the same one twice.
     for ids in [&[4_u32][..], &[u32::MAX], &[3], &[0, 0]] {
         let transport = transport(SHAPE);
         let guest = KvmGuest::new(&transport, SHAPE, &KvmOptions::default()).unwrap();
         let ports = transport.guest().unwrap();
-        // One request, whose head is 0; this test plays the device.
+        // One request, whose head is 0. This test plays the device.
         let outcome = start(guest, Workload { iodepth: 1, ..reads(Stop::Requests(1)) });
         let Kick::Plain(kick) = &ports.kick else { panic!("bounded") };
         while !kick.test_and_clear().unwrap() {
@@ -245,7 +247,7 @@ fn a_device_that_completes_what_is_not_in_flight_is_found_out() {
 }
 
 #[test]
-fn a_request_that_fails_or_reads_something_else_is_reported() {
+fn a_failed_request_or_wrong_data_is_reported() {
     if !kvm() {
         return;
     }
@@ -256,17 +258,17 @@ fn a_request_that_fails_or_reads_something_else_is_reported() {
         guest.run(&Workload { pattern: Pattern::RandRw, verify: true, ..reads(Stop::Requests(2000)) })
     };
     assert!(run(Backend::memory(SECTORS).unwrap()).is_ok());
-    // A disk that stores nothing gives back what nobody has written.
+    // A disk that stores nothing returns data that was not written.
     let forgetful = Backend::Delay(Delay { latency: Duration::ZERO, spin: true });
     let error = run(forgetful).unwrap_err();
     assert!(matches!(error, GuestError::Corrupt { .. }), "{error}");
-    // A disk that is shorter than its device says fails.
+    // A disk that is shorter than its device reports fails requests.
     let error = run(Backend::memory(SECTORS / 2).unwrap()).unwrap_err();
     assert!(matches!(error, GuestError::Status { status: 1, .. }), "{error}");
 }
 
 #[test]
-fn time_ends_a_run_and_the_next_one_goes_on() {
+fn a_run_ends_after_its_time_and_the_next_one_works() {
     if !kvm() {
         return;
     }
@@ -276,7 +278,7 @@ fn time_ends_a_run_and_the_next_one_goes_on() {
     for _ in 0..3 {
         let report = guest.run(&reads(Stop::After(Duration::from_millis(5)))).unwrap();
         assert!(report.requests > 0 && report.latency_ns.len() == report.requests, "{report:?}");
-        // A guard: it is far less than one that did not end.
+        // A guard: far longer than the run should take.
         assert!(report.elapsed < LONG, "{report:?}");
     }
     assert_eq!(guest.run(&reads(Stop::After(Duration::ZERO))).unwrap().requests, 0);
@@ -302,6 +304,6 @@ fn kvm_counts_what_the_guest_does() {
     assert!(stats.halt_exits >= 1, "{stats:?}");
     match guest.execution() {
         Execution::Interpreted => assert!(stats.insn_emulation > 1000, "{stats:?}"),
-        _ => assert!(stats.exits >= report.kicks, "{stats:?}: each kick leaves the guest"),
+        _ => assert!(stats.exits >= report.kicks, "{stats:?}: each kick must exit the guest"),
     }
 }

@@ -1,5 +1,9 @@
-//! The wires between the guest and its device: ioeventfd and irqfd, which can be cut and mended while the guest runs.
-#![expect(unsafe_code, reason = "kvm-ioctls takes eventfds as a type that is made from a raw descriptor")]
+//! The connections between the guest and its device: ioeventfd and irqfd. They can be removed and
+//! restored while the guest runs.
+#![expect(
+    unsafe_code,
+    reason = "kvm-ioctls takes eventfds as a type that is made from a raw file descriptor"
+)]
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd};
@@ -21,31 +25,32 @@ use crate::queue::{Interrupt, Irqfd, LevelLine};
 /// How the guest kicks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Doorbell {
-    /// OUT of the queue's number, 16 bits, to a port, as to a legacy virtio-pci device.
+    /// A 16-bit OUT of the queue number to a port, as for a legacy virtio-pci device.
     #[default]
     Pio,
-    /// A store of the queue's number, 32 bits, to an address, as to a virtio-mmio device.
+    /// A 32-bit store of the queue number to an address, as for a virtio-mmio device.
     Mmio,
 }
 
 /// How the guest is interrupted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Line {
-    /// By a message to its local APIC, as with MSI-X: an edge, one write of the irqfd for each.
+    /// A message to the local APIC, as with MSI-X: an edge, one write to the irqfd per interrupt.
     #[default]
     Msi,
-    /// By a level at its I/O APIC, as with INTx: raised by the irqfd, lowered by KVM when the guest acknowledges, which the
-    /// device hears of by the resample eventfd (KVM_IRQFD_FLAG_RESAMPLE) and raises it again if something is left.
+    /// A level at the I/O APIC, as with INTx. The irqfd raises it, and KVM lowers it when the guest
+    /// acknowledges. KVM then signals the resample eventfd (KVM_IRQFD_FLAG_RESAMPLE), and the
+    /// device raises the level again if work is left.
     Level,
 }
 
-/// Global system interrupts: messages have numbers past the I/O APIC's 24 pins.
+/// Global system interrupts. Numbers for messages start after the 24 pins of the I/O APIC.
 const GSI_QUEUE: u32 = 24;
 const GSI_CONFIG: u32 = 25;
-/// The message for a vector: the local APIC with ID 0, edge, fixed (Intel SDM 3A, 11.11).
+/// The message for a vector: local APIC ID 0, edge, fixed (Intel SDM 3A, 11.11).
 const MSI_ADDRESS: u32 = 0xfee0_0000;
 
-/// Any thread. Dropped, the wires are gone with the machine.
+/// The connections. Can be used from any thread. Dropping this destroys the machine.
 #[derive(Debug)]
 pub struct Wires {
     pub(super) vm: Vm,
@@ -60,7 +65,7 @@ pub struct Wires {
     ignore_returned: AtomicBool,
 }
 
-/// What a level has besides its irqfd.
+/// The state of a level interrupt besides its irqfd.
 #[derive(Debug)]
 struct Level {
     line: LevelLine,
@@ -69,7 +74,7 @@ struct Level {
 }
 
 impl Wires {
-    /// Lays the wires of queue number `queue`, whose ioeventfd is `kick` and whose irqfd is `irq`.
+    /// Connects queue number `queue`, whose ioeventfd is `kick` and whose irqfd is `irq`.
     pub(super) fn new(
         vm: Vm,
         kick: EventNotifier,
@@ -109,29 +114,31 @@ impl Wires {
         })?;
         wires.vm.fd().set_gsi_routing(&routes).map_err(KvmError::refused("route interrupts"))?;
         let config = for_kvm(wires.config.as_fd())?;
-        wires.vm.fd().register_irqfd(&config, GSI_CONFIG).map_err(KvmError::refused("take an irqfd"))?;
+        wires.vm.fd().register_irqfd(&config, GSI_CONFIG).map_err(KvmError::refused("assign an irqfd"))?;
         wires.unmask()?;
         wires.assign_kick()?;
         Ok(wires)
     }
 
-    /// Takes the ioeventfd away from KVM. From then on a kick returns from KVM_RUN, and the vCPU's thread rings.
+    /// Removes the ioeventfd from KVM. From then on a kick returns from KVM_RUN, and the vCPU's
+    /// thread signals the doorbell.
     ///
     /// # Errors
-    /// If it was away already.
+    /// If it was already removed.
     pub fn cut_kick(&self) -> Result<(), KvmError> {
         let (fd, address) = (&self.kick_for_kvm, self.kick_address());
         match self.doorbell {
             Doorbell::Pio => self.vm.fd().unregister_ioevent(fd, &address, self.queue),
             Doorbell::Mmio => self.vm.fd().unregister_ioevent(fd, &address, u32::from(self.queue)),
         }
-        .map_err(KvmError::refused("give an ioeventfd back"))
+        .map_err(KvmError::refused("deassign an ioeventfd"))
     }
 
-    /// Gives the ioeventfd to KVM again, and rings once: whatever was kicked between two owners is looked at.
+    /// Assigns the ioeventfd to KVM again, and signals the doorbell once, so that kicks in between
+    /// are not lost.
     ///
     /// # Errors
-    /// If KVM has it.
+    /// If KVM already has it.
     pub fn mend_kick(&self) -> Result<(), KvmError> {
         self.assign_kick()?;
         self.kick.notify().map_err(KvmError::Eventfd)
@@ -143,7 +150,7 @@ impl Wires {
             Doorbell::Pio => self.vm.fd().register_ioevent(fd, &address, self.queue),
             Doorbell::Mmio => self.vm.fd().register_ioevent(fd, &address, u32::from(self.queue)),
         }
-        .map_err(KvmError::refused("take an ioeventfd"))
+        .map_err(KvmError::refused("assign an ioeventfd"))
     }
 
     fn kick_address(&self) -> IoEventAddress {
@@ -153,29 +160,31 @@ impl Wires {
         }
     }
 
-    /// Takes the irqfd away from KVM, as a VMM does while its guest has the vector masked: what the device signals stays
-    /// in the eventfd.
+    /// Removes the irqfd from KVM, as a VMM does while the guest has the vector masked. Signals of
+    /// the device stay in the eventfd.
     ///
     /// # Errors
-    /// If it was away already.
+    /// If it was already removed.
     pub fn mask(&self) -> Result<(), KvmError> {
         let gone = self.vm.fd().unregister_irqfd(&self.irq_for_kvm, self.gsi());
-        gone.map_err(KvmError::refused("give an irqfd back"))
+        gone.map_err(KvmError::refused("deassign an irqfd"))
     }
 
-    /// Gives the irqfd to KVM again, which injects what was signalled meanwhile: kvm_irqfd_assign() looks at the eventfd.
+    /// Assigns the irqfd to KVM again. KVM injects what was signalled meanwhile: kvm_irqfd_assign()
+    /// checks the eventfd.
     ///
     /// # Errors
-    /// If KVM has it.
+    /// If KVM already has it.
     pub fn unmask(&self) -> Result<(), KvmError> {
         let Some(level) = &self.line else {
             let taken = self.vm.fd().register_irqfd(&self.irq_for_kvm, GSI_QUEUE);
-            return taken.map_err(KvmError::refused("take an irqfd"));
+            return taken.map_err(KvmError::refused("assign an irqfd"));
         };
         let (irq, resample) = (&self.irq_for_kvm, &level.resample_for_kvm);
         let taken = self.vm.fd().register_irqfd_with_resample(irq, resample, program::LINE);
-        taken.map_err(KvmError::refused("take an irqfd"))?;
-        // KVM lowered the line when it gave the irqfd back, and whatever had raised it was in the eventfd no more.
+        taken.map_err(KvmError::refused("assign an irqfd"))?;
+        // KVM lowered the line when the irqfd was removed, and had already consumed the signal that
+        // raised it.
         level.line.resample();
         Ok(())
     }
@@ -184,20 +193,21 @@ impl Wires {
         if self.line.is_some() { program::LINE } else { GSI_QUEUE }
     }
 
-    /// Interrupts the guest for a change of its configuration: it stops at its next look, whatever is in flight.
+    /// Interrupts the guest with a configuration change. The guest stops at its next check, even
+    /// with requests in flight.
     ///
     /// # Errors
-    /// What write(2) says.
+    /// Errors of write(2).
     pub fn stop(&self) -> Result<(), KvmError> {
         self.config.notify().map_err(KvmError::Eventfd)
     }
 
-    /// Of a [`Line::Level`], what the device's queue must signal instead of the bare irqfd
-    /// ([`BlkQueue::set_interrupt`](crate::queue::BlkQueue::set_interrupt)), and the handler that raises it again, on the
-    /// loop of the queue. `None` for [`Line::Msi`].
+    /// For a [`Line::Level`]: returns the interrupt that the device's queue must use instead of the
+    /// bare irqfd ([`BlkQueue::set_interrupt`](crate::blk_queue::BlkQueue::set_interrupt)), and the
+    /// handler on the queue's loop that raises the level again. Returns `None` for [`Line::Msi`].
     ///
     /// # Errors
-    /// What registering the handler says.
+    /// Errors from registering the handler.
     pub fn level(&self, context: &AioContext) -> io::Result<Option<(Interrupt, NotifierRegistration)>> {
         let Some(level) = &self.line else { return Ok(None) };
         let line = level.line.clone();
@@ -205,19 +215,19 @@ impl Wires {
         Ok(Some((Interrupt::Level(level.line.clone()), registration)))
     }
 
-    /// The eventfd by which KVM says that a level was acknowledged.
+    /// Returns the eventfd that KVM signals when a level is acknowledged.
     #[cfg(test)]
     pub(super) fn resample(&self) -> Option<&EventNotifier> {
         self.line.as_ref().map(|level| &level.resample)
     }
 
-    /// The ISR status register, which reading clears.
+    /// Returns the ISR status register, which is cleared by reading it.
     pub(super) fn isr(&self) -> &AtomicU8 {
         static NONE: AtomicU8 = AtomicU8::new(0);
         self.line.as_ref().map_or(&NONE, |level| level.line.isr())
     }
 
-    /// A kick that KVM did not take. True if it was meant for this queue.
+    /// Handles a kick that returned from KVM_RUN. Returns true if it was for this queue.
     pub(super) fn kick_returned(&self, value: u64) -> Result<bool, KvmError> {
         if value != u64::from(self.queue) {
             return Ok(false);
@@ -229,19 +239,20 @@ impl Wires {
         Ok(true)
     }
 
-    /// Whether kicks that return from KVM_RUN are counted only, as by a VMM whose device nobody is at home at. It rings when
-    /// the kick is [mended](Self::mend_kick).
+    /// If set, kicks that return from KVM_RUN are only counted, like in a VMM whose device does not
+    /// respond. [`mend_kick`](Self::mend_kick) signals the doorbell for them.
     pub fn ignore_returned_kicks(&self, ignore: bool) {
         self.ignore_returned.store(ignore, Ordering::Relaxed);
     }
 
-    /// Kicks that returned from KVM_RUN, because KVM did not have the ioeventfd.
+    /// Returns the number of kicks that returned from KVM_RUN because KVM did not have the
+    /// ioeventfd.
     pub fn kick_returns(&self) -> u64 {
         self.kick_returns.load(Ordering::Relaxed)
     }
 }
 
-/// The same eventfd, as kvm-ioctls wants it.
+/// Duplicates an eventfd into the type of kvm-ioctls.
 pub(super) fn for_kvm(fd: BorrowedFd<'_>) -> Result<EventFd, KvmError> {
     let fd = fd.try_clone_to_owned().map_err(KvmError::Eventfd)?.into_raw_fd();
     // SAFETY: the duplicate has just been made and has no other owner.

@@ -1,4 +1,4 @@
-//! Our guest against our server, over a socket pair.
+//! This crate's guest against its server, over a socket pair.
 
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
@@ -13,12 +13,13 @@ use crate::guest::{GuestError, Pattern, Stop, Waiting, Workload, run};
 use crate::vhost_user::{Loops, Served, Server};
 
 const SECTORS: u64 = 2048;
-/// Only a guard: everything answers at once.
+/// A guard only: all replies come at once.
 const LONG: Duration = Duration::from_secs(60);
 const SHAPE: QueueShape =
     QueueShape { size: 64, slots: 16, block_bytes: 4096, features: Features::EVENT_IDX };
 
-/// A server with a disk in memory, on a loop of its own, and a connection to it. Dropped, it hangs up.
+/// Starts a server with a disk in memory on a separate loop, and returns a connection to it.
+/// Dropping the thread disconnects.
 fn server(config: DeviceConfig) -> (IoThread, Frontend) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let serve = move |context: &AioContext| {
@@ -37,7 +38,7 @@ fn workload(iodepth: u16) -> Workload {
 }
 
 #[test]
-fn what_is_written_is_read_back_asleep_or_spinning() {
+fn data_is_read_back_when_sleeping_and_when_spinning() {
     for (features, waiting) in [
         (Features::EVENT_IDX | Features::INDIRECT_DESC, Waiting::Sleeping),
         (Features::NONE, Waiting::Sleeping),
@@ -58,13 +59,13 @@ fn what_is_written_is_read_back_asleep_or_spinning() {
             assert!(report.kicks > 0);
             assert_eq!(report.interrupts > 0, waiting == Waiting::Sleeping, "{report:?}");
         }
-        // Both runs, and nothing in flight.
+        // Both runs, with no request in flight.
         assert_eq!(disk.stop().unwrap(), 6000);
     }
 }
 
 #[test]
-fn a_guest_may_change_how_it_waits() {
+fn a_guest_may_switch_between_sleeping_and_spinning() {
     let (_thread, frontend) = server(DeviceConfig::new(SECTORS));
     let (_disk, mut driver) = VhostUserDisk::start(frontend, SHAPE).unwrap();
     for waiting in [Waiting::Spinning, Waiting::Sleeping, Waiting::Spinning] {
@@ -75,21 +76,21 @@ fn a_guest_may_change_how_it_waits() {
 }
 
 #[test]
-fn a_server_that_goes_away_wakes_its_guest() {
+fn a_disconnecting_server_wakes_its_guest() {
     for waiting in [Waiting::Sleeping, Waiting::Spinning] {
         let (thread, frontend) = server(DeviceConfig::new(SECTORS));
         let (_disk, mut driver) = VhostUserDisk::start(frontend, SHAPE).unwrap();
         driver.set_waiting(waiting);
         run(&mut driver, &workload(4)).unwrap();
         drop(thread);
-        // Nobody is there to complete it.
+        // There is no server to complete the requests.
         let result = run(&mut driver, &workload(4));
         assert!(matches!(result, Err(GuestError::Driver(DriverError::NeedsReset))), "{result:?}");
     }
 }
 
 #[test]
-fn the_disk_says_what_it_is() {
+fn the_disk_reports_its_properties() {
     let config = DeviceConfig {
         read_only: true,
         logical_block_size: 4096,

@@ -1,4 +1,5 @@
-//! A thread that sleeps until the server goes away or reports a broken ring, and tells the driver.
+//! A thread that waits until the server disconnects or reports a broken ring, and then wakes the
+//! driver.
 #![expect(unsafe_code, reason = "poll(2) is a libc call")]
 
 use std::io;
@@ -11,7 +12,7 @@ use aio::{EventNotifier, Reset};
 
 use crate::queue::Irqfd;
 
-/// The thread. Dropping it ends it.
+/// The thread. It ends on drop.
 #[derive(Debug)]
 pub(super) struct Watch {
     stop: EventNotifier,
@@ -19,8 +20,8 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Watches the session's `socket` and the vring's error eventfd. When either says that it is over, `needs_reset` is
-    /// set and `irq` interrupts the driver, once.
+    /// Watches the session's `socket` and the vring's error eventfd. When one of them fires, sets
+    /// `needs_reset` and interrupts the driver through `irq`, once.
     pub(super) fn start(
         socket: BorrowedFd<'_>,
         broken: EventNotifier,
@@ -31,7 +32,8 @@ impl Watch {
         let stop = EventNotifier::new(Reset::Classic)?;
         let stopped = stop.clone();
         let wait = move || {
-            // POLLHUP comes unasked, and nothing else of the socket is wanted: its replies are the session's.
+            // POLLHUP is always reported. No other events are requested: replies on the socket
+            // belong to the session.
             let polled = wait_for_any(&mut [
                 (socket.as_fd(), 0),
                 (broken.as_fd(), libc::POLLIN),
@@ -50,22 +52,24 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         if self.stop.notify().is_err() {
-            // It cannot be told; it ends with the process.
+            // The thread cannot be woken up; it ends with the process.
             return;
         }
         if let Some(thread) = self.thread.take() {
-            // It does not panic, and there would be nobody to tell.
+            // The thread does not panic, and a drop could not report it.
             let _ = thread.join();
         }
     }
 }
 
-/// Sleeps until something happens at one of the descriptors; the last of those at which it did. `None` if poll(2) fails.
+/// Waits for an event on any of the descriptors. Returns the index of the last one that has an
+/// event, or `None` if poll(2) fails.
 fn wait_for_any(fds: &mut [(BorrowedFd<'_>, libc::c_short)]) -> Option<usize> {
     let mut polled: Vec<libc::pollfd> =
         fds.iter().map(|&(fd, events)| libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 }).collect();
     loop {
-        // SAFETY: `polled` has as many entries as are said, and the descriptors are open for as long as they are borrowed.
+        // SAFETY: `polled` has as many entries as the length passed, and the borrowed descriptors
+        // stay open during the call.
         let ready = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, -1) };
         if ready >= 0 {
             return polled.iter().rposition(|entry| entry.revents != 0);
