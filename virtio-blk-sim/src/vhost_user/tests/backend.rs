@@ -1,4 +1,4 @@
-//! A backend just large enough to be talked to: it answers every request and keeps what it was told.
+//! A minimal backend for tests: it answers every request and records what it received.
 
 use std::thread::{self, JoinHandle};
 
@@ -17,17 +17,17 @@ pub(super) const PROTOCOL: ProtocolFeatures = ProtocolFeatures::from_bits(
 );
 pub(super) const QUEUES: u64 = 2;
 pub(super) const SLOTS: u64 = 509;
-/// This backend serves nothing beyond it.
+/// Size of this backend's configuration space.
 pub(super) const CONFIG_SIZE: usize = 72;
 
-/// What a [`TestBackend`] was told in its life.
+/// Everything that a [`TestBackend`] received.
 #[derive(Debug, Default)]
 pub(super) struct Told {
-    /// All requests but reads, in order, with their descriptors.
+    /// All requests except reads, in order, with their descriptors.
     pub(super) requests: Vec<Request>,
-    /// What was no request, and what it refused.
+    /// Errors of messages that were malformed or refused.
     pub(super) errors: Vec<MessageError>,
-    /// Acknowledgements on the backend's own channel.
+    /// Acknowledgements received on the backend channel.
     pub(super) acks: Vec<Ack>,
 }
 
@@ -41,7 +41,7 @@ pub(super) struct TestBackend {
 }
 
 impl TestBackend {
-    /// A backend on a thread of its own, until its frontend closes the connection.
+    /// Starts a backend on a separate thread. It runs until its frontend closes the connection.
     pub(super) fn spawn() -> (UnixStream, JoinHandle<Told>) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let mut config = [0; CONFIG_SIZE];
@@ -69,7 +69,7 @@ impl TestBackend {
                 Ok(None) => {
                     let ready =
                         socket::wait(self.connection.as_fd(), false, Duration::from_secs(60)).unwrap();
-                    assert!(ready, "the frontend has been silent for a minute");
+                    assert!(ready, "no message from the frontend for a minute");
                 }
                 Err(ConnectionError::Closed) => return self.told,
                 Err(error) => panic!("{error}"),
@@ -77,7 +77,7 @@ impl TestBackend {
         }
     }
 
-    /// True if the connection goes on.
+    /// Returns true if the connection stays open.
     fn serve(&mut self, header: Header, request: Result<Request, MessageError>) -> bool {
         let reply = request.and_then(|request| self.answer(&header, request));
         let ack = || {
@@ -137,7 +137,8 @@ impl TestBackend {
                         let stream = UnixStream::from(fd.try_clone().unwrap());
                         self.channel = Some(Connection::new(stream));
                     }
-                    // A reset is as good an occasion as any to say that the configuration has changed.
+                    // On a reset the test backend also announces a configuration change; any
+                    // request would do.
                     Request::ResetDevice => self.announce(),
                     _ => {}
                 }

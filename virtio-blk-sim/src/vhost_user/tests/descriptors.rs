@@ -1,4 +1,4 @@
-//! Descriptors that nobody wants are closed, whatever becomes of their message.
+//! Unwanted descriptors are closed, whether or not their message is accepted.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn nine_descriptors_are_too_many() {
         let (mut connection, peer) = connection_and_peer();
         push(&peer, &Request::GetFeatures.encode(false).bytes, &canary.fds(count));
         assert!(matches!(connection.receive(), Err(ConnectionError::DescriptorsLost)));
-        // The connection is still there, and its peer.
+        // The connection and its peer still exist.
         canary.assert_all_closed();
     }
 }
@@ -42,7 +42,7 @@ fn surplus_descriptors_are_closed_and_the_next_message_is_served() {
 }
 
 #[test]
-fn the_descriptors_of_a_half_message_die_with_the_connection() {
+fn descriptors_of_an_incomplete_message_are_closed_with_the_connection() {
     let canary = Canary::new();
     let (mut connection, peer) = connection_and_peer();
     push(&peer, &[5, 0, 0], &canary.fds(MAX_FDS));
@@ -52,7 +52,7 @@ fn the_descriptors_of_a_half_message_die_with_the_connection() {
 }
 
 #[test]
-fn descriptors_that_nobody_has_received_die_with_the_socket() {
+fn unreceived_descriptors_are_closed_with_the_socket() {
     let canary = Canary::new();
     let (connection, peer) = connection_and_peer();
     push(&peer, &[5, 0, 0], &canary.fds(MAX_FDS));
@@ -72,7 +72,7 @@ fn the_descriptor_of_a_reply_is_closed_on_our_side_when_it_is_sent() {
     canary.assert_all_closed();
 }
 
-/// The instrument is worth something only if it sees a leak.
+/// The canary is only useful if it detects a leak.
 #[test]
 fn the_canary_notices_an_open_descriptor() {
     let canary = Canary::new();

@@ -1,4 +1,4 @@
-//! Messages in pieces, in heaps, in part, and none at all.
+//! Messages that arrive in pieces, several at once, incompletely, or not at all.
 
 use std::io::Write;
 use std::net::Shutdown;
@@ -30,7 +30,7 @@ fn a_message_may_arrive_byte_by_byte() {
 }
 
 #[test]
-fn a_message_may_be_cut_in_two_anywhere() {
+fn a_message_may_be_split_anywhere() {
     let canary = Canary::new();
     let (mut connection, peer) = connection_and_peer();
     let frame = Request::SetMemTable(vec![(region(1), canary.fd()), (region(2), canary.fd())]).encode(false);
@@ -38,7 +38,7 @@ fn a_message_may_be_cut_in_two_anywhere() {
         let (front, back) = frame.bytes.split_at(cut);
         push(&peer, front, &frame.fds);
         assert!(connection.receive().unwrap().is_none());
-        // Silence: the loop may ask as often as it likes.
+        // No new data: calling receive again changes nothing.
         assert!(connection.receive().unwrap().is_none());
         push(&peer, back, &[]);
         assert!(
@@ -124,16 +124,16 @@ fn the_peer_may_close_between_messages() {
     drop(peer);
     assert!(matches!(parse(connection.receive().unwrap().unwrap()), Request::GetFeatures));
     assert!(matches!(connection.receive(), Err(ConnectionError::Closed)));
-    assert!(matches!(connection.receive(), Err(ConnectionError::Failed)), "and nothing comes after that");
+    assert!(matches!(connection.receive(), Err(ConnectionError::Failed)), "later calls fail too");
     assert!(matches!(connection.send(Reply::QueueNum(1)), Err(ConnectionError::Failed)));
 }
 
 #[test]
-fn a_peer_that_closes_in_the_middle_of_a_message_is_told_apart() {
+fn closing_in_the_middle_of_a_message_is_a_different_error() {
     let canary = Canary::new();
     let frame = Request::SetVringKick(VringFd { index: 0, fd: Some(canary.fd()) }).encode(false);
     for cut in 1..frame.bytes.len() {
-        // With and without a look at the half message before the end.
+        // With and without a receive call before the peer closes.
         for look in [false, true] {
             let (mut connection, peer) = connection_and_peer();
             push(&peer, &frame.bytes[..cut], &frame.fds);
@@ -164,7 +164,7 @@ fn a_peer_that_shuts_down_its_sending_half_has_closed() {
 fn a_peer_that_leaves_without_reading_has_closed() {
     let (mut connection, peer) = connection_and_peer();
     connection.send(Reply::QueueNum(1)).unwrap();
-    // The kernel reports ECONNRESET to us, for there is a reply in the peer's queue.
+    // The kernel reports ECONNRESET, because the peer closed with an unread reply in its queue.
     drop(peer);
     assert!(matches!(connection.receive(), Err(ConnectionError::Closed)));
 
@@ -174,7 +174,7 @@ fn a_peer_that_leaves_without_reading_has_closed() {
 }
 
 #[test]
-fn the_largest_body_is_read_and_a_larger_one_is_not() {
+fn a_body_of_the_maximum_size_is_read_and_a_larger_one_is_not() {
     let (mut connection, mut peer) = connection_and_peer();
     let header = |size| Header::request(99, size).encode();
     peer.write_all(&header(MAX_BODY_SIZE as u32)).unwrap();
@@ -186,7 +186,7 @@ fn the_largest_body_is_read_and_a_larger_one_is_not() {
     assert_eq!(error, MessageError::Unsupported { request: 99 });
     assert!(
         matches!(parse(connection.receive().unwrap().unwrap()), Request::GetFeatures),
-        "the connection survives it"
+        "the connection continues"
     );
 
     for size in [MAX_BODY_SIZE as u32 + 1, u32::MAX] {
@@ -198,7 +198,7 @@ fn the_largest_body_is_read_and_a_larger_one_is_not() {
             matches!(error, ConnectionError::TooLarge { request: 99, size: s } if s == size),
             "{error:?}"
         );
-        assert!(matches!(connection.receive(), Err(ConnectionError::Failed)), "the rest is no message");
+        assert!(matches!(connection.receive(), Err(ConnectionError::Failed)), "nothing more is parsed");
     }
 }
 
@@ -214,7 +214,7 @@ fn another_version_ends_the_connection() {
 
 #[test]
 fn a_socket_in_blocking_mode_does_not_block() {
-    // UnixStream::pair makes blocking sockets, and with O_NONBLOCK nothing changes.
+    // UnixStream::pair makes blocking sockets. O_NONBLOCK makes no difference.
     for nonblocking in [false, true] {
         let (ours, peer) = UnixStream::pair().unwrap();
         ours.set_nonblocking(nonblocking).unwrap();

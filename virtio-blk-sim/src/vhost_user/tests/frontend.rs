@@ -1,4 +1,4 @@
-//! Our own frontend: against the test backend, and against peers that do not behave.
+//! The crate's frontend, against the test backend and against misbehaving peers.
 
 use std::thread;
 
@@ -52,7 +52,8 @@ fn a_whole_session() {
         assert_eq!(frontend.get_vring_base(1).unwrap(), 1001);
 
         if protocol == PROTOCOL {
-            // The reset is answered after the channel's message, so both must be awaited together.
+            // The backend replies to the reset only after its own request was acknowledged, so the
+            // frontend must not wait for the reply first.
             let frame = Request::ResetDevice.encode(false);
             frontend.send_raw(frame.bytes(), &[]).unwrap();
         } else {
@@ -85,19 +86,19 @@ fn a_refusal_leaves_the_session_intact() {
     assert!(matches!(frontend.get_config(70, 3), Err(FrontendError::Refused { request: 24 })));
     assert!(matches!(frontend.get_config(0, 257), Err(FrontendError::Refused { request: 24 })));
     assert!(frontend.get_inflight_fd(3, 256).unwrap().is_none());
-    // A request of no known number.
+    // A request with an unknown number.
     frontend.send_raw(&Header::request(99, 0).with_need_reply().encode(), &[]).unwrap();
     let RawMessage { header, body, fds } = frontend.receive_raw().unwrap();
     assert_eq!(Ack::parse(99, &header, &body, fds).unwrap(), Ack { request: 99, ok: false });
     assert_eq!(frontend.get_config(70, 2).unwrap(), [71, 72]);
-    // No reply to this can say no, so there is no connection any more.
+    // The reply to this request cannot express an error, so the backend closes the connection.
     let error = frontend.get_vring_base(QUEUES as u32).unwrap_err();
     assert!(matches!(error, FrontendError::Connection(ConnectionError::Closed)), "{error:?}");
     assert_eq!(backend.join().unwrap().errors.len(), 6);
 }
 
 #[test]
-fn a_backend_that_says_nothing_is_not_waited_for() {
+fn a_backend_that_does_not_reply_causes_a_timeout() {
     let (stream, _silent) = UnixStream::pair().unwrap();
     let mut frontend = Frontend::from_stream(stream, IMPATIENCE);
     frontend.set_features(1).unwrap();
@@ -113,18 +114,18 @@ fn a_backend_that_says_nothing_is_not_waited_for() {
 }
 
 #[test]
-fn a_backend_that_reads_nothing_is_not_waited_for() {
+fn a_backend_that_does_not_read_causes_a_timeout() {
     let (stream, _deaf) = UnixStream::pair().unwrap();
     let mut frontend = Frontend::from_stream(stream, IMPATIENCE);
     assert!(matches!(frontend.send_raw(&vec![0; 4 << 20], &[]), Err(FrontendError::TimedOut)));
 }
 
 #[test]
-fn the_deadline_is_for_the_exchange_and_not_for_a_byte() {
+fn the_deadline_is_for_the_whole_exchange() {
     let (stream, peer) = UnixStream::pair().unwrap();
     let drip = thread::spawn(move || {
-        // A reply of 4108 bytes, one at a time, each well before the deadline. Whoever gave each byte a deadline of its own
-        // would read it to the end and complain of its size.
+        // Sends a reply of 4108 bytes, one byte at a time, each well before the deadline. With a
+        // deadline per byte, the frontend would read the whole reply and then report its size.
         let mut reply = Header::reply(1, MAX_BODY_SIZE as u32).encode().to_vec();
         reply.resize(HEADER_SIZE + MAX_BODY_SIZE, 0);
         for byte in reply {
@@ -167,7 +168,7 @@ fn descriptors_of_a_reply_that_has_none_are_closed() {
 }
 
 #[test]
-fn a_socket_that_is_not_there_is_an_error() {
+fn a_missing_socket_is_an_error() {
     let error = Frontend::connect("/nonexistent/vhost-user.sock", PATIENCE).unwrap_err();
     assert!(
         matches!(&error, FrontendError::Connect(e) if e.kind() == std::io::ErrorKind::NotFound),

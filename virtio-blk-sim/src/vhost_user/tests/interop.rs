@@ -1,7 +1,8 @@
-//! The vhost crate's frontend, which cloud-hypervisor and others use, as an independent peer.
+//! Uses the frontend of the vhost crate (used by cloud-hypervisor and others) as an independent
+//! peer.
 #![expect(
     unsafe_code,
-    reason = "the crate takes eventfds as a type that can be made, without naming its crate, of a raw fd only"
+    reason = "the vhost crate's eventfd type comes from a crate that is not a dependency here; it can be made from a raw fd"
 )]
 
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
@@ -40,9 +41,9 @@ fn info(region: MemoryRegion, file: &GuestRam) -> VhostUserMemoryRegionInfo {
     }
 }
 
-/// The whole protocol, in the order in which a VMM speaks it, every request acknowledged.
+/// The whole protocol in the order in which a VMM uses it, with every request acknowledged.
 #[test]
-fn a_vmm_sets_a_device_up_and_takes_it_down() {
+fn a_vmm_sets_up_and_tears_down_a_device() {
     let (stream, backend) = TestBackend::spawn();
     let mut frontend = VhostFrontend::from_stream(stream, QUEUES);
     let ram = GuestRam::new(1 << 20).unwrap();
@@ -76,7 +77,7 @@ fn a_vmm_sets_a_device_up_and_takes_it_down() {
     let changes = Arc::new(Mutex::new(ConfigChanges::default()));
     let mut handler = FrontendReqHandler::new(Arc::clone(&changes)).unwrap();
     handler.set_reply_ack_flag(true);
-    // It gives away the descriptor's number; the handler keeps it open.
+    // The handler returns only the number of its descriptor, and keeps the descriptor open.
     struct Number(i32);
     impl AsRawFd for Number {
         fn as_raw_fd(&self) -> i32 {
@@ -86,7 +87,7 @@ fn a_vmm_sets_a_device_up_and_takes_it_down() {
     frontend.set_backend_request_fd(&Number(handler.get_tx_raw_fd())).unwrap();
 
     let canary = Canary::new();
-    // SAFETY: the descriptor is open, and into_raw_fd gives its ownership away.
+    // SAFETY: the descriptor is open, and into_raw_fd gives up its ownership.
     let event = unsafe { FromRawFd::from_raw_fd(canary.fd().into_raw_fd()) };
     for index in 0..2 {
         frontend.set_vring_num(index, 256).unwrap();
@@ -106,11 +107,11 @@ fn a_vmm_sets_a_device_up_and_takes_it_down() {
         frontend.set_vring_err(index, &event).unwrap();
         frontend.set_vring_enable(index, true).unwrap();
     }
-    assert!(frontend.set_vring_num(0, 4096).is_err(), "the backend refuses, and the session goes on");
+    assert!(frontend.set_vring_num(0, 4096).is_err(), "the backend refuses, and the session continues");
     frontend.set_vring_enable(1, false).unwrap();
     assert_eq!(frontend.get_vring_base(1).unwrap(), 1001);
 
-    // The reset is acknowledged only when the backend's own request is.
+    // The reset is acknowledged only after the backend's own request was acknowledged.
     let answering = std::thread::spawn(move || handler.handle_request().unwrap());
     frontend.reset_device().unwrap();
     answering.join().unwrap();
@@ -176,9 +177,9 @@ fn a_vmm_sets_a_device_up_and_takes_it_down() {
     canary.assert_all_closed();
 }
 
-/// A frontend that never heard of REPLY_ACK sends and does not wait.
+/// A frontend without REPLY_ACK sends requests and does not wait for acknowledgements.
 #[test]
-fn nothing_is_acknowledged_unless_that_is_negotiated() {
+fn nothing_is_acknowledged_unless_reply_ack_is_negotiated() {
     let (stream, backend) = TestBackend::spawn();
     let mut frontend = VhostFrontend::from_stream(stream, QUEUES);
     frontend.get_features().unwrap();
@@ -188,7 +189,7 @@ fn nothing_is_acknowledged_unless_that_is_negotiated() {
     frontend.set_owner().unwrap();
     frontend.set_features(FEATURES).unwrap();
     frontend.set_vring_num(0, 4096).unwrap();
-    // An acknowledgement in between would be taken for this reply.
+    // The frontend would mistake an unwanted acknowledgement for this reply.
     assert_eq!(frontend.get_queue_num().unwrap(), QUEUES);
     drop(frontend);
     let told = backend.join().unwrap();

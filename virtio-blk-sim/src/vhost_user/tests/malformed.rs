@@ -1,11 +1,13 @@
-//! Messages that are whole and wrong: an error each, no panic, no descriptor left open.
+//! Complete but invalid messages: each gives an error, without a panic or an open descriptor.
 
 use super::*;
 
-/// Is a body of `len` bytes right for this request, whose encoded body has `encoded`?
+/// Returns true if this request accepts a body of `len` bytes. Its encoded body has `encoded`
+/// bytes.
 fn is_right_size(code: Code, encoded: usize, len: usize) -> bool {
     let also = match code {
-        // Without the padding of the C structure; with all of the C structure.
+        // In-flight requests: without the padding of the C structure. Configuration requests: the
+        // whole C structure.
         Code::GetInflightFd | Code::SetInflightFd => 20,
         Code::GetConfig | Code::SetConfig => 268,
         _ => encoded,
@@ -48,7 +50,8 @@ fn missing_and_surplus_descriptors_are_refused_and_closed() {
         drop(fds);
         for count in 0..=MAX_FDS {
             let parsed = Request::parse(&header, &body, canary.fds(count));
-            // The specification lets a backend close the one that some frontends send by mistake.
+            // Some frontends send a descriptor by mistake. The specification allows a backend to
+            // close it.
             if count == expected || (code == Code::RemMemReg && count == 1) {
                 assert_eq!(parsed.unwrap().code(), code);
             } else {
@@ -73,7 +76,7 @@ fn parse(code: Code, body: &[u8]) -> Result<Request, MessageError> {
 }
 
 #[test]
-fn values_that_mean_nothing_are_refused() {
+fn invalid_values_are_refused() {
     for value in (9..64).map(|bit| 1u64 << bit).chain([u64::MAX]) {
         for code in [Code::SetVringKick, Code::SetVringCall, Code::SetVringErr] {
             assert_eq!(parse(code, &value.to_ne_bytes()).unwrap_err(), MessageError::Value { code, value });
@@ -99,7 +102,7 @@ fn memory_tables_have_one_to_eight_regions() {
             assert_eq!(parse(Code::SetMemTable, &body).unwrap_err(), MessageError::Regions { count });
         }
     }
-    // As many as the message says, and not as many as it has.
+    // The message states a number of regions that differs from the number that it contains.
     for (count, regions) in [(1u32, 2), (2, 1), (8, 7), (7, 8)] {
         let canary = Canary::new();
         let mut body = [count.to_ne_bytes(), [0; 4]].concat();
@@ -138,7 +141,7 @@ fn the_configuration_space_has_256_bytes() {
 }
 
 #[test]
-fn a_whole_c_structure_of_configuration_counts_only_as_far_as_it_says() {
+fn only_the_stated_size_of_a_configuration_structure_is_used() {
     let mut body = [32u32, 1, 0].map(u32::to_ne_bytes).concat();
     body.push(7);
     body.resize(268, 0xee);
@@ -152,7 +155,7 @@ fn a_whole_c_structure_of_configuration_counts_only_as_far_as_it_says() {
 }
 
 #[test]
-fn what_a_block_backend_does_not_serve_is_refused() {
+fn requests_that_a_block_backend_does_not_support_are_refused() {
     let served: Vec<_> = requests(|| Canary::new().fd()).iter().map(Request::code).collect();
     let others = Code::ALL.iter().filter(|code| !served.contains(code)).map(|code| code.number());
     let mut refused = 0;
@@ -198,7 +201,7 @@ fn every_reply_too_short_too_long_or_with_wrong_descriptors_is_refused() {
             let mut resized = body.clone();
             resized.resize(len, 0);
             let parsed = Reply::parse(request, &header, &resized, encoded().2);
-            // A reply of no bytes says that the read failed; one with too many keeps what was asked for.
+            // A reply of no bytes means that the read failed. Extra bytes are ignored.
             let ok = len == body.len() || is_config && (len == 0 || len >= body.len());
             assert_eq!(parsed.is_ok(), ok, "reply to {request}, {len} of {} bytes", body.len());
         }
@@ -220,7 +223,7 @@ fn every_reply_too_short_too_long_or_with_wrong_descriptors_is_refused() {
 }
 
 #[test]
-fn requests_of_the_backend_are_checked_as_well() {
+fn requests_from_the_backend_are_checked_too() {
     let canary = Canary::new();
     let header = Header::request(2, 0);
     let parse = |header: &Header, body: &[u8], fds| BackendRequest::parse(header, body, fds).unwrap_err();

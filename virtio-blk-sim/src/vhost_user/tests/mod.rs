@@ -1,4 +1,5 @@
-//! The wire protocol: what is sent arrives, in whatever pieces; what is wrong is refused; no descriptor stays open.
+//! Tests of the wire protocol: messages arrive complete, in any number of pieces; invalid ones are
+//! refused; no descriptor stays open.
 
 mod backend;
 mod descriptors;
@@ -20,8 +21,9 @@ use std::time::Duration;
 
 use super::*;
 
-/// Tells whether descriptors have been closed, wherever they went: they are copies of the write end of a pipe, and the read
-/// end hangs up when the last of them is gone. Unlike a count of /proc/self/fd it does not mind other tests in this process.
+/// Detects whether descriptors have been closed, wherever they were passed. They are copies of the
+/// write end of a pipe, and the read end gets a hang-up when the last copy is closed. Unlike
+/// counting /proc/self/fd, this is not affected by other tests in the process.
 struct Canary {
     reader: PipeReader,
     writer: PipeWriter,
@@ -41,15 +43,15 @@ impl Canary {
         (0..count).map(|_| self.fd()).collect()
     }
 
-    /// Panics if a copy is still open somewhere.
+    /// Panics if a copy is still open.
     fn assert_all_closed(self) {
         drop(self.writer);
-        // A process that some test is just starting may hold a copy between fork and exec.
+        // A child process that another test is starting may hold a copy between fork and exec.
         let hung_up = socket::wait(self.reader.as_fd(), false, Duration::from_secs(10)).unwrap();
         assert!(hung_up, "a file descriptor is still open");
     }
 
-    /// Panics if no copy is open any more.
+    /// Panics if all copies are closed.
     fn assert_some_open(self) {
         drop(self.writer);
         assert!(
@@ -64,18 +66,18 @@ fn pair() -> (Connection, Connection) {
     (Connection::new(a), Connection::new(b))
 }
 
-/// A connection, and the bare socket of its peer.
+/// Returns a connection and the plain socket of its peer.
 fn connection_and_peer() -> (Connection, UnixStream) {
     let (a, b) = UnixStream::pair().unwrap();
     (Connection::new(a), b)
 }
 
-/// Sends all of `bytes` with `fds` at once.
+/// Sends all of `bytes` and `fds` at once.
 fn push(peer: &UnixStream, bytes: &[u8], fds: &[OwnedFd]) {
     assert_eq!(socket::send(peer.as_fd(), bytes, fds).unwrap(), bytes.len());
 }
 
-/// Which files these are.
+/// Returns the inode numbers, which identify the files.
 fn inodes(fds: &[OwnedFd]) -> Vec<u64> {
     fds.iter().map(|fd| File::from(fd.try_clone().unwrap()).metadata().unwrap().ino()).collect()
 }
@@ -89,7 +91,8 @@ const fn region(number: u64) -> MemoryRegion {
     }
 }
 
-/// One request of each kind at least, with fields that differ from each other. `fd` gives their descriptors.
+/// At least one request of each kind, with distinct values in the fields. `fd` makes their
+/// descriptors.
 fn requests(mut fd: impl FnMut() -> OwnedFd) -> Vec<Request> {
     let inflight =
         Inflight { mmap_size: 0x1122_3344_5566, mmap_offset: 0x7788, num_queues: 3, queue_size: 256 };
@@ -132,7 +135,7 @@ fn requests(mut fd: impl FnMut() -> OwnedFd) -> Vec<Request> {
     ]
 }
 
-/// One reply of each kind at least, each to a request of the number given.
+/// At least one reply of each kind.
 fn replies(mut fd: impl FnMut() -> OwnedFd) -> Vec<Reply> {
     let inflight =
         Inflight { mmap_size: 0x1122_3344_5566, mmap_offset: 0x7788, num_queues: 3, queue_size: 256 };
@@ -152,7 +155,7 @@ fn replies(mut fd: impl FnMut() -> OwnedFd) -> Vec<Reply> {
     ]
 }
 
-/// A frame taken apart: header, body, descriptors.
+/// Splits a frame into header, body and descriptors.
 fn split(frame: Frame) -> (Header, Vec<u8>, Vec<OwnedFd>) {
     let (header, body) = frame.bytes.split_first_chunk().unwrap();
     (Header::decode(header), body.to_vec(), frame.fds)

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn replies_that_do_not_fit_the_socket_wait_and_arrive_in_order() {
+fn replies_that_do_not_fit_into_the_socket_are_queued_in_order() {
     let (mut backend, mut frontend) = pair();
     let canary = Canary::new();
     let (mut sent, mut received) = (0u64, 0u64);
@@ -49,12 +49,12 @@ fn a_peer_that_never_reads_loses_the_connection() {
 }
 
 #[test]
-fn a_message_larger_than_the_socket_goes_in_pieces_and_its_descriptors_once() {
+fn a_message_larger_than_the_socket_is_sent_in_pieces_with_its_descriptors_once() {
     let (mut connection, peer) = connection_and_peer();
     let canary = Canary::new();
     let bytes: Vec<u8> = (0..4 << 20).map(|at: u32| (at % 251) as u8).collect();
     connection.send(Frame::raw(bytes.clone(), canary.fds(2))).unwrap();
-    assert!(connection.wants_write(), "4 MiB do not fit a socket");
+    assert!(connection.wants_write(), "4 MiB must not fit into the socket");
     let mut arrived = Vec::new();
     let mut fds = Vec::new();
     let mut buffer = vec![0; 100_000];
@@ -64,7 +64,7 @@ fn a_message_larger_than_the_socket_goes_in_pieces_and_its_descriptors_once() {
         arrived.extend_from_slice(&buffer[..received.bytes]);
         connection.flush().unwrap();
     }
-    assert!(arrived == bytes, "the bytes are the same, and in order");
+    assert!(arrived == bytes, "the bytes must arrive unchanged and in order");
     assert_eq!(fds.len(), 2);
     assert!(!connection.wants_write());
     drop(fds);
@@ -72,7 +72,7 @@ fn a_message_larger_than_the_socket_goes_in_pieces_and_its_descriptors_once() {
 }
 
 #[test]
-fn an_empty_frame_is_nothing() {
+fn an_empty_frame_sends_nothing() {
     let (mut connection, mut peer) = pair();
     connection.send(Frame::raw(Vec::new(), Vec::new())).unwrap();
     assert!(!connection.wants_write());
@@ -81,7 +81,7 @@ fn an_empty_frame_is_nothing() {
 }
 
 #[test]
-fn a_peer_that_has_gone_ends_what_waits() {
+fn queued_output_is_dropped_when_the_peer_closes() {
     let (mut connection, peer) = connection_and_peer();
     connection.send(Frame::raw(vec![0; 4 << 20], Vec::new())).unwrap();
     assert!(connection.wants_write());

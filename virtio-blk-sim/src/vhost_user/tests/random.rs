@@ -1,12 +1,13 @@
-//! Any bytes in any pieces with any descriptors: it ends, it does not panic, nothing leaks, and how the stream was cut makes
-//! no difference. PROPTEST_CASES asks for more than the usual 256.
+//! Random tests: any bytes in any pieces with any descriptors. Reading must end without a panic or
+//! a leak, and must not depend on how the stream was cut. PROPTEST_CASES sets the number of cases
+//! (default 256).
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
 
-/// What a stream holds, by a reading that has all of it before it: whole messages, and how it ends.
+/// The content of a stream, read as a whole: complete messages, and how it ends.
 #[derive(Debug, PartialEq)]
 struct Reading {
     messages: Vec<(Header, Vec<u8>)>,
@@ -43,8 +44,8 @@ fn read_at_once(mut stream: &[u8]) -> Reading {
     Reading { messages, end }
 }
 
-/// Sends `stream` cut at the lengths in `cuts`, in turn, receiving whatever there is after each piece. `fds[n]` copies of the
-/// canary go with piece n.
+/// Sends `stream` in pieces whose lengths are taken from `cuts` in turn, and receives after each
+/// piece. `fds[n]` copies of the canary are sent with piece n.
 fn read_in_pieces(
     stream: &[u8],
     cuts: &[usize],
@@ -58,7 +59,7 @@ fn read_in_pieces(
             Ok(Some(Incoming { header, body, fds })) => {
                 assert!(fds.len() <= MAX_FDS && body.len() == header.size as usize);
                 messages.push((header, body.to_vec()));
-                // Parsed into whatever it is, and dropped.
+                // Parse, and drop the result.
                 if Request::parse(&header, body, fds).is_err() {
                     let _ = Refusal::of(&header, ProtocolFeatures::REPLY_ACK);
                 }
@@ -93,7 +94,7 @@ fn end(error: &ConnectionError) -> End {
     }
 }
 
-/// Good messages, damaged messages, headers that announce anything, and noise.
+/// Valid messages, damaged messages, headers with any size, and noise.
 fn piece() -> impl Strategy<Value = Vec<u8>> {
     let count = requests(|| Canary::new().fd()).len();
     let message = (0..count, any::<bool>()).prop_map(|(number, need_reply)| {
@@ -143,7 +144,7 @@ proptest! {
         let canary = Canary::new();
         let (messages, error) = read_in_pieces(&stream, &cuts, &fds, &canary);
         canary.assert_all_closed();
-        // Descriptors may end a connection early; they never change the messages before.
+        // Descriptors may end a connection early, but never change the messages before that.
         let expected = read_at_once(&stream);
         prop_assert!(expected.messages.starts_with(&messages));
         if !matches!(error, ConnectionError::DescriptorsLost) {
@@ -152,12 +153,12 @@ proptest! {
     }
 
     #[test]
-    fn any_body_parses_or_does_not(request in 0u32..48, flags in 0u32..32, body in vec(any::<u8>(), 0..300), fds in 0usize..=8) {
+    fn any_body_is_parsed_or_refused(request in 0u32..48, flags in 0u32..32, body in vec(any::<u8>(), 0..300), fds in 0usize..=8) {
         let canary = Canary::new();
         let header = Header { request, flags, size: body.len() as u32 };
         if let Ok(request) = Request::parse(&header, &body, canary.fds(fds)) {
             prop_assert_eq!(request.code().number(), header.request);
-            // What was understood can be said again, and means the same.
+            // A parsed request can be encoded and parsed again with the same result.
             let (header, body, fds) = split(request.encode(true));
             let again = Request::parse(&header, &body, fds).unwrap().encode(true);
             prop_assert_eq!(again.bytes(), [header.encode().to_vec(), body].concat());

@@ -1,10 +1,10 @@
-//! What a frontend is told when its message is refused, so that it never waits for an answer that does not come.
+//! The replies to refused messages: a frontend must never wait for a reply that does not come.
 
 use super::*;
 
 const REPLY_ACK: ProtocolFeatures = ProtocolFeatures::REPLY_ACK;
 
-/// Requests whose reply has no room for an error.
+/// Requests whose reply cannot express an error.
 const HOPELESS: [Code; 11] = [
     Code::GetFeatures,
     Code::GetVringBase,
@@ -20,7 +20,7 @@ const HOPELESS: [Code; 11] = [
 ];
 
 #[test]
-fn a_refused_request_is_acknowledged_only_if_that_is_asked_for_and_negotiated() {
+fn a_refused_request_is_acknowledged_only_if_requested_and_negotiated() {
     let special = [HOPELESS.as_slice(), &[Code::GetConfig, Code::GetInflightFd]].concat();
     let special: Vec<_> = special.into_iter().map(Code::number).collect();
     for request in (0..50).chain([u32::MAX]).filter(|number| !special.contains(number)) {
@@ -36,7 +36,7 @@ fn a_refused_request_is_acknowledged_only_if_that_is_asked_for_and_negotiated() 
 }
 
 #[test]
-fn a_request_whose_reply_can_say_no_gets_that_reply() {
+fn a_request_whose_reply_can_express_an_error_gets_that_reply() {
     for features in [ProtocolFeatures::NONE, REPLY_ACK] {
         let config = Header::request(Code::GetConfig.number(), 12);
         let inflight = Header::request(Code::GetInflightFd.number(), 24);
@@ -55,7 +55,7 @@ fn a_request_whose_reply_can_say_no_gets_that_reply() {
 }
 
 #[test]
-fn a_request_whose_reply_cannot_say_no_ends_the_connection() {
+fn a_request_whose_reply_cannot_express_an_error_closes_the_connection() {
     for code in HOPELESS {
         let header = Header::request(code.number(), 0);
         for header in [header, header.with_need_reply()] {
@@ -71,7 +71,7 @@ fn a_request_whose_reply_cannot_say_no_ends_the_connection() {
 }
 
 #[test]
-fn every_request_with_a_reply_of_its_own_gets_an_answer_or_an_end() {
+fn every_refused_request_with_a_reply_gets_an_answer_or_a_close() {
     for request in requests(|| Canary::new().fd()).into_iter().filter(Request::has_reply) {
         let code = request.code();
         let refusal = Refusal::of(&Header::request(code.number(), 0), ProtocolFeatures::NONE);

@@ -1,8 +1,8 @@
-//! What is encoded, sent, received and parsed is what it was.
+//! Encoding, sending, receiving and parsing must give the original message.
 
 use super::*;
 
-/// Different files, so that the order of descriptors can be told.
+/// Each call makes a different file, so that the order of descriptors can be checked.
 fn numbered_files() -> impl FnMut() -> OwnedFd {
     || std::io::pipe().unwrap().1.into()
 }
@@ -29,7 +29,7 @@ fn every_request_survives_the_socket() {
             seen.push(code);
         }
     }
-    assert!(backend.receive().unwrap().is_none(), "nothing is left over");
+    assert!(backend.receive().unwrap().is_none(), "no message is left");
     let served = Code::ALL.iter().filter(|&code| seen.contains(code)).count();
     assert_eq!(served, 27, "requests() has one of each kind");
 }
@@ -52,7 +52,7 @@ fn every_reply_survives_the_socket() {
 }
 
 #[test]
-fn requests_of_the_backend_survive_the_socket() {
+fn requests_from_the_backend_survive_the_socket() {
     let (mut frontend, mut backend) = pair();
     for need_reply in [false, true] {
         backend.send(BackendRequest::ConfigChange.encode(need_reply)).unwrap();
@@ -67,9 +67,10 @@ fn requests_of_the_backend_survive_the_socket() {
     }
 }
 
-/// The layouts, byte by byte as the specification gives them: a round trip alone would not notice two swapped fields.
+/// The layouts, byte by byte as in the specification. A round trip alone would not detect two
+/// swapped fields.
 #[test]
-fn layouts_are_the_specifications() {
+fn layouts_match_the_specification() {
     let bytes = |request: Request| split(request.encode(false)).1;
     let words = |words: &[u64]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>();
     let halves = |halves: &[u32]| halves.iter().flat_map(|half| half.to_ne_bytes()).collect::<Vec<_>>();
