@@ -1,8 +1,8 @@
-//! A guest with one queue, and a device at its other end: what tests of the device and of the backends run
-//! on.
+//! A guest with one queue and a device at its other end, for tests of the device and of the
+//! backends.
 //!
-//! A test says which bytes the guest posts, in which pieces, and gets back what the guest then finds. That
-//! nothing but the posted writable pieces changed is checked here, on every run.
+//! A test gives the bytes that the guest posts and how they are split, and gets back what the guest
+//! then finds. Every run also checks that nothing except the posted writable buffers changed.
 
 mod posted;
 
@@ -18,52 +18,53 @@ use crate::memory::{GuestAddress, GuestMemoryMmap, GuestRam};
 use crate::virtqueue::{DeviceQueue, DriverQueue, QueueConfig};
 
 const RAM_SIZE: usize = 1 << 20;
-/// The guest's RAM starts here, with the rings; below and above it is a canary page, which the device does not have.
+/// Start of the guest's RAM, with the rings. Below and above it is a canary page, which the device
+/// does not have.
 const BASE: u64 = PAGE;
 const END: u64 = BASE + RAM_SIZE as u64;
-/// Buffers start here.
+/// Start of the buffers.
 const BUFFERS: u64 = BASE + 0x4000;
 const BUFFER_BYTES: usize = (END - BUFFERS) as usize;
 
-/// Where a chain's readable and writable pieces are.
+/// Addresses and lengths of a chain's readable and writable buffers.
 type Pieces = (Vec<(GuestAddress, u32)>, Vec<(GuestAddress, u32)>);
 
-/// What the guest finds.
+/// What the guest finds after a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     /// The used length.
     pub(crate) written: u32,
-    /// All writable pieces, one after another.
+    /// All writable buffers, concatenated.
     pub(crate) writable: Vec<u8>,
-    /// Why the device refused the request without trying.
+    /// Why the device refused the request without executing it.
     pub(crate) error: Option<RequestError>,
 }
 
 impl Answer {
-    /// The status byte; none if the guest posted none.
+    /// Returns the status byte, or `None` if the guest posted none.
     pub(crate) fn status(&self) -> Option<u8> {
         self.writable.last().copied()
     }
 
-    /// The writable part less the status byte.
+    /// Returns the writable part without the status byte.
     pub(crate) fn data(&self) -> &[u8] {
         self.writable.split_last().map_or(&[], |(_, data)| data)
     }
 }
 
 pub(crate) struct Rig {
-    /// The guest's own mapping, with the canaries.
+    /// The guest's own mapping, including the canaries.
     mem: Arc<GuestMemoryMmap>,
     driver: DriverQueue,
     queue: DeviceQueue,
     pub(crate) device: BlockDevice,
     slot: Option<RequestSlot>,
-    /// Each piece starts at a multiple of `.0`, plus `.1`.
+    /// Each buffer starts at a multiple of `.0`, plus `.1`.
     placement: (u64, u64),
 }
 
 impl Rig {
-    /// A device with all that it offers negotiated, and buffers at odd addresses.
+    /// Makes a device with all offered features negotiated, and unaligned buffers.
     pub(crate) fn new(config: DeviceConfig) -> Self {
         let device = BlockDevice::new(config).unwrap();
         device.negotiate(device.offered()).unwrap();
@@ -81,18 +82,18 @@ impl Rig {
         Self { mem, driver, queue, device, slot, placement: (1, 13) }
     }
 
-    /// Buffers at multiples of a power of two instead.
+    /// Aligns the buffers to a power of two.
     pub(crate) fn align_buffers(&mut self, align: u64) {
         self.placement = (align, 0);
     }
 
-    /// Writes the posted bytes into guest memory; where the pieces are now.
+    /// Writes the posted bytes into guest memory. Returns the addresses of the buffers.
     fn place(&self, posted: &Posted) -> Pieces {
         let mut end = BUFFERS;
         let mut place = |len: usize| {
             let addr = (end + 1).next_multiple_of(self.placement.0) + self.placement.1;
             end = addr + len as u64;
-            assert!(end < END, "the chain does not fit the guest");
+            assert!(end < END, "the chain does not fit into guest RAM");
             (GuestAddress(addr), len as u32)
         };
         let readable: Vec<_> = posted
@@ -108,7 +109,8 @@ impl Rig {
         (readable, writable)
     }
 
-    /// What the guest sees from its first buffer on, and then the canaries above and below its RAM.
+    /// Returns the guest's memory from the first buffer on, followed by the canaries above and
+    /// below its RAM.
     fn memory(&self) -> Vec<u8> {
         let page = PAGE as usize;
         let mut bytes = vec![0; BUFFER_BYTES + 2 * page];
@@ -118,21 +120,21 @@ impl Rig {
         bytes
     }
 
-    /// Posts a chain and begins it: for tests that finish it themselves.
+    /// Posts a chain and starts it, for tests that finish it themselves.
     pub(crate) fn begin(&mut self, posted: &Posted) -> Started {
         let pieces = self.place(posted);
         self.post(&pieces)
     }
 
     fn post(&mut self, (readable, writable): &Pieces) -> Started {
-        self.driver.add(readable, writable).unwrap().expect("descriptors are free");
-        assert!(self.driver.publish(), "the device waits for a kick");
+        self.driver.add(readable, writable).unwrap().expect("no free descriptors");
+        assert!(self.driver.publish(), "the device must ask for a kick");
         let mut slot = self.slot.take().unwrap_or_else(|| RequestSlot::new(self.queue.new_chain()));
-        assert!(self.queue.pop(slot.chain_mut()).unwrap(), "a chain was posted");
+        assert!(self.queue.pop(slot.chain_mut()).unwrap(), "the device must find the posted chain");
         slot.begin(&self.device)
     }
 
-    /// As [`Rig::begin`], for what is to reach the backend.
+    /// Like [`Rig::begin`], for requests that must reach the backend.
     pub(crate) fn begin_pending(&mut self, posted: &Posted) -> PendingRequest {
         match self.begin(posted) {
             Started::Pending(request) => request,
@@ -140,19 +142,22 @@ impl Rig {
         }
     }
 
-    /// Pushes the answer and takes it off as the guest; the used length.
+    /// Pushes the result, and takes it off the used ring as the guest. Returns the used length.
     pub(crate) fn complete(&mut self, finished: FinishedRequest) -> u32 {
         let head = finished.head();
         self.queue.push(head, finished.written()).unwrap();
-        assert!(self.queue.publish(), "the guest waits for an interrupt");
+        assert!(self.queue.publish(), "the guest must ask for an interrupt");
         self.slot = Some(finished.into_slot());
-        let (used_head, written) = self.driver.pop_used().unwrap().expect("a chain was completed");
+        let (used_head, written) = self.driver.pop_used().unwrap().expect("no chain was completed");
         assert_eq!(used_head, head);
-        assert!(!self.driver.enable_interrupts() && !self.queue.enable_kicks(), "one chain, one answer");
+        assert!(
+            !self.driver.enable_interrupts() && !self.queue.enable_kicks(),
+            "one chain must give exactly one completion"
+        );
         written
     }
 
-    /// Posts a chain, lets the device carry it out with `execute`, and returns what the guest finds.
+    /// Posts a chain, runs it with `execute`, and returns what the guest finds.
     pub(crate) fn run(
         &mut self,
         posted: &Posted,
@@ -178,7 +183,7 @@ impl Rig {
             after[piece.clone()].copy_from_slice(&before[piece]);
         }
         assert!(after == before, "memory outside the writable pieces changed");
-        assert_eq!(told, answer.status(), "the guest sees the status that the device reports");
+        assert_eq!(told, answer.status(), "the guest must see the status that the device reports");
         answer
     }
 }

@@ -1,9 +1,11 @@
-//! What a guest posts: a disk's first content, headers, ranges, and chains of them. The tests of transports post the same.
+//! What a guest posts: initial disk content, headers, ranges and chains. The tests of the
+//! transports use it too.
 
-/// What guest memory is full of, apart from what is posted. Not a status, and not in [`disk_content`].
+/// Fills guest memory outside the posted buffers. It is not a status, and does not occur in
+/// [`disk_content`].
 pub(crate) const BACKGROUND: u8 = 0xee;
 
-/// A disk on which each sector is different and no byte is 0, 0xee, 0xef or over.
+/// Initial disk content: each sector is different, and all bytes are in 1..=200.
 pub(crate) fn disk_content(sectors: u64) -> Vec<u8> {
     (0..sectors * 512).map(|at| (1 + (at / 512 * 31 + at % 512 * 7) % 200) as u8).collect()
 }
@@ -18,7 +20,7 @@ pub(crate) fn range(sector: u64, sectors: u32, flags: u32) -> Vec<u8> {
     [&sector.to_le_bytes()[..], &sectors.to_le_bytes(), &flags.to_le_bytes()].concat()
 }
 
-/// A chain to be posted: a descriptor for each piece.
+/// A chain to post, with one descriptor per buffer.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Posted {
     pub(crate) readable: Vec<Vec<u8>>,
@@ -30,7 +32,8 @@ impl Posted {
         Self::default()
     }
 
-    /// As a driver usually does it: a header and a byte for the status, each apart, and the data between.
+    /// The start of a request as drivers usually post it: the header in its own buffer. Data and a
+    /// status byte follow.
     pub(crate) fn request(kind: u32, sector: u64) -> Self {
         Self::new().readable(&header(kind, sector))
     }

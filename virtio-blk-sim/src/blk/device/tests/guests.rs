@@ -1,5 +1,6 @@
-//! What a guest may post, rightly or not, and what it gets: at least one row for each case of the project's
-//! list of malformed requests (39 to 84; 1 to 38 are the ring's).
+//! Everything that a guest may post, valid or not, and the expected result. There is at least one
+//! row for each of the cases 39 to 84 of the project's list of malformed requests; cases 1 to 38
+//! are about the ring.
 
 mod rows;
 mod table;
@@ -16,7 +17,7 @@ use crate::memory::{GuestAddress, GuestRam};
 use crate::virtqueue::{DeviceQueue, DriverQueue, QueueConfig};
 use rows::{CAPACITY, FLUSH, IN, IOERR, OK, Row, WRITE_ZEROES, disk, ranges, read, write};
 
-/// What takes more than one chain, or another look than a frontend has.
+/// Cases that need more than one chain, or checks that a frontend cannot make.
 const MORE: [(u32, fn()); 6] = [
     (78, one_buffer_on_two_queues),
     (79, cache_mode_changed_in_flight),
@@ -26,7 +27,7 @@ const MORE: [(u32, fn()); 6] = [
     (84, failed_read_shows_nothing),
 ];
 
-/// With the ring's own table every number from 1 to 84 has a row.
+/// Together with the ring's table, every case from 1 to 84 has a row.
 #[test]
 fn every_case_is_in_a_table() {
     let requests = table::table().into_iter().map(|row| row.case).chain(MORE.map(|(case, _)| case));
@@ -38,7 +39,7 @@ fn every_case_is_in_a_table() {
 #[test]
 fn guests_get_what_the_table_says() {
     for row in table::table() {
-        println!("case {}: {}", row.case, row.name); // shown when it fails
+        println!("case {}: {}", row.case, row.name); // printed when the test fails
         carry_out(&row);
     }
     for (case, check) in MORE {
@@ -63,10 +64,10 @@ fn carry_out(row: &Row) {
         assert_eq!(error.status().map(|status| status as u8), row.status);
         assert!(!error.to_string().is_empty());
     } else {
-        assert_eq!(row.status, OK, "refused without a reason");
+        assert_eq!(row.status, OK, "an error status needs a reason");
     }
 
-    // The next good request works.
+    // The next valid request works.
     let answer = rig.run(&read(16, 4096), |request| backend.execute(request));
     assert_eq!((answer.status(), answer.data()), (OK, &row.disk_after()[16 * 512..24 * 512]));
 }
@@ -77,7 +78,8 @@ fn ram_disk() -> Memory {
     backend
 }
 
-/// The guest's own race: it may get any mix of the two sectors, and nothing else may change.
+/// The guest causes this race itself. It may get any mix of the two sectors, but nothing else may
+/// change.
 fn one_buffer_on_two_queues() {
     const ROUNDS: usize = 500;
     let ram = GuestRam::new(1 << 16).unwrap();
@@ -98,9 +100,11 @@ fn one_buffer_on_two_queues() {
         for _ in 0..ROUNDS {
             memory.write_obj(0xff_u8, status).unwrap();
             driver.add(&[(head, 16)], &[(GuestAddress(data), 512), (status, 1)]).unwrap().unwrap();
-            let _ = driver.publish(); // nobody sleeps on either side
+            let _ = driver.publish(); // neither side sleeps
             assert!(device_queue.pop(slot.chain_mut()).unwrap());
-            let Started::Pending(request) = slot.begin(&device) else { panic!("a read of a sector is fine") };
+            let Started::Pending(request) = slot.begin(&device) else {
+                panic!("reading one sector must be accepted")
+            };
             let finished = backend.execute(request);
             device_queue.push(finished.head(), finished.written()).unwrap();
             let _ = device_queue.publish();
@@ -116,7 +120,7 @@ fn one_buffer_on_two_queues() {
     let mut content = [0; 512];
     memory.read_slice(&mut content, GuestAddress(data)).unwrap();
     for (at, byte) in content.iter().enumerate() {
-        assert!([disk(0, 1)[at], disk(1, 1)[at]].contains(byte), "byte {at} is of neither sector");
+        assert!([disk(0, 1)[at], disk(1, 1)[at]].contains(byte), "byte {at} comes from neither sector");
     }
 }
 
@@ -130,7 +134,7 @@ fn cache_mode_changed_in_flight() {
     let first = rig.begin_pending(&write(3, 512));
     assert!(!is_durable(&first));
     rig.device.write_config(32, &[0]);
-    assert!(!is_durable(&first), "it flew already");
+    assert!(!is_durable(&first), "the request was already in flight");
     rig.complete(backend.execute(first));
     for posted in [write(3, 512), ranges(WRITE_ZEROES, &range(0, 1, 0))] {
         let later = rig.begin_pending(&posted);
@@ -171,7 +175,7 @@ fn config_read_past_the_end() {
     assert_eq!(last, [0; 4]);
 }
 
-/// [`Rig`] checks for each chain that it is kicked for, completed once and interrupted for.
+/// For each chain, [`Rig`] checks the kick, the single completion and the interrupt.
 fn event_index_wraps() {
     let mut rig = Rig::new(DeviceConfig::new(CAPACITY));
     let mut backend = Memory::new(CAPACITY).unwrap();
@@ -188,7 +192,7 @@ fn failed_read_shows_nothing() {
     assert_eq!((answer.written, answer.status()), (1, IOERR));
     assert_eq!(answer.data(), [BACKGROUND; 1024]);
 
-    // What was read before it failed was read from the disk, and is counted.
+    // Data that was read before the error came from the disk, and is counted.
     let answer = rig.run(&read(0, 1024), |mut request| {
         request.put_data(&disk(0, 1));
         request.finish(eio())

@@ -1,5 +1,5 @@
-//! What holds for any chain: nothing panics, nothing is written where it was not asked for, the answer is
-//! counted exactly, and framing means nothing.
+//! Properties of all chains: no panic, no write outside the writable buffers, an exact used length,
+//! and a result that does not depend on the framing.
 
 use proptest::prelude::*;
 
@@ -9,12 +9,12 @@ use crate::blk::backend::Memory;
 
 const CAPACITY: u64 = 16;
 
-/// Where to cut a list of bytes into pieces.
+/// Where to split a list of bytes into buffers.
 fn cuts() -> impl Strategy<Value = Vec<prop::sample::Index>> {
     prop::collection::vec(any::<prop::sample::Index>(), 0..7)
 }
 
-/// The lengths of the pieces; none is empty.
+/// Returns the lengths of the buffers; none is empty.
 fn pieces(len: usize, cuts: &[prop::sample::Index]) -> Vec<usize> {
     let mut ends: Vec<usize> =
         cuts.iter().map(|cut| cut.index(len + 1)).chain([len]).filter(|&end| end > 0).collect();
@@ -24,7 +24,7 @@ fn pieces(len: usize, cuts: &[prop::sample::Index]) -> Vec<usize> {
     ends.iter().zip(starts).map(|(end, start)| end - start).collect()
 }
 
-/// What a guest posts, without its framing.
+/// What a guest posts, without the framing.
 #[derive(Debug, Clone)]
 struct Content {
     readable: Vec<u8>,
@@ -58,7 +58,7 @@ fn sector() -> impl Strategy<Value = u64> {
     ]
 }
 
-/// Mostly sizes that make sense.
+/// Mostly sizes that are valid.
 fn size() -> impl Strategy<Value = usize> {
     prop_oneof![8 => (0..5_usize).prop_map(|sectors| sectors * 512), 2 => 0..64_usize, 1 => 0..3000_usize]
 }
@@ -87,11 +87,11 @@ fn content() -> impl Strategy<Value = Content> {
             }
             Content { readable, writable }
         })
-        // A chain of no buffers is the ring's business.
+        // A chain without buffers is tested with the ring.
         .prop_filter("no buffers", |content| !content.readable.is_empty() || content.writable > 0)
 }
 
-/// The answer and the disk after it.
+/// Returns the answer, and the disk after it.
 fn carry_out(posted: &Posted, change: fn(&mut DeviceConfig)) -> (Answer, Vec<u8>) {
     let mut config = DeviceConfig::new(CAPACITY);
     change(&mut config);
@@ -106,7 +106,7 @@ fn carry_out(posted: &Posted, change: fn(&mut DeviceConfig)) -> (Answer, Vec<u8>
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
-    /// [`Rig::run`] checks on each that no byte outside the writable pieces changed.
+    /// [`Rig::run`] also checks that no byte outside the writable buffers changed.
     #[test]
     fn any_chain_is_answered(content in content(), readable in cuts(), writable in cuts()) {
         let (answer, disk) = carry_out(&content.framed(&readable, &writable), |_| ());
@@ -116,7 +116,7 @@ proptest! {
         match answer.status() {
             Some(0) => prop_assert_eq!(answer.error, None),
             status => {
-                let error = answer.error.expect("refused, so there is a reason");
+                let error = answer.error.expect("a refused request must have a reason");
                 prop_assert_eq!(error.status().map(|status| status as u8), status);
                 prop_assert_eq!(answer.written, u32::from(status.is_some()));
                 prop_assert!(answer.data().iter().all(|&byte| byte == super::super::test_rig::BACKGROUND));
@@ -126,7 +126,7 @@ proptest! {
     }
 
     #[test]
-    fn framing_means_nothing(content in content(), first in (cuts(), cuts()), second in (cuts(), cuts())) {
+    fn framing_makes_no_difference(content in content(), first in (cuts(), cuts()), second in (cuts(), cuts())) {
         let one = carry_out(&content.framed(&first.0, &first.1), |_| ());
         let other = carry_out(&content.framed(&second.0, &second.1), |_| ());
         prop_assert_eq!(one, other);
@@ -139,7 +139,7 @@ proptest! {
     }
 
     #[test]
-    fn what_passes_lies_inside_the_disk(content in content(), cuts in cuts()) {
+    fn accepted_requests_lie_inside_the_disk(content in content(), cuts in cuts()) {
         let mut rig = Rig::new(DeviceConfig::new(CAPACITY));
         rig.run(&content.framed(&cuts, &cuts), |request| {
             let inside = |offset: u64, len| {

@@ -1,4 +1,5 @@
-//! A row of the table: what the guest posts, and what it gets. The tests of transports run the same rows.
+//! A row of the table: what the guest posts, and what it gets. The tests of the transports run the
+//! same rows.
 
 use virtio_bindings::virtio_blk as vb;
 
@@ -14,10 +15,10 @@ pub(crate) const WRITE_ZEROES: u32 = vb::VIRTIO_BLK_T_WRITE_ZEROES;
 pub(crate) const OK: Option<u8> = Some(0);
 pub(crate) const IOERR: Option<u8> = Some(1);
 pub(crate) const UNSUPP: Option<u8> = Some(2);
-/// There is no byte to answer in.
+/// There is no status byte to answer in.
 pub(crate) const SILENCE: Option<u8> = None;
 
-/// Sectors of the disk.
+/// Size of the disk in sectors.
 pub(crate) const CAPACITY: u64 = 64;
 pub(crate) const SERIAL: &str = "sim-0123456789abcdef";
 
@@ -28,36 +29,36 @@ pub(crate) struct Row {
     pub(crate) refuse: Features,
     pub(crate) posted: Posted,
     pub(crate) status: Option<u8>,
-    /// What is written from the start of the writable part on. The rest must be as it was, but for the
-    /// status.
+    /// The expected data at the start of the writable part. The rest must be unchanged, except for
+    /// the status.
     pub(crate) data: Vec<u8>,
-    /// What changes on the disk: at that byte, these bytes.
+    /// Expected changes of the disk: a byte offset, and the bytes there.
     pub(crate) disk: Vec<(usize, Vec<u8>)>,
 }
 
 impl Row {
-    /// A chain that changes nothing but the status.
+    /// A chain that changes nothing except the status.
     pub(crate) fn chain(case: u32, name: &'static str, posted: Posted, status: Option<u8>) -> Self {
         let (data, disk) = (Vec::new(), Vec::new());
         Self { case, name, config: |_| (), refuse: Features::NONE, posted, status, data, disk }
     }
 
-    /// On such a device.
+    /// Changes the configuration of the device.
     pub(crate) fn config(self, config: fn(&mut DeviceConfig)) -> Self {
         Self { config, ..self }
     }
 
-    /// The driver does not take these features.
+    /// Features that the driver does not accept.
     pub(crate) fn refuse(self, refuse: Features) -> Self {
         Self { refuse, ..self }
     }
 
-    /// The guest finds that before the status.
+    /// The data that the guest finds before the status.
     pub(crate) fn data(self, data: &[u8]) -> Self {
         Self { data: data.to_vec(), ..self }
     }
 
-    /// The disk has that at the sector.
+    /// The expected content of the disk at a sector.
     pub(crate) fn disk(mut self, sector: u64, bytes: &[u8]) -> Self {
         self.disk.push((sector as usize * 512, bytes.to_vec()));
         self
@@ -67,7 +68,7 @@ impl Row {
         self.disk(sector, &vec![0; sectors * 512])
     }
 
-    /// The device that the chain is posted to.
+    /// Returns the configuration of the device for this row.
     pub(crate) fn device_config(&self) -> DeviceConfig {
         let mut config = DeviceConfig::new(CAPACITY);
         config.serial = Serial::new(SERIAL).unwrap();
@@ -75,7 +76,7 @@ impl Row {
         config
     }
 
-    /// What the guest finds in all of the writable part, if it was full of `background` before.
+    /// Returns the expected writable part, if it was filled with `background` before.
     pub(crate) fn writable(&self, background: u8) -> Vec<u8> {
         let mut writable = self.data.clone();
         writable.resize(self.posted.writable_len(), background);
@@ -85,12 +86,12 @@ impl Row {
         writable
     }
 
-    /// The used length: what was written and nothing more.
+    /// Returns the expected used length: exactly the bytes that were written.
     pub(crate) fn written(&self) -> u32 {
         self.data.len() as u32 + u32::from(self.status.is_some())
     }
 
-    /// All of the disk, afterwards.
+    /// Returns the expected content of the whole disk afterwards.
     pub(crate) fn disk_after(&self) -> Vec<u8> {
         let mut content = disk_content(CAPACITY);
         for (at, bytes) in &self.disk {
@@ -100,12 +101,12 @@ impl Row {
     }
 }
 
-/// What the disk has there at first.
+/// Returns the initial content of some sectors.
 pub(crate) fn disk(sector: u64, sectors: u64) -> Vec<u8> {
     disk_content(CAPACITY)[sector as usize * 512..(sector + sectors) as usize * 512].to_vec()
 }
 
-/// What the guest writes. Not on the disk before.
+/// The data that the guest writes. Does not occur on the disk before.
 pub(crate) fn payload(len: usize) -> Vec<u8> {
     (0..len).map(|at| 201 + (at % 37) as u8).collect()
 }

@@ -1,4 +1,4 @@
-//! The rows.
+//! The rows of the table.
 
 use virtio_bindings::virtio_blk as vb;
 
@@ -8,8 +8,8 @@ use super::rows::{
 };
 use super::{DeviceConfig, Features, Posted, header, range};
 
-/// Writes rows down as `case "name": what is posted => status, and what else is to be seen`. Whatever is not
-/// said must be as it was: data, disk, all other memory.
+/// Rows have the form `case "name": posted chain => status`, followed by other expected effects.
+/// Everything that is not mentioned must be unchanged: data, disk, and all other memory.
 macro_rules! rows {
     ($($case:literal $name:literal: $posted:expr => $status:ident $(.$seen:ident($($what:expr),*))*;)*) => {
         vec![$(Row::chain($case, $name, $posted, $status)$(.$seen($($what),*))*,)*]
@@ -96,7 +96,7 @@ fn transfers() -> Vec<Row> {
         (config.logical_block_size, config.physical_block_size) = (4096, 4096);
     };
     let small_queue = |config: &mut DeviceConfig| config.queue_size = 32;
-    // As many pieces as the queue has: header with data, 30 more, status. seg_max is 30.
+    // As many descriptors as the queue has: header with data, 30 more, status. seg_max is 30.
     let pieces = joined(OUT, 3, &payload(512));
     let pieces =
         pieces[..482].chunks(482).chain(pieces[482..].chunks_exact(1).take(29)).chain([&pieces[511..]]);
@@ -203,8 +203,8 @@ fn discards() -> Vec<Row> {
     }
 }
 
-/// What is wrong with a list of ranges is wrong for discard and for write zeroes, and no range of it is acted
-/// upon.
+/// Errors in a list of ranges are the same for discard and for write zeroes. No range of such a
+/// list is executed.
 fn discards_of_both_kinds() -> Vec<Row> {
     let good = range(8, 2, 0);
     let after_good = |bad: &[u8]| [&good, bad].concat();
@@ -231,7 +231,7 @@ fn discards_of_both_kinds() -> Vec<Row> {
         let bad = range(8, 2, flags);
         lists.push((73, "reserved flags in the second range", after_good(&bad), UNSUPP));
         lists.push((73, "reserved flags", bad, UNSUPP));
-        // UNSUPP is a MUST, so it comes before what is wrong besides.
+        // UNSUPP is a MUST in the specification, so it takes precedence over other errors.
         let worse = [range(CAPACITY, 1, 0), range(0, u32::MAX, flags)].concat();
         lists.push((73, "reserved flags, and out of range", worse, UNSUPP));
     }
