@@ -1,4 +1,4 @@
-//! Requests are parsed, carried out and answered without an allocation, once the slots have their size.
+//! Requests are parsed, executed and completed without any allocation, once the slots have grown.
 
 #[path = "support/counting.rs"]
 mod counting;
@@ -15,7 +15,7 @@ const CAPACITY_SECTORS: u64 = 64;
 const DATA: GuestAddress = GuestAddress(0x1_0000);
 const STATUS: GuestAddress = GuestAddress(0x8800);
 
-/// Request type, and what comes between header and status: bytes to read, bytes to write.
+/// Request type, and the number of readable and of writable data bytes between header and status.
 const REQUESTS: [(u32, u32, u32); 8] = [
     (0, 0, 4096),  // in
     (1, 4096, 0),  // out
@@ -40,7 +40,7 @@ fn allocations_of_1000_rounds(mut execute: impl FnMut(PendingRequest) -> Finishe
         for (number, (kind, out, into)) in REQUESTS.into_iter().enumerate() {
             let header = GuestAddress(0x8000 + number as u64 * 16);
             memory.write_obj(kind, header).unwrap();
-            // Data in two pieces, so that it takes an array.
+            // Data in two buffers, so that an iovec array is needed.
             let (first, rest) = (DATA, GuestAddress(DATA.0 + 8));
             let readable = [(header, 16), (first, 8), (rest, out.saturating_sub(8))];
             let writable = [(first, 8), (rest, into.saturating_sub(8)), (STATUS, 1)];
@@ -63,7 +63,7 @@ fn allocations_of_1000_rounds(mut execute: impl FnMut(PendingRequest) -> Finishe
             assert_eq!(status == 0, number < 6, "request {number} has status {status}");
         }
     };
-    // The first rounds give the slot its size.
+    // In the first rounds the slot's vectors grow.
     round();
     round();
     let before = counting::allocations();
@@ -73,7 +73,7 @@ fn allocations_of_1000_rounds(mut execute: impl FnMut(PendingRequest) -> Finishe
     counting::allocations() - before
 }
 
-// One test in this file, so that no other thread allocates meanwhile.
+// The only test in this file, so that no other thread allocates meanwhile.
 #[test]
 fn requests_allocate_nothing() {
     let null = Null::default();
@@ -85,10 +85,10 @@ fn requests_allocate_nothing() {
     let path = std::env::temp_dir().join(format!("virtio-blk-sim-no-alloc-{}.img", std::process::id()));
     std::fs::write(&path, [0; CAPACITY_SECTORS as usize * 512]).unwrap();
     let file = FileImage::open(&path, false, false);
-    // Open or not, the name is not needed any more.
+    // The file can be removed, whether or not it was opened.
     std::fs::remove_file(&path).unwrap();
     let file = file.unwrap();
-    // A flush that reaches the disk takes milliseconds; ten of them tell as much as a thousand.
+    // A flush that reaches the disk takes milliseconds, so only ten of them are executed.
     let mut flushes = 0;
     let allocations = allocations_of_1000_rounds(|request| {
         if matches!(request.operation(), Operation::Flush) {

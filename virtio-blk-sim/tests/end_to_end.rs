@@ -1,5 +1,5 @@
-//! A simulated guest against a device on every monitor and reset method: each request is answered once, and what was
-//! written is read back.
+//! A simulated guest and a device on every monitor and reset method. Each request must complete
+//! once, and data that was written must be read back.
 
 #[path = "support/arms.rs"]
 mod arms;
@@ -41,7 +41,7 @@ fn transport(run: &Run) -> SimTransport {
     SimTransport::new(device, features, queue_size, ram, run.reset).unwrap()
 }
 
-/// Runs a verified random read-write mix and gives what both sides counted.
+/// Runs a verified random read-write mix. Returns the counters of both sides.
 fn mix(
     run: &Run,
     backend: impl FnOnce() -> Backend + Send + 'static,
@@ -53,7 +53,7 @@ fn mix(
     let (stats, counted) = std::sync::mpsc::channel();
     let thread = IoThread::spawn_with("device", builder, move |context| {
         let queue = Rc::new(device.attach(context, backend())?);
-        // Dropped when the loop has ended: says then what it counted.
+        // Dropped when the loop has ended; sends the counters then.
         struct Report(Rc<Attached>, std::sync::mpsc::Sender<QueueStats>);
         impl Drop for Report {
             fn drop(&mut self) {
@@ -77,7 +77,7 @@ fn mix(
 }
 
 #[test]
-fn every_arm_answers_each_request_once_and_keeps_the_data() {
+fn every_arm_completes_each_request_once_and_keeps_the_data() {
     for (kind, reset) in arms() {
         for (iodepth, event_idx) in [(1, true), (1, false), (32, true), (32, false)] {
             let run = Run { kind, reset, iodepth, event_idx, busy: BusyPolling::OFF, requests: 2_000 };
@@ -126,7 +126,7 @@ fn file_backend_keeps_the_data_on_every_monitor() {
 }
 
 #[test]
-fn linux_aio_keeps_the_data_on_every_arm_and_rings_once_for_a_request() {
+fn linux_aio_keeps_the_data_on_every_arm() {
     let path = std::env::temp_dir().join(format!("virtio-blk-sim-aio-{}.img", std::process::id()));
     std::fs::write(&path, vec![0; SECTORS as usize * 512]).unwrap();
     for (kind, reset) in arms() {
@@ -147,13 +147,14 @@ fn linux_aio_keeps_the_data_on_every_arm_and_rings_once_for_a_request() {
             assert_eq!((report.requests, queue.requests), (run.requests, run.requests), "{what}");
             assert!(queue.submits >= 1 && queue.submits <= run.requests, "{what}");
             if iodepth == 1 {
-                // What is in flight alone is submitted alone.
+                // With one request in flight, each is submitted by its own call.
                 assert_eq!(queue.submits, run.requests, "{what}");
             }
             let reads = if reset == Reset::AutoresetBy(Method::Read) { 1 } else { 0 };
             if iodepth == 1 && busy == BusyPolling::OFF {
-                // The configuration of 2020: the doorbell and the completion's eventfd are each read for a request. A doorbell
-                // may find what another one brought, so a few are fewer.
+                // The configuration of 2020: per request, the doorbell and the completion eventfd
+                // are each read once. A dispatch of one eventfd may also find work of the other, so
+                // allow a few reads fewer.
                 assert!(stats.syscalls_read >= reads * run.requests * 2 * 9 / 10, "{what}");
             }
             assert!(reads == 1 || stats.syscalls_read == 0, "{what}");
@@ -163,7 +164,7 @@ fn linux_aio_keeps_the_data_on_every_arm_and_rings_once_for_a_request() {
 }
 
 #[test]
-fn linux_aio_refuses_a_file_of_the_page_cache() {
+fn linux_aio_refuses_a_file_that_uses_the_page_cache() {
     let path = std::env::temp_dir().join(format!("virtio-blk-sim-cached-{}.img", std::process::id()));
     std::fs::write(&path, vec![0; SECTORS as usize * 512]).unwrap();
     let image = Arc::new(FileImage::open(&path, false, false).unwrap());
@@ -207,7 +208,7 @@ fn delay_backend_is_never_early() {
 }
 
 #[test]
-fn a_driver_that_breaks_the_rules_is_told_and_the_loop_goes_on() {
+fn a_misbehaving_driver_gets_needs_reset_and_the_loop_continues() {
     let run = Run {
         kind: MonitorKind::Epoll,
         reset: Reset::Autoreset,
@@ -228,7 +229,7 @@ fn a_driver_that_breaks_the_rules_is_told_and_the_loop_goes_on() {
     driver.ports().kick.notify().unwrap();
     let outcome = driver.wait();
     assert!(matches!(outcome, Err(virtio_blk_sim::guest::DriverError::NeedsReset)), "{outcome:?}");
-    // The loop turns, and sleeps: a broken queue is not looked at again.
+    // The loop must sleep between the two calls: a broken queue is not looked at again.
     let before = thread.run(|context| context.stats()).unwrap();
     let after = thread.run(|context| context.stats()).unwrap();
     assert!(after.turns - before.turns < 10, "{before:?} {after:?}");

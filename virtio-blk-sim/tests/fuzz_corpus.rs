@@ -1,5 +1,6 @@
-//! The fuzz targets on the inputs that are kept: the corpus, and whatever once crashed. So what the fuzzer has found is
-//! checked on every machine, on a stable toolchain; `scripts/fuzz.sh` looks for more.
+//! Runs the fuzz targets on the stored inputs: the corpus, and inputs that caused a crash once. So
+//! the findings of the fuzzer are checked on every machine with a stable toolchain.
+//! `scripts/fuzz.sh` searches for new inputs.
 
 #[path = "../fuzz/targets/chain.rs"]
 mod chain;
@@ -13,16 +14,16 @@ mod request;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// One at a time: `messages` counts the file descriptors of the process.
+/// Runs the targets one at a time, because `messages` counts the file descriptors of the process.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Says which input it was, if the target panics.
+/// Prints the name of the input if the target panics.
 struct Input(PathBuf);
 
 impl Drop for Input {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("on the input {}", self.0.display());
+            eprintln!("input: {}", self.0.display());
         }
     }
 }
@@ -32,12 +33,12 @@ fn replay(target: &str, run: fn(&[u8])) {
     let kept = |kind: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(kind).join(target);
     let mut inputs: Vec<PathBuf> = Vec::new();
     for folder in [kept("corpus"), kept("regressions")] {
-        // A target without a regression has no such folder.
+        // A target without regressions has no such directory.
         let Ok(files) = std::fs::read_dir(folder) else { continue };
         inputs.extend(files.map(|file| file.unwrap().path()));
     }
     inputs.sort();
-    assert!(inputs.len() >= 20, "the corpus of {target} has gone: {} files", inputs.len());
+    assert!(inputs.len() >= 20, "the corpus of {target} is missing: {} files", inputs.len());
     for input in inputs {
         let bytes = std::fs::read(&input).unwrap();
         let _name = Input(input);

@@ -1,5 +1,6 @@
-//! A guest that kicks for every request against a doorbell with a maximum: it is held, nothing is lost, and the one
-//! composition that cannot work stalls as it must and is refused.
+//! A guest that kicks for every request, with a doorbell that has a maximum. The guest must be held
+//! back without losing a kick. The one combination that cannot work must stall, and must be
+//! refused.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -36,7 +37,7 @@ fn methods() -> impl Iterator<Item = BoundedMethod> {
     })
 }
 
-/// A verified mix of requests, each with its kick.
+/// Runs a verified mix of requests, each with a kick.
 fn storm(monitor: MonitorKind, kick: Kick, requests: u64) -> io::Result<GuestReport> {
     let transport = Arc::new(transport(kick));
     let mut driver = BlkDriver::new(transport.guest()?, DEPTH, BLOCK).unwrap();
@@ -57,7 +58,7 @@ fn storm(monitor: MonitorKind, kick: Kick, requests: u64) -> io::Result<GuestRep
     Ok(report)
 }
 
-/// Each monitor, each way to keep the bound, each way to reset the doorbell that can be had.
+/// Every monitor, every way to enforce the bound, and every available way to reset the doorbell.
 #[test]
 fn a_bounded_storm_loses_nothing_with_any_reset() {
     let resets = || Method::ALL.into_iter().map(AutoresetBy).chain([Classic, Autoreset]);
@@ -74,7 +75,7 @@ fn a_bounded_storm_loses_nothing_with_any_reset() {
                             (2_000, 2_000),
                             "{method} {monitor} {reset:?}"
                         );
-                        // The last kick may come after its request was answered.
+                        // The last kick may come after its request has completed.
                         assert!(kick.count().unwrap() < MAXIMUM, "{method} {monitor} {reset:?}");
                         edges += u64::from(reset == AutoresetBy(Method::Edge));
                     }
@@ -83,10 +84,10 @@ fn a_bounded_storm_loses_nothing_with_any_reset() {
             }
         }
     }
-    assert!(edges > 0, "an unread doorbell beside a bounded count is among them");
+    assert!(edges > 0, "no run used an unread doorbell with a bounded count");
 }
 
-/// The guest is held exactly when `maximum - 1` of its kicks have not been answered.
+/// The guest is held exactly when `maximum - 1` of its kicks are not consumed.
 #[test]
 fn a_guest_is_held_by_a_device_that_does_not_answer() {
     for method in methods() {
@@ -118,21 +119,23 @@ fn a_guest_is_held_by_a_device_that_does_not_answer() {
     }
 }
 
-/// What the refusal is for. The device hears every kick and answers every request; but it never reads, so nothing gives the
-/// kicks back, and after `maximum - 1` of them the guest can kick no more.
+/// The reason why this combination is refused. The device sees every kick and completes every
+/// request, but it never reads the eventfd, so nothing lowers the count. After `maximum - 1` kicks
+/// the guest cannot kick any more.
 #[test]
 fn a_bounded_doorbell_that_is_never_read_stalls_its_guest() {
     let kick = BoundedNotifier::builder(MAXIMUM).method(BoundedMethod::Credit).build().unwrap();
     let transport = transport(kick.clone().into());
     let mut driver = BlkDriver::new(transport.guest().unwrap(), DEPTH, BLOCK).unwrap();
     let ctx = AioContext::builder().monitor(MonitorKind::Epoll).build().unwrap();
-    // Its count is an eventfd like any other, and a stock kernel does not tell that somebody bounds it.
+    // The count is an ordinary eventfd, and a stock kernel does not report that user space bounds
+    // it.
     let unread = kick.as_fd().try_clone_to_owned().unwrap();
     let unread = EventNotifier::adopt(unread, AutoresetBy(Method::Edge)).unwrap();
     let queue = transport.attach_on(&ctx, Backend::Null(Null::default()), unread.into()).unwrap();
     for slot in 0..MAXIMUM as u16 - 1 {
         driver.read(slot, 0).unwrap();
-        assert!(driver.queue_mut().publish(), "the device waits for a kick");
+        assert!(driver.queue_mut().publish(), "the device must ask for a kick");
         kick.try_notify(1).unwrap();
         while queue.stats().requests <= u64::from(slot) {
             ctx.poll(true).unwrap();
@@ -140,10 +143,14 @@ fn a_bounded_doorbell_that_is_never_read_stalls_its_guest() {
     }
     assert_eq!(ctx.stats().syscalls_read, 0);
     for _ in 0..100 {
-        assert_eq!(kick.try_notify(1).unwrap_err().kind(), io::ErrorKind::WouldBlock, "stalled");
+        assert_eq!(
+            kick.try_notify(1).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock,
+            "the doorbell must be full"
+        );
         ctx.poll(false).unwrap();
     }
-    // Somebody has to take.
+    // The guest can kick again after the count was read.
     assert_eq!(kick.try_take().unwrap(), Some(MAXIMUM - 1));
     kick.try_notify(1).unwrap();
 }
@@ -159,7 +166,7 @@ fn a_bounded_doorbell_that_would_never_be_read_is_refused() {
     if BoundedMethod::Kernel.obstacle().is_some() {
         return;
     }
-    // Here the kernel tells of the maximum, so a plain notifier on such a file is refused, too.
+    // This kernel reports the maximum, so a plain notifier on such an eventfd is refused too.
     let kick = BoundedNotifier::builder(MAXIMUM).method(BoundedMethod::Kernel).build().unwrap();
     let transport = transport(kick.clone().into());
     let _driver = BlkDriver::new(transport.guest().unwrap(), DEPTH, BLOCK).unwrap();

@@ -1,4 +1,4 @@
-//! The virtqueue's hot path, both halves, allocates nothing once its vectors have their size.
+//! The hot path of both halves of the virtqueue allocates nothing, once the vectors have grown.
 
 #[path = "support/counting.rs"]
 mod counting;
@@ -6,7 +6,7 @@ mod counting;
 use virtio_blk_sim::memory::{GuestAddress, GuestRam};
 use virtio_blk_sim::virtqueue::{DeviceQueue, DriverQueue, QueueConfig};
 
-// One test in this file, so that no other thread allocates meanwhile.
+// The only test in this file, so that no other thread allocates meanwhile.
 #[test]
 fn pop_push_and_publish_allocate_nothing() {
     let ram = GuestRam::new(1 << 20).unwrap();
@@ -46,7 +46,7 @@ fn pop_push_and_publish_allocate_nothing() {
         while driver.pop_used().unwrap().is_some() {}
         assert!(!driver.enable_interrupts());
     };
-    // The first rounds give every slot its largest chain.
+    // In the first rounds every slot grows to its largest chain.
     round();
     round();
     let before = counting::allocations();

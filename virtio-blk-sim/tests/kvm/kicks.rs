@@ -1,4 +1,4 @@
-//! Kicks that nobody asked for, and kicks while the ioeventfd is in other hands.
+//! Unneeded kicks, and kicks while the ioeventfd is removed from KVM.
 
 use virtio_blk_sim::guest::kvm::{Doorbell, KvmOptions};
 
@@ -16,23 +16,23 @@ fn a_storm_of_kicks_without_suppression_completes_each_request_once() {
         let report = rig.run(mix(8, 512));
         let stats = device.stats();
         assert_eq!((report.requests, device.queue_stats().requests), (512, 512), "{arm:?}");
-        // At least one publication for each eight requests, and all kicks of each were made.
+        // At least one publication per eight requests, each with all of its kicks.
         assert!(
             report.kicks >= 64 * u64::from(BURST) && report.kicks.is_multiple_of(BURST.into()),
             "{report:?}"
         );
         assert_eq!(rig.wires.kick_returns(), 0, "{arm:?}");
-        // They coalesce: the loop never turns more often than it is kicked, its own wake-ups apart.
+        // Kicks are merged: there are no more dispatches than kicks.
         assert!(stats.notifier_dispatches <= report.kicks, "{arm:?}: {stats:?} {report:?}");
     }
 }
 
 #[test]
-fn an_ioeventfd_that_changes_hands_loses_no_kick() {
+fn removing_and_restoring_an_ioeventfd_loses_no_kick() {
     if !kvm() {
         return;
     }
-    // In all arms together: which way a kick takes is a matter of when this thread runs.
+    // Counted over all arms, because the scheduling of this thread is not predictable.
     let (mut the_long_way, mut by_kvm) = (0, 0);
     for arm in arms() {
         for doorbell in [Doorbell::Pio, Doorbell::Mmio] {
@@ -41,13 +41,13 @@ fn an_ioeventfd_that_changes_hands_loses_no_kick() {
             let running = rig.start(mix(8, 1500));
             while !running.is_over() {
                 rig.wires.cut_kick().unwrap();
-                // Until a kick has come the long way, or there are none any more.
+                // Wait until a kick has returned from KVM_RUN, or the run is over.
                 let before = rig.wires.kick_returns();
                 while rig.wires.kick_returns() == before && !running.is_over() {
                     std::thread::yield_now();
                 }
                 rig.wires.mend_kick().unwrap();
-                // And until one has come the short way: some requests further.
+                // Wait for some requests, so that a kick goes through KVM.
                 let before = device.queue_stats().requests;
                 while device.queue_stats().requests < before + 20 && !running.is_over() {
                     std::thread::yield_now();
@@ -59,17 +59,20 @@ fn an_ioeventfd_that_changes_hands_loses_no_kick() {
             by_kvm += report.kicks - rig.wires.kick_returns();
         }
     }
-    assert!(the_long_way > 0 && by_kvm > 0, "{the_long_way} kicks the long way, {by_kvm} by KVM");
+    assert!(
+        the_long_way > 0 && by_kvm > 0,
+        "{the_long_way} kicks returned from KVM_RUN, {by_kvm} handled in KVM"
+    );
 }
 
 #[test]
-fn a_kick_that_nobody_took_is_found_by_the_ring_on_attach() {
+fn a_dropped_kick_is_found_when_the_ioeventfd_is_restored() {
     if !kvm() {
         return;
     }
     for arm in arms() {
         let (mut rig, device) = attached(arm, shape(4), &KvmOptions::default(), memory());
-        // The look that a queue takes unasked when it is attached is over.
+        // Wait until the look at the ring that every attach makes is over.
         while device.queue_stats().drains == 0 {
             std::thread::yield_now();
         }
@@ -80,7 +83,7 @@ fn a_kick_that_nobody_took_is_found_by_the_ring_on_attach() {
         while rig.wires.kick_returns() == 0 {
             std::thread::yield_now();
         }
-        assert_eq!(device.queue_stats().requests, 0, "{arm:?}: nobody has rung");
+        assert_eq!(device.queue_stats().requests, 0, "{arm:?}: the doorbell was not signalled");
         rig.wires.mend_kick().unwrap();
         assert_eq!(rig.finish(running).unwrap().requests, 4, "{arm:?}");
     }

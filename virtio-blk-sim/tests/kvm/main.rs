@@ -1,5 +1,5 @@
-//! A guest with a real vCPU against the device, on every monitor and reset method. Where there is no KVM each test says so
-//! and does nothing.
+//! Tests of a guest with a real vCPU and the device, on every monitor and reset method. Without
+//! KVM, each test prints a message and does nothing.
 #![cfg(target_arch = "x86_64")]
 
 #[path = "../support/arms.rs"]

@@ -8,7 +8,7 @@ use crate::rig::{Arm, TWO_ARMS, arms, attached, kvm, memory, mix, shape};
 
 const DEPTHS: [u16; 3] = [1, 8, 64];
 
-/// Runs so many requests and checks what everybody counted.
+/// Runs `requests` requests and checks all counters.
 fn check(arm: Arm, shape: KvmShape, options: &KvmOptions, requests: u64) {
     let (mut rig, device) = attached(arm, shape, options, memory());
     let before = (device.stats(), rig.guest().returns());
@@ -21,21 +21,22 @@ fn check(arm: Arm, shape: KvmShape, options: &KvmOptions, requests: u64) {
          {irqfd} in the eventfds, {queue:?} {stats:?}",
         report.requests, report.kicks, report.interrupts
     );
-    // Each exactly once: the guest checked that a head was in flight, the host that each entry came back once.
+    // Exactly once: the guest checks that each head was in flight, the host that each entry
+    // completed once.
     assert_eq!((report.requests, queue.requests), (requests, requests), "{what}");
     assert_eq!(report.latency_ns.len(), requests, "{what}");
     assert!((1..=requests).contains(&report.kicks) && report.interrupts >= 1, "{what}");
-    // KVM took every kick: none returned from KVM_RUN.
+    // KVM handled every kick; none returned from KVM_RUN.
     assert_eq!(rig.wires.kick_returns(), 0, "{what}");
     // KVM resets the irqfd itself.
     assert_eq!(irqfd, 0, "{what}");
     match options.line {
-        // It returned once for each batch, and for nothing else.
+        // KVM_RUN returned only once per batch.
         Line::Msi => {
             assert!(returns <= requests.div_ceil(256) + 1, "{what}");
             assert!(report.interrupts <= queue.interrupts, "{what}");
         }
-        // And to read the ISR register.
+        // KVM_RUN also returned for each read of the ISR register.
         Line::Level => assert!(returns >= report.interrupts, "{what}"),
     }
     match arm.1 {
@@ -43,7 +44,7 @@ fn check(arm: Arm, shape: KvmShape, options: &KvmOptions, requests: u64) {
         _ => assert_eq!(stats.syscalls_read, 0, "{what}"),
     }
     if arm.1 == Reset::AutoresetBy(Method::Edge) {
-        // Nobody has ever read it, so the kernel itself says how often the guest has kicked.
+        // Nothing has read the eventfd, so its count is the number of the guest's kicks.
         assert_eq!(ioeventfd, report.kicks, "{what}");
     }
 }
@@ -64,10 +65,11 @@ fn a_hundred_thousand_requests_over_all_arms_complete_exactly_once() {
     }
 }
 
-/// Takes minutes where KVM interprets:
+/// Takes minutes if KVM emulates the guest:
+/// `cargo test --release -p virtio-blk-sim --test kvm -- --ignored --nocapture`
 /// `cargo test --release -p virtio-blk-sim --test kvm -- --ignored --nocapture`
 #[test]
-#[ignore = "minutes long where KVM interprets its guests"]
+#[ignore = "takes minutes if KVM emulates the guest"]
 fn a_hundred_thousand_requests_on_each_arm_complete_exactly_once() {
     if kvm() {
         product(|_| 100_000);
@@ -77,14 +79,15 @@ fn a_hundred_thousand_requests_on_each_arm_complete_exactly_once() {
 #[test]
 fn indices_wrap_in_the_guest_as_in_the_device() {
     if kvm() {
-        // More than 2^16 on one ring. Small blocks: there is more to do for the host than for the guest otherwise.
+        // More than 2^16 requests on one ring. The blocks are small, so that the host's checks do
+        // not dominate the run time.
         let shape = KvmShape { block_bytes: 512, ..shape(64) };
         check(TWO_ARMS[1], shape, &KvmOptions::default(), 66_000);
     }
 }
 
 #[test]
-fn every_kind_of_wire_with_and_without_event_idx() {
+fn every_doorbell_and_interrupt_with_and_without_event_idx() {
     if !kvm() {
         return;
     }

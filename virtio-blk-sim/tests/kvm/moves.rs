@@ -1,4 +1,4 @@
-//! The device goes from one event loop to another while its guest runs.
+//! The device moves between event loops while its guest runs.
 
 use virtio_blk_sim::blk::backend::Backend;
 use virtio_blk_sim::blk::backend::Delay;
@@ -8,12 +8,12 @@ use virtio_blk_sim::guest::{Pattern, Workload};
 use crate::rig::{Loop, Rig, arms, kvm, memory, mix, shape};
 use std::time::Duration;
 
-/// Moves the queue to and fro until the guest is done; how often.
+/// Moves the queue back and forth until the guest is done.
 fn travel(backend: &Backend, workload: Workload, verified: bool) {
     let arms = arms();
     let mut total = 0;
     for (from, to) in arms.iter().zip(arms.iter().cycle().skip(1)) {
-        // The doorbell's own mode goes with it, so it is one that both have.
+        // The reset method of the doorbell stays the same, so use one that both loops support.
         let mut rig = Rig::new(shape(workload.iodepth), &KvmOptions::default(), aio::Reset::Autoreset);
         let loops = [Loop::new(*from), Loop::new(*to)];
         loops[0].attach(&rig, backend.clone(), None);
@@ -21,7 +21,7 @@ fn travel(backend: &Backend, workload: Workload, verified: bool) {
         let (mut moves, mut answered) = (0, 0);
         while !running.is_over() {
             let (here, there) = (&loops[moves % 2], &loops[(moves + 1) % 2]);
-            // Some requests on each: it is at work when it is moved.
+            // Some requests on each loop, so that the queue is busy when it is moved.
             while here.queue_stats().requests < 20 && !running.is_over() {
                 std::thread::yield_now();
             }
@@ -36,7 +36,7 @@ fn travel(backend: &Backend, workload: Workload, verified: bool) {
         assert_eq!(report.requests, answered, "{what}");
         total += moves;
     }
-    assert!(total >= 1, "it never moved");
+    assert!(total >= 1, "the queue never moved");
 }
 
 #[test]

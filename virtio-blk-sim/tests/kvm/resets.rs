@@ -1,4 +1,4 @@
-//! A guest that is reset while requests are in flight, and one that has to be.
+//! A guest that is reset while requests are in flight, and one that needs a reset.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use vm_memory::Bytes;
 use crate::rig::{Loop, Rig, arms, attached, kvm, memory, mix, shape};
 
 #[test]
-fn a_guest_reset_in_flight_starts_anew() {
+fn a_guest_reset_with_requests_in_flight_starts_again() {
     const DEPTH: u16 = 8;
     if !kvm() {
         return;
@@ -21,7 +21,8 @@ fn a_guest_reset_in_flight_starts_anew() {
             let mut rig = Rig::new(shape(DEPTH), &KvmOptions::default(), arm.1);
             let device = Loop::new(arm);
             for _ in 0..2 {
-                // Long enough for all of them to be in flight at once, and for a drain to be worth its name.
+                // Long enough that all requests are in flight at once, and that the drain has to
+                // wait.
                 let delay = Delay { latency: Duration::from_millis(50), spin: false };
                 device.attach(&rig, Backend::Delay(delay), None);
                 let workload = Workload { pattern: Pattern::RandRead, verify: false, ..mix(DEPTH, 1000) };
@@ -36,11 +37,11 @@ fn a_guest_reset_in_flight_starts_anew() {
                     }
                     other => panic!("{arm:?}: {other:?}"),
                 }
-                // Without a reset it does not go on.
+                // The guest cannot continue without a reset.
                 let again = rig.start(mix(1, 1));
                 assert!(rig.finish(again).is_err(), "{arm:?}");
                 if drain {
-                    // They are answered, on rings and by interrupts that the guest is about to forget.
+                    // The requests complete, although the guest is about to be reset.
                     assert!(device.stop().stats.requests >= u64::from(DEPTH), "{arm:?}");
                 } else {
                     device.drop_queue();
@@ -57,14 +58,15 @@ fn a_guest_reset_in_flight_starts_anew() {
 }
 
 #[test]
-fn a_guest_that_broke_the_rules_is_told_by_its_configuration_interrupt() {
+fn a_misbehaving_guest_gets_a_configuration_interrupt() {
     if !kvm() {
         return;
     }
     for arm in arms() {
         let (mut rig, device) = attached(arm, shape(4), &KvmOptions::default(), memory());
         assert_eq!(rig.run(mix(4, 40)).requests, 40);
-        // An indirect table has a multiple of 16 bytes. The guest fills in the address alone.
+        // The length of an indirect table must be a multiple of 16. The guest writes only the
+        // addresses, so the wrong length stays.
         let ports = rig.transport.guest().unwrap();
         let wrong = Descriptor { addr: 0, len: 47, flags: Descriptor::INDIRECT, next: 0 };
         for head in 0..u64::from(ports.queue.size) {

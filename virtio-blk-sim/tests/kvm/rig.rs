@@ -1,4 +1,4 @@
-//! What the tests have in common: a device on a thread of its own, a guest, and what they counted.
+//! Shared by the tests: a device on a separate thread, a guest, and their counters.
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, AsRawFd};
@@ -22,13 +22,13 @@ pub(crate) use crate::arms::{Arm, arms};
 /// Sectors of the disks: 4 MiB.
 pub(crate) const SECTORS: u64 = 8192;
 pub(crate) const BLOCK: u32 = 4096;
-/// A run takes seconds, also where KVM interprets; one that takes this long has lost something.
+/// A run takes seconds, even if KVM emulates the guest. One that takes this long has lost an event.
 const LONG: Duration = Duration::from_secs(300);
 
-/// Whether there is a KVM; says so if not.
+/// Returns true if KVM can be used; prints the reason if not.
 pub(crate) fn kvm() -> bool {
     match KvmGuest::probe(Path::new("/dev/kvm")) {
-        Ok(Execution::Interpreted) => eprintln!("KVM interprets its guests here"),
+        Ok(Execution::Interpreted) => eprintln!("note: KVM emulates the guest in software"),
         Ok(_) => {}
         Err(why) => {
             eprintln!("skipped: {why}");
@@ -38,14 +38,14 @@ pub(crate) fn kvm() -> bool {
     true
 }
 
-/// One way to read and one not to.
+/// One arm that reads its eventfds, and one that does not.
 pub(crate) const TWO_ARMS: [Arm; 2] = [
     (MonitorKind::Epoll, Reset::Classic),
-    // Everywhere but in emulated kernels, which have no KVM either.
+    // Works everywhere except in emulated kernels, which do not have KVM either.
     (MonitorKind::Epoll, Reset::AutoresetBy(Method::Edge)),
 ];
 
-/// Reads and writes half each, verified.
+/// Half reads and half writes, verified.
 pub(crate) fn mix(iodepth: u16, requests: u64) -> Workload {
     Workload { pattern: Pattern::RandRw, iodepth, stop: Stop::Requests(requests), verify: true, seed: 11 }
 }
@@ -58,7 +58,7 @@ pub(crate) fn memory() -> Backend {
     Backend::memory(SECTORS).unwrap()
 }
 
-/// A guest, and its device on a loop, attached.
+/// A guest and its device, attached to a loop.
 pub(crate) fn attached(arm: Arm, shape: KvmShape, options: &KvmOptions, backend: Backend) -> (Rig, Loop) {
     let (rig, device) = (Rig::new(shape, options, arm.1), Loop::new(arm));
     device.attach(&rig, backend, None);
@@ -66,7 +66,7 @@ pub(crate) fn attached(arm: Arm, shape: KvmShape, options: &KvmOptions, backend:
 }
 
 thread_local! {
-    /// On a device's thread: its queue.
+    /// The queue of this device thread.
     static DEVICE: RefCell<Option<Device>> = const { RefCell::new(None) };
 }
 
@@ -76,7 +76,7 @@ struct Device {
     _level: Option<NotifierRegistration>,
 }
 
-/// An event loop that may have the device's queue.
+/// An event loop to which the device's queue can be attached.
 pub(crate) struct Loop(IoThread);
 
 impl Loop {
@@ -85,7 +85,7 @@ impl Loop {
         Self(IoThread::spawn("device", builder).unwrap())
     }
 
-    /// Attaches the queue: at its beginning, or where it was stopped.
+    /// Attaches the queue, at the start or where it was stopped.
     pub(crate) fn attach(&self, rig: &Rig, backend: Backend, stopped: Option<Stopped>) {
         let (transport, wires) = (Arc::clone(&rig.transport), Arc::clone(&rig.wires));
         let attach = move |context: &AioContext| {
@@ -103,7 +103,7 @@ impl Loop {
         self.0.run(attach).unwrap();
     }
 
-    /// Stops the queue when everything in flight has been answered.
+    /// Stops the queue after all requests in flight have completed.
     pub(crate) fn stop(&self) -> Stopped {
         let stop = |context: &AioContext| {
             let device = DEVICE.take().expect("a queue is attached");
@@ -112,7 +112,7 @@ impl Loop {
         self.0.run(stop).unwrap()
     }
 
-    /// Drops the queue: what is in flight is never answered.
+    /// Drops the queue: requests in flight never complete.
     pub(crate) fn drop_queue(&self) {
         self.0.run(|_| drop(DEVICE.take())).unwrap();
     }
@@ -142,19 +142,19 @@ impl Loop {
 
 impl Drop for Loop {
     fn drop(&mut self) {
-        // In its home thread, before the context.
+        // On the home thread, and before the context is dropped.
         let _ = self.0.run(|_| drop(DEVICE.take()));
     }
 }
 
-/// A guest and its transport. The guest is away while it runs.
+/// A guest and its transport. The guest is moved out while it runs.
 pub(crate) struct Rig {
     pub(crate) transport: Arc<SimTransport>,
     pub(crate) wires: Arc<Wires>,
     guest: Option<KvmGuest>,
 }
 
-/// A guest that runs on a thread.
+/// A guest running on a thread.
 pub(crate) struct Running(JoinHandle<()>, std::sync::mpsc::Receiver<(KvmGuest, Outcome)>);
 
 pub(crate) type Outcome = Result<GuestReport, GuestError>;
@@ -168,12 +168,12 @@ impl Rig {
     }
 
     pub(crate) fn guest(&mut self) -> &mut KvmGuest {
-        self.guest.as_mut().expect("it has come back")
+        self.guest.as_mut().expect("the guest is not running")
     }
 
-    /// Lets the guest run on a thread of its own.
+    /// Runs the guest on a separate thread.
     pub(crate) fn start(&mut self, workload: Workload) -> Running {
-        let mut guest = self.guest.take().expect("it has come back");
+        let mut guest = self.guest.take().expect("the guest is not running");
         let (done, outcome) = channel();
         let thread = std::thread::spawn(move || {
             let outcome = guest.run(&workload);
@@ -182,7 +182,7 @@ impl Rig {
         Running(thread, outcome)
     }
 
-    /// Waits for it.
+    /// Waits until the guest is done.
     pub(crate) fn finish(&mut self, running: Running) -> Outcome {
         let (guest, outcome) = match running.1.recv_timeout(LONG) {
             Ok(back) => back,
@@ -199,7 +199,7 @@ impl Rig {
         self.finish(running).unwrap()
     }
 
-    /// What is in the ioeventfd, and what in the irqfd: how often they were signalled since somebody read them.
+    /// Returns the counts of ioeventfd and irqfd: the signals since they were last read.
     pub(crate) fn counts(&self) -> (u64, u64) {
         let ports = self.transport.guest().unwrap();
         (count(&ports.kick), count(&ports.irq))
@@ -212,7 +212,7 @@ impl Running {
     }
 }
 
-/// An eventfd's counter, as the kernel shows it (proc(5), fdinfo).
+/// Returns the count of an eventfd from its fdinfo (proc(5)).
 fn count(fd: &impl AsFd) -> u64 {
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd())).unwrap();
     let line = info.lines().find_map(|line| line.strip_prefix("eventfd-count:")).unwrap();

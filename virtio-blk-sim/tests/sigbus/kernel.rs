@@ -1,4 +1,5 @@
-//! Accesses by the kernel on our behalf: EFAULT, which is an I/O error, and no signal.
+//! Accesses by the kernel on behalf of this process: they fail with EFAULT, which becomes an I/O
+//! error, and raise no signal.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -21,13 +22,13 @@ use vm_memory::Bytes;
 use super::{PAGE, byte, memfd, table, turn};
 
 const SECTORS: u64 = 64;
-/// Where a request's parts are: all on pages that stay, but for the data.
+/// Addresses of a request's parts. Except for the data, they are on pages that stay.
 const HEADER: u64 = 8 * PAGE as u64;
 const STATUS: u64 = HEADER + 64;
 const DATA: u64 = 12 * PAGE as u64;
 
-/// A device with a request that transfers two pages at `DATA`, taken off the ring; then the frontend takes the second one
-/// away.
+/// A device that has taken a request of two pages at `DATA` off the ring. Then the frontend removes
+/// the second page.
 struct Rig {
     file: File,
     table: MemoryTable,
@@ -76,7 +77,8 @@ impl Rig {
         request
     }
 
-    /// The guest finds an I/O error, the process had no signal, the mapping is whole.
+    /// Checks that the guest gets an I/O error, that the process got no signal, and that the
+    /// mapping is not broken.
     fn check(&self, finished: &FinishedRequest, faults_before: u64) {
         assert_eq!(finished.status(), Some(Status::IoErr));
         assert_eq!(byte(&self.table, STATUS as usize), Status::IoErr as u8);
@@ -98,19 +100,19 @@ impl Drop for Rig {
 }
 
 #[test]
-fn preadv_into_a_page_that_is_gone_is_an_io_error_and_no_signal() {
+fn preadv_into_a_missing_page_is_an_io_error_and_no_signal() {
     let _turn = turn();
     let mut rig = Rig::new("preadv");
     let before = faults();
     let request = rig.begin(0);
     let finished = rig.image.execute(request);
     rig.check(&finished, before);
-    // The page that was there got its data, for what that is worth.
+    // The data of the page that is present was transferred.
     assert_eq!(byte(&rig.table, DATA as usize), 0x55);
 }
 
 #[test]
-fn pwritev_from_a_page_that_is_gone_is_an_io_error_and_no_signal() {
+fn pwritev_from_a_missing_page_is_an_io_error_and_no_signal() {
     let _turn = turn();
     let mut rig = Rig::new("pwritev");
     let before = faults();
@@ -118,12 +120,15 @@ fn pwritev_from_a_page_that_is_gone_is_an_io_error_and_no_signal() {
     let finished = rig.image.execute(request);
     rig.check(&finished, before);
     let image = rig.image_bytes();
-    assert!(image[2 * PAGE..].iter().all(|&byte| byte == 0x55), "nothing beyond the request is written");
-    assert!(image[PAGE..2 * PAGE].iter().all(|&byte| byte == 0x55), "nor what could not be read");
+    assert!(image[2 * PAGE..].iter().all(|&byte| byte == 0x55), "nothing beyond the request may be written");
+    assert!(
+        image[PAGE..2 * PAGE].iter().all(|&byte| byte == 0x55),
+        "data that could not be read may not be written"
+    );
 }
 
 #[test]
-fn the_loops_ring_and_its_threads_make_an_io_error_of_it_too() {
+fn a_missing_page_is_an_io_error_with_io_uring_and_with_pool_threads() {
     let _turn = turn();
     for kind in MonitorKind::ALL {
         let context = match AioContext::builder().monitor(kind).build() {
@@ -153,7 +158,7 @@ fn the_loops_ring_and_its_threads_make_an_io_error_of_it_too() {
 }
 
 #[test]
-fn a_status_byte_that_is_gone_costs_the_guest_its_answer_only() {
+fn a_missing_status_page_loses_only_the_answer() {
     let _turn = turn();
     let mut rig = Rig::new("status");
     let request = rig.begin(0);

@@ -1,4 +1,5 @@
-//! A frontend that takes the memory away which it has shared: this process lives, notices, and nobody else is touched.
+//! A frontend that truncates its shared memory: this process survives, notices it, and no other
+//! frontend is affected.
 #![expect(unsafe_code, reason = "memfds, mappings that are truncated and signal dispositions are libc calls")]
 
 use std::fs::File;
@@ -20,18 +21,18 @@ mod signals;
 
 const PAGE: usize = 4096;
 
-/// The handler, its table and its counter belong to the process, so the tests take turns.
+/// The handler, its table and its counter are global, so only one test runs at a time.
 fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A memfd without seals, full of 0xaa.
+/// Creates a memfd without seals, filled with 0xaa.
 fn memfd(pages: usize) -> File {
     // SAFETY: the name is a NUL-terminated string.
     let fd = unsafe { libc::memfd_create(c"sigbus-test".as_ptr(), libc::MFD_CLOEXEC) };
     assert!(fd >= 0, "{}", std::io::Error::last_os_error());
-    // SAFETY: memfd_create has just returned it.
+    // SAFETY: memfd_create has just returned this descriptor.
     let file = unsafe { File::from_raw_fd(fd) };
     file.write_all_at(&vec![0xaa; pages * PAGE], 0).unwrap();
     file
@@ -45,7 +46,7 @@ fn region(size: usize) -> MemoryRegion {
     MemoryRegion { guest_addr: 0, size: size as u64, user_addr: 0, mmap_offset: 0 }
 }
 
-/// All of the file, from guest address 0 on.
+/// A memory table with the whole file, from guest address 0.
 fn table(file: &File) -> MemoryTable {
     let size = file.metadata().unwrap().len() as usize;
     MemoryTable::new(vec![(region(size), share(file))]).unwrap()
@@ -56,23 +57,23 @@ fn byte(table: &MemoryTable, at: usize) -> u8 {
 }
 
 #[test]
-fn a_page_that_is_gone_reads_as_zeroes_and_the_table_is_broken() {
+fn a_missing_page_reads_as_zeroes_and_the_table_is_broken() {
     let _turn = turn();
     let (file, other) = (memfd(4), memfd(4));
     let (table, bystander) = (table(&file), table_of_two(&other));
     file.set_len(2 * PAGE as u64).unwrap();
     assert_eq!((byte(&table, 0), byte(&table, 2 * PAGE - 1)), (0xaa, 0xaa));
-    assert!(!table.is_broken(), "nobody has looked at the missing pages yet");
+    assert!(!table.is_broken(), "the missing pages were not accessed yet");
 
     assert_eq!(byte(&table, 2 * PAGE + 5), 0);
     assert!(table.is_broken() && !bystander.is_broken());
-    // What is not missing is still the frontend's.
+    // The pages that are present are still shared with the frontend.
     table.memory().write_obj(7_u8, GuestAddress(1)).unwrap();
     let mut seen = [0];
     file.read_exact_at(&mut seen, 1).unwrap();
     assert_eq!(seen, [7]);
     assert_eq!(byte(&bystander, 3 * PAGE), 0xaa);
-    // A new table of the same frontend starts anew.
+    // A new table of the same frontend is not broken.
     drop(table);
     assert!(!self::table(&file).is_broken());
 }
@@ -92,16 +93,16 @@ fn any_region_of_a_table_breaks_it() {
     assert!(table.is_broken());
     let first =
         table.without(&MemoryRegion { guest_addr: 1 << 32, user_addr: 1 << 32, ..region(PAGE) }).unwrap();
-    assert!(!first.is_broken(), "the broken region is gone, the other one was not touched");
+    assert!(!first.is_broken(), "the broken region was removed, the other one was not accessed");
 }
 
 #[test]
-fn what_is_written_where_a_page_is_gone_reaches_nobody() {
+fn data_written_to_a_missing_page_is_discarded() {
     let _turn = turn();
     let file = memfd(2);
     let table = table(&file);
     file.set_len(PAGE as u64).unwrap();
-    // From the last page that is there into the one that is not.
+    // From the last present page into the missing one.
     let bytes: Vec<u8> = (0..PAGE).map(|at| at as u8).collect();
     let at = GuestAddress(PAGE as u64 / 2);
     table.memory().write_slice(&bytes, at).unwrap();
@@ -110,21 +111,24 @@ fn what_is_written_where_a_page_is_gone_reaches_nobody() {
     assert!(back == bytes && table.is_broken());
     let mut seen = vec![0; PAGE / 2];
     file.read_exact_at(&mut seen, PAGE as u64 / 2).unwrap();
-    assert!(seen == bytes[..PAGE / 2], "the first half is in the file");
+    assert!(seen == bytes[..PAGE / 2], "the first half must be in the file");
     file.set_len(2 * PAGE as u64).unwrap();
     file.read_exact_at(&mut seen, PAGE as u64).unwrap();
-    assert!(seen.iter().all(|&byte| byte == 0), "the second is not, not even when it grows again");
+    assert!(
+        seen.iter().all(|&byte| byte == 0),
+        "the second half must not be, even after the file grows again"
+    );
 }
 
 #[test]
-fn pages_that_came_back_before_anybody_looked_are_no_fault() {
+fn pages_restored_before_any_access_cause_no_fault() {
     let _turn = turn();
     let file = memfd(2);
     let table = table(&file);
     file.set_len(0).unwrap();
     file.set_len(2 * PAGE as u64).unwrap();
     assert_eq!(byte(&table, PAGE), 0);
-    // The rest of the last page of a file can be used like all of it (mmap(2), NOTES).
+    // The rest of the last page of a file can be accessed like all of it (mmap(2), NOTES).
     file.set_len(PAGE as u64 + 1).unwrap();
     table.memory().write_obj(1_u8, GuestAddress(2 * PAGE as u64 - 1)).unwrap();
     assert!(!table.is_broken());
@@ -160,7 +164,7 @@ fn threads_may_fault_on_one_mapping_at_once() {
                 scope.spawn(move || {
                     start.wait();
                     for page in 0..8 {
-                        // Upwards and downwards, so that they meet.
+                        // In opposite directions, so that the threads meet.
                         let page = if thread % 2 == 0 { page } else { 7 - page };
                         let at = GuestAddress((page * PAGE) as u64);
                         table.memory().write_obj(thread as u8, at).unwrap();
@@ -174,7 +178,7 @@ fn threads_may_fault_on_one_mapping_at_once() {
 }
 
 #[test]
-fn mappings_that_come_and_go_are_not_taken_for_the_one_that_faults() {
+fn short_lived_mappings_are_not_mistaken_for_the_faulting_one() {
     let _turn = turn();
     let done = AtomicBool::new(false);
     let rounds = AtomicUsize::new(0);
@@ -182,7 +186,7 @@ fn mappings_that_come_and_go_are_not_taken_for_the_one_that_faults() {
         for _ in 0..2 {
             scope.spawn(|| {
                 let file = memfd(4);
-                // At least some, however late this thread is.
+                // A minimum number of rounds, even if this thread starts late.
                 let mut left = 100;
                 while left > 0 || !done.load(Ordering::Relaxed) {
                     left = usize::saturating_sub(left, 1);
@@ -209,7 +213,7 @@ fn mappings_that_come_and_go_are_not_taken_for_the_one_that_faults() {
 }
 
 #[test]
-fn a_queue_whose_rings_are_gone_does_nothing_worse_than_break() {
+fn a_queue_with_missing_rings_only_breaks() {
     let _turn = turn();
     let file = memfd(4);
     file.write_all_at(&[0; 4 * PAGE], 0).unwrap();
@@ -228,13 +232,13 @@ fn a_queue_whose_rings_are_gone_does_nothing_worse_than_break() {
     assert_eq!((header, table.is_broken()), ([0; 16], true));
     device.push(chain.head(), 1).unwrap();
     let _ = device.publish();
-    // avail.idx went back from 1 to 0, which in 16 bits is a jump.
+    // avail.idx went back from 1 to 0, which is a jump modulo 2^16.
     assert!(device.pop(&mut chain).is_err());
     assert!(device.is_broken());
 }
 
 #[test]
-fn an_in_flight_region_that_is_gone_says_so() {
+fn a_missing_in_flight_region_is_reported() {
     let _turn = turn();
     let file = memfd(1);
     file.write_all_at(&[0; PAGE], 0).unwrap();
@@ -250,7 +254,7 @@ fn an_in_flight_region_that_is_gone_says_so() {
 }
 
 #[test]
-fn so_many_mappings_are_guarded_and_no_more() {
+fn at_most_256_mappings_are_guarded() {
     let _turn = turn();
     let file = memfd(1);
     let one = || MemoryTable::new(vec![(region(PAGE), share(&file))]);
@@ -269,9 +273,9 @@ fn so_many_mappings_are_guarded_and_no_more() {
     assert_eq!(tables.len(), 256);
     let descriptors = open();
     one().unwrap_err();
-    assert_eq!(open(), descriptors, "a refused mapping keeps no descriptor");
+    assert_eq!(open(), descriptors, "a refused mapping must not keep a descriptor");
 
-    // The last of all is guarded like the first, and a place that was given back is as good as new.
+    // The last mapping is guarded like the first, and a released slot can be used again.
     file.set_len(0).unwrap();
     assert_eq!(byte(&tables[255], 0), 0);
     assert!(tables[255].is_broken() && !tables[254].is_broken());
@@ -285,7 +289,7 @@ fn so_many_mappings_are_guarded_and_no_more() {
 }
 
 #[test]
-fn a_huge_page_that_is_gone_is_replaced_as_a_whole() {
+fn a_missing_huge_page_is_replaced_as_a_whole() {
     let _turn = turn();
     // SAFETY: the name is a NUL-terminated string.
     let fd = unsafe { libc::memfd_create(c"sigbus-huge".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_HUGETLB) };
@@ -293,18 +297,19 @@ fn a_huge_page_that_is_gone_is_replaced_as_a_whole() {
         eprintln!("skipped: no huge pages: {}", std::io::Error::last_os_error());
         return;
     }
-    // SAFETY: memfd_create has just returned it.
+    // SAFETY: memfd_create has just returned this descriptor.
     let file = unsafe { File::from_raw_fd(fd) };
     let mut stat = std::mem::MaybeUninit::<libc::statfs>::uninit();
-    // SAFETY: `stat` has room for the answer.
+    // SAFETY: `stat` has room for the result.
     assert_eq!(unsafe { libc::fstatfs(file.as_raw_fd(), stat.as_mut_ptr()) }, 0);
     // SAFETY: fstatfs has succeeded.
     let page = unsafe { stat.assume_init() }.f_bsize as usize;
     assert!(page > PAGE);
     let len = 2 * page;
     file.set_len(len as u64).unwrap();
-    // Not reserved, so that this works where there is not one huge page: then each access is a SIGBUS without truncation.
-    // SAFETY: a new mapping at an address of the kernel's choice.
+    // Not reserved, so that this works on a machine without free huge pages. Then each access
+    // causes SIGBUS even without truncation.
+    // SAFETY: a new mapping at an address chosen by the kernel.
     let base = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
@@ -320,7 +325,7 @@ fn a_huge_page_that_is_gone_is_replaced_as_a_whole() {
         return;
     }
     let base = base.cast::<u8>();
-    // SAFETY: the mapping has just been made; it is unmapped below, after the guard.
+    // SAFETY: the mapping is new, and is unmapped below, after the guard is dropped.
     let guard = unsafe { Guard::new(base, len, page) }.unwrap();
     file.set_len(page as u64).unwrap();
     for at in [len - 1, len - page / 2, len - page] {
@@ -334,6 +339,6 @@ fn a_huge_page_that_is_gone_is_replaced_as_a_whole() {
     }
     assert!(guard.is_broken());
     drop(guard);
-    // SAFETY: the mapping is this test's, and nobody uses it any more.
+    // SAFETY: this test owns the mapping, and nothing uses it any more.
     assert_eq!(unsafe { libc::munmap(base.cast(), len) }, 0);
 }

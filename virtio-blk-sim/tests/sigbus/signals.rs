@@ -1,4 +1,4 @@
-//! Signals that are not ours, each in a process of its own.
+//! SIGBUS signals that the guard does not handle, each in a process of its own.
 
 use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
@@ -11,7 +11,7 @@ use super::{PAGE, memfd};
 
 const CASE: &str = "SIGBUS_CASE";
 
-/// What a child process does, and how it must end.
+/// What a child process does, and the expected end.
 struct Case {
     name: &'static str,
     run: fn(),
@@ -74,7 +74,7 @@ const CASES: [Case; 11] = [
             dispose(libc::SIG_IGN, 0);
             touch_guarded();
             raise();
-            // Ours is still there.
+            // Our handler is still installed.
             touch_guarded();
         },
         expected: |status| status.code() == Some(0),
@@ -110,7 +110,7 @@ const CASES: [Case; 11] = [
         name: "errno survives",
         run: || {
             let (base, _guard) = truncated(true);
-            // SAFETY: the calling thread's errno.
+            // SAFETY: the errno of the calling thread.
             unsafe { *libc::__errno_location() = 123 };
             read(base);
             // SAFETY: likewise.
@@ -120,11 +120,11 @@ const CASES: [Case; 11] = [
     },
 ];
 
-/// Where the handlers below expect a fault.
+/// The address at which the handlers below expect a fault.
 static EXPECTED: AtomicUsize = AtomicUsize::new(0);
 
 extern "C" fn with_info(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    // SAFETY: the kernel's siginfo, passed on.
+    // SAFETY: the kernel's siginfo, passed on by our handler.
     let (code, addr) = unsafe { ((*info).si_code, (*info).si_addr().addr()) };
     let fault = code == libc::BUS_ADRERR && addr == EXPECTED.load(Ordering::Relaxed);
     let whole = signal == libc::SIGBUS && !context.is_null();
@@ -149,7 +149,7 @@ fn dispose(handler: usize, flags: i32) {
     // SAFETY: all zeroes is a sigaction with an empty mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     (action.sa_sigaction, action.sa_flags) = (handler, flags);
-    // SAFETY: a whole sigaction, whose handler is of the type that the flags say.
+    // SAFETY: a complete sigaction; the type of the handler matches the flags.
     let done = unsafe { libc::sigaction(libc::SIGBUS, &action, std::ptr::null_mut()) };
     assert_eq!(done, 0);
 }
@@ -159,10 +159,10 @@ fn raise() {
     unsafe { libc::kill(libc::getpid(), libc::SIGBUS) };
 }
 
-/// A page of a file that has none.
+/// Maps a page of a file that has been truncated to nothing.
 fn truncated(guarded: bool) -> (*mut u8, Option<Guard>) {
     let file = memfd(1);
-    // SAFETY: a new mapping at an address of the kernel's choice.
+    // SAFETY: a new mapping at an address chosen by the kernel.
     let base = unsafe {
         let access = libc::PROT_READ | libc::PROT_WRITE;
         libc::mmap(std::ptr::null_mut(), PAGE, access, libc::MAP_SHARED, file.as_raw_fd(), 0)
@@ -170,13 +170,13 @@ fn truncated(guarded: bool) -> (*mut u8, Option<Guard>) {
     assert_ne!(base, libc::MAP_FAILED);
     file.set_len(0).unwrap();
     let base = base.cast();
-    // SAFETY: the mapping has just been made and is never unmapped.
+    // SAFETY: the mapping is new and is never unmapped.
     let guard = guarded.then(|| unsafe { Guard::new(base, PAGE, PAGE) }.unwrap());
     (base, guard)
 }
 
 fn read(at: *mut u8) -> u8 {
-    // SAFETY: mapped; that the page is missing is what is tested.
+    // SAFETY: the address is mapped; the missing page is what is tested.
     unsafe { at.read_volatile() }
 }
 
@@ -193,7 +193,7 @@ fn touch_unguarded() {
 }
 
 #[test]
-fn signals_that_are_not_ours_do_what_they_did() {
+fn other_signals_keep_their_effect() {
     let program = std::env::current_exe().unwrap();
     for case in &CASES {
         let output = Command::new(&program)
@@ -211,13 +211,13 @@ fn signals_that_are_not_ours_do_what_they_did() {
     }
 }
 
-/// Not a test by itself: what the processes above run.
+/// Not a test: the body of the child processes.
 #[test]
 fn child() {
     let Ok(name) = std::env::var(CASE) else { return };
     let case = CASES.iter().find(|case| case.name == name).unwrap();
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: a whole rlimit. No core file for a death that is meant.
+    // SAFETY: a complete rlimit. Avoids a core file for an expected crash.
     unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) };
     (case.run)();
 }

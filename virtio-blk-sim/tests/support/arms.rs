@@ -1,11 +1,11 @@
-//! The loops that a device can be on.
+//! The combinations of monitor and reset method that a device can run on.
 
 use aio::{AioContext, Method, MonitorKind, Reset};
 
-/// A monitor and who resets its notifiers.
+/// A monitor and a reset method of its notifiers.
 pub(crate) type Arm = (MonitorKind, Reset);
 
-/// Every monitor with every way to reset a notifier that it has on this kernel.
+/// Every monitor with every reset method that it supports on this kernel.
 pub(crate) fn arms() -> Vec<Arm> {
     let mut arms = Vec::new();
     for kind in MonitorKind::ALL {
@@ -17,6 +17,6 @@ pub(crate) fn arms() -> Vec<Arm> {
             }
         }
     }
-    assert!(arms.len() >= 2, "at least poll and epoll with read(2) are everywhere");
+    assert!(arms.len() >= 2, "poll and epoll with read(2) work everywhere");
     arms
 }

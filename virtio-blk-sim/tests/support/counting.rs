@@ -1,4 +1,4 @@
-//! A global allocator that counts, for tests whose process does nothing else.
+//! A global allocator that counts allocations, for test processes with a single test.
 #![expect(unsafe_code, reason = "a counting allocator implements GlobalAlloc")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -8,11 +8,12 @@ struct Counting;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
-// SAFETY: every call goes to the system allocator as it is; counting touches no memory of the caller.
+// SAFETY: every call is passed to the system allocator unchanged; counting touches no memory of the
+// caller.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller keeps GlobalAlloc's contract, which is System's too.
+        // SAFETY: the caller fulfils the contract of GlobalAlloc, which is also System's contract.
         unsafe { System.alloc(layout) }
     }
 
@@ -31,7 +32,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Allocations and reallocations of this process so far.
+/// Returns the number of allocations and reallocations of this process so far.
 pub(crate) fn allocations() -> u64 {
     ALLOCATIONS.load(Ordering::Relaxed)
 }

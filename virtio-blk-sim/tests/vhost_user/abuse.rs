@@ -1,4 +1,5 @@
-//! A frontend that does what none should: it is refused or hung up on, and the next one is served as if nothing had been.
+//! A frontend that violates the protocol: it is refused or disconnected, and the next frontend is
+//! served as usual.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,23 +16,23 @@ use super::process::Process;
 use super::server::{Setup, TempPath, TestServer};
 use super::{Watchdog, default_options, driver, exercise, finish};
 
-/// What becomes of a request that makes no sense.
+/// The server's reaction to an invalid request.
 #[derive(Debug, PartialEq)]
 enum Fate {
     Refused,
     HungUp,
 }
 
-/// Sends a message as it is, asks for an acknowledgement, and says what came of it.
+/// Sends a message unchanged, asks for an acknowledgement, and returns the server's reaction.
 fn fate(frontend: &mut Frontend, number: u32, body: &[u8], fds: &[BorrowedFd<'_>]) -> Fate {
     let header = Header::request(number, body.len() as u32).with_need_reply();
-    // A server that hangs up early may do so before all of it is sent.
+    // The server may close the connection before everything is sent.
     let sent = frontend.send_raw(&[header.encode().as_slice(), body].concat(), fds);
     match sent.and_then(|()| frontend.receive_raw()) {
         Ok(message) => {
             let reply = Reply::parse(number, &message.header, &message.body, message.fds).unwrap();
             match reply {
-                Reply::Ack(ack) => assert!(!ack.ok, "request {number} is accepted"),
+                Reply::Ack(ack) => assert!(!ack.ok, "request {number} must not be accepted"),
                 Reply::Config(config) => assert!(config.data.is_empty(), "{config:?}"),
                 Reply::Inflight(inflight, None) => assert_eq!(inflight.mmap_size, 0),
                 other => panic!("{other:?}"),
@@ -48,17 +49,18 @@ fn words(words: &[u64]) -> Vec<u8> {
 }
 
 #[test]
-fn messages_that_make_no_sense_are_refused() {
-    let _watchdog = Watchdog::new("messages_that_make_no_sense_are_refused");
+fn invalid_messages_are_refused() {
+    let _watchdog = Watchdog::new("invalid_messages_are_refused");
     let server = TestServer::new(Setup::default());
     let mut client = Client::connect(server.socket(), default_options()).unwrap();
     let mut driver = driver(&mut client, 0);
     let null = File::open("/dev/null").unwrap();
     let fds = [null.as_fd(); 8];
     let number = Code::number;
-    // A request, its body, and how many descriptors come with it.
+    // A request, its body, and the number of descriptors sent with it.
     let mut rows: Vec<(u32, Vec<u8>, usize)> = vec![
-        // Unknown, of other devices, of features that are not offered.
+        // Unknown requests, requests for other devices, and requests of features that are not
+        // offered.
         (0, vec![], 0),
         (45, words(&[0]), 0),
         (u32::MAX, words(&[1, 2, 3]), 2),
@@ -69,7 +71,7 @@ fn messages_that_make_no_sense_are_refused() {
         (number(Code::VringKick), words(&[0]), 0),
         (number(Code::SetStatus), words(&[0]), 0),
         (number(Code::CheckDeviceState), vec![], 0),
-        // Sizes.
+        // Wrong sizes.
         (number(Code::SetFeatures), vec![], 0),
         (number(Code::SetFeatures), vec![0; 7], 0),
         (number(Code::SetFeatures), vec![0; 4096], 0),
@@ -77,7 +79,7 @@ fn messages_that_make_no_sense_are_refused() {
         (number(Code::SetVringNum), vec![0; 9], 0),
         (number(Code::SetMemTable), vec![0; 7], 1),
         (number(Code::GetConfig), vec![0; 11], 0),
-        // Descriptors, missing and in surplus.
+        // Missing and surplus descriptors.
         (number(Code::SetFeatures), words(&[0]), 3),
         (number(Code::SetVringKick), words(&[0]), 0),
         (number(Code::SetVringKick), words(&[0]), 2),
@@ -87,11 +89,11 @@ fn messages_that_make_no_sense_are_refused() {
         (number(Code::SetMemTable), [words(&[1]), vec![0; 32]].concat(), 0),
         (number(Code::SetMemTable), [words(&[1]), vec![0; 32]].concat(), 8),
         (number(Code::GetConfig), words(&[8 << 32, 0])[..12].to_vec(), 8),
-        // Values that mean nothing.
+        // Invalid values.
         (number(Code::SetFeatures), words(&[u64::MAX]), 0),
         (number(Code::SetProtocolFeatures), words(&[1 << 60]), 0),
         (number(Code::SetVringEnable), words(&[2 << 32]), 0),
-        // Descriptors that are no eventfd, no memory, no socket.
+        // Descriptors that are not an eventfd, not memory, not a socket.
         (number(Code::SetVringKick), words(&[0]), 1),
         (number(Code::SetVringCall), words(&[0]), 1),
         (number(Code::SetVringErr), words(&[0]), 1),
@@ -99,17 +101,17 @@ fn messages_that_make_no_sense_are_refused() {
         (number(Code::SetInflightFd), words(&[4096, 0, 64 << 16 | 1]), 1),
         (number(Code::GetInflightFd), words(&[0, 0, 64 << 16 | 2]), 0),
         (number(Code::GetInflightFd), words(&[0, 0, 1]), 0),
-        // Polling a ring for kicks.
+        // A ring without a kick eventfd, which would have to be polled.
         (number(Code::SetVringKick), words(&[1 << 8]), 0),
     ];
-    // Rings that there are not.
+    // Rings that do not exist.
     for index in [1, 256, u64::from(u32::MAX)] {
         rows.push((number(Code::SetVringNum), words(&[index | 64 << 32]), 0));
         rows.push((number(Code::SetVringBase), words(&[index]), 0));
         rows.push((number(Code::SetVringEnable), words(&[index | 1 << 32]), 0));
         rows.push((number(Code::SetVringAddr), words(&[index, 0, 0, 0, 0]), 0));
     }
-    // The running ring.
+    // Requests that may not change a running ring.
     rows.push((number(Code::SetVringNum), words(&[64 << 32]), 0));
     rows.push((number(Code::SetVringBase), words(&[7 << 32]), 0));
     rows.push((number(Code::SetVringAddr), words(&[0, 4096, 8192, 12288, 0]), 0));
@@ -120,10 +122,10 @@ fn messages_that_make_no_sense_are_refused() {
             "row {at}: {number} {body:?}"
         );
     }
-    // None of it has touched what runs.
+    // The running ring was not affected.
     exercise(&mut driver, 300);
 
-    // What has no form of refusal, and what cannot be followed.
+    // Requests whose reply cannot express an error, and a body that is larger than allowed.
     let fatal: [(u32, Vec<u8>, usize); 4] = [
         (number(Code::GetVringBase), words(&[9]), 0),
         (number(Code::GetFeatures), vec![0; 8], 0),
@@ -147,8 +149,8 @@ fn messages_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn memory_that_cannot_be_is_refused_and_the_old_table_stays() {
-    let _watchdog = Watchdog::new("memory_that_cannot_be_is_refused_and_the_old_table_stays");
+fn invalid_memory_is_refused_and_the_old_table_stays() {
+    let _watchdog = Watchdog::new("invalid_memory_is_refused_and_the_old_table_stays");
     let server = TestServer::new(Setup::default());
     let mut client = Client::connect(server.socket(), default_options()).unwrap();
     let mut driver = driver(&mut client, 0);
@@ -162,7 +164,7 @@ fn memory_that_cannot_be_is_refused_and_the_old_table_stays() {
         MemoryRegion { mmap_offset: u64::MAX - 4095, ..far },
         MemoryRegion { mmap_offset: 1 << 16, ..far },
         MemoryRegion { size: (1 << 16) + 1, ..far },
-        // Over what is there.
+        // Regions that overlap an existing one.
         MemoryRegion { guest_addr: client.region().size - 1, ..far },
         MemoryRegion { user_addr: client.region().user_addr, ..far },
     ];
@@ -177,7 +179,7 @@ fn memory_that_cannot_be_is_refused_and_the_old_table_stays() {
         assert!(matches!(refused, Err(FrontendError::Refused { .. })), "{second:?} {refused:?}");
     }
     exercise(&mut driver, 300);
-    // As many as there may be, and one more.
+    // Add as many regions as allowed, and then one more.
     let slots = client.frontend().get_max_mem_slots().unwrap();
     let region = |n: u64| MemoryRegion { guest_addr: n << 40, user_addr: n << 40, ..far };
     (1..slots).for_each(|n| client.frontend().add_mem_region(region(n), ram.as_fd()).unwrap());
@@ -215,7 +217,7 @@ pub(crate) fn rings_that_cannot_be_do_not_start() {
     ];
     for (size, addr) in rows {
         let frontend = client.frontend();
-        // Whichever of these finds it out, the ring does not run.
+        // Any of these requests may be the one that is refused, but the ring must not run.
         let outcome = frontend
             .set_vring_num(0, size)
             .and_then(|()| frontend.set_vring_base(0, 0))
@@ -229,8 +231,8 @@ pub(crate) fn rings_that_cannot_be_do_not_start() {
 }
 
 #[test]
-fn an_inflight_region_of_nonsense_stops_nobody_but_its_own_guest() {
-    let _watchdog = Watchdog::new("an_inflight_region_of_nonsense_stops_nobody_but_its_own_guest");
+fn an_invalid_inflight_region_affects_only_its_own_guest() {
+    let _watchdog = Watchdog::new("an_invalid_inflight_region_affects_only_its_own_guest");
     let server = TestServer::new(Setup::default());
     for fill in [0xff_u8, 0x01, 0xa5] {
         let mut client = Client::connect(server.socket(), default_options()).unwrap();
@@ -246,8 +248,8 @@ fn an_inflight_region_of_nonsense_stops_nobody_but_its_own_guest() {
 }
 
 #[test]
-fn half_a_message_and_silence_keep_nobody_from_being_served() {
-    let _watchdog = Watchdog::new("half_a_message_and_silence_keep_nobody_from_being_served");
+fn an_incomplete_message_does_not_stop_the_queues() {
+    let _watchdog = Watchdog::new("an_incomplete_message_does_not_stop_the_queues");
     let server = TestServer::new(Setup::default());
     let mut client = Client::connect(server.socket(), default_options()).unwrap();
     let mut driver = driver(&mut client, 0);
@@ -262,7 +264,7 @@ fn half_a_message_and_silence_keep_nobody_from_being_served() {
         let reply = client.frontend().receive_raw().unwrap();
         assert_eq!((reply.header.request, reply.body), (2, vec![0; 8]));
     }
-    // And the end in the middle of one, with a descriptor.
+    // The connection ends in the middle of a message with a descriptor.
     let null = File::open("/dev/null").unwrap();
     client.frontend().send_raw(&message[..5], &[null.as_fd()]).unwrap();
     client.reconnect(server.socket()).unwrap();
@@ -271,8 +273,8 @@ fn half_a_message_and_silence_keep_nobody_from_being_served() {
 }
 
 #[test]
-fn a_frontend_that_reads_no_answers_is_served_no_more_but_its_guest_is() {
-    let _watchdog = Watchdog::new("a_frontend_that_reads_no_answers_is_served_no_more_but_its_guest_is");
+fn a_frontend_that_does_not_read_replies_waits_but_its_guest_is_served() {
+    let _watchdog = Watchdog::new("a_frontend_that_does_not_read_replies_waits_but_its_guest_is_served");
     let server = TestServer::new(Setup::default());
     let (ours, theirs) = UnixStream::pair().unwrap();
     let mut client = Client::connect(server.socket(), default_options()).unwrap();
@@ -280,10 +282,10 @@ fn a_frontend_that_reads_no_answers_is_served_no_more_but_its_guest_is() {
     drop((ours, theirs));
     let ask = Header::request(Code::GetFeatures.number(), 0).encode();
     let mut sent = 0;
-    // Until nobody takes any more: both directions are full.
+    // Until both directions of the socket are full.
     while nonblocking_send(client.frontend().as_fd(), &ask) {
         sent += 1;
-        assert!(sent < 1_000_000, "answers pile up somewhere");
+        assert!(sent < 1_000_000, "replies are queued without limit");
     }
     exercise(&mut driver, 100);
     for _ in 0..sent {
@@ -292,13 +294,13 @@ fn a_frontend_that_reads_no_answers_is_served_no_more_but_its_guest_is() {
     exercise(&mut driver, 100);
 }
 
-/// The last of many answers that are not read finds the socket full, and there is no other message to wake the server.
+/// The last of many unread replies finds the socket full, and no later message wakes the server.
 #[test]
-fn an_answer_that_waits_for_room_comes_when_there_is_room() {
-    let _watchdog = Watchdog::new("an_answer_that_waits_for_room_comes_when_there_is_room");
+fn a_reply_that_waits_for_room_is_sent_when_there_is_room() {
+    let _watchdog = Watchdog::new("a_reply_that_waits_for_room_is_sent_when_there_is_room");
     let server = TestServer::new(Setup::default());
     let mut client = Client::connect(server.socket(), default_options()).unwrap();
-    // How many answers a socket takes.
+    // Count how many replies fit into a socket.
     let (ours, _theirs) = UnixStream::pair().unwrap();
     let mut room = 0;
     while nonblocking_send(ours.as_fd(), &[0; HEADER_SIZE + 8]) {
@@ -314,7 +316,7 @@ fn an_answer_that_waits_for_room_comes_when_there_is_room() {
     }
 }
 
-/// False if the socket has been full for a while: the server has had its turns.
+/// Returns false if the socket stays full for 50 ms, although the server had time to read.
 fn nonblocking_send(socket: BorrowedFd<'_>, bytes: &[u8]) -> bool {
     use std::io::{ErrorKind, Write};
     let mut stream = UnixStream::from(socket.try_clone_to_owned().unwrap());
@@ -332,7 +334,7 @@ fn nonblocking_send(socket: BorrowedFd<'_>, bytes: &[u8]) -> bool {
     false
 }
 
-/// Open descriptors, and resident memory in KiB.
+/// Returns the number of open descriptors, and the resident memory in KiB.
 fn usage(server: &Process) -> (usize, u64) {
     let proc = format!("/proc/{}", server.id());
     let fds = std::fs::read_dir(format!("{proc}/fd")).unwrap().count();
@@ -354,7 +356,8 @@ fn a_thousand_frontends_leave_nothing_behind() {
             hang_up(&frontend);
         };
         match n % 5 {
-            // Nothing at all; a question; garbage; half a message with descriptors; a whole session with requests.
+            // No message; one request; garbage; an incomplete message with descriptors; a session
+            // with requests.
             0 => visit(&|_| ()),
             1 => visit(&|frontend| assert!(frontend.get_features().is_ok())),
             2 => visit(&|frontend| frontend.send_raw(&[0xee; 64], &[null.as_fd(); 3]).unwrap()),
@@ -372,7 +375,7 @@ fn a_thousand_frontends_leave_nothing_behind() {
             }
         }
     };
-    // A session that has been answered: everything before it has been done with.
+    // Connects and waits for a reply: all earlier sessions have been handled by then.
     let settle = || {
         let mut last = Frontend::connect(&socket, default_options().timeout).unwrap();
         assert!(matches!(last.exchange(Request::GetFeatures), Ok(Some(Reply::Features(_)))));
@@ -389,6 +392,6 @@ fn a_thousand_frontends_leave_nothing_behind() {
         usage(&server)
     };
     assert!(server.is_alive());
-    assert_eq!(fds_after, fds, "descriptors are leaked");
-    assert!(rss_after <= rss + 512, "memory grows: {rss} KiB before, {rss_after} KiB after");
+    assert_eq!(fds_after, fds, "the server leaks descriptors");
+    assert!(rss_after <= rss + 512, "resident memory grew from {rss} KiB to {rss_after} KiB");
 }

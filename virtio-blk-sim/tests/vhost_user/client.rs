@@ -1,7 +1,8 @@
-//! What a VMM does with a vhost-user device: negotiates, shares its guest's RAM, sets the queues up.
+//! What a VMM does with a vhost-user device: negotiates features, shares its guest's RAM, and sets
+//! up the queues.
 //!
 //! ```text
-//! Client::connect ─► ports(n) ─► BlkDriver::new lays the rings out ─► start(n) ─► guest::run ... ─► stop(n)
+//! Client::connect ─► ports(n) ─► BlkDriver::new (rings) ─► start(n) ─► guest::run ─► stop(n)
 //! ```
 
 use std::io;
@@ -26,34 +27,36 @@ use virtio_blk_sim::virtqueue::QueueConfig;
 
 type Result<T> = std::result::Result<T, FrontendError>;
 
-/// Where the guest's RAM begins in the address space of a VMM. Made up: a backend only subtracts it.
+/// Start of the guest's RAM in the address space of the VMM. An arbitrary value: the backend only
+/// subtracts it.
 const USER_BASE: u64 = 0x7f00_0000_0000;
 
-/// The queues of one guest begin at multiples of this in its RAM.
+/// In guest RAM, the area of each queue starts at a multiple of this.
 const PAGE: u64 = 4096;
 
-/// What a client wants of its device.
+/// The options of a client.
 #[derive(Debug, Clone)]
 pub(crate) struct ClientOptions {
-    /// The virtio features, as far as they are offered; VERSION_1 always.
+    /// Virtio features to negotiate if offered. VERSION_1 is always added.
     pub(crate) features: Features,
-    /// The protocol features, as far as they are offered. `None` plays a VMM that knows of no such thing.
+    /// Protocol features to negotiate if offered. `None` plays a VMM without protocol features.
     pub(crate) protocol: Option<ProtocolFeatures>,
-    /// How many queues.
+    /// Number of queues.
     pub(crate) queues: u16,
-    /// Entries of each.
+    /// Entries per queue.
     pub(crate) queue_size: u16,
-    /// Guest RAM for each: [`BlkDriver::ram_bytes`](virtio_blk_sim::guest::BlkDriver::ram_bytes).
+    /// Guest RAM per queue: [`BlkDriver::ram_bytes`](virtio_blk_sim::guest::BlkDriver::ram_bytes).
     pub(crate) queue_ram_bytes: u64,
-    /// Size of the disk, for a session without [`ProtocolFeatures::CONFIG`], in which it cannot be asked for.
+    /// Size of the disk, for a session without [`ProtocolFeatures::CONFIG`], which cannot read it.
     pub(crate) capacity_sectors: u64,
-    /// For each exchange.
+    /// Timeout of each exchange.
     pub(crate) timeout: Duration,
 }
 
 impl ClientOptions {
-    /// One queue of `queue_size` with every feature that a [`BlkDriver`](virtio_blk_sim::guest::BlkDriver) makes use of, ten seconds
-    /// for an exchange.
+    /// One queue of `queue_size` entries, with all features that a
+    /// [`BlkDriver`](virtio_blk_sim::guest::BlkDriver) uses, and a timeout of ten seconds per
+    /// exchange.
     pub(crate) fn new(queue_size: u16, queue_ram_bytes: u64) -> Self {
         Self {
             features: Features::INDIRECT_DESC | Features::EVENT_IDX | Features::FLUSH,
@@ -74,7 +77,8 @@ impl ClientOptions {
     }
 }
 
-/// A VMM with one vhost-user disk. Its guest is whoever takes the ports. Blocks like [`Frontend`].
+/// A VMM with one vhost-user disk. Whoever takes the ports plays the guest. Blocks like
+/// [`Frontend`].
 #[derive(Debug)]
 pub(crate) struct Client {
     frontend: Frontend,
@@ -99,13 +103,13 @@ struct Queue {
 }
 
 impl Client {
-    /// Connects to the server at `path` and negotiates; no queue runs yet.
+    /// Connects to the server at `path` and negotiates. No queue is started.
     pub(crate) fn connect(path: impl AsRef<Path>, options: ClientOptions) -> Result<Self> {
         let frontend = Frontend::connect(path, options.timeout)?;
         Self::over(frontend, options)
     }
 
-    /// As [`connect`](Self::connect), over a session that has just begun.
+    /// Like [`connect`](Self::connect), over an existing new session.
     pub(crate) fn over(frontend: Frontend, options: ClientOptions) -> Result<Self> {
         let bytes =
             u64::from(options.queues).checked_mul(stride(&options)).and_then(|n| usize::try_from(n).ok());
@@ -135,9 +139,10 @@ impl Client {
         Ok(client)
     }
 
-    /// Goes on with another server, which has the same disk, or with the same one after a disconnection: the queues that
-    /// ran are started again. What the last server left in flight is found in the in-flight region; without one the queues
-    /// must have been stopped before. Each driver needs its new interrupt line ([`BlkDriver::set_irq`]) before it waits again.
+    /// Continues with another server for the same disk, or with the same server after a disconnect.
+    /// Restarts the queues that were running. The new server finds the requests in flight in the
+    /// in-flight region; without a region, the queues must have been stopped before. Each driver
+    /// needs its new interrupt eventfd ([`BlkDriver::set_irq`]) before it waits again.
     ///
     /// [`BlkDriver::set_irq`]: virtio_blk_sim::guest::BlkDriver::set_irq
     pub(crate) fn reconnect(&mut self, path: impl AsRef<Path>) -> Result<()> {
@@ -188,8 +193,9 @@ impl Client {
         frontend.set_mem_table(&[(region(&self.options), self.ram.as_fd())])
     }
 
-    /// Heads that the in-flight region of the only queue has as taken and not answered (specification, `QueueRegionSplit`:
-    /// a header of 16 bytes, and an entry of 16 for each descriptor, whose first byte says it).
+    /// Returns the number of heads that the in-flight region of the only queue marks as taken but
+    /// not completed (specification, `QueueRegionSplit`: a header of 16 bytes, then an entry of 16
+    /// bytes per descriptor, whose first byte is the mark).
     pub(crate) fn heads_in_flight(&self) -> usize {
         let Some((inflight, file)) = &self.inflight else { return 0 };
         let mut region = vec![0; inflight.mmap_size as usize];
@@ -200,11 +206,11 @@ impl Client {
     }
 
     fn queue(&self, index: u16) -> Result<&Queue> {
-        let missing = || io::Error::new(io::ErrorKind::InvalidInput, format!("there is no queue {index}"));
+        let missing = || io::Error::new(io::ErrorKind::InvalidInput, format!("no such queue: {index}"));
         Ok(self.queues.get(usize::from(index)).ok_or_else(missing)?)
     }
 
-    /// What the guest's side of a queue holds.
+    /// Returns the guest's side of a queue.
     pub(crate) fn ports(&self, index: u16) -> Result<GuestPorts> {
         let queue = self.queue(index)?;
         let (memory, config) = (Arc::clone(&self.guest), self.config(index));
@@ -221,7 +227,7 @@ impl Client {
         }
     }
 
-    /// Starts a queue whose rings are laid out, where it was stopped.
+    /// Starts a queue whose rings are set up, at the position where it was stopped.
     pub(crate) fn start(&mut self, index: u16) -> Result<()> {
         let config = self.config(index);
         let (number, name) = (u32::from(index), index as u8);
@@ -248,8 +254,8 @@ impl Client {
         Ok(())
     }
 
-    /// Stops a queue: when this returns, everything that the device took is answered. Where in the avail ring it stands;
-    /// [`start`](Self::start) goes on there.
+    /// Stops a queue. When this returns, all requests that the device took have completed. Returns
+    /// the position in the avail ring, where [`start`](Self::start) continues.
     pub(crate) fn stop(&mut self, index: u16) -> Result<u16> {
         self.queue(index)?;
         let base = self.frontend.get_vring_base(index.into())?;
@@ -258,37 +264,37 @@ impl Client {
         Ok(base as u16)
     }
 
-    /// Where in the avail ring a stopped queue goes on, if not where it stopped.
+    /// Changes the position in the avail ring where a stopped queue continues.
     pub(crate) fn set_base(&mut self, index: u16, base: u16) {
         self.queues[usize::from(index)].base = base.into();
     }
 
-    /// Whether the device has said, since the last call, that the queue's driver broke a rule of the ring.
+    /// Returns true if the device has reported a ring error of this queue since the last call.
     pub(crate) fn take_error(&self, index: u16) -> Result<bool> {
         Ok(self.queue(index)?.error.test_and_clear()?)
     }
 
-    /// The session itself.
+    /// Returns the session.
     pub(crate) fn frontend(&mut self) -> &mut Frontend {
         &mut self.frontend
     }
 
-    /// The guest's RAM, from guest address 0 on.
+    /// Returns the guest's RAM, which starts at guest address 0.
     pub(crate) fn ram(&self) -> &GuestRam {
         &self.ram
     }
 
-    /// The one region that all of it is in.
+    /// Returns the single memory region, which contains all of the RAM.
     pub(crate) fn region(&self) -> MemoryRegion {
         region(&self.options)
     }
 
-    /// Size of the disk.
+    /// Returns the size of the disk in sectors.
     pub(crate) fn capacity_sectors(&self) -> u64 {
         self.capacity_sectors
     }
 
-    /// The virtio features in force.
+    /// Returns the negotiated virtio features.
     pub(crate) fn features(&self) -> Features {
         self.features
     }
@@ -300,8 +306,8 @@ impl Drop for Client {
     }
 }
 
-/// Ends a session now: interrupt lines hold its socket open, too, and so does, for a moment, a program that another test
-/// is about to start.
+/// Ends a session at once. Closing the descriptor is not enough: interrupt eventfds keep the socket
+/// open too, and so does, for a moment, a child that another test is starting.
 pub(crate) fn hang_up(frontend: &Frontend) {
     let socket = frontend.as_fd().try_clone_to_owned().map(UnixStream::from);
     let _ = socket.and_then(|socket| socket.shutdown(Shutdown::Both));

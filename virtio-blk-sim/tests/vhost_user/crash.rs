@@ -1,4 +1,4 @@
-//! The server is killed with writes in flight; the next one finds them in the in-flight region.
+//! The server is killed with writes in flight. The next server finds them in the in-flight region.
 
 use std::os::unix::fs::FileExt;
 
@@ -12,16 +12,16 @@ use super::{Watchdog, default_options, driver, exercise};
 
 /// Requests in flight.
 const DEPTH: u16 = 32;
-/// Bytes of a write: so many that some are being carried out when the kill comes.
+/// Bytes per write, large enough that some writes are being executed when the kill comes.
 const BLOCK: u32 = 128 << 10;
-/// Blocks of the disk.
+/// Size of the disk in blocks.
 const BLOCKS: u64 = 64;
 
-/// A guest that writes each block again and again and knows what each must hold. Slot `n` has every 32nd block for itself,
-/// so no two requests in flight meet.
+/// A guest that writes the blocks repeatedly and knows what each must contain. Slot `n` uses only
+/// the blocks `n`, `n + 32`, ..., so requests in flight never overlap.
 struct Writer {
     driver: BlkDriver,
-    /// By block: the write that was last acknowledged; 0 is none.
+    /// By block: the number of the last acknowledged write, or 0 if there is none.
     acknowledged: Vec<u64>,
     /// By slot: the block and the number of the write in flight.
     in_flight: Vec<Option<(u64, u64)>>,
@@ -37,7 +37,7 @@ fn big_writes() -> ClientOptions {
     ClientOptions::new(64, BlkDriver::ram_bytes(64, DEPTH, BLOCK))
 }
 
-/// What write `number` of a block puts there.
+/// The data of write `number` to a block.
 fn content(block: u64, number: u64) -> Vec<u8> {
     let word = if number == 0 { 0 } else { (block << 40 | number).wrapping_mul(0x9e37_79b9_7f4a_7c15) };
     word.to_le_bytes().repeat(BLOCK as usize / 8)
@@ -68,20 +68,20 @@ impl Writer {
         self.driver.kick().unwrap();
     }
 
-    /// Takes what is acknowledged; how many that were.
+    /// Takes the acknowledged writes. Returns their number.
     fn reap(&mut self) -> usize {
         let mut finished = Vec::new();
         self.driver.reap(&mut finished).unwrap();
         for completion in &finished {
             assert_eq!(completion.status, 0);
             let (block, number) =
-                self.in_flight[usize::from(completion.slot)].take().expect("is answered once");
+                self.in_flight[usize::from(completion.slot)].take().expect("a write completes only once");
             self.acknowledged[block as usize] = number;
         }
         finished.len()
     }
 
-    /// Waits until nothing is in flight.
+    /// Waits until no write is in flight.
     fn finish(&mut self) {
         self.reap();
         while self.in_flight.iter().any(Option::is_some) {
@@ -90,7 +90,8 @@ impl Writer {
         }
     }
 
-    /// Every acknowledged write is in the image; what a write in flight has done to its block, nobody can say.
+    /// Checks that every acknowledged write is in the image. Blocks with a write in flight may have
+    /// any content.
     fn check(&self, image: &TempPath) {
         let image = std::fs::File::open(image).unwrap();
         for (block, &number) in (0..).zip(&self.acknowledged) {
@@ -105,21 +106,25 @@ impl Writer {
 }
 
 #[test]
-fn a_killed_server_loses_no_acknowledged_write_and_its_successor_finishes_the_rest() {
+fn a_killed_server_loses_no_acknowledged_write_and_the_next_server_finishes_the_rest() {
     let _watchdog =
-        Watchdog::new("a_killed_server_loses_no_acknowledged_write_and_its_successor_finishes_the_rest");
+        Watchdog::new("a_killed_server_loses_no_acknowledged_write_and_the_next_server_finishes_the_rest");
     let (socket, image) = (TempPath::new("sock"), image());
     let mut client: Option<Client> = None;
     let mut writer: Option<Writer> = None;
     let mut left_behind = 0;
-    // What servers had taken when they were killed, and their successors have to do again: by engine, ring and pool.
+    // Heads that servers had taken when they were killed, which the next server must execute again.
+    // By engine: ring and pool.
     let mut taken = [0; 2];
     for round in 0.. {
         if round >= 12 && taken.iter().all(|&heads| heads > 0) {
             break;
         }
-        assert!(round < 400, "a kill that finds nothing taken proves no replay: ring, pool {taken:?}");
-        // Whatever its loop is made of, and with the queue on a thread of its own.
+        assert!(
+            round < 400,
+            "no kill happened with requests taken, so replay was not tested: ring, pool {taken:?}"
+        );
+        // With each monitor, and with the queue on the main loop or on an I/O thread.
         let monitor = ["io_uring", "epoll", "poll"][round % 3];
         let threads = ["0", "1"][round % 2];
         let server = Process::start(&socket, &image, &["--monitor", monitor, "--threads", threads]);
@@ -149,7 +154,7 @@ fn a_killed_server_loses_no_acknowledged_write_and_its_successor_finishes_the_re
             acknowledged += writer.reap();
         }
         if round % 2 == 1 {
-            // This one does not get to them at all.
+            // This server is stopped before it can take the writes.
             server.signal(libc::SIGSTOP);
         }
         writer.submit();
@@ -158,19 +163,19 @@ fn a_killed_server_loses_no_acknowledged_write_and_its_successor_finishes_the_re
         writer.reap();
         writer.check(&image);
     }
-    assert!(left_behind > 0, "a kill that leaves nothing in flight proves nothing");
+    assert!(left_behind > 0, "no kill happened with writes in flight");
     let _server = Process::start(&socket, &image, &[]);
     let (mut client, mut writer) = (client.unwrap(), writer.unwrap());
     client.reconnect(&socket).unwrap();
     writer.driver.set_irq(client.ports(0).unwrap().irq);
     writer.finish();
     writer.check(&image);
-    assert_eq!(u64::from(client.stop(0).unwrap()), writer.count, "each write was taken once");
+    assert_eq!(u64::from(client.stop(0).unwrap()), writer.count, "each write must be taken once");
 }
 
 #[test]
-fn a_session_that_ends_with_writes_in_flight_is_taken_up_again() {
-    let _watchdog = Watchdog::new("a_session_that_ends_with_writes_in_flight_is_taken_up_again");
+fn a_session_that_ends_with_writes_in_flight_is_resumed() {
+    let _watchdog = Watchdog::new("a_session_that_ends_with_writes_in_flight_is_resumed");
     let image = image();
     let server = TestServer::new(Setup { backend: Setup::file(&image), ..Setup::default() });
     let mut client = Client::connect(server.socket(), big_writes()).unwrap();
@@ -183,7 +188,7 @@ fn a_session_that_ends_with_writes_in_flight_is_taken_up_again() {
         writer.check(&image);
     }
     assert_eq!(u64::from(client.stop(0).unwrap()), writer.count);
-    // Nothing stands between the two: an ordinary session works as well.
+    // An ordinary session on the same server works too.
     drop(client);
     let mut client = Client::connect(server.socket(), default_options()).unwrap();
     exercise(&mut driver(&mut client, 0), 100);

@@ -1,4 +1,4 @@
-//! A server whose guest asks for nothing does nothing: no thread of it is scheduled.
+//! A server whose guest is idle must be idle too: none of its threads may be scheduled.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,12 +13,13 @@ use super::server::TempPath;
 use super::transfer::monitors;
 use super::{Watchdog, default_options, driver, exercise};
 
-/// Context switches of each thread, by its id and name: one for each time that it ran. A worker of io_uring is the kernel's, which
-/// lets it look every five seconds whether it is still needed (io_wq_worker, WORKER_IDLE_TIMEOUT).
+/// Returns the context switches of each thread, by thread id and name: one per time that it ran.
+/// Skips io_uring workers, which the kernel wakes every five seconds to check whether they are
+/// still needed (io_wq_worker, WORKER_IDLE_TIMEOUT).
 fn switches(process: u32) -> BTreeMap<String, u64> {
     let mut switches = BTreeMap::new();
     for thread in fs::read_dir(format!("/proc/{process}/task")).unwrap() {
-        // One that ends meanwhile is missed in the comparison.
+        // A thread that has just ended; the comparison will notice that it is missing.
         let Ok(status) = fs::read_to_string(thread.unwrap().path().join("status")) else { continue };
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -33,7 +34,8 @@ fn switches(process: u32) -> BTreeMap<String, u64> {
     switches
 }
 
-/// A process that sleeps until its input ends. If it was woken, so was everyone: a cgroup was frozen and thawed, or the machine.
+/// A process that sleeps until its input ends. If it was woken, all processes were, for example
+/// because a cgroup or the machine was frozen and thawed.
 struct Sleeper(Child);
 
 impl Sleeper {
@@ -49,7 +51,7 @@ impl Drop for Sleeper {
     }
 }
 
-/// A server, and its guest, which is attached for as long as this lives.
+/// A server and its guest, which stays attached as long as this exists.
 struct Attached {
     name: String,
     server: Process,
@@ -57,7 +59,7 @@ struct Attached {
 }
 
 impl Attached {
-    /// One that has served a few requests.
+    /// Starts a server and has it serve a few requests.
     fn new(arguments: &[&str]) -> Self {
         let (socket, image) = (TempPath::new("sock"), TempPath::image());
         let server = Process::start(&socket, &image, arguments);
@@ -76,7 +78,7 @@ fn no_thread_of_an_idle_server_is_scheduled() {
     for monitor in monitors().iter().map(ToString::to_string) {
         for busy_poll in ["0", "32768"] {
             servers.push(Attached::new(&["--monitor", &monitor, "--busy-poll", busy_poll]));
-            // Queues on threads of their own.
+            // With the queue on an I/O thread.
             let arguments = ["--monitor", &monitor, "--busy-poll", busy_poll, "--threads", "1"];
             servers.push(Attached::new(&arguments));
         }
@@ -84,7 +86,8 @@ fn no_thread_of_an_idle_server_is_scheduled() {
     let ids: Vec<u32> = servers.iter().map(|attached| attached.server.id()).collect();
     let read = || -> Vec<_> { ids.iter().copied().map(switches).collect() };
 
-    // What follows the last request: one more turn of the loop, a window of busy polling.
+    // Wait for the work after the last request: one more turn of the loop, and a busy-polling
+    // window.
     let mut before = read();
     for _ in 0..50 {
         std::thread::sleep(Duration::from_millis(100));
@@ -99,7 +102,7 @@ fn no_thread_of_an_idle_server_is_scheduled() {
         std::thread::sleep(Duration::from_secs(1));
         let after = read();
         if switches(sleeper.0.id()) != asleep {
-            println!("all processes were woken; once more");
+            println!("all processes were woken; trying again");
             return false;
         }
         for ((attached, before), after) in servers.iter().zip(&before).zip(&after) {
@@ -107,5 +110,5 @@ fn no_thread_of_an_idle_server_is_scheduled() {
         }
         true
     });
-    assert!(undisturbed, "this machine lets no process sleep for a second");
+    assert!(undisturbed, "on this machine no process sleeps for a whole second");
 }

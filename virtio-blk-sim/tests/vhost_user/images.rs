@@ -42,7 +42,8 @@ fn a_direct_image_serves_buffers_at_any_address() {
     };
     let mut content = disk_content(CAPACITY);
     for (round, placement) in [(4096, 0), (512, 0), (512, 8), (1, 0), (1, 13)].into_iter().enumerate() {
-        println!("buffers at multiples of {} plus {}", placement.0, placement.1); // printed when the test fails
+        // Printed when the test fails.
+        println!("buffers at multiples of {} plus {}", placement.0, placement.1);
         let server = TestServer::new(setup());
         let mut vm = Vm::new(&server, Features::NONE);
         vm.placement = placement;

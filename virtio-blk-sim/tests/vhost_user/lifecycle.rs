@@ -1,4 +1,4 @@
-//! What happens to a session between its first request and its end.
+//! Events in a session between its first request and its end.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -27,13 +27,13 @@ fn the_configuration_space_is_read_and_written() {
     assert_eq!(frontend.get_config(32, 1).unwrap(), [1], "write-back");
     frontend.set_config(32, &[0]).unwrap();
     assert_eq!(frontend.get_config(32, 1).unwrap(), [0], "write-through");
-    // Read-only fields stay as they are.
+    // Writing a read-only field changes nothing.
     frontend.set_config(0, &[0; 8]).unwrap();
     assert_eq!(frontend.get_config(0, 8).unwrap(), SECTORS.to_le_bytes());
-    // What lies behind the fields is zeroes; what lies behind the space is refused.
+    // Bytes after the last field read as zero. Reading past the end of the space is refused.
     assert_eq!(frontend.get_config(200, 56).unwrap(), [0; 56]);
     assert!(matches!(frontend.get_config(200, 57), Err(FrontendError::Refused { .. })));
-    // The next session begins with the device as it was made.
+    // The next session starts with the initial device state.
     drop(client);
     server.wait_disconnected();
     let mut client = Client::connect(server.socket(), default_options()).unwrap();
@@ -41,8 +41,8 @@ fn the_configuration_space_is_read_and_written() {
 }
 
 #[test]
-fn a_stopped_ring_has_answered_everything_and_goes_on_where_it_stood() {
-    let _watchdog = Watchdog::new("a_stopped_ring_has_answered_everything_and_goes_on_where_it_stood");
+fn a_stopped_ring_has_completed_everything_and_continues_at_its_position() {
+    let _watchdog = Watchdog::new("a_stopped_ring_has_completed_everything_and_continues_at_its_position");
     let image = TempPath::image();
     let server = TestServer::new(Setup { backend: Setup::file(&image), ..Setup::default() });
     let mut client = Client::connect(server.socket(), default_options()).unwrap();
@@ -53,14 +53,14 @@ fn a_stopped_ring_has_answered_everything_and_goes_on_where_it_stood() {
         driver.kick().unwrap();
         let base = client.stop(0).unwrap();
         driver.reap(&mut finished).unwrap();
-        // What the device had taken is answered, and what it had not waits for the start.
+        // Requests that the device took have completed; the others wait for the next start.
         let before = finished.len();
         assert_eq!(usize::from(base), (usize::from(round) - 1) * 16 + before, "round {round}");
         client.start(0).unwrap();
         finish(&mut driver, &mut finished, 16);
         assert!(finished.drain(..).all(|completion| completion.status == 0));
     }
-    // A ring that is disabled takes nothing, and then what has waited.
+    // A disabled ring takes nothing. When it is enabled again, it takes what has waited.
     client.frontend().set_vring_enable(0, false).unwrap();
     driver.read(0, 0).unwrap();
     driver.kick().unwrap();
@@ -78,7 +78,7 @@ fn a_reset_device_can_be_set_up_again() {
     let mut first = driver(&mut client, 0);
     exercise(&mut first, 100);
     client.frontend().reset_device().unwrap();
-    assert_eq!(server.ask(|server, _| server.stats()), [], "no ring runs");
+    assert_eq!(server.ask(|server, _| server.stats()), [], "no ring may run");
     let bits = client.features().bits() | F_PROTOCOL_FEATURES;
     client.frontend().set_features(bits).unwrap();
     let mut second = driver(&mut client, 0);
@@ -86,8 +86,8 @@ fn a_reset_device_can_be_set_up_again() {
 }
 
 #[test]
-fn frontends_come_and_go_and_the_server_stays() {
-    let _watchdog = Watchdog::new("frontends_come_and_go_and_the_server_stays");
+fn a_server_outlives_its_frontends() {
+    let _watchdog = Watchdog::new("a_server_outlives_its_frontends");
     let server = TestServer::new(Setup::default());
     for session in 1..=5 {
         let mut client = Client::connect(server.socket(), default_options()).unwrap();
@@ -96,7 +96,7 @@ fn frontends_come_and_go_and_the_server_stays() {
         drop(client);
         server.wait_disconnected();
     }
-    // One guest that loses its session and takes it up again.
+    // A guest that loses its session and resumes it.
     let mut client = Client::connect(server.socket(), default_options()).unwrap();
     let mut driver = driver(&mut client, 0);
     for _ in 0..3 {
@@ -109,8 +109,8 @@ fn frontends_come_and_go_and_the_server_stays() {
 }
 
 #[test]
-fn a_second_frontend_is_hung_up_on_and_the_first_works() {
-    let _watchdog = Watchdog::new("a_second_frontend_is_hung_up_on_and_the_first_works");
+fn a_second_frontend_is_disconnected_and_the_first_works() {
+    let _watchdog = Watchdog::new("a_second_frontend_is_disconnected_and_the_first_works");
     let server = TestServer::new(Setup::default());
     let mut first = Client::connect(server.socket(), default_options()).unwrap();
     let mut driver = driver(&mut first, 0);
@@ -144,7 +144,7 @@ fn a_resized_disk_is_announced() {
     assert_eq!(client.frontend().get_config(0, 8).unwrap(), (SECTORS / 2).to_le_bytes());
 }
 
-/// The ring's interrupt line is changed while requests are in flight: none goes unheard.
+/// The ring's call eventfd is changed while requests are in flight. No interrupt may be lost.
 #[test]
 fn another_call_eventfd_takes_over_at_once() {
     let _watchdog = Watchdog::new("another_call_eventfd_takes_over_at_once");
@@ -161,8 +161,8 @@ fn another_call_eventfd_takes_over_at_once() {
 }
 
 #[test]
-fn the_program_serves_reports_and_leaves_in_order() {
-    let _watchdog = Watchdog::new("the_program_serves_reports_and_leaves_in_order");
+fn the_program_serves_prints_statistics_and_exits() {
+    let _watchdog = Watchdog::new("the_program_serves_prints_statistics_and_exits");
     let (socket, image) = (TempPath::new("sock"), TempPath::image());
     let mut server = Process::start(&socket, &image, &["--queues", "2", "--threads", "2"]);
     assert_eq!(server.socket_mode(), 0o600);
@@ -173,7 +173,7 @@ fn the_program_serves_reports_and_leaves_in_order() {
     server.wait_for_line("queue 0: 500 requests");
     server.wait_for_line("queue 1: 500 requests");
 
-    // SIGTERM in the middle of the work: what was taken is answered, and the guest sees its device go.
+    // SIGTERM during I/O: requests that were taken complete, and the guest notices the disconnect.
     let [mut driver, _] = drivers;
     let guest = std::thread::spawn(move || {
         let outcome = run(&mut driver, &workload(u64::MAX));
@@ -190,5 +190,5 @@ fn the_program_serves_reports_and_leaves_in_order() {
         "{outcome:?}"
     );
     assert!(finished.iter().all(|completion| completion.status == 0), "{finished:?}");
-    assert!(!socket.as_ref().exists(), "the socket's name is removed");
+    assert!(!socket.as_ref().exists(), "the socket must be removed");
 }

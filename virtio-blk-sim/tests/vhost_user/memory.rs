@@ -1,4 +1,4 @@
-//! Guest memory that changes, and guest memory that is taken away, while requests are in flight.
+//! Guest memory that changes or is truncated while requests are in flight.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -13,7 +13,7 @@ use super::client::Client;
 use super::server::{Setup, TempPath, TestServer};
 use super::{BLOCK, SECTORS, Watchdog, default_options, driver, exercise};
 
-/// Where regions go that come and go.
+/// Address of the regions that are added and removed.
 const ELSEWHERE: u64 = 1 << 32;
 
 fn region(size: u64) -> MemoryRegion {
@@ -55,7 +55,7 @@ fn a_request_reaches_a_region_that_was_added() {
     post(&mut driver, 0, 1, ELSEWHERE, 512);
     assert_eq!(answer(&mut driver), Ok(0));
     assert_eq!(more.memory().read_obj::<[u8; 16]>(GuestAddress(0)).unwrap(), [7; 16]);
-    // Once it is gone, a buffer in it is one outside guest memory.
+    // After the removal, a buffer there is outside guest memory.
     client.frontend().remove_mem_region(region(1 << 16)).unwrap();
     post(&mut driver, 0, 1, ELSEWHERE, 512);
     driver.wait().unwrap();
@@ -64,7 +64,8 @@ fn a_request_reaches_a_region_that_was_added() {
     }
 }
 
-/// Posts a request whose data is anywhere: kind 0 reads, 1 writes. Header and status are in the data buffer of slot 0.
+/// Posts a request whose data may be anywhere: kind 0 reads, 1 writes. Header and status are in the
+/// data buffer of slot 0.
 pub(crate) fn post(driver: &mut BlkDriver, kind: u32, sector: u64, data: u64, len: u32) {
     let control = driver.data(0);
     let mut header = [0; 16];
@@ -84,7 +85,7 @@ pub(crate) fn post(driver: &mut BlkDriver, kind: u32, sector: u64, data: u64, le
     driver.kick().unwrap();
 }
 
-/// The status of the one request in flight, or why there will be none.
+/// Returns the status of the only request in flight, or the reason why it will not complete.
 pub(crate) fn answer(driver: &mut BlkDriver) -> Result<u8, String> {
     loop {
         if let Some((_, _)) = driver.queue_mut().pop_used().unwrap() {
@@ -104,15 +105,15 @@ pub(crate) fn answer(driver: &mut BlkDriver) -> Result<u8, String> {
     }
 }
 
-/// A file of one block, which its owner can truncate.
+/// Creates a file of one block without seals, which can be truncated.
 fn unsealed(path: &TempPath) -> File {
     std::fs::write(path, vec![0xaa; BLOCK as usize]).unwrap();
     File::options().read(true).write(true).open(path).unwrap()
 }
 
 #[test]
-fn memory_that_is_taken_away_ends_the_session_and_not_the_server() {
-    let _watchdog = Watchdog::new("memory_that_is_taken_away_ends_the_session_and_not_the_server");
+fn truncated_memory_ends_the_session_and_not_the_server() {
+    let _watchdog = Watchdog::new("truncated_memory_ends_the_session_and_not_the_server");
     for threads in [0, 1] {
         let server = TestServer::new(Setup { threads, ..Setup::default() });
         for kind in [0, 1] {
@@ -126,10 +127,10 @@ fn memory_that_is_taken_away_ends_the_session_and_not_the_server() {
             file.set_len(0).unwrap();
             let before = driver.queue_mut().used_idx();
             post(&mut driver, kind, 0, ELSEWHERE, BLOCK);
-            // The interrupt that says so may come first; then the socket is shut.
+            // The error interrupt may come first; then the socket is shut down.
             let gone = std::io::ErrorKind::ConnectionAborted.to_string();
             assert_eq!(answer(&mut driver), Err(gone), "kind {kind}");
-            assert_eq!(driver.queue_mut().used_idx(), before, "nothing more is answered");
+            assert_eq!(driver.queue_mut().used_idx(), before, "no more requests may complete");
             server.wait_disconnected();
         }
         let mut client = Client::connect(server.socket(), default_options()).unwrap();
@@ -137,10 +138,11 @@ fn memory_that_is_taken_away_ends_the_session_and_not_the_server() {
     }
 }
 
-/// The kernel meets the hole, not this process: an I/O error of that request.
+/// Here the kernel accesses the missing page, not this process, so only that request fails with an
+/// I/O error.
 #[test]
-fn memory_that_is_taken_away_from_the_kernel_is_an_error_of_the_request() {
-    let _watchdog = Watchdog::new("memory_that_is_taken_away_from_the_kernel_is_an_error_of_the_request");
+fn truncated_memory_accessed_by_the_kernel_fails_only_the_request() {
+    let _watchdog = Watchdog::new("truncated_memory_accessed_by_the_kernel_fails_only_the_request");
     let (image, path) = (TempPath::image(), TempPath::new("ram"));
     let server = TestServer::new(Setup { backend: Setup::file(&image), ..Setup::default() });
     let file = unsealed(&path);
@@ -153,15 +155,15 @@ fn memory_that_is_taken_away_from_the_kernel_is_an_error_of_the_request() {
     exercise(&mut driver, 100);
 }
 
-/// The rings themselves are gone.
+/// The memory of the rings themselves is truncated.
 #[test]
-fn rings_that_are_taken_away_end_the_session() {
-    let _watchdog = Watchdog::new("rings_that_are_taken_away_end_the_session");
+fn truncated_rings_end_the_session() {
+    let _watchdog = Watchdog::new("truncated_rings_end_the_session");
     let path = TempPath::new("ram");
     let server = TestServer::new(Setup { backend: Backend::memory(SECTORS).unwrap(), ..Setup::default() });
     let mut client = Client::connect(server.socket(), default_options()).unwrap();
     let driver = BlkDriver::new(client.ports(0).unwrap(), super::DEPTH, BLOCK).unwrap();
-    // The server's RAM is another file of the same size, which says that nothing is available yet.
+    // The server gets another file of the same size, in which no request is available yet.
     let size = client.region().size;
     std::fs::write(&path, vec![0; size as usize]).unwrap();
     let file = File::options().read(true).write(true).open(&path).unwrap();
@@ -173,10 +175,10 @@ fn rings_that_are_taken_away_end_the_session() {
     server.wait_disconnected();
 }
 
-/// The in-flight region is the frontend's memory, too.
+/// The in-flight region is memory of the frontend too.
 #[test]
-fn an_inflight_region_that_is_taken_away_ends_the_session() {
-    let _watchdog = Watchdog::new("an_inflight_region_that_is_taken_away_ends_the_session");
+fn a_truncated_inflight_region_ends_the_session() {
+    let _watchdog = Watchdog::new("a_truncated_inflight_region_ends_the_session");
     let path = TempPath::zeroes(BLOCK.into());
     let server = TestServer::new(Setup::default());
     let mut client = Client::connect(server.socket(), default_options()).unwrap();

@@ -1,4 +1,4 @@
-//! Cases of the list of malformed guests that take more than one chain.
+//! Cases of the list of malformed guests that need more than one chain.
 
 use std::os::fd::AsFd;
 use std::sync::Barrier;
@@ -16,7 +16,7 @@ use super::requests::{BACKGROUND, CAPACITY, IOERR, OK, Vm, disk, disk_content, i
 use super::server::{Setup, TempPath, TestServer};
 use super::{BLOCK, DEPTH, Watchdog, abuse, default_options, driver, exercise, finish, options, rings};
 
-/// The case, and what it is tried with.
+/// The number of a case, and its test.
 pub(crate) const MORE: [(u32, fn()); 18] = [
     (14, rings::a_chain_may_have_4_gib_and_not_a_byte_more),
     (16, rings::an_indirect_descriptor_that_was_not_negotiated_breaks_the_queue),
@@ -39,12 +39,12 @@ pub(crate) const MORE: [(u32, fn()); 18] = [
 ];
 
 #[test]
-fn what_takes_more_than_a_chain_gets_its_reaction_over_the_socket() {
+fn cases_of_more_than_one_chain_get_the_expected_reaction() {
     let mut last = None;
     for (case, check) in MORE {
-        let _watchdog = Watchdog::new("what_takes_more_than_a_chain_gets_its_reaction_over_the_socket");
-        println!("case {case}"); // shown when it fails
-        // Some are three cases in one.
+        let _watchdog = Watchdog::new("cases_of_more_than_one_chain_get_the_expected_reaction");
+        println!("case {case}"); // printed when the test fails
+        // Run a test that covers several cases only once.
         if last.replace(check as usize) != Some(check as usize) {
             check();
         }
@@ -83,18 +83,18 @@ fn what_was_made_available_before_the_ring_was_enabled_is_served() {
         driver.read(0, 0).unwrap();
         driver.kick().unwrap();
         if lost {
-            // Somebody has heard it, but no device that serves this queue.
+            // The kick is consumed by something that does not serve this queue.
             let Kick::Plain(kick) = &driver.ports().kick else { panic!("bounded") };
             assert!(kick.test_and_clear().unwrap());
         }
-        assert_eq!(server.ask(|server, _| server.stats()), [], "nothing runs");
+        assert_eq!(server.ask(|server, _| server.stats()), [], "no ring may run");
         client.start(0).unwrap();
         finish(&mut driver, &mut Vec::new(), 1);
-        // And on a ring that is disabled for a while.
+        // The same on a ring that is disabled for a while.
         client.frontend().set_vring_enable(0, false).unwrap();
         driver.read(0, 0).unwrap();
         driver.kick().unwrap();
-        assert_eq!(server.ask(|server, _| server.stats()), [], "nothing runs");
+        assert_eq!(server.ask(|server, _| server.stats()), [], "no ring may run");
         assert!(!driver.queue_mut().has_used());
         client.frontend().set_vring_enable(0, true).unwrap();
         finish(&mut driver, &mut Vec::new(), 1);
@@ -112,7 +112,7 @@ fn a_ring_that_there_is_not_has_no_doorbell() {
         assert!(is_refused(client.frontend().set_vring_kick(index, Some(kick.as_fd()))), "{index}");
         assert!(is_refused(client.frontend().set_vring_enable(index.into(), true)), "{index}");
     }
-    // The second ring has a doorbell and no place in memory.
+    // The second ring has a kick eventfd, but no addresses.
     client.frontend().set_vring_kick(1, Some(kick.as_fd())).unwrap();
     client.frontend().set_vring_enable(1, true).unwrap();
     exercise(&mut driver, 100);
@@ -136,7 +136,7 @@ fn a_reset_waits_for_what_is_in_flight_and_then_nothing_changes() {
             bytes
         };
         let before = all(&client);
-        // The loop turns, and whatever was late would come.
+        // Run the loop, so that any late write would happen now.
         (0..100).for_each(|_| server.ask(|_, _| ()));
         assert!(before == all(&client), "a device that was reset writes to guest memory");
         let bits = client.features().bits() | virtio_blk_sim::vhost_user::F_PROTOCOL_FEATURES;
@@ -145,7 +145,8 @@ fn a_reset_waits_for_what_is_in_flight_and_then_nothing_changes() {
     exercise(&mut driver(&mut client, 0), 100);
 }
 
-/// The guest's own race: it may get any mix of the two sectors, and nothing else may happen.
+/// The guest causes this race itself. It may get any mix of the two sectors, but nothing else may
+/// happen.
 fn one_buffer_on_two_queues() {
     const ROUNDS: usize = 200;
     let content = disk_content(CAPACITY);
@@ -172,7 +173,7 @@ fn one_buffer_on_two_queues() {
         let mut found = [0; 512];
         client.ram().memory().read_slice(&mut found, GuestAddress(shared)).unwrap();
         for (at, byte) in found.iter().enumerate() {
-            assert!([content[at], content[512 + at]].contains(byte), "byte {at} is of neither sector");
+            assert!([content[at], content[512 + at]].contains(byte), "byte {at} comes from neither sector");
         }
         assert!(std::fs::read(&image).unwrap() == content);
     }
@@ -207,7 +208,7 @@ fn config_read_past_the_end() {
     let server = TestServer::new(Setup::default());
     let mut client = Client::connect(server.socket(), default_options()).unwrap();
     let frontend = client.frontend();
-    // What is behind the fields is zeroes, and what is behind the space is not read.
+    // Bytes after the last field read as zero. Reading past the end of the space is refused.
     assert_eq!(frontend.get_config(72, 184).unwrap(), [0; 184]);
     for (offset, size) in [(0, 257), (255, 2), (256, 1), (u32::MAX, 1), (8, u32::MAX)] {
         assert!(is_refused(frontend.get_config(offset, size)), "{offset} {size}");
@@ -223,7 +224,7 @@ fn event_index_wraps() {
     assert_eq!(client.stop(0).unwrap(), 100);
 }
 
-/// The image is not what it was when it was opened.
+/// The image is truncated after it was opened.
 fn a_failed_read_shows_nothing_that_is_not_the_disks() {
     let image = image_of(&disk_content(CAPACITY));
     let server = TestServer::new(Setup { backend: Setup::file(&image), ..Setup::default() });
@@ -235,9 +236,9 @@ fn a_failed_read_shows_nothing_that_is_not_the_disks() {
         (read.len() as u32 + 1, [found, vec![IOERR.unwrap()]].concat())
     };
     file.set_len(512).unwrap();
-    // What was read before it failed was read from the disk, and is counted.
+    // Data that was read before the error came from the disk, and is counted.
     assert_eq!(vm.run(&read(0, 1024)), failed(&disk(0, 1)));
     file.set_len(0).unwrap();
     assert_eq!(vm.run(&read(0, 1024)), failed(&[]));
-    assert_eq!(vm.run(&write(0, 512)), (1, vec![OK.unwrap()]), "the file grows again");
+    assert_eq!(vm.run(&write(0, 512)), (1, vec![OK.unwrap()]), "a write must extend the file again");
 }

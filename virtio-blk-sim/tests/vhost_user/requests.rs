@@ -1,5 +1,6 @@
-//! The table of requests that a guest may post, rightly or not, posted by a guest behind the socket: it gets its answer,
-//! nothing beside the posted buffers changes, and the next good request works.
+//! Posts the table of requests, valid and invalid, from a guest behind the socket. The guest must
+//! get the expected answer, nothing except the posted buffers may change, and the next valid
+//! request must work.
 
 use std::collections::BTreeSet;
 
@@ -25,7 +26,7 @@ pub(crate) use posted::{BACKGROUND, Posted, disk_content, header, range};
 pub(crate) use rows::{CAPACITY, IOERR, OK, Row, disk, payload, read, write};
 
 const PAGE: u64 = 4096;
-/// The guest's RAM: between two canary pages, which the server does not get.
+/// The guest's RAM. It lies between two canary pages, which are not shared with the server.
 const BASE: u64 = PAGE;
 const RAM_SIZE: u64 = 1 << 17;
 const END: u64 = BASE + RAM_SIZE;
@@ -39,12 +40,12 @@ pub(crate) struct Vm {
     queue: QueueConfig,
     driver: DriverQueue,
     answers: u16,
-    /// Each piece starts at a multiple of `.0`, plus `.1`.
+    /// Each buffer starts at a multiple of `.0`, plus `.1`.
     pub(crate) placement: (u64, u64),
 }
 
 impl Vm {
-    /// Takes all that is offered but `refuse`. Its buffers are at odd addresses.
+    /// Negotiates all offered features except `refuse`. Buffers are at unaligned addresses.
     pub(crate) fn new(server: &TestServer, refuse: Features) -> Self {
         let regions = [(0, PAGE), (BASE, RAM_SIZE), (END, PAGE)];
         let ram = GuestRam::with_regions(&regions.map(|(at, len)| (GuestAddress(at), len as usize))).unwrap();
@@ -57,7 +58,7 @@ impl Vm {
         Self { ram, session, queue, driver, answers: 0, placement: (1, 13) }
     }
 
-    /// Posts a chain; the used length, and what the guest finds in the writable pieces.
+    /// Posts a chain. Returns the used length, and the content of the writable buffers.
     pub(crate) fn run(&mut self, posted: &Posted) -> (u32, Vec<u8>) {
         let mem = self.ram.memory();
         mem.write_slice(&vec![BACKGROUND; (END - BUFFERS) as usize], GuestAddress(BUFFERS)).unwrap();
@@ -65,7 +66,7 @@ impl Vm {
         let mut place = |len: usize| {
             let addr = (end + 1).next_multiple_of(self.placement.0) + self.placement.1;
             end = addr + len as u64;
-            assert!(end < END, "the chain does not fit the guest");
+            assert!(end < END, "the chain does not fit into guest RAM");
             (GuestAddress(addr), len as u32)
         };
         let readable: Vec<_> = posted.readable.iter().map(|bytes| place(bytes.len())).collect();
@@ -73,17 +74,21 @@ impl Vm {
         for (bytes, (addr, _)) in posted.readable.iter().zip(&readable) {
             mem.write_slice(bytes, *addr).unwrap();
         }
-        let head = self.driver.add(&readable, &writable).unwrap().expect("descriptors are free");
+        let head = self.driver.add(&readable, &writable).unwrap().expect("no free descriptors");
         let _ = self.driver.publish();
         let before = snapshot(&self.ram);
         self.answers = self.answers.wrapping_add(1);
-        assert!(!self.session.kick(&self.driver, self.answers), "the queue broke");
-        let (used_head, written) = self.driver.pop_used().unwrap().expect("a chain was answered");
+        assert!(!self.session.kick(&self.driver, self.answers), "the queue must not break");
+        let (used_head, written) = self.driver.pop_used().unwrap().expect("no chain was completed");
         assert_eq!(used_head, head);
 
         let mut allowed: Vec<_> = writable.iter().map(|(addr, len)| (addr.0, u64::from(*len))).collect();
         allowed.push((self.queue.used_ring.0, QueueConfig::part_bytes(self.queue.size).2));
-        assert_eq!(strays(&before, &self.ram, &allowed), [0_u64; 0], "written beside the posted buffers");
+        assert_eq!(
+            strays(&before, &self.ram, &allowed),
+            [0_u64; 0],
+            "the device wrote outside the posted buffers"
+        );
         let piece = |&(addr, len): &(GuestAddress, u32)| {
             let mut bytes = vec![0; len as usize];
             self.ram.memory().read_slice(&mut bytes, addr).unwrap();
@@ -93,7 +98,7 @@ impl Vm {
     }
 }
 
-/// A file of these bytes.
+/// Creates a file with this content.
 pub(crate) fn image_of(content: &[u8]) -> TempPath {
     let path = TempPath::new("img");
     std::fs::write(&path, content).unwrap();
@@ -101,7 +106,7 @@ pub(crate) fn image_of(content: &[u8]) -> TempPath {
 }
 
 fn carry_out(row: &Row) {
-    println!("case {}: {}", row.case, row.name); // shown when it fails
+    println!("case {}: {}", row.case, row.name); // printed when the test fails
     let _watchdog = Watchdog::new(row.name);
     let image = image_of(&disk_content(CAPACITY));
     let device = Some(row.device_config());
@@ -110,7 +115,7 @@ fn carry_out(row: &Row) {
     assert_eq!(vm.run(&row.posted), (row.written(), row.writable(BACKGROUND)));
     let on_disk = std::fs::read(&image).unwrap();
     assert!(on_disk == row.disk_after(), "the disk is not as expected");
-    // The server lives, and the next good request works.
+    // The server still runs, and the next valid request works.
     let good = [&row.disk_after()[16 * 512..24 * 512], &[0]].concat();
     assert_eq!(vm.run(&read(16, 4096)), (4097, good));
 }
@@ -120,7 +125,7 @@ fn guests_behind_a_socket_get_what_the_table_says() {
     table::table().iter().for_each(carry_out);
 }
 
-/// Every number of the project's list of malformed guests, 1 to 84, has a row here.
+/// Every case of the project's list of malformed guests, 1 to 84, is tested here.
 #[test]
 fn every_case_is_tried_over_the_socket() {
     let requests = table::table().into_iter().map(|row| row.case);

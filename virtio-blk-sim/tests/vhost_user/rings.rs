@@ -1,5 +1,6 @@
-//! The table of malformed rings, posted by a guest behind the socket: the frontend learns that its queue is broken, nothing
-//! beside the posted buffers changes, and after a reset the device works.
+//! Posts the table of malformed rings from a guest behind the socket. The frontend must learn that
+//! its queue is broken, nothing except the posted buffers may change, and the device must work
+//! after a reset.
 
 use virtio_blk_sim::blk::device::Features;
 use virtio_blk_sim::memory::{GuestAddress, GuestRam};
@@ -11,7 +12,7 @@ use super::server::{Setup, TestServer};
 use super::session::{Session, snapshot, strays};
 
 #[path = "../../src/virtqueue/tests/malformed/cases.rs"]
-#[expect(dead_code, reason = "the ring's own tests look closer than a frontend can")]
+#[expect(dead_code, reason = "the ring's own tests check more than a frontend can see")]
 mod cases;
 #[path = "../../src/virtqueue/tests/guest_map.rs"]
 #[expect(dead_code, reason = "the ring's own tests also have guests without canaries")]
@@ -20,12 +21,12 @@ mod guest_map;
 use cases::{CASES, Expect, Guest, INDIRECT, SIZE, TABLE, config};
 use guest_map::{CANARIES, HIGH, HIGH_END, LOW_END, MIDDLE_END, RINGS, three_regions_and_canaries};
 
-/// The numbers of the rows.
+/// The case numbers of the rows.
 pub(crate) fn numbers() -> impl Iterator<Item = u32> {
     CASES.iter().filter_map(cases::Case::number)
 }
 
-/// A session for one row; `answers`: how many chains are answered before the queue breaks, or in all.
+/// Runs one row in a session of its own.
 fn row(
     server: &TestServer,
     name: &str,
@@ -33,13 +34,13 @@ fn row(
     set_up: impl FnOnce(&mut Guest),
     expect: Reaction,
 ) {
-    println!("{name}, event_idx {}", config.event_idx); // shown when it fails
+    println!("{name}, event_idx {}", config.event_idx); // printed when the test fails
     let mut guest = Guest::new(config);
     let mut session = Session::new(server, &guest.ram, &CANARIES);
     session.start(server, &config, Features::NONE);
     set_up(&mut guest);
     let before = snapshot(&guest.ram);
-    // The device writes its ring, whose end is avail_event.
+    // The device writes the used ring, which ends with avail_event.
     let mut allowed = vec![(config.used_ring.0, QueueConfig::part_bytes(config.size).2)];
     let (answers, breaks) = match expect {
         Reaction::Breaks => (u16::MAX, true),
@@ -50,14 +51,14 @@ fn row(
     };
     assert_eq!(session.kick(&guest.driver, answers), breaks, "{name}");
     let strays = strays(&before, &guest.ram, &allowed);
-    assert_eq!(strays, [0_u64; 0], "{name}: written beside the posted buffers");
+    assert_eq!(strays, [0_u64; 0], "{name}: the device wrote outside the posted buffers");
     session.frontend.reset_device().unwrap();
     session.good_request(server, &guest.ram, config);
 }
 
 enum Reaction {
     Breaks,
-    /// So many answers, and where the device may write.
+    /// The number of completions, and the ranges that the device may write.
     Answers(u16, &'static [(u64, u64)]),
 }
 
@@ -72,7 +73,8 @@ fn each_malformed_ring_gets_its_reaction_over_the_socket() {
     for event_idx in [true, false] {
         for case in CASES {
             let expect = match case.expect {
-                // A head that comes twice is no violation once the first has been answered: this device does so at once.
+                // Making a head available again is not a violation once its first use has
+                // completed; this device completes it at once.
                 Expect::Breaks { with: QueueError::HeadInFlight { head: 0 }, .. } => {
                     Reaction::Answers(8, &[(0x8000, 16)])
                 }
@@ -85,7 +87,7 @@ fn each_malformed_ring_gets_its_reaction_over_the_socket() {
     }
 }
 
-/// Case 14. The RAM is sparse: the chain says the same 64 MiB over and over.
+/// Case 14. The RAM is small: the chain refers to the same 64 MiB many times.
 pub(crate) fn a_chain_may_have_4_gib_and_not_a_byte_more() {
     const BUFFER: u32 = 64 << 20;
     let server = TestServer::new(Setup { queue_size: 128, ..Setup::default() });
@@ -100,7 +102,7 @@ pub(crate) fn a_chain_may_have_4_gib_and_not_a_byte_more() {
         driver.add(&buffers[..1], &buffers[1..]).unwrap().unwrap();
         let _ = driver.publish();
         assert_eq!(session.kick(&driver, 1), breaks, "and {extra:?} bytes");
-        // A read with readable data is refused, in the last byte of what it could write.
+        // A read with readable data is refused; its status is the last writable byte.
         let status: u8 = ram.memory().read_obj(GuestAddress(u64::from(BUFFER) - 1)).unwrap();
         assert_eq!(status, u8::from(!breaks));
         session.frontend.reset_device().unwrap();
@@ -118,7 +120,8 @@ pub(crate) fn an_indirect_descriptor_that_was_not_negotiated_breaks_the_queue() 
     row(&server(), "16", QueueConfig { indirect: false, ..config() }, post, Reaction::Breaks);
 }
 
-/// Case 22: as long as SEG_MAX says, though the ring is smaller than the device would have it.
+/// Case 22: an indirect table may be as long as SEG_MAX allows, even if the ring is smaller than
+/// the device's maximum.
 pub(crate) fn a_table_may_be_longer_than_the_ring_and_not_longer_than_was_promised() {
     let server = TestServer::new(Setup { queue_size: 2 * SIZE, ..Setup::default() });
     let table = |guest: &mut Guest, entries: u16| {
@@ -135,7 +138,8 @@ pub(crate) fn a_table_may_be_longer_than_the_ring_and_not_longer_than_was_promis
     row(&server, "22, one more", config(), |guest| table(guest, 2 * SIZE + 1), Reaction::Breaks);
 }
 
-/// Case 29. All three parts of the ring at one place: whatever the device makes of it, nobody else notices.
+/// Case 29. All three parts of the ring have the same address. Whatever the device does, other
+/// memory must not change.
 pub(crate) fn rings_that_overlap_harm_only_their_guest() {
     let server = server();
     let base = GuestAddress(RINGS);
@@ -151,7 +155,8 @@ pub(crate) fn rings_that_overlap_harm_only_their_guest() {
     }
     session.frontend.get_vring_base(0).unwrap();
     let changed = strays(&before, &guest.ram, &[(RINGS, 0x1000)]);
-    // Descriptors made of ring fields may lead anywhere in guest memory; a status is the most that they get.
+    // Descriptors made of ring fields may point anywhere in guest memory, but the device writes
+    // only a status there.
     assert!(changed.len() <= 256, "{changed:x?}");
     let beside = |at: &u64| CANARIES.iter().any(|&start| (start..start + 4096).contains(at));
     assert!(!changed.iter().any(beside), "{changed:x?}");
@@ -173,7 +178,7 @@ pub(crate) fn a_storm_of_spurious_kicks_finds_an_empty_ring_and_changes_nothing(
         }
         server.ask(|_, _| ());
         session.frontend.get_vring_base(0).unwrap();
-        // flags, or avail_event: whether it wants kicks is all that it has said.
+        // Only flags or avail_event may change: they tell whether the device wants kicks.
         let (flags, used) = (queue.used_ring.0, QueueConfig::part_bytes(queue.size).2);
         let kicks = [(flags, 2), (flags + used - 2, 2)];
         assert_eq!(strays(&before, &guest.ram, &kicks), [0_u64; 0]);

@@ -1,4 +1,5 @@
-//! A frontend for one guest that writes its ring itself, and sees every byte that changes in it or beside it.
+//! A frontend for a guest that writes its ring directly and checks every byte that changes in or
+//! outside of it.
 
 use std::os::fd::AsFd;
 
@@ -12,7 +13,7 @@ use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
 use super::default_options;
 use super::server::TestServer;
 
-/// What a frontend adds to a guest address.
+/// Offset between guest addresses and user addresses.
 const USER_BASE: u64 = 0x7f00_0000_0000;
 
 pub(crate) struct Session {
@@ -29,7 +30,8 @@ impl Drop for Session {
 }
 
 impl Session {
-    /// Shares all regions of the RAM but those that begin at a canary. In the file these lie next to what the server maps.
+    /// Shares all regions of the RAM, except those that start at a canary. In the file, the
+    /// canaries are next to the shared regions.
     pub(crate) fn new(server: &TestServer, ram: &GuestRam, canaries: &[u64]) -> Self {
         let mut frontend = Frontend::connect(server.socket(), default_options().timeout).unwrap();
         frontend.set_owner().unwrap();
@@ -47,12 +49,12 @@ impl Session {
         Self { frontend, kick, call, error }
     }
 
-    /// What the device offers.
+    /// Returns the features that the device offers.
     pub(crate) fn offered(&mut self) -> Features {
         Features::from_bits(self.frontend.get_features().unwrap() & !F_PROTOCOL_FEATURES)
     }
 
-    /// Starts the queue, and returns when the device has looked at its empty ring and sleeps.
+    /// Starts the queue. Returns when the device has looked at its empty ring and sleeps.
     pub(crate) fn start(&mut self, server: &TestServer, queue: &QueueConfig, features: Features) {
         let frontend = &mut self.frontend;
         let mut features = features | Features::VERSION_1;
@@ -85,11 +87,12 @@ impl Session {
         self.kick.notify().unwrap();
     }
 
-    /// Kicks, and waits until the device has answered so many or says that the driver broke a rule: which is true then.
+    /// Kicks, and waits until the device has completed `answers` chains or reports a ring error.
+    /// Returns true if it reports an error.
     pub(crate) fn kick(&self, driver: &DriverQueue, answers: u16) -> bool {
         self.ring_doorbell();
         loop {
-            // In this order: what comes before the error is seen with it.
+            // Read the error first, so that completions before it are seen.
             let broken = self.error.test_and_clear().unwrap();
             if broken || driver.used_idx() == answers {
                 return broken;
@@ -98,12 +101,11 @@ impl Session {
         }
     }
 
-    /// Posts a read of the first sector, of zeroes, on a ring that is laid out anew in the first 64 KiB of the guest or
-    /// wherever it was.
+    /// Posts a read of the first sector, which contains zeros, on a newly set up ring.
     pub(crate) fn good_request(&mut self, server: &TestServer, ram: &GuestRam, queue: QueueConfig) {
         let mut driver = DriverQueue::new(ram.map().unwrap(), queue).unwrap();
         self.start(server, &queue, Features::NONE);
-        // What the broken queue before it said has been heard.
+        // Discard an error that the broken queue reported earlier.
         self.error.test_and_clear().unwrap();
         let memory = ram.memory();
         memory.write_slice(&[0; 16], GuestAddress(0x8000)).unwrap();
@@ -115,11 +117,11 @@ impl Session {
         assert!(!self.kick(&driver, 1));
         assert_eq!(driver.pop_used(), Ok(Some((0, 513))));
         let end: [u8; 2] = memory.read_obj(GuestAddress(0x91ff)).unwrap();
-        assert_eq!(end, [0, 0], "the last byte and the status");
+        assert_eq!(end, [0, 0], "the last byte and the status must be 0");
     }
 }
 
-/// All bytes of guest memory, by region, canaries included.
+/// Returns all bytes of guest memory, by region, including the canaries.
 pub(crate) fn snapshot(ram: &GuestRam) -> Vec<(u64, Vec<u8>)> {
     let read = |start: GuestAddress, len: u64| {
         let mut bytes = vec![0; len as usize];
@@ -129,7 +131,7 @@ pub(crate) fn snapshot(ram: &GuestRam) -> Vec<(u64, Vec<u8>)> {
     ram.memory().iter().map(|region| read(region.start_addr(), region.len())).collect()
 }
 
-/// Where they differ, but for the places that the device may write.
+/// Returns the addresses of changed bytes outside the ranges that the device may write.
 pub(crate) fn strays(before: &[(u64, Vec<u8>)], ram: &GuestRam, allowed: &[(u64, u64)]) -> Vec<u64> {
     let after = snapshot(ram);
     let may = |at: u64| allowed.iter().any(|&(addr, len)| (addr..addr + len).contains(&at));

@@ -1,4 +1,4 @@
-//! Verified I/O: every backend on every monitor, with what a frontend may or may not negotiate.
+//! Verified I/O: every backend on every monitor, with different negotiated features.
 
 use std::thread;
 
@@ -52,7 +52,8 @@ fn whatever_is_negotiated_the_data_is_kept() {
     for indirect in [Features::NONE, Features::INDIRECT_DESC] {
         for event_idx in [Features::NONE, Features::EVENT_IDX] {
             let options = options(DEPTH, indirect | event_idx);
-            // A frontend that knows no protocol features: the ring is enabled from the start, the size is known otherwise.
+            // A frontend without protocol features: the ring is enabled from the start, and the
+            // disk size comes from the options.
             let plain = ClientOptions { protocol: None, capacity_sectors: SECTORS, ..options.clone() };
             for options in [options, plain] {
                 println!("{options:?}");
@@ -63,8 +64,8 @@ fn whatever_is_negotiated_the_data_is_kept() {
 }
 
 #[test]
-fn queues_on_threads_work_side_by_side() {
-    let _watchdog = Watchdog::new("queues_on_threads_work_side_by_side");
+fn queues_on_threads_work_in_parallel() {
+    let _watchdog = Watchdog::new("queues_on_threads_work_in_parallel");
     for threads in [0, 1, 2] {
         let image = TempPath::image();
         let server =
@@ -75,7 +76,7 @@ fn queues_on_threads_work_side_by_side() {
                 .unwrap();
         assert_eq!(client.frontend().get_queue_num().unwrap(), 3);
         let drivers: Vec<_> = (0..3).map(|queue| driver(&mut client, queue)).collect();
-        // One after another they are verified; side by side their writes would meet.
+        // First one after another, verified; running in parallel, their writes would conflict.
         let mut drivers = drivers;
         drivers.iter_mut().for_each(|driver| drop(exercise(driver, 200)));
         thread::scope(|scope| {

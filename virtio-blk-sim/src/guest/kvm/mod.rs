@@ -1,9 +1,9 @@
 //! A real vCPU: a virtual machine whose guest drives the disk through KVM.
 //!
 //! ```text
-//! guest (program.rs)                     KVM                                    the device's loop
-//! avail ring; OUT or store ────► ioeventfd, signalled in the kernel ────► doorbell of the AioContext
-//! sti; hlt; reap the used ring ◄──── interrupt controllers ◄──── irqfd ◄──── one write(2) for a batch
+//! guest (program.rs)                   KVM                                 the device's loop
+//! avail ring; OUT or store ────► ioeventfd, signalled in the kernel ────► doorbell
+//! sti; hlt; reap used ring ◄──── interrupt controllers ◄──── irqfd ◄───── one write(2) per batch
 //! ```
 //!
 //! Neither a kick nor an interrupt makes KVM_RUN return. User space does not read the irqfd: KVM
@@ -48,7 +48,7 @@
 //! let stop = Stop::Requests(500);
 //! let workload = Workload { pattern: Pattern::RandRw, iodepth: 8, stop, verify: true, seed: 1 };
 //! let report = guest.run(&workload)?;
-//! println!("{} requests, {} kicks, {} interrupts", report.requests, report.kicks, report.interrupts);
+//! println!("{} requests, {} kicks", report.requests, report.kicks);
 //! thread.stop()?;
 //! # Ok(())
 //! # }

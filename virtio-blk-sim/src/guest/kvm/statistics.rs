@@ -101,7 +101,7 @@ fn find(file: &impl FileExt) -> io::Result<Option<[u64; NAMES.len()]>> {
     let mut found = [None; NAMES.len()];
     let mut name = vec![0; name_size as usize];
     for index in 0..u64::from(count) {
-        // struct kvm_stats_desc: flags, exponent and size (16 bits each), offset, bucket size, name.
+        // struct kvm_stats_desc: flags, exponent, size (16 bits each), offset, bucket size, name.
         let at = u64::from(descriptors) + index * (16 + u64::from(name_size));
         let [_, _, offset, _] = words(file, at)?;
         file.read_exact_at(&mut name, at + 16)?;

@@ -90,7 +90,8 @@ fn zeros_are_written_as_data_where_fallocate_cannot_zero() {
 #[test]
 fn ranges_of_no_sectors_do_nothing() {
     let file = memfd(&disk_content(8));
-    fallocate(&file, DISCARD_MODE, &sectors(3, 0, false)).unwrap(); // fallocate(2) itself would return EINVAL
+    // fallocate(2) itself would return EINVAL.
+    fallocate(&file, DISCARD_MODE, &sectors(3, 0, false)).unwrap();
     discard(&file, &sectors(3, 0, false)).unwrap();
     write_zeroes(&file, &sectors(3, 0, true)).unwrap();
     write_zeroes(&file, &sectors(3, 0, false)).unwrap();
