@@ -1,4 +1,4 @@
-//! The chain parser: any guest memory, any rings, any order of queue operations.
+//! Fuzz target for the chain parser: any guest memory, any rings, any order of queue operations.
 #![no_main]
 
 #[path = "../targets/chain.rs"]

@@ -1,4 +1,4 @@
-//! The vhost-user server: any bytes in any pieces with any descriptors.
+//! Fuzz target for the vhost-user server: any bytes in any pieces with any descriptors.
 #![no_main]
 
 #[path = "../targets/messages/mod.rs"]

@@ -1,4 +1,4 @@
-//! The request parser: any chain of any bytes, through the device and a backend.
+//! Fuzz target for the request parser: any chain of any bytes, through the device and a backend.
 #![no_main]
 
 #[path = "../targets/guest.rs"]

@@ -1,9 +1,14 @@
-//! `DeviceQueue` under a guest that writes anything anywhere and a device that calls in any order.
+//! Tests `DeviceQueue` with a guest that writes anything anywhere and a device that makes calls in
+//! any order.
 //!
-//! Checked after every step: nothing panics; every segment that is handed out lies in guest memory; nothing but the used
-//! ring (and what a device writes through a chain) changes; a head is in flight once at most, and as many are in flight as
-//! were popped; a queue that broke stays broken and writes nothing more; rings are taken exactly if they are where rings
-//! may be.
+//! Checked after every step:
+//!
+//! - nothing panics;
+//! - every segment that is handed out lies in guest memory;
+//! - nothing changes except the used ring and what the device writes through a chain;
+//! - a head is in flight at most once, and the number in flight equals the number popped;
+//! - a broken queue stays broken and writes nothing more;
+//! - rings are accepted exactly if their place and size are valid.
 
 use arbitrary::{Arbitrary, Unstructured};
 use virtio_blk_sim::memory::GuestAddress;
@@ -11,11 +16,11 @@ use virtio_blk_sim::virtqueue::{Chain, Descriptor, DeviceQueue, QueueConfig, Que
 
 use crate::guest::{Guest, HIGH, HIGH_END, LOW_END, MIDDLE, flat};
 
-/// Where the rings usually are; indirect tables are usually behind them.
+/// Default place of the rings, and of indirect tables behind them.
 const RINGS: u64 = 0x1000;
 const TABLES: u64 = 0x2000;
 
-/// Sizes that a queue may have come first.
+/// Queue sizes; the first ones are more likely to be useful.
 const SIZES: [u16; 12] = [8, 4, 1, 2, 16, 32, 64, 0, 3, 256, 32768, u16::MAX];
 
 #[derive(Debug, Arbitrary)]
@@ -23,7 +28,7 @@ struct Input {
     size: u8,
     event_idx: bool,
     indirect: bool,
-    /// Rings in places of the guest's choice: descriptor table, avail ring, used ring.
+    /// Addresses of the rings chosen by the guest: descriptor table, avail ring, used ring.
     rings: Option<[Addr; 3]>,
     next_avail: u16,
     next_used: u16,
@@ -56,7 +61,7 @@ impl Addr {
 #[derive(Debug, Arbitrary)]
 enum Len {
     Few(u8),
-    /// Of an indirect table.
+    /// The length of an indirect table with this many entries.
     Entries(u8),
     Many(u16),
     Any(u32),
@@ -99,24 +104,24 @@ impl Desc {
 
 #[derive(Debug, Arbitrary)]
 enum Step {
-    // The guest.
+    // Steps of the guest.
     Desc(u8, Desc),
     TableDesc(u8, Desc),
     Avail(u8, u16),
     AvailIdx(u16),
-    /// Makes a chain available that is linked as a driver links it, in a table of its own if it is indirect.
+    /// Makes a valid linked chain available. An indirect chain gets its own table.
     Post {
         head: u8,
         indirect: bool,
         buffers: Vec<(Addr, Len, bool)>,
     },
-    /// Makes a head available, in flight or not.
+    /// Makes a head available, whether or not it is in flight.
     Again(u8),
     Write(Addr, Vec<u8>),
-    // The device.
+    // Steps of the device.
     Pop,
     Push(u8, u32),
-    /// A caller's mistake, or not.
+    /// Pushes any head, whether or not it is in flight.
     PushHead(u16),
     Publish,
     DisableKicks,
@@ -136,9 +141,9 @@ struct Model {
     broken: bool,
 }
 
-/// Carries out what `data` says.
+/// Runs the input in `data`.
 pub(crate) fn run(data: &[u8]) {
-    // Too short to say anything: as good as nothing.
+    // Ignore data that is too short for an input.
     let Ok(input) = Input::arbitrary_take_rest(Unstructured::new(data)) else { return };
     let size = SIZES[usize::from(input.size) % SIZES.len()];
     let mut config = QueueConfig {
@@ -163,7 +168,7 @@ pub(crate) fn run(data: &[u8]) {
     model.guest.write(config.avail_ring.0 + 2, &input.next_avail.to_le_bytes());
     for step in input.steps {
         if matches!(step, Step::Reset) {
-            // As a transport does it: chains that are held go with the old queue.
+            // Like a transport: chains that are held are dropped with the old queue.
             let avail = model.avail_idx();
             queue = open(&model.guest, avail, model.used).expect("it could be opened before");
             model.held.clear();
@@ -175,7 +180,8 @@ pub(crate) fn run(data: &[u8]) {
     }
 }
 
-/// Whether rings may be there (virtio 1.2, section 2.7), by a reading of our own.
+/// Returns true if rings may be there (virtio 1.2, section 2.7). Independent of the code under
+/// test.
 fn may_be_rings(config: &QueueConfig) -> bool {
     let size = u64::from(config.size);
     let part = |addr: GuestAddress, len, align| {
@@ -199,7 +205,7 @@ impl Model {
         u16::from_le_bytes([bytes[0], bytes[1]])
     }
 
-    /// The guest makes `head` available behind what is.
+    /// Makes `head` available, after the entries that are already there.
     fn make_available(&mut self, head: u16) {
         let idx = self.avail_idx();
         let slot = u64::from(idx & (self.config.size - 1));
@@ -209,7 +215,7 @@ impl Model {
 
     fn post(&mut self, head: u8, indirect: bool, buffers: &[(Addr, Len, bool)]) {
         let head = u16::from(head) % self.config.size;
-        // Tables do not overlap for the first heads, and hold what a chain may.
+        // Tables of the first 16 heads do not overlap, for chains of up to 8 descriptors.
         let (table, mask) = match indirect {
             true => (TABLES + 0x80 * u64::from(head % 16), u16::MAX),
             false => (self.config.desc_table.0, self.config.size - 1),
@@ -298,11 +304,11 @@ impl Model {
             }
             Step::Read(which, offset, len) => self.read(usize::from(which) % held, offset.into(), len.into()),
             Step::Fill(which, offset, len) => self.fill(usize::from(which) % held, offset.into(), len.into()),
-            // Needs the queue's maker.
+            // Handled in `run`, which opens the queue again.
             Step::Reset => {}
         }
         let used_ring = self.used_ring();
-        // The step that finds the violation has not written either: `pop` never does.
+        // The step that detects a violation writes nothing either: `pop` never writes.
         self.guest.only_changed(if was_broken { &[] } else { std::slice::from_ref(&used_ring) });
     }
 
@@ -330,7 +336,7 @@ impl Model {
         assert_eq!(queue.push(head, written), Err(QueueError::NotInFlight { head }));
     }
 
-    /// The device reads through a chain, and finds what the guest has there.
+    /// Reads through a chain, and checks that the bytes are those of the guest.
     fn read(&mut self, which: usize, offset: u64, len: usize) {
         let Some(chain) = self.held.get(which) else { return };
         let content = self.guest.known(&self.guest.pieces(chain.readable()));
@@ -343,7 +349,7 @@ impl Model {
         assert_eq!(self.guest.known(&self.guest.pieces(&slice)), &bytes[..got]);
     }
 
-    /// The device writes through a chain: nothing but there.
+    /// Writes through a chain, and checks that nothing else changes.
     fn fill(&mut self, which: usize, offset: u64, len: usize) {
         let Some(chain) = self.held.get(which) else { return };
         let pieces = self.guest.pieces(chain.writable());

@@ -1,9 +1,14 @@
-//! Requests under a guest that puts any bytes in any pieces, which may overlap each other and the rings.
+//! Tests requests of a guest that puts any bytes into any buffers, which may overlap each other and
+//! the rings.
 //!
-//! Checked for each chain: either the queue breaks, or the last writable byte is the status that the device reports, and
-//! there is none if there is no such byte; the used length is no more than is writable; nothing outside the writable
-//! pieces changes, and of these only the status when the request is refused; what was read is what is on the disk, what
-//! was written is what is there now; a refused request leaves the disk alone, as a read-only disk is in every case.
+//! Checked for each chain:
+//!
+//! - either the queue breaks, or the last writable byte is the status that the device reports;
+//!   there is no status if there is no such byte;
+//! - the used length is not larger than the writable part;
+//! - nothing outside the writable buffers changes, and only the status if the request is refused;
+//! - data that was read is what the disk contains, and data that was written is on the disk;
+//! - a refused request does not change the disk, and a read-only disk never changes.
 
 use arbitrary::{Arbitrary, Unstructured};
 use virtio_blk_sim::blk::backend::Memory;
@@ -16,15 +21,16 @@ use virtio_blk_sim::virtqueue::{DeviceQueue, DriverQueue, QueueConfig, QueueErro
 
 use crate::guest::{Guest, LOW_END};
 
-/// The disk is never larger.
+/// Maximum size of the disk.
 const MAX_SECTORS: u64 = 40;
 const QUEUE_SIZE: u16 = 16;
-/// Buffers that are placed one behind the other begin here; the rings are below, indirect tables at `TABLE`.
+/// Start of the buffers that are placed one after another. The rings are below, indirect tables are
+/// at `TABLE`.
 const BUFFERS: u64 = 0x1000;
 const TABLE: u64 = 0x800;
-/// What guest memory is full of: no status.
+/// Initial content of guest memory; not a valid status.
 const BACKGROUND: u8 = 0xee;
-/// Request types that are known come first.
+/// Request types; the first six are supported.
 const KINDS: [u32; 8] = [0, 1, 4, 8, 11, 13, 14, u32::MAX];
 
 #[derive(Debug, Arbitrary)]
@@ -34,7 +40,7 @@ struct Input {
     write_through: bool,
     /// Requests must be multiples of 4096 bytes.
     aligned: bool,
-    /// Features that the driver leaves out, of those offered.
+    /// Offered features that the driver does not accept.
     without: u64,
     chains: Vec<Posted>,
 }
@@ -43,13 +49,14 @@ struct Input {
 struct Posted {
     indirect: bool,
     header: Option<(u8, Sector)>,
-    /// The header is in a piece of its own.
+    /// The header has a buffer of its own.
     apart: bool,
     readable: Vec<Readable>,
     writable: Vec<(Option<u16>, Len)>,
-    /// What a disk that does only so much at a time transfers; the memory backend if there is none.
+    /// If given, the transfers of a disk that moves only this many bytes at a time. Otherwise the
+    /// memory backend is used.
     transfers: Option<Vec<u16>>,
-    /// The disk has this size from here on.
+    /// New size of the disk, before this chain.
     resize: Option<u8>,
 }
 
@@ -113,9 +120,9 @@ impl Content {
     }
 }
 
-/// Carries out what `data` says.
+/// Runs the input in `data`.
 pub(crate) fn run(data: &[u8]) {
-    // Too short to say anything: as good as nothing.
+    // Ignore data that is too short for an input.
     let Ok(input) = Input::arbitrary_take_rest(Unstructured::new(data)) else { return };
     let mut config = DeviceConfig::new(u64::from(input.capacity) % (MAX_SECTORS + 1));
     config.read_only = input.read_only;
@@ -125,11 +132,11 @@ pub(crate) fn run(data: &[u8]) {
         config.logical_block_size = 4096;
         config.physical_block_size = 4096;
     }
-    let device = BlockDevice::new(config).expect("such a disk can be made");
+    let device = BlockDevice::new(config).expect("the configuration must be valid");
     let features = device.offered().without(Features::from_bits(input.without)) | Features::VERSION_1;
-    device.negotiate(features).expect("a part of what is offered");
-    // As large as it may become: the device's word is what bounds a request.
-    let mut disk = Memory::new(MAX_SECTORS).expect("20 KiB");
+    device.negotiate(features).expect("a subset of the offered features must be accepted");
+    // The backend has the maximum size; the device's capacity must bound the requests.
+    let mut disk = Memory::new(MAX_SECTORS).expect("20 KiB can be allocated");
     for (at, byte) in disk.content_mut().iter_mut().enumerate() {
         *byte = (at / 512 * 31 + at % 512 * 7) as u8;
     }
@@ -139,14 +146,14 @@ pub(crate) fn run(data: &[u8]) {
     let mut slot = RequestSlot::new(rings.device.new_chain());
     for posted in input.chains {
         if let Some(sectors) = posted.resize {
-            device.resize(u64::from(sectors) % (MAX_SECTORS + 1)).expect("such a disk can be made");
+            device.resize(u64::from(sectors) % (MAX_SECTORS + 1)).expect("the size must be valid");
         }
         if rings.post(&mut guest, &posted).is_none() {
             continue;
         }
         match rings.device.pop(slot.chain_mut()) {
             Ok(true) => slot = carry_out(&mut guest, &mut rings, &device, &mut disk, slot, posted.transfers),
-            // The guest wrote over its own rings.
+            // The guest has overwritten its own rings.
             Ok(false) => {}
             Err(error) => {
                 assert!(error.to_string().len() > 20);
@@ -158,7 +165,7 @@ pub(crate) fn run(data: &[u8]) {
     }
 }
 
-/// Both halves of a ring.
+/// Both halves of a queue.
 struct Rings {
     driver: DriverQueue,
     device: DeviceQueue,
@@ -166,16 +173,16 @@ struct Rings {
 }
 
 impl Rings {
-    /// As after a reset.
+    /// Creates the queue, as after a reset.
     fn new(guest: &mut Guest) -> Self {
         let config = QueueConfig::at(GuestAddress(0), QUEUE_SIZE);
-        let driver = DriverQueue::new(guest.mem.clone(), config).expect("the rings fit");
-        let device = DeviceQueue::new(guest.mem.clone(), config).expect("the rings fit");
+        let driver = DriverQueue::new(guest.mem.clone(), config).expect("the rings must be valid");
+        let device = DeviceQueue::new(guest.mem.clone(), config).expect("the rings must be valid");
         guest.learn();
         Self { driver, device, used_ring: (config.used_ring.0, 6 + 8 * u64::from(QUEUE_SIZE)) }
     }
 
-    /// Makes a chain available. `None` if it is none that the driver's half makes.
+    /// Makes a chain available. Returns `None` if the driver half refuses it.
     fn post(&mut self, guest: &mut Guest, posted: &Posted) -> Option<()> {
         let mut contents: Vec<(Option<u16>, Vec<u8>)> =
             posted.readable.iter().map(|piece| (piece.place, piece.content.bytes())).collect();
@@ -244,7 +251,7 @@ fn carry_out(
     assert_eq!(finished.head(), head);
     let status = finished.status();
 
-    // The answer.
+    // Check the answer.
     let told = status.map(|status| status as u8);
     assert!(u64::from(finished.written()) <= room, "{} of {room} bytes written", finished.written());
     assert_eq!(status.is_some(), room > 0);
@@ -256,14 +263,14 @@ fn carry_out(
     };
     guest.only_changed(&may_change);
     let found = guest.known(&writable);
-    assert_eq!(found.last().copied(), told, "the guest sees the status that the device reports");
+    assert_eq!(found.last().copied(), told, "the guest must see the status that the device reports");
     if let Some(error) = refused {
         assert!(error.to_string().len() > 10 && error.status() == status && operation.is_none());
         assert_eq!(u64::from(finished.written()), room.min(1));
         assert_eq!(error == RequestError::NoStatus, room == 0);
     }
 
-    // The disk.
+    // Check the disk.
     let changes = matches!(
         operation,
         Some(Operation::Out { .. } | Operation::Discard(_) | Operation::WriteZeroes { .. })
@@ -273,16 +280,16 @@ fn carry_out(
         check_data(operation, disk, &before, &sent, &writable, &found, &finished);
     }
 
-    rings.device.push(head, finished.written()).expect("it was popped");
+    rings.device.push(head, finished.written()).expect("the head was popped");
     let _ = rings.device.publish();
     guest.only_changed(&[rings.used_ring]);
-    // A driver whose rings have been written over finds an error here, and takes nothing more.
+    // If the rings were overwritten, the driver finds an error here and takes nothing.
     let _ = rings.driver.pop_used();
     guest.learn();
     finished.into_slot()
 }
 
-/// What a request that went well has moved.
+/// Checks the data of a successful request.
 fn check_data(
     operation: Option<Operation>,
     disk: &Memory,
@@ -298,7 +305,7 @@ fn check_data(
             assert_eq!(u64::from(finished.written()), len + 1);
             let mut sorted = writable.to_vec();
             sorted.sort_unstable();
-            // Of pieces that overlap the guest sees what was written last.
+            // If buffers overlap, the guest sees the data that was written last.
             if sorted.windows(2).all(|two| two[0].0 + two[0].1 <= two[1].0) {
                 assert!(found[..found.len() - 1] == disk.content()[at(sector, len)]);
             }
@@ -319,7 +326,8 @@ fn check_data(
     }
 }
 
-/// A disk that transfers so many bytes at a time, then all that is left; but for the bytes themselves.
+/// A disk that transfers the given numbers of bytes, and then the rest. It only counts; it moves no
+/// data.
 fn in_steps(guest: &Guest, mut request: PendingRequest, steps: &[u16]) -> FinishedRequest {
     let mut steps = steps.iter();
     loop {
@@ -330,12 +338,12 @@ fn in_steps(guest: &Guest, mut request: PendingRequest, steps: &[u16]) -> Finish
         assert_eq!(bytes > 0, rest > 0);
         for vector in vectors {
             let (start, len) = (vector.iov_base.addr() as u64, vector.iov_len as u64);
-            assert!(guest.guest_address(start, len).is_some(), "an iovec does not lie in guest memory");
+            assert!(guest.guest_address(start, len).is_some(), "an iovec must lie in guest memory");
         }
         match request.transferred(steps.next().map_or(bytes as usize, |&step| step.into())) {
             Transfer::Complete(finished) => return finished,
             Transfer::Short(short) => {
-                assert!(short.remaining() < rest, "each step gets on");
+                assert!(short.remaining() < rest, "each step must make progress");
                 request = short;
             }
         }

@@ -1,4 +1,4 @@
-//! What an input says: a frontend's steps, and of what they are made.
+//! The structure of an input: the steps of a frontend, and their parameters.
 
 use arbitrary::Arbitrary;
 use virtio_blk_sim::vhost_user::MemoryRegion;
@@ -15,7 +15,8 @@ pub(super) struct Input {
 
 #[derive(Debug, Arbitrary)]
 pub(super) enum Step {
-    /// A message, perhaps damaged: in two pieces, with a header of another kind, with more or fewer bytes.
+    /// A message, possibly damaged: split in two, with a modified byte, or with more or fewer
+    /// bytes.
     Message {
         ask: Ask,
         need_reply: bool,
@@ -25,7 +26,7 @@ pub(super) enum Step {
         fds: Vec<Fd>,
     },
     Raw(Vec<u8>, Vec<Fd>),
-    /// All that a ring needs to run.
+    /// All messages that are needed to run a ring.
     SetUp {
         vring: u8,
         protocol: bool,
@@ -33,7 +34,7 @@ pub(super) enum Step {
         inflight: bool,
     },
     Turn(u8),
-    /// The guest makes a request available and rings.
+    /// The guest makes a request available and may kick.
     Post {
         vring: u8,
         kind: u8,
@@ -51,7 +52,7 @@ pub(super) enum Step {
         size: u16,
     },
     Resize(u16),
-    /// Reads the answers, and looks whether they are what was asked for.
+    /// Reads the replies and checks them.
     Listen,
     Reconnect,
 }
@@ -69,7 +70,7 @@ pub(super) enum Fd {
 
 #[derive(Debug, Arbitrary)]
 pub(super) enum Ask {
-    /// A request without a body: any number.
+    /// One of nine requests without parameters (GetVringBase is for ring 0).
     Plain(u8),
     Features(u64),
     OfferedFeatures(u64, bool),

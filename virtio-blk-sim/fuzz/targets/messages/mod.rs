@@ -1,10 +1,15 @@
-//! The vhost-user server under a frontend that sends any bytes in any pieces with any descriptors, while its guest does what
-//! it likes, takes memory away, hangs up and comes back. All of it is real: the socket, the codec, the session, the event
-//! loop, the queues; one thread.
+//! Tests the vhost-user server with a frontend that sends any bytes in any pieces with any
+//! descriptors. Its guest does anything, truncates its memory, disconnects and reconnects. The
+//! socket, the codec, the session, the event loop and the queues are all real, on one thread.
 //!
-//! Checked: nothing panics; a request that waits for an answer gets one, of its own number, in order, or the frontend is hung
-//! up on; nobody is answered who has not asked; what makes no sense is refused in words; when all is over, as many file
-//! descriptors are open as before.
+//! Checked:
+//!
+//! - nothing panics;
+//! - a request that expects a reply gets one with its own number, in order, or the frontend is
+//!   disconnected;
+//! - there is no reply without a request;
+//! - every parse error has a message;
+//! - at the end, the same file descriptors are open as before.
 
 mod input;
 mod oracle;
@@ -17,13 +22,13 @@ use input::Input;
 use peer::Peer;
 
 const QUEUES: u16 = 2;
-/// Where the frontend sees the guest's memory, by region.
+/// User addresses of guest memory: the start, and the distance between regions.
 const USER: u64 = 0x7f00_0000_0000;
 const REGION_STEP: u64 = 0x10_0000;
 
-/// Carries out what `data` says.
+/// Runs the input in `data`.
 pub(crate) fn run(data: &[u8]) {
-    // Too short to say anything: as good as nothing.
+    // Ignore data that is too short for an input.
     let Ok(input) = Input::arbitrary_take_rest(Unstructured::new(data)) else { return };
     let before = open_descriptors();
     {
@@ -33,13 +38,13 @@ pub(crate) fn run(data: &[u8]) {
         }
         peer.leave();
     }
-    // What another thread of a test process has open for a moment is none of ours.
+    // Another thread of a test process may have a descriptor open for a moment, so try again.
     let leaked = |_| open_descriptors().into_iter().filter(|fd| !before.contains(fd)).collect::<Vec<_>>();
     let leaked = (0..100).map(leaked).find(Vec::is_empty).unwrap_or_else(|| leaked(100));
-    assert!(leaked.is_empty(), "file descriptors leak: {leaked:?} are open, {before:?} were");
+    assert!(leaked.is_empty(), "leaked file descriptors: {leaked:?}; open before: {before:?}");
 }
 
-/// What /proc/self/fd shows, the directory itself included.
+/// Returns the entries of /proc/self/fd, including the descriptor of the directory itself.
 fn open_descriptors() -> Vec<String> {
     let mut names: Vec<_> = std::fs::read_dir("/proc/self/fd")
         .expect("/proc is mounted")
@@ -49,7 +54,7 @@ fn open_descriptors() -> Vec<String> {
     names
 }
 
-/// What the server says that it understands.
+/// The protocol features that the server offers.
 fn all_protocol() -> ProtocolFeatures {
     ProtocolFeatures::MQ
         | ProtocolFeatures::REPLY_ACK

@@ -1,4 +1,5 @@
-//! What the server can be expected to answer: kept account of from the bytes that were sent, by the specification alone.
+//! Predicts the replies of the server, from the bytes that were sent and from the specification
+//! only.
 
 use std::collections::VecDeque;
 
@@ -8,32 +9,32 @@ use virtio_blk_sim::vhost_user::{
 
 use super::all_protocol;
 
-/// A message that was sent whole.
+/// A complete message that was sent.
 #[derive(Debug)]
 struct Asked {
     header: Header,
-    /// None that makes the server's reaction to a known request doubtful.
+    /// The body of the message.
     body: Vec<u8>,
     had_fds: bool,
 }
 
-/// The account of one connection.
+/// The state of one connection.
 pub(super) struct Oracle {
-    /// Sent and not yet a whole message; `None` behind a header that ends the stream.
+    /// Bytes of an incomplete message; `None` after a header that ends the stream.
     partial: Option<Vec<u8>>,
     partial_fds: bool,
     asked: VecDeque<Asked>,
-    /// REPLY_ACK as the server sees it; `None` where it is not known.
+    /// Whether the server has REPLY_ACK negotiated; `None` if unknown.
     reply_ack: Option<bool>,
 }
 
 impl Oracle {
-    /// Nothing has been sent.
+    /// The state of a new connection.
     pub(super) fn new() -> Self {
         Self { partial: Some(Vec::new()), partial_fds: false, asked: VecDeque::new(), reply_ack: Some(false) }
     }
 
-    /// Keeps account of what the server can be expected to answer.
+    /// Records bytes that were sent.
     pub(super) fn sent(&mut self, bytes: &[u8], had_fds: bool) {
         let Some(partial) = &mut self.partial else { return };
         partial.extend_from_slice(bytes);
@@ -46,23 +47,25 @@ impl Oracle {
                 return;
             }
             let Some(body) = rest.get(..size) else { return };
-            // What makes no sense, with or without descriptors, is refused in words.
+            // Every parse error has a message.
             if let Err(error) = Request::parse(&header, body, Vec::new()) {
                 assert!(error.to_string().len() > 20, "{error}");
             }
-            // Which of several messages in a piece the descriptors belong to is the kernel's business.
+            // If one send has several messages, it is not known here to which of them the
+            // descriptors belong.
             self.asked.push_back(Asked { header, body: body.to_vec(), had_fds: self.partial_fds });
             partial.drain(..HEADER_SIZE + size);
             self.partial_fds = had_fds && !partial.is_empty();
         }
     }
 
-    /// Looks whether somebody waits for this answer, and nobody for one before it.
+    /// Checks that a message waits for this reply, and that no earlier message does.
     pub(super) fn answered(&mut self, request: u32, reply: &Reply) {
         while let Some(asked) = self.asked.pop_front() {
             let before = self.reply_ack;
             let waits_before = waits(&asked, before);
-            // The answer to this message, or to a later one of the same kind that asked for it.
+            // The reply may be for this message, or for a later one of the same kind that asked for
+            // it.
             let is_own = asked.header.request == request && asked.header.needs_reply();
             let accepted = match reply {
                 Reply::Ack(ack) if is_own && (before != Some(false) || ack.ok) => Some(ack.ok),
@@ -73,26 +76,22 @@ impl Oracle {
             if asked.header.request == request && may_be_answered {
                 return;
             }
-            assert_ne!(
-                waits_before,
-                Some(true),
-                "the answer to {asked:?} is left out: {request} is answered"
-            );
+            assert_ne!(waits_before, Some(true), "no reply to {asked:?}, but one to request {request}");
         }
-        panic!("request {request} is answered, which nobody has asked: {reply:?}");
+        panic!("a reply to request {request} that no message asked for: {reply:?}");
     }
 
-    /// Checks that every message that waits for an answer has got it.
+    /// Checks that every message that expects a reply got one.
     pub(super) fn nobody_waits(&self) {
         let mut reply_ack = self.reply_ack;
         for asked in &self.asked {
-            assert_ne!(waits(asked, reply_ack), Some(true), "nobody answers {asked:?}");
+            assert_ne!(waits(asked, reply_ack), Some(true), "no reply to {asked:?}");
             reply_ack = after(asked, reply_ack, None);
         }
     }
 }
 
-/// Whether the sender waits for an answer to this; `None` where it depends on what is not known.
+/// Returns whether the sender expects a reply to this message; `None` if unknown.
 fn waits(asked: &Asked, reply_ack: Option<bool>) -> Option<bool> {
     let header = &asked.header;
     let has_answer = matches!(
@@ -113,7 +112,7 @@ fn waits(asked: &Asked, reply_ack: Option<bool>) -> Option<bool> {
     if header.needs_reply() { reply_ack } else { Some(false) }
 }
 
-/// REPLY_ACK when this message has been carried out, or refused.
+/// Returns the state of REPLY_ACK after this message was executed or refused.
 fn after(asked: &Asked, reply_ack: Option<bool>, accepted: Option<bool>) -> Option<bool> {
     let header = &asked.header;
     if header.request != Code::SetProtocolFeatures.number() {
@@ -127,7 +126,7 @@ fn after(asked: &Asked, reply_ack: Option<bool>, accepted: Option<bool>) -> Opti
             match accepted {
                 Some(false) => reply_ack,
                 Some(true) => Some(new),
-                // Descriptors that do not belong there would have had it refused.
+                // If surplus descriptors came with this message, it was refused.
                 None if asked.had_fds && reply_ack != Some(new) => None,
                 None => Some(new),
             }

@@ -1,4 +1,4 @@
-//! The frontend, which does what the input says, and everything around it.
+//! The frontend, which executes the input, and its environment.
 
 mod guest;
 mod requests;
@@ -20,17 +20,17 @@ use super::QUEUES;
 use super::input::{Fd, Input, Step};
 use super::oracle::Oracle;
 
-/// Bytes of the files that guest memory is made of.
+/// Sizes of the files that back guest memory.
 const FILES: [u64; 4] = [0x5000, 0x2000, 100, 0];
-/// Entries of a ring that `SetUp` makes; ring `n` is at `n * RING_STEP`.
+/// Entries of a ring that `SetUp` makes. Ring `n` is at `n * RING_STEP`.
 const RING: u16 = 16;
 const RING_STEP: u64 = 0x800;
-/// Turns after which a server that has something to say has said it.
+/// Number of turns after which the server has sent everything that it has to send.
 const MANY_TURNS: u32 = 64;
 
-/// The frontend, and everything around it.
+/// The frontend and its environment.
 pub(super) struct Peer {
-    // Dropped in this order: the server before the loop it is on.
+    // Dropped in this order: the server before its loop.
     server: Rc<Server<Disk>>,
     context: AioContext,
     connection: Connection,
@@ -56,18 +56,19 @@ impl Peer {
             limit: None,
             reset: if input.autoreset { Reset::Autoreset } else { Reset::Classic },
         };
-        // The ring is dear to make and knows nothing of vhost-user: not one input in three.
+        // A ring is expensive to create and does not interact with vhost-user, so use it for 1 of
+        // 256 inputs.
         let kind = match input.monitor {
             0..8 => MonitorKind::Poll,
             255 => MonitorKind::IoUring,
             _ => MonitorKind::Epoll,
         };
         let build = |kind| AioContext::builder().monitor(kind).build();
-        let context = build(kind).or_else(|_| build(MonitorKind::Epoll)).expect("epoll is everywhere");
+        let context = build(kind).or_else(|_| build(MonitorKind::Epoll)).expect("epoll works everywhere");
         let server = Server::new(disk, Loops::own());
         let files = FILES.map(|size| {
             let file = memfd();
-            file.set_len(size).expect("a memfd of a few pages");
+            file.set_len(size).expect("resizing a memfd must work");
             file
         });
         let kick = || EventNotifier::new(Reset::Classic).expect("an eventfd");
@@ -116,15 +117,15 @@ impl Peer {
             Step::Post { vring, kind, sector, len, ring } => self.post(vring % 2, kind, sector, len, ring),
             Step::Guest { file, at, bytes } => {
                 let file = &self.files[usize::from(file) % FILES.len()];
-                // Behind the end it would make the file longer than anybody wants to map.
+                // Limited, because writing past the end makes the file longer.
                 let _ = file.write_all_at(&bytes, u64::from(at) % 0x5000);
             }
             Step::Truncate { file, size } => {
                 let file = &self.files[usize::from(file) % FILES.len()];
-                file.set_len(u64::from(size) % 0x6000).expect("nobody seals it");
+                file.set_len(u64::from(size) % 0x6000).expect("the memfd is not sealed");
             }
             Step::Resize(sectors) => {
-                // The disk itself stays: what lies behind its end is an I/O error.
+                // The disk itself keeps its size: accesses past its end are I/O errors.
                 if self.server.device().device.resize(sectors.into()).is_ok() {
                     let _ = self.server.config_changed();
                 }
@@ -141,13 +142,14 @@ impl Peer {
         }
     }
 
-    /// The last frontend hangs up, and the server is told to stop.
+    /// Disconnects the last frontend and shuts the server down.
     pub(super) fn leave(&mut self) {
         self.hang_up();
         self.server.shut_down(&self.context);
     }
 
-    /// Lets the server finish with all that was sent, and checks that nobody waits in vain.
+    /// Lets the server handle everything that was sent, checks for missing replies, and
+    /// disconnects.
     fn hang_up(&mut self) {
         for _ in 0..MANY_TURNS {
             if self.gone || !self.settle() {
@@ -157,7 +159,7 @@ impl Peer {
         if !self.gone && !self.connection.wants_write() {
             self.oracle.nobody_waits();
         }
-        // The server finds the end of the stream.
+        // Dropping the old connection closes it, so the server finds the end of the stream.
         let (dead, _) = UnixStream::pair().expect("a socket pair");
         self.connection = Connection::new(dead);
         for _ in 0..MANY_TURNS {
@@ -166,19 +168,19 @@ impl Peer {
             }
             self.turn(1);
         }
-        panic!("the server holds on to a frontend that has gone");
+        panic!("the server did not notice that its frontend disconnected");
     }
 
-    /// True if anything went on.
+    /// Returns true if there was any progress.
     fn settle(&mut self) -> bool {
         let flushed = self.connection.wants_write() && self.connection.flush().is_ok();
-        let turned = self.context.poll(false).expect("the loop turns");
+        let turned = self.context.poll(false).expect("polling the loop must work");
         self.listen() || turned || flushed
     }
 
     fn turn(&mut self, turns: u32) {
         for _ in 0..turns {
-            self.context.poll(false).expect("the loop turns");
+            self.context.poll(false).expect("polling the loop must work");
         }
     }
 
@@ -193,7 +195,7 @@ impl Peer {
         }
     }
 
-    /// Takes the answers that have come. True if there was any.
+    /// Receives and checks the replies. Returns true if there were any.
     fn listen(&mut self) -> bool {
         let mut any = false;
         while !self.gone {
@@ -202,7 +204,7 @@ impl Peer {
                     any = true;
                     let header = incoming.header;
                     let reply = Reply::parse(header.request, &header, incoming.body, incoming.fds)
-                        .expect("the server's answers make sense");
+                        .expect("the server's replies must be valid");
                     self.oracle.answered(header.request, &reply);
                     if let Reply::Inflight(description, fd) = reply {
                         self.inflight_description = fd.is_some().then_some(description);
@@ -217,7 +219,8 @@ impl Peer {
     }
 
     fn fd(&self, fd: &Fd) -> OwnedFd {
-        let copy = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().expect("descriptors are left");
+        let copy =
+            |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().expect("duplicating a descriptor must work");
         match fd {
             Fd::Memory(which) => copy(&self.files[usize::from(*which) % FILES.len()]),
             Fd::Kick(which) => copy(&self.kicks[usize::from(*which) % self.kicks.len()]),
@@ -235,20 +238,20 @@ impl Peer {
 
 fn connect(server: &Rc<Server<Disk>>, context: &AioContext) -> Connection {
     let (ours, theirs) = UnixStream::pair().expect("a socket pair");
-    server.serve(context, theirs).expect("the last frontend has gone");
+    server.serve(context, theirs).expect("the previous frontend must be disconnected");
     Connection::new(ours)
 }
 
 fn copies(fds: &[OwnedFd]) -> Vec<OwnedFd> {
-    fds.iter().map(|fd| fd.try_clone().expect("descriptors are left")).collect()
+    fds.iter().map(|fd| fd.try_clone().expect("duplicating a descriptor must work")).collect()
 }
 
-/// A file that can be cut off, unlike the library's own.
-#[expect(unsafe_code, reason = "memfd_create(2) has no safe form in std")]
+/// Creates a file that can be truncated, unlike those of the library.
+#[expect(unsafe_code, reason = "std has no memfd_create(2)")]
 fn memfd() -> File {
     // SAFETY: the name is a NUL-terminated string that the call does not keep.
     let fd = unsafe { libc::memfd_create(c"fuzz".as_ptr(), libc::MFD_CLOEXEC) };
     assert!(fd >= 0, "memfd_create: {}", std::io::Error::last_os_error());
-    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+    // SAFETY: the kernel has just returned this descriptor; nothing else owns it.
     unsafe { File::from_raw_fd(fd) }
 }

@@ -1,4 +1,4 @@
-//! The guest's driver.
+//! The driver of the guest.
 
 use std::os::unix::fs::FileExt;
 
@@ -7,14 +7,14 @@ use virtio_blk_sim::virtqueue::Descriptor;
 use super::{Peer, RING, RING_STEP};
 
 impl Peer {
-    /// Makes a request available and rings, as far as the memory is there.
+    /// Makes a request available, and kicks if `ring` is set. Ignores memory that is missing.
     pub(super) fn post(&mut self, vring: u8, kind: u8, sector: u8, len: u8, ring: bool) {
         let (file, at) = (&self.files[0], u64::from(vring) * RING_STEP);
         let write = |offset: u64, bytes: &[u8]| {
             let _ = file.write_all_at(bytes, offset);
         };
         let mut idx = [0; 2];
-        // A file that was cut off reads as if it began anew.
+        // A truncated file reads as index 0.
         let _ = file.read_at(&mut idx, at + 0x202);
         let idx = u16::from_le_bytes(idx);
         let slot = u64::from(idx % 4);
@@ -39,7 +39,7 @@ impl Peer {
         write(at + 0x204 + 2 * u64::from(idx % RING), &head.to_le_bytes());
         write(at + 0x202, &idx.wrapping_add(1).to_le_bytes());
         if ring {
-            self.kicks[usize::from(vring)].notify().expect("an eventfd of our own");
+            self.kicks[usize::from(vring)].notify().expect("notifying our own eventfd must work");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The frontend's requests: one at a time, whatever they say, and the row of them that starts a ring.
+//! The requests of the frontend: any single request, and the sequence that starts a ring.
 
 use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig};
 use virtio_blk_sim::vhost_user::{
@@ -82,7 +82,7 @@ impl Peer {
         }
     }
 
-    /// A frontend that knows what it does.
+    /// Sends the messages of a correct frontend that starts a ring.
     pub(super) fn set_up(&mut self, vring: u8, protocol: bool, base: u8, inflight: bool) {
         let index = u32::from(vring);
         let at = u64::from(vring) * RING_STEP;
@@ -117,10 +117,10 @@ impl Peer {
     }
 }
 
-/// The features that the server offers, less some.
+/// Returns the features that the server offers, without some of them.
 fn offered(without: u64, protocol: bool) -> u64 {
     const VERSION_1: u64 = 1 << 32;
     let device = BlockDevice::new(DeviceConfig { num_queues: QUEUES, ..DeviceConfig::new(64) });
-    let all = device.expect("such a disk can be made").offered().bits();
+    let all = device.expect("the configuration must be valid").offered().bits();
     (all & !without) | VERSION_1 | if protocol { F_PROTOCOL_FEATURES } else { 0 }
 }
