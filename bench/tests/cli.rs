@@ -1,4 +1,5 @@
-//! The binary as a person or a script meets it: exit codes, messages, what goes to which stream, JSON, Ctrl-C.
+//! Tests of the binary as a user or a script sees it: exit codes, messages, output streams, JSON,
+//! Ctrl-C.
 
 mod support;
 
@@ -16,7 +17,7 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
-/// The shortest run there is: one round of one-millisecond samples.
+/// The shortest possible run: one round of one-millisecond samples.
 const SHORT: [&str; 3] = ["eventfd", "--rounds=1", "--runtime=1ms"];
 
 #[test]
@@ -53,7 +54,7 @@ fn wrong_use_is_one_sentence_on_stderr_and_exit_code_2() {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert_eq!(text(&output.stdout), "", "{arguments:?}");
-        // The machine may be busy, which is a line of its own.
+        // Ignore the warning that is printed when the machine is busy.
         let stderr = text(&output.stderr);
         let lines: Vec<&str> = stderr.lines().filter(|line| !line.starts_with("bench: warning: ")).collect();
         assert!(lines.len() == 1 && lines[0].starts_with("bench: ") && lines[0].contains(part), "{stderr}");
@@ -89,12 +90,12 @@ fn results_go_to_stdout_and_progress_to_stderr() {
     ] {
         assert!(stdout.contains(part), "{part}: {stdout}");
     }
-    // One round is too few to tell anything apart, and that is said.
+    // One round is too few for a comparison, and the output must state that.
     assert!(stdout.contains("no detectable difference (1 of 6 rounds)"), "{stdout}");
     let stderr = text(&output.stderr);
     assert!(stderr.contains("one thread: warm-up: ") && stderr.contains("two threads: rounds: "), "{stderr}");
     assert!(!stdout.contains("warm-up"));
-    // Neither stream is a terminal.
+    // Neither stream is a terminal, so there are no colours.
     assert!(!stdout.contains('\x1b') && !stderr.contains('\x1b'));
 }
 
@@ -143,7 +144,7 @@ fn the_json_report_has_its_fields_and_appears_whole() {
     }
     let read = results.iter().find(|result| result["case"] == "read, counter set").unwrap();
     assert_eq!(read["metrics"]["syscalls"]["median"], 1.0);
-    // What is on the screen is in the file.
+    // The conclusions on the screen are also in the file.
     let sentence = json["conclusions"][0].as_str().unwrap();
     assert!(text(&output.stdout).contains(sentence));
 }
@@ -160,7 +161,7 @@ fn a_report_is_a_page_and_markdown_and_a_baseline() {
     assert!(html.starts_with("<!DOCTYPE html>") && html.contains("A read(2) of an eventfd costs "));
     assert!(html.len() < 1 << 20 && html.contains("<h2>To repeat it</h2>"));
 
-    // The same report is not worse than itself; one round is too few to tell anything.
+    // The same report is not worse than itself. One round is too few for a comparison.
     let same = run(&["compare", &json, &json, "--html", &page]);
     assert_eq!(same.status.code(), Some(0), "{}", text(&same.stderr));
     assert!(text(&same.stdout).contains("0 of ") && text(&same.stdout).contains("not told apart"));
@@ -198,7 +199,8 @@ fn a_run_that_is_worse_than_its_baseline_is_exit_code_1() {
     let output = run(&[&six[..], &["--json", &json]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let report: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
-    // A past in which everything took a thousandth of the time, and one in which it took a thousand times as long.
+    // A baseline in which everything took a thousandth of the time, and one in which it took a
+    // thousand times as long.
     for (factor, code) in [(0.001, 1), (1000.0, 0)] {
         let mut past = report.clone();
         for result in past["results"].as_array_mut().unwrap() {
@@ -216,7 +218,7 @@ fn a_run_that_is_worse_than_its_baseline_is_exit_code_1() {
 }
 
 #[test]
-fn one_percent_measures_its_cells_and_says_what_it_found() {
+fn one_percent_measures_its_cells_and_prints_conclusions() {
     let directory = Directory::new("one-percent");
     let json = directory.file("out.json");
     let output = run(&[
@@ -246,7 +248,7 @@ fn one_percent_measures_its_cells_and_says_what_it_found() {
     assert!(reads("epoll, spin 100us, iodepth 1 on one CPU", "epoll/classic").unwrap() > 0.5);
     assert_eq!(reads("epoll, spin 100us, iodepth 1 on one CPU", "epoll/edge"), Some(0.0));
     assert!(reads("epoll, spin 100us, iodepth 1 on one CPU", "epoll/classic + a read").is_some());
-    // The file's name is gone, the report is there.
+    // The disk image was removed; only the report is left.
     let names: Vec<_> = fs::read_dir(&directory.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["out.json"]);
     assert!(text(&output.stdout).contains("What doing without the read(2) saves of an iteration"));
@@ -254,10 +256,10 @@ fn one_percent_measures_its_cells_and_says_what_it_found() {
 }
 
 #[test]
-fn a_pin_runs_on_those_cpus_alone() {
+fn a_pin_runs_on_those_cpus_only() {
     let list = run(&[&SHORT[..], &["--pin=0,99999"]].concat());
     let allowed = text(&list.stderr).lines().last().unwrap().to_owned();
-    // The refusal names the allowed CPUs: "... may use (0-1)".
+    // The error message names the allowed CPUs: "... may use (0-1)".
     let first: String =
         allowed.rsplit('(').next().unwrap().chars().take_while(char::is_ascii_digit).collect();
     let pin = format!("--pin={first},{first}");
@@ -271,17 +273,17 @@ fn a_pin_runs_on_those_cpus_alone() {
 }
 
 #[test]
-fn ctrl_c_prints_what_was_finished() {
+fn ctrl_c_prints_the_finished_results() {
     let directory = Directory::new("interrupt");
     let path = directory.file("out.json");
-    // Long enough to be still running whatever the machine; it is stopped as soon as its rounds begin.
+    // Long enough to be still running on any machine. It is stopped as soon as its rounds begin.
     let arguments = ["eventfd", "--rounds=1000", "--runtime=1ms", "--json", &path];
     let mut child = bench(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
     while !line.starts_with("one thread: rounds") {
         line.clear();
-        assert!(stderr.read_line(&mut line).unwrap() > 0, "it ended before its first round");
+        assert!(stderr.read_line(&mut line).unwrap() > 0, "bench ended before its first round");
     }
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(killed.success());
@@ -297,7 +299,7 @@ fn ctrl_c_prints_what_was_finished() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
+fn a_closed_output_pipe_is_not_an_error() {
     let mut child = bench(&["list"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let mut stderr = String::new();
@@ -314,7 +316,7 @@ fn a_full_disk_is_an_error() {
 }
 
 #[test]
-fn a_kvm_that_cannot_be_used_is_one_sentence_and_exit_code_3() {
+fn an_unusable_kvm_is_one_sentence_and_exit_code_3() {
     for (device, part) in [
         ("/nonexistent/kvm", "/nonexistent/kvm cannot be opened: No such file or directory"),
         ("/dev/null", "/dev/null is not a usable KVM device"),
@@ -328,7 +330,7 @@ fn a_kvm_that_cannot_be_used_is_one_sentence_and_exit_code_3() {
             assert_eq!(stderr.lines().count(), 1, "{stderr}");
             assert!(stderr.starts_with("bench: --guest kvm: ") && stderr.contains(part), "{stderr}");
         }
-        // Not asked for, not missed.
+        // Without --guest=kvm the device is not needed.
         let thread = ["--rounds=1", "--runtime=1ms", "--arms=epoll/edge", &device];
         assert_eq!(run(&thread).status.code(), Some(0));
     }
@@ -371,13 +373,13 @@ fn a_guest_of_kvm_measures_the_same_and_its_exits() {
             None => eprintln!("skipped: this kernel has no KVM statistics"),
         }
     }
-    // The same arms with the same numbers, and one more.
+    // The same arms with the same metrics, and one more.
     let mut more = arms(&kvm);
     more.iter_mut().for_each(|(_, names)| names.retain(|name| name != "vm_exits"));
     assert_eq!(more, arms(&thread));
     assert!(!arms(&thread).is_empty() && !thread_stdout.contains("vm exits"), "{thread_stdout}");
     assert!(stdout.contains("guest KVM (kicks by PIO, interrupts by MSI)"), "{stdout}");
-    // Whether its times are times is said before anything else.
+    // The first conclusion reports whether the times are meaningful.
     let said = kvm["conclusions"][0].as_str().unwrap();
     assert!(
         said.contains("KVM interprets the guest") || said.contains("The processor runs the guest"),
@@ -385,7 +387,7 @@ fn a_guest_of_kvm_measures_the_same_and_its_exits() {
     );
 }
 
-/// The JSON report of a run that must succeed.
+/// Returns the JSON report of a run that must succeed.
 fn report_of(name: &str, arguments: &[&str]) -> Value {
     let directory = Directory::new(name);
     let json = directory.file("out.json");
@@ -394,7 +396,7 @@ fn report_of(name: &str, arguments: &[&str]) -> Value {
     serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap()
 }
 
-/// The median of a metric of the first row that was measured and whose group begins so.
+/// Returns the median of a metric of the first row with this case whose group starts with `group`.
 #[cfg(feature = "peers")]
 fn median_of(report: &Value, group: &str, case: &str, metric: &str) -> Option<f64> {
     let rows = report["results"].as_array()?.iter();
@@ -422,7 +424,10 @@ fn scale_reports_every_size_with_its_memory_and_fairness() {
         assert!(metrics[memory]["unit"] == "bytes" || cfg!(not(target_env = "gnu")), "{row}");
     }
     let of_epoll = |row: &&Value| row["group"].as_str().unwrap().contains("epoll/edge");
-    assert!(rows.iter().filter(of_epoll).filter(measured).count() >= 15, "as many as 'ulimit -n' allows");
+    assert!(
+        rows.iter().filter(of_epoll).filter(measured).count() >= 15,
+        "too few rows; is 'ulimit -n' too low?"
+    );
 }
 
 #[cfg(feature = "peers")]
@@ -436,7 +441,7 @@ fn system_calls_of_every_loop_are_counted_from_outside() {
         eprintln!("skipped: ptrace(2) is not allowed here");
         return;
     }
-    // A write and a wait; and a read where there is one.
+    // A write and a wait, and a read in the arms that read.
     for case in ["raw epoll, unread", "aio epoll/edge", "mio, unread", "eventp, unread"] {
         assert_eq!(calls(case), Some(2.0), "{case}");
     }

@@ -1,4 +1,4 @@
-//! `bench vhost-user` as a script meets it: two servers, one interleaved run, one JSON file.
+//! `bench vhost-user` as a script uses it: two servers, one interleaved run, one JSON file.
 
 mod support;
 
@@ -14,7 +14,7 @@ use virtio_blk_sim::blk::backend::Backend;
 use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig};
 use virtio_blk_sim::vhost_user::{Loops, Served, Server};
 
-/// A server in this process with a disk in memory.
+/// Starts a server in this process with a disk in memory.
 fn serve(path: impl AsRef<Path>) -> IoThread {
     const SECTORS: u64 = 8192;
     let listener = UnixListener::bind(path).unwrap();
@@ -81,7 +81,7 @@ fn two_servers_are_the_arms_of_one_run() {
 }
 
 #[test]
-fn what_cannot_be_is_one_sentence() {
+fn errors_are_one_sentence() {
     let directory = Directory::new("vhost-user-wrong");
     let socket = directory.file("server.sock");
     let _server = serve(&socket);
@@ -91,7 +91,7 @@ fn what_cannot_be_is_one_sentence() {
         (&[], 2, "--socket"),
         (&["--socket", &socket, "--bs", "4m"], 2, "multiple of 512 up to 1m"),
         (&["--socket", &socket, "--bs", "1m", "--iodepth", "8"], 2, "fewer than --iodepth 8"),
-        // pid_max is at most this, and ids are below it.
+        // pid_max is at most this value, and process ids are below it.
         (&["--socket", &socket, "--pid", "4194304"], 1, "CPU time of process 4194304 cannot be read"),
     ] {
         let output = vhost_user(&[arguments, &["--rounds", "1", "--runtime", "1ms"]].concat());

@@ -1,21 +1,21 @@
-//! What the tests of the binary need: the binary, and a place for its files.
+//! Shared by the tests of the binary: the command, and a directory for its files.
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio, id};
 
-/// The binary with these arguments, and nothing to read.
+/// Returns the command of the binary with these arguments and empty standard input.
 pub(crate) fn bench(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
     command.args(arguments).stdin(Stdio::null()).env_remove("NO_COLOR");
     command
 }
 
-/// A directory of the test's own, removed at its end.
+/// A temporary directory for one test, removed on drop.
 pub(crate) struct Directory(pub(crate) PathBuf);
 
 impl Directory {
-    /// No other test has this `name`.
+    /// `name` must be unique among the tests.
     pub(crate) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("bench-{name}-{}", id()));
         fs::create_dir_all(&path).unwrap();
