@@ -41,8 +41,8 @@ impl Disk {
         Self { device: Arc::new(device), backend }
     }
 
-    /// Makes the worker of a queue on the loop of `context`. The same as [`Device::start`], for whoever has
-    /// no transport between.
+    /// Creates the worker of a queue on the loop of `context`. The same as [`Device::start`], for
+    /// callers without a transport.
     ///
     /// # Errors
     /// As for [`Backend::attach`].
