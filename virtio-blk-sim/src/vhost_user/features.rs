@@ -14,7 +14,7 @@ bit_set! {
         MQ = 0;
         /// The log of dirty pages is shared memory.
         LOG_SHMFD = 1;
-        /// A request may ask to be acknowledged.
+        /// A request may ask for an acknowledgement.
         REPLY_ACK = 3;
         /// The backend may send its own requests, on a socket that the frontend passes to it.
         BACKEND_REQ = 5;

@@ -64,9 +64,9 @@ pub enum InflightError {
     /// Too many queues, or none.
     #[error("an in-flight region for {asked} queues: the number must be 1 to {max}")]
     Queues {
-        /// How many were announced.
+        /// Number of queues in the message.
         asked: u16,
-        /// How many the device has.
+        /// Number of queues of the device, which is the maximum.
         max: u16,
     },
     /// A queue size that no split virtqueue can have.
@@ -150,7 +150,7 @@ pub struct InflightRegion {
 /// The state in which the previous backend left a queue; returned by [`InflightRegion::open`].
 #[derive(Debug)]
 pub struct Recovered {
-    /// Where to note what is in flight from now on. The heads below are noted already.
+    /// Records what is in flight from now on. The heads below are already recorded.
     pub queue: InflightQueue,
     /// The heads that were popped and not answered, in the order in which they were popped.
     pub heads: Vec<u16>,

@@ -90,9 +90,9 @@ pub enum MemoryError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Space {
-    /// The guest's physical addresses: what descriptors hold.
+    /// The guest's physical addresses, used in descriptors.
     Guest,
-    /// The frontend's virtual addresses: what SET_VRING_ADDR holds.
+    /// The frontend's virtual addresses, used in SET_VRING_ADDR.
     User,
 }
 
