@@ -1,4 +1,5 @@
-//! The header of a message and the codes of the requests (specification, "Header" and "Front-end message types").
+//! The header of a message and the codes of the requests (specification, "Header" and "Front-end
+//! message types").
 
 use std::fmt;
 

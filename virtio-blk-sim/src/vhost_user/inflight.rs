@@ -13,9 +13,11 @@
 //! of 64 bytes. The region is updated together with the virtqueue:
 //!
 //! ```text
-//! DeviceQueue::pop      then  InflightQueue::pop         counter = the next number; inflight = 1
-//! DeviceQueue::push     then  InflightQueue::push        next = last_batch_head; last_batch_head = the head
-//! DeviceQueue::publish  then  InflightQueue::published   inflight = 0 for each of the batch; used_idx = used.idx
+//! DeviceQueue::pop      then  InflightQueue::pop        counter = the next number; inflight = 1
+//! DeviceQueue::push     then  InflightQueue::push       next = last_batch_head;
+//!                                                       last_batch_head = the head
+//! DeviceQueue::publish  then  InflightQueue::published  inflight = 0 for the whole batch;
+//!                                                       used_idx = used.idx
 //! ```
 //!
 //! A head with inflight = 1 was popped and not yet answered. The exception is a batch whose

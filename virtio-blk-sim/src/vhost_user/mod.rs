@@ -7,7 +7,8 @@
 //! of event loop and device, and checks everything that a peer sends.
 //!
 //! ```text
-//! bytes, fds ─► Connection::receive ─► Incoming ─► Request::parse ─► Request      (or MessageError ─► Refusal)
+//! bytes, fds ─► Connection::receive ─► Incoming ─► Request::parse ─► Request
+//!                                                                    (or MessageError ─► Refusal)
 //! bytes, fd  ◄─ Connection::send    ◄─ Frame    ◄─ Reply
 //! ```
 //!
@@ -26,7 +27,8 @@
 //! | `server.rs` | the socket on the event loop, one frontend at a time |
 //! | `frontend.rs` | a blocking client with a deadline, for tests and the benchmark's driver |
 //!
-//! Facts are from the vhost-user specification (QEMU's `docs/interop/vhost-user.rst`); numbers are in native byte order.
+//! Facts are from the vhost-user specification (QEMU's `docs/interop/vhost-user.rst`). Numbers are
+//! in native byte order.
 
 mod connection;
 mod error;

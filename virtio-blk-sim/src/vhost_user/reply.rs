@@ -34,9 +34,9 @@ pub enum Reply {
 /// The acknowledgement of a request that has no other reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ack {
-    /// The request's number.
+    /// Number of the request.
     pub request: u32,
-    /// True if the request succeeded.
+    /// Whether the request succeeded.
     pub ok: bool,
 }
 

@@ -88,7 +88,7 @@ pub enum Request {
     GetInflightFd(Inflight),
     /// Set the region for requests in flight. It may contain requests that a previous backend left.
     SetInflightFd(Inflight, OwnedFd),
-    /// Disable all rings and forget everything but the session.
+    /// Disable all rings and reset all state except the session.
     ResetDevice,
     /// Get the maximum number of memory regions. Answered with
     /// [`Reply::MaxMemSlots`](super::Reply::MaxMemSlots).

@@ -61,7 +61,7 @@ static TABLE: [Entry; CAPACITY] = [const { Entry::new() }; CAPACITY];
 /// Number of times that the handler has replaced pages, in any mapping.
 static FAULTS: AtomicU64 = AtomicU64::new(0);
 
-/// Serialises the writers of `TABLE`. True if the handler is installed.
+/// Serialises the writers of `TABLE`. Holds whether the handler is installed.
 static WRITERS: Mutex<bool> = Mutex::new(false);
 
 /// The previous action for SIGBUS. Set before the handler is installed.

@@ -48,7 +48,10 @@ pub(super) fn receive(
     into: &mut [u8],
     fds: &mut Vec<OwnedFd>,
 ) -> io::Result<Received> {
-    debug_assert!(!into.is_empty(), "the buffer is empty: a read of 0 bytes would look like the end of the stream");
+    debug_assert!(
+        !into.is_empty(),
+        "the buffer is empty: a read of 0 bytes would look like the end of the stream"
+    );
     const SIZE: usize = control_size(MAX_FDS);
     let mut control = Control::<SIZE> { bytes: [0; SIZE] };
     let mut iov = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };

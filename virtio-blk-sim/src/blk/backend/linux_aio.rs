@@ -1,6 +1,6 @@
 //! A file through Linux AIO: io_submit(2), and completions through an eventfd. This is QEMU's
-//! `aio=native`, the configuration of the measurement of 2020. Two eventfds are read per request: the
-//! guest's doorbell and this one.
+//! `aio=native`, which was used for the measurement in 2020. Two eventfds are read per request:
+//! the guest's doorbell and this one.
 //!
 //! ```text
 //! BlkQueue ─ submit ... commit ─► io_submit ─► the disk ─► completion ring, then eventfd

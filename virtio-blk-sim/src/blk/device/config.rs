@@ -204,7 +204,7 @@ pub enum ConfigError {
         "the {0} block size is {1}; it must be a power of two from 512 to 65536, physical not below logical"
     )]
     BlockSize(&'static str, u32),
-    /// The backend needs larger units than the logical block size that the driver is told.
+    /// The backend needs larger units than the configured logical block size.
     #[error(
         "the logical block size is {logical}, but the backend needs requests in units of {needed}; raise it"
     )]

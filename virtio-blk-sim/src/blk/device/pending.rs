@@ -2,8 +2,8 @@
 //! and an empty slot again.
 //!
 //! ```text
-//! RequestSlot ── begin ──► PendingRequest ── finish ──► FinishedRequest ── into_slot ──► RequestSlot
-//!             └─────────── refused, or answered at once ──────▲
+//! RequestSlot ─ begin ──► PendingRequest ─ finish ──► FinishedRequest ─ into_slot ──► RequestSlot
+//!             └────────── refused, or answered at once ────▲
 //! ```
 //!
 //! Each step consumes the previous state, so a request is answered only once and its buffers are

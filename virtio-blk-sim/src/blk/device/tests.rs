@@ -105,7 +105,11 @@ fn the_configuration_space_is_laid_out_as_specified() {
     put(offset_of!(Space, max_write_zeroes_seg), &(MAX_RANGES as u32).to_le_bytes());
     put(offset_of!(Space, write_zeroes_may_unmap), &[1]);
     assert_eq!(config_bytes::<96>(&device, 0), expected);
-    assert_eq!(CONFIG_SPACE_SIZE, offset_of!(Space, zoned), "the space must end before `zoned`, which is newer than virtio 1.2");
+    assert_eq!(
+        CONFIG_SPACE_SIZE,
+        offset_of!(Space, zoned),
+        "the space must end before `zoned`, which is newer than virtio 1.2"
+    );
 
     // A read of any part must return that part of the whole.
     for offset in 0..expected.len() {
@@ -311,7 +315,11 @@ fn data_is_copied_only_in_the_direction_of_the_request() {
     let mut rig = Rig::new(DeviceConfig::new(64));
     let mut request = rig.begin_pending(&Posted::request(vb::VIRTIO_BLK_T_IN, 0).writable(512).status());
     assert_eq!(request.take_data(&mut [0; 512]), 0);
-    assert_eq!(request.put_data(&disk_content(2)), 512, "only the data may be filled; the status byte follows it");
+    assert_eq!(
+        request.put_data(&disk_content(2)),
+        512,
+        "only the data may be filled; the status byte follows it"
+    );
     rig.complete(request.finish(Ok(())));
     let posted = Posted::request(vb::VIRTIO_BLK_T_OUT, 0).readable(&[1; 512]).status();
     let mut request = rig.begin_pending(&posted);
