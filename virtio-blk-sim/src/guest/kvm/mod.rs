@@ -27,8 +27,8 @@
 //! ```
 //! use std::sync::Arc;
 //! use aio::{AioContext, IoThread, Reset};
-//! use virtio_blk_sim::backend::Backend;
-//! use virtio_blk_sim::device::{BlockDevice, DeviceConfig, Features};
+//! use virtio_blk_sim::blk::backend::Backend;
+//! use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig, Features};
 //! use virtio_blk_sim::guest::kvm::{KvmGuest, KvmOptions, KvmShape};
 //! use virtio_blk_sim::guest::{Pattern, Stop, Workload};
 //!
