@@ -20,7 +20,7 @@
 //! | `request.rs`, `parse.rs` | the frontend's requests; parsing a message into a request |
 //! | `reply.rs` | the backend's replies, and its own requests |
 //! | `connection.rs` | framing: whole messages from a stream of pieces, and back |
-//! | `memory.rs`, `mapping.rs`, `sigbus.rs` | the guest's memory, and surviving a peer that truncates it |
+//! | `memory.rs`, `mapping.rs`, `sigbus.rs` | guest memory, also if a peer truncates it |
 //! | `inflight.rs` | records of requests in flight, in memory that survives a crash |
 //! | `session.rs` | the state of a session, and the execution of requests |
 //! | `loops.rs` | the event loops that run the queues |
