@@ -1,10 +1,10 @@
-//! What the tests of the binary need: the binary, and a place for its files.
+//! Shared by the tests of the binary: the command, and a directory for its files.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
-/// The binary with these arguments, and nothing to read.
+/// Returns the command of the binary with these arguments and empty standard input.
 pub(crate) fn bench(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
     command.args(arguments).stdin(Stdio::null()).env_remove("NO_COLOR");

@@ -1,9 +1,9 @@
-//! Whole messages out of whatever pieces arrive, and replies into a socket that may be full. Never
-//! blocks.
+//! Receives whole messages from a stream of arbitrary pieces, and sends replies to a socket that
+//! may be full. Never blocks.
 //!
-//! The receiving half is a state machine. A message's bytes are read exactly, first the header's
-//! and then the body's, so the next message and its descriptors stay in the kernel until their
-//! turn:
+//! The receiving half is a state machine. It reads exactly the bytes of one message, first the
+//! header and then the body, so that the next message and its descriptors stay in the kernel until
+//! they are needed:
 //!
 //! ```text
 //!           ┌──────────── body complete: the message is handed out ◄───────────┐
@@ -11,7 +11,7 @@
 //!   Header: 0..12 bytes ── 12 bytes, version 1, size within bounds ──► Body: 0..size bytes
 //!           └───────────────┬─────────── any error ────────────────────────────┘
 //!                           ▼
-//!                        Failed: nobody can tell any more where the next message begins
+//!                        Failed: the start of the next message is unknown
 //! ```
 
 use std::collections::VecDeque;
@@ -24,54 +24,57 @@ use super::frame::Frame;
 use super::header::{HEADER_SIZE, Header, MAX_BODY_SIZE};
 use super::socket::{self, MAX_FDS};
 
-/// Most replies that wait for the peer to read them. A frontend that follows the protocol has one
-/// answer outstanding.
+/// Maximum number of replies that wait for the peer to read them. A frontend that follows the
+/// protocol has only one outstanding.
 pub const MAX_QUEUED_FRAMES: usize = 64;
 
-/// One end of a vhost-user socket: the frontend's requests, or the channel for the backend's own.
+/// One end of a vhost-user socket: either the channel for the frontend's requests, or the channel
+/// for the backend's own requests.
 ///
-/// The event loop watches it ([`AsFd`]) for reading, and for writing while
-/// [`wants_write`](Self::wants_write). It need not be in non-blocking mode. Its memory is bounded:
-/// one buffer of [`MAX_BODY_SIZE`], [`MAX_FDS`] descriptors, and [`MAX_QUEUED_FRAMES`] replies.
+/// The event loop watches its fd ([`AsFd`]) for reading, and also for writing while
+/// [`wants_write`](Self::wants_write) returns true. It does not have to be in non-blocking mode.
+/// Memory use is bounded: one buffer of [`MAX_BODY_SIZE`], [`MAX_FDS`] descriptors, and
+/// [`MAX_QUEUED_FRAMES`] replies.
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
     state: State,
-    /// Header and body of the message that is being received; allocated once.
+    /// Header and body of the message being received; allocated once.
     buffer: Box<[u8]>,
-    /// How much of `buffer` is filled.
+    /// Number of bytes in `buffer`.
     filled: usize,
-    /// The descriptors that came with the message so far.
+    /// The descriptors received so far with the message.
     fds: Vec<OwnedFd>,
     outbox: VecDeque<Frame>,
-    /// How much of the first frame in `outbox` has been sent.
+    /// Number of bytes already sent of the first frame in `outbox`.
     sent: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum State {
-    /// The header is incomplete, or nothing of it has come.
+    /// The header is incomplete, or none of it has arrived.
     Header,
-    /// The header is known, the body is incomplete.
+    /// The header is complete, the body is not.
     Body(Header),
-    /// An error has ended it.
+    /// The connection failed with an error.
     Failed,
 }
 
-/// A message as it came. Its form is unknown: [`Request::parse`](super::Request::parse) looks at
-/// it.
+/// A message as it was received. Its content is not checked yet;
+/// [`Request::parse`](super::Request::parse) does that.
 #[derive(Debug)]
 pub struct Incoming<'a> {
-    /// Of version 1; everything else in it is the peer's word.
+    /// Its version is 1. The other fields are not checked.
     pub header: Header,
-    /// The body: `header.size` bytes.
+    /// The body, of `header.size` bytes.
     pub body: &'a [u8],
-    /// The descriptors that came with it, close-on-exec, at most [`MAX_FDS`]. Closed when dropped.
+    /// The descriptors that came with the message, close-on-exec, at most [`MAX_FDS`]. Closed when
+    /// dropped.
     pub fds: Vec<OwnedFd>,
 }
 
 impl Connection {
-    /// A connection over a stream that somebody accepted, connected or inherited.
+    /// Creates a connection from a stream that was accepted, connected or inherited.
     pub fn new(stream: UnixStream) -> Self {
         Self {
             stream,
@@ -84,16 +87,16 @@ impl Connection {
         }
     }
 
-    /// The next message if there is a whole one, `None` if not: then what there is of it is kept,
-    /// and the call is worth repeating when the socket is readable. One message costs two
-    /// recvmsg(2), or one without a body.
+    /// Returns the next message if it is complete, otherwise `None`. An incomplete message is kept;
+    /// call again when the socket is readable. One message takes two recvmsg(2) calls, or one if it
+    /// has no body.
     ///
-    /// A server that stops calling this while [`wants_write`](Self::wants_write) never meets
-    /// [`RepliesUnread`](ConnectionError::RepliesUnread).
+    /// A server that does not call this while [`wants_write`](Self::wants_write) returns true never
+    /// gets [`RepliesUnread`](ConnectionError::RepliesUnread).
     ///
     /// # Errors
-    /// Any error is the end of this connection; `Closed` is the ordinary one. What was received of
-    /// a message is dropped, its descriptors are closed.
+    /// Any error ends this connection; `Closed` is the normal end. A partially received message is
+    /// dropped and its descriptors are closed.
     pub fn receive(&mut self) -> Result<Option<Incoming<'_>>, ConnectionError> {
         let header = match self.advance() {
             Ok(Some(header)) => header,
@@ -110,8 +113,8 @@ impl Connection {
         }))
     }
 
-    /// Reads until a message is complete, which its header says, or nothing more has come. Each
-    /// turn of the loop takes a byte of a bounded message.
+    /// Reads until a message is complete or no more data is available. Each iteration reads at
+    /// least one byte of a message of bounded size.
     fn advance(&mut self) -> Result<Option<Header>, ConnectionError> {
         loop {
             let expected = match self.state {
@@ -123,7 +126,7 @@ impl Connection {
                 Some(missing) if !missing.is_empty() => {
                     let received = match socket::receive(self.stream.as_fd(), missing, &mut self.fds) {
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                        // The peer closed without reading all that we sent.
+                        // The peer closed the socket before it read everything that we sent.
                         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                             return Err(self.closed(expected));
                         }
@@ -145,7 +148,7 @@ impl Connection {
         }
     }
 
-    /// The complete header in the buffer, if what follows it can be read.
+    /// Returns the complete header in the buffer, after checking its version and size.
     fn header(&self) -> Result<Header, ConnectionError> {
         let bytes = self.buffer.first_chunk().ok_or(ConnectionError::Failed)?;
         let header = Header::decode(bytes);
@@ -165,11 +168,13 @@ impl Connection {
         }
     }
 
-    /// Sends a message: at once as far as the socket takes it, the rest when [`flush`](Self::flush)
-    /// is called. Its descriptors go with its first byte and are closed on this side.
+    /// Sends a message: immediately as far as the socket accepts it, the rest when
+    /// [`flush`](Self::flush) is called. The descriptors are sent with the first byte and then
+    /// closed on this side.
     ///
     /// # Errors
-    /// The end of this connection: the peer has gone, or [`MAX_QUEUED_FRAMES`] replies lie unread.
+    /// Any error ends this connection: the peer closed the socket, or it left [`MAX_QUEUED_FRAMES`]
+    /// replies unread.
     pub fn send(&mut self, message: impl Into<Frame>) -> Result<(), ConnectionError> {
         if matches!(self.state, State::Failed) {
             return Err(ConnectionError::Failed);
@@ -182,16 +187,16 @@ impl Connection {
         self.flush()
     }
 
-    /// True while a message waits for room in the socket: watch it for writing, and
-    /// [`flush`](Self::flush).
+    /// Returns true while a message waits for space in the socket. Then watch the fd for writing,
+    /// and call [`flush`](Self::flush).
     pub fn wants_write(&self) -> bool {
         !self.outbox.is_empty()
     }
 
-    /// Goes on sending what waits. Does nothing if nothing does.
+    /// Continues sending queued messages, if there are any.
     ///
     /// # Errors
-    /// As for [`send`](Self::send).
+    /// Same as [`send`](Self::send).
     pub fn flush(&mut self) -> Result<(), ConnectionError> {
         while let Some(frame) = self.outbox.front_mut() {
             let rest = frame.bytes.get(self.sent..).unwrap_or_default();
@@ -217,7 +222,7 @@ impl Connection {
         Ok(())
     }
 
-    /// The connection is over: nothing of it is worth keeping.
+    /// Ends the connection and frees everything that was received or queued.
     fn fail(&mut self, error: ConnectionError) -> ConnectionError {
         self.state = State::Failed;
         self.filled = 0;

@@ -1,4 +1,4 @@
-//! What can be wrong with a peer: with its bytes, with one of its messages, with an exchange.
+//! Errors of a connection, of a single message, and of an exchange.
 
 use std::io;
 
@@ -6,22 +6,24 @@ use super::header::{Code, MAX_BODY_SIZE};
 use super::payload::{MAX_CONFIG_SIZE, MAX_REGIONS};
 use super::socket::MAX_FDS;
 
-/// The connection is lost: drop it. (A server goes on with the next one.)
+/// The connection failed and must be dropped. (A server continues with the next one.)
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectionError {
-    /// The peer has gone, and left no half message behind: the ordinary end of a session.
+    /// The peer closed the connection, and not in the middle of a message: the normal end of a
+    /// session.
     #[error("the peer closed the connection")]
     Closed,
-    /// The peer has gone in the middle of a message.
+    /// The peer closed the connection in the middle of a message.
     #[error("the peer closed the connection after {received} of at least {expected} bytes of a message")]
     ClosedMidMessage {
-        /// Bytes that came, header included.
+        /// Bytes received, including the header.
         received: usize,
-        /// Bytes that the message has, header included; a header's as long as that is not complete.
+        /// Size of the message, including the header; the header's size if the header is
+        /// incomplete.
         expected: usize,
     },
-    /// The peer speaks something else, so its `size` cannot be trusted to find the next message.
+    /// The peer uses another protocol, so its `size` cannot be trusted to find the next message.
     #[error(
         "a message header with flags {flags:#x} is not of vhost-user version 1; is this a vhost-user peer?"
     )]
@@ -29,61 +31,61 @@ pub enum ConnectionError {
         /// The header's flags.
         flags: u32,
     },
-    /// A body beyond every request that there is. Nothing of it has been read.
+    /// The body is larger than any request. None of it was read.
     #[error("request {request} announces a body of {size} bytes; the largest accepted is {MAX_BODY_SIZE}")]
     TooLarge {
         /// The request's number.
         request: u32,
-        /// Bytes announced.
+        /// Announced size of the body in bytes.
         size: u32,
     },
-    /// More descriptors than a message may carry, or more than the process has room for (MSG_CTRUNC
-    /// of recvmsg(2) means both). Those that came have been closed.
+    /// More descriptors than a message may have, or more than this process can open (MSG_CTRUNC of
+    /// recvmsg(2) means both). The received ones were closed.
     #[error(
         "the descriptors of a message could not all be received: more than {MAX_FDS}, or RLIMIT_NOFILE of this process is \
          reached"
     )]
     DescriptorsLost,
-    /// The peer asks and asks and does not read the answers.
+    /// The peer sends requests without reading the replies.
     #[error("the peer leaves {queued} replies unread")]
     RepliesUnread {
-        /// Replies that wait.
+        /// Number of replies in the queue.
         queued: usize,
     },
-    /// This connection has failed before; the error that was returned then says why.
+    /// This connection failed before; the error returned at that time has the reason.
     #[error("the connection has failed before: drop it and accept a new one")]
     Failed,
-    /// What recvmsg(2) or sendmsg(2) says.
+    /// An error of recvmsg(2) or sendmsg(2).
     #[error("the vhost-user socket failed: {0}")]
     Io(#[from] io::Error),
 }
 
-/// A message that makes no sense. The connection is intact: the message has been consumed, its
-/// descriptors are closed. [`Refusal`](super::Refusal) says what to tell the peer.
+/// An invalid message. The connection is still usable: the message was consumed, and its
+/// descriptors were closed. [`Refusal`](super::Refusal) determines the answer to the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageError {
-    /// Not a request that a block backend serves: unknown, for other devices, or of a feature that
-    /// is not offered.
-    #[error("request {request} ({}) is not served by a block backend", name(*request))]
+    /// A request that a block backend does not support: unknown, for other devices, or of a feature
+    /// that is not offered.
+    #[error("request {request} ({}) is not supported by a block backend", name(*request))]
     Unsupported {
-        /// Its number.
+        /// The request's number.
         request: u32,
     },
-    /// A reply where a request belongs.
+    /// A reply was received where a request was expected.
     #[error("request {request} came with the reply flag")]
     ReplyFlag {
-        /// Its number.
+        /// The request's number.
         request: u32,
     },
-    /// A request where a reply belongs, or the reply to another request.
-    #[error("request {request} was answered by a message of request {got} and flags {flags:#x}")]
+    /// A request was received where a reply was expected, or the reply to another request.
+    #[error("request {request} was answered by a message with request number {got} and flags {flags:#x}")]
     NotTheReply {
-        /// The request that waits.
+        /// Number of the request that waits for its reply.
         request: u32,
-        /// What came.
+        /// Request number of the received message.
         got: u32,
-        /// Its flags.
+        /// Flags of the received message.
         flags: u32,
     },
     /// The body of a reply is too short or too long.
@@ -91,45 +93,45 @@ pub enum MessageError {
     ReplySize {
         /// The request's number.
         request: u32,
-        /// Bytes that came.
+        /// Size of the received body in bytes.
         size: usize,
-        /// Bytes that its structure has.
+        /// Size of the expected structure in bytes.
         expected: usize,
     },
-    /// A reply with descriptors missing or in surplus.
+    /// A reply with missing or surplus descriptors.
     #[error("the reply to request {request} came with {count} file descriptors; it must have {expected}")]
     ReplyDescriptors {
         /// The request's number.
         request: u32,
-        /// Descriptors that came.
+        /// Number of descriptors received.
         count: usize,
-        /// Descriptors that it takes.
+        /// Number of descriptors expected.
         expected: usize,
     },
-    /// A request of the backend that a block frontend does not know.
-    #[error("request {request} of the backend is not served")]
+    /// A request of the backend that a block frontend does not support.
+    #[error("request {request} of the backend is not supported")]
     UnknownFromBackend {
-        /// Its number.
+        /// The request's number.
         request: u32,
     },
-    /// A request of the backend that has neither body nor descriptors came with some.
+    /// A request of the backend that must be empty came with a body or descriptors.
     #[error(
         "request {request} of the backend came with {size} bytes and {count} file descriptors; it must have none"
     )]
     NotEmpty {
-        /// Its number.
+        /// The request's number.
         request: u32,
-        /// Bytes that came.
+        /// Size of the received body in bytes.
         size: usize,
-        /// Descriptors that came.
+        /// Number of descriptors received.
         count: usize,
     },
-    /// Flags beyond version, reply and need_reply.
+    /// Flags other than version, reply and need_reply are set.
     #[error("the header of request {request} has undefined flags: {flags:#x}")]
     ReservedFlags {
-        /// Its number.
+        /// The request's number.
         request: u32,
-        /// All its flags.
+        /// All flags of the header.
         flags: u32,
     },
     /// The body is too short or too long for its structure.
@@ -137,39 +139,39 @@ pub enum MessageError {
     Size {
         /// The request.
         code: Code,
-        /// Bytes that came.
+        /// Size of the received body in bytes.
         size: usize,
-        /// Bytes that its structure has.
+        /// Size of the expected structure in bytes.
         expected: usize,
     },
     /// Too many or too few memory regions.
     #[error("a memory table of {count} regions; it must have 1 to {MAX_REGIONS}")]
     Regions {
-        /// What the message says.
+        /// Number of regions in the message.
         count: u32,
     },
-    /// Descriptors missing or in surplus.
+    /// Missing or surplus descriptors.
     #[error("{code} came with {count} file descriptors; it must have {expected}")]
     Descriptors {
         /// The request.
         code: Code,
-        /// Descriptors that came.
+        /// Number of descriptors received.
         count: usize,
-        /// Descriptors that it takes.
+        /// Number of descriptors expected.
         expected: usize,
     },
-    /// Bytes outside the configuration space.
+    /// The bytes are not inside the configuration space.
     #[error("{code} of {size} bytes at offset {offset}; a configuration space has {MAX_CONFIG_SIZE} bytes")]
     ConfigRange {
         /// The request.
         code: Code,
-        /// The first byte.
+        /// Offset of the first byte.
         offset: u32,
-        /// How many.
+        /// Number of bytes.
         size: u32,
     },
-    /// A field with a value that means nothing.
-    #[error("{value:#x} is no value for {code}")]
+    /// A field has an invalid value.
+    #[error("{value:#x} is not a valid value for {code}")]
     Value {
         /// The request.
         code: Code,
@@ -178,26 +180,26 @@ pub enum MessageError {
     },
 }
 
-/// An exchange of the [`Frontend`](super::Frontend) that did not succeed.
+/// An exchange of the [`Frontend`](super::Frontend) failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FrontendError {
-    /// No connection to begin with.
+    /// Could not connect.
     #[error("cannot connect to the vhost-user socket: {0}")]
     Connect(#[source] io::Error),
     /// The connection is lost.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
-    /// The backend's reply makes no sense.
+    /// The backend's reply is invalid.
     #[error(transparent)]
     Message(#[from] MessageError),
-    /// The backend answered that it will not or cannot.
+    /// The backend refused the request.
     #[error("the backend refused request {request} ({})", name(*request))]
     Refused {
         /// The request's number.
         request: u32,
     },
-    /// No answer in time.
+    /// The backend did not answer before the timeout.
     #[error("the backend did not answer in time")]
     TimedOut,
     /// A system call on this side failed.

@@ -1,38 +1,41 @@
-//! Which requests are in flight, noted where a kill does not reach: the region of GET_INFLIGHT_FD
-//! and SET_INFLIGHT_FD.
+//! Records which requests are in flight, in memory that survives when this process is killed: the
+//! region of GET_INFLIGHT_FD and SET_INFLIGHT_FD.
 //!
-//! The backend makes a memfd, the frontend keeps it and gives it to whoever serves the device next
-//! (specification, "Inflight I/O tracking"). For each queue it holds
+//! The backend creates a memfd. The frontend keeps it and passes it to the next backend that serves
+//! the device (specification, "Inflight I/O tracking"). For each queue it contains
 //!
 //! ```text
 //! features u64 = 0, version u16 = 1, desc_num u16, last_batch_head u16, used_idx u16,
 //! desc_num x { inflight u8, padding u8 x 5, next u16, counter u64 }
 //! ```
 //!
-//! in native byte order, the regions of the queues one after another at multiples of 64 bytes.
-//! Beside the virtqueue it is kept so:
+//! in native byte order. The regions of the queues follow each other, each starting at a multiple
+//! of 64 bytes. The region is updated together with the virtqueue:
 //!
 //! ```text
-//! DeviceQueue::pop      then  InflightQueue::pop         counter = the next number; inflight = 1
-//! DeviceQueue::push     then  InflightQueue::push        next = last_batch_head; last_batch_head = the head
-//! DeviceQueue::publish  then  InflightQueue::published   inflight = 0 for each of the batch; used_idx = used.idx
+//! DeviceQueue::pop      then  InflightQueue::pop        counter = the next number; inflight = 1
+//! DeviceQueue::push     then  InflightQueue::push       next = last_batch_head;
+//!                                                       last_batch_head = the head
+//! DeviceQueue::publish  then  InflightQueue::published  inflight = 0 for the whole batch;
+//!                                                       used_idx = used.idx
 //! ```
 //!
-//! A head with inflight = 1 has been taken and not been answered, but for those of a batch whose
-//! used.idx is stored already: then the used_idx here is behind the ring's, by the size of the
-//! batch, and the batch is the first so many heads of the list from `last_batch_head`. (Further on
-//! the list goes through older batches and means nothing.) [`InflightRegion::open`] tells the two
-//! apart. A kill before `inflight = 1` leaves the head to be popped again, for the next index to
-//! pop is *derived*: used.idx plus the number of heads in flight.
+//! A head with inflight = 1 was popped and not yet answered. The exception is a batch whose
+//! used.idx is already stored when the process is killed: then used_idx in the region is behind
+//! used.idx of the ring by the size of the batch, and the heads of the batch are the first entries
+//! of the list that starts at `last_batch_head`. (The rest of the list leads through older batches
+//! and is meaningless.) [`InflightRegion::open`] distinguishes the two cases. After a kill before
+//! `inflight = 1` the head is popped again, because the next index to pop is *derived*: used.idx
+//! plus the number of heads in flight.
 //!
 //! # Order of the stores
 //!
-//! It is the process that dies, not the machine. What a thread has stored in shared memory stays
-//! stored, and another process finds it as far as the thread had come, in the order in which the
-//! *instructions* stood. So no fence is needed, but the compiler must not reorder. Every store to
-//! the region is a Release store, as that of used.idx in
-//! [`DeviceQueue::publish`](crate::virtqueue::DeviceQueue::publish) is: none of them moves before a
-//! store that is written above it. On x86 that is an ordinary store.
+//! The process dies, not the machine. Everything that a thread stored in shared memory before it
+//! was killed stays there for the next process, in the order of the *instructions*. So no fence is
+//! needed, but the compiler must not reorder the stores. Every store to the region is a Release
+//! store, as is the store of used.idx in
+//! [`DeviceQueue::publish`](crate::virtqueue::DeviceQueue::publish), so that none of them moves
+//! before a store that precedes it in the source. On x86 a Release store is an ordinary store.
 #![expect(
     unsafe_code,
     reason = "the region is memory shared with the frontend, reached through a checked pointer"
@@ -47,144 +50,142 @@ use super::mapping::{Mapping, MappingError};
 use super::{Inflight, sigbus};
 use crate::memory::sealed_memfd;
 
-/// The version that is written here, and the only one there is.
+/// The version of the format, the only one that exists.
 const VERSION: u16 = 1;
 
 /// The largest split virtqueue (virtio 1.2, section 2.7).
 const MAX_QUEUE_SIZE: u16 = 32768;
 
-/// What the region of each queue starts at a multiple of, as in libvhost-user and DPDK.
+/// The alignment of each queue's region, as in libvhost-user and DPDK.
 const QUEUE_ALIGN: u64 = 64;
 
-/// Why an in-flight region was not made, refused, or not recovered from.
+/// Why an in-flight region could not be created, mapped, or recovered from.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InflightError {
     /// Too many queues, or none.
-    #[error("an in-flight region for {asked} queues: the device has 1 to {max}")]
+    #[error("an in-flight region for {asked} queues: the number must be 1 to {max}")]
     Queues {
-        /// How many were announced.
+        /// Number of queues in the message.
         asked: u16,
-        /// How many the device has.
+        /// Number of queues of the device, which is the maximum.
         max: u16,
     },
-    /// A size that no split virtqueue has.
-    #[error("an in-flight region for queues of {size} entries: they have 1 to 32768")]
+    /// A queue size that no split virtqueue can have.
+    #[error("an in-flight region for queues of {size} entries: the size must be 1 to 32768")]
     QueueSize {
-        /// The size that was announced.
+        /// Queue size in the message.
         size: u16,
     },
-    /// The announced size is less than the announced queues need.
+    /// The announced size is too small for the announced queues.
     #[error("an in-flight region of {have} bytes: its queues need {need}")]
     TooSmall {
-        /// Bytes announced.
+        /// Announced size in bytes.
         have: u64,
-        /// Bytes that the queues need.
+        /// Size that the queues need, in bytes.
         need: u64,
     },
-    /// The fields would lie across their natural boundaries.
+    /// The fields would not be naturally aligned.
     #[error("an in-flight region at offset {offset:#x}, which is not a multiple of 8")]
     Misaligned {
-        /// Where the region begins in the file, in bytes.
+        /// Offset of the region in the file, in bytes.
         offset: u64,
     },
-    /// The file cannot be mapped.
+    /// The file could not be mapped.
     #[error("cannot map the in-flight region: {0}")]
     Mapping(#[from] MappingError),
-    /// The file cannot be made.
-    #[error("cannot make an in-flight region: {0}")]
+    /// The file could not be created.
+    #[error("cannot create an in-flight region: {0}")]
     Create(#[source] io::Error),
-    /// A queue that the region has no place for.
+    /// The region has no entry for this queue, or its entry is too small.
     #[error("queue {queue} of {size} entries: the in-flight region has {queues} queues of {queue_size}")]
     NoPlace {
         /// The queue.
         queue: u16,
-        /// Its size in entries.
+        /// Size of the queue in entries.
         size: u16,
-        /// Queues of the region.
+        /// Number of queues in the region.
         queues: u16,
-        /// Entries for each.
+        /// Number of entries per queue in the region.
         queue_size: u16,
     },
-    /// Somebody else wrote the region, or overwrote it.
+    /// The region was written by other software, or overwritten.
     #[error(
         "the in-flight region of queue {queue} has version {version}, features {features:#x} and {desc_num} entries: expected version 1, no features and {queue_size} entries"
     )]
     Layout {
         /// The queue.
         queue: u16,
-        /// Its version field.
+        /// The version field.
         version: u16,
-        /// Its features field.
+        /// The features field.
         features: u64,
-        /// Its desc_num field.
+        /// The desc_num field.
         desc_num: u16,
-        /// What desc_num has to be.
+        /// The expected value of desc_num.
         queue_size: u16,
     },
-    /// The region and the used ring do not belong together.
+    /// The region and the used ring are inconsistent.
     #[error(
-        "queue {queue}: used.idx is {in_ring}, the in-flight region says {in_region}, and no batch explains it"
+        "queue {queue}: used.idx is {in_ring}, the in-flight region says {in_region}, which no unfinished batch can explain"
     )]
     Batch {
         /// The queue.
         queue: u16,
-        /// used.idx of the ring.
+        /// used.idx in the ring.
         in_ring: u16,
-        /// used_idx of the region.
+        /// used_idx in the region.
         in_region: u16,
     },
 }
 
-/// The in-flight region of a device. Keeps the memory mapped, as each of its queues does.
+/// The in-flight region of a device. It keeps the memory mapped, and so does each of its queues.
 #[derive(Debug, Clone)]
 pub struct InflightRegion {
-    /// Invariant: mapped from a multiple of 8 on, and as large as `queues` times
-    /// `queue_bytes(queue_size)`.
+    /// Invariant: the mapping starts at a multiple of 8 and has at least `queues` times
+    /// `queue_bytes(queue_size)` bytes.
     mapping: Arc<Mapping>,
     queues: u16,
     queue_size: u16,
 }
 
-/// A queue as its last backend left it, by [`InflightRegion::open`].
+/// The state in which the previous backend left a queue; returned by [`InflightRegion::open`].
 #[derive(Debug)]
 pub struct Recovered {
-    /// Where to note what is in flight from now on. The heads below are noted already.
+    /// Records what is in flight from now on. The heads below are already recorded.
     pub queue: InflightQueue,
-    /// The heads that were taken and not answered, in the order in which they were taken.
+    /// The heads that were popped and not answered, in the order in which they were popped.
     pub heads: Vec<u16>,
     /// Index of the next chain to pop.
     pub next_avail: u16,
 }
 
-/// The notes of one running queue. Belongs to whoever has the
+/// Records the requests in flight of one running queue. Belongs to the owner of the
 /// [`DeviceQueue`](crate::virtqueue::DeviceQueue).
 ///
-/// No method blocks, allocates or makes a system call, and each stores as often as it is written
-/// above.
+/// No method blocks, allocates or makes a system call. Each makes only the stores listed above.
 #[derive(Debug)]
 pub struct InflightQueue {
     region: QueueRegion,
-    /// Number of the next request.
+    /// The number (counter) of the next request.
     counter: u64,
-    /// last_batch_head. Never read back from the region while the queue runs.
+    /// last_batch_head. Not read back from the region while the queue runs.
     last: u16,
-    /// used_idx, likewise.
+    /// used_idx. Also not read back.
     used_idx: u16,
-    /// Heads pushed since the last `published`.
+    /// Number of heads pushed since the last call of `published`.
     batch: u16,
 }
 
 impl InflightRegion {
-    /// Makes a region that no queue has been noted in yet: the answer to GET_INFLIGHT_FD, which
-    /// asks for `num_queues` and `queue_size` of `request`. The file is sealed: who holds it can
-    /// write it and cannot resize it.
+    /// Creates a new, empty region: the answer to GET_INFLIGHT_FD, which asks for `num_queues` and
+    /// `queue_size` of `request`. The file is sealed: its holder can write it but not resize it.
     ///
-    /// The backend keeps nothing of it. The frontend sends it back by SET_INFLIGHT_FD before it
-    /// starts the queues.
+    /// The backend does not keep it. The frontend sends it back in SET_INFLIGHT_FD before it starts
+    /// the queues.
     ///
     /// # Errors
-    /// [`InflightError::Queues`] for more than `max_queues`, [`InflightError::QueueSize`],
+    /// [`InflightError::Queues`] if there are more than `max_queues`, [`InflightError::QueueSize`],
     /// [`InflightError::Create`].
     pub fn create(request: &Inflight, max_queues: u16) -> Result<(Inflight, OwnedFd), InflightError> {
         let size = needed(request, max_queues)?;
@@ -193,12 +194,11 @@ impl InflightRegion {
         Ok((made, file.into()))
     }
 
-    /// Maps the region of a SET_INFLIGHT_FD: one that [`InflightRegion::create`] made, in this
-    /// process or in one that is no more, if the frontend is honest. The descriptor is closed, in
-    /// every case.
+    /// Maps the region of a SET_INFLIGHT_FD. If the frontend is honest, [`InflightRegion::create`]
+    /// made it, in this process or in a previous one. The descriptor is always closed.
     ///
     /// # Errors
-    /// Any but those of creating and of [`InflightRegion::open`].
+    /// Any, except [`InflightError::Create`] and those of [`InflightRegion::open`].
     pub fn adopt(description: &Inflight, fd: OwnedFd, max_queues: u16) -> Result<Self, InflightError> {
         let &Inflight { mmap_size, mmap_offset, num_queues, queue_size } = description;
         let need = needed(description, max_queues)?;
@@ -215,16 +215,18 @@ impl InflightRegion {
         })
     }
 
-    /// Takes queue `index`, of `size` entries and with `used_idx` in its used ring
-    /// ([`DeviceQueue::used_idx_in_ring`](crate::virtqueue::DeviceQueue::used_idx_in_ring)), over
-    /// from whoever served it before. If that was nobody, nothing is in flight.
+    /// Takes over queue `index` from the backend that served it before. The queue has `size`
+    /// entries, and `used_idx` is the value in its used ring
+    /// ([`DeviceQueue::used_idx_in_ring`](crate::virtqueue::DeviceQueue::used_idx_in_ring)). If
+    /// there was no backend before, nothing is in flight.
     ///
-    /// Next comes [`DeviceQueue::resume`](crate::virtqueue::DeviceQueue::resume) with the two
-    /// indices, then [`DeviceQueue::resubmit`](crate::virtqueue::DeviceQueue::resubmit) for each
-    /// head in turn, then the first pop. What the frontend says by SET_VRING_BASE means nothing
-    /// then. The last backend may have been killed between used.idx and the interrupt for it, so
-    /// interrupt the driver once, whatever there is to do. One backend at a time opens a queue.
-    /// This may be killed and done again, like everything else here.
+    /// The caller must then call [`DeviceQueue::resume`](crate::virtqueue::DeviceQueue::resume)
+    /// with the two indices, [`DeviceQueue::resubmit`](crate::virtqueue::DeviceQueue::resubmit) for
+    /// each head in order, and only then pop. The index that the frontend sends in SET_VRING_BASE
+    /// must be ignored. The previous backend may have been killed after it stored used.idx and
+    /// before it interrupted the driver, so the caller must interrupt the driver once in any case.
+    /// Only one backend at a time may open a queue. Like everything else here, this call may be
+    /// killed and repeated.
     ///
     /// # Errors
     /// [`InflightError::NoPlace`], [`InflightError::Layout`], [`InflightError::Batch`].
@@ -274,14 +276,14 @@ impl InflightRegion {
         })
     }
 
-    /// Whether the frontend has taken pages of the region away; see
+    /// Returns true if the frontend has taken pages of the region away; see
     /// [`MemoryTable::is_broken`](super::MemoryTable::is_broken).
     #[inline]
     pub fn is_broken(&self) -> bool {
         sigbus::faults() > 0 && self.mapping.is_broken()
     }
 
-    /// `index` is less than `queues`.
+    /// `index` must be less than `queues`.
     fn queue_region(&self, index: u16) -> QueueRegion {
         let offset = u64::from(index) * queue_bytes(self.queue_size);
         QueueRegion {
@@ -293,7 +295,7 @@ impl InflightRegion {
 }
 
 impl InflightQueue {
-    /// The chain `head` has been popped and is about to be carried out.
+    /// Must be called when the chain `head` has been popped, before it is carried out.
     #[inline]
     pub fn pop(&mut self, head: u16) {
         let Some(entry) = self.region.entry(head) else {
@@ -305,8 +307,8 @@ impl InflightQueue {
         self.counter = self.counter.wrapping_add(1);
     }
 
-    /// The chain `head` has been pushed, and will be published with all others that are. Not for a
-    /// queue that is broken: it pushes nothing.
+    /// Must be called when the chain `head` has been pushed, before it is published. Must not be
+    /// called for a broken queue, whose push does nothing.
     #[inline]
     pub fn push(&mut self, head: u16) {
         let Some(entry) = self.region.entry(head) else {
@@ -319,9 +321,9 @@ impl InflightQueue {
         self.batch = self.batch.wrapping_add(1);
     }
 
-    /// used.idx has been moved past everything that was pushed. Before the next push, and before
-    /// the next pop; not for a queue that is broken, nor for guest memory that is, whose used.idx
-    /// nobody will see.
+    /// Must be called when used.idx has been moved past everything that was pushed, before the next
+    /// push and the next pop. Must not be called for a broken queue or broken guest memory, because
+    /// nobody will see their used.idx.
     #[inline]
     pub fn published(&mut self) {
         if self.batch == 0 {
@@ -329,8 +331,8 @@ impl InflightQueue {
         }
         let mut head = self.last;
         for _ in 0..self.batch {
-            // A head that the frontend wrote in between leads to where the frontend wants, in its
-            // own region.
+            // The frontend may have overwritten this head. Then it leads to another entry of the
+            // frontend's own region, or out of bounds.
             let Some(entry) = self.region.entry(head) else {
                 break;
             };
@@ -342,7 +344,7 @@ impl InflightQueue {
     }
 }
 
-/// What stands before the entries of a queue (specification, `QueueRegionSplit`).
+/// The header before the entries of a queue (specification, `QueueRegionSplit`).
 #[derive(Debug)]
 #[repr(C)]
 struct Header {
@@ -353,7 +355,7 @@ struct Header {
     used_idx: AtomicU16,
 }
 
-/// What is noted of one head (specification, `DescStateSplit`).
+/// The entry of one head (specification, `DescStateSplit`).
 #[derive(Debug)]
 #[repr(C)]
 struct Entry {
@@ -366,13 +368,13 @@ struct Entry {
 const _: () = assert!(size_of::<Header>() == 16 && size_of::<Entry>() == 16);
 const _: () = assert!(std::mem::offset_of!(Entry, next) == 6 && std::mem::offset_of!(Entry, counter) == 8);
 
-/// Bytes of a queue's region, a multiple of [`QUEUE_ALIGN`].
+/// Returns the size of a queue's region in bytes, a multiple of [`QUEUE_ALIGN`].
 fn queue_bytes(queue_size: u16) -> u64 {
     (size_of::<Header>() as u64 + size_of::<Entry>() as u64 * u64::from(queue_size))
         .next_multiple_of(QUEUE_ALIGN)
 }
 
-/// Bytes of the region that is described, if it can be.
+/// Returns the size in bytes that the described region needs, after checking the description.
 fn needed(description: &Inflight, max_queues: u16) -> Result<u64, InflightError> {
     let &Inflight { num_queues, queue_size, .. } = description;
     if !(1..=max_queues).contains(&num_queues) {
@@ -384,25 +386,26 @@ fn needed(description: &Inflight, max_queues: u16) -> Result<u64, InflightError>
     Ok(u64::from(num_queues) * queue_bytes(queue_size))
 }
 
-/// One queue's part of the region. The frontend can write it at any time, so everything in it is
-/// atomic and nothing in it is an index before it has been compared.
+/// One queue's part of the region. The frontend can write to it at any time, so all fields are
+/// atomic, and a value read from it is bounds-checked before it is used as an index.
 #[derive(Debug)]
 struct QueueRegion {
-    /// Invariant: aligned, and followed by `entries` entries, all mapped while `_mapping` lives.
+    /// Invariant: aligned and followed by `entries` entries. All of it is mapped while `_mapping`
+    /// lives.
     header: *const Header,
     entries: u16,
     _mapping: Arc<Mapping>,
 }
 
-// SAFETY: the pointer goes to memory that `_mapping` keeps mapped wherever this value is, and every
-// access is atomic.
+// SAFETY: the pointer refers to memory that `_mapping` keeps mapped in any thread, and all accesses
+// are atomic.
 unsafe impl Send for QueueRegion {}
 
 impl QueueRegion {
     #[inline]
     fn header(&self) -> &Header {
-        // SAFETY: mapped and aligned (the invariant), and all of it is atomics, which the frontend
-        // may change.
+        // SAFETY: mapped and aligned (the invariant). All fields are atomics, so the frontend may
+        // change them.
         unsafe { &*self.header }
     }
 
@@ -410,7 +413,7 @@ impl QueueRegion {
     fn entries(&self) -> &[Entry] {
         // The header's size is a multiple of the entries' alignment.
         let first = self.header.wrapping_add(1).cast::<Entry>();
-        // SAFETY: as for `header`.
+        // SAFETY: same as for `header`.
         unsafe { std::slice::from_raw_parts(first, usize::from(self.entries)) }
     }
 
@@ -419,7 +422,8 @@ impl QueueRegion {
         self.entries().get(usize::from(head))
     }
 
-    /// Nothing is in flight. The version comes last: without it, this is done again.
+    /// Initialises an empty region. The version is stored last: without it, initialisation is
+    /// repeated.
     fn initialise(&self) {
         let header = self.header();
         for entry in self.entries() {
@@ -431,8 +435,8 @@ impl QueueRegion {
         step(|| header.version.store(VERSION, Ordering::Release));
     }
 
-    /// Finishes what `InflightQueue::published` was killed in, if it was. `None` if the two indices
-    /// are of different stories.
+    /// If `InflightQueue::published` was killed before it finished, finishes it. Returns `None` if
+    /// the two indices are inconsistent.
     fn clear_published(&self, in_region: u16, in_ring: u16) -> Option<()> {
         let batch = in_ring.wrapping_sub(in_region);
         if batch == 0 {
@@ -440,8 +444,8 @@ impl QueueRegion {
         }
         let header = self.header();
         if self.in_flight().is_empty() {
-            // A new region; or all that was missing is the index; or the ring was drained and set
-            // up anew by the driver.
+            // One of: a new region; only the index was missing; the driver drained the ring and set
+            // it up again.
             step(|| header.used_idx.store(in_ring, Ordering::Release));
             return Some(());
         }
@@ -458,7 +462,7 @@ impl QueueRegion {
         Some(())
     }
 
-    /// Counter and head of each chain in flight.
+    /// Returns the counter and head of each chain in flight.
     fn in_flight(&self) -> Vec<(u64, u16)> {
         (0..)
             .zip(self.entries())
@@ -468,7 +472,8 @@ impl QueueRegion {
     }
 }
 
-/// Makes one store to the region. The process may be killed before each, and so tests do.
+/// Makes one store to the region. The process may be killed before each store; the tests simulate
+/// that here.
 #[inline(always)]
 fn step(store: impl FnOnce()) {
     #[cfg(test)]

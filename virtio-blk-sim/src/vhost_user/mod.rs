@@ -1,34 +1,34 @@
-//! vhost-user: the protocol by which a VMM hands the queues of its guest to a device in another
+//! vhost-user: the protocol with which a VMM delegates its guest's queues to a device in another
 //! process.
 //!
 //! The VMM is the *frontend*, the device the *backend*. Requests, with file descriptors in their
-//! ancillary data, travel over a Unix stream socket; the data itself never does, for the backend
-//! maps the guest's memory. The backend's half never blocks, knows no event loop and no device, and
-//! believes nothing that a peer says.
+//! ancillary data, are sent over a Unix stream socket. The guest's data is never sent, because the
+//! backend maps the guest's memory. The protocol code of the backend never blocks, is independent
+//! of event loop and device, and checks everything that a peer sends.
 //!
 //! ```text
-//! bytes, fds ─► Connection::receive ─► Incoming ─► Request::parse ─► Request      (or MessageError ─► Refusal)
+//! bytes, fds ─► Connection::receive ─► Incoming ─► Request::parse ─► Request
+//!                                                                    (or MessageError ─► Refusal)
 //! bytes, fd  ◄─ Connection::send    ◄─ Frame    ◄─ Reply
 //! ```
 //!
 //! | file | mechanism |
 //! |---|---|
-//! | `socket.rs` | one recvmsg(2) or sendmsg(2) that does not block, descriptors with it |
-//! | `header.rs` | the 12 bytes before each message, the request codes |
+//! | `socket.rs` | one non-blocking recvmsg(2) or sendmsg(2), with descriptors |
+//! | `header.rs` | the 12-byte header of each message, the request codes |
 //! | `payload.rs` | the structures in a message's body |
-//! | `request.rs`, `parse.rs` | what a frontend asks; how a message becomes a request |
-//! | `reply.rs` | what a backend answers, and what it says unasked |
-//! | `connection.rs` | framing: whole messages out of whatever pieces arrive, and back |
-//! | `memory.rs`, `mapping.rs`, `sigbus.rs` | the guest's memory, and what becomes of us when the peer takes it away |
-//! | `inflight.rs` | what is in flight, where it survives a crash |
-//! | `session.rs` | what a frontend has set up, and what its requests do |
-//! | `loops.rs` | where the queues run |
-//! | `bind.rs` | a listening socket in the file system |
+//! | `request.rs`, `parse.rs` | the frontend's requests; parsing a message into a request |
+//! | `reply.rs` | the backend's replies, and its own requests |
+//! | `connection.rs` | framing: whole messages from a stream of pieces, and back |
+//! | `memory.rs`, `mapping.rs`, `sigbus.rs` | guest memory, also if a peer truncates it |
+//! | `inflight.rs` | records of requests in flight, in memory that survives a crash |
+//! | `session.rs` | the state of a session, and the execution of requests |
+//! | `loops.rs` | the event loops that run the queues |
 //! | `server.rs` | the socket on the event loop, one frontend at a time |
 //! | `daemon.rs` | a whole daemon for one device |
 //! | `frontend.rs` | a blocking client with a deadline, for tests and the benchmark's driver |
 //!
-//! Facts are from the vhost-user specification (QEMU's `docs/interop/vhost-user.rst`); numbers are
+//! Facts are from the vhost-user specification (QEMU's `docs/interop/vhost-user.rst`). Numbers are
 //! in native byte order.
 
 mod bind;

@@ -1,26 +1,26 @@
 //! The structures in the body of a message (specification, "Payload").
 
-/// Most memory regions of one SET_MEM_TABLE (specification, "Memory regions description": region0
-/// to region7).
+/// Maximum number of memory regions in one SET_MEM_TABLE (specification, "Memory regions
+/// description": region0 to region7).
 pub const MAX_REGIONS: usize = 8;
 
-/// Most bytes of configuration space that one message carries, and where the space ends
-/// (`VHOST_USER_MAX_CONFIG_SIZE` of QEMU; the specification names no bound).
+/// Maximum number of bytes of configuration space in one message, and the end of the space
+/// (`VHOST_USER_MAX_CONFIG_SIZE` in QEMU; the specification has no limit).
 pub const MAX_CONFIG_SIZE: usize = 256;
 
-/// A value with one size and one layout on the wire.
+/// A value with a fixed size and layout on the wire.
 pub(super) trait Wire: Sized {
-    /// Its bytes on the wire.
+    /// Size on the wire in bytes.
     const SIZE: usize;
 
-    /// Takes it from the front of `fields`; `None` if too little is left.
+    /// Reads the value from the front of `fields`. Returns `None` if there are too few bytes left.
     fn read(fields: &mut Fields<'_>) -> Option<Self>;
 
-    /// Appends it to `out`.
+    /// Appends the value to `out`.
     fn write(&self, out: &mut Vec<u8>);
 }
 
-/// What is left of a body while it is taken apart.
+/// The rest of a body that is being parsed.
 #[derive(Debug)]
 pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 
@@ -54,20 +54,20 @@ macro_rules! wire_integers {
 }
 wire_integers!(u16, u32, u64);
 
-/// A piece of guest memory, mapped from a file descriptor that comes with it.
+/// A region of guest memory, mapped from a file descriptor that comes with it.
 ///
-/// Only its form has been checked: it may be empty, wrap around, overlap another one or lie beyond
-/// the end of its file.
+/// Only the format was checked: the region may be empty, wrap around, overlap another one or go
+/// beyond the end of its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryRegion {
-    /// Where the guest sees it.
+    /// Guest physical address of the region.
     pub guest_addr: u64,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Where the frontend sees it, in its own address space. [`VringAddr`] speaks of these
+    /// Address of the region in the frontend's own address space. [`VringAddr`] uses these
     /// addresses.
     pub user_addr: u64,
-    /// Where it begins in the file, in bytes.
+    /// Offset of the region in the file, in bytes.
     pub mmap_offset: u64,
 }
 
@@ -91,7 +91,7 @@ impl Wire for MemoryRegion {
     }
 }
 
-/// A region on its own, in ADD_MEM_REG and REM_MEM_REG: 8 bytes of padding come before it.
+/// A single region, in ADD_MEM_REG and REM_MEM_REG, with 8 bytes of padding before it.
 #[derive(Debug)]
 pub(super) struct SingleRegion(pub(super) MemoryRegion);
 
@@ -109,12 +109,12 @@ impl Wire for SingleRegion {
     }
 }
 
-/// A number of one vring. What it means depends on the message.
+/// A number that belongs to one vring. Its meaning depends on the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VringState {
-    /// Which queue. Any number: the wire knows no queues.
+    /// Index of the queue. Not checked: the wire format does not know the number of queues.
     pub index: u32,
-    /// The number: a size in entries, an index into the avail ring, 0 or 1.
+    /// The number: a size in entries, an index into the avail ring, or 0 or 1.
     pub num: u32,
 }
 
@@ -131,12 +131,13 @@ impl Wire for VringState {
     }
 }
 
-/// Where the parts of a vring are, in the frontend's address space ([`MemoryRegion::user_addr`]).
+/// The addresses of the parts of a vring, in the frontend's address space
+/// ([`MemoryRegion::user_addr`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VringAddr {
-    /// Which queue. Any number.
+    /// Index of the queue. Not checked.
     pub index: u32,
-    /// Bit 0: log writes to the used ring. A backend without dirty logging refuses it.
+    /// Bit 0: log writes to the used ring. A backend without dirty logging must refuse it.
     pub flags: u32,
     /// The descriptor table.
     pub descriptor: u64,
@@ -172,17 +173,17 @@ impl Wire for VringAddr {
     }
 }
 
-/// Which bytes of the configuration space.
+/// A range of the configuration space.
 ///
-/// From [`Request::parse`](super::Request::parse) they lie within [`MAX_CONFIG_SIZE`].
+/// [`Request::parse`](super::Request::parse) checks that it is within [`MAX_CONFIG_SIZE`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConfigAccess {
-    /// The first byte.
+    /// Offset of the first byte.
     pub offset: u32,
-    /// How many.
+    /// Number of bytes.
     pub size: u32,
-    /// On whose behalf: 0 the driver's, 1 a live migration's. Frontends built on the vhost crate
-    /// send 1 and 2 instead, so no backend should let anything hang on it.
+    /// Why the access is made: 0 for the driver, 1 for live migration. Frontends built on the vhost
+    /// crate send 1 and 2 instead, so a backend should not depend on it.
     pub flags: u32,
 }
 
@@ -200,14 +201,14 @@ impl Wire for ConfigAccess {
     }
 }
 
-/// Bytes of the configuration space, read or to be written.
+/// Bytes of the configuration space, either read or to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigData {
-    /// Where the first byte belongs.
+    /// Offset of the first byte.
     pub offset: u32,
-    /// As in [`ConfigAccess::flags`].
+    /// Same as [`ConfigAccess::flags`].
     pub flags: u32,
-    /// The bytes; none in a reply means that the read failed.
+    /// The bytes. An empty reply means that the read failed.
     pub data: Vec<u8>,
 }
 
@@ -215,25 +216,25 @@ impl ConfigData {
     pub(super) fn access(&self) -> ConfigAccess {
         ConfigAccess {
             offset: self.offset,
-            // No message holds 4 GiB; a caller that tries gets a size that the peer refuses.
+            // A message cannot hold 4 GiB. If a caller tries it, the peer refuses the size.
             size: u32::try_from(self.data.len()).unwrap_or(u32::MAX),
             flags: self.flags,
         }
     }
 }
 
-/// The region in shared memory where a backend notes which requests are in flight, so that it can
-/// be killed.
+/// Describes the region in shared memory where a backend records its requests in flight, so that
+/// they survive when it is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inflight {
-    /// Bytes; in the request that asks for the region it means nothing, in the reply 0 means that
-    /// there is none.
+    /// Size in bytes. Ignored in the request for a region; 0 in the reply means that there is no
+    /// region.
     pub mmap_size: u64,
-    /// Where it begins in the file, in bytes.
+    /// Offset of the region in the file, in bytes.
     pub mmap_offset: u64,
-    /// For how many queues.
+    /// Number of queues.
     pub num_queues: u16,
-    /// Entries of each.
+    /// Number of entries of each queue.
     pub queue_size: u16,
 }
 
@@ -241,15 +242,15 @@ impl Inflight {
     /// No region.
     pub const NONE: Self = Self { mmap_size: 0, mmap_offset: 0, num_queues: 0, queue_size: 0 };
 
-    /// The specification's fields have 20 bytes; the C structure that everybody sends has four
-    /// more, of padding.
+    /// The fields in the specification have 20 bytes. The C structure that all implementations send
+    /// has 4 more bytes of padding.
     pub(super) const SIZE_WITHOUT_PADDING: usize = 20;
 }
 
 impl Wire for Inflight {
     const SIZE: usize = 24;
 
-    /// Reads the fields and leaves the padding.
+    /// Reads the fields but not the padding.
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
         Some(Self {
             mmap_size: fields.next()?,

@@ -1,4 +1,4 @@
-//! What a frontend asks of a block backend (specification, "Front-end message types").
+//! The requests of a frontend to a block backend (specification, "Front-end message types").
 
 use std::os::fd::OwnedFd;
 
@@ -10,102 +10,101 @@ use super::payload::{
     Wire,
 };
 
-/// Bits 0 to 7 of the payload of SET_VRING_KICK, CALL and ERR are the index ...
+/// Bits 0 to 7 of the payload of SET_VRING_KICK, CALL and ERR are the index of the vring.
 pub(super) const VRING_INDEX: u64 = 0xff;
-/// ... and bit 8 says that no descriptor comes with it.
+/// Bit 8 means that there is no descriptor.
 pub(super) const VRING_NO_FD: u64 = 1 << 8;
 
-/// An eventfd for one vring, or none: then the backend polls for kicks, or calls nobody.
+/// An eventfd for one vring. Without one the backend polls for kicks, or sends no interrupts.
 #[derive(Debug)]
 pub struct VringFd {
-    /// Which queue. Any number.
+    /// Index of the queue. Not checked.
     pub index: u8,
-    /// The eventfd: whatever descriptor the frontend chose to send.
+    /// The eventfd. Not checked: it can be any descriptor that the frontend sent.
     pub fd: Option<OwnedFd>,
 }
 
-/// A request, checked in form: sizes, counts and descriptors are right. What the numbers in it
-/// *mean* (queue indices, addresses, sizes of queues, kinds of descriptors) nobody has looked at
-/// yet.
+/// A request with a valid format: sizes, counts and numbers of descriptors are checked. The
+/// *values* (queue indices, addresses, queue sizes, kinds of descriptors) are not checked yet.
 ///
-/// Names and order are the specification's. Those with a reply of their own say so; for the others
-/// the backend sends an [`Ack`](super::Ack) if [`Header::wants_ack`].
+/// Names and order are those of the specification. Requests with a reply of their own mention it;
+/// to the others the backend replies with an [`Ack`](super::Ack) if [`Header::wants_ack`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Request {
-    /// Which virtio features are offered? Answered by [`Reply::Features`](super::Reply::Features).
+    /// Get the offered virtio features. Answered with [`Reply::Features`](super::Reply::Features).
     GetFeatures,
-    /// The virtio features that are in force; without
-    /// [`F_PROTOCOL_FEATURES`](super::F_PROTOCOL_FEATURES) all rings are enabled at once.
+    /// Enable virtio features. Without [`F_PROTOCOL_FEATURES`](super::F_PROTOCOL_FEATURES), all
+    /// rings are enabled immediately.
     SetFeatures(u64),
-    /// A session begins.
+    /// Start a session.
     SetOwner,
     /// Deprecated: ignore it, or disable all rings.
     ResetOwner,
-    /// The guest's memory, 1 to [`MAX_REGIONS`](super::MAX_REGIONS) regions, each with its file.
-    /// Replaces what was there.
+    /// Set the guest's memory: 1 to [`MAX_REGIONS`](super::MAX_REGIONS) regions, each with its
+    /// file. Replaces the previous table.
     SetMemTable(Vec<(MemoryRegion, OwnedFd)>),
-    /// The size of a vring in entries.
+    /// Set the size of a vring in entries.
     SetVringNum(VringState),
-    /// Where a vring is.
+    /// Set the addresses of a vring.
     SetVringAddr(VringAddr),
-    /// Where in the avail ring to go on.
+    /// Set the index in the avail ring where the vring continues.
     SetVringBase(VringState),
-    /// Stop this vring and say where in the avail ring it stands. Answered by
+    /// Stop a vring and return its current index in the avail ring. Answered with
     /// [`Reply::VringBase`](super::Reply::VringBase).
     GetVringBase {
-        /// Which queue. Any number.
+        /// Index of the queue. Not checked.
         index: u32,
     },
-    /// Where kicks come from. The first kick starts the ring.
+    /// Set the eventfd for kicks. The first kick starts the ring.
     SetVringKick(VringFd),
-    /// Where interrupts go.
+    /// Set the eventfd for interrupts.
     SetVringCall(VringFd),
-    /// Where a broken ring is reported.
+    /// Set the eventfd that reports a broken ring.
     SetVringErr(VringFd),
-    /// Which protocol features are offered? Answered by
+    /// Get the offered protocol features. Answered with
     /// [`Reply::ProtocolFeatures`](super::Reply::ProtocolFeatures).
     GetProtocolFeatures,
-    /// The protocol features that are in force.
+    /// Enable protocol features.
     SetProtocolFeatures(ProtocolFeatures),
-    /// How many queues are there? Answered by [`Reply::QueueNum`](super::Reply::QueueNum).
+    /// Get the number of queues. Answered with [`Reply::QueueNum`](super::Reply::QueueNum).
     GetQueueNum,
     /// Enable or disable a vring.
     SetVringEnable {
-        /// Which queue. Any number.
+        /// Index of the queue. Not checked.
         index: u32,
-        /// Process it?
+        /// True to enable the vring.
         enable: bool,
     },
-    /// The socket for the backend's own requests ([`BackendRequest`](super::BackendRequest)):
-    /// whatever descriptor the frontend chose to send.
+    /// Set the socket for the backend's own requests ([`BackendRequest`](super::BackendRequest)).
+    /// Not checked: it can be any descriptor that the frontend sent.
     SetBackendReqFd(OwnedFd),
-    /// Read the configuration space. Answered by [`Reply::Config`](super::Reply::Config).
+    /// Read the configuration space. Answered with [`Reply::Config`](super::Reply::Config).
     GetConfig(ConfigAccess),
     /// Write the configuration space.
     SetConfig(ConfigData),
-    /// Make a region for the requests in flight, `num_queues` times `queue_size`. Answered by
-    /// [`Reply::Inflight`](super::Reply::Inflight).
+    /// Create a region for requests in flight, for `num_queues` queues of `queue_size`. Answered
+    /// with [`Reply::Inflight`](super::Reply::Inflight).
     GetInflightFd(Inflight),
-    /// The region for the requests in flight, perhaps with some in it that a predecessor has left.
+    /// Set the region for requests in flight. It may contain requests that a previous backend left.
     SetInflightFd(Inflight, OwnedFd),
-    /// Disable all rings and forget everything but the session.
+    /// Disable all rings and reset all state except the session.
     ResetDevice,
-    /// How many memory regions may there be? Answered by
+    /// Get the maximum number of memory regions. Answered with
     /// [`Reply::MaxMemSlots`](super::Reply::MaxMemSlots).
     GetMaxMemSlots,
-    /// One more memory region.
+    /// Add a memory region.
     AddMemReg(MemoryRegion, OwnedFd),
-    /// One memory region less: the one with this guest address, user address and size.
+    /// Remove the memory region with this guest address, user address and size.
     RemMemReg(MemoryRegion),
-    /// The device status register.
+    /// Set the device status register.
     SetStatus(u8),
-    /// What is the device status? Answered by [`Reply::Status`](super::Reply::Status).
+    /// Get the device status register. Answered with [`Reply::Status`](super::Reply::Status).
     GetStatus,
 }
 
 impl Request {
-    /// Which request it is.
+    /// Returns the code of the request.
     pub const fn code(&self) -> Code {
         match self {
             Self::GetFeatures => Code::GetFeatures,
@@ -138,7 +137,8 @@ impl Request {
         }
     }
 
-    /// True if it has a reply of its own, which comes whether or not `need_reply` is set.
+    /// Returns true if the request has a reply of its own, which is sent whether or not
+    /// `need_reply` is set.
     pub const fn has_reply(&self) -> bool {
         matches!(
             self,
@@ -153,7 +153,7 @@ impl Request {
         )
     }
 
-    /// The request as a frontend sends it. `need_reply` asks for an [`Ack`](super::Ack).
+    /// Encodes the request. `need_reply` asks for an [`Ack`](super::Ack).
     pub fn encode(self, need_reply: bool) -> Frame {
         let number = self.code().number();
         let mut fds = Vec::new();
@@ -196,8 +196,8 @@ impl Request {
             Self::SetBackendReqFd(fd) => fds.push(fd),
             Self::GetConfig(access) => {
                 access.write(out);
-                // "Virtio device config space" with as many bytes as the reply will have; they mean
-                // nothing yet.
+                // "Virtio device config space": as many bytes as the reply will have. Their content
+                // is ignored.
                 out.resize(ConfigAccess::SIZE + (access.size as usize).min(MAX_CONFIG_SIZE), 0);
             }
             Self::SetConfig(config) => {

@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Why the server did not start, or ended.
+/// Why the server failed to start, or stopped.
 #[derive(Debug)]
 struct Failure {
     message: String,
@@ -48,7 +48,7 @@ impl std::fmt::Display for Failure {
 }
 
 impl Failure {
-    /// The command line asks for something that is not there or makes no sense.
+    /// The command line is invalid, or names something that cannot be opened.
     fn usage(message: impl std::fmt::Display) -> Self {
         Self { message: message.to_string(), exit_code: 2 }
     }
@@ -61,11 +61,11 @@ impl From<io::Error> for Failure {
 }
 
 fn run(options: &Options) -> Result<(), Failure> {
-    // Before any thread starts, so that all of them leave these signals to the loop.
+    // Before any thread starts, so that all threads inherit the mask and the loop gets the signals.
     let signals = Signals::block()?;
     let (served, image) = options.disk().map_err(Failure::usage)?;
     let frontends = Frontends::of(&options.source).map_err(Failure::usage)?;
-    // All that is needed is open. Before any thread starts, again.
+    // Everything the server needs is open now. This must also come before any thread starts.
     let sandbox = options.sandbox.then(|| Sandbox::restrict_files(options.source.socket.as_deref()));
     let no_sandbox = |error| Failure::usage(format!("--sandbox on: {error}; without it the server starts"));
     let sandbox = sandbox.transpose().map_err(no_sandbox)?;
@@ -111,7 +111,7 @@ fn run(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where frontends come from, opened.
+/// How frontends reach the server; the socket is already open.
 enum Frontends<'a> {
     Come(&'a Path, UnixListener, SocketFile),
     IsHere(UnixStream),
@@ -148,7 +148,7 @@ fn report_start(options: &Options, disk: &Disk, context: &AioContext) {
     );
 }
 
-/// The size of the image may have changed: tell the guest.
+/// Handles SIGHUP: reads the size of the image again and tells the guest.
 fn resize(server: &Server<Disk>, image: Option<&FileImage>) {
     let Some(image) = image else {
         eprintln!("vhost-user-blk: SIGHUP: only the size of --image can change");
@@ -161,19 +161,19 @@ fn resize(server: &Server<Disk>, image: Option<&FileImage>) {
         Ok(sectors)
     });
     match resized {
-        Ok(sectors) => eprintln!("vhost-user-blk: the disk has {sectors} sectors now"),
-        Err(error) => eprintln!("vhost-user-blk: the disk keeps its size: {error}"),
+        Ok(sectors) => eprintln!("vhost-user-blk: the disk now has {sectors} sectors"),
+        Err(error) => eprintln!("vhost-user-blk: the disk size is unchanged: {error}"),
     }
 }
 
 fn report(server: &Server<Disk>, since: Option<&[(usize, QueueStats)]>) {
     let stats = server.stats();
     if stats.is_empty() {
-        eprintln!("vhost-user-blk: no queue runs; {} frontends so far", server.sessions());
+        eprintln!("vhost-user-blk: no queue is running; {} frontends so far", server.sessions());
     }
     for (index, now) in stats {
         let before = since.and_then(|all| all.iter().find(|(queue, _)| *queue == index));
-        // A queue that was started anew counts from zero again.
+        // A queue that was restarted counts from zero again.
         let delta = before
             .filter(|(_, before)| before.requests <= now.requests)
             .map_or(now, |(_, before)| now - *before);
@@ -184,7 +184,7 @@ fn report(server: &Server<Disk>, since: Option<&[(usize, QueueStats)]>) {
     }
 }
 
-/// Reports what was counted in each interval in which something was.
+/// Prints the counters of each interval in which they changed.
 fn start_statistics(context: &AioContext, server: Rc<Server<Disk>>, interval: Duration) -> Rc<aio::Timer> {
     let slot: Rc<std::cell::OnceCell<std::rc::Weak<aio::Timer>>> = Rc::default();
     let (own, last) = (Rc::clone(&slot), std::cell::RefCell::new(Vec::new()));

@@ -4,7 +4,7 @@ use std::io;
 
 use aio::{AioContext, Registration};
 
-/// What a signal asks for.
+/// What a signal requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
     /// SIGTERM, SIGINT.
@@ -15,7 +15,8 @@ pub(crate) enum Signal {
     Resize,
 }
 
-/// The signals of this process, blocked for all threads that start after this one, and readable.
+/// The handled signals, as a signalfd. They are blocked in the calling thread and in all threads
+/// that it starts later.
 #[derive(Debug)]
 pub(crate) struct Signals(virtio_blk_sim::signals::Signals);
 
@@ -26,7 +27,7 @@ impl Signals {
         virtio_blk_sim::signals::Signals::block(&signals).map(Self)
     }
 
-    /// Calls `act` for each signal, from the loop.
+    /// Calls `act` from the loop for each signal.
     pub(crate) fn watch(
         self,
         context: &AioContext,

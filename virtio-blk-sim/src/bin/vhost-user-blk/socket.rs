@@ -18,7 +18,7 @@ pub(crate) fn inherited(fd: i32) -> Result<UnixStream, String> {
     // SAFETY: F_GETFD takes no argument and touches no memory.
     if fd < 3 || unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
         let error = io::Error::last_os_error();
-        return Err(format!("--fd {fd}: this process has not inherited such a descriptor ({error})"));
+        return Err(format!("--fd {fd}: no such descriptor was inherited ({error})"));
     }
     // SAFETY: it is open, and whoever started this process passed it by its number on the command
     // line.
@@ -26,6 +26,6 @@ pub(crate) fn inherited(fd: i32) -> Result<UnixStream, String> {
     // Not a listening socket, on which no frontend would ever be heard.
     match stream.peer_addr() {
         Ok(_) => Ok(stream),
-        Err(_) => Err(format!("--fd {fd}: this is no connected Unix stream socket")),
+        Err(_) => Err(format!("--fd {fd}: not a connected Unix stream socket")),
     }
 }

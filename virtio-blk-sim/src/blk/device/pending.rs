@@ -1,15 +1,15 @@
-//! A request's way through the device: an empty slot, a request in flight, a finished request, a
-//! slot again.
+//! The states of a request in the device: an empty slot, a request in flight, a finished request,
+//! and an empty slot again.
 //!
 //! ```text
-//! RequestSlot ── begin ──► PendingRequest ── finish ──► FinishedRequest ── into_slot ──► RequestSlot
-//!             └─────────── refused, or answered at once ──────▲
+//! RequestSlot ─ begin ──► PendingRequest ─ finish ──► FinishedRequest ─ into_slot ──► RequestSlot
+//!             └────────── refused, or answered at once ────▲
 //! ```
 //!
-//! Each step consumes the one before, so a request is answered once, and nobody touches its buffers
-//! after. The slot is one box that travels through all of them: moving a request costs a pointer,
-//! and what the kernel was given addresses of stays where it is. A device keeps its slots; then no
-//! request allocates.
+//! Each step consumes the previous state, so a request is answered only once and its buffers are
+//! not used afterwards. The slot is one box that passes through all states: moving a request moves
+//! only a pointer, and memory whose address the kernel has stays in place. A device keeps its
+//! slots, so that requests do not allocate.
 
 use std::io;
 
@@ -18,7 +18,7 @@ use super::request::{HEADER_LEN, Operation, Request, RequestError};
 use super::{BlockDevice, Status};
 use crate::virtqueue::{Chain, Segment};
 
-/// Most segments that preadv(2) and io_uring take at once (`UIO_MAXIOV`).
+/// Maximum number of segments that preadv(2) and io_uring accept in one call (`UIO_MAXIOV`).
 const IOV_MAX: usize = libc::UIO_MAXIOV as usize;
 
 /// Source of zeros for buffers.
@@ -27,48 +27,49 @@ static ZEROS: [u8; 4096] = [0; 4096];
 #[derive(Debug)]
 struct Slot {
     chain: Chain,
-    /// What to do. Meaningful while the slot is a [`PendingRequest`].
+    /// The operation to execute. Valid while the slot is a [`PendingRequest`].
     operation: Operation,
-    /// Bytes of an In's or an Out's data that are done.
+    /// Number of data bytes of a read or write that are already transferred.
     transferred: u64,
-    /// What [`PendingRequest::iovecs`] gave out last.
+    /// The segments that [`PendingRequest::iovecs`] returned last.
     iovecs: Vec<Segment>,
-    /// Why the request was refused. Meaningful while the slot is a [`FinishedRequest`].
+    /// Why the request was refused. Valid while the slot is a [`FinishedRequest`].
     error: Option<RequestError>,
 }
 
-/// Room for one request: a chain to pop into, and what is needed to carry it out.
+/// Memory for one request: a chain to pop into, and the state needed to carry it out.
 #[derive(Debug)]
 pub struct RequestSlot(Box<Slot>);
 
-/// What [`RequestSlot::begin`] made of a chain.
+/// The result of [`RequestSlot::begin`].
 #[derive(Debug)]
 #[must_use = "a request that is dropped is never answered"]
 pub enum Started {
-    /// For the backend.
+    /// The backend must carry it out.
     Pending(PendingRequest),
-    /// Nothing left to do but to push it.
+    /// Already answered; it only needs to be pushed onto the used ring.
     Finished(FinishedRequest),
 }
 
-/// A request that the backend works on. It owns its chain, hence its buffers and its hold on guest
-/// memory: whoever gives the kernel an address of it keeps the request until the kernel is done.
+/// A request that the backend works on. It owns its chain, which includes the buffers and a
+/// reference to guest memory. Code that passes a buffer address to the kernel must keep the request
+/// until the kernel is done.
 #[derive(Debug)]
 #[must_use = "a request that is dropped is never answered"]
 pub struct PendingRequest(Box<Slot>);
 
-/// What [`PendingRequest::transferred`] made of a transfer's result.
+/// The result of [`PendingRequest::transferred`].
 #[derive(Debug)]
 #[must_use = "a request that is dropped is never answered"]
 pub enum Transfer {
-    /// All done, or it cannot go on.
+    /// The request is finished: all data is transferred, or it failed.
     Complete(FinishedRequest),
-    /// Short: submit what [`PendingRequest::iovecs`] now gives, at what [`PendingRequest::offset`]
-    /// now says.
+    /// A short transfer: submit the buffers that [`PendingRequest::iovecs`] now returns, at the
+    /// offset that [`PendingRequest::offset`] now returns.
     Short(PendingRequest),
 }
 
-/// A request with its answer in guest memory, to be pushed onto the used ring.
+/// A request whose answer is in guest memory, ready to be pushed onto the used ring.
 #[derive(Debug)]
 #[must_use = "a finished request must be pushed onto the used ring"]
 pub struct FinishedRequest {
@@ -77,7 +78,7 @@ pub struct FinishedRequest {
     status: Option<Status>,
 }
 
-// They travel through queues, closures and threads.
+// They are moved through queues, closures and threads, so they must be small and Send.
 const _: () = assert!(size_of::<PendingRequest>() == 8 && size_of::<FinishedRequest>() == 16);
 const _: () = {
     const fn assert_send<T: Send>() {}
@@ -86,7 +87,7 @@ const _: () = {
 };
 
 impl RequestSlot {
-    /// A slot around a chain made by the queue.
+    /// Creates a slot around a chain that the queue created.
     pub fn new(chain: Chain) -> Self {
         let slot =
             Slot { chain, operation: Operation::Flush, transferred: 0, iovecs: Vec::new(), error: None };
@@ -98,8 +99,8 @@ impl RequestSlot {
         &mut self.0.chain
     }
 
-    /// Parses the chain. What needs no backend is answered here: what is refused, GET_ID, transfers
-    /// of no data.
+    /// Parses the chain. Requests that need no backend are answered here: refused requests, GET_ID,
+    /// and transfers of no data.
     pub fn begin(mut self, device: &BlockDevice) -> Started {
         self.0.error = None;
         self.0.transferred = 0;
@@ -125,38 +126,39 @@ impl RequestSlot {
     }
 }
 
-/// The last writable byte.
+/// Returns the offset of the last writable byte, which is the status.
 fn status_offset(chain: &Chain) -> u64 {
     chain.writable().len_bytes().saturating_sub(1)
 }
 
-/// Writes the status, if there is one, and counts what was written.
+/// Writes the status, if there is one, and computes the used length.
 ///
-/// The used length is a count of bytes, data and status. After a failed read it is not a prefix of
-/// the writable part, of which the status is the last byte: virtio 1.2 section 2.7.8.2 would have
-/// it 0 then, which no device does, and which would be taken for "no status".
+/// The used length counts the bytes written, data and status. After a failed read these bytes are
+/// not a prefix of the writable part, because the status is its last byte. For this case virtio 1.2
+/// section 2.7.8.2 requires a length of 0, but no device does that, and a driver would take it for
+/// "no status".
 fn answer(slot: Box<Slot>, status: Option<Status>, data: u64) -> FinishedRequest {
     let status_len = match status {
         Some(status) => slot.chain.writable().copy_from(status_offset(&slot.chain), &[status as u8]),
         None => 0,
     };
-    // A queue refuses chains of more than 2^32 bytes, and the header is not among these.
+    // A queue refuses chains of more than 2^32 bytes, and the header is not counted here.
     let written = u32::try_from(data + status_len as u64).unwrap_or(u32::MAX);
     FinishedRequest { slot, written, status }
 }
 
 impl PendingRequest {
-    /// What to do.
+    /// The operation to execute.
     pub fn operation(&self) -> &Operation {
         &self.0.operation
     }
 
-    /// The chain's name on the rings.
+    /// The chain's head index on the rings.
     pub fn head(&self) -> u16 {
         self.0.chain.head()
     }
 
-    /// Bytes still to transfer; 0 when it is no In and no Out.
+    /// Returns the number of bytes left to transfer. 0 unless the request is a read or a write.
     pub fn remaining(&self) -> u64 {
         match self.0.operation {
             Operation::In { len, .. } | Operation::Out { len, .. } => len - self.0.transferred,
@@ -164,10 +166,10 @@ impl PendingRequest {
         }
     }
 
-    /// Where on the disk the rest of an In or an Out starts, in bytes.
+    /// Returns the disk offset in bytes where the rest of a read or write starts.
     pub fn offset(&self) -> u64 {
         match self.0.operation {
-            // Parsing checked the sector against a capacity whose bytes fit an i64.
+            // The parser checked the sector against a capacity whose size in bytes fits an i64.
             Operation::In { sector, .. } | Operation::Out { sector, .. } => {
                 sector * SECTOR_SIZE + self.0.transferred
             }
@@ -175,11 +177,11 @@ impl PendingRequest {
         }
     }
 
-    /// The rest of the data as an array for preadv(2), pwritev(2) or io_uring: at most 1024
-    /// segments, which a longer chain makes a short transfer.
+    /// Returns the rest of the data as an array for preadv(2), pwritev(2) or io_uring. It has at
+    /// most 1024 segments; with a longer chain this becomes a short transfer.
     ///
-    /// The array and the memory it points at stay in place while the request is moved, until it is
-    /// finished or asked again.
+    /// The array and the memory it points to stay in place when the request is moved, until it is
+    /// finished or this method is called again.
     pub fn iovecs(&mut self) -> &[libc::iovec] {
         let rest = self.remaining();
         let Slot { chain, operation, transferred, iovecs, .. } = &mut *self.0;
@@ -195,13 +197,13 @@ impl PendingRequest {
         Segment::as_iovecs(iovecs)
     }
 
-    /// Takes `bytes` of the rest of the data as transferred.
+    /// Records that the next `bytes` bytes of data were transferred.
     pub fn advance(&mut self, bytes: u64) {
         self.0.transferred += bytes.min(self.remaining());
     }
 
-    /// Takes the result of a read or a write of the rest, in bytes. None at all is an error: the
-    /// disk does not end here, so the image must have shrunk.
+    /// Handles the result, in bytes, of a read or write of the rest. 0 bytes is an error: the range
+    /// is inside the disk, so the image must have been truncated.
     pub fn transferred(mut self, bytes: usize) -> Transfer {
         if bytes == 0 && self.remaining() > 0 {
             return Transfer::Complete(self.finish(Err(io::ErrorKind::UnexpectedEof.into())));
@@ -210,21 +212,21 @@ impl PendingRequest {
         if self.remaining() > 0 { Transfer::Short(self) } else { Transfer::Complete(self.finish(Ok(()))) }
     }
 
-    /// Copies disk content into the rest of an In's data and advances. Returns how much was taken
-    /// of it.
+    /// Copies disk content into the rest of a read's data and advances. Returns the number of bytes
+    /// copied.
     pub fn put_data(&mut self, disk: &[u8]) -> usize {
         if !matches!(self.0.operation, Operation::In { .. }) {
             return 0;
         }
-        // The byte after the data is the status.
+        // The byte after the data is the status, which must not be overwritten.
         let room = usize::try_from(self.remaining()).unwrap_or(usize::MAX);
         let copied = self.0.chain.writable().copy_from(self.0.transferred, disk.get(..room).unwrap_or(disk));
         self.advance(copied as u64);
         copied
     }
 
-    /// Copies the rest of an Out's data onto disk content and advances. Returns how much was filled
-    /// of it.
+    /// Copies the rest of a write's data to `disk` and advances. Returns the number of bytes
+    /// copied.
     pub fn take_data(&mut self, disk: &mut [u8]) -> usize {
         if !matches!(self.0.operation, Operation::Out { .. }) {
             return 0;
@@ -234,16 +236,16 @@ impl PendingRequest {
         copied
     }
 
-    /// Fills the rest of an In's data with zeros and advances.
+    /// Fills the rest of a read's data with zeros and advances.
     pub fn put_zeros(&mut self) {
-        // Each round takes 4096 bytes, or all of the rest.
+        // Each iteration fills 4096 bytes, or all of the rest.
         while self.put_data(&ZEROS) > 0 {}
     }
 
-    /// Answers the guest: Ok, or what [`Status::from_error`] makes of the error.
+    /// Answers the guest: Ok, or the result of [`Status::from_error`].
     ///
-    /// Ok with data missing is answered as an I/O error: whatever a backend says, the guest is not
-    /// told that it has data it has not got.
+    /// If the result is Ok but data is missing, the answer is an I/O error: the guest must never
+    /// believe that it has data that was not transferred.
     pub fn finish(self, result: io::Result<()>) -> FinishedRequest {
         let status = match result {
             Ok(()) if self.remaining() > 0 => Status::IoErr,
@@ -253,8 +255,8 @@ impl PendingRequest {
         self.answer(status)
     }
 
-    /// Answers Ok although no data was moved: for a backend that stores nothing. The used length
-    /// says so.
+    /// Answers Ok although no data was transferred, for a backend that stores nothing. The used
+    /// length counts only the status.
     pub fn finish_without_data(self) -> FinishedRequest {
         self.answer(Status::Ok)
     }
@@ -272,27 +274,27 @@ impl PendingRequest {
 }
 
 impl FinishedRequest {
-    /// The chain's name on the rings.
+    /// The chain's head index on the rings.
     pub fn head(&self) -> u16 {
         self.slot.chain.head()
     }
 
-    /// The used length: bytes written to the chain's writable part, the status included.
+    /// The used length: number of bytes written to the chain's writable part, including the status.
     pub fn written(&self) -> u32 {
         self.written
     }
 
-    /// What the guest was told; none if it gave no byte for it.
+    /// The status that the guest receives. `None` if the chain has no byte for it.
     pub fn status(&self) -> Option<Status> {
         self.status
     }
 
-    /// Why the request was refused without being tried, if it was.
+    /// Why the request was refused before it reached the backend; `None` if it was not refused.
     pub fn error(&self) -> Option<&RequestError> {
         self.slot.error.as_ref()
     }
 
-    /// The slot, for the next request.
+    /// Returns the slot, for the next request.
     pub fn into_slot(self) -> RequestSlot {
         RequestSlot(self.slot)
     }

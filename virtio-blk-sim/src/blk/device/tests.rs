@@ -1,5 +1,5 @@
-//! The device by itself: features, configuration space, cache mode, and requests in flight. What a
-//! hostile guest can post is in [`guests`], what holds for any chain in [`properties`].
+//! Tests of the device alone: features, configuration space, cache mode, and requests in flight.
+//! [`guests`] tests what a hostile guest can post, [`properties`] what holds for any chain.
 
 mod guests;
 mod properties;
@@ -38,7 +38,7 @@ fn writeback(device: &BlockDevice) -> u8 {
 }
 
 #[test]
-fn offers_what_the_disk_can_do() {
+fn offers_the_features_of_the_configuration() {
     let always = Features::VERSION_1
         | Features::INDIRECT_DESC
         | Features::EVENT_IDX
@@ -58,7 +58,7 @@ fn offers_what_the_disk_can_do() {
 }
 
 #[test]
-fn takes_a_part_of_what_it_offers_and_nothing_else() {
+fn accepts_only_a_subset_of_the_offered_features() {
     let device = device(|_| ());
     assert_eq!(device.negotiate(Features::FLUSH), Err(FeatureError::Legacy));
     for foreign in [Features::MQ, Features::RO, Features::from_bits(1 << 7), Features::from_bits(1 << 63)] {
@@ -72,12 +72,12 @@ fn takes_a_part_of_what_it_offers_and_nothing_else() {
     device.negotiate(some).unwrap();
     assert_eq!(device.negotiated(), some);
     device.negotiate(Features::MQ | some).unwrap_err();
-    assert_eq!(device.negotiated(), some, "a refused choice changes nothing");
+    assert_eq!(device.negotiated(), some, "refused features must change nothing");
     device.reset();
     assert_eq!(device.negotiated(), Features::NONE);
 }
 
-/// Offsets come from the kernel's own struct.
+/// The offsets come from the kernel's own struct.
 #[test]
 fn the_configuration_space_is_laid_out_as_specified() {
     let device = device(|config| {
@@ -105,9 +105,13 @@ fn the_configuration_space_is_laid_out_as_specified() {
     put(offset_of!(Space, max_write_zeroes_seg), &(MAX_RANGES as u32).to_le_bytes());
     put(offset_of!(Space, write_zeroes_may_unmap), &[1]);
     assert_eq!(config_bytes::<96>(&device, 0), expected);
-    assert_eq!(CONFIG_SPACE_SIZE, offset_of!(Space, zoned), "zoned came after 1.2");
+    assert_eq!(
+        CONFIG_SPACE_SIZE,
+        offset_of!(Space, zoned),
+        "the space must end before `zoned`, which is newer than virtio 1.2"
+    );
 
-    // Any part of it reads as that part of the whole.
+    // A read of any part must return that part of the whole.
     for offset in 0..expected.len() {
         for len in 0..=expected.len() - offset {
             let mut part = vec![0xee; len];
@@ -136,7 +140,7 @@ fn only_the_writeback_byte_can_be_written() {
     assert_eq!(config_bytes(&device, 0), before);
     device.write_config(32, &[0]);
     assert_eq!(writeback(&device), 0);
-    // A write over the whole space changes that byte alone.
+    // A write over the whole space changes only that byte.
     device.write_config(0, &[0xff; 100]);
     assert_eq!(config_bytes(&device, 0), before);
 }
@@ -153,11 +157,11 @@ fn the_cache_mode_needs_its_feature_and_ends_with_reset() {
     assert_eq!(writeback(&device), 1);
 }
 
-/// Virtio 1.2 section 5.2.6.2: what makes a completed write stable.
+/// Virtio 1.2 section 5.2.6.2: when a completed write is stable.
 #[test]
-fn writes_are_durable_when_the_driver_cannot_or_will_not_flush() {
+fn writes_are_durable_if_the_driver_cannot_flush_or_turned_the_cache_off() {
     assert!(device(|_| ()).is_write_through(), "nothing negotiated");
-    assert!(negotiated(Features::NONE).is_write_through(), "no way to flush");
+    assert!(negotiated(Features::NONE).is_write_through(), "the driver cannot flush");
     assert!(!negotiated(Features::FLUSH).is_write_through());
     let switchable = negotiated(Features::CONFIG_WCE);
     assert!(!switchable.is_write_through());
@@ -166,7 +170,7 @@ fn writes_are_durable_when_the_driver_cannot_or_will_not_flush() {
 
     let strict = device(|config| config.writeback = false);
     strict.negotiate(Features::VERSION_1 | Features::FLUSH).unwrap();
-    assert!(strict.is_write_through(), "the operator said so");
+    assert!(strict.is_write_through(), "the configuration turns the cache off");
 }
 
 #[test]
@@ -218,7 +222,7 @@ fn iovecs_are_the_data_without_header_and_status_whatever_the_framing() {
     let all = rest(&mut request);
     assert_eq!(all.iter().map(|&(_, len)| len).collect::<Vec<_>>(), [100, 412]);
 
-    // The rest after some of it, in the middle of a segment and at an end of one.
+    // The rest after a partial transfer, in the middle of a segment and at the end of one.
     request.advance(40);
     assert_eq!(rest(&mut request), [(all[0].0 + 40, 60), all[1]]);
     assert_eq!(request.offset(), 5 * 512 + 40);
@@ -255,7 +259,7 @@ fn short_transfers_go_on_where_they_stopped() {
         request = match request.transferred(done) {
             Transfer::Short(request) => request,
             Transfer::Complete(finished) => {
-                assert_eq!(done, 512, "all of it");
+                assert_eq!(done, 512, "only the last transfer may complete the request");
                 assert_eq!(finished.status(), Some(Status::Ok));
                 assert_eq!(rig.complete(finished), 1025);
                 return;
@@ -272,11 +276,11 @@ fn a_transfer_of_nothing_is_an_error_and_not_a_loop() {
     let Transfer::Short(request) = request.transferred(512) else { panic!("512 of 1024 is short") };
     let Transfer::Complete(finished) = request.transferred(0) else { panic!("0 cannot go on") };
     assert_eq!(finished.status(), Some(Status::IoErr));
-    assert_eq!(rig.complete(finished), 513, "what was read before counts");
+    assert_eq!(rig.complete(finished), 513, "the bytes read before must be counted");
 }
 
 #[test]
-fn success_with_data_missing_is_told_as_an_error() {
+fn success_with_missing_data_is_an_io_error() {
     let mut rig = Rig::new(DeviceConfig::new(64));
     for kind in [vb::VIRTIO_BLK_T_IN, vb::VIRTIO_BLK_T_OUT] {
         let posted = Posted::request(kind, 0);
@@ -291,7 +295,7 @@ fn success_with_data_missing_is_told_as_an_error() {
 }
 
 #[test]
-fn more_segments_than_the_kernel_takes_make_a_short_transfer() {
+fn more_segments_than_the_kernel_accepts_become_a_short_transfer() {
     let memory = GuestRam::new(1 << 20).unwrap().memory().clone();
     let piece = |at: u64| (GuestAddress(4096 + at * 16), 8);
     let writable: Vec<_> = (0..1280).map(piece).chain([(GuestAddress(64), 1)]).collect();
@@ -307,11 +311,15 @@ fn more_segments_than_the_kernel_takes_make_a_short_transfer() {
 }
 
 #[test]
-fn data_goes_only_the_way_of_the_request() {
+fn data_is_copied_only_in_the_direction_of_the_request() {
     let mut rig = Rig::new(DeviceConfig::new(64));
     let mut request = rig.begin_pending(&Posted::request(vb::VIRTIO_BLK_T_IN, 0).writable(512).status());
     assert_eq!(request.take_data(&mut [0; 512]), 0);
-    assert_eq!(request.put_data(&disk_content(2)), 512, "no more than the data: the status comes after it");
+    assert_eq!(
+        request.put_data(&disk_content(2)),
+        512,
+        "only the data may be filled; the status byte follows it"
+    );
     rig.complete(request.finish(Ok(())));
     let posted = Posted::request(vb::VIRTIO_BLK_T_OUT, 0).readable(&[1; 512]).status();
     let mut request = rig.begin_pending(&posted);
@@ -362,9 +370,9 @@ fn ranges_longer_than_offered_are_refused() {
     }
 }
 
-/// What an earlier request left in a slot means nothing to the next.
+/// The state that an earlier request left in a slot must not affect the next one.
 #[test]
-fn a_slot_is_as_new_after_each_request() {
+fn a_reused_slot_keeps_nothing_of_the_previous_request() {
     let mut rig = Rig::new(DeviceConfig::new(64));
     let Started::Finished(refused) = rig.begin(&Posted::request(77, 0).status()) else { panic!("type 77") };
     assert_eq!(refused.error(), Some(&RequestError::UnknownType(77)));

@@ -1,5 +1,5 @@
-//! The region as the specification has it, and regions that no honest frontend sends. What a kill
-//! leaves behind is in `kill.rs`.
+//! Tests of the region's layout, and of regions that no honest frontend sends. `kill.rs` tests what
+//! a kill leaves behind.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -24,7 +24,7 @@ fn bytes(file: &File, at: u64, len: usize) -> Vec<u8> {
 
 #[test]
 fn the_layout_is_the_specifications() {
-    // Two queues of 5: 16 + 5 x 16 = 96 bytes, so the second one begins at 128.
+    // Two queues of 5 entries: 16 + 5 x 16 = 96 bytes, so the second one starts at 128.
     let (description, fd) = InflightRegion::create(&inflight(2, 5), 2).unwrap();
     assert_eq!(description, Inflight { mmap_size: 256, ..inflight(2, 5) });
     let file = File::from(fd);
@@ -36,7 +36,7 @@ fn the_layout_is_the_specifications() {
         [vec![0; 8], [VERSION, 5, last, used].into_iter().flat_map(u16::to_ne_bytes).collect()].concat()
     };
     assert_eq!(bytes(&file, 128, 16), header(0, 0x0102));
-    assert_eq!(bytes(&file, 0, 128), [0; 128], "the other queue is not opened yet");
+    assert_eq!(bytes(&file, 0, 128), [0; 128], "the other queue was not opened and must be unchanged");
 
     for head in [3, 0, 2] {
         queue.pop(head);
@@ -50,7 +50,7 @@ fn the_layout_is_the_specifications() {
     );
     queue.push(2);
     queue.push(3);
-    assert_eq!(bytes(&file, 128, 16), header(3, 0x0102), "the list is there before used.idx moves");
+    assert_eq!(bytes(&file, 128, 16), header(3, 0x0102), "the list must be written before used_idx changes");
     queue.published();
     assert_eq!(bytes(&file, 128, 16), header(3, 0x0104));
     assert_eq!(
@@ -60,7 +60,7 @@ fn the_layout_is_the_specifications() {
 }
 
 #[test]
-fn heads_come_back_in_the_order_of_their_counters_and_counting_goes_on() {
+fn heads_are_recovered_in_the_order_of_their_counters_and_counting_continues() {
     let (description, fd) = InflightRegion::create(&inflight(1, 8), 1).unwrap();
     let file = File::from(fd);
     let open = || {
@@ -81,8 +81,8 @@ fn heads_come_back_in_the_order_of_their_counters_and_counting_goes_on() {
 
 #[test]
 fn a_batch_that_was_published_is_not_in_flight() {
-    // As the specification's reconnect procedure: used_idx 10, used.idx 12, so the first two of the
-    // list are done.
+    // Like the specification's reconnect procedure: used_idx is 10 and used.idx is 12, so the first
+    // two heads of the list are done.
     let (description, fd) = InflightRegion::create(&inflight(1, 8), 1).unwrap();
     let file = File::from(fd);
     let entries: Vec<u8> = (0..8_u16)
@@ -100,7 +100,7 @@ fn a_batch_that_was_published_is_not_in_flight() {
 }
 
 #[test]
-fn descriptions_that_cannot_be_are_refused() {
+fn invalid_descriptions_are_refused() {
     type Expected = fn(&InflightError) -> bool;
     let rows: [(&str, Inflight, Expected); 6] = [
         ("no queue", inflight(0, 8), |e| matches!(e, InflightError::Queues { asked: 0, max: 4 })),
@@ -123,11 +123,11 @@ fn descriptions_that_cannot_be_are_refused() {
     let at = |mmap_offset, mmap_size| Inflight { mmap_size, mmap_offset, ..inflight(2, 8) };
     let rows: [(&str, Inflight, Expected); 8] = [
         ("no bytes", at(0, 0), |e| matches!(e, InflightError::TooSmall { have: 0, need: 384 })),
-        ("a byte less", at(0, 383), |e| matches!(e, InflightError::TooSmall { have: 383, .. })),
-        ("a byte more than the file", at(0, 4097), |e| {
+        ("one byte too few", at(0, 383), |e| matches!(e, InflightError::TooSmall { have: 383, .. })),
+        ("more bytes than the file has", at(0, 4097), |e| {
             matches!(e, InflightError::Mapping(MappingError::BeyondEnd { .. }))
         }),
-        ("the end beyond the file's", at(3720, 384), |e| {
+        ("the end beyond the end of the file", at(3720, 384), |e| {
             matches!(e, InflightError::Mapping(MappingError::BeyondEnd { .. }))
         }),
         ("an offset that wraps", at(u64::MAX - 7, 384), |e| {
@@ -136,8 +136,10 @@ fn descriptions_that_cannot_be_are_refused() {
         ("a size that wraps", at(8, u64::MAX), |e| {
             matches!(e, InflightError::Mapping(MappingError::Overflow { .. }))
         }),
-        ("an odd offset", at(4, 384), |e| matches!(e, InflightError::Misaligned { offset: 4 })),
-        ("a last odd offset", at(u64::MAX, 384), |e| matches!(e, InflightError::Misaligned { .. })),
+        ("an unaligned offset", at(4, 384), |e| matches!(e, InflightError::Misaligned { offset: 4 })),
+        ("the largest offset, unaligned", at(u64::MAX, 384), |e| {
+            matches!(e, InflightError::Misaligned { .. })
+        }),
     ];
     for (name, description, expected) in rows {
         let fd = sealed_memfd(c"inflight-refused", 4096).unwrap().into();
@@ -146,7 +148,7 @@ fn descriptions_that_cannot_be_are_refused() {
     }
     let error = InflightRegion::adopt(&at(0, 384), std::io::pipe().unwrap().0.into(), 4).unwrap_err();
     assert!(matches!(error, InflightError::Mapping(MappingError::NotAFile)), "{error:?}");
-    // And the last place where it fits.
+    // The last offset at which the region fits must be accepted.
     let fd = sealed_memfd(c"inflight-fits", 4096).unwrap();
     let region = InflightRegion::adopt(&at(3712, 384), fd.try_clone().unwrap().into(), 4).unwrap();
     region.open(1, 8, 0).unwrap().queue.pop(7);
@@ -154,7 +156,7 @@ fn descriptions_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn queues_that_the_region_is_not_for_are_refused() {
+fn queues_that_do_not_match_the_region_are_refused() {
     let (description, fd) = InflightRegion::create(&inflight(2, 8), 2).unwrap();
     let file = File::from(fd);
     let region = InflightRegion::adopt(&description, file.try_clone().unwrap().into(), 2).unwrap();
@@ -175,11 +177,12 @@ fn queues_that_the_region_is_not_for_are_refused() {
         let error = region.open(0, 8, 0).unwrap_err();
         assert!(matches!(error, InflightError::Layout { .. }), "{version} {desc_num} {features}: {error:?}");
     }
-    // More completed than the queue has entries, fewer than before, and a list that leads out.
+    // More completions than the queue has entries, an index that went backwards, and lists that
+    // lead out of bounds.
     for (used_idx, in_ring, last) in [(0, 9, 0), (1, 0, 0), (0, 1, 8), (0, 2, u16::MAX)] {
         let header: Vec<u8> = [VERSION, 8, last, used_idx].into_iter().flat_map(u16::to_ne_bytes).collect();
-        // With head 5 in flight that is a contradiction, with nothing in flight a ring that was set
-        // up anew.
+        // If head 5 is in flight, this is a contradiction. If nothing is in flight, it is a ring
+        // that was set up again.
         for (in_flight, refused) in [(1, true), (0, false)] {
             file.write_all_at(&[&[0; 8], &header[..]].concat(), 0).unwrap();
             file.write_all_at(&[in_flight], 16 + 5 * 16).unwrap();
@@ -196,7 +199,7 @@ fn queues_that_the_region_is_not_for_are_refused() {
 }
 
 #[test]
-fn a_region_is_closed_unmapped_and_cannot_be_resized() {
+fn a_region_is_unmapped_with_its_last_user_and_cannot_be_resized() {
     let (description, fd) = InflightRegion::create(&inflight(1, 8), 1).unwrap();
     let file = File::from(fd);
     for size in [0, 1 << 20] {
@@ -206,7 +209,7 @@ fn a_region_is_closed_unmapped_and_cannot_be_resized() {
     let mapping = Arc::downgrade(&region.mapping);
     let queue = region.open(0, 8, 0).unwrap().queue;
     drop(region);
-    assert!(mapping.upgrade().is_some(), "a queue keeps its region");
+    assert!(mapping.upgrade().is_some(), "a queue must keep its region mapped");
     drop(queue);
     assert!(mapping.upgrade().is_none());
 }
@@ -214,17 +217,17 @@ fn a_region_is_closed_unmapped_and_cannot_be_resized() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// A frontend that writes into the region what it likes, before the queue is opened and while
+    /// A frontend that writes arbitrary data into the region, before the queue is opened and while
     /// it runs.
     #[test]
-    fn a_region_of_garbage_is_refused_or_stays_within_its_bounds(
+    fn a_region_of_garbage_is_refused_or_used_within_its_bounds(
         mut garbage in prop::collection::vec(any::<u8>(), 192),
         small in any::<bool>(),
         used_idx in any::<u16>(),
         later in prop::collection::vec((0..192_u64, any::<u8>()), 0..20),
     ) {
-        // Mostly what is well-formed; a batch that the ring allows; and links within bounds half of
-        // the time.
+        // A well-formed header; in half of the cases also a batch that the ring allows, and links
+        // within bounds.
         garbage[..8].fill(0);
         garbage[8..12].copy_from_slice(&[VERSION.to_ne_bytes(), 10_u16.to_ne_bytes()].concat());
         if small {
@@ -249,7 +252,7 @@ proptest! {
                 let mut sorted = heads.clone();
                 sorted.sort_unstable();
                 sorted.dedup();
-                prop_assert_eq!(sorted.len(), heads.len(), "each head once");
+                prop_assert_eq!(sorted.len(), heads.len(), "each head must be recovered only once");
                 for (head, (at, byte)) in later.into_iter().enumerate() {
                     let head = head as u16 % 8;
                     queue.pop(head);

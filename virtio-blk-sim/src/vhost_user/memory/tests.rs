@@ -14,10 +14,11 @@ mod model;
 
 const K: u64 = 1 << 10;
 const G: u64 = 1 << 30;
-/// Where the tests' frontend has its memory.
+/// The address of the memory in the tests' frontend.
 const USER: u64 = 0x7f00_0000_0000;
 
-/// A frontend's memory: a file that can be told from those of the tests that run beside.
+/// A frontend's memory: a file whose name is distinct from those of tests that run at the same
+/// time.
 struct Peer {
     file: File,
     name: String,
@@ -30,24 +31,25 @@ impl Peer {
         Self { file, name }
     }
 
-    /// A descriptor as one arrives with a message.
+    /// Returns a descriptor as it would arrive with a message.
     fn fd(&self) -> OwnedFd {
         self.file.try_clone().unwrap().into()
     }
 
-    /// How many descriptors of this process are the file, besides the frontend's own.
+    /// Returns how many descriptors of this process refer to the file, in addition to the
+    /// frontend's own.
     fn held(&self) -> usize {
         let links = std::fs::read_dir("/proc/self/fd").unwrap();
         let ours = links.filter(|link| {
-            // Other tests close theirs at any time.
+            // Other tests may close their descriptors at any time.
             let target = std::fs::read_link(link.as_ref().unwrap().path()).unwrap_or_default();
             target.to_string_lossy().contains(&format!("memfd:{} ", self.name))
         });
         ours.count() - 1
     }
 
-    /// How many bytes of the file this process has mapped. (Not how often: the kernel makes one
-    /// mapping of two that touch.)
+    /// Returns how many bytes of the file this process has mapped. (Bytes and not mappings, because
+    /// the kernel merges adjacent mappings.)
     fn mapped(&self) -> u64 {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         maps.lines()
@@ -61,13 +63,13 @@ impl Peer {
     }
 }
 
-/// A region whose user address follows from its guest address.
+/// Creates a region whose user address is derived from its guest address.
 fn region(guest_addr: u64, size: u64, mmap_offset: u64) -> MemoryRegion {
     MemoryRegion { guest_addr, size, user_addr: guest_addr.wrapping_add(USER), mmap_offset }
 }
 
-/// The regions of a QEMU guest of type q35 with 4 GiB: one file, three pieces, the legacy hole left
-/// out.
+/// The regions of a QEMU guest of type q35 with 4 GiB: one file in three pieces, without the legacy
+/// hole.
 fn like_qemu() -> [MemoryRegion; 3] {
     [region(0, 640 * K, 0), region(768 * K, 2 * G - 768 * K, 768 * K), region(4 * G, 2 * G, 2 * G)]
 }
@@ -81,7 +83,7 @@ fn each_region_shows_its_part_of_the_file() {
     let peer = Peer::new("parts", 4 * G);
     let regions = like_qemu();
     let table = MemoryTable::new(regions.iter().map(|region| (*region, peer.fd())).collect()).unwrap();
-    assert_eq!((table.len(), peer.held()), (3, 0), "descriptors are not kept");
+    assert_eq!((table.len(), peer.held()), (3, 0), "descriptors must not be kept");
     assert_eq!(peer.mapped(), 4 * G - 128 * K);
     for (id, region) in (1_u8..).zip(&regions) {
         let last = region.size - 1;
@@ -120,7 +122,7 @@ fn an_offset_need_not_be_a_multiple_of_a_page() {
             assert!(table.memory().read_obj::<u8>(GuestAddress(outside)).is_err());
         }
         drop(table);
-        assert_eq!(peer.mapped(), 0, "offset {offset:#x}: all of it is unmapped");
+        assert_eq!(peer.mapped(), 0, "offset {offset:#x}: the whole mapping must be unmapped");
     }
 }
 
@@ -129,7 +131,7 @@ fn regions_may_touch() {
     let peer = Peer::new("touch", 0x4000);
     let regions = [region(0x4000, 0x1000, 0), region(0x3000, 0x1000, 0x1000), region(0x5000, 1, 0x2000)];
     let table = MemoryTable::new(regions.iter().map(|region| (*region, peer.fd())).collect()).unwrap();
-    // A buffer of the guest's that goes through all three.
+    // A guest buffer that covers all three regions.
     let bytes: Vec<u8> = (0..0x2001).map(|at| (at % 251) as u8).collect();
     table.memory().write_slice(&bytes, GuestAddress(0x3000)).unwrap();
     let mut back = vec![0; 0x2001];
@@ -139,11 +141,11 @@ fn regions_may_touch() {
 
 #[test]
 #[rustfmt::skip]
-fn tables_that_cannot_be_are_refused_and_leave_nothing_behind() {
+fn invalid_tables_are_refused_and_leave_nothing_behind() {
     let top = u64::MAX - 0xfff;
     let user = |user_addr, region: MemoryRegion| MemoryRegion { user_addr, ..region };
     let spread = |count: u64| (0..count).map(|n| region(n * 0x2000, 0x1000, 0)).collect();
-    // What is wrong, the regions, what the error says.
+    // Each row: what is wrong, the regions, the error message.
     let rows: Vec<(&str, Vec<MemoryRegion>, &str)> = vec![
         ("no region", vec![], "has 0 regions: send 1 to 8"),
         ("nine regions", spread(9), "has 9 regions: send 1 to 8"),
@@ -189,7 +191,7 @@ fn tables_that_cannot_be_are_refused_and_leave_nothing_behind() {
 }
 
 #[test]
-fn descriptors_that_are_no_memory_are_refused() {
+fn descriptors_that_are_not_memory_are_refused() {
     let vast = Peer::new("vast", 1 << 62);
     let binary = File::open(std::env::current_exe().unwrap()).unwrap();
     let socket = std::os::unix::net::UnixStream::pair().unwrap().0;
@@ -227,9 +229,9 @@ fn adding_and_removing_leaves_the_other_mappings_where_they_are() {
     let two = one.with(region(0x1000, 0x1000, 0x1000), peer.fd()).unwrap();
     assert_eq!((one.len(), two.len(), peer.mapped(), peer.held()), (1, 2, 0x2000, 0));
     assert_eq!(host(&one, 0x4000), host(&two, 0x4000));
-    assert!(one.memory().read_obj::<u8>(GuestAddress(0x1000)).is_err(), "tables do not change");
+    assert!(one.memory().read_obj::<u8>(GuestAddress(0x1000)).is_err(), "the old table must not change");
 
-    // The offset does not name a region, all else does.
+    // All fields except the offset identify a region.
     let three = two.without(&region(0x4000, 0x1000, 0x7777)).unwrap();
     assert_eq!(host(&three, 0x1000), host(&two, 0x1000));
     assert!(three.memory().read_obj::<u8>(GuestAddress(0x4000)).is_err());
@@ -245,7 +247,7 @@ fn adding_and_removing_leaves_the_other_mappings_where_they_are() {
         assert!(matches!(error, MemoryError::NoSuchRegion { .. }), "{wrong:?}: {error:?}");
     }
 
-    // A mapping goes with the last that holds it: a table, or memory that came from one.
+    // A mapping is unmapped when its last holder is dropped: a table, or memory that came from one.
     let memory = Arc::clone(two.memory());
     memory.write_obj(7_u8, GuestAddress(0x4000)).unwrap();
     drop((one, two));
@@ -260,7 +262,7 @@ fn adding_and_removing_leaves_the_other_mappings_where_they_are() {
 }
 
 #[test]
-fn a_refused_change_changes_nothing() {
+fn a_refused_change_leaves_the_table_unchanged() {
     let peer = Peer::new("refused", 0x10000);
     let table = MemoryTable::new(vec![(region(0x4000, 0x1000, 0), peer.fd())]).unwrap();
     for bad in [region(0x4fff, 0x1000, 0), region(0x8000, 0x1000, 0xf001), region(0x8000, 0, 0)] {
@@ -270,7 +272,7 @@ fn a_refused_change_changes_nothing() {
 }
 
 #[test]
-fn a_table_has_so_many_slots_and_no_more() {
+fn a_table_has_a_maximum_number_of_slots() {
     let peer = Peer::new("full", 0x1000);
     let mut table = MemoryTable::default();
     let at = |slot: usize| region(slot as u64 * 0x1000, 0x1000, 0);
@@ -286,7 +288,7 @@ fn a_table_has_so_many_slots_and_no_more() {
 }
 
 #[test]
-fn user_addresses_are_those_of_one_region() {
+fn user_addresses_are_translated_within_one_region() {
     let peer = Peer::new("user", 0x4000);
     let at = |guest_addr, user_addr, size| MemoryRegion { guest_addr, size, user_addr, mmap_offset: 0 };
     let regions =
@@ -295,7 +297,7 @@ fn user_addresses_are_those_of_one_region() {
     let rows = [
         (0x5000, 1, Some(0x10_0000)),
         (0x5000, 0x1000, Some(0x10_0000)),
-        (0x5000, 0x1001, None), // Goes on in the next region here, not in the guest.
+        (0x5000, 0x1001, None), // Continues in the next region in user space, but not in the guest.
         (0x5fff, 1, Some(0x10_0fff)),
         (0x5fff, 2, None),
         (0x6000, 0x2000, Some(0)),
@@ -321,7 +323,7 @@ fn user_addresses_are_those_of_one_region() {
 }
 
 #[test]
-fn a_request_in_flight_keeps_the_memory_it_began_with() {
+fn a_request_in_flight_keeps_the_memory_that_it_started_with() {
     let peer = Peer::new("in-flight", 0x20000);
     let table = MemoryTable::new(vec![(region(0, 0x20000, 0), peer.fd())]).unwrap();
     let config = QueueConfig::at(GuestAddress(0), 8);
@@ -337,7 +339,7 @@ fn a_request_in_flight_keeps_the_memory_it_began_with() {
     assert_eq!(chain.writable().copy_from(0, &[9; 512]), 512);
     let mut seen = [0; 512];
     peer.file.read_exact_at(&mut seen, 0x10000).unwrap();
-    assert_eq!(seen, [9; 512], "the frontend sees what the late request wrote");
+    assert_eq!(seen, [9; 512], "the frontend must see what the late request wrote");
     drop(chain);
     assert_eq!(peer.mapped(), 0);
 }

@@ -242,7 +242,7 @@ fn errors_are_sentences_that_name_the_request() {
     let error = MessageError::Size { code: Code::SetVringAddr, size: 3, expected: 40 };
     assert_eq!(error.to_string(), "the body of SetVringAddr has 3 bytes; it must have 40");
     let error = MessageError::Unsupported { request: 6 };
-    assert_eq!(error.to_string(), "request 6 (SetLogBase) is not served by a block backend");
+    assert_eq!(error.to_string(), "request 6 (SetLogBase) is not supported by a block backend");
     let error = MessageError::Unsupported { request: 99 };
-    assert_eq!(error.to_string(), "request 99 (unknown) is not served by a block backend");
+    assert_eq!(error.to_string(), "request 99 (unknown) is not supported by a block backend");
 }

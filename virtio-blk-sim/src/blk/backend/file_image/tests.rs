@@ -79,7 +79,7 @@ fn a_fifo_is_refused_without_waiting() {
 
 /// Tests the error classification directly, because root ignores permissions.
 #[test]
-fn an_unwritable_file_is_told_from_other_errors() {
+fn errors_of_open_are_classified_by_errno() {
     let classify = |errno, read_only, direct| {
         super::classify(Path::new("disk"), read_only, direct, io::Error::from_raw_os_error(errno))
     };

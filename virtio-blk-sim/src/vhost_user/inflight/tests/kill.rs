@@ -1,4 +1,4 @@
-//! A queue whose process is killed before each of its stores in turn.
+//! A queue whose process is killed before each of its stores.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -16,14 +16,14 @@ use crate::memory::{GuestAddress, GuestRam};
 use crate::virtqueue::{Chain, DeviceQueue, DriverQueue, QueueConfig};
 
 thread_local! {
-    /// Steps until the kill; none: lives.
+    /// Number of steps before the kill. `None`: not killed.
     static LEFT: Cell<Option<u32>> = const { Cell::new(None) };
 }
 
-/// What unwinds in place of a kill.
+/// The panic payload that simulates the kill.
 struct Killed;
 
-/// Where the process may be killed.
+/// A point where the process may be killed.
 pub(in super::super) fn kill_point() {
     match LEFT.get() {
         Some(0) => resume_unwind(Box::new(Killed)),
@@ -32,7 +32,8 @@ pub(in super::super) fn kill_point() {
     }
 }
 
-/// Runs `life` and kills it before its step number `steps`, if it comes to that: `None` then.
+/// Runs `life` and kills it before its step number `steps`, if it gets there. Returns `None` if it
+/// was killed.
 fn killed_after<T>(steps: Option<u32>, life: impl FnOnce() -> T) -> Option<T> {
     LEFT.set(steps);
     let result = catch_unwind(AssertUnwindSafe(life));
@@ -45,11 +46,11 @@ fn killed_after<T>(steps: Option<u32>, life: impl FnOnce() -> T) -> Option<T> {
 }
 
 const SIZE: u16 = 4;
-/// Requests are known by a number in their readable buffer; buffer `n` holds `n`.
+/// Requests are identified by a number in their readable buffer; buffer `n` contains `n`.
 const BUFFERS: u64 = 0x4000;
 const NUMBERS: u32 = 512;
 
-/// What outlives the server: guest, rings, region; and what the test knows about them.
+/// The state that survives the server: guest, rings and region, and what the test knows about them.
 struct World {
     config: QueueConfig,
     ram: GuestRam,
@@ -58,13 +59,14 @@ struct World {
     region: File,
     /// The request of each head that the driver has in flight.
     number_of: HashMap<u16, u32>,
-    /// Numbers of the requests that were made available and not completed, in that order.
+    /// Numbers of the requests that were made available and not completed, in the order in which
+    /// they became available.
     waiting: VecDeque<u32>,
     made: u32,
     completed: u32,
 }
 
-/// What a kill ends.
+/// The state that is lost in a kill.
 struct Server {
     device: DeviceQueue,
     inflight: InflightQueue,
@@ -98,7 +100,7 @@ impl World {
         }
     }
 
-    /// Back to the beginning, without new mappings.
+    /// Restores the initial state without creating new mappings.
     fn reset(&mut self, start: u16) {
         let zeroes = vec![0; self.description.mmap_size as usize];
         self.region.write_all_at(&zeroes, 0).unwrap();
@@ -108,14 +110,19 @@ impl World {
         (self.made, self.completed) = (0, 0);
     }
 
-    /// The driver takes what is completed, and makes as many requests available as it can, up to
-    /// `requests` in all. Every second one has a chain of two, so that heads differ from one time
-    /// to the next.
+    /// Runs the driver: takes the completed requests, and makes as many requests available as fit,
+    /// up to `requests` in total. Every second request has a chain of two descriptors, so that the
+    /// heads vary.
     fn drive(&mut self, requests: u32) {
-        while let Some((head, _)) = self.driver.pop_used().expect("the device completes what is in flight") {
-            let number = self.number_of.remove(&head).expect("the driver made the head available");
+        while let Some((head, _)) =
+            self.driver.pop_used().expect("the device must only complete chains that are in flight")
+        {
+            let number = self
+                .number_of
+                .remove(&head)
+                .expect("the device must only complete heads that the driver made available");
             let at = self.waiting.iter().position(|&waiting| waiting == number);
-            self.waiting.remove(at.expect("a request is completed once"));
+            self.waiting.remove(at.expect("a request must be completed only once"));
             self.completed += 1;
         }
         while self.made < requests {
@@ -153,11 +160,14 @@ impl World {
         server
     }
 
-    /// The server takes the requests that are not completed in the order in which the driver made
-    /// them available: first those that it was given as in flight, then the others. `waiting` is as
-    /// of its start.
+    /// Checks that the server took the uncompleted requests in the order in which the driver made
+    /// them available: first those recovered as in flight, then the others. `waiting` is the list
+    /// at the start of the server.
     fn check_taken(&self, taken: &[u32], waiting: &VecDeque<u32>) {
-        assert!(waiting.iter().take(taken.len()).eq(taken), "taken {taken:?} where {waiting:?} waited");
+        assert!(
+            waiting.iter().take(taken.len()).eq(taken),
+            "taken: {taken:?}, expected in the order {waiting:?}"
+        );
     }
 }
 
@@ -169,7 +179,7 @@ impl Server {
         u32::from_ne_bytes(bytes)
     }
 
-    /// The number of the chain that it took, if there was one.
+    /// Pops a chain. Returns its number, or `None` if there was none.
     fn pop(&mut self) -> Option<u32> {
         kill_point();
         if !self.device.pop(&mut self.chain).unwrap() {
@@ -200,7 +210,7 @@ impl Server {
     }
 }
 
-/// One thing that a server does.
+/// One action of a server.
 #[derive(Debug, Clone, Copy)]
 enum Act {
     Pop,
@@ -210,8 +220,8 @@ enum Act {
 }
 const ACTS: [Act; 4] = [Act::Pop, Act::CompleteOldest, Act::CompleteNewest, Act::Publish];
 
-/// One life of a server, from taking over until it has done `acts` or is killed before step `kill`.
-/// True: it was not killed.
+/// Runs one server, from taking over until it has done `acts` or is killed before step `kill`.
+/// Returns true if it was not killed.
 fn life(world: &mut World, acts: &[Act], requests: u32, kill: Option<u32>) -> bool {
     world.drive(requests);
     let mut waiting = world.waiting.clone();
@@ -226,7 +236,7 @@ fn life(world: &mut World, acts: &[Act], requests: u32, kill: Option<u32>) -> bo
                 Act::CompleteNewest => server.complete(server.pending.len().saturating_sub(1)),
                 Act::Publish => {
                     server.publish();
-                    // A running driver reuses its heads at once.
+                    // A running driver reuses its heads immediately.
                     let before = world.made;
                     world.drive(requests);
                     waiting.extend(before..world.made);
@@ -238,7 +248,7 @@ fn life(world: &mut World, acts: &[Act], requests: u32, kill: Option<u32>) -> bo
     done.is_some()
 }
 
-/// A last life, which answers everything: each request is completed once, none is left.
+/// Runs a last server that completes everything. Each request must be completed exactly once.
 fn to_the_end(world: &mut World, requests: u32) {
     world.drive(requests);
     let mut server = world.serve();
@@ -276,12 +286,12 @@ fn a_server_may_be_killed_before_any_store() {
     const REQUESTS: u32 = 6;
     let mut world = World::new(0);
     let mut kills = 0;
-    // Nothing happens before the first pop. How the region is initialised is the other tests'
-    // business.
+    // Nothing interesting happens before the first pop. The initialisation of the region is covered
+    // by other tests.
     let initialised = u32::from(SIZE) + 5;
     for acts in all_acts(5).map(|acts| [&[Act::Pop][..], &acts].concat()) {
         for kill in initialised.. {
-            // So near to the wrap that the indices go over it.
+            // Start close to the end of u16, so that the indices wrap around.
             world.reset(u16::MAX - 1);
             let lived = life(&mut world, &acts, REQUESTS, Some(kill));
             to_the_end(&mut world, REQUESTS);
@@ -299,8 +309,8 @@ fn a_server_may_be_killed_again_before_any_store_of_its_recovery() {
     const REQUESTS: u32 = 6;
     let mut world = World::new(0);
     let mut kills = 0;
-    // A first life that leaves a batch of two or three half published, by a kill before each of its
-    // last steps.
+    // The first server leaves a batch of two or three half published, because it is killed before
+    // each of its last steps.
     let first = [
         Act::Pop,
         Act::Pop,
@@ -351,7 +361,7 @@ fn act() -> impl Strategy<Value = Act> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// Long lives and many of them, killed wherever.
+    /// Many long-running servers, killed at arbitrary points.
     #[test]
     fn any_number_of_servers_may_be_killed_anywhere(
         start in any::<u16>(),

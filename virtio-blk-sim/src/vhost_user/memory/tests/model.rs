@@ -1,4 +1,4 @@
-//! A frontend that changes its table as it likes, and numbers from anywhere.
+//! A frontend that changes its table at random, and regions with arbitrary numbers.
 
 use std::os::unix::fs::FileExt;
 
@@ -7,7 +7,7 @@ use vm_memory::Bytes;
 
 use super::*;
 
-/// What a frontend may do to a table, in pages; most of it is nonsense.
+/// A frontend's change of a table, in pages. Most of these changes are invalid.
 #[derive(Debug, Clone)]
 enum Change {
     Add { guest: u64, user: u64, pages: u64, offset: u64 },
@@ -31,7 +31,8 @@ fn change() -> impl Strategy<Value = Change> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
-    /// A table against a list of pages: what is accepted, and what each address leads to.
+    /// Compares a table with a list of pages: which changes are accepted, and what each address
+    /// translates to.
     #[test]
     fn a_table_agrees_with_a_page_by_page_model(changes in prop::collection::vec(change(), 1..40)) {
         let peer = Peer::new("model", FILE_PAGES * PAGE);
@@ -93,10 +94,10 @@ proptest! {
         prop_assert_eq!(peer.mapped(), 0);
     }
 
-    /// Whatever numbers a frontend sends, a table is refused or its memory can be read to the last
-    /// byte.
+    /// For any numbers that a frontend sends, either the table is refused, or its memory is
+    /// accessible up to the last byte.
     #[test]
-    fn numbers_from_anywhere_never_lead_out_of_the_file(
+    fn regions_with_arbitrary_numbers_never_reach_outside_the_file(
         regions in prop::collection::vec((any_number(), any_number(), any_number(), any_number()), 1..4),
     ) {
         let peer = Peer::new("numbers", FILE_PAGES * PAGE);
@@ -120,7 +121,7 @@ proptest! {
     }
 }
 
-/// Numbers about the sizes in the test, and numbers at the ends of the types.
+/// Numbers in the range of the test's sizes, and numbers near the limits of the types.
 fn any_number() -> impl Strategy<Value = u64> {
     prop_oneof![
         8 => 0..FILE_PAGES * PAGE,
