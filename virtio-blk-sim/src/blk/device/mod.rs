@@ -1,4 +1,4 @@
-//! virtio-blk without a transport: what a request means, never how it came.
+//! virtio-blk without a transport: what a request means, not how it arrives.
 //!
 //! ```text
 //! DeviceQueue::pop ─► RequestSlot ─begin(&BlockDevice)─► PendingRequest ─► backend
@@ -8,12 +8,12 @@
 //! ```
 //!
 //! * [`BlockDevice`]: the disk as the driver sees it: features, configuration space, cache mode.
-//! * [`Request`]: a chain's bytes parsed to an enum, with every check made before anything is done.
-//! * [`PendingRequest`], [`FinishedRequest`]: a request in flight and its answer. Each owns its
-//!   chain, so the guest's memory stays mapped, and finishing consumes it, so nothing is completed
-//!   twice.
+//! * [`Request`]: an enum parsed from a chain. All checks are made before the request is started.
+//! * [`PendingRequest`], [`FinishedRequest`]: a request in flight, and a request with its answer.
+//!   Each owns its chain, so the guest memory stays mapped. Finishing consumes the pending request,
+//!   so no request is completed twice.
 //!
-//! Nothing here blocks, allocates for a request, or knows a thread.
+//! This module never blocks, does not allocate per request, and does not depend on threads.
 
 mod config;
 mod features;
@@ -32,23 +32,23 @@ pub use pending::{FinishedRequest, PendingRequest, RequestSlot, Started, Transfe
 pub use request::{Operation, Request, RequestError, SectorRange, SectorRanges};
 pub use status::Status;
 
-/// A disk and what its driver negotiated.
+/// A disk and the features that its driver negotiated.
 ///
-/// The queues' threads share it by reference. Features change while no queue runs; the capacity may
-/// change at any time.
+/// The threads of the queues share it by reference. Features change only while no queue runs. The
+/// capacity may change at any time.
 #[derive(Debug)]
 pub struct BlockDevice {
     config: DeviceConfig,
-    /// Size of the disk now, in sectors. Relaxed is enough, for it and for the next two: each is a
-    /// number by itself, and a change applies to requests parsed later.
+    /// The current size of the disk, in sectors. Relaxed is enough for this field and the next two:
+    /// no other data depends on them, and a change applies to requests that are parsed later.
     capacity: AtomicU64,
     negotiated: AtomicU64,
-    /// The `writeback` byte.
+    /// The `writeback` byte of the configuration space.
     writeback: AtomicBool,
 }
 
 impl BlockDevice {
-    /// A disk in its reset state: no features negotiated.
+    /// Creates a disk in its reset state, with no features negotiated.
     pub fn new(config: DeviceConfig) -> Result<Self, ConfigError> {
         config.check()?;
         Ok(Self {
@@ -59,47 +59,47 @@ impl BlockDevice {
         })
     }
 
-    /// What the operator decided when the device was made.
+    /// The configuration that the device was created with.
     pub fn config(&self) -> &DeviceConfig {
         &self.config
     }
 
-    /// Size of the disk now, in sectors of 512 bytes.
+    /// The current size of the disk, in sectors of 512 bytes.
     pub fn capacity_sectors(&self) -> u64 {
         self.capacity.load(Ordering::Relaxed)
     }
 
-    /// Changes the size of the disk. Telling the driver (a configuration change) is the transport's
-    /// to do; what was parsed before is carried out on the disk as it was.
+    /// Changes the size of the disk. The transport must notify the driver of the configuration
+    /// change. Requests that were parsed before were checked against the old size.
     ///
     /// # Errors
-    /// [`ConfigError::Capacity`] for more sectors than bytes can be counted for.
+    /// [`ConfigError::Capacity`] if the size in bytes does not fit an `i64`.
     pub fn resize(&self, sectors: u64) -> Result<(), ConfigError> {
         DeviceConfig { capacity_sectors: sectors, ..self.config.clone() }.check()?;
         self.capacity.store(sectors, Ordering::Relaxed);
         Ok(())
     }
 
-    /// The features a driver may accept.
+    /// The features that a driver may accept.
     pub fn offered(&self) -> Features {
         self.config.offered()
     }
 
-    /// The features the driver accepted; none after reset.
+    /// The features that the driver accepted; none after a reset.
     pub fn negotiated(&self) -> Features {
         Features::from_bits(self.negotiated.load(Ordering::Relaxed))
     }
 
-    /// Takes the driver's choice, which must be a part of what is offered and contain VERSION_1. On
-    /// error the previous choice stands. Bits of the transport's own protocol are the transport's
-    /// to remove.
+    /// Sets the features that the driver accepted. They must be a subset of the offered features
+    /// and contain VERSION_1. On error the previous features stay in effect. The transport must
+    /// first remove the bits of its own protocol.
     pub fn negotiate(&self, driver: Features) -> Result<(), FeatureError> {
         self.check_features(driver)?;
         self.negotiated.store(driver.bits(), Ordering::Relaxed);
         Ok(())
     }
 
-    /// Whether [`negotiate`](Self::negotiate) would take the driver's choice.
+    /// Checks whether [`negotiate`](Self::negotiate) would accept these features.
     pub fn check_features(&self, driver: Features) -> Result<(), FeatureError> {
         let foreign = driver.without(self.offered());
         if foreign != Features::NONE {
@@ -108,13 +108,13 @@ impl BlockDevice {
         if driver.contains(Features::VERSION_1) { Ok(()) } else { Err(FeatureError::Legacy) }
     }
 
-    /// Device reset: forgets the driver's features and cache mode.
+    /// Device reset: clears the driver's features and restores the configured cache mode.
     pub fn reset(&self) {
         self.negotiated.store(Features::NONE.bits(), Ordering::Relaxed);
         self.writeback.store(self.config.writeback, Ordering::Relaxed);
     }
 
-    /// Reads the configuration space. Bytes beyond its end are zero, whatever the offset.
+    /// Reads the configuration space. Any offset is allowed; bytes beyond the end read as zero.
     pub fn read_config(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         let space = self.config.space(self.capacity_sectors(), self.writeback.load(Ordering::Relaxed));
@@ -124,9 +124,9 @@ impl BlockDevice {
         }
     }
 
-    /// Writes the configuration space. Only the `writeback` byte can be written, and only with
-    /// CONFIG_WCE negotiated; all else is ignored, as a driver MUST NOT do it. Any value but zero
-    /// means write-back.
+    /// Writes the configuration space. Only the `writeback` byte can be written, and only if
+    /// CONFIG_WCE was negotiated. All other writes are ignored; a driver MUST NOT make them. Any
+    /// value other than zero means write-back.
     pub fn write_config(&self, offset: u64, data: &[u8]) {
         if !self.negotiated().contains(Features::CONFIG_WCE) {
             return;
@@ -138,11 +138,11 @@ impl BlockDevice {
         }
     }
 
-    /// True if a write must be on the medium before it completes.
+    /// Returns true if a write must be on the medium before it completes.
     ///
-    /// That is so when the driver turned the cache off, and for a driver that negotiated neither
-    /// FLUSH nor CONFIG_WCE and so has no way to ask for it (virtio 1.2 section 5.2.6.2, cases 1
-    /// and 2 of a stable write).
+    /// This is the case if the driver turned the cache off, or if the driver negotiated neither
+    /// FLUSH nor CONFIG_WCE and so cannot request a flush (virtio 1.2 section 5.2.6.2, cases 1 and
+    /// 2 of a stable write).
     pub fn is_write_through(&self) -> bool {
         let can_flush = self.negotiated().intersects(Features::FLUSH | Features::CONFIG_WCE);
         !(can_flush && self.writeback.load(Ordering::Relaxed))
