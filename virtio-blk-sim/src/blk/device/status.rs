@@ -1,27 +1,27 @@
-//! The last byte of a request: how it went.
+//! The status byte: the last byte of a request, which holds its result.
 
 use std::io;
 
 use virtio_bindings::virtio_blk;
 
-/// What the device writes into the status byte (virtio 1.2 section 5.2.6).
+/// The value that the device writes to the status byte (virtio 1.2 section 5.2.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Status {
-    /// Done.
+    /// The request succeeded.
     Ok = virtio_blk::VIRTIO_BLK_S_OK as u8,
-    /// Failed, by the device or by the driver.
+    /// The request failed because of an error of the device or of the driver.
     IoErr = virtio_blk::VIRTIO_BLK_S_IOERR as u8,
-    /// Not something this device does.
+    /// The device does not support this request.
     Unsupp = virtio_blk::VIRTIO_BLK_S_UNSUPP as u8,
 }
 
 impl Status {
-    /// What the guest is told when the backend fails.
+    /// The status for an error of the backend.
     ///
-    /// "Cannot do that" is told apart, because a driver then stops asking (Linux turns discard or
-    /// write zeroes off for the disk). All else is an I/O error: virtio-blk has no code for a full
-    /// file system.
+    /// "Not supported" has its own status, because a driver then stops sending such requests (Linux
+    /// disables discard or write zeroes for the disk). All other errors are I/O errors; for
+    /// example, virtio-blk has no status for a full file system.
     pub fn from_error(error: &io::Error) -> Self {
         match error.raw_os_error() {
             Some(libc::EOPNOTSUPP | libc::ENOSYS) => Self::Unsupp,
