@@ -1,4 +1,4 @@
-//! Feature bits: what the device offers, what the driver took (virtio 1.2 sections 2.2 and 5.2.3).
+//! Feature bits: offered by the device, accepted by the driver (virtio 1.2 sections 2.2 and 5.2.3).
 
 use crate::bit_set::bit_set;
 use virtio_bindings::{virtio_blk, virtio_config, virtio_ring};
@@ -6,47 +6,47 @@ use virtio_bindings::{virtio_blk, virtio_config, virtio_ring};
 bit_set! {
     /// A set of feature bits.
     pub struct Features {
-        /// `seg_max` in the configuration space holds.
+        /// The field `seg_max` of the configuration space is valid.
         SEG_MAX = virtio_blk::VIRTIO_BLK_F_SEG_MAX;
-        /// The disk cannot be written.
+        /// The disk is read-only.
         RO = virtio_blk::VIRTIO_BLK_F_RO;
-        /// `blk_size` holds.
+        /// The field `blk_size` of the configuration space is valid.
         BLK_SIZE = virtio_blk::VIRTIO_BLK_F_BLK_SIZE;
-        /// The flush request is understood.
+        /// The flush request is supported.
         FLUSH = virtio_blk::VIRTIO_BLK_F_FLUSH;
-        /// The topology fields hold.
+        /// The topology fields of the configuration space are valid.
         TOPOLOGY = virtio_blk::VIRTIO_BLK_F_TOPOLOGY;
-        /// The driver may switch between write-back and write-through.
+        /// The driver may switch the cache between write-back and write-through.
         CONFIG_WCE = virtio_blk::VIRTIO_BLK_F_CONFIG_WCE;
-        /// There are `num_queues` request queues.
+        /// The device has several request queues; the field `num_queues` is their number.
         MQ = virtio_blk::VIRTIO_BLK_F_MQ;
-        /// The discard request is understood.
+        /// The discard request is supported.
         DISCARD = virtio_blk::VIRTIO_BLK_F_DISCARD;
-        /// The write zeroes request is understood.
+        /// The write zeroes request is supported.
         WRITE_ZEROES = virtio_blk::VIRTIO_BLK_F_WRITE_ZEROES;
         /// A descriptor may refer to a table of descriptors.
         INDIRECT_DESC = virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
-        /// Kicks and interrupts are asked for by ring index.
+        /// Each side uses a ring index to request the next kick or interrupt.
         EVENT_IDX = virtio_ring::VIRTIO_RING_F_EVENT_IDX;
-        /// The driver is not a legacy one.
+        /// The device follows virtio 1.0 or later; it is not a legacy device.
         VERSION_1 = virtio_config::VIRTIO_F_VERSION_1;
     }
 }
 
 impl Features {
-    /// True if at least one feature of `other` is in this set.
+    /// Returns true if at least one feature of `other` is in this set.
     pub const fn intersects(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
 }
 
-/// Why a driver's choice of features is refused (FEATURES_OK stays clear).
+/// The reason why the features that the driver accepted are refused. FEATURES_OK then stays clear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FeatureError {
-    /// The driver took what was not offered.
+    /// The driver accepted features that were not offered.
     #[error("the driver accepted features that were not offered: {0:?}")]
     NotOffered(Features),
-    /// A legacy driver: its ring and configuration layouts are others than ours.
+    /// A legacy driver. Its ring layout and configuration layout differ from ours.
     #[error("the driver did not accept VERSION_1; legacy drivers are not supported")]
     Legacy,
 }
