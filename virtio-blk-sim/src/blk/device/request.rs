@@ -1,8 +1,8 @@
-//! A chain's bytes parsed to an enum. Every check is made here, before anything is done.
+//! Parses the bytes of a chain into an enum. All checks are made here, before the request starts.
 //!
-//! Framing means nothing (virtio 1.2 section 2.7.4.1): the header is the first 16 readable bytes,
-//! the status the last writable byte, data is what lies between, wherever descriptors begin and
-//! end.
+//! The device must not depend on how the driver splits a request into descriptors (virtio 1.2
+//! section 2.7.4.1). The header is the first 16 readable bytes, the status is the last writable
+//! byte, and the data is what lies between them.
 
 use virtio_bindings::virtio_blk as vb;
 
@@ -17,42 +17,42 @@ pub(super) const HEADER_LEN: usize = 16;
 /// (le32).
 const RANGE_LEN: usize = 16;
 
-/// What a chain asks for.
+/// The request in a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
-    /// For the backend.
+    /// An operation for the backend.
     Disk(Operation),
-    /// The serial number, which the device answers itself.
+    /// A request for the serial number. The device answers it without the backend.
     GetId,
 }
 
-/// What a backend is asked to do. All of it lies inside the disk and may be done to it; sizes are
-/// multiples of 512.
+/// An operation for the backend. It was checked: all sectors lie inside the disk, the operation is
+/// allowed on this disk, and sizes are multiples of 512.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// Read into the chain's data.
+    /// Read from the disk into the data buffers of the chain.
     In {
         /// First sector.
         sector: u64,
-        /// Bytes.
+        /// Length in bytes.
         len: u64,
     },
-    /// Write the chain's data.
+    /// Write the data of the chain to the disk.
     Out {
         /// First sector.
         sector: u64,
-        /// Bytes.
+        /// Length in bytes.
         len: u64,
         /// The data must be on the medium before the request completes.
         durable: bool,
     },
     /// Put all completed writes on the medium.
     Flush,
-    /// The content of these ranges is of no use any more. A hint.
+    /// The content of these ranges is no longer needed. This is a hint.
     Discard(SectorRanges),
     /// Make these ranges read as zeros.
     WriteZeroes {
-        /// Where; each says itself whether it may be deallocated.
+        /// The ranges. Each has a flag that allows the backend to deallocate it.
         ranges: SectorRanges,
         /// The zeros must be on the medium before the request completes.
         durable: bool,
@@ -64,26 +64,26 @@ pub enum Operation {
 pub struct SectorRange {
     /// First sector.
     pub sector: u64,
-    /// How many; may be 0.
+    /// Number of sectors; may be 0.
     pub sectors: u32,
     /// Write zeroes may deallocate the range. Never set for discard.
     pub unmap: bool,
 }
 
 impl SectorRange {
-    /// Where it starts on the disk, in bytes.
+    /// The start of the range on the disk, in bytes.
     pub fn offset(&self) -> u64 {
-        // Checked against the capacity, whose bytes fit an i64.
+        // The sector was checked against the capacity, and the capacity in bytes fits an i64.
         self.sector * SECTOR_SIZE
     }
 
-    /// How long it is, in bytes.
+    /// The length of the range, in bytes.
     pub fn len_bytes(&self) -> u64 {
         u64::from(self.sectors) * SECTOR_SIZE
     }
 }
 
-/// From one to [`MAX_RANGES`] ranges, kept inline. Dereferences to a slice.
+/// A list of one to [`MAX_RANGES`] ranges, stored inline. Dereferences to a slice.
 #[derive(Clone, Copy)]
 pub struct SectorRanges {
     len: u8,
@@ -112,72 +112,72 @@ impl std::fmt::Debug for SectorRanges {
     }
 }
 
-/// Why a request is refused. The queue goes on; [`RequestError::status`] says what the guest is
-/// told.
+/// The reason why a request is refused. The queue continues; [`RequestError::status`] returns the
+/// status for the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// No device-writable byte, so nowhere to answer.
+    /// The chain has no device-writable byte, so there is no place for the status.
     #[error("the chain has no device-writable byte for the status")]
     NoStatus,
-    /// Fewer than 16 readable bytes.
+    /// The chain has fewer than 16 readable bytes.
     #[error("the request header has {0} bytes instead of {HEADER_LEN}")]
     ShortHeader(usize),
-    /// A type that nobody, or not this device, knows.
+    /// An unknown request type, or one that this device does not support.
     #[error("request type {0} is not supported")]
     UnknownType(u32),
-    /// Discard or write zeroes without the feature.
+    /// Discard or write zeroes, but the feature was not negotiated.
     #[error("request type {0} needs a feature that was not negotiated")]
     NotNegotiated(u32),
     /// A request that would change a read-only disk.
     #[error("the disk is read-only")]
     ReadOnly,
-    /// Device-readable data where the device should write, or the other way round.
-    #[error("{0} bytes of data go the wrong way for this request")]
+    /// Device-readable data in a request that needs device-writable data, or vice versa.
+    #[error("{0} bytes of data have the wrong direction for this request")]
     WrongDirection(u64),
-    /// Data that is not whole sectors, or not whole units of the backend.
+    /// The data is not a whole number of sectors, or not a whole number of the backend's units.
     #[error("{len} bytes at sector {sector} are not whole blocks of {unit} bytes")]
     Misaligned {
         /// First sector.
         sector: u64,
-        /// Bytes.
+        /// Length in bytes.
         len: u64,
-        /// What both must be a multiple of, in bytes.
+        /// Start and length must be multiples of this, in bytes.
         unit: u32,
     },
-    /// Not inside the disk.
+    /// The sectors do not lie inside the disk.
     #[error("{sectors} sectors at sector {sector} do not lie inside the disk")]
     OutOfRange {
         /// First sector.
         sector: u64,
-        /// How many.
+        /// Number of sectors.
         sectors: u64,
     },
-    /// A list of ranges that is empty or not a multiple of 16 bytes.
-    #[error("a list of ranges cannot have {0} bytes")]
+    /// The list of ranges is empty or not a multiple of 16 bytes.
+    #[error("the list of ranges has {0} bytes; it must be a multiple of {RANGE_LEN} and not empty")]
     BadRangeList(u64),
-    /// More ranges than offered.
-    #[error("{0} ranges are more than the {MAX_RANGES} offered")]
+    /// More ranges than the configuration space allows.
+    #[error("the request has {0} ranges; the maximum is {MAX_RANGES}")]
     TooManyRanges(u64),
-    /// More sectors in one range than offered.
-    #[error("a range of {sectors} sectors is longer than the {max} offered")]
+    /// More sectors in one range than the configuration space allows.
+    #[error("a range has {sectors} sectors; the maximum is {max}")]
     RangeTooLong {
-        /// How many.
+        /// Number of sectors.
         sectors: u32,
-        /// What was offered.
+        /// The maximum in the configuration space.
         max: u32,
     },
-    /// Reserved flags, or `unmap` on a discard.
+    /// Reserved flags are set, or `unmap` on a discard.
     #[error("range flags {0:#x} are not allowed in this request")]
     BadFlags(u32),
 }
 
 impl RequestError {
-    /// The status byte for it; none when the chain has no room for one, and the used length is then
-    /// 0.
+    /// Returns the status for the guest. `None` if the chain has no byte for it; the used length is
+    /// then 0.
     pub fn status(&self) -> Option<Status> {
         match self {
             Self::NoStatus => None,
-            // Virtio 1.2 section 5.2.6.2: MUST for unknown types and for flags.
+            // Virtio 1.2 section 5.2.6.2: UNSUPP is a MUST for unknown types and for flags.
             Self::UnknownType(_) | Self::NotNegotiated(_) | Self::BadFlags(_) | Self::TooManyRanges(_) => {
                 Some(Status::Unsupp)
             }
@@ -193,7 +193,7 @@ impl RequestError {
 }
 
 impl Request {
-    /// Parses a chain for `device`. Reads guest memory, each byte once; writes nothing.
+    /// Parses a chain for `device`. Reads each byte of the request once and writes no guest memory.
     pub fn parse(chain: &Chain, device: &BlockDevice) -> Result<Self, RequestError> {
         let data_in = chain.writable().len_bytes().checked_sub(1).ok_or(RequestError::NoStatus)?;
         let mut header = [0; HEADER_LEN];
@@ -218,7 +218,7 @@ impl Request {
                 let durable = device.is_write_through();
                 Ok(Self::Disk(Operation::Out { sector, len: data_out, durable }))
             }
-            // Sector and data SHOULD be absent and mean nothing.
+            // The driver SHOULD not set a sector or add data. Both are ignored.
             vb::VIRTIO_BLK_T_FLUSH => Ok(Self::Disk(Operation::Flush)),
             vb::VIRTIO_BLK_T_GET_ID => {
                 no_data(data_out)?;
@@ -245,7 +245,7 @@ fn no_data(len: u64) -> Result<(), RequestError> {
 }
 
 fn check_writable(device: &BlockDevice) -> Result<(), RequestError> {
-    // The disk's own state decides, not whether the driver took note of it.
+    // The disk may be read-only even if the driver did not accept the feature RO.
     if device.config().read_only { Err(RequestError::ReadOnly) } else { Ok(()) }
 }
 
@@ -262,8 +262,8 @@ fn check_changes(
     no_data(data_in)
 }
 
-/// Whole blocks inside the disk. No data at all is fine, up to and including the end of the disk,
-/// as in QEMU.
+/// Checks that a transfer is whole blocks inside the disk. A transfer of no data is allowed, also
+/// exactly at the end of the disk, as in QEMU.
 fn check_transfer(device: &BlockDevice, sector: u64, len: u64) -> Result<(), RequestError> {
     if !len.is_multiple_of(SECTOR_SIZE) {
         return Err(RequestError::Misaligned { sector, len, unit: SECTOR_SIZE as u32 });
@@ -271,22 +271,23 @@ fn check_transfer(device: &BlockDevice, sector: u64, len: u64) -> Result<(), Req
     check_blocks(device, sector, len / SECTOR_SIZE)
 }
 
-/// Compares in sectors: nothing here can wrap, and what passes can be turned into bytes.
+/// Checks the range in sectors, so that the arithmetic cannot overflow. If the check passes, the
+/// range in bytes does not overflow either.
 fn check_blocks(device: &BlockDevice, sector: u64, sectors: u64) -> Result<(), RequestError> {
     let capacity = device.capacity_sectors();
     if sector > capacity || sectors > capacity - sector {
         return Err(RequestError::OutOfRange { sector, sectors });
     }
     let unit = device.config().request_alignment;
-    // A multiple of a power of two iff no low bit is set in either.
+    // The unit is a power of two: both are multiples of it if no low bit is set in either.
     if (sector | sectors) & (u64::from(unit) / SECTOR_SIZE - 1) != 0 {
         return Err(RequestError::Misaligned { sector, len: sectors * SECTOR_SIZE, unit });
     }
     Ok(())
 }
 
-/// Reads the ranges, once, and checks all of them before any is acted upon. Flags come first: for
-/// those the answer MUST be UNSUPP, whatever else is wrong.
+/// Reads the ranges once and checks all of them before the first one is used. Flags are checked
+/// first: if a flag is not allowed, the status MUST be UNSUPP, even if there are other errors.
 fn parse_ranges(
     chain: &Chain,
     device: &BlockDevice,
@@ -322,12 +323,12 @@ fn parse_ranges(
     Ok(parsed)
 }
 
-/// The little-endian number at `at`; 0 if it is not inside.
+/// Reads the little-endian number at `at`. Returns 0 if it is out of bounds.
 fn le32(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..).and_then(|tail| tail.first_chunk()).map_or(0, |raw| u32::from_le_bytes(*raw))
 }
 
-/// As [`le32`].
+/// Like [`le32`], for 64 bits.
 fn le64(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..).and_then(|tail| tail.first_chunk()).map_or(0, |raw| u64::from_le_bytes(*raw))
 }
