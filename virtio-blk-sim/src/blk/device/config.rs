@@ -1,43 +1,45 @@
-//! What the operator decides about the disk, and how the driver sees it: the configuration space
-//! (virtio 1.2 section 5.2.4).
+//! The configuration of the disk, and the configuration space in which the driver sees it (virtio
+//! 1.2 section 5.2.4).
 
 use super::features::Features;
 
-/// The unit of `capacity` and of every sector number in the protocol, whatever the block size.
+/// The unit of `capacity` and of all sector numbers in the protocol. It does not depend on the
+/// block size.
 pub const SECTOR_SIZE: u64 = 512;
 
-/// Most sectors of one discard range: 2 GiB.
+/// Maximum number of sectors in one discard range: 2 GiB.
 pub const MAX_DISCARD_SECTORS: u32 = 1 << 22;
 
-/// Most sectors of one write zeroes range: 32 MiB. Less than for discard, for a backend may have to
-/// write them.
+/// Maximum number of sectors in one write zeroes range: 32 MiB. It is less than for discard,
+/// because a backend may have to write the zeros.
 pub const MAX_WRITE_ZEROES_SECTORS: u32 = 1 << 16;
 
-/// Most ranges of one discard or write zeroes request. They are kept inline, so that no request
-/// allocates.
+/// Maximum number of ranges in one discard or write zeroes request. They are stored inline, so that
+/// no request allocates.
 pub const MAX_RANGES: usize = 8;
 
-/// Most request queues.
+/// Maximum number of request queues.
 pub const MAX_QUEUES: u16 = 256;
 
-/// Largest request queue.
+/// Maximum number of entries in a request queue.
 pub const MAX_QUEUE_SIZE: u16 = 1024;
 
-/// Bytes in the configuration space; a read beyond gives zeros.
+/// Size of the configuration space in bytes. Reads beyond it return zeros.
 pub const CONFIG_SPACE_SIZE: usize = 72;
 
-/// Where the one writable byte is.
+/// Offset of `writeback`, the only writable byte.
 pub(super) const WRITEBACK_OFFSET: usize = 32;
 
-/// The string that GET_ID answers: 20 bytes, padded with zeros, no terminator when it fills them.
+/// The string that GET_ID returns: 20 bytes, padded with zeros. A string of 20 bytes has no
+/// terminator.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Serial([u8; Serial::LEN]);
 
 impl Serial {
-    /// Bytes in a serial number.
+    /// Size of a serial number in bytes.
     pub const LEN: usize = virtio_bindings::virtio_blk::VIRTIO_BLK_ID_BYTES as usize;
 
-    /// A serial number of at most 20 printable ASCII characters.
+    /// Creates a serial number from at most 20 printable ASCII characters.
     pub fn new(text: &str) -> Result<Self, ConfigError> {
         if !text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
             return Err(ConfigError::SerialCharacters);
@@ -50,47 +52,48 @@ impl Serial {
         Ok(Self(bytes))
     }
 
-    /// The bytes as the guest gets them.
+    /// The bytes that the guest receives.
     pub fn as_bytes(&self) -> &[u8; Self::LEN] {
         &self.0
     }
 }
 
-/// The disk, as the operator wants it. Checked by [`BlockDevice::new`](super::BlockDevice::new).
+/// The configuration of a disk. [`BlockDevice::new`](super::BlockDevice::new) checks it.
 #[derive(Debug, Clone)]
 pub struct DeviceConfig {
     /// Size of the disk in sectors of 512 bytes.
     pub capacity_sectors: u64,
-    /// Fail everything that would change the disk.
+    /// Refuse all requests that would change the disk.
     pub read_only: bool,
-    /// `blk_size`: the unit the driver had better use. Advice only: it may still ask for any number
-    /// of sectors.
+    /// `blk_size`: the unit that the driver should use. It is only advice; a request may have any
+    /// number of sectors.
     pub logical_block_size: u32,
-    /// The unit that the medium writes without reading; a multiple of the logical block size.
+    /// The unit that the medium can write without a read-modify-write cycle. A multiple of the
+    /// logical block size.
     pub physical_block_size: u32,
-    /// The size of request that suits the medium best, in bytes; 0 if it does not matter.
+    /// The request size that is best for the medium, in bytes; 0 if the size does not matter.
     pub optimal_io_size: u32,
-    /// The smallest transfer that the backend can do, in bytes: 512, or what O_DIRECT needs.
-    /// Requests that are not multiples of it in place and size fail.
+    /// The smallest transfer that the backend supports, in bytes: 512, or what O_DIRECT needs. A
+    /// request fails if its start or its size is not a multiple of it.
     pub request_alignment: u32,
-    /// Entries of each request queue.
+    /// Number of entries of each request queue.
     pub queue_size: u16,
     /// Number of request queues.
     pub num_queues: u16,
-    /// After reset: true = a write may sit in a cache until a flush; false = a write is on the
-    /// medium when it completes.
+    /// The cache mode after a reset. true: a write may stay in a cache until a flush. false: a
+    /// write is on the medium when it completes.
     pub writeback: bool,
-    /// Offer discard. A read-only disk does not.
+    /// Offer discard. A read-only disk never offers it.
     pub discard: bool,
-    /// Offer write zeroes. A read-only disk does not.
+    /// Offer write zeroes. A read-only disk never offers it.
     pub write_zeroes: bool,
-    /// What GET_ID answers.
+    /// The serial number that GET_ID returns.
     pub serial: Serial,
 }
 
 impl DeviceConfig {
-    /// A writable disk of that many sectors with one queue of 256 entries, a write-back cache,
-    /// discard and write zeroes.
+    /// Creates the configuration of a writable disk with `capacity_sectors` sectors, one queue of
+    /// 256 entries, a write-back cache, discard and write zeroes.
     pub fn new(capacity_sectors: u64) -> Self {
         Self {
             capacity_sectors,
@@ -119,15 +122,15 @@ impl DeviceConfig {
         if !block_size(self.request_alignment) {
             return Err(ConfigError::BlockSize("smallest backend", self.request_alignment));
         }
-        // A driver only promises to heed blk_size, so the backend must not need more.
+        // A driver respects at most blk_size, so the backend must not need a larger unit.
         if self.request_alignment > self.logical_block_size {
             return Err(ConfigError::BlockSizeTooSmall {
                 logical: self.logical_block_size,
                 needed: self.request_alignment,
             });
         }
-        // Bytes must fit an off_t: sector * 512 is then safe wherever the sector is below the
-        // capacity.
+        // The size in bytes must fit an off_t. Then sector * 512 cannot overflow for any sector
+        // below the capacity.
         if self.capacity_sectors > i64::MAX as u64 / SECTOR_SIZE {
             return Err(ConfigError::Capacity(self.capacity_sectors));
         }
@@ -171,8 +174,8 @@ impl DeviceConfig {
             |offset: usize, bytes: &[u8]| space[offset..offset + bytes.len()].copy_from_slice(bytes);
 
         put(0, &capacity_sectors.to_le_bytes());
-        // 8 size_max: not offered. A chain of queue_size descriptors has a header and a status
-        // besides the data.
+        // 8 size_max: not offered. seg_max: a chain has at most queue_size descriptors, and two of
+        // them are the header and the status.
         put(12, &u32::from(self.queue_size - 2).to_le_bytes());
         // 16 geometry: not offered.
         put(20, &logical.to_le_bytes());
@@ -196,37 +199,37 @@ impl DeviceConfig {
     }
 }
 
-/// Why a [`DeviceConfig`] is refused.
+/// The reason why a [`DeviceConfig`] is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// A block size of that kind is not usable.
+    /// The block size of this kind is invalid.
     #[error(
         "the {0} block size is {1}; it must be a power of two from 512 to 65536, physical not below logical"
     )]
     BlockSize(&'static str, u32),
-    /// The backend needs larger units than the driver is told of.
+    /// The backend needs larger units than the logical block size that the driver sees.
     #[error(
         "the logical block size is {logical}, but the backend needs requests in units of {needed}; raise it"
     )]
     BlockSizeTooSmall {
-        /// What was configured.
+        /// The configured logical block size.
         logical: u32,
-        /// What the backend needs.
+        /// The unit that the backend needs.
         needed: u32,
     },
-    /// More bytes than a file can have.
-    #[error("a disk of {0} sectors is larger than a file can be")]
+    /// The disk has more bytes than a file can have.
+    #[error("a disk of {0} sectors is larger than the largest possible file")]
     Capacity(u64),
-    /// Queue size out of range.
+    /// The queue size is out of range.
     #[error("the queue size is {0}; it must be a power of two from 4 to {max}", max = MAX_QUEUE_SIZE)]
     QueueSize(u16),
-    /// Number of queues out of range.
+    /// The number of queues is out of range.
     #[error("the number of queues is {0}; it must be from 1 to {max}", max = MAX_QUEUES)]
     NumQueues(u16),
-    /// More than 20 bytes.
-    #[error("the serial number has {0} characters; 20 is the most")]
+    /// The serial number has more than 20 bytes.
+    #[error("the serial number has {0} characters; the maximum is 20")]
     SerialTooLong(usize),
-    /// A control character, or not ASCII.
-    #[error("the serial number may hold printable ASCII characters only")]
+    /// The serial number has a control character, or a character that is not ASCII.
+    #[error("the serial number may contain only printable ASCII characters")]
     SerialCharacters,
 }
