@@ -1,15 +1,15 @@
-//! A request's way through the device: an empty slot, a request in flight, a finished request, a
-//! slot again.
+//! The states of a request in the device: an empty slot, a request in flight, a finished request,
+//! and then an empty slot again.
 //!
 //! ```text
-//! RequestSlot ── begin ──► PendingRequest ── finish ──► FinishedRequest ── into_slot ──► RequestSlot
-//!             └─────────── refused, or answered at once ──────▲
+//! RequestSlot ─ begin ─► PendingRequest ─ finish ─► FinishedRequest ─ into_slot ─► RequestSlot
+//!             └───────── refused, or answered at once ──────▲
 //! ```
 //!
-//! Each step consumes the one before, so a request is answered once, and nobody touches its buffers
-//! after. The slot is one box that travels through all of them: moving a request costs a pointer,
-//! and what the kernel was given addresses of stays where it is. A device keeps its slots; then no
-//! request allocates.
+//! Each step consumes the value of the previous state. So a request is answered only once, and its
+//! buffers are not accessed after that. All states hold the same boxed slot: moving a request moves
+//! one pointer, and the memory whose addresses the kernel was given stays in place. A device reuses
+//! its slots, so that no request allocates.
 
 use std::io;
 
@@ -18,57 +18,58 @@ use super::request::{HEADER_LEN, Operation, Request, RequestError};
 use super::{BlockDevice, Status};
 use crate::virtqueue::{Chain, Segment};
 
-/// Most segments that preadv(2) and io_uring take at once (`UIO_MAXIOV`).
+/// Maximum number of segments in one preadv(2) or io_uring request (`UIO_MAXIOV`).
 const IOV_MAX: usize = libc::UIO_MAXIOV as usize;
 
-/// Source of zeros for buffers.
+/// Zeros to copy into buffers.
 static ZEROS: [u8; 4096] = [0; 4096];
 
 #[derive(Debug)]
 struct Slot {
     chain: Chain,
-    /// What to do. Meaningful while the slot is a [`PendingRequest`].
+    /// The operation. Valid only while the slot is a [`PendingRequest`].
     operation: Operation,
-    /// Bytes of an In's or an Out's data that are done.
+    /// Number of data bytes of an In or Out that have been transferred.
     transferred: u64,
-    /// What [`PendingRequest::iovecs`] gave out last.
+    /// The array that [`PendingRequest::iovecs`] last returned.
     iovecs: Vec<Segment>,
-    /// Why the request was refused. Meaningful while the slot is a [`FinishedRequest`].
+    /// The reason why the request was refused. Valid only while the slot is a [`FinishedRequest`].
     error: Option<RequestError>,
 }
 
-/// Room for one request: a chain to pop into, and what is needed to carry it out.
+/// An empty slot for one request: a chain to pop into, and the memory to process the request.
 #[derive(Debug)]
 pub struct RequestSlot(Box<Slot>);
 
-/// What [`RequestSlot::begin`] made of a chain.
+/// The result of [`RequestSlot::begin`].
 #[derive(Debug)]
 #[must_use = "a request that is dropped is never answered"]
 pub enum Started {
-    /// For the backend.
+    /// The backend must process the request.
     Pending(PendingRequest),
-    /// Nothing left to do but to push it.
+    /// The request is answered and must be pushed onto the used ring.
     Finished(FinishedRequest),
 }
 
-/// A request that the backend works on. It owns its chain, hence its buffers and its hold on guest
-/// memory: whoever gives the kernel an address of it keeps the request until the kernel is done.
+/// A request that the backend processes. It owns its chain, and so its buffers and a reference to
+/// guest memory. Code that passes addresses of the request to the kernel must keep the request
+/// until the kernel is done.
 #[derive(Debug)]
 #[must_use = "a request that is dropped is never answered"]
 pub struct PendingRequest(Box<Slot>);
 
-/// What [`PendingRequest::transferred`] made of a transfer's result.
+/// The result of [`PendingRequest::transferred`].
 #[derive(Debug)]
 #[must_use = "a request that is dropped is never answered"]
 pub enum Transfer {
-    /// All done, or it cannot go on.
+    /// All data was transferred, or the request failed.
     Complete(FinishedRequest),
-    /// Short: submit what [`PendingRequest::iovecs`] now gives, at what [`PendingRequest::offset`]
-    /// now says.
+    /// A short transfer. Submit the rest: the new [`PendingRequest::iovecs`] at the new
+    /// [`PendingRequest::offset`].
     Short(PendingRequest),
 }
 
-/// A request with its answer in guest memory, to be pushed onto the used ring.
+/// A request whose answer is in guest memory. It must be pushed onto the used ring.
 #[derive(Debug)]
 #[must_use = "a finished request must be pushed onto the used ring"]
 pub struct FinishedRequest {
@@ -77,7 +78,7 @@ pub struct FinishedRequest {
     status: Option<Status>,
 }
 
-// They travel through queues, closures and threads.
+// These types are moved through queues, closures and threads, so they must be small and Send.
 const _: () = assert!(size_of::<PendingRequest>() == 8 && size_of::<FinishedRequest>() == 16);
 const _: () = {
     const fn assert_send<T: Send>() {}
@@ -86,20 +87,20 @@ const _: () = {
 };
 
 impl RequestSlot {
-    /// A slot around a chain made by the queue.
+    /// Creates a slot for a chain that the queue has created.
     pub fn new(chain: Chain) -> Self {
         let slot =
             Slot { chain, operation: Operation::Flush, transferred: 0, iovecs: Vec::new(), error: None };
         Self(Box::new(slot))
     }
 
-    /// The chain, for the queue to pop into.
+    /// The chain that the queue pops into.
     pub fn chain_mut(&mut self) -> &mut Chain {
         &mut self.0.chain
     }
 
-    /// Parses the chain. What needs no backend is answered here: what is refused, GET_ID, transfers
-    /// of no data.
+    /// Parses the chain. Requests that do not need the backend are answered here: refused requests,
+    /// GET_ID, and transfers of no data.
     pub fn begin(mut self, device: &BlockDevice) -> Started {
         self.0.error = None;
         self.0.transferred = 0;
@@ -125,38 +126,39 @@ impl RequestSlot {
     }
 }
 
-/// The last writable byte.
+/// The offset of the status byte: the last byte of the writable part.
 fn status_offset(chain: &Chain) -> u64 {
     chain.writable().len_bytes().saturating_sub(1)
 }
 
-/// Writes the status, if there is one, and counts what was written.
+/// Writes the status, if there is one, and computes the used length.
 ///
-/// The used length is a count of bytes, data and status. After a failed read it is not a prefix of
-/// the writable part, of which the status is the last byte: virtio 1.2 section 2.7.8.2 would have
-/// it 0 then, which no device does, and which would be taken for "no status".
+/// The used length counts the bytes written: data and status. After a failed read these bytes are
+/// not a prefix of the writable part, because the status is its last byte. According to virtio 1.2
+/// section 2.7.8.2 the used length would then be 0. No device does that, and a driver would take it
+/// to mean that no status was written.
 fn answer(slot: Box<Slot>, status: Option<Status>, data: u64) -> FinishedRequest {
     let status_len = match status {
         Some(status) => slot.chain.writable().copy_from(status_offset(&slot.chain), &[status as u8]),
         None => 0,
     };
-    // A queue refuses chains of more than 2^32 bytes, and the header is not among these.
+    // A queue refuses chains of more than 2^32 bytes, and the header is not part of this count.
     let written = u32::try_from(data + status_len as u64).unwrap_or(u32::MAX);
     FinishedRequest { slot, written, status }
 }
 
 impl PendingRequest {
-    /// What to do.
+    /// The operation that the backend must perform.
     pub fn operation(&self) -> &Operation {
         &self.0.operation
     }
 
-    /// The chain's name on the rings.
+    /// The index of the chain's first descriptor, which identifies the chain on the rings.
     pub fn head(&self) -> u16 {
         self.0.chain.head()
     }
 
-    /// Bytes still to transfer; 0 when it is no In and no Out.
+    /// The number of bytes that remain to be transferred; 0 if this is neither an In nor an Out.
     pub fn remaining(&self) -> u64 {
         match self.0.operation {
             Operation::In { len, .. } | Operation::Out { len, .. } => len - self.0.transferred,
@@ -164,10 +166,10 @@ impl PendingRequest {
         }
     }
 
-    /// Where on the disk the rest of an In or an Out starts, in bytes.
+    /// The offset on the disk, in bytes, at which the rest of an In or Out starts.
     pub fn offset(&self) -> u64 {
         match self.0.operation {
-            // Parsing checked the sector against a capacity whose bytes fit an i64.
+            // The sector was checked against the capacity, and the capacity in bytes fits an i64.
             Operation::In { sector, .. } | Operation::Out { sector, .. } => {
                 sector * SECTOR_SIZE + self.0.transferred
             }
@@ -175,11 +177,11 @@ impl PendingRequest {
         }
     }
 
-    /// The rest of the data as an array for preadv(2), pwritev(2) or io_uring: at most 1024
-    /// segments, which a longer chain makes a short transfer.
+    /// The rest of the data as an array for preadv(2), pwritev(2) or io_uring. It has at most 1024
+    /// segments, so a longer chain causes a short transfer.
     ///
-    /// The array and the memory it points at stay in place while the request is moved, until it is
-    /// finished or asked again.
+    /// The array and the memory that it points to stay in place when the request is moved. They are
+    /// valid until the request is finished or this is called again.
     pub fn iovecs(&mut self) -> &[libc::iovec] {
         let rest = self.remaining();
         let Slot { chain, operation, transferred, iovecs, .. } = &mut *self.0;
@@ -195,13 +197,13 @@ impl PendingRequest {
         Segment::as_iovecs(iovecs)
     }
 
-    /// Takes `bytes` of the rest of the data as transferred.
+    /// Records that the next `bytes` bytes of the data were transferred.
     pub fn advance(&mut self, bytes: u64) {
         self.0.transferred += bytes.min(self.remaining());
     }
 
-    /// Takes the result of a read or a write of the rest, in bytes. None at all is an error: the
-    /// disk does not end here, so the image must have shrunk.
+    /// Handles the result of a read or write of the rest: `bytes` bytes were transferred. 0 bytes
+    /// is an error: the range is inside the disk, so the image must have become smaller.
     pub fn transferred(mut self, bytes: usize) -> Transfer {
         if bytes == 0 && self.remaining() > 0 {
             return Transfer::Complete(self.finish(Err(io::ErrorKind::UnexpectedEof.into())));
@@ -210,21 +212,21 @@ impl PendingRequest {
         if self.remaining() > 0 { Transfer::Short(self) } else { Transfer::Complete(self.finish(Ok(()))) }
     }
 
-    /// Copies disk content into the rest of an In's data and advances. Returns how much was taken
-    /// of it.
+    /// Copies disk content to the next data bytes of an In, and advances. Returns the number of
+    /// bytes copied.
     pub fn put_data(&mut self, disk: &[u8]) -> usize {
         if !matches!(self.0.operation, Operation::In { .. }) {
             return 0;
         }
-        // The byte after the data is the status.
+        // Do not write beyond the data: the next byte is the status.
         let room = usize::try_from(self.remaining()).unwrap_or(usize::MAX);
         let copied = self.0.chain.writable().copy_from(self.0.transferred, disk.get(..room).unwrap_or(disk));
         self.advance(copied as u64);
         copied
     }
 
-    /// Copies the rest of an Out's data onto disk content and advances. Returns how much was filled
-    /// of it.
+    /// Copies the next data bytes of an Out to disk content, and advances. Returns the number of
+    /// bytes copied.
     pub fn take_data(&mut self, disk: &mut [u8]) -> usize {
         if !matches!(self.0.operation, Operation::Out { .. }) {
             return 0;
@@ -234,16 +236,16 @@ impl PendingRequest {
         copied
     }
 
-    /// Fills the rest of an In's data with zeros and advances.
+    /// Fills the rest of the data of an In with zeros, and advances.
     pub fn put_zeros(&mut self) {
-        // Each round takes 4096 bytes, or all of the rest.
+        // Each iteration writes 4096 bytes, or all of the rest.
         while self.put_data(&ZEROS) > 0 {}
     }
 
-    /// Answers the guest: Ok, or what [`Status::from_error`] makes of the error.
+    /// Answers the guest with Ok, or with the status of [`Status::from_error`].
     ///
-    /// Ok with data missing is answered as an I/O error: whatever a backend says, the guest is not
-    /// told that it has data it has not got.
+    /// If the backend reports success but not all data was transferred, the status is an I/O error:
+    /// the guest must not believe that it received data that it did not get.
     pub fn finish(self, result: io::Result<()>) -> FinishedRequest {
         let status = match result {
             Ok(()) if self.remaining() > 0 => Status::IoErr,
@@ -253,8 +255,8 @@ impl PendingRequest {
         self.answer(status)
     }
 
-    /// Answers Ok although no data was moved: for a backend that stores nothing. The used length
-    /// says so.
+    /// Answers Ok although no data was transferred, for a backend that stores nothing. The used
+    /// length counts only the bytes that were written.
     pub fn finish_without_data(self) -> FinishedRequest {
         self.answer(Status::Ok)
     }
@@ -272,27 +274,27 @@ impl PendingRequest {
 }
 
 impl FinishedRequest {
-    /// The chain's name on the rings.
+    /// The index of the chain's first descriptor, which identifies the chain on the rings.
     pub fn head(&self) -> u16 {
         self.slot.chain.head()
     }
 
-    /// The used length: bytes written to the chain's writable part, the status included.
+    /// The used length: bytes written to the writable part of the chain, including the status.
     pub fn written(&self) -> u32 {
         self.written
     }
 
-    /// What the guest was told; none if it gave no byte for it.
+    /// The status that the guest received; `None` if the chain has no byte for it.
     pub fn status(&self) -> Option<Status> {
         self.status
     }
 
-    /// Why the request was refused without being tried, if it was.
+    /// The reason why the request was refused; `None` if it was not refused.
     pub fn error(&self) -> Option<&RequestError> {
         self.slot.error.as_ref()
     }
 
-    /// The slot, for the next request.
+    /// Returns the slot, for the next request.
     pub fn into_slot(self) -> RequestSlot {
         RequestSlot(self.slot)
     }
