@@ -1,5 +1,5 @@
-//! The transport between a guest and a device in one process: what a VMM's virtio-mmio or
-//! virtio-pci device would hold.
+//! The transport between a guest and a device in one process. It takes the place of the virtio-mmio
+//! or virtio-pci device of a VMM.
 
 use std::io;
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use crate::memory::{GuestAddress, GuestMemoryMmap, GuestRam};
 use crate::queue::{Interrupt, Irqfd, Kick, QueueParts, Stopped};
 use crate::virtqueue::{DeviceQueue, QueueConfig, QueueError};
 
-/// A device with one queue, set up as a driver has left it: features negotiated, rings in guest
-/// RAM, ioeventfd and irqfd made. May be sent to the thread of the device and shared with the
-/// guest's.
+/// A device with one queue, set up as after initialization by a driver: features are negotiated,
+/// the rings are in guest RAM, and the ioeventfd and irqfd exist. It may be sent to the device's
+/// thread and shared with the guest's thread.
 #[derive(Debug)]
 pub struct SimTransport {
     ram: GuestRam,
@@ -24,19 +24,19 @@ pub struct SimTransport {
     queue: QueueConfig,
     kick: Kick,
     irq: Irqfd,
-    /// The interrupt for a change of configuration, for a guest that can take more than one.
+    /// The configuration change interrupt, for a guest that supports more than one interrupt.
     config: EventNotifier,
     needs_reset: Arc<AtomicBool>,
 }
 
-/// What the guest's side of a transport holds.
+/// The guest's side of a transport.
 #[derive(Debug, Clone)]
 pub struct GuestPorts {
     /// The guest's own mapping of its RAM.
     pub memory: Arc<GuestMemoryMmap>,
-    /// Where the queue is.
+    /// The location of the queue.
     pub queue: QueueConfig,
-    /// The features that are in force.
+    /// The negotiated features.
     pub features: Features,
     /// Size of the disk in sectors.
     pub capacity_sectors: u64,
@@ -48,8 +48,8 @@ pub struct GuestPorts {
 }
 
 impl GuestPorts {
-    /// The ports of a device whose transport has no status register:
-    /// [`needs_reset`](Self::needs_reset) is never true.
+    /// Creates the ports of a device whose transport has no status register.
+    /// [`needs_reset`](Self::needs_reset) never returns true.
     pub fn without_status(
         memory: Arc<GuestMemoryMmap>,
         queue: QueueConfig,
@@ -62,12 +62,12 @@ impl GuestPorts {
         Self { memory, queue, features, capacity_sectors, kick, irq, needs_reset: Arc::default() }
     }
 
-    /// DEVICE_NEEDS_RESET of the device status register.
+    /// Returns the bit DEVICE_NEEDS_RESET of the device status register.
     pub fn needs_reset(&self) -> bool {
         self.needs_reset.load(Ordering::Acquire)
     }
 
-    /// The driver has reset the device.
+    /// Clears DEVICE_NEEDS_RESET after the driver has reset the device.
     #[cfg(all(feature = "kvm", target_arch = "x86_64"))]
     pub(crate) fn reset(&self) {
         self.needs_reset.store(false, Ordering::Release);
@@ -75,13 +75,13 @@ impl GuestPorts {
 }
 
 impl SimTransport {
-    /// Sets a device up: negotiates `features` (as far as the device offers them, VERSION_1
-    /// always), and puts a queue of `queue_size` entries at the beginning of a new guest RAM of
-    /// `ram_bytes`. `reset` is the ioeventfd's.
+    /// Sets up a device. Negotiates those of `features` that the device offers, and always
+    /// VERSION_1. Creates a guest RAM of `ram_bytes` bytes and puts a queue of `queue_size` entries
+    /// at its start. `reset` is how the ioeventfd is reset.
     ///
     /// # Errors
-    /// `InvalidInput` if the queue does not fit the RAM or the driver's features are refused; what
-    /// memfd_create(2), mmap(2) and eventfd(2) say.
+    /// `InvalidInput` if the features are refused. Otherwise the errors of memfd_create(2), mmap(2)
+    /// and eventfd(2).
     pub fn new(
         device: BlockDevice,
         features: Features,
@@ -92,8 +92,8 @@ impl SimTransport {
         Self::with_queue_at(GuestAddress(0), device, features, queue_size, ram_bytes, reset)
     }
 
-    /// The same with the queue somewhere else in guest RAM: a guest with a processor of its own has
-    /// other things, too. `base` is aligned to 16.
+    /// Like [`new`](Self::new), but puts the queue at `base` in guest RAM, because a guest with its
+    /// own processor needs other data at the start. `base` must be aligned to 16.
     ///
     /// # Errors
     /// As for [`new`](Self::new).
@@ -125,24 +125,25 @@ impl SimTransport {
         })
     }
 
-    /// The same with another doorbell, typically a [bounded](Kick::Bounded) one. Before either side
-    /// is taken.
+    /// Replaces the doorbell, typically by a [bounded](Kick::Bounded) one. Must be called before
+    /// [`guest`](Self::guest) and [`attach`](Self::attach).
     #[must_use]
     pub fn with_kick(mut self, kick: impl Into<Kick>) -> Self {
         self.kick = kick.into();
         self
     }
 
-    /// The irqfd for a change of configuration: DEVICE_NEEDS_RESET (virtio 1.2, section 2.1.2).
+    /// The irqfd of the configuration change interrupt, which reports DEVICE_NEEDS_RESET (virtio
+    /// 1.2, section 2.1.2).
     #[cfg(all(feature = "kvm", target_arch = "x86_64"))]
     pub(crate) fn config(&self) -> &EventNotifier {
         &self.config
     }
 
-    /// The guest's side.
+    /// Returns the guest's side.
     ///
     /// # Errors
-    /// What mmap(2) says.
+    /// The error of mmap(2).
     pub fn guest(&self) -> io::Result<GuestPorts> {
         Ok(GuestPorts {
             memory: self.ram.map()?,
@@ -155,17 +156,17 @@ impl SimTransport {
         })
     }
 
-    /// Starts the device's side on a loop, whose home thread must be the calling one. The driver
-    /// must have laid out its rings.
+    /// Starts the device's side on an event loop. Must be called on the thread that the loop
+    /// belongs to. The driver must have set up its rings.
     ///
     /// # Errors
-    /// `InvalidInput` if the rings are not usable; as for [`BlkQueue::attach`].
+    /// `InvalidInput` if the rings are invalid. Otherwise as for [`BlkQueue::attach`].
     pub fn attach(&self, context: &AioContext, backend: Backend) -> io::Result<Attached> {
         self.start(context, backend, self.new_queue(), self.kick.clone())
     }
 
-    /// The same, with the device's end of the doorbell given: another handle to the file that the
-    /// guest writes.
+    /// Like [`attach`](Self::attach), but the device reads kicks from `kick`, which must be another
+    /// handle to the file that the guest writes.
     ///
     /// # Errors
     /// As for [`attach`](Self::attach).
@@ -177,9 +178,9 @@ impl SimTransport {
         DeviceQueue::new(Arc::clone(self.ram.memory()), self.queue)
     }
 
-    /// Goes on with a queue that was [stopped](Attached::stop), on this or another loop, while the
-    /// guest runs: what it made available meanwhile is found, and the first answer interrupts in
-    /// any case.
+    /// Continues a queue that was [stopped](Attached::stop), on the same or another loop, while the
+    /// guest runs. Requests that the guest made available in the meantime are processed, and the
+    /// first completion always interrupts the guest.
     ///
     /// # Errors
     /// As for [`attach`](Self::attach).
@@ -214,7 +215,7 @@ impl SimTransport {
             interrupt: Interrupt::Irqfd(self.irq.clone()),
             on_broken: Box::new(move |_| {
                 needs_reset.store(true, Ordering::Release);
-                // An eventfd of ours takes every write.
+                // A write to our own eventfd does not fail.
                 let _ = config.notify();
             }),
             limit: None,
