@@ -1,5 +1,6 @@
-//! Serves a disk image to a vhost-user frontend: QEMU, cloud-hypervisor, libblkio. One AioContext
-//! runs the socket, the kicks, the I/O and the calls.
+//! Serves a disk image to a vhost-user frontend such as QEMU, cloud-hypervisor or libblkio. One
+//! AioContext handles the socket, the kicks, the disk I/O and the calls (interrupts). With
+//! `--threads`, each queue runs on an I/O thread that has its own AioContext.
 
 mod options;
 mod signals;
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Why the server did not start, or ended.
+/// The reason why the server did not start, or stopped.
 #[derive(Debug)]
 struct Failure {
     message: String,
@@ -48,7 +49,7 @@ impl std::fmt::Display for Failure {
 }
 
 impl Failure {
-    /// The command line asks for something that is not there or makes no sense.
+    /// An error of the command line: something that it names is missing, or an option is invalid.
     fn usage(message: impl std::fmt::Display) -> Self {
         Self { message: message.to_string(), exit_code: 2 }
     }
@@ -61,13 +62,14 @@ impl From<io::Error> for Failure {
 }
 
 fn run(options: &Options) -> Result<(), Failure> {
-    // Before any thread starts, so that all of them leave these signals to the loop.
+    // Block the signals before any thread starts. All threads inherit the mask, so only the event
+    // loop receives these signals.
     let signals = Signals::block()?;
     let (served, image) = options.disk().map_err(Failure::usage)?;
     let frontends = Frontends::of(&options.source).map_err(Failure::usage)?;
-    // All that is needed is open. Before any thread starts, again.
+    // All files that are needed are open now. This must also happen before any thread starts.
     let sandbox = options.sandbox.then(|| Sandbox::restrict_files(options.source.socket.as_deref()));
-    let no_sandbox = |error| Failure::usage(format!("--sandbox on: {error}; without it the server starts"));
+    let no_sandbox = |error| Failure::usage(format!("--sandbox on: {error}; --sandbox off would start"));
     let sandbox = sandbox.transpose().map_err(no_sandbox)?;
     let builder = options.builder();
     let context = builder.clone().build().map_err(Failure::usage)?;
@@ -111,7 +113,7 @@ fn run(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where frontends come from, opened.
+/// The open socket through which frontends connect.
 enum Frontends<'a> {
     Come(&'a Path, UnixListener, SocketFile),
     IsHere(UnixStream),
@@ -148,7 +150,7 @@ fn report_start(options: &Options, disk: &Disk, context: &AioContext) {
     );
 }
 
-/// The size of the image may have changed: tell the guest.
+/// Reads the size of the image again and notifies the guest if it has changed.
 fn resize(server: &Server<Disk>, image: Option<&FileImage>) {
     let Some(image) = image else {
         eprintln!("vhost-user-blk: SIGHUP: only the size of --image can change");
@@ -161,19 +163,19 @@ fn resize(server: &Server<Disk>, image: Option<&FileImage>) {
         Ok(sectors)
     });
     match resized {
-        Ok(sectors) => eprintln!("vhost-user-blk: the disk has {sectors} sectors now"),
-        Err(error) => eprintln!("vhost-user-blk: the disk keeps its size: {error}"),
+        Ok(sectors) => eprintln!("vhost-user-blk: the disk now has {sectors} sectors"),
+        Err(error) => eprintln!("vhost-user-blk: the size of the disk was not changed: {error}"),
     }
 }
 
 fn report(server: &Server<Disk>, since: Option<&[(usize, QueueStats)]>) {
     let stats = server.stats();
     if stats.is_empty() {
-        eprintln!("vhost-user-blk: no queue runs; {} frontends so far", server.sessions());
+        eprintln!("vhost-user-blk: no queue is running; {} frontends so far", server.sessions());
     }
     for (index, now) in stats {
         let before = since.and_then(|all| all.iter().find(|(queue, _)| *queue == index));
-        // A queue that was started anew counts from zero again.
+        // A queue that was started again counts from zero.
         let delta = before
             .filter(|(_, before)| before.requests <= now.requests)
             .map_or(now, |(_, before)| now - *before);
@@ -184,7 +186,7 @@ fn report(server: &Server<Disk>, since: Option<&[(usize, QueueStats)]>) {
     }
 }
 
-/// Reports what was counted in each interval in which something was.
+/// Starts a timer that prints the statistics of each interval in which any counter changed.
 fn start_statistics(context: &AioContext, server: Rc<Server<Disk>>, interval: Duration) -> Rc<aio::Timer> {
     let slot: Rc<std::cell::OnceCell<std::rc::Weak<aio::Timer>>> = Rc::default();
     let (own, last) = (Rc::clone(&slot), std::cell::RefCell::new(Vec::new()));
