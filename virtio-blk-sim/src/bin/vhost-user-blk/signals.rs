@@ -1,21 +1,22 @@
-//! What the signals of this program ask for.
+//! The signals that this program handles.
 
 use std::io;
 
 use aio::{AioContext, Registration};
 
-/// What a signal asks for.
+/// The action for a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
-    /// SIGTERM, SIGINT.
+    /// SIGTERM or SIGINT: stop the server.
     Stop,
-    /// SIGUSR1.
+    /// SIGUSR1: print statistics.
     Report,
-    /// SIGHUP.
+    /// SIGHUP: read the size of the image again.
     Resize,
 }
 
-/// The signals of this process, blocked for all threads that start after this one, and readable.
+/// The signals that this process handles. They are blocked and are read from an event loop. Threads
+/// that start later inherit the blocked signals.
 #[derive(Debug)]
 pub(crate) struct Signals(virtio_blk_sim::signals::Signals);
 
@@ -26,7 +27,7 @@ impl Signals {
         virtio_blk_sim::signals::Signals::block(&signals).map(Self)
     }
 
-    /// Calls `act` for each signal, from the loop.
+    /// Calls `act` on the event loop for each signal.
     pub(crate) fn watch(
         self,
         context: &AioContext,
