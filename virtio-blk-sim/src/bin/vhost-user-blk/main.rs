@@ -1,6 +1,6 @@
 //! Serves a disk image to a vhost-user frontend such as QEMU, cloud-hypervisor or libblkio. One
 //! AioContext handles the socket, the kicks, the disk I/O and the calls (interrupts). With
-//! `--threads`, each queue runs on an I/O thread that has its own AioContext.
+//! `--threads`, the queues run on I/O threads, and each thread has its own AioContext.
 
 mod options;
 mod signals;
@@ -69,7 +69,7 @@ fn run(options: &Options) -> Result<(), Failure> {
     let frontends = Frontends::of(&options.source).map_err(Failure::usage)?;
     // All files that are needed are open now. This must also happen before any thread starts.
     let sandbox = options.sandbox.then(|| Sandbox::restrict_files(options.source.socket.as_deref()));
-    let no_sandbox = |error| Failure::usage(format!("--sandbox on: {error}; --sandbox off would start"));
+    let no_sandbox = |error| Failure::usage(format!("--sandbox on: {error}; --sandbox off turns it off"));
     let sandbox = sandbox.transpose().map_err(no_sandbox)?;
     let builder = options.builder();
     let context = builder.clone().build().map_err(Failure::usage)?;
@@ -150,7 +150,7 @@ fn report_start(options: &Options, disk: &Disk, context: &AioContext) {
     );
 }
 
-/// Reads the size of the image again and notifies the guest if it has changed.
+/// Reads the size of the image again and notifies the guest.
 fn resize(server: &Server<Disk>, image: Option<&FileImage>) {
     let Some(image) = image else {
         eprintln!("vhost-user-blk: SIGHUP: only the size of --image can change");
