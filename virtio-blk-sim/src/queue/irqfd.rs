@@ -9,8 +9,8 @@ use std::sync::Arc;
 /// An eventfd used as an interrupt. Clones share it.
 ///
 /// Unlike a doorbell, the eventfd is *blocking*. The simulated guest waits for it and resets it
-/// with one read(2); this stands in for KVM's irqfd, which no thread reads. It is only for a guest
-/// in this process, because there no other process can fill the counter.
+/// with one read(2); this stands in for KVM's irqfd, which no thread reads. A blocking eventfd is
+/// only for a guest in this process, where no other process can fill the counter.
 ///
 /// If the device is in another process ([`Irqfd::of_peer`]), the eventfd is *non-blocking*: the
 /// file is shared, and such a device would set O_NONBLOCK anyway. Waiting then takes one poll(2)
