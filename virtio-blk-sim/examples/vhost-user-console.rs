@@ -1,5 +1,5 @@
-//! A console (virtio 1.2, section 5.3) for a vhost-user frontend: connects the guest's `/dev/hvc0`
-//! to a UNIX socket, which serves one client at a time.
+//! A console (virtio 1.2, section 5.3) for a vhost-user frontend. It connects the guest's
+//! `/dev/hvc0` to a UNIX socket, which serves one client at a time.
 //!
 //! ```text
 //! vhost-user-console --socket /tmp/console.sock --chardev /tmp/tty.sock
@@ -8,9 +8,9 @@
 //! socat STDIO,raw,echo=0 UNIX:/tmp/tty.sock
 //! ```
 //!
-//! A queue takes no chain while it could not answer it: rx without input, tx without room in the
-//! chardev's buffer. So neither holds a chain when the guest stops. The terminal of this program
-//! gives the guest's terminal its size, also when it changes (SIGWINCH).
+//! A queue does not take a chain that it cannot complete: rx waits for input, and tx waits for room
+//! in the chardev's buffer. So no queue holds a chain when the guest stops. The guest's terminal
+//! has the size of the terminal of this program, and is updated when that changes (SIGWINCH).
 
 use std::io;
 use std::path::PathBuf;
@@ -25,16 +25,16 @@ use virtio_blk_sim::queue::{Device, Handled, Immediate, QueueRef, RING_FEATURES,
 use virtio_blk_sim::vhost_user::{Daemon, Served, bind};
 use virtio_blk_sim::virtqueue::Chain;
 
-/// `VIRTIO_CONSOLE_F_SIZE`: the configuration space begins with columns and rows.
+/// `VIRTIO_CONSOLE_F_SIZE`: the configuration space starts with columns and rows.
 const F_SIZE: u64 = 1;
-/// The queue from the device to the driver. The other one is tx, 1.
+/// The queue from the device to the driver. The other queue is tx, with index 1.
 const RX: u16 = 0;
 
 /// The device.
 #[derive(Debug, Default)]
 pub(crate) struct Console {
     pub(crate) chardev: Arc<Chardev>,
-    /// Columns and rows, 16 bits each, as in the configuration space.
+    /// Columns and rows, 16 bits each, in the layout of the configuration space.
     size: AtomicU32,
 }
 
@@ -66,14 +66,15 @@ impl std::str::FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parse = |number: &str| number.parse().map_err(|_| format!("{number:?} is no number up to 65535"));
+        let parse =
+            |number: &str| number.parse().map_err(|_| format!("{number:?} is not a number up to 65535"));
         let (columns, rows) = text.split_once('x').ok_or("write COLSxROWS, such as 80x25")?;
         Ok(Self { columns: parse(columns)?, rows: parse(rows)? })
     }
 }
 
 impl Console {
-    /// Sets the size of the terminal. The caller tells the frontend.
+    /// Sets the size of the terminal. The caller must notify the frontend.
     pub(crate) fn resize(&self, size: Size) {
         self.size.store(u32::from(size.rows) << 16 | u32::from(size.columns), Ordering::Relaxed);
     }
@@ -129,12 +130,12 @@ impl Handled for Port {
 }
 
 #[derive(Debug, Parser)]
-#[command(about = "Serves a guest's console on a UNIX socket, by vhost-user")]
+#[command(about = "Serves the console of a vhost-user guest on a UNIX socket")]
 struct Options {
-    /// Where frontends connect
+    /// Path of the UNIX socket that frontends connect to
     #[arg(long, value_name = "PATH")]
     socket: PathBuf,
-    /// Where the user of the console connects
+    /// Path of the UNIX socket that the user of the console connects to
     #[arg(long, value_name = "PATH")]
     chardev: PathBuf,
     /// The size of the terminal until the first SIGWINCH [default: that of standard input]
@@ -156,7 +157,7 @@ fn main() -> io::Result<()> {
             server.device().resize(size);
         }
         if let Err(error) = server.config_changed() {
-            server.device().log(format_args!("the frontend was not told of the new size: {error}"));
+            server.device().log(format_args!("the frontend was not notified of the new size: {error}"));
         }
     })
 }

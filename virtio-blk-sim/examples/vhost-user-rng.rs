@@ -1,13 +1,15 @@
-//! An entropy device (virtio 1.2, section 5.4) for a vhost-user frontend: each buffer that the
-//! guest offers is filled with random bytes of the host's kernel.
+//! An entropy device (virtio 1.2, section 5.4) for a vhost-user frontend. It fills each buffer of
+//! the guest with random bytes from the host kernel.
 //!
 //! ```text
 //! vhost-user-rng --socket /tmp/rng.sock
-//! qemu-system-x86_64 ... -chardev socket,id=rng,path=/tmp/rng.sock -device vhost-user-rng-pci,chardev=rng
+//! qemu-system-x86_64 ... -chardev socket,id=rng,path=/tmp/rng.sock \
+//!     -device vhost-user-rng-pci,chardev=rng
 //! ```
 //!
-//! This is the smallest device of the framework: one queue whose chains are answered at once, so it
-//! is a [`Handled`] with the features of the ring and no configuration space.
+//! This is the simplest device of this crate. Its only queue completes each chain immediately, so
+//! its worker implements [`Handled`]. It offers only the features of the ring and has no
+//! configuration space.
 
 use std::io;
 use std::path::PathBuf;
@@ -21,15 +23,16 @@ use virtio_blk_sim::queue::{Device, Handled, Immediate, QueueRef, RING_FEATURES}
 use virtio_blk_sim::vhost_user::{Daemon, ProtocolFeatures, Served};
 use virtio_blk_sim::virtqueue::Chain;
 
-/// What one chain gets at most. A device may write less than a buffer holds (section 5.4.6.1), and
-/// with this bound a full ring of huge buffers keeps the loop busy for milliseconds only.
+/// Maximum number of bytes written to one chain. A device may fill only part of a buffer (section
+/// 5.4.6.1). With this limit, a full ring of large buffers blocks the event loop only for
+/// milliseconds.
 pub(crate) const MAX_BYTES: usize = 4096;
 
 /// The device.
 #[derive(Debug)]
 pub(crate) struct Rng;
 
-/// The device's side of its queue.
+/// The device's side of the queue.
 #[derive(Debug)]
 pub(crate) struct Source;
 
@@ -64,8 +67,8 @@ impl Handled for Source {
         let wanted = chain.writable().len_bytes().min(MAX_BYTES as u64) as usize;
         let mut filled = 0;
         while let Some(rest) = bytes.get_mut(filled..wanted).filter(|rest| !rest.is_empty()) {
-            // Fails only before the kernel's pool is ready, early at boot; the guest then asks
-            // again.
+            // This fails only early at boot, before the kernel's entropy pool is ready. The guest
+            // then sends another request.
             match getrandom(rest, GetRandomFlags::NONBLOCK) {
                 Ok(count) => filled += count,
                 Err(rustix::io::Errno::INTR) => {}
@@ -78,9 +81,9 @@ impl Handled for Source {
 }
 
 #[derive(Debug, Parser)]
-#[command(about = "Serves the host's random bytes to a guest by vhost-user")]
+#[command(about = "Serves random bytes of the host to a guest over vhost-user")]
 struct Options {
-    /// Where frontends connect
+    /// Path of the Unix socket that frontends connect to
     #[arg(long, value_name = "PATH")]
     socket: PathBuf,
 }

@@ -1,9 +1,9 @@
-//! Sets of feature bits: a set of what the device is, and one of what the transport is, alike but
-//! for their names.
+//! Sets of feature bits. The device features and the transport features are two set types that
+//! differ only in the names of their bits.
 
-/// Defines a set of 64 bits, some of which have names. `NAME = number;` names a bit. The set has
-/// [`std::ops::BitOr`], and a [`std::fmt::Debug`] that shows names, and in hexadecimal the bits
-/// without.
+/// Defines a set of 64 bits. `NAME = number;` gives a bit a name. The set implements
+/// [`std::ops::BitOr`], and a [`std::fmt::Debug`] that prints the names of the bits; bits without a
+/// name are printed in hexadecimal.
 macro_rules! bit_set {
     (
         $(#[$of_set:meta])*
@@ -16,26 +16,26 @@ macro_rules! bit_set {
         pub struct $Set(u64);
 
         impl $Set {
-            /// No feature at all.
+            /// The empty set.
             pub const NONE: Self = Self(0);
             $($(#[$of_bit])* pub const $NAME: Self = Self(1 << $number);)*
 
-            /// The set with these bits, known or not.
+            /// Creates a set from these bits. Bits without a name are allowed.
             pub const fn from_bits(bits: u64) -> Self {
                 Self(bits)
             }
 
-            /// The set as the bits of the protocol.
+            /// The set as a number, as in the protocol.
             pub const fn bits(self) -> u64 {
                 self.0
             }
 
-            /// True if every feature of `other` is in this set.
+            /// Returns true if every feature of `other` is in this set.
             pub const fn contains(self, other: Self) -> bool {
                 self.0 & other.0 == other.0
             }
 
-            /// This set less the features of `other`.
+            /// This set without the features of `other`.
             #[must_use]
             pub const fn without(self, other: Self) -> Self {
                 Self(self.0 & !other.0)

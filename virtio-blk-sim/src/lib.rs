@@ -1,16 +1,20 @@
-//! A framework for virtio devices on the [`aio`] event loop, a block device made with it, and the
-//! guests that drive it.
+//! A framework for virtio devices on the [`aio`] event loop, a block device built with it, and
+//! simulated and real guests that drive the device.
 //!
-//! Authors of device emulators can take as much of it as they need: the virtqueue alone, a queue on
-//! an event loop, or a vhost-user server for a device of their own. For the benchmark, the block
-//! device is the workload. This is the way of a request:
+//! A device emulator can use only the parts it needs: the virtqueue alone, a queue on an event
+//! loop, or a vhost-user server for its own device. The benchmark uses the block device as its
+//! workload. A request takes this path:
 //!
 //! ```text
-//! guest::BlkDriver ─► avail ring ─► ioeventfd ─► AioContext ─► queue::Queue ─► blk::BlkWorker ─► backend
-//! guest::BlkDriver ◄─ used ring  ◄─ irqfd     ◄─ one publish for a batch     ◄─ Answer       ◄──┘
+//! guest::BlkDriver ─► avail ring ─► ioeventfd ─► AioContext ─► queue::Queue ─┐
+//!                                                                            ▼
+//!                                                 backend ◄────────── blk::BlkWorker
+//!                                                    │
+//!                                                    ▼
+//! guest::BlkDriver ◄─ used ring ◄─ irqfd ◄─ one publish per batch ◄─ Answer
 //! ```
 //!
-//! From the ground up, each module knows only those above it in this table:
+//! The modules, lowest first. Each module uses only the modules above it in this table:
 //!
 //! [`queue`] and [`vhost_user`] know no disk: `examples/` has an entropy device and a console on them.
 //!
@@ -20,7 +24,8 @@
 //!
 //! # Example
 //!
-//! A disk in memory, its device on a thread of its own, and a guest that writes and reads it back.
+//! A disk in memory, a device that runs in its own thread, and a guest that writes data and reads
+//! it back.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -35,18 +40,20 @@
 //! let features = Features::INDIRECT_DESC | Features::EVENT_IDX | Features::FLUSH;
 //! let queue_size = BlkDriver::queue_size_for(8, features);
 //! let ram = BlkDriver::ram_bytes(queue_size, 8, 4096);
-//! let transport = SimTransport::new(device, features, queue_size, ram as usize, Reset::Autoreset)?;
+//! let ram = ram as usize;
+//! let transport = SimTransport::new(device, features, queue_size, ram, Reset::Autoreset)?;
 //! let transport = Arc::new(transport);
 //!
-//! let mut driver = BlkDriver::new(transport.guest()?, 8, 4096)?; // lays out the rings
+//! let mut driver = BlkDriver::new(transport.guest()?, 8, 4096)?; // sets up the rings
 //! let thread = IoThread::spawn_with("device", AioContext::builder(), move |context| {
-//!     transport.attach(context, Backend::memory(SECTORS)?) // answers kicks from here on
+//!     transport.attach(context, Backend::memory(SECTORS)?) // handles kicks from now on
 //! })?;
 //!
-//! let pattern = Pattern::RandRw;
-//! let workload = Workload { pattern, iodepth: 8, stop: Stop::Requests(1000), verify: true, seed: 1 };
+//! let (pattern, stop) = (Pattern::RandRw, Stop::Requests(1000));
+//! let workload = Workload { pattern, iodepth: 8, stop, verify: true, seed: 1 };
 //! let report = run(&mut driver, &workload)?;
-//! println!("{} requests, {} kicks, {} interrupts", report.requests, report.kicks, report.interrupts);
+//! println!("{} requests, {} kicks", report.requests, report.kicks);
+//! println!("{} interrupts", report.interrupts);
 //! thread.stop()?;
 //! # Ok(())
 //! # }

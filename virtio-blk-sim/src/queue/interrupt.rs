@@ -1,5 +1,5 @@
-//! The interrupt line from a queue to its guest, whatever is at its other end.
-#![expect(unsafe_code, reason = "fcntl(2) on a descriptor that a peer has sent")]
+//! The interrupt line from a queue to its guest, for all types of guest.
+#![expect(unsafe_code, reason = "fcntl(2) on a file descriptor that a peer has sent")]
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,34 +14,35 @@ use super::level::LevelLine;
 pub enum Interrupt {
     /// A guest in this process.
     Irqfd(Irqfd),
-    /// An eventfd of somebody else: a vhost-user frontend's call, KVM's irqfd. Non-blocking, so a
-    /// foreigner who fills its counter stops nobody.
+    /// An eventfd that another process created: the call eventfd of a vhost-user frontend, or KVM's
+    /// irqfd. It is non-blocking, so a process that fills its counter cannot block the event loop.
     Call(EventNotifier),
-    /// A level that a guest lowers, and KVM asks about when it has: its irqfd, and the reason why
-    /// it is up.
+    /// A level-triggered line: its irqfd, and the register that shows why the line is up. When the
+    /// guest has lowered the level, KVM asks whether to raise it again.
     Level(LevelLine),
-    /// Nobody: the guest looks at the ring by itself, or its line is not set up yet.
+    /// No interrupt: the guest polls the ring, or its line is not set up yet.
     None,
 }
 
 impl Interrupt {
-    /// Takes over an eventfd that a peer has sent. Makes it non-blocking, which the peer sees, too:
-    /// on a blocking one the peer could stop the event loop by filling the counter.
+    /// Takes over an eventfd that a peer has sent, and makes it non-blocking. The peer shares the
+    /// file, so the flag changes for the peer, too. If the eventfd were blocking, the peer could
+    /// block the event loop by filling the counter.
     ///
     /// # Errors
-    /// What [`EventNotifier::adopt`] refuses.
+    /// The error of fcntl(2), or of [`EventNotifier::adopt`] if it rejects the file.
     pub fn from_peer(fd: OwnedFd) -> io::Result<Self> {
         set_nonblocking(&fd)?;
         Ok(Self::Call(EventNotifier::adopt(fd, Reset::Classic)?))
     }
 
-    /// Interrupts the guest. At most one write(2) (three if a foreigner has filled the counter);
-    /// never blocks. False if nobody is there.
+    /// Interrupts the guest. Never blocks. It takes at most one write(2), or three if another
+    /// process has filled the counter. Returns false if there is no interrupt line.
     pub fn signal(&self) -> bool {
         match self {
             Self::Irqfd(irqfd) => irqfd.signal(),
-            // It was an eventfd when it was adopted, so it still is one: a write has no reason to
-            // fail that the guest's own doing would not explain.
+            // The file was checked to be an eventfd when it was adopted. So a write can only fail
+            // because of what the guest itself did, and the error is ignored.
             Self::Call(call) => drop(call.notify()),
             Self::Level(line) => line.signal(),
             Self::None => return false,
@@ -50,7 +51,7 @@ impl Interrupt {
     }
 }
 
-/// Sets O_NONBLOCK on a file that is shared with whoever sent it.
+/// Sets O_NONBLOCK on a file. The process that sent the file shares the flag.
 pub(crate) fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
     let fd = fd.as_raw_fd();
     // SAFETY: F_GETFL takes no argument and touches no memory.

@@ -1,5 +1,5 @@
-//! The interrupt line from a queue to its guest: an eventfd that KVM (or a thread that plays the
-//! vCPU) waits on.
+//! The interrupt line from a queue to its guest: an eventfd that KVM, or a thread that acts as the
+//! vCPU, waits on.
 #![expect(unsafe_code, reason = "eventfd(2), and read(2) and write(2) of eight bytes that the stack owns")]
 
 use std::io;
@@ -8,30 +8,30 @@ use std::sync::Arc;
 
 /// An eventfd used as an interrupt. Clones share it.
 ///
-/// Unlike a doorbell it is *blocking*, for the simulated guest: one read(2) waits and resets, which
-/// stands for KVM's irqfd that nobody reads. So it is for a guest that shares this process, whose
-/// counter no foreigner can fill.
+/// Unlike a doorbell, the eventfd is *blocking*. The simulated guest waits for it and resets it
+/// with one read(2); this stands in for KVM's irqfd, which no thread reads. A blocking eventfd is
+/// only for a guest in this process, where no other process can fill the counter.
 ///
-/// With a device in another process ([`Irqfd::of_peer`]) it is *non-blocking*, since the file is
-/// shared and such a device makes it so anyway; then waiting is one poll(2) and one read(2), and
-/// ends when the device's process does.
+/// If the device is in another process ([`Irqfd::of_peer`]), the eventfd is *non-blocking*: the
+/// file is shared, and such a device would set O_NONBLOCK anyway. Waiting then takes one poll(2)
+/// and one read(2), and ends when the device's process exits.
 #[derive(Debug, Clone)]
 pub struct Irqfd(Arc<Line>);
 
 #[derive(Debug)]
 struct Line {
     event: OwnedFd,
-    /// A socket to whoever signals, if that is another process.
+    /// A socket to the process that signals the line, if that is another process.
     peer: Option<OwnedFd>,
 }
 
 impl Irqfd {
-    /// A line without an interrupt.
+    /// Creates a line that no interrupt is pending on.
     pub fn new() -> io::Result<Self> {
         Self::open(0, None)
     }
 
-    /// A line that the process at the other end of the socket `peer` signals.
+    /// Creates a line that is signalled by the process at the other end of the socket `peer`.
     pub fn of_peer(peer: OwnedFd) -> io::Result<Self> {
         Self::open(libc::EFD_NONBLOCK, Some(peer))
     }
@@ -47,22 +47,23 @@ impl Irqfd {
         Ok(Self(Arc::new(Line { event, peer })))
     }
 
-    /// Interrupts the guest. Any thread; one write(2).
+    /// Interrupts the guest, with one write(2). May be called from any thread.
     pub fn signal(&self) {
         let one = 1u64;
         // SAFETY: eight readable bytes, as eventfd(2) demands.
         let written = retry(|| unsafe { libc::write(self.0.event.as_raw_fd(), (&raw const one).cast(), 8) });
-        // The line is ours and open: only a full counter could refuse, and 2^64 interrupts do not
-        // fit in a lifetime.
+        // We own the eventfd and it is open. The write could only fail if the counter were full,
+        // and that takes 2^64 interrupts.
         debug_assert!(written.is_ok(), "write to an irqfd: {written:?}");
     }
 
-    /// Sleeps until the next interrupt and takes it; how many were signalled since the last one.
-    /// One read(2), and one poll(2) before it if another process signals.
+    /// Sleeps until the next interrupt and resets the line. Returns how many interrupts were
+    /// signalled since the last call. It takes one read(2), and one poll(2) before it if another
+    /// process signals the line.
     ///
     /// # Errors
-    /// `ConnectionAborted` if that process has gone and left no interrupt behind; what read(2) and
-    /// poll(2) say, EINTR excepted.
+    /// `ConnectionAborted` if that process has exited and no interrupt is pending. Otherwise the
+    /// errors of read(2) and poll(2), except EINTR.
     pub fn wait(&self) -> io::Result<u64> {
         if let Some(peer) = &self.0.peer {
             self.poll(peer.as_fd())?;
@@ -74,10 +75,10 @@ impl Irqfd {
     }
 
     /// Clears O_NONBLOCK, which a device in another process sets on the file that it shares with
-    /// us: from then on [`wait`](Self::wait) sleeps again.
+    /// us. After that, [`wait`](Self::wait) sleeps again.
     ///
     /// # Errors
-    /// What fcntl(2) says.
+    /// The error of fcntl(2).
     pub fn make_blocking(&self) -> io::Result<()> {
         let fd = self.0.event.as_raw_fd();
         // SAFETY: F_GETFL takes no argument and touches no memory.
@@ -89,11 +90,11 @@ impl Irqfd {
         Ok(())
     }
 
-    /// Sleeps until there is an interrupt, or the peer has hung up.
+    /// Sleeps until there is an interrupt or the peer hangs up.
     fn poll(&self, peer: BorrowedFd<'_>) -> io::Result<()> {
         let entry = |fd: BorrowedFd<'_>, events| libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
         let mut fds = [entry(self.as_fd(), libc::POLLIN), entry(peer, libc::POLLRDHUP)];
-        // SAFETY: two entries, which are ours.
+        // SAFETY: the array is ours and has two entries.
         retry(|| unsafe { libc::poll(fds.as_mut_ptr(), 2, -1) } as isize)?;
         if fds[0].revents & libc::POLLIN == 0 {
             return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the device's process has hung up"));
@@ -102,14 +103,14 @@ impl Irqfd {
     }
 }
 
-/// For whoever has to be able to signal it.
+/// For code that signals the eventfd itself, such as KVM or another process.
 impl AsFd for Irqfd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.event.as_fd()
     }
 }
 
-/// Calls again for as long as a signal comes between.
+/// Repeats the call while it is interrupted by a signal (EINTR).
 fn retry(mut call: impl FnMut() -> isize) -> io::Result<()> {
     loop {
         if call() >= 0 {

@@ -1,31 +1,31 @@
-//! The doorbell of a queue: without a bound, as KVM's ioeventfd, or with one.
+//! The doorbell of a queue: an unbounded counter, like KVM's ioeventfd, or a bounded one.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use aio::{AioContext, BoundedNotifier, BoundedRegistration, EventNotifier, NotifierRegistration};
 
-/// A doorbell. Clones are the same.
+/// A doorbell. All clones refer to the same doorbell.
 ///
-/// With a [maximum](BoundedNotifier) the guest feels a device that is slower than its kicks:
-/// whoever kicks sleeps while `maximum - 1` kicks have not been answered. That is for a vCPU whose
-/// exits end in user space, as those of the simulated guest do; KVM itself signals an ioeventfd and
-/// never waits. A bound is kept by whoever takes the count: a device that never reads its doorbell
-/// would keep the guest waiting for ever, so a doorbell that is its own count is always read.
+/// A [maximum](BoundedNotifier) slows down a guest that kicks faster than the device can handle:
+/// the thread that kicks sleeps while `maximum - 1` kicks are not yet handled. This is for a vCPU
+/// whose exits are handled in user space, as in the simulated guest. KVM itself signals an
+/// ioeventfd and never waits. The bound works only if the device reads the count: if it never read
+/// the doorbell, the guest would wait forever. So a bounded doorbell is always read.
 #[derive(Clone, Debug)]
 pub enum Kick {
-    /// As many kicks as the guest likes; they coalesce.
+    /// No limit on the number of kicks; they coalesce.
     Plain(EventNotifier),
-    /// With a maximum.
+    /// With a maximum number of kicks that are not yet handled.
     Bounded(BoundedNotifier),
 }
 
 impl Kick {
-    /// Rings. True if that had to wait until the device had answered earlier kicks, which only a
-    /// bounded one does.
+    /// Kicks the device. Returns true if it had to wait until the device handled earlier kicks;
+    /// only a bounded doorbell waits.
     ///
     /// # Errors
-    /// What write(2) says; `BrokenPipe` if a bounded one would wait and has been stopped.
+    /// The error of write(2). `BrokenPipe` if a bounded doorbell would wait but was stopped.
     pub fn notify(&self) -> io::Result<bool> {
         match self {
             Self::Plain(notifier) => notifier.notify().map(|()| false),
@@ -58,17 +58,17 @@ impl AsFd for Kick {
     }
 }
 
-/// A doorbell on the loop of its device.
+/// A doorbell that is registered with the event loop of its device.
 #[derive(Debug)]
 pub enum Doorbell {
-    /// Of a [`Kick::Plain`].
+    /// The registration of a [`Kick::Plain`].
     Plain(NotifierRegistration),
-    /// Of a [`Kick::Bounded`].
+    /// The registration of a [`Kick::Bounded`].
     Bounded(BoundedRegistration),
 }
 
 impl Doorbell {
-    /// Who resets it.
+    /// How the doorbell is reset.
     pub fn method(&self) -> aio::Method {
         match self {
             Self::Plain(registration) => registration.method(),
@@ -76,8 +76,8 @@ impl Doorbell {
         }
     }
 
-    /// Why it is reset by a read(2) although [`Reset::Autoreset`](aio::Reset::Autoreset) was asked
-    /// for; `None` if it is not.
+    /// The reason why the doorbell is reset by a read(2) although
+    /// [`Reset::Autoreset`](aio::Reset::Autoreset) was requested; `None` if that is not the case.
     pub fn fallback(&self) -> Option<&'static str> {
         match self {
             Self::Plain(registration) => registration.fallback(),
@@ -86,8 +86,8 @@ impl Doorbell {
     }
 }
 
-/// Answers a bounded doorbell: `process` is called for every count that was taken. There is no busy
-/// polling of it.
+/// Registers a bounded doorbell. `process` is called each time a count was read. A bounded doorbell
+/// has no busy polling.
 pub(super) fn answer(
     context: &AioContext,
     kick: &BoundedNotifier,

@@ -1,21 +1,21 @@
 //! A virtqueue on an event loop, for any device.
 //!
-//! [`Queue`] owns the ring: its doorbell, draining, kick suppression, busy polling, the rate limit,
-//! the log of what is in flight, and the interrupt. What a chain means is up to a [`Worker`], which
-//! the queue calls. [`Device`] is a kind of device: its queues, features, configuration space, and
-//! the workers of its queues.
+//! [`Queue`] owns the ring. It handles the doorbell, draining, kick suppression, busy polling, the
+//! rate limit, the log of in-flight requests, and the interrupt. The queue passes each chain to a
+//! [`Worker`], which knows what the chain means. [`Device`] describes a type of device: its queues,
+//! features, configuration space, and the workers of its queues.
 //!
 //! ```text
-//! kick ─► process: kicks off ─► pop, Worker::begin ... ─► kicks on, look again ─► publish ─► interrupt
-//!                     ▲               publish early            │ more arrived
-//!                     └────────────────────────────────────────┘
+//! kick ─► kicks off ─► pop, Worker::begin ─► kicks on, check again ─► publish ─► interrupt
+//!             ▲          publish early               │ more requests
+//!             └──────────────────────────────────────┘
 //! ```
 //!
-//! | file | |
+//! | file | content |
 //! |---|---|
-//! | `device.rs`, `worker.rs` | the two traits that a kind of device implements |
+//! | `device.rs`, `worker.rs` | the two traits that a type of device implements |
 //! | `queue.rs` | the queue itself |
-//! | `stats.rs`, `in_flight.rs`, `rate_limit.rs` | counters, the log of what is in flight, the limit |
+//! | `stats.rs`, `in_flight.rs`, `rate_limit.rs` | counters, the log of in-flight requests, the rate limit |
 //! | `kick.rs` | the doorbell |
 //! | `interrupt.rs`, `irqfd.rs`, `level.rs` | the interrupt line |
 
@@ -25,7 +25,7 @@ mod interrupt;
 mod irqfd;
 mod kick;
 mod level;
-#[expect(clippy::module_inception, reason = "the queue is what this room is about")]
+#[expect(clippy::module_inception, reason = "the queue is the main type of this module")]
 mod queue;
 mod rate_limit;
 mod stats;

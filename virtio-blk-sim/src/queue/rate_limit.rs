@@ -1,36 +1,37 @@
-//! A limit on requests and on bytes per second, shared by the queues of a device.
+//! Limits on requests per second and bytes per second, shared by the queues of a device.
 //!
-//! Each limit is a token bucket in its dual form (the generic cell rate algorithm, ITU-T I.371):
-//! instead of tokens that trickle in it keeps the time at which the bucket will be full again. One
-//! number says everything, so one atomic makes it safe to share, and an idle bucket needs no
-//! attention. What is taken off a ring is charged afterwards, because its size is known only then:
-//! a bucket may go into debt by one request, and is paid back before the next.
+//! Each limit is a token bucket in its dual form (the generic cell rate algorithm, ITU-T I.371).
+//! It does not count tokens; it stores the time at which the bucket will be full again. This is one
+//! number, so one atomic is enough to share the bucket between threads, and an idle bucket needs no
+//! timer. A request is charged after it was taken off the ring, because its size is known only
+//! then. So a bucket may go into debt by one request; the next request waits until that is paid.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A bucket: `rate` units a second in the long run, `burst` at once.
+/// A bucket: on average `rate` units per second, and up to `burst` units at once.
 #[derive(Debug)]
 struct Bucket {
-    /// Units are counted in time: how long one takes to trickle in, in picoseconds.
+    /// The time that the bucket needs to gain one unit, in picoseconds.
     unit_ps: u64,
-    /// What trickles in while the bucket fills, in nanoseconds.
+    /// The time that an empty bucket needs to become full, in nanoseconds.
     burst_ns: u64,
-    /// When the bucket will be full, on the clock that callers pass in.
+    /// The time at which the bucket will be full, on the clock that the callers use.
     full_at_ns: AtomicU64,
 }
 
 impl Bucket {
-    /// `rate` is at least 1 a second; the burst is what a tenth of a second gives, or one unit.
+    /// `rate` is in units per second, at least 1. The burst is what the bucket gains in a tenth of
+    /// a second, or one unit if that is more.
     fn new(rate: u64) -> Self {
         let unit_ps = (1_000_000_000_000 / rate.max(1)).max(1);
         let burst_ns = (unit_ps / 1_000).max(BURST.as_nanos() as u64);
         Self { unit_ps, burst_ns, full_at_ns: AtomicU64::new(0) }
     }
 
-    /// How long to wait before the next request may go, in nanoseconds.
+    /// How long to wait before the next request may start, in nanoseconds.
     fn wait_ns(&self, now_ns: u64) -> u64 {
-        // Relaxed: the number stands for itself.
+        // Relaxed: no other data depends on this number.
         let empty_for = self.full_at_ns.load(Ordering::Relaxed).saturating_sub(now_ns);
         empty_for.saturating_sub(self.burst_ns)
     }
@@ -43,10 +44,10 @@ impl Bucket {
     }
 }
 
-/// How much may go at once after a pause.
+/// The burst after a pause, as the time in which the bucket gains that much.
 const BURST: Duration = Duration::from_millis(100);
 
-/// The limits of a device. Any thread; lock-free.
+/// The limits of a device. It is lock-free and may be used from any thread.
 #[derive(Debug, Default)]
 pub struct RateLimit {
     requests: Option<Bucket>,
@@ -54,25 +55,25 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// At most so many requests and so many bytes a second in the long run; `None` or 0 is no
-    /// limit. After a pause a tenth of a second's worth may go at once.
+    /// Limits the average requests per second and bytes per second. `None` or 0 means no limit.
+    /// After a pause, a tenth of a second's worth may start at once.
     pub fn new(iops: Option<u64>, bytes_per_second: Option<u64>) -> Self {
         let bucket = |rate: Option<u64>| rate.filter(|rate| *rate != 0).map(Bucket::new);
         Self { requests: bucket(iops), bytes: bucket(bytes_per_second) }
     }
 
-    /// True if there is no limit at all.
+    /// Returns true if neither requests nor bytes are limited.
     pub fn is_unlimited(&self) -> bool {
         self.requests.is_none() && self.bytes.is_none()
     }
 
-    /// How long to wait before another request may be taken, in nanoseconds; 0 if it may be now.
+    /// How long to wait before another request may be taken, in nanoseconds. 0 means no wait.
     pub fn wait_ns(&self, now_ns: u64) -> u64 {
         let wait = |bucket: &Option<Bucket>| bucket.as_ref().map_or(0, |bucket| bucket.wait_ns(now_ns));
         wait(&self.requests).max(wait(&self.bytes))
     }
 
-    /// Counts a request of so many bytes that has been taken.
+    /// Charges a request of `bytes` bytes that was taken off the ring.
     pub fn charge(&self, bytes: u64, now_ns: u64) {
         if let Some(bucket) = &self.requests {
             bucket.charge(1, now_ns);
@@ -90,7 +91,8 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    /// Takes requests of `bytes` as fast as the limit lets it until `end_ns`; how many.
+    /// Takes requests of `bytes` bytes until `end_ns`, as fast as the limit allows. Returns how
+    /// many were taken.
     fn take_until(limit: &RateLimit, bytes: u64, end_ns: u64) -> u64 {
         let (mut now, mut taken) = (0, 0);
         loop {
@@ -113,7 +115,7 @@ mod tests {
 
     #[test]
     fn requests_are_limited_in_the_long_run() {
-        // A tenth of a second's worth at once, then a hundred a second.
+        // A burst of a tenth of a second's worth, then a hundred per second.
         let taken = take_until(&RateLimit::new(Some(100), None), 0, 10 * SECOND);
         assert!((1_000..=1_012).contains(&taken), "{taken}");
     }

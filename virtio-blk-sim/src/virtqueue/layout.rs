@@ -1,13 +1,15 @@
-//! The memory layout of a split virtqueue (virtio 1.2, section 2.7), shared by both halves.
+//! The memory layout of a split virtqueue (virtio 1.2, section 2.7), used by the device's side and
+//! the driver's side.
 //!
 //! ```text
-//! descriptor table   size x { addr u64, len u32, flags u16, next u16 }                 driver writes
-//! avail ring         flags u16, idx u16, size x { head u16 }, used_event u16           driver writes
-//! used ring          flags u16, idx u16, size x { id u32, len u32 }, avail_event u16   device writes
+//! part         written by   fields
+//! desc table   driver       size x { addr u64, len u32, flags u16, next u16 }
+//! avail ring   driver       flags u16, idx u16, size x { head u16 }, used_event u16
+//! used ring    device       flags u16, idx u16, size x { id u32, len u32 }, avail_event u16
 //! ```
 //!
-//! All fields are little-endian. The indices count modulo 2^16; the slot of an index is its low
-//! bits, which is why the size is a power of two.
+//! All fields are little-endian. The indices count modulo 2^16. The low bits of an index are its
+//! slot in the ring, so the size must be a power of two.
 #![expect(
     unsafe_code,
     reason = "the rings are shared with the guest and reached through checked raw pointers"

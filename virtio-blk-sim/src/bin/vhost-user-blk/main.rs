@@ -1,5 +1,6 @@
-//! Serves a disk image to a vhost-user frontend: QEMU, cloud-hypervisor, libblkio. One AioContext
-//! runs the socket, the kicks, the I/O and the calls.
+//! Serves a disk image to a vhost-user frontend such as QEMU, cloud-hypervisor or libblkio. One
+//! AioContext handles the socket, the kicks, the disk I/O and the calls (interrupts). With
+//! `--threads`, the queues run on I/O threads, and each thread has its own AioContext.
 
 mod options;
 mod signals;
@@ -67,7 +68,7 @@ fn run(options: &Options) -> Result<(), Failure> {
     let frontends = Frontends::of(&options.source).map_err(Failure::usage)?;
     // Everything the server needs is open now. This must also come before any thread starts.
     let sandbox = options.sandbox.then(|| Sandbox::restrict_files(options.source.socket.as_deref()));
-    let no_sandbox = |error| Failure::usage(format!("--sandbox on: {error}; without it the server starts"));
+    let no_sandbox = |error| Failure::usage(format!("--sandbox on: {error}; --sandbox off turns it off"));
     let sandbox = sandbox.transpose().map_err(no_sandbox)?;
     let builder = options.builder();
     let context = builder.clone().build().map_err(Failure::usage)?;

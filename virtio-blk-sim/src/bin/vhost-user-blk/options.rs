@@ -1,4 +1,4 @@
-//! The command line.
+//! The command-line options.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig, SECTOR_SIZE, Serial
 use virtio_blk_sim::queue::RateLimit;
 use virtio_blk_sim::vhost_user::{ProtocolFeatures, Served};
 
-/// The image of the disk, if it is one: shared by the queues and by whoever asks for its size.
+/// The disk image, or `None` if the disk is not a file. Shared by the queues and the code that
+/// reads the size again.
 type Image = Option<Arc<FileImage>>;
 
 const AFTER_HELP: &str = "\
@@ -24,7 +25,7 @@ With QEMU (guest memory must be shared):
 Signals:
   SIGTERM, SIGINT  complete the requests in flight and exit with status 0
   SIGUSR1          print statistics
-  SIGHUP           read the size of the image again and tell the guest
+  SIGHUP           read the size of the image again and notify the guest
 Log messages go to stderr.";
 
 /// Serves a disk image to a virtual machine over vhost-user.
@@ -37,7 +38,7 @@ pub(crate) struct Options {
     /// Serve this raw disk image or block device
     #[arg(long, value_name = "PATH")]
     image: Option<PathBuf>,
-    /// Serve a disk of this size that stores nothing, to measure the cost of everything but the
+    /// Serve a disk of this size that stores nothing, to measure the cost of everything except the
     /// disk
     #[arg(long, value_name = "SIZE", value_parser = size)]
     null: Option<u64>,

@@ -1,4 +1,4 @@
-//! What the signals of this program ask for.
+//! The signals that this program handles.
 
 use std::io;
 
@@ -7,11 +7,11 @@ use aio::{AioContext, Registration};
 /// What a signal requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
-    /// SIGTERM, SIGINT.
+    /// SIGTERM or SIGINT: stop the server.
     Stop,
-    /// SIGUSR1.
+    /// SIGUSR1: print statistics.
     Report,
-    /// SIGHUP.
+    /// SIGHUP: read the size of the image again.
     Resize,
 }
 

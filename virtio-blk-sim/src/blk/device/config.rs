@@ -75,7 +75,7 @@ pub struct DeviceConfig {
     /// The smallest transfer that the backend can do, in bytes: 512, or what O_DIRECT requires.
     /// Requests whose position or size is not a multiple of it fail.
     pub request_alignment: u32,
-    /// Entries of each request queue.
+    /// Number of entries of each request queue.
     pub queue_size: u16,
     /// Number of request queues.
     pub num_queues: u16,
@@ -220,16 +220,16 @@ pub enum ConfigError {
     /// The disk would have more bytes than a file can have.
     #[error("a disk of {0} sectors is larger than a file can be")]
     Capacity(u64),
-    /// Queue size out of range.
+    /// The queue size is out of range.
     #[error("the queue size is {0}; it must be a power of two from 4 to {max}", max = MAX_QUEUE_SIZE)]
     QueueSize(u16),
-    /// Number of queues out of range.
+    /// The number of queues is out of range.
     #[error("the number of queues is {0}; it must be from 1 to {max}", max = MAX_QUEUES)]
     NumQueues(u16),
     /// More than 20 bytes.
     #[error("the serial number has {0} characters; at most 20 are allowed")]
     SerialTooLong(usize),
-    /// A control character, or not ASCII.
-    #[error("the serial number may hold printable ASCII characters only")]
+    /// The serial number has a control character, or a character that is not ASCII.
+    #[error("the serial number may contain only printable ASCII characters")]
     SerialCharacters,
 }

@@ -8,7 +8,7 @@ bit_set! {
     pub struct Features {
         /// `seg_max` in the configuration space is valid.
         SEG_MAX = virtio_blk::VIRTIO_BLK_F_SEG_MAX;
-        /// The disk cannot be written.
+        /// The disk is read-only.
         RO = virtio_blk::VIRTIO_BLK_F_RO;
         /// `blk_size` is valid.
         BLK_SIZE = virtio_blk::VIRTIO_BLK_F_BLK_SIZE;
@@ -16,9 +16,9 @@ bit_set! {
         FLUSH = virtio_blk::VIRTIO_BLK_F_FLUSH;
         /// The topology fields are valid.
         TOPOLOGY = virtio_blk::VIRTIO_BLK_F_TOPOLOGY;
-        /// The driver may switch between write-back and write-through.
+        /// The driver may switch the cache between write-back and write-through.
         CONFIG_WCE = virtio_blk::VIRTIO_BLK_F_CONFIG_WCE;
-        /// There are `num_queues` request queues.
+        /// The device has several request queues; the field `num_queues` is their number.
         MQ = virtio_blk::VIRTIO_BLK_F_MQ;
         /// The discard request is supported.
         DISCARD = virtio_blk::VIRTIO_BLK_F_DISCARD;
@@ -28,7 +28,7 @@ bit_set! {
         INDIRECT_DESC = virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
         /// Kicks and interrupts are requested by ring index.
         EVENT_IDX = virtio_ring::VIRTIO_RING_F_EVENT_IDX;
-        /// The driver is not a legacy one.
+        /// The device follows virtio 1.0 or later; it is not a legacy device.
         VERSION_1 = virtio_config::VIRTIO_F_VERSION_1;
     }
 }

@@ -46,7 +46,7 @@ pub struct BlockDevice {
     /// later.
     capacity: AtomicU64,
     negotiated: AtomicU64,
-    /// The `writeback` byte.
+    /// The `writeback` byte of the configuration space.
     writeback: AtomicBool,
 }
 
@@ -83,7 +83,7 @@ impl BlockDevice {
         Ok(())
     }
 
-    /// The features a driver may accept.
+    /// The features that a driver may accept.
     pub fn offered(&self) -> Features {
         self.config.offered()
     }

@@ -21,7 +21,7 @@ use crate::virtqueue::{Chain, Segment};
 /// Maximum number of segments that preadv(2) and io_uring accept in one call (`UIO_MAXIOV`).
 const IOV_MAX: usize = libc::UIO_MAXIOV as usize;
 
-/// Source of zeros for buffers.
+/// Zeros to copy into buffers.
 static ZEROS: [u8; 4096] = [0; 4096];
 
 #[derive(Debug)]
@@ -94,7 +94,7 @@ impl RequestSlot {
         Self(Box::new(slot))
     }
 
-    /// The chain, for the queue to pop into.
+    /// The chain that the queue pops into.
     pub fn chain_mut(&mut self) -> &mut Chain {
         &mut self.0.chain
     }

@@ -29,14 +29,14 @@ pub enum Request {
 /// of 512.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// Read into the chain's data.
+    /// Read from the disk into the data buffers of the chain.
     In {
         /// First sector.
         sector: u64,
         /// Length in bytes.
         len: u64,
     },
-    /// Write the chain's data.
+    /// Write the data of the chain to the disk.
     Out {
         /// First sector.
         sector: u64,
@@ -82,7 +82,7 @@ impl SectorRange {
     }
 }
 
-/// From one to [`MAX_RANGES`] ranges, kept inline. Dereferences to a slice.
+/// A list of one to [`MAX_RANGES`] ranges, stored inline. Dereferences to a slice.
 #[derive(Clone, Copy)]
 pub struct SectorRanges {
     len: u8,
