@@ -1,35 +1,37 @@
-//! vhost-user: the protocol by which a VMM hands the queues of its guest to a device in another
+//! vhost-user: the protocol that lets a VMM hand over its guest's virtqueues to a device in another
 //! process.
 //!
-//! The VMM is the *frontend*, the device the *backend*. Requests, with file descriptors in their
-//! ancillary data, travel over a Unix stream socket; the data itself never does, for the backend
-//! maps the guest's memory. The backend's half never blocks, knows no event loop and no device, and
-//! believes nothing that a peer says.
+//! The VMM is the *frontend*, the device process is the *backend*. Requests, with file descriptors
+//! as ancillary data, travel over a Unix stream socket. The disk data does not: the backend maps
+//! the guest's memory and accesses it there. The protocol code of the backend (everything except
+//! `bind`, `server`, `loops`, and `daemon`) never blocks and does not depend on the event loop or
+//! on a particular device. All input from the peer is untrusted and is checked.
 //!
 //! ```text
-//! bytes, fds ─► Connection::receive ─► Incoming ─► Request::parse ─► Request      (or MessageError ─► Refusal)
+//! bytes, fds ─► Connection::receive ─► Incoming ─► Request::parse ─► Request
+//!                                                        └─► MessageError ─► Refusal
 //! bytes, fd  ◄─ Connection::send    ◄─ Frame    ◄─ Reply
 //! ```
 //!
 //! | file | mechanism |
 //! |---|---|
-//! | `socket.rs` | one recvmsg(2) or sendmsg(2) that does not block, descriptors with it |
-//! | `header.rs` | the 12 bytes before each message, the request codes |
-//! | `payload.rs` | the structures in a message's body |
-//! | `request.rs`, `parse.rs` | what a frontend asks; how a message becomes a request |
-//! | `reply.rs` | what a backend answers, and what it says unasked |
-//! | `connection.rs` | framing: whole messages out of whatever pieces arrive, and back |
-//! | `memory.rs`, `mapping.rs`, `sigbus.rs` | the guest's memory, and what becomes of us when the peer takes it away |
-//! | `inflight.rs` | what is in flight, where it survives a crash |
-//! | `session.rs` | what a frontend has set up, and what its requests do |
-//! | `loops.rs` | where the queues run |
+//! | `socket.rs` | one non-blocking recvmsg(2) or sendmsg(2), with file descriptors |
+//! | `header.rs` | the 12-byte message header, the request codes |
+//! | `payload.rs` | the structures in a message body |
+//! | `request.rs`, `parse.rs` | the requests of a frontend; how a message is parsed into a request |
+//! | `reply.rs` | the replies of a backend, and the requests that it sends itself |
+//! | `connection.rs` | framing: whole messages from a byte stream, and back |
+//! | `memory.rs`, `mapping.rs`, `sigbus.rs` | the guest memory, and what happens if the peer truncates its file |
+//! | `inflight.rs` | the record of requests in flight, which survives a crash |
+//! | `session.rs` | the state that a frontend has set up, and how its requests change it |
+//! | `loops.rs` | which event loops the queues run on |
 //! | `bind.rs` | a listening socket in the file system |
 //! | `server.rs` | the socket on the event loop, one frontend at a time |
-//! | `daemon.rs` | a whole daemon for one device |
-//! | `frontend.rs` | a blocking client with a deadline, for tests and the benchmark's driver |
+//! | `daemon.rs` | a complete daemon for one device |
+//! | `frontend.rs` | a blocking client with timeouts, for tests and for the benchmark's driver |
 //!
-//! Facts are from the vhost-user specification (QEMU's `docs/interop/vhost-user.rst`); numbers are
-//! in native byte order.
+//! Protocol facts are from the vhost-user specification (QEMU's `docs/interop/vhost-user.rst`).
+//! Numbers are in native byte order.
 
 mod bind;
 mod connection;
