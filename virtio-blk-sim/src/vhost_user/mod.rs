@@ -3,9 +3,9 @@
 //!
 //! The VMM is the *frontend*, the device process is the *backend*. Requests, with file descriptors
 //! as ancillary data, travel over a Unix stream socket. The disk data does not: the backend maps
-//! the guest's memory and accesses it there. The protocol code of the backend (everything except
-//! `bind`, `server`, `loops`, and `daemon`) never blocks and does not depend on the event loop or
-//! on a particular device. All input from the peer is untrusted and is checked.
+//! the guest's memory and accesses it there. The protocol files (`socket.rs` to `connection.rs`
+//! below) never block in the backend, and they do not depend on an event loop or on a particular
+//! device. Everything that comes from the peer is untrusted and is checked.
 //!
 //! ```text
 //! bytes, fds ─► Connection::receive ─► Incoming ─► Request::parse ─► Request
