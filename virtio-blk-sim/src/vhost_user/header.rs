@@ -1,15 +1,15 @@
-//! The header of a message and the codes of the requests (specification, "Header" and "Front-end
-//! message types").
+//! The message header and the request codes (specification, "Header" and "Front-end message
+//! types").
 
 use std::fmt;
 
 use super::features::ProtocolFeatures;
 
-/// Bytes of a header.
+/// Size of a header in bytes.
 pub const HEADER_SIZE: usize = 12;
 
-/// Most bytes of a body. The largest request that is served has 268; a larger one within this bound
-/// is read and refused, and the connection survives it.
+/// Largest body size in bytes that is accepted. The largest request that is served has 268 bytes. A
+/// larger body within this limit is read and refused, and the connection stays usable.
 pub const MAX_BODY_SIZE: usize = 4096;
 
 const VERSION_MASK: u32 = 0x3;
@@ -18,36 +18,36 @@ const REPLY: u32 = 1 << 2;
 const NEED_REPLY: u32 = 1 << 3;
 const RESERVED: u32 = !(VERSION_MASK | REPLY | NEED_REPLY);
 
-/// What comes before the body of every message, in both directions.
+/// The header before the body of every message, in both directions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// Which request it is, or which one it replies to. Any number.
+    /// The request number; in a reply, the number of the request that it answers. Unchecked.
     pub request: u32,
-    /// Version, reply flag, need_reply flag. Ask the methods.
+    /// Version, reply flag, need_reply flag. Use the methods to read them.
     pub flags: u32,
-    /// Bytes of the body.
+    /// Size of the body in bytes.
     pub size: u32,
 }
 
 impl Header {
-    /// The header of a request with a body of `size` bytes.
+    /// Creates the header of a request with a body of `size` bytes.
     pub const fn request(request: u32, size: u32) -> Self {
         Self { request, flags: VERSION, size }
     }
 
-    /// The header of a reply to `request` with a body of `size` bytes. Exactly these flags: QEMU
-    /// compares them all.
+    /// Creates the header of a reply to `request` with a body of `size` bytes. No other flags may
+    /// be set, because QEMU compares all of them.
     pub const fn reply(request: u32, size: u32) -> Self {
         Self { request, flags: VERSION | REPLY, size }
     }
 
-    /// The same header with the wish for an answer ([`ProtocolFeatures::REPLY_ACK`]).
+    /// Returns the same header with the need_reply flag ([`ProtocolFeatures::REPLY_ACK`]) set.
     #[must_use]
     pub const fn with_need_reply(self) -> Self {
         Self { flags: self.flags | NEED_REPLY, ..self }
     }
 
-    /// The header in these bytes, whatever they are.
+    /// Decodes a header. Does not check it.
     pub fn decode(bytes: &[u8; HEADER_SIZE]) -> Self {
         let [r0, r1, r2, r3, f0, f1, f2, f3, s0, s1, s2, s3] = *bytes;
         Self {
@@ -57,7 +57,7 @@ impl Header {
         }
     }
 
-    /// The header as bytes.
+    /// Encodes the header as bytes.
     pub fn encode(&self) -> [u8; HEADER_SIZE] {
         let [r0, r1, r2, r3] = self.request.to_ne_bytes();
         let [f0, f1, f2, f3] = self.flags.to_ne_bytes();
@@ -65,30 +65,30 @@ impl Header {
         [r0, r1, r2, r3, f0, f1, f2, f3, s0, s1, s2, s3]
     }
 
-    /// True if it speaks of the one version that there is.
+    /// Returns true if the protocol version is 1, the only one that is defined.
     pub const fn is_version_1(&self) -> bool {
         self.flags & VERSION_MASK == VERSION
     }
 
-    /// True if it is an answer.
+    /// Returns true if the message is a reply.
     pub const fn is_reply(&self) -> bool {
         self.flags & REPLY != 0
     }
 
-    /// True if the sender would like an answer; whether it waits for one is
+    /// Returns true if the need_reply flag is set. Whether the sender really waits for an answer is
     /// [`wants_ack`](Self::wants_ack).
     pub const fn needs_reply(&self) -> bool {
         self.flags & NEED_REPLY != 0
     }
 
-    /// True if the sender waits for an [`Ack`](super::Ack). `negotiated` are the protocol features
-    /// that are in force *after* the request, for the one that sets them may already ask for an
-    /// answer.
+    /// Returns true if the sender waits for an [`Ack`](super::Ack). `negotiated` are the protocol
+    /// features in force *after* the request, because SET_PROTOCOL_FEATURES itself may already ask
+    /// for an acknowledgement.
     pub const fn wants_ack(&self, negotiated: ProtocolFeatures) -> bool {
         self.needs_reply() && negotiated.contains(ProtocolFeatures::REPLY_ACK)
     }
 
-    /// True if it has flags that nobody has defined.
+    /// Returns true if undefined flags are set.
     pub const fn has_reserved_flags(&self) -> bool {
         self.flags & RESERVED != 0
     }
@@ -96,8 +96,8 @@ impl Header {
 
 macro_rules! codes {
     ($($name:ident = $number:literal,)*) => {
-        /// The requests of a frontend, each by its name in the specification
-        /// (`VHOST_USER_GET_FEATURES` and so on).
+        /// The requests of a frontend, named as in the specification (`VHOST_USER_GET_FEATURES` and
+        /// so on).
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[repr(u32)]
         #[expect(missing_docs, reason = "the names are the specification's; what we serve is documented at Request")]
@@ -106,10 +106,11 @@ macro_rules! codes {
         }
 
         impl Code {
-            /// All of them.
+            /// All request codes, in numeric order.
             pub const ALL: &[Self] = &[$(Self::$name),*];
 
-            /// The request with this number; `None` if the specification does not know it.
+            /// Returns the request with this number, or `None` if the specification does not define
+            /// it.
             pub const fn from_number(number: u32) -> Option<Self> {
                 match number {
                     $($number => Some(Self::$name),)*
@@ -168,7 +169,7 @@ codes! {
 }
 
 impl Code {
-    /// Its number on the wire.
+    /// Returns the number on the wire.
     pub const fn number(self) -> u32 {
         self as u32
     }
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_that_nobody_defined_are_seen() {
+    fn undefined_flags_are_detected() {
         for bit in 4..32 {
             let header = Header { request: 1, flags: 1 | 1 << bit, size: 0 };
             assert!(header.has_reserved_flags(), "bit {bit}");
