@@ -1,4 +1,5 @@
-//! What a frontend asks of a block backend (specification, "Front-end message types").
+//! The requests of a frontend that a block backend serves (specification, "Front-end message
+//! types").
 
 use std::os::fd::OwnedFd;
 
@@ -10,102 +11,105 @@ use super::payload::{
     Wire,
 };
 
-/// Bits 0 to 7 of the payload of SET_VRING_KICK, CALL and ERR are the index ...
+/// Bits 0 to 7 of the payload of SET_VRING_KICK, SET_VRING_CALL, and SET_VRING_ERR: the vring
+/// index.
 pub(super) const VRING_INDEX: u64 = 0xff;
-/// ... and bit 8 says that no descriptor comes with it.
+/// Bit 8 of that payload: the message carries no descriptor.
 pub(super) const VRING_NO_FD: u64 = 1 << 8;
 
-/// An eventfd for one vring, or none: then the backend polls for kicks, or calls nobody.
+/// An eventfd for one vring, or none. Without a kick eventfd the backend would have to poll the
+/// ring; without the others it sends no notification.
 #[derive(Debug)]
 pub struct VringFd {
-    /// Which queue. Any number.
+    /// The vring index. Unchecked.
     pub index: u8,
-    /// The eventfd: whatever descriptor the frontend chose to send.
+    /// The eventfd. It may be any kind of descriptor that the frontend chose to send.
     pub fd: Option<OwnedFd>,
 }
 
-/// A request, checked in form: sizes, counts and descriptors are right. What the numbers in it
-/// *mean* (queue indices, addresses, sizes of queues, kinds of descriptors) nobody has looked at
-/// yet.
+/// A request whose form has been checked: sizes, counts, and descriptors are right. The *values* in
+/// it (vring indices, addresses, ring sizes, kinds of descriptors) have not been checked yet.
 ///
-/// Names and order are the specification's. Those with a reply of their own say so; for the others
-/// the backend sends an [`Ack`](super::Ack) if [`Header::wants_ack`].
+/// Names and order are those of the specification. The requests that have a reply of their own are
+/// marked below. For the others the backend sends an [`Ack`](super::Ack) if [`Header::wants_ack`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Request {
-    /// Which virtio features are offered? Answered by [`Reply::Features`](super::Reply::Features).
+    /// Asks for the offered virtio features. Answered by
+    /// [`Reply::Features`](super::Reply::Features).
     GetFeatures,
-    /// The virtio features that are in force; without
-    /// [`F_PROTOCOL_FEATURES`](super::F_PROTOCOL_FEATURES) all rings are enabled at once.
+    /// Sets the negotiated virtio features. Without
+    /// [`F_PROTOCOL_FEATURES`](super::F_PROTOCOL_FEATURES) all rings are enabled from the start.
     SetFeatures(u64),
-    /// A session begins.
+    /// Starts a session.
     SetOwner,
     /// Deprecated: ignore it, or disable all rings.
     ResetOwner,
-    /// The guest's memory, 1 to [`MAX_REGIONS`](super::MAX_REGIONS) regions, each with its file.
-    /// Replaces what was there.
+    /// Sets the guest memory: 1 to [`MAX_REGIONS`](super::MAX_REGIONS) regions, each with its file.
+    /// Replaces the previous table.
     SetMemTable(Vec<(MemoryRegion, OwnedFd)>),
-    /// The size of a vring in entries.
+    /// Sets the size of a vring in entries.
     SetVringNum(VringState),
-    /// Where a vring is.
+    /// Sets the addresses of a vring.
     SetVringAddr(VringAddr),
-    /// Where in the avail ring to go on.
+    /// Sets the position in the avail ring where the vring continues.
     SetVringBase(VringState),
-    /// Stop this vring and say where in the avail ring it stands. Answered by
+    /// Stops a vring and asks for its position in the avail ring. Answered by
     /// [`Reply::VringBase`](super::Reply::VringBase).
     GetVringBase {
-        /// Which queue. Any number.
+        /// The vring index. Unchecked.
         index: u32,
     },
-    /// Where kicks come from. The first kick starts the ring.
+    /// Sets the eventfd for kicks. The first kick starts the ring.
     SetVringKick(VringFd),
-    /// Where interrupts go.
+    /// Sets the eventfd for interrupts.
     SetVringCall(VringFd),
-    /// Where a broken ring is reported.
+    /// Sets the eventfd that reports a broken ring.
     SetVringErr(VringFd),
-    /// Which protocol features are offered? Answered by
+    /// Asks for the offered protocol features. Answered by
     /// [`Reply::ProtocolFeatures`](super::Reply::ProtocolFeatures).
     GetProtocolFeatures,
-    /// The protocol features that are in force.
+    /// Sets the negotiated protocol features.
     SetProtocolFeatures(ProtocolFeatures),
-    /// How many queues are there? Answered by [`Reply::QueueNum`](super::Reply::QueueNum).
+    /// Asks for the number of queues. Answered by [`Reply::QueueNum`](super::Reply::QueueNum).
     GetQueueNum,
-    /// Enable or disable a vring.
+    /// Enables or disables a vring.
     SetVringEnable {
-        /// Which queue. Any number.
+        /// The vring index. Unchecked.
         index: u32,
-        /// Process it?
+        /// Whether to enable it.
         enable: bool,
     },
-    /// The socket for the backend's own requests ([`BackendRequest`](super::BackendRequest)):
-    /// whatever descriptor the frontend chose to send.
+    /// Sets the socket for the backend's own requests ([`BackendRequest`](super::BackendRequest)).
+    /// It may be any kind of descriptor that the frontend chose to send.
     SetBackendReqFd(OwnedFd),
-    /// Read the configuration space. Answered by [`Reply::Config`](super::Reply::Config).
+    /// Reads the configuration space. Answered by [`Reply::Config`](super::Reply::Config).
     GetConfig(ConfigAccess),
-    /// Write the configuration space.
+    /// Writes the configuration space.
     SetConfig(ConfigData),
-    /// Make a region for the requests in flight, `num_queues` times `queue_size`. Answered by
-    /// [`Reply::Inflight`](super::Reply::Inflight).
+    /// Asks the backend to create a region for the requests in flight, for `num_queues` queues of
+    /// `queue_size` entries. Answered by [`Reply::Inflight`](super::Reply::Inflight).
     GetInflightFd(Inflight),
-    /// The region for the requests in flight, perhaps with some in it that a predecessor has left.
+    /// Sets the region for the requests in flight. It may hold requests that a previous backend
+    /// left.
     SetInflightFd(Inflight, OwnedFd),
-    /// Disable all rings and forget everything but the session.
+    /// Disables all rings and resets all state except the session itself.
     ResetDevice,
-    /// How many memory regions may there be? Answered by
+    /// Asks for the maximum number of memory regions. Answered by
     /// [`Reply::MaxMemSlots`](super::Reply::MaxMemSlots).
     GetMaxMemSlots,
-    /// One more memory region.
+    /// Adds a memory region.
     AddMemReg(MemoryRegion, OwnedFd),
-    /// One memory region less: the one with this guest address, user address and size.
+    /// Removes the memory region with this guest address, user address, and size.
     RemMemReg(MemoryRegion),
-    /// The device status register.
+    /// Sets the device status register.
     SetStatus(u8),
-    /// What is the device status? Answered by [`Reply::Status`](super::Reply::Status).
+    /// Asks for the device status register. Answered by [`Reply::Status`](super::Reply::Status).
     GetStatus,
 }
 
 impl Request {
-    /// Which request it is.
+    /// Returns the code of the request.
     pub const fn code(&self) -> Code {
         match self {
             Self::GetFeatures => Code::GetFeatures,
@@ -138,7 +142,8 @@ impl Request {
         }
     }
 
-    /// True if it has a reply of its own, which comes whether or not `need_reply` is set.
+    /// Returns true if the request has a reply of its own, which is sent with or without
+    /// `need_reply`.
     pub const fn has_reply(&self) -> bool {
         matches!(
             self,
@@ -153,7 +158,7 @@ impl Request {
         )
     }
 
-    /// The request as a frontend sends it. `need_reply` asks for an [`Ack`](super::Ack).
+    /// Encodes the request as a frontend sends it. `need_reply` asks for an [`Ack`](super::Ack).
     pub fn encode(self, need_reply: bool) -> Frame {
         let number = self.code().number();
         let mut fds = Vec::new();
@@ -196,8 +201,8 @@ impl Request {
             Self::SetBackendReqFd(fd) => fds.push(fd),
             Self::GetConfig(access) => {
                 access.write(out);
-                // "Virtio device config space" with as many bytes as the reply will have; they mean
-                // nothing yet.
+                // The specification wants the payload to be as long as in the reply. Its content is
+                // ignored.
                 out.resize(ConfigAccess::SIZE + (access.size as usize).min(MAX_CONFIG_SIZE), 0);
             }
             Self::SetConfig(config) => {
