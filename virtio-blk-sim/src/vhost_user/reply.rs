@@ -1,4 +1,4 @@
-//! What a backend answers, what it answers to nonsense, and what it says unasked.
+//! The replies of a backend, how it refuses a message, and the requests that it sends itself.
 
 use std::os::fd::OwnedFd;
 
@@ -8,44 +8,42 @@ use super::frame::Frame;
 use super::header::{Code, Header};
 use super::payload::{ConfigAccess, ConfigData, Fields, Inflight, VringState, Wire};
 
-/// The answer to a request. [`Connection::send`](super::Connection::send) takes it.
+/// The reply to a request. Send it with [`Connection::send`](super::Connection::send).
 #[derive(Debug)]
 pub enum Reply {
-    /// The virtio features that are offered, [`F_PROTOCOL_FEATURES`](super::F_PROTOCOL_FEATURES)
-    /// among them.
+    /// The offered virtio features, including [`F_PROTOCOL_FEATURES`](super::F_PROTOCOL_FEATURES).
     Features(u64),
-    /// The protocol features that are offered.
+    /// The offered protocol features.
     ProtocolFeatures(ProtocolFeatures),
-    /// How many queues there are.
+    /// The number of queues.
     QueueNum(u64),
-    /// How many memory regions there may be.
+    /// The maximum number of memory regions.
     MaxMemSlots(u64),
     /// The device status register.
     Status(u8),
-    /// Where in the avail ring the stopped vring stands.
+    /// The position of the stopped vring in the avail ring.
     VringBase(VringState),
-    /// As many bytes of the configuration space as were asked for, or none if that failed.
+    /// The requested bytes of the configuration space, or no bytes if the read failed.
     Config(ConfigData),
-    /// The region for the requests in flight, or size 0 and no descriptor if there is none.
+    /// The region for the requests in flight, or size 0 and no descriptor if none is available.
     Inflight(Inflight, Option<OwnedFd>),
-    /// Done, or refused.
+    /// The acknowledgement of a request: success or failure.
     Ack(Ack),
 }
 
-/// The answer to a request that has no other.
+/// The answer to a request that has no reply of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ack {
-    /// The request's number.
+    /// The request number.
     pub request: u32,
-    /// Success?
+    /// Whether the request succeeded.
     pub ok: bool,
 }
 
 impl Reply {
-    /// The reply to the request `number`, taken apart as its sender sees it.
+    /// Parses the reply to request `number`, on the frontend's side.
     ///
-    /// # Errors
-    /// What is wrong with it; `fds` are closed then.
+    /// # Errors Returns what is wrong with the message. Its `fds` are closed then.
     pub fn parse(
         number: u32,
         header: &Header,
@@ -79,7 +77,8 @@ impl Reply {
     }
 
     fn config(number: u32, header: &Header, body: &[u8], fds: Vec<OwnedFd>) -> Result<Self, MessageError> {
-        // Two ways to say that it failed are in use: no body at all, and a size of 0 in it.
+        // Backends report a failure in two ways: with an empty body, or with a size of 0 in the
+        // body.
         if body.is_empty() {
             check(number, header, fds)?;
             return Ok(Self::Config(ConfigData { offset: 0, flags: 0, data: Vec::new() }));
@@ -96,7 +95,7 @@ impl Reply {
         }
     }
 
-    /// The request's number.
+    /// Returns the request number.
     pub const fn request(&self) -> u32 {
         match self {
             Self::Features(_) => Code::GetFeatures.number(),
@@ -111,7 +110,7 @@ impl Reply {
         }
     }
 
-    /// The reply as it is sent.
+    /// Encodes the reply as a message.
     pub fn encode(self) -> Frame {
         let request = self.request();
         let mut fds = None;
@@ -138,43 +137,44 @@ impl Reply {
 }
 
 impl Ack {
-    /// The acknowledgement of the request `number`, on either channel.
+    /// Parses the acknowledgement of request `number`, on either channel.
     ///
-    /// # Errors
-    /// What is wrong with it; `fds` are closed then.
+    /// # Errors Returns what is wrong with the message. Its `fds` are closed then.
     pub fn parse(number: u32, header: &Header, body: &[u8], fds: Vec<OwnedFd>) -> Result<Self, MessageError> {
         let value: u64 = payload(number, header, body, fds)?;
         Ok(Self { request: number, ok: value == 0 })
     }
 }
 
-/// What to do about a message that was no [`Request`](super::Request), or one that cannot be
-/// carried out.
+/// How to answer a message that is not a valid [`Request`](super::Request), or a request that
+/// failed.
 #[derive(Debug)]
 pub enum Refusal {
-    /// Tell the frontend so.
+    /// Send this reply.
     Reply(Reply),
-    /// Nothing: the frontend waits for no answer.
+    /// Send nothing: the frontend does not wait for an answer.
     Silence,
-    /// Close the connection: the frontend waits for an answer, and it has no form in which to say
-    /// no.
+    /// Close the connection: the frontend waits for a reply, and that reply cannot report a
+    /// failure.
     Close,
 }
 
 impl Refusal {
-    /// How to refuse the message with this header. `negotiated` are the protocol features in force.
+    /// Returns how to refuse the message with this header. `negotiated` are the protocol features
+    /// in force.
     pub fn of(header: &Header, negotiated: ProtocolFeatures) -> Self {
         if header.is_reply() {
             return Self::Close;
         }
         match Code::from_number(header.request) {
-            // "Uses zero length of payload to indicate an error". (The vhost crate's frontend waits
-            // for the rest of it, also from the vhost crate's backend; so a device had better
-            // answer zeros for what lies beyond its fields.)
+            // The specification says: "Uses zero length of payload to indicate an error". Frontends
+            // built on the vhost crate then wait for the missing bytes, even if the backend uses
+            // the vhost crate too. A device should therefore answer reads beyond its fields with
+            // zeros.
             Some(Code::GetConfig) => {
                 Self::Reply(Reply::Config(ConfigData { offset: 0, flags: 0, data: Vec::new() }))
             }
-            // QEMU takes a size of 0 for "there is none" and goes on without.
+            // QEMU takes a size of 0 as "no region available" and continues without one.
             Some(Code::GetInflightFd) => Self::Reply(Reply::Inflight(Inflight::NONE, None)),
             Some(
                 Code::GetFeatures
@@ -183,7 +183,7 @@ impl Refusal {
                 | Code::GetQueueNum
                 | Code::GetMaxMemSlots
                 | Code::GetStatus
-                // Answered by structures of their own, whose features we do not offer.
+                // These are answered by other structures, and their features are not offered.
                 | Code::CreateCryptoSession
                 | Code::PostcopyAdvise
                 | Code::GetSharedObject
@@ -198,27 +198,29 @@ impl Refusal {
     }
 }
 
-/// What a backend says unasked, on the socket that
-/// [`Request::SetBackendReqFd`](super::Request::SetBackendReqFd) brought (specification, "Back-end
-/// message types").
+/// A request that a backend sends by itself, on the socket that it got with
+/// [`Request::SetBackendReqFd`](super::Request::SetBackendReqFd) (specification, "Back-end message
+/// types").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BackendRequest {
-    /// The configuration space has changed, say, the disk has grown: read it again.
+    /// The configuration space has changed (for example, the disk was resized) and should be read
+    /// again.
     ConfigChange,
 }
 
 impl BackendRequest {
     const CONFIG_CHANGE: u32 = 2;
 
-    /// Its number on the wire, where the numbers of frontend's requests do not hold.
+    /// Returns the number on the wire. These numbers are separate from those of the frontend's
+    /// requests.
     pub const fn number(self) -> u32 {
         match self {
             Self::ConfigChange => Self::CONFIG_CHANGE,
         }
     }
 
-    /// The message as it is sent. `need_reply` asks for an [`Ack`], which comes on the same socket.
+    /// Encodes the request as a message. `need_reply` asks for an [`Ack`] on the same socket.
     pub fn encode(self, need_reply: bool) -> Frame {
         let header = |size| match need_reply {
             true => Header::request(self.number(), size).with_need_reply(),
@@ -227,10 +229,9 @@ impl BackendRequest {
         Frame::new(header, |_| ())
     }
 
-    /// Takes a message of the backend apart, as its frontend sees it.
+    /// Parses a message of the backend, on the frontend's side.
     ///
-    /// # Errors
-    /// What is wrong with it; `fds` are closed then.
+    /// # Errors Returns what is wrong with the message. Its `fds` are closed then.
     pub fn parse(header: &Header, body: &[u8], fds: Vec<OwnedFd>) -> Result<Self, MessageError> {
         let request = header.request;
         if header.is_reply() {
@@ -252,7 +253,7 @@ impl From<Reply> for Frame {
     }
 }
 
-/// The body of a reply without descriptors, if it is one `T`.
+/// Returns the body of a reply without descriptors, if the body is exactly one `T`.
 fn payload<T: Wire>(number: u32, header: &Header, body: &[u8], fds: Vec<OwnedFd>) -> Result<T, MessageError> {
     check(number, header, fds)?;
     match Fields(body).next() {
