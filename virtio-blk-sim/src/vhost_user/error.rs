@@ -1,4 +1,4 @@
-//! What can be wrong with a peer: with its bytes, with one of its messages, with an exchange.
+//! Errors caused by the peer: in its byte stream, in one of its messages, or in an exchange.
 
 use std::io;
 
@@ -6,82 +6,84 @@ use super::header::{Code, MAX_BODY_SIZE};
 use super::payload::{MAX_CONFIG_SIZE, MAX_REGIONS};
 use super::socket::MAX_FDS;
 
-/// The connection is lost: drop it. (A server goes on with the next one.)
+/// The connection is lost and must be dropped. (A server continues with the next one.)
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectionError {
-    /// The peer has gone, and left no half message behind: the ordinary end of a session.
+    /// The peer disconnected between two messages. This is how a session normally ends.
     #[error("the peer closed the connection")]
     Closed,
-    /// The peer has gone in the middle of a message.
+    /// The peer disconnected in the middle of a message.
     #[error("the peer closed the connection after {received} of at least {expected} bytes of a message")]
     ClosedMidMessage {
-        /// Bytes that came, header included.
+        /// Bytes received, header included.
         received: usize,
-        /// Bytes that the message has, header included; a header's as long as that is not complete.
+        /// Bytes of the whole message, header included. While the header is incomplete, the size of
+        /// a header.
         expected: usize,
     },
-    /// The peer speaks something else, so its `size` cannot be trusted to find the next message.
-    #[error(
-        "a message header with flags {flags:#x} is not of vhost-user version 1; is this a vhost-user peer?"
-    )]
+    /// The peer speaks another protocol version, so the `size` field cannot be trusted to find the
+    /// next message.
+    #[error("a message header with flags {flags:#x} is not vhost-user version 1; is this a vhost-user peer?")]
     Version {
         /// The header's flags.
         flags: u32,
     },
-    /// A body beyond every request that there is. Nothing of it has been read.
+    /// The body is larger than the limit, which every known request fits. Nothing of it has been
+    /// read.
     #[error("request {request} announces a body of {size} bytes; the largest accepted is {MAX_BODY_SIZE}")]
     TooLarge {
-        /// The request's number.
+        /// The request number.
         request: u32,
-        /// Bytes announced.
+        /// The body size in its header.
         size: u32,
     },
-    /// More descriptors than a message may carry, or more than the process has room for (MSG_CTRUNC
-    /// of recvmsg(2) means both). Those that came have been closed.
+    /// The peer sent more descriptors than a message may carry, or the process reached its limit
+    /// (recvmsg(2) reports both as MSG_CTRUNC). The descriptors that were received have been
+    /// closed.
     #[error(
         "the descriptors of a message could not all be received: more than {MAX_FDS}, or RLIMIT_NOFILE of this process is \
          reached"
     )]
     DescriptorsLost,
-    /// The peer asks and asks and does not read the answers.
+    /// The peer keeps sending requests without reading the replies.
     #[error("the peer leaves {queued} replies unread")]
     RepliesUnread {
-        /// Replies that wait.
+        /// Number of queued replies.
         queued: usize,
     },
-    /// This connection has failed before; the error that was returned then says why.
-    #[error("the connection has failed before: drop it and accept a new one")]
+    /// This connection failed before. The error returned at that time has the reason.
+    #[error("the connection failed before; drop it and accept a new one")]
     Failed,
-    /// What recvmsg(2) or sendmsg(2) says.
+    /// recvmsg(2) or sendmsg(2) failed.
     #[error("the vhost-user socket failed: {0}")]
     Io(#[from] io::Error),
 }
 
-/// A message that makes no sense. The connection is intact: the message has been consumed, its
-/// descriptors are closed. [`Refusal`](super::Refusal) says what to tell the peer.
+/// A message that cannot be understood. The connection is still usable: the message has been
+/// consumed, and its descriptors are closed. [`Refusal`](super::Refusal) decides how to answer it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageError {
-    /// Not a request that a block backend serves: unknown, for other devices, or of a feature that
-    /// is not offered.
+    /// Not a request that a block backend serves: it is unknown, or belongs to other devices, or
+    /// needs a feature that is not offered.
     #[error("request {request} ({}) is not served by a block backend", name(*request))]
     Unsupported {
-        /// Its number.
+        /// The request number.
         request: u32,
     },
-    /// A reply where a request belongs.
+    /// A reply where a request was expected.
     #[error("request {request} came with the reply flag")]
     ReplyFlag {
-        /// Its number.
+        /// The request number.
         request: u32,
     },
-    /// A request where a reply belongs, or the reply to another request.
+    /// A request where a reply was expected, or the reply to another request.
     #[error("request {request} was answered by a message of request {got} and flags {flags:#x}")]
     NotTheReply {
-        /// The request that waits.
+        /// The request that waits for a reply.
         request: u32,
-        /// What came.
+        /// The request number of the message that arrived.
         got: u32,
         /// Its flags.
         flags: u32,
@@ -89,47 +91,47 @@ pub enum MessageError {
     /// The body of a reply is too short or too long.
     #[error("the reply to request {request} has a body of {size} bytes; it must have {expected}")]
     ReplySize {
-        /// The request's number.
+        /// The request number.
         request: u32,
-        /// Bytes that came.
+        /// Bytes received.
         size: usize,
-        /// Bytes that its structure has.
+        /// Bytes required.
         expected: usize,
     },
-    /// A reply with descriptors missing or in surplus.
+    /// A reply with missing or extra descriptors.
     #[error("the reply to request {request} came with {count} file descriptors; it must have {expected}")]
     ReplyDescriptors {
-        /// The request's number.
+        /// The request number.
         request: u32,
-        /// Descriptors that came.
+        /// Descriptors received.
         count: usize,
-        /// Descriptors that it takes.
+        /// Descriptors required.
         expected: usize,
     },
-    /// A request of the backend that a block frontend does not know.
+    /// A request from the backend that a block frontend does not know.
     #[error("request {request} of the backend is not served")]
     UnknownFromBackend {
-        /// Its number.
+        /// The request number.
         request: u32,
     },
-    /// A request of the backend that has neither body nor descriptors came with some.
+    /// A request from the backend has a body or descriptors, but must have neither.
     #[error(
         "request {request} of the backend came with {size} bytes and {count} file descriptors; it must have none"
     )]
     NotEmpty {
-        /// Its number.
+        /// The request number.
         request: u32,
-        /// Bytes that came.
+        /// Bytes received.
         size: usize,
-        /// Descriptors that came.
+        /// Descriptors received.
         count: usize,
     },
-    /// Flags beyond version, reply and need_reply.
+    /// Flags other than version, reply, and need_reply.
     #[error("the header of request {request} has undefined flags: {flags:#x}")]
     ReservedFlags {
-        /// Its number.
+        /// The request number.
         request: u32,
-        /// All its flags.
+        /// All flags of the header.
         flags: u32,
     },
     /// The body is too short or too long for its structure.
@@ -137,39 +139,39 @@ pub enum MessageError {
     Size {
         /// The request.
         code: Code,
-        /// Bytes that came.
+        /// Bytes received.
         size: usize,
-        /// Bytes that its structure has.
+        /// Bytes required.
         expected: usize,
     },
     /// Too many or too few memory regions.
     #[error("a memory table of {count} regions; it must have 1 to {MAX_REGIONS}")]
     Regions {
-        /// What the message says.
+        /// The number of regions that the message states.
         count: u32,
     },
-    /// Descriptors missing or in surplus.
+    /// Missing or extra descriptors.
     #[error("{code} came with {count} file descriptors; it must have {expected}")]
     Descriptors {
         /// The request.
         code: Code,
-        /// Descriptors that came.
+        /// Descriptors received.
         count: usize,
-        /// Descriptors that it takes.
+        /// Descriptors required.
         expected: usize,
     },
-    /// Bytes outside the configuration space.
+    /// The access is outside the configuration space.
     #[error("{code} of {size} bytes at offset {offset}; a configuration space has {MAX_CONFIG_SIZE} bytes")]
     ConfigRange {
         /// The request.
         code: Code,
-        /// The first byte.
+        /// Offset of the first byte.
         offset: u32,
-        /// How many.
+        /// Number of bytes.
         size: u32,
     },
-    /// A field with a value that means nothing.
-    #[error("{value:#x} is no value for {code}")]
+    /// A field with an undefined value.
+    #[error("{value:#x} is not a valid value for {code}")]
     Value {
         /// The request.
         code: Code,
@@ -178,26 +180,26 @@ pub enum MessageError {
     },
 }
 
-/// An exchange of the [`Frontend`](super::Frontend) that did not succeed.
+/// An exchange of the [`Frontend`](super::Frontend) that failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FrontendError {
-    /// No connection to begin with.
+    /// Connecting to the socket failed.
     #[error("cannot connect to the vhost-user socket: {0}")]
     Connect(#[source] io::Error),
     /// The connection is lost.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
-    /// The backend's reply makes no sense.
+    /// The reply of the backend cannot be understood.
     #[error(transparent)]
     Message(#[from] MessageError),
-    /// The backend answered that it will not or cannot.
+    /// The backend refused the request.
     #[error("the backend refused request {request} ({})", name(*request))]
     Refused {
-        /// The request's number.
+        /// The request number.
         request: u32,
     },
-    /// No answer in time.
+    /// The backend did not answer in time.
     #[error("the backend did not answer in time")]
     TimedOut,
     /// A system call on this side failed.
