@@ -1,31 +1,31 @@
 //! The structures in the body of a message (specification, "Payload").
 
-/// Most memory regions of one SET_MEM_TABLE (specification, "Memory regions description": region0
-/// to region7).
+/// Maximum number of memory regions in one SET_MEM_TABLE (specification, "Memory regions
+/// description": region0 to region7).
 pub const MAX_REGIONS: usize = 8;
 
-/// Most bytes of configuration space that one message carries, and where the space ends
-/// (`VHOST_USER_MAX_CONFIG_SIZE` of QEMU; the specification names no bound).
+/// Size of the configuration space, and the most bytes of it that one message carries
+/// (`VHOST_USER_MAX_CONFIG_SIZE` of QEMU; the specification does not define a limit).
 pub const MAX_CONFIG_SIZE: usize = 256;
 
-/// A value with one size and one layout on the wire.
+/// A value with a fixed size and layout on the wire.
 pub(super) trait Wire: Sized {
-    /// Its bytes on the wire.
+    /// Size in bytes on the wire.
     const SIZE: usize;
 
-    /// Takes it from the front of `fields`; `None` if too little is left.
+    /// Reads the value from the front of `fields`. Returns `None` if too few bytes are left.
     fn read(fields: &mut Fields<'_>) -> Option<Self>;
 
-    /// Appends it to `out`.
+    /// Appends the value to `out`.
     fn write(&self, out: &mut Vec<u8>);
 }
 
-/// What is left of a body while it is taken apart.
+/// The part of a body that has not been parsed yet.
 #[derive(Debug)]
 pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 
 impl Fields<'_> {
-    /// The next value.
+    /// Reads the next value.
     pub(super) fn next<T: Wire>(&mut self) -> Option<T> {
         T::read(self)
     }
@@ -54,20 +54,19 @@ macro_rules! wire_integers {
 }
 wire_integers!(u16, u32, u64);
 
-/// A piece of guest memory, mapped from a file descriptor that comes with it.
+/// A region of guest memory, to be mapped from the file descriptor sent with it.
 ///
-/// Only its form has been checked: it may be empty, wrap around, overlap another one or lie beyond
-/// the end of its file.
+/// Only the message size has been checked. The region may be empty, wrap around, overlap another
+/// one, or lie beyond the end of its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryRegion {
-    /// Where the guest sees it.
+    /// Guest physical address.
     pub guest_addr: u64,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Where the frontend sees it, in its own address space. [`VringAddr`] speaks of these
-    /// addresses.
+    /// Address of the region in the frontend's address space. [`VringAddr`] uses these addresses.
     pub user_addr: u64,
-    /// Where it begins in the file, in bytes.
+    /// Offset of the region in the file, in bytes.
     pub mmap_offset: u64,
 }
 
@@ -91,7 +90,7 @@ impl Wire for MemoryRegion {
     }
 }
 
-/// A region on its own, in ADD_MEM_REG and REM_MEM_REG: 8 bytes of padding come before it.
+/// The payload of ADD_MEM_REG and REM_MEM_REG: 8 bytes of padding, then one region.
 #[derive(Debug)]
 pub(super) struct SingleRegion(pub(super) MemoryRegion);
 
@@ -109,12 +108,12 @@ impl Wire for SingleRegion {
     }
 }
 
-/// A number of one vring. What it means depends on the message.
+/// A number for one vring. Its meaning depends on the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VringState {
-    /// Which queue. Any number: the wire knows no queues.
+    /// The vring index. Unchecked: it may not exist.
     pub index: u32,
-    /// The number: a size in entries, an index into the avail ring, 0 or 1.
+    /// The number: a size in entries, an index into the avail ring, or 0 or 1.
     pub num: u32,
 }
 
@@ -131,12 +130,12 @@ impl Wire for VringState {
     }
 }
 
-/// Where the parts of a vring are, in the frontend's address space ([`MemoryRegion::user_addr`]).
+/// The addresses of a vring, in the frontend's address space ([`MemoryRegion::user_addr`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VringAddr {
-    /// Which queue. Any number.
+    /// The vring index. Unchecked.
     pub index: u32,
-    /// Bit 0: log writes to the used ring. A backend without dirty logging refuses it.
+    /// Bit 0: log writes to the used ring, for backends with dirty logging.
     pub flags: u32,
     /// The descriptor table.
     pub descriptor: u64,
@@ -144,7 +143,7 @@ pub struct VringAddr {
     pub used: u64,
     /// The avail ring.
     pub available: u64,
-    /// Guest address of the used ring, for the log.
+    /// Guest address of the used ring, for dirty logging.
     pub log: u64,
 }
 
@@ -172,17 +171,17 @@ impl Wire for VringAddr {
     }
 }
 
-/// Which bytes of the configuration space.
+/// A range of the configuration space.
 ///
-/// From [`Request::parse`](super::Request::parse) they lie within [`MAX_CONFIG_SIZE`].
+/// If it comes from [`Request::parse`](super::Request::parse), it lies within [`MAX_CONFIG_SIZE`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConfigAccess {
-    /// The first byte.
+    /// Offset of the first byte.
     pub offset: u32,
-    /// How many.
+    /// Number of bytes.
     pub size: u32,
-    /// On whose behalf: 0 the driver's, 1 a live migration's. Frontends built on the vhost crate
-    /// send 1 and 2 instead, so no backend should let anything hang on it.
+    /// Who accesses it: 0 is the driver, 1 is a live migration. Frontends built on the vhost crate
+    /// send 1 and 2 instead, so a backend should not depend on it.
     pub flags: u32,
 }
 
@@ -203,11 +202,11 @@ impl Wire for ConfigAccess {
 /// Bytes of the configuration space, read or to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigData {
-    /// Where the first byte belongs.
+    /// Offset of the first byte.
     pub offset: u32,
     /// As in [`ConfigAccess::flags`].
     pub flags: u32,
-    /// The bytes; none in a reply means that the read failed.
+    /// The bytes. Empty in a reply if the read failed.
     pub data: Vec<u8>,
 }
 
@@ -215,41 +214,41 @@ impl ConfigData {
     pub(super) fn access(&self) -> ConfigAccess {
         ConfigAccess {
             offset: self.offset,
-            // No message holds 4 GiB; a caller that tries gets a size that the peer refuses.
+            // No message holds 4 GiB. If a caller tries it, the peer refuses the size.
             size: u32::try_from(self.data.len()).unwrap_or(u32::MAX),
             flags: self.flags,
         }
     }
 }
 
-/// The region in shared memory where a backend notes which requests are in flight, so that it can
-/// be killed.
+/// A region in shared memory where a backend records which requests are in flight. A new backend
+/// can then continue after a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inflight {
-    /// Bytes; in the request that asks for the region it means nothing, in the reply 0 means that
-    /// there is none.
+    /// Size in bytes. Ignored in the request that asks for a region; 0 in the reply if there is no
+    /// region.
     pub mmap_size: u64,
-    /// Where it begins in the file, in bytes.
+    /// Offset of the region in the file, in bytes.
     pub mmap_offset: u64,
-    /// For how many queues.
+    /// Number of queues.
     pub num_queues: u16,
-    /// Entries of each.
+    /// Entries of each queue.
     pub queue_size: u16,
 }
 
 impl Inflight {
-    /// No region.
+    /// No region is available.
     pub const NONE: Self = Self { mmap_size: 0, mmap_offset: 0, num_queues: 0, queue_size: 0 };
 
-    /// The specification's fields have 20 bytes; the C structure that everybody sends has four
-    /// more, of padding.
+    /// The fields in the specification have 20 bytes. The C structure that implementations send has
+    /// four more bytes of padding at its end.
     pub(super) const SIZE_WITHOUT_PADDING: usize = 20;
 }
 
 impl Wire for Inflight {
     const SIZE: usize = 24;
 
-    /// Reads the fields and leaves the padding.
+    /// Reads the fields. The padding stays in `fields`.
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
         Some(Self {
             mmap_size: fields.next()?,
