@@ -1,5 +1,5 @@
-//! Messages into requests: every length, count and descriptor is checked here, before anybody
-//! believes a field.
+//! Parses messages into requests. Every length, count, and number of descriptors is checked here,
+//! before a field is used.
 
 use std::os::fd::OwnedFd;
 
@@ -13,10 +13,10 @@ use super::payload::{
 use super::request::{Request, VRING_INDEX, VRING_NO_FD, VringFd};
 
 impl Request {
-    /// Takes a message apart, as [`Connection::receive`](super::Connection::receive) gives it.
+    /// Parses a message received by [`Connection::receive`](super::Connection::receive).
     ///
-    /// # Errors
-    /// What is wrong with it. `fds` are closed then; the connection is as good as before.
+    /// # Errors Returns what is wrong with the message. Its `fds` are closed then; the connection
+    /// stays usable.
     pub fn parse(header: &Header, body: &[u8], fds: Vec<OwnedFd>) -> Result<Self, MessageError> {
         let request = header.request;
         if header.is_reply() {
@@ -66,8 +66,9 @@ impl Request {
             }
             Code::RemMemReg => {
                 let SingleRegion(region) = message.body()?;
-                // "For compatibility with existing incorrect implementations, the back-end MAY
-                // accept messages with one file descriptor", and must close it then.
+                // The specification says: "For compatibility with existing incorrect
+                // implementations, the back-end MAY accept messages with one file descriptor". It
+                // must then close the descriptor.
                 if message.fds.len() > 1 {
                     return Err(message.descriptors(0));
                 }
@@ -80,13 +81,13 @@ impl Request {
                 )
             }
             Code::GetStatus => message.nothing(Self::GetStatus)?,
-            // Dirty logging, other devices, and what needs features that we do not offer.
+            // Dirty logging, requests of other devices, and requests whose feature is not offered.
             _ => return Err(MessageError::Unsupported { request }),
         })
     }
 }
 
-/// A message on its way to a [`Request`]. Its descriptors are closed if it does not get there.
+/// A message that is being parsed into a [`Request`]. If that fails, its descriptors are closed.
 struct Message<'a> {
     code: Code,
     body: &'a [u8],
@@ -94,7 +95,7 @@ struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// `request`, if there is no body and no descriptor.
+    /// Returns `request` if the message has no body and no descriptor.
     fn nothing(self, request: Request) -> Result<Request, MessageError> {
         if !self.body.is_empty() {
             return Err(self.size(0));
@@ -103,14 +104,14 @@ impl<'a> Message<'a> {
         Ok(request)
     }
 
-    /// The body, if it is one `T` and there is no descriptor.
+    /// Returns the body if it is exactly one `T` and there is no descriptor.
     fn value<T: Wire>(self) -> Result<T, MessageError> {
         let value = self.body()?;
         self.no_descriptor()?;
         Ok(value)
     }
 
-    /// The body, if it is one `T`.
+    /// Returns the body if it is exactly one `T`.
     fn body<T: Wire>(&self) -> Result<T, MessageError> {
         match Fields(self.body).next() {
             Some(value) if self.body.len() == T::SIZE => Ok(value),
@@ -118,7 +119,7 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// The descriptor, if it is the only one and there is no body.
+    /// Returns the descriptor if there is exactly one and no body.
     fn descriptor(self) -> Result<OwnedFd, MessageError> {
         if !self.body.is_empty() {
             return Err(self.size(0));
@@ -129,7 +130,7 @@ impl<'a> Message<'a> {
     fn one_descriptor(mut self) -> Result<OwnedFd, MessageError> {
         match self.fds.pop() {
             Some(fd) if self.fds.is_empty() => Ok(fd),
-            // The one that has been taken out counts too.
+            // Count the popped descriptor too.
             Some(_) => {
                 Err(MessageError::Descriptors { code: self.code, count: self.fds.len() + 1, expected: 1 })
             }
@@ -192,7 +193,7 @@ impl<'a> Message<'a> {
         Ok(Request::SetVringEnable { index, enable })
     }
 
-    /// Offset, size and flags, and `size` bytes behind them.
+    /// Parses offset, size, and flags, followed by `size` bytes of data.
     fn config(self) -> Result<(ConfigAccess, &'a [u8]), MessageError> {
         let mut fields = Fields(self.body);
         let Some(access) = fields.next::<ConfigAccess>() else {
@@ -206,7 +207,7 @@ impl<'a> Message<'a> {
                 size: access.size,
             });
         }
-        // SPDK's frontend sends its whole C structure, whatever part of it is filled.
+        // SPDK's frontend always sends its whole C structure, even if only a part of it is used.
         let all = fields.0;
         if all.len() != size && all.len() != MAX_CONFIG_SIZE {
             return Err(self.size(ConfigAccess::SIZE + size));
