@@ -1,17 +1,17 @@
-//! Whole messages out of whatever pieces arrive, and replies into a socket that may be full. Never
-//! blocks.
+//! Framing: assembles whole messages from the byte stream, and queues replies while the socket is
+//! full. Never blocks.
 //!
-//! The receiving half is a state machine. A message's bytes are read exactly, first the header's
-//! and then the body's, so the next message and its descriptors stay in the kernel until their
-//! turn:
+//! The receiving half is a state machine. It reads exactly the bytes of one message, first the
+//! header and then the body. The next message and its descriptors stay in the kernel until they are
+//! needed:
 //!
 //! ```text
-//!           ┌──────────── body complete: the message is handed out ◄───────────┐
-//!           ▼                                                                  │
-//!   Header: 0..12 bytes ── 12 bytes, version 1, size within bounds ──► Body: 0..size bytes
-//!           └───────────────┬─────────── any error ────────────────────────────┘
+//!           ┌───────── body complete: the message is returned ◄────────────┐
+//!           ▼                                                              │
+//!   Header: 0..12 bytes ── 12 bytes, version 1, size within limit ──► Body: 0..size bytes
+//!           └───────────────┬─────────── any error ────────────────────────┘
 //!                           ▼
-//!                        Failed: nobody can tell any more where the next message begins
+//!                        Failed: the start of the next message is unknown
 //! ```
 
 use std::collections::VecDeque;
@@ -24,54 +24,54 @@ use super::frame::Frame;
 use super::header::{HEADER_SIZE, Header, MAX_BODY_SIZE};
 use super::socket::{self, MAX_FDS};
 
-/// Most replies that wait for the peer to read them. A frontend that follows the protocol has one
-/// answer outstanding.
+/// Maximum number of replies that may wait for the peer to read them. A frontend that follows the
+/// protocol waits for one reply at a time.
 pub const MAX_QUEUED_FRAMES: usize = 64;
 
-/// One end of a vhost-user socket: the frontend's requests, or the channel for the backend's own.
+/// One end of a vhost-user socket: the main socket, or the channel for the backend's own requests.
 ///
-/// The event loop watches it ([`AsFd`]) for reading, and for writing while
-/// [`wants_write`](Self::wants_write). It need not be in non-blocking mode. Its memory is bounded:
+/// Watch it ([`AsFd`]) on the event loop for reading, and for writing while
+/// [`wants_write`](Self::wants_write). The socket may be in blocking mode. Memory use is bounded:
 /// one buffer of [`MAX_BODY_SIZE`], [`MAX_FDS`] descriptors, and [`MAX_QUEUED_FRAMES`] replies.
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
     state: State,
-    /// Header and body of the message that is being received; allocated once.
+    /// Header and body of the message that is being received. Allocated once.
     buffer: Box<[u8]>,
-    /// How much of `buffer` is filled.
+    /// Number of bytes filled in `buffer`.
     filled: usize,
-    /// The descriptors that came with the message so far.
+    /// The descriptors received with the message so far.
     fds: Vec<OwnedFd>,
     outbox: VecDeque<Frame>,
-    /// How much of the first frame in `outbox` has been sent.
+    /// Number of bytes of the first frame in `outbox` that have been sent.
     sent: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum State {
-    /// The header is incomplete, or nothing of it has come.
+    /// The header is incomplete; possibly none of it has arrived.
     Header,
-    /// The header is known, the body is incomplete.
+    /// The header is complete, the body is not.
     Body(Header),
-    /// An error has ended it.
+    /// The connection failed.
     Failed,
 }
 
-/// A message as it came. Its form is unknown: [`Request::parse`](super::Request::parse) looks at
-/// it.
+/// A received message. Its content has not been checked; [`Request::parse`](super::Request::parse)
+/// does that.
 #[derive(Debug)]
 pub struct Incoming<'a> {
-    /// Of version 1; everything else in it is the peer's word.
+    /// The header. Only its version and its size limit have been checked.
     pub header: Header,
     /// The body: `header.size` bytes.
     pub body: &'a [u8],
-    /// The descriptors that came with it, close-on-exec, at most [`MAX_FDS`]. Closed when dropped.
+    /// The descriptors of the message, close-on-exec, at most [`MAX_FDS`]. Closed when dropped.
     pub fds: Vec<OwnedFd>,
 }
 
 impl Connection {
-    /// A connection over a stream that somebody accepted, connected or inherited.
+    /// Creates a connection over a connected stream.
     pub fn new(stream: UnixStream) -> Self {
         Self {
             stream,
@@ -84,16 +84,16 @@ impl Connection {
         }
     }
 
-    /// The next message if there is a whole one, `None` if not: then what there is of it is kept,
-    /// and the call is worth repeating when the socket is readable. One message costs two
-    /// recvmsg(2), or one without a body.
+    /// Returns the next message, or `None` if it has not arrived completely. Partial data is kept;
+    /// call again when the socket is readable. A message takes two recvmsg(2) calls, or one if it
+    /// has no body.
     ///
-    /// A server that stops calling this while [`wants_write`](Self::wants_write) never meets
-    /// [`RepliesUnread`](ConnectionError::RepliesUnread).
+    /// To avoid [`RepliesUnread`](ConnectionError::RepliesUnread), do not call this while
+    /// [`wants_write`](Self::wants_write).
     ///
     /// # Errors
-    /// Any error is the end of this connection; `Closed` is the ordinary one. What was received of
-    /// a message is dropped, its descriptors are closed.
+    /// Any error ends this connection; `Closed` is the normal one. A partially received message is
+    /// dropped and its descriptors are closed.
     pub fn receive(&mut self) -> Result<Option<Incoming<'_>>, ConnectionError> {
         let header = match self.advance() {
             Ok(Some(header)) => header,
@@ -110,8 +110,9 @@ impl Connection {
         }))
     }
 
-    /// Reads until a message is complete, which its header says, or nothing more has come. Each
-    /// turn of the loop takes a byte of a bounded message.
+    /// Reads until a message is complete, and returns its header, or until no more data is
+    /// available. Each iteration reads at least one byte of a bounded message or moves to the next
+    /// state.
     fn advance(&mut self) -> Result<Option<Header>, ConnectionError> {
         loop {
             let expected = match self.state {
@@ -123,7 +124,7 @@ impl Connection {
                 Some(missing) if !missing.is_empty() => {
                     let received = match socket::receive(self.stream.as_fd(), missing, &mut self.fds) {
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                        // The peer closed without reading all that we sent.
+                        // The peer closed its end without reading all our replies.
                         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                             return Err(self.closed(expected));
                         }
@@ -145,7 +146,7 @@ impl Connection {
         }
     }
 
-    /// The complete header in the buffer, if what follows it can be read.
+    /// Decodes the complete header in the buffer, and checks version and size.
     fn header(&self) -> Result<Header, ConnectionError> {
         let bytes = self.buffer.first_chunk().ok_or(ConnectionError::Failed)?;
         let header = Header::decode(bytes);
@@ -165,11 +166,11 @@ impl Connection {
         }
     }
 
-    /// Sends a message: at once as far as the socket takes it, the rest when [`flush`](Self::flush)
-    /// is called. Its descriptors go with its first byte and are closed on this side.
+    /// Sends a message. What the socket cannot take at once is queued for [`flush`](Self::flush).
+    /// The descriptors are sent with the first byte and then closed on this side.
     ///
-    /// # Errors
-    /// The end of this connection: the peer has gone, or [`MAX_QUEUED_FRAMES`] replies lie unread.
+    /// # Errors Any error ends this connection: the peer has disconnected, or [`MAX_QUEUED_FRAMES`]
+    /// replies are unread.
     pub fn send(&mut self, message: impl Into<Frame>) -> Result<(), ConnectionError> {
         if matches!(self.state, State::Failed) {
             return Err(ConnectionError::Failed);
@@ -182,16 +183,16 @@ impl Connection {
         self.flush()
     }
 
-    /// True while a message waits for room in the socket: watch it for writing, and
+    /// Returns true while messages are queued. Watch the socket for writing then, and call
     /// [`flush`](Self::flush).
     pub fn wants_write(&self) -> bool {
         !self.outbox.is_empty()
     }
 
-    /// Goes on sending what waits. Does nothing if nothing does.
+    /// Sends queued messages as far as the socket takes them. Does nothing if the queue is empty.
     ///
     /// # Errors
-    /// As for [`send`](Self::send).
+    /// Same as for [`send`](Self::send).
     pub fn flush(&mut self) -> Result<(), ConnectionError> {
         while let Some(frame) = self.outbox.front_mut() {
             let rest = frame.bytes.get(self.sent..).unwrap_or_default();
@@ -217,7 +218,7 @@ impl Connection {
         Ok(())
     }
 
-    /// The connection is over: nothing of it is worth keeping.
+    /// Marks the connection as failed and drops everything it holds.
     fn fail(&mut self, error: ConnectionError) -> ConnectionError {
         self.state = State::Failed;
         self.filled = 0;
