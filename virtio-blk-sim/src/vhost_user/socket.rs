@@ -1,47 +1,47 @@
 //! recvmsg(2) and sendmsg(2) with file descriptors in the ancillary data (unix(7), SCM_RIGHTS), and
-//! the wait of a client.
+//! poll(2) for a blocking client.
 //!
-//! MSG_DONTWAIT makes each call non-blocking, whatever O_NONBLOCK says: that flag belongs to the
-//! open file description, which an inherited socket shares with processes that we do not know.
+//! MSG_DONTWAIT makes each call non-blocking, independent of O_NONBLOCK. That flag belongs to the
+//! open file description, and an inherited socket may share it with other processes.
 #![expect(unsafe_code, reason = "recvmsg(2), sendmsg(2), poll(2) and the macros of cmsg(3)")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-/// Most file descriptors of one message (specification, "Back-end communication", and region0 to
-/// region7 of a table).
+/// Maximum number of file descriptors in one message (specification, "Back-end communication", and
+/// region0 to region7 of a memory table).
 pub const MAX_FDS: usize = 8;
 
-/// Most that the kernel lets anybody send in one call (unix(7), SCM_MAX_FD).
+/// Maximum number of descriptors that the kernel accepts in one call (unix(7), SCM_MAX_FD).
 const SCM_MAX_FD: usize = 253;
 
 const fn control_size(fds: usize) -> usize {
-    // SAFETY: CMSG_SPACE computes a number.
+    // SAFETY: CMSG_SPACE only computes a number.
     unsafe { libc::CMSG_SPACE((fds * size_of::<RawFd>()) as u32) as usize }
 }
 
-/// A buffer for ancillary data; cmsg(3) wants it aligned like a cmsghdr.
+/// A buffer for ancillary data. cmsg(3) requires the alignment of a cmsghdr.
 #[repr(C)]
 union Control<const SIZE: usize> {
     bytes: [u8; SIZE],
     _align: libc::cmsghdr,
 }
 
-/// What one [`receive`] brought.
+/// The result of one [`receive`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Received {
-    /// Bytes; 0 means that the peer has closed its end.
+    /// Number of bytes; 0 if the peer has closed its end.
     pub(super) bytes: usize,
-    /// Some descriptors were lost: there was no room for them, in the message or in this process.
+    /// Some descriptors were lost: they exceed [`MAX_FDS`] or the limit of this process.
     pub(super) truncated: bool,
 }
 
-/// Receives at most as many bytes as `into` has (at least one), and appends the descriptors that
-/// come with them to `fds`, close-on-exec. Does not block: `WouldBlock` if nothing has come.
+/// Receives up to `into.len()` bytes (at least one), and appends the descriptors that arrive with
+/// them, close-on-exec, to `fds`. Does not block: returns `WouldBlock` if no data is available.
 ///
-/// The kernel attaches descriptors to the first byte they were sent with, and a read that takes
-/// that byte takes them all.
+/// The kernel attaches descriptors to the first byte they were sent with. A read of that byte
+/// receives all of them.
 pub(super) fn receive(
     socket: BorrowedFd<'_>,
     into: &mut [u8],
@@ -57,46 +57,45 @@ pub(super) fn receive(
     message.msg_control = (&raw mut control).cast();
     message.msg_controllen = SIZE;
     let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-    // SAFETY: `message` points at `iov` and `control`, `iov` at `into`; all are live, writable and
-    // as long as they say.
+    // SAFETY: `message` points at `iov` and `control`, and `iov` points at `into`. All are live and
+    // writable, and their lengths are correct.
     let bytes = retry(|| unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) })?;
     take_descriptors(&message, fds);
     Ok(Received { bytes, truncated: message.msg_flags & libc::MSG_CTRUNC != 0 })
 }
 
-/// Moves the descriptors that recvmsg(2) has just put into `message` to `fds`.
+/// Moves the descriptors that recvmsg(2) stored in `message` to `fds`.
 fn take_descriptors(message: &libc::msghdr, fds: &mut Vec<OwnedFd>) {
-    // SAFETY: recvmsg has filled `message`: its control buffer is live and msg_controllen bytes of
+    // SAFETY: recvmsg has filled `message`: its control buffer is live, and msg_controllen bytes of
     // it are initialised.
     let mut cmsg = unsafe { libc::CMSG_FIRSTHDR(message) };
     while !cmsg.is_null() {
-        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give whole headers within the control buffer, or
-        // null; Control aligns it.
+        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR return either null or a whole header within the
+        // control buffer. `Control` aligns it.
         let header = unsafe { *cmsg };
         if header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SCM_RIGHTS {
-            // SAFETY: CMSG_LEN computes a number.
+            // SAFETY: CMSG_LEN only computes a number.
             let empty = unsafe { libc::CMSG_LEN(0) } as usize;
             let count = header.cmsg_len.saturating_sub(empty) / size_of::<RawFd>();
-            // SAFETY: `cmsg` is a header within the control buffer; its data begins right behind
-            // it.
+            // SAFETY: `cmsg` is a header within the control buffer, and its data follows it.
             let data = unsafe { libc::CMSG_DATA(cmsg) }.cast::<RawFd>();
             for at in 0..count {
-                // SAFETY: the kernel wrote cmsg_len bytes, so `count` descriptors are there; they
+                // SAFETY: the kernel wrote cmsg_len bytes, so there are `count` descriptors. They
                 // may be unaligned.
                 let fd = unsafe { data.add(at).read_unaligned() };
-                // SAFETY: the kernel has just installed this descriptor for us; nobody else owns
-                // it.
+                // SAFETY: the kernel has just installed this descriptor for this process, and
+                // nothing else owns it.
                 fds.push(unsafe { OwnedFd::from_raw_fd(fd) });
             }
         }
-        // SAFETY: as for CMSG_FIRSTHDR; `cmsg` is what it or the last CMSG_NXTHDR returned.
+        // SAFETY: as for CMSG_FIRSTHDR; `cmsg` was returned by it or by the last CMSG_NXTHDR.
         cmsg = unsafe { libc::CMSG_NXTHDR(message, cmsg) };
     }
 }
 
-/// Sends the front of `bytes` (at least one), and all of `fds` with the first of them; says how
-/// many bytes went. Does not block: `WouldBlock` if the peer's buffer is full, and then nothing has
-/// gone. A peer that has closed is `BrokenPipe`, not a signal.
+/// Sends a front part of `bytes` (at least one byte), and all of `fds` with the first byte. Returns
+/// the number of bytes sent. Does not block: returns `WouldBlock` if the peer's buffer is full, and
+/// then nothing was sent. If the peer has closed, returns `BrokenPipe` and raises no signal.
 pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[impl AsFd]) -> io::Result<usize> {
     if fds.len() > SCM_MAX_FD {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "more than 253 descriptors in one message"));
@@ -110,43 +109,43 @@ pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[impl AsFd]) -> i
     if !fds.is_empty() {
         message.msg_control = (&raw mut control).cast();
         message.msg_controllen = control_size(fds.len());
-        // SAFETY: the control buffer is live, zeroed and has room for SCM_MAX_FD descriptors.
+        // SAFETY: the control buffer is live and zeroed, and has room for SCM_MAX_FD descriptors.
         let cmsg = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
-        // SAFETY: msg_controllen is at least one header's size, so CMSG_FIRSTHDR points at one in
-        // the control buffer.
+        // SAFETY: msg_controllen is at least the size of one header, so CMSG_FIRSTHDR points at a
+        // header in the control buffer.
         let header = unsafe { &mut *cmsg };
         header.cmsg_level = libc::SOL_SOCKET;
         header.cmsg_type = libc::SCM_RIGHTS;
-        // SAFETY: CMSG_LEN computes a number.
+        // SAFETY: CMSG_LEN only computes a number.
         header.cmsg_len = unsafe { libc::CMSG_LEN((fds.len() * size_of::<RawFd>()) as u32) } as usize;
-        // SAFETY: the header's data begins right behind it.
+        // SAFETY: the data of the header follows it.
         let data = unsafe { libc::CMSG_DATA(cmsg) }.cast::<RawFd>();
         for (at, fd) in fds.iter().enumerate() {
-            // SAFETY: CMSG_SPACE(4 * SCM_MAX_FD) has room for this many, which the check above
-            // guarantees.
+            // SAFETY: the buffer has room for SCM_MAX_FD descriptors, and the check above limits
+            // `fds` to that.
             unsafe { data.add(at).write_unaligned(fd.as_fd().as_raw_fd()) };
         }
     }
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: `message` points at `iov` and `control`, `iov` at `bytes`; all are live, and sendmsg
-    // only reads them.
+    // SAFETY: `message` points at `iov` and `control`, and `iov` points at `bytes`. All are live,
+    // and sendmsg only reads them.
     retry(|| unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) })
 }
 
-/// Sleeps until `socket` is readable, or writable if `writable`, or has failed; at most `timeout`.
-/// False if time ran out.
+/// Waits until `socket` is readable (writable if `writable`) or has failed, for at most `timeout`.
+/// Returns false on timeout.
 pub(super) fn wait(socket: BorrowedFd<'_>, writable: bool, timeout: Duration) -> io::Result<bool> {
     let events = if writable { libc::POLLOUT } else { libc::POLLIN };
     let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events, revents: 0 };
-    // One more than whole milliseconds, so that a caller with a deadline does not spin through the
-    // last of them.
+    // Round up to whole milliseconds, so that a caller with a deadline does not spin in the last
+    // one.
     let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX).saturating_add(1);
     // SAFETY: one live, writable pollfd.
     let ready = unsafe { libc::poll(&raw mut poll, 1, timeout_ms) };
     match ready {
         0 => Ok(false),
         1.. => Ok(true),
-        // The caller looks again and finds out how much time is left.
+        // The caller checks again and computes the time left.
         _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => Ok(true),
         _ => Err(io::Error::last_os_error()),
     }
@@ -157,7 +156,7 @@ fn empty_message() -> libc::msghdr {
     unsafe { std::mem::zeroed() }
 }
 
-/// Calls again for as long as a signal comes between.
+/// Repeats the call while it is interrupted by a signal.
 fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
     loop {
         if let Ok(bytes) = usize::try_from(call()) {
