@@ -1,5 +1,5 @@
-//! The frontend's half, blocking with a deadline: for the benchmark's driver, and for tests that
-//! abuse a server.
+//! The frontend side: a blocking client with timeouts, for the benchmark's driver and for tests
+//! that send invalid messages to a server.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,24 +21,23 @@ type Result<T> = std::result::Result<T, FrontendError>;
 
 /// A session with a vhost-user backend.
 ///
-/// Each method is one exchange. It blocks until the backend has answered (where an answer is due:
-/// always for what asks something, and for everything once REPLY_ACK is negotiated), for at most
-/// the timeout in total. Without REPLY_ACK a request that asks nothing succeeds as soon as it is
-/// sent.
+/// Each method is one exchange. It blocks until the backend has answered, for at most the timeout
+/// in total. Requests for data are always answered. Other requests are answered once REPLY_ACK is
+/// negotiated; without REPLY_ACK they succeed as soon as they are sent.
 ///
-/// After a [`TimedOut`](FrontendError::TimedOut) the answer may still come, so the session is of no
-/// more use; likewise after an error of the connection. A [`Refused`](FrontendError::Refused)
-/// request leaves it intact.
+/// After a [`TimedOut`](FrontendError::TimedOut) error the answer may still arrive later, so the
+/// session cannot be used any more. The same holds after an error of the connection. After a
+/// [`Refused`](FrontendError::Refused) error the session is still usable.
 #[derive(Debug)]
 pub struct Frontend {
     connection: Connection,
-    /// Our end of the channel for the backend's own requests.
+    /// This side of the channel for the backend's own requests.
     backend_channel: Option<Connection>,
     negotiated: ProtocolFeatures,
     timeout: Duration,
 }
 
-/// A message as it came, with everything in it.
+/// A received message, not parsed.
 #[derive(Debug)]
 pub struct RawMessage {
     /// The header.
@@ -50,24 +49,23 @@ pub struct RawMessage {
 }
 
 impl Frontend {
-    /// Connects to the socket at `path`. `timeout` is for each exchange. Blocks like connect(2): as
-    /// long as the server's backlog is full.
+    /// Connects to the socket at `path`. `timeout` applies to each exchange. Blocks like
+    /// connect(2), that is, while the backlog of the server is full.
     ///
-    /// # Errors
-    /// What connect(2) says.
+    /// # Errors Returns the error of connect(2).
     pub fn connect(path: impl AsRef<Path>, timeout: Duration) -> Result<Self> {
         let stream = UnixStream::connect(path).map_err(FrontendError::Connect)?;
         Ok(Self::from_stream(stream, timeout))
     }
 
-    /// A session over a stream that is connected already. `timeout` is for each exchange.
+    /// Creates a session over a connected stream. `timeout` applies to each exchange.
     pub fn from_stream(stream: UnixStream, timeout: Duration) -> Self {
         let connection = Connection::new(stream);
         Self { connection, backend_channel: None, negotiated: ProtocolFeatures::NONE, timeout }
     }
 
-    /// The virtio features that the backend offers,
-    /// [`F_PROTOCOL_FEATURES`](super::F_PROTOCOL_FEATURES) among them.
+    /// Returns the virtio features that the backend offers, including
+    /// [`F_PROTOCOL_FEATURES`](super::F_PROTOCOL_FEATURES).
     pub fn get_features(&mut self) -> Result<u64> {
         match self.ask(Request::GetFeatures)? {
             Reply::Features(features) => Ok(features),
@@ -75,12 +73,12 @@ impl Frontend {
         }
     }
 
-    /// Puts virtio features in force.
+    /// Sets the negotiated virtio features.
     pub fn set_features(&mut self, features: u64) -> Result<()> {
         self.tell(Request::SetFeatures(features))
     }
 
-    /// The protocol features that the backend offers.
+    /// Returns the protocol features that the backend offers.
     pub fn get_protocol_features(&mut self) -> Result<ProtocolFeatures> {
         match self.ask(Request::GetProtocolFeatures)? {
             Reply::ProtocolFeatures(features) => Ok(features),
@@ -88,20 +86,20 @@ impl Frontend {
         }
     }
 
-    /// Puts protocol features in force. With REPLY_ACK among them everything from the next request
-    /// on is acknowledged.
+    /// Sets the negotiated protocol features. If REPLY_ACK is one of them, all requests from the
+    /// next one on are acknowledged.
     pub fn set_protocol_features(&mut self, features: ProtocolFeatures) -> Result<()> {
         self.tell(Request::SetProtocolFeatures(features))?;
         self.negotiated = features;
         Ok(())
     }
 
-    /// Begins the session.
+    /// Starts the session.
     pub fn set_owner(&mut self) -> Result<()> {
         self.tell(Request::SetOwner)
     }
 
-    /// How many queues the backend has. Needs MQ.
+    /// Returns the number of queues of the backend. Needs MQ.
     pub fn get_queue_num(&mut self) -> Result<u64> {
         match self.ask(Request::GetQueueNum)? {
             Reply::QueueNum(queues) => Ok(queues),
@@ -109,14 +107,15 @@ impl Frontend {
         }
     }
 
-    /// Gives the backend the guest's memory, each region with its file.
+    /// Sends the guest memory table to the backend, each region with its file.
     pub fn set_mem_table(&mut self, regions: &[(MemoryRegion, BorrowedFd<'_>)]) -> Result<()> {
         let regions = regions.iter().map(|&(region, fd)| Ok((region, fd.try_clone_to_owned()?)));
         let regions = regions.collect::<io::Result<_>>()?;
         self.tell(Request::SetMemTable(regions))
     }
 
-    /// How many regions the backend can take. Needs CONFIGURE_MEM_SLOTS, like the next two.
+    /// Returns the maximum number of memory regions. Needs CONFIGURE_MEM_SLOTS, as do the next two
+    /// methods.
     pub fn get_max_mem_slots(&mut self) -> Result<u64> {
         match self.ask(Request::GetMaxMemSlots)? {
             Reply::MaxMemSlots(slots) => Ok(slots),
@@ -124,13 +123,13 @@ impl Frontend {
         }
     }
 
-    /// Gives the backend one more region.
+    /// Adds a memory region.
     pub fn add_mem_region(&mut self, region: MemoryRegion, file: BorrowedFd<'_>) -> Result<()> {
         let file = file.try_clone_to_owned()?;
         self.tell(Request::AddMemReg(region, file))
     }
 
-    /// Takes a region away.
+    /// Removes a memory region.
     pub fn remove_mem_region(&mut self, region: MemoryRegion) -> Result<()> {
         self.tell(Request::RemMemReg(region))
     }
@@ -140,18 +139,18 @@ impl Frontend {
         self.tell(Request::SetVringNum(VringState { index, num }))
     }
 
-    /// Says where a vring is.
+    /// Sets the addresses of a vring.
     pub fn set_vring_addr(&mut self, addr: VringAddr) -> Result<()> {
         self.tell(Request::SetVringAddr(addr))
     }
 
-    /// Says where in the avail ring to begin.
+    /// Sets the position in the avail ring where the vring starts.
     pub fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
         self.tell(Request::SetVringBase(VringState { index, num: base }))
     }
 
-    /// Stops a vring: when this returns, every request that was in flight is complete. Gives where
-    /// in the avail ring it stands.
+    /// Stops a vring. When this returns, all its requests are complete. Returns the position in the
+    /// avail ring.
     pub fn get_vring_base(&mut self, index: u32) -> Result<u32> {
         match self.ask(Request::GetVringBase { index })? {
             Reply::VringBase(state) => Ok(state.num),
@@ -159,19 +158,19 @@ impl Frontend {
         }
     }
 
-    /// Gives the backend the eventfd that kicks a vring, or none.
+    /// Sets the eventfd for kicks of a vring, or none.
     pub fn set_vring_kick(&mut self, index: u8, fd: Option<BorrowedFd<'_>>) -> Result<()> {
         let vring = vring_fd(index, fd)?;
         self.tell(Request::SetVringKick(vring))
     }
 
-    /// Gives the backend the eventfd that interrupts the guest, or none.
+    /// Sets the eventfd for interrupts of a vring, or none.
     pub fn set_vring_call(&mut self, index: u8, fd: Option<BorrowedFd<'_>>) -> Result<()> {
         let vring = vring_fd(index, fd)?;
         self.tell(Request::SetVringCall(vring))
     }
 
-    /// Gives the backend the eventfd that reports a broken ring, or none.
+    /// Sets the eventfd that reports a broken ring, or none.
     pub fn set_vring_err(&mut self, index: u8, fd: Option<BorrowedFd<'_>>) -> Result<()> {
         let vring = vring_fd(index, fd)?;
         self.tell(Request::SetVringErr(vring))
@@ -182,7 +181,7 @@ impl Frontend {
         self.tell(Request::SetVringEnable { index, enable })
     }
 
-    /// Reads `size` bytes of the configuration space. Needs CONFIG, like the next one.
+    /// Reads `size` bytes of the configuration space. Needs CONFIG, as does the next method.
     pub fn get_config(&mut self, offset: u32, size: u32) -> Result<Vec<u8>> {
         let request = Request::GetConfig(ConfigAccess { offset, size, flags: 0 });
         let number = request.code().number();
@@ -198,8 +197,8 @@ impl Frontend {
         self.tell(Request::SetConfig(ConfigData { offset, flags: 0, data: data.to_vec() }))
     }
 
-    /// Lets the backend make a region for requests in flight. `None` if it has none to offer. Needs
-    /// INFLIGHT_SHMFD, like the next one.
+    /// Asks the backend to create a region for the requests in flight. Returns `None` if the
+    /// backend does not provide one. Needs INFLIGHT_SHMFD, as does the next method.
     pub fn get_inflight_fd(
         &mut self,
         num_queues: u16,
@@ -212,7 +211,7 @@ impl Frontend {
         }
     }
 
-    /// Gives the backend a region for requests in flight, with what its predecessor left in it.
+    /// Sends a region for the requests in flight, which may hold requests of a previous backend.
     pub fn set_inflight_fd(&mut self, inflight: Inflight, fd: BorrowedFd<'_>) -> Result<()> {
         let fd = fd.try_clone_to_owned()?;
         self.tell(Request::SetInflightFd(inflight, fd))
@@ -223,12 +222,12 @@ impl Frontend {
         self.tell(Request::ResetDevice)
     }
 
-    /// Tells the backend the device status. Needs STATUS, like the next one.
+    /// Sets the device status. Needs STATUS, as does the next method.
     pub fn set_status(&mut self, status: u8) -> Result<()> {
         self.tell(Request::SetStatus(status))
     }
 
-    /// Asks the backend for the device status.
+    /// Returns the device status.
     pub fn get_status(&mut self) -> Result<u8> {
         match self.ask(Request::GetStatus)? {
             Reply::Status(status) => Ok(status),
@@ -244,10 +243,10 @@ impl Frontend {
         Ok(())
     }
 
-    /// Waits until the backend says something on its channel, and acknowledges it if it wants that.
+    /// Waits for a request from the backend on its channel, and acknowledges it if requested.
     ///
-    /// # Errors
-    /// `TimedOut` if it says nothing; `NotConnected` if there is no channel.
+    /// # Errors Returns `TimedOut` if no request arrives, and `NotConnected` if there is no
+    /// channel.
     pub fn wait_backend_request(&mut self) -> Result<BackendRequest> {
         let deadline = deadline(self.timeout);
         let channel = self.backend_channel.as_mut().ok_or(io::Error::from(io::ErrorKind::NotConnected))?;
@@ -260,20 +259,20 @@ impl Frontend {
         Ok(request)
     }
 
-    /// Sends bytes and descriptors that need not be a message. Waits until the socket has taken
-    /// them, and for no answer.
+    /// Sends any bytes and descriptors, not necessarily a valid message. Waits until the socket has
+    /// taken them, but not for an answer.
     pub fn send_raw(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
         let fds = fds.iter().map(|fd| fd.try_clone_to_owned()).collect::<io::Result<_>>()?;
         self.send(Frame::raw(bytes.to_vec(), fds), deadline(self.timeout))
     }
 
-    /// Waits for a message on the main socket, whatever it is.
+    /// Waits for any message on the main socket.
     pub fn receive_raw(&mut self) -> Result<RawMessage> {
         receive(&mut self.connection, deadline(self.timeout))
     }
 
-    /// Sends any request and waits for the reply: its own, or an [`Ack`] if it has none and
-    /// REPLY_ACK is negotiated. `None` if there is none to wait for.
+    /// Sends any request and waits for its reply, or for an [`Ack`] if it has no reply of its own
+    /// and REPLY_ACK is negotiated. Returns `None` if no answer is expected.
     pub fn exchange(&mut self, request: Request) -> Result<Option<Reply>> {
         let deadline = deadline(self.timeout);
         let (number, has_reply) = (request.code().number(), request.has_reply());
@@ -286,13 +285,13 @@ impl Frontend {
         Ok(Some(Reply::parse(number, &header, &body, fds)?))
     }
 
-    /// A request that asks something.
+    /// Sends a request that has a reply of its own.
     fn ask(&mut self, request: Request) -> Result<Reply> {
         let number = request.code().number();
         self.exchange(request)?.ok_or(FrontendError::Refused { request: number })
     }
 
-    /// A request that asks nothing.
+    /// Sends a request that has no reply of its own.
     fn tell(&mut self, request: Request) -> Result<()> {
         match self.exchange(request)? {
             None | Some(Reply::Ack(Ack { ok: true, .. })) => Ok(()),
@@ -306,7 +305,7 @@ impl Frontend {
     }
 }
 
-/// The main socket, for a caller that watches it itself.
+/// The main socket, for callers that watch it themselves.
 impl AsFd for Frontend {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.connection.as_fd()
@@ -318,13 +317,13 @@ fn vring_fd(index: u8, fd: Option<BorrowedFd<'_>>) -> Result<VringFd> {
     Ok(VringFd { index, fd })
 }
 
-/// A reply that is not the one to its request is a refusal: the codec gives each request its own
-/// kind or an `Ack`.
+/// The parser returns the reply that belongs to the request, or an `Ack`. Any other reply is
+/// therefore a refusal.
 fn unexpected(reply: &Reply) -> FrontendError {
     FrontendError::Refused { request: reply.request() }
 }
 
-/// Durations beyond what an Instant can hold are as good as a day.
+/// If the timeout is too long for an `Instant`, use one day.
 fn deadline(timeout: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(timeout).unwrap_or(now + Duration::from_secs(86_400))
