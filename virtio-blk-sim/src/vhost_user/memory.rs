@@ -1,4 +1,4 @@
-//! The guest's memory as a frontend shares it: a table of regions, mapped.
+//! The guest memory that a frontend shares: a table of mapped regions.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -7,91 +7,92 @@ use super::mapping::{Mapping, MappingError};
 use super::{MAX_REGIONS, MemoryRegion, sigbus};
 use crate::memory::{GuestAddress, GuestMemoryMmap};
 
-/// Most regions that a table has, for GET_MAX_MEM_SLOTS. QEMU takes one for each piece of RAM and
-/// each memory device.
+/// Maximum number of regions in a table, reported by GET_MAX_MEM_SLOTS. QEMU uses one region for
+/// each piece of RAM and for each memory device.
 pub const MAX_MEM_SLOTS: usize = 32;
 
-/// Why a frontend's memory was refused, or an address is not in it. The table stays as it was.
+/// Why a change of the memory table was refused, or why an address cannot be translated. The table
+/// is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MemoryError {
-    /// SET_MEM_TABLE with no region or with too many.
+    /// SET_MEM_TABLE with no region or with too many regions.
     #[error("a memory table has {count} regions: send 1 to {MAX_REGIONS}")]
     Count {
-        /// How many.
+        /// The number of regions.
         count: usize,
     },
-    /// ADD_MEM_REG on a full table.
-    #[error("the memory table has all its {MAX_MEM_SLOTS} regions: remove one first")]
+    /// ADD_MEM_REG when the table is full.
+    #[error("the memory table is full ({MAX_MEM_SLOTS} regions); remove a region first")]
     Full,
-    /// A region of no bytes.
+    /// A region of size 0.
     #[error("the region at guest address {guest_addr:#x} has size 0")]
     Empty {
-        /// Where the guest would see it.
+        /// Guest address of the region.
         guest_addr: u64,
     },
-    /// A region that does not end below 2^64.
+    /// A region that extends past the end of the address space.
     #[error(
         "the region of {size:#x} bytes at {space} address {addr:#x} goes past the end of the address space"
     )]
     Overflow {
-        /// Which of its two addresses.
+        /// Which of its two addresses is wrong.
         space: Space,
         /// The address.
         addr: u64,
-        /// Its bytes.
+        /// Size in bytes.
         size: u64,
     },
-    /// Two regions have an address in common.
+    /// Two regions overlap.
     #[error("the regions at {space} addresses {first:#x} and {second:#x} overlap")]
     Overlap {
-        /// In which address space.
+        /// The address space in which they overlap.
         space: Space,
-        /// Where the one that is there begins.
+        /// Start of the existing region.
         first: u64,
-        /// Where the new one begins.
+        /// Start of the new region.
         second: u64,
     },
-    /// The file that came with a region cannot be mapped.
+    /// The file sent with a region cannot be mapped.
     #[error("cannot map the region of {size:#x} bytes at guest address {guest_addr:#x}: {error}")]
     Mapping {
-        /// Where the guest would see it.
+        /// Guest address of the region.
         guest_addr: u64,
-        /// Its bytes.
+        /// Size in bytes.
         size: u64,
-        /// Why.
+        /// The reason.
         #[source]
         error: MappingError,
     },
-    /// REM_MEM_REG of something else than was added.
+    /// REM_MEM_REG of a region that is not in the table.
     #[error(
         "there is no region of {size:#x} bytes at guest address {guest_addr:#x} and user address {user_addr:#x} to remove"
     )]
     NoSuchRegion {
-        /// Guest address asked for.
+        /// The requested guest address.
         guest_addr: u64,
-        /// User address asked for.
+        /// The requested user address.
         user_addr: u64,
-        /// Size asked for, in bytes.
+        /// The requested size in bytes.
         size: u64,
     },
-    /// A user address, of SET_VRING_ADDR, that is in no region.
+    /// A user address, as in SET_VRING_ADDR, that is in no region.
     #[error("the {len:#x} bytes at user address {addr:#x} are not in one region of the memory table")]
     NotMapped {
         /// The user address.
         addr: u64,
-        /// How many bytes.
+        /// Number of bytes.
         len: u64,
     },
 }
 
-/// The two address spaces that a region is in, besides this process's.
+/// The two address spaces that a region belongs to, besides that of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Space {
-    /// The guest's physical addresses: what descriptors hold.
+    /// Guest physical addresses, as used in descriptors.
     Guest,
-    /// The frontend's virtual addresses: what SET_VRING_ADDR holds.
+    /// Virtual addresses of the frontend, as used in SET_VRING_ADDR.
     User,
 }
 
@@ -104,15 +105,15 @@ impl std::fmt::Display for Space {
     }
 }
 
-/// The regions that a frontend shares, and the guest memory that they make.
+/// The regions that a frontend shares, and the guest memory that consists of them.
 ///
-/// A table never changes: adding or removing a region makes a new one, and the regions that stay
-/// are the same mappings at the same host addresses. A region is unmapped when the last table,
-/// [`Chain`](crate::virtqueue::Chain) or queue that holds a [`MemoryTable::memory`] with it is
-/// gone; so a request that is in flight, in the kernel too, keeps the memory that it began with,
-/// whatever the frontend sends meanwhile.
+/// A table is immutable. Adding or removing a region creates a new table, in which the other
+/// regions keep their mappings and host addresses. A region is unmapped when nothing refers to it
+/// any more: no table, queue, or [`Chain`](crate::virtqueue::Chain) that holds the
+/// [`MemoryTable::memory`] it belongs to. A request in flight (also one that the kernel is working
+/// on) thus keeps its memory, whatever the frontend sends meanwhile.
 ///
-/// May be sent between threads. Dropping one may call munmap(2).
+/// May be sent to other threads. Dropping a table may call munmap(2).
 #[derive(Debug, Clone, Default)]
 pub struct MemoryTable {
     slots: Vec<Slot>,
@@ -126,10 +127,9 @@ struct Slot {
 }
 
 impl MemoryTable {
-    /// The table of a SET_MEM_TABLE. The descriptors are closed, in every case.
+    /// Creates the table of a SET_MEM_TABLE. All descriptors are closed, also on error.
     ///
-    /// # Errors
-    /// Any [`MemoryError`] but those of removing and of translation; nothing stays mapped then.
+    /// # Errors Returns a [`MemoryError`] if a region cannot be used. Nothing stays mapped then.
     pub fn new(regions: Vec<(MemoryRegion, OwnedFd)>) -> Result<Self, MemoryError> {
         let count = regions.len();
         if !(1..=MAX_REGIONS).contains(&count) {
@@ -138,10 +138,9 @@ impl MemoryTable {
         regions.into_iter().try_fold(Self::default(), |table, (region, fd)| table.with(region, fd))
     }
 
-    /// This table with one region more (ADD_MEM_REG). The descriptor is closed, in every case.
+    /// Returns a table with one more region (ADD_MEM_REG). The descriptor is closed, also on error.
     ///
-    /// # Errors
-    /// As [`MemoryTable::new`], and [`MemoryError::Full`].
+    /// # Errors Same as for [`MemoryTable::new`], and [`MemoryError::Full`].
     pub fn with(&self, region: MemoryRegion, fd: OwnedFd) -> Result<Self, MemoryError> {
         if self.slots.len() >= MAX_MEM_SLOTS {
             return Err(MemoryError::Full);
@@ -154,7 +153,7 @@ impl MemoryTable {
         self.check_place(Space::User, &region)?;
         let refused = |error| MemoryError::Mapping { guest_addr, size, error };
         let mapping = Mapping::new(fd, mmap_offset, size).map(Arc::new).map_err(refused)?;
-        // The two errors below are what has been checked above, in vm-memory's words.
+        // The errors of the next two calls cannot occur, because the checks above cover them.
         let guest = mapping.guest_region(GuestAddress(guest_addr)).ok_or(Space::Guest.overflow(&region))?;
         let memory =
             self.memory.insert_region(Arc::new(guest)).map_err(|_| Space::Guest.overlap(&region, &region))?;
@@ -163,14 +162,14 @@ impl MemoryTable {
         Ok(Self { slots, memory: Arc::new(memory) })
     }
 
-    /// This table with one region less (REM_MEM_REG): the one with the guest address, user address
-    /// and size of `region`, whose offset means nothing (specification, "VHOST_USER_REM_MEM_REG").
+    /// Returns a table with one region less (REM_MEM_REG): without the region that has the guest
+    /// address, user address, and size of `region`. Its offset is ignored (specification,
+    /// "VHOST_USER_REM_MEM_REG").
     ///
-    /// Who removes a region that a running queue uses makes that queue anew: it goes on with the
-    /// memory it began with.
+    /// A running queue keeps the memory that it was started with. To make it use the new table, the
+    /// caller must create the queue again.
     ///
-    /// # Errors
-    /// [`MemoryError::NoSuchRegion`].
+    /// # Errors Returns [`MemoryError::NoSuchRegion`] if the table has no such region.
     pub fn without(&self, region: &MemoryRegion) -> Result<Self, MemoryError> {
         let &MemoryRegion { guest_addr, size, user_addr, .. } = region;
         let key = |region: &MemoryRegion| (region.guest_addr, region.user_addr, region.size);
@@ -185,54 +184,55 @@ impl MemoryTable {
         Ok(Self { slots, memory: Arc::new(memory) })
     }
 
-    /// The guest's memory, for queues. Empty before the frontend has shared any.
+    /// Returns the guest memory, for queues. It is empty until the frontend shares some.
     pub fn memory(&self) -> &Arc<GuestMemoryMmap> {
         &self.memory
     }
 
-    /// How many regions there are.
+    /// Returns the number of regions.
     pub fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Whether there is no region.
+    /// Returns true if the table has no regions.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
-    /// The guest address of the `len` bytes at the frontend's virtual address `addr`.
+    /// Translates `len` bytes at virtual address `addr` of the frontend to a guest address.
     ///
-    /// # Errors
-    /// [`MemoryError::NotMapped`] unless one region has them all.
+    /// # Errors Returns [`MemoryError::NotMapped`] unless all bytes are in one region.
     pub fn user_to_guest(&self, addr: u64, len: u64) -> Result<GuestAddress, MemoryError> {
         self.slots
             .iter()
             .find_map(|Slot { region, .. }| {
                 let offset = addr.checked_sub(region.user_addr)?;
-                // An address behind the region leaves nothing, so an empty range has to be in it
-                // too.
+                // An address past the end of the region leaves no bytes. An empty range must lie in
+                // the region too.
                 let left = region.size.checked_sub(offset).filter(|&left| left > 0)?;
                 (len <= left).then(|| GuestAddress(region.guest_addr + offset))
             })
             .ok_or(MemoryError::NotMapped { addr, len })
     }
 
-    /// Whether the frontend has taken pages away that were accessed since ([`sigbus`]). What has
-    /// been done in this memory since may have reached nobody: stop the queues without completing
-    /// anything more, and hang up.
+    /// Returns true if the frontend truncated a file of this memory and a missing page has been
+    /// accessed since (see [`sigbus`]). Data written to this memory may then be lost. Stop the
+    /// queues without completing any more requests, and close the connection.
     ///
-    /// For after each batch: one load while nothing of the kind has happened in this process.
+    /// Meant to be called after each batch: it costs one load as long as no page was ever missing
+    /// in this process.
     #[inline]
     pub fn is_broken(&self) -> bool {
         sigbus::faults() > 0 && self.slots.iter().any(|slot| slot.mapping.is_broken())
     }
 
-    /// Whether the region ends in the address space, and where no other region is.
+    /// Checks that the region does not exceed the address space and does not overlap another
+    /// region.
     fn check_place(&self, space: Space, region: &MemoryRegion) -> Result<(), MemoryError> {
         let start = space.start(region);
         let end = start.checked_add(region.size).ok_or(space.overflow(region))?;
         for Slot { region: there, .. } in &self.slots {
-            // No overflow: it has been checked when that region was added.
+            // This cannot overflow: it was checked when that region was added.
             if start < space.start(there) + there.size && space.start(there) < end {
                 return Err(space.overlap(there, region));
             }
