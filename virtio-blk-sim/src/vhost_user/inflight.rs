@@ -1,38 +1,41 @@
-//! Which requests are in flight, noted where a kill does not reach: the region of GET_INFLIGHT_FD
-//! and SET_INFLIGHT_FD.
+//! The record of requests in flight, which survives a crash of the backend: the shared region of
+//! GET_INFLIGHT_FD and SET_INFLIGHT_FD.
 //!
-//! The backend makes a memfd, the frontend keeps it and gives it to whoever serves the device next
-//! (specification, "Inflight I/O tracking"). For each queue it holds
+//! The backend creates a memfd. The frontend keeps it and passes it to the next backend that serves
+//! the device (specification, "Inflight I/O tracking"). For each queue the region contains
 //!
 //! ```text
 //! features u64 = 0, version u16 = 1, desc_num u16, last_batch_head u16, used_idx u16,
 //! desc_num x { inflight u8, padding u8 x 5, next u16, counter u64 }
 //! ```
 //!
-//! in native byte order, the regions of the queues one after another at multiples of 64 bytes.
-//! Beside the virtqueue it is kept so:
+//! in native byte order. The parts of the queues follow each other at multiples of 64 bytes. The
+//! record is updated along with the virtqueue as follows:
 //!
 //! ```text
-//! DeviceQueue::pop      then  InflightQueue::pop         counter = the next number; inflight = 1
-//! DeviceQueue::push     then  InflightQueue::push        next = last_batch_head; last_batch_head = the head
-//! DeviceQueue::publish  then  InflightQueue::published   inflight = 0 for each of the batch; used_idx = used.idx
+//! DeviceQueue::pop      then  InflightQueue::pop        counter = the next number; inflight = 1
+//! DeviceQueue::push     then  InflightQueue::push       next = last_batch_head;
+//!                                                       last_batch_head = the head
+//! DeviceQueue::publish  then  InflightQueue::published  inflight = 0 for each head of the batch;
+//!                                                       used_idx = used.idx
 //! ```
 //!
-//! A head with inflight = 1 has been taken and not been answered, but for those of a batch whose
-//! used.idx is stored already: then the used_idx here is behind the ring's, by the size of the
-//! batch, and the batch is the first so many heads of the list from `last_batch_head`. (Further on
-//! the list goes through older batches and means nothing.) [`InflightRegion::open`] tells the two
-//! apart. A kill before `inflight = 1` leaves the head to be popped again, for the next index to
-//! pop is *derived*: used.idx plus the number of heads in flight.
+//! A head with inflight = 1 was popped and has not been answered. The only exception is a batch
+//! whose used.idx was stored just before the crash: then the used_idx in the region is behind that
+//! of the ring by the size of the batch, and the batch consists of that many heads from the start
+//! of the list at `last_batch_head`. (The rest of the list belongs to older batches and is
+//! ignored.) [`InflightRegion::open`] handles both cases. After a crash before `inflight = 1`, the
+//! head is popped again, because the next index to pop is *derived*: used.idx plus the number of
+//! heads in flight.
 //!
 //! # Order of the stores
 //!
-//! It is the process that dies, not the machine. What a thread has stored in shared memory stays
-//! stored, and another process finds it as far as the thread had come, in the order in which the
-//! *instructions* stood. So no fence is needed, but the compiler must not reorder. Every store to
-//! the region is a Release store, as that of used.idx in
-//! [`DeviceQueue::publish`](crate::virtqueue::DeviceQueue::publish) is: none of them moves before a
-//! store that is written above it. On x86 that is an ordinary store.
+//! Only the process crashes, not the machine. What a thread has stored in shared memory stays
+//! there, and another process sees all stores up to the point of the crash, in the order of the
+//! *instructions*. So no fence is needed, but the compiler must not reorder the stores. Every store
+//! to the region is a Release store, as is the store of used.idx in
+//! [`DeviceQueue::publish`](crate::virtqueue::DeviceQueue::publish), so none of them moves before
+//! an earlier store. On x86 a Release store is an ordinary store.
 #![expect(
     unsafe_code,
     reason = "the region is memory shared with the frontend, reached through a checked pointer"
@@ -47,71 +50,73 @@ use super::mapping::{Mapping, MappingError};
 use super::{Inflight, sigbus};
 use crate::memory::sealed_memfd;
 
-/// The version that is written here, and the only one there is.
+/// The version of the layout. No other version is defined.
 const VERSION: u16 = 1;
 
 /// The largest split virtqueue (virtio 1.2, section 2.7).
 const MAX_QUEUE_SIZE: u16 = 32768;
 
-/// What the region of each queue starts at a multiple of, as in libvhost-user and DPDK.
+/// Alignment of each queue's part of the region, as in libvhost-user and DPDK.
 const QUEUE_ALIGN: u64 = 64;
 
-/// Why an in-flight region was not made, refused, or not recovered from.
+/// Why an in-flight region could not be created, used, or recovered from.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InflightError {
     /// Too many queues, or none.
-    #[error("an in-flight region for {asked} queues: the device has 1 to {max}")]
+    #[error("the in-flight region is for {asked} queues; it must be for 1 to {max}")]
     Queues {
-        /// How many were announced.
+        /// Number of queues in the message.
         asked: u16,
-        /// How many the device has.
+        /// Number of queues of the device.
         max: u16,
     },
-    /// A size that no split virtqueue has.
-    #[error("an in-flight region for queues of {size} entries: they have 1 to 32768")]
+    /// A size that a split virtqueue cannot have.
+    #[error("the in-flight region is for queues of {size} entries; they must have 1 to 32768")]
     QueueSize {
-        /// The size that was announced.
+        /// The size in the message, in entries.
         size: u16,
     },
-    /// The announced size is less than the announced queues need.
-    #[error("an in-flight region of {have} bytes: its queues need {need}")]
+    /// The region is too small for its queues.
+    #[error("the in-flight region has {have} bytes, but its queues need {need}")]
     TooSmall {
-        /// Bytes announced.
+        /// Size of the region in the message, in bytes.
         have: u64,
         /// Bytes that the queues need.
         need: u64,
     },
-    /// The fields would lie across their natural boundaries.
-    #[error("an in-flight region at offset {offset:#x}, which is not a multiple of 8")]
+    /// The fields would not be naturally aligned.
+    #[error("the in-flight region is at offset {offset:#x}, which is not a multiple of 8")]
     Misaligned {
-        /// Where the region begins in the file, in bytes.
+        /// Offset of the region in the file, in bytes.
         offset: u64,
     },
     /// The file cannot be mapped.
     #[error("cannot map the in-flight region: {0}")]
     Mapping(#[from] MappingError),
-    /// The file cannot be made.
-    #[error("cannot make an in-flight region: {0}")]
+    /// The file cannot be created.
+    #[error("cannot create an in-flight region: {0}")]
     Create(#[source] io::Error),
-    /// A queue that the region has no place for.
-    #[error("queue {queue} of {size} entries: the in-flight region has {queues} queues of {queue_size}")]
+    /// The region has no room for a queue.
+    #[error(
+        "the in-flight region has {queues} queues of {queue_size} entries; queue {queue} of {size} entries does not fit"
+    )]
     NoPlace {
-        /// The queue.
+        /// The queue index.
         queue: u16,
         /// Its size in entries.
         size: u16,
-        /// Queues of the region.
+        /// Number of queues of the region.
         queues: u16,
-        /// Entries for each.
+        /// Entries of each queue.
         queue_size: u16,
     },
-    /// Somebody else wrote the region, or overwrote it.
+    /// The region has another layout, or was overwritten.
     #[error(
-        "the in-flight region of queue {queue} has version {version}, features {features:#x} and {desc_num} entries: expected version 1, no features and {queue_size} entries"
+        "the in-flight region of queue {queue} has version {version}, features {features:#x} and {desc_num} entries; expected version 1, no features and {queue_size} entries"
     )]
     Layout {
-        /// The queue.
+        /// The queue index.
         queue: u16,
         /// Its version field.
         version: u16,
@@ -119,15 +124,15 @@ pub enum InflightError {
         features: u64,
         /// Its desc_num field.
         desc_num: u16,
-        /// What desc_num has to be.
+        /// The expected desc_num.
         queue_size: u16,
     },
     /// The region and the used ring do not belong together.
     #[error(
-        "queue {queue}: used.idx is {in_ring}, the in-flight region says {in_region}, and no batch explains it"
+        "queue {queue}: used.idx is {in_ring}, but the in-flight region has {in_region}; no batch can be this long"
     )]
     Batch {
-        /// The queue.
+        /// The queue index.
         queue: u16,
         /// used.idx of the ring.
         in_ring: u16,
@@ -136,56 +141,55 @@ pub enum InflightError {
     },
 }
 
-/// The in-flight region of a device. Keeps the memory mapped, as each of its queues does.
+/// The in-flight region of a device. The memory stays mapped while this object or one of its queues
+/// exists.
 #[derive(Debug, Clone)]
 pub struct InflightRegion {
-    /// Invariant: mapped from a multiple of 8 on, and as large as `queues` times
-    /// `queue_bytes(queue_size)`.
+    /// Invariant: the mapping starts at a multiple of 8 and has at least `queues` times
+    /// `queue_bytes(queue_size)` bytes.
     mapping: Arc<Mapping>,
     queues: u16,
     queue_size: u16,
 }
 
-/// A queue as its last backend left it, by [`InflightRegion::open`].
+/// The state of a queue as its last backend left it, from [`InflightRegion::open`].
 #[derive(Debug)]
 pub struct Recovered {
-    /// Where to note what is in flight from now on. The heads below are noted already.
+    /// The record to use from now on. It already contains the heads below.
     pub queue: InflightQueue,
-    /// The heads that were taken and not answered, in the order in which they were taken.
+    /// The heads that were popped and not answered, in the order in which they were popped.
     pub heads: Vec<u16>,
-    /// Index of the next chain to pop.
+    /// Index of the next avail entry to pop.
     pub next_avail: u16,
 }
 
-/// The notes of one running queue. Belongs to whoever has the
+/// The record of one running queue. Belongs to the owner of the
 /// [`DeviceQueue`](crate::virtqueue::DeviceQueue).
 ///
-/// No method blocks, allocates or makes a system call, and each stores as often as it is written
-/// above.
+/// No method blocks, allocates, or makes a system call. The stores are those listed at the top of
+/// this file.
 #[derive(Debug)]
 pub struct InflightQueue {
     region: QueueRegion,
-    /// Number of the next request.
+    /// The counter for the next request.
     counter: u64,
-    /// last_batch_head. Never read back from the region while the queue runs.
+    /// last_batch_head. Not read from the region again while the queue runs.
     last: u16,
-    /// used_idx, likewise.
+    /// used_idx. Not read from the region again either.
     used_idx: u16,
     /// Heads pushed since the last `published`.
     batch: u16,
 }
 
 impl InflightRegion {
-    /// Makes a region that no queue has been noted in yet: the answer to GET_INFLIGHT_FD, which
-    /// asks for `num_queues` and `queue_size` of `request`. The file is sealed: who holds it can
-    /// write it and cannot resize it.
+    /// Creates an empty region, as the reply to GET_INFLIGHT_FD. The `num_queues` and `queue_size`
+    /// of `request` determine its size. The file is sealed: it can be written but not resized.
     ///
-    /// The backend keeps nothing of it. The frontend sends it back by SET_INFLIGHT_FD before it
-    /// starts the queues.
+    /// The backend does not keep the region. The frontend sends it back with SET_INFLIGHT_FD before
+    /// it starts the queues.
     ///
-    /// # Errors
-    /// [`InflightError::Queues`] for more than `max_queues`, [`InflightError::QueueSize`],
-    /// [`InflightError::Create`].
+    /// # Errors Returns [`InflightError::Queues`] for more than `max_queues`,
+    /// [`InflightError::QueueSize`], or [`InflightError::Create`].
     pub fn create(request: &Inflight, max_queues: u16) -> Result<(Inflight, OwnedFd), InflightError> {
         let size = needed(request, max_queues)?;
         let file = sealed_memfd(c"vhost-user-inflight", size).map_err(InflightError::Create)?;
@@ -193,12 +197,12 @@ impl InflightRegion {
         Ok((made, file.into()))
     }
 
-    /// Maps the region of a SET_INFLIGHT_FD: one that [`InflightRegion::create`] made, in this
-    /// process or in one that is no more, if the frontend is honest. The descriptor is closed, in
-    /// every case.
+    /// Maps the region of a SET_INFLIGHT_FD. It should come from [`InflightRegion::create`], in
+    /// this process or in an earlier one, but this is not trusted. The descriptor is closed, also
+    /// on error.
     ///
-    /// # Errors
-    /// Any but those of creating and of [`InflightRegion::open`].
+    /// # Errors Returns [`InflightError::Queues`], [`InflightError::QueueSize`],
+    /// [`InflightError::TooSmall`], [`InflightError::Misaligned`], or [`InflightError::Mapping`].
     pub fn adopt(description: &Inflight, fd: OwnedFd, max_queues: u16) -> Result<Self, InflightError> {
         let &Inflight { mmap_size, mmap_offset, num_queues, queue_size } = description;
         let need = needed(description, max_queues)?;
@@ -215,19 +219,20 @@ impl InflightRegion {
         })
     }
 
-    /// Takes queue `index`, of `size` entries and with `used_idx` in its used ring
-    /// ([`DeviceQueue::used_idx_in_ring`](crate::virtqueue::DeviceQueue::used_idx_in_ring)), over
-    /// from whoever served it before. If that was nobody, nothing is in flight.
+    /// Takes over queue `index` of `size` entries from the previous backend. `used_idx` is the
+    /// index in its used ring
+    /// ([`DeviceQueue::used_idx_in_ring`](crate::virtqueue::DeviceQueue::used_idx_in_ring)). If
+    /// there was no previous backend, nothing is in flight.
     ///
-    /// Next comes [`DeviceQueue::resume`](crate::virtqueue::DeviceQueue::resume) with the two
+    /// Afterwards call [`DeviceQueue::resume`](crate::virtqueue::DeviceQueue::resume) with the two
     /// indices, then [`DeviceQueue::resubmit`](crate::virtqueue::DeviceQueue::resubmit) for each
-    /// head in turn, then the first pop. What the frontend says by SET_VRING_BASE means nothing
-    /// then. The last backend may have been killed between used.idx and the interrupt for it, so
-    /// interrupt the driver once, whatever there is to do. One backend at a time opens a queue.
-    /// This may be killed and done again, like everything else here.
+    /// head in order, and only then pop. The base from SET_VRING_BASE is ignored. The previous
+    /// backend may have crashed after storing used.idx but before sending the interrupt, so
+    /// interrupt the driver once in any case. Only one backend at a time may open a queue. If the
+    /// process crashes in this function, it can simply be called again.
     ///
-    /// # Errors
-    /// [`InflightError::NoPlace`], [`InflightError::Layout`], [`InflightError::Batch`].
+    /// # Errors Returns [`InflightError::NoPlace`], [`InflightError::Layout`], or
+    /// [`InflightError::Batch`].
     pub fn open(&self, index: u16, size: u16, used_idx: u16) -> Result<Recovered, InflightError> {
         let (queues, queue_size) = (self.queues, self.queue_size);
         if index >= queues || size > queue_size {
@@ -274,14 +279,14 @@ impl InflightRegion {
         })
     }
 
-    /// Whether the frontend has taken pages of the region away; see
+    /// Returns true if a page of the region was missing when it was accessed; see
     /// [`MemoryTable::is_broken`](super::MemoryTable::is_broken).
     #[inline]
     pub fn is_broken(&self) -> bool {
         sigbus::faults() > 0 && self.mapping.is_broken()
     }
 
-    /// `index` is less than `queues`.
+    /// Returns the part of one queue. The caller makes sure that `index` is less than `queues`.
     fn queue_region(&self, index: u16) -> QueueRegion {
         let offset = u64::from(index) * queue_bytes(self.queue_size);
         QueueRegion {
@@ -293,7 +298,7 @@ impl InflightRegion {
 }
 
 impl InflightQueue {
-    /// The chain `head` has been popped and is about to be carried out.
+    /// Records that the chain `head` was popped. Call it before the request is started.
     #[inline]
     pub fn pop(&mut self, head: u16) {
         let Some(entry) = self.region.entry(head) else {
@@ -305,8 +310,8 @@ impl InflightQueue {
         self.counter = self.counter.wrapping_add(1);
     }
 
-    /// The chain `head` has been pushed, and will be published with all others that are. Not for a
-    /// queue that is broken: it pushes nothing.
+    /// Records that the chain `head` was pushed and will be published with the other pushed chains.
+    /// Do not call it for a broken queue, which pushes nothing.
     #[inline]
     pub fn push(&mut self, head: u16) {
         let Some(entry) = self.region.entry(head) else {
@@ -319,9 +324,9 @@ impl InflightQueue {
         self.batch = self.batch.wrapping_add(1);
     }
 
-    /// used.idx has been moved past everything that was pushed. Before the next push, and before
-    /// the next pop; not for a queue that is broken, nor for guest memory that is, whose used.idx
-    /// nobody will see.
+    /// Records that used.idx was stored and covers everything pushed so far. Call it before the
+    /// next push and the next pop. Do not call it if the queue or the guest memory is broken: the
+    /// driver would not see used.idx.
     #[inline]
     pub fn published(&mut self) {
         if self.batch == 0 {
@@ -329,8 +334,8 @@ impl InflightQueue {
         }
         let mut head = self.last;
         for _ in 0..self.batch {
-            // A head that the frontend wrote in between leads to where the frontend wants, in its
-            // own region.
+            // The frontend may have overwritten `next`. The walk then clears wrong heads, but only
+            // in the frontend's own region.
             let Some(entry) = self.region.entry(head) else {
                 break;
             };
@@ -342,7 +347,7 @@ impl InflightQueue {
     }
 }
 
-/// What stands before the entries of a queue (specification, `QueueRegionSplit`).
+/// The header before the entries of a queue (specification, `QueueRegionSplit`).
 #[derive(Debug)]
 #[repr(C)]
 struct Header {
@@ -353,7 +358,7 @@ struct Header {
     used_idx: AtomicU16,
 }
 
-/// What is noted of one head (specification, `DescStateSplit`).
+/// The record of one head (specification, `DescStateSplit`).
 #[derive(Debug)]
 #[repr(C)]
 struct Entry {
@@ -366,13 +371,13 @@ struct Entry {
 const _: () = assert!(size_of::<Header>() == 16 && size_of::<Entry>() == 16);
 const _: () = assert!(std::mem::offset_of!(Entry, next) == 6 && std::mem::offset_of!(Entry, counter) == 8);
 
-/// Bytes of a queue's region, a multiple of [`QUEUE_ALIGN`].
+/// Size of a queue's part of the region in bytes, a multiple of [`QUEUE_ALIGN`].
 fn queue_bytes(queue_size: u16) -> u64 {
     (size_of::<Header>() as u64 + size_of::<Entry>() as u64 * u64::from(queue_size))
         .next_multiple_of(QUEUE_ALIGN)
 }
 
-/// Bytes of the region that is described, if it can be.
+/// Returns the size in bytes of the described region, if the description is valid.
 fn needed(description: &Inflight, max_queues: u16) -> Result<u64, InflightError> {
     let &Inflight { num_queues, queue_size, .. } = description;
     if !(1..=max_queues).contains(&num_queues) {
@@ -384,31 +389,32 @@ fn needed(description: &Inflight, max_queues: u16) -> Result<u64, InflightError>
     Ok(u64::from(num_queues) * queue_bytes(queue_size))
 }
 
-/// One queue's part of the region. The frontend can write it at any time, so everything in it is
-/// atomic and nothing in it is an index before it has been compared.
+/// One queue's part of the region. The frontend can write it at any time. All fields are therefore
+/// atomic, and values read from it are checked before they are used as an index.
 #[derive(Debug)]
 struct QueueRegion {
-    /// Invariant: aligned, and followed by `entries` entries, all mapped while `_mapping` lives.
+    /// Invariant: aligned, and followed by `entries` entries. All of it stays mapped while
+    /// `_mapping` lives.
     header: *const Header,
     entries: u16,
     _mapping: Arc<Mapping>,
 }
 
-// SAFETY: the pointer goes to memory that `_mapping` keeps mapped wherever this value is, and every
-// access is atomic.
+// SAFETY: the pointer refers to memory that `_mapping` keeps mapped, on whatever thread this value
+// is, and every access is atomic.
 unsafe impl Send for QueueRegion {}
 
 impl QueueRegion {
     #[inline]
     fn header(&self) -> &Header {
-        // SAFETY: mapped and aligned (the invariant), and all of it is atomics, which the frontend
-        // may change.
+        // SAFETY: mapped and aligned (the invariant), and all fields are atomic, so the frontend
+        // may change them.
         unsafe { &*self.header }
     }
 
     #[inline]
     fn entries(&self) -> &[Entry] {
-        // The header's size is a multiple of the entries' alignment.
+        // The size of the header is a multiple of the alignment of the entries.
         let first = self.header.wrapping_add(1).cast::<Entry>();
         // SAFETY: as for `header`.
         unsafe { std::slice::from_raw_parts(first, usize::from(self.entries)) }
@@ -419,7 +425,8 @@ impl QueueRegion {
         self.entries().get(usize::from(head))
     }
 
-    /// Nothing is in flight. The version comes last: without it, this is done again.
+    /// Marks all entries as not in flight. The version is stored last: if it is missing, the next
+    /// backend initialises again.
     fn initialise(&self) {
         let header = self.header();
         for entry in self.entries() {
@@ -431,8 +438,8 @@ impl QueueRegion {
         step(|| header.version.store(VERSION, Ordering::Release));
     }
 
-    /// Finishes what `InflightQueue::published` was killed in, if it was. `None` if the two indices
-    /// are of different stories.
+    /// Finishes an `InflightQueue::published` that was interrupted by a crash, if any. Returns
+    /// `None` if the two indices cannot belong together.
     fn clear_published(&self, in_region: u16, in_ring: u16) -> Option<()> {
         let batch = in_ring.wrapping_sub(in_region);
         if batch == 0 {
@@ -440,8 +447,8 @@ impl QueueRegion {
         }
         let header = self.header();
         if self.in_flight().is_empty() {
-            // A new region; or all that was missing is the index; or the ring was drained and set
-            // up anew by the driver.
+            // Either the region is new, or only the store of used_idx was missing, or the driver
+            // has drained the ring and set it up again.
             step(|| header.used_idx.store(in_ring, Ordering::Release));
             return Some(());
         }
@@ -458,7 +465,7 @@ impl QueueRegion {
         Some(())
     }
 
-    /// Counter and head of each chain in flight.
+    /// Returns counter and head of each chain in flight.
     fn in_flight(&self) -> Vec<(u64, u16)> {
         (0..)
             .zip(self.entries())
@@ -468,7 +475,8 @@ impl QueueRegion {
     }
 }
 
-/// Makes one store to the region. The process may be killed before each, and so tests do.
+/// Makes one store to the region. The process may be killed before any of them; tests simulate
+/// that.
 #[inline(always)]
 fn step(store: impl FnOnce()) {
     #[cfg(test)]
