@@ -129,7 +129,7 @@ pub enum InflightError {
     },
     /// The region and the used ring do not belong together.
     #[error(
-        "queue {queue}: used.idx is {in_ring}, but the in-flight region has {in_region}; no batch can be this long"
+        "queue {queue}: used.idx is {in_ring}, but the in-flight region has {in_region}; they do not belong together"
     )]
     Batch {
         /// The queue index.
