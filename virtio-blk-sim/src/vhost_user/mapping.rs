@@ -1,7 +1,7 @@
-//! A peer's file, mapped: what guest memory and the in-flight region have in common.
+//! Maps a file that the peer sent. Used for guest memory and for the in-flight region.
 //!
-//! The file is whatever the peer sent. What can be checked is checked before it is mapped; what the
-//! peer does to the file afterwards is the business of [`sigbus`](super::sigbus).
+//! The file is untrusted. Everything that can be checked is checked before it is mapped. If the
+//! peer truncates the file later, [`sigbus`](super::sigbus) handles it.
 #![expect(unsafe_code, reason = "mmap(2), and fstatfs(2) for the page size of hugetlbfs, are libc calls")]
 
 use std::fs::File;
@@ -13,87 +13,87 @@ use std::sync::Arc;
 use super::sigbus::{Guard, GuardError};
 use crate::memory::{GuestAddress, GuestRegion};
 
-/// What a mapping allows. A file that is not open for writing, or sealed against it, is refused by
-/// mmap(2).
+/// The access rights of a mapping. mmap(2) refuses a file that is not open for writing or is sealed
+/// against writing.
 const ACCESS: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
-/// Why a peer's file was not mapped.
+/// Why a file of the peer was not mapped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MappingError {
-    /// Nothing to map.
-    #[error("the size is 0: a region has at least one byte")]
+    /// The size is 0.
+    #[error("the size is 0; a region must have at least one byte")]
     Empty,
-    /// The offset and the size are more than a file can have.
-    #[error("offset {offset:#x} and size {size:#x} together are more than a file can have")]
+    /// The end of the region is larger than any file can be.
+    #[error("offset {offset:#x} and size {size:#x} exceed the maximum file size")]
     Overflow {
-        /// Where the region begins in the file, in bytes.
+        /// Offset of the region in the file, in bytes.
         offset: u64,
-        /// Its bytes.
+        /// Size in bytes.
         size: u64,
     },
-    /// The descriptor is a pipe, a socket, a device.
+    /// The descriptor is not a regular file but, for example, a pipe, a socket, or a device.
     #[error(
-        "the file descriptor is not a regular file: share memory by a memfd, a file of tmpfs or hugetlbfs"
+        "the file descriptor is not a regular file; share memory with a memfd or a file on tmpfs or hugetlbfs"
     )]
     NotAFile,
-    /// Bytes behind the end of the file would be a SIGBUS at their first access.
+    /// The region extends past the end of the file. An access there would raise SIGBUS.
     #[error("the file has {file_size:#x} bytes, but offset {offset:#x} and size {size:#x} need more")]
     BeyondEnd {
-        /// Where the region begins in the file, in bytes.
+        /// Offset of the region in the file, in bytes.
         offset: u64,
-        /// Its bytes.
+        /// Size in bytes.
         size: u64,
-        /// What fstat(2) says.
+        /// File size reported by fstat(2).
         file_size: u64,
     },
     /// A system call failed.
     #[error("{call} failed on the file descriptor: {error}")]
     System {
-        /// Which.
+        /// The name of the call.
         call: &'static str,
-        /// What it said.
+        /// Its error.
         #[source]
         error: io::Error,
     },
-    /// The mapping cannot be protected against its file being truncated.
+    /// The mapping cannot be protected against truncation of its file.
     #[error(transparent)]
     Guard(#[from] GuardError),
 }
 
-/// Some bytes of a file, mapped shared and writable, under guard against SIGBUS. Unmapped when it
-/// is dropped.
+/// A part of a file, mapped shared and writable, and protected against SIGBUS. Dropping it unmaps
+/// it.
 #[derive(Debug)]
 pub(super) struct Mapping {
-    /// Invariant: the `mapped_len` bytes at `base` are a mapping of this object's own, and
-    /// `skip + len` is at most `mapped_len`.
+    /// Invariant: the `mapped_len` bytes at `base` are a mapping owned by this object, and `skip +
+    /// len` is at most `mapped_len`.
     base: *mut u8,
     mapped_len: usize,
-    /// The bytes that were asked for begin here; those before fill up the first page.
+    /// Offset of the requested bytes in the mapping, which starts at a page boundary.
     skip: usize,
     len: usize,
     /// `None` only inside `drop`.
     guard: Option<Guard>,
 }
 
-// SAFETY: the pointer is an address of memory that belongs to this object on whatever thread;
-// nothing in the safe interface reads or writes through it.
+// SAFETY: the pointer is the address of memory that this object owns, on whatever thread it is.
+// Nothing in the safe interface reads or writes through it.
 unsafe impl Send for Mapping {}
 // SAFETY: as for Send.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps `size` bytes from `offset` on, which need not be a multiple of a page: an x86 guest's
-    /// RAM has a region that begins at 768 KiB, which is within a page of hugetlbfs. Closes the
-    /// descriptor.
+    /// Maps `size` bytes starting at `offset`, which need not be a multiple of the page size: the
+    /// RAM of an x86 guest has a region that begins at 768 KiB, which may be inside a page of
+    /// hugetlbfs. Closes the descriptor.
     ///
-    /// Does not block, unless the file is on a file system that answers fstat(2) from afar.
+    /// Does not block, except in fstat(2) if the file is on a network file system.
     pub(super) fn new(fd: OwnedFd, offset: u64, size: u64) -> Result<Self, MappingError> {
         if size == 0 {
             return Err(MappingError::Empty);
         }
         let overflow = || MappingError::Overflow { offset, size };
-        // mmap(2) takes an off_t.
+        // The end must fit in an off_t, as mmap(2) requires.
         let end = offset.checked_add(size).filter(|&end| i64::try_from(end).is_ok()).ok_or_else(overflow)?;
         let file = File::from(fd);
         let metadata = file.metadata().map_err(|error| system("fstat", error))?;
@@ -105,16 +105,17 @@ impl Mapping {
             return Err(MappingError::BeyondEnd { offset, size, file_size });
         }
         let page = page_size(&file)?;
-        // Both ends of a mapping are multiples of the file's page size: mmap(2) demands it of the
-        // offset, and on hugetlbfs munmap(2) of the length ("Huge page mappings").
+        // Both ends of the mapping are multiples of the file's page size. mmap(2) requires it of
+        // the offset, and for hugetlbfs munmap(2) requires it of the length (see "Huge page
+        // mappings" there).
         let first = offset - offset % page;
         let mapped = end
             .checked_next_multiple_of(page)
             .and_then(|end| usize::try_from(end - first).ok())
             .ok_or_else(overflow)?;
         let (skip, len) = ((offset - first) as usize, size as usize);
-        // SAFETY: a new mapping at an address of the kernel's choice. `first` was checked to be an
-        // off_t.
+        // SAFETY: a new mapping at an address chosen by the kernel. `first` was checked to fit in
+        // an off_t.
         let base = unsafe {
             libc::mmap(
                 ptr::null_mut(),
@@ -129,29 +130,29 @@ impl Mapping {
             return Err(system("mmap", io::Error::last_os_error()));
         }
         let mut mapping = Self { base: base.cast(), mapped_len: mapped, skip, len, guard: None };
-        // SAFETY: the mapping has just been made, shared and writable, in whole pages of its file.
-        // `drop` unmaps it after the guard is gone; in between it is reached only through this
-        // object. What a peer can write at any time nobody relies on.
+        // SAFETY: the mapping has just been created, shared and writable, in whole pages of its
+        // file. `drop` unmaps it after dropping the guard, and until then it is accessible only
+        // through this object. A peer can write it at any time, so no code relies on its content.
         mapping.guard = Some(unsafe { Guard::new(mapping.base, mapped, page as usize) }?);
         Ok(mapping)
     }
 
-    /// The first byte that was asked for. It is a multiple of whatever power of two, up to a page,
-    /// the offset is one of.
+    /// Returns the address of the first requested byte. Up to the page size, it has the same
+    /// alignment as the offset.
     pub(super) fn as_ptr(&self) -> *mut u8 {
         self.base.wrapping_add(self.skip)
     }
 
-    /// The bytes that were asked for as a region of guest memory, which keeps the mapping. `None`
-    /// if it would end past the last guest address.
+    /// Returns the requested bytes as a region of guest memory, which keeps the mapping alive.
+    /// Returns `None` if the region would exceed the guest address space.
     pub(super) fn guest_region(self: &Arc<Self>, start: GuestAddress) -> Option<GuestRegion> {
         let owner = Arc::clone(self);
-        // SAFETY: the bytes are mapped so until this object, the owner, is dropped, and nothing
-        // here makes a reference to them.
+        // SAFETY: the bytes stay mapped until this object, the owner, is dropped. No reference to
+        // them is created here.
         unsafe { GuestRegion::from_raw(start, self.as_ptr(), self.len, ACCESS, owner) }
     }
 
-    /// Whether the peer has taken pages away that were accessed since; see [`Guard::is_broken`].
+    /// Returns true if a page was missing when it was accessed; see [`Guard::is_broken`].
     #[inline]
     pub(super) fn is_broken(&self) -> bool {
         self.guard.as_ref().is_some_and(Guard::is_broken)
@@ -160,9 +161,9 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // First the guard: from munmap on the addresses may be somebody else's.
+        // Drop the guard first: after munmap the addresses may be reused for another mapping.
         self.guard = None;
-        // SAFETY: the mapping is this object's, and nobody reaches it without this object.
+        // SAFETY: this object owns the mapping, and it is not accessible in any other way.
         let unmapped = unsafe { libc::munmap(self.base.cast(), self.mapped_len) };
         debug_assert_eq!(unmapped, 0, "whole pages of a mapping of our own");
     }
@@ -172,21 +173,21 @@ fn system(call: &'static str, error: io::Error) -> MappingError {
     MappingError::System { call, error }
 }
 
-/// The size of the pages that a mapping of `file` consists of, in bytes: a power of two.
+/// Returns the page size of a mapping of `file`, in bytes. It is a power of two.
 fn page_size(file: &File) -> Result<u64, MappingError> {
     let mut stat = std::mem::MaybeUninit::<libc::statfs>::uninit();
-    // SAFETY: the descriptor is open, and `stat` has room for the answer.
+    // SAFETY: the descriptor is open, and `stat` has room for the result.
     if unsafe { libc::fstatfs(file.as_raw_fd(), stat.as_mut_ptr()) } < 0 {
         return Err(system("fstatfs", io::Error::last_os_error()));
     }
-    // SAFETY: fstatfs has succeeded, so `stat` is written.
+    // SAFETY: fstatfs succeeded, so `stat` is initialised.
     let stat = unsafe { stat.assume_init() };
-    // f_bsize of hugetlbfs is its page size, of a memfd with MFD_HUGETLB too. Other file systems'
-    // blocks are no pages.
+    // On hugetlbfs, f_bsize is the page size, also for a memfd with MFD_HUGETLB. On other file
+    // systems it is the block size, which is unrelated to the page size.
     if stat.f_type == libc::HUGETLBFS_MAGIC {
         return Ok(stat.f_bsize as u64);
     }
-    // SAFETY: sysconf reads a number.
+    // SAFETY: sysconf only reads a value.
     Ok(unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64)
 }
 
@@ -200,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_memfd_of_huge_pages_is_mapped_by_them() {
+    fn a_memfd_of_huge_pages_is_mapped_in_whole_huge_pages() {
         // SAFETY: the name is a NUL-terminated string.
         let fd =
             unsafe { libc::memfd_create(c"mapping-huge".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_HUGETLB) };
@@ -213,14 +214,14 @@ mod tests {
         let page = page_size(&file).unwrap();
         assert!(page.is_power_of_two() && page > 4096, "{page}");
         file.set_len(2 * page).unwrap();
-        // As an x86 guest's RAM behind the legacy hole: neither end is a multiple of a huge page.
+        // As for x86 guest RAM after the legacy hole: neither end is a multiple of a huge page.
         let (offset, size) = (768 << 10, page);
         let mapping = match Mapping::new(file.try_clone().unwrap().into(), offset, size) {
             Ok(mapping) => Arc::new(mapping),
             Err(MappingError::System { call: "mmap", error })
                 if error.raw_os_error() == Some(libc::ENOMEM) =>
             {
-                eprintln!("skipped: this machine has no huge pages to give (vm.nr_hugepages)");
+                eprintln!("skipped: no huge pages are available (vm.nr_hugepages)");
                 return;
             }
             Err(error) => panic!("{error}"),
@@ -233,7 +234,7 @@ mod tests {
             file.read_exact_at(&mut seen, offset + at).unwrap();
             assert_eq!(seen, [7]);
         }
-        // Of the two pages one goes away.
+        // Truncate the file by one of its two pages.
         file.set_len(page).unwrap();
         region.write_obj(8_u8, MemoryRegionAddress(size - 1)).unwrap();
         assert_eq!(region.read_obj::<u8>(MemoryRegionAddress(0)).unwrap(), 7);
@@ -241,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_begins_at_the_offset() {
+    fn the_requested_bytes_begin_at_the_offset() {
         let file = crate::memory::sealed_memfd(c"mapping-offset", 0x3000).unwrap();
         for (offset, size, mapped) in
             [(0, 1, 0x1000), (0xfff, 2, 0x2000), (0x1000, 0x2000, 0x2000), (0x1001, 1, 0x1000)]
