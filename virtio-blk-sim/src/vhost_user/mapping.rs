@@ -65,8 +65,8 @@ pub enum MappingError {
 /// it.
 #[derive(Debug)]
 pub(super) struct Mapping {
-    /// Invariant: the `mapped_len` bytes at `base` are a mapping owned by this object, and `skip +
-    /// len` is at most `mapped_len`.
+    /// Invariant: the `mapped_len` bytes at `base` are a mapping owned by this object, and
+    /// `skip + len` is at most `mapped_len`.
     base: *mut u8,
     mapped_len: usize,
     /// Offset of the requested bytes in the mapping, which starts at a page boundary.

@@ -169,7 +169,7 @@ fn tables_that_cannot_be_are_refused_and_leave_nothing_behind() {
             vec![user(0x1000, region(0, 0x1000, 0)), user(0x1fff, region(0x8000, 0x1000, 0))],
             "the regions at user addresses 0x1000 and 0x1fff overlap"),
         ("offset and size wrap", vec![region(0, 0x1000, top + 1)],
-            "region of 0x1000 bytes at guest address 0x0: offset 0xfffffffffffff001 and size 0x1000 together are more"),
+            "region of 0x1000 bytes at guest address 0x0: offset 0xfffffffffffff001 and size 0x1000 exceed the maximum"),
         ("more than an off_t", vec![region(0, 0x1000, i64::MAX as u64 - 0xffe)], "exceed the maximum file size"),
         ("the last off_t", vec![region(0, 0x1000, i64::MAX as u64 - 0x1000)], "the file has 0x4000 bytes"),
         ("a byte beyond the file", vec![region(0, 0x4001, 0)],
