@@ -6,10 +6,10 @@
 //! they are needed:
 //!
 //! ```text
-//!           ┌──────────── body complete: the message is handed out ◄───────────┐
-//!           ▼                                                                  │
-//!   Header: 0..12 bytes ── 12 bytes, version 1, size within bounds ──► Body: 0..size bytes
-//!           └───────────────┬─────────── any error ────────────────────────────┘
+//!           ┌───────── body complete: the message is returned ◄────────────┐
+//!           ▼                                                              │
+//!   Header: 0..12 bytes ── 12 bytes, version 1, size within limit ──► Body: 0..size bytes
+//!           └───────────────┬─────────── any error ────────────────────────┘
 //!                           ▼
 //!                        Failed: the start of the next message is unknown
 //! ```

@@ -34,7 +34,7 @@ pub enum ConnectionError {
     /// The body is larger than any request. None of it was read.
     #[error("request {request} announces a body of {size} bytes; the largest accepted is {MAX_BODY_SIZE}")]
     TooLarge {
-        /// The request's number.
+        /// The request number.
         request: u32,
         /// Announced size of the body in bytes.
         size: u32,
@@ -91,7 +91,7 @@ pub enum MessageError {
     /// The body of a reply is too short or too long.
     #[error("the reply to request {request} has a body of {size} bytes; it must have {expected}")]
     ReplySize {
-        /// The request's number.
+        /// The request number.
         request: u32,
         /// Size of the received body in bytes.
         size: usize,
@@ -101,7 +101,7 @@ pub enum MessageError {
     /// A reply with missing or surplus descriptors.
     #[error("the reply to request {request} came with {count} file descriptors; it must have {expected}")]
     ReplyDescriptors {
-        /// The request's number.
+        /// The request number.
         request: u32,
         /// Number of descriptors received.
         count: usize,
@@ -196,7 +196,7 @@ pub enum FrontendError {
     /// The backend refused the request.
     #[error("the backend refused request {request} ({})", name(*request))]
     Refused {
-        /// The request's number.
+        /// The request number.
         request: u32,
     },
     /// The backend did not answer before the timeout.

@@ -31,7 +31,7 @@ type Result<T> = std::result::Result<T, FrontendError>;
 #[derive(Debug)]
 pub struct Frontend {
     connection: Connection,
-    /// Our end of the channel for the backend's own requests.
+    /// This side of the channel for the backend's own requests.
     backend_channel: Option<Connection>,
     negotiated: ProtocolFeatures,
     timeout: Duration,

@@ -1,5 +1,5 @@
-//! The header of a message and the codes of the requests (specification, "Header" and "Front-end
-//! message types").
+//! The message header and the request codes (specification, "Header" and "Front-end message
+//! types").
 
 use std::fmt;
 
@@ -8,8 +8,8 @@ use super::features::ProtocolFeatures;
 /// Size of a header in bytes.
 pub const HEADER_SIZE: usize = 12;
 
-/// Most bytes of a body. The largest request that is served has 268; a larger one within this bound
-/// is read and refused, and the connection survives it.
+/// Largest body size in bytes that is accepted. The largest request that is served has 268 bytes. A
+/// larger body within this limit is read and refused, and the connection stays usable.
 pub const MAX_BODY_SIZE: usize = 4096;
 
 const VERSION_MASK: u32 = 0x3;

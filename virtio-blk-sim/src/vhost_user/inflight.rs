@@ -100,7 +100,7 @@ pub enum InflightError {
     /// The region has no entry for this queue, or its entry is too small.
     #[error("queue {queue} of {size} entries: the in-flight region has {queues} queues of {queue_size}")]
     NoPlace {
-        /// The queue.
+        /// The queue index.
         queue: u16,
         /// Size of the queue in entries.
         size: u16,
@@ -111,10 +111,10 @@ pub enum InflightError {
     },
     /// The region was written by other software, or overwritten.
     #[error(
-        "the in-flight region of queue {queue} has version {version}, features {features:#x} and {desc_num} entries: expected version 1, no features and {queue_size} entries"
+        "the in-flight region of queue {queue} has version {version}, features {features:#x} and {desc_num} entries; expected version 1, no features and {queue_size} entries"
     )]
     Layout {
-        /// The queue.
+        /// The queue index.
         queue: u16,
         /// The version field.
         version: u16,
@@ -130,7 +130,7 @@ pub enum InflightError {
         "queue {queue}: used.idx is {in_ring}, the in-flight region says {in_region}, which no unfinished batch can explain"
     )]
     Batch {
-        /// The queue.
+        /// The queue index.
         queue: u16,
         /// used.idx in the ring.
         in_ring: u16,
@@ -156,7 +156,7 @@ pub struct Recovered {
     pub queue: InflightQueue,
     /// The heads that were popped and not answered, in the order in which they were popped.
     pub heads: Vec<u16>,
-    /// Index of the next chain to pop.
+    /// Index of the next avail entry to pop.
     pub next_avail: u16,
 }
 
@@ -228,8 +228,8 @@ impl InflightRegion {
     /// Only one backend at a time may open a queue. Like everything else here, this call may be
     /// killed and repeated.
     ///
-    /// # Errors
-    /// [`InflightError::NoPlace`], [`InflightError::Layout`], [`InflightError::Batch`].
+    /// # Errors Returns [`InflightError::NoPlace`], [`InflightError::Layout`], or
+    /// [`InflightError::Batch`].
     pub fn open(&self, index: u16, size: u16, used_idx: u16) -> Result<Recovered, InflightError> {
         let (queues, queue_size) = (self.queues, self.queue_size);
         if index >= queues || size > queue_size {
@@ -411,7 +411,7 @@ impl QueueRegion {
 
     #[inline]
     fn entries(&self) -> &[Entry] {
-        // The header's size is a multiple of the entries' alignment.
+        // The size of the header is a multiple of the alignment of the entries.
         let first = self.header.wrapping_add(1).cast::<Entry>();
         // SAFETY: same as for `header`.
         unsafe { std::slice::from_raw_parts(first, usize::from(self.entries)) }

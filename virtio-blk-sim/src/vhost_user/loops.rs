@@ -1,7 +1,7 @@
-//! Where the queues run: on the server's own loop, or spread over IoThreads.
+//! Which event loops the queues run on: the server's own loop, or a set of IoThreads.
 //!
-//! A running queue belongs to its loop's thread. What the server holds of it is a [`RunningQueue`],
-//! which asks that thread.
+//! A running queue belongs to the thread of its loop. The server only holds a [`RunningQueue`],
+//! which sends its calls to that thread.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -22,23 +22,24 @@ use crate::queue::{
 };
 use crate::virtqueue::{DeviceQueue, QueueError};
 
-/// What a queue is started from, on whichever loop it will run.
+/// Everything needed to start a queue, on any loop.
 #[derive(Debug)]
 pub(super) struct QueueOrder<D> {
     pub(super) device: Arc<D>,
     pub(super) queue: DeviceQueue,
     pub(super) kick: EventNotifier,
     pub(super) interrupt: Interrupt,
-    /// Rung when the driver breaks a rule.
+    /// The eventfd to signal when the driver breaks a rule.
     pub(super) error: Option<EventNotifier>,
     pub(super) limit: Option<Arc<RateLimit>>,
-    /// The record of what is in flight, and what a former backend left there.
+    /// The record of requests in flight, and the requests that a previous backend left there.
     pub(super) in_flight: Option<(InflightQueue, Vec<u16>)>,
     /// The guest memory that the queue uses.
     pub(super) memory: MemoryTable,
-    /// Where the record is: the frontend's memory as well.
+    /// The shared memory that holds the record. It belongs to the frontend as well.
     pub(super) inflight_region: Option<InflightRegion>,
-    /// Shut down when the frontend takes that memory away, which ends the session.
+    /// The frontend's socket. It is shut down, which ends the session, if the frontend truncates
+    /// that memory.
     pub(super) socket: Arc<UnixStream>,
 }
 
@@ -60,13 +61,14 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> QueueOrder<D> {
     fn start(self, index: u16, context: &AioContext) -> io::Result<Box<dyn Running>> {
         let (device, error, socket) = (Arc::clone(&self.device), self.error, self.socket);
         let on_broken = move |rule: QueueError| {
-            device.log(format_args!("queue {index} is stopped: {rule}"));
+            device.log(format_args!("stopping queue {index}: {rule}"));
             if rule == QueueError::MemoryLost {
-                // The server sees it as the end of the stream, on whichever thread it is.
+                // The server notices this as end of stream, on whichever thread it runs.
                 let _ = socket.shutdown(Shutdown::Both);
             }
             if let Some(error) = &error {
-                // An eventfd that the peer sent: if it is none any more, the peer cannot be told.
+                // An eventfd that the peer sent. If it does not work, there is no other way to
+                // inform the peer.
                 let _ = error.notify();
             }
         };
@@ -88,7 +90,7 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> QueueOrder<D> {
     }
 }
 
-/// A queue that runs on a loop, whatever its device is.
+/// A queue that runs on a loop, independent of the device type.
 pub(super) trait Running {
     fn set_interrupt(&self, interrupt: Interrupt);
     fn stats(&self) -> QueueStats;
@@ -116,29 +118,31 @@ impl std::fmt::Debug for dyn Running {
 }
 
 thread_local! {
-    /// The queues of this IoThread, by number.
+    /// The queues of this IoThread, by id.
     static QUEUES: RefCell<BTreeMap<u64, Box<dyn Running>>> = const { RefCell::new(BTreeMap::new()) };
 }
 
-/// The loops that a server spreads its queues over.
+/// The event loops that a server spreads its queues over.
 #[derive(Debug)]
 pub struct Loops {
     threads: Vec<Arc<IoThread>>,
-    /// The thread of each queue; round robin beyond its end.
+    /// Index of the thread for each queue. Queues beyond its end are assigned round robin.
     mapping: Vec<usize>,
 }
 
 impl Loops {
-    /// All queues on the server's own loop.
+    /// Runs all queues on the server's own loop.
     pub fn own() -> Self {
         Self { threads: Vec::new(), mapping: Vec::new() }
     }
 
-    /// `threads` IoThreads (0: none, as [`own`](Self::own)). Queue `n` runs on thread `mapping[n]`,
-    /// or, where the list ends, on thread `n` modulo their number.
+    /// Starts `threads` IoThreads (0: none, as [`own`](Self::own)). Queue `n` runs on thread
+    /// `mapping[n]`. If the mapping is too short, it runs on thread `n` modulo the number of
+    /// threads.
     ///
     /// # Errors
-    /// `InvalidInput` if the mapping names a thread that there is not; as for [`IoThread::spawn`].
+    /// Returns `InvalidInput` if the mapping contains a thread index that does not exist, and the
+    /// errors of [`IoThread::spawn`].
     pub fn spawn(threads: usize, mapping: Vec<usize>, builder: &Builder) -> io::Result<Self> {
         if let Some(wrong) = mapping.iter().find(|thread| **thread >= threads) {
             let message = format!(
@@ -157,7 +161,7 @@ impl Loops {
         self.threads.get(self.mapping.get(queue).copied().or_else(round_robin)?)
     }
 
-    /// Starts queue `index` where it belongs. Blocks until it has been started.
+    /// Starts queue `index` on its thread. Blocks until it has been started.
     pub(super) fn start<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>>(
         &self,
         index: u16,
@@ -178,7 +182,7 @@ impl Loops {
     }
 }
 
-/// A queue that runs somewhere. Dropping it stops the queue, without waiting for what is in flight.
+/// A running queue. Dropping it stops the queue without waiting for requests in flight.
 #[derive(Debug)]
 pub(super) enum RunningQueue {
     Here(Box<dyn Running>),
@@ -193,7 +197,7 @@ pub(super) struct Remote {
 }
 
 impl RunningQueue {
-    /// Stops taking requests, and waits until those that were taken have been answered.
+    /// Stops taking requests, and waits until the requests in flight have been answered.
     pub(super) fn stop(self, own: &AioContext) -> io::Result<Stopped> {
         match self {
             Self::Here(queue) => queue.stop(own),
@@ -251,7 +255,7 @@ impl Drop for Remote {
 mod tests {
     use super::*;
 
-    /// Of five queues, each one's thread.
+    /// Returns the thread index of each of five queues.
     fn threads(threads: usize, mapping: Vec<usize>) -> [Option<usize>; 5] {
         let loops = Loops::spawn(threads, mapping, &AioContext::builder()).unwrap();
         let number = |thread| loops.threads.iter().position(|other| Arc::ptr_eq(thread, other)).unwrap();
@@ -267,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_there_is_not_is_refused() {
+    fn a_mapping_to_a_missing_thread_is_refused() {
         for (threads, mapping) in [(0, vec![0]), (2, vec![0, 2])] {
             let error = Loops::spawn(threads, mapping, &AioContext::builder()).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput);

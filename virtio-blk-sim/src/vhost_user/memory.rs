@@ -16,14 +16,14 @@ pub const MAX_MEM_SLOTS: usize = 32;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MemoryError {
-    /// SET_MEM_TABLE with no region or with too many.
+    /// SET_MEM_TABLE with no region or with too many regions.
     #[error("a memory table has {count} regions: send 1 to {MAX_REGIONS}")]
     Count {
         /// Number of regions in the message.
         count: usize,
     },
-    /// ADD_MEM_REG on a full table.
-    #[error("the memory table has all its {MAX_MEM_SLOTS} regions: remove one first")]
+    /// ADD_MEM_REG when the table is full.
+    #[error("the memory table is full ({MAX_MEM_SLOTS} regions); remove a region first")]
     Full,
     /// A region of size 0.
     #[error("the region at guest address {guest_addr:#x} has size 0")]
@@ -31,7 +31,7 @@ pub enum MemoryError {
         /// Guest address of the region.
         guest_addr: u64,
     },
-    /// A region that does not end below 2^64.
+    /// A region that extends past the end of the address space.
     #[error(
         "the region of {size:#x} bytes at {space} address {addr:#x} goes past the end of the address space"
     )]
@@ -172,8 +172,7 @@ impl MemoryTable {
     /// If a running queue uses the removed region, the caller must create the queue again: the
     /// queue continues to use the memory that it was created with.
     ///
-    /// # Errors
-    /// [`MemoryError::NoSuchRegion`].
+    /// # Errors Returns [`MemoryError::NoSuchRegion`] if the table has no such region.
     pub fn without(&self, region: &MemoryRegion) -> Result<Self, MemoryError> {
         let &MemoryRegion { guest_addr, size, user_addr, .. } = region;
         let key = |region: &MemoryRegion| (region.guest_addr, region.user_addr, region.size);

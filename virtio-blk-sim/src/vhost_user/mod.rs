@@ -25,8 +25,8 @@
 //! | `session.rs` | the state of a session, and the execution of requests |
 //! | `loops.rs` | the event loops that run the queues |
 //! | `server.rs` | the socket on the event loop, one frontend at a time |
-//! | `daemon.rs` | a whole daemon for one device |
-//! | `frontend.rs` | a blocking client with a deadline, for tests and the benchmark's driver |
+//! | `daemon.rs` | a complete daemon for one device |
+//! | `frontend.rs` | a blocking client with timeouts, for tests and for the benchmark's driver |
 //!
 //! Facts are from the vhost-user specification (QEMU's `docs/interop/vhost-user.rst`). Numbers are
 //! in native byte order.

@@ -25,7 +25,7 @@ pub(super) trait Wire: Sized {
 pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 
 impl Fields<'_> {
-    /// The next value.
+    /// Reads the next value.
     pub(super) fn next<T: Wire>(&mut self) -> Option<T> {
         T::read(self)
     }
@@ -145,7 +145,7 @@ pub struct VringAddr {
     pub used: u64,
     /// The avail ring.
     pub available: u64,
-    /// Guest address of the used ring, for the log.
+    /// Guest address of the used ring, for dirty logging.
     pub log: u64,
 }
 
@@ -239,7 +239,7 @@ pub struct Inflight {
 }
 
 impl Inflight {
-    /// No region.
+    /// No region is available.
     pub const NONE: Self = Self { mmap_size: 0, mmap_offset: 0, num_queues: 0, queue_size: 0 };
 
     /// The fields in the specification have 20 bytes. The C structure that all implementations send

@@ -1,5 +1,5 @@
-//! The server: a socket, one frontend at a time, and the messages between them and the device, all
-//! on one AioContext.
+//! The server: accepts one frontend at a time on a socket, and passes the messages between the
+//! frontend and the device. Everything here runs on one AioContext.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -17,40 +17,42 @@ use super::session::{Served, Session};
 use crate::memory::GuestMemoryMmap;
 use crate::queue::{Device, QueueStats, Worker};
 
-/// Messages of one frontend that are carried out before other handlers of the loop have their turn.
+/// Messages of one frontend that are handled before other handlers of the loop get their turn.
 const MESSAGES_PER_TURN: usize = 16;
 
-/// Frontends that wait while the rings of the last one finish.
+/// Frontends that may wait while the rings of the last one are being stopped.
 const MAX_WAITING: usize = 16;
 
-/// Serves one disk to whoever connects, one frontend at a time. A second one is hung up on; when
-/// the first has gone, the next is served. Home thread of its loop.
+/// Serves one device to the frontends that connect, one frontend at a time. While a frontend is
+/// connected, further connections are closed; after it disconnects, the next one is served. Use it
+/// only on the home thread of its event loop.
 pub struct Server<D> {
     served: Rc<Served<D>>,
     loops: Rc<Loops>,
     live: RefCell<Option<Live<D>>>,
-    /// A frontend is being served, also while `live` is empty because it is being worked on.
+    /// Whether a frontend is being served. Also true while `live` is empty because it is in use.
     taken: Cell<bool>,
-    /// The frontend has gone, and its rings finish.
+    /// Whether the frontend has disconnected and its rings are being stopped.
     ending: Cell<bool>,
-    /// Who came meanwhile. The first of them that is still there is served next.
+    /// Connections that arrived while `ending` was set. The first one that is still open is served
+    /// next.
     next: RefCell<Vec<UnixStream>>,
-    /// Frontends that were served.
+    /// Number of frontends served so far.
     sessions: Cell<u64>,
-    /// The configuration space changed while a request was carried out; the frontend is told after
-    /// it.
+    /// The configuration space changed while a request was being handled. The frontend is notified
+    /// afterwards.
     config_changed: Cell<bool>,
 }
 
-/// The frontend that is connected.
+/// The connected frontend.
 struct Live<D> {
-    // Dropped before the socket it watches.
+    // Declared first so that it is dropped before the socket that it watches.
     registration: Registration,
     connection: Connection,
     session: Session<D>,
 }
 
-/// A server on its listening socket. Dropping it stops listening.
+/// A server together with its listening socket. Dropping it stops listening.
 #[must_use = "dropping it stops listening"]
 pub struct Listening<D> {
     server: Rc<Server<D>>,
@@ -69,19 +71,19 @@ impl<D> std::fmt::Debug for Listening<D> {
     }
 }
 
-/// Why a frontend was hung up on.
+/// Why the server closed a frontend's connection.
 #[derive(Debug, thiserror::Error)]
 enum HangUp {
     #[error(transparent)]
     Connection(#[from] ConnectionError),
-    /// It waits for an answer that cannot be given, or its guest would wait for a ring that does
-    /// not run.
-    #[error("its {request} cannot be carried out: {why}")]
+    /// The frontend waits for an answer that cannot be sent, or its guest would wait for a ring
+    /// that does not run.
+    #[error("its {request} failed: {why}")]
     Refused { request: String, why: String },
 }
 
 impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
-    /// A server for a device whose queues run on `loops`.
+    /// Creates a server for a device. Its queues run on `loops`.
     pub fn new(served: Served<D>, loops: Loops) -> Rc<Self> {
         Rc::new(Self {
             served: Rc::new(served),
@@ -98,14 +100,14 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
     /// Accepts frontends from a listening socket.
     ///
     /// # Errors
-    /// What registering the socket says.
+    /// Returns the error of setting the socket non-blocking or of registering it with the loop.
     pub fn listen(self: &Rc<Self>, context: &AioContext, listener: UnixListener) -> io::Result<Listening<D>> {
         listener.set_nonblocking(true)?;
         let (server, listener) = (Rc::clone(self), Rc::new(listener));
         let accept_from = Rc::clone(&listener);
         let registration = context.add_fd(&*listener, Interest::READABLE, move |context, _| {
-            // All that wait: those that come while one is served are hung up on at once, not after
-            // it.
+            // Accept all pending connections, so that those that arrive while a frontend is served
+            // are closed at once and not only after it disconnects.
             while let Ok((stream, _)) = accept_from.accept() {
                 if let Err(error) = server.serve(context, stream) {
                     server.served.device.log(format_args!("a frontend cannot be served: {error}"));
@@ -115,13 +117,16 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
         Ok(Listening { server: Rc::clone(self), _registration: registration })
     }
 
-    /// Serves a frontend that is connected already. One that comes while another is served is hung
-    /// up on; one that comes while the rings of the last one finish is served after that.
+    /// Serves a frontend that is already connected. While another frontend is served, the new
+    /// connection is closed. While the rings of the last frontend are being stopped, the new
+    /// connection waits and is served next.
     ///
     /// # Errors
-    /// `AddrInUse` in that case; what registering the socket says.
+    /// Returns `AddrInUse` if another frontend is being served, and the error of registering the
+    /// socket.
     pub fn serve(self: &Rc<Self>, context: &AioContext, stream: UnixStream) -> io::Result<()> {
-        // It may have hung up a moment ago, and be found to have done so later in this turn.
+        // The current frontend may have disconnected a moment ago, which the loop has not noticed
+        // yet.
         self.ready(context);
         if self.ending.get() && self.next.borrow().len() < MAX_WAITING {
             self.next.borrow_mut().push(stream);
@@ -147,44 +152,45 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
         Ok(())
     }
 
-    /// True while a frontend is connected.
+    /// Returns true while a frontend is being served.
     pub fn is_connected(&self) -> bool {
         self.taken.get()
     }
 
-    /// How many frontends have been served, the present one included.
+    /// Returns how many frontends have been served, including the current one.
     pub fn sessions(&self) -> u64 {
         self.sessions.get()
     }
 
-    /// What each running queue has counted.
+    /// Returns the counters of each running queue, by queue index.
     pub fn stats(&self) -> Vec<(usize, QueueStats)> {
         self.live.borrow().as_ref().map(|live| live.session.stats()).unwrap_or_default()
     }
 
-    /// The device.
+    /// Returns the device.
     pub fn device(&self) -> &D {
         &self.served.device
     }
 
-    /// Tells the frontend, if there is one and it wants to know, that the configuration space has
-    /// changed.
+    /// Notifies the frontend, if one is connected and has set up a backend channel, that the
+    /// configuration space has changed.
     ///
     /// # Errors
-    /// What sending to the frontend returns.
+    /// Returns the error of sending to the frontend.
     pub fn config_changed(&self) -> io::Result<()> {
         match &mut *self.live.borrow_mut() {
             Some(live) => live.session.notify_config_change(),
             None => {
-                // In a nested turn of a request: `ready` tells the frontend when that is done.
+                // A nested loop turn during a request: `ready` notifies the frontend after the
+                // request.
                 self.config_changed.set(self.taken.get());
                 Ok(())
             }
         }
     }
 
-    /// Stops every queue, waits until what was taken has been answered, and hangs up. Turns the
-    /// loop meanwhile.
+    /// Stops all queues, waits until the requests in flight have been answered, and closes the
+    /// connection. Runs the event loop while it waits.
     pub fn shut_down(&self, context: &AioContext) {
         let live = self.live.borrow_mut().take();
         if let Some(live) = live {
@@ -194,28 +200,31 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
     }
 
     fn ready(self: &Rc<Self>, context: &AioContext) {
-        // Absent in a nested turn, while a request waits for the rings: see `carry_out`.
+        // Empty in a nested loop turn, while a request waits for the rings. See `carry_out`.
         let Some(mut live) = self.live.borrow_mut().take() else { return };
         match self.talk(&mut live, context) {
             Ok(()) => {
                 if self.config_changed.take()
                     && let Err(error) = live.session.notify_config_change()
                 {
-                    self.served.device.log(format_args!("the frontend's backend channel: {error}"));
+                    self.served
+                        .device
+                        .log(format_args!("cannot notify the frontend of a configuration change: {error}"));
                 }
                 let interest = match live.connection.wants_write() {
-                    // Answers first: a frontend that does not read them is not listened to.
+                    // Send the pending replies first. No more requests are read until the frontend
+                    // reads its replies.
                     true => Interest::WRITABLE,
                     false => Interest::READABLE,
                 };
                 if let Err(error) = live.registration.set_interest(interest) {
-                    self.served.device.log(format_args!("the frontend's socket: {error}"));
+                    self.served.device.log(format_args!("cannot watch the frontend's socket: {error}"));
                 }
                 self.live.replace(Some(live));
             }
             Err(why) => {
                 if !matches!(why, HangUp::Connection(ConnectionError::Closed)) {
-                    self.served.device.log(format_args!("the frontend is hung up on: {why}"));
+                    self.served.device.log(format_args!("closing the frontend's connection: {why}"));
                 }
                 self.end(live, context);
                 for next in self.next.take() {
@@ -227,14 +236,14 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
         }
     }
 
-    /// Lets the rings finish, with the frontend gone: what is written must be on the disk before
-    /// the next frontend reads it.
+    /// Stops the rings after the frontend has disconnected, and waits for the requests in flight.
+    /// Their writes must be complete before the next frontend reads the disk.
     fn end(&self, live: Live<D>, context: &AioContext) {
         let Live { connection, mut session, registration } = live;
         drop((registration, connection));
         self.ending.set(true);
         if let Err(error) = session.stop_all(context) {
-            self.served.device.log(format_args!("the rings did not stop in order: {error}"));
+            self.served.device.log(format_args!("stopping the rings failed: {error}"));
         }
         drop(session);
         self.ending.set(false);
@@ -242,7 +251,7 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
         self.config_changed.set(false);
     }
 
-    /// Sends what waits, and carries out what has come.
+    /// Sends pending replies, then handles the messages that have arrived.
     fn talk(&self, live: &mut Live<D>, context: &AioContext) -> Result<(), HangUp> {
         live.connection.flush()?;
         for _ in 0..MESSAGES_PER_TURN {
@@ -263,8 +272,8 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
             match outcome {
                 Ok(Some(reply)) => live.connection.send(reply.encode())?,
                 Ok(None) => {
-                    // As it was when the request came, and as it is now: SET_PROTOCOL_FEATURES
-                    // itself may ask for an answer.
+                    // Check the features both before and after the request: SET_PROTOCOL_FEATURES
+                    // itself may ask for an acknowledgement.
                     if header.wants_ack(negotiated) || header.wants_ack(live.session.negotiated()) {
                         live.connection
                             .send(Reply::Ack(Ack { request: header.request, ok: true }).encode())?;
@@ -272,10 +281,11 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
                 }
                 Err((request, why)) => match Refusal::of(&header, negotiated) {
                     Refusal::Reply(reply) => {
-                        self.served.device.log(format_args!("{request} is refused: {why}"));
+                        self.served.device.log(format_args!("refused {request}: {why}"));
                         live.connection.send(reply.encode())?;
                     }
-                    // Nobody would learn of it, and the guest would wait for what does not happen.
+                    // The frontend would not learn of the failure, and the guest would wait
+                    // forever.
                     Refusal::Silence | Refusal::Close => return Err(HangUp::Refused { request, why }),
                 },
             }
@@ -284,8 +294,8 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
     }
 }
 
-/// Carries out one request. While it waits for rings to finish it turns the loop, in which the
-/// frontend is not listened to.
+/// Handles one request. If it may wait for rings to finish, it runs the event loop, and reading
+/// from the frontend is disabled meanwhile.
 fn carry_out<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>>(
     live: &mut Live<D>,
     request: Request,

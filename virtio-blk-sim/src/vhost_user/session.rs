@@ -1,9 +1,9 @@
-//! What one frontend has set up, and what its requests do to the device.
+//! The state that one frontend has set up, and how its requests change the device.
 //!
-//! A ring runs while it has everything it needs: memory, a size, addresses, a kick, and (if
-//! protocol features were negotiated) the frontend's word that it is enabled. Whatever changes one
-//! of these under a running ring stops it first, waits until its requests have been answered, and
-//! starts it again where it stood; no request is lost by that.
+//! A ring runs while it has everything it needs: memory, a size, addresses, a kick eventfd, and (if
+//! protocol features were negotiated) it has been enabled by the frontend. A request that changes
+//! one of these for a running ring first stops the ring and waits until its requests have been
+//! answered. Then the ring restarts at the same position, so no request is lost.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -27,21 +27,22 @@ use crate::memory::GuestMemoryMmap;
 use crate::queue::{Device, Interrupt, QueueStats, RateLimit, Worker, set_nonblocking};
 use crate::virtqueue::{DeviceQueue, QueueConfig, QueueError};
 
-/// A device that a server offers, to one frontend after another.
+/// A device that a server offers to its frontends.
 #[derive(Debug)]
 pub struct Served<D> {
     /// The device.
     pub device: Arc<D>,
-    /// The rate limit of all its queues together.
+    /// The rate limit shared by all queues of the device.
     pub limit: Option<Arc<RateLimit>>,
-    /// How kicks are reset.
+    /// How the kick eventfds are reset.
     pub reset: Reset,
     /// Protocol features that are not offered, for frontends that cannot cope with them.
     pub withheld: ProtocolFeatures,
 }
 
 impl<D> Served<D> {
-    /// A device without a rate limit, whose kicks are reset in the best way that its loop has.
+    /// Creates an entry for a device without a rate limit. Its kicks are reset in the best way that
+    /// the event loop supports.
     pub fn new(device: D) -> Self {
         Self {
             device: Arc::new(device),
@@ -52,66 +53,67 @@ impl<D> Served<D> {
     }
 }
 
-/// Why a request was refused. The frontend is told if it asked for an answer; its session goes on.
+/// Why a request was refused. The session continues. The frontend learns of the refusal if it asked
+/// for a reply or an acknowledgement; see [`Refusal`](super::Refusal).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SessionError {
-    /// A vring that the device does not have.
+    /// The device has no such vring.
     #[error("vring {index} does not exist; the device has {queues}")]
     NoSuchVring {
-        /// The vring.
+        /// The vring index.
         index: u32,
-        /// How many there are.
+        /// How many vrings the device has.
         queues: u16,
     },
-    /// A vring was set up while it ran.
-    #[error("vring {0} runs; stop it with GET_VRING_BASE before it is set up anew")]
+    /// The request needs a stopped vring, but the vring is running.
+    #[error("vring {0} is running; stop it with GET_VRING_BASE before changing it")]
     Running(u32),
-    /// A vring without a kick.
-    #[error("vring {0} has no kick eventfd; a ring that is polled for kicks is not supported")]
+    /// A vring was given no kick eventfd.
+    #[error("vring {0} has no kick eventfd; polling the ring instead is not supported")]
     NoKick(u8),
-    /// A number that does not fit.
-    #[error("vring {index}: {value} is no index or size of a split ring")]
+    /// An index or a size that is too large for a split ring.
+    #[error("vring {index}: {value} is not a valid index or size of a split ring")]
     RingNumber {
-        /// The vring.
+        /// The vring index.
         index: u32,
-        /// The number.
+        /// The value that was sent.
         value: u32,
     },
-    /// A message that needs a protocol feature.
+    /// A request that needs a protocol feature that was not negotiated.
     #[error("{0} was not negotiated")]
     NotNegotiated(&'static str),
-    /// Features that the device refuses.
+    /// Virtio features that the device refuses.
     #[error(transparent)]
     Features(Box<dyn std::error::Error + Send + Sync>),
     /// Protocol features that were not offered.
     #[error("protocol features {0:#x} were not offered")]
     ProtocolFeatures(u64),
-    /// Guest memory that cannot be used.
+    /// A guest memory table that cannot be used.
     #[error(transparent)]
     Memory(#[from] MemoryError),
-    /// Rings that cannot be used.
+    /// A ring that cannot be used.
     #[error("vring {index}: {error}")]
     Ring {
-        /// The vring.
+        /// The vring index.
         index: u16,
-        /// What is wrong.
+        /// The reason.
         error: QueueError,
     },
     /// An in-flight region that cannot be used.
     #[error(transparent)]
     Inflight(#[from] InflightError),
-    /// The system.
+    /// A system call failed.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// One ring as the frontend has set it up.
+/// The state of one ring, as the frontend has set it up.
 #[derive(Debug, Default)]
 struct Vring {
     size: u16,
     addr: Option<VringAddr>,
-    /// Index of the next chain to pop, while it does not run.
+    /// Index of the next avail entry to pop, while the ring is stopped.
     base: u16,
     kick: Option<EventNotifier>,
     call: Option<Interrupt>,
@@ -124,7 +126,7 @@ struct Vring {
 #[derive(Debug)]
 pub(super) struct Session<D> {
     served: Rc<Served<D>>,
-    /// The frontend's, to hang up on it from wherever a queue runs.
+    /// The frontend's socket. Any thread that runs a queue can shut it down to end the session.
     socket: Arc<UnixStream>,
     loops: Rc<Loops>,
     vrings: Vec<Vring>,
@@ -134,11 +136,11 @@ pub(super) struct Session<D> {
     /// The virtio features that the driver accepted.
     features: u64,
     inflight: Option<InflightRegion>,
-    /// Where the backend speaks unasked.
+    /// The channel for messages that the backend sends by itself.
     backend_channel: Option<Connection>,
 }
 
-/// What the server offers.
+/// The protocol features that the server offers.
 const PROTOCOL: [ProtocolFeatures; 7] = [
     ProtocolFeatures::MQ,
     ProtocolFeatures::REPLY_ACK,
@@ -167,13 +169,13 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
         }
     }
 
-    /// What the frontend may be acknowledged.
+    /// Returns the negotiated protocol features.
     pub(super) fn negotiated(&self) -> ProtocolFeatures {
         self.acked_protocol
     }
 
-    /// True if carrying the request out may have to wait for requests in flight, and so turn the
-    /// loop.
+    /// Returns true if handling the request may have to wait for requests in flight, and so run the
+    /// event loop.
     pub(super) fn may_wait(request: &Request) -> bool {
         !matches!(
             request,
@@ -186,11 +188,12 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
         )
     }
 
-    /// Carries a request out. May turn the loop of `context` until what is in flight on the rings
-    /// it stops is answered.
+    /// Handles a request. May run the event loop of `context` until the requests in flight on the
+    /// rings that it stops have been answered.
     ///
     /// # Errors
-    /// Why it was refused; nothing but what the error names has changed.
+    /// Returns why the request was refused. Most requests are checked before they change anything,
+    /// but rings that were stopped may stay stopped.
     pub(super) fn handle(
         &mut self,
         request: Request,
@@ -202,8 +205,8 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
             }
             Request::SetFeatures(bits) => self.set_features(bits, context)?,
             Request::SetOwner => {}
-            // "No longer used": what it meant was never agreed upon, so it does nothing, as in
-            // libvhost-user.
+            // The specification says "no longer used", and its meaning was never agreed upon. It
+            // does nothing here, as in libvhost-user.
             Request::ResetOwner => {}
             Request::SetMemTable(regions) => {
                 let memory = MemoryTable::new(regions)?;
@@ -223,8 +226,8 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
             }
             Request::SetVringAddr(addr) => {
                 let vring = self.vring(addr.index)?;
-                // QEMU repeats the addresses of a running ring to change its logging flag, which is
-                // not offered.
+                // QEMU sends the addresses of a running ring again to change its logging flag.
+                // Dirty logging is not offered, so only the addresses matter.
                 let same = vring.addr.is_some_and(|old| same_place(&old, &addr));
                 if vring.running.is_some() && !same {
                     return Err(SessionError::Running(addr.index));
@@ -238,7 +241,7 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
             Request::GetVringBase { index } => {
                 self.stop(index, context)?;
                 let vring = self.vring(index)?;
-                // The ring is stopped until it gets another kick.
+                // The ring stays stopped until it gets a new kick eventfd.
                 vring.kick = None;
                 let num = u32::from(vring.base);
                 return Ok(Some(Reply::VringBase(VringState { index, num })));
@@ -337,7 +340,7 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
     fn set_features(&mut self, bits: u64, context: &AioContext) -> Result<(), SessionError> {
         let features = bits & !F_PROTOCOL_FEATURES;
         let has_protocol_features = bits & F_PROTOCOL_FEATURES != 0;
-        // Refused before anything stops.
+        // Check first, so that a refusal does not stop any ring.
         self.served.device.check_features(features).map_err(SessionError::Features)?;
         let unchanged = features == self.features && has_protocol_features == self.has_protocol_features;
         if unchanged {
@@ -360,7 +363,7 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
         if vring.running.is_some() { Err(SessionError::Running(index)) } else { Ok(vring) }
     }
 
-    /// Stops a ring and remembers where it stood.
+    /// Stops a ring and stores its position in `base`.
     fn stop(&mut self, index: u32, context: &AioContext) -> Result<(), SessionError> {
         let vring = self.vring(index)?;
         if let Some(running) = vring.running.take() {
@@ -383,7 +386,7 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
         (0..self.vrings.len() as u32).try_for_each(|index| self.start_if_ready(index, context))
     }
 
-    /// Starts a ring that does not run and has everything it needs.
+    /// Starts a ring if it is stopped and has everything it needs.
     fn start_if_ready(&mut self, index: u32, context: &AioContext) -> Result<(), SessionError> {
         let has_protocol_features = self.has_protocol_features;
         let vring = self.vring(index)?;
@@ -397,7 +400,7 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
         if self.memory.is_empty() {
             return Ok(());
         }
-        // At most 256 queues.
+        // The cast is lossless: a device has at most 256 queues.
         let index = index as u16;
         let (queue, in_flight) = self.open_ring(index, size, base, &addr)?;
         let order = QueueOrder {
@@ -417,8 +420,8 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
         Ok(())
     }
 
-    /// The device's half of a ring, where it stands; with an in-flight region, where the last
-    /// backend left it.
+    /// Creates the device side of a ring at its current position. With an in-flight region, the
+    /// position is where the previous backend stopped.
     #[expect(clippy::type_complexity, reason = "the two halves of a queue's order")]
     fn open_ring(
         &self,
@@ -443,9 +446,9 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
         let probe = DeviceQueue::resume(memory(), config, base, base).map_err(ring)?;
         let used_idx = probe.used_idx_in_ring();
         let Some(region) = &self.inflight else {
-            // Nothing is in flight, so the used ring stands where the avail ring does, but for a
-            // frontend that kept used.idx from somewhere else: what is in the ring is what its
-            // guest sees.
+            // Nothing is in flight, so the used index normally equals the avail position. Read it
+            // from the ring anyway: the ring is what the guest sees, and a frontend may have
+            // restored a different used.idx.
             let queue = DeviceQueue::resume(memory(), config, base, used_idx).map_err(ring)?;
             return Ok((queue.accept_chains_of(longest), None));
         };
@@ -454,7 +457,8 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
         Ok((queue.accept_chains_of(longest), Some((recovered.queue, recovered.heads))))
     }
 
-    /// Tells the frontend that the configuration space has changed, if it wants to know.
+    /// Notifies the frontend that the configuration space has changed, if it has set up a backend
+    /// channel.
     pub(super) fn notify_config_change(&mut self) -> io::Result<()> {
         match &mut self.backend_channel {
             Some(channel) => {
@@ -464,7 +468,7 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
         }
     }
 
-    /// What each running ring has counted.
+    /// Returns the counters of each running ring, by ring index.
     pub(super) fn stats(&self) -> Vec<(usize, QueueStats)> {
         let running = |(index, vring): (usize, &Vring)| Some((index, vring.running.as_ref()?.stats().ok()?));
         self.vrings.iter().enumerate().filter_map(running).collect()
