@@ -16,11 +16,13 @@
 //!
 //! The modules, lowest first. Each module uses only the modules above it in this table:
 //!
-//! [`queue`] and [`vhost_user`] know no disk: `examples/` has an entropy device and a console on them.
+//! [`queue`] and [`vhost_user`] know no disk: `examples/` has an entropy device and a console on
+//! them.
 //!
-//! The guest is not trusted: every descriptor is copied once and checked, arithmetic is in sectors, every loop is bounded by
-//! the queue's size. A driver that breaks a rule of the ring loses its queue until it resets the device; a bad request is
-//! answered with a status. [`virtqueue`] and [`device`] say what is checked where.
+//! The guest is not trusted: every descriptor is copied once and checked, arithmetic is in sectors,
+//! every loop is bounded by the queue's size. A driver that breaks a rule of the ring loses its
+//! queue until it resets the device; a bad request is answered with a status. [`virtqueue`] and
+//! [`device`] say what is checked where.
 //!
 //! # Example
 //!

@@ -40,7 +40,7 @@ pub struct QueueParts<M = GuestMemoryMmap> {
     /// For a transport whose queues survive a crash of this process.
     pub in_flight: Option<InFlight>,
     /// For a transport whose guest memory can be taken away: returns true once that happened. Asked
-    /// before each batch of answers; from then on the driver is told nothing more.
+    /// before each batch of answers; from then on the driver gets no more answers.
     pub memory_lost: Option<Box<dyn Fn() -> bool>>,
 }
 
@@ -202,7 +202,7 @@ impl<W: Worker> Queue<W> {
         self.broken.get()
     }
 
-    /// Gives the queue another interrupt line, and signals it: nobody may have seen the signals on
+    /// Sets another interrupt line, and signals it: nobody may have seen the signals on
     /// the old one.
     pub fn set_interrupt(&self, interrupt: Interrupt) {
         self.interrupt.replace(interrupt);
@@ -253,7 +253,7 @@ impl<W: Worker> Queue<W> {
         }
     }
 
-    /// Gives a popped chain to the worker, and answers it if that is done at once.
+    /// Passes a popped chain to the worker, and answers it if that is done at once.
     #[inline]
     fn begin_chain(&self, ring: &mut Ring<W>, slot: W::Slot) {
         let meter = Meter { limit: self.limit.as_deref(), clock: &self.rest };

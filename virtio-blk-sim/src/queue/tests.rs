@@ -307,7 +307,7 @@ fn what_was_left_in_flight_stays_in_the_log_if_the_queue_stops_first() {
     assert_eq!(*log.0.borrow(), [0]);
 }
 
-/// Keeps one chain at a time, until it is told to answer.
+/// Keeps one chain at a time, until the test lets it answer.
 #[derive(Debug)]
 struct Keeper {
     kept: RefCell<Option<Box<Chain>>>,

@@ -37,7 +37,7 @@ pub trait Worker: 'static {
     /// The chain of a slot.
     fn chain(slot: &mut Self::Slot) -> &mut Chain<Self::Memory>;
 
-    /// Carries out a chain. `None` if the answer comes later. Must not block; `meter` is told how
+    /// Carries out a chain. `None` if the answer comes later. Must not block; report to `meter` how
     /// many bytes it moves.
     fn begin(&self, slot: Self::Slot, meter: Meter<'_>) -> Option<Answer<Self::Slot>>;
 

@@ -53,7 +53,7 @@ fn strays(before: &[(u64, Vec<u8>)], ram: &GuestRam, allowed: &[(u64, u64)]) -> 
 struct Target<'a> {
     server: &'a TestServer,
     index: u8,
-    /// Gives the device what it needs to begin a chain.
+    /// Provides what the device needs to begin a chain.
     feed: &'a dyn Fn(),
     /// What the good chain gets written: 16 bytes are readable and 8 writable.
     written: u32,
@@ -88,7 +88,8 @@ impl Target<'_> {
 
     fn row<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>>(&self, case: &Case, config: QueueConfig) {
         let name = case.name;
-        println!("{name}, queue {}, event_idx {}", self.index, config.event_idx); // shown when it fails
+        // Shown if the test fails.
+        println!("{name}, queue {}, event_idx {}", self.index, config.event_idx);
         let mut guest = Guest::new(config);
         let mut vmm = Vmm::new(self.server, &guest.ram, &CANARIES);
         let lines = self.start::<D>(&mut vmm, &config);

@@ -12,7 +12,8 @@ pub enum Counting {
     Semaphore,
 }
 
-/// How the bound of a [`BoundedNotifier`](crate::BoundedNotifier) is enforced. The methods differ as follows:
+/// How the bound of a [`BoundedNotifier`](crate::BoundedNotifier) is enforced. The methods differ
+/// as follows:
 ///
 /// | | `Kernel` | `Atomic` | `Credit` |
 /// |---|---|---|---|

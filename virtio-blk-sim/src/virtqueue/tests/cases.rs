@@ -27,7 +27,8 @@ pub(crate) enum Expect {
 use Expect::{Breaks, Serves};
 
 pub(crate) struct Case {
-    /// Starts with the number of the case in the project's list of malformed requests, if it has one.
+    /// Starts with the number of the case in the project's list of malformed requests, if it has
+    /// one.
     pub(crate) name: &'static str,
     pub(crate) set_up: fn(&mut Guest),
     pub(crate) expect: Expect,

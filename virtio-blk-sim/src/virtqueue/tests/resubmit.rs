@@ -3,7 +3,8 @@
 use super::cases::{CASES, Expect, Guest, config};
 use super::support::*;
 
-/// The heads that the guest has made available, in the order in which a previous device popped them.
+/// The heads that the guest has made available, in the order in which a previous device popped
+/// them.
 fn available(guest: &Guest) -> Vec<u16> {
     let entries = guest.config.avail_ring.0 + 2;
     let mem = guest.ram.memory();

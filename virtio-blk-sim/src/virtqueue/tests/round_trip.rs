@@ -287,8 +287,8 @@ impl<M: GuestMemoryBackend + 'static> World<M> {
     fn drain(&mut self) {
         while !self.expected.is_empty() {
             let before = (self.published.len(), self.held.len(), self.expected.len());
-            // No forced wake-up here: a side that sleeps now was never notified, and the loop would not
-            // end.
+            // No forced wake-up here: a side that sleeps now was never notified, and the loop would
+            // not end.
             self.pop(usize::MAX);
             if !self.held.is_empty() {
                 self.complete(0, usize::MAX);

@@ -1,4 +1,5 @@
-//! Queues that must not be enabled (cases 31 to 33), and queues that continue where another stopped.
+//! Queues that must not be enabled (cases 31 to 33), and queues that continue where another
+//! stopped.
 
 use super::support::*;
 use crate::virtqueue::error::RingPart;
