@@ -154,7 +154,7 @@ pub(crate) struct TwoThreads {
 
 /// A sample that takes this much longer than expected has lost a wake-up.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long threads that were told to stop may take.
+/// How long the threads may take to end after they were asked to stop.
 const LAST_PATIENCE: Duration = Duration::from_secs(2);
 
 impl TwoThreads {

@@ -74,7 +74,7 @@ pub(super) fn cpu(unlimited_ms: f64, bounded_ms: f64) -> Judged {
 
 /// Bench 1: a blocking writer never gets EAGAIN.
 pub(super) fn eagain(bounded: f64) -> Judged {
-    let why = || "a blocking writer was told EAGAIN".to_owned();
+    let why = || "a blocking writer got EAGAIN".to_owned();
     Judged::new("EAGAIN, bench 1", number(BURST_10[2]), number(bounded), verdict(bounded == 0.0, why))
 }
 
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_reproduced_says_why() {
+    fn a_result_that_is_not_reproduced_has_a_reason() {
         assert_eq!(
             cpu(5000.0, 500.0).words(),
             "not reproduced: the bounded writer still takes 10.0% of the unbounded one's time, not less than 3%"

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn every_contender_does_the_work_or_says_why_not() {
+    fn every_contender_does_the_work_or_reports_the_reason() {
         let works = [
             Work::Bells { registered: 1, ready: 1 },
             Work::Bells { registered: 5, ready: 1 },

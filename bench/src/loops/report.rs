@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_cannot_be_says_why() {
+    fn a_row_without_a_result_shows_the_reason() {
         let cannot = Row {
             result: Err(Missing::Unavailable("it has no timers".to_owned())),
             ..row(Work::Rearm { armed: 1 }, "mio", 1.0, 1)

@@ -132,7 +132,7 @@ pub(super) trait EventLoop: Sized {
         Err("it has no timers, only a timeout of its wait".to_owned())
     }
 
-    /// Gives the timer the deadline of now + `delay`. Only called after [`EventLoop::arm_timers`].
+    /// Sets the timer's deadline to now + `delay`. Only called after [`EventLoop::arm_timers`].
     fn rearm(&mut self, _delay: Duration) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }

@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_sleeps_is_told_from_one_that_wakes_and_one_that_spins() {
+    fn sleeping_waking_and_spinning_processes_are_distinguished() {
         let shell = |script: &str| {
             let mut command = Command::new("sh");
             command.args(["-c", script]).stdin(Stdio::piped()).spawn().unwrap()

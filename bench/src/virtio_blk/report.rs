@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_is_missing_says_why() {
+    fn a_missing_row_shows_the_reason() {
         let table = results(&rows()).render(false);
         assert!(table.contains("not available: no such kernel"), "{table}");
         assert!(table.lines().any(|line| line.starts_with("epoll/edge") && line.contains("104")), "{table}");

@@ -39,8 +39,8 @@ const SERIES: [&str; 6] = [
     "the proposal of 2020: 1 us, which is 1% of 100 us",
 ];
 
-/// Whether it is known to be more or less than nothing.
-fn is_told(saved: &Estimate) -> bool {
+/// Returns true if the interval does not span zero.
+fn is_detected(saved: &Estimate) -> bool {
     saved.interval.is_some_and(|interval| !interval.spans_zero())
 }
 
@@ -83,11 +83,11 @@ pub(super) fn render(outcomes: &[Outcome]) -> String {
     }
     svg.path("line dash c5", &model(PROPOSED_ITERATION_US * PROPOSED_SHARE), false);
     // Draw points without a detected saving first and thin, so that they do not hide the others.
-    let (open, told): (Vec<_>, Vec<_>) = drawn.iter().partition(|(.., saved)| !is_told(saved));
-    for (outcome, series, saved) in open.into_iter().chain(told) {
+    let (open, detected): (Vec<_>, Vec<_>) = drawn.iter().partition(|(.., saved)| !is_detected(saved));
+    for (outcome, series, saved) in open.into_iter().chain(detected) {
         let place = x.at(outcome.iteration_us);
         let class = colour(series);
-        let (line, shape) = if is_told(&saved) { ("line", "") } else { ("line thin", " hollow") };
+        let (line, shape) = if is_detected(&saved) { ("line", "") } else { ("line thin", " hollow") };
         if let Some(interval) = saved.interval {
             svg.line(&format!("{class} {line}"), (place, y.at(interval.low)), (place, y.at(interval.high)));
         }

@@ -131,7 +131,7 @@ pub(super) fn key(names: &[String]) -> String {
     format!(r#"<ul class="key">{items}</ul>"#)
 }
 
-/// The same for lines, which are told apart by dashes too where there are more than colours.
+/// The same for lines. If there are more lines than colours, they differ in their dashes too.
 pub(super) fn key_of_lines(names: &[String]) -> String {
     let items: String = names
         .iter()
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn more_lines_than_colours_are_told_apart_by_their_dashes() {
+    fn more_lines_than_colours_differ_in_their_dashes() {
         let strokes: Vec<String> = (0..18).map(stroke).collect();
         for (index, stroke) in strokes.iter().enumerate() {
             assert!(!strokes[..index].contains(stroke), "{stroke}");

@@ -154,7 +154,7 @@ pub(crate) fn of_a_level(monitor: Monitor) -> &'static str {
     match monitor {
         Monitor::Poll => "nothing",
         Monitor::Epoll => "a second look at the descriptor in the next epoll_wait",
-        Monitor::IoUring => "arming the one-shot POLL_ADD anew",
+        Monitor::IoUring => "arming the one-shot POLL_ADD again",
     }
 }
 
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_that_costs_more_alone_than_as_a_second_one_is_told_by_edges() {
+    fn edges_show_that_a_read_costs_more_alone_than_as_a_second_one() {
         let cell = beside_a_level(300.0, 400.0);
         assert!(!is_the_level(&cell) && unexplained_ns(&cell).is_none());
         let why = explain(&cell).unwrap();
@@ -246,7 +246,7 @@ mod tests {
             }
             explain(&outcomes(&entries)[0]).unwrap()
         };
-        assert!(why("io_uring").contains("arming the one-shot POLL_ADD anew, which was not measured here"));
+        assert!(why("io_uring").contains("arming the one-shot POLL_ADD again, which was not measured here"));
         assert!(!why("poll").contains("level") && why("poll").ends_with("finds the kernel's code warm"));
     }
 

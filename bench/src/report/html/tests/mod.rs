@@ -107,7 +107,7 @@ fn a_table_that_is_turned_has_every_arm_too() {
     let row = table.split("<tr>").find(|row| row.contains(">IOPS, 1/s</th>")).unwrap();
     let mut places = iops.iter().map(|cell| row.find(cell.as_str()).unwrap());
     assert!(places.by_ref().is_sorted() && group.len() == 4, "{row}");
-    // An arm that could not be measured has no column, and a line that says why.
+    // An arm that could not be measured has no column, but a line with the reason.
     let mut group = group.to_vec();
     group[3].metrics.clear();
     group[3].reason = Some("no such kernel; ask for another".to_owned());
