@@ -349,7 +349,7 @@ mod tests {
             (&["--kick-maximum", "9", "--kick-method", "magic"], "kernel, atomic and credit"),
             (&["--kick-maximum", "9", "--busy-poll", "1us"], "nothing to bound"),
             (&["--arms", "epoll/ring-read"], "cannot do ring-read"),
-            (&["--rw", "trim"], "no access pattern"),
+            (&["--rw", "trim"], "not an access pattern"),
             (&["--requests", "0"], "1 to 1000000000"),
             (&["--requests", "5", "--runtime", "1"], "cannot be used with"),
         ];
