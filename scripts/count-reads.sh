@@ -38,12 +38,12 @@ fi
 for guest in "${guests[@]}"; do
   for arm in epoll/classic epoll/edge io_uring/classic io_uring/edge io_uring/ring-read io_uring/ring-read-multishot; do
     if ! result=$(count "$guest" "$arm"); then
-      echo "guest $guest, $arm: skipped, this kernel cannot do it"
+      echo "guest $guest, $arm: skipped, this kernel does not support it"
       continue
     fi
     read -r reads irqfd claimed <<<"$result"
     echo "guest $guest, $arm: $reads read(2) of an eventfd by the device under strace, $irqfd by the guest;" \
-      "the program says $claimed per request by the device"
+      "the program reports $claimed per request by the device"
     case $arm in
       */classic) ((reads > 0)) || fail=1 ;;
       *) ((reads == 0)) && [ "$claimed" = 0.0 ] || fail=1 ;;

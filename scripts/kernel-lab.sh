@@ -58,13 +58,13 @@ while (($#)); do
   esac
   shift
 done
-[ -n "$command" ] || usage "say what to do: build, test, bench or shell"
+[ -n "$command" ] || usage "name a command: build, test, bench or shell"
 [ -z "$limit" ] || [[ $limit =~ ^[0-9]+$ ]] || usage "--limit takes seconds, not '$limit'"
 jobs=${jobs:-$(nproc)}
 [[ $jobs =~ ^[1-9][0-9]*$ ]] || usage "--jobs takes a number, not '$jobs'"
 [ -z "$json" ] || [ "$command" = bench ] || usage "--json belongs to bench"
 [ -z "$only" ] || [ "$command" = test ] || usage "--only belongs to test"
-# It becomes part of a command line in the guest.
+# The name becomes part of a command line in the guest.
 [[ $only =~ ^([A-Za-z0-9_:][A-Za-z0-9_:,.\ -]*)?$ ]] || usage "--only takes letters, digits and spaces, not '$only'"
 if [ "$command" = bench ]; then
   [ "$machine" != uml ] || usage "bench counts instructions, which takes --qemu"
@@ -199,7 +199,7 @@ configure() {
   cmp -s "$wanted" "$lab/$machine-$1/wanted" && return
   make_kernel "$1" KCONFIG_ALLCONFIG="$wanted" allnoconfig
   grep -v '^#' "$wanted" | while read -r line; do
-    grep -qxF "$line" "$lab/$machine-$1/.config" || { echo "this source cannot do $line"; exit 1; }
+    grep -qxF "$line" "$lab/$machine-$1/.config" || { echo "this source does not support $line"; exit 1; }
   done
   cp "$wanted" "$lab/$machine-$1/wanted"
 }
@@ -328,7 +328,7 @@ kvm_obstacle() {
   make_initramfs "$lab/initramfs-kvm" 'echo up'
   timeout 30 bash -c 'boot_qemu "$0" "$lab/initramfs-kvm" -accel kvm -cpu host' "$1" \
     </dev/null >"$lab/kvm.log" 2>&1 || true
-  grep -q '^up' "$lab/kvm.log" || echo "QEMU with it does not bring this kernel up in 30 s ($(tail -n 1 "$lab/kvm.log" | tr -d '\r' | cut -c 1-120))"
+  grep -q '^up' "$lab/kvm.log" || echo "QEMU with it does not boot this kernel in 30 s ($(tail -n 1 "$lab/kvm.log" | tr -d '\r' | cut -c 1-120))"
 }
 export -f write_init run_in_uml pack make_initramfs boot_qemu run_in_qemu
 export perl_power_off
@@ -371,7 +371,7 @@ run_tests() {
   suite=$(cat "$lab/test-conformance")
   for kernel in "${kernels[@]}"; do
     log=$lab/test-$machine-$kernel.log
-    in_kernel "every way to hear of an eventfd, and the maximum" "$kernel" "$log" "$(cat "$lab/test-kernel") $filter 2>&1"
+    in_kernel "every way to wait for an eventfd, and the maximum" "$kernel" "$log" "$(cat "$lab/test-kernel") $filter 2>&1"
     summary '^(FAIL|EFD_|[0-9]+ failed)' "$log"
     log=$lab/conformance-$machine-$kernel.log
     in_kernel "conformance $(conformance_of "$kernel")" "$kernel" "$log" \
@@ -468,7 +468,7 @@ run_bench() {
   say "in time, by /dev/kvm"
   obstacle=$(kvm_obstacle "${kernels[0]}")
   if [ -n "$obstacle" ]; then
-    echo "not here: $obstacle. The counts above stand."
+    echo "not measured here: $obstacle. The counts above are still valid."
     return
   fi
   bench_initramfs 'bench virtio-blk'

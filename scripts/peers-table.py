@@ -14,12 +14,12 @@ import statistics
 import sys
 
 PERF_KINDS = "syscalls:sys_enter_"
-# Looked at once for each disk and polling, after a cell's samples: no numbers of a request.
+# Measured once for each disk and polling, after a cell's samples; not per request.
 IDLE = "idle_"
 
 
 def inverted(ratio):
-    """ours / peer of peer / ours; None if there is none."""
+    """Converts a ratio peer / ours to ours / peer. Returns None without a ratio."""
     if not ratio or not ratio["median"]:
         return None
     interval = ratio["interval"]
@@ -135,7 +135,7 @@ def table(cells):
 
 
 def against_the_faster(cell):
-    """The peer with the most IOPS, and what ours has of what it has."""
+    """Returns the peer with the most IOPS, and the ratios of ours to it."""
     peers = {name: cell["servers"][name]["iops"] for name in cell["ours_against"]}
     name = max(peers, key=peers.get)
     return name, cell["ours_against"][name]
@@ -154,11 +154,11 @@ def bars(cells, idle):
 
     def at_least(what, floor, found):
         worst = min((ratio["median"] for ratio in found), default=None)
-        return worst is not None and (what, worst >= floor, f"{worst:.2f}x, of {floor}x at least")
+        return worst is not None and (what, worst >= floor, f"{worst:.2f}x (goal: at least {floor}x)")
 
     def at_most(what, ceiling, found, pick=max):
         value = pick(ratio["median"] for ratio in found) if found else None
-        return value is not None and (what, value <= ceiling, f"{value:.2f}x, of {ceiling}x at most")
+        return value is not None and (what, value <= ceiling, f"{value:.2f}x (goal: at most {ceiling}x)")
 
     def none_below(what, found, floor=0.97):
         lows = [ratio["interval"]["low"] for ratio in found if ratio["interval"]]
@@ -169,10 +169,10 @@ def bars(cells, idle):
                                       f"{below} of {len(medians)} below 1.0x; the lowest end of an interval is {worst:.2f}x")
 
     def none_at_all(what, metric):
-        # A count and a clock of a process that sleeps: nought is exact.
+        # Wake-ups and CPU time of a sleeping process: zero is exact, so no tolerance is needed.
         found = [server[metric] for server in idle if server["name"] == "ours"]
         worst = max(found, default=None)
-        return worst is not None and (what, worst == 0, f"{worst:,.1f}, of 0 at most")
+        return worst is not None and (what, worst == 0, f"{worst:,.1f} (goal: 0)")
 
     one = {"iodepth": 1, "client": "sleeping"}
     p99 = [{"median": 1 / r["median"], "interval": None} for r in ratios("p99_us", **one)]
@@ -215,7 +215,7 @@ def main():
     table(cells)
     print()
     for cell, name, kib in memory:
-        print(f"memory   {cell} {name}: {int(kib) / 1024:.1f} MiB resident, shared memory left out")
+        print(f"memory   {cell} {name}: {int(kib) / 1024:.1f} MiB resident, without shared memory")
     for server in idle:
         print(f"idle     {server['servers']} {server['name']}: {server['wakeups_per_s']:,.1f} wake-ups and "
               f"{server['cpu_ns_per_s']:,.0f} ns of CPU per second, a guest attached")

@@ -87,12 +87,12 @@ done
 [ "$quick" = yes ] && schedule=(--quick "${schedule[@]}")
 if ((${#peers[@]} == 0)); then
   found=$(command -v qemu-storage-daemon || command -v /usr/libexec/qemu-storage-daemon || true)
-  [ -n "$found" ] || die "there is no qemu-storage-daemon; apt-get install qemu-utils, or name one by --peer NAME=BINARY" 3
+  [ -n "$found" ] || die "there is no qemu-storage-daemon; apt-get install qemu-utils, or name one with --peer NAME=BINARY" 3
   peers=("qemu=$found")
 fi
 for tool in taskset python3; do command -v $tool >/dev/null || die "$tool is not installed" 3; done
 for binary in "$ours" "$bench" "${peers[@]#*=}"; do
-  [ -x "$binary" ] || die "$binary is no program; build ours with 'cargo build --release --workspace'"
+  [ -x "$binary" ] || die "$binary is not a program; build ours with 'cargo build --release --workspace'"
 done
 for disk in ${disks//,/ }; do
   [[ $disk =~ ^(null|file|direct)$ ]] || die "--disks $disk: there are null, file and direct"
@@ -125,14 +125,14 @@ version[ours]=$("$ours" --version)
 lingers=$linger
 [ -n "$lingers" ] || lingers=$("$ours" -h | sed -n 's/^ *--linger .*\[default: \([0-9]*\)\].*/\1/p')
 case $lingers in
-  '') lingers='as its default is, which its help does not name' ;;
+  '') lingers='for its default time, which its help does not show' ;;
   0) lingers='not at all' ;;
-  *) lingers="for twice as long as the work took, $lingers ns at the most" ;;
+  *) lingers="for twice as long as the work took, at most $lingers ns" ;;
 esac
 names=(ours)
 for peer in "${peers[@]}"; do
   name=${peer%%=*}
-  [[ $name =~ ^[A-Za-z0-9._-]+$ ]] && [ "$name" != ours ] && [ -z "${version[$name]:-}" ] || die "--peer $peer: give it a name of its own"
+  [[ $name =~ ^[A-Za-z0-9._-]+$ ]] && [ "$name" != ours ] && [ -z "${version[$name]:-}" ] || die "--peer $peer: choose another name"
   names+=("$name")
   version[$name]=$("${peer#*=}" --version | head -n1)
 done
@@ -250,7 +250,7 @@ for disk in ${disks//,/ }; do for poll in ${polling//,/ }; do
     fi
   done; done; done
   for name in "${names[@]}"; do
-    # Shared memory would be the guest's.
+    # Leave out shared memory, which is the guest's.
     awk -v cell="$disk.$poll" -v name="$name" '/^(RssAnon|RssFile)/ {kib += $2} END {print cell, name, kib}' \
       "/proc/${pid[$name]}/status" >>"$work/memory" || true
   done
@@ -261,7 +261,7 @@ done; done
 {
   echo "command $command_line"
   echo "counter $counter"
-  echo "polling 0 is no adaptive polling on either side; with every polling ours lingers after work: $lingers ($([ -n "$linger" ] && echo "--linger $linger" || echo "its default"))"
+  echo "polling 0 means no adaptive polling on either side; with every polling, ours lingers after work: $lingers ($([ -n "$linger" ] && echo "--linger $linger" || echo "its default"))"
   for name in "${names[@]}"; do echo "version $name ${version[$name]}"; done
   for disk in ${disks//,/ }; do
     echo "server ours taskset -c $server_cpu $(ours_command "$disk" "${polling%%,*}" S)"

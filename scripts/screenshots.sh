@@ -26,7 +26,7 @@ for name in chromium chromium-browser google-chrome; do
   [ -n "$browser" ] || browser=$(command -v "$name" || true)
 done
 if [ -z "$browser" ] || ! "$browser" --version >/dev/null 2>&1; then
-  echo "SKIPPED: the pages were not looked at: ${browser:-chromium} is not on this machine or does not start" \
+  echo "SKIPPED: the pages were not checked: ${browser:-chromium} is not installed or does not start" \
     "(apt-get install chromium, or CHROMIUM=/path/to/it)"
   exit 3
 fi
@@ -66,12 +66,12 @@ const look = (name, frame, width) => {
     for (const [text, box] of texts) {
       if (box.left < whole.left - 1.5 || box.right > whole.right + 1.5 || box.top < whole.top - 1.5 || box.bottom > whole.bottom + 1.5)
         say(name + ' cuts', text.textContent);
-      // A line's box has some air above and below the letters.
+      // A line's box has some space above and below the letters.
       const air = box.height * 0.2;
       for (const [other, at] of texts)
         if (other !== text && Math.min(box.right, at.right) - Math.max(box.left, at.left) > 1 &&
             Math.min(box.bottom, at.bottom) - Math.max(box.top, at.top) > air)
-          say(name + ' has a text on another', text.textContent + ' / ' + other.textContent);
+          say(name + ' has overlapping texts', text.textContent + ' / ' + other.textContent);
     }
   }
   // Contrast as in WCAG 2, against the nearest background that is not transparent.
@@ -91,7 +91,7 @@ const look = (name, frame, width) => {
     if (contrast < 4.5) say(name + ' has a contrast of ' + contrast.toFixed(1), element.textContent);
   }
   const dark = light(behind(page.body)) < 0.2;
-  if (name !== 'paper' && dark !== matchMedia('(prefers-color-scheme: dark)').matches) say(name + ' has the other scheme', '');
+  if (name !== 'paper' && dark !== matchMedia('(prefers-color-scheme: dark)').matches) say(name + ' is drawn in the wrong colour scheme', '');
   if (!page.title || !root.lang) say('no title or language', '');
   for (const svg of page.querySelectorAll('svg[role=img]')) if (!svg.getAttribute('aria-label')) say('a drawing without a name', '');
 };
@@ -119,7 +119,7 @@ look() {
         --screenshot="$out/$name-$scheme-$width.png" "file://$page" >/dev/null || fail "$name, $scheme: the browser ended with an error"
       [ -s "$out/$name-$scheme-$width.png" ] || fail "$name, $scheme: no picture"
       if grep -E 'CONSOLE|Refused to' "$work/log"; then
-        fail "$name, $scheme: the page asked for something or failed at something"
+        fail "$name, $scheme: the page loaded something or reported an error"
       fi
     done
     {
@@ -144,5 +144,5 @@ for page in "${pages[@]}"; do
   look "$page"
 done
 ((failed == 0)) || exit 1
-echo "Nothing asked for anything, nothing was cut or covered."
+echo "No page loaded anything, and no text was cut off or covered."
 [ "$out" = "$work" ] || ls "$out"

@@ -1,17 +1,17 @@
-//! What does the loop do for one doorbell? Rings a notifier and turns the loop, many times on one
-//! thread, and prints what the loop counted.
+//! Shows what the loop does for one doorbell: rings a notifier and runs one turn of the loop, many
+//! times on one thread, and prints the loop's counters.
 //!
 //! ```text
 //! cargo run --release -p aio --example notifier_turns -- MONITOR RESET TURNS [REGISTERED]
 //!
 //!   MONITOR     auto, poll, epoll, io_uring
-//!   RESET       classic, autoreset, or a method: read, edge, ring-read,
-//!               ring-read-multishot, kernel-flag
-//!   TURNS       how often to ring and turn
-//!   REGISTERED  notifiers in the loop, of which one is rung (default 1)
+//!   RESET       classic, autoreset, or one method: read, edge, ring-read, ring-read-multishot,
+//!               kernel-flag
+//!   TURNS       how many times to ring and turn
+//!   REGISTERED  number of notifiers in the loop; only one is rung (default 1)
 //! ```
 //!
-//! The same from outside, to be compared with what is printed:
+//! To compare the printed numbers with the system calls that strace counts:
 //!
 //! ```text
 //! strace -f -c target/release/examples/notifier_turns epoll classic 100000
@@ -58,8 +58,8 @@ fn parse(args: &[String]) -> Option<Options> {
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
-    // The reset mode goes for the loop's own notifier, too, although nobody wakes this loop from
-    // another thread.
+    // The reset mode also applies to the loop's own notifier, although no other thread wakes this
+    // loop.
     let mut builder = AioContext::builder().reset(options.reset);
     if let Some(kind) = options.monitor {
         builder = builder.monitor(kind);

@@ -1,34 +1,34 @@
-//! QEMU's AioContext for device emulators in Rust: one thread and one loop, over ppoll(2), epoll(7)
-//! or io_uring(7).
+//! QEMU's AioContext for device emulators in Rust: one thread, one loop, over ppoll(2), epoll(7) or
+//! io_uring(7).
 //!
 //! An emulated device waits for doorbells (ioeventfds, a vhost-user peer's kicks), sockets, timers,
-//! completions of its I/O, and work that other threads hand over. [`AioContext`] waits for all of
-//! them in one system call, and then calls the closures that were registered. It differs from a
-//! general event loop in these points:
+//! completions of its I/O, and work from other threads. [`AioContext`] waits for all of them in one
+//! system call, and then calls the closures that were registered. Compared with a general event
+//! loop it adds:
 //!
 //! * **Doorbells without read(2).** An eventfd that is polled level-triggered has to be read after
 //!   each wake-up. An [`EventNotifier`] with [`Reset::Autoreset`] is never read: the loop gets
-//!   edges from epoll or from a multishot POLL_ADD, or lets the ring do the reading. That is one
-//!   system call per wake-up instead of two.
+//!   edges from epoll or from a multishot POLL_ADD, or lets the ring do the reading. Each wake-up
+//!   costs one system call instead of two.
 //! * **Doorbells with a maximum** ([`BoundedNotifier`]): a producer that is too fast sleeps, gets
-//!   an error, or gets a callback when there is room again, as with `EFD_IOC_SET_MAXIMUM`, on a
-//!   stock kernel.
-//! * **Busy polling that learns** ([`BusyPolling`], [`BusyPolled`]): look at the virtqueue for some
-//!   microseconds before sleeping, with the guest's kicks switched off meanwhile. A request then
-//!   costs no system call.
-//! * **io_uring operations on the loop's own ring** ([`AioContext::submit`]). They are submitted by
-//!   the loop's next wait and own their buffers until they complete.
+//!   an error, or gets a callback when there is room again. The semantics are those of
+//!   `EFD_IOC_SET_MAXIMUM`, but a stock kernel is enough.
+//! * **Adaptive busy polling** ([`BusyPolling`], [`BusyPolled`]): the loop polls the virtqueue for
+//!   some microseconds before it sleeps, with the guest's kicks switched off meanwhile. A request
+//!   found this way costs no system call.
+//! * **io_uring operations on the loop's own ring** ([`AioContext::submit`]), which are submitted
+//!   with its next wait and own their buffers until they complete.
 //! * **Bottom halves** ([`BottomHalf`]), scheduled lock-free from any thread; **timers**
-//!   ([`Timer`]) with nanosecond deadlines, on real time or on a virtual clock that an emulator
-//!   stops and steps.
-//! * **Nested turns**: any callback may call [`AioContext::poll`] and wait for something.
+//!   ([`Timer`]) with nanosecond deadlines, on real time or on a virtual clock that the emulator
+//!   can stop and step.
+//! * **Nested turns**: any callback may call [`AioContext::poll`] to wait for something.
 //!
-//! It is not an async runtime and not a network library: it has callbacks, one thread, and runs on
+//! It is neither an async runtime nor a network library: it uses callbacks, one thread, and runs on
 //! Linux only. For futures use tokio or compio; for a portable readiness API use mio.
 //!
 //! # Example
 //!
-//! A device thread: a doorbell, a timer, and work from outside.
+//! A device thread with a doorbell, a timer, and work from other threads.
 //!
 //! ```
 //! use aio::{AioContext, EventNotifier, Reset};
@@ -78,30 +78,23 @@
 //!   returns    true if a callback ran
 //! ```
 //!
-//! A turn runs what was there when it got to it. What a callback schedules, submits or makes ready
-//! runs in the next turn, and so does a timer that its own callback arms in the past. At most 1024
-//! bottom halves run in one turn. So a turn always ends, and no source can starve another. A nested
-//! turn runs what its parents had collected and not run yet, each exactly once. Closures that one
-//! thread schedules run in order; the order among handlers is not specified.
-//!
-//! # Panics
-//!
-//! A callback or a hook may panic. The panic unwinds out of [`AioContext::poll`], and the next turn
-//! runs what was not run yet. When a context is dropped, the ring is shut down before any code of a
-//! user runs; then each hook and each captured value's `Drop` runs, whatever the others do.
+//! A bottom half that a handler or a timer schedules runs in the next turn. A timer that its own
+//! callback arms in the past runs in the next turn. A nested turn also runs what its parent turns
+//! have collected but not yet run; each item runs exactly once. The order among bottom halves, and
+//! among handlers, is not specified.
 //!
 //! # Two kinds of source
 //!
 //! | | [fd handler](AioContext::add_fd) | [notifier](AioContext::add_notifier) |
 //! |---|---|---|
 //! | for | sockets, pipes, devices | doorbells: ioeventfd, irqfd, kicks, completions |
-//! | called | in each turn in which the descriptor is ready | at least once after the last ring; perhaps once for many rings, perhaps without need |
+//! | called | in each turn in which the descriptor is ready | at least once after the last ring; one call may stand for many rings, and spurious calls are possible |
 //! | who clears it | the callback, by reading or writing | the loop, or nobody: [`Reset`] |
 //! | memory | – | what was written before the ring is visible (Acquire) |
 //!
-//! How a notifier is reset, by monitor. A method that cannot be used is an error if it was asked
-//! for by name ([`Reset::AutoresetBy`]), and a fallback with a
-//! [reason](NotifierRegistration::fallback) if not.
+//! The next table shows how a notifier is reset with each monitor. If a method is not available,
+//! this is an error if it was requested by name ([`Reset::AutoresetBy`]); otherwise the loop falls
+//! back to another method and reports the [reason](NotifierRegistration::fallback).
 //!
 //! | [`Method`] | poll | epoll | io_uring |
 //! |---|---|---|---|
@@ -115,39 +108,40 @@
 //!
 //! | thread | may |
 //! |---|---|
-//! | home thread (made the context) | do everything; `AioContext`, registrations, timers, bottom halves stay on it |
+//! | home thread (made the context) | everything; `AioContext`, registrations, timers and bottom halves cannot leave it |
 //! | any, with a [`Handle`] | [`notify`](Handle::notify), [`schedule`](Handle::schedule) a closure, [`stop`](Handle::stop) |
 //! | any, with a [`BottomHalfHandle`] | [`schedule`](BottomHalfHandle::schedule), [`cancel`](BottomHalfHandle::cancel) |
 //! | any, another process, KVM | ring an [`EventNotifier`] |
 //! | any, another process | [`notify`](BoundedNotifier::notify) and [`take`](BoundedNotifier::take) of a [`BoundedNotifier`] |
 //!
-//! Waking the loop costs one write(2) if the loop sleeps or is about to, and nothing if it is
-//! awake.
+//! Waking the loop costs the waking thread one write(2) if the loop sleeps or is about to sleep,
+//! and no system call if it is awake.
 //!
 //! # System calls
 //!
 //! | | poll | epoll | io_uring |
 //! |---|---|---|---|
 //! | a turn that may sleep | ppoll | epoll_wait, epoll_pwait2 for a timer | io_uring_enter |
-//! | a turn that only looks | ppoll | epoll_wait | io_uring_enter; none if it [tells](RingInfo::tells) and has nothing |
-//! | add, change, remove an fd handler | fstat to add | epoll_ctl | fstat to add; the rest is done by the next enter |
-//! | add, remove a notifier | none | epoll_ctl | done by the next enter; an enter to remove a ring read |
+//! | a turn that only looks | ppoll | epoll_wait | io_uring_enter, none if the ring [tells](RingInfo::tells) and has nothing |
+//! | add, change, remove an fd handler | fstat to add | epoll_ctl | fstat to add; the rest is part of the next enter |
+//! | add, remove a notifier | none | epoll_ctl | part of the next enter; an enter to remove a ring read |
 //! | a classic notifier that rang | read | read | read |
 //! | an autoreset notifier that rang | (read) | none | none |
 //! | timers, bottom halves | none | none | none |
-//! | an operation | – | – | done by the next enter |
+//! | an operation | – | – | part of the next enter |
 //! | a bounded notifier's count, [atomic](BoundedMethod::Atomic) | as its doorbell | as its doorbell | as its doorbell |
 //! | the same, by the kernel or by credit | read, (write) | read, (write) | read, (write) |
 //!
-//! A steady turn allocates nothing, and no work grows with the number of registered descriptors,
-//! except inside ppoll(2). [`AioContext::stats`] counts every one of these calls.
+//! A turn in the steady state allocates nothing, and its cost does not grow with the number of
+//! registered descriptors, except inside ppoll(2). [`AioContext::stats`] counts every one of these
+//! calls.
 //!
 //! # Kernels
 //!
 //! Linux 5.15 for io_uring (each newer flag is used where the kernel has it, see [`RingInfo`]);
-//! 5.11 for epoll with nanosecond timeouts, which are rounded up to milliseconds on older kernels.
-//! Where io_uring is switched off, or locked memory is short, a context without a [chosen
-//! monitor](Builder::monitor) uses epoll and reports why.
+//! 5.11 for epoll with nanosecond timeouts; on older kernels they are rounded up to milliseconds.
+//! If io_uring is disabled, or there is too little locked memory, a context without a [chosen
+//! monitor](Builder::monitor) uses epoll and reports the reason.
 
 mod agenda;
 mod bottom_half;

@@ -1,12 +1,12 @@
-//! What the loop did, counted by the loop itself.
+//! Counters of what the loop does.
 
 use std::cell::Cell;
 use std::ops::Sub;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// A snapshot of a context's counters since it was made. Subtract two snapshots for an
-        /// interval.
+        /// A snapshot of a context's counters, which start at zero when it is created. Subtract two
+        /// snapshots for an interval.
         ///
         /// Counting costs one add to a cache line that the turn touches anyway; there is no switch
         /// for it.
@@ -33,13 +33,13 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Calls of [`AioContext::poll`](crate::AioContext::poll), nested ones too.
+    /// Calls of [`AioContext::poll`](crate::AioContext::poll), including nested ones.
     turns,
     /// Waits of the monitor that returned at least one event.
     wakeups,
     /// Callbacks of fd handlers.
     fd_dispatches,
-    /// Callbacks of event notifiers, the loop's own not counted.
+    /// Callbacks of event notifiers, excluding the loop's own.
     notifier_dispatches,
     /// Times that the loop's own notifier was seen ready.
     own_wakeups,
@@ -49,10 +49,10 @@ counters! {
     timers,
     /// Completion callbacks that ran.
     completions,
-    /// Readiness without work: a classic notifier whose counter was zero, or an fd handler that did
-    /// not ask for any of the reported bits.
+    /// Spurious readiness: a classic notifier whose counter was zero, or an fd handler that got
+    /// none of the events it asked for.
     spurious,
-    /// Events for a handler or an operation that no longer exists.
+    /// Events for a handler or an operation that was already removed.
     stale,
     /// Busy-polling rounds that found work.
     poll_hits,
@@ -66,7 +66,7 @@ counters! {
     syscalls_read,
     /// write(2) to the loop's own eventfd, by whichever thread woke it.
     syscalls_write,
-    /// epoll_ctl(2), and the fstat(2) that replaces its checks of a descriptor on the other
+    /// epoll_ctl(2), and the fstat(2) that replaces its check of a descriptor on the other
     /// monitors.
     syscalls_ctl,
 }
@@ -82,7 +82,7 @@ impl Stats {
     }
 }
 
-/// One counter of the home thread.
+/// One counter, written only by the home thread.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(Cell<u64>);
 

@@ -1,11 +1,11 @@
-//! Identity of what the kernel reports about.
+//! Identifies the object of a kernel event.
 //!
-//! A token is passed through `epoll_event.data` and `io_uring_sqe.user_data`. It holds a slot, the
-//! kind of thing in that slot, and a version that no other occupant of the slot has had. Neither a
-//! descriptor number nor an address is ever used as identity, so an event for something that no
-//! longer exists is recognised, dropped and counted.
+//! A token is stored in `epoll_event.data` and `io_uring_sqe.user_data`. It contains a slot, the
+//! kind of object in it, and a version that is unique among all objects that have used the slot.
+//! Descriptor numbers and addresses are never used as identity, so an event for a removed object is
+//! recognised, dropped and counted.
 
-/// What a token names.
+/// What a token identifies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A handler: readiness of its descriptor.
@@ -14,7 +14,7 @@ pub(crate) enum Kind {
     Read,
     /// An operation that a user submitted.
     Operation,
-    /// The monitor's own cancellations. Their completions mean nothing.
+    /// A cancellation by the monitor itself. Its completion is ignored.
     Internal,
 }
 

@@ -1,8 +1,8 @@
-//! When may a producer skip the write to the loop's eventfd?
+//! Decides when a producer may skip the write to the loop's eventfd.
 //!
-//! The handshake is that of QEMU's aio_notify, notify_me and notified (QEMU's model of it is
-//! docs/spin/aio_notify.promela): two flags and four sequentially consistent accesses, which form a
-//! Dekker pair:
+//! The handshake is QEMU's aio_notify / notify_me / notified (QEMU models it in
+//! docs/spin/aio_notify.promela). There are two flags and four sequentially consistent accesses,
+//! which form one Dekker pair:
 //!
 //! ```text
 //!   producer (any thread)                     consumer (home thread)
@@ -15,19 +15,19 @@
 //! ```
 //!
 //! Either (4) sees the consumer's (1) and writes, or (2) sees the producer's (3) and does not
-//! sleep: with both loads missing, the single order of all four would be a cycle. (5) comes before
-//! the look for work, so work published after the look leaves `notified` set for the next turn.
-//! `notified` may be set without need; it is never missing.
-//!
-//! Two shortcuts would be wrong. Skipping the write because `notified` is *already* set would leave
-//! the wake-up to the producer that set it, which may be preempted between (3) and (4) for any
-//! time. And replacing the swap by a load would not release the work to (5), so the wake-up could
-//! be lost. `loom_tests` shows that both fail, and other similar mistakes.
+//! sleep: if both loads missed the other side's store, the total order of the four accesses would
+//! contain a cycle. (5) comes before the look for work, so work published after the look leaves
+//! `notified` set for the next turn. `notified` may be set although there is no work, but it is
+//! never clear when there is unseen work. A producer must not skip the write because `notified` is
+//! *already* set: the wake-up would then depend on the producer that set it, which may be preempted
+//! between (3) and (4) for any length of time. If it checked with a load instead of the swap, its
+//! work would not be released to (5), and the wake-up would be lost. `loom_tests` checks both, and
+//! other incorrect variants.
 
 use crate::sync::{AtomicBool, AtomicU32, Ordering, loom_fence};
 use std::cell::Cell;
 
-/// The two flags. Producers are any threads; there is one consumer.
+/// The two flags. Any thread may be a producer; there is one consumer.
 #[derive(Debug)]
 pub(crate) struct WakeGate {
     /// One while a wait is between prepare and finish, or while the home thread leaves it raised
@@ -41,7 +41,8 @@ impl WakeGate {
         Self { notify_me: AtomicU32::new(0), notified: AtomicBool::new(false) }
     }
 
-    /// Producer, after it published its work. Returns true if the caller must write the eventfd.
+    /// Called by a producer after it has published its work. Returns true if the caller must write
+    /// the eventfd.
     #[must_use]
     pub(crate) fn notify(&self) -> bool {
         // (3) A read-modify-write, so that it also releases the work to the swap in `accept`.
@@ -51,7 +52,8 @@ impl WakeGate {
         self.notify_me.load(Ordering::SeqCst) != 0
     }
 
-    /// Consumer, before it sleeps. Returns true if a producer was here already: do not sleep.
+    /// Called by the consumer before it sleeps. Returns true if a producer has already notified;
+    /// then the consumer must not sleep.
     #[must_use]
     pub(crate) fn prepare(&self) -> bool {
         // (1)
@@ -61,58 +63,60 @@ impl WakeGate {
         self.notified.load(Ordering::SeqCst)
     }
 
-    /// Consumer, after it slept.
+    /// Called by the consumer after it slept.
     pub(crate) fn finish(&self) {
-        // One writer, so load and store are enough. A producer that still sees the old value writes
-        // without need.
+        // There is one writer, so a load and a store are enough. A producer that still sees the old
+        // value makes a needless write, which is harmless.
         self.notify_me.store(self.notify_me.load(Ordering::Relaxed) - 1, Ordering::Release);
     }
 
-    /// Consumer, before it looks for work. Returns false if no producer came; that costs a load and
-    /// no locked operation.
+    /// Called by the consumer before it looks for work. Returns false if no producer has notified;
+    /// this costs a load and no locked operation.
     pub(crate) fn accept(&self) -> bool {
         // (5) A flag that is set after this load stays set for the next turn.
         self.notified.load(Ordering::Acquire) && self.notified.swap(false, Ordering::SeqCst)
     }
 
-    /// Consumer: has a producer been here since the last `accept`? For busy polling; one load.
+    /// Called by the consumer while busy polling. Returns true if a producer has notified since the
+    /// last `accept`. Costs one load.
     pub(crate) fn is_notified(&self) -> bool {
         self.notified.load(Ordering::Acquire)
     }
 }
 
-/// The consumer's side of a gate, for the home thread only. It leaves `notify_me` raised while
-/// nobody notifies.
+/// The consumer's side of a gate, used only by the home thread. It leaves `notify_me` raised while
+/// no producer notifies.
 ///
 /// Raising it costs a locked operation before each sleep, so that producers can skip their write(2)
-/// while the loop is awake. If no producer came for a while, there is nothing to skip. While it
-/// stays raised, each producer writes, and the eventfd itself ends the sleep. One case needs care:
-/// a read(2) of the eventfd, made for an older ring after the loop looked for work, may have
-/// consumed the write. That read saw what came before the write, so a plain load then finds
-/// `notified` set (`loom_tests` lost a wake-up without that load). A producer that did not see it
-/// raised yet comes before (1) in the order of all accesses, so (2) of the `prepare` that raised it
-/// found that producer.
+/// while the loop is awake. If no producer has notified for a while, this saves nothing. As long as
+/// it stays raised, each producer writes the eventfd, and that ends the sleep. The one exception is
+/// a read(2) of the eventfd for an older ring, made after the look for work, which may have
+/// consumed the write. That read has also seen everything before the write, so a plain load then
+/// finds `notified` set (without this load, `loom_tests` finds a lost wake-up). A producer that did
+/// not yet see it raised comes before (1) in the order of all accesses, so (2) of the `prepare`
+/// that raised it has found its `notified`.
 #[derive(Debug, Default)]
 pub(crate) struct Sleeper {
-    /// Sleeps since a producer was seen.
+    /// Number of sleeps since a producer last notified.
     quiet: Cell<u32>,
-    /// The last `finish` left `notify_me` raised.
+    /// Whether the last `finish` left `notify_me` raised.
     up: Cell<bool>,
 }
 
 impl Sleeper {
-    /// After this many sleeps without a producer the gate stays raised. The first producer after
-    /// that makes one write(2) that it might have saved; then the gate is exact again.
+    /// After this many sleeps without a producer, `notify_me` stays raised. The first producer
+    /// after that makes one write(2) that might have been unnecessary; then the gate is lowered
+    /// after each sleep again.
     const QUIET: u32 = if cfg!(loom) { 0 } else { 32 };
 
-    /// As [`WakeGate::prepare`].
+    /// Like [`WakeGate::prepare`].
     #[inline]
     #[must_use]
     pub(crate) fn prepare(&self, gate: &WakeGate) -> bool {
         if self.up.get() { gate.is_notified() } else { gate.prepare() }
     }
 
-    /// As [`WakeGate::finish`].
+    /// Like [`WakeGate::finish`].
     #[inline]
     pub(crate) fn finish(&self, gate: &WakeGate) {
         if self.up.get() {
@@ -126,7 +130,7 @@ impl Sleeper {
         }
     }
 
-    /// As [`WakeGate::accept`].
+    /// Like [`WakeGate::accept`].
     #[inline]
     pub(crate) fn accept(&self, gate: &WakeGate) {
         if gate.accept() {

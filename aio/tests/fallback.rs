@@ -1,7 +1,7 @@
-//! What the loop makes of a kernel, a container or a sandbox that refuses it system calls.
+//! How the loop handles a kernel, a container or a sandbox that denies system calls.
 //!
 //! Each test runs in a thread with a seccomp filter (seccomp(2), SECCOMP_SET_MODE_FILTER), which
-//! answers the calls in question with an error of choice. A filter goes for the thread that
+//! makes the chosen system calls fail with a chosen error. A filter applies to the thread that
 //! installs it and ends with it.
 #![expect(unsafe_code, reason = "prctl(2) and seccomp(2), and operations on the ring")]
 
@@ -12,7 +12,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// A system call and the errno with which it is refused.
+/// A system call and the errno with which it fails.
 type Refusal = (libc::c_long, libc::c_int);
 
 const NO_RING: libc::c_long = libc::SYS_io_uring_setup;
@@ -20,8 +20,8 @@ const NO_RING: libc::c_long = libc::SYS_io_uring_setup;
 /// Installs a filter in the calling thread.
 fn refuse(refusals: &[Refusal]) -> io::Result<()> {
     let op = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
-    // The number is the first word of `struct seccomp_data`; native calls only, so the architecture
-    // needs no look.
+    // The number is the first word of `struct seccomp_data`; only native calls are made, so the
+    // architecture need not be checked.
     let mut program = vec![op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)];
     for (call, errno) in refusals {
         program.push(op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, *call as u32));
@@ -43,7 +43,8 @@ fn refuse(refusals: &[Refusal]) -> io::Result<()> {
     Ok(())
 }
 
-/// Runs `test` where the calls are refused; says so if this kernel has no filters.
+/// Runs `test` in a thread where these calls fail. Prints a message and skips it if this kernel has
+/// no filters.
 fn where_refused(refusals: &[Refusal], test: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| match refuse(refusals) {
@@ -56,7 +57,7 @@ fn where_refused(refusals: &[Refusal], test: impl FnOnce() + Send) {
     });
 }
 
-/// Returns true if only the filter prevents io_uring; prints the reason if not.
+/// Returns true if io_uring works here without the filter; otherwise prints the reason.
 fn has_ring() -> bool {
     let ring = AioContext::builder().monitor(MonitorKind::IoUring).build();
     if let Err(e) = &ring {
@@ -65,7 +66,8 @@ fn has_ring() -> bool {
     ring.is_ok()
 }
 
-/// A doorbell, a descriptor, a bottom half of another thread, a timer: the loop is whole.
+/// Checks that the loop works: a doorbell, a descriptor, a bottom half scheduled by another thread,
+/// and a timer.
 fn works(ctx: &AioContext) {
     let (rung, read, halves, ticks) = (Rc::default(), Rc::default(), Rc::default(), Rc::default());
     let bump = |counter: &Rc<Cell<u32>>| {
@@ -113,11 +115,11 @@ fn works(ctx: &AioContext) {
         timer.arm_after(Duration::from_micros(300));
         let deadline_ns = timer.deadline_ns().unwrap();
         until(&ticks, tick);
-        assert!(ctx.now_ns() >= deadline_ns, "early");
+        assert!(ctx.now_ns() >= deadline_ns, "the timer ran early");
     }
 }
 
-/// What is refused, and what the reason must say: what is wrong, and what to do.
+/// The error, and two phrases that the reason must contain: what is wrong, and what to do.
 const NO_RING_BECAUSE: [(libc::c_int, &str, &str); 4] = [
     (libc::EPERM, "switched off", "kernel.io_uring_disabled"),
     (libc::ENOSYS, "no io_uring", "Linux 5.15"),
@@ -173,8 +175,7 @@ fn without_io_uring_and_epoll_the_loop_has_ppoll() {
     });
 }
 
-/// Before Linux 5.11, and in sandboxes that do not know the call, which answer EPERM as often as
-/// ENOSYS.
+/// Before Linux 5.11, and in sandboxes that do not know the call, which may return EPERM or ENOSYS.
 #[test]
 fn without_epoll_pwait2_deadlines_are_rounded_up_and_the_epoll_descriptor_is_not_polled() {
     for errno in [libc::ENOSYS, libc::EPERM] {
@@ -199,8 +200,8 @@ fn without_epoll_pwait2_deadlines_are_rounded_up_and_the_epoll_descriptor_is_not
                 while timer.is_pending() {
                     ctx.poll(true).unwrap();
                 }
-                assert!(ran_ns.get() >= deadline_ns, "early");
-                // Rounding down would look again and again until the deadline.
+                assert!(ran_ns.get() >= deadline_ns, "the timer ran early");
+                // With rounding down, the loop would wake repeatedly until the deadline.
                 let waits = (ctx.stats() - before).syscalls_wait;
                 assert!(waits <= 2, "{waits} waits for {delay_us} us");
             }
@@ -221,7 +222,7 @@ fn older_ring_set_ups_work_and_are_reported() {
     }
 }
 
-/// The ring descriptor cannot be registered, nor a group of buffers.
+/// Neither the ring descriptor nor a group of buffers can be registered.
 #[test]
 fn without_io_uring_register_the_ring_is_entered_by_its_descriptor() {
     if !has_ring() {
@@ -245,8 +246,8 @@ fn without_io_uring_register_the_ring_is_entered_by_its_descriptor() {
     }
 }
 
-/// READ_MULTISHOT was seen to work, but this context gets no buffers for it: one-shot reads do the
-/// same.
+/// The probe found that READ_MULTISHOT works, but this context gets no buffers for it, so it uses
+/// one-shot reads.
 #[test]
 fn without_a_group_of_buffers_the_multishot_read_is_made_of_single_ones() {
     let reset = Reset::AutoresetBy(Method::RingReadMultishot);
@@ -271,7 +272,7 @@ fn without_a_group_of_buffers_the_multishot_read_is_made_of_single_ones() {
     });
 }
 
-/// The filters are in force: otherwise the tests above would show nothing.
+/// Checks that the filters take effect; otherwise the tests above would prove nothing.
 #[test]
 fn the_filter_refuses_in_its_own_thread_only() {
     let create = || {

@@ -1,7 +1,6 @@
-//! One test for each bug that was found after the fact, named after what went wrong, with its
-//! cause.
+//! One test for each bug that was found after the fact, named after the symptom, with its cause.
 //!
-//! The conformance suite has the rules that they broke; here each is as small as it can be.
+//! The conformance suite tests the rules that these bugs broke; here each bug has a minimal test.
 
 #[expect(dead_code, reason = "only a part of the helpers is used here")]
 mod support;
@@ -20,13 +19,13 @@ use std::rc::Rc;
 use std::time::Duration;
 use support::{Count, SPIN, Slot, guarded, look, settle, turn, turn_until, turns_of_an_idle_loop};
 
-/// A context of each monitor that this machine has.
+/// Runs a test with each monitor that this machine supports.
 fn each_monitor(name: &'static str, test: impl Fn(AioContext)) {
     guarded(name, || {
         for kind in MonitorKind::ALL {
             let ring = kind == MonitorKind::IoUring;
             if ring && aio::io_uring::IoUring::new(2).is_err() {
-                eprintln!("{name}: no io_uring here");
+                eprintln!("{name}: skipped, no io_uring on this machine");
                 continue;
             }
             test(AioContext::builder().monitor(kind).busy_polling(POLICY).build().unwrap());
@@ -94,7 +93,7 @@ fn capture_of_a_dropped_context_gave_the_kernel_an_operation() {
 }
 
 /// The list of scheduled closures belongs to the handles, too, so a closure for a loop that had
-/// ended lived on in it, and whoever waited for its answer waited for ever.
+/// already ended was kept in it, and a thread that waited for its answer waited forever.
 #[test]
 fn iothread_run_waited_for_ever_for_a_loop_that_had_ended() {
     guarded("iothread_run_waited_for_ever", || {
@@ -110,7 +109,7 @@ fn iothread_run_waited_for_ever_for_a_loop_that_had_ended() {
 
 type InProcess = Box<dyn FnOnce(&AioContext)>;
 
-/// A device whose hooks do what a test says, once.
+/// A device whose hooks run a closure of the test, once.
 #[derive(Default)]
 struct Device {
     ready: Cell<bool>,
@@ -145,7 +144,7 @@ impl BusyPolled for Device {
     }
 }
 
-/// The window opens with the first event and neither grows nor closes.
+/// A polling window that opens with the first event and neither grows nor closes.
 const POLICY: BusyPolling = BusyPolling { max_ns: 600_000_000_000, grow: 1, ..BusyPolling::OFF };
 
 /// Registers a device and gives it its first event, so that it is polled from here on.
@@ -160,8 +159,8 @@ fn polled_device(ctx: &AioContext) -> (Rc<Device>, EventNotifier, Slot<aio::Noti
     (device, bell, slot)
 }
 
-/// The timeout of the sleep was computed before the hooks ran, so what `end` scheduled was slept
-/// over.
+/// The timeout of the sleep was computed before the hooks ran, so a bottom half or timer that `end`
+/// scheduled did not shorten the sleep.
 #[test]
 fn bottom_half_scheduled_by_the_end_hook_was_slept_over() {
     each_monitor("bottom_half_scheduled_by_end", |ctx| {
@@ -175,8 +174,9 @@ fn bottom_half_scheduled_by_the_end_hook_was_slept_over() {
     });
 }
 
-/// Removing a handler moves the last one of the polled list into its place, which the walk had
-/// visited already: that one's `end` was not called, and its doorbell stayed off for ever.
+/// Removing a handler moves the last one of the polled list into its place, which the iteration had
+/// already visited: the `end` of the moved handler was not called, and its doorbell stayed off
+/// forever.
 #[test]
 fn device_behind_one_that_removed_itself_kept_its_doorbell_off() {
     each_monitor("device_behind_one_that_removed_itself", |ctx| {
@@ -191,9 +191,8 @@ fn device_behind_one_that_removed_itself_kept_its_doorbell_off() {
     });
 }
 
-/// A handler is not looked at while it runs. When polling ended at just that time, the look that
-/// has to follow `end` was left out, and a request that came while the doorbell was off stayed
-/// unseen.
+/// A handler is not polled while it runs. If polling ended at that time, the check that has to
+/// follow `end` was skipped, and a request that came while the doorbell was off was not seen.
 #[test]
 fn request_was_lost_when_polling_ended_inside_process() {
     each_monitor("request_was_lost_when_polling_ended", |ctx| {
@@ -208,8 +207,8 @@ fn request_was_lost_when_polling_ended_inside_process() {
     });
 }
 
-/// Removing a device switched its doorbell on and looked at nothing: a request that had come while
-/// it was off was found neither by the old handler nor by the next (RHEL-3934 in QEMU).
+/// Removing a device switched its doorbell on without checking for requests: one that had come
+/// while it was off was found neither by the old handler nor by the next (RHEL-3934 in QEMU).
 #[test]
 fn request_was_lost_when_a_polled_device_moved() {
     each_monitor("request_was_lost_when_a_device_moved", |ctx| {
@@ -228,7 +227,7 @@ fn request_was_lost_when_a_polled_device_moved() {
 }
 
 /// A READ in flight takes the count out of the eventfd. If it completed after its handler had been
-/// removed or replaced, or if the handler went before the dispatch, nobody heard of the ring.
+/// removed or replaced, or if the handler was removed before the dispatch, the ring was lost.
 #[test]
 fn ring_read_of_a_removed_handler_swallowed_the_ring() {
     on_a_ring("ring_read_of_a_removed_handler", |ctx| {
@@ -238,7 +237,7 @@ fn ring_read_of_a_removed_handler_swallowed_the_ring() {
             settle(&ctx);
             bell.notify().unwrap();
             if collected {
-                // A bottom half runs after the collecting and before the handlers.
+                // A bottom half runs after events are collected and before the handlers.
                 ctx.defer(move |_| drop(old));
                 assert!(look(&ctx));
             } else {
@@ -252,14 +251,15 @@ fn ring_read_of_a_removed_handler_swallowed_the_ring() {
     });
 }
 
-/// The cancellation of the READ waited for the loop's next turn, and until then it took each ring;
-/// but the loop may have no next turn while the one that the notifier has moved to waits.
+/// The cancellation of the READ waited for the loop's next turn, and until then the READ consumed
+/// each ring. But the loop may have no next turn while the loop that the notifier has moved to
+/// waits.
 #[test]
 fn ring_read_of_a_loop_at_rest_swallowed_the_rings_of_another() {
     guarded("ring_read_of_a_loop_at_rest", || {
         let builder = AioContext::builder().monitor(MonitorKind::IoUring);
         let Ok(old) = builder.ring_setup(RingSetup::Plain).build() else {
-            return eprintln!("no io_uring here");
+            return eprintln!("skipped, no io_uring on this machine");
         };
         let bell = EventNotifier::new(Reset::AutoresetBy(Method::RingRead)).unwrap();
         let on_old = old.add_notifier(&bell, |_| unreachable!("removed")).unwrap();
@@ -275,8 +275,8 @@ fn ring_read_of_a_loop_at_rest_swallowed_the_rings_of_another() {
     });
 }
 
-/// Only regular files and directories were refused, so on ppoll and io_uring a device without a
-/// poll operation was taken, and was ready in every turn.
+/// Only regular files and directories were rejected, so with ppoll and io_uring a device without a
+/// poll operation was accepted, and it was ready in every turn.
 #[test]
 fn dev_null_was_taken_and_spun() {
     each_monitor("dev_null_was_taken", |ctx| {
@@ -286,9 +286,9 @@ fn dev_null_was_taken_and_spun() {
     });
 }
 
-/// POLL_ADD reports POLLRDHUP to everybody. A handler that waits for something else, on a socket
-/// whose peer has shut down its sending half, got its one-shot poll back at once, and armed it
-/// again, turn after turn.
+/// POLL_ADD always reports POLLRDHUP. A handler that waits for something else, on a socket whose
+/// peer has shut down its sending half, got its one-shot poll completed at once and armed it again,
+/// in every turn.
 #[test]
 fn half_closed_socket_spun_on_io_uring() {
     each_monitor("half_closed_socket", |ctx| {
@@ -300,8 +300,8 @@ fn half_closed_socket_spun_on_io_uring() {
     });
 }
 
-/// A changed interest was a cancellation in one wait and a new poll in the next, so a turn in
-/// between missed what was ready.
+/// Changing the interest cancelled the poll in one wait and armed the new one only in the next, so
+/// a turn in between missed a ready descriptor.
 #[test]
 fn changed_interest_missed_a_turn_on_io_uring() {
     each_monitor("changed_interest", |ctx| {
@@ -314,9 +314,9 @@ fn changed_interest_missed_a_turn_on_io_uring() {
     });
 }
 
-/// POLL_REMOVE gives -EALREADY, and cancels nothing, while a wake-up of the poll waits to be worked
-/// off. A multishot poll lived on: it held the file, and reported each ring for a handler that had
-/// gone.
+/// POLL_REMOVE returns -EALREADY and cancels nothing while a wake-up of the poll is waiting to be
+/// processed. A multishot poll then stayed armed: it held the file open, and reported each ring for
+/// a handler that was already removed.
 #[test]
 fn removed_multishot_poll_lived_on() {
     on_a_ring("removed_multishot_poll", |ctx| {
@@ -333,15 +333,15 @@ fn removed_multishot_poll_lived_on() {
     });
 }
 
-/// An overflow of the CQ ends multishot polls. Armed again they report at once, since nobody reads
-/// their eventfds; armed all together, without reaping in between, they overflowed the CQ again,
-/// turn after turn.
+/// An overflow of the CQ ends multishot polls. Polls that are armed again report at once, because
+/// their eventfds are never read. If all are armed together, without reaping in between, they
+/// overflow the CQ again, in every turn.
 #[test]
 fn overflow_of_the_completion_queue_never_ended() {
     guarded("overflow_of_the_completion_queue", || {
         let builder = AioContext::builder().monitor(MonitorKind::IoUring).ring_entries(2);
         let Ok(ctx) = builder.build() else {
-            return eprintln!("no io_uring here");
+            return eprintln!("skipped, no io_uring on this machine");
         };
         let calls = Count::default();
         let bells: Vec<_> =
@@ -354,8 +354,8 @@ fn overflow_of_the_completion_queue_never_ended() {
             })
             .collect();
         settle(&ctx);
-        // More than the sixteen entries of this CQ, so that polls end, and then the loop comes to
-        // rest.
+        // More than the sixteen entries of this CQ, so that polls end; afterwards the loop must
+        // become idle.
         bells.iter().for_each(|bell| bell.notify().unwrap());
         let ops = ctx.operations(|_, _, ()| ()).unwrap();
         (0..100).for_each(|_| submit_nop(&ops, ()).unwrap());
@@ -365,15 +365,15 @@ fn overflow_of_the_completion_queue_never_ended() {
     });
 }
 
-/// A loop that lingered while its own disk was at work looked for requests that could not come yet,
-/// and slept too late to gain anything: CPU for nothing. A multishot operation, which may wait for
-/// ever, is no such work.
+/// A loop that kept busy polling while its own disk operations were in flight polled for requests
+/// that could not come yet, which wasted CPU time. A multishot operation may wait forever and does
+/// not count as such work.
 #[test]
 fn a_loop_whose_disk_is_at_work_does_not_linger() {
     guarded("no_lingering_while_an_operation_is_in_flight", || {
         let builder = AioContext::builder().monitor(MonitorKind::IoUring);
         let Ok(ctx) = builder.busy_polling(BusyPolling::OFF.lingering_ns(600_000_000_000)).build() else {
-            return eprintln!("no io_uring here");
+            return eprintln!("skipped, no io_uring on this machine");
         };
         let (device, bell, registration) = polled_device(&ctx);
         // A millisecond of work, and time for what it has earned.
@@ -392,11 +392,11 @@ fn a_loop_whose_disk_is_at_work_does_not_linger() {
         work_and_sleep();
         let begins = device.begins.get();
         work_and_sleep();
-        assert_eq!(device.begins.get(), begins, "the read is in flight");
+        assert_eq!(device.begins.get(), begins, "must not poll while the read is in flight");
         writer.write_all(&[1]).unwrap();
         turn_until(&ctx, || done.get() == 1);
         work_and_sleep();
-        assert!(device.begins.get() > begins, "and now it is not");
+        assert!(device.begins.get() > begins, "must poll once the read has completed");
         drop((registration, bell));
     });
 }

@@ -176,11 +176,11 @@ impl FromStr for Arm {
         };
         let Some(monitor) = Monitor::ALL.into_iter().find(|candidate| candidate.name() == monitor) else {
             let monitors = join(&Monitor::ALL);
-            return Err(ParseArmError(format!("'{monitor}' is not a monitor; there are {monitors}")));
+            return Err(ParseArmError(format!("'{monitor}' is not a monitor; choose one of {monitors}")));
         };
         let Some(reset) = Reset::ALL.into_iter().find(|candidate| candidate.name() == reset) else {
             let resets = join(&Reset::ALL);
-            return Err(ParseArmError(format!("'{reset}' is not a reset; there are {resets}")));
+            return Err(ParseArmError(format!("'{reset}' is not a reset; choose one of {resets}")));
         };
         Arm::new(monitor, reset).ok_or_else(|| {
             ParseArmError(format!("{monitor} cannot do {reset}; it can do {}", join(monitor.resets())))
@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_arm_parses_from_what_it_prints() {
+    fn every_arm_can_be_parsed_from_its_name() {
         assert_eq!(Arm::all().count(), 10);
         for arm in Arm::all() {
             assert_eq!(arm.to_string().parse(), Ok(arm));
@@ -207,21 +207,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_arm_is_refused_with_what_would_be() {
+    fn an_invalid_arm_is_refused_with_the_valid_choices() {
         let refused = |text: &str| text.parse::<Arm>().unwrap_err().to_string();
         assert_eq!(
             refused("epoll"),
             "'epoll' is not an arm; write monitor/reset, such as epoll/edge ('bench list')"
         );
-        assert_eq!(refused("kqueue/edge"), "'kqueue' is not a monitor; there are poll, epoll, io_uring");
-        assert!(refused("epoll/level").starts_with("'level' is not a reset; there are classic, edge"));
+        assert_eq!(refused("kqueue/edge"), "'kqueue' is not a monitor; choose one of poll, epoll, io_uring");
+        assert!(refused("epoll/level").starts_with("'level' is not a reset; choose one of classic, edge"));
         assert_eq!(refused("poll/edge"), "poll cannot do edge; it can do classic, kernel-flag");
         assert!(refused("").contains("is not an arm"));
         assert!(refused("EPOLL/edge").contains("is not a monitor"));
     }
 
     #[test]
-    fn only_possible_arms_can_be_made() {
+    fn only_possible_arms_can_be_created() {
         assert!(Arm::new(Monitor::Epoll, Reset::RingRead).is_none());
         let arm = Arm::new(Monitor::IoUring, Reset::RingRead).unwrap();
         assert_eq!((arm.monitor(), arm.reset()), (Monitor::IoUring, Reset::RingRead));

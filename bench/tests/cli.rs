@@ -36,7 +36,7 @@ fn wrong_use_is_one_sentence_on_stderr_and_exit_code_2() {
         (&["eventfd", "--pin=0"], "write two CPU numbers"),
         (&["eventfd", "--pin=0,99999"], "CPU 99999 is not among those that this process may use"),
         (&["eventfd", &missing], "cannot write there: No such file or directory"),
-        (&["eventfd", &is_directory], "this is a directory, name a file"),
+        (&["eventfd", &is_directory], "this is a directory; name a file"),
         (&["eventfd", "--json=/dev/null"], "this is not a regular file"),
         (&["eventfd", "--html=/dev/null"], "--html /dev/null: this is not a regular file"),
         (&["eventfd", "--baseline=/nonexistent"], "--baseline /nonexistent: No such file or directory"),
@@ -253,7 +253,7 @@ fn one_percent_measures_its_cells_and_prints_conclusions() {
     let names: Vec<_> =
         fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["out.json"]);
-    assert!(text(&output.stdout).contains("What doing without the read(2) saves of an iteration"));
+    assert!(text(&output.stdout).contains("What leaving out the read(2) saves of an iteration"));
     assert!(text(&output.stdout).contains(report["conclusions"][0].as_str().unwrap()));
 }
 

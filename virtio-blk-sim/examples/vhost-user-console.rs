@@ -22,7 +22,7 @@ use aio::{AioContext, BottomHalf};
 use clap::Parser;
 use virtio_blk_sim::chardev::Chardev;
 use virtio_blk_sim::queue::{Device, Handled, Immediate, QueueRef, RING_FEATURES, read_space};
-use virtio_blk_sim::vhost_user::{Daemon, bind};
+use virtio_blk_sim::vhost_user::{Daemon, Served, bind};
 use virtio_blk_sim::virtqueue::Chain;
 
 /// `VIRTIO_CONSOLE_F_SIZE`: the configuration space begins with columns and rows.
@@ -149,7 +149,7 @@ fn main() -> io::Result<()> {
     console.resize(options.size.or_else(Size::of_terminal).unwrap_or(default));
     let chardev = Arc::clone(&console.chardev);
     let (listener, _file) = bind(&options.chardev)?;
-    let daemon = Daemon::new(console, &options.socket, &[libc::SIGWINCH])?;
+    let daemon = Daemon::new(Served::new(console), &options.socket, &[libc::SIGWINCH])?;
     let _clients = chardev.listen(daemon.context(), listener)?;
     daemon.run(|server, _winch| {
         if let Some(size) = Size::of_terminal() {

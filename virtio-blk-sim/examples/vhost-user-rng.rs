@@ -18,7 +18,7 @@ use aio::AioContext;
 use clap::Parser;
 use rustix::rand::{GetRandomFlags, getrandom};
 use virtio_blk_sim::queue::{Device, Handled, Immediate, QueueRef, RING_FEATURES};
-use virtio_blk_sim::vhost_user::Daemon;
+use virtio_blk_sim::vhost_user::{Daemon, ProtocolFeatures, Served};
 use virtio_blk_sim::virtqueue::Chain;
 
 /// What one chain gets at most. A device may write less than a buffer holds (section 5.4.6.1), and
@@ -85,7 +85,15 @@ struct Options {
     socket: PathBuf,
 }
 
+/// The device as it is offered. After a reconnection QEMU 7.2's vhost-user-rng does not negotiate
+/// again: it takes for granted that the new daemon knows the memory regions, and waits for the
+/// acknowledgements that it agreed on with the old one.
+pub(crate) fn served() -> Served<Rng> {
+    let withheld = ProtocolFeatures::CONFIGURE_MEM_SLOTS | ProtocolFeatures::REPLY_ACK;
+    Served { withheld, ..Served::new(Rng) }
+}
+
 fn main() -> io::Result<()> {
     let options = Options::parse();
-    Daemon::new(Rng, &options.socket, &[])?.run(|_, _| {})
+    Daemon::new(served(), &options.socket, &[])?.run(|_, _| {})
 }

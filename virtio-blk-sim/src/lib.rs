@@ -12,39 +12,11 @@
 //!
 //! From the ground up, each module knows only those above it in this table:
 //!
-//! | module | is about | does not know |
-//! |---|---|---|
-//! | [`memory`] | guest RAM: a memfd that device and guest map separately | queues |
-//! | [`virtqueue`] | the split ring, the device's half and the driver's | what a chain means |
-//! | [`queue`] | a virtqueue on an event loop, for any device: the traits `Device` and `Worker` | who kicks, what a chain means |
-//! | [`vhost_user`] | the protocol and a server, for any device | what a device is |
-//! | [`blk`] | the block device: requests, configuration, backends | how requests arrive |
-//! | [`guest`] | a driver, a thread that plays the vCPU, a real vCPU under KVM | the device's side |
+//! [`queue`] and [`vhost_user`] know no disk: `examples/` has an entropy device and a console on them.
 //!
-//! # Features
-//!
-//! | feature | adds |
-//! |---|---|
-//! | none | [`memory`] and [`virtqueue`], on vm-memory and little else |
-//! | `device` | [`queue`] and [`blk`], on [`aio`] |
-//! | `vhost-user` | [`vhost_user`] |
-//! | `sandbox` | [`sandbox`]: seccomp and landlock for a server |
-//! | `guest`, `kvm` | [`guest`]: simulated guests; one on a real vCPU |
-//! | `cli` | the program `vhost-user-blk` |
-//!
-//! By default all of them.
-//!
-//! # Trust
-//!
-//! The guest is not trusted: every descriptor is copied once and checked, arithmetic is in sectors,
-//! and every loop is bounded by the queue's size. A driver that breaks a rule of the ring loses its
-//! queue until it resets the device; a bad request is answered with a status. [`virtqueue`] and
-//! [`blk::device`] describe what is checked where.
-//!
-//! # A device of your own
-//!
-//! Implement [`queue::Device`], and serve it with [`vhost_user::Server`].
-//! `examples/vhost-user-rng.rs` and `examples/vhost-user-console.rs` are complete programs.
+//! The guest is not trusted: every descriptor is copied once and checked, arithmetic is in sectors, every loop is bounded by
+//! the queue's size. A driver that breaks a rule of the ring loses its queue until it resets the device; a bad request is
+//! answered with a status. [`virtqueue`] and [`device`] say what is checked where.
 //!
 //! # Example
 //!

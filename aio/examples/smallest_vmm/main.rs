@@ -1,4 +1,4 @@
-//! The smallest virtual machine monitor: a guest, and one device on an [`AioContext`]. Needs x86-64
+//! A minimal virtual machine monitor: a guest, and one device on an [`AioContext`]. Needs x86-64
 //! and /dev/kvm.
 //!
 //! ```text
@@ -10,16 +10,16 @@
 //!           hlt          ◄── KVM injects vector 0x25  ◄── write(2) to the irqfd
 //! ```
 //!
-//! An **ioeventfd** is a bargain with KVM: "when the guest writes to this port, do not return from
-//! KVM_RUN to tell me; write this eventfd and let it go on". So a doorbell costs the vCPU a short
-//! stay in the kernel, and whoever polls the eventfd, on whatever thread, has it.
+//! An **ioeventfd** tells KVM: when the guest writes to this port, do not return from KVM_RUN;
+//! write this eventfd and resume the guest. A doorbell therefore costs the vCPU only a short exit
+//! into the kernel, and any thread that polls the eventfd can handle it.
 //!
-//! An **irqfd** is the reverse: "when this eventfd is written, raise that interrupt line of the
-//! guest". So a device needs no ioctl, and no vCPU, to interrupt. KVM takes the count back out of
-//! the eventfd itself.
+//! An **irqfd** is the reverse: when this eventfd is written, KVM raises an interrupt line of the
+//! guest. A device therefore needs neither an ioctl nor a vCPU thread to raise an interrupt. KVM
+//! itself resets the eventfd's count.
 //!
-//! Both are doorbells: they say "look", and what to look at is in the memory that guest and device
-//! share.
+//! Both are doorbells: they only say that there is something to do. The data is in the memory that
+//! the guest and the device share.
 
 #[cfg(target_arch = "x86_64")]
 mod vmm;

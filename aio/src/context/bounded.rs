@@ -1,4 +1,5 @@
-//! Bounded notifiers on a loop: a consumer's callback for a count, a producer's for room.
+//! Bounded notifiers on a loop: a callback for a consumer when there is a count, and one for a
+//! producer when there is room.
 
 use super::action::OnFd;
 use super::bottom_half::BottomHalf;
@@ -16,27 +17,27 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::{Rc, Weak};
 
-/// Callbacks in one turn. More wait for the next turn, so that no producer keeps the loop's other
-/// handlers from running.
+/// The most callbacks in one turn. The rest wait for the next turn, so a fast producer cannot keep
+/// the loop's other handlers from running.
 const BATCH: usize = 16;
 
-/// Why [`Reset::Autoreset`] ends with a read.
+/// Why [`Reset::Autoreset`] falls back to a read.
 const COUNT_IS_READ: &str =
-    "with this method the count is in the descriptor and has to be taken, so the loop reads";
+    "with this method the descriptor holds the bounded count itself, so the loop reads it";
 
 impl AioContext {
-    /// Calls `callback` whenever `notifier` has a count, with the part that was taken: all of it,
-    /// or one for each call, depending on how the notifier [counts](crate::Counting).
-    /// Notifications before this call count.
+    /// Calls `callback` whenever `notifier` has a count, with the amount taken: the whole count, or
+    /// one unit for each call, depending on its [counting](crate::Counting). Notifications made
+    /// before this call are delivered, too.
     ///
-    /// With the atomic method the doorbell rings only while this loop sleeps, and is reset as the
-    /// notifier asks ([`BoundedBuilder::reset`](crate::BoundedBuilder::reset)). With the other
-    /// methods the count is in the descriptor, which is level-triggered, and each call takes it
-    /// with one read(2). If the notifier has a handler in this context already, it is replaced.
+    /// With the atomic method the doorbell is rung only while this loop sleeps, and it is reset as
+    /// [`BoundedBuilder::reset`](crate::BoundedBuilder::reset) says. With the other methods the
+    /// descriptor holds the count; it is polled level-triggered, and each callback costs one
+    /// read(2). If the notifier already has a handler in this context, the new one replaces it.
     ///
     /// # Errors
-    /// The callback comes back with the reason: `Unsupported` if the notifier's reset names a
-    /// method that this context, or this kind of bound, cannot do; else as for
+    /// The callback is returned with the error: `Unsupported` if the notifier's reset names a
+    /// method that this context, or this method of bounding, does not support; else as for
     /// [`add_fd`](Self::add_fd).
     pub fn add_bounded<F>(
         &self,
@@ -58,7 +59,7 @@ impl AioContext {
             }),
             Err(error) => match Rc::into_inner(consumer) {
                 Some(Consumer { callback, .. }) => Err(Refused { error, value: callback }),
-                None => unreachable!("a handler that was not registered holds nothing"),
+                None => unreachable!("a failed registration keeps no reference to the handler"),
             },
         }
     }
@@ -75,7 +76,7 @@ impl AioContext {
         let Engine::Atomic(engine) = &notifier.inner.engine else {
             let run = Rc::clone(consumer);
             let registration = self.add_fd(notifier, Interest::READABLE, move |ctx, _| {
-                // `take_one` makes one read(2) on behalf of this loop.
+                // `take_one` makes one read(2); count it for this loop.
                 ctx.parts.sources.stats.syscalls_read.bump();
                 run.take_one(ctx);
             })?;
@@ -92,18 +93,20 @@ impl AioContext {
         });
         let run = Rc::clone(consumer);
         let registration = self.add_notifier(engine.bell(), move |ctx| run.take_all(ctx))?;
-        // Producers do not ring while no loop waits, so look once.
+        // Nobody rang the doorbell for notifications that came before a loop armed it, so look once
+        // now.
         again.schedule();
         let (method, fallback) = (registration.method(), registration.fallback());
         Ok((registration.into_registration(), method, fallback))
     }
 
     /// Calls `callback` once after each [`arm`](WritableRegistration::arm), when there is room for
-    /// one. For a producer that must not sleep in [`notify`](BoundedNotifier::notify). Another
-    /// producer may be faster and use the room first.
+    /// one. For a producer that must not sleep in [`notify`](BoundedNotifier::notify). The room may
+    /// be gone again when the callback runs, because other producers may be faster.
     ///
     /// # Errors
-    /// The callback comes back with the reason: no descriptor is left.
+    /// The callback is returned with the error of duplicating the descriptor, for example if none
+    /// is left.
     pub fn add_writable<F>(
         &self,
         notifier: &BoundedNotifier,
@@ -118,8 +121,8 @@ impl AioContext {
             Engine::Atomic(engine) => engine.room(),
             Engine::Credit(engine) => engine.room(),
         };
-        // A number of its own: a consumer, or another producer, may watch the same file in the same
-        // context.
+        // Use a separate descriptor number: a consumer or another producer may watch the same file
+        // in the same context.
         let room = match room.try_clone_to_owned() {
             Ok(room) => room,
             Err(error) => return Err(Refused { error, value: callback }),
@@ -149,13 +152,13 @@ struct Consumer<F> {
     notifier: BoundedNotifier,
     callback: F,
     removed: Rc<Cell<bool>>,
-    /// Continues with what a batch left. Only with the atomic method.
+    /// Continues with what a batch left over. Set only with the atomic method.
     again: OnceCell<BottomHalf>,
 }
 
 impl<F: Fn(&AioContext, u64)> Consumer<F> {
-    /// Returns true if there was a count to take. An error means that a peer damaged the
-    /// descriptor; there is nothing to take then.
+    /// Returns true if there was something to take. An error can only come from a descriptor that a
+    /// peer has damaged; it counts as nothing to take.
     fn take_one(&self, ctx: &AioContext) -> bool {
         let taken = self.notifier.try_take().ok().flatten();
         if let Some(count) = taken {
@@ -164,13 +167,14 @@ impl<F: Fn(&AioContext, u64)> Consumer<F> {
         taken.is_some()
     }
 
-    /// Takes what there is, and has the doorbell rung for what comes next.
+    /// Takes what there is, up to one batch, and then arms the doorbell for what comes next.
     fn take_all(&self, ctx: &AioContext) {
         let (Engine::Atomic(engine), Some(again)) = (&self.notifier.inner.engine, self.again.get()) else {
             return;
         };
-        // The doorbell is off until the end: a callback that turns the loop must not sleep before
-        // somebody has come here.
+        // The doorbell is not armed until the end of this function. If a callback runs a nested
+        // turn, that turn must not sleep before the count has been looked at again, so schedule the
+        // bottom half first.
         again.schedule();
         for _ in 0..BATCH {
             let took = self.take_one(ctx);
@@ -187,8 +191,8 @@ impl<F: Fn(&AioContext, u64)> Consumer<F> {
     }
 }
 
-/// A bounded notifier's consumer on a loop. Dropping it removes the handler; what has not been
-/// taken stays for the next.
+/// A consumer of a bounded notifier on a loop. Dropping it removes the handler. What it has not
+/// taken stays in the count for the next consumer.
 #[must_use = "dropping a registration removes its handler"]
 pub struct BoundedRegistration {
     /// `None` only in `drop`.
@@ -200,17 +204,17 @@ pub struct BoundedRegistration {
 }
 
 impl BoundedRegistration {
-    /// Who resets the descriptor that wakes the loop.
+    /// How the descriptor that wakes the loop is reset.
     pub fn method(&self) -> Method {
         self.method
     }
 
-    /// Why [`Reset::Autoreset`] ended with a read(2) after all; `None` if it did not.
+    /// Why [`Reset::Autoreset`] fell back to read(2); `None` if it did not.
     pub fn fallback(&self) -> Option<&'static str> {
         self.fallback
     }
 
-    /// True until the handler is replaced or its context dropped.
+    /// Returns true until the handler is replaced or its context is dropped.
     pub fn is_live(&self) -> bool {
         self.registration.as_ref().is_some_and(Registration::is_live)
     }
@@ -219,20 +223,20 @@ impl BoundedRegistration {
 impl Drop for BoundedRegistration {
     fn drop(&mut self) {
         self.removed.set(true);
-        // Last, and also if what the callback captured panics in its `Drop`.
+        // Runs after the handler is removed, even if dropping what the callback captured panics.
         let _last = HandBack(&self.notifier);
         drop(self.registration.take());
     }
 }
 
-/// Rings for the next consumer, when it is dropped.
+/// Calls `Atomic::hand_back` when dropped, so that the next consumer is woken.
 struct HandBack<'a>(&'a BoundedNotifier);
 
 impl Drop for HandBack<'_> {
     fn drop(&mut self) {
         if let Engine::Atomic(engine) = &self.0.inner.engine {
-            // The doorbell is ours and open, and a full counter is no error: a caller could not do
-            // anything.
+            // Ignored: the doorbell is open, a full counter is no error, and the caller could not
+            // handle a failure.
             let _ = engine.hand_back(&self.0.inner.calls);
         }
     }
@@ -244,10 +248,10 @@ impl fmt::Debug for BoundedRegistration {
     }
 }
 
-/// What a producer waits for.
+/// What a producer is waiting for.
 enum Waits {
     Not,
-    /// There was room when it asked: the bottom half will tell.
+    /// There was room when it armed; the bottom half makes the callback.
     ForTheNextTurn,
     ForRoom(Registration),
 }
@@ -286,8 +290,8 @@ impl Producer {
             BoundedMethod::Kernel => Interest::WRITABLE,
             _ => Interest::READABLE,
         };
-        // Registered only while it waits: the room of the other methods is a level, and an error on
-        // it is one, too.
+        // Registered only while it waits: with the other methods the room descriptor is
+        // level-triggered, as is an error on it, so it would wake the loop again and again.
         let this = Rc::downgrade(self);
         let callback = move |ctx: &AioContext, _| {
             if let Some(this) = this.upgrade() {
@@ -316,7 +320,7 @@ impl Producer {
         }
     }
 
-    /// Returns false if it did not wait.
+    /// Returns false if it was not waiting.
     fn stop_waiting(&self) -> bool {
         match self.waits.replace(Waits::Not) {
             Waits::Not => false,
@@ -324,7 +328,7 @@ impl Producer {
             Waits::ForRoom(registration) => {
                 drop(registration);
                 if let Engine::Atomic(engine) = &self.notifier.inner.engine {
-                    // As for `hand_back`: the room doorbell is ours and open.
+                    // Ignored for the same reasons as in `HandBack`: the room doorbell is open.
                     let _ = engine.had_room(&self.notifier.inner.calls);
                 }
                 true
@@ -333,19 +337,19 @@ impl Producer {
     }
 }
 
-/// A producer on a loop whose callback runs when there is room. Dropping it removes the handler.
+/// A producer on a loop that gets a callback when there is room. Dropping it removes the handler.
 #[must_use = "dropping a registration removes its handler"]
 pub struct WritableRegistration {
     producer: Rc<Producer>,
 }
 
 impl WritableRegistration {
-    /// Requests one call of the callback, in a later turn, once there is room for one. Call this
-    /// when [`try_notify`](BoundedNotifier::try_notify) would block. Requesting again before the
-    /// callback ran changes nothing.
+    /// Requests one callback, in a later turn, once there is room for one. Call it when
+    /// [`try_notify`](BoundedNotifier::try_notify) would block; arming again before the callback
+    /// has no effect.
     ///
     /// # Errors
-    /// `NotFound` if the context has been dropped, else what epoll_ctl(2) says.
+    /// `NotFound` if the context has been dropped, else the error of epoll_ctl(2).
     pub fn arm(&self) -> io::Result<()> {
         self.producer.arm()
     }

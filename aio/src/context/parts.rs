@@ -30,10 +30,11 @@ pub(super) type Callback<C> = Rc<dyn Fn(&C)>;
 pub(super) type Deferred<C> = Box<dyn FnOnce(&C)>;
 /// A closure of another thread, run once.
 pub(super) type Sent<C> = Box<dyn FnOnce(&C) + Send>;
-/// What an operation of the ring holds: its owner, and the owner's key for it.
+/// What an operation of the ring holds: the owner that is notified of its completions, and the
+/// owner's key for it.
 pub(super) type Held<C> = (Rc<dyn Owner<C>>, usize);
 
-/// Holds the resources of operations and handles their completions.
+/// The owner of the resources of operations; it is notified of their completions.
 pub(super) trait Owner<C> {
     /// One completion of the operation with this key. The last one has no F_MORE in `flags`.
     fn complete(&self, context: &C, key: usize, result: i32, flags: u32);

@@ -102,8 +102,8 @@ impl AioContext {
     ///
     /// Returns true if a callback ran, not counting idle bottom halves. A blocking call may return
     /// false: somebody called [`Handle::notify`](crate::Handle::notify), a signal handler ran, an
-    /// event was stale, or the kernel confirmed a removal. So:
-    /// `while !done.get() { ctx.poll(true)?; }`.
+    /// event was stale, or the kernel confirmed a removal. So: `while !done.get() {
+    /// ctx.poll(true)?; }`.
     ///
     /// A panic of a callback unwinds out of this call. What was collected and not run yet runs in
     /// the next turn.

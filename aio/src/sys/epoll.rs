@@ -1,5 +1,5 @@
 //! epoll(7) with nanosecond timeouts.
-#![expect(unsafe_code, reason = "epoll system calls on event buffers that the caller lends")]
+#![expect(unsafe_code, reason = "epoll system calls on event buffers borrowed from the caller")]
 
 use super::{TimeoutNs, check, timespec};
 use std::cell::Cell;
@@ -11,23 +11,23 @@ use std::ptr;
 #[derive(Debug)]
 pub(crate) struct Epoll {
     fd: OwnedFd,
-    /// epoll_pwait2 (Linux 5.11) exists. Without it timeouts are rounded up to milliseconds.
-    /// Waiting with ppoll on the epoll descriptor itself would keep the precision and is not done:
-    /// it polls the members, which consumes the event of an auto-reset eventfd (see the probe in
-    /// `sys::eventfd`).
+    /// Whether epoll_pwait2 (Linux 5.11) exists. Without it, timeouts are rounded up to
+    /// milliseconds. Waiting with ppoll on the epoll descriptor itself would keep the precision,
+    /// but is not an option: it polls the members, which consumes the event of an auto-reset
+    /// eventfd (see the probe in `sys::eventfd`).
     has_pwait2: Cell<bool>,
 }
 
 impl Epoll {
     pub(crate) fn new() -> io::Result<Self> {
-        // SAFETY: takes one integer.
+        // SAFETY: the call takes one integer.
         let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }.into())?;
-        // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+        // SAFETY: the kernel has just returned this descriptor; nothing else owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
         Ok(Self { fd, has_pwait2: Cell::new(true) })
     }
 
-    /// EPOLL_CTL_ADD, level-triggered unless `events` has EPOLLET. `data` comes back with each
+    /// EPOLL_CTL_ADD, level-triggered unless `events` has EPOLLET. `data` is returned with each
     /// event.
     pub(crate) fn add(&self, fd: RawFd, events: u32, data: u64) -> io::Result<()> {
         self.ctl(libc::EPOLL_CTL_ADD, fd, events, data)
@@ -50,8 +50,8 @@ impl Epoll {
         check(r.into()).map(drop)
     }
 
-    /// Sleeps until an event or the timeout; gives the number of events filled in. EINTR is an
-    /// error here.
+    /// Sleeps until an event or the timeout; returns the number of events filled in. EINTR is
+    /// returned as an error.
     #[inline(always)]
     pub(crate) fn wait(&self, events: &mut [libc::epoll_event], timeout: TimeoutNs) -> io::Result<usize> {
         match timeout {
@@ -61,13 +61,13 @@ impl Epoll {
         }
     }
 
-    /// For a time that only nanoseconds can say.
+    /// Waits with a timeout that needs nanosecond precision.
     #[inline(never)]
     fn wait_ns(&self, events: &mut [libc::epoll_event], ns: u64) -> io::Result<usize> {
         if self.has_pwait2.get() {
             match self.pwait2(events, ns) {
-                // EPERM is not an error of this call: it comes from seccomp filters that are older
-                // than the call is.
+                // epoll_pwait2 itself never returns EPERM: it comes from seccomp filters that are
+                // older than the call.
                 Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
                     self.has_pwait2.set(false)
                 }
@@ -78,9 +78,9 @@ impl Epoll {
         self.wait_ms(events, i32::try_from(ns.div_ceil(1_000_000)).unwrap_or(i32::MAX))
     }
 
-    /// epoll_wait(2), which costs some nanoseconds less than epoll_pwait2. By number where there is
-    /// one: the function of the C library is a cancellation point, which costs two locked
-    /// operations in a process of several threads.
+    /// epoll_wait(2), which costs some nanoseconds less than epoll_pwait2. Called by number on
+    /// architectures that have it: the C library's function is a cancellation point, which costs
+    /// two locked operations in a multi-threaded process.
     #[inline(always)]
     fn wait_ms(&self, events: &mut [libc::epoll_event], ms: i32) -> io::Result<usize> {
         let (fd, room) = (self.fd.as_raw_fd(), events.len() as i32);
@@ -97,7 +97,8 @@ impl Epoll {
     fn pwait2(&self, events: &mut [libc::epoll_event], ns: u64) -> io::Result<usize> {
         let ts = timespec(ns);
         // SAFETY: the kernel writes at most `events.len()` entries to the slice and reads `ts`,
-        // both live; a null signal mask (its size is then ignored) leaves the mask alone.
+        // both of which are live; a null signal mask (its size is then ignored) leaves the mask
+        // alone.
         let n = unsafe {
             libc::syscall(
                 libc::SYS_epoll_pwait2,

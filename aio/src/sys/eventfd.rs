@@ -1,8 +1,8 @@
-//! eventfd(2), and what this kernel makes of two proposals for it: the flag `EFD_AUTORESET` and the
+//! eventfd(2), and detection of two proposed kernel extensions: the flag `EFD_AUTORESET` and the
 //! ioctls `EFD_IOC_SET_MAXIMUM` and `EFD_IOC_GET_MAXIMUM`.
 #![expect(
     unsafe_code,
-    reason = "eventfd(2), and read(2), write(2) and ioctl(2) of eight bytes that the caller's stack owns"
+    reason = "eventfd(2), and read(2), write(2) and ioctl(2) of eight bytes on the caller's stack"
 )]
 
 use super::check;
@@ -10,15 +10,15 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 
-/// The flag of the 2020 proposal, "eventfd: add EFD_AUTORESET flag": the counter is reset where
-/// readiness is reported, so that nobody needs read(2). Stock kernels answer EINVAL.
+/// The flag of the 2020 proposal, "eventfd: add EFD_AUTORESET flag": the counter is reset when
+/// readiness is reported, so that read(2) is not needed. Stock kernels return EINVAL.
 const EFD_AUTORESET: libc::c_int = 1 << 6;
 
 /// `_IOW('J', 0, u64)` of the 2026 proposal, "eventfd: add configurable maximum counter value for
-/// flow control" (v5). Stock kernels answer ENOTTY.
+/// flow control" (v5). Stock kernels return ENOTTY.
 const EFD_IOC_SET_MAXIMUM: libc::Ioctl = libc::_IOW::<u64>(b'J' as u32, 0);
 
-/// `_IOR('J', 1, u64)` of the same.
+/// `_IOR('J', 1, u64)` of the same proposal.
 const EFD_IOC_GET_MAXIMUM: libc::Ioctl = libc::_IOR::<u64>(b'J' as u32, 1);
 
 /// A non-blocking, close-on-exec eventfd counter.
@@ -26,17 +26,18 @@ const EFD_IOC_GET_MAXIMUM: libc::Ioctl = libc::_IOR::<u64>(b'J' as u32, 1);
 pub(crate) struct EventFd(OwnedFd);
 
 impl EventFd {
-    /// A counter at zero.
+    /// Creates a counter at zero.
     pub(crate) fn new() -> io::Result<Self> {
         Self::with_flags(0)
     }
 
-    /// A counter that the kernel resets when it delivers readiness; EINVAL where it cannot.
+    /// Creates a counter that the kernel resets when it delivers readiness. EINVAL if the kernel
+    /// does not support this.
     pub(crate) fn new_autoreset() -> io::Result<Self> {
         Self::with_flags(EFD_AUTORESET)
     }
 
-    /// A counter at zero of which each read takes one (EFD_SEMAPHORE).
+    /// Creates a semaphore at zero: each read takes one (EFD_SEMAPHORE).
     pub(crate) fn new_semaphore() -> io::Result<Self> {
         Self::with_flags(libc::EFD_SEMAPHORE)
     }
@@ -50,16 +51,16 @@ impl EventFd {
         // SAFETY: eventfd(2) takes two integers.
         let fd = unsafe { libc::eventfd(0, flags | libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
         let fd = check(fd.into())?;
-        // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+        // SAFETY: the kernel has just returned this descriptor; nothing else owns it.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
     }
 
-    /// Adds `n` to the counter and wakes whoever waits. One write(2), repeated on EINTR;
-    /// `WouldBlock` when the counter is saturated.
+    /// Adds `n` to the counter and wakes the waiters. One write(2), repeated on EINTR; `WouldBlock`
+    /// when the counter is saturated.
     #[inline]
     pub(crate) fn write(&self, n: u64) -> io::Result<()> {
         loop {
-            // SAFETY: eight readable bytes, as eventfd(2) demands.
+            // SAFETY: eight readable bytes, as eventfd(2) requires.
             match transfer(unsafe { libc::syscall(libc::SYS_write, self.as_raw_fd(), &raw const n, 8usize) })
             {
                 Ok(()) => return Ok(()),
@@ -77,12 +78,12 @@ impl EventFd {
     #[inline]
     pub(crate) fn ring(&self) -> io::Result<()> {
         let one = 1u64;
-        // SAFETY: eight readable bytes, as eventfd(2) demands.
+        // SAFETY: eight readable bytes, as eventfd(2) requires.
         let written = unsafe { libc::syscall(libc::SYS_write, self.as_raw_fd(), &raw const one, 8usize) };
         if written < 0 { self.ring_again(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// The rest of `ring` after an error.
+    /// The slow path of `ring`, after an error.
     #[cold]
     fn ring_again(&self, error: io::Error) -> io::Result<()> {
         let mut result = Err(error);
@@ -106,7 +107,7 @@ impl EventFd {
     pub(crate) fn read(&self) -> io::Result<Option<u64>> {
         let mut count = 0u64;
         loop {
-            // SAFETY: eight writable bytes, as eventfd(2) demands.
+            // SAFETY: eight writable bytes, as eventfd(2) requires.
             match transfer(unsafe { libc::syscall(libc::SYS_read, self.as_raw_fd(), &raw mut count, 8usize) })
             {
                 Ok(()) => return Ok(Some(count)),
@@ -129,15 +130,15 @@ impl EventFd {
             }
         }
         let mut count = 0u64;
-        // SAFETY: eight writable bytes, as eventfd(2) demands.
+        // SAFETY: eight writable bytes, as eventfd(2) requires.
         let read = unsafe { libc::syscall(libc::SYS_read, self.as_raw_fd(), &raw mut count, 8usize) };
         if read < 0 { failed(self) } else { Ok(true) }
     }
 }
 
 /// The result of read(2) and write(2), called by number: glibc's functions are cancellation points,
-/// which costs each call two locked operations in a process of several threads. An eventfd that
-/// does not block has nothing to cancel.
+/// which costs each call two locked operations in a process of several threads. A non-blocking
+/// eventfd never blocks, so it needs no cancellation point.
 #[inline]
 fn transfer(result: libc::c_long) -> io::Result<()> {
     check(result).map(drop)
@@ -155,35 +156,35 @@ impl AsRawFd for EventFd {
     }
 }
 
-/// Bounds the counter of an eventfd: write(2) of `n` is admitted while
-/// `maximum > count && maximum - count > n`, so it leaves at most `maximum - 1`, and else gives
-/// EAGAIN or sleeps. Never blocks.
+/// Bounds the counter of an eventfd: write(2) of `n` is admitted while `maximum > count && maximum
+/// - count > n`, so the counter never exceeds `maximum - 1`; otherwise the write returns EAGAIN or
+///   sleeps. Never blocks.
 ///
 /// # Errors
-/// ENOTTY where the kernel does not have the proposal; EINVAL if the counter is at `maximum` or
+/// ENOTTY if the kernel does not implement the proposal; EINVAL if the counter is at `maximum` or
 /// above it.
 pub(crate) fn set_maximum(fd: BorrowedFd<'_>, maximum: u64) -> io::Result<()> {
     // SAFETY: EFD_IOC_SET_MAXIMUM reads eight bytes, which live across the call. A kernel without
-    // it, or another kind of file, refuses the number: 'J' is not used by any other driver.
+    // it, or another kind of file, rejects the number: 'J' is not used by any other driver.
     let r = unsafe { libc::ioctl(fd.as_raw_fd(), EFD_IOC_SET_MAXIMUM, &raw const maximum) };
     check(r.into()).map(drop)
 }
 
-/// The bound of an eventfd's counter; `u64::MAX` if nobody has set one. Never blocks.
+/// Returns the bound of an eventfd's counter; `u64::MAX` if none was set. Never blocks.
 ///
 /// # Errors
-/// ENOTTY where the kernel does not have the proposal.
+/// ENOTTY if the kernel does not implement the proposal.
 pub(crate) fn maximum(fd: BorrowedFd<'_>) -> io::Result<u64> {
     let mut maximum = 0u64;
-    // SAFETY: EFD_IOC_GET_MAXIMUM writes eight bytes, which live across the call; as above for the
-    // other kernels.
+    // SAFETY: EFD_IOC_GET_MAXIMUM writes eight bytes, which live across the call; other kernels
+    // reject the number, as above.
     let r = unsafe { libc::ioctl(fd.as_raw_fd(), EFD_IOC_GET_MAXIMUM, &raw mut maximum) };
     check(r.into())?;
     Ok(maximum)
 }
 
-/// Returns true if this kernel bounds eventfds as the proposal says. Tried once per process on an
-/// eventfd of its own and believed only if the bound is seen to hold. Never blocks.
+/// Returns true if this kernel bounds eventfds as the proposal says. Tested once per process on a
+/// private eventfd; true only if the test observes that the bound holds. Never blocks.
 pub(crate) fn probe_maximum() -> bool {
     static WORKS: OnceLock<bool> = OnceLock::new();
     *WORKS.get_or_init(|| observe_maximum().unwrap_or(false))
@@ -195,15 +196,15 @@ fn observe_maximum() -> io::Result<bool> {
     set_maximum(fd.as_fd(), 3)?;
     fd.write(2)?;
     let refused = fd.write(1).is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock);
-    // The counter stands at 2: a bound that it has reached already is refused.
+    // The counter is 2 now, so a bound that it has already reached must be rejected.
     let kept = set_maximum(fd.as_fd(), 2).is_err_and(|e| e.raw_os_error() == Some(libc::EINVAL));
     set_maximum(fd.as_fd(), 4)?;
     fd.write(1)?;
     Ok(fresh == u64::MAX && refused && kept && maximum(fd.as_fd())? == 4 && fd.read()? == Some(3))
 }
 
-/// The count of an eventfd, left as it is. It is only shown in /proc/self/fdinfo; an error where
-/// that is not mounted.
+/// Returns the count of an eventfd without changing it. It is only available in /proc/self/fdinfo;
+/// an error if that is not mounted.
 pub(crate) fn count(fd: BorrowedFd<'_>) -> io::Result<u64> {
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
     let count = info.lines().find_map(|line| line.strip_prefix("eventfd-count:"));

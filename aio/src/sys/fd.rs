@@ -1,30 +1,31 @@
-//! Questions about a file descriptor that somebody handed us.
+//! Checks of a file descriptor that a caller passed in.
 #![expect(unsafe_code, reason = "fstat(2) and fcntl(2) on a caller's descriptor")]
 
 use super::{check, epoll::Epoll};
 use std::io;
 use std::os::fd::RawFd;
 
-/// Refuses what no monitor can watch: a closed descriptor (EBADF), and what is always ready (EPERM,
-/// as epoll_ctl(2) says): a regular file, a directory, a device without a poll operation. ppoll and
-/// io_uring accept them, and would spin.
+/// Rejects descriptors that no monitor can watch: a closed one (EBADF), and one that is always
+/// ready (EPERM, as from epoll_ctl(2)): a regular file, a directory, a device without a poll
+/// operation. ppoll and io_uring accept these, and the loop would spin.
 pub(crate) fn check_pollable(fd: RawFd) -> io::Result<()> {
     // SAFETY: all-zero is a valid `stat` (plain integers).
     let mut st: libc::stat = unsafe { std::mem::zeroed() };
-    // SAFETY: `st` is a live, writable stat buffer; a bad `fd` is an error, not undefined.
+    // SAFETY: `st` is a live, writable stat buffer; a bad `fd` is an error, not undefined
+    // behaviour.
     let r = unsafe { libc::fstat(fd, &raw mut st) };
     check(r.into()).map_err(|e| explain(e, fd))?;
     match st.st_mode & libc::S_IFMT {
         libc::S_IFREG | libc::S_IFDIR => Err(explain(io::Error::from_raw_os_error(libc::EPERM), fd)),
-        // Only epoll tells a device that can be polled (a tty) from one that cannot (/dev/null, a
-        // disk).
+        // Only epoll can distinguish a device that can be polled (a tty) from one that cannot
+        // (/dev/null, a disk).
         libc::S_IFCHR | libc::S_IFBLK => Epoll::new()?.add(fd, 0, 0).map_err(|e| explain(e, fd)),
         _ => Ok(()),
     }
 }
 
-/// Names the descriptor and the remedy in the two errors that a registration can meet by a caller's
-/// mistake.
+/// Adds the descriptor and the remedy to the two errors that a caller's mistake can cause in a
+/// registration.
 pub(crate) fn explain(e: io::Error, fd: RawFd) -> io::Error {
     match e.raw_os_error() {
         Some(libc::EPERM) => io::Error::new(

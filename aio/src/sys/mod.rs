@@ -1,9 +1,9 @@
 //! The only system calls of the crate, one file per kernel object.
 //!
-//! Everything here is a thin safe wrapper: it takes and gives Rust types, turns `-1` into
-//! [`io::Error`] and decides nothing. EINTR has one policy: a *wait* gives it to the caller, who
-//! treats it as a wake-up without events; a *transfer* of an eventfd is repeated (it cannot have
-//! happened in part).
+//! Everything here is a thin safe wrapper: it takes and returns Rust types, turns `-1` into
+//! [`io::Error`], and contains no policy. The only exception is EINTR. A *wait* returns it to the
+//! caller, who treats it as a wake-up without events. A read or write of an eventfd is repeated (it
+//! cannot have completed partially).
 #![expect(
     unsafe_code,
     reason = "the crate's boundary to libc: each call passes memory that the wrapper owns or borrows"
@@ -21,8 +21,8 @@ pub(crate) mod uring;
 use std::io;
 use std::time::Duration;
 
-/// How long a wait may sleep: `None` is for ever, `Some(0)` is a look without sleeping, in
-/// nanoseconds.
+/// How long a wait may sleep: in nanoseconds. `None` means forever; `Some(0)` means check without
+/// sleeping.
 pub(crate) type TimeoutNs = Option<u64>;
 
 /// Turns the `-1` of a system call into the error in `errno`.
@@ -35,7 +35,8 @@ pub(crate) fn check(result: libc::c_long) -> io::Result<u32> {
     u32::try_from(result).map_err(|_| failed())
 }
 
-/// The timespec of a relative timeout. Seconds saturate where `time_t` ends (292 billion years).
+/// Converts a relative timeout to a timespec. Seconds saturate at the maximum of `time_t` (292
+/// billion years).
 pub(crate) fn timespec(ns: u64) -> libc::timespec {
     let d = Duration::from_nanos(ns);
     libc::timespec {
@@ -44,8 +45,8 @@ pub(crate) fn timespec(ns: u64) -> libc::timespec {
     }
 }
 
-/// CLOCK_MONOTONIC in nanoseconds: the time base of every deadline (clock_gettime(2), answered by
-/// the vDSO).
+/// CLOCK_MONOTONIC in nanoseconds: the time base of every deadline (clock_gettime(2), served by the
+/// vDSO).
 pub(crate) fn monotonic_ns() -> u64 {
     let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `ts` is a live timespec that the call fills; CLOCK_MONOTONIC cannot fail on Linux.

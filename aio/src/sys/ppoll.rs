@@ -1,23 +1,23 @@
 //! ppoll(2).
-#![expect(unsafe_code, reason = "ppoll(2) on a pollfd slice that the caller lends")]
+#![expect(unsafe_code, reason = "ppoll(2) on a pollfd slice borrowed from the caller")]
 
 use super::{TimeoutNs, check, timespec};
 use std::io;
 use std::os::fd::RawFd;
 use std::ptr;
 
-/// Sleeps until one of `fds` is ready or the timeout; gives how many have `revents`. EINTR is an
-/// error here.
+/// Sleeps until one of `fds` is ready or the timeout; returns how many have `revents`. EINTR is
+/// returned as an error.
 pub(crate) fn ppoll(fds: &mut [libc::pollfd], timeout: TimeoutNs) -> io::Result<usize> {
     let ts = timeout.map(timespec);
     let ts = ts.as_ref().map_or(ptr::null(), ptr::from_ref);
-    // SAFETY: the kernel reads and writes `fds.len()` entries of the slice and reads `ts`, both
-    // live; a null signal mask leaves the mask alone.
+    // SAFETY: the kernel reads and writes `fds.len()` entries of the slice and reads `ts`, both of
+    // which are live; a null signal mask leaves the mask alone.
     let n = unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, ts, ptr::null()) };
     check(n.into()).map(|n| n as usize)
 }
 
-/// One look at one descriptor, without sleeping.
+/// Polls one descriptor once, without sleeping.
 pub(crate) fn is_readable(fd: RawFd) -> io::Result<bool> {
     let mut fds = [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }];
     ppoll(&mut fds, Some(0))?;

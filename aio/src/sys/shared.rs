@@ -6,12 +6,12 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::{self, NonNull};
 
-/// Bytes of it. Less than a page of any architecture, and the mapping ends with the file.
+/// Size in bytes. No architecture has smaller pages, and the mapping is as long as the file.
 const BYTES: usize = 4096;
-/// Nobody can resize the file, so no access to the mapping can end in SIGBUS.
+/// Seals against resizing, so no access to the mapping can raise SIGBUS.
 const SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
 
-/// Zeroed memory of 4096 bytes, shared with whoever is given its descriptor.
+/// Zeroed memory of 4096 bytes, shared with every process that has its descriptor.
 #[derive(Debug)]
 pub(crate) struct SharedPage {
     fd: OwnedFd,
@@ -19,35 +19,36 @@ pub(crate) struct SharedPage {
     start: NonNull<u8>,
 }
 
-// SAFETY: the mapping belongs to the process, not to a thread; all access goes through `start`,
-// whose users answer for it.
+// SAFETY: the mapping belongs to the process, not to a thread; all access goes through `start`, and
+// its users are responsible for synchronising it.
 unsafe impl Send for SharedPage {}
 // SAFETY: as for Send.
 unsafe impl Sync for SharedPage {}
 
 impl SharedPage {
-    /// A new page of zeros.
+    /// Creates a page of zeros.
     pub(crate) fn new() -> io::Result<Self> {
         let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
-        // SAFETY: the name is a static C string.
+        // SAFETY: the name is the name is a static C string.
         let fd = check(unsafe { libc::memfd_create(c"aio-bounded".as_ptr(), flags) }.into())?;
-        // SAFETY: fresh from the kernel; nobody else owns it.
+        // SAFETY: the kernel has just returned it; nothing else owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
-        // SAFETY: integers only.
+        // SAFETY: the call takes only integers.
         check(unsafe { libc::ftruncate(fd.as_raw_fd(), BYTES as libc::off_t) }.into())?;
-        // SAFETY: integers only.
+        // SAFETY: the call takes only integers.
         check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, SEALS | libc::F_SEAL_SEAL) }.into())?;
         Self::map(fd)
     }
 
-    /// The page that another process made.
+    /// Maps a page that another process created.
     ///
     /// # Errors
-    /// `InvalidInput` if the descriptor is no memory file of the right size that is sealed against
+    /// `InvalidInput` if the descriptor is not a memory file of the right size, sealed against
     /// resizing.
     pub(crate) fn from_fd(fd: OwnedFd) -> io::Result<Self> {
         let refuse = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-        // SAFETY: takes no argument; EINVAL for a file that cannot be sealed.
+        // SAFETY: the command takes no argument; it returns EINVAL for a file that cannot be
+        // sealed.
         let seals = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) };
         if seals < 0 || seals & SEALS != SEALS {
             return refuse(
@@ -63,7 +64,8 @@ impl SharedPage {
 
     fn map(fd: OwnedFd) -> io::Result<Self> {
         let access = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
+        // SAFETY: a new mapping at an address that the kernel chooses does not affect existing
+        // memory.
         let start =
             unsafe { libc::mmap(ptr::null_mut(), BYTES, access, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
         match NonNull::new(start.cast::<u8>()) {
@@ -72,7 +74,7 @@ impl SharedPage {
         }
     }
 
-    /// Where the page begins; aligned to a page.
+    /// Returns the page-aligned start of the page.
     pub(crate) fn as_ptr<T>(&self) -> *mut T {
         const { assert!(size_of::<T>() <= BYTES && align_of::<T>() <= BYTES) };
         self.start.as_ptr().cast()
@@ -87,8 +89,8 @@ impl AsFd for SharedPage {
 
 impl Drop for SharedPage {
     fn drop(&mut self) {
-        // SAFETY: ours alone in this process (the invariant of `start`), and nobody can reach it
-        // any more.
+        // SAFETY: only this object owns the mapping (the invariant of `start`), and no references
+        // to it are left.
         unsafe { libc::munmap(self.start.as_ptr().cast(), BYTES) };
     }
 }
@@ -101,7 +103,7 @@ mod tests {
     fn both_mappings_are_one_memory() {
         let first = SharedPage::new().unwrap();
         let second = SharedPage::from_fd(first.as_fd().try_clone_to_owned().unwrap()).unwrap();
-        // SAFETY: a byte of each mapping; no reference to either exists.
+        // SAFETY: each pointer is to a byte of a live mapping; no reference to either exists.
         let seen = unsafe {
             first.as_ptr::<u8>().write_volatile(7);
             second.as_ptr::<u8>().read_volatile()
@@ -114,9 +116,9 @@ mod tests {
         let page = SharedPage::new().unwrap();
         let file = std::fs::File::from(page.as_fd().try_clone_to_owned().unwrap());
         assert_eq!(file.set_len(0).unwrap_err().raw_os_error(), Some(libc::EPERM));
-        // SAFETY: a static C string.
+        // SAFETY: the name is a static C string.
         let fd = check(unsafe { libc::memfd_create(c"open".as_ptr(), libc::MFD_CLOEXEC) }.into()).unwrap();
-        // SAFETY: fresh from the kernel.
+        // SAFETY: the kernel has just returned it.
         let open = std::fs::File::from(unsafe { OwnedFd::from_raw_fd(fd as RawFd) });
         open.set_len(BYTES as u64).unwrap();
         let error = SharedPage::from_fd(open.into()).unwrap_err();

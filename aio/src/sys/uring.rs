@@ -1,8 +1,8 @@
 //! One io_uring instance, owned by one thread: set-up with fallbacks, submission, waiting, reaping.
 //!
-//! The `io-uring` crate maps the rings and builds the entries. Entering is done here, because
-//! `IoUring::submit()` makes a fresh `Submitter` each time and so forgets a registered ring
-//! descriptor.
+//! The `io-uring` crate maps the rings and builds the entries. io_uring_enter is called here,
+//! because `IoUring::submit()` creates a new `Submitter` each time and so does not use the
+//! registered ring descriptor.
 #![expect(
     unsafe_code,
     reason = "io_uring_enter(2) and io_uring_register(2), and SQEs whose buffers the caller owns"
@@ -24,15 +24,16 @@ const ENTER_NO_IOWAIT: u32 = 1 << 7;
 const REGISTER_RING_FDS: u32 = 20;
 const UNREGISTER_RING_FDS: u32 = 21;
 
-/// How completions reach the ring's memory, newest first. Each kernel takes the first that it
-/// knows.
+/// How completions reach the ring's memory, newest first. The first one that the kernel supports is
+/// used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum RingSetup {
-    /// SINGLE_ISSUER | DEFER_TASKRUN (Linux 6.1): completions are worked off inside the loop's own
-    /// wait, never by interrupting it.
+    /// SINGLE_ISSUER | DEFER_TASKRUN (Linux 6.1): completions are processed inside the loop's own
+    /// wait; they never interrupt it.
     DeferTaskrun,
-    /// COOP_TASKRUN (Linux 5.19): no interruption; worked off at any kernel entry.
+    /// COOP_TASKRUN (Linux 5.19): completions are processed at any kernel entry, without an
+    /// interruption.
     CoopTaskrun,
     /// No flags (Linux 5.15): the kernel interrupts the thread for each completion.
     Plain,
@@ -67,15 +68,15 @@ pub(crate) struct Cqe {
     pub(crate) flags: u32,
 }
 
-/// What lies in the ring's memory.
+/// What the ring's memory shows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Look {
-    /// SQEs that the kernel has not seen.
+    /// Whether there are SQEs that the kernel has not seen.
     pub(crate) unsubmitted: u32,
-    /// Completions lie in memory and none wait in the kernel, so that reaping needs no enter.
+    /// Completions are in memory and none wait in the kernel, so reaping needs no enter.
     pub(crate) reapable: bool,
-    /// Completions are available: some are in memory, or the kernel says that an enter would bring
-    /// some (task work, if the ring tells, or an overflowed CQ).
+    /// Completions are available: some are in memory, or the kernel reports that an enter would
+    /// bring some (task work, if the ring tells, or an overflowed CQ).
     pub(crate) completions: bool,
 }
 
@@ -86,15 +87,16 @@ pub(crate) struct Full;
 pub(crate) struct Ring {
     ring: IoUring,
     setup: RingSetup,
-    /// What io_uring_enter takes: the registered index, or the descriptor itself.
+    /// The first argument of io_uring_enter: the registered index, or the descriptor itself.
     enter_fd: RawFd,
     enter_flags: u32,
-    /// Memory tells of every completion; else some may wait in the kernel for an enter, unseen.
+    /// Whether the ring's memory shows every completion. If not, some may wait in the kernel until
+    /// an enter.
     tells: bool,
-    /// Of the submission queue.
+    /// Number of entries of the submission queue.
     entries: u32,
-    /// Pushed and not yet taken by an enter: the tail less the head of the SQ, without a look at
-    /// shared memory.
+    /// Pushed and not yet taken by an enter: the tail minus the head of the SQ, kept here to avoid
+    /// reading shared memory.
     unsubmitted: u32,
 }
 
@@ -108,26 +110,27 @@ impl std::fmt::Debug for Ring {
 }
 
 impl Ring {
-    /// Sets a ring up with `entries` SQEs and eight times as many CQEs, with the newest flags that
-    /// the kernel takes, `newest` at the most. The calling thread becomes the only one that may use
-    /// it.
+    /// Sets up a ring with `entries` SQEs and eight times as many CQEs, with the newest flags that
+    /// the kernel supports, but none newer than `newest`. Only the calling thread may use the ring.
     ///
-    /// With `tells`, completions that wait in the kernel show in memory
-    /// (IORING_SETUP_TASKRUN_FLAG), at the price of two locked operations of the kernel for each
-    /// batch of them.
+    /// With `tells`, completions that wait in the kernel are shown in memory
+    /// (IORING_SETUP_TASKRUN_FLAG), at the cost of two locked operations in the kernel for each
+    /// batch.
     ///
     /// # Errors
-    /// EPERM or ENOSYS where io_uring is switched off or absent, ENOMEM where RLIMIT_MEMLOCK is too
-    /// small (before Linux 5.12), `Unsupported` on kernels before 5.15.
+    /// EPERM or ENOSYS if io_uring is disabled or absent, ENOMEM if RLIMIT_MEMLOCK is too small
+    /// (before Linux 5.12), `Unsupported` on kernels before 5.15.
     pub(crate) fn new(entries: u32, newest: RingSetup, tells: bool) -> io::Result<Self> {
-        // The kernel refuses a queue without entries.
+        // The kernel rejects a queue without entries.
         let entries = entries.max(1);
         let mut refused = None;
         for setup in RingSetup::ALL.into_iter().filter(|s| *s >= newest) {
             match Self::build(entries, setup, tells) {
-                // Without any flag a completion interrupts the thread, and is in memory at once.
+                // Without any flag a completion interrupts the thread, and is in memory
+                // immediately.
                 Ok(ring) => return Self::finish(ring, setup, tells || setup == RingSetup::Plain),
-                // An unknown flag. Anything else will not get better with fewer flags.
+                // The kernel does not know a flag. With any other error, fewer flags would not
+                // help.
                 Err(e) if e.raw_os_error() == Some(libc::EINVAL) => refused = Some(e),
                 Err(e) => return Err(e),
             }
@@ -152,7 +155,7 @@ impl Ring {
     fn finish(ring: IoUring, setup: RingSetup, tells: bool) -> io::Result<Self> {
         let params = ring.params();
         // NODROP (5.5) keeps completions that overflow, EXT_ARG (5.11) carries the timeout, and
-        // resource tagging (5.13) marks a kernel that has multishot POLL_ADD.
+        // resource tagging (5.13) indicates a kernel with multishot POLL_ADD.
         if !(params.is_feature_nodrop()
             && params.is_feature_ext_arg()
             && params.is_feature_resource_tagging())
@@ -162,12 +165,12 @@ impl Ring {
                 "io_uring of this kernel is older than Linux 5.15",
             ));
         }
-        // An idle loop must not count as waiting for I/O (6.15): without it PSI reports io pressure
-        // near 100 %.
+        // An idle loop must not count as waiting for I/O (flag of Linux 6.15); without this, PSI
+        // reports io pressure near 100 %.
         let mut enter_flags = if params.is_feature_no_iowait() { ENTER_NO_IOWAIT } else { 0 };
         let mut enter_fd = ring.as_raw_fd();
         let mut update = RingFdUpdate { offset: u32::MAX, resv: 0, data: enter_fd as u64 };
-        // Linux 5.18, at most 16 for a thread; without it each enter looks the descriptor up.
+        // Linux 5.18, at most 16 per thread. Without it each enter looks up the descriptor.
         if register(enter_fd, REGISTER_RING_FDS, &mut update).is_ok() {
             enter_fd = update.offset as RawFd;
             enter_flags |= ENTER_REGISTERED_RING;
@@ -205,20 +208,20 @@ impl Ring {
         Ok(())
     }
 
-    /// How often [`push`](Self::push) will succeed before the next enter.
+    /// Returns how many times [`push`](Self::push) will succeed before the next enter.
     #[inline]
     pub(crate) fn room(&self) -> usize {
         self.entries.saturating_sub(self.unsubmitted) as usize
     }
 
-    /// Returns true if completions are in memory that arrived without an enter. With DEFER_TASKRUN
-    /// there are none.
+    /// Returns true if there are completions in memory that arrived without an enter; never with
+    /// DEFER_TASKRUN.
     #[inline]
     pub(crate) fn any_came_unasked(&mut self) -> bool {
         self.setup != RingSetup::DeferTaskrun && !self.ring.completion().is_empty()
     }
 
-    /// What is to be done, by a look at memory: a few loads, no system call.
+    /// Returns what there is to do, by reading the ring's memory: a few loads, no system call.
     #[inline]
     pub(crate) fn look(&mut self) -> Look {
         let sq = self.ring.submission();
@@ -232,9 +235,10 @@ impl Ring {
         }
     }
 
-    /// Submits everything queued and brings completions to memory; sleeps for the first one until
-    /// `timeout`. Gives the number of SQEs that the kernel has not taken. Errors: EINTR, ETIME
-    /// (nothing came), EBUSY or EAGAIN (reap, then again); the kernel has taken none then.
+    /// Submits everything queued and brings completions to memory; sleeps until the first one or
+    /// `timeout`. Returns the number of SQEs that the kernel has not taken. Errors: EINTR, ETIME
+    /// (timeout without a completion), EBUSY or EAGAIN (reap, then try again). On an error the
+    /// kernel has taken no SQE.
     #[inline]
     pub(crate) fn enter(&mut self, timeout: TimeoutNs) -> io::Result<u32> {
         match timeout {
@@ -244,7 +248,8 @@ impl Ring {
         }
     }
 
-    /// For a time: only that needs the argument, which the kernel copies in.
+    /// Enter with a timeout. Only this needs the extended argument, which the kernel has to copy
+    /// in.
     #[inline(never)]
     fn enter_for(&mut self, ns: u64) -> io::Result<u32> {
         let ts = timespec(ns);
@@ -256,7 +261,7 @@ impl Ring {
     fn enter_with(&mut self, wanted: u32, flags: u32, arg: Option<&GeteventsArg>) -> io::Result<u32> {
         let size = if arg.is_some() { size_of::<GeteventsArg>() } else { 0 };
         // SAFETY: `arg` (or null, for no signal mask) and the timespec it points to live across the
-        // call; what the submitted SQEs point to is kept alive by who pushed them.
+        // call; what the submitted SQEs point to is kept alive by the code that pushed them.
         let r = unsafe {
             libc::syscall(
                 libc::SYS_io_uring_enter,
@@ -288,7 +293,7 @@ impl Ring {
         })
     }
 
-    /// Registers a group of eight-byte buffers with the ring, for READ_MULTISHOT of eventfds (Linux
+    /// Provides a group of eight-byte buffers to the ring, for READ_MULTISHOT of eventfds (Linux
     /// 5.19; 6.7 for the read).
     pub(crate) fn provide_counters(&mut self, group: u16) -> io::Result<CounterBuffers> {
         let buffers = CounterBuffers::new(group);
@@ -328,7 +333,7 @@ fn register(fd: RawFd, opcode: u32, update: &mut RingFdUpdate) -> io::Result<u32
 }
 
 /// A provided-buffer ring of eight-byte buffers. The kernel fills one for each completion of
-/// READ_MULTISHOT; its content (the count) is not looked at, and the buffer goes straight back.
+/// READ_MULTISHOT; its content (the count) is not used, and the buffer is returned at once.
 #[derive(Debug)]
 pub(crate) struct CounterBuffers {
     group: u16,
@@ -340,8 +345,8 @@ pub(crate) struct CounterBuffers {
 impl CounterBuffers {
     const ENTRIES: u16 = 256;
 
-    /// Page-aligned, as io_uring_register(2) demands. Evaluated by the compiler, so a layout that
-    /// is not possible is a build error.
+    /// Page-aligned, as io_uring_register(2) requires. Evaluated at compile time, so an invalid
+    /// layout is a build error.
     const LAYOUT: Layout =
         match Layout::from_size_align(Self::ENTRIES as usize * size_of::<BufRingEntry>(), 4096) {
             Ok(layout) => layout,
@@ -362,8 +367,8 @@ impl CounterBuffers {
     pub(crate) fn give_back(&mut self, id: u16) {
         let id = id % Self::ENTRIES;
         let address = &raw mut self.counters[usize::from(id)] as u64;
-        // SAFETY: the index is below ENTRIES, so the entry is inside the allocation; between tail
-        // and head it is ours.
+        // SAFETY: the index is below ENTRIES, so the entry is inside the allocation; entries
+        // between tail and head belong to this side.
         let entry = unsafe { &mut *self.ring.as_ptr().add(usize::from(self.tail % Self::ENTRIES)) };
         entry.set_addr(address);
         entry.set_len(8);

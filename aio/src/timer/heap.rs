@@ -1,8 +1,8 @@
-//! A four-ary min-heap of deadlines that knows where each of its members is, so that one can be
-//! moved or taken out from the middle in O(log n).
+//! A four-ary min-heap of deadlines that tracks the position of each member, so that a member can
+//! be moved or removed from the middle in O(log n).
 
-/// A member: deadline, then order of arming (first in, first out for equal deadlines), then whose
-/// it is.
+/// A member: deadline, then order of arming (first in, first out for equal deadlines), then the
+/// slot of the timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Deadline {
     pub(super) at_ns: u64,
@@ -16,7 +16,8 @@ impl Deadline {
     }
 }
 
-/// Half the depth of a binary heap, and the four children share a cache line or two.
+/// Four children: half the depth of a binary heap, and the children of a node fit into one or two
+/// cache lines.
 const ARITY: usize = 4;
 
 #[derive(Debug, Default)]

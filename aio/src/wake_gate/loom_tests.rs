@@ -5,9 +5,9 @@
 //! ```
 //!
 //! Each model is a home thread that turns as `AioContext::poll` does, and producers that publish
-//! their work with relaxed stores, so that whatever the home thread sees it sees because of the
-//! gate. A lost wake-up is a home thread that sleeps for ever, which loom reports as a deadlock.
-//! The models with a mistake in them must end that way.
+//! their work with relaxed stores, so only the gate can make the work visible to the home thread. A
+//! lost wake-up leaves the home thread sleeping forever, which loom reports as a deadlock. The
+//! models with a deliberate mistake must end that way.
 
 use super::{Sleeper, WakeGate, loom_fence};
 use crate::bottom_half::{Due, List, Node};
@@ -15,7 +15,7 @@ use crate::sync::{AtomicBool, Ordering};
 use loom::sync::{Condvar, Mutex};
 use loom::thread::{self, JoinHandle};
 use std::cell::Cell;
-// Not loom's, which cannot be dropped when loom unwinds from a deadlock.
+// Not loom's type, because it cannot be dropped when loom unwinds from a deadlock.
 use std::sync::Arc;
 
 /// How the loop's own eventfd is reset.
@@ -27,18 +27,19 @@ enum Reset {
     Edge,
 }
 
-/// A change to the protocol that loses wake-ups.
+/// A deliberate mistake in the protocol, which loses wake-ups.
 #[derive(Clone, Copy, PartialEq)]
 enum Mistake {
-    /// The accesses on both sides of a Dekker pair may pass each other.
+    /// The accesses on both sides of a Dekker pair may be reordered.
     NoFence,
-    /// The consumer looks at `notified` before it raises `notify_me`.
+    /// The consumer checks `notified` before it raises `notify_me`.
     LooksBeforeItSaysSo,
     /// The consumer clears `notified` after it has looked for work.
     AcceptsAfterTheLook,
-    /// The producer does not write if its swap found `notified` set: somebody else will.
+    /// The producer does not write if its swap found `notified` set, because it relies on the other
+    /// producer to write.
     SkipsIfSet,
-    /// The same, found by a load in place of the swap.
+    /// The same, but with a load instead of the swap.
     SkipsIfSeenSet,
 }
 
@@ -57,8 +58,8 @@ impl EventFd {
         self.written.notify_one();
     }
 
-    /// Waits as a monitor does; true if it is ready. `reported` is what the monitor remembers of
-    /// the edges.
+    /// Waits as a monitor does. Returns true if the eventfd is ready. `reported` is the number of
+    /// writes whose edges the monitor has already reported.
     fn wait(&self, reset: Reset, sleep: bool, reported: &Cell<u64>) -> bool {
         let mut count = self.count.lock().unwrap();
         let ready = |count: u64| match reset {
@@ -78,26 +79,26 @@ impl EventFd {
     }
 }
 
-/// What the threads share.
+/// State shared by all threads.
 struct Loop {
     gate: WakeGate,
     eventfd: EventFd,
     reset: Reset,
     mistake: Option<Mistake>,
-    /// For each producer: its work is published.
+    /// For each producer: whether its work is published.
     work: Vec<AtomicBool>,
 }
 
-/// What only the home thread has.
+/// State of the home thread only.
 #[derive(Default)]
 struct Home {
     reported: Cell<u64>,
-    /// The own notifier is collected and not yet dispatched; a nested turn may do that in its
-    /// parent's place.
+    /// The loop's own notifier is collected and not yet dispatched. A nested turn may dispatch it
+    /// instead of its parent.
     ready: Cell<bool>,
     done: Cell<usize>,
     turns: Cell<usize>,
-    /// The home thread may leave `notify_me` up.
+    /// The home thread may leave `notify_me` raised.
     sleeper: Option<Sleeper>,
 }
 
@@ -210,8 +211,8 @@ impl Loop {
     }
 }
 
-/// All schedules with at most three preemptions (LOOM_MAX_PREEMPTIONS overrides it), which keeps
-/// all models together within seconds; the mistakes below need two.
+/// Checks all schedules with at most three preemptions (LOOM_MAX_PREEMPTIONS overrides this), so
+/// all models together take seconds. The mistakes below need two preemptions.
 fn check(model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(3));
@@ -224,9 +225,9 @@ fn every_producer_is_heard(reset: Reset, producers: usize, mistake: Option<Mista
         let threads: Vec<_> = (0..producers).map(|p| Loop::produce(&event_loop, p)).collect();
         let home = Home::default();
         event_loop.run(&home);
-        // Of one producer come three turns at most: for its work, for `notified`, and for the
+        // One producer causes at most three turns: for its work, for `notified`, and for the
         // eventfd.
-        assert!(home.turns.get() <= 3 * producers, "turns without a cause");
+        assert!(home.turns.get() <= 3 * producers, "more turns than the producers can cause");
         threads.into_iter().for_each(|t| t.join().unwrap());
     });
 }
@@ -247,9 +248,9 @@ fn two_producers_are_heard_by_a_loop_that_never_reads() {
     every_producer_is_heard(Reset::Edge, 2, None);
 }
 
-/// The loop leaves `notify_me` up, from before the first producer or from its first sleep on, and
-/// takes it down when it has seen one. (In these models it does so at once, not after some quiet
-/// turns.)
+/// The loop leaves `notify_me` raised, either from before the first producer or from its first
+/// sleep on, and lowers it when a producer has notified. (In these models it leaves it raised
+/// immediately, not after some quiet turns.)
 #[test]
 fn producers_are_heard_by_a_loop_that_leaves_the_gate_up() {
     for (reset, up_before) in
@@ -270,7 +271,7 @@ fn producers_are_heard_by_a_loop_that_leaves_the_gate_up() {
     }
 }
 
-/// A callback turns the loop until it has the other producer's work, too; the nested turn takes
+/// A callback runs nested turns until it also has the other producer's work. A nested turn takes
 /// over what its parent has collected.
 #[test]
 fn a_nested_poll_hears_what_comes_after_its_parent_slept() {
@@ -279,13 +280,13 @@ fn a_nested_poll_hears_what_comes_after_its_parent_slept() {
         let threads = [0, 1].map(|p| Loop::produce(&event_loop, p));
         let home = Home::default();
         event_loop.turn(&home, || event_loop.run(&home));
-        // The first turn may have been woken early; what is left is for the turns after it.
+        // The first turn may have been woken early; later turns handle what is left.
         event_loop.run(&home);
         threads.into_iter().for_each(|t| t.join().unwrap());
     });
 }
 
-/// The counter, for a consumer that prepares again between prepare and finish.
+/// `notify_me` is a counter, for a consumer that prepares again between prepare and finish.
 #[test]
 fn producers_write_until_the_outermost_wait_is_over() {
     check(|| {
@@ -294,11 +295,11 @@ fn producers_write_until_the_outermost_wait_is_over() {
         assert!(!event_loop.gate.prepare());
         event_loop.gate.finish();
         let producer = Loop::produce(&event_loop, 0);
-        // Sleeps for ever unless the producer writes.
+        // Sleeps forever unless the producer writes.
         assert!(event_loop.eventfd.wait(Reset::Edge, true, &Cell::new(0)));
         event_loop.gate.finish();
         producer.join().unwrap();
-        assert!(!event_loop.notify(), "nobody sleeps, nobody writes");
+        assert!(!event_loop.notify(), "a producer must not write while nobody sleeps");
     });
 }
 
@@ -314,14 +315,14 @@ fn a_busy_polling_loop_is_not_written_to() {
         assert!(!event_loop.gate.accept(), "taken once");
         let home = Home::default();
         event_loop.look(&home);
-        assert_eq!(home.done.get(), 1, "the flag brings the work with it");
+        assert_eq!(home.done.get(), 1, "work published before `notified` must be visible");
         producer.join().unwrap();
         assert_eq!(*event_loop.eventfd.count.lock().unwrap(), 0);
     });
 }
 
-/// No producer depends on another one: it wakes the loop also when one before it has set `notified`
-/// and got no further.
+/// No producer depends on another: it wakes the loop even if an earlier one was preempted after
+/// setting `notified`.
 fn a_stalled_producer_stops_nobody(mistake: Option<Mistake>) {
     check(move || {
         let event_loop = Loop::new(Reset::Edge, 1, mistake);
@@ -336,8 +337,8 @@ fn a_producer_is_heard_although_another_one_stalls() {
     a_stalled_producer_stops_nobody(None);
 }
 
-/// The promela model's BUG2. With this gate's swap it loses nothing as long as all producers run
-/// on, but whoever skips has left its wake-up to another thread.
+/// The promela model's BUG2. With this gate's swap it loses nothing as long as all producers keep
+/// running, but a producer that skips the write depends on another thread for its wake-up.
 #[test]
 #[should_panic(expected = "deadlock")]
 fn skipping_the_write_when_notified_was_set_depends_on_another_producer() {

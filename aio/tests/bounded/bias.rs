@@ -1,4 +1,4 @@
-//! The bias trick, which looks as if it bounded a stock eventfd: why it is not one of the methods.
+//! Shows why the bias trick, which seems to bound a stock eventfd, is not one of the methods.
 
 use aio::{AioContext, Interest, MonitorKind};
 use std::cell::Cell;
@@ -27,12 +27,12 @@ fn take(mut fd: &File) -> Result<u64, ErrorKind> {
     Ok(u64::from_ne_bytes(count))
 }
 
-/// So that the kernel computes `maximum > count && maximum - count > n`.
+/// Biases the count, so that the kernel computes `maximum > count && maximum - count > n`.
 const fn bias(maximum: u64) -> u64 {
     u64::MAX - maximum
 }
 
-/// What looks right: producers are bounded to the letter.
+/// What works: producers are bounded exactly.
 #[test]
 fn the_kernel_admits_what_a_maximum_would() {
     let fd = eventfd(0);
@@ -45,7 +45,7 @@ fn the_kernel_admits_what_a_maximum_would() {
     assert_eq!(take(&fd).map(|count| count - bias(10)), Ok(9));
 }
 
-/// What is wrong, first: it is readable for ever, so a loop spins on it with nothing to take.
+/// First problem: it is always readable, so a loop spins on it with nothing to take.
 #[test]
 fn a_loop_spins_on_a_count_of_zero() {
     let fd = eventfd(0);
@@ -61,20 +61,21 @@ fn a_loop_spins_on_a_count_of_zero() {
     }
 }
 
-/// Second: a read takes the bias along. Until it is written back producers are not bounded, and if
-/// they use that it cannot be written back.
+/// Second problem: a read also takes the bias. Until it is written back, producers are not bounded,
+/// and if they have added too much by then, it cannot be written back.
 #[test]
 fn a_read_lifts_the_bound_and_it_cannot_always_be_put_back() {
     let fd = eventfd(0);
     add(&fd, bias(10)).unwrap();
     add(&fd, 9).unwrap();
     assert_eq!(take(&fd).map(|count| count - bias(10)), Ok(9));
-    // A producer comes before the consumer's second call.
+    // A producer writes before the consumer's second call.
     assert_eq!(add(&fd, 10), Ok(()), "more than the maximum ever admits");
     assert_eq!(add(&fd, bias(10)), Err(ErrorKind::WouldBlock));
 }
 
-/// Third: a semaphore hands the bias out, so a consumer of an empty queue never waits.
+/// Third problem: a semaphore returns the bias to its readers, so a consumer of an empty queue
+/// never waits.
 #[test]
 fn a_semaphore_hands_out_posts_that_nobody_made() {
     let fd = eventfd(libc::EFD_SEMAPHORE);

@@ -1,4 +1,4 @@
-//! What each method costs in system calls, exactly.
+//! The exact number of system calls of each method.
 
 use crate::Setup;
 use aio::{AioContext, BoundedMethod, MonitorKind};
@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 const N: u64 = 1000;
 
-/// While nobody sleeps.
+/// Costs while nobody sleeps.
 pub(crate) fn a_pair_of_calls(setup: &Setup) {
     for notifier in [setup.counter(10), setup.semaphore(10)] {
         let before = notifier.stats();
@@ -29,16 +29,17 @@ pub(crate) fn a_pair_of_calls(setup: &Setup) {
     }
 }
 
-/// A producer that fills a maximum of ten each time, and a consumer that takes all: what the
-/// kernel's ioctl makes 10 calls of (9 writes, of which the first sleeps, and a read) is one sleep
-/// and one wake with the atomic method, at most.
+/// A producer that fills a maximum of ten each time, and a consumer that takes all: with the
+/// kernel's ioctl this takes 10 calls (9 writes, of which the first sleeps, and a read); with the
+/// atomic method it takes at most one sleep and one wake.
 pub(crate) fn a_batch_of_nine(setup: &Setup) {
     let notifier = setup.counter(10);
     let (mut taken, mut takes) = (0, 0);
     std::thread::scope(|scope| {
         scope.spawn(|| (0..9 * N).for_each(|_| notifier.notify(1).unwrap()));
         while taken < 9 * N {
-            // As a consumer that is busy with something else finds it: full, or all that is left.
+            // Take only when the count is full, or holds all that is left, like a consumer that is
+            // busy with other work.
             while notifier.count().unwrap() < 9.min(9 * N - taken) {
                 // Not a spin: the producer may need this CPU.
                 std::thread::yield_now();
@@ -52,8 +53,7 @@ pub(crate) fn a_batch_of_nine(setup: &Setup) {
     println!("{stats:?}");
     if setup.method == BoundedMethod::Atomic {
         assert_eq!((stats.reads, stats.writes, stats.polls), (0, 0, 0));
-        // A producer that registers while the consumer takes is woken for nothing, and sleeps
-        // again.
+        // A producer that registers while the consumer takes is woken needlessly, and sleeps again.
         assert!(stats.futex_waits <= 2 * N && stats.futex_wakes <= N, "{stats:?}");
     } else {
         let each = if setup.method == BoundedMethod::Kernel { 1 } else { 2 };
@@ -61,7 +61,7 @@ pub(crate) fn a_batch_of_nine(setup: &Setup) {
     }
 }
 
-/// One ring for each sleep of the loop, however much comes.
+/// One ring for each sleep of the loop, however many notifications arrive.
 pub(crate) fn a_sleeping_loop_is_rung_once(setup: &Setup) {
     let ctx = AioContext::builder().monitor(MonitorKind::Epoll).build().unwrap();
     let notifier = setup.counter(10);

@@ -23,7 +23,7 @@ fn contexts() -> Vec<AioContext> {
     MonitorKind::ALL.into_iter().filter_map(build).collect()
 }
 
-/// What a consumer was called with.
+/// The counts that a consumer was called with.
 type Calls = Rc<RefCell<Vec<u64>>>;
 
 fn record() -> (Calls, impl Fn(&AioContext, u64) + 'static) {
@@ -106,7 +106,7 @@ pub(crate) fn many_counts_arrive_from_a_thread(setup: &Setup) {
     assert!(tried >= 4, "{tried} resets");
 }
 
-/// A blocking turn in the callback hears what is notified after the callback began.
+/// A blocking turn in the callback is woken by notifications made after the callback began.
 pub(crate) fn a_consumer_may_turn_the_loop(setup: &Setup) {
     for ctx in contexts() {
         let notifier = setup.counter(10);
@@ -150,7 +150,7 @@ pub(crate) fn a_removed_consumer_leaves_the_count_to_the_next(setup: &Setup) {
     }
 }
 
-/// And what has come meanwhile is for the other loop.
+/// Notifications made meanwhile go to the other loop.
 pub(crate) fn a_consumer_may_remove_itself(setup: &Setup) {
     for (ctx, other) in contexts().into_iter().zip(contexts()) {
         let notifier = setup.semaphore(10);
@@ -302,8 +302,8 @@ pub(crate) fn producer_and_consumer_in_one_loop(setup: &Setup) {
     }
 }
 
-/// Where the descriptor's count is the bounded one, an unread edge would stall the producer; where
-/// it is only a doorbell, an unread edge is as good as a read one.
+/// If the descriptor holds the bounded count, never reading it would stall the producer. If it is
+/// only a doorbell, it need not be read.
 pub(crate) fn a_doorbell_that_is_never_read_is_refused_or_harmless(setup: &Setup) {
     let edge = |reset: Reset| BoundedNotifier::builder(4).method(setup.method).reset(reset).build();
     if setup.method != BoundedMethod::Atomic {

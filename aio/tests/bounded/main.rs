@@ -1,9 +1,9 @@
-//! The contract of a bounded notifier, written once and run with every method: the semantics of
-//! EFD_IOC_SET_MAXIMUM (what the proposal's selftests check, and what they leave out), several
-//! threads, several processes, and the loop.
+//! Tests of the contract of a bounded notifier, run with every method: the semantics of
+//! EFD_IOC_SET_MAXIMUM (what the proposal's selftests check, and more), several threads, several
+//! processes, and the loop.
 //!
-//! Nothing here sleeps to be correct or measures time: tests count, and a test that hangs is named
-//! and aborted.
+//! No test relies on sleeping or on measured time. Tests count events, and the hang guard names a
+//! test that hangs and aborts it.
 
 mod bias;
 mod costs;
@@ -16,14 +16,14 @@ mod support;
 
 use aio::{BoundedMethod, BoundedNotifier, Counting};
 
-/// What an instance of the suite is made of.
+/// The setup of one instance of the suite.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setup {
     pub(crate) method: BoundedMethod,
 }
 
 impl Setup {
-    /// Runs one test, or prints why this machine cannot.
+    /// Runs one test, or prints why this machine cannot run it.
     fn run(self, name: &'static str, test: fn(&Self)) {
         match self.method.obstacle() {
             Some(why) => eprintln!("{name} skipped: {why}"),
@@ -40,7 +40,7 @@ impl Setup {
         builder.counting(Counting::Semaphore).build().expect("a semaphore")
     }
 
-    /// The highest maximum that the method keeps exactly.
+    /// The highest maximum that the method enforces exactly.
     pub(crate) fn most(&self) -> u64 {
         match self.method {
             BoundedMethod::Kernel => u64::MAX - 1,

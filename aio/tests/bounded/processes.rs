@@ -1,4 +1,5 @@
-//! One count in two processes: this test binary again, which inherits the descriptors.
+//! One count in two processes: the child is this test binary again, and it inherits the
+//! descriptors.
 #![expect(unsafe_code, reason = "descriptors that a parent process left open for its child")]
 
 use crate::Setup;
@@ -10,7 +11,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::process::{Child, Command};
 
 const TOTAL: u64 = 2000;
-/// Tells the child its part: a job, a method, a way to count, and descriptors.
+/// The variable that tells the child what to do: a job, a method, a way to count, and descriptors.
 const PART: &str = "AIO_BOUNDED_CHILD";
 
 /// Starts the child with copies of the descriptors that are not closed by exec(2).
@@ -31,7 +32,7 @@ fn start(job: &str, notifier: &BoundedNotifier) -> Child {
     command.spawn().unwrap()
 }
 
-/// Not a test of its own: the other process of those below.
+/// Not a test of its own: runs as the other process of the tests below.
 #[test]
 fn child() {
     let Ok(part) = std::env::var(PART) else { return };
@@ -85,7 +86,7 @@ pub(crate) fn a_child_consumes(setup: &Setup) {
     while notifier.count().unwrap() != 0 {
         std::thread::yield_now();
     }
-    // Reaches the child in its sleep, or before it.
+    // This reaches the child while it sleeps, or before.
     notifier.stop().unwrap();
     succeeded(child);
 }

@@ -13,7 +13,7 @@ const FULL: Option<ErrorKind> = Some(ErrorKind::WouldBlock);
 const INVALID: Option<ErrorKind> = Some(ErrorKind::InvalidInput);
 const OK: Option<ErrorKind> = None;
 
-/// v5, test 1.
+/// Test 1 of the proposal's selftests (v5).
 pub(crate) fn a_fresh_maximum_is_the_one_asked_for(setup: &Setup) {
     assert_eq!(setup.counter(10).maximum().unwrap(), 10);
     if setup.method != BoundedMethod::Credit {
@@ -24,14 +24,14 @@ pub(crate) fn a_fresh_maximum_is_the_one_asked_for(setup: &Setup) {
     }
 }
 
-/// v5, test 2.
+/// Test 2 of the proposal's selftests (v5).
 pub(crate) fn a_maximum_that_is_set_is_got(setup: &Setup) {
     let notifier = setup.counter(setup.most());
     notifier.set_maximum(1000).unwrap();
     assert_eq!(notifier.maximum().unwrap(), 1000);
 }
 
-/// v5, test 3.
+/// Test 3 of the proposal's selftests (v5).
 pub(crate) fn a_maximum_at_the_count_or_below_is_refused(setup: &Setup) {
     let notifier = setup.counter(100);
     notifier.try_notify(5).unwrap();
@@ -44,7 +44,7 @@ pub(crate) fn a_maximum_at_the_count_or_below_is_refused(setup: &Setup) {
     assert_eq!(outcome(notifier.try_notify(1)), FULL);
 }
 
-/// v5, test 4.
+/// Test 4 of the proposal's selftests (v5).
 pub(crate) fn a_full_count_would_block_and_a_take_makes_room(setup: &Setup) {
     let notifier = setup.counter(5);
     notifier.try_notify(4).unwrap();
@@ -173,7 +173,7 @@ pub(crate) fn lowering_takes_room_away(setup: &Setup) {
     notifier.try_notify(2).unwrap();
 }
 
-/// The kernel's rules, written down once more.
+/// A model of the kernel's rules.
 pub(crate) fn random_calls_agree_with_a_model(setup: &Setup) {
     for semaphore in [false, true] {
         let notifier = if semaphore { setup.semaphore(7) } else { setup.counter(7) };

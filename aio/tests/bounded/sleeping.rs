@@ -1,4 +1,4 @@
-//! Threads that sleep for room or for a count: nobody sleeps for ever, the bound holds, nothing is
+//! Threads that sleep for room or for a count: nobody sleeps forever, the bound holds, nothing is
 //! lost.
 
 use crate::Setup;
@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-/// Until that many have gone to sleep for this notifier: sleeps are counted before they begin.
+/// Waits until that many threads have gone to sleep for this notifier. A sleep is counted just
+/// before it begins.
 fn until_asleep(notifier: &BoundedNotifier, sleepers: u64) {
     while notifier.stats().polls + notifier.stats().futex_waits < sleepers {
         thread::yield_now();
@@ -108,7 +109,7 @@ pub(crate) fn small_producers_pass_a_large_one_that_can_never_go(setup: &Setup) 
     thread::scope(|scope| {
         let never = scope.spawn(|| notifier.notify(4).unwrap_err().kind());
         until_asleep(&notifier, 1);
-        // Behind it in whatever queue there is.
+        // Queued behind it.
         notifier.notify(3).unwrap();
         let small = scope.spawn(|| notifier.notify(1).unwrap());
         until_asleep(&notifier, 2);
@@ -129,8 +130,8 @@ const PRODUCERS: u64 = 8;
 const EACH: u64 = 2000;
 const MAXIMUM: u64 = 6;
 
-/// The bound by an independent count: what is in there is at least what the producers have finished
-/// to add, less what the consumer has begun to take.
+/// The bound by an independent count: the count is at least what the producers have finished
+/// adding, minus what the consumer has begun to take.
 #[derive(Default)]
 struct Outstanding {
     added: AtomicU64,
@@ -139,8 +140,8 @@ struct Outstanding {
 
 impl Outstanding {
     fn check(&self) {
-        // In this order, so that a consumer that goes on meanwhile makes the difference smaller,
-        // not bigger.
+        // Read in this order, so that a consumer that continues meanwhile makes the difference
+        // smaller, not larger.
         let added = self.added.load(Ordering::SeqCst);
         let taking = self.taking.load(Ordering::SeqCst);
         assert!(added.saturating_sub(taking) < MAXIMUM, "{added} added, {taking} taken or about to be");
@@ -232,7 +233,7 @@ pub(crate) fn two_large_producers_do_not_block_each_other(setup: &Setup) {
     assert_eq!(notifier.count().unwrap(), 0);
 }
 
-/// Plain memory, handed over by notify and take alone.
+/// Plain memory, synchronised only by notify and take.
 struct Mailbox(UnsafeCell<u64>);
 
 // SAFETY: only in the test below, where notify and take order the accesses.

@@ -102,7 +102,7 @@ pub(crate) fn dropping_takes_the_schedule_back(setup: &Setup) {
     let (bh, runs) = counting(&ctx);
     bh.schedule();
     drop(bh);
-    // Its slot gets a new tenant, which must not be run in its stead.
+    // Its slot gets a new bottom half, which must not be run instead of it.
     let (_other, others) = counting(&ctx);
     assert!(!look(&ctx));
     assert_eq!((runs.get(), others.get()), (0, 0));

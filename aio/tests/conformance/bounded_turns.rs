@@ -1,9 +1,9 @@
 //! A turn ends, however much work its own callbacks and other threads add to it.
 //!
 //! Work that is found or added after a turn has begun to run its callbacks waits for the next turn.
-//! So one source that never rests cannot keep a turn from returning, `stop` is seen, and the other
-//! sources are served in between. What a callback does again and again is limited in every test, so
-//! that a turn that would not end fails the test instead of hanging it.
+//! So one source that is always ready cannot keep a turn from returning, `stop` is seen, and the
+//! other sources are served in between. What a callback does again and again is limited in every
+//! test, so that a turn that would not end fails the test instead of hanging it.
 
 use crate::polled::{InProcess, Polled};
 use crate::setup::Setup;
@@ -28,11 +28,11 @@ const SHORT: BusyPolling = BusyPolling { max_ns: 600_000_000_000, grow: 1, ..Bus
 /// How often a callback adds work before it gives up. A turn that runs it so often would not end.
 const GIVES_UP: u64 = 50;
 
-/// A source that is ready is served within so many turns, whatever else is.
+/// A ready source is served within this many turns, whatever else is ready.
 const SOON: u64 = 32;
 
 /// Makes `process` wait in nested turns for a timer of 2 ms, at most [`GIVES_UP`] times. That is
-/// longer than the window, so a nested turn sleeps, and busy polling ends inside of `process`.
+/// longer than the window, so a nested turn sleeps, and busy polling ends inside `process`.
 fn nests(ctx: &AioContext, calls: &Count) -> InProcess {
     let (calls, expired) = (calls.clone(), Count::default());
     let timer = ctx.timer({
@@ -49,7 +49,7 @@ fn nests(ctx: &AioContext, calls: &Count) -> InProcess {
     })
 }
 
-/// A device that stays ready and nests.
+/// A device that stays ready and runs nested turns.
 fn restless_device(setup: &Setup) -> (Polled, Count) {
     let (p, calls) = (Polled::new(setup, SHORT), Count::default());
     p.first_event();
@@ -246,10 +246,10 @@ pub(crate) fn what_a_removal_collects_waits_for_the_next_turn(setup: &Setup) {
     assert!(most <= 2, "{most} handlers ran in one turn, each made ready by the one before");
 }
 
-/// How far the producers may be ahead of that. It saves a thread switch for each closure.
+/// How far the producers may be ahead. It saves a thread switch for each closure.
 const AHEAD: u64 = 2048;
 
-/// Two threads that hand closures over and never rest. They keep pace with the loop: for each
+/// Two threads that schedule closures without a pause. They keep pace with the loop: for each
 /// closure that runs they schedule two, and no closure returns before they have. So a turn that
 /// runs all that has been scheduled when it begins runs more closures than all turns before
 /// together.
@@ -343,7 +343,7 @@ pub(crate) fn closures_of_threads_that_never_rest_do_not_keep_the_turn(setup: &S
     if most <= CLOSURES {
         others.are_served(&ctx);
     }
-    // The loop does not come to rest with them.
+    // The loop does not become idle while they run.
     drop(others);
     producers.end(&ctx);
     assert!(most <= CLOSURES, "{most} closures in one turn");
@@ -443,7 +443,7 @@ fn once_in_a_turn(setup: &Setup, ctx: &AioContext, runs: &Count) {
 }
 
 /// A timer that is due again at once and a bottom half that schedules itself, both nesting a turn:
-/// the nested turn may run the other one, and the turn ends all the same.
+/// the nested turn may run the other one, and the turn must still end.
 pub(crate) fn sources_that_are_due_again_and_nest_do_not_keep_the_turn(setup: &Setup) {
     let ctx = setup.context();
     let (half, timer) = (Slot::<BottomHalf>::new(), Slot::<Timer>::new());
@@ -528,7 +528,7 @@ pub(crate) fn an_operation_that_submits_the_next_does_not_keep_the_turn(setup: &
     drop(slot.take());
 }
 
-/// All of it at once.
+/// All of these at once.
 pub(crate) fn others_are_served_while_nothing_rests(setup: &Setup) {
     let (p, calls) = restless_device(setup);
     p.device.endless.set(false);

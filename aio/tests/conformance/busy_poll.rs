@@ -1,4 +1,4 @@
-//! Busy polling: the three hooks of a device, and what must not suffer while the loop looks at
+//! Busy polling: the three hooks of a device, and what must keep working while the loop polls
 //! memory.
 
 use crate::polled::{Device, InProcess, Polled};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// So long that a test which waits for the end of the window hangs.
+/// A window so long that a test that waits for its end hangs.
 const FOR_EVER: BusyPolling = BusyPolling { max_ns: 600_000_000_000, grow: u32::MAX, ..BusyPolling::OFF };
 
 /// The first window, 4,000 ns, stays the only one.
@@ -30,9 +30,9 @@ pub(crate) fn off_never_begins(setup: &Setup) {
     assert_eq!((stats.poll_hits, stats.poll_misses), (0, 0));
 }
 
-/// Lingering lasts as long as there is credit, so a millisecond of work gives time to look, and the
-/// request that comes in the moment when the doorbell is off is found; then the credit is used up
-/// and the mode ends.
+/// Lingering lasts as long as there is credit, so a millisecond of work gives time to poll, and a
+/// request that comes while the doorbell is off is found; then the credit is used up and polling
+/// ends.
 pub(crate) fn lingering_looks_after_work_and_comes_to_an_end(setup: &Setup) {
     let p = Polled::new(setup, BusyPolling::OFF.lingering_ns(600_000_000_000));
     p.sleep();
@@ -75,7 +75,7 @@ pub(crate) fn a_hit_needs_no_event_and_no_system_call(setup: &Setup) {
     p.first_event();
     let before = p.ctx.stats();
     for n in 1..=5 {
-        // No ring: the work shows in memory only.
+        // No ring: the work is only visible in memory.
         p.device.add(1);
         assert!(turn(&p.ctx), "and it is progress");
         assert_eq!(p.device.processed.get(), 1 + n);
@@ -89,8 +89,8 @@ pub(crate) fn the_last_look_follows_the_end(setup: &Setup) {
     let p = Polled::new(setup, SHORT);
     for n in 0..5 {
         p.first_event();
-        // A request that comes when the doorbell is still off, too late for the search: only the
-        // last look finds it.
+        // A request that comes when the doorbell is still off, too late for the polling: only the
+        // last check finds it.
         let queued = Arc::clone(&p.device.queued);
         let late = move || _ = queued.fetch_add(1, Ordering::AcqRel);
         p.device.on_end.replace(Some(Box::new(late)));
@@ -142,7 +142,7 @@ pub(crate) fn begin_and_end_balance_on_switching_off(setup: &Setup) {
         assert_eq!(p.ctx.stats().poll_misses, before, "off");
         p.ctx.set_busy_polling(FOR_EVER);
     }
-    // Work that came while the doorbell was off is not forgotten by the switch.
+    // Work that came while the doorbell was off must not be lost by the switch.
     p.open_wide();
     let before = p.device.processed.get();
     p.device.add(1);
@@ -208,7 +208,7 @@ fn does_not_starve_descriptors(setup: &Setup, p: Polled) {
         let expired = expired.clone();
         move |_| expired.bump()
     });
-    // Armed in the kernel, all of it, and nothing left to submit: only looking finds what comes
+    // Armed in the kernel, all of it, and nothing left to submit: only polling finds what comes
     // now.
     settle(&p.ctx);
     p.device.endless.set(true);
@@ -339,7 +339,7 @@ pub(crate) fn work_that_came_while_the_mode_ended_inside_process_is_done(setup: 
             move |ctx| {
                 if late.replace(false) {
                     // The guest adds a request. Its doorbell is off, so it does not ring; then
-                    // polling is given up.
+                    // polling ends.
                     queued.fetch_add(1, Ordering::AcqRel);
                     if by_sleep {
                         ctx.set_busy_polling(SHORT);
@@ -398,7 +398,7 @@ pub(crate) fn a_hook_may_remove_handlers(setup: &Setup) {
     for (i, device) in devices().enumerate() {
         assert_eq!(device.begins.get(), device.ends.get(), "device {i}");
     }
-    // Those that are left are still served, by doorbell and by look.
+    // Those that are left are still served, by doorbell and by polling.
     for (device, bell, _) in &others[2..] {
         device.add(1);
         bell.notify().unwrap();
@@ -446,7 +446,7 @@ pub(crate) fn work_left_by_a_removed_device_rings(setup: &Setup) {
                 assert_eq!(p.device.processed.get(), before);
             }
         }
-        // The new handler, here or in another context, hears of it.
+        // The new handler, here or in another context, is called for it.
         let next = setup.context();
         let _bell = next.add_polled_notifier(&p.bell, Rc::clone(&p.device)).unwrap();
         turn_until(&next, || p.device.processed.get() == before + 1);
@@ -459,7 +459,7 @@ pub(crate) fn many_devices_are_all_served(setup: &Setup) {
     let devices: Vec<_> = (0..20).map(|_| Polled::device(setup, &p.ctx)).collect();
     let guests: Vec<_> =
         devices.iter().map(|(device, bell, _)| (Arc::clone(&device.queued), bell.clone())).collect();
-    // A guest that rings always: a doorbell may be rung although nobody listens.
+    // A guest that rings always: a doorbell may be rung although it is switched off.
     let guest = std::thread::spawn(move || {
         for round in 0..ROUNDS {
             for (i, (queued, bell)) in guests.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! What cannot be watched is refused at once, on every monitor alike, with a sentence that helps;
-//! and nothing is lost.
+//! A descriptor that cannot be watched is rejected at once by every monitor, with a helpful
+//! message, and the callback is returned.
 
 use crate::setup::Setup;
 use crate::support::{Count, SPIN, look, os, turn, turns_of_an_idle_loop};
@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Registers `fd`, which fails, and uses the callback that came back on something that works.
+/// Registers `fd`, which fails, and then registers the returned callback with a working descriptor.
 fn refused(ctx: &AioContext, fd: &impl AsFd) -> io::Error {
     let calls = Count::default();
     let callback = {
@@ -21,7 +21,7 @@ fn refused(ctx: &AioContext, fd: &impl AsFd) -> io::Error {
     writer.write_all(b"x").unwrap();
     let _on = ctx.add_fd(&reader, Interest::READABLE, handler).unwrap();
     assert!(turn(ctx));
-    assert_eq!(calls.get(), 1, "it came back unharmed");
+    assert_eq!(calls.get(), 1, "the returned callback must work");
     error
 }
 
@@ -73,7 +73,7 @@ pub(crate) fn what_was_chosen_can_be_asked(setup: &Setup) {
     assert_eq!(info.kind.to_string().is_empty(), info.reason.is_empty());
     assert_eq!(info.ring.is_some(), setup.has_ring());
     if let Some(ring) = info.ring {
-        // At most what was asked for; less on an older kernel.
+        // At most what was requested; an older kernel may have less.
         assert!(ring.setup >= setup.newest_ring_setup());
     }
     let (method, fallback) = ctx.own_notifier();
@@ -111,7 +111,7 @@ pub(crate) fn a_panic_leaves_the_loop_working(setup: &Setup) {
         assert_eq!((caught, rings.get()), (5, round));
         let handle = ctx.handle();
         let waker = std::thread::spawn(move || handle.notify());
-        assert!(!turn(&ctx), "and it sleeps and wakes as before");
+        assert!(!turn(&ctx), "the loop must still sleep and wake");
         waker.join().unwrap();
     }
 }

@@ -1,8 +1,8 @@
-//! Descriptor numbers come back. Neither a number nor a file that lives on may bring an event to
-//! the wrong handler.
+//! Descriptor numbers are reused. Neither a reused number nor a file that stays open elsewhere may
+//! cause an event for the wrong handler.
 //!
-//! Numbers that a test closes are private ones (see `support::os`), since tests in other threads
-//! open files meanwhile.
+//! Numbers that a test closes are private ones (see `support::os`), because tests in other threads
+//! open files at the same time.
 
 use crate::setup::Setup;
 use crate::support::{Count, SPIN, Slot, look, os, settle, turn, turn_until, turns_of_an_idle_loop};
@@ -50,8 +50,8 @@ pub(crate) fn a_number_reused_under_a_new_registration_reaches_only_that(setup: 
     let (silent, mut silent_writer) = io::pipe().unwrap();
     let number = Rc::new(os::under_a_private_number(&ready.0));
     let (old, new, slot) = (Count::default(), Count::default(), Slot::<Registration>::new());
-    // Closed and opened again without a word, then registered: the old handler is replaced, and
-    // what was collected for it does not reach the new one, whose file is silent.
+    // Closed and opened again without telling the loop, then registered: the old handler is
+    // replaced, and what was collected for it does not reach the new one, whose file has no event.
     let on = ctx.add_fd(&*number, Interest::READABLE, {
         let (number, old, new, slot) = (Rc::clone(&number), old.clone(), new.clone(), slot.clone());
         let silent = silent.as_fd().try_clone_to_owned().unwrap();
@@ -145,8 +145,8 @@ pub(crate) fn the_same_file_again_under_the_same_number(setup: &Setup) {
             assert!(turn(&ctx), "round {round}");
             assert_eq!(calls.get(), n, "round {round}");
         }
-        // Removed while the number means another file, so that an epoll set cannot be told; then
-        // back to the first.
+        // Removed while the number means another file, so the epoll set cannot be updated; then it
+        // is changed back to the first file.
         os::reopen_as(&number, &other);
         drop(on.unwrap());
         os::reopen_as(&number, &reader);
@@ -184,8 +184,8 @@ pub(crate) fn slots_are_reused_without_confusion(setup: &Setup) {
     let mut live: Vec<Option<Registration>> = (0..20).map(|i| Some(add(i))).collect();
     for round in 0..200usize {
         let before: Vec<_> = calls.iter().map(Count::get).collect();
-        // A third of them goes or comes each round, while the kernel still has what was armed
-        // before.
+        // A third of them is removed or added in each round, while the kernel still has what was
+        // armed before.
         for i in (0..20).filter(|i| (i + round) % 3 == 0) {
             live[i] = if live[i].take().is_some() { None } else { Some(add(i)) };
         }
@@ -205,8 +205,8 @@ pub(crate) fn a_late_event_does_not_reach_the_next_in_the_slot(setup: &Setup) {
         let number = os::under_a_private_number(&reader);
         let old = ctx.add_fd(&number, Interest::READABLE, |_, _| unreachable!("removed"));
         settle(&ctx);
-        // The kernel has seen the write, the loop has not; if the number goes first, an epoll set
-        // keeps the file.
+        // The kernel has seen the write, the loop has not; if the number is closed first, an epoll
+        // set keeps the file.
         writer.write_all(b"x").unwrap();
         let kept = (!closed_first).then_some(number);
         drop(old.unwrap());
@@ -234,12 +234,13 @@ pub(crate) fn a_descriptor_closed_under_its_handler_does_not_spin(setup: &Setup)
     let again = number.as_raw_fd();
     let on = ctx.add_fd(&number, Interest::READABLE, |_, _| ()).unwrap();
     turn(&ctx);
-    // No copy is left. A monitor may say so once (as an error), or never; and then it is quiet.
+    // No copy is left. A monitor may report this once (as an error), or never; afterwards there are
+    // no more events.
     drop((number, reader));
     settle(&ctx);
     let turns = turns_of_an_idle_loop(&ctx);
     assert!(turns < SPIN, "{turns} turns with nothing to do");
-    // The number is good for another file.
+    // The number can be used for another file.
     let (other, _other_writer) = readable_pipe();
     let calls = Count::default();
     let number = os::under_this_number(&other, again);

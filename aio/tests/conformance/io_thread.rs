@@ -24,7 +24,7 @@ pub(crate) fn runs_closures_in_its_thread(setup: &Setup) {
     thread.stop().unwrap();
 }
 
-/// Tells where and in which order it was dropped.
+/// Records in which thread and in which order it was dropped.
 struct Dropped(Arc<Mutex<Vec<(&'static str, ThreadId)>>>, &'static str);
 
 impl Drop for Dropped {
@@ -76,7 +76,7 @@ pub(crate) fn drop_stops_it(setup: &Setup) {
 pub(crate) fn an_error_of_init_comes_back(setup: &Setup) {
     let e = IoThread::spawn_with("init", setup.builder(), |_| Err::<(), _>(io::Error::other("no disk")));
     assert_eq!(e.unwrap_err().to_string(), "no disk");
-    // And of the builder: a method that no ppoll has.
+    // An error of the builder: a method that ppoll does not support.
     let bad: Builder =
         setup.builder().monitor(MonitorKind::Poll).reset(aio::Reset::AutoresetBy(aio::Method::Edge));
     let e = IoThread::spawn("bad", bad).unwrap_err();
@@ -101,7 +101,8 @@ pub(crate) fn run_on_one_that_ended_is_an_error(setup: &Setup) {
     let thread = setup.io_thread();
     thread.run(|_| ()).unwrap();
     thread.handle().stop();
-    // Before or after the loop has noticed: it answers, or says that it did not.
+    // Before or after the loop has noticed: the call returns the answer, or reports that there is
+    // none.
     let mut result = thread.run(|_| ());
     while result.is_ok() {
         result = thread.run(|_| ());

@@ -1,4 +1,5 @@
-//! Level semantics of fd handlers, on every monitor: what is still so is said again.
+//! Level semantics of fd handlers on every monitor: a condition is reported again as long as it
+//! holds.
 
 use crate::setup::Setup;
 use crate::support::{Count, SPIN, Slot, look, settle, turn, turn_until, turns_of_an_idle_loop};
@@ -17,7 +18,7 @@ fn pair() -> (UnixStream, UnixStream) {
     (a, b)
 }
 
-/// A handler that notes how often it was called and with what.
+/// A handler that records how often it was called and with which events.
 fn noted(ctx: &AioContext, fd: &impl AsFd, interest: Interest) -> (Registration, Count, Slot<Readiness>) {
     let (calls, last) = (Count::default(), Slot::new());
     let registration = ctx.add_fd(fd, interest, {
@@ -85,10 +86,10 @@ pub(crate) fn a_writable_socket_is_ready_every_turn(setup: &Setup) {
     settle_level(&ctx, &calls);
     let full = calls.get();
     assert!(!look(&ctx));
-    assert_eq!(calls.get(), full, "no room");
+    assert_eq!(calls.get(), full, "called although there was no room");
 }
 
-/// One report may be on its way from before the condition was cleared.
+/// One report from before the condition was cleared may still be pending.
 fn settle_level(ctx: &AioContext, calls: &Count) {
     let before = calls.get();
     look(ctx);
@@ -114,7 +115,7 @@ pub(crate) fn the_end_of_a_stream_is_a_hang_up(setup: &Setup) {
     drop(writer);
     for n in 1..=3 {
         assert!(turn(&ctx));
-        assert_eq!(calls.get(), n, "level, too");
+        assert_eq!(calls.get(), n, "must be reported in every turn");
         let ready = last.take().unwrap();
         assert!(ready.is_hang_up() && ready.is_readable() && !ready.is_error());
     }
@@ -175,9 +176,9 @@ pub(crate) fn interest_is_in_force_in_the_next_turn(setup: &Setup) {
     ours.write_all(b"x").unwrap();
     settle(&ctx);
     on.set_interest(Interest::READABLE).unwrap();
-    assert!(turn(&ctx), "one turn is enough, and it does not sleep");
+    assert!(turn(&ctx), "one turn must suffice, without sleeping");
     assert_eq!(calls.get(), 1);
-    // Changed several times before the turn: the last one counts.
+    // The interest is changed several times before the turn; the last change applies.
     on.set_interest(Interest::NONE).unwrap();
     on.set_interest(Interest::READABLE).unwrap();
     on.set_interest(Interest::WRITABLE).unwrap();
@@ -187,7 +188,7 @@ pub(crate) fn interest_is_in_force_in_the_next_turn(setup: &Setup) {
     on.set_interest(Interest::NONE).unwrap();
     assert!(!look(&ctx));
     on.set_interest(Interest::READABLE).unwrap();
-    assert!(look(&ctx), "also in a turn that does not sleep");
+    assert!(look(&ctx), "must also work in a turn that does not sleep");
 }
 
 pub(crate) fn interest_changes_in_the_callback(setup: &Setup) {
@@ -229,7 +230,7 @@ pub(crate) fn interest_masks_what_was_collected(setup: &Setup) {
         (&mut &*ours).write_all(b"x").unwrap();
     }
     assert!(turn(&ctx));
-    assert_eq!(calls.get(), 1, "both were ready; the first silenced the other");
+    assert_eq!(calls.get(), 1, "both were ready, but the first must have silenced the other");
     slots.iter().for_each(|slot| drop(slot.take()));
 }
 
@@ -271,7 +272,7 @@ pub(crate) fn a_half_closed_peer_leaves_the_other_half_working(setup: &Setup) {
     ours.shutdown(Shutdown::Write).unwrap();
     settle(&ctx);
     assert_eq!(calls.get(), 0);
-    // Room at last: ready in every turn, until there is none.
+    // Now there is room: ready in every turn, until there is none.
     while (&ours).read(&mut [0; 4096]).is_ok() {}
     let mut expected = 0;
     for _ in 0..3 {
@@ -285,14 +286,14 @@ pub(crate) fn a_half_closed_peer_leaves_the_other_half_working(setup: &Setup) {
         assert_eq!(calls.get(), expected);
         while (&ours).read(&mut [0; 4096]).is_ok() {}
     }
-    // And the end of the stream, once it is asked for.
+    // The end of the stream is reported once the handler asks for it.
     on.set_interest(Interest::READABLE).unwrap();
     last.take();
     turn_until(&ctx, || last.take().is_some_and(|ready| ready.is_readable()));
 }
 
-/// A megabyte through a socket, both ends as handlers of one loop, each with what the socket takes
-/// and gives at a time.
+/// A megabyte through a socket, with both ends as handlers of one loop. Each call transfers as much
+/// as the socket accepts or returns.
 pub(crate) fn a_stream_arrives_whole(setup: &Setup) {
     stream_a_megabyte(setup);
 }

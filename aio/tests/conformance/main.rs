@@ -1,13 +1,13 @@
-//! The contract of the event loop, written once and run against every monitor with every reset mode
-//! that fits it.
+//! Tests of the contract of the event loop. Each test runs with every monitor and every reset mode
+//! that the monitor supports.
 //!
 //! One file holds one family of tests. A test is a plain function of a [`Setup`]; the lists below
-//! say on which setups it runs, and the instances at the end make a `#[test]` of each pair:
-//! `epoll_edge::notifier_written_before_add_is_delivered`. A test that is missing in the lists is
-//! dead code, which the compiler reports.
+//! define the setups on which it runs, and the instances at the end create a `#[test]` for each
+//! pair: `epoll_edge::notifier_written_before_add_is_delivered`. A test that is in no list is dead
+//! code, and the compiler reports it.
 //!
-//! Nothing here sleeps to be correct or measures time: tests count, and a test that hangs is named
-//! and aborted.
+//! No test relies on sleeping or on measured time. Tests count events, and the hang guard names a
+//! test that hangs and aborts it.
 
 mod bottom_halves;
 mod bounded_turns;
@@ -36,8 +36,7 @@ use aio::Reset::{Autoreset, AutoresetBy, Classic};
 use aio::RingSetup::{CoopTaskrun, Plain};
 use setup::Setup;
 
-/// Names a list of tests. The list is a macro that makes a `#[test]` of each for the `SETUP` in
-/// scope.
+/// Defines a list of tests: a macro that creates a `#[test]` of each for the `SETUP` in scope.
 macro_rules! suite {
     ($d:tt $list:ident $($family:ident { $($test:ident,)+ })+) => {
         macro_rules! $list {

@@ -1,4 +1,4 @@
-//! Turns inside callbacks of every kind, sleeping ones too.
+//! Turns inside callbacks of every kind, including turns that sleep.
 
 use crate::setup::Setup;
 use crate::support::{Count, Slot, look, settle, turn, turn_until};
@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
-/// What a nested turn is to find: one notifier that is rung in the callback, and nothing else.
+/// What a nested turn should find: one notifier that is rung in the callback, and nothing else.
 struct Nested {
     inner: aio::EventNotifier,
     rings: Count,
@@ -317,7 +317,7 @@ pub(crate) fn two_contexts_in_one_thread(setup: &Setup) {
     });
     let _bells = (on_request.unwrap(), on_answer.unwrap());
     for n in 1..=10 {
-        // A callback of one loop turns the other, which rings the first, whose nested turn hears
+        // A callback of one loop turns the other, which rings the first, whose nested turn handles
         // it.
         let (inner, request) = (Rc::clone(&inner), request.clone());
         let (asked, answered, on_done) = (asked.clone(), answered.clone(), done.clone());

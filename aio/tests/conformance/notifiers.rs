@@ -127,7 +127,7 @@ pub(crate) fn autoreset_reports_its_fallback(setup: &Setup) {
         }
         method => {
             assert_eq!(bell.fallback(), None);
-            // A stock ppoll has no way.
+            // ppoll on a stock kernel has no autoreset method.
             assert!(setup.monitor != MonitorKind::Poll || method == Method::KernelFlag);
         }
     }
@@ -145,7 +145,7 @@ pub(crate) fn an_unfit_method_is_refused_and_the_handler_comes_back(setup: &Setu
             Method::Read => true,
             Method::Edge => setup.monitor != MonitorKind::Poll,
             Method::RingRead => setup.has_ring(),
-            // Both need a kernel that has them, too.
+            // Both also need a kernel that supports them.
             Method::RingReadMultishot if setup.has_ring() => continue,
             Method::KernelFlag if !setup.has_ring() => continue,
             _ => false,
@@ -174,7 +174,7 @@ pub(crate) fn a_full_counter_rings(setup: &Setup) {
     let (ctx, notifier) = (setup.context(), setup.notifier());
     let (_bell, calls) = counted(&ctx, &notifier);
     settle(&ctx);
-    // In front of an unread counter, as after 2^64 - 2 rings.
+    // With a counter that is full and unread, as after 2^64 - 2 rings.
     let raw = notifier.as_fd().try_clone_to_owned().unwrap();
     let _ = notifier.test_and_clear().unwrap();
     os::add_to_counter(&raw, u64::MAX - 1);
@@ -201,7 +201,7 @@ pub(crate) fn test_and_clear_tells_and_resets(setup: &Setup) {
     notifier.notify().unwrap();
     assert!(notifier.test_and_clear().unwrap());
     assert!(!notifier.test_and_clear().unwrap());
-    // What was cleared by hand before it was registered is gone; what comes after is delivered.
+    // A ring that was cleared before the registration is not delivered; later rings are.
     let (_bell, calls) = counted(&ctx, &notifier);
     assert!(!look(&ctx));
     notifier.notify().unwrap();
@@ -295,8 +295,8 @@ struct Mailboxes {
 const LAST: u64 = 25_000;
 
 impl Mailboxes {
-    /// A guest: publishes and rings `LAST` times, and now and then waits until it has been heard.
-    /// One ring lost before such a stop is a hang.
+    /// A guest: publishes and rings `LAST` times, and sometimes waits until the loop has seen it.
+    /// If a ring is lost before such a wait, the test hangs.
     fn guest(&self, i: usize, bell: &EventNotifier) {
         for value in 1..=LAST {
             self.published[i].store(value, Ordering::Relaxed);
@@ -353,7 +353,7 @@ impl Restless {
             10 => self.register(ctx, i),
             20 => self.register(ctx, other),
             30 => ctx.handle().stop(),
-            // Away for a turn, while its guest rings on.
+            // Not registered for a turn, while its guest continues to ring.
             40 | 60 => {
                 let away = if calls % 100 == 40 { i } else { other };
                 self.remove(away);
@@ -392,7 +392,7 @@ pub(crate) fn nothing_is_lost_while_the_loop_lives_on(setup: &Setup) {
                 break;
             }
         }
-        // Whatever was deferred for the old loop is dropped with it.
+        // Anything deferred for the old loop is dropped with it.
         drop(ctx);
         (0..4).for_each(|i| restless.remove(i));
     }
@@ -407,7 +407,7 @@ pub(crate) fn rung_for_one_context_is_heard_in_the_next(setup: &Setup) {
         slot.put(bell);
         assert!(!look(&ctx), "round {round}");
         notifier.notify().unwrap();
-        // The old loop goes without a turn, or after a turn that collected the ring and then
+        // The old loop is dropped without a turn, or after a turn that collected the ring and then
         // removed the handler.
         if round % 2 == 1 {
             ctx.defer({
@@ -421,7 +421,7 @@ pub(crate) fn rung_for_one_context_is_heard_in_the_next(setup: &Setup) {
         let next = setup.context();
         let (_bell, calls) = counted(&next, &notifier);
         turn_until(&next, || calls.get() > 0);
-        // The edge methods never read; the next round must begin in silence.
+        // The edge methods never read; the next round must begin without pending events.
         settle(&next);
         let _ = notifier.test_and_clear().unwrap();
     }

@@ -1,4 +1,4 @@
-//! Operations on the ring: what they own comes back exactly once.
+//! Operations on the ring: what they own is returned exactly once.
 #![expect(
     unsafe_code,
     reason = "submits SQEs whose buffers the operation owns: heap memory that does not move with its owner"
@@ -13,7 +13,7 @@ use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
-/// A request that counts its end.
+/// A request that counts how often it is dropped.
 pub(crate) struct Request {
     pub(crate) reader: Rc<PipeReader>,
     buffer: Box<[u8]>,
@@ -231,7 +231,7 @@ pub(crate) fn more_operations_than_the_ring_has_entries(setup: &Setup) {
     }
     settle(&ctx);
     assert_eq!((ops.in_flight() as u64, dropped.get()), (ALL, 0));
-    // Sixteen bytes for each of them, in pieces.
+    // Write sixteen bytes for each of them, in pieces.
     for _ in 0..ALL {
         writer.write_all(&[b'x'; 16]).unwrap();
         look(&ctx);
@@ -283,14 +283,14 @@ pub(crate) fn a_full_completion_queue_loses_nothing(setup: &Setup) {
                 && bells.iter().all(|(.., calls)| calls.get() >= round)
                 && reads.get() > before
         });
-        // Spurious rings are allowed, a spin is not.
+        // Spurious rings are allowed, spinning is not.
         settle_bells(&ctx, &reader);
         let calls = rings.get();
         for _ in 0..5 {
             look(&ctx);
         }
         assert_eq!(rings.get(), calls);
-        // From rest, each is heard again.
+        // From an idle loop, each ring is seen again.
         for (bell, _, calls) in bells.iter().step_by(50) {
             let before = calls.get();
             bell.notify().unwrap();
@@ -325,7 +325,7 @@ pub(crate) fn cancel_ends_a_pending_read(setup: &Setup) {
         assert!(!ctx.cancel(id), "it has completed");
     }
     assert_eq!(dropped.get(), 2);
-    // Cancelling one leaves the others alone.
+    // Cancelling one does not affect the others.
     let ids: Vec<_> = (0..10).map(|_| read(&ops, Request::new(&reader, &dropped)).unwrap()).collect();
     settle(&ctx);
     assert!(ctx.cancel(ids[4]));
@@ -349,7 +349,8 @@ pub(crate) fn cancel_is_too_late_for_what_has_completed(setup: &Setup) {
         let (reader, mut writer) = pipe();
         let id = read(&ops, Request::new(&reader, &dropped)).unwrap();
         assert!(!look(&ctx));
-        // The data is there when the cancellation comes; either may win, and there is one answer.
+        // The data is there when the cancellation comes; either may win, and there is exactly one
+        // completion.
         writer.write_all(b"abc").unwrap();
         assert!(ctx.cancel(id));
         turn_until(&ctx, || ops.in_flight() == 0);
@@ -451,7 +452,7 @@ pub(crate) fn in_a_storm_of_signals(setup: &Setup) {
         let bytes = bytes.clone();
         move |_, result: i32, _: Request| match u64::try_from(result) {
             Ok(n) => bytes.add(n),
-            // An operation that a signal has interrupted is the submitter's to repeat.
+            // If a signal interrupts an operation, the submitter has to repeat it.
             Err(_) => assert!([libc::EINTR, libc::EAGAIN].contains(&-result), "{result}"),
         }
     });
@@ -460,7 +461,7 @@ pub(crate) fn in_a_storm_of_signals(setup: &Setup) {
     let mut requests = 0;
     for round in 1..=50 {
         writer.write_all(&[b'x'; 8 * 16]).unwrap();
-        // Eight would do; one that was interrupted is repeated.
+        // Eight would be enough; an interrupted one is repeated.
         while bytes.get() < round * 8 * 16 {
             read(&ops, Request::new(&reader, &dropped)).unwrap();
             requests += 1;

@@ -1,4 +1,4 @@
-//! A device whose work shows in memory, and a context that busy polls it.
+//! A device whose work is visible in memory, and a context that busy polls it.
 
 use crate::setup::Setup;
 use crate::support::{Count, Slot, settle, turn_until, turns_of_an_idle_loop};
@@ -22,12 +22,12 @@ pub(crate) struct Device {
     pub(crate) calls: Count,
     pub(crate) begins: Count,
     pub(crate) ends: Count,
-    /// Time for the clock to pass the first window before the first look finds work.
+    /// How long the first check waits before it finds work, so that the first window has passed.
     pub(crate) slow: Cell<bool>,
     pub(crate) on_begin: Hook,
     pub(crate) on_end: Hook,
     pub(crate) on_process: RefCell<Option<InProcess>>,
-    /// Work that stays: the queue never runs dry.
+    /// Whether the queue never becomes empty.
     pub(crate) endless: Cell<bool>,
     depth: Cell<u32>,
     pub(crate) deepest: Cell<u32>,
@@ -56,14 +56,14 @@ impl BusyPolled for Device {
     }
 
     fn begin(&self) {
-        assert_eq!(self.begins.get(), self.ends.get(), "begun twice");
+        assert_eq!(self.begins.get(), self.ends.get(), "begin was called twice in a row");
         self.begins.bump();
         run(&self.on_begin);
     }
 
     fn end(&self) {
         self.ends.bump();
-        assert_eq!(self.begins.get(), self.ends.get(), "ended twice");
+        assert_eq!(self.begins.get(), self.ends.get(), "end was called twice in a row");
         run(&self.on_end);
     }
 }
@@ -104,7 +104,7 @@ impl Polled {
         Self { ctx, device, bell, registration }
     }
 
-    /// Switched on later, so that a ring does not tell of its completions.
+    /// Busy polling is switched on later, so that the ring is not created with the `tells` flag.
     pub(crate) fn later(setup: &Setup, policy: BusyPolling) -> Self {
         let p = Self::new(setup, BusyPolling::OFF);
         assert!(p.ctx.monitor().ring.is_none_or(|ring| ring.tells == (ring.setup == RingSetup::Plain)));
@@ -121,18 +121,18 @@ impl Polled {
         (device, bell, slot)
     }
 
-    /// The first event comes by the doorbell and opens a window.
+    /// The first event comes through the doorbell and opens a window.
     pub(crate) fn first_event(&self) {
         self.device.add(1);
         self.bell.notify().unwrap();
         let before = self.device.processed.get();
         turn_until(&self.ctx, || self.device.processed.get() > before);
-        // So that all arming is done, and what is counted from here on is the search alone.
+        // Finish all arming first, so that only the polling is counted from here on.
         settle(&self.ctx);
     }
 
-    /// Opens the window as wide as the policy allows, and begins the mode: a hit that came later
-    /// than the first window.
+    /// Begins polling, and opens the window as wide as the policy allows, with a hit that came
+    /// later than the first window.
     pub(crate) fn open_wide(&self) {
         self.first_event();
         self.device.slow.set(true);
@@ -142,10 +142,10 @@ impl Polled {
         self.device.slow.set(false);
         assert!(self.device.is_begun());
         settle(&self.ctx);
-        assert!(self.device.is_begun(), "looks without sleep do not end the mode");
+        assert!(self.device.is_begun(), "turns without sleeping must not end polling");
     }
 
-    /// A sleep, which a timer ends.
+    /// Makes the loop sleep until a timer expires.
     pub(crate) fn sleep(&self) {
         turns_of_an_idle_loop(&self.ctx);
     }

@@ -1,4 +1,4 @@
-//! What a turn does in which order, and when it says that it made progress.
+//! The order of work in a turn, and when a turn reports progress.
 
 use crate::setup::Setup;
 use crate::support::{Count, SPIN, Slot, look, settle, turn, turn_until, turns_of_an_idle_loop};
@@ -26,7 +26,8 @@ pub(crate) fn the_own_notifier_is_not_progress(setup: &Setup) {
 
 pub(crate) fn a_sleeping_loop_is_woken_by_notify(setup: &Setup) {
     let ctx = setup.context();
-    // Until the eventfd itself was needed, not only the flag: the loop was asleep, or about to be.
+    // Repeat until the eventfd itself was needed, not only the flag: the loop was asleep, or about
+    // to sleep.
     while ctx.stats().own_wakeups == 0 {
         let handle = ctx.handle();
         let waker = std::thread::spawn(move || {
@@ -183,7 +184,7 @@ pub(crate) fn stop_before_run_ends_the_next_run(setup: &Setup) {
     let ctx = setup.context();
     ctx.handle().stop();
     ctx.run().unwrap();
-    // One request, one run: this one would not end without another.
+    // One request ends one run: this run would not end without another request.
     let handle = ctx.handle();
     ctx.defer(move |_| handle.stop());
     ctx.run().unwrap();
@@ -263,8 +264,8 @@ pub(crate) fn work_in_every_turn_does_not_starve_descriptors(setup: &Setup) {
         let reads = reads.clone();
         move |_, _| reads.bump()
     });
-    // A bottom half and a timer that are due again as soon as they have run: no turn of this loop
-    // sleeps.
+    // A bottom half and a timer that are due again as soon as they have run: so no turn of this
+    // loop sleeps.
     let (bh, timer) = (Slot::new(), Slot::new());
     bh.put(ctx.bottom_half({
         let bh = bh.clone();

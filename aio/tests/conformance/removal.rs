@@ -1,5 +1,5 @@
-//! Removing and replacing handlers: at any moment, from anywhere. What was removed is never called
-//! again.
+//! Removing and replacing handlers: at any time and from any callback. A removed handler is never
+//! called again.
 
 use crate::setup::Setup;
 use crate::support::{Count, Slot, look, settle, turn, turn_until};
@@ -46,7 +46,7 @@ pub(crate) fn a_removed_handler_leaves_the_kernel(setup: &Setup) {
         let bell = ctx.add_notifier(&notifier, |_| ()).unwrap();
         let on = ctx.add_fd(&theirs, Interest::READABLE, |_, _| ()).unwrap();
         settle(&ctx);
-        // Removed while the kernel has a wake-up in hand that nobody has seen.
+        // Removed while the kernel holds a wake-up that the loop has not seen.
         if rung {
             notifier.notify().unwrap();
             ours.write_all(b"x").unwrap();
@@ -59,7 +59,7 @@ pub(crate) fn a_removed_handler_leaves_the_kernel(setup: &Setup) {
             ours.write_all(b"x").unwrap();
             assert!(!look(&ctx));
         }
-        assert_eq!(ctx.stats().stale, before, "nothing is reported for it any more");
+        assert_eq!(ctx.stats().stale, before, "a removed handler must not be reported any more");
     }
 }
 
@@ -78,7 +78,7 @@ pub(crate) fn one_handler_removes_the_other_while_both_are_ready(setup: &Setup) 
     }
     assert!(turn(&ctx));
     assert_eq!(calls.get(), 1);
-    assert!(ctx.stats().stale > 0, "what was collected for the other is dropped and counted");
+    assert!(ctx.stats().stale > 0, "the event collected for the other handler must be dropped and counted");
     slots.iter().for_each(|slot| drop(slot.take()));
 
     // The same with doorbells.
@@ -131,7 +131,7 @@ pub(crate) fn a_handler_removes_itself_and_turns(setup: &Setup) {
             calls.bump();
             drop(slot.take());
             for _ in 0..3 {
-                assert!(!look(ctx), "nobody is left to call");
+                assert!(!look(ctx), "there is no handler left to call");
             }
         }
     });
@@ -155,7 +155,7 @@ pub(crate) fn a_nested_turn_removes_its_parents_handlers(setup: &Setup) {
                 calls.bump();
                 depth.bump();
                 if depth.get() == 1 {
-                    // The parent has collected all of them; a bottom half of the nested turn
+                    // The parent turn has collected all of them; a bottom half of the nested turn
                     // removes all.
                     let slots = Rc::clone(&slots);
                     ctx.defer(move |_| drop(slots.take()));
@@ -200,7 +200,7 @@ pub(crate) fn remove_is_once(setup: &Setup) {
     assert!(ctx.remove(id));
     assert!(!on.is_live());
     assert!(!ctx.remove(id));
-    // A new tenant of the slot is not removed by the old name or the old registration.
+    // A new handler in the slot is not removed by the old id or the old registration.
     let new = ctx.add_fd(&theirs, Interest::READABLE, |_, _| ()).unwrap();
     assert_ne!(new.id(), id);
     assert!(new.is_live() && !on.is_live());
@@ -248,7 +248,7 @@ pub(crate) fn replaced_in_its_callback(setup: &Setup) {
             let new = new.clone();
             let on = ctx.add_fd(&*theirs, Interest::READABLE, move |_, _| new.bump());
             slot.put(on.unwrap());
-            assert_eq!(Rc::strong_count(&theirs), 2, "its captures live until it returns");
+            assert_eq!(Rc::strong_count(&theirs), 2, "its captures must live until it returns");
         }
     });
     let on = on.unwrap();
@@ -258,7 +258,7 @@ pub(crate) fn replaced_in_its_callback(setup: &Setup) {
     }
     assert!(!on.is_live());
     drop(on);
-    assert!(turn(&ctx), "the old registration has no power over the new one");
+    assert!(turn(&ctx), "the old registration must not affect the new one");
     drop(slot.take());
     assert_eq!(Rc::strong_count(&theirs), 1);
 }
@@ -279,7 +279,7 @@ pub(crate) fn a_replaced_notifier_hears_what_was_rung(setup: &Setup) {
         };
         notifier.notify().unwrap();
         if collected {
-            // A bottom half runs between the collecting and the handlers.
+            // A bottom half runs between collecting the events and calling the handlers.
             ctx.defer(replace);
         } else {
             replace(&ctx);
@@ -319,7 +319,7 @@ pub(crate) fn a_dead_context_leaves_registrations_inert(setup: &Setup) {
     let (on, bell) = (on.unwrap(), bell.unwrap());
     look(&ctx);
     drop(ctx);
-    assert_eq!(Rc::strong_count(&held), 1, "callbacks are dropped with the context");
+    assert_eq!(Rc::strong_count(&held), 1, "callbacks must be dropped with the context");
     assert!(!on.is_live() && !bell.is_live());
     let e = on.set_interest(Interest::WRITABLE).unwrap_err();
     assert_eq!(e.kind(), io::ErrorKind::NotFound);
@@ -350,7 +350,7 @@ pub(crate) fn captures_are_dropped_after_the_callback(setup: &Setup) {
         let (held, slot) = (Rc::clone(&held), slot.clone());
         move |_, _| {
             drop(slot.take());
-            assert_eq!(Rc::strong_count(&held), 2, "not under the callback's feet");
+            assert_eq!(Rc::strong_count(&held), 2, "must not be dropped while the callback runs");
         }
     });
     slot.put(on.unwrap());
@@ -375,7 +375,7 @@ pub(crate) fn captures_may_hold_registrations(setup: &Setup) {
     }
     assert!(turn(&ctx));
     let id = last.unwrap();
-    assert!(ctx.remove(id), "which removes all the others");
+    assert!(ctx.remove(id), "this must also remove all the others");
     assert!(!look(&ctx));
     drop(chain);
     // And the same at the end of a context.
@@ -397,7 +397,7 @@ pub(crate) fn added_and_removed_in_one_turn(setup: &Setup) {
         drop((on, bell));
     }
     assert!(!look(&ctx));
-    // The last of many counts, and it hears what was rung before.
+    // The last of several replacements is the one that is called, also for earlier rings.
     let calls = Count::default();
     let mut bell = None;
     for _ in 0..200 {
@@ -425,7 +425,7 @@ pub(crate) fn added_in_a_callback_is_served(setup: &Setup) {
     });
     let on = on.unwrap();
     assert!(turn(&ctx));
-    assert_eq!(calls.get(), 0, "not in the turn that added it");
+    assert_eq!(calls.get(), 0, "must not be called in the turn that added it");
     drop(on);
     turn_until(&ctx, || calls.get() == 1);
     drop(slot.take());

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 
 const ALL: usize = 5_000;
-/// What the rest of the process needs.
+/// Descriptors that the rest of the process needs.
 const SPARE: u64 = 1_000;
 
 /// One such test at a time, so that two of them fit under the limit.
@@ -84,8 +84,8 @@ pub(crate) fn five_thousand_ready_at_once(setup: &Setup) {
             settle(ctx);
             let levels = || crowd.levels.iter().map(|(.., calls)| calls.get());
             assert!(levels().all(|calls| calls == round), "each exactly once");
-            // More events than the completion queue holds: doorbells may be rung again, but not for
-            // ever.
+            // More events than the completion queue holds: doorbells may be rung again, but not
+            // forever.
             assert!(crowd.calls().all(|calls| calls <= 5 * round));
         }
     });
@@ -103,7 +103,7 @@ pub(crate) fn one_ready_of_five_thousand(setup: &Setup) {
 }
 
 pub(crate) fn more_contexts_in_one_thread_than_it_has_ring_slots(setup: &Setup) {
-    // A thread may register sixteen ring descriptors; the other rings go without.
+    // A thread may register sixteen ring descriptors; the other rings do not register theirs.
     let contexts: Vec<_> = (0..20).map(|_| setup.context()).collect();
     let bells: Vec<_> = contexts
         .iter()

@@ -1,4 +1,4 @@
-//! What an instance of the suite is made of.
+//! The setup of one instance of the suite.
 
 use crate::support;
 use aio::io_uring::{IoUring, Probe, opcode};
@@ -22,7 +22,7 @@ impl Setup {
         Self { ring, ..self }
     }
 
-    /// Runs one test, or prints why this machine cannot.
+    /// Runs one test, or prints why this machine cannot run it.
     pub(crate) fn run(&self, name: &'static str, test: fn(&Setup)) {
         if let Some(missing) = self.missing() {
             eprintln!("{name} skipped: {missing}");
@@ -31,7 +31,7 @@ impl Setup {
         support::guarded(name, || test(self));
     }
 
-    /// What this machine lacks, found without the crate under test.
+    /// Returns what this machine lacks, determined without the crate under test.
     fn missing(&self) -> Option<&'static str> {
         if self.monitor != MonitorKind::IoUring {
             return None;
@@ -62,7 +62,8 @@ impl Setup {
         IoThread::spawn("conformance", self.builder()).expect("an IoThread")
     }
 
-    /// Who resets a notifier here, if the kernel has all that this mode may use.
+    /// Returns the reset method that this setup must choose if the kernel supports everything that
+    /// the mode may use.
     pub(crate) fn method(&self) -> Method {
         match (self.reset, self.monitor) {
             (Reset::Autoreset, MonitorKind::Epoll | MonitorKind::IoUring) => Method::Edge,

@@ -1,5 +1,5 @@
-//! Operations in flight while what has submitted them is dropped: the kernel lets go of every
-//! buffer before it is freed.
+//! Dropping the submitter of operations in flight: the kernel must have finished with every buffer
+//! before it is freed.
 #![expect(unsafe_code, reason = "submits an SQE whose buffer the operation owns")]
 
 use crate::operations::{Request, pipe, read};
@@ -40,8 +40,8 @@ pub(crate) fn a_dropped_context_waits_for_the_kernel(setup: &Setup) {
         let ops =
             ctx.operations(move |_, _, _: Request| unreachable!("{on_done:?} nobody is called any more"));
         let ops = ops.unwrap();
-        // In the kernel, in the queue only, and completed but not reaped; single ones and shared
-        // ones.
+        // Operations in the kernel, in the queue only, and completed but not reaped; with single
+        // and with shared owners.
         for seen in [true, false] {
             for _ in 0..40 {
                 read(&ops, Request::new(&reader, &dropped)).unwrap();
@@ -62,7 +62,7 @@ pub(crate) fn a_dropped_context_waits_for_the_kernel(setup: &Setup) {
         }
         assert_eq!(dropped.get(), 0);
         drop(ctx);
-        // The single ones with the context; the shared ones with their owner.
+        // The single ones are dropped with the context, the shared ones with their owner.
         assert_eq!(dropped.get(), 80);
         drop(ops);
         assert_eq!((dropped.get(), Rc::strong_count(&held)), (160, 1));
@@ -84,7 +84,7 @@ pub(crate) fn a_dropped_context_leaves_nothing_in_the_kernel(setup: &Setup) {
         drop(ctx);
         drop(ops);
         assert_eq!(dropped.get(), 8);
-        // A read that was still pending would take this, and put it where its buffer was.
+        // A read that is still pending would receive this, and write it to freed memory.
         writer.write_all(&[b'x'; 8 * 16]).unwrap();
         drop(writer);
         let mut left = Vec::new();
@@ -125,7 +125,7 @@ pub(crate) fn after_the_context_nothing_is_taken(setup: &Setup) {
     drop(ctx);
     let e = read(&ops, Request::new(&reader, &dropped)).unwrap_err();
     assert_eq!(e.error.kind(), io::ErrorKind::NotConnected);
-    assert_eq!(dropped.get(), 0, "the request comes back");
+    assert_eq!(dropped.get(), 0, "the request must be returned, not dropped");
     drop(e);
     assert_eq!((ops.in_flight(), dropped.get()), (0, 1));
 }

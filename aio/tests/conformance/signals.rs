@@ -1,5 +1,5 @@
-//! Signals: a handler without SA_RESTART ends every sleep with EINTR. No event may get lost by it,
-//! and no turn may fail.
+//! Signals: a handler without SA_RESTART ends every sleep with EINTR. No event may be lost because
+//! of this, and no turn may fail.
 
 use crate::levels::stream_a_megabyte;
 use crate::setup::Setup;
@@ -39,7 +39,7 @@ pub(crate) fn nothing_is_lost_in_a_storm(setup: &Setup) {
                 notifier.notify().unwrap();
                 let scheduled = Arc::clone(&scheduled);
                 handle.schedule(move |_| _ = scheduled.fetch_add(1, Ordering::Relaxed));
-                // Every ring is waited for: each of them may be the one that the signal hits.
+                // Wait for every ring: the signal may interrupt any of them.
                 while acknowledged.load(Ordering::Relaxed) != value {
                     std::thread::yield_now();
                 }

@@ -1,5 +1,5 @@
-//! Timers. Where time has to be exact the tests use the virtual clock, which moves only when they
-//! say so.
+//! Timers. Where time has to be exact the tests use the virtual clock, which moves only when a test
+//! advances it.
 
 use crate::setup::Setup;
 use crate::support::{Count, SPIN, Slot, look, turn, turn_until, turns_of_an_idle_loop};
@@ -12,7 +12,7 @@ use std::time::Duration;
 /// The names of the timers that ran, in order.
 type Trace = Rc<RefCell<Vec<usize>>>;
 
-/// A timer on the virtual clock that notes its name.
+/// A timer on the virtual clock that records its name.
 fn noting(ctx: &AioContext, trace: &Trace, name: usize) -> Timer {
     let trace = Rc::clone(trace);
     ctx.timer_on(Clock::Virtual, move |_| trace.borrow_mut().push(name))
@@ -76,8 +76,8 @@ pub(crate) fn armed_in_the_past_by_its_callback_runs_in_the_next_turn(setup: &Se
     assert!(!look(&ctx));
 }
 
-/// Two timers that expire in the same turn; the first one does `to_the_second`. Says how often the
-/// second ran.
+/// Two timers that expire in the same turn; the first one does `to_the_second`. Returns how often
+/// the second ran.
 fn two_expire(setup: &Setup, to_the_second: fn(&Slot<Timer>)) -> u64 {
     let ctx = setup.context();
     let (runs, second) = (Count::default(), Slot::new());

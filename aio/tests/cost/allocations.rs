@@ -1,5 +1,5 @@
-//! A steady-state turn does not allocate. Counted for each thread on its own, because the test
-//! harness has more.
+//! A steady-state turn does not allocate. Allocations are counted per thread, because the test
+//! harness has other threads.
 
 use crate::{Doorbell, doorbells, monitors};
 use aio::io_uring::opcode;
@@ -57,7 +57,8 @@ fn during(work: impl FnOnce()) -> u64 {
     ALLOCATIONS.get() - before
 }
 
-/// Turns until every queue has found its size, then counts the allocations of a hundred turns.
+/// Runs turns until every queue has reached its final size, then counts the allocations of a
+/// hundred turns.
 fn steady(mut turn: impl FnMut()) -> u64 {
     (0..20).for_each(|_| turn());
     during(|| (0..100).for_each(|_| turn()))
@@ -131,8 +132,8 @@ fn bottom_halves_of_the_home_thread() {
 fn bottom_halves_scheduled_by_another_thread() {
     for (kind, builder) in monitors() {
         let ctx = builder.build().unwrap();
-        // Whether the loop sleeps and is woken by its own notifier is up to the scheduler; what
-        // that needs is had by any notifier once.
+        // Whether the loop sleeps and is woken by its own notifier is up to the scheduler; any
+        // notifier allocates what that needs once.
         let kick = EventNotifier::new(Reset::Autoreset).unwrap();
         let _kick = ctx.add_notifier(&kick, |_| ()).unwrap();
         kick.notify().unwrap();
@@ -183,7 +184,7 @@ fn operations_with_a_shared_callback() {
     assert_eq!((allocations, done.get()), (0, 8 * 120));
 }
 
-/// All of the above in one loop: whatever they share has its size, too.
+/// All of the above in one loop.
 #[test]
 fn everything_in_one_turn() {
     for Doorbell { kind, ctx, kick, .. } in doorbells() {

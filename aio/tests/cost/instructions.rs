@@ -1,10 +1,10 @@
-//! No work that grows with what is registered: the number of instructions of a turn, counted one by
-//! one.
+//! The cost of a turn does not grow with the number of registered handlers. The tests count the
+//! instructions of a turn.
 //!
 //! The thread steps itself: with the trap flag set in RFLAGS the processor raises a debug exception
 //! after each instruction (Intel SDM volume 3, 18.3.1.4 "Single-Step Exception Condition"), and a
 //! handler of SIGTRAP counts them. That is exact, needs no tool and no permission, and makes the
-//! real system calls, where valgrind answers those that it does not know with ENOSYS. Instructions
+//! real system calls, while valgrind returns ENOSYS for those that it does not know. Instructions
 //! inside the kernel are not seen.
 
 use aio::{AioContext, Builder, EventNotifier, MonitorKind, Reset};
@@ -46,7 +46,8 @@ fn during(_work: impl FnOnce()) -> Option<u64> {
     None
 }
 
-/// Lets this process open as many descriptors as it may. False, and says so, if they are too few.
+/// Lets this process open as many descriptors as it may. Returns false and prints a message if
+/// there are too few.
 fn may_open(descriptors: u64) -> bool {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: fills the struct, which lives across the call.
@@ -91,8 +92,8 @@ fn a_turn_takes_as_many_instructions_with_a_thousand_notifiers_as_with_one() {
     }
     for (kind, builder) in crate::monitors() {
         for reset in [Reset::Classic, Reset::Autoreset] {
-            // ppoll goes through all of them, which shows that the count would tell. A few are
-            // enough.
+            // ppoll goes through all of them, which shows that the count detects such a cost. A few
+            // are enough.
             let many = if kind == MonitorKind::Poll { 50 } else { MANY };
             let count = |registered| two_turns(builder.clone(), reset, registered);
             let (Some(with_one), Some(with_many)) = (count(1), count(many)) else {

@@ -1,10 +1,10 @@
 //! What the loop costs, exactly: system calls by kind, allocations, instructions. Counts, never
 //! times.
 //!
-//! * `syscalls`: what the loop counts of itself;
-//! * `strace`: the same from outside;
+//! * `syscalls`: the loop's own counters;
+//! * `strace`: the same, counted by strace;
 //! * `allocations`: none in a steady-state turn;
-//! * `instructions`: as many with a thousand registered notifiers as with one.
+//! * `instructions`: the same number with a thousand registered notifiers as with one.
 #![expect(unsafe_code, reason = "a counting allocator, single stepping, and operations on the ring")]
 
 mod allocations;
@@ -16,7 +16,7 @@ use aio::{AioContext, Builder, EventNotifier, Method, MonitorKind, NotifierRegis
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// A builder for each monitor that this kernel has; says which are left out, and why.
+/// A builder for each monitor that this kernel has; prints which are left out, and why.
 fn monitors() -> Vec<(MonitorKind, Builder)> {
     let mut monitors = Vec::new();
     for kind in MonitorKind::ALL {
@@ -59,7 +59,7 @@ impl Doorbell {
     }
 }
 
-/// Every monitor with every method that fits; says which are left out, and why.
+/// Every monitor with every method that fits; prints which are left out, and why.
 fn doorbells() -> Vec<Doorbell> {
     let mut doorbells = Vec::new();
     for (kind, builder) in monitors() {

@@ -1,7 +1,7 @@
-//! The loop's counters, confirmed from outside by strace(1), and what KVM does without any call.
+//! The loop's counters, confirmed by strace(1), and what KVM does without any system call.
 //!
-//! An example is run twice, with different numbers of turns; what differs between the two are the
-//! turns and nothing else, so every system call of them is accounted for.
+//! An example is run twice, with different numbers of turns; the two runs differ only in the turns,
+//! so every system call of the turns is accounted for.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use std::process::Command;
 
 type Counts = BTreeMap<String, u64>;
 
-/// An example, which `cargo test` builds beside the tests. `None`, and says so, if it was not
+/// An example, which `cargo test` builds beside the tests. `None`, with a message, if it was not
 /// built.
 fn example(name: &str) -> Option<PathBuf> {
     // target/<profile>/deps/cost-<hash>
@@ -25,9 +25,9 @@ fn example(name: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-/// Runs an example under strace. Gives what it printed and what strace counted; `None`, and says
-/// so, if strace is not there or may not trace, or if the example says that this machine lacks
-/// `feature`.
+/// Runs an example under strace. Returns what it printed and what strace counted; `None`, with a
+/// message, if strace is not there or may not trace, or if the example reports that this machine
+/// lacks `feature`.
 fn traced(name: &str, args: &[&str], feature: &str) -> Option<(Counts, Counts)> {
     let what = format!("{name} {}", args.join(" "));
     let file = format!("aio-{}-{}", std::process::id(), what.replace(' ', "-"));
@@ -65,7 +65,7 @@ fn traced(name: &str, args: &[&str], feature: &str) -> Option<(Counts, Counts)> 
     Some((printed.collect(), table.collect()))
 }
 
-/// What `more` has over `less`; zeros are left out.
+/// The difference of `more` and `less`; zeros are left out.
 fn difference(more: &Counts, less: &Counts) -> Counts {
     let get = |counts: &Counts, name: &str| counts.get(name).copied().unwrap_or(0);
     let names = more.keys().chain(less.keys());
@@ -75,8 +75,8 @@ fn difference(more: &Counts, less: &Counts) -> Counts {
         .collect()
 }
 
-/// Compares `TURNS` turns: all system calls of the process, and what the loop said of them.
-/// `waits`: the names that the monitor's call may have on one kernel and another.
+/// Compares `TURNS` turns: all system calls of the process, and what the loop counted. `waits`: the
+/// names that the monitor's call may have on one kernel and another.
 fn check(monitor: &str, reset: &str, waits: &[&str], reads: u64) {
     const TURNS: u64 = 300;
     let run = |turns: u64| traced("notifier_turns", &[monitor, reset, &turns.to_string()], "io_uring");

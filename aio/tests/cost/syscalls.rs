@@ -1,5 +1,5 @@
-//! System calls by kind, as the loop counts them. What the test itself calls, the ring of the
-//! doorbell above all, is not the loop's.
+//! System calls by kind, as the loop counts them. Calls of the test itself, mainly the rings of the
+//! doorbell, are not included.
 
 use crate::{doorbells, monitors};
 use aio::io_uring::opcode;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 const N: u64 = 100;
 
-/// What the loop did during `work`.
+/// What the loop counted during `work`.
 fn during(ctx: &AioContext, work: impl FnOnce()) -> Stats {
     let before = ctx.stats();
     work();
@@ -95,7 +95,7 @@ fn a_busy_polled_doorbell_costs_nothing() {
             let kick = EventNotifier::new(reset).unwrap();
             let queue = Rc::new(Queue::default());
             let _kick = ctx.add_polled_notifier(&kick, Rc::clone(&queue)).unwrap();
-            // The first event comes by the doorbell and opens the window.
+            // The first event comes through the doorbell and opens the window.
             queue.filled.set(true);
             kick.notify().unwrap();
             while queue.processed.get() == 0 {
@@ -242,7 +242,7 @@ fn level_descriptors_ride_on_the_wait() {
             assert_eq!((stats.fd_dispatches, waits(stats)), (fds, N), "{kind}");
             assert_eq!(stats.syscalls(), N * (1 + read_per_turn), "{kind}");
         };
-        // ppoll has no edges.
+        // ppoll has no edge-triggered mode.
         let reads = u64::from(kind == MonitorKind::Poll);
         turns(reads, 0);
         let _silent = ctx.add_fd(&silent, Interest::READABLE, |_, _| ()).unwrap();

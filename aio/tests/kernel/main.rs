@@ -1,12 +1,12 @@
-//! What a kernel makes of an eventfd: every way to hear of a write, with read(2) and with
+//! How a kernel handles an eventfd: every way to be notified of a write, with read(2) and with
 //! EFD_AUTORESET, and the bounded counter. `scripts/kernel-lab.sh test` runs it in patched kernels;
-//! on a stock one it runs what there is, and says what is left out.
+//! on a stock kernel it runs what is supported, and prints what is skipped.
 //!
 //!     kernel [--list] [NAME...]        runs the tests whose name contains one of NAMEs
 //!
 //! Each scenario has a verdict for each way of resetting: delivered, LOST, spurious (delivered once
-//! too often) or refused. A verdict that is not the expected one is a failure. Expected of the 2020
-//! proposal, which resets inside poll, is what it is known to lose.
+//! too often) or refused. A verdict that is not the expected one is a failure. For the 2020
+//! proposal, which resets inside poll, the expected verdicts include its known losses.
 
 mod many;
 mod maximum;
@@ -25,10 +25,10 @@ use std::process::ExitCode;
 use trial::Verdict::{Delivered, Lost, Refused, Spurious};
 use trial::{By, Trial, Verdict};
 
-/// What this kernel does with EFD_AUTORESET, by observation and without the crate under test.
+/// What this kernel does with EFD_AUTORESET, observed without the crate under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flag {
-    /// Refuses it.
+    /// Rejects it.
     Absent,
     /// Resets inside poll: patch 0001, as proposed in 2020.
     Proposal,
@@ -218,7 +218,7 @@ fn flags() {
     assert!(EventFd::new(1 << 5).is_err(), "a flag that nobody knows");
 }
 
-/// CRIU restores an eventfd from what fdinfo says. The proposal did not think of it.
+/// CRIU restores an eventfd from what fdinfo says. The proposal does not consider this.
 fn fdinfo_shows_the_flag() {
     let fd = EventFd::new(EFD_AUTORESET).unwrap();
     let shown = fd.info("eventfd-autoreset").is_some_and(|text| text.trim() == "1");
@@ -331,7 +331,7 @@ fn main() -> ExitCode {
     }
     if let Err(e) = ring::Ring::new() {
         println!(
-            "skipped: all of it looks at io_uring with deferred task work (Linux 6.1), which is not available here: {e}"
+            "skipped: all of it needs io_uring with deferred task work (Linux 6.1), which is not available here: {e}"
         );
         return ExitCode::SUCCESS;
     }

@@ -28,7 +28,7 @@ struct Mail {
 
 impl Mail {
     /// Publishes a number and rings, and stops at every fifth until the consumer has seen it: a
-    /// ring lost before that is never made good by a later one.
+    /// ring lost before that is not made up for by a later one.
     fn produce(&self, i: usize, bell: &Bell, last: u64) {
         for number in 1..=last {
             self.published[i].store(number, Ordering::Release);
@@ -42,7 +42,7 @@ impl Mail {
         }
     }
 
-    /// Takes over what has been published; true when that was the last of everybody.
+    /// Takes what has been published; returns true when that was the last of every producer.
     fn consume(&self, last: u64) -> bool {
         let mut all = true;
         for (published, seen) in self.published.iter().zip(&self.seen) {
@@ -54,7 +54,7 @@ impl Mail {
     }
 }
 
-/// One consumer that waits with `wait`, several producers; the last number of none may be missed.
+/// One consumer that waits with `wait`, several producers; the last number of each must be seen.
 fn sequence_numbers(t: &mut Trial, bell: &Bell, mut wait: impl FnMut() -> bool) {
     let (mail, last) = (Mail::default(), rounds());
     std::thread::scope(|scope| {
@@ -195,7 +195,8 @@ pub(crate) fn semaphore_shared(t: &mut Trial) -> io::Result<()> {
             } else {
                 !epoll.wait(1, step).is_empty()
             };
-            // A reader may find that the other was faster; with the flag, delivery is exclusive.
+            // A consumer that reads may find that the other was faster; with the autoreset, a
+            // notified consumer owns the delivery.
             if reported && (by == By::Flag || bell.fd.read().is_ok()) {
                 taken.fetch_add(1, Ordering::Relaxed);
             }

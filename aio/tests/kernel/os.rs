@@ -1,4 +1,4 @@
-//! System calls, thinly: integers and Rust types in, [`io::Result`] out.
+//! Thin wrappers of system calls: they take integers and Rust types and return [`io::Result`].
 #![expect(
     unsafe_code,
     reason = "libc calls on integers, on memory that the caller lends, and on descriptors owned here"
@@ -30,7 +30,7 @@ fn check(r: impl Into<i64>) -> io::Result<i64> {
     if r < 0 { Err(io::Error::last_os_error()) } else { Ok(r) }
 }
 
-/// An eventfd, as raw as it comes.
+/// A raw eventfd.
 #[derive(Debug)]
 pub(crate) struct EventFd(OwnedFd);
 

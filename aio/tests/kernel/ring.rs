@@ -19,7 +19,8 @@ const BUFFERS: u16 = 16;
 
 pub(crate) struct Ring {
     ring: IoUring,
-    /// Where READ puts a counter. Never freed: a closed ring winds up in its own time.
+    /// Where READ puts a counter. Never freed: the kernel may still use it for a while after the
+    /// ring is closed.
     value: ManuallyDrop<Box<u64>>,
     /// Where READ_MULTISHOT puts them. As above.
     values: ManuallyDrop<Box<[u64; BUFFERS as usize]>>,
@@ -79,7 +80,7 @@ impl Ring {
         self.ring.submitter().unregister_eventfd().expect("IORING_UNREGISTER_EVENTFD");
     }
 
-    /// Runs what is deferred until nothing is left, and gives what has completed.
+    /// Runs what is deferred until nothing is left, and returns what has completed.
     pub(crate) fn results(&mut self) -> Vec<i32> {
         let mut results = Vec::new();
         let mut quiet = 0;
@@ -94,7 +95,7 @@ impl Ring {
         results
     }
 
-    /// Returns true if something has completed without an error.
+    /// Returns true if something has completed, and has not failed.
     pub(crate) fn completed(&mut self) -> bool {
         let results = self.results();
         assert!(results.iter().all(|result| *result > 0), "{results:?}");
@@ -102,8 +103,8 @@ impl Ring {
     }
 }
 
-/// Polls an eventfd once with IOCB_CMD_POLL, `ring` between submission and the look; true if it
-/// completed.
+/// Polls an eventfd once with IOCB_CMD_POLL, `ring` between submission and the look; returns true
+/// if it completed.
 pub(crate) fn linux_aio_poll(fd: &EventFd, ring: impl FnOnce()) -> io::Result<bool> {
     const IOCB_CMD_POLL: u16 = 5;
     let failed = |r: i64| if r < 0 { Err(io::Error::last_os_error()) } else { Ok(r) };

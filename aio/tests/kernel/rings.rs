@@ -121,7 +121,7 @@ pub(crate) fn read_multishot(t: &mut Trial) -> io::Result<()> {
     Ok(())
 }
 
-/// IOCB_CMD_POLL resets nothing in any kernel: who uses it has to read.
+/// IOCB_CMD_POLL resets nothing in any kernel: its users have to read.
 pub(crate) fn iocb_poll_then_read(t: &mut Trial) -> io::Result<()> {
     let bell = t.bell()?;
     for _ in 0..3 {

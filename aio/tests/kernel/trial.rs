@@ -1,4 +1,5 @@
-//! One scenario, tried with one way of resetting: what it was promised, what came, and the verdict.
+//! One scenario, tried with one way of resetting: what was expected, what was delivered, and the
+//! verdict.
 
 use crate::os::{EFD_AUTORESET, EventFd, PATIENCE, until_asleep};
 use std::fmt;
@@ -19,13 +20,13 @@ pub(crate) enum By {
 /// What became of the events of a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Each once.
+    /// Each was delivered once.
     Delivered,
-    /// One at least never.
+    /// At least one was lost.
     Lost,
-    /// All of them, and one more.
+    /// All were delivered, and one once too often.
     Spurious,
-    /// eventfd(2) does not make such an eventfd.
+    /// eventfd(2) rejected the flags.
     Refused,
 }
 
@@ -151,7 +152,7 @@ impl<'scope> BlockedWriter<'scope> {
         Self { done, tid }
     }
 
-    /// Waits until the write has been done; false if that does not come about.
+    /// Waits until the write is done; returns false if that does not happen.
     pub(crate) fn goes_on(&self) -> bool {
         let begin = Instant::now();
         while !self.done.load(Ordering::SeqCst) {

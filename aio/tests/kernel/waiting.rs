@@ -1,5 +1,4 @@
-//! poll(2), select(2) and epoll(7): every way to hear of an eventfd that does not go through a
-//! ring.
+//! poll(2), select(2) and epoll(7): every way to wait for an eventfd without a ring.
 
 use crate::os::{self, EDGE, EXCLUSIVE, Epoll, IN, ONE_SHOT, OUT, PATIENCE, Set, poll, readable, select};
 use crate::trial::{Bell, By, Trial};
@@ -10,7 +9,7 @@ use std::time::Duration;
 const POLLIN: i16 = libc::POLLIN;
 const POLLOUT: i16 = libc::POLLOUT;
 
-/// What every way must do, given a look that does not wait: nothing before the first write, one
+/// What every way must do, given a check that does not wait: nothing before the first write, one
 /// delivery for each write, one for two writes, nothing after the last.
 fn each_write_once(t: &mut Trial, bell: &Bell, mut look: impl FnMut() -> bool) {
     t.silent("before any write", look());
@@ -176,7 +175,7 @@ pub(crate) fn epoll_one_shot(t: &mut Trial) -> io::Result<()> {
     for _ in 0..3 {
         bell.ring();
         t.rings("a write", &bell, epoll.readable());
-        // Disarmed: written to meanwhile, heard of when armed again.
+        // Disarmed: written to meanwhile, reported when armed again.
         bell.ring();
         t.silent("while disarmed", epoll.readable());
         epoll.modify(&bell.fd, IN | ONE_SHOT);

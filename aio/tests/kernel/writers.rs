@@ -1,5 +1,5 @@
-//! The other side: writers that sleep on a full counter, or poll for room, must hear of a reset as
-//! they hear of a read(2).
+//! The other side: writers that sleep on a full counter, or poll for room, must be woken by a reset
+//! as by a read(2).
 
 use crate::os::{EDGE, Epoll, EventFd, IN, OUT, readable};
 use crate::ring::Ring;
@@ -26,7 +26,7 @@ fn a_sleeper_goes_on(t: &mut Trial, look: impl FnOnce(&Bell) -> bool) -> io::Res
     Ok(())
 }
 
-/// Lets a writer look again that nobody has woken: a write of nothing wakes.
+/// Makes a writer that was not woken check again: a write of zero wakes it.
 fn release(fd: &EventFd) {
     fd.write(0).expect("there is room");
 }

@@ -1,4 +1,4 @@
-//! What the test binaries share: a hang guard, counters, and turns of the loop.
+//! Shared by the test binaries: a hang guard, counters, and helpers that turn the loop.
 
 mod guard;
 pub(crate) mod os;
@@ -55,24 +55,24 @@ impl<T> Clone for Slot<T> {
     }
 }
 
-/// One blocking turn. Returns true if it made progress.
+/// Runs one blocking turn. Returns true if it made progress.
 pub(crate) fn turn(ctx: &AioContext) -> bool {
     ctx.poll(true).expect("a blocking turn")
 }
 
-/// One turn that does not sleep. Returns true if it made progress.
+/// Runs one turn that does not sleep. Returns true if it made progress.
 pub(crate) fn look(ctx: &AioContext) -> bool {
     ctx.poll(false).expect("a turn without sleep")
 }
 
-/// Blocking turns until `done`, as a user would.
+/// Runs blocking turns until `done` returns true, as a user would.
 pub(crate) fn turn_until(ctx: &AioContext, mut done: impl FnMut() -> bool) {
     while !done() {
         turn(ctx);
     }
 }
 
-/// Turns until there is nothing left to do, so that what a test counts begins from rest.
+/// Turns until there is nothing left to do, so that a test starts to count from an idle loop.
 pub(crate) fn settle(ctx: &AioContext) {
     let mut quiet = 0;
     while quiet < 3 {
@@ -80,8 +80,8 @@ pub(crate) fn settle(ctx: &AioContext) {
     }
 }
 
-/// How many turns of a loop with nothing to do fit into five milliseconds: one or two if it sleeps,
-/// thousands if it spins.
+/// Returns how many turns a loop with nothing to do makes in five milliseconds: one or two if it
+/// sleeps, thousands if it spins.
 pub(crate) fn turns_of_an_idle_loop(ctx: &AioContext) -> u64 {
     let over = Count::default();
     let timer = ctx.timer({
@@ -94,6 +94,6 @@ pub(crate) fn turns_of_an_idle_loop(ctx: &AioContext) -> u64 {
     ctx.stats().turns - before
 }
 
-/// More turns than this in [`turns_of_an_idle_loop`] are a spin. Signals and clean-up may cost
-/// some.
+/// More turns than this in [`turns_of_an_idle_loop`] mean that the loop spins. Signals and clean-up
+/// may cause some turns.
 pub(crate) const SPIN: u64 = 20;

@@ -15,9 +15,9 @@ fn check(r: libc::c_int) -> libc::c_int {
 
 /// An eventfd with these flags, close-on-exec.
 pub(crate) fn eventfd(flags: libc::c_int) -> OwnedFd {
-    // SAFETY: takes two integers.
+    // SAFETY: the call takes two integers.
     let fd = check(unsafe { libc::eventfd(0, flags | libc::EFD_CLOEXEC) });
-    // SAFETY: fresh from the kernel.
+    // SAFETY: the kernel has just returned it; nothing else owns it.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
@@ -25,7 +25,7 @@ pub(crate) fn eventfd(flags: libc::c_int) -> OwnedFd {
 pub(crate) fn memory_file() -> File {
     // SAFETY: the name is a static C string.
     let fd = check(unsafe { libc::memfd_create(c"aio-test".as_ptr(), libc::MFD_CLOEXEC) });
-    // SAFETY: fresh from the kernel.
+    // SAFETY: the kernel has just returned it; nothing else owns it.
     unsafe { File::from_raw_fd(fd) }
 }
 
@@ -52,8 +52,8 @@ pub(crate) fn reopen_as(of: &OwnedFd, file: &impl AsFd) {
     check(unsafe { libc::dup3(file.as_fd().as_raw_fd(), of.as_raw_fd(), libc::O_CLOEXEC) });
 }
 
-/// A copy of `file` under a number so high that no test in another thread is given it after it has
-/// been closed.
+/// Duplicates `file` to a number so high that no test in another thread gets the same number after
+/// it was closed.
 pub(crate) fn under_a_private_number(file: &impl AsFd) -> OwnedFd {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let offset = NEXT.fetch_add(1, Ordering::Relaxed) % PRIVATE_NUMBERS;
@@ -61,44 +61,45 @@ pub(crate) fn under_a_private_number(file: &impl AsFd) -> OwnedFd {
     under_this_number(file, number)
 }
 
-/// The same with the number chosen, which must be a private one that has been closed.
+/// The same with a given number, which must be such a private number that was closed.
 pub(crate) fn under_this_number(file: &impl AsFd, number: RawFd) -> OwnedFd {
     // SAFETY: integers only.
     let fd = check(unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_DUPFD_CLOEXEC, number) });
-    // SAFETY: fresh from the kernel.
+    // SAFETY: the kernel has just returned it; nothing else owns it.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 const PRIVATE_NUMBERS: u64 = 400;
 
-/// A number that is not open and cannot be: it is above every limit that Linux allows (NR_OPEN is
-/// below 2^30).
+/// A descriptor number that is not open and never can be: it is above every limit that Linux allows
+/// (NR_OPEN is below 2^30).
 pub(crate) fn closed_descriptor() -> BorrowedFd<'static> {
-    // SAFETY: not -1; nobody can open it, so no I/O can reach a file of somebody else.
+    // SAFETY: not -1; it can never be open, so no I/O can reach another file.
     unsafe { BorrowedFd::borrow_raw((1 << 30) + 7) }
 }
 
-/// How many descriptors this process may have, after raising the soft limit to the hard one.
+/// Raises the soft limit of descriptors to the hard limit, and returns it.
 pub(crate) fn descriptor_limit() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: a live rlimit.
     check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) });
     if limit.rlim_cur < limit.rlim_max {
         limit.rlim_cur = limit.rlim_max;
-        // SAFETY: a live rlimit. Refused at worst.
+        // SAFETY: a live rlimit. At worst the call fails.
         unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
         // SAFETY: as above.
         check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) });
     }
-    // The private numbers should not make the kernel's table larger than it has to be.
+    // Limited so that the private numbers do not make the kernel's descriptor table needlessly
+    // large.
     limit.rlim_cur.min(65_536)
 }
 
 extern "C" fn no_op(_: libc::c_int) {}
 
-/// Signals for the thread that started it, as fast as another thread can send them, until it is
-/// dropped. The handler does nothing and is installed without SA_RESTART, so every sleeping system
-/// call ends with EINTR.
+/// Sends signals to the thread that created it, as fast as another thread can send them, until it
+/// is dropped. The handler does nothing and is installed without SA_RESTART, so every sleeping
+/// system call ends with EINTR.
 pub(crate) struct SignalStorm {
     over: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
@@ -129,7 +130,7 @@ impl SignalStorm {
         Self { over, sent, sender: Some(sender) }
     }
 
-    /// How many signals have been sent.
+    /// Returns how many signals have been sent.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }

@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_method_that_reports_only_the_first_write_is_found_out() {
+    fn a_method_that_reports_only_the_first_write_is_detected() {
         struct OnlyFirst(bool);
         impl Waiter for OnlyFirst {
             fn wait(&mut self, _: Patience, _: &mut Calls) -> io::Result<bool> {

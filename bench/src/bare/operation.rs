@@ -201,7 +201,7 @@ mod tests {
     use crate::machine::CpuSet;
 
     #[test]
-    fn every_operation_makes_the_calls_it_is_made_of() {
+    fn every_operation_makes_its_system_calls() {
         for operation in Operation::all() {
             let mut bench = match Bench::open(operation) {
                 Ok(bench) => bench,
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn an_emptied_semaphore_is_filled_again() {
+    fn an_empty_semaphore_is_refilled() {
         let eventfd = EventFd::new(1, libc::EFD_NONBLOCK | libc::EFD_SEMAPHORE).unwrap();
         let mut calls = Calls::default();
         Bench::Read(eventfd).repeat(3, &mut calls).unwrap();

@@ -124,9 +124,9 @@ impl Waiter for Epoll {
                     let timeout = if patience == Patience::Now { 0 } else { -1 };
                     epoll.wait(std::slice::from_mut(&mut event), timeout)
                 }
-                // By number: glibc has a wrapper only since 2.35, musl has none. SAFETY: room for
-                // the one event that is asked for; the timeout is null or a constant; a null mask
-                // (of any size) changes no signals.
+                // By number: glibc has a wrapper only since 2.35, musl has none.
+                // SAFETY: there is room for the one event; the timeout is null or a constant; a
+                // null mask (of any size) changes no signals.
                 WaitCall::EpollPwait2 => unsafe {
                     libc::syscall(
                         libc::SYS_epoll_pwait2,

@@ -246,7 +246,7 @@ impl Buffers {
         self.memory.as_ptr() as u64
     }
 
-    /// Hands buffer `id` back to the kernel. Ids come from the kernel; an invalid one is ignored.
+    /// Returns buffer `id` to the kernel. Ids come from the kernel; an invalid one is ignored.
     #[inline]
     fn give(&mut self, id: u16) {
         if id >= Self::COUNT {

@@ -160,7 +160,7 @@ impl Bench {
         {
             // Each turn found the notifier signalled, so each had to call the handler.
             return Err(io::Error::other(
-                "a ring was lost: the handler ran less often than the notifier was rung",
+                "a signal was lost: the handler ran less often than the notifier was signalled",
             ));
         }
         Ok((Duration::from_nanos(elapsed_ns), sample))
@@ -243,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loop_makes_the_calls_of_its_floor() {
+    fn a_loop_makes_the_same_calls_as_its_floor() {
         crate::machine::raise_descriptor_limit();
         let mut idle = Idle::new();
         let mut calls = |turn: Turn| match Bench::open(turn, &mut idle) {

@@ -1,6 +1,5 @@
-//! `bench eventfd`: what each bare operation on an eventfd costs here, what one turn of the event
-//! loop costs beside the same system calls without a loop, and what a round trip between two
-//! threads costs.
+//! `bench eventfd`: the cost of each bare operation on an eventfd, of one turn of the event loop
+//! compared with the same system calls without a loop, and of a round trip between two threads.
 
 mod loop_turns;
 mod report;

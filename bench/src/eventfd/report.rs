@@ -89,7 +89,7 @@ impl Layout {
     }
 }
 
-/// What the numbers say, one sentence each.
+/// The results in sentences.
 pub(super) fn conclusions(rows: &[Row]) -> Vec<String> {
     let mut sentences: Vec<String> = cost_of_a_read(rows).into_iter().collect();
     for group in rows::groups(rows) {
@@ -111,7 +111,7 @@ fn cost_of_a_read(rows: &[Row]) -> Option<String> {
     let details: Vec<String> = [
         time(Operation::ReadEmpty).map(|ns| format!("{ns} ns when there is nothing to read")),
         time(Operation::EmptyCall)
-            .map(|ns| format!("{ns} ns of such a call being the way into the kernel and back")),
+            .map(|ns| format!("{ns} ns of such a call are the way into the kernel and back")),
     ]
     .into_iter()
     .flatten()
@@ -125,7 +125,7 @@ fn without_the_read(group: &[Row]) -> Option<String> {
     let effects = effects(group, Method::EpollEdge, Method::PollMultishot)?;
     let name = &group.first()?.group;
     let what = if name.starts_with("one thread") { "a notification" } else { "a round trip" };
-    Some(format!("Without it {what} on {name}: {effects}."))
+    Some(format!("Without the read, {what} on {name}: {effects}."))
 }
 
 /// Which part of the saving is not the read: edge triggering with a read saves only the cost of
@@ -133,7 +133,9 @@ fn without_the_read(group: &[Row]) -> Option<String> {
 /// poll again.
 fn without_the_level(group: &[Row]) -> Option<String> {
     let effects = effects(group, Method::EpollEdgeRead, Method::PollMultishotRead)?;
-    Some(format!("Of that, an edge in place of the level, and read all the same: {effects}."))
+    Some(format!(
+        "An edge-triggered loop that still reads saves only the cost of level triggering: {effects}."
+    ))
 }
 
 fn effects(group: &[Row], epoll: Method, io_uring: Method) -> Option<String> {
@@ -167,13 +169,14 @@ fn over_the_floor(group: &[Row]) -> Option<String> {
         // "loop, 1 of 10000 registered"
         let registered = last.case.rsplit(" of ").next()?;
         Some(format!(
-            "{arm} {} ns{}, and {growth} of the turn with {registered}",
+            "{arm} {} ns{}; a turn with {registered} changes by {growth}",
             signed(versus.difference.median),
             interval.unwrap_or_default()
         ))
     };
     let added: Vec<String> = ["epoll/edge", "io_uring/edge"].into_iter().filter_map(added).collect();
-    (!added.is_empty()).then(|| format!("Over the bare system calls {name} adds: {}.", added.join("; ")))
+    (!added.is_empty())
+        .then(|| format!("In addition to the bare system calls, {name} takes: {}.", added.join("; ")))
 }
 
 /// A difference in words: `80.0 ns faster (95% interval -82.0 to -78.0 ns, -14.0%)`.
@@ -230,11 +233,11 @@ mod tests {
         assert_eq!(
             sentences[0],
             "A read(2) of an eventfd costs 90.0 ns here (85.0 ns when there is nothing to read; 60.0 ns of such a call \
-             being the way into the kernel and back)."
+             are the way into the kernel and back)."
         );
         assert!(
             sentences[1].starts_with(
-                "Without it a notification on one thread, CPU 0: epoll 80.0 ns faster (95% interval -80.0 to -80.0 \
+                "Without the read, a notification on one thread, CPU 0: epoll 80.0 ns faster (95% interval -80.0 to -80.0 \
                  ns, -14.3%); io_uring no detectable difference (95% interval "
             ),
             "{}",
@@ -244,14 +247,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_measured_means_nothing_said() {
+    fn without_results_there_are_no_sentences() {
         assert!(conclusions(&[]).is_empty());
         assert!(conclusions(&rows()[5..]).is_empty());
         assert_eq!(tables(&[], false), "");
     }
 
     #[test]
-    fn too_few_rounds_are_called_that() {
+    fn too_few_rounds_are_reported_as_such() {
         let few = measured("time_ns", &[1.0, 1.0], Some(&[2.0, 2.0]));
         let rows = [row("one thread, CPU 0", &Operation::Signal(Method::EpollEdge).to_string(), vec![few])];
         let sentence = &conclusions(&rows)[0];

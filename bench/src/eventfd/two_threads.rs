@@ -47,8 +47,8 @@ impl Link {
     }
 }
 
-/// Abandons the link when dropped, unless it was defused: an error or panic of one thread frees the
-/// other.
+/// Abandons the link when dropped, unless it was defused: if one thread fails or panics, the other
+/// leaves its loop.
 struct AbandonOnError<'a>(Option<&'a Link>);
 
 impl Drop for AbandonOnError<'_> {
@@ -154,7 +154,7 @@ pub(crate) struct TwoThreads {
 
 /// A sample that takes this much longer than expected has lost a wake-up.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long the threads may take to end after they were asked to stop.
+/// How long threads may take to stop after they were asked to.
 const LAST_PATIENCE: Duration = Duration::from_secs(2);
 
 impl TwoThreads {
@@ -201,8 +201,8 @@ impl TwoThreads {
         if timed_out {
             guest = self.guest.finish(LAST_PATIENCE);
         }
-        // The guest has finished or was freed, so the device has answered its last kick or was
-        // freed, too.
+        // The guest has finished or left its loop early, so the device has answered its last kick
+        // or has left its loop, too.
         let device = self.device.finish(LAST_PATIENCE);
         let (Ok(guest), Ok(DeviceOutcome::Ran(device))) = (guest, device) else {
             return Err(Error::Failed(
@@ -210,7 +210,7 @@ impl TwoThreads {
             ));
         };
         let outcome = match (guest, device) {
-            _ if timed_out => Err("a wake-up was lost: a round trip never came back".to_owned()),
+            _ if timed_out => Err("a wake-up was lost: a round trip did not end".to_owned()),
             // The first error is the cause; the other thread only reports that it was abandoned.
             (_, Err(error)) | (Err(error), _) => Err(reason(&error)),
             (Ok(elapsed_ns), Ok((cpu_ns, calls))) => {
@@ -238,7 +238,7 @@ mod tests {
     use crate::machine::{CpuSet, default_placements};
 
     #[test]
-    fn every_method_makes_its_round_trips_on_every_placement() {
+    fn every_method_works_on_every_placement() {
         for placement in default_placements(&CpuSet::allowed().unwrap()) {
             let mut threads = TwoThreads::new(placement, &Method::ALL).unwrap();
             for (index, method) in Method::ALL.into_iter().enumerate() {
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_fails_frees_the_guest() {
+    fn the_guest_ends_if_the_device_fails() {
         struct Broken;
         impl Waiter for Broken {
             fn wait(&mut self, _: Patience, _: &mut Calls) -> io::Result<bool> {
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn an_abandoned_link_frees_both() {
+    fn both_threads_end_if_the_link_is_abandoned() {
         let (kick, mut waiter) = Method::BlockingRead.open().unwrap();
         let link = Link {
             kick,

@@ -85,8 +85,8 @@ struct Calls {
     /// What a blocking eventfd (patched or not) would make for the same events: one for each write
     /// and each read, whether it sleeps or not.
     bare_ioctl: f64,
-    /// What the kernel method would make, whose sleeps can be interrupted: a sleep costs a refused
-    /// call and a ppoll(2) more.
+    /// What the kernel method would make. Its sleeps can be interrupted, so a sleep costs a refused
+    /// call and a ppoll(2) in addition.
     kernel_method: f64,
 }
 
@@ -225,8 +225,8 @@ pub(super) fn tail(way: Way, placement: Placement) -> Taken<Tail> {
     })
 }
 
-/// Bench 3: the writer writes 10,000 times as fast as it can; the reader takes all there is and
-/// works for 125 us on that.
+/// Bench 3: the writer writes 10,000 times as fast as it can; the reader takes all of them
+/// at once and works for 125 us.
 pub(super) fn coalescing(way: Way, placement: Placement) -> Taken<Coalescing> {
     let produce = |producer: &mut Producer<'_>, gone: &AtomicBool| {
         let mut left = WRITES;

@@ -37,8 +37,7 @@ pub(crate) struct FlowControlArgs {
     pub(crate) schedule: ScheduleArgs,
     #[command(flatten)]
     placement: PlacementArgs,
-    /// Also measure these maxima, 2 to 65536, such as 2,10,100,1000,10000: what each costs and
-    /// bounds
+    /// Also measure these maxima (2 to 65536), for example 2,10,100,1000,10000
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = maximum)]
     maximum: Vec<u64>,
 }

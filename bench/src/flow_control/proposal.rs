@@ -21,7 +21,7 @@ const TAIL_FACTOR: f64 = 2.0;
 /// For the bounded batch: `maximum - 1`, less because the last batch is not full.
 const BATCH_TOLERANCE: f64 = 0.2;
 
-/// One of the proposal's figures and ours.
+/// A figure of the proposal and ours.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Judged {
     pub(super) figure: &'static str,
@@ -64,7 +64,7 @@ pub(super) fn cpu(unlimited_ms: f64, bounded_ms: f64) -> Judged {
     let why = || {
         let share = 100.0 * bounded_ms / unlimited_ms;
         format!(
-            "the bounded writer still takes {}% of the unbounded one's time, not less than 3%",
+            "the bounded writer takes {}% of the unbounded writer's CPU time; less than 3% was expected",
             fixed(share, 1)
         )
     };
@@ -95,8 +95,8 @@ fn batch(figure: &'static str, proposal: f64, ours: f64, maximum: u64) -> Judged
     let why = || match ours > full {
         true => format!("the count exceeds maximum - 1 = {full}"),
         false => format!(
-            "batches are not full: the reader finds {} of {full}, so it comes before the writer has \
-                          filled up again",
+            "batches are not full: the reader finds {} of {full} events, because it reads before \
+             the writer has filled the counter again",
             fixed(ours, 2)
         ),
     };
@@ -111,7 +111,7 @@ pub(super) fn unlimited_batch(avg_batch: f64) -> Judged {
         // A batch consists of what is written while the reader works on the previous one.
         let ns = |batch: f64| number(125_000.0 / batch);
         format!(
-            "10,000 writes last only as long as their cost, {} ns each here and {} there",
+            "the length of 10,000 writes depends on the cost of a write, {} ns here and {} ns in the proposal",
             ns(avg_batch),
             ns(proposal)
         )
@@ -128,7 +128,7 @@ pub(super) fn tail(unlimited_us: f64, bounded_us: f64) -> Judged {
         format!("{} -> {} ms, {}x", ms(unlimited), ms(bounded), number(unlimited / bounded))
     };
     let why = || {
-        // Find the end of the ratio that differs more from the proposal's.
+        // Find which of the two values differs more from the proposal's.
         let off = |ours: f64, theirs: f64| (ours / theirs).ln().abs();
         let which = if off(unlimited_us, TAIL_UNLIMITED[1]) > off(bounded_us, TAIL_10[1]) {
             ("unlimited", unlimited_us, TAIL_UNLIMITED[1])
@@ -137,7 +137,7 @@ pub(super) fn tail(unlimited_us: f64, bounded_us: f64) -> Judged {
         };
         let times = number(which.1 / which.2);
         format!(
-            "the ratio is not within 30 to 120; most of that is the {} end, {times} times theirs",
+            "the ratio is not between 30 and 120, mainly because the {} value is {times} times that of the proposal",
             which.0
         )
     };
@@ -177,18 +177,18 @@ mod tests {
     }
 
     #[test]
-    fn a_result_that_is_not_reproduced_has_a_reason() {
+    fn a_figure_that_is_not_reproduced_reports_the_reason() {
         assert_eq!(
             cpu(5000.0, 500.0).words(),
-            "not reproduced: the bounded writer still takes 10.0% of the unbounded one's time, not less than 3%"
+            "not reproduced: the bounded writer takes 10.0% of the unbounded writer's CPU time; less than 3% was expected"
         );
         assert_eq!(
             tail(142_000.0, 600.0).words(),
-            "not reproduced: the ratio is not within 30 to 120; most of that is the bounded end, 0.25 times theirs"
+            "not reproduced: the ratio is not between 30 and 120, mainly because the bounded value is 0.25 times that of the proposal"
         );
         assert_eq!(
             unlimited_batch(500.0).words(),
-            "not reproduced: 10,000 writes last only as long as their cost, 250 ns each here and 987 there"
+            "not reproduced: the length of 10,000 writes depends on the cost of a write, 250 ns here and 987 ns in the proposal"
         );
         assert!(coalescing_batch(9.5, 10).words().contains("exceeds maximum - 1 = 9"));
         assert!(coalescing_batch(5.0, 10).words().contains("finds 5.00 of 9"));

@@ -238,15 +238,15 @@ fn answer(rows: &[Row]) -> Option<String> {
     let intended = number(tail.intended);
     let due = if tail.disappears() {
         format!(
-            "but not after they were due ({intended} times): the waiting moves from the queue to the producer, where a time \
-             from the write does not see it (coordinated omission)"
+            "but not after they were due ({intended} times): the waiting moves from the queue to the producer, and a latency \
+             measured from the write does not include it (coordinated omission)"
         )
     } else {
         format!("and {intended} times sooner after they were due")
     };
     Some(format!(
-        "A maximum of {MAXIMUM} lets the slowest 0.1% of events arrive {from_write} times sooner after their write ({bounded} us \
-         and not {unlimited}, by the {} method), {due}.",
+        "With a maximum of {MAXIMUM}, the slowest 0.1% of events arrive {from_write} times sooner after their write ({bounded} us \
+         instead of {unlimited}, with the {} method), {due}.",
         tail.method
     ))
 }
@@ -257,14 +257,14 @@ fn omission(rows: &[Row]) -> Option<String> {
     let Tail { method, from_write, intended, .. } = tail;
     let what = if tail.disappears() { "disappears" } else { "does not disappear" };
     Some(format!(
-        "Coordinated omission: the bound's {}x at p999 {what} ({}x with {method}) when an event's time counts from when it \
-         should have been written; the waiting moved from the queue to the producer.\n",
+        "Coordinated omission: the gain of {}x at p999 {what} ({}x with {method}) if the latency is measured from the time when \
+         the event should have been written; the waiting moved from the queue to the producer.\n",
         number(from_write),
         number(intended)
     ))
 }
 
-/// What the numbers say, one sentence each, the answer first.
+/// The results in sentences, the answer first.
 pub(super) fn conclusions(rows: &[Row]) -> Vec<String> {
     let mut sentences: Vec<String> = answer(rows).into_iter().collect();
     for method in BoundedMethod::ALL {
@@ -283,7 +283,7 @@ pub(super) fn conclusions(rows: &[Row]) -> Vec<String> {
     }
     if rows.iter().any(|row| row.group.starts_with(BURST) && row.group.contains("one CPU")) {
         sentences.push(
-            "Writer and reader share a CPU here, each with one of its own there: counts compare, times do not.".to_owned(),
+            "Writer and reader share a CPU here, but had a CPU each in the proposal: counts can be compared, times cannot.".to_owned(),
         );
     }
     sentences.extend(pair_cost(rows));
@@ -328,9 +328,9 @@ fn fewer_calls(rows: &[Row]) -> Option<String> {
     bursts.peek()?;
     let good = bursts.all(|(_, ratio)| *ratio >= FEWER);
     Some(format!(
-        "Times fewer system calls with the atomic method than the kernel method would make of the same events: {} (goal for \
-         bursts: {FEWER}, {}). Than an eventfd with that maximum whose blocking calls nobody can stop: {}, of which {} is \
-         the most there can be, as a sleep and a wake stand for {} writes and a read.",
+        "The kernel method would make this many times more system calls for the same events than the atomic method: {} (goal for \
+         bursts: {FEWER}, {}). Compared with blocking calls on an eventfd with that maximum, which nobody can \
+         interrupt: {} (at most {} is possible, because a sleep and a wake-up replace {} writes and a read).",
         list(&kernel),
         reached(good),
         list(&bare),
@@ -437,7 +437,7 @@ mod tests {
             "{sentences}"
         );
         assert!(
-            sentences.contains("can stop: 5.0 in bench 1, 5.0 in bench 3, of which 5.0 is the most"),
+            sentences.contains("interrupt: 5.0 in bench 1, 5.0 in bench 3 (at most 5.0 is possible"),
             "{sentences}"
         );
         assert!(sentences.contains("of 6 figures: in none of them (reached)"), "{sentences}");
@@ -496,7 +496,7 @@ mod tests {
     fn the_omission_is_called_so_only_if_it_is_one() {
         let mut rows = rows();
         let sentence = omission(&rows).unwrap();
-        assert!(sentence.contains("the bound's 59.9x at p999 disappears (1.00x with atomic)"), "{sentence}");
+        assert!(sentence.contains("the gain of 59.9x at p999 disappears (1.00x with atomic)"), "{sentence}");
         for row in rows.iter_mut().filter(|row| row.case == UNLIMITED && row.group.starts_with(TAIL)) {
             let metrics = row.result.as_mut().unwrap();
             metrics[1].summary = Summary::of(&[2_000_000.0; 6]).unwrap();
@@ -504,7 +504,7 @@ mod tests {
         assert!(omission(&rows).unwrap().contains("does not disappear (14.0x"));
         assert!(
             conclusions(&rows)[0]
-                .ends_with("by the atomic method), and 14.0 times sooner after they were due.")
+                .ends_with("with the atomic method), and 14.0 times sooner after they were due.")
         );
     }
 
@@ -512,9 +512,9 @@ mod tests {
     fn the_first_sentence_is_the_answer() {
         assert_eq!(
             conclusions(&rows())[0],
-            "A maximum of 10 lets the slowest 0.1% of events arrive 59.9 times sooner after their write (2,378 us and not 142,477, \
-             by the atomic method), but not after they were due (1.00 times): the waiting moves from the queue to the producer, \
-             where a time from the write does not see it (coordinated omission)."
+            "With a maximum of 10, the slowest 0.1% of events arrive 59.9 times sooner after their write (2,378 us instead of 142,477, \
+             with the atomic method), but not after they were due (1.00 times): the waiting moves from the queue to the producer, \
+             and a latency measured from the write does not include it (coordinated omission)."
         );
     }
 

@@ -33,8 +33,8 @@ impl Way {
     /// queue can take part.
     pub(super) fn all(semaphore: bool) -> Vec<Way> {
         let maximum = MAXIMUM;
-        // O_NONBLOCK needs a descriptor: that of the kernel method, or that of the credit method
-        // instead.
+        // O_NONBLOCK needs a descriptor: that of the kernel method or, without it, that of the
+        // credit method.
         let descriptor = match BoundedMethod::Kernel.obstacle() {
             None => BoundedMethod::Kernel,
             Some(_) => BoundedMethod::Credit,
@@ -166,7 +166,7 @@ impl Channel {
         }
     }
 
-    /// Called when one side ends: wakes the other side, whatever it waits for. The writer of an
+    /// Called when one side ends: wakes the other side in every kind of wait. The writer of an
     /// unbounded eventfd never sleeps. write(2) to an eventfd and a message queue have no error
     /// that this program could cause.
     pub(super) fn stop(&self) -> io::Result<()> {
@@ -176,8 +176,7 @@ impl Channel {
         notifier.try_take().map(drop)
     }
 
-    /// System calls of the notifier on both sides; `None` where each event and each take is one
-    /// call.
+    /// System calls of the notifier on both sides. `None` if each event and each take is one call.
     pub(super) fn stats(&self) -> Option<BoundedStats> {
         self.notifier().map(BoundedNotifier::stats)
     }

@@ -83,7 +83,7 @@ pub(crate) fn run(args: &LoopsArgs, session: &mut Session) -> Result<Report, Err
     Ok(all.report("loops", session.colour, report::tables, report::conclusions))
 }
 
-/// System calls per event, by contender; none where they could not be counted.
+/// System calls per event, by contender; empty if they could not be counted.
 type Counts = Vec<Option<f64>>;
 
 fn count_all(

@@ -85,7 +85,7 @@ fn is_peer(row: &Row) -> bool {
     Contender::all().any(|it| matches!(it, Contender::Peer(..)) && it.to_string() == row.case)
 }
 
-/// What the numbers say, one sentence each.
+/// The results in sentences.
 pub(super) fn conclusions(rows: &[Row]) -> Vec<String> {
     let monitors = [Monitor::Epoll, Monitor::IoUring];
     let mut sentences: Vec<String> = monitors.into_iter().filter_map(|m| against_peers(rows, m)).collect();
@@ -143,7 +143,7 @@ fn against_raw(rows: &[Row], monitor: Monitor) -> Option<String> {
     let over = list(all.iter().filter(|(_, _, interval)| interval.low > NEAR));
     let open = list(all.iter().filter(|(_, _, i)| i.low <= NEAR && i.high > NEAR));
     let mut text = format!(
-        "aio on {monitor}, its dispatch included, is within 5% of bare calls in {near} of {} comparisons",
+        "aio on {monitor}, including its dispatch, is within 5% of bare calls in {near} of {} comparisons",
         all.len()
     );
     if !open.is_empty() {
@@ -173,14 +173,14 @@ fn growth(rows: &[Row], monitor: Monitor) -> Option<String> {
     let all = |registered| median_of(Work::Bells { registered, ready: registered });
     let (first, last) = (one(1)?, one(10_000)?);
     let mut text = format!(
-        "An event of aio on {monitor} costs {} ns with 10,000 registered, {} ns with 1 ({})",
+        "An event of aio on {monitor} costs {} ns with 10,000 registered and {} ns with 1 ({})",
         number(last),
         number(first),
         percent(last / first)
     );
     if let (Some(few), Some(many)) = (all(100), all(10_000)) {
         text += &format!(
-            "; with all of them rung {} ns with 10,000, {} ns with 100 ({})",
+            "; if all of them are rung, {} ns with 10,000 and {} ns with 100 ({})",
             number(many),
             number(few),
             percent(many / few)
@@ -209,7 +209,7 @@ mod tests {
     const ONE: Work = Work::Bells { registered: 1, ready: 1 };
 
     #[test]
-    fn peers_are_ahead_behind_or_neither_by_the_interval() {
+    fn the_interval_decides_if_a_peer_is_faster_or_slower() {
         let rows = [row(ONE, "mio", 200.0, 6), row(ONE, "tokio", 101.0, 6), row(ONE, "eventp", 50.0, 6)];
         let sentence = &conclusions(&rows)[0];
         assert!(
@@ -221,12 +221,12 @@ mod tests {
     }
 
     #[test]
-    fn bare_calls_are_near_or_not_by_the_interval() {
+    fn the_interval_decides_if_aio_is_near_the_bare_calls() {
         let raw = "raw epoll, unread";
         let near = &conclusions(&[row(ONE, raw, 100.0, 6)])[0];
         assert_eq!(
             near,
-            "aio on epoll, its dispatch included, is within 5% of bare calls in 1 of 1 comparisons."
+            "aio on epoll, including its dispatch, is within 5% of bare calls in 1 of 1 comparisons."
         );
         let over = &conclusions(&[row(ONE, raw, 90.0, 6)])[0];
         assert!(over.contains("in 0 of 1 comparisons; more than 5% over raw epoll, unread in"), "{over}");
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_is_coloured_by_what_it_was_to_reach() {
+    fn an_interval_is_coloured_by_its_goal() {
         // Ours takes 100 to 102 ns.
         let colour = |case: &str, ns: f64| {
             let text = tables(&[row(ONE, case, ns, 6)], true);
@@ -254,7 +254,7 @@ mod tests {
             }
         };
         let peers = [200.0, 50.0, 101.0].map(|ns| colour("mio", ns));
-        assert_eq!(peers, ["green", "red", "none"], "a peer is to take longer");
+        assert_eq!(peers, ["green", "red", "none"], "the goal is that a peer takes longer");
         let raw = [100.0, 90.0, 96.2].map(|ns| colour("raw epoll, unread", ns));
         assert_eq!(raw, ["green", "red", "none"], "bare calls may take 5% less");
     }
@@ -273,24 +273,24 @@ mod tests {
         assert_eq!(
             conclusions(&rows),
             [
-                "An event of aio on epoll costs 103 ns with 10,000 registered, 100 ns with 1 (+3.0%); with all of them rung 60.0 \
+                "An event of aio on epoll costs 103 ns with 10,000 registered and 100 ns with 1 (+3.0%); with all of them rung 60.0 \
               ns with 10,000, 50.0 ns with 100 (+20.0%)."
             ]
         );
     }
 
     #[test]
-    fn growth_is_between_the_ends() {
+    fn growth_compares_the_first_and_the_last_row() {
         let many = Work::Bells { registered: 10_000, ready: 1 };
         let rows = [own(ONE, 100.0), own(many, 103.0)];
         assert_eq!(
             conclusions(&rows),
-            ["An event of aio on epoll costs 103 ns with 10,000 registered, 100 ns with 1 (+3.0%)."]
+            ["An event of aio on epoll costs 103 ns with 10,000 registered and 100 ns with 1 (+3.0%)."]
         );
     }
 
     #[test]
-    fn a_row_without_a_result_shows_the_reason() {
+    fn a_row_that_is_not_available_reports_the_reason() {
         let cannot = Row {
             result: Err(Missing::Unavailable("it has no timers".to_owned())),
             ..row(Work::Rearm { armed: 1 }, "mio", 1.0, 1)

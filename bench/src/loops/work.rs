@@ -1,6 +1,6 @@
 //! The work that every loop does, and the trait that a loop implements for it. One visit creates a
-//! loop, registers, warms up, measures and destroys everything again, so no loop runs beside the
-//! remains of another.
+//! loop, registers, warms up, measures, and destroys everything again, so nothing is left of a loop
+//! when the next one runs.
 #![expect(unsafe_code, reason = "write(2) of eight bytes")]
 
 use crate::bare::clock_ns;
@@ -132,7 +132,7 @@ pub(super) trait EventLoop: Sized {
         Err("it has no timers, only a timeout of its wait".to_owned())
     }
 
-    /// Sets the timer's deadline to now + `delay`. Only called after [`EventLoop::arm_timers`].
+    /// Sets the timer to expire after `delay`. Only called after [`EventLoop::arm_timers`].
     fn rearm(&mut self, _delay: Duration) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
@@ -207,7 +207,7 @@ pub(super) fn ring(fd: RawFd) {
     unsafe { libc::syscall(libc::SYS_write, fd, &raw const one, size_of::<u64>()) };
 }
 
-/// Clears an eventfd as a handler has to: one read(2).
+/// Clears an eventfd, as a handler must: one read(2).
 #[inline]
 pub(super) fn clear(bell: &EventFd) {
     // An empty counter means a spurious wake-up. No other error is possible with an open,

@@ -2,8 +2,8 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the soft limit on open descriptors (RLIMIT_NOFILE) to the hard one. Where that fails,
-/// what needs more reports it.
+/// Raises the soft limit on open descriptors (RLIMIT_NOFILE) to the hard one. A failure is ignored:
+/// whoever needs more descriptors reports the error.
 pub(crate) fn raise_descriptor_limit() {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn the_interval_covers_what_it_promises() {
+    fn the_interval_has_its_nominal_coverage() {
         // 300 trials of a 95% event: 91% is more than three standard errors below.
         for n in [6, 10, 20] {
             let of_normal = coverage(n, 0.0, normal);
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn two_runs_are_resampled_each_on_its_own() {
+    fn two_runs_are_resampled_separately() {
         let (slow, fast) =
             ([110.0, 111.0, 109.0, 110.0, 112.0, 108.0], [100.0, 101.0, 99.0, 100.0, 102.0, 98.0]);
         let ratio = of_two(&slow, &fast, |a, b| a / b).unwrap();

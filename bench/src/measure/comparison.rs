@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn pairing_sees_through_drift_that_is_larger_than_the_effect() {
+    fn pairing_detects_an_effect_that_is_smaller_than_the_drift() {
         let comparison = Comparison::of(&pairs(-20.0), Better::Lower).unwrap();
         assert_eq!(comparison.verdict, Verdict::Faster);
         assert_eq!(comparison.pairs, 10);
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn no_effect_is_said_in_those_words() {
+    fn no_effect_is_reported_as_no_detectable_difference() {
         let comparison = Comparison::of(&pairs(0.0), Better::Lower).unwrap();
         assert_eq!(comparison.verdict.to_string(), "no detectable difference");
         assert!(comparison.difference.interval.unwrap().spans_zero());

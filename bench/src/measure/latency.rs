@@ -36,7 +36,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_histogram_has_no_latency_and_an_endless_one_is_cut() {
+    fn an_empty_histogram_has_no_latency_and_a_very_long_latency_is_capped() {
         let mut histogram = latencies();
         assert_eq!(quantile_us(&histogram, 0.5), 0.0);
         histogram.saturating_record(u64::MAX);

@@ -1,4 +1,4 @@
-//! How samples are taken and what may be concluded from them.
+//! How samples are taken and compared.
 //!
 //! The arms are visited in interleaved rounds, A B B A, so that whatever drifts (clock frequency,
 //! neighbours on the host) affects all arms alike. With more than two arms each round goes

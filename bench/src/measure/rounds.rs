@@ -131,7 +131,7 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
-    /// A number that was seen once, of which less is better. It is compared with nothing.
+    /// A number that was measured once; less is better. It has no comparison.
     pub(crate) fn once(name: &'static str, unit: &'static str, value: f64) -> Self {
         let summary = Summary { n: 1, median: value, mad: 0.0, min: value, max: value };
         Self { name, unit, better: Better::Lower, summary, values: vec![value], versus: None }
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_none_is_no_metric() {
+    fn a_metric_that_is_nan_is_left_out() {
         let (recording, _) = record(2, 3, usize::MAX, |arm| if arm == 1 { f64::NAN } else { 0.0 });
         assert_eq!(analyse(&recording, 0, None).len(), 1);
         assert_eq!(analyse(&recording, 1, Some(0)), []);

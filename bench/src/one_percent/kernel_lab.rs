@@ -50,7 +50,7 @@ fn parse(text: &str) -> Result<Vec<Savings>, String> {
         return Err(format!("it counts '{}', and this bench reads {UNIT}", unit.escape_debug()));
     }
     if savings.is_empty() {
-        return Err("no arm in it does without the read(2), so it says nothing of what that saves".to_owned());
+        return Err("none of its arms works without the read(2), so it cannot show a saving".to_owned());
     }
     if !savings.iter().all(|savings| savings.classic > 0.0 && savings.autoreset > 0.0) {
         return Err("it has counts that are not positive".to_owned());
@@ -62,7 +62,7 @@ fn parse(text: &str) -> Result<Vec<Savings>, String> {
     if !savings.iter().all(|savings| {
         [&savings.kernel, &savings.monitor, &savings.reset].map(|name| named(name)) == [true; 3]
     }) {
-        return Err("it has names of kernels or arms that no lab gives".to_owned());
+        return Err("it has names of kernels or arms that the kernel lab does not use".to_owned());
     }
     Ok(savings)
 }
@@ -91,14 +91,14 @@ mod tests {
         {"kernel":"0001","monitor":"poll","reset":"kernel-flag","classic":10000.0,"autoreset":9500.0,"saved_percent":5.0}]}"#;
 
     #[test]
-    fn its_counts_survive_our_own_report() {
+    fn the_counts_can_be_read_back_from_our_own_report() {
         let read = parse(LAB).unwrap();
         let entries: Vec<Entry> = rows(&read).iter().map(Entry::from).collect();
         assert_eq!((savings(&entries), read[0].arm().as_str()), (read.clone(), "poll/kernel-flag"));
     }
 
     #[test]
-    fn what_is_no_such_report_is_refused() {
+    fn anything_but_a_lab_report_is_refused() {
         for (text, part) in [
             (String::new(), "not a report of scripts/kernel-lab.sh"),
             ("{}".to_owned(), "missing field `schema`"),
@@ -107,7 +107,7 @@ mod tests {
                 LAB.replace("lab/1", "lab/9"),
                 "its schema is 'kernel-lab/9', and this bench reads kernel-lab/1",
             ),
-            // Another version may have other fields, and a report of ours has a schema, too.
+            // Another version may have other fields. Our own reports also have a schema.
             (r#"{"schema":"bench/1"}"#.to_owned(), "its schema is 'bench/1'"),
             (LAB.replace("instructions per", "cycles per"), "it counts 'cycles per request'"),
             (LAB.replace("9500.0", "0"), "not positive"),
@@ -116,7 +116,7 @@ mod tests {
             (LAB.replace("\"poll\"", "\"\""), "names of kernels or arms"),
             (
                 r#"{"schema":"kernel-lab/1","unit":"instructions per request","savings":[]}"#.to_owned(),
-                "no arm in it",
+                "none of its arms",
             ),
         ] {
             let why = parse(&text).unwrap_err();

@@ -26,7 +26,7 @@ fn saved(outcomes: &[Outcome]) -> Table {
         Column::text("prediction"),
     ];
     let mut table = Table::new(
-        "What doing without the read(2) saves of an iteration, per request (~: t_read of the loop's simplest cell)",
+        "What leaving out the read(2) saves of an iteration, per request (~: t_read from the loop's simplest cell)",
         &columns,
     );
     for outcome in outcomes {
@@ -89,10 +89,10 @@ fn counted(outcomes: &[Outcome], lab: &[Savings]) -> Table {
         columns.push(Column::number("instructions", "saved"));
     }
     let title = if lab.is_empty() {
-        "The same in the device's CPU time and by count, per request (~: the level of the loop's simplest cell)"
+        "The same in the device's CPU time and by count, per request (~: level from the loop's simplest cell)"
     } else {
-        "The same in the device's CPU time and by count, per request (~: the level of the loop's simplest cell; instructions: \
-         the kernel lab's for one read, times the reads saved)"
+        "The same in the device's CPU time and by count, per request (~: level from the loop's simplest cell; instructions: \
+         the kernel lab's count for one read, times the reads saved)"
     };
     let mut table = Table::new(title, &columns);
     for outcome in outcomes {
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_measured_is_said() {
+    fn no_results_print_a_sentence() {
         assert_eq!(tables(&[], &[], false), "Nothing was measured.\n");
     }
 }

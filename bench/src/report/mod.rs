@@ -1,4 +1,4 @@
-//! What a run hands out: rows of results, as text for people ([`table`]), as JSON for programs
+//! The output of a run: rows of results, as text for people ([`table`]), as JSON for programs
 //! ([`json`]), and made from the JSON report as Markdown and as a page ([`html`]).
 
 pub(crate) mod compared;

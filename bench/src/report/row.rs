@@ -50,7 +50,7 @@ impl Row {
 pub(crate) struct Report {
     /// The subcommand, which the JSON report names.
     pub(crate) benchmark: &'static str,
-    /// What was asked of the device, where there is one.
+    /// The workload of the device, if there is one.
     pub(crate) workload: Option<String>,
     pub(crate) rows: Vec<Row>,
     /// The tables and sentences for people.

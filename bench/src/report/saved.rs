@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// A limit for files that are not our reports: none of ours is nearly as large.
+/// A limit for files that are not our reports. Ours are much smaller.
 const LARGEST: u64 = 256 << 20;
 
 /// The report of a run. The fields are described in [`super::json`].
@@ -79,7 +79,7 @@ impl Document {
         // Check the schema first: another version may have other fields.
         let Header { schema } = serde_json::from_str(text).map_err(other)?;
         if schema != SCHEMA {
-            return Err(format!("its schema is '{}', and this bench reads {SCHEMA}", schema.escape_debug()));
+            return Err(format!("its schema is '{}', but this bench reads {SCHEMA}", schema.escape_debug()));
         }
         serde_json::from_str(text).map_err(other)
     }
@@ -181,16 +181,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_programmer_could_ask_for_is_no_part_of_a_reason() {
+    fn advice_for_programmers_is_not_part_of_a_reason() {
         assert_eq!(
-            obstacle("this kernel has it not; ask for Reset::Autoreset instead"),
-            "this kernel has it not"
+            obstacle("this kernel does not have it; ask for Reset::Autoreset instead"),
+            "this kernel does not have it"
         );
         assert_eq!(obstacle("no disk; take another"), "no disk; take another");
     }
 
     #[test]
-    fn a_row_knows_what_it_is_compared_with() {
+    fn a_row_has_the_name_of_its_baseline() {
         let arm = |group: &str, case: &str, baseline: &str| {
             format!(
                 r#"{{"group":"{group}","case":"{case}","status":"measured","reason":null,"baseline":{baseline},"metrics":{{}}}}"#
@@ -216,14 +216,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_report_is_refused_with_a_reason() {
+    fn anything_but_a_report_is_refused_with_a_reason() {
         assert!(Document::parse("").unwrap_err().starts_with("this is not a report of bench --json ("));
         assert!(Document::parse("{}").unwrap_err().contains("missing field `schema`"));
         let other = r#"{"schema":"bench/2","benchmark":"","command":"","workload":null,"complete":true,"environment":{},
             "conclusions":[],"results":[]}"#;
         assert_eq!(
             Document::parse(other).unwrap_err(),
-            "its schema is 'bench/2', and this bench reads bench/1"
+            "its schema is 'bench/2', but this bench reads bench/1"
         );
         assert!(
             Document::parse(r#"{"schema":"kernel-lab/1"}"#)

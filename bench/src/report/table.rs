@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_lean_right_and_text_left() {
+    fn numbers_are_aligned_right_and_text_left() {
         let expected = "\
 Title
 case        time  verdict

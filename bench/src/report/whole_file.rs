@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use tempfile::{Builder, NamedTempFile};
 
 /// A file that appears under its name only when it is complete: written beside it, then renamed
-/// (rename(2) replaces the target atomically). Made before a run begins, so that a place that
-/// cannot be written to is known at once. Dropped without [`WholeFile::commit`] it leaves nothing.
+/// (rename(2) replaces the target atomically). Created before a run begins, so that a place that
+/// cannot be written to is reported at once. If it is dropped without [`WholeFile::commit`],
+/// nothing is left.
 #[derive(Debug)]
 pub(crate) struct WholeFile {
     file: NamedTempFile,
@@ -23,7 +24,7 @@ impl WholeFile {
         let refuse = |why: &str| Error::Usage(format!("{option} {}: {why}", path.display()));
         // Renaming over a device node, a pipe or a symlink would replace it. Follow the symlink.
         let target = match fs::canonicalize(path) {
-            Ok(existing) if existing.is_dir() => return Err(refuse("this is a directory, name a file")),
+            Ok(existing) if existing.is_dir() => return Err(refuse("this is a directory; name a file")),
             Ok(existing) if !existing.is_file() => return Err(refuse("this is not a regular file")),
             Ok(existing) => existing,
             Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_symlink_keeps_pointing_at_what_it_pointed_at() {
+    fn a_symlink_is_followed_and_kept() {
         let directory = TempDir::new().unwrap();
         let (path, link) = (directory.path().join("out.json"), directory.path().join("link"));
         fs::write(&path, "old").unwrap();
@@ -100,7 +101,7 @@ mod tests {
     fn places_that_cannot_be_written_are_refused_with_a_reason() {
         let directory = TempDir::new().unwrap();
         let refused = |path: &Path| WholeFile::create("--json", path).unwrap_err().to_string();
-        assert!(refused(directory.path()).ends_with("this is a directory, name a file"));
+        assert!(refused(directory.path()).ends_with("this is a directory; name a file"));
         assert!(refused("/dev/null".as_ref()).ends_with("this is not a regular file"));
         let missing = refused(&directory.path().join("missing/out.json"));
         assert!(missing.ends_with("cannot write there: No such file or directory"), "{missing}");

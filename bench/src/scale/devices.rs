@@ -18,7 +18,7 @@ use virtio_blk_sim::guest::SimTransport;
 use virtio_blk_sim::guest::{BlkDriver, Completion, DriverError, Waiting};
 
 sample! {
-    /// The result of one visit of devices.
+    /// The result of one measurement of a number of devices.
     pub(super) struct DeviceSample {
         /// Elapsed time divided by the requests of all devices.
         time_ns: "ns" Lower,
@@ -151,7 +151,7 @@ impl Rig {
         self.guest.start(times);
         let run = self.guest.finish(PATIENCE + 10 * expected).map_err(|why| {
             Error::Failed(match why {
-                NoOutcome::TimedOut => "a device never answered: a kick was lost".to_owned(),
+                NoOutcome::TimedOut => "a device did not answer: a kick was lost".to_owned(),
                 NoOutcome::Ended => "the guest's thread ended early".to_owned(),
             })
         })?;

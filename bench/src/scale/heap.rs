@@ -7,8 +7,8 @@
 /// A counting allocator would slow down every allocation of the code that is measured.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub(super) fn bytes_in_use() -> Option<u64> {
-    // SAFETY: takes nothing and returns a plain structure. Numbers of other threads' arenas may be
-    // torn, which is why nothing else allocates while they are compared.
+    // SAFETY: no arguments; returns a plain structure. The counters of other threads' arenas may be
+    // inconsistent, so nothing else allocates while they are compared.
     let info = unsafe { libc::mallinfo2() };
     Some((info.uordblks + info.hblkhd) as u64)
 }
@@ -23,7 +23,7 @@ mod tests {
     use super::bytes_in_use;
 
     #[test]
-    fn what_is_allocated_shows_and_what_is_freed_goes() {
+    fn allocated_memory_is_counted_until_it_is_freed() {
         // Larger than what other tests of this process can allocate meanwhile.
         const BYTES: u64 = 1 << 30;
         let Some(before) = bytes_in_use() else { return };

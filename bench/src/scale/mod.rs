@@ -128,7 +128,7 @@ fn record(
         }
         match &mut rigs[index] {
             Some(rig) => rig.sample(times, plan.runtime).map(Ok),
-            None => Ok(Err("it was not made".to_owned())),
+            None => Ok(Err("it was not created".to_owned())),
         }
     };
     Ok(calibrated(name, cases, plan, session, sample)?.collect(cases))

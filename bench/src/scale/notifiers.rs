@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_rung_costs_the_same_calls_however_many_are_registered() {
+    fn one_signal_costs_the_same_calls_for_any_number_of_notifiers() {
         let arm: Arm = "epoll/edge".parse().unwrap();
         for registered in [1, 10, 1_000] {
             let (_, sample) = visit(Notifiers { arm, registered, all_rung: false }, 50).unwrap();
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn all_rung_share_their_waits_and_each_handler_runs() {
+    fn notifiers_share_waits_and_each_handler_runs() {
         let arm: Arm = "epoll/edge".parse().unwrap();
         let what = Notifiers { arm, registered: 100, all_rung: true };
         let it = Loop::open(what).unwrap();

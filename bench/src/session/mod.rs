@@ -63,7 +63,7 @@ impl Session {
             text.push('\n');
         }
         if !report.complete {
-            text.push_str("Stopped by Ctrl-C: the tables hold what was finished.\n");
+            text.push_str("Stopped by Ctrl-C: the tables contain the finished samples.\n");
         }
         // Write the files first: a closed stdout must not prevent that.
         if let Some(file) = self.json.take() {

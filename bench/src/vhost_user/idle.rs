@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn ctrl_c_ends_the_watch_and_a_process_that_is_gone_is_named_by_its_place() {
+    fn ctrl_c_ends_the_watch_and_a_missing_process_is_named_by_its_index() {
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let process = Process::new(child.id() as i32).unwrap();
         let mut stopped = StepsLeft::default();

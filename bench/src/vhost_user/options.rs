@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_is_taken() {
+    fn given_values_replace_the_defaults() {
         let arguments = [
             "--socket",
             "a",
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_named() {
+    fn options_that_do_not_fit_are_named() {
         let cases: &[(&[&str], &str)] = &[
             (&[], "--socket"),
             (&["--socket", ""], "path of a socket"),

@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_not_there_is_one_sentence() {
+    fn a_missing_process_is_reported_in_one_sentence() {
         assert!(Process::new(0).unwrap_err().contains("--pid"));
         // pid_max is at most this, and ids are below it.
         assert!(Process::new(MOST_PID).unwrap_err().contains("cannot be read"));

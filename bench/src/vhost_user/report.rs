@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_conclusion_names_only_detected_differences() {
+    fn a_sentence_names_only_detected_differences() {
         assert_eq!(
             conclusions(&rows()),
             ["ours against qemu: IOPS 1.800x (1.800x to 1.800x), server CPU 0.500x (0.500x to 0.500x)."]
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_row_shows_the_reason() {
+    fn a_missing_row_reports_the_reason() {
         let rows = [Row { result: Err(Missing::Interrupted), ..row("ours", Vec::new()).against("qemu") }];
         assert!(tables(&rows, false).contains("stopped before its first sample"));
         assert!(conclusions(&rows).is_empty());

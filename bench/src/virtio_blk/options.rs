@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_named() {
+    fn options_that_do_not_fit_are_named() {
         let cases: &[(&[&str], &str)] = &[
             (&["--backend", "file:/nonexistent/disk"], "/nonexistent/disk"),
             (&["--backend", "file:/"], "directory"),
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guest_is_a_thread_unless_told_otherwise() {
+    fn the_guest_is_a_thread_by_default() {
         assert_eq!(setup(&[]).unwrap().guest, GuestKind::Thread);
         let kvm = setup(&["--guest", "kvm", "--doorbell", "mmio"]).unwrap();
         let device = "/dev/kvm".into();
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn arms_are_taken_once_each() {
+    fn duplicate_arms_are_dropped() {
         let args: VirtioBlkArgs = cli::options(&["--arms", "epoll/edge,epoll/classic,epoll/edge"]).unwrap();
         let names: Vec<String> = args.arms().iter().map(Arm::to_string).collect();
         assert_eq!(names, ["epoll/edge", "epoll/classic"]);

@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_measured_means_nothing_said() {
+    fn without_results_there_are_no_sentences() {
         assert!(conclusions(&[], &[]).is_empty());
         assert!(conclusions(&[], &rows()[2..]).is_empty());
     }
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_row_shows_the_reason() {
+    fn a_missing_row_reports_the_reason() {
         let table = results(&rows()).render(false);
         assert!(table.contains("not available: no such kernel"), "{table}");
         assert!(table.lines().any(|line| line.starts_with("epoll/edge") && line.contains("104")), "{table}");

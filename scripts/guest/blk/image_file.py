@@ -8,7 +8,7 @@ MIB = 1 << 20
 
 
 class ImageFile:
-    """A new sparse image of `size` MiB. Offsets and lengths are in MiB."""
+    """A new sparse image of a given size in MiB. Offsets and lengths are in MiB."""
 
     def __init__(self, directory: Path, size: int) -> None:
         self.path = directory / "disk.raw"

@@ -35,7 +35,7 @@ pub enum GuestError {
         slots: u16,
     },
     /// The virtual machine could not continue.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(feature = "kvm", target_arch = "x86_64"))]
     #[error(transparent)]
     Kvm(#[from] super::kvm::KvmError),
     /// A request failed that must succeed.

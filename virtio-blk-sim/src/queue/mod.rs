@@ -30,7 +30,7 @@ mod queue;
 mod rate_limit;
 mod stats;
 #[cfg(test)]
-mod unwinding_tests;
+mod tests;
 mod worker;
 
 pub use device::{Device, RING_FEATURES, check_features, read_space};

@@ -19,10 +19,10 @@ use crate::signals::Signals;
 ///
 /// ```no_run
 /// # use virtio_blk_sim::blk::{Disk, backend::Backend, device::{BlockDevice, DeviceConfig}};
-/// # use virtio_blk_sim::vhost_user::Daemon;
+/// # use virtio_blk_sim::vhost_user::{Daemon, Served};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let device = Disk::new(BlockDevice::new(DeviceConfig::new(2048))?, Backend::memory(2048)?);
-/// Daemon::new(device, "/tmp/disk.sock".as_ref(), &[])?.run(|_, _| {})?;
+/// Daemon::new(Served::new(device), "/tmp/disk.sock".as_ref(), &[])?.run(|_, _| {})?;
 /// # Ok(())
 /// # }
 /// ```
@@ -41,11 +41,11 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Daemon<D> {
     ///
     /// # Errors
     /// As for [`bind`], [`Signals::block`] and [`AioContext::new`].
-    pub fn new(device: D, path: &Path, more: &[libc::c_int]) -> io::Result<Self> {
+    pub fn new(served: Served<D>, path: &Path, more: &[libc::c_int]) -> io::Result<Self> {
         let signals = Signals::block(&[&[libc::SIGTERM, libc::SIGINT], more].concat())?;
         let (listener, file) = bind(path)?;
         let context = AioContext::new()?;
-        let server = Server::new(Served::new(device), Loops::own());
+        let server = Server::new(served, Loops::own());
         Ok(Self { listening: server.listen(&context, listener)?, signals, _file: file, context })
     }
 

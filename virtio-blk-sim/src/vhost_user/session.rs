@@ -36,12 +36,19 @@ pub struct Served<D> {
     pub limit: Option<Arc<RateLimit>>,
     /// How kicks are reset.
     pub reset: Reset,
+    /// Protocol features that are not offered, for frontends that cannot cope with them.
+    pub withheld: ProtocolFeatures,
 }
 
 impl<D> Served<D> {
     /// A device without a rate limit, whose kicks are reset in the best way that its loop has.
     pub fn new(device: D) -> Self {
-        Self { device: Arc::new(device), limit: None, reset: Reset::Autoreset }
+        Self {
+            device: Arc::new(device),
+            limit: None,
+            reset: Reset::Autoreset,
+            withheld: ProtocolFeatures::NONE,
+        }
     }
 }
 
@@ -141,10 +148,6 @@ const PROTOCOL: [ProtocolFeatures; 7] = [
     ProtocolFeatures::RESET_DEVICE,
     ProtocolFeatures::CONFIGURE_MEM_SLOTS,
 ];
-
-fn offered_protocol() -> ProtocolFeatures {
-    ProtocolFeatures::from_bits(PROTOCOL.iter().fold(0, |bits, feature| bits | feature.bits()))
-}
 
 impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
     pub(super) fn new(served: Rc<Served<D>>, loops: Rc<Loops>, socket: UnixStream) -> Self {
@@ -260,9 +263,11 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
                 let notifier = error.fd.map(|fd| self.adopt(fd)).transpose()?;
                 self.vring(error.index.into())?.error = notifier;
             }
-            Request::GetProtocolFeatures => return Ok(Some(Reply::ProtocolFeatures(offered_protocol()))),
+            Request::GetProtocolFeatures => {
+                return Ok(Some(Reply::ProtocolFeatures(self.offered_protocol())));
+            }
             Request::SetProtocolFeatures(features) => {
-                let unknown = features.without(offered_protocol());
+                let unknown = features.without(self.offered_protocol());
                 if unknown != ProtocolFeatures::NONE {
                     return Err(SessionError::ProtocolFeatures(unknown.bits()));
                 }
@@ -317,6 +322,11 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
 
     fn needs(&self, feature: ProtocolFeatures, name: &'static str) -> Result<(), SessionError> {
         if self.acked_protocol.contains(feature) { Ok(()) } else { Err(SessionError::NotNegotiated(name)) }
+    }
+
+    fn offered_protocol(&self) -> ProtocolFeatures {
+        let all = PROTOCOL.iter().fold(0, |bits, feature| bits | feature.bits());
+        ProtocolFeatures::from_bits(all).without(self.served.withheld)
     }
 
     fn adopt(&self, fd: OwnedFd) -> Result<EventNotifier, SessionError> {

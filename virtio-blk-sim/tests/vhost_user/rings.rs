@@ -11,7 +11,7 @@ use super::Watchdog;
 use super::server::{Setup, TestServer};
 use super::session::{Session, snapshot, strays};
 
-#[path = "../../src/virtqueue/tests/malformed/cases.rs"]
+#[path = "../../src/virtqueue/tests/cases.rs"]
 #[expect(dead_code, reason = "the ring's own tests check more than a frontend can see")]
 mod cases;
 #[path = "../../src/virtqueue/tests/guest_map.rs"]

@@ -12,7 +12,7 @@ use virtio_blk_sim::blk::Disk;
 use virtio_blk_sim::blk::backend::{Backend, FileImage};
 use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig};
 use virtio_blk_sim::queue::RateLimit;
-use virtio_blk_sim::vhost_user::{Listening, Loops, Served, Server};
+use virtio_blk_sim::vhost_user::{Listening, Loops, ProtocolFeatures, Served, Server};
 
 use super::SECTORS;
 
@@ -114,7 +114,8 @@ impl TestServer {
             let device = Arc::new(BlockDevice::new(config).unwrap());
             let loops = Loops::spawn(threads, Vec::new(), &of_queues)?;
             let device = Arc::new(Disk { device, backend });
-            let server = Server::new(Served { device, limit, reset }, loops);
+            let server =
+                Server::new(Served { device, limit, reset, withheld: ProtocolFeatures::NONE }, loops);
             let listening = server.listen(context, listener)?;
             SERVER.with_borrow_mut(|slot| *slot = Some(listening));
             Ok(())

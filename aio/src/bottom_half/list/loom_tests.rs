@@ -4,8 +4,8 @@
 //! RUSTFLAGS="--cfg loom" cargo test -p aio --release --lib loom
 //! ```
 //!
-//! Loom counts the references to each node itself, and fails a model in which one is left over or
-//! freed twice.
+//! Loom tracks the references to each node, and fails a model in which one is leaked or freed
+//! twice.
 
 use super::{Due, List, Node};
 use crate::sync::{Arc, AtomicBool, Ordering};
@@ -13,8 +13,8 @@ use loom::cell::UnsafeCell;
 use loom::thread::{self, JoinHandle};
 use std::cell::{Cell, RefCell};
 
-/// What the threads that schedule a bottom half have written for its callback, by relaxed stores:
-/// what the callback sees of it, it sees because it was scheduled.
+/// Flags that the scheduling threads write for the callback, with relaxed stores. Only the
+/// scheduling can make them visible to the callback.
 type Written = [AtomicBool; 2];
 type Half = Arc<Node<Written>>;
 
@@ -22,12 +22,12 @@ fn half() -> Half {
     Arc::new(Node::new([AtomicBool::new(false), AtomicBool::new(false)]))
 }
 
-/// The home thread's side, as `BottomHalves::run` does it.
+/// The home thread's side, the same as `BottomHalves::run`.
 #[derive(Default)]
 struct Home {
     runs: Cell<usize>,
     runs_now: Cell<usize>,
-    /// What the callbacks have seen.
+    /// Which flags the callbacks have seen.
     seen: [Cell<bool>; 2],
     queue: RefCell<Vec<Half>>,
 }
@@ -74,17 +74,17 @@ fn write_and_schedule(who: usize) -> impl FnOnce(&Half, &List<Written>) {
     }
 }
 
-/// The home thread turns while the others act, and once more when they have ended.
+/// The home thread runs turns while the other threads act, and once more after they have finished.
 fn run_all<const N: usize>(home: &Home, list: &List<Written>, threads: [JoinHandle<()>; N]) {
     home.run(list);
     threads.into_iter().for_each(|t| t.join().unwrap());
     home.run(list);
     let runs = home.runs.get();
     home.run(list);
-    assert_eq!(home.runs.get(), runs, "nothing is left to run");
+    assert_eq!(home.runs.get(), runs, "nothing must be left to run");
 }
 
-/// All schedules with at most three preemptions; LOOM_MAX_PREEMPTIONS overrides it.
+/// Checks all schedules with at most three preemptions; LOOM_MAX_PREEMPTIONS overrides this.
 fn check(model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(3));
@@ -99,7 +99,7 @@ fn one_schedule_is_one_run_which_sees_what_was_written_before() {
         let scheduler = {
             let (list, node) = (Arc::clone(&list), Arc::clone(&node));
             thread::spawn(move || {
-                // SAFETY: loom itself checks that nobody reads or writes at the same time.
+                // SAFETY: loom checks that there is no concurrent access.
                 node.value.with_mut(|value| unsafe { *value = 7 });
                 Node::schedule(&node, &list);
             })
@@ -127,8 +127,8 @@ fn each_schedule_of_two_threads_is_followed_by_a_run() {
         let (home, list, half) = (Home::default(), Arc::new(List::new()), half());
         let threads = [0, 1].map(|who| act(&list, &half, write_and_schedule(who)));
         run_all(&home, &list, threads);
-        assert_eq!(home.seen(), [true, true], "by a run that saw what was written before it");
-        assert!(home.runs.get() <= 2, "run twice for one schedule");
+        assert_eq!(home.seen(), [true, true], "a run must see what was written before the schedule");
+        assert!(home.runs.get() <= 2, "ran twice for one schedule");
     });
 }
 
@@ -153,7 +153,8 @@ fn different_bottom_halves_run_once_each() {
     });
 }
 
-/// Two nodes at the head of the stack, a third pushed while the home thread takes and looks.
+/// Two nodes are at the head of the stack; a third is pushed while the home thread takes and
+/// examines them.
 #[test]
 fn a_push_does_not_lose_its_neighbours() {
     check(|| {
@@ -181,7 +182,7 @@ fn a_bottom_half_can_be_scheduled_while_it_runs() {
         let (home, list, half) = (Home::default(), Arc::new(List::new()), half());
         Node::schedule(&half, &list);
         let thread = act(&list, &half, write_and_schedule(0));
-        // Its callback schedules it, too.
+        // Its callback also schedules it.
         home.run(&list);
         Node::schedule(&half, &list);
         run_all(&home, &list, [thread]);
@@ -247,7 +248,7 @@ fn a_list_frees_what_is_left_on_it() {
         let (list, halves) = (Arc::new(List::new()), [half(), half()]);
         let threads = [0, 1].map(|who| act(&list, &halves[who], write_and_schedule(who)));
         threads.into_iter().for_each(|t| t.join().unwrap());
-        // Loom fails the model if a node is left.
+        // Loom fails the model if a node is leaked.
         drop((list, halves));
     });
 }
@@ -275,6 +276,6 @@ fn dequeuing_after_the_callback_loses_a_schedule() {
             node.dequeue();
         });
         run_all(&home, &list, [thread]);
-        assert!(home.seen()[0], "by a run that saw what was written before it");
+        assert!(home.seen()[0], "a run must see what was written before the schedule");
     });
 }

@@ -64,7 +64,7 @@ impl Reads {
         (key as u32, Token::new(Kind::Read, key, 0), read.count.as_ptr().cast())
     }
 
-    /// Registers the buffers of READ_MULTISHOT with the ring, unless that was done.
+    /// Provides the buffers of READ_MULTISHOT to the ring, unless it already has them.
     pub(super) fn provide_counters(&self, ring: &mut Ring) -> io::Result<()> {
         let mut counters = self.counters.borrow_mut();
         if counters.is_none() {

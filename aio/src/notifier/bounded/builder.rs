@@ -22,15 +22,15 @@ impl BoundedBuilder {
         Self { maximum, counting: Counting::Counter, method: None, reset: Reset::Autoreset }
     }
 
-    /// How much one take takes; by default all.
+    /// Whether a take returns the whole count (the default) or one unit.
     #[must_use]
     pub fn counting(mut self, counting: Counting) -> Self {
         self.counting = counting;
         self
     }
 
-    /// How the bound is enforced. By default by the kernel, if a self-test shows that it can; else
-    /// by the atomic method.
+    /// The method that enforces the bound. By default this is the kernel method if a self-test
+    /// finds it working, else the atomic method.
     #[must_use]
     pub fn method(mut self, method: BoundedMethod) -> Self {
         self.method = Some(method);
@@ -38,8 +38,8 @@ impl BoundedBuilder {
     }
 
     /// How a loop resets the doorbell; by default [`Reset::Autoreset`]. The kernel and credit
-    /// methods have no doorbell beside the count: there the loop takes the count with a read(2),
-    /// also with the default.
+    /// methods have no doorbell beside the count: there the loop takes it with a read(2), whatever
+    /// the default says.
     #[must_use]
     pub fn reset(mut self, reset: Reset) -> Self {
         self.reset = reset;
@@ -49,14 +49,14 @@ impl BoundedBuilder {
     /// Makes the notifier.
     ///
     /// # Errors
-    /// `Unsupported`, with the reason, for a method that this kernel does not have, and for a
-    /// doorbell that is never read together with a count that has to be; `InvalidInput` for a
-    /// maximum of zero, or one that the method cannot keep; what eventfd(2) and memfd_create(2)
-    /// say.
+    /// `Unsupported`, with the reason, if this kernel does not have the method, or if the requested
+    /// reset never reads the doorbell but the method requires reading the count. `InvalidInput` for
+    /// a maximum of zero or one that the method does not support. Errors of eventfd(2) and
+    /// memfd_create(2).
     pub fn build(self) -> io::Result<BoundedNotifier> {
         let Self { maximum, counting, reset, .. } = self;
         if maximum == 0 {
-            let why = "a maximum of 0 admits nothing, and no count is below it; the least is 1";
+            let why = "a maximum of 0 admits nothing; the smallest is 1";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
         let best = [BoundedMethod::Kernel, BoundedMethod::Atomic];
@@ -76,7 +76,7 @@ impl BoundedBuilder {
 }
 
 impl BoundedNotifier {
-    /// A count of zero with this maximum and the best method of this kernel.
+    /// Creates a count of zero with this maximum, using the best method that this kernel supports.
     ///
     /// # Errors
     /// As for [`BoundedBuilder::build`].
@@ -84,24 +84,25 @@ impl BoundedNotifier {
         Self::builder(maximum).build()
     }
 
-    /// Options for building a bounded notifier. `u64::MAX` is no maximum.
+    /// Options for building a bounded notifier. A `maximum` of `u64::MAX` means no maximum.
     pub fn builder(maximum: u64) -> BoundedBuilder {
         BoundedBuilder::new(maximum)
     }
 }
 
-/// Where the descriptor's count is the bounded one, somebody must take it, and must learn what it
-/// was.
+/// Refuses resets that do not deliver the count. With the kernel and credit methods the
+/// descriptor's count is the bounded count itself, so the consumer must read it and get the value.
 pub(crate) fn refuse_unread(method: BoundedMethod, reset: Reset) -> io::Result<()> {
     match (method, reset) {
         (BoundedMethod::Atomic, _) => Ok(()),
         (_, Reset::Classic | Reset::Autoreset | Reset::AutoresetBy(Method::Read)) => Ok(()),
         (_, Reset::AutoresetBy(Method::Edge)) => Err(unsupported(
-            "an edge is never read, so nothing would lower the count and its producer would stall for ever after \
+            "with this reset the eventfd is never read, so nothing would lower the count and \
+             its producer would stall forever after \
              maximum - 1 notifications; choose Reset::Classic, or the atomic method, whose doorbell has no maximum",
         )),
         (_, Reset::AutoresetBy(_)) => Err(unsupported(
-            "the count would be taken where nobody learns of it; choose Reset::Classic, or the atomic method",
+            "with this reset the count would be read and discarded; choose Reset::Classic, or the atomic method",
         )),
     }
 }

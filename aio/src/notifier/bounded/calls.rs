@@ -1,8 +1,8 @@
-//! The system calls of a bounded notifier, counted where they are made.
+//! Counters of the system calls that a bounded notifier makes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The system calls that a process has made for one notifier, all its clones together.
+/// Numbers of system calls that this process has made for one notifier, including all its clones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BoundedStats {
@@ -10,7 +10,7 @@ pub struct BoundedStats {
     pub reads: u64,
     /// write(2) to eventfds.
     pub writes: u64,
-    /// Sleeps and looks: ppoll(2), and epoll(7) for a producer that waits to add more than one.
+    /// Waits: ppoll(2), or epoll(7) for a producer that waits to add more than one.
     pub polls: u64,
     /// FUTEX_WAIT.
     pub futex_waits: u64,
@@ -19,13 +19,13 @@ pub struct BoundedStats {
 }
 
 impl BoundedStats {
-    /// All of them.
+    /// The sum of all fields.
     pub fn total(&self) -> u64 {
         self.reads + self.writes + self.polls + self.futex_waits + self.futex_wakes
     }
 }
 
-/// Counts the calls where they are made; never on a path without one.
+/// The live counters. Paths without a system call do not touch them.
 #[derive(Debug, Default)]
 pub(crate) struct Calls {
     pub(super) reads: AtomicU64,

@@ -1,16 +1,18 @@
-//! The bound by credit: one eventfd counts what was notified, another what may still be.
+//! The credit method: one eventfd counts the notifications, another counts the free room (the
+//! credit).
 //!
 //! ```text
 //!   notify(1)   read(credit)   sleeps, or would block, without any        write(count, 1)
 //!   take        read(count) = v                                            write(credit, v)
 //! ```
 //!
-//! At rest `credit + count == maximum - 1`; between the two calls of either side it is less, so the
-//! bound is never exceeded, and room appears a moment late. The credit is a semaphore, of which a
-//! read takes one: a notify of more than one reads as often, and gives back what it has if that is
-//! not enough. Two such producers could each hold what the other needs, so they do it one after the
-//! other, under the lock that `set_maximum` takes, too: a third eventfd whose count is the maximum
-//! while the lock is free.
+//! When no call is in progress, `credit + count == maximum - 1`. Between the two system calls of a
+//! notify or a take the sum is lower, so the bound is never exceeded, but room appears a moment
+//! after the take. The credit is an EFD_SEMAPHORE eventfd, so a read takes one unit. A notify of
+//! `n` reads `n` times, and writes the units back if there are not enough. Two such producers could
+//! each hold units that the other needs, so a lock serialises them; `set_maximum` takes it, too.
+//! The lock is a third eventfd, whose count is the maximum while the lock is free and zero while it
+//! is held.
 
 use super::calls::{Calls, bump};
 use super::error::{count_too_high, maximum_too_high};
@@ -21,7 +23,8 @@ use crate::sys::eventfd::{self, EventFd};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// Lowering the maximum, and adding more than one, takes a read(2) for each unit.
+/// The highest maximum. It is limited because lowering the maximum, or adding more than one, costs
+/// one read(2) for each unit.
 const MOST: u64 = 1 << 16;
 
 #[derive(Debug)]
@@ -29,14 +32,14 @@ pub(crate) struct Credit {
     count: EventFd,
     /// A semaphore.
     credit: EventFd,
-    /// Holds the maximum; empty while somebody works with it.
+    /// The lock: holds the maximum while it is free, and zero while it is held.
     maximum: EventFd,
     /// Written once to stop, and never read.
     stop: EventFd,
     counting: Counting,
 }
 
-/// The lock, taken. Gives the record back when dropped.
+/// The held lock. Dropping it writes the maximum back, which releases the lock.
 struct Locked<'a> {
     credit: &'a Credit,
     calls: &'a Calls,
@@ -45,8 +48,8 @@ struct Locked<'a> {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        // A small number into an empty counter: refused only if a peer has filled it, and then
-        // there is no lock to release.
+        // This writes a small number to an empty counter. It fails only if a misbehaving peer has
+        // filled the counter, and then there is no lock left to release.
         let _ = write(&self.credit.maximum, self.maximum, self.calls);
     }
 }
@@ -92,12 +95,13 @@ impl Credit {
 
     pub(super) fn try_add(&self, n: u64, calls: &Calls) -> io::Result<bool> {
         let granted = match n {
-            // No room is needed, and none is missing: the count is below the maximum at any time.
+            // Adding zero needs no room, and is always admitted: the count is always below the
+            // maximum.
             0 => return Ok(true),
             1 => self.take_credit(1, calls)?,
             _ => match self.try_lock(calls)? {
                 Some(locked) => n < locked.maximum && self.take_credit(n, calls)?,
-                // Whoever holds it has the credit, or gives it back in a moment.
+                // The holder of the lock is taking the credit, or is about to give it back.
                 None => false,
             },
         };
@@ -114,8 +118,8 @@ impl Credit {
         }
         let attempt = || {
             let locked = self.lock(calls)?;
-            // Giving back wakes others that wait as we do, and they would wake us: look before
-            // taking.
+            // Giving credit back wakes other producers that wait like this one, and theirs would
+            // wake this one in turn. So check the amount before taking any.
             let enough = eventfd::count(self.credit.as_fd()).map_or(true, |credit| credit >= n);
             let granted = n < locked.maximum && enough && self.take_credit(n, calls)?;
             drop(locked);
@@ -131,11 +135,12 @@ impl Credit {
         if write(&self.count, n, calls)? {
             return Ok(());
         }
-        let why = "the counter of a credit-bounded notifier is full: somebody writes to it without credit";
+        let why = "the counter of a credit-bounded notifier is full: \
+               another writer adds to it without taking credit";
         Err(io::Error::other(why))
     }
 
-    /// Takes `n`, or nothing.
+    /// Takes `n` units, or none. Returns true if it took them.
     fn take_credit(&self, n: u64, calls: &Calls) -> io::Result<bool> {
         for taken in 0..n {
             bump(&calls.reads);
@@ -151,8 +156,8 @@ impl Credit {
         if n == 0 {
             return Ok(());
         }
-        // A full counter holds more credit than there can be: a peer has written it, and ours is
-        // not missing.
+        // If the counter is full, a misbehaving peer has written more credit than can exist, so not
+        // adding ours loses nothing.
         write(&self.credit, n, calls).map(drop)
     }
 
@@ -161,7 +166,7 @@ impl Credit {
         Ok(self.maximum.read()?.map(|maximum| Locked { credit: self, calls, maximum }))
     }
 
-    /// Sleeps while another holds it, which is never for long.
+    /// Takes the lock; sleeps while another thread holds it, which is never for long.
     fn lock<'a>(&'a self, calls: &'a Calls) -> io::Result<Locked<'a>> {
         let patience = || Ok(Patience::level(self.maximum.as_fd(), libc::POLLIN));
         until(&self.stop, calls, patience, || self.try_lock(calls))
@@ -186,7 +191,8 @@ impl Credit {
         if maximum >= old {
             self.give_credit(maximum - old, calls)?;
         } else if !self.take_credit(old - maximum, calls)? {
-            // The credit that is missing for that is the count, and what is on its way there.
+            // There is too little credit left: the rest is in the count, or in notifies that are in
+            // progress.
             return Err(count_too_high(maximum));
         }
         locked.maximum = maximum;
@@ -197,7 +203,7 @@ impl Credit {
         if let Ok(maximum @ 1..) = eventfd::count(self.maximum.as_fd()) {
             return Ok(maximum);
         }
-        // Held by another, or no /proc.
+        // The lock is held, or /proc is not available.
         self.lock(calls).map(|locked| locked.maximum)
     }
 

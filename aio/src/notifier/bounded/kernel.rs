@@ -1,5 +1,5 @@
-//! The bound by the kernel's own ioctl: the count is an eventfd's, and the kernel keeps all the
-//! rules.
+//! The kernel method: the count is an eventfd's, and the kernel enforces the bound
+//! (`EFD_IOC_SET_MAXIMUM`).
 
 use super::calls::{Calls, bump};
 use super::error::count_too_high;
@@ -53,7 +53,7 @@ impl Kernel {
     }
 
     pub(super) fn add(&self, n: u64, calls: &Calls) -> io::Result<()> {
-        // EPOLLOUT says that there is room for one.
+        // EPOLLOUT only says that there is room for one.
         let patience = || match n {
             0 | 1 => Ok(Patience::level(self.count.as_fd(), libc::POLLOUT)),
             _ => Patience::edge(self.count.as_fd(), libc::POLLOUT, &self.stop),
@@ -98,7 +98,7 @@ pub(super) fn new_count(counting: Counting) -> io::Result<EventFd> {
     }
 }
 
-/// A write(2); false if it would block.
+/// Calls write(2). Returns false if it would block.
 pub(super) fn write(fd: &EventFd, n: u64, calls: &Calls) -> io::Result<bool> {
     bump(&calls.writes);
     match fd.write(n) {
@@ -108,14 +108,15 @@ pub(super) fn write(fd: &EventFd, n: u64, calls: &Calls) -> io::Result<bool> {
     }
 }
 
-/// Takes over a peer's eventfd: everything here relies on O_NONBLOCK, and a pipe would count bytes.
+/// Takes over a peer's eventfd after checking it. All code here relies on O_NONBLOCK, and a pipe
+/// would count bytes.
 pub(super) fn adopt(fd: OwnedFd) -> io::Result<EventFd> {
     let refuse = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     if !crate::sys::fd::is_nonblocking(std::os::fd::AsRawFd::as_raw_fd(&fd))? {
-        return refuse("a bounded notifier's eventfds are non-blocking, and this is not");
+        return refuse("a bounded notifier's eventfds must be non-blocking; this descriptor is blocking");
     }
-    // An error is a descriptor that is no eventfd, or a system without /proc, where the peer has to
-    // be believed.
+    // `InvalidInput` means that the descriptor is not an eventfd. Any other error means that /proc
+    // is not available; then the peer has to be trusted.
     match eventfd::count(fd.as_fd()) {
         Err(e) if e.kind() == io::ErrorKind::InvalidInput => Err(e),
         _ => Ok(EventFd::from_owned(fd)),

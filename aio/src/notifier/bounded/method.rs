@@ -1,19 +1,18 @@
-//! What a bounded notifier counts, and how its bound is kept.
+//! How a bounded notifier counts, and how its bound is enforced.
 
 use crate::sys::eventfd::probe_maximum;
 use std::fmt;
 
-/// How much one take takes.
+/// How much a take returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Counting {
-    /// The whole count: everything that was added since the last take.
+    /// The whole count, that is, everything added since the last take.
     Counter,
-    /// One of it, as with EFD_SEMAPHORE: a queue of `maximum - 1` posts.
+    /// One unit, as with EFD_SEMAPHORE. At most `maximum - 1` units can be pending.
     Semaphore,
 }
 
-/// How the bound of a [`BoundedNotifier`](crate::BoundedNotifier) is enforced. The methods differ
-/// in these points:
+/// How the bound of a [`BoundedNotifier`](crate::BoundedNotifier) is enforced. The methods differ as follows:
 ///
 /// | | `Kernel` | `Atomic` | `Credit` |
 /// |---|---|---|---|
@@ -22,24 +21,24 @@ pub enum Counting {
 /// | maximum | 1 to 2^64 - 1 | 1 to 2^32 - 1, or none (the count then ends at 2^32 - 1) | 1 to 65,536 |
 /// | foreign writers, KVM, vhost | bounded | not counted | not bounded, and inflate the credit |
 /// | other processes | by descriptors | by descriptors and memory; all must cooperate | by descriptors; all must cooperate |
-/// | a process that is killed | leaves all as it is | between two steps: a wake-up may be lost | between two steps: a credit may be lost |
+/// | a process that is killed | nothing is lost | a wake-up may be lost if it is killed between two steps | credit may be lost if it is killed between two steps |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BoundedMethod {
-    /// The kernel's own `EFD_IOC_SET_MAXIMUM`, of a patched kernel.
+    /// `EFD_IOC_SET_MAXIMUM` of a patched kernel.
     Kernel,
     /// An atomic count in shared memory. Threads sleep in futex(2), loops on an eventfd.
     Atomic,
-    /// A second eventfd whose count is the free room: producers read it first, and consumers write
-    /// back what they took.
+    /// A second eventfd whose count is the free room (the credit). Producers read from it before
+    /// they notify; consumers write back what they took.
     Credit,
 }
 
 impl BoundedMethod {
-    /// All methods, for tables and tests.
+    /// All methods.
     pub const ALL: [Self; 3] = [Self::Kernel, Self::Atomic, Self::Credit];
 
-    /// Why this kernel cannot do it; `None` if it can.
+    /// Returns the reason why this kernel does not support the method, or `None` if it does.
     pub fn obstacle(self) -> Option<&'static str> {
         (self == Self::Kernel && !probe_maximum()).then_some(
             "this kernel has no EFD_IOC_SET_MAXIMUM for eventfds; use the atomic or the credit method",

@@ -1,7 +1,7 @@
-//! Bounded notifiers: a count with a maximum, so that a fast producer feels a slow consumer.
+//! Bounded notifiers: a counter with a maximum, so that a slow consumer holds back a fast producer.
 //!
-//! [`BoundedNotifier`] has the semantics, [`BoundedMethod`] the ways to get them, each in a file of
-//! its own. How a loop uses them is in the context's room.
+//! [`BoundedNotifier`] defines the semantics. [`BoundedMethod`] lists the implementations; each has
+//! its own file. The code that registers a bounded notifier with a loop is in `context/bounded.rs`.
 
 mod atomic;
 mod builder;

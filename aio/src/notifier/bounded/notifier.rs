@@ -1,4 +1,4 @@
-//! A count with a maximum, independent of the method that enforces it.
+//! The public type of a bounded notifier, independent of the method that enforces the bound.
 
 use super::atomic::Atomic;
 use super::calls::{BoundedStats, Calls};
@@ -10,16 +10,16 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-/// A count with a maximum, which producers raise and consumers take, in any thread, so that a fast
-/// producer feels a slow consumer.
+/// A counter with a maximum. Producers add to it and consumers take from it, in any thread. When
+/// the counter is full, producers have to wait, so a slow consumer holds back a fast producer.
 ///
-/// The semantics are those of `EFD_IOC_SET_MAXIMUM` (the 2026 proposal, v5), which turns the
-/// overflow level of an eventfd, 2^64 - 1, into a number that the user chooses. `n` is admitted if
-/// and only if `maximum > count && maximum - count > n`, so the count reaches `maximum - 1` at
-/// most. A notification that is not admitted waits, or would block.
+/// The semantics are those of `EFD_IOC_SET_MAXIMUM` (the 2026 proposal, v5), which makes the
+/// overflow level of an eventfd configurable instead of fixed at 2^64 - 1. Adding `n` is admitted
+/// iff `maximum > count && maximum - count > n`, so the count never exceeds `maximum - 1`. A call
+/// that is not admitted sleeps or returns `WouldBlock`.
 ///
-/// A cheap handle: clones share one count. What a producer wrote to memory before a notify is
-/// visible to the consumer whose take contains it.
+/// This is a cheap handle; all clones share one count. Memory writes that a producer made before a
+/// notify are visible to the consumer whose take includes that notify.
 ///
 /// ```
 /// use aio::BoundedNotifier;
@@ -31,7 +31,7 @@ use std::sync::Arc;
 /// notifier.try_notify(4)?;
 /// assert_eq!(notifier.try_notify(1).unwrap_err().kind(), ErrorKind::WouldBlock);
 /// let producer = notifier.clone();
-/// let producer = std::thread::spawn(move || producer.notify(1)); // sleeps until there is room
+/// let producer = std::thread::spawn(move || producer.notify(1));  // sleeps until there is room
 /// assert_eq!(notifier.take()?, 4);
 /// producer.join().expect("the producer does not panic")?;
 /// assert_eq!(notifier.take()?, 1);
@@ -39,18 +39,16 @@ use std::sync::Arc;
 /// # }
 /// ```
 ///
-/// # A method that does not work
+/// # Why a biased eventfd does not work
 ///
-/// One could write `2^64 - 1 - maximum` into a stock eventfd. The kernel then computes the same
-/// inequality for every write, and EPOLLOUT is right, too. But this bias is part of the count:
-///
-/// * The descriptor is always readable, so a level-triggered loop spins, and an edge-triggered loop
-///   is woken by the consumer's own writes.
-/// * A read takes the bias as well. Producers are unbounded until it is written back, and if they
-///   have written `maximum` by then, it cannot be written back.
-/// * A semaphore returns the bias one by one.
-///
-/// It only works for a consumer that reads at fixed times. `tests/bounded/bias.rs` shows this.
+/// If `2^64 - 1 - maximum` is written into an eventfd of an unpatched kernel, that kernel applies
+/// the same inequality to every write and to EPOLLOUT. But this bias is part of the count, which
+/// causes four problems. The descriptor is always readable, so a level-triggered loop spins, and an
+/// edge-triggered loop is woken by the consumer's own writes. A read also removes the bias, and
+/// producers are unbounded until it is written back. If producers have added `maximum` by then, it
+/// cannot be written back. A semaphore returns the bias to its readers, one unit at a time. The
+/// trick only works for a consumer that reads at times of its own choice. `tests/bounded/bias.rs`
+/// demonstrates this.
 #[derive(Clone, Debug)]
 pub struct BoundedNotifier {
     pub(crate) inner: Arc<Inner>,
@@ -90,7 +88,7 @@ impl BoundedNotifier {
         Self { inner: Arc::new(Inner { engine, reset, calls: Calls::default() }) }
     }
 
-    /// How the bound is kept.
+    /// The method that enforces the bound.
     pub fn method(&self) -> BoundedMethod {
         match self.inner.engine {
             Engine::Kernel(_) => BoundedMethod::Kernel,
@@ -99,88 +97,92 @@ impl BoundedNotifier {
         }
     }
 
-    /// What a take takes.
+    /// Whether a take returns the whole count or one unit.
     pub fn counting(&self) -> Counting {
         by_engine!(self, engine => engine.counting())
     }
 
-    /// How the doorbell is reset, as it was asked for.
+    /// The reset that was requested for the doorbell.
     pub fn reset(&self) -> Reset {
         self.inner.reset
     }
 
-    /// Adds `n` if the bound admits it. Any thread; never sleeps.
+    /// Adds `n` if the bound admits it. May be called from any thread; never sleeps.
     ///
     /// # Errors
-    /// `WouldBlock` if it does not (an `n` of the maximum or more never fits); `InvalidInput` for
-    /// `u64::MAX`.
+    /// `WouldBlock` if the bound does not admit `n` (an `n` of the maximum or more is never
+    /// admitted); `InvalidInput` for `u64::MAX`.
     pub fn try_notify(&self, n: u64) -> io::Result<()> {
         check_n(n)?;
         let added = by_engine!(self, engine => engine.try_add(n, &self.inner.calls))?;
         if added { Ok(()) } else { Err(io::Error::from(io::ErrorKind::WouldBlock)) }
     }
 
-    /// Adds `n`, and sleeps until the bound admits it. Any thread.
+    /// Adds `n`; sleeps until the bound admits it. May be called from any thread.
     ///
-    /// An `n` of the maximum or more sleeps until the maximum is raised. Of several that sleep any
-    /// may come first.
+    /// An `n` of the maximum or more sleeps until the maximum is raised. If several producers
+    /// sleep, they may be admitted in any order.
     ///
     /// # Errors
-    /// `BrokenPipe` if it would sleep and the notifier is [stopped](Self::stop); `InvalidInput` for
-    /// `u64::MAX`.
+    /// `BrokenPipe` if it would have to sleep and the notifier is [stopped](Self::stop);
+    /// `InvalidInput` for `u64::MAX`.
     pub fn notify(&self, n: u64) -> io::Result<()> {
         check_n(n)?;
         by_engine!(self, engine => engine.add(n, &self.inner.calls))
     }
 
-    /// Takes the count, or one of it; `None` if there is none. Any thread; never sleeps.
+    /// Takes the whole count or one unit, as [`counting`](Self::counting) says. Returns `None` if
+    /// the count is zero. May be called from any thread; never sleeps.
     ///
     /// # Errors
-    /// What read(2) says of a descriptor that is no longer an eventfd.
+    /// The error of read(2), if the descriptor is no longer an eventfd.
     pub fn try_take(&self) -> io::Result<Option<u64>> {
         by_engine!(self, engine => engine.try_take(&self.inner.calls))
     }
 
-    /// Takes the count, or one of it, and sleeps until there is one. Any thread but that of a loop;
-    /// a loop has [`AioContext::add_bounded`](crate::AioContext::add_bounded).
+    /// Takes the whole count or one unit; sleeps while the count is zero. May be called from any
+    /// thread except one that runs a loop. A loop uses
+    /// [`AioContext::add_bounded`](crate::AioContext::add_bounded).
     ///
     /// # Errors
-    /// `BrokenPipe` if it would sleep and the notifier is [stopped](Self::stop).
+    /// `BrokenPipe` if it would have to sleep and the notifier is [stopped](Self::stop).
     pub fn take(&self) -> io::Result<u64> {
         by_engine!(self, engine => engine.take(&self.inner.calls))
     }
 
-    /// Sets the maximum (`u64::MAX` for none) and wakes whoever waits for room, so a raised one
-    /// acts at once. Any thread.
+    /// Sets the maximum (`u64::MAX` for none) and wakes every producer that waits for room, so a
+    /// raised maximum takes effect at once. May be called from any thread.
     ///
     /// # Errors
-    /// `InvalidInput` if the count has reached the new maximum already, which for zero it always
-    /// has, or if the method does not go so high.
+    /// `InvalidInput` if the count has already reached the new maximum (always the case for zero),
+    /// or if the method does not support so high a maximum.
     pub fn set_maximum(&self, maximum: u64) -> io::Result<()> {
         by_engine!(self, engine => engine.set_maximum(maximum, &self.inner.calls))
     }
 
-    /// The maximum; `u64::MAX` for none.
+    /// Returns the maximum, or `u64::MAX` if there is none.
     ///
     /// # Errors
-    /// What ioctl(2), or read(2) of the credit method's record, says.
+    /// The error of ioctl(2) (kernel method), or of read(2) on the eventfd that holds the maximum
+    /// (credit method).
     pub fn maximum(&self) -> io::Result<u64> {
         by_engine!(self, engine => engine.maximum(&self.inner.calls))
     }
 
-    /// The count, left as it is: old by the time that it is returned.
+    /// Returns the count without changing it. It may already have changed when this returns.
     ///
     /// # Errors
-    /// The kernel and credit methods look in /proc/self/fdinfo, which may not be mounted.
+    /// The kernel and credit methods read /proc/self/fdinfo, which may not be mounted.
     pub fn count(&self) -> io::Result<u64> {
         by_engine!(self, engine => engine.count())
     }
 
     /// Ends every sleep in [`notify`](Self::notify) and [`take`](Self::take), now and later, in all
-    /// processes: the other side is no longer there. Calls that do not sleep still work.
+    /// processes. To be called when the other side is gone. Calls that do not have to sleep
+    /// continue to work.
     ///
     /// # Errors
-    /// What write(2) says.
+    /// The error of write(2).
     pub fn stop(&self) -> io::Result<()> {
         by_engine!(self, engine => engine.stop(&self.inner.calls))
     }
@@ -190,17 +192,19 @@ impl BoundedNotifier {
         self.inner.calls.snapshot()
     }
 
-    /// The descriptors that make the same count in another process: send them (SCM_RIGHTS) with
-    /// method and counting, and give them to [`from_fds`](Self::from_fds) there in this order.
+    /// Returns the descriptors with which another process can open the same count. Send them
+    /// (SCM_RIGHTS) together with the method and the counting, and pass them to
+    /// [`from_fds`](Self::from_fds) there, in this order.
     pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
         by_engine!(self, engine => engine.fds())
     }
 
-    /// The count that another process, or this one, made. `reset` is for this process's loops.
+    /// Opens a count that this or another process created. `reset` applies to the loops of this
+    /// process.
     ///
-    /// The peer is trusted to keep the rules of the method: it cannot make this process touch
-    /// memory it should not, but it can starve it, or with the atomic and credit methods exceed the
-    /// bound.
+    /// The peer is trusted to follow the protocol of the method. A peer that does not cannot make
+    /// this process access invalid memory, but it can starve it, and with the atomic and credit
+    /// methods it can exceed the bound.
     ///
     /// # Errors
     /// `InvalidInput` if these are not the descriptors of such a count.
@@ -222,14 +226,14 @@ impl BoundedNotifier {
 fn take_fds<const N: usize>(fds: Vec<OwnedFd>) -> io::Result<[OwnedFd; N]> {
     fds.try_into().map_err(|fds: Vec<OwnedFd>| {
         let why = format!(
-            "this method has {N} descriptors, not {}; pass what BoundedNotifier::fds gave",
+            "this method needs {N} descriptors, not {}; pass what BoundedNotifier::fds returned",
             fds.len()
         );
         io::Error::new(io::ErrorKind::InvalidInput, why)
     })
 }
 
-/// A write(2) of this value to an eventfd is EINVAL, too.
+/// Rejects `u64::MAX`, as write(2) to an eventfd does (EINVAL).
 fn check_n(n: u64) -> io::Result<()> {
     if n == u64::MAX {
         return Err(io::Error::new(
@@ -241,9 +245,9 @@ fn check_n(n: u64) -> io::Result<()> {
 }
 
 impl AsFd for BoundedNotifier {
-    /// What a loop polls for a count: see
+    /// The descriptor that a loop polls for a count; see
     /// [`AioContext::add_bounded`](crate::AioContext::add_bounded). With the atomic method it is
-    /// only a doorbell, which rings while a loop has asked for that.
+    /// only a doorbell, and it is rung only while a loop has armed it.
     fn as_fd(&self) -> BorrowedFd<'_> {
         by_engine!(self, engine => engine.doorbell())
     }

@@ -1,4 +1,4 @@
-//! Sleeping for an eventfd or for the end, whichever comes first.
+//! Sleeping until an eventfd is ready or the notifier is stopped.
 
 use super::calls::{Calls, bump};
 use super::error::stopped;
@@ -8,12 +8,12 @@ use crate::sys::ppoll::ppoll;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
-/// What to sleep for.
+/// How to wait for readiness.
 pub(super) enum Patience {
-    /// The descriptor's readiness says it all.
+    /// Level-triggered: when the descriptor is ready, the attempt can succeed.
     Level { fd: RawFd, events: libc::c_short },
-    /// It is ready when there is room for one, and this producer needs more: each change is
-    /// reported once.
+    /// Edge-triggered, for a producer that needs more than one: the descriptor is ready as soon as
+    /// there is room for one, so only changes are reported, each once.
     Edge(Epoll),
 }
 
@@ -22,7 +22,7 @@ impl Patience {
         Self::Level { fd: fd.as_raw_fd(), events }
     }
 
-    /// Changes from now on count; what was before is reported once, too.
+    /// Reports changes from now on. A descriptor that is already ready is also reported once.
     pub(super) fn edge(fd: BorrowedFd<'_>, events: libc::c_short, stop: &EventFd) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         epoll.add(fd.as_raw_fd(), events as u32 | libc::EPOLLET as u32, 0)?;
@@ -30,7 +30,8 @@ impl Patience {
         Ok(Self::Edge(epoll))
     }
 
-    /// One sleep. `BrokenPipe` once `stop` has been written. A signal is a wake-up for nothing.
+    /// Sleeps once. Returns `BrokenPipe` if `stop` has been written. A signal ends the sleep
+    /// without an error, as a spurious wake-up.
     pub(super) fn wait(&self, stop: &EventFd, calls: &Calls) -> io::Result<()> {
         bump(&calls.polls);
         let woken = match self {
@@ -53,7 +54,8 @@ impl Patience {
     }
 }
 
-/// Tries and sleeps in turns until `attempt` succeeds. `patience` is made after the first failure.
+/// Alternates between `attempt` and sleeping until `attempt` succeeds. `patience` is called only
+/// after the first failed attempt.
 pub(super) fn until<R>(
     stop: &EventFd,
     calls: &Calls,

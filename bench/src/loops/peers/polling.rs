@@ -1,6 +1,6 @@
 //! polling: a poll with keys, with a table of handlers as its users write one. Level- or
 //! edge-triggered: its default mode, one-shot, would cost an epoll_ctl(2) for each event.
-#![expect(unsafe_code, reason = "Poller::add_with_mode wants a promise about the descriptor")]
+#![expect(unsafe_code, reason = "Poller::add_with_mode requires a promise about the descriptor")]
 
 use crate::bare::EventFd;
 use crate::loops::work::{Cannot, EventLoop, Handler, Seen, Waker, eventfd, handler};

@@ -1,6 +1,6 @@
 //! tokio's current-thread runtime: a task for each notifier, and a main task that signals them and
 //! waits until they have answered.
-#![expect(unsafe_code, reason = "AsyncFd wants a promise about the descriptor")]
+#![expect(unsafe_code, reason = "AsyncFd requires a promise about the descriptor")]
 
 use crate::bare::EventFd;
 use crate::loops::work::{Cannot, EventLoop, LATER, Seen, Waker, clear, eventfd, others_at, ring};

@@ -46,7 +46,7 @@ pub(super) fn latency(group: &[Entry]) -> Option<String> {
     let ends = (shares().reduce(f64::min)?.min(0.4), shares().reduce(f64::max)?.max(0.6));
     let y = Scale::logit(ends, (bottom, top));
     let name = group_name(group);
-    let mut svg = Svg::new(bottom + 36.0, &format!("Share of requests that took at most so long, {name}"));
+    let mut svg = Svg::new(bottom + 36.0, &format!("Share of requests by their longest latency, {name}"));
     for tick in SHARES.into_iter().filter(|share| (ends.0..=ends.1).contains(share)) {
         svg.line("grid", (left, y.at(tick)), (right, y.at(tick)));
         svg.text("dim", (left - 5.0, y.at(tick) + 4.0), Anchor::End, &format!("{}%", label(tick * 100.0)));
@@ -83,7 +83,7 @@ pub(super) fn syscalls(group: &[Entry]) -> Option<String> {
         .filter(|entry| entry.metrics.contains_key("reads") && entry.metrics.contains_key("waits"))
         .collect();
     let most = drawn.iter().map(|entry| parts(entry).iter().sum::<f64>()).reduce(f64::max)?;
-    // The kinds that are there at all, so that the key has no others.
+    // Only the kinds that occur, so that the key has no others.
     let kinds: Vec<usize> =
         (0..CALLS.len()).filter(|&kind| drawn.iter().any(|entry| parts(entry)[kind] > 0.0)).collect();
     let x = Scale::linear((0.0, most.max(0.01)), (2.0, WIDTH - 44.0));
@@ -166,7 +166,7 @@ fn intervals(title: &str, arms: &[(String, &Comparison, Estimate)]) -> Option<St
         Some(interval) => format!("{} ({})", percent(ratio.median), range(interval, percent)),
         None => percent(ratio.median),
     };
-    // The change stands in the last line of the name where there is room, or in one of its own.
+    // The change is in the last line of the name if there is room, otherwise on its own line.
     let lines = |name: &str, words: &str| {
         let mut lines = wrap(name, WIDTH);
         let last = lines.last().map_or(0, |line| line.chars().count());
@@ -189,8 +189,8 @@ fn intervals(title: &str, arms: &[(String, &Comparison, Estimate)]) -> Option<St
             svg.text("", (0.0, y - 3.0), Anchor::Start, line);
         }
         svg.text("", (WIDTH, y - 3.0), Anchor::End, words);
-        // Between the texts, not through them: not every printer paints the background around
-        // letters.
+        // Draw the lines between the texts, not through them: not every printer paints the
+        // background around letters.
         for tick in x.ticks() {
             let class = if tick == 0.0 { "axis" } else { "grid" };
             svg.line(class, (x.at(tick), y), (x.at(tick), y + MARK - 6.0));

@@ -39,12 +39,12 @@ const SERIES: [&str; 6] = [
     "the proposal of 2020: 1 us, which is 1% of 100 us",
 ];
 
-/// Returns true if the interval does not span zero.
+/// Returns true if the saving is known to differ from zero.
 fn is_detected(saved: &Estimate) -> bool {
     saved.interval.is_some_and(|interval| !interval.spans_zero())
 }
 
-/// The drawing and its key; nothing without a cell to draw.
+/// The drawing and its key. Empty without a cell to draw.
 pub(super) fn render(outcomes: &[Outcome]) -> String {
     let drawn: Vec<(&Outcome, usize, Estimate)> =
         outcomes.iter().filter_map(|outcome| Some((outcome, series(outcome)?, outcome.saved?))).collect();
@@ -95,7 +95,7 @@ pub(super) fn render(outcomes: &[Outcome]) -> String {
         svg.circle(&format!("{class}{shape}"), (place, y.at(saved.median)), 3.5, &title);
     }
     let point = (x.at(PROPOSED_ITERATION_US), y.at(PROPOSED_SHARE));
-    // Up and to the right of the dashed line nothing is predicted, and little measured.
+    // Nothing is predicted up and to the right of the dashed line, and little was measured there.
     let name = (RIGHT, y.at(0.3).max(TOP + 30.0));
     svg.line("axis", point, (point.0, name.1 + 4.0));
     svg.circle("c5 hollow", point, 7.0, "the proposal: 1% of 100 us");

@@ -1,4 +1,4 @@
-//! A report as an HTML page: one file that loads nothing else, for the screen, for mail, for paper.
+//! A report as an HTML page: one file that loads nothing else, for the screen, mail, and paper.
 //! Made from the JSON report, so both always agree.
 
 mod charts;
@@ -36,7 +36,7 @@ pub(crate) fn render(document: &Document, compared: Option<&Compared>) -> String
         escape(&byline(document))
     );
     if !document.complete {
-        body.push_str("<p class=\"bad\">Stopped by Ctrl-C: the tables hold what was finished.</p>");
+        body.push_str("<p class=\"bad\">Stopped by Ctrl-C: the tables contain the finished samples.</p>");
     }
     if let Some(compared) = compared {
         tables::baseline(&mut body, compared);
@@ -56,12 +56,12 @@ pub(crate) fn render(document: &Document, compared: Option<&Compared>) -> String
     for (heading, note, chart) in [
         (
             "Against the baseline, with intervals",
-            "The median of the paired differences and its 95% interval: better in green, worse in red, hollow where zero is \
-             inside.",
+            "The median of the paired differences and its 95% interval. Green is better, red is worse, and a hollow mark \
+             means that the interval includes zero.",
             charts::changes as Chart,
         ),
-        ("System calls", "Of the device's thread, counted, by kind.", charts::syscalls),
-        ("Latency", "Both axes are stretched so that the tail can be seen.", charts::latency),
+        ("System calls", "Counted in the device's thread, by kind.", charts::syscalls),
+        ("Latency", "Both axes are stretched to show the tail.", charts::latency),
     ] {
         let figures: String = document.groups().filter_map(chart).collect();
         if !figures.is_empty() {
@@ -73,7 +73,7 @@ pub(crate) fn render(document: &Document, compared: Option<&Compared>) -> String
     }
     body.push_str(
         "<h2>Every number</h2><p class=\"note\">Medians over the rounds; in brackets the change against the baseline, as the \
-         median of paired differences, bold where its 95% interval excludes zero.</p><div class=\"tables\">",
+         median of paired differences, in bold if its 95% interval excludes zero.</p><div class=\"tables\">",
     );
     for group in document.groups() {
         body.push_str(&tables::numbers(group));

@@ -1,8 +1,8 @@
-//! From numbers to places on a drawing, and the ticks between.
+//! Converts numbers to positions on a drawing, and finds the ticks of an axis.
 
 use crate::report::number::fixed;
 
-/// How numbers are spread.
+/// How numbers are mapped to an axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Linear,
@@ -73,7 +73,7 @@ impl Scale {
     }
 }
 
-/// A tick's number, without zeros that say nothing.
+/// A tick's number, without trailing zeros.
 pub(super) fn label(value: f64) -> String {
     if value.abs() >= 1e6 {
         return format!("{:.0}M", value / 1e6);

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 /// pixels and on a wide one.
 pub(super) const WIDTH: f64 = 420.0;
 
-/// Units that a character takes at most on average: of DejaVu Sans, the widest of the usual fonts.
+/// The largest average width of a character: that of DejaVu Sans, the widest of the usual fonts.
 const CHARACTER: f64 = 6.6;
 
 /// Whether a text of that many characters fits into `width`.
@@ -15,8 +15,8 @@ pub(super) fn fits(characters: usize, width: f64) -> bool {
     characters as f64 * CHARACTER <= width
 }
 
-/// A text in lines that fit into `width`: SVG has none of its own. A word that is longer than a
-/// line has one for itself.
+/// Breaks a text into lines that fit into `width`, because SVG does not. A word that is longer than
+/// a line gets its own line.
 pub(super) fn wrap(text: &str, width: f64) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
@@ -55,7 +55,7 @@ pub(super) struct Svg {
     label: String,
 }
 
-/// Where a text is fastened.
+/// Which end of a text is at its position.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Anchor {
     Start,
@@ -64,7 +64,7 @@ pub(super) enum Anchor {
 }
 
 impl Svg {
-    /// `label` is what it shows, for those who cannot see it.
+    /// `label` describes the drawing for screen readers.
     pub(super) fn new(height: f64, label: &str) -> Self {
         Self { body: String::new(), height, label: escape(label) }
     }
@@ -131,7 +131,7 @@ pub(super) fn key(names: &[String]) -> String {
     format!(r#"<ul class="key">{items}</ul>"#)
 }
 
-/// The same for lines. If there are more lines than colours, they differ in their dashes too.
+/// The same for lines. If there are more lines than colours, they also differ in their dashes.
 pub(super) fn key_of_lines(names: &[String]) -> String {
     let items: String = names
         .iter()

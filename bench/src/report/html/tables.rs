@@ -70,12 +70,12 @@ pub(super) fn cells(outcomes: &[Outcome], lab: &[Savings]) -> String {
     let note = if lab.is_empty() {
         ""
     } else {
-        " Instructions: what the kernel lab counted for one read(2) of that loop, times the reads that are saved here."
+        " Instructions: the kernel lab's count for one read(2) of that loop, times the reads that are saved here."
     };
     format!(
-        "{}<p class=\"note\">t_iter: of the classic loop. ~: the t_read or level of the loop's simplest cell, where this \
-         one's could not be told from the noise or was not asked for. Level: what it costs a request that the doorbell is watched \
-         by level and not by edge, beside the read. Counts: with the read(2) to without.{note}</p>",
+        "{}<p class=\"note\">t_iter: of the classic loop. ~: t_read or level from the loop's simplest cell, because in \
+         this cell it was below the noise or was not measured. Level: the additional cost per request of watching the doorbell \
+         level-triggered instead of edge-triggered, without the read itself. Counts: with the read(2) to without.{note}</p>",
         scrolled("What is saved in each cell", "cells", &inside)
     )
 }

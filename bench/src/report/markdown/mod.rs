@@ -15,7 +15,7 @@ pub(crate) fn render(document: &Document) -> String {
         let _ = writeln!(text, "* {}", escape(sentence));
     }
     if !document.complete {
-        text.push_str("* Stopped by Ctrl-C: the tables hold what was finished.\n");
+        text.push_str("* Stopped by Ctrl-C: the tables contain the finished samples.\n");
     }
     let found = outcomes(&document.results);
     if !found.is_empty() {

@@ -27,7 +27,7 @@ fn a_report_has_its_sentences_its_tables_and_its_command() {
     let text = render(&Document::parse(json).unwrap());
     let expected = "### bench virtio-blk\n\n\
         * It is so.\n\
-        * Stopped by Ctrl-C: the tables hold what was finished.\n\n\
+        * Stopped by Ctrl-C: the tables contain the finished samples.\n\n\
         **one CPU**\n\n\
         | case          | IOPS, 1/s | reads | against epoll/classic          |\n\
         |:--------------|----------:|------:|:-------------------------------|\n\

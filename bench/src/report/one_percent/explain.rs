@@ -1,5 +1,5 @@
-//! Why a cell saved more or less than the read(2) that it left out: rules over what was counted,
-//! the most important first. What no rule covers is reported as unexplained.
+//! Why a cell saved more or less than the read(2) that it left out. The rules look at the counts,
+//! the most important one first. What no rule covers is reported as unexplained.
 
 use super::figures::nanoseconds;
 use super::model::{Outcome, Verdict};
@@ -10,9 +10,10 @@ use crate::report::number::{fixed, signed};
 /// Smaller differences between counts per request are ignored.
 const SAME: f64 = 0.03;
 
-/// Why t_read, measured by a second read, may be less than the cost of the only read. Used if the
-/// arm that would tell was not measured.
-const WARM: &str = "a second read in a row, by which t_read is measured, finds the kernel's code warm";
+/// Why t_read, measured with a second read, may be less than the cost of the only read. Used if the
+/// arm that shows it was not measured.
+const WARM: &str =
+    "t_read is measured with a second read in a row, when the kernel's code is already in the CPU's caches";
 
 /// Why a cell is not as predicted.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,13 +26,13 @@ enum Cause {
     BetweenThreads,
     /// Read and level triggering together explain the saving.
     Level(Estimate),
-    /// They do if t_read is taken from the edge-triggered arms of the simplest cell, and not from a
-    /// second read.
+    /// They explain it only if t_read is taken from the edge-triggered arms of the simplest cell,
+    /// not from a second read.
     LevelAndOwnRead(Estimate, Estimate),
-    /// They do not: this much of the device's CPU time per request remains.
+    /// They do not explain it: this much of the device's CPU time per request remains.
     MoreThanLevel(Estimate, f64),
-    /// More of the device's CPU time was saved, and the cost of level triggering was not measured,
-    /// or there is none.
+    /// More of the device's CPU time was saved than predicted. The cost of level triggering was not
+    /// measured, or this loop has none.
     LevelUnknown,
     /// The distance of the device's CPU time from the prediction.
     Unknown(f64),
@@ -84,63 +85,63 @@ pub(crate) fn unexplained_ns(outcome: &Outcome) -> Option<f64> {
     }
 }
 
-/// `None` for a cell that needs no explanation.
+/// The explanation of a cell, without the final full stop. `None` for a cell that needs none.
 pub(crate) fn explain(outcome: &Outcome) -> Option<String> {
     let count = |count: f64| fixed(count, 2);
     let level = |level_ns| {
         format!(
-            "the level, {}: the same loop, edge-triggered and with the read, takes {} less per doorbell",
+            "level triggering ({}): with the same reads, the edge-triggered loop takes {} less per doorbell",
             of_a_level(outcome.cell.monitor),
             nanoseconds(level_ns)
         )
     };
     Some(match cause(outcome)? {
         Cause::Kicks => format!(
-            "the guest kicked {} times a request and not {}, so the device woke at other moments: not the same work with \
-             a read less",
+            "The guest kicked {} times per request instead of {}, so the device woke up at other times: the work was not \
+             the same",
             count(outcome.autoreset?.kicks),
             count(outcome.classic.kicks)
         ),
         Cause::Calls(others) => format!(
-            "{} system calls a request that are no reads were {}: the loop slept {} often",
+            "{} system calls per request other than reads were {}: the loop slept {} often",
             count(others.abs()),
-            if others > 0.0 { "saved too" } else { "made more" },
+            if others > 0.0 { "saved too" } else { "added" },
             if others > 0.0 { "less" } else { "more" }
         ),
         Cause::BetweenThreads => {
-            "the device's CPU time agrees with the prediction, so the rest is between the threads, where nobody reads: \
-             how long waking and sleeping took"
+            "The device's CPU time agrees with the prediction. The difference is in the time between the threads: how long \
+             it took to wake up and to go to sleep"
                 .to_owned()
         }
         Cause::Level(level_ns) => {
-            format!("the device's CPU time confirms it, and the reason is {}", level(level_ns))
+            format!("The device's CPU time confirms this. The reason is {}", level(level_ns))
         }
         Cause::LevelAndOwnRead(level_ns, own_read_ns) => format!(
-            "the device's CPU time confirms it, and a part of it is {}. The rest is the read: the only one of the simplest \
-             iteration takes {}, and a second one, by which t_read is measured, took less",
+            "The device's CPU time confirms this. A part of it is {}. The rest is the read: the only read of the simplest \
+             iteration takes {}, and a second read, with which t_read is measured, takes less",
             level(level_ns),
             nanoseconds(own_read_ns)
         ),
         Cause::MoreThanLevel(level_ns, rest_ns) if rest_ns > 0.0 => format!(
-            "the device's CPU time confirms it, and a part of it is {}. The rest is unexplained; the level is known from \
-             the simplest iteration alone, which finds the kernel's code warm",
+            "The device's CPU time confirms this. A part of it is {}. The rest is unexplained. The cost of level triggering \
+             was measured only in the simplest iteration, where the kernel's code is already in the CPU's caches",
             level(level_ns)
         ),
         Cause::MoreThanLevel(level_ns, _) => format!(
-            "the device's CPU time confirms it, but it is less than the read and {}. The reason is unknown",
+            "The device's CPU time confirms this, but the saving is smaller than the read plus {}. The reason is unknown",
             level(level_ns)
         ),
         Cause::LevelUnknown => match outcome.cell.monitor {
-            Monitor::Poll => format!("the device's CPU time confirms it: {WARM}"),
+            Monitor::Poll => format!("The device's CPU time confirms this: {WARM}"),
             monitor => format!(
-                "the device's CPU time confirms it: an edge also saves what a level costs, {}, which was not measured here, and \
-                 {WARM}",
+                "The device's CPU time confirms this: an edge also saves the cost of level triggering ({}), which was not \
+                 measured here, and {WARM}",
                 of_a_level(monitor)
             ),
         },
         Cause::Unknown(gap) => format!(
-            "not by what was counted: the system calls are those that the read leaves, and the device's CPU time is {} ns a \
-             request from the prediction",
+            "The counts do not explain it: the system calls are as expected without the read, but the device's CPU time \
+             differs from the prediction by {} ns per request",
             signed(gap)
         ),
     })
@@ -153,7 +154,7 @@ pub(crate) fn explain(outcome: &Outcome) -> Option<String> {
 pub(crate) fn of_a_level(monitor: Monitor) -> &'static str {
     match monitor {
         Monitor::Poll => "nothing",
-        Monitor::Epoll => "a second look at the descriptor in the next epoll_wait",
+        Monitor::Epoll => "a second check of the descriptor in the next epoll_wait",
         Monitor::IoUring => "arming the one-shot POLL_ADD again",
     }
 }
@@ -173,16 +174,16 @@ mod tests {
     }
 
     #[test]
-    fn a_system_call_more_or_less_says_how_often_the_loop_slept() {
+    fn more_or_fewer_system_calls_show_how_often_the_loop_slept() {
         assert_eq!(
             why(1.5),
-            "0.50 system calls a request that are no reads were saved too: the loop slept less often"
+            "0.50 system calls per request other than reads were saved too: the loop slept less often"
         );
         assert_eq!(
             why(2.5),
-            "0.50 system calls a request that are no reads were made more: the loop slept more often"
+            "0.50 system calls per request other than reads were added: the loop slept more often"
         );
-        assert!(why(2.01).starts_with("the device's CPU time confirms it"), "{}", why(2.01));
+        assert!(why(2.01).starts_with("The device's CPU time confirms this"), "{}", why(2.01));
     }
 
     /// A cell that saved `saved_ns`, beside one in which the read takes `own_ns` and level
@@ -194,50 +195,55 @@ mod tests {
     }
 
     #[test]
-    fn what_read_and_level_take_is_the_level() {
+    fn read_and_level_together_explain_a_larger_saving() {
         let cell = beside_a_level(200.0, 300.0);
         assert!(is_the_level(&cell) && unexplained_ns(&cell).is_none());
         let why = explain(&cell).unwrap();
         assert!(
-            why.starts_with("the device's CPU time confirms it, and the reason is the level, a second look"),
+            why.starts_with(
+                "The device's CPU time confirms this. The reason is level triggering (a second check"
+            ),
             "{why}"
         );
         assert!(
-            why.contains("with the read, takes 100 ns (9") && why.ends_with(") less per doorbell"),
+            why.contains("with the same reads, the edge-triggered loop takes 100 ns (9")
+                && why.ends_with(") less per doorbell"),
             "{why}"
         );
     }
 
     #[test]
-    fn what_read_and_level_do_not_take_is_said_to_be_left() {
+    fn a_saving_beyond_read_and_level_is_unexplained() {
         let cell = beside_a_level(200.0, 500.0);
         assert!(!is_the_level(&cell) && (unexplained_ns(&cell).unwrap() - 200.0).abs() < 2.0);
         let why = explain(&cell).unwrap();
         assert!(
-            why.contains("a part of it is the level") && why.contains("The rest is unexplained"),
+            why.contains("A part of it is level triggering") && why.contains("The rest is unexplained"),
             "{why}"
         );
         // Also if the only read costs less than a second one.
         let cell = beside_a_level(150.0, 250.0);
         assert!(!is_the_level(&cell) && (unexplained_ns(&cell).unwrap() + 50.0).abs() < 2.0);
         assert!(
-            explain(&cell).unwrap().contains("it is less than the read and the level, a second look"),
+            explain(&cell)
+                .unwrap()
+                .contains("is smaller than the read plus level triggering (a second check"),
             "{cell:?}"
         );
     }
 
     #[test]
-    fn edges_show_that_a_read_costs_more_alone_than_as_a_second_one() {
+    fn an_only_read_that_costs_more_than_a_second_one_is_recognized() {
         let cell = beside_a_level(300.0, 400.0);
         assert!(!is_the_level(&cell) && unexplained_ns(&cell).is_none());
         let why = explain(&cell).unwrap();
-        assert!(why.contains("the only one of the simplest iteration takes 300 ns (29"), "{why}");
-        // Neither the one nor the other.
+        assert!(why.contains("the only read of the simplest iteration takes 300 ns (29"), "{why}");
+        // Neither estimate of the read explains this saving.
         assert!(unexplained_ns(&beside_a_level(300.0, 350.0)).is_some());
     }
 
     #[test]
-    fn a_level_that_was_not_measured_is_not_said_to_be_known() {
+    fn a_level_that_was_not_measured_is_reported_as_such() {
         let why = |monitor: &str| {
             let mut entries = cell("null", 4_000.0, 500.0);
             for entry in &mut entries {
@@ -246,12 +252,12 @@ mod tests {
             }
             explain(&outcomes(&entries)[0]).unwrap()
         };
-        assert!(why("io_uring").contains("arming the one-shot POLL_ADD again, which was not measured here"));
-        assert!(!why("poll").contains("level") && why("poll").ends_with("finds the kernel's code warm"));
+        assert!(why("io_uring").contains("arming the one-shot POLL_ADD again), which was not measured here"));
+        assert!(!why("poll").contains("level") && why("poll").ends_with("in the CPU's caches"));
     }
 
     #[test]
-    fn what_was_predicted_needs_no_explanation() {
+    fn a_saving_as_predicted_needs_no_explanation() {
         assert_eq!(explain(&outcomes(&cell("null", 4_000.0, 200.0))[0]), None);
     }
 }

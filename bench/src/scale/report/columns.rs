@@ -1,4 +1,4 @@
-//! Is each number below its heading?
+//! Tests that each number is below its heading.
 
 use super::*;
 use crate::measure::{Better, Comparison, Measured, Summary};

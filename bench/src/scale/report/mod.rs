@@ -73,7 +73,7 @@ fn growth_cells(row: &Row) -> [Cell; 2] {
     [change.into(), rows::interval(ratio.and_then(|ratio| ratio.interval), percent)]
 }
 
-/// What the numbers say: the answer, and one sentence for each group.
+/// The results in sentences: the answer, then one sentence for each group.
 pub(super) fn conclusions(rows: &[Row]) -> Vec<String> {
     let groups = || rows::groups(rows);
     answer(groups()).into_iter().chain(groups().filter_map(conclusion)).collect()
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn each_group_has_its_sentence_from_its_ends() {
+    fn each_group_has_a_sentence_on_its_first_and_last_row() {
         assert_eq!(
             conclusions(&rows()),
             [
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_measured_is_left_out_of_the_words_and_said_in_the_table() {
+    fn a_row_that_is_not_available_is_in_the_table_but_in_no_sentence() {
         let mut rows = rows();
         rows[1].result = Err(Missing::Unavailable("needs 10000 descriptors; raise 'ulimit -n'".to_owned()));
         assert_eq!(conclusions(&rows[..2]), Vec::<String>::new());

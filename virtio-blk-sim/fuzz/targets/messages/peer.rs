@@ -47,17 +47,13 @@ impl Peer {
         let mut config = DeviceConfig::new(64);
         config.num_queues = QUEUES;
         config.read_only = input.read_only;
-        let served = Served {
-            device: Disk::new(
-                BlockDevice::new(config).expect("the configuration must be valid"),
-                Backend::memory(64).expect("32 KiB can be allocated"),
-            )
-            .into(),
-            limit: None,
-            reset: if input.autoreset { Reset::Autoreset } else { Reset::Classic },
-        };
-        // A ring is expensive to create and does not interact with vhost-user, so use it for 1 of
-        // 256 inputs.
+        let disk = Disk::new(
+            BlockDevice::new(config).expect("such a disk can be made"),
+            Backend::memory(64).expect("32 KiB"),
+        );
+        let reset = if input.autoreset { Reset::Autoreset } else { Reset::Classic };
+        let disk = Served { reset, ..Served::new(disk) };
+        // The ring is dear to make and knows nothing of vhost-user: not one input in three.
         let kind = match input.monitor {
             0..8 => MonitorKind::Poll,
             255 => MonitorKind::IoUring,
@@ -65,7 +61,7 @@ impl Peer {
         };
         let build = |kind| AioContext::builder().monitor(kind).build();
         let context = build(kind).or_else(|_| build(MonitorKind::Epoll)).expect("epoll works everywhere");
-        let server = Server::new(served, Loops::own());
+        let server = Server::new(disk, Loops::own());
         let files = FILES.map(|size| {
             let file = memfd();
             file.set_len(size).expect("resizing a memfd must work");

@@ -10,7 +10,7 @@ use virtio_blk_sim::blk::Disk;
 use virtio_blk_sim::blk::backend::{Backend, FileImage, Null};
 use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig, SECTOR_SIZE, Serial};
 use virtio_blk_sim::queue::RateLimit;
-use virtio_blk_sim::vhost_user::Served;
+use virtio_blk_sim::vhost_user::{ProtocolFeatures, Served};
 
 /// The image of the disk, if it is one: shared by the queues and by whoever asks for its size.
 type Image = Option<Arc<FileImage>>;
@@ -216,7 +216,7 @@ impl Options {
         let limit = RateLimit::new(self.iops, self.bps);
         let limit = (!limit.is_unlimited()).then(|| Arc::new(limit));
         let device = Arc::new(Disk::new(device, backend));
-        Ok((Served { device, limit, reset: self.reset }, image))
+        Ok((Served { device, limit, reset: self.reset, withheld: ProtocolFeatures::NONE }, image))
     }
 }
 

@@ -17,14 +17,14 @@ const BUFFERS: u64 = 0x8000;
 /// A flat list of (guest address, bytes, writable): what both implementations must see of a chain.
 type Pieces = Vec<(u64, u64, bool)>;
 
-/// What we see of it.
+/// Returns the chain as our device half sees it.
 fn our_pieces(mem: &Arc<GuestMemoryMmap>, chain: &Chain) -> Pieces {
     let readable = as_guest(mem, chain.readable()).into_iter().map(|(addr, len)| (addr, len, false));
     let writable = as_guest(mem, chain.writable()).into_iter().map(|(addr, len)| (addr, len, true));
     readable.chain(writable).collect()
 }
 
-/// What virtio-queue sees of it.
+/// Returns the chain as virtio-queue sees it.
 fn their_pieces(chain: impl Iterator<Item = Theirs>) -> Pieces {
     chain.map(|entry| (entry.addr().0, u64::from(entry.len()), entry.is_write_only())).collect()
 }

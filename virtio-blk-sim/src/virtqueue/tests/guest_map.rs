@@ -1,4 +1,4 @@
-//! The guest memory of these tests. The tests of transports see the same guest.
+//! The guest memory of these tests. The tests of the vhost-user server use it too.
 
 use super::{GuestAddress, GuestRam};
 
@@ -8,7 +8,7 @@ pub(crate) const LOW_END: u64 = 0x1_0000;
 pub(crate) const MIDDLE_END: u64 = 0x2_0000;
 pub(crate) const HIGH: u64 = 0x10_0000;
 pub(crate) const HIGH_END: u64 = 0x11_0000;
-/// Where the tests put the rings; below and above is room for buffers and tables.
+/// Where the tests put the rings. The memory below and above is free for buffers and tables.
 pub(crate) const RINGS: u64 = 0x1000;
 
 pub(crate) fn three_regions() -> GuestRam {
@@ -20,7 +20,7 @@ pub(crate) fn three_regions() -> GuestRam {
     .unwrap()
 }
 
-/// Pages next to those regions, which the device does not have. (Nothing is below address 0.)
+/// Pages next to those regions that the device does not have. (Nothing is below address 0.)
 pub(crate) const CANARIES: [u64; 3] = [MIDDLE_END, HIGH - PAGE, HIGH_END];
 const PAGE: u64 = 4096;
 

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::support::*;
 use crate::virtqueue::layout::Descriptor;
 
-/// Random indirect tables lie here; random descriptors refer to it often.
+/// Random indirect tables are placed here. Random descriptors often refer to it.
 const TABLES: u64 = 0x6000;
 const TABLES_BYTES: u64 = 0x180;
 
@@ -22,7 +22,7 @@ enum Op {
     Publish,
     DisableKicks,
     EnableKicks,
-    /// If the queue is broken: a new one, from where avail.idx is.
+    /// If the queue is broken: build a new one that starts at the current avail.idx.
     Reset,
     /// The guest rewrites a descriptor, an avail entry, avail.idx, the requests, the used ring.
     Desc(u16, Descriptor),
@@ -44,7 +44,7 @@ fn tame(index: u16, size: u16) -> u16 {
     if index < WILD { index % size } else { index }
 }
 
-/// Addresses where something is, where something ends, and anything else.
+/// Addresses of tables and rings, addresses at the end of a region, and arbitrary ones.
 fn addr() -> impl Strategy<Value = u64> {
     prop_oneof![
         12 => LOW..MIDDLE_END - 0x400,
@@ -214,7 +214,7 @@ proptest! {
 
 /// The guest rewrites descriptors, tables and heads while the device reads them. Whatever mixture
 /// the device catches, every segment must be inside guest memory: a device that checked one copy
-/// and used another would be caught out.
+/// and used another would fail here.
 #[test]
 fn a_guest_that_rewrites_its_rings_while_they_are_read_gains_nothing() {
     const OUTCOMES: u32 = 20_000;
@@ -270,7 +270,7 @@ fn a_guest_that_rewrites_its_rings_while_they_are_read_gains_nothing() {
                     std::thread::yield_now();
                 }
                 Err(_) => {
-                    // The reset: a new queue goes on where the ring is now.
+                    // The reset: a new queue continues at the current index of the ring.
                     let at = driver_avail_idx(ram.memory(), &config);
                     device =
                         DeviceQueue::resume(ram.memory().clone(), config, at.wrapping_sub(4), at).unwrap();

@@ -1,24 +1,19 @@
-//! What a driver must not do and what a device must accept, one row each, with the expected
-//! reaction.
+//! Runs the table of malformed and unusual rings, and checks the reaction to each.
 //!
-//! A ring violation breaks the queue with an error that names it, and the device has written
-//! nothing. What is legal is served, and the device has written the posted buffers and its used
-//! ring and not one byte beside them.
+//! A ring violation breaks the queue with an error that names it, and the device writes nothing.
+//! A legal chain is served, and the device writes only the posted buffers and its used ring.
 
 use std::collections::BTreeSet;
 
+use super::cases::{self, CASES, Expect, Guest, INDIRECT, Pieces, SIZE, TABLE, config};
 use super::setup;
 use super::support::*;
 use crate::memory::fenced::device_view;
 use crate::virtqueue::layout::Descriptor;
 
-mod cases;
-
 use Expect::{Breaks, Serves};
-pub(super) use cases::{CASES, Expect, Guest, Pieces, config};
-use cases::{INDIRECT, SIZE, TABLE};
 
-/// What takes more than a chain, or another queue than [`CASES`] have.
+/// Cases that need more than one chain, or a queue different from the one of [`CASES`].
 const MORE: [(u32, fn()); 13] = [
     (1, a_loop_ends_where_the_longest_accepted_chain_would),
     (14, a_chain_may_have_4_gib_and_not_a_byte_more),
@@ -35,35 +30,38 @@ const MORE: [(u32, fn()); 13] = [
     (38, a_reset_with_chains_in_flight_leaves_their_memory_mapped),
 ];
 
-/// What no guest can do to a queue in its own process, and why.
+/// Cases that cannot occur when the guest and the queue are in one process, and why.
 const CANNOT_BE: [(u32, &str); 2] = [
     (
         34,
-        "queue registers changed after activation: a queue is made from a QueueConfig of its own, there are no registers",
+        "queue registers changed after activation: a queue is built from its own QueueConfig, there are no registers",
     ),
-    (37, "a kick to a queue that there is not: its doorbell is an eventfd that only the queue's maker has"),
+    (
+        37,
+        "a kick to a queue that does not exist: the doorbell is an eventfd that only the creator of the queue has",
+    ),
 ];
 
-/// The numbers of the rows, for the table of all of them.
+/// Returns the numbers of all cases here. Another test checks that the whole list is covered.
 pub(crate) fn malformed_cases() -> BTreeSet<u32> {
     let more = MORE.iter().map(|&(case, _)| case).chain(CANNOT_BE.iter().map(|&(case, why)| {
-        println!("case {case} cannot be in one process: {why}");
+        println!("case {case} cannot occur in one process: {why}");
         case
     }));
     CASES.iter().filter_map(cases::Case::number).chain(more).collect()
 }
 
 impl Guest {
-    /// What the device has of the guest's RAM: not the canaries.
+    /// Returns the guest memory that the device may access: all of it except the canaries.
     pub(super) fn device_memory(&self) -> Arc<GuestMemoryMmap> {
         device_view(&self.ram, &CANARIES)
     }
 }
 
 #[test]
-fn what_takes_more_than_a_chain_gets_its_reaction() {
+fn each_case_with_its_own_function_gets_its_reaction() {
     for (case, check) in MORE {
-        println!("case {case}"); // shown when it fails
+        println!("case {case}"); // printed when the test fails
         check();
     }
 }
@@ -129,16 +127,16 @@ fn breaks<M: GuestMemoryBackend + 'static>(
     assert_eq!(device.pop(&mut chain), Err(with), "{name}");
     assert!(
         chain.readable().is_empty() && chain.writable().is_empty(),
-        "{name}: nothing of a bad chain is left"
+        "{name}: a rejected chain must be empty"
     );
     assert!(device.is_broken(), "{name}");
     for _ in 0..3 {
         assert_eq!(device.pop(&mut chain), Err(QueueError::Broken), "{name}");
-        assert!(!device.has_available(), "{name}: a poller would spin");
+        assert!(!device.has_available(), "{name}: must look empty, or a poller would spin");
         device.disable_kicks();
-        assert!(!device.enable_kicks(), "{name}: a poller would spin");
+        assert!(!device.enable_kicks(), "{name}: must look empty, or a poller would spin");
     }
-    // What is in flight drains without reaching the guest.
+    // Chains in flight can be completed, but the guest does not see it.
     assert_eq!(usize::from(device.in_flight()), after, "{name}");
     for chain in &held {
         assert_eq!(device.push(chain.head(), 0), Ok(()), "{name}");
@@ -173,19 +171,19 @@ fn serves<M: GuestMemoryBackend + 'static>(
     assert_eq!(device.pop(&mut chain), Ok(false), "{name}");
     assert!(!device.is_broken(), "{name}");
 
-    assert_eq!(guest.driver.used_idx(), 1, "{name}: used.idx comes from the device's own count");
+    assert_eq!(guest.driver.used_idx(), 1, "{name}: used.idx must come from the device's own count");
     assert_eq!(guest.driver.used_entry(0), (u32::from(chain.head()), bytes as u32), "{name}");
     let used = guest.config.used_ring.0;
-    // idx and the first entry.
+    // The index and the first entry.
     let ours = |at: u64| (used + 2..used + 12).contains(&at);
     let posted = |at: u64| writable.iter().any(|&(addr, len)| (addr..addr + len).contains(&at));
     let stray: Vec<u64> =
         changed(&before, &snapshot(mem)).into_iter().filter(|&at| !ours(at) && !posted(at)).collect();
-    assert_eq!(stray, NOTHING, "{name}: the device wrote beside the posted buffers");
+    assert_eq!(stray, NOTHING, "{name}: the device wrote outside the posted buffers");
 }
 
 fn a_chain_may_have_4_gib_and_not_a_byte_more() {
-    // Sparse: the chain says the same 64 MiB over and over.
+    // The RAM is small: the chain refers to the same 64 MiB many times.
     const BUFFER: u32 = 64 << 20;
     let ram = GuestRam::new(BUFFER as usize + 0x1_0000).unwrap();
     for (extra, breaks) in [(None, false), (Some(1), true), (Some(BUFFER), true)] {
@@ -215,7 +213,7 @@ fn an_indirect_descriptor_that_was_not_negotiated_breaks_the_queue() {
 
 fn rings_that_overlap_harm_only_their_guest() {
     for event_idx in [true, false] {
-        // All three parts at one place: descriptors, avail ring and used ring are the same bytes.
+        // Descriptors, avail ring and used ring are the same bytes.
         let base = GuestAddress(RINGS);
         let config = QueueConfig { avail_ring: base, used_ring: base, event_idx, ..config() };
         let ram = three_regions();
@@ -242,7 +240,7 @@ fn what_was_made_available_before_the_queue_was_enabled_is_found() {
     for event_idx in [true, false] {
         let mut guest = Guest::new(QueueConfig { event_idx, ..config() });
         guest.driver.add(&[(GuestAddress(0x8000), 16)], &[]).unwrap();
-        assert!(guest.driver.publish(), "the early kick, which nobody hears");
+        assert!(guest.driver.publish(), "the kick before the device exists");
         let mut device = DeviceQueue::new(guest.device_memory(), guest.config).unwrap();
         assert!(device.enable_kicks());
         pop_one(&mut device);
@@ -271,7 +269,7 @@ fn a_reset_with_chains_in_flight_leaves_their_memory_mapped() {
     let chain = pop_one(&mut device);
     drop(device);
     drop(guest);
-    // The I/O finishes into memory that only the chain still holds.
+    // The I/O completes into memory that only the chain keeps mapped.
     assert_eq!(chain.writable().copy_from(0, &[7; 512]), 512);
     assert_eq!(Arc::strong_count(chain.memory()), 1);
 }
@@ -331,7 +329,7 @@ fn a_head_that_is_not_in_flight_cannot_be_completed() {
     }
     let _ = device.publish();
     assert_eq!(guest.driver.used_idx(), 1);
-    assert!(!device.is_broken(), "a mistake of the device is not the driver's fault");
+    assert!(!device.is_broken(), "a bug of the device must not break the queue");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Tests of both halves: against each other, against a hostile driver, and against another
 //! implementation.
 
+mod cases;
 mod differential;
 mod foreign;
 mod guest_map;
@@ -15,5 +16,10 @@ mod support;
 
 #[cfg(feature = "device")]
 pub(crate) use malformed::malformed_cases;
-// `guest_map` is also compiled into an integration test, where its parent provides these names.
+// `cases` and `guest_map` are also compiled into an integration test. Their parent module provides
+// the names that they use.
 use crate::memory::{GuestAddress, GuestRam};
+use crate::virtqueue::driver::DriverQueue;
+use crate::virtqueue::error::QueueError;
+use crate::virtqueue::layout::{Descriptor, QueueConfig};
+use guest_map::{HIGH, HIGH_END, LOW_END, MIDDLE_END, RINGS, three_regions_and_canaries};

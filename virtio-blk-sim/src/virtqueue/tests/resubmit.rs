@@ -1,9 +1,9 @@
-//! Chains that a former device left in flight, given back by head.
+//! Chains that a previous device left in flight, and that the next one takes over by head.
 
-use super::malformed::{CASES, Expect, Guest, config};
+use super::cases::{CASES, Expect, Guest, config};
 use super::support::*;
 
-/// The heads that the guest has made available, as a former device popped them.
+/// The heads that the guest has made available, in the order in which a previous device popped them.
 fn available(guest: &Guest) -> Vec<u16> {
     let entries = guest.config.avail_ring.0 + 2;
     let mem = guest.ram.memory();
@@ -19,10 +19,10 @@ fn a_chain_gets_the_reaction_that_it_gets_when_it_is_popped() {
         (case.set_up)(&mut guest);
         let mem = guest.device_memory();
         if let Expect::Breaks { with: QueueError::AvailIndex { .. }, .. } = case.expect {
-            continue; // That is no chain.
+            continue; // Not a valid chain.
         }
         let heads = available(&guest);
-        // The former device popped all of them and completed none.
+        // The previous device popped all of them and completed none.
         let popped = heads.len() as u16;
         let mut device = DeviceQueue::resume(mem.clone(), guest.config, popped, 0).unwrap();
         let before = snapshot(&mem);
@@ -63,7 +63,7 @@ fn what_is_resubmitted_is_answered_beside_what_is_popped() {
     let heads: Vec<u16> =
         (0..5).map(|at| driver.add(&[], &[(GuestAddress(0x8000 + at * 64), 4)]).unwrap().unwrap()).collect();
     let _ = driver.publish();
-    // The former device takes four, answers the third, and is no more.
+    // The previous device pops four, completes the third, and ends.
     for head in &heads[..4] {
         assert_eq!(pop_one(&mut former).head(), *head);
     }
@@ -121,7 +121,7 @@ fn a_head_is_in_flight_once_whether_popped_or_resubmitted() {
         let mut device = DeviceQueue::new(ram.memory().clone(), config).unwrap();
         assert_eq!(device.resubmit(out, &mut chain), Err(QueueError::HeadOutOfRange { head: out, size: 8 }));
     }
-    // A head that has been answered may come again.
+    // A completed head may be made available again.
     assert_eq!(device.resubmit(head, &mut chain), Ok(()));
     assert_eq!(device.push(head, 0), Ok(()));
     assert_eq!(device.resubmit(head, &mut chain), Ok(()));

@@ -1,5 +1,5 @@
-//! Driver and device against a plain model: what goes in comes out, once, and nobody sleeps beside
-//! work.
+//! Driver and device against a simple model: each chain is completed exactly once, and neither side
+//! sleeps while it has work.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -67,7 +67,7 @@ struct Expected {
     response: Vec<u8>,
 }
 
-/// Both sides, and what each of them believes.
+/// Both sides, and the state that each of them assumes.
 struct World<M> {
     mem: Arc<M>,
     driver: DriverQueue<M>,
@@ -163,8 +163,8 @@ impl<M: GuestMemoryBackend + 'static> World<M> {
 
     fn publish(&mut self) {
         let kick = self.driver.publish();
-        // All of `published` is visible now. Whoever sleeps beside it must be woken, and whoever
-        // was woken or never slept must not be disturbed.
+        // All of `published` is visible now. A side that sleeps must be woken, and a side that
+        // was already woken or never slept must not be notified.
         if self.device_asleep {
             assert_eq!(kick, !self.published.is_empty(), "kick of a sleeping device");
             if kick {
@@ -283,11 +283,11 @@ impl<M: GuestMemoryBackend + 'static> World<M> {
         assert_eq!(usize::from(self.driver.in_flight()), self.expected.len());
     }
 
-    /// Lets both sides work off what there is, then checks that nothing is left anywhere.
+    /// Lets both sides finish all work, then checks that nothing is left.
     fn drain(&mut self) {
         while !self.expected.is_empty() {
             let before = (self.published.len(), self.held.len(), self.expected.len());
-            // No forced wake-up here: a side that sleeps now was never told, and the loop would not
+            // No forced wake-up here: a side that sleeps now was never notified, and the loop would not
             // end.
             self.pop(usize::MAX);
             if !self.held.is_empty() {

@@ -1,4 +1,4 @@
-//! Queues that must not be enabled (cases 31 to 33), and queues that go on where another left them.
+//! Queues that must not be enabled (cases 31 to 33), and queues that continue where another stopped.
 
 use super::support::*;
 use crate::virtqueue::error::RingPart;
@@ -140,8 +140,8 @@ fn a_drained_queue_is_resumed_where_it_stopped() {
                     .unwrap();
             assert!(!device.enable_kicks());
 
-            // The new device does not know whether the driver heard of everything: the first batch
-            // interrupts.
+            // The new device does not know whether the driver was notified of everything, so the
+            // first batch interrupts.
             driver.add(&[], &[(GuestAddress(0x8000), 4)]).unwrap().unwrap();
             assert!(driver.publish(), "the new device asked for kicks");
             let chain = pop_one(&mut device);

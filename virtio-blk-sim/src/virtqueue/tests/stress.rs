@@ -1,5 +1,5 @@
-//! A driver thread and a device thread that sleep for real, each woken by nothing but the
-//! notifications that the other half says are due. One lost kick or interrupt and the run hangs.
+//! A driver thread and a device thread that really sleep. Each is woken only by the notifications
+//! that the other half asks for, so one lost kick or interrupt makes the run hang.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use super::support::*;
 
-/// Far longer than any scheduling delay: whoever waits this long was not told.
+/// Much longer than any scheduling delay: a side that waits this long was not notified.
 const NEVER_TOLD: Duration = Duration::from_secs(60);
 
-/// An eventfd's manners without the syscalls: rings coalesce, a wait takes them all.
+/// Behaves like an eventfd, without system calls: signals coalesce, and a wait consumes them all.
 trait Bell: Default + Sync {
     fn ring(&self);
     fn wait(&self, who: &str);
@@ -161,7 +161,7 @@ fn run<B: Bell>(event_idx: bool, depth: u16, chains: u32) -> Counts {
     })
 }
 
-/// Adds a request of 4 bytes and a response of 4 at addresses that go with its head.
+/// Adds a request of 4 bytes and a response of 4 bytes, at addresses that depend on its head.
 fn next_head(driver: &mut DriverQueue) -> u16 {
     // The buffers are not looked at before `publish`, so the descriptors may be corrected until
     // then.

@@ -5,9 +5,7 @@ pub(super) use std::sync::Arc;
 pub(super) use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
 use vm_memory::{FileOffset, MemoryRegionAddress};
 
-pub(super) use super::guest_map::{
-    CANARIES, HIGH, HIGH_END, LOW, LOW_END, MIDDLE_END, RINGS, three_regions, three_regions_and_canaries,
-};
+pub(super) use super::guest_map::{CANARIES, HIGH, HIGH_END, LOW, LOW_END, MIDDLE_END, RINGS, three_regions};
 pub(super) use crate::memory::{GuestAddress, GuestMemoryMmap, GuestRam};
 pub(super) use crate::virtqueue::chain::Chain;
 pub(super) use crate::virtqueue::device::DeviceQueue;

@@ -1,11 +1,11 @@
-//! A futex word: the kernel's, or under loom a model of it.
+//! A futex word: the kernel's futex, or a model of it under loom.
 
 use crate::sync::{AtomicU32, Ordering::SeqCst};
 #[cfg(not(loom))]
 use crate::sys::futex;
 use std::io;
 
-/// A word to sleep on. In shared memory it is four bytes.
+/// A word to sleep on. It occupies four bytes in shared memory.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Futex {
@@ -35,7 +35,7 @@ impl Futex {
         self.word.fetch_add(1, SeqCst);
     }
 
-    /// Sleeps while the word holds `expected`; perhaps returns for nothing.
+    /// Sleeps while the word holds `expected`. May return spuriously.
     #[cfg(not(loom))]
     pub(super) fn wait(&self, expected: u32) -> io::Result<()> {
         futex::wait(&self.word, expected)
@@ -44,13 +44,13 @@ impl Futex {
     /// Wakes up to `n` sleepers.
     #[cfg(not(loom))]
     pub(super) fn wake(&self, n: u32) {
-        // The address is mapped and aligned, so there is no error; a wake that failed could not be
-        // made up for either.
+        // The address is mapped and aligned, so this cannot fail; and the caller could not handle a
+        // failure.
         let woken = futex::wake(&self.word, n);
         debug_assert!(woken.is_ok(), "{woken:?}");
     }
 
-    /// The kernel compares and queues under one lock.
+    /// As in the kernel, comparing and queueing happen under one lock.
     #[cfg(loom)]
     pub(super) fn wait(&self, expected: u32) -> io::Result<()> {
         let queue = self.queue.lock().unwrap();

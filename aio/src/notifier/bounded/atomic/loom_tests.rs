@@ -1,20 +1,22 @@
-//! Loom models of the bounded count: nobody sleeps for ever, the bound holds, and nothing is lost.
+//! Loom models of the bounded count: no thread sleeps forever, the bound holds, and nothing is
+//! lost.
 //!
 //! ```text
 //! RUSTFLAGS="--cfg loom" cargo test -p aio --release --lib loom
 //! ```
 //!
-//! A lost wake-up is a thread that sleeps for ever, which loom reports as a deadlock. The models
-//! with a mistake in them must end that way.
+//! A lost wake-up leaves a thread sleeping forever, which loom reports as a deadlock. The models
+//! with a deliberate mistake must end that way.
 
 use super::{Arrived, Level, Registered, SeqCst, Sleepers, State, Taken, loom_fence};
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
-// Not loom's, which cannot be dropped when loom unwinds from a deadlock.
+// Not loom's types, because they cannot be dropped when loom unwinds from a deadlock.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// All schedules with at most this many preemptions; LOOM_MAX_PREEMPTIONS lowers it.
+/// Checks all schedules with at most this many preemptions. LOOM_MAX_PREEMPTIONS can lower the
+/// limit.
 fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound =
@@ -22,7 +24,7 @@ fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     builder.check(model);
 }
 
-/// As `Atomic::add` does.
+/// Does the same as `Atomic::add`.
 fn add(state: &State, n: u64) {
     let wake = |arrived: Arrived| {
         if arrived.wake != 0 {
@@ -36,7 +38,7 @@ fn add(state: &State, n: u64) {
     wake(state.writers.sleep_until(|| state.try_add(n), || {}).unwrap());
 }
 
-/// As `Atomic::take` does.
+/// Does the same as `Atomic::take`.
 fn take(state: &State) -> u64 {
     let taken = match state.try_take() {
         Some(taken) => taken,
@@ -52,11 +54,12 @@ fn make_room(state: &State, taken: Taken) {
     }
 }
 
-/// Producers add `adds` each, one after the other; the model's thread takes until it has all.
+/// Each producer thread adds the numbers of its list in order; the main thread takes until it has
+/// everything.
 fn all_that_is_added_is_taken(maximum: u32, semaphore: bool, adds: &'static [&'static [u64]]) {
     check(2, move || {
         let state = Arc::new(State::new(maximum, semaphore));
-        // Full from the start, so that whoever comes has to wait.
+        // Fill the count first, so that every producer has to wait.
         let full = u64::from(maximum) - 1;
         add(&state, full);
         let producers: Vec<_> = adds
@@ -70,7 +73,7 @@ fn all_that_is_added_is_taken(maximum: u32, semaphore: bool, adds: &'static [&'s
         let mut sum = 0;
         while sum < total {
             let taken = take(&state);
-            assert!(taken < maximum.into(), "the bound");
+            assert!(taken < maximum.into(), "took {taken}, which exceeds the bound");
             sum += taken;
         }
         assert_eq!((sum, state.count()), (total, 0));
@@ -90,7 +93,7 @@ fn two_producers_that_sleep_for_room_are_woken() {
     all_that_is_added_is_taken(2, false, &[&[1], &[1]]);
 }
 
-/// One waits for all the room there is, the others for a part of it.
+/// One producer needs all the room, the other only part of it.
 #[test]
 fn a_large_producer_is_woken_among_small_ones() {
     all_that_is_added_is_taken(3, true, &[&[1], &[2]]);
@@ -126,7 +129,7 @@ fn a_raised_maximum_wakes_the_producer() {
     });
 }
 
-/// Lowering and adding race for the same room: whichever comes first keeps the other out.
+/// Lowering the maximum and adding race for the same room; exactly one of them succeeds.
 #[test]
 fn a_maximum_is_never_set_below_the_count() {
     check(3, || {
@@ -159,7 +162,7 @@ fn stop_ends_every_sleep() {
     });
 }
 
-/// The doorbell: an eventfd that a loop sleeps on, level-triggered and read.
+/// A model of the doorbell: an eventfd that a loop polls level-triggered and reads.
 struct Bell {
     rung: Mutex<u64>,
     written: Condvar,
@@ -180,25 +183,26 @@ impl Bell {
     }
 }
 
-/// A change to the protocol that loses wake-ups.
+/// A deliberate mistake in the protocol, which loses wake-ups.
 #[derive(Clone, Copy, PartialEq)]
 enum Mistake {
-    /// The loop looks before it asks for the doorbell, and not after.
+    /// The loop checks the count before it arms the doorbell, but not afterwards.
     ArmsAndSleeps,
-    /// The sleeper looks, and then registers.
+    /// The sleeper checks before it registers, but not afterwards.
     LooksBeforeItRegisters,
-    /// The sequence number is read after the look.
+    /// The sequence number is read after the check.
     SequenceAfterTheLook,
     /// The producer that finds no room does not register.
     NeverRegisters,
 }
 
-/// Two producers, and a loop that takes until there is nothing, arms, and sleeps on the doorbell.
+/// Two producers, and a loop that takes until the count is zero, arms the doorbell, and sleeps on
+/// it.
 fn a_loop_hears_the_doorbell(mistake: Option<Mistake>) {
     check(3, move || {
         let state = Arc::new(State::new(9, false));
         let bell = Arc::new(Bell { rung: Mutex::new(0), written: Condvar::new() });
-        // Loom's atomics are the protocol's; this one only counts what it rang.
+        // Not a loom atomic: it is not part of the protocol and only counts the rings.
         let rings = Arc::new(AtomicU64::new(0));
         let producers = [(); 2].map(|()| {
             let (state, bell, rings) = (Arc::clone(&state), Arc::clone(&bell), Arc::clone(&rings));
@@ -237,8 +241,8 @@ fn arming_without_a_look_loses_a_wake_up() {
     a_loop_hears_the_doorbell(Some(Mistake::ArmsAndSleeps));
 }
 
-/// `Sleepers::sleep_until` with a mistake. Without its guard, whose drop loom does not bear when it
-/// unwinds from a deadlock.
+/// `Sleepers::sleep_until` with a mistake. It does not use the guard, because loom cannot run the
+/// guard's drop when it unwinds from a deadlock.
 fn sleep_wrongly<R>(sleepers: &Sleepers, mistake: Mistake, mut look: impl FnMut() -> Option<R>) -> R {
     let register = |at: bool| {
         if at {

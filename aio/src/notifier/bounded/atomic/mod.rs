@@ -1,9 +1,10 @@
-//! The bound by an atomic count in shared memory: no system call while nobody sleeps.
+//! The atomic method: the count is an atomic in shared memory. No system call is made while nobody
+//! sleeps.
 //!
-//! Threads that sleep do so in futex(2), loops on two eventfds: the doorbell, rung for a count, and
-//! the room doorbell. Both only while a loop has said that it waits, so neither has a maximum to
-//! respect, and the doorbell may be left unread.
-#![expect(unsafe_code, reason = "the state lies in memory that other processes map, too")]
+//! Threads sleep in futex(2). Loops sleep on two eventfds: the doorbell, rung when there is a
+//! count, and the room doorbell, rung when there is room. Both are rung only while a loop has
+//! announced that it waits, so their own counters stay small, and the doorbell need not be read.
+#![expect(unsafe_code, reason = "the state is in memory that other processes also map")]
 
 mod futex;
 mod state;
@@ -20,7 +21,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 #[derive(Debug)]
 pub(crate) struct Atomic {
-    /// Begins with a `State`.
+    /// A `State` is at its start.
     page: SharedPage,
     doorbell: EventNotifier,
     room: EventNotifier,
@@ -30,8 +31,8 @@ impl Atomic {
     pub(super) fn new(maximum: u64, counting: Counting, reset: Reset) -> io::Result<Self> {
         let page = SharedPage::new()?;
         let state = State::new(check_maximum(maximum)?, counting == Counting::Semaphore);
-        // SAFETY: the page is big enough and aligned (`as_ptr` checks), and nobody else has its
-        // descriptor yet.
+        // SAFETY: the page is large enough and aligned (`as_ptr` checks), and no other process has
+        // its descriptor yet.
         unsafe { page.as_ptr::<State>().write(state) };
         Ok(Self { page, doorbell: EventNotifier::new(reset)?, room: EventNotifier::new(Reset::Classic)? })
     }
@@ -49,18 +50,18 @@ impl Atomic {
         };
         let refuse = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         if this.state().magic.load(std::sync::atomic::Ordering::Acquire) != MAGIC {
-            return refuse("this memory does not hold a bounded notifier of this version");
+            return refuse("this memory does not contain a bounded notifier of this version");
         }
         if this.counting() != counting {
-            return refuse("this bounded notifier counts the other way: counter, semaphore");
+            return refuse("the counting does not match: one side says counter, the other semaphore");
         }
         Ok(this)
     }
 
     fn state(&self) -> &State {
-        // SAFETY: the page lives as long as `self`, is aligned, and holds a `State`: written by
-        // `new`, here or in the process that it came from, or all zeros or nonsense of a hostile
-        // peer, which are valid atomics, too.
+        // SAFETY: the page lives as long as `self`, is aligned, and contains a `State` that `new`
+        // wrote, in this process or in the one that sent the page. Zeros or arbitrary values from a
+        // hostile peer are also valid values for atomics.
         unsafe { &*self.page.as_ptr::<State>() }
     }
 
@@ -80,7 +81,7 @@ impl Atomic {
         self.room.as_fd()
     }
 
-    /// The doorbell as a loop registers it.
+    /// The doorbell, for a loop to register.
     pub(crate) fn bell(&self) -> &EventNotifier {
         &self.doorbell
     }
@@ -114,7 +115,7 @@ impl Atomic {
     #[cold]
     fn sleep_and_add(&self, n: u64, calls: &Calls) -> io::Result<()> {
         let state = self.state();
-        // Before `sleep_until` registers: see `State::large`.
+        // Must come before `sleep_until` registers in `waiting`; see `State::large`.
         let _large = (n > 1).then(|| Registered::at(&state.large));
         let look = || match state.try_add(n) {
             None => state.is_stopped().then(|| Err(stopped())),
@@ -191,12 +192,14 @@ impl Atomic {
         Ok(())
     }
 
-    /// A loop is about to sleep on the doorbell. False: look again instead.
+    /// Announces that a loop is about to sleep on the doorbell. Returns false if there is a count
+    /// already: the loop must look again instead of sleeping.
     pub(crate) fn arm(&self) -> bool {
         self.state().arm()
     }
 
-    /// A loop stops looking: whoever looks next hears of what is left.
+    /// A loop stops consuming. Leaves the doorbell armed, or rings it if a count is left, so that
+    /// the next consumer is woken.
     pub(crate) fn hand_back(&self, calls: &Calls) -> io::Result<()> {
         if self.arm() {
             return Ok(());
@@ -205,19 +208,19 @@ impl Atomic {
         self.doorbell.notify()
     }
 
-    /// A loop starts to wait for the room doorbell. Returns true if there is room already.
+    /// Registers a loop that wants the room doorbell. Returns true if there is room already.
     pub(crate) fn want_room(&self) -> bool {
         std::mem::forget(Registered::at(&self.state().wanting));
         self.state().admits(1)
     }
 
-    /// The loop found room at once, so it does not wait for a ring.
+    /// Unregisters a loop that found room at once and does not wait for a ring.
     pub(crate) fn wants_no_more(&self) {
         self.state().wants_no_more();
     }
 
-    /// The loop no longer waits. The ring that it took may have been meant for another loop as
-    /// well; if others wait, ring again.
+    /// Unregisters a loop that waited for the room doorbell, and clears the doorbell. The ring may
+    /// have been meant for another waiting loop, too, so it is rung again if there is one.
     pub(crate) fn had_room(&self, calls: &Calls) -> io::Result<()> {
         self.room.test_and_clear()?;
         bump(&calls.reads);

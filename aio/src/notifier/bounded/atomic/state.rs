@@ -1,10 +1,11 @@
-//! The count, its maximum, and the threads that wait: 64 bytes of memory that any number of threads
-//! and processes share.
+//! The count, its maximum, and the registered waiters: 64 bytes that any number of threads and
+//! processes share.
 //!
-//! Count and maximum are the two halves of one word. Each change is one compare-and-swap that sees
-//! both, so the bound is exact even while it changes. A thread that finds nothing to do registers,
-//! looks once more, and only then sleeps. A thread that changes the word checks afterwards whether
-//! anybody is registered. This is the same Dekker pair twice:
+//! The count and the maximum are the two halves of one 64-bit word. Each change is one
+//! compare-and-swap that sees both, so the bound is exact even while the maximum changes. A thread
+//! that has to wait first registers, then checks the word again, and only then sleeps. A thread
+//! that changes the word checks for registered waiters afterwards. This is the Dekker pattern (each
+//! side writes, then reads what the other wrote), used twice:
 //!
 //! ```text
 //!   producer without room                      consumer
@@ -18,22 +19,22 @@
 //!     sleep
 //! ```
 //!
-//! All accesses are sequentially consistent: if (2) misses (3) then (4) sees (1). A sleep is
-//! futex(2) on a sequence number that was read before the look (2) and is raised before each wake,
-//! so a wake between look and sleep is not missed either. `loom_tests` checks both pairs, and
-//! that similar but wrong versions fail.
+//! All accesses are sequentially consistent: if (2) does not see (3), then (4) sees (1). Threads
+//! sleep in futex(2) on a sequence number. It is read before the check (2) and incremented before
+//! each wake, so a wake between the check and the sleep is not missed. `loom_tests` checks both
+//! pairs, and some incorrect variants of them.
 
 use super::futex::Futex;
 use crate::sync::{AtomicU32, AtomicU64, Ordering::SeqCst, loom_fence};
 use std::io;
 
-/// What the first word of the memory must hold: the layout and its version.
+/// The value of the first 32-bit word: identifies the layout and its version.
 pub(super) const MAGIC: u32 = u32::from_be_bytes(*b"bnd1");
 
-/// How "no maximum" is stored: zero is not a valid maximum.
+/// Stands for "no maximum". Zero is free for this because it is not a legal maximum.
 const UNLIMITED: u32 = 0;
 
-/// The halves of the word.
+/// The two halves of the word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Level {
     count: u32,
@@ -49,12 +50,13 @@ impl Level {
         u64::from(self.maximum) << 32 | u64::from(self.count)
     }
 
-    /// The overflow level: the count stays below it.
+    /// The overflow level; the count always stays below it.
     fn limit(self) -> u64 {
         if self.maximum == UNLIMITED { 1 << 32 } else { self.maximum.into() }
     }
 
-    /// The kernel's inequality for write(2) of `n`. Memory that a peer damaged admits nothing.
+    /// The inequality that the kernel applies to write(2) of `n`. Returns false if a peer has
+    /// written an invalid state.
     fn admits(self, n: u64) -> bool {
         let (limit, count) = (self.limit(), self.count.into());
         limit > count && limit - count > n
@@ -65,9 +67,9 @@ impl Level {
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Sleepers {
-    /// Raised before each wake.
+    /// Incremented before each wake.
     sequence: Futex,
-    /// Registered, and perhaps asleep.
+    /// Number of registered threads; they may be asleep.
     pub(super) waiting: AtomicU32,
 }
 
@@ -76,7 +78,7 @@ impl Sleepers {
         Self { sequence: Futex::new(), waiting: AtomicU32::new(0) }
     }
 
-    /// Registers, and sleeps until a look gives something. `slept` is called before each sleep.
+    /// Registers, and sleeps until `look` returns a value. `slept` is called before each sleep.
     pub(super) fn sleep_until<R>(
         &self,
         mut look: impl FnMut() -> Option<R>,
@@ -93,14 +95,14 @@ impl Sleepers {
         }
     }
 
-    /// Wakes up to `n` of them.
+    /// Wakes up to `n` threads.
     pub(super) fn wake(&self, n: u32) {
         self.sequence.bump();
         self.sequence.wake(n);
     }
 }
 
-/// One more in a count of those who wait, until dropped.
+/// Adds one to a count of waiters; dropping it subtracts one.
 #[derive(Debug)]
 pub(super) struct Registered<'a>(&'a AtomicU32);
 
@@ -119,7 +121,7 @@ impl Drop for Registered<'_> {
     }
 }
 
-/// Whom a producer has to wake.
+/// Whom a producer has to wake after adding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Arrived {
     /// Ring the doorbell: a loop sleeps on it.
@@ -138,31 +140,34 @@ pub(super) struct Taken {
     pub(super) wake: u32,
 }
 
-/// See the module. One cache line, of which a fast notify and a fast take write only the word.
+/// The shared state; see the module. It fills one cache line. A notify or take that nobody waits
+/// for writes only `word`.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(super) struct State {
     pub(super) magic: AtomicU32,
-    /// Each take takes one, as with EFD_SEMAPHORE.
+    /// Nonzero if each take takes one unit, as with EFD_SEMAPHORE.
     semaphore: AtomicU32,
     /// [`Level`], packed.
     word: AtomicU64,
-    /// A loop sleeps, or is about to, until the doorbell rings; the producer that clears it rings.
+    /// Nonzero while a loop sleeps, or is about to sleep, on the doorbell. The producer that clears
+    /// it rings the doorbell.
     armed: AtomicU32,
-    /// For good.
+    /// Nonzero once stopped; never reset.
     stopped: AtomicU32,
     pub(super) readers: Sleepers,
     pub(super) writers: Sleepers,
-    /// Those among `writers` that want more than one: registered here first.
+    /// How many of `writers` want to add more than one. They register here before they register in
+    /// `writers`.
     pub(super) large: AtomicU32,
-    /// Loops that wait for the room doorbell.
+    /// Number of loops that wait for the room doorbell.
     pub(super) wanting: AtomicU32,
 }
 
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<State>() == 64, "one cache line, and the same layout in every process");
 
-/// The half word for a maximum; `None` if it does not fit.
+/// Encodes a maximum as stored in the word. Returns `None` if it is zero or does not fit.
 pub(super) fn encode(maximum: u64) -> Option<u32> {
     match maximum {
         u64::MAX => Some(UNLIMITED),
@@ -172,7 +177,7 @@ pub(super) fn encode(maximum: u64) -> Option<u32> {
 }
 
 impl State {
-    /// `maximum` as [`encode`] gives it.
+    /// `maximum` must come from [`encode`].
     pub(super) fn new(maximum: u32, semaphore: bool) -> Self {
         Self {
             magic: AtomicU32::new(MAGIC),
@@ -222,7 +227,8 @@ impl State {
         self.writers.wake(u32::MAX);
     }
 
-    /// Adds `n` if the bound admits it; then the caller rings and wakes. `None`: no room.
+    /// Adds `n` if the bound admits it. The caller must then ring and wake as the result says.
+    /// Returns `None` if there is no room.
     #[inline]
     pub(super) fn try_add(&self, n: u64) -> Option<Arrived> {
         let mut word = self.word.load(SeqCst);
@@ -231,7 +237,7 @@ impl State {
             if !level.admits(n) {
                 return None;
             }
-            // Admitted, so the sum is below the limit, which is 2^32 at most.
+            // `n` was admitted, so the sum is below the limit, which is at most 2^32.
             let sum = Level { count: level.count + n as u32, ..level };
             match self.word.compare_exchange_weak(word, sum.pack(), SeqCst, SeqCst) {
                 Ok(_) => break,
@@ -244,8 +250,8 @@ impl State {
 
     #[inline]
     fn arrived(&self, n: u32) -> Arrived {
-        // A write(2) of zero wakes a poller of an eventfd, who then finds nothing; here nobody is
-        // troubled.
+        // A write(2) of zero to an eventfd wakes its pollers, who find nothing to read. Here adding
+        // zero wakes nobody.
         if n == 0 {
             return Arrived { ring: false, wake: 0 };
         }
@@ -253,13 +259,14 @@ impl State {
         let wake = match self.readers.waiting.load(SeqCst) {
             0 => 0,
             _ if self.is_semaphore() => n,
-            // One take is all.
+            // One take takes the whole count.
             _ => 1,
         };
         Arrived { ring, wake }
     }
 
-    /// Takes the count, or one of it; then the caller wakes. `None`: there is none.
+    /// Takes the whole count, or one unit of a semaphore. The caller must then ring and wake as the
+    /// result says. Returns `None` if the count is zero.
     #[inline]
     pub(super) fn try_take(&self) -> Option<Taken> {
         let mut word = self.word.load(SeqCst);
@@ -280,8 +287,9 @@ impl State {
         Some(Taken { count, ring_room: self.wanting.load(SeqCst) != 0, wake: self.writers_to_wake(count) })
     }
 
-    /// (4) How many writers to wake for `room` that has come. Those that want one each need no more
-    /// than the room; one that wants more may not be able to use a wake that another could, so then
+    /// Step (4): how many writers to wake when `room` units have been freed. If every writer wants
+    /// one unit, waking `room` of them is enough. A writer that wants more might be woken without
+    /// having enough room, while another could have used the wake-up; so if there is such a writer,
     /// all are woken.
     fn writers_to_wake(&self, room: u32) -> u32 {
         match self.writers.waiting.load(SeqCst) {
@@ -291,8 +299,8 @@ impl State {
         }
     }
 
-    /// Sets the maximum unless the count has reached it; then the caller wakes writers and rings
-    /// the room doorbell.
+    /// Sets the maximum. The caller must then wake writers and ring the room doorbell as the result
+    /// says. Returns `None` if the count has already reached the new maximum.
     pub(super) fn set_maximum(&self, maximum: u32) -> Option<Taken> {
         let mut word = self.word.load(SeqCst);
         loop {
@@ -310,20 +318,21 @@ impl State {
         Some(Taken { count: 0, ring_room: self.wanting.load(SeqCst) != 0, wake })
     }
 
-    /// A loop no longer waits for the room doorbell. Returns true if others do.
+    /// Unregisters a loop from the room doorbell. Returns true if other loops are still registered.
     pub(super) fn wants_no_more(&self) -> bool {
         self.wanting.fetch_sub(1, SeqCst) != 1
     }
 
-    /// A loop is about to sleep on the doorbell. Returns false if there is a count already and it
-    /// must not sleep.
+    /// Announces that a loop is about to sleep on the doorbell. Returns false if there is a count
+    /// already; then the loop must not sleep.
     pub(super) fn arm(&self) -> bool {
         self.armed.store(1, SeqCst);
         loom_fence();
         if self.level().count == 0 {
             return true;
         }
-        // A producer may have cleared it just now; then it rings without need.
+        // A producer may have cleared it just before, and then rings the doorbell needlessly. That
+        // is harmless.
         self.armed.store(0, SeqCst);
         false
     }

@@ -1,4 +1,4 @@
-//! The drawings, read back: is each number where its axis says?
+//! Parses the drawings and tests that each number is at the right position of its axis.
 
 use super::*;
 use crate::report::metric::quantile;

@@ -107,7 +107,7 @@ fn a_table_that_is_turned_has_every_arm_too() {
     let row = table.split("<tr>").find(|row| row.contains(">IOPS, 1/s</th>")).unwrap();
     let mut places = iops.iter().map(|cell| row.find(cell.as_str()).unwrap());
     assert!(places.by_ref().is_sorted() && group.len() == 4, "{row}");
-    // An arm that could not be measured has no column, but a line with the reason.
+    // An arm that could not be measured has no column, and a line with the reason.
     let mut group = group.to_vec();
     group[3].metrics.clear();
     group[3].reason = Some("no such kernel; ask for another".to_owned());
@@ -142,7 +142,7 @@ fn an_earlier_run_is_before_and_its_regressions_are_red() {
 }
 
 #[test]
-fn a_long_first_sentence_is_cut_for_the_answer_and_stands_below_in_full() {
+fn a_long_first_sentence_is_shortened_in_the_answer_and_complete_below() {
     let long = format!("We are ahead; except where {}.", "we are not ".repeat(30));
     let json = SLOWER.replace("\"conclusions\":[]", &format!("\"conclusions\":[\"{long}\"]"));
     let page = render(&Document::parse(&json).unwrap(), None);

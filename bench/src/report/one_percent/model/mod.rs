@@ -88,7 +88,7 @@ impl Verdict {
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Reproduced => "reproduced",
-            Self::WithinNoise => "reproduced, as is zero",
+            Self::WithinNoise => "reproduced, also zero",
             Self::More => "more",
             Self::Less => "less",
         }

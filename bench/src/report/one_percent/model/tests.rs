@@ -50,8 +50,8 @@ pub(crate) fn cell(disk: &str, iteration_ns: f64, saved_ns: f64) -> Vec<Entry> {
     ]
 }
 
-/// The same where the read that it leaves out takes `own_ns` and the level `level_ns`, as edges
-/// with the read tell.
+/// The same with an edge-triggered arm that reads: the read costs `own_ns` and level triggering
+/// `level_ns`.
 pub(crate) fn cell_with_level(disk: &str, iteration_ns: f64, own_ns: f64, level_ns: f64) -> Vec<Entry> {
     let mut entries = cell(disk, iteration_ns, own_ns + level_ns);
     let (group, cpu) = (entries[0].group.clone(), iteration_ns / 2.0);
@@ -71,21 +71,21 @@ pub(crate) fn cell_with_level(disk: &str, iteration_ns: f64, own_ns: f64, level_
     entries
 }
 
-/// A read takes 200 ns of 4 us and of 2 us of CPU; without it 400 ns are saved. All numbers are
-/// different.
+/// A read takes 200 ns of 4 us, and of 2 us of CPU time. Without it 400 ns are saved. All numbers
+/// are different.
 pub(crate) fn more() -> Vec<Outcome> {
     let mut entries = cell("null", 4_000.0, 400.0);
     entries[2].metrics.get_mut("syscalls").unwrap().summary.median = 1.75;
     outcomes(&entries)
 }
 
-/// What the lab counted for the same loop.
+/// The lab's counts for the same loop.
 pub(crate) fn lab_savings() -> Savings {
     let (monitor, reset) = ("epoll".to_owned(), "edge".to_owned());
     Savings { kernel: "stock".to_owned(), monitor, reset, classic: 9_000.0, autoreset: 8_500.0 }
 }
 
-/// The same cell elsewhere.
+/// The same cell at another place, or in another loop.
 fn elsewhere(mut entries: Vec<Entry>, here: &str, there: &str) -> Vec<Entry> {
     for entry in &mut entries {
         entry.group = entry.group.replace(here, there);
@@ -95,7 +95,7 @@ fn elsewhere(mut entries: Vec<Entry>, here: &str, there: &str) -> Vec<Entry> {
 }
 
 #[test]
-fn edges_with_the_read_tell_the_level_from_the_read() {
+fn an_edge_triggered_arm_with_a_read_separates_level_and_read() {
     let mut entries = cell_with_level("null", 4_000.0, 203.0, 100.0);
     let about = |estimate: Option<Estimate>| estimate.unwrap().median.round();
     let of = |entries: &[Entry]| outcomes(entries).swap_remove(0);
@@ -105,7 +105,7 @@ fn edges_with_the_read_tell_the_level_from_the_read() {
     assert_eq!((only.cpu_verdict(), only.verdict()), (Some(Verdict::More), Some(Verdict::More)));
     assert!(only.cpu_is_with_level() && only.verdict_with_level().unwrap().agrees());
     assert!((only.cpu_with_level_ns().unwrap().median - 300.0).abs() < 1.0);
-    // For each read that it makes.
+    // The cost is per read.
     entries[2].metrics.get_mut("reads").unwrap().summary.median = 0.5;
     assert_eq!([about(of(&entries).level_ns), about(of(&entries).own_read_ns)], [200.0, 406.0]);
     // An older report, or a loop without edges.
@@ -116,7 +116,7 @@ fn edges_with_the_read_tell_the_level_from_the_read() {
 }
 
 #[test]
-fn a_level_is_lent_within_its_loop_and_its_place_first() {
+fn a_level_is_borrowed_only_from_the_same_loop_and_preferably_the_same_place() {
     const ONE: &str = "one CPU (0)";
     const TWO: &str = "two CPUs (0, 1)";
     let deep =
@@ -137,15 +137,15 @@ fn a_level_is_lent_within_its_loop_and_its_place_first() {
     assert_eq!([of(0), of(1)], [(Some(100.0), false), (Some(150.0), false)]);
     assert_eq!([of(2), of(3), of(4)], [(Some(150.0), true), (Some(100.0), true), (Some(100.0), true)]);
     assert_eq!(outcomes[3].level_words(), "~+100");
-    assert_eq!(of(5), (None, false), "another loop's level");
+    assert_eq!(of(5), (None, false), "the level of another loop was borrowed");
 }
 
 #[test]
-fn a_level_below_the_noise_gives_way_to_one_that_is_known() {
+fn a_level_below_the_noise_is_replaced_by_a_known_one() {
     let noisy = elsewhere(cell_with_level("null", 4_000.0, 200.0, 0.0), "one CPU (0)", "two CPUs (0, 1)");
     let outcomes = outcomes(&[noisy.clone(), cell_with_level("null", 4_000.0, 200.0, 100.0)].concat());
     assert!((outcomes[0].level_ns.unwrap().median - 100.0).abs() < 1.0 && outcomes[0].level_is_borrowed);
-    // Where none is known it stays.
+    // It is kept if no other cell has a known one.
     let alone = super::outcomes(&noisy).swap_remove(0);
     assert!(alone.level_ns.unwrap().median.abs() < 1.0 && !alone.level_is_borrowed);
 }
@@ -162,7 +162,7 @@ fn errors_of_a_sum_add_as_squares() {
 }
 
 #[test]
-fn a_cell_predicts_what_one_read_more_has_cost() {
+fn a_prediction_is_the_cost_of_one_more_read() {
     let outcomes = outcomes(&cell("null", 4_000.0, 200.0));
     let [only] = outcomes.as_slice() else { panic!("{outcomes:?}") };
     assert!((only.iteration_us - 4.0).abs() < 1e-9);
@@ -176,21 +176,21 @@ fn a_cell_predicts_what_one_read_more_has_cost() {
 }
 
 #[test]
-fn what_is_outside_the_prediction_is_more_or_less() {
+fn a_saving_outside_the_prediction_is_more_or_less() {
     let verdict_of = |saved_ns| outcomes(&cell("null", 4_000.0, saved_ns))[0].verdict();
     assert_eq!(verdict_of(400.0), Some(Verdict::More));
     assert_eq!(verdict_of(50.0), Some(Verdict::Less));
 }
 
 #[test]
-fn a_saving_below_the_noise_is_not_called_found() {
+fn a_saving_below_the_noise_is_within_noise() {
     // 0.02 % of a millisecond, and a noise of 0.2 %.
     let outcomes = outcomes(&cell("spin 100us", 1_000_000.0, 200.0));
     assert_eq!(outcomes[0].verdict(), Some(Verdict::WithinNoise));
 }
 
 #[test]
-fn intervals_that_meet_agree() {
+fn intervals_that_overlap_agree() {
     let estimate = |median: f64, half: f64| Estimate {
         median,
         interval: Some(Interval { low: median - half, high: median + half }),
@@ -203,7 +203,7 @@ fn intervals_that_meet_agree() {
 }
 
 #[test]
-fn without_an_arm_that_does_not_read_there_is_a_prediction_alone() {
+fn without_an_autoreset_arm_there_is_only_a_prediction() {
     let mut entries = cell("null", 4_000.0, 200.0);
     entries[2].metrics.clear();
     entries[2].reason = Some("no such kernel".to_owned());
@@ -214,7 +214,7 @@ fn without_an_arm_that_does_not_read_there_is_a_prediction_alone() {
 }
 
 #[test]
-fn a_cell_without_a_dose_takes_the_read_of_its_loops_simplest_cell() {
+fn a_cell_without_a_dose_takes_t_read_from_the_simplest_cell() {
     let mut entries = cell("null", 4_000.0, 200.0);
     let group = "epoll, null, iodepth 1, busy polling on one CPU (0)";
     let base = Some((1e6, 500.0));

@@ -38,11 +38,11 @@ fn explained(outcomes: &[Outcome]) -> Vec<String> {
         let (Some(verdict), Some(why)) = (outcome.verdict(), explain(outcome)) else { continue };
         let (Some(saved), Some(predicted)) = (outcome.saved, outcome.predicted) else { continue };
         let rest = unexplained_ns(outcome).map(|ns| {
-            let side = if ns > 0.0 { "beyond" } else { "short of" };
-            format!(" ({} ns of CPU {side} read and level)", number(ns.abs()))
+            let side = if ns > 0.0 { "more" } else { "less" };
+            format!(" ({} ns of CPU {side} than read and level triggering)", number(ns.abs()))
         });
         let cell = format!(
-            "{}, {} and not {}{}",
+            "{}, {} instead of {}{}",
             outcome.short_name(),
             estimate(saved),
             share(predicted.median),
@@ -55,7 +55,7 @@ fn explained(outcomes: &[Outcome]) -> Vec<String> {
     }
     let sentence = |(verdict, why, cells): (Verdict, String, Vec<String>)| {
         let word = if verdict == Verdict::More { "More" } else { "Less" };
-        format!("{word} than predicted: {}. There {why}.", cells.join("; "))
+        format!("{word} than predicted: {}. {why}.", cells.join("; "))
     };
     reasons.into_iter().map(sentence).collect()
 }
@@ -89,14 +89,14 @@ fn answer(outcomes: &[Outcome]) -> Option<String> {
         .unwrap_or_default();
     if read_ns.median <= 0.0 {
         return Some(format!(
-            "What a read(2) costs inside this loop could not be distinguished from zero ({} ns{interval}): the machine is too noisy \
-             for an answer, or the rounds are too few.",
+            "The cost of a read(2) inside this loop could not be distinguished from zero ({} ns{interval}): the machine is \
+             too noisy for an answer, or there were too few rounds.",
             number(read_ns.median)
         ));
     }
     Some(format!(
-        "A read(2) of an eventfd costs {} ns inside the loop here ({}{interval}), so doing without it saves 1% of an iteration of \
-         {} us, more of a shorter one and less of a longer; of the proposal's {} us it saves {}.",
+        "A read(2) of an eventfd costs {} ns inside the loop here ({}{interval}). Leaving it out saves 1% of an iteration \
+         of {} us, more of a shorter one and less of a longer one. Of the proposal's {} us it saves {}.",
         number(read_ns.median),
         cell.cell.monitor,
         number(read_ns.median / PROPOSED_SHARE / 1e3),
@@ -120,14 +120,15 @@ fn parts(outcomes: &[Outcome]) -> Option<String> {
                 // A multishot POLL_ADD watches the doorbell while it is read, and the read walks
                 // the list of watchers.
                 (false, Monitor::IoUring) => {
-                    "which does not agree, because it is a second read in a row, of a descriptor that nobody watches meanwhile"
+                    "which does not agree, because it is a second read in a row, and the descriptor is not polled at that time"
                 }
                 (false, _) => "which does not agree, because it is a second read in a row",
             };
-            format!("; t_read, by one read more, is {}, {remark}", nanoseconds(read_ns))
+            format!(" Measured with one more read, t_read is {}, {remark}.", nanoseconds(read_ns))
         });
         Some(format!(
-            "Of the {} ns of CPU that {edge} saves in the simplest iteration on {}, the read(2) is {} and the level {}, {}{}.",
+            "Of the {} ns of CPU that {edge} saves in the simplest iteration on {}, the read(2) is {} and level triggering is \
+             {}, which is {}.{}",
             number(saved_ns.median),
             outcome.place,
             nanoseconds(own_read_ns),
@@ -156,12 +157,12 @@ fn reached(outcomes: &[Outcome]) -> Option<String> {
         .into_iter()
         .partition(|outcome| bound(outcome).is_some_and(|bound| bound.low >= PROPOSED_SHARE));
     let parts: Vec<String> =
-        [("at least 1% was saved of", more), ("less than 1% of", less), ("undecided for", open)]
+        [("at least 1% was saved at", more), ("less than 1% at", less), ("undecided at", open)]
             .into_iter()
             .filter(|(_, cells)| !cells.is_empty())
             .map(|(words, cells)| format!("{words} {}", iterations(&cells)))
             .collect();
-    (!parts.is_empty()).then(|| format!("On one CPU, iteration by iteration: {}.", parts.join("; ")))
+    (!parts.is_empty()).then(|| format!("On one CPU, by length of the iteration: {}.", parts.join("; ")))
 }
 
 fn proposed(outcomes: &[Outcome]) -> Option<String> {
@@ -170,7 +171,8 @@ fn proposed(outcomes: &[Outcome]) -> Option<String> {
         curve(outcomes, monitor, true).into_iter().find(|outcome| outcome.cell.disk == Disk::Spin(100))?;
     let (saved, predicted) = (at.saved?, at.predicted?);
     Some(format!(
-        "At the proposal's point, {} us here, {} was measured and {} predicted; its 1% would take {} ns of reads.",
+        "At the iteration of the proposal ({} us here), a saving of {} was measured, and {} was predicted. A saving of 1% \
+         would need {} ns of reads.",
         number(at.iteration_us),
         estimate(saved),
         share(predicted.median),
@@ -193,10 +195,10 @@ fn most(outcomes: &[Outcome]) -> Option<String> {
 
 fn nothing(outcomes: &[Outcome]) -> Option<String> {
     let cell = |outcome: &Outcome| {
-        format!("{} ({} reads a request)", outcome.short_name(), fixed(outcome.classic.reads, 2))
+        format!("{} ({} reads per request)", outcome.short_name(), fixed(outcome.classic.reads, 2))
     };
     let none: Vec<String> = outcomes.iter().filter(|outcome| outcome.nothing_to_save()).map(cell).collect();
-    (!none.is_empty()).then(|| format!("There is hardly a read left to save in: {}.", none.join("; ")))
+    (!none.is_empty()).then(|| format!("Almost no reads are left to save in: {}.", none.join("; ")))
 }
 
 /// Busy polling that finds nothing in its window does not reduce the reads.
@@ -204,7 +206,7 @@ fn busy(outcomes: &[Outcome]) -> Option<String> {
     let cells = outcomes.iter().filter(|outcome| outcome.cell.busy_poll && !outcome.nothing_to_save()).map(
         |outcome| {
             let (reads, iteration) = (fixed(outcome.classic.reads, 2), number(outcome.iteration_us));
-            format!("{}: {reads} reads a request, in iterations of {iteration} us", outcome.short_name())
+            format!("{}: {reads} reads per request, in iterations of {iteration} us", outcome.short_name())
         },
     );
     let cells: Vec<String> = cells.collect();
@@ -222,10 +224,10 @@ fn of_2020(outcomes: &[Outcome]) -> Option<String> {
             (Some(saved), _) => format!("measured {}", estimate(saved)),
             (None, Some(why)) => {
                 let more =
-                    outcome.dose_cost.map(|cost| format!(", but one read more took {}", estimate(cost)));
-                format!("not measured without ({}){}", obstacle(why), more.unwrap_or_default())
+                    outcome.dose_cost.map(|cost| format!(", but one more read cost {}", estimate(cost)));
+                format!("not measured without the read ({}){}", obstacle(why), more.unwrap_or_default())
             }
-            (None, None) => "not measured without".to_owned(),
+            (None, None) => "not measured without the read".to_owned(),
         };
         Some(format!(
             "{} on {}: {} reads in {} us, {} predicted, {what}",
@@ -239,7 +241,7 @@ fn of_2020(outcomes: &[Outcome]) -> Option<String> {
     let cells: Vec<String> = cells.collect();
     (!cells.is_empty()).then(|| {
         format!(
-            "As in 2020, with O_DIRECT by Linux AIO and its completions through an eventfd: {}.",
+            "The configuration of 2020, O_DIRECT with Linux AIO and completions through an eventfd: {}.",
             cells.join("; ")
         )
     })
@@ -257,15 +259,17 @@ fn agreement(outcomes: &[Outcome]) -> Option<String> {
         ((_, 0), _) => String::new(),
         ((time, times), (cpu, cpus)) => {
             format!(
-                " By read and level together {time} of {times} agree in time and {cpu} of {cpus} in device CPU."
+                " With the cost of level triggering included, {time} of {times} agree in time and {cpu} of {cpus} in the \
+                 device's CPU time."
             )
         }
     };
     let exact = |outcome: &&Outcome| outcome.autoreset.is_some_and(|counts| counts.reads == 0.0);
     (!verdicts.is_empty()).then(|| {
         format!(
-            "Three ways to measure it: in time {} of {} cells reproduce the prediction (in {} of them zero is within the \
-             noise too), {} saved more and {} less; in device CPU {} of {} do; by count {} of {} made no read in the arm without it.{with_level}",
+            "The prediction was checked in three ways. Time: {} of {} cells agree with it ({} of them also with zero), {} \
+             saved more, and {} less. The device's CPU time: {} of {} agree. Counts: {} of {} made no read in the arm \
+             without reads.{with_level}",
             count(Verdict::Reproduced) + count(Verdict::WithinNoise),
             verdicts.len(),
             count(Verdict::WithinNoise),
@@ -294,10 +298,7 @@ fn instructions(lab: &[Savings]) -> Option<String> {
     });
     let kernels: Vec<String> = kernels.collect();
     (!kernels.is_empty()).then(|| {
-        format!(
-            "A fourth way, instructions of a request counted in the kernel lab, saves {}.",
-            kernels.join("; ")
-        )
+        format!("The kernel lab counted the instructions that are saved per request: {}.", kernels.join("; "))
     })
 }
 

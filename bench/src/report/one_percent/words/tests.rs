@@ -14,7 +14,7 @@ fn sweep() -> Vec<Entry> {
     .concat()
 }
 
-/// The same, but 300 ns are saved: 100 are the level's, which the simplest cell tells.
+/// The same, but 300 ns are saved. 100 of them are level triggering, measured in the simplest cell.
 fn sweep_with_level() -> Vec<Entry> {
     [
         cell_with_level("null", 4_000.0, 200.0, 100.0),
@@ -35,7 +35,7 @@ fn the_answer_is_arithmetic_on_the_read_in_place() {
         words[0].starts_with("A read(2) of an eventfd costs 200 ns inside the loop here (epoll, "),
         "{words:?}"
     );
-    assert!(words[0].ends_with("of the proposal's 100 us it saves 0.20%."), "{words:?}");
+    assert!(words[0].ends_with("Of the proposal's 100 us it saves 0.20%."), "{words:?}");
     assert!(words[0].contains("saves 1% of an iteration of 20.0 us, more of a shorter"), "{words:?}");
 }
 
@@ -45,8 +45,8 @@ fn where_one_percent_is_reached_follows_from_the_intervals() {
     let reached = words.iter().find(|sentence| sentence.starts_with("On one CPU")).unwrap();
     assert_eq!(
         reached,
-        "On one CPU, iteration by iteration: at least 1% was saved of 4.00, 14.0 us; less than 1% of 104 us; undecided for \
-         19.9 us."
+        "On one CPU, by length of the iteration: at least 1% was saved at 4.00, 14.0 us; less than 1% at 104 us; undecided \
+         at 19.9 us."
     );
     let most = words.iter().find(|sentence| sentence.starts_with("The largest")).unwrap();
     assert!(most.starts_with("The largest saving is in epoll, null on one CPU (0): 5.0% ("), "{most}");
@@ -56,18 +56,22 @@ fn where_one_percent_is_reached_follows_from_the_intervals() {
 fn a_cell_outside_its_prediction_is_explained() {
     let mut entries = cell("null", 4_000.0, 500.0);
     let sentence = |entries: &[Entry]| words(entries).pop().unwrap();
-    assert!(sentence(&entries).contains("an edge also saves what a level costs"), "{}", sentence(&entries));
+    assert!(
+        sentence(&entries).contains("an edge also saves the cost of level triggering"),
+        "{}",
+        sentence(&entries)
+    );
     assert!(sentence(&entries).starts_with("More than predicted: epoll, null"), "{}", sentence(&entries));
-    // The same saving with a system call less that is no read.
+    // The same saving, but one system call other than the read is saved too.
     let syscalls = entries[2].metrics.get_mut("syscalls").unwrap();
     syscalls.summary.median = 1.0;
-    assert!(sentence(&entries).contains("1.00 system calls a request that are no reads were saved too"));
+    assert!(sentence(&entries).contains("1.00 system calls per request other than reads were saved too"));
     entries[2].metrics.get_mut("kicks").unwrap().summary.median = 0.5;
-    assert!(sentence(&entries).contains("the guest kicked 0.50 times a request and not 1.00"));
+    assert!(sentence(&entries).contains("The guest kicked 0.50 times per request instead of 1.00"));
 }
 
 #[test]
-fn a_saving_is_taken_apart_where_all_of_it_was_measured() {
+fn the_parts_of_a_saving_are_listed_if_all_were_measured() {
     let words = words(&sweep_with_level());
     assert!(
         words[1].starts_with(
@@ -75,18 +79,20 @@ fn a_saving_is_taken_apart_where_all_of_it_was_measured() {
         ),
         "{words:?}"
     );
-    assert!(words[1].contains(" and the level 100 ns (9"), "{words:?}");
+    assert!(words[1].contains(" and level triggering is 100 ns (9"), "{words:?}");
     assert!(
-        words[1].ends_with("; t_read, by one read more, is 200 ns (196 to 204), which agrees."),
+        words[1].ends_with(" Measured with one more read, t_read is 200 ns (196 to 204), which agrees."),
         "{words:?}"
     );
-    let ways = words.iter().find(|sentence| sentence.starts_with("Three ways")).unwrap();
+    let ways = words.iter().find(|sentence| sentence.starts_with("The prediction was")).unwrap();
     assert!(
-        ways.contains("in time 0 of 3 cells reproduce") && ways.contains("in device CPU 0 of 3 do"),
+        ways.contains("Time: 0 of 3 cells agree") && ways.contains("The device's CPU time: 0 of 3 agree."),
         "{ways}"
     );
     assert!(
-        ways.ends_with("By read and level together 3 of 3 agree in time and 3 of 3 in device CPU."),
+        ways.ends_with(
+            "With the cost of level triggering included, 3 of 3 agree in time and 3 of 3 in the device's CPU time."
+        ),
         "{ways}"
     );
     let last = words.last().unwrap();
@@ -97,12 +103,12 @@ fn a_saving_is_taken_apart_where_all_of_it_was_measured() {
     );
     assert!(
         last.contains(
-            "and the reason is the level, a second look at the descriptor in the next epoll_wait: the same"
+            "The reason is level triggering (a second check of the descriptor in the next epoll_wait): with the same"
         ),
         "{last}"
     );
 
-    // One read more costs less than an only one.
+    // A second read costs less than the only one.
     let mut entries = sweep_with_level();
     entries.truncate(4);
     entries[1] = arm(
@@ -114,12 +120,12 @@ fn a_saving_is_taken_apart_where_all_of_it_was_measured() {
         Some((250_000.0, 2_000.0)),
     );
     let parts = conclusions(&outcomes(&entries), &[]).swap_remove(1);
-    assert!(parts.contains("t_read, by one read more, is 150 ns (1"), "{parts}");
+    assert!(parts.contains("Measured with one more read, t_read is 150 ns (1"), "{parts}");
     assert!(parts.ends_with("which does not agree, because it is a second read in a row."), "{parts}");
 }
 
 #[test]
-fn a_part_that_is_not_told_from_nothing_takes_no_saving_apart() {
+fn the_parts_of_a_saving_are_not_listed_if_one_of_them_is_below_the_noise() {
     let parts =
         |entries: &[Entry]| words(entries).into_iter().any(|sentence| sentence.starts_with("Of the "));
     assert!(parts(&sweep_with_level()));
@@ -129,38 +135,38 @@ fn a_part_that_is_not_told_from_nothing_takes_no_saving_apart() {
 }
 
 #[test]
-fn what_is_left_beside_the_level_stands_with_its_cell() {
+fn an_unexplained_rest_is_printed_with_its_cell() {
     let last = |saved_ns| {
         let entries = [cell_with_level("null", 4_000.0, 200.0, 100.0), cell("spin 10us", 14_000.0, saved_ns)];
         words(&entries.concat()).pop().unwrap()
     };
     assert!(
-        last(500.0).contains("and not 1.4% (200 ns of CPU beyond read and level). There the"),
+        last(500.0).contains("instead of 1.4% (200 ns of CPU more than read and level triggering). The"),
         "{}",
         last(500.0)
     );
     assert!(
-        last(250.0).contains("and not 1.4% (50.0 ns of CPU short of read and level). There"),
+        last(250.0).contains("instead of 1.4% (50.0 ns of CPU less than read and level triggering). The"),
         "{}",
         last(250.0)
     );
 }
 
 #[test]
-fn time_without_cpu_is_between_the_threads() {
+fn time_that_is_not_cpu_time_is_explained_by_waking_up() {
     let group = "epoll, null, iodepth 1 on one CPU (0)";
     let mut entries = cell("null", 4_000.0, 200.0);
     entries[2] = arm(group, "epoll/edge", 1e9 / 3_000.0, 1_800.0, 0.0, Some((250_000.0, 2_000.0)));
     let last = words(&entries).pop().unwrap();
-    assert!(last.contains("the rest is between the threads"), "{last}");
+    assert!(last.contains("The difference is in the time between the threads"), "{last}");
     // Less CPU and less time than the read alone would have taken: no rule covers that.
     let entries = cell("null", 4_000.0, 20.0);
     let last = words(&entries).pop().unwrap();
-    assert!(last.starts_with("Less than predicted") && last.contains("-180 ns a request"), "{last}");
+    assert!(last.starts_with("Less than predicted") && last.contains("-180 ns per request"), "{last}");
 }
 
 #[test]
-fn noise_is_not_an_answer() {
+fn a_read_cost_below_the_noise_is_reported_as_such() {
     let mut entries = cell("null", 4_000.0, 200.0);
     let cpu = entries[1].metrics.get_mut("device_cpu_ns").unwrap();
     cpu.versus.as_mut().unwrap().difference = Estimate { median: -3.0, interval: None };
@@ -168,9 +174,9 @@ fn noise_is_not_an_answer() {
     assert!(words[0].contains("could not be distinguished from zero (-3.00 ns)"), "{words:?}");
 }
 
-/// An arm that still reads, once in four requests, say because it lost a race.
+/// An arm that still reads once in four requests, for example because it lost a race.
 #[test]
-fn reads_that_are_made_without_count_as_not_saved() {
+fn reads_in_the_autoreset_arm_do_not_count_as_saved() {
     let mut entries = sweep();
     entries[2].metrics.get_mut("reads").unwrap().summary.median = 0.25;
     let outcomes = outcomes(&entries);
@@ -181,14 +187,14 @@ fn reads_that_are_made_without_count_as_not_saved() {
         outcomes[0].predicted
     );
     let words = conclusions(&outcomes, &[]);
-    let ways = words.iter().find(|sentence| sentence.starts_with("Three ways")).unwrap();
-    assert!(ways.ends_with("by count 3 of 4 made no read in the arm without it."), "{ways}");
+    let ways = words.iter().find(|sentence| sentence.starts_with("The prediction was")).unwrap();
+    assert!(ways.ends_with("Counts: 3 of 4 made no read in the arm without reads."), "{ways}");
 }
 
-/// A cell that cannot tell its own t_read has that of the simplest cell of the same place, not of
-/// the first.
+/// A cell that cannot measure its own t_read takes it from the simplest cell of the same place, not
+/// from the first cell.
 #[test]
-fn a_borrowed_read_is_of_the_same_place() {
+fn a_borrowed_read_comes_from_the_same_place() {
     let moved = |entries: Vec<Entry>| -> Vec<Entry> {
         let place = |mut entry: Entry| {
             entry.group = entry.group.replace("one CPU (0)", "two CPUs (0, 1)");
@@ -197,7 +203,7 @@ fn a_borrowed_read_is_of_the_same_place() {
         entries.into_iter().map(place).collect()
     };
     let mut there = moved(cell("null", 4_000.0, 200.0));
-    // 400 ns there: one read more counts as half a one.
+    // 400 ns there: the dose adds only half a read.
     there[1].metrics.get_mut("reads").unwrap().summary.median = 1.5;
     let mut other = moved(cell("spin 100us", 104_000.0, 200.0));
     other.remove(1);
@@ -224,7 +230,7 @@ fn the_kernel_lab_is_a_sentence_with_a_part_for_each_kernel() {
     let words = conclusions(&outcomes(&sweep()), &lab);
     assert!(
         words.contains(
-            &"A fourth way, instructions of a request counted in the kernel lab, saves on the stock kernel 600 (6.0%) by \
+            &"The kernel lab counted the instructions that are saved per request: on the stock kernel 600 (6.0%) by \
               epoll/edge, 1,000 (10.0%) by io_uring/edge; with patch 0001 499 (5.0%) by poll/kernel-flag."
                 .to_owned()
         ),
@@ -233,7 +239,7 @@ fn the_kernel_lab_is_a_sentence_with_a_part_for_each_kernel() {
 }
 
 #[test]
-fn nothing_measured_means_nothing_said() {
+fn without_results_there_are_no_sentences() {
     assert!(conclusions(&[], &[]).is_empty());
     assert!(words(&sweep()[..1]).iter().all(|sentence| !sentence.contains("NaN")));
 }
@@ -246,10 +252,10 @@ fn shares_have_two_decimals_below_one_percent() {
     );
 }
 
-/// Reports of two runs on one machine, with what the words are made from. Their sentences must be
-/// those that the numbers give, and both must come to the same answer.
+/// Reports of two runs on one machine. The sentences must follow from the numbers, and both runs
+/// must give the same answer.
 #[test]
-fn saved_reports_say_what_their_numbers_say() {
+fn the_sentences_of_saved_reports_follow_from_their_numbers() {
     let runs = [
         include_str!("../../../one_percent/golden/first.json"),
         include_str!("../../../one_percent/golden/second.json"),
@@ -264,8 +270,8 @@ fn saved_reports_say_what_their_numbers_say() {
             let (more, less) = (bound.low >= PROPOSED_SHARE, bound.high < PROPOSED_SHARE);
             (more || less).then_some(more)
         };
-        // What the level costs each loop that has edges is known, and saves as much as it says in
-        // the simplest iteration.
+        // For each loop with edges the cost of level triggering is known, and in the simplest
+        // iteration it explains the saving.
         let simplest = |outcome: &&Outcome| outcome.cell.is_simplest() && outcome.on_one_cpu();
         for outcome in found.iter().filter(simplest).filter(|outcome| outcome.cell.edge().is_some()) {
             assert!(!outcome.level_is_borrowed && outcome.cpu_agrees_by_edges(), "{}", outcome.name());
@@ -275,7 +281,7 @@ fn saved_reports_say_what_their_numbers_say() {
     assert!(told[0].len() > 20);
     for ((name, first), (other, second)) in told[0].iter().zip(&told[1]) {
         assert_eq!(name, other);
-        // One run may tell what the other cannot; none may contradict it.
+        // One run may decide what the other cannot, but they must not contradict each other.
         assert!(first.is_none() || second.is_none() || first == second, "{name}: {first:?} and {second:?}");
     }
 }

@@ -1,4 +1,5 @@
-//! The table: what is posted, and what the ring makes of it. The tests of transports run it, too.
+//! The table of malformed and unusual rings, each with the expected reaction. The tests of the
+//! vhost-user server run it too.
 
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
 
@@ -18,15 +19,15 @@ pub(crate) const INDIRECT: u16 = Descriptor::INDIRECT;
 pub(crate) type Pieces = &'static [(u64, u64)];
 
 pub(crate) enum Expect {
-    /// `pop` gives this error, after as many good chains.
+    /// `pop` returns this error, after this many valid chains.
     Breaks { after: usize, with: QueueError },
-    /// `pop` gives one chain with these readable and writable pieces, then an empty ring.
+    /// `pop` returns one chain with these readable and writable pieces, then the ring is empty.
     Serves(Pieces, Pieces),
 }
 use Expect::{Breaks, Serves};
 
 pub(crate) struct Case {
-    /// Begins with its number in the project's list of malformed requests, if it is there.
+    /// Starts with the number of the case in the project's list of malformed requests, if it has one.
     pub(crate) name: &'static str,
     pub(crate) set_up: fn(&mut Guest),
     pub(crate) expect: Expect,
@@ -38,9 +39,9 @@ impl Case {
     }
 }
 
-/// A guest that writes what it likes.
+/// A guest that can write anything to its rings.
 pub(crate) struct Guest {
-    /// With the canaries, which are not the device's.
+    /// Includes the canaries, which the device does not have.
     pub(crate) ram: GuestRam,
     pub(crate) driver: DriverQueue,
     pub(crate) config: QueueConfig,
@@ -49,7 +50,7 @@ pub(crate) struct Guest {
 impl Guest {
     pub(crate) fn new(config: QueueConfig) -> Self {
         let ram = three_regions_and_canaries();
-        // Everywhere, for a stray write of any value but this to show.
+        // Fill all memory, so that a stray write of any other value is seen.
         for region in ram.memory().iter() {
             let canary = vec![0xc5; region.len() as usize];
             ram.memory().write_slice(&canary, region.start_addr()).unwrap();
@@ -258,7 +259,7 @@ pub(crate) const CASES: &[Case] = &[
         g.desc(0, 0x8000, 16, 0xfff8 | NEXT, 1); g.desc(1, 0x9000, 8, 0xfff8 | WRITE, 0); g.avail(&[0]);
     }, expect: Serves(&[(0x8000, 16)], &[(0x9000, 8)]) },
 
-    // Things that are the guest's own loss.
+    // Mistakes that harm only the guest itself.
     Case { name: "27 garbage in avail.flags and used_event", set_up: |g| {
         g.desc(0, 0x9000, 8, WRITE, 0); g.avail(&[0]); g.driver.write_interrupt_requests(0xffff, 0x8000);
     }, expect: Serves(&[], &[(0x9000, 8)]) },

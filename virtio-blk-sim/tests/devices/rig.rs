@@ -1,0 +1,278 @@
+//! A device on an IoThread, and a guest that has its queues.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use aio::{AioContext, EventNotifier, IoThread, Reset};
+use virtio_blk_sim::memory::{GuestAddress, GuestMemoryMmap, GuestRam};
+use virtio_blk_sim::queue::{Device, Worker};
+use virtio_blk_sim::vhost_user::{
+    F_PROTOCOL_FEATURES, Frontend, Listening, Loops, MemoryRegion, ProtocolFeatures, Served, Server,
+    VringAddr,
+};
+use virtio_blk_sim::virtqueue::{DriverQueue, QueueConfig};
+use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
+
+/// Far beyond what any step takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What a frontend adds to a guest address.
+const USER_BASE: u64 = 0x7f00_0000_0000;
+/// `VIRTIO_F_VERSION_1`.
+pub(crate) const VERSION_1: u64 = 1 << 32;
+const EVENT_IDX: u64 = 1 << 29;
+const INDIRECT: u64 = 1 << 28;
+
+thread_local! {
+    /// What runs on this IoThread: a server and what belongs to it.
+    static RUNNING: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Waits until a condition holds.
+pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// A name for a socket that nobody else uses.
+pub(crate) fn temp_path() -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    std::env::temp_dir().join(format!("devices-{}-{count}.sock", std::process::id()))
+}
+
+/// A server that runs until it is dropped.
+pub(crate) struct TestServer {
+    path: PathBuf,
+    thread: Option<IoThread>,
+}
+
+impl TestServer {
+    /// `more` starts what else runs on the loop, and is kept with the server.
+    pub(crate) fn new<D>(
+        served: Served<D>,
+        threads: usize,
+        more: impl FnOnce(&AioContext) -> Box<dyn Any> + Send + 'static,
+    ) -> Self
+    where
+        D: Device<Worker: Worker<Memory = GuestMemoryMmap>>,
+    {
+        let path = temp_path();
+        let listener = UnixListener::bind(&path).unwrap();
+        let thread = IoThread::spawn_with("server", AioContext::builder(), move |context| {
+            let loops = Loops::spawn(threads, Vec::new(), &AioContext::builder())?;
+            let server = Server::new(served, loops);
+            let listening = server.listen(context, listener)?;
+            RUNNING.with_borrow_mut(|running| {
+                running.push(Box::new(listening));
+                running.push(more(context));
+            });
+            Ok(())
+        })
+        .unwrap();
+        Self { path, thread: Some(thread) }
+    }
+
+    /// Asks the server something, on its thread.
+    pub(crate) fn ask<D: 'static, R: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Listening<D>) -> R + Send + 'static,
+    ) -> R {
+        let ask = move |_: &AioContext| {
+            RUNNING.with_borrow(|running| question(running[0].downcast_ref::<Listening<D>>().unwrap()))
+        };
+        self.thread.as_ref().unwrap().run(ask).unwrap()
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+        if let Some(thread) = self.thread.take() {
+            let gone = thread.run(|_| drop(RUNNING.take()));
+            // A test that fails already need not fail twice.
+            if !std::thread::panicking() {
+                gone.unwrap();
+                thread.stop().unwrap();
+            }
+        }
+    }
+}
+
+/// The VMM of a guest: a session of its own for each connection.
+pub(crate) struct Vmm {
+    pub(crate) frontend: Frontend,
+}
+
+/// A queue's eventfds.
+pub(crate) struct Lines {
+    pub(crate) kick: EventNotifier,
+    call: EventNotifier,
+    pub(crate) error: EventNotifier,
+}
+
+impl Vmm {
+    /// Shares all regions of the RAM but those that begin at a canary.
+    pub(crate) fn new(server: &TestServer, ram: &GuestRam, canaries: &[u64]) -> Self {
+        let mut frontend = Frontend::connect(&server.path, Duration::from_secs(10)).unwrap();
+        frontend.set_owner().unwrap();
+        let wanted = ProtocolFeatures::REPLY_ACK
+            | ProtocolFeatures::RESET_DEVICE
+            | ProtocolFeatures::CONFIG
+            | ProtocolFeatures::BACKEND_REQ;
+        let offered = frontend.get_protocol_features().unwrap();
+        frontend.set_protocol_features(offered.intersection(wanted)).unwrap();
+        let mut offset = 0;
+        let regions = ram.memory().iter().map(|region| {
+            let (guest_addr, size) = (region.start_addr().0, region.len());
+            let mmap_offset = offset;
+            offset += size.next_multiple_of(4096);
+            (MemoryRegion { guest_addr, size, user_addr: USER_BASE + guest_addr, mmap_offset }, ram.as_fd())
+        });
+        let regions: Vec<_> = regions.filter(|(region, _)| !canaries.contains(&region.guest_addr)).collect();
+        frontend.set_mem_table(&regions).unwrap();
+        Self { frontend }
+    }
+
+    /// Starts a queue whose rings are laid out, from index 0.
+    pub(crate) fn start(&mut self, index: u8, queue: &QueueConfig) -> Lines {
+        let on = |on: bool, bit: u64| if on { bit } else { 0 };
+        let features =
+            VERSION_1 | F_PROTOCOL_FEATURES | on(queue.event_idx, EVENT_IDX) | on(queue.indirect, INDIRECT);
+        let [kick, call, error] = [(); 3].map(|()| EventNotifier::new(Reset::Classic).unwrap());
+        let (number, frontend) = (u32::from(index), &mut self.frontend);
+        frontend.set_features(features).unwrap();
+        frontend.set_vring_num(number, queue.size.into()).unwrap();
+        frontend.set_vring_base(number, 0).unwrap();
+        let user = |address: GuestAddress| USER_BASE + address.0;
+        frontend
+            .set_vring_addr(VringAddr {
+                index: number,
+                flags: 0,
+                descriptor: user(queue.desc_table),
+                used: user(queue.used_ring),
+                available: user(queue.avail_ring),
+                log: 0,
+            })
+            .unwrap();
+        frontend.set_vring_err(index, Some(error.as_fd())).unwrap();
+        frontend.set_vring_call(index, Some(call.as_fd())).unwrap();
+        frontend.set_vring_kick(index, Some(kick.as_fd())).unwrap();
+        frontend.set_vring_enable(number, true).unwrap();
+        Lines { kick, call, error }
+    }
+}
+
+impl Vmm {
+    /// Ends the session without stopping anything first.
+    pub(crate) fn hang_up(&self) {
+        let socket = self.frontend.as_fd().try_clone_to_owned().map(UnixStream::from);
+        let _ = socket.and_then(|socket| socket.shutdown(Shutdown::Both));
+    }
+}
+
+impl Drop for Vmm {
+    fn drop(&mut self) {
+        self.hang_up();
+    }
+}
+
+/// A guest's driver of one queue with buffers of [`Ring::BUFFER`] bytes.
+pub(crate) struct Ring {
+    pub(crate) driver: DriverQueue,
+    lines: Lines,
+    base: u64,
+    free: Vec<u16>,
+    /// The buffer of each chain, by its head.
+    buffers: Vec<Option<u16>>,
+}
+
+impl Ring {
+    pub(crate) const SIZE: u16 = 16;
+    pub(crate) const BUFFER: u32 = 4096;
+    /// Guest memory for one.
+    pub(crate) const BYTES: u64 = 0x2000 + Self::SIZE as u64 * Self::BUFFER as u64;
+
+    /// Lays out queue `index`, each in its own part of the guest's RAM, and starts it.
+    pub(crate) fn new(vmm: &mut Vmm, ram: &GuestRam, index: u8) -> Self {
+        let base = u64::from(index) * Self::BYTES;
+        let config = QueueConfig { event_idx: true, ..QueueConfig::at(GuestAddress(base), Self::SIZE) };
+        let driver = DriverQueue::new(ram.map().unwrap(), config).unwrap();
+        let lines = vmm.start(index, &config);
+        let buffers = vec![None; usize::from(Self::SIZE)];
+        Self { driver, lines, base, free: (0..Self::SIZE).collect(), buffers }
+    }
+
+    fn address(&self, buffer: u16) -> GuestAddress {
+        GuestAddress(self.base + 0x2000 + u64::from(buffer) * u64::from(Self::BUFFER))
+    }
+
+    fn kick(&mut self) {
+        if self.driver.publish() {
+            self.lines.kick.notify().unwrap();
+        }
+    }
+
+    pub(crate) fn ring_doorbell(&self) {
+        self.lines.kick.notify().unwrap();
+    }
+
+    /// Offers all free buffers for the device to write.
+    pub(crate) fn offer(&mut self) {
+        while let Some(buffer) = self.free.pop() {
+            let at = self.address(buffer);
+            let head = self.driver.add(&[], &[(at, Self::BUFFER)]).unwrap().unwrap();
+            self.buffers[usize::from(head)] = Some(buffer);
+        }
+        self.kick();
+    }
+
+    /// Sends as much as there are free buffers for; returns how many bytes.
+    pub(crate) fn send(&mut self, ram: &GuestRam, bytes: &[u8]) -> usize {
+        let mut sent = 0;
+        for part in bytes.chunks(Self::BUFFER as usize) {
+            let Some(buffer) = self.free.pop() else { break };
+            let at = self.address(buffer);
+            ram.memory().write_slice(part, at).unwrap();
+            let head = self.driver.add(&[(at, part.len() as u32)], &[]).unwrap().unwrap();
+            self.buffers[usize::from(head)] = Some(buffer);
+            sent += part.len();
+        }
+        self.kick();
+        sent
+    }
+
+    /// Takes one answer: the bytes that the device has written.
+    pub(crate) fn take(&mut self, ram: &GuestRam) -> Option<Vec<u8>> {
+        let (head, written) = self.driver.pop_used().unwrap()?;
+        let buffer = self.buffers[usize::from(head)].take().expect("a chain that was posted");
+        assert!(written <= Self::BUFFER);
+        let mut bytes = vec![0; written as usize];
+        ram.memory().read_slice(&mut bytes, self.address(buffer)).unwrap();
+        self.free.push(buffer);
+        Some(bytes)
+    }
+
+    /// Waits for an answer.
+    pub(crate) fn wait(&mut self, ram: &GuestRam) -> Vec<u8> {
+        let mut taken = None;
+        wait_until("an answer", || {
+            taken = self.take(ram);
+            taken.is_some()
+        });
+        taken.unwrap()
+    }
+
+    /// Whether the device has interrupted since the last call.
+    pub(crate) fn interrupted(&self) -> bool {
+        self.lines.call.test_and_clear().unwrap()
+    }
+}
