@@ -16,13 +16,40 @@
 //!
 //! The modules, lowest first. Each module uses only the modules above it in this table:
 //!
-//! [`queue`] and [`vhost_user`] know no disk: `examples/` has an entropy device and a console on
-//! them.
+//! | module | contents |
+//! |---|---|
+//! | [`memory`] | guest RAM: a memfd that device and guest map separately |
+//! | [`virtqueue`] | both halves of the split ring; does not know what a chain means |
+//! | [`queue`] | a virtqueue on an event loop, for any device |
+//! | [`sandbox`], [`chardev`] | fewer rights for a server; a socket with bounded buffers |
+//! | [`vhost_user`] | the protocol and a server, for any device |
+//! | [`blk`] | the block device: requests, configuration, backends |
+//! | [`guest`] | a driver, a thread that plays the vCPU, a real vCPU under KVM |
+//!
+//! # A device of your own
+//!
+//! Implement [`queue::Device`], and serve it with [`vhost_user::Daemon`] or [`vhost_user::Server`].
+//! `examples/vhost-user-rng.rs` and `examples/vhost-user-console.rs` are complete programs.
+//!
+//! # Features
+//!
+//! | feature | adds |
+//! |---|---|
+//! | none | [`memory`] and [`virtqueue`], on vm-memory and little else |
+//! | `device` | [`queue`] and [`blk`], on [`aio`] |
+//! | `vhost-user` | [`vhost_user`] and [`chardev`] |
+//! | `sandbox` | [`sandbox`]: seccomp and landlock for a server |
+//! | `guest`, `kvm` | [`guest`]: simulated guests; one on a real vCPU |
+//! | `cli` | the program `vhost-user-blk` |
+//!
+//! By default all of them.
+//!
+//! # Trust
 //!
 //! The guest is not trusted: every descriptor is copied once and checked, arithmetic is in sectors,
-//! every loop is bounded by the queue's size. A driver that breaks a rule of the ring loses its
+//! and every loop is bounded by the queue's size. A driver that breaks a rule of the ring loses its
 //! queue until it resets the device; a bad request is answered with a status. [`virtqueue`] and
-//! [`device`] say what is checked where.
+//! [`blk::device`] describe what is checked where.
 //!
 //! # Example
 //!

@@ -1,8 +1,8 @@
 //! Where the content of the disk is stored.
 //!
-//! A backend takes a [`PendingRequest`](crate::device::PendingRequest) and returns a
-//! [`FinishedRequest`](crate::device::FinishedRequest). It may rely on the checks of the parser:
-//! the request lies inside the configured disk and is permitted on it.
+//! A backend takes a [`PendingRequest`](crate::blk::device::PendingRequest) and returns a
+//! [`FinishedRequest`](crate::blk::device::FinishedRequest). It may rely on the checks of the
+//! parser: the request lies inside the configured disk and is permitted on it.
 //!
 //! | backend | content | its `execute` |
 //! |---|---|---|

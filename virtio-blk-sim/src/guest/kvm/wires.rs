@@ -203,7 +203,7 @@ impl Wires {
     }
 
     /// For a [`Line::Level`]: returns the interrupt that the device's queue must use instead of the
-    /// bare irqfd ([`BlkQueue::set_interrupt`](crate::blk_queue::BlkQueue::set_interrupt)), and the
+    /// bare irqfd ([`Queue::set_interrupt`](crate::queue::Queue::set_interrupt)), and the
     /// handler on the queue's loop that raises the level again. Returns `None` for [`Line::Msi`].
     ///
     /// # Errors
