@@ -69,7 +69,7 @@ impl GuestPorts {
     }
 
     /// Called when the driver has reset the device.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(feature = "kvm", target_arch = "x86_64"))]
     pub(crate) fn reset(&self) {
         self.needs_reset.store(false, Ordering::Release);
     }
@@ -135,7 +135,7 @@ impl SimTransport {
     }
 
     /// The irqfd for configuration changes: DEVICE_NEEDS_RESET (virtio 1.2, section 2.1.2).
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(feature = "kvm", target_arch = "x86_64"))]
     pub(crate) fn config(&self) -> &EventNotifier {
         &self.config
     }
