@@ -228,8 +228,8 @@ impl InflightRegion {
     /// Only one backend at a time may open a queue. Like everything else here, this call may be
     /// killed and repeated.
     ///
-    /// # Errors Returns [`InflightError::NoPlace`], [`InflightError::Layout`], or
-    /// [`InflightError::Batch`].
+    /// # Errors
+    /// Returns [`InflightError::NoPlace`], [`InflightError::Layout`], or [`InflightError::Batch`].
     pub fn open(&self, index: u16, size: u16, used_idx: u16) -> Result<Recovered, InflightError> {
         let (queues, queue_size) = (self.queues, self.queue_size);
         if index >= queues || size > queue_size {

@@ -172,7 +172,8 @@ impl MemoryTable {
     /// If a running queue uses the removed region, the caller must create the queue again: the
     /// queue continues to use the memory that it was created with.
     ///
-    /// # Errors Returns [`MemoryError::NoSuchRegion`] if the table has no such region.
+    /// # Errors
+    /// Returns [`MemoryError::NoSuchRegion`] if the table has no such region.
     pub fn without(&self, region: &MemoryRegion) -> Result<Self, MemoryError> {
         let &MemoryRegion { guest_addr, size, user_addr, .. } = region;
         let key = |region: &MemoryRegion| (region.guest_addr, region.user_addr, region.size);

@@ -69,7 +69,7 @@ pub enum Request {
     SetProtocolFeatures(ProtocolFeatures),
     /// Get the number of queues. Answered with [`Reply::QueueNum`](super::Reply::QueueNum).
     GetQueueNum,
-    /// Enables or disables a vring.
+    /// Enable or disable a vring.
     SetVringEnable {
         /// Index of the queue. Not checked.
         index: u32,
@@ -81,7 +81,7 @@ pub enum Request {
     SetBackendReqFd(OwnedFd),
     /// Read the configuration space. Answered with [`Reply::Config`](super::Reply::Config).
     GetConfig(ConfigAccess),
-    /// Writes the configuration space.
+    /// Write the configuration space.
     SetConfig(ConfigData),
     /// Create a region for requests in flight, for `num_queues` queues of `queue_size`. Answered
     /// with [`Reply::Inflight`](super::Reply::Inflight).
