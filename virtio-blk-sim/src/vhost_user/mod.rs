@@ -24,6 +24,7 @@
 //! | `inflight.rs` | records of requests in flight, in memory that survives a crash |
 //! | `session.rs` | the state of a session, and the execution of requests |
 //! | `loops.rs` | the event loops that run the queues |
+//! | `bind.rs` | a listening socket in the file system |
 //! | `server.rs` | the socket on the event loop, one frontend at a time |
 //! | `daemon.rs` | a complete daemon for one device |
 //! | `frontend.rs` | a blocking client with timeouts, for tests and for the benchmark's driver |
