@@ -37,10 +37,11 @@
 //! replace it. That is harmless, because the content of a broken mapping no longer matters.
 //!
 //! **It terminates.** The first fault of a mapping replaces only one page, so that pages which are
-//! still valid remain the guest's. From the second fault on, everything from the faulting page to
-//! the end of the mapping is replaced. So a copy over gigabytes of missing pages costs two signals
-//! and not one per page, and the replaced pages need only a few mappings, far below the limit
-//! (`vm.max_map_count`).
+//! still valid remain the guest's. The second replaces everything from the faulting page to the end
+//! of the mapping, and the third replaces the whole mapping. So a copy over gigabytes of missing
+//! pages costs at most three signals and not one per page, whether it runs forward or backward
+//! (memcpy of the C library does either). The replaced pages need only a few mappings, far below
+//! the limit (`vm.max_map_count`).
 #![expect(
     unsafe_code,
     reason = "signal handlers and the mappings they repair are beyond what safe Rust can say"
@@ -48,8 +49,9 @@
 
 use std::ffi::{c_int, c_void};
 use std::io;
+use std::ops::Range;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Maximum number of guarded mappings: enough for eight connections with all their memory slots, or
@@ -120,7 +122,7 @@ impl Guard {
     /// this thread has synchronised with that thread.
     #[inline]
     pub fn is_broken(&self) -> bool {
-        self.entry.broken.load(Ordering::Acquire)
+        self.entry.faults.load(Ordering::Acquire) != 0
     }
 }
 
@@ -146,7 +148,8 @@ struct Entry {
     start: AtomicUsize,
     end: AtomicUsize,
     page: AtomicUsize,
-    broken: AtomicBool,
+    /// Number of faults in this mapping. If not 0, the mapping is broken.
+    faults: AtomicUsize,
 }
 
 impl Entry {
@@ -156,7 +159,7 @@ impl Entry {
             start: AtomicUsize::new(0),
             end: AtomicUsize::new(0),
             page: AtomicUsize::new(0),
-            broken: AtomicBool::new(false),
+            faults: AtomicUsize::new(0),
         }
     }
 
@@ -172,7 +175,7 @@ impl Entry {
         self.start.store(start, Ordering::Relaxed);
         self.end.store(end, Ordering::Relaxed);
         self.page.store(page, Ordering::Relaxed);
-        self.broken.store(false, Ordering::Relaxed);
+        self.faults.store(0, Ordering::Relaxed);
         self.next_version();
     }
 
@@ -186,9 +189,9 @@ impl Entry {
         self.version.store(version.wrapping_add(1), Ordering::Release);
     }
 
-    /// If the mapping contains `addr`, returns its end and its page size. Wait-free, for the signal
-    /// handler.
-    fn covers(&self, addr: usize) -> Option<(usize, usize)> {
+    /// If the mapping contains `addr`, returns its addresses and its page size. Wait-free, for the
+    /// signal handler.
+    fn covers(&self, addr: usize) -> Option<(Range<usize>, usize)> {
         let version = self.version.load(Ordering::Acquire);
         if version.is_multiple_of(2) {
             return None;
@@ -198,7 +201,7 @@ impl Entry {
         let page = self.page.load(Ordering::Relaxed);
         fence(Ordering::Acquire);
         let stable = self.version.load(Ordering::Relaxed) == version;
-        (stable && (start..end).contains(&addr)).then_some((end, page))
+        (stable && (start..end).contains(&addr)).then_some((start..end, page))
     }
 }
 
@@ -252,7 +255,7 @@ extern "C" fn on_sigbus(signal: c_int, info: *mut libc::siginfo_t, context: *mut
 /// Maps anonymous memory in place of the missing page at `addr`. Returns false if no guarded
 /// mapping contains it, or if there is no memory.
 fn replace_page(addr: usize) -> bool {
-    let Some((entry, (end, page))) =
+    let Some((entry, (mapping, page))) =
         TABLE.iter().find_map(|entry| entry.covers(addr).map(|mapping| (entry, mapping)))
     else {
         return false;
@@ -260,16 +263,19 @@ fn replace_page(addr: usize) -> bool {
     // Both ends of the mapping are multiples of the page size, which is a power of two, so the
     // whole page is inside.
     let from = addr & !(page - 1);
-    let again = entry.broken.swap(true, Ordering::AcqRel);
-    let len = if again { end - from } else { page };
+    let replaced = match entry.faults.fetch_add(1, Ordering::AcqRel) {
+        0 => from..from + page,
+        1 => from..mapping.end,
+        _ => mapping,
+    };
     // SAFETY: __errno_location returns a pointer to this thread's errno, which is always valid.
     let errno = unsafe { *libc::__errno_location() };
     // SAFETY: the range is inside a guarded mapping. Its owner allows that any page is replaced
     // (the contract of `Guard::new`), and the mapping is alive because it is being accessed.
     let mapped = unsafe {
         libc::mmap(
-            ptr::without_provenance_mut(from),
-            len,
+            ptr::without_provenance_mut(replaced.start),
+            replaced.len(),
             libc::PROT_READ | libc::PROT_WRITE,
             libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
             -1,
@@ -321,6 +327,8 @@ fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void, acce
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
 
     #[test]
@@ -330,13 +338,13 @@ mod tests {
         entry.occupy(0x4000, 0x6000, 0x1000);
         assert!(!entry.is_free());
         for (addr, inside) in [(0x3fff, false), (0x4000, true), (0x5fff, true), (0x6000, false), (0, false)] {
-            assert_eq!(entry.covers(addr), inside.then_some((0x6000, 0x1000)), "{addr:#x}");
+            assert_eq!(entry.covers(addr), inside.then_some((0x4000..0x6000, 0x1000)), "{addr:#x}");
         }
-        entry.broken.store(true, Ordering::Relaxed);
+        entry.faults.store(1, Ordering::Relaxed);
         entry.vacate();
         assert!(entry.is_free() && entry.covers(0x4000).is_none());
         entry.occupy(0x4000, 0x6000, 0x1000);
-        assert!(!entry.broken.load(Ordering::Relaxed), "a new mapping must not be marked as broken");
+        assert_eq!(entry.faults.load(Ordering::Relaxed), 0, "a new mapping must not be marked as broken");
     }
 
     #[test]
@@ -360,7 +368,7 @@ mod tests {
             // never shows one.
             for _ in 0..20_000_000 {
                 if let Some(found) = entry.covers(0x5800) {
-                    let which = MAPPINGS.iter().position(|&(_, end, page)| found == (end, page));
+                    let which = MAPPINGS.iter().position(|&(start, end, page)| found == (start..end, page));
                     let Some(which) = which else {
                         stop.store(true, Ordering::Relaxed);
                         panic!("{found:x?} is neither of the two mappings");

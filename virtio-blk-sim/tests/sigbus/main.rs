@@ -134,19 +134,42 @@ fn pages_restored_before_any_access_cause_no_fault() {
     assert!(!table.is_broken());
 }
 
-#[test]
-fn a_copy_over_many_missing_pages_costs_two_signals() {
-    let _turn = turn();
-    let pages = 16384;
+/// A memory table whose pages were all taken away before the first access.
+fn missing(pages: usize) -> MemoryTable {
     let file = memfd(0);
     file.set_len((pages * PAGE) as u64).unwrap();
     let table = table(&file);
     file.set_len(0).unwrap();
+    table
+}
+
+#[test]
+fn a_copy_over_many_missing_pages_costs_at_most_three_signals() {
+    let _turn = turn();
+    let pages = 16384;
+    let table = missing(pages);
     let before = faults();
     let mut all = vec![1; pages * PAGE];
     table.memory().read_slice(&mut all, GuestAddress(0)).unwrap();
     assert!(all.iter().all(|&byte| byte == 0));
-    assert_eq!(faults() - before, 2);
+    // Two or three: memcpy of the C library chooses its direction by the CPU.
+    assert!((2..=3).contains(&(faults() - before)), "{}", faults() - before);
+}
+
+#[test]
+fn the_signals_do_not_grow_with_the_pages_in_either_direction() {
+    let _turn = turn();
+    let pages = 1024;
+    let forward: Vec<usize> = (0..pages).collect();
+    let backward: Vec<usize> = (0..pages).rev().collect();
+    for (order, signals) in [(forward, 2), (backward, 3)] {
+        let table = missing(pages);
+        let before = faults();
+        for page in order {
+            assert_eq!(byte(&table, page * PAGE), 0);
+        }
+        assert_eq!(faults() - before, signals);
+    }
 }
 
 #[test]
