@@ -22,7 +22,10 @@ minimize=0
 targets=()
 while (($#)); do
   case $1 in
-    --seconds) seconds=${2:?--seconds takes a number}; shift 2 ;;
+    --seconds)
+      # libFuzzer takes 0 and words as no limit.
+      [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || { echo "--seconds takes a number above 0" >&2; exit 2; }
+      seconds=$2; shift 2 ;;
     --minimize) minimize=1; shift ;;
     -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"; exit 0 ;;
     -*) echo "unknown option $1; see --help" >&2; exit 2 ;;

@@ -47,12 +47,17 @@ while (($#)); do
   case $1 in
     build | test | bench | shell) [ -z "$command" ] || usage "one command at a time"; command=$1 ;;
     --uml | --qemu) machine=${1#--} ;;
-    --kernel) kernels=${2:?--kernel needs a list}; shift ;;
-    --dir) lab=${2:?--dir needs a directory}; shift ;;
-    --limit) limit=${2:?--limit needs seconds}; shift ;;
-    --jobs) jobs=${2:?--jobs needs a number}; shift ;;
-    --json) json=${2:?--json needs a file}; shift ;;
-    --only) only=${2:?--only needs a part of a name}; shift ;;
+    --kernel | --dir | --limit | --jobs | --json | --only)
+      [ -n "${2:-}" ] || usage "$1 needs a value"
+      case $1 in
+        --kernel) kernels=$2 ;;
+        --dir) lab=$2 ;;
+        --limit) limit=$2 ;;
+        --jobs) jobs=$2 ;;
+        --json) json=$2 ;;
+        --only) only=$2 ;;
+      esac
+      shift ;;
     -h | --help) sed -n '2,/^set -/{/^set -/d; s/^# \{0,1\}//; p}' "$0"; exit 0 ;;
     *) usage "unknown argument $1" ;;
   esac
@@ -79,7 +84,10 @@ done
 [ "$(uname -m)" = x86_64 ] || skip "the lab builds x86-64 kernels, and this is $(uname -m)"
 mkdir -p "$lab" && lab=$(cd "$lab" && pwd)
 exec 9>"$lab/lock"
-flock 9
+if ! flock -n 9; then
+  say "waiting for another run in $lab"
+  flock ${limit:+-w "$limit"} 9 || skip "another run has used $lab for $limit s"
+fi
 
 # --------------------------------------------------------------------------------------------------
 # Steps: each prints what it does and how long it took; a failing step ends the run with its log

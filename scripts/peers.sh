@@ -51,7 +51,7 @@ linger='' size=536870912 directory=${TMPDIR:-/var/tmp} aio=io_uring json=peers.j
 quick=no syscalls=yes keep=no
 command_line="$0 $*"
 
-die() { echo "peers.sh: $*" >&2; exit "${2:-2}"; }
+die() { echo "peers.sh: $1" >&2; exit "${2:-2}"; }
 usage() { sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "$0"; }
 
 while (($#)); do
@@ -90,6 +90,7 @@ if ((${#peers[@]} == 0)); then
   [ -n "$found" ] || die "there is no qemu-storage-daemon; apt-get install qemu-utils, or name one with --peer NAME=BINARY" 3
   peers=("qemu=$found")
 fi
+{ : >>"$json"; } 2>/dev/null || die "--json $json: cannot be written"
 for tool in taskset python3; do command -v $tool >/dev/null || die "$tool is not installed" 3; done
 for binary in "$ours" "$bench" "${peers[@]#*=}"; do
   [ -x "$binary" ] || die "$binary is not a program; build ours with 'cargo build --release --workspace'"
@@ -233,9 +234,13 @@ for disk in ${disks//,/ }; do for poll in ${polling//,/ }; do
     arms=()
     for name in "${names[@]}"; do arms+=(--socket "$name=${socket[$name]}"); done
     total=$((total + 1))
-    if ! "$bench" vhost-user "${arms[@]}" "${workload[@]}" "${schedule[@]}" --idle "$idle" --json "$work/cells/$cell.json" \
-      >/dev/null 2>"$work/cell.log"; then
-      [ $? = 130 ] && exit 130
+    status=0
+    "$bench" vhost-user "${arms[@]}" "${workload[@]}" "${schedule[@]}" --idle "$idle" --json "$work/cells/$cell.json" \
+      >/dev/null 2>"$work/cell.log" || status=$?
+    if ((status != 0)); then
+      ((status != 130)) || exit 130
+      # What it has measured is incomplete.
+      rm -f "$work/cells/$cell.json"
       echo "peers.sh: $cell failed: $(tail -n1 "$work/cell.log")" >&2
       failures=$((failures + 1))
       # A server may have crashed. Restart all of them, so that each cell has the same start.
@@ -250,9 +255,12 @@ for disk in ${disks//,/ }; do for poll in ${polling//,/ }; do
     fi
   done; done; done
   for name in "${names[@]}"; do
+    # A server that has crashed has no process, or one without memory.
+    status_file=/proc/${pid[$name]:-none}/status
+    grep -qs '^RssAnon' "$status_file" || continue
     # Leave out shared memory, which is the guest's.
     awk -v cell="$disk.$poll" -v name="$name" '/^(RssAnon|RssFile)/ {kib += $2} END {print cell, name, kib}' \
-      "/proc/${pid[$name]}/status" >>"$work/memory" || true
+      "$status_file" >>"$work/memory" || true
   done
   stop_servers
 done; done

@@ -21,6 +21,7 @@ from guest import blk, checks, console, packages, rng  # noqa: E402
 from guest.errors import CheckFailed, Unavailable, UsageError  # noqa: E402
 from guest.image import InitramfsMaker, KernelFinder  # noqa: E402
 from guest.lab import Settings  # noqa: E402
+from guest.process import is_program  # noqa: E402
 from guest.qemu import QemuFinder  # noqa: E402
 from guest.report import Report  # noqa: E402
 
@@ -75,8 +76,8 @@ def list_checks() -> None:
 def run(options: argparse.Namespace, work: Path) -> int:
     """Runs the chosen checks in a work directory and returns the exit code."""
     chosen = checks.select(SUITES, options.device, options.only)
-    if not options.timeout_scale > 0:
-        raise UsageError(f"--timeout-scale must be positive, not {options.timeout_scale}")
+    if not 0 < options.timeout_scale <= 1000:
+        raise UsageError(f"--timeout-scale must be above 0, at most 1000, not {options.timeout_scale}")
     for path in (options.kernel, options.qemu):
         if path is not None and not path.is_file():
             raise UsageError(f"there is no {path}")
@@ -84,7 +85,7 @@ def run(options: argparse.Namespace, work: Path) -> int:
     daemons = {suite.device.name: target / suite.device.daemon for suite in SUITES}
     if options.server is not None:
         daemons["blk"] = options.server.absolute()
-    if any(suite is blk.SUITE for suite, _ in chosen) and not daemons["blk"].is_file():
+    if any(suite is blk.SUITE for suite, _ in chosen) and not is_program(daemons["blk"]):
         raise UsageError(f"no server at {daemons['blk']}: {blk.DEVICE.build}")
     report = Report()
     try:
@@ -111,6 +112,10 @@ def prepare(options: argparse.Namespace, work: Path, report: Report) -> Settings
         raise Unavailable(f"everything: this machine lacks {names} (--install gets them)")
     modules = checks.modules_of(SUITES)
     cache = options.cache.absolute()  # apt takes relative paths as relative to /
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--cache {cache}: {error.strerror}") from error
     kernel = KernelFinder(cache, options.kernel, options.install, modules).find()
     initramfs = InitramfsMaker(kernel, modules, work)
     given = options.qemu.absolute() if options.qemu is not None else None

@@ -14,7 +14,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 out='' pages=()
 while (($#)); do
   case $1 in
-    --out) out=${2:?--out needs a directory}; shift ;;
+    --out)
+      [ -n "${2:-}" ] || { echo "screenshots.sh: --out needs a directory" >&2; exit 2; }
+      out=$2; shift ;;
     -h | --help) sed -n '2,/^set -/{/^set -/d; s/^# \{0,1\}//; p}' "$0"; exit 0 ;;
     -*) echo "screenshots.sh: no option $1; see --help" >&2; exit 2 ;;
     *) pages+=("$1") ;;

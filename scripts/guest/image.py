@@ -87,7 +87,6 @@ class KernelFinder:
         if cached:
             return self._unpack(cached[-1])
         if self._install:
-            self._cache.mkdir(parents=True, exist_ok=True)
             return self._unpack(packages.download_kernel(self._cache))
         raise Unavailable(
             "everything: no Debian cloud kernel here "
@@ -112,7 +111,6 @@ class KernelFinder:
         key = f"{package.resolve()} {status.st_size} {status.st_mtime_ns} {self._modules}"
         target = self._cache / f"kernel-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         if not target.is_dir():
-            self._cache.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self._cache, prefix="unpacking-") as directory:
                 unpacked = Path(directory, "kernel")
                 unpacked.mkdir()

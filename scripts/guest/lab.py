@@ -12,7 +12,7 @@ from .device import Device
 from .errors import CheckFailed, Unavailable
 from .image import InitramfsMaker, Kernel
 from .machine import Hardware, Machine
-from .process import log_end
+from .process import is_program, log_end
 from .qemu import QemuFinder
 from .report import Report
 
@@ -65,7 +65,7 @@ class Lab:
 
         `terminal` becomes its standard input.
         """
-        if not self._daemon.is_file():
+        if not is_program(self._daemon):
             raise Unavailable(f"no daemon at {self._daemon}: {self._device.build}")
         log = self._daemon_log = self._log_name("server")
         sandbox = self._settings.sandbox if self._device.has_sandbox else ""

@@ -25,6 +25,11 @@ def wait_until(condition: Callable[[], bool], timeout: float, interval: float = 
     return True
 
 
+def is_program(path: Path) -> bool:
+    """Returns whether `path` is a file that may be executed."""
+    return path.is_file() and os.access(path, os.X_OK)
+
+
 def run_tool(command: Sequence[str | Path], timeout: float, cwd: Path | None = None) -> str:
     """Runs a command to its end and returns its output. Raises CheckFailed if it fails."""
     try:

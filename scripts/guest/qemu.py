@@ -108,7 +108,6 @@ class QemuFinder:
     def _fill_prefix(self) -> None:
         """Unpacks a newer QEMU and all that it needs into the cache; nothing is installed."""
         print(f"downloading QEMU of {SUITES[-1]} to {self._cache / PREFIX}", flush=True)
-        self._cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._cache, prefix="downloading-") as directory:
             prefix = Path(directory, "prefix")
             prefix.mkdir()
