@@ -265,7 +265,7 @@ fn a_list_that_is_forgotten_leaks() {
 
 /// The mistake: PENDING is cleared after the callback, not before it.
 #[test]
-#[should_panic(expected = "by a run that saw")]
+#[should_panic(expected = "a run must see what was written before the schedule")]
 fn dequeuing_after_the_callback_loses_a_schedule() {
     check(|| {
         let (home, list, half) = (Home::default(), Arc::new(List::new()), half());
