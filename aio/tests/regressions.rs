@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 use support::{Count, SPIN, Slot, guarded, look, settle, turn, turn_until, turns_of_an_idle_loop};
@@ -398,5 +399,165 @@ fn a_loop_whose_disk_is_at_work_does_not_linger() {
         work_and_sleep();
         assert!(device.begins.get() > begins, "must poll once the read has completed");
         drop((registration, bell));
+    });
+}
+
+/// A device with one hook that panics once.
+#[derive(Default)]
+struct Faulty {
+    requests: Cell<u32>,
+    processed: Count,
+    begins: Count,
+    ends: Count,
+    fault: Cell<Option<Fault>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Process,
+    Begin,
+    End,
+}
+
+impl Faulty {
+    fn reach(&self, place: Fault) {
+        if self.fault.get() == Some(place) {
+            self.fault.set(None);
+            panic!("a fault of the device");
+        }
+    }
+}
+
+impl BusyPolled for Faulty {
+    fn process(&self, _: &AioContext) {
+        self.processed.bump();
+        while self.requests.get() > 0 {
+            self.requests.set(self.requests.get() - 1);
+            self.reach(Fault::Process);
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.requests.get() > 0
+    }
+
+    fn begin(&self) {
+        self.begins.bump();
+        self.reach(Fault::Begin);
+    }
+
+    fn end(&self) {
+        self.ends.bump();
+        self.reach(Fault::End);
+    }
+}
+
+impl Faulty {
+    /// Turns until busy polling has switched the doorbell off.
+    fn poll_until_begun(&self, ctx: &AioContext, bell: &EventNotifier) {
+        let timer = ctx.timer(|_| ());
+        for round in 0..2000 {
+            if self.begins.get() > self.ends.get() {
+                return;
+            }
+            self.requests.set(1);
+            if round % 100 == 0 {
+                bell.notify().unwrap();
+            }
+            timer.arm_after(Duration::from_micros(100));
+            ctx.poll(true).unwrap();
+        }
+        panic!("busy polling did not begin");
+    }
+}
+
+/// Expects a panic in one of a number of turns.
+fn turns_with_a_panic(ctx: &AioContext) {
+    let turns = || (0..50).for_each(|_| _ = ctx.poll(false).unwrap());
+    catch_unwind(AssertUnwindSafe(turns)).unwrap_err();
+}
+
+/// A doorbell was reset and its device panicked after the first of two requests: the second waited
+/// for a kick that the guest had no reason to send. Only busy polling found it.
+#[test]
+fn requests_behind_one_whose_processing_panicked_were_forgotten() {
+    each_monitor("requests_behind_a_panic", |ctx| {
+        for policy in [BusyPolling::OFF, POLICY] {
+            ctx.set_busy_polling(policy);
+            let (device, bell) = (Rc::new(Faulty::default()), EventNotifier::new(Reset::Autoreset).unwrap());
+            let _registration = ctx.add_polled_notifier(&bell, Rc::clone(&device)).unwrap();
+            device.requests.set(2);
+            device.fault.set(Some(Fault::Process));
+            bell.notify().unwrap();
+            turns_with_a_panic(&ctx);
+            settle(&ctx);
+            assert_eq!((device.processed.get(), device.requests.get()), (2, 0));
+        }
+    });
+}
+
+/// The same in turns that are nested in a callback, which catches the panic.
+#[test]
+fn requests_behind_a_panic_in_a_nested_turn_were_forgotten() {
+    each_monitor("requests_behind_a_nested_panic", |ctx| {
+        ctx.set_busy_polling(BusyPolling::OFF);
+        let (device, bell) = (Rc::new(Faulty::default()), EventNotifier::new(Reset::Autoreset).unwrap());
+        let _registration = ctx.add_polled_notifier(&bell, Rc::clone(&device)).unwrap();
+        device.requests.set(2);
+        device.fault.set(Some(Fault::Process));
+        bell.notify().unwrap();
+        let once = Count::default();
+        let outer = ctx.bottom_half({
+            let once = once.clone();
+            move |ctx| {
+                turns_with_a_panic(ctx);
+                once.bump();
+            }
+        });
+        outer.schedule();
+        turn_until(&ctx, || once.get() == 1);
+        settle(&ctx);
+        assert_eq!(device.requests.get(), 0);
+    });
+}
+
+/// `begin` is called by the first event of a device while the others are already polled. When it
+/// panicked there, the event that was taken from the doorbell was lost.
+#[test]
+fn event_of_a_device_whose_begin_panicked_is_not_lost() {
+    each_monitor("event_of_a_begin_that_panics", |ctx| {
+        let bells = [(); 2].map(|()| EventNotifier::new(Reset::Autoreset).unwrap());
+        let devices = [(); 2].map(|()| Rc::new(Faulty::default()));
+        let _registrations: Vec<_> = devices
+            .iter()
+            .zip(&bells)
+            .map(|(device, bell)| ctx.add_polled_notifier(bell, Rc::clone(device)).unwrap())
+            .collect();
+        devices[0].poll_until_begun(&ctx, &bells[0]);
+        devices[1].fault.set(Some(Fault::Begin));
+        bells[1].notify().unwrap();
+        turns_with_a_panic(&ctx);
+        let processed = devices[1].processed.get();
+        (0..5).for_each(|_| _ = ctx.poll(false).unwrap());
+        assert!(devices[1].processed.get() > processed);
+    });
+}
+
+/// A device whose doorbell was off is removed while it has work, and its `end` panics: the next
+/// loop that the doorbell is registered with must find the work all the same.
+#[test]
+fn work_of_a_removed_device_whose_end_panicked_is_not_lost() {
+    each_monitor("work_of_an_end_that_panics", |ctx| {
+        // Read by both loops, so that none of the two reports a ring of before.
+        let (device, bell) = (Rc::new(Faulty::default()), EventNotifier::new(Reset::Classic).unwrap());
+        let registration = ctx.add_polled_notifier(&bell, Rc::clone(&device)).unwrap();
+        device.poll_until_begun(&ctx, &bell);
+        (0..5).for_each(|_| _ = ctx.poll(false).unwrap());
+        device.requests.set(1);
+        device.fault.set(Some(Fault::End));
+        catch_unwind(AssertUnwindSafe(|| drop(registration))).unwrap_err();
+        let next = AioContext::builder().monitor(MonitorKind::Poll).build().unwrap();
+        let _registration = next.add_polled_notifier(&bell, Rc::clone(&device)).unwrap();
+        turn_until(&next, || device.requests.get() == 0);
     });
 }

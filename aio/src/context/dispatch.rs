@@ -99,19 +99,20 @@ impl<C> Sources<C> {
             begin(handler);
             again.disarm();
         }
-        let outer = handler.processing.get();
-        if outer != Processing::No {
-            return process();
+        let is_outermost = handler.processing.get() == Processing::No;
+        if is_outermost {
+            handler.processing.set(Processing::Yes);
         }
-        handler.processing.set(Processing::Yes);
-        let done = OnPanic(|| {
-            if handler.processing.replace(Processing::No) == Processing::LookAfter {
-                self.mark_if_live(handler);
+        // The event was taken, and nobody knows how much of the work was done.
+        let again = OnPanic(|| {
+            if is_outermost {
+                handler.processing.set(Processing::No);
             }
+            self.mark_if_live(handler);
         });
         process();
-        done.disarm();
-        if handler.processing.replace(Processing::No) == Processing::LookAfter {
+        again.disarm();
+        if is_outermost && handler.processing.replace(Processing::No) == Processing::LookAfter {
             self.look_if_live(handler);
         }
     }
