@@ -87,7 +87,8 @@ pub(crate) struct BottomHalves<T, S, D> {
     versions: Cell<u64>,
     /// Closures of the home thread for its next turn.
     deferred: RefCell<Vec<D>>,
-    /// What this turn (and its nested ones) still has to run.
+    /// Collected and not run yet: for this turn, its nested ones and, beyond `MOST_PER_TURN`, later
+    /// ones.
     queue: TurnQueue<Queued<S, D>>,
     agenda: Rc<Agenda>,
 }

@@ -27,7 +27,7 @@ impl Handle {
     }
 
     /// Runs a closure once in the home thread, in its next turn or, if many are scheduled, in one
-    /// of the next (a turn runs at most 1024). Any thread; never blocks; one allocation.
+    /// of the next (a turn runs at most 1024). Any thread; never blocks; two allocations.
     ///
     /// Closures of one thread run in the order in which it scheduled them. If the context is
     /// dropped first, the closure is dropped without being run.

@@ -224,7 +224,6 @@ impl<C: 'static> Parts<C> {
         self.monitor.shutdown(&self.sources);
         let mut panics = Panics::default();
         self.sources.retire_all(&mut panics);
-        self.sources.busy.forget_learned();
         if let Some(ring) = self.monitor.ring() {
             panics.drop_each(ring.completions().take_all());
         }

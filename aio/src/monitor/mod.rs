@@ -10,8 +10,9 @@
 //! * `Watch::Level` is reported by every wait during which it holds; `Watch::Edge` at least once
 //!   for each write after the last report. One report too many is allowed, one too few is not.
 //! * `remove` ends it: no event that a later wait collects reaches the token. What an earlier wait
-//!   collected is dropped by the dispatch, because the token is stale. The kernel's reference to
-//!   the file ends with the next wait at the latest.
+//!   collected leaves the queue with the handler, and what was taken from a doorbell is rung again
+//!   (`Handler::hand_back`). The kernel's reference to the file ends with the next wait at the
+//!   latest.
 //! * `wait` makes at most one system call that sleeps, honours the timeout to the nanosecond where
 //!   the kernel can, and returns false if nothing was collected: the timeout, a signal (EINTR), or
 //!   a stale event.

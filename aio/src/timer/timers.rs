@@ -284,4 +284,19 @@ mod tests {
         assert_eq!([(); 3].map(|()| timers.next(mark)), [Some("b"), Some("c"), None]);
         assert_eq!(timers.deadline_ns(keys[0]), Some(7));
     }
+
+    #[test]
+    fn a_timer_armed_again_before_it_ran_keeps_no_place_in_the_queue() {
+        let timers = Timers::new(&Rc::default());
+        let keys = ["a", "b"].map(|name| timers.create(Clock::Virtual, name));
+        timers.virtual_clock.step(std::time::Duration::from_nanos(9));
+        for (key, at_ns) in keys.into_iter().zip([1, 2]) {
+            timers.arm(key, at_ns);
+        }
+        timers.expire();
+        timers.arm(keys[0], 3);
+        // A nested turn: both have expired, and "b" has the earlier deadline now.
+        let mark = timers.expire();
+        assert_eq!([(); 3].map(|()| timers.next(mark)), [Some("b"), Some("a"), None]);
+    }
 }

@@ -11,3 +11,6 @@ mod reads;
 mod ring_monitor;
 
 pub(crate) use self::ring_monitor::UringMonitor;
+
+#[cfg(test)]
+mod tests;

@@ -561,7 +561,7 @@ impl<T> Drop for UringMonitor<T> {
 
 /// In place of the context of a ring that has none any more.
 #[derive(Default)]
-struct NoContext(Counters);
+pub(super) struct NoContext(Counters);
 
 impl Sink for NoContext {
     type Handler = Watched;
@@ -578,7 +578,7 @@ impl Sink for NoContext {
     }
 }
 
-struct NoHandlers;
+pub(super) struct NoHandlers;
 
 impl Table for NoHandlers {
     type Handler = Watched;
