@@ -80,8 +80,17 @@
 //!
 //! A bottom half that a handler or a timer schedules runs in the next turn. A timer that its own
 //! callback arms in the past runs in the next turn. A nested turn also runs what its parent turns
-//! have collected but not yet run; each item runs exactly once. The order among bottom halves, and
-//! among handlers, is not specified.
+//! have collected but not yet run; each item runs exactly once. The order among handlers is not
+//! specified. Bottom halves and closures that one thread schedules run in the order in which it
+//! scheduled them.
+//!
+//! # Closing a descriptor
+//!
+//! Drop the [`Registration`] first, then close the descriptor. When dropping the registration
+//! returns, the loop and the kernel behind it have no reference to the file any more: a peer sees
+//! the close at once, and the address of a listener can be bound again. Only the eventfd of a
+//! notifier may be held until the next turn. When dropping an [`AioContext`] returns, nothing of it
+//! is held, except by operations that could not be cancelled within ten seconds.
 //!
 //! # Two kinds of source
 //!
@@ -115,7 +124,7 @@
 //! | any, another process | [`notify`](BoundedNotifier::notify) and [`take`](BoundedNotifier::take) of a [`BoundedNotifier`] |
 //!
 //! Waking the loop costs the waking thread one write(2) if the loop sleeps or is about to sleep,
-//! and no system call if it is awake.
+//! and no system call if it is awake, or if somebody has written since it last looked for work.
 //!
 //! # System calls
 //!
@@ -123,7 +132,8 @@
 //! |---|---|---|---|
 //! | a turn that may sleep | ppoll | epoll_wait, epoll_pwait2 for a timer | io_uring_enter |
 //! | a turn that only looks | ppoll | epoll_wait | io_uring_enter, none if the ring [tells](RingInfo::tells) and has nothing |
-//! | add, change, remove an fd handler | fstat to add | epoll_ctl | fstat to add; the rest is part of the next enter |
+//! | add an fd handler | fstat, for a socket or a pipe; else an epoll probe, too | epoll_ctl | as poll, and part of the next enter |
+//! | change, remove an fd handler | none | epoll_ctl | part of the next enter; an enter to remove |
 //! | add, remove a notifier | none | epoll_ctl | part of the next enter; an enter to remove a ring read |
 //! | a classic notifier that rang | read | read | read |
 //! | an autoreset notifier that rang | (read) | none | none |

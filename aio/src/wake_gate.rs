@@ -1,16 +1,16 @@
 //! Decides when a producer may skip the write to the loop's eventfd.
 //!
 //! The handshake is QEMU's aio_notify / notify_me / notified (QEMU models it in
-//! docs/spin/aio_notify.promela). There are two flags and four sequentially consistent accesses,
-//! which form one Dekker pair:
+//! docs/spin/aio_notify.promela), and a mark for a write that was made. There are two flags and four
+//! sequentially consistent accesses, which form one Dekker pair:
 //!
 //! ```text
 //!   producer (any thread)                     consumer (home thread)
-//!     publish the work                          notify_me += 1            (1)
-//!     notified = true             (3)           if notified: do not sleep (2)
-//!     if notify_me != 0: write    (4)           sleep
-//!                                               notify_me -= 1
-//!                                               notified = false          (5)
+//!     publish the work                          notify_me += 1                  (1)
+//!     set `notified`              (3)           if `notified`: do not sleep     (2)
+//!     if it was `written`: done                 sleep
+//!     if notify_me != 0: write    (4)           notify_me -= 1
+//!                 set `written`   (6)           clear `notified` and `written`  (5)
 //!                                               look for work
 //! ```
 //!
@@ -18,14 +18,29 @@
 //! sleep: if both loads missed the other side's store, the total order of the four accesses would
 //! contain a cycle. (5) comes before the look for work, so work published after the look leaves
 //! `notified` set for the next turn. `notified` may be set although there is no work, but it is
-//! never clear when there is unseen work. A producer must not skip the write because `notified` is
-//! *already* set: the wake-up would then depend on the producer that set it, which may be preempted
-//! between (3) and (4) for any length of time. If it checked with a load instead of the swap, its
-//! work would not be released to (5), and the wake-up would be lost. `loom_tests` checks both, and
-//! other incorrect variants.
+//! never clear when there is unseen work.
+//!
+//! A producer must not skip the write because `notified` is *already* set: the wake-up would then
+//! depend on the producer that set it, which may be preempted between (3) and (4) for any length of
+//! time. It may skip the write if another producer has made one, and (6) says so: until (5) that
+//! write ends any sleep, or `notified` prevents it. So a sleeping loop is written to about once,
+//! however often it is notified until it wakes. (6) must not mark a write for a consumer that has
+//! passed (5) since (3): each (5) begins a new round, and (6) only changes the round of its (3).
+//!
+//! If the producer checked with a load instead of the exchange of (3), its work would not be
+//! released to (5), and the wake-up would be lost. `loom_tests` checks all this, and other incorrect
+//! variants.
 
-use crate::sync::{AtomicBool, AtomicU32, Ordering, loom_fence};
+use crate::sync::{AtomicU32, Ordering, loom_fence};
 use std::cell::Cell;
+
+/// A producer has notified since the last `accept`.
+const NOTIFIED: u32 = 1;
+/// A producer has written since the last `accept`. Implies NOTIFIED.
+const WRITTEN: u32 = 2;
+/// The bits above count the calls of `accept` that found something. They may wrap: a producer would
+/// have to be preempted in `notify` for 2^30 of these calls, exactly, to do harm.
+const ROUND: u32 = 4;
 
 /// The two flags. Any thread may be a producer; there is one consumer.
 #[derive(Debug)]
@@ -33,23 +48,35 @@ pub(crate) struct WakeGate {
     /// One while a wait is between prepare and finish, or while the home thread leaves it raised
     /// ([`Sleeper`]). Only the home thread writes it.
     notify_me: AtomicU32,
-    notified: AtomicBool,
+    notified: AtomicU32,
 }
 
 impl WakeGate {
     pub(crate) fn new() -> Self {
-        Self { notify_me: AtomicU32::new(0), notified: AtomicBool::new(false) }
+        Self { notify_me: AtomicU32::new(0), notified: AtomicU32::new(0) }
     }
 
-    /// Called by a producer after it has published its work. Returns true if the caller must write
-    /// the eventfd.
-    #[must_use]
-    pub(crate) fn notify(&self) -> bool {
+    /// Called by a producer after it has published its work. `write` is called if the eventfd must
+    /// be written.
+    #[inline]
+    pub(crate) fn notify(&self, write: impl FnOnce()) {
         // (3) A read-modify-write, so that it also releases the work to the swap in `accept`.
-        self.notified.swap(true, Ordering::SeqCst);
+        let before = self.notified.fetch_or(NOTIFIED, Ordering::SeqCst);
+        if before & WRITTEN != 0 {
+            return;
+        }
         loom_fence();
         // (4)
-        self.notify_me.load(Ordering::SeqCst) != 0
+        if self.notify_me.load(Ordering::SeqCst) != 0 {
+            write();
+            self.mark_written(before | NOTIFIED);
+        }
+    }
+
+    /// (6) Fails if the consumer has begun another round, or another producer has written.
+    fn mark_written(&self, notified: u32) {
+        let marked = notified | WRITTEN;
+        let _ = self.notified.compare_exchange(notified, marked, Ordering::Release, Ordering::Relaxed);
     }
 
     /// Called by the consumer before it sleeps. Returns true if a producer has already notified;
@@ -60,7 +87,7 @@ impl WakeGate {
         self.notify_me.fetch_add(1, Ordering::SeqCst);
         loom_fence();
         // (2)
-        self.notified.load(Ordering::SeqCst)
+        self.notified.load(Ordering::SeqCst) & NOTIFIED != 0
     }
 
     /// Called by the consumer after it slept.
@@ -73,14 +100,21 @@ impl WakeGate {
     /// Called by the consumer before it looks for work. Returns false if no producer has notified;
     /// this costs a load and no locked operation.
     pub(crate) fn accept(&self) -> bool {
-        // (5) A flag that is set after this load stays set for the next turn.
-        self.notified.load(Ordering::Acquire) && self.notified.swap(false, Ordering::SeqCst)
+        // (5) A flag that is set after this load stays set for the next turn, or is taken by the
+        // swap: producers change nothing but the flags.
+        let notified = self.notified.load(Ordering::Acquire);
+        if notified & NOTIFIED == 0 {
+            return false;
+        }
+        let next_round = (notified & !(NOTIFIED | WRITTEN)).wrapping_add(ROUND);
+        self.notified.swap(next_round, Ordering::SeqCst);
+        true
     }
 
     /// Called by the consumer while busy polling. Returns true if a producer has notified since the
     /// last `accept`. Costs one load.
     pub(crate) fn is_notified(&self) -> bool {
-        self.notified.load(Ordering::Acquire)
+        self.notified.load(Ordering::Acquire) & NOTIFIED != 0
     }
 }
 

@@ -163,15 +163,18 @@ impl AioContext {
     /// Calls `callback` in every turn in which `fd` is ready (level-triggered, on every monitor).
     ///
     /// The descriptor is borrowed for this call only: keep it open while the registration lives,
-    /// and drop the registration before closing it. If a handler of this context has the same
-    /// descriptor number, the new one takes its place, as with QEMU's aio_set_fd_handler, and the
-    /// old registration is dead.
+    /// and drop the registration before closing it. Then the file is closed at once: the loop holds
+    /// no reference to it. If a handler of this context has the same descriptor number, the new one
+    /// takes its place, as with QEMU's aio_set_fd_handler, and the old registration is dead.
     ///
-    /// The callback may turn the loop, and may then be entered again; that is why it is `Fn`.
+    /// A callback that turns the loop ([`poll`](Self::poll)) may be entered again from there, while
+    /// its descriptor is ready. That is why it is `Fn`: keep what it changes in a `Cell` or a
+    /// `RefCell`, and hold no borrow while the loop turns.
     ///
     /// # Errors
     /// The callback comes back with the reason: `InvalidInput` for a closed descriptor,
-    /// `PermissionDenied` for a regular file or a directory, else what epoll_ctl(2) returns.
+    /// `PermissionDenied` for one that is always ready (most regular files, a directory, /dev/null),
+    /// else what epoll_ctl(2) returns.
     pub fn add_fd<F>(
         &self,
         fd: &impl AsFd,
@@ -196,7 +199,8 @@ impl AioContext {
     /// registered.
     ///
     /// Rings before this call count. Registering a notifier that has a handler in this context
-    /// replaces that handler. The callback may turn the loop, and may then be entered again.
+    /// replaces that handler. A callback that turns the loop may be entered again from there, if
+    /// the notifier is rung meanwhile; see [`add_fd`](Self::add_fd).
     ///
     /// # Errors
     /// The callback comes back with the reason: `Unsupported` if the notifier's reset mode names a

@@ -38,17 +38,17 @@ impl<S> Shared<S> {
         }
     }
 
-    /// Makes the home thread look at what the caller published. One write(2), and only if the home
-    /// thread sleeps or is about to.
+    /// Makes the home thread look at what the caller published. At most one write(2), and only if
+    /// the home thread sleeps or is about to, and nobody has written since it last looked.
     pub(super) fn notify(&self) {
-        if self.gate.notify() {
+        self.gate.notify(|| {
             self.wakes.fetch_add(1, Ordering::Relaxed);
             // The eventfd is ours and lives as long as `self`, so the write cannot fail for a
             // reason that a caller could remove. `notified` is set, so at worst the loop looks at
             // its next turn.
             let woken: io::Result<()> = self.notifier.notify();
             debug_assert!(woken.is_ok(), "write to the loop's own eventfd: {woken:?}");
-        }
+        });
     }
 
     pub(super) fn request_stop(&self) {

@@ -92,6 +92,14 @@ pub(crate) struct RingState {
     pub(super) half_closed: Cell<bool>,
 }
 
+impl RingState {
+    /// Returns true if the kernel has a poll or a read for the descriptor, or will get it with the
+    /// next enter.
+    pub(super) fn is_armed(&self) -> bool {
+        matches!(self.arm.get(), Arm::Armed | Arm::Ending | Arm::Changing)
+    }
+}
+
 /// Where a descriptor's poll or read is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Arm {

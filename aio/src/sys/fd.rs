@@ -6,8 +6,12 @@ use std::io;
 use std::os::fd::RawFd;
 
 /// Rejects descriptors that no monitor can watch: a closed one (EBADF), and one that is always
-/// ready (EPERM, as from epoll_ctl(2)): a regular file, a directory, a device without a poll
+/// ready (EPERM, as from epoll_ctl(2)): most regular files, a directory, a device without a poll
 /// operation. ppoll and io_uring accept these, and the loop would spin.
+///
+/// The type of a file does not say whether it can be polled: regular files of /proc and sysfs can,
+/// if the driver supports it, as can a tty, but not /dev/null. So epoll decides for all of them,
+/// which makes the monitors agree. Sockets and pipes are not asked about.
 pub(crate) fn check_pollable(fd: RawFd) -> io::Result<()> {
     // SAFETY: all-zero is a valid `stat` (plain integers).
     let mut st: libc::stat = unsafe { std::mem::zeroed() };
@@ -16,11 +20,8 @@ pub(crate) fn check_pollable(fd: RawFd) -> io::Result<()> {
     let r = unsafe { libc::fstat(fd, &raw mut st) };
     check(r.into()).map_err(|e| explain(e, fd))?;
     match st.st_mode & libc::S_IFMT {
-        libc::S_IFREG | libc::S_IFDIR => Err(explain(io::Error::from_raw_os_error(libc::EPERM), fd)),
-        // Only epoll can distinguish a device that can be polled (a tty) from one that cannot
-        // (/dev/null, a disk).
-        libc::S_IFCHR | libc::S_IFBLK => Epoll::new()?.add(fd, 0, 0).map_err(|e| explain(e, fd)),
-        _ => Ok(()),
+        libc::S_IFSOCK | libc::S_IFIFO => Ok(()),
+        _ => Epoll::new()?.add(fd, 0, 0).map_err(|e| explain(e, fd)),
     }
 }
 

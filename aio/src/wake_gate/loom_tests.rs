@@ -9,9 +9,10 @@
 //! lost wake-up leaves the home thread sleeping forever, which loom reports as a deadlock. The
 //! models with a deliberate mistake must end that way.
 
-use super::{Sleeper, WakeGate, loom_fence};
+use super::{NOTIFIED, Sleeper, WRITTEN, WakeGate, loom_fence};
 use crate::bottom_half::{Due, List, Node};
-use crate::sync::{AtomicBool, Ordering};
+use crate::sync::Ordering;
+use loom::sync::atomic::AtomicBool;
 use loom::sync::{Condvar, Mutex};
 use loom::thread::{self, JoinHandle};
 use std::cell::Cell;
@@ -39,8 +40,12 @@ enum Mistake {
     /// The producer does not write if its swap found `notified` set, because it relies on the other
     /// producer to write.
     SkipsIfSet,
-    /// The same, but with a load instead of the swap.
+    /// The same, but with a load instead of the exchange.
     SkipsIfSeenSet,
+    /// The producer skips the write if it sees with a load that another one has written.
+    SkipsIfSeenWritten,
+    /// The producer marks its write whatever the consumer has done since (3).
+    MarksAnyRound,
 }
 
 struct EventFd {
@@ -113,20 +118,34 @@ impl Loop {
         })
     }
 
-    fn notify(&self) -> bool {
-        let gate = &self.gate;
+    /// As `Shared::notify` does it.
+    fn notify(&self) {
+        let (gate, write) = (&self.gate, || self.eventfd.write());
         match self.mistake {
             Some(Mistake::NoFence) => {
-                gate.notified.swap(true, Ordering::AcqRel);
-                gate.notify_me.load(Ordering::Acquire) != 0
+                gate.notified.fetch_or(NOTIFIED, Ordering::AcqRel);
+                if gate.notify_me.load(Ordering::Acquire) != 0 {
+                    write();
+                }
             }
             Some(Mistake::SkipsIfSet) => {
-                let first = !gate.notified.swap(true, Ordering::SeqCst);
+                let first = gate.notified.fetch_or(NOTIFIED, Ordering::SeqCst) & NOTIFIED == 0;
                 loom_fence();
-                first && gate.notify_me.load(Ordering::SeqCst) != 0
+                if first && gate.notify_me.load(Ordering::SeqCst) != 0 {
+                    write();
+                }
             }
-            Some(Mistake::SkipsIfSeenSet) => !gate.notified.load(Ordering::SeqCst) && gate.notify(),
-            _ => gate.notify(),
+            Some(Mistake::SkipsIfSeenSet) if gate.notified.load(Ordering::SeqCst) & NOTIFIED != 0 => {}
+            Some(Mistake::SkipsIfSeenWritten) if gate.notified.load(Ordering::SeqCst) & WRITTEN != 0 => {}
+            Some(Mistake::MarksAnyRound) => {
+                let before = gate.notified.fetch_or(NOTIFIED, Ordering::SeqCst);
+                loom_fence();
+                if before & WRITTEN == 0 && gate.notify_me.load(Ordering::SeqCst) != 0 {
+                    write();
+                    gate.notified.fetch_or(WRITTEN, Ordering::Release);
+                }
+            }
+            _ => gate.notify(write),
         }
     }
 
@@ -135,10 +154,10 @@ impl Loop {
         match self.mistake {
             Some(Mistake::NoFence) => {
                 gate.notify_me.fetch_add(1, Ordering::AcqRel);
-                gate.notified.load(Ordering::Acquire)
+                gate.is_notified()
             }
             Some(Mistake::LooksBeforeItSaysSo) => {
-                let notified = gate.notified.load(Ordering::SeqCst);
+                let notified = gate.is_notified();
                 loom_fence();
                 gate.notify_me.fetch_add(1, Ordering::SeqCst);
                 notified
@@ -151,9 +170,7 @@ impl Loop {
         let this = Arc::clone(this);
         thread::spawn(move || {
             this.work[producer].store(true, Ordering::Relaxed);
-            if this.notify() {
-                this.eventfd.write();
-            }
+            this.notify();
         })
     }
 
@@ -162,7 +179,7 @@ impl Loop {
     fn stall(this: &Arc<Self>) -> JoinHandle<()> {
         let this = Arc::clone(this);
         thread::spawn(move || {
-            this.gate.notified.swap(true, Ordering::SeqCst);
+            this.gate.notified.fetch_or(NOTIFIED, Ordering::SeqCst);
         })
     }
 
@@ -299,7 +316,9 @@ fn producers_write_until_the_outermost_wait_is_over() {
         assert!(event_loop.eventfd.wait(Reset::Edge, true, &Cell::new(0)));
         event_loop.gate.finish();
         producer.join().unwrap();
-        assert!(!event_loop.notify(), "a producer must not write while nobody sleeps");
+        let written = *event_loop.eventfd.count.lock().unwrap();
+        event_loop.notify();
+        assert_eq!(*event_loop.eventfd.count.lock().unwrap(), written, "nobody sleeps");
     });
 }
 
@@ -321,7 +340,25 @@ fn a_busy_polling_loop_is_not_written_to() {
     });
 }
 
-/// No producer depends on another: it wakes the loop even if an earlier one was preempted after
+/// Until the loop looks for work, one write is enough.
+#[test]
+fn a_loop_that_was_written_to_is_not_written_to_again() {
+    check(|| {
+        let event_loop = Loop::new(Reset::Classic, 0, None);
+        let written = || *event_loop.eventfd.count.lock().unwrap();
+        for round in 1..=2 {
+            assert!(!event_loop.gate.prepare());
+            (0..3).for_each(|_| event_loop.notify());
+            assert_eq!(written(), round);
+            event_loop.gate.finish();
+            event_loop.notify();
+            assert!(event_loop.gate.accept());
+            assert_eq!(written(), round);
+        }
+    });
+}
+
+/// No producer depends on another that has not written: it wakes the loop even if an earlier one was preempted after
 /// setting `notified`.
 fn a_stalled_producer_stops_nobody(mistake: Option<Mistake>) {
     check(move || {
@@ -353,6 +390,18 @@ fn skipping_the_write_when_notified_is_seen_set_loses_a_wake_up() {
 
 #[test]
 #[should_panic(expected = "deadlock")]
+fn skipping_the_write_when_a_write_is_seen_loses_a_wake_up() {
+    every_producer_is_heard(Reset::Edge, 2, Some(Mistake::SkipsIfSeenWritten));
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn marking_a_write_in_a_later_round_loses_a_wake_up() {
+    every_producer_is_heard(Reset::Edge, 2, Some(Mistake::MarksAnyRound));
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
 fn without_the_fences_a_wake_up_is_lost() {
     every_producer_is_heard(Reset::Edge, 1, Some(Mistake::NoFence));
 }
@@ -380,9 +429,7 @@ fn a_bottom_half_scheduled_by_another_thread_ends_the_sleep() {
             let (event_loop, list) = (Arc::clone(&event_loop), Arc::clone(&list));
             thread::spawn(move || {
                 Node::schedule(&node, &list);
-                if event_loop.notify() {
-                    event_loop.eventfd.write();
-                }
+                event_loop.notify();
             })
         });
         let home = Home::default();

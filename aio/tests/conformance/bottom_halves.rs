@@ -349,3 +349,28 @@ pub(crate) fn captures_are_dropped_with_the_bottom_half(setup: &Setup) {
     assert_eq!(Rc::strong_count(&held), 1, "with the context");
     drop(bh);
 }
+
+/// Between two looks of the loop one thread writes to its eventfd at most once, whatever it
+/// schedules, also while the loop takes long to wake up.
+pub(crate) fn a_sleeping_loop_is_written_to_once(setup: &Setup) {
+    const SCHEDULES: u64 = 20_000;
+    let ctx = setup.context();
+    let (bh, runs) = counting(&ctx);
+    let (remote, handle, closures) = (bh.handle(), ctx.handle(), Arc::new(AtomicU64::new(0)));
+    let thread = std::thread::spawn({
+        let closures = Arc::clone(&closures);
+        move || {
+            for _ in 0..SCHEDULES {
+                remote.schedule();
+                let closures = Arc::clone(&closures);
+                handle.schedule(move |_| _ = closures.fetch_add(1, Ordering::Relaxed));
+                handle.notify();
+            }
+        }
+    });
+    turn_until(&ctx, || closures.load(Ordering::Relaxed) == SCHEDULES);
+    thread.join().unwrap();
+    let stats = ctx.stats();
+    assert!(runs.get() > 0);
+    assert!(stats.syscalls_write <= stats.turns + 1, "{stats:?}");
+}

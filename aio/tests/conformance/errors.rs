@@ -45,6 +45,18 @@ pub(crate) fn a_device_that_cannot_be_polled_is_refused(setup: &Setup) {
     assert!(e.to_string().contains("always ready"), "{e}");
 }
 
+/// Regular files of /proc and sysfs can be polled if whoever made them supports it.
+pub(crate) fn a_regular_file_that_can_be_polled_is_watched(setup: &Setup) {
+    let ctx = setup.context();
+    for path in ["/proc/self/mountinfo", "/proc/self/mounts"] {
+        let file = File::open(path).unwrap();
+        assert!(file.metadata().unwrap().is_file());
+        let on = ctx.add_fd(&file, Interest::NONE, |_, _| ()).unwrap();
+        assert!(!look(&ctx), "{path}: no mount has changed");
+        drop(on);
+    }
+}
+
 pub(crate) fn a_closed_descriptor_is_refused(setup: &Setup) {
     let ctx = setup.context();
     let e = refused(&ctx, &os::closed_descriptor());

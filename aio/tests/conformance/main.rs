@@ -21,6 +21,7 @@ mod notifiers;
 mod operations;
 mod polled;
 mod progress;
+mod releases;
 mod removal;
 mod scale;
 mod setup;
@@ -89,6 +90,7 @@ suite! { $ everywhere
         an_urgent_one_stays_urgent_when_scheduled_idle,
         a_deferred_closure_runs_once_in_the_next_turn,
         closures_from_four_threads_run_once_each,
+        a_sleeping_loop_is_written_to_once,
         four_threads_schedule_one_and_nothing_is_lost,
         a_thread_wakes_the_sleeping_loop,
         handles_outlive_bottom_half_and_context,
@@ -158,6 +160,16 @@ suite! { $ everywhere
         a_half_closed_peer_does_not_spin,
         a_half_closed_peer_leaves_the_other_half_working,
         a_stream_arrives_whole,
+    }
+    releases {
+        the_peer_sees_the_close_of_a_removed_handler,
+        the_peer_sees_the_close_of_a_handler_that_changed,
+        the_peer_sees_the_close_by_its_own_callback,
+        the_peers_of_many_removed_handlers_see_the_close,
+        the_address_of_a_removed_listener_can_be_bound,
+        a_child_sees_the_end_of_its_input,
+        the_peers_of_a_dropped_context_see_the_close,
+        a_removal_races_with_the_peer,
     }
     removal {
         a_dropped_handler_is_not_called,
@@ -253,6 +265,7 @@ suite! { $ everywhere
     errors {
         a_regular_file_is_refused,
         a_device_that_cannot_be_polled_is_refused,
+        a_regular_file_that_can_be_polled_is_watched,
         a_closed_descriptor_is_refused,
         a_refused_handler_leaves_no_trace,
         what_was_chosen_can_be_asked,

@@ -8,8 +8,9 @@
 //! twice.
 
 use super::{Due, List, Node};
-use crate::sync::{Arc, AtomicBool, Ordering};
+use crate::sync::{Arc, Ordering};
 use loom::cell::UnsafeCell;
+use loom::sync::atomic::AtomicBool;
 use loom::thread::{self, JoinHandle};
 use std::cell::{Cell, RefCell};
 

@@ -23,6 +23,11 @@ use std::rc::Rc;
 /// How long the shutdown waits for its cancelled operations before it leaks their buffers.
 const SHUTDOWN_NS: u64 = 10_000_000_000;
 
+/// How often, and how long, a removal waits for the end of a poll whose wake-up another CPU is
+/// working on at this moment.
+const REMOVAL_TRIES: u32 = 100;
+const REMOVAL_NS: u64 = 50_000;
+
 /// The ring, what the kernel was given through it, and what that holds: `T` for an operation.
 ///
 /// Whatever drops this, nothing is freed before the kernel is done with it: see `drop`.
@@ -41,7 +46,9 @@ pub(crate) struct UringMonitor<T> {
     completions: Completions<T>,
     /// A poll ended in this wait only to be armed in another way.
     changed: Cell<bool>,
-    /// The kernel has nothing of ours any more, or never will give it back.
+    /// The poll or read whose last completion a removal waits for.
+    leaving: Cell<Option<Token>>,
+    /// The shutdown has begun: nothing is armed any more.
     is_down: Cell<bool>,
 }
 
@@ -82,6 +89,7 @@ impl<T> UringMonitor<T> {
             reads: Reads::default(),
             completions: Completions::new(agenda),
             changed: Cell::new(false),
+            leaving: Cell::new(None),
             is_down: Cell::new(false),
         }
     }
@@ -113,20 +121,42 @@ impl<T> UringMonitor<T> {
         }
     }
 
+    /// When this returns, the kernel has no reference to the file of an fd handler. Only the eventfd
+    /// of a doorbell that is polled may wait for the next turn.
     pub(crate) fn remove(&self, watched: &Watched, sink: &impl Sink) {
         let Some(state) = state_of(watched) else { return };
-        let arm = state.arm.replace(Arm::Idle);
+        let is_armed = state.is_armed();
+        state.arm.set(Arm::Idle);
         if let Some(key) = state.read.take() {
             if let Some(read) = self.reads.remove(key) {
-                self.cancel(read, sink.stats());
                 // At once: until it ends, the read takes every ring for a handler that was removed.
                 // It is rung again when the read completes, but that might be in the next turn of
                 // this loop while another loop waits for the ring.
-                self.submit_and_reap(sink);
+                self.cancel_now(read, sink);
             }
-        } else if matches!(arm, Arm::Armed | Arm::Ending | Arm::Changing) {
+        } else if is_armed && watched.eventfd.is_none() {
+            // At once: the poll holds the file open. A peer would not see that it was closed, and
+            // the address of a listener could not be bound again.
+            self.cancel_now(watched.token, sink);
+        } else if is_armed {
             self.cancel(watched.token, sink.stats());
         }
+    }
+
+    /// Cancels a poll or a read, and returns when it has ended.
+    fn cancel_now(&self, token: Token, sink: &impl Sink) {
+        self.cancel(token, sink.stats());
+        self.leaving.set(Some(token));
+        // Usually the cancellation itself ends it.
+        self.enter_and_reap_once(Some(0), sink);
+        for _ in 0..REMOVAL_TRIES {
+            if self.leaving.get().is_none() {
+                return;
+            }
+            self.enter_and_reap_once(Some(REMOVAL_NS), sink);
+        }
+        // The next turns see it end.
+        self.leaving.set(None);
     }
 
     /// Queues an operation of a user, which holds `held` until its last completion is dispatched.
@@ -202,6 +232,9 @@ impl<T> UringMonitor<T> {
     }
 
     fn queue_token(&self, token: Token) {
+        if self.is_down.get() {
+            return;
+        }
         self.queued.borrow_mut().push(token);
         self.unfinished.set(true);
     }
@@ -258,7 +291,7 @@ impl<T> UringMonitor<T> {
                 // Reap what is ready on the way. If the CQ overflowed, every multishot poll that
                 // fires meanwhile would end, be armed again, be ready at once, and overflow it
                 // again, turn after turn.
-                collected |= self.submit_and_reap(sink);
+                collected |= self.enter_and_reap_once(Some(0), sink);
             }
             // SAFETY: the only pointer is into `reads`, whose entry stays until its completion (see
             // `Reads::complete`, and `shutdown` for a ring that is dropped).
@@ -270,11 +303,13 @@ impl<T> UringMonitor<T> {
         collected
     }
 
-    fn submit_and_reap(&self, sink: &impl Sink) -> bool {
+    /// Returns true if something was collected.
+    fn enter_and_reap_once(&self, timeout: TimeoutNs, sink: &impl Sink) -> bool {
+        let mut ring = self.ring.borrow_mut();
+        let more = self.flush_backlog(&mut ring);
         sink.stats().syscalls_enter.bump();
         // An error here will also be the error of the next wait, which reports it.
-        let mut ring = self.ring.borrow_mut();
-        let _ = ring.enter(Some(0));
+        let _ = ring.enter(if more { Some(0) } else { timeout });
         self.reap(&mut ring, sink)
     }
 
@@ -419,15 +454,26 @@ impl<T> UringMonitor<T> {
                         // The end of a removed poll is expected; readiness that comes too late is
                         // stale.
                         sink.stats().stale.add(u64::from(cqe.result >= 0));
+                        self.note_end(token, cqe.flags);
                         false
                     }
                 },
-                Kind::Read => self.complete_read(sink, token, cqe.result, cqe.flags),
+                Kind::Read => {
+                    self.note_end(token, cqe.flags);
+                    self.complete_read(sink, token, cqe.result, cqe.flags)
+                }
                 Kind::Operation => self.completions.complete(token, cqe.result, cqe.flags, sink.stats()),
                 Kind::Internal => false,
             };
         }
         collected
+    }
+
+    /// For `cancel_now`: notes the last completion of what it cancelled.
+    fn note_end(&self, token: Token, flags: u32) {
+        if self.leaving.get() == Some(token) && !cqueue::more(flags) {
+            self.leaving.set(None);
+        }
     }
 
     #[inline(always)]
@@ -516,12 +562,13 @@ impl<T> UringMonitor<T> {
         true
     }
 
-    fn is_busy(&self) -> bool {
+    fn has_memory_in_flight(&self) -> bool {
         self.reads.any_in_flight() || !self.completions.in_flight().is_empty()
     }
 
-    /// Cancels everything and waits until the kernel is done with every buffer. Calls no user code
-    /// and drops nothing that operations hold. Doing it again does nothing.
+    /// Cancels everything and waits until the kernel is done with every buffer and has no reference
+    /// to a file. Calls no user code and drops nothing that operations hold. Doing it again does
+    /// nothing.
     ///
     /// What does not end (a disk that does not answer) is leaked after ten seconds: memory that the
     /// kernel may still write to must not be used again.
@@ -531,25 +578,36 @@ impl<T> UringMonitor<T> {
         }
         self.completions.close();
         self.queued.borrow_mut().clear();
-        for token in self.reads.in_flight().into_iter().chain(self.completions.in_flight()) {
+        // Closing the ring would end the polls, too, but at some time after that.
+        let polls = armed_polls(sink);
+        for token in self.reads.in_flight().into_iter().chain(self.completions.in_flight()).chain(polls) {
             self.cancel(token, sink.stats());
         }
         let deadline_ns = monotonic_ns().saturating_add(SHUTDOWN_NS);
-        while self.is_busy() && monotonic_ns() < deadline_ns {
-            let waited = self.wait(Some(100_000_000), sink);
-            // Reads that end are not armed again.
-            self.queued.borrow_mut().clear();
-            if waited.is_err() {
+        let is_busy = || self.has_memory_in_flight() || !armed_polls(sink).is_empty();
+        while is_busy() && monotonic_ns() < deadline_ns {
+            // What ends is not armed again: `queue_token`.
+            if self.wait(Some(100_000_000), sink).is_err() {
                 break;
             }
         }
-        if self.is_busy() {
+        if self.has_memory_in_flight() {
             self.reads.leak();
             self.completions.leak();
         } else {
             self.reads.withdraw_counters(&mut self.ring.borrow_mut());
         }
     }
+}
+
+/// The polls that the kernel has.
+fn armed_polls(sink: &impl Sink) -> Vec<Token> {
+    let mut armed = Vec::new();
+    sink.live().each(|watched| {
+        let is_poll = state_of(watched).is_some_and(|state| state.read.get().is_none() && state.is_armed());
+        armed.extend(is_poll.then_some(watched.token));
+    });
+    armed
 }
 
 impl<T> Drop for UringMonitor<T> {
