@@ -1,5 +1,6 @@
 //! The file of the file backends: written once, then opened through the page cache and with
-//! O_DIRECT. It never has a name (O_TMPFILE), so nothing is left of it however the run ends.
+//! O_DIRECT. It has no name (O_TMPFILE; on a file system without that, it is unlinked before it is
+//! written), so nothing is left of it however the run ends.
 
 use crate::error::{Error, reason};
 use std::env;
