@@ -4,7 +4,7 @@ use crate::cli::value;
 use crate::error::Error;
 use crate::report::compared::{self, Limits};
 use crate::report::saved::Document;
-use crate::report::{self, WholeFile, html};
+use crate::report::{Sink, html};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -24,7 +24,8 @@ pub(crate) struct CompareArgs {
     /// quantiles]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     metrics: Vec<String>,
-    /// Also write an HTML page with B and its differences from A
+    /// Also write an HTML page with B and its differences from A; - is stdout, and the text then
+    /// goes to stderr
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     /// Print Markdown
@@ -34,16 +35,15 @@ pub(crate) struct CompareArgs {
 
 /// Runs the subcommand; returns the exit code.
 pub(crate) fn run(args: &CompareArgs) -> Result<u8, Error> {
-    let page = args.html.as_deref().map(|path| WholeFile::create("--html", path)).transpose()?;
+    let page = args.html.as_deref().map(|path| Sink::create("--html", path)).transpose()?;
+    let stream = Sink::text_stream(&page);
     let before = Document::read("A.json", &args.before)?;
     let after = Document::read("B.json", &args.after)?;
     let limits = Limits { threshold: args.threshold, metrics: args.metrics.clone() };
     let compared = compared::documents(&before, &after, &limits)?;
     if let Some(page) = page {
-        let html = html::render(&after, Some(&compared));
-        page.commit(&html).map_err(|error| Error::failed("cannot write the HTML file", &error))?;
+        page.write(&html::render(&after, Some(&compared)))?;
     }
-    let text = if args.markdown { compared.markdown() } else { compared.text(report::colour_on_stdout()) };
-    report::print(&text).map_err(|error| Error::failed("cannot write to stdout", &error))?;
+    stream.print(&if args.markdown { compared.markdown() } else { compared.text(stream.is_coloured()) })?;
     Ok(compared.exit_code())
 }

@@ -1,8 +1,9 @@
-//! Errors that end a run early, and their exit codes.
+//! Errors of a run, and their exit codes.
 
+use std::fmt::Display;
 use std::io;
 
-/// Why a run ended without results. The text is one sentence for stderr.
+/// Why a run failed. The text is one sentence for stderr.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The command line is wrong: exit code 2.
@@ -32,11 +33,11 @@ impl Error {
     }
 }
 
-/// The kernel's words for an error, without the " (os error N)" that the standard library adds.
-pub(crate) fn reason(error: &io::Error) -> String {
+/// The words of an error, without the " (os error N)" that the standard library adds.
+pub(crate) fn reason(error: &(impl Display + ?Sized)) -> String {
     let text = error.to_string();
     match text.split_once(" (os error ") {
-        Some((words, _)) => words.to_owned(),
+        Some((words, rest)) => words.to_owned() + rest.split_once(')').map_or("", |(_, after)| after),
         None => text,
     }
 }
@@ -56,5 +57,6 @@ mod tests {
     fn a_reason_has_no_error_number() {
         assert_eq!(reason(&io::Error::from_raw_os_error(libc::ENOENT)), "No such file or directory");
         assert_eq!(reason(&io::Error::other("too short")), "too short");
+        assert_eq!(reason("a: Broken pipe (os error 32); b"), "a: Broken pipe; b");
     }
 }

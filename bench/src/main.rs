@@ -38,7 +38,7 @@ use flow_control::FlowControlArgs;
 #[cfg(feature = "peers")]
 use loops::LoopsArgs;
 use one_percent::OnePercentArgs;
-use report::{Report, complain};
+use report::{Report, Stream, complain};
 use scale::ScaleArgs;
 use session::Session;
 use std::env;
@@ -72,7 +72,8 @@ impl Cli {
 }
 
 const EXIT_CODES: &str = "\
-Results go to stdout, everything else to stderr.
+Results go to stdout, everything else to stderr. With --json - or --html -, only that report goes to stdout, and
+the text goes to stderr.
 Exit codes: 0 done, 1 failed, 2 wrong use, 3 asked for something this machine cannot do, 130 stopped by Ctrl-C
 (which prints what was finished).";
 
@@ -120,34 +121,43 @@ fn run() -> Result<u8, Error> {
     };
     match command {
         Command::VirtioBlk(args) => {
-            virtio_blk::check(&args)?;
-            in_session(&args.schedule, |session| virtio_blk::run(&args, session))
+            let checked = virtio_blk::check(&args)?;
+            in_session("virtio-blk", &args.schedule, |session| virtio_blk::run(&args, checked, session))
         }
-        Command::VhostUser(args) => in_session(&args.schedule, |session| vhost_user::run(&args, session)),
-        Command::Eventfd(args) => in_session(&args.schedule, |session| eventfd::run(&args, session)),
-        Command::FlowControl(args) => in_session(&args.schedule, |session| flow_control::run(&args, session)),
-        Command::Scale(args) => in_session(&args.schedule, |session| scale::run(&args, session)),
+        Command::VhostUser(args) => {
+            in_session("vhost-user", &args.schedule, |session| vhost_user::run(&args, session))
+        }
+        Command::Eventfd(args) => {
+            in_session("eventfd", &args.schedule, |session| eventfd::run(&args, session))
+        }
+        Command::FlowControl(args) => {
+            in_session("flow-control", &args.schedule, |session| flow_control::run(&args, session))
+        }
+        Command::Scale(args) => in_session("scale", &args.schedule, |session| scale::run(&args, session)),
         #[cfg(feature = "peers")]
-        Command::Loops(args) => in_session(&args.schedule, |session| loops::run(&args, session)),
-        Command::OnePercent(args) => in_session(&args.schedule, |session| one_percent::run(&args, session)),
+        Command::Loops(args) => in_session("loops", &args.schedule, |session| loops::run(&args, session)),
+        Command::OnePercent(args) => {
+            in_session("one-percent", &args.schedule, |session| one_percent::run(&args, session))
+        }
         Command::Compare(args) => compare::run(&args),
-        Command::List => print(&list::render(report::colour_on_stdout())),
+        Command::List => print(&list::render(Stream::Stdout.is_coloured())),
     }
 }
 
 /// Runs a subcommand that measures, in a session of its own. Returns the exit code.
 fn in_session(
+    benchmark: &str,
     schedule: &ScheduleArgs,
     run: impl FnOnce(&mut Session) -> Result<Report, Error>,
 ) -> Result<u8, Error> {
-    let mut session = Session::start(schedule)?;
+    let mut session = Session::start(benchmark, schedule)?;
     let report = run(&mut session)?;
     session.finish(&report)
 }
 
 /// Prints text that is not a measurement: help, lists.
 fn print(text: &str) -> Result<u8, Error> {
-    report::print(text).map_err(|error| Error::failed("cannot write to stdout", &error))?;
+    Stream::Stdout.print(text)?;
     Ok(0)
 }
 

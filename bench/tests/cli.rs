@@ -6,7 +6,7 @@ mod support;
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use support::{Directory, bench};
 
 fn run(arguments: &[&str]) -> Output {
@@ -25,6 +25,10 @@ fn wrong_use_is_one_sentence_on_stderr_and_exit_code_2() {
     let directory = Directory::new("wrong");
     let missing = format!("--json={}", directory.file("missing/out.json"));
     let is_directory = format!("--json={}", directory.path().display());
+    let same_json = format!("--json={}", directory.file("same"));
+    let same_html = format!("--html={}", directory.file("./same"));
+    const OTHERS: &str =
+        concat!("--baseline=", env!("CARGO_MANIFEST_DIR"), "/src/one_percent/golden/first.json");
     let cases: &[(&[&str], &str)] = &[
         (&["nonsense"], "unrecognized subcommand 'nonsense'"),
         (&["eventfd", "--quik"], "did you mean '--quick'?"),
@@ -37,10 +41,13 @@ fn wrong_use_is_one_sentence_on_stderr_and_exit_code_2() {
         (&["eventfd", "--pin=0,99999"], "CPU 99999 is not among those that this process may use"),
         (&["eventfd", &missing], "cannot write there: No such file or directory"),
         (&["eventfd", &is_directory], "this is a directory; name a file"),
-        (&["eventfd", "--json=/dev/null"], "this is not a regular file"),
+        (&["eventfd", "--json=/dev/null"], "this is not a regular file; write - for stdout"),
         (&["eventfd", "--html=/dev/null"], "--html /dev/null: this is not a regular file"),
         (&["eventfd", "--baseline=/nonexistent"], "--baseline /nonexistent: No such file or directory"),
         (&["eventfd", "--baseline=/proc/self/cmdline"], "this is not a report of bench --json"),
+        (&["eventfd", OTHERS], "one report is of bench one-percent, the other of bench eventfd"),
+        (&["eventfd", &same_json, &same_html], "--json and --html name the same file; give each its own"),
+        (&["eventfd", "--json=-", "--html", "-"], "--json and --html name the same file"),
         (&["eventfd", "--threshold=-1"], "write a percentage from 0 to 1000"),
         (&["compare", "/nonexistent"], "were not provided"),
         (&["one-percent", "--quick", "--full"], "cannot be used with"),
@@ -114,9 +121,7 @@ fn the_json_report_has_its_fields_and_appears_whole() {
     let argument = format!("--json={path}");
     let output = run(&[&SHORT[..], &[argument.as_str()]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    let names: Vec<_> =
-        fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(names, ["it's out.json"]);
+    assert_eq!(entries(&directory), ["it's out.json"]);
 
     let json: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
     assert_eq!((json["schema"].as_str(), json["benchmark"].as_str()), (Some("bench/1"), Some("eventfd")));
@@ -218,6 +223,121 @@ fn a_run_that_is_worse_than_its_baseline_is_exit_code_1() {
     }
 }
 
+/// Waits until the process has written a line to stderr that starts with `start`, and returns the
+/// rest of stderr.
+fn stderr_from(child: &mut Child, start: &str) -> BufReader<ChildStderr> {
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with(start) {
+        line.clear();
+        assert!(stderr.read_line(&mut line).unwrap() > 0, "bench ended before '{start}'");
+    }
+    stderr
+}
+
+#[test]
+fn results_are_not_lost_when_the_comparison_or_a_file_fails() {
+    let directory = Directory::new("kept");
+    let (baseline, page) = (directory.file("empty.json"), directory.file("out.html"));
+    let empty = r#"{"schema":"bench/1","benchmark":"eventfd","command":"","workload":null,"complete":true,
+        "environment":{},"conclusions":[],"results":[]}"#;
+    fs::write(&baseline, empty).unwrap();
+    let output = run(&[&SHORT[..], &["--baseline", &baseline, "--html", &page]].concat());
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).ends_with("so there is nothing to compare\n"), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("Per operation, one thread"), "{}", text(&output.stdout));
+    assert!(fs::read_to_string(&page).unwrap().starts_with("<!DOCTYPE html>"));
+
+    // The directory of the JSON file disappears during the run.
+    let gone = Directory::new("gone");
+    let json = gone.file("out.json");
+    let arguments = [&SHORT[..], &["--json", &json, "--html", &page]].concat();
+    let mut child = bench(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stderr = stderr_from(&mut child, "one thread: warm-up");
+    fs::remove_file(&page).unwrap();
+    drop(gone);
+    let (mut stdout, mut errors) = (String::new(), String::new());
+    child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+    stderr.read_to_string(&mut errors).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{errors}");
+    let sentence = format!("bench: --json {json}: cannot write: No such file or directory\n");
+    assert!(errors.ends_with(&sentence), "{errors}");
+    assert!(stdout.contains("Per operation, one thread") && fs::exists(&page).unwrap(), "{stdout}");
+}
+
+/// The names in a directory.
+fn entries(directory: &Directory) -> Vec<String> {
+    let entries = fs::read_dir(directory.path()).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn a_report_on_stdout_is_alone_there() {
+    let directory = Directory::new("stdout");
+    let run = |arguments: &[&str]| {
+        let output = bench(arguments).current_dir(directory.path()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        (text(&output.stdout).to_owned(), text(&output.stderr).to_owned())
+    };
+    let (json, errors) = run(&[&SHORT[..], &["--json", "-"]].concat());
+    let report: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(report["complete"], true);
+    assert!(errors.contains("Per operation, one thread"), "{errors}");
+    assert!(errors.contains(report["conclusions"][0].as_str().unwrap()), "{errors}");
+
+    let page = |page: &str| page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>\n");
+    let (html, errors) = run(&[&SHORT[..], &["--html", "-", "--json", "a.json", "--markdown"]].concat());
+    assert!(page(&html), "{html}");
+    assert!(errors.contains("### bench eventfd"), "{errors}");
+    let (html, errors) = run(&["compare", "a.json", "a.json", "--html=-"]);
+    assert!(page(&html), "{html}");
+    assert!(errors.contains("0 of "), "{errors}");
+    assert_eq!(entries(&directory), ["a.json"]);
+}
+
+#[test]
+fn a_report_does_not_replace_the_file_that_stdout_goes_to() {
+    let directory = Directory::new("redirected");
+    let (path, link) = (directory.file("out"), directory.file("link"));
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    for name in [&path, &link] {
+        let stdout = fs::File::create(&path).unwrap();
+        let output = bench(&[&SHORT[..], &["--json", name]].concat()).stdout(stdout).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        let sentence = format!("bench: --json {name}: stdout goes to this file; write - for stdout\n");
+        assert_eq!(text(&output.stderr), sentence);
+    }
+}
+
+#[test]
+fn a_signal_leaves_no_file_behind() {
+    for signal in ["TERM", "KILL", "INT"] {
+        let directory = Directory::new("signal");
+        let place = directory.path().to_str().unwrap();
+        let json = directory.file("out.json");
+        let arguments = ["one-percent", "--rounds=1", "--runtime=2ms", "--dir", place, "--json", &json];
+        let mut child = bench(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // Wait until the disk image is open; at first it is being written.
+        let descriptors = format!("/proc/{}/fd", child.id());
+        let image_is_open = || {
+            let links = fs::read_dir(&descriptors).unwrap().flatten();
+            let mut targets = links.filter_map(|link| fs::read_link(link.path()).ok());
+            targets.any(|target| target.starts_with(place))
+        };
+        while !image_is_open() {
+            assert!(child.try_wait().unwrap().is_none(), "bench ended without an image");
+        }
+        let id = child.id().to_string();
+        assert!(Command::new("kill").args(["-s", signal, &id]).status().unwrap().success());
+        let ended = child.wait().unwrap();
+        if signal == "INT" {
+            assert_eq!((ended.code(), entries(&directory)), (Some(130), vec!["out.json".to_owned()]));
+        } else {
+            assert_eq!((ended.code(), entries(&directory)), (None, Vec::new()), "{signal}");
+        }
+    }
+}
+
 #[test]
 fn one_percent_measures_its_cells_and_prints_conclusions() {
     let directory = Directory::new("one-percent");
@@ -249,10 +369,7 @@ fn one_percent_measures_its_cells_and_prints_conclusions() {
     assert!(reads("epoll, spin 100us, iodepth 1 on one CPU", "epoll/classic").unwrap() > 0.5);
     assert_eq!(reads("epoll, spin 100us, iodepth 1 on one CPU", "epoll/edge"), Some(0.0));
     assert!(reads("epoll, spin 100us, iodepth 1 on one CPU", "epoll/classic + a read").is_some());
-    // The disk image was removed; only the report is left.
-    let names: Vec<_> =
-        fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(names, ["out.json"]);
+    assert_eq!(entries(&directory), ["out.json"]);
     assert!(text(&output.stdout).contains("What leaving out the read(2) saves of an iteration"));
     assert!(text(&output.stdout).contains(report["conclusions"][0].as_str().unwrap()));
 }
@@ -281,12 +398,7 @@ fn ctrl_c_prints_the_finished_results() {
     // Long enough to be still running on any machine. It is stopped as soon as its rounds begin.
     let arguments = ["eventfd", "--rounds=1000", "--runtime=1ms", "--json", &path];
     let mut child = bench(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    let mut line = String::new();
-    while !line.starts_with("one thread: rounds") {
-        line.clear();
-        assert!(stderr.read_line(&mut line).unwrap() > 0, "bench ended before its first round");
-    }
+    let _stderr = stderr_from(&mut child, "one thread: rounds");
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(killed.success());
     let mut stdout = String::new();
@@ -430,6 +542,17 @@ fn scale_reports_every_size_with_its_memory_and_fairness() {
         rows.iter().filter(of_epoll).filter(measured).count() >= 15,
         "too few rows; is 'ulimit -n' too low?"
     );
+}
+
+#[cfg(feature = "peers")]
+#[test]
+fn a_name_that_matches_no_work_or_no_peer_is_refused() {
+    for option in ["--work", "--peer"] {
+        let output = run(&["loops", option, "typo"]);
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), ""));
+        let part = format!("bench: {option} matches none of '");
+        assert!(text(&output.stderr).contains(&part), "{}", text(&output.stderr));
+    }
 }
 
 #[cfg(feature = "peers")]

@@ -5,9 +5,10 @@ mod support;
 use aio::{AioContext, IoThread};
 use serde_json::Value;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::{Output, id};
+use std::process::{Command, Output, Stdio, id};
 use support::{Directory, bench};
 use virtio_blk_sim::blk::Disk;
 use virtio_blk_sim::blk::backend::Backend;
@@ -78,6 +79,32 @@ fn two_servers_are_the_arms_of_one_run() {
     let versus = &rows[1]["metrics"]["iops"]["versus"];
     assert_eq!(versus["pairs"], 6);
     assert!(versus["ratio"]["interval"]["low"].as_f64().unwrap() > 0.0, "{versus}");
+}
+
+#[test]
+fn a_server_that_ends_while_it_is_idle_does_not_cost_the_results() {
+    let directory = Directory::new("vhost-user-idle");
+    let socket = directory.file("server.sock");
+    let _server = serve(&socket);
+    // Stands for the server's process, and ends when the rounds are over.
+    let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let pid = process.id().to_string();
+    let arguments = ["vhost-user", "--socket", &socket, "--pid", &pid, "--rounds", "1", "--runtime", "1ms"];
+    let mut child = bench(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(stderr.any(|line| line.unwrap().starts_with("vhost-user: idle")));
+    process.kill().unwrap();
+    process.wait().unwrap();
+    let errors: Vec<String> = stderr.map(Result::unwrap).collect();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{errors:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("Per request, sleeping client on CPU "), "{text}");
+    assert!(
+        text.contains("The idle servers were not measured. server: the server's process cannot"),
+        "{text}"
+    );
+    assert!(!text.contains("os error"), "{text}");
 }
 
 #[test]

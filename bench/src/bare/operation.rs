@@ -165,8 +165,6 @@ fn thread(cpu: usize, operations: Vec<Operation>) -> Result<Repeater<OperationSa
     Repeater::new("one-thread", cpu, make, repeat)
 }
 
-/// An operation that passed its self-test and takes longer than this for one sample hangs.
-const OPERATION_PATIENCE: Duration = Duration::from_secs(10);
 /// Measures `operations` on one thread pinned to `cpu`.
 pub(crate) fn one_thread(
     cpu: usize,
@@ -181,8 +179,7 @@ pub(crate) fn one_thread(
     };
     let cases: Vec<Case> = operations.iter().map(case).collect();
     let mut thread = thread(cpu, operations)?;
-    let patience = OPERATION_PATIENCE + 10 * plan.runtime;
-    let sample = |index, times| thread.sample(index, times, patience, "an operation on one thread");
+    let sample = |index, times| thread.sample(index, times, plan.patience(), "an operation on one thread");
     Ok(campaign::calibrated("one thread", &cases, plan, watch, sample)?.collect(&cases))
 }
 

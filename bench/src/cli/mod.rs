@@ -8,7 +8,7 @@ mod workload;
 
 pub(crate) use schedule::{PlacementArgs, ScheduleArgs};
 pub(crate) use sentence::sentence;
-pub(crate) use workload::WorkloadArgs;
+pub(crate) use workload::{WorkloadArgs, check_verify};
 
 /// Parses the options of one subcommand, for tests.
 #[cfg(test)]

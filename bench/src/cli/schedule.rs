@@ -29,10 +29,10 @@ pub(crate) struct ScheduleArgs {
 /// Where the results are written, and what they are compared with.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct OutputArgs {
-    /// Also write the results as JSON
+    /// Also write the results as JSON; - is stdout, and the text then goes to stderr
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// Also write an HTML page: one file that loads nothing else
+    /// Also write an HTML page: one file that loads nothing else; - is stdout, as for --json
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
     /// Print the results as Markdown, for issues and mail

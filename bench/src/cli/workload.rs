@@ -7,6 +7,8 @@ use virtio_blk_sim::guest::{Pattern, Stop, Workload};
 
 /// Bytes that one guest may have in flight.
 const MOST_IN_FLIGHT: u64 = 256 << 20;
+/// 64 GiB in blocks of 4 KiB; the guest keeps nine bytes for each.
+const MOST_VERIFIED: u64 = 1 << 24;
 
 /// The workload, as given.
 #[derive(Debug, Clone, Args)]
@@ -64,6 +66,17 @@ impl WorkloadArgs {
         let verify = if self.verify { ", verified" } else { "" };
         [format!("{} bs={} iodepth={}", self.rw, self.bs, self.iodepth), format!("{event_idx}{verify}")]
     }
+}
+
+/// Checks whether the guest can remember all blocks of a disk, if it verifies them. The error is
+/// one sentence.
+pub(crate) fn check_verify(workload: &Workload, blocks: u64) -> Result<(), String> {
+    if workload.verify && blocks > MOST_VERIFIED {
+        return Err(format!(
+            "--verify remembers every block, and the disk has {blocks}, more than {MOST_VERIFIED}"
+        ));
+    }
+    Ok(())
 }
 
 fn block_bytes(text: &str) -> Result<u32, String> {

@@ -136,7 +136,7 @@ fn warnings(load_average: Option<[f64; 3]>, cpus: usize, noise: &Noise) -> Vec<S
     }
     if noise.is_high() {
         warnings.push(format!(
-            "the same busy loop took {noise} longer or shorter: this machine is noisy, expect wide intervals"
+            "the times of one busy loop differ by {noise}: this machine is noisy, expect wide intervals"
         ));
     }
     warnings
@@ -187,6 +187,6 @@ mod tests {
         let busy = warnings(Some([1.1, 0.0, 0.0]), 2, &quiet);
         assert!(busy.len() == 1 && busy[0].contains("1.10 on 2 CPUs"), "{busy:?}");
         let noisy = warnings(Some([0.0; 3]), 2, &loud);
-        assert!(noisy.len() == 1 && noisy[0].contains("50.0%"), "{noisy:?}");
+        assert!(noisy.len() == 1 && noisy[0].contains("differ by 50.0%"), "{noisy:?}");
     }
 }

@@ -106,7 +106,7 @@ impl Bench {
     fn open(turn: Turn, idle: &mut Idle) -> Result<Self, String> {
         match turn {
             Turn::Floor(arm) => {
-                let method = floor(arm).ok_or("no bare calls are known for this arm")?;
+                let method = floor(arm).ok_or("this arm has no bare system calls to compare with")?;
                 let (kick, waiter) = method.open()?;
                 Ok(Bench::Floor(kick, waiter))
             }

@@ -21,9 +21,6 @@ use two_threads::TwoThreads;
 const FULL: Plan = Plan { rounds: 10, runtime: Duration::from_millis(30) };
 const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(8) };
 
-/// A sample of turns that takes longer than this hangs.
-const TURN_PATIENCE: Duration = Duration::from_secs(30);
-
 /// Options of `bench eventfd`.
 #[derive(Debug, Args)]
 pub(crate) struct EventfdArgs {
@@ -57,8 +54,7 @@ fn loop_turns(cpu: usize, turns: Vec<Turn>, plan: Plan, watch: &mut impl Watch) 
     };
     let cases: Vec<Case> = turns.iter().map(case).collect();
     let mut thread = loop_turns::thread(cpu, turns)?;
-    let patience = TURN_PATIENCE + 10 * plan.runtime;
-    let sample = |index, times| thread.sample(index, times, patience, "a turn of the loop");
+    let sample = |index, times| thread.sample(index, times, plan.patience(), "a turn of the loop");
     Ok(calibrated("the loop", &cases, plan, watch, sample)?.collect(&cases))
 }
 

@@ -2,6 +2,7 @@
 
 use super::mq::MessageQueue;
 use crate::bare::{Calls, EventFd};
+use crate::error::reason;
 use aio::{AioContext, BoundedMethod, BoundedNotifier, BoundedStats, Counting, WritableRegistration};
 use std::cell::Cell;
 use std::fmt;
@@ -73,7 +74,7 @@ impl Way {
             Way::Multiplexed { method, maximum } => bounded(method, maximum)?.map(Channel::Multiplexed),
             Way::MessageQueue { maximum } => match MessageQueue::new(maximum - 1) {
                 Ok(queue) => Ok(Channel::MessageQueue(queue)),
-                Err(error) => Err(format!("mq_open: {error}")),
+                Err(error) => Err(format!("mq_open: {}", reason(&error))),
             },
         })
     }

@@ -27,14 +27,12 @@ use crate::report::Report;
 use crate::session::Session;
 use clap::Args;
 use contender::Contender;
+use std::fmt::Display;
 use std::time::Duration;
 use work::{Visit, Work};
 
 const FULL: Plan = Plan { rounds: 10, runtime: Duration::from_millis(20) };
 const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(3) };
-
-/// A visit that takes longer than this hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 sample! {
     /// What one event costs.
@@ -68,8 +66,10 @@ pub(crate) fn run(args: &LoopsArgs, session: &mut Session) -> Result<Report, Err
     let wanted = |work: &Work| args.work.as_ref().is_none_or(|part| work.to_string().contains(part.as_str()));
     let works: Vec<Work> = Work::all().filter(wanted).collect();
     if works.is_empty() {
-        let all = Work::all().map(|work| format!("'{work}'")).collect::<Vec<_>>().join(", ");
-        return Err(Error::Usage(format!("--work matches none of {all}")));
+        return Err(matches_none("--work", Work::all()));
+    }
+    if !contenders.iter().any(|it| it.is_peer()) {
+        return Err(matches_none("--peer", Contender::all().filter(|it| it.is_peer())));
     }
     let plan = args.schedule.plan(QUICK, FULL, contenders.len() * works.len())?;
     crate::machine::raise_descriptor_limit();
@@ -81,6 +81,11 @@ pub(crate) fn run(args: &LoopsArgs, session: &mut Session) -> Result<Report, Err
         all.extend(measure(work, &contenders, &counts, placement, plan, session)?);
     }
     Ok(all.report("loops", session.colour, report::tables, report::conclusions))
+}
+
+fn matches_none(option: &str, all: impl Iterator<Item: Display>) -> Error {
+    let all: Vec<String> = all.map(|it| format!("'{it}'")).collect();
+    Error::Usage(format!("{option} matches none of {}", all.join(", ")))
 }
 
 /// System calls per event, by contender; empty if they could not be counted.
@@ -143,9 +148,8 @@ fn measure(
         Ok((timed.elapsed, EventSample { time_ns: timed.each_ns / work.events() as f64 }))
     };
     let mut thread = Repeater::new("loops", placement.device, || (), visit)?;
-    let patience = PATIENCE + 10 * plan.runtime;
     let sample = |index: usize, times: u64| {
-        thread.sample(index, times, patience, format_args!("{work}: {}", contenders[index]))
+        thread.sample(index, times, plan.patience(), format_args!("{work}: {}", contenders[index]))
     };
     let campaign = calibrated(&work.to_string(), &cases, plan, session, sample)?;
     let mut collected = campaign.collect(&cases);

@@ -3,6 +3,7 @@
 
 use super::work::{Cannot, EventLoop, Handler, LATER, Seen, eventfd, handler, others_at};
 use crate::bare::{EpollFd, EventFd, check, retry};
+use crate::error::reason;
 use slab::Slab;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -78,7 +79,7 @@ impl<const EDGE: bool> EventLoop for RawEpoll<EDGE> {
     }
 
     fn arm_timers(&mut self, others: usize) -> Result<(), Cannot> {
-        let why = |error: io::Error| error.to_string();
+        let why = |error: io::Error| reason(&error);
         for index in 0..others {
             let fd = timerfd().map_err(why)?;
             set(fd.as_raw_fd(), others_at(index)).map_err(why)?;

@@ -6,6 +6,7 @@
 
 use super::work::{Cannot, EventLoop, Handler, LATER, Seen, eventfd, handler, others_at};
 use crate::bare::{Calls, EventFd, Patience, Ring};
+use crate::error::reason;
 use io_uring::{cqueue, opcode, squeue, types};
 use slab::Slab;
 use std::os::fd::{AsRawFd, RawFd};
@@ -120,7 +121,7 @@ impl<const EDGE: bool> EventLoop for RawRing<EDGE> {
     }
 
     fn arm_timers(&mut self, others: usize) -> Result<(), Cannot> {
-        let why = |error: io::Error| error.to_string();
+        let why = |error: io::Error| reason(&error);
         for index in 0..others {
             let deadline = timespec(others_at(index));
             let timer = opcode::Timeout::new(&deadline).build().user_data(NOBODY);

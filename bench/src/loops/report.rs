@@ -273,8 +273,8 @@ mod tests {
         assert_eq!(
             conclusions(&rows),
             [
-                "An event of aio on epoll costs 103 ns with 10,000 registered and 100 ns with 1 (+3.0%); with all of them rung 60.0 \
-              ns with 10,000, 50.0 ns with 100 (+20.0%)."
+                "An event of aio on epoll costs 103 ns with 10,000 registered and 100 ns with 1 (+3.0%); if all of them are \
+              rung, 60.0 ns with 10,000 and 50.0 ns with 100 (+20.0%)."
             ]
         );
     }

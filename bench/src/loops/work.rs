@@ -5,6 +5,7 @@
 
 use crate::bare::clock_ns;
 use crate::bare::{Calls, EventFd};
+use crate::error::reason;
 use crate::machine::{Placement, pin_current_thread};
 use crate::measure::{latencies, median, quantile_us};
 use hdrhistogram::Histogram;
@@ -122,8 +123,8 @@ pub(super) trait EventLoop: Sized {
 
     /// Creates the waker of this loop. By default a notifier, for loops without their own means.
     fn waker(&mut self) -> Result<Waker, Cannot> {
-        let bell = Self::bell().map_err(|error| error.to_string())?;
-        self.add(&bell).map_err(|error| error.to_string())?;
+        let bell = Self::bell().map_err(|error| reason(&error))?;
+        self.add(&bell).map_err(|error| reason(&error))?;
         Ok(Box::new(move || ring(bell.as_raw_fd())))
     }
 
@@ -267,7 +268,7 @@ pub(super) enum Mark {
 /// Does the work on a loop of the kind `L`.
 pub(super) fn visit<L: EventLoop>(visit: Visit) -> Result<Timed, Cannot> {
     let Visit { work, times, placement, .. } = visit;
-    let why = |error: io::Error| crate::error::reason(&error);
+    let why = |error: io::Error| reason(&error);
     let registered = match work {
         Work::Bells { registered, .. } | Work::Churn { registered } => registered,
         _ => 1,
@@ -277,7 +278,7 @@ pub(super) fn visit<L: EventLoop>(visit: Visit) -> Result<Timed, Cannot> {
     let bells = (0..registered).map(|_| L::bell()).collect::<io::Result<Vec<_>>>().map_err(|error| {
         match error.raw_os_error() {
             Some(libc::EMFILE) => format!("needs {registered} descriptors; raise 'ulimit -n'"),
-            _ => crate::error::reason(&error),
+            _ => reason(&error),
         }
     })?;
     let keys = bells.iter().map(|bell| it.add(bell)).collect::<io::Result<Vec<_>>>().map_err(why)?;

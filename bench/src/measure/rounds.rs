@@ -12,6 +12,13 @@ pub(crate) struct Plan {
     pub(crate) runtime: Duration,
 }
 
+impl Plan {
+    /// A sample that takes longer than this hangs.
+    pub(crate) fn patience(self) -> Duration {
+        Duration::from_secs(60) + 10 * self.runtime
+    }
+}
+
 /// One named number of a sample.
 #[derive(Debug)]
 pub(crate) struct Metric<S> {
@@ -98,7 +105,7 @@ impl<S> Recording<S> {
 
     /// `(arm, baseline)` of each round that visited both equally often. A round that was
     /// interrupted on its way backwards has one or two visits of each arm, and only equal numbers
-    /// are compared, so a pair never mixes a drift-free mean with a single visit.
+    /// are compared, so a mean of two visits is never compared with a single visit.
     fn pairs(&self, arm: usize, baseline: usize, value: fn(&S) -> f64) -> Vec<(f64, f64)> {
         let rounds = self.visits[arm].iter().zip(&self.visits[baseline]);
         rounds

@@ -2,25 +2,18 @@
 //! `kernel-lab/1`): another way to measure what a read(2) costs, free of noise, and the only one in
 //! which ppoll works without a read.
 
-use crate::error::{Error, reason};
+use crate::error::Error;
 use crate::measure::Measured;
 use crate::report::Row;
 use crate::report::one_percent::lab::{GROUP, Savings};
+use crate::report::saved::{self, of_schema};
 use serde::Deserialize;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 const SCHEMA: &str = "kernel-lab/1";
 const UNIT: &str = "instructions per request";
 /// The lab's files have a few kilobytes.
 const LARGEST: u64 = 16 << 20;
-
-/// What every version of the file has.
-#[derive(Deserialize)]
-struct Header {
-    schema: String,
-}
 
 #[derive(Deserialize)]
 struct Document {
@@ -30,22 +23,11 @@ struct Document {
 
 /// Reads --kernel-lab's file. A usage error reports what is wrong with it.
 pub(super) fn read(path: &Path) -> Result<Vec<Savings>, Error> {
-    let refuse = |why: &str| Error::Usage(format!("--kernel-lab {}: {why}", path.display()));
-    let mut text = String::new();
-    let file = File::open(path).map_err(|error| refuse(&reason(&error)))?;
-    file.take(LARGEST).read_to_string(&mut text).map_err(|error| refuse(&reason(&error)))?;
-    parse(&text).map_err(|why| refuse(&why))
+    saved::read("--kernel-lab", path, LARGEST, parse)
 }
 
 fn parse(text: &str) -> Result<Vec<Savings>, String> {
-    let other = |error: serde_json::Error| {
-        format!("this is not a report of scripts/kernel-lab.sh bench --json ({error})")
-    };
-    let Header { schema } = serde_json::from_str(text).map_err(other)?;
-    if schema != SCHEMA {
-        return Err(format!("its schema is '{}', and this bench reads {SCHEMA}", schema.escape_debug()));
-    }
-    let Document { unit, savings } = serde_json::from_str(text).map_err(other)?;
+    let Document { unit, savings } = of_schema(text, SCHEMA, "scripts/kernel-lab.sh bench --json")?;
     if unit != UNIT {
         return Err(format!("it counts '{}', and this bench reads {UNIT}", unit.escape_debug()));
     }
@@ -105,7 +87,7 @@ mod tests {
             (LAB[..LAB.len() / 2].to_owned(), "EOF"),
             (
                 LAB.replace("lab/1", "lab/9"),
-                "its schema is 'kernel-lab/9', and this bench reads kernel-lab/1",
+                "its schema is 'kernel-lab/9', but this bench reads kernel-lab/1",
             ),
             // Another version may have other fields. Our own reports also have a schema.
             (r#"{"schema":"bench/1"}"#.to_owned(), "its schema is 'bench/1'"),

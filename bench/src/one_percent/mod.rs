@@ -3,10 +3,10 @@
 //! as much?
 //!
 //! Each cell has up to three arms, measured in turn: the classic loop, the same with one more
-//! read(2) per doorbell, and the loop that does not read. The second measures what a read costs in
-//! place, and so predicts what the third should save; the third measures what it does save. The
-//! simplest cell of each loop has a fourth arm, edge-triggered with a read, which separates the
-//! cost of the read from that of level triggering.
+//! read(2) per doorbell, and the loop that does not read. The second measures what a read costs
+//! inside the loop, and so predicts what the third should save; the third measures what it does
+//! save. The simplest cell of each loop has a fourth arm, edge-triggered with a read, which
+//! separates the cost of the read from that of level triggering.
 
 mod kernel_lab;
 mod plan;
@@ -51,11 +51,11 @@ pub(crate) struct OnePercentArgs {
     pub(crate) schedule: ScheduleArgs,
     #[command(flatten)]
     placement: PlacementArgs,
-    /// The full reproduction: more cells, more rounds, longer samples; takes about 15 minutes
+    /// The full reproduction: more cells, more rounds, longer samples; takes about 13 minutes
     #[arg(long, conflicts_with = "quick")]
     full: bool,
-    /// Directory for the files of the file backends (64m each, removed at the end) [default: the
-    /// directory for temporary files]
+    /// Directory for the file of the file backends (64m; it has no name and is freed when bench
+    /// ends) [default: the directory for temporary files]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// Instruction counts from 'scripts/kernel-lab.sh bench --json FILE', as one more column

@@ -13,11 +13,12 @@ pub(crate) mod rows;
 #[cfg(test)]
 pub(crate) mod samples;
 pub(crate) mod saved;
+mod sink;
 pub(crate) mod table;
 mod terminal;
 pub(crate) mod versus;
 mod whole_file;
 
 pub(crate) use row::{Missing, Report, Row};
-pub(crate) use terminal::{colour_on_stdout, complain, header, print};
-pub(crate) use whole_file::WholeFile;
+pub(crate) use sink::Sink;
+pub(crate) use terminal::{Stream, complain, header};

@@ -7,6 +7,7 @@ use crate::environment::Environment;
 use crate::error::{Error, reason};
 use crate::measure::{Better, Comparison, Summary};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
@@ -63,25 +64,11 @@ impl Document {
 
     /// Reads `path`, the value of `option`. An [`Error::Usage`] reports what is wrong with it.
     pub(crate) fn read(option: &str, path: &Path) -> Result<Self, Error> {
-        let refuse = |why: &str| Error::Usage(format!("{option} {}: {why}", path.display()));
-        let mut text = String::new();
-        let file = File::open(path).map_err(|error| refuse(&reason(&error)))?;
-        file.take(LARGEST).read_to_string(&mut text).map_err(|error| refuse(&reason(&error)))?;
-        Self::parse(&text).map_err(|why| refuse(&why))
+        read(option, path, LARGEST, Self::parse)
     }
 
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        #[derive(Deserialize)]
-        struct Header {
-            schema: String,
-        }
-        let other = |error: serde_json::Error| format!("this is not a report of bench --json ({error})");
-        // Check the schema first: another version may have other fields.
-        let Header { schema } = serde_json::from_str(text).map_err(other)?;
-        if schema != SCHEMA {
-            return Err(format!("its schema is '{}', but this bench reads {SCHEMA}", schema.escape_debug()));
-        }
-        serde_json::from_str(text).map_err(other)
+        of_schema(text, SCHEMA, "bench --json")
     }
 
     /// The case that all rows of a group are compared with, if there is one.
@@ -95,6 +82,36 @@ impl Document {
     pub(crate) fn groups(&self) -> impl Iterator<Item = &[Entry]> {
         self.results.chunk_by(|a, b| a.group == b.group)
     }
+}
+
+/// Reads and parses up to `largest` bytes of `path`, the value of `option`. An [`Error::Usage`]
+/// reports what is wrong with it.
+pub(crate) fn read<T>(
+    option: &str,
+    path: &Path,
+    largest: u64,
+    parse: fn(&str) -> Result<T, String>,
+) -> Result<T, Error> {
+    let refuse = |why: String| Error::Usage(format!("{option} {}: {why}", path.display()));
+    let mut text = String::new();
+    let file = File::open(path).map_err(|error| refuse(reason(&error)))?;
+    file.take(largest).read_to_string(&mut text).map_err(|error| refuse(reason(&error)))?;
+    parse(&text).map_err(refuse)
+}
+
+/// Parses a JSON report of `program` if it has this schema.
+pub(crate) fn of_schema<T: DeserializeOwned>(text: &str, expected: &str, program: &str) -> Result<T, String> {
+    #[derive(Deserialize)]
+    struct Header {
+        schema: String,
+    }
+    let other = |error: serde_json::Error| format!("this is not a report of {program} ({error})");
+    // Check the schema first: another version may have other fields.
+    let Header { schema } = serde_json::from_str(text).map_err(other)?;
+    if schema != expected {
+        return Err(format!("its schema is '{}', but this bench reads {expected}", schema.escape_debug()));
+    }
+    serde_json::from_str(text).map_err(other)
 }
 
 impl From<&Row> for Entry {

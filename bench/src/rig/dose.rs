@@ -1,11 +1,12 @@
-//! What a read(2) costs in place: a device that makes one more read per doorbell than necessary.
+//! What a read(2) costs inside the loop: a device that makes one more read per doorbell than
+//! necessary.
 //!
 //! A clock around the loop's own read would cost about a tenth of it, prevent the processor from
 //! overlapping it with its surroundings, and miss what a system call leaves behind (cold caches and
-//! predictors). So the dose is doubled: the handler of a classic arm reads a second eventfd, which
-//! is non-empty and watched like the doorbell, right after the loop has read the first. The
-//! additional time of an iteration is the cost of a read in place; everything else is as in the
-//! classic arm.
+//! predictors). So the loop makes a second read: the handler of a classic arm reads a second
+//! eventfd, which is non-empty and watched like the doorbell, right after the loop has read the
+//! first. The additional time of an iteration is the cost of a read inside the loop; everything
+//! else is as in the classic arm.
 //!
 //! Alternatively an arm that does not read is made to: its handler reads the doorbell where the
 //! loop would. That arm differs from the classic one only in edge triggering, so the difference is

@@ -1,7 +1,7 @@
 //! Who drives the disk: a thread that plays the vCPU, or a vCPU of KVM.
 
 use super::setup::{DoorbellKind, GuestKind, Setup};
-use crate::error::Error;
+use crate::error::{Error, reason};
 use aio::BoundedNotifier;
 use std::path::Path;
 use virtio_blk_sim::blk::device::{BlockDevice, Features};
@@ -87,7 +87,7 @@ impl Guest {
 }
 
 fn words(error: impl std::fmt::Display) -> String {
-    error.to_string()
+    reason(&error)
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -107,14 +107,13 @@ pub(crate) fn remark(kind: &GuestKind) -> Result<Option<&'static str>, Error> {
 #[cfg(target_arch = "x86_64")]
 fn probe(device: &Path) -> Result<Option<&'static str>, String> {
     Ok(Some(match KvmGuest::probe(device).map_err(words)? {
-        Execution::Hardware => "The processor runs the guest: its times are times.",
+        Execution::Hardware => "The processor runs the guest, so its times are valid.",
         Execution::Interpreted => {
-            "KVM interprets the guest here, instruction by instruction: the counts are real, the times and what follows \
-             from them are not."
+            "KVM interprets the guest here, instruction by instruction: only the counts are valid, not the times."
         }
         Execution::Unknown => {
-            "This kernel does not say whether KVM interprets the guest or the processor runs it: believe the counts, and \
-             the times only if it is the latter."
+            "This kernel does not say whether KVM interprets the guest or the processor runs it: the counts are valid; \
+             the times only if the processor runs it."
         }
     }))
 }

@@ -12,7 +12,7 @@ pub(crate) use guest::remark;
 pub(crate) use setup::{BackendKind, DoorbellKind, GuestKind, Setup, features};
 
 use crate::arm::Arm;
-use crate::error::Error;
+use crate::error::{Error, reason};
 use crate::machine::{NoOutcome, Placement, Worker, let_others_finish};
 use aio::{AioContext, BoundedNotifier, BusyPolling, EventNotifier, Handle};
 use device::{Device, DeviceCounts, Queue};
@@ -136,7 +136,7 @@ impl Rig {
         };
         let guest = guest.map_err(|why| lost("guest", why))?;
         let device = device.map_err(|why| lost("device", why))?;
-        let guest = guest.map_err(|error| Error::Failed(format!("{}: {error}", self.arm)))?;
+        let guest = guest.map_err(|error| Error::Failed(format!("{}: {}", self.arm, reason(&error))))?;
         let device =
             device.map_err(|error| Error::failed(&format!("{}: the event loop failed", self.arm), &error))?;
         Ok(RequestSample::of(&guest, &device))
@@ -146,12 +146,12 @@ impl Rig {
 /// Why this kernel does not support an arm; `None` if it does.
 pub(crate) fn no_loop(arm: Arm) -> Option<String> {
     let context = AioContext::builder().monitor(arm.monitor().kind()).reset(arm.reset().into()).build();
-    context.err().map(|error| error.to_string())
+    context.err().map(|error| reason(&error))
 }
 
 /// Why the kernel or the maximum of the doorbell does not allow an arm; `None` if they do.
 pub(crate) fn obstacle(arm: Arm, setup: &Setup) -> Option<String> {
-    let bound = || bounded_kick(arm, setup).and_then(Result::err).map(|error| error.to_string());
+    let bound = || bounded_kick(arm, setup).and_then(Result::err).map(|error| reason(&error));
     no_loop(arm).or_else(bound)
 }
 

@@ -101,7 +101,7 @@ impl Rig {
         for _ in 0..what.devices {
             let transport = Arc::new(transport(what.arm).map_err(why)?);
             let ports = transport.guest().map_err(why)?;
-            let mut driver = BlkDriver::new(ports, 1, BLOCK_BYTES).map_err(|error| error.to_string())?;
+            let mut driver = BlkDriver::new(ports, 1, BLOCK_BYTES).map_err(|error| reason(&error))?;
             driver.set_waiting(Waiting::Spinning);
             drivers.push(driver);
             transports.push(transport);
@@ -141,21 +141,21 @@ impl Rig {
         Ok(sum)
     }
 
-    /// One sample: `times` requests of each device.
+    /// One sample: `times` requests of each device. Longer than `patience` is a hang.
     pub(super) fn sample(
         &mut self,
         times: u64,
-        expected: Duration,
+        patience: Duration,
     ) -> Result<(Duration, DeviceSample), Error> {
         let before = self.counts()?;
         self.guest.start(times);
-        let run = self.guest.finish(PATIENCE + 10 * expected).map_err(|why| {
+        let run = self.guest.finish(patience).map_err(|why| {
             Error::Failed(match why {
                 NoOutcome::TimedOut => "a device did not answer: a kick was lost".to_owned(),
                 NoOutcome::Ended => "the guest's thread ended early".to_owned(),
             })
         })?;
-        let run = run.map_err(|error| Error::Failed(format!("the guest: {error}")))?;
+        let run = run.map_err(|error| Error::Failed(format!("the guest: {}", reason(&error))))?;
         let after = self.counts()?;
         let each = |count: u64| count as f64 / run.requests.max(1) as f64;
         let middle = median(&run.mean_latencies).unwrap_or(f64::NAN);
@@ -172,9 +172,6 @@ impl Rig {
         Ok((run.elapsed, sample))
     }
 }
-
-/// A visit that takes longer than this hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The system calls of a device's loop. A spinning driver needs no interrupts, and the loop's own
 /// notifier is written by us.
@@ -249,6 +246,8 @@ mod tests {
     use super::*;
     use crate::machine::CpuSet;
 
+    const PATIENCE: Duration = Duration::from_secs(30);
+
     #[test]
     fn every_device_is_served_on_one_loop_and_on_two() {
         let cpu = CpuSet::allowed().unwrap().iter().next().unwrap();
@@ -256,7 +255,7 @@ mod tests {
         for (devices, io_threads) in [(1, 1), (7, 1), (7, 2)] {
             let what = Devices { arm, devices, io_threads, spread: false };
             let mut rig = Rig::start(what, cpu, &[cpu]).unwrap();
-            let (_, sample) = rig.sample(20, Duration::from_secs(1)).unwrap();
+            let (_, sample) = rig.sample(20, PATIENCE).unwrap();
             assert!(sample.latency_max_over_median >= 1.0 && sample.latency_us > 0.0, "{sample:?}");
             assert!(sample.syscalls > 0.0, "{sample:?}");
             let run = play_once(&mut rig);

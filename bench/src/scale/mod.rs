@@ -23,9 +23,6 @@ use std::time::Duration;
 const FULL: Plan = Plan { rounds: 8, runtime: Duration::from_millis(25) };
 const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(5) };
 
-/// One visit of notifiers that takes longer than this hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// The arms that are shown: the cheapest of each monitor on a stock kernel.
 const ARMS: [&str; 2] = ["epoll/edge", "io_uring/edge"];
 
@@ -77,8 +74,7 @@ fn measure_notifiers(
 ) -> Result<Collected, Error> {
     let cases = cases(&notifiers, |it| it.group(cpu), |it| it.to_string());
     let mut thread = notifiers::thread(cpu, notifiers)?;
-    let patience = PATIENCE + 10 * plan.runtime;
-    let sample = |index, times| thread.sample(index, times, patience, "a turn of the loop");
+    let sample = |index, times| thread.sample(index, times, plan.patience(), "a turn of the loop");
     Ok(calibrated("notifiers", &cases, plan, session, sample)?.collect(&cases))
 }
 
@@ -120,16 +116,14 @@ fn record(
     // sleep.
     let mut rigs: Vec<Option<Rig>> = devices.iter().map(|_| None).collect();
     let sample = |index: usize, times: u64| {
-        if rigs[index].is_none() {
-            match Rig::start(devices[index], guest, cpus) {
-                Ok(rig) => rigs[index] = Some(rig),
+        let rig = match &mut rigs[index] {
+            Some(rig) => rig,
+            empty => match Rig::start(devices[index], guest, cpus) {
+                Ok(rig) => empty.insert(rig),
                 Err(why) => return Ok(Err(why)),
-            }
-        }
-        match &mut rigs[index] {
-            Some(rig) => rig.sample(times, plan.runtime).map(Ok),
-            None => Ok(Err("it was not created".to_owned())),
-        }
+            },
+        };
+        rig.sample(times, plan.patience()).map(Ok)
     };
     Ok(calibrated(name, cases, plan, session, sample)?.collect(cases))
 }

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::report::compared::{self, Limits};
 use crate::report::json;
 use crate::report::saved::Document;
-use crate::report::{self, Report, WholeFile, complain, html, markdown};
+use crate::report::{self, Report, Sink, Stream, complain, html, markdown};
 use progress::Progress;
 use std::path::PathBuf;
 
@@ -20,40 +20,99 @@ use std::path::PathBuf;
 pub(crate) struct Session {
     pub(crate) environment: Environment,
     progress: Progress,
-    /// Whether to colour what goes to stdout.
+    /// Whether to colour the text.
     pub(crate) colour: bool,
-    json: Option<WholeFile>,
-    html: Option<WholeFile>,
+    /// Where the text goes.
+    text: Stream,
+    json: Option<Sink>,
+    html: Option<Sink>,
     markdown: bool,
     /// The report that the results are compared with, and the threshold.
     baseline: Option<(Document, Limits)>,
 }
 
 impl Session {
-    /// Prepares a run: checks that the output files can be written, gathers facts about the
-    /// machine, and prints warnings to stderr.
-    pub(crate) fn start(schedule: &ScheduleArgs) -> Result<Self, Error> {
+    /// Prepares a run of `benchmark`: checks that the output files can be written and that the
+    /// baseline is of the same benchmark, gathers facts about the machine, and prints warnings to
+    /// stderr.
+    pub(crate) fn start(benchmark: &str, schedule: &ScheduleArgs) -> Result<Self, Error> {
         let output = &schedule.output;
         let create = |option, path: &Option<PathBuf>| {
-            path.as_deref().map(|path| WholeFile::create(option, path)).transpose()
+            path.as_deref().map(|path| Sink::create(option, path)).transpose()
         };
         let (json, html) = (create("--json", &output.json)?, create("--html", &output.html)?);
+        if let (Some(json), Some(html)) = (&json, &html)
+            && json.is_same_as(html)
+        {
+            return Err(Error::Usage("--json and --html name the same file; give each its own".to_owned()));
+        }
         let baseline =
             output.baseline.as_deref().map(|path| Document::read("--baseline", path)).transpose()?;
+        if let Some(baseline) = &baseline {
+            compared::same_benchmark(baseline, benchmark)?;
+        }
         let limits = Limits { threshold: output.threshold, metrics: Vec::new() };
         interrupt::install().map_err(|error| Error::failed("cannot install a handler for Ctrl-C", &error))?;
         let environment = Environment::gather();
         for warning in &environment.warnings {
             complain(&format!("warning: {warning}"));
         }
-        let colour = report::colour_on_stdout();
-        let (progress, baseline) = (Progress::new(), baseline.map(|document| (document, limits)));
-        Ok(Self { environment, progress, colour, json, html, markdown: output.markdown, baseline })
+        let text = Sink::text_stream(json.iter().chain(&html));
+        Ok(Self {
+            environment,
+            progress: Progress::new(),
+            colour: text.is_coloured(),
+            text,
+            json,
+            html,
+            markdown: output.markdown,
+            baseline: baseline.map(|document| (document, limits)),
+        })
     }
 
-    /// Prints the results and writes the files; returns the process's exit code.
+    /// Writes the files and prints the results; returns the process's exit code. Whatever fails,
+    /// the results are printed. The error is the first one.
     pub(crate) fn finish(mut self, report: &Report) -> Result<u8, Error> {
         self.progress.finish();
+        let mut first = None;
+        // Write the files first: a closed stdout must not prevent that.
+        keep(&mut first, self.write_json(report));
+        let document = keep(&mut first, Document::of(report, &self.environment));
+        let compared = match (&document, &self.baseline) {
+            (Some(document), Some((baseline, limits))) => {
+                keep(&mut first, compared::documents(baseline, document, limits))
+            }
+            _ => None,
+        };
+        if let (Some(document), Some(file)) = (&document, self.html.take()) {
+            keep(&mut first, file.write(&html::render(document, compared.as_ref())));
+        }
+        let mut text = match &document {
+            Some(document) if self.markdown => markdown::render(document),
+            _ => self.text(report),
+        };
+        if let Some(compared) = &compared {
+            text.push('\n');
+            text.push_str(&if self.markdown { compared.markdown() } else { compared.text(self.colour) });
+        }
+        keep(&mut first, self.text.print(&text));
+        match (first, compared) {
+            (Some(error), _) => Err(error),
+            _ if !report.complete => Ok(interrupt::EXIT_CODE),
+            (None, Some(compared)) => Ok(compared.exit_code()),
+            (None, None) => Ok(0),
+        }
+    }
+
+    fn write_json(&mut self, report: &Report) -> Result<(), Error> {
+        let Some(file) = self.json.take() else { return Ok(()) };
+        let json = json::to_string(report, &self.environment)
+            .map_err(|error| Error::Failed(format!("cannot write the results as JSON: {error}")))?;
+        file.write(&json)
+    }
+
+    /// The results as text.
+    fn text(&self, report: &Report) -> String {
         let mut text = report::header(&self.environment, report.workload.as_deref());
         text.push('\n');
         text.push_str(&report.text);
@@ -65,34 +124,18 @@ impl Session {
         if !report.complete {
             text.push_str("Stopped by Ctrl-C: the tables contain the finished samples.\n");
         }
-        // Write the files first: a closed stdout must not prevent that.
-        if let Some(file) = self.json.take() {
-            let json = json::to_string(report, &self.environment)
-                .map_err(|error| Error::Failed(format!("cannot write the results as JSON: {error}")))?;
-            file.commit(&json).map_err(|error| Error::failed("cannot write the JSON file", &error))?;
+        text
+    }
+}
+
+/// The value of `result`. If it is an error, that becomes `first`, unless there is one.
+fn keep<T>(first: &mut Option<Error>, result: Result<T, Error>) -> Option<T> {
+    match result {
+        Ok(value) => Some(value),
+        Err(error) => {
+            first.get_or_insert(error);
+            None
         }
-        let document = Document::of(report, &self.environment)?;
-        let compared = match &self.baseline {
-            Some((baseline, limits)) => Some(compared::documents(baseline, &document, limits)?),
-            None => None,
-        };
-        if let Some(file) = self.html.take() {
-            let page = html::render(&document, compared.as_ref());
-            file.commit(&page).map_err(|error| Error::failed("cannot write the HTML file", &error))?;
-        }
-        if self.markdown {
-            text = markdown::render(&document);
-        }
-        if let Some(compared) = &compared {
-            text.push('\n');
-            text.push_str(&if self.markdown { compared.markdown() } else { compared.text(self.colour) });
-        }
-        report::print(&text).map_err(|error| Error::failed("cannot write to stdout", &error))?;
-        Ok(match compared {
-            _ if !report.complete => interrupt::EXIT_CODE,
-            Some(compared) => compared.exit_code(),
-            None => 0,
-        })
     }
 }
 

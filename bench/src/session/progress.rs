@@ -6,7 +6,7 @@
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write, stderr};
 
-/// The progress of a run. Dropping it takes an unfinished bar off the screen.
+/// The progress of a run. Dropping it removes an unfinished bar.
 #[derive(Debug)]
 pub(crate) struct Progress {
     terminal: bool,
@@ -49,7 +49,7 @@ impl Progress {
         self.done += 1;
     }
 
-    /// Takes the bar off the screen.
+    /// Removes the bar.
     pub(crate) fn finish(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();

@@ -58,8 +58,8 @@ pub(crate) fn run(args: &VhostUserArgs, session: &mut Session) -> Result<Report,
     let mut conclusions = report::conclusions(&rows);
     let rigs = rigs.into_inner();
     if complete && !setup.idle.is_zero() {
-        match watch_idle(&rigs, setup.idle, session)? {
-            Some(idle) => {
+        match watch_idle(&rigs, setup.idle, session) {
+            Ok(Some(idle)) => {
                 // Every case has a rig: a rig that cannot be created ends the campaign.
                 for (row, idle) in rows.iter_mut().zip(&idle) {
                     conclusions.push(report::idle_sentence(&row.case, idle));
@@ -68,7 +68,9 @@ pub(crate) fn run(args: &VhostUserArgs, session: &mut Session) -> Result<Report,
                     }
                 }
             }
-            None => complete = false,
+            Ok(None) => complete = false,
+            // The rounds are finished, and their results are valid.
+            Err(error) => conclusions.push(format!("The idle servers were not measured. {error}.")),
         }
     }
     let servers: Vec<String> = rigs.iter().map(Rig::to_string).collect();

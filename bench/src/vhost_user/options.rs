@@ -150,7 +150,7 @@ impl VhostUserArgs {
         }
         if !self.pid.is_empty() && self.pid.len() != self.socket.len() {
             return Err(Error::Usage(format!(
-                "--pid: {} process ids for {} sockets; give one for each, or none",
+                "--pid: give one process id for each socket, or none (--pid: {}, --socket: {})",
                 self.pid.len(),
                 self.socket.len()
             )));
@@ -275,7 +275,7 @@ mod tests {
             (&["--socket", "=path"], "path of a socket"),
             (&["--socket", "/"], "path of a socket"),
             (&["--socket", "a/x", "--socket", "b/x"], "two servers are called 'x'"),
-            (&["--socket", "a", "--socket", "b", "--pid", "1"], "1 process ids for 2 sockets"),
+            (&["--socket", "a", "--socket", "b", "--pid", "1"], "or none (--pid: 1, --socket: 2)"),
             (&["--socket", "a", "--pid", "0"], "must be 1 to"),
             (&["--socket", "a", "--verify"], "writes nothing"),
             (&["--socket", "a", "--pin", "1"], "not among those that this process may use (2-3)"),

@@ -2,7 +2,8 @@
 
 use super::options::{ServerArg, Setup};
 use super::process::{self, Process, Usage};
-use crate::error::Error;
+use crate::cli::check_verify;
+use crate::error::{Error, reason};
 use crate::machine::{NoOutcome, Worker};
 use crate::measure::{quantile_us, sample};
 use std::time::Duration;
@@ -65,7 +66,7 @@ impl Rig {
     /// Connects to a server and starts its queue.
     pub(super) fn start(server: &ServerArg, setup: &Setup) -> Result<Self, Error> {
         let failed = |error: &dyn fmt::Display| {
-            Error::Failed(format!("{} ({}): {error}", server.name, server.socket.display()))
+            Error::Failed(format!("{} ({}): {}", server.name, server.socket.display(), reason(error)))
         };
         let (disk, mut driver) =
             VhostUserDisk::connect(&server.socket, EXCHANGE, setup.shape).map_err(|e| failed(&e))?;
@@ -88,13 +89,14 @@ impl Rig {
 
     /// The error for a process that has ended.
     pub(super) fn gone(&self, error: &io::Error) -> Error {
-        Error::Failed(format!("{}: the server's process cannot be watched any more: {error}", self.name))
+        let (name, why) = (&self.name, reason(error));
+        Error::Failed(format!("{name}: the server's process cannot be watched any more: {why}"))
     }
 
     /// Takes one sample: the guest works for `runtime`. The server's CPU time is measured from
     /// before the first kick until the server sleeps again.
     pub(super) fn sample(&mut self, runtime: Duration) -> Result<ServerSample, Error> {
-        let failed = |what: &dyn fmt::Display| Error::Failed(format!("{}: {what}", self.name));
+        let failed = |what: &dyn fmt::Display| Error::Failed(format!("{}: {}", self.name, reason(what)));
         let before = self.process.settled().map_err(|error| self.gone(&error))?;
         self.guest.start(Workload { stop: Stop::After(runtime), ..self.workload });
         let report = match self.guest.finish(runtime + PATIENCE) {
@@ -134,17 +136,8 @@ fn fits(disk: &VhostUserDisk, setup: &Setup) -> Result<(), String> {
             "its disk of {sectors} sectors has {blocks} blocks of {block_bytes} bytes, fewer than --iodepth {iodepth}"
         ));
     }
-    // Verification remembers every block.
-    if setup.workload.verify && blocks > MOST_VERIFIED {
-        return Err(format!(
-            "--verify remembers every block, and its disk has {blocks}, more than {MOST_VERIFIED}"
-        ));
-    }
-    Ok(())
+    check_verify(&setup.workload, blocks)
 }
-
-/// 64 GiB in blocks of 4 KiB; the guest keeps nine bytes for each.
-const MOST_VERIFIED: u64 = 1 << 24;
 
 /// The server, for the header of the report.
 impl fmt::Display for Rig {
@@ -251,6 +244,7 @@ mod tests {
         }
         let nobody = rig(Path::new("/nonexistent/socket"), &[]).unwrap_err();
         assert!(nobody.to_string().contains("/nonexistent/socket"), "{nobody}");
+        assert!(nobody.to_string().ends_with(": No such file or directory"), "{nobody}");
     }
 
     #[test]

@@ -27,18 +27,29 @@ use std::time::Duration;
 const FULL: Plan = Plan { rounds: 8, runtime: Duration::from_millis(140) };
 const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(25) };
 
+/// What was checked before the run.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    setup: Setup,
+    /// About the guest.
+    remark: Option<&'static str>,
+}
+
 /// Checks before the run whether everything can be measured.
-pub(crate) fn check(args: &VirtioBlkArgs) -> Result<(), Error> {
+pub(crate) fn check(args: &VirtioBlkArgs) -> Result<Checked, Error> {
     let setup = args.setup()?;
-    rig::remark(&args.guest())?;
+    let remark = rig::remark(&setup.guest)?;
     let asked = args.arms();
-    if asked.is_empty() { Ok(()) } else { available(&asked, &setup).map(drop) }
+    if !asked.is_empty() {
+        available(&asked, &setup)?;
+    }
+    Ok(Checked { setup, remark })
 }
 
 /// Runs the benchmark. Blocks until it is done or Ctrl-C is pressed.
-pub(crate) fn run(args: &VirtioBlkArgs, session: &mut Session) -> Result<Report, Error> {
+pub(crate) fn run(args: &VirtioBlkArgs, checked: Checked, session: &mut Session) -> Result<Report, Error> {
+    let Checked { setup, remark } = checked;
     let placements = args.placement.placements(&session.environment.allowed)?;
-    let setup = args.setup()?;
     let asked = args.arms();
     let arms = available(&asked, &setup)?;
     let plan = args.schedule.plan(QUICK, FULL, arms.len() * placements.len())?;
@@ -65,8 +76,7 @@ pub(crate) fn run(args: &VirtioBlkArgs, session: &mut Session) -> Result<Report,
     let measured = campaign.collect(&cases);
     let text = report::tables(&measured.rows, session.colour);
     let mut conclusions = report::conclusions(&all.rows, &measured.rows);
-    let remark = rig::remark(&setup.guest)?.map(str::to_owned);
-    conclusions.splice(0..0, remark);
+    conclusions.splice(0..0, remark.map(str::to_owned));
     all.extend(measured);
     Ok(Report {
         benchmark: "virtio-blk",

@@ -1,8 +1,8 @@
 //! The options of `bench virtio-blk`, in fio's terms, and the setup that follows from them.
 
 use crate::arm::Arm;
-use crate::cli::{PlacementArgs, ScheduleArgs, WorkloadArgs, value};
-use crate::error::Error;
+use crate::cli::{PlacementArgs, ScheduleArgs, WorkloadArgs, check_verify, value};
+use crate::error::{Error, reason};
 use crate::rig::{BackendKind, DoorbellKind, GuestKind, Setup, features};
 use aio::BoundedMethod;
 use clap::{Args, ValueEnum};
@@ -60,9 +60,9 @@ pub(crate) struct VirtioBlkArgs {
     /// irqfd
     #[arg(long, value_name = "thread|kvm", default_value = "thread")]
     guest: GuestArg,
-    /// How a guest of --guest kvm kicks: an OUT to a port, or a store to an address
-    #[arg(long, value_name = "pio|mmio", default_value = "pio")]
-    doorbell: DoorbellKind,
+    /// How a guest of --guest kvm kicks: an OUT to a port, or a store to an address [default: pio]
+    #[arg(long, value_name = "pio|mmio")]
+    doorbell: Option<DoorbellKind>,
     /// KVM's device
     #[arg(long, value_name = "PATH", default_value = "/dev/kvm", hide = true)]
     kvm_device: PathBuf,
@@ -146,11 +146,15 @@ impl VirtioBlkArgs {
     }
 
     /// Who is to drive the disk.
-    pub(super) fn guest(&self) -> GuestKind {
+    fn guest(&self) -> GuestKind {
         match self.guest {
             GuestArg::Thread => GuestKind::Thread,
-            GuestArg::Kvm => GuestKind::Kvm { device: self.kvm_device.clone(), doorbell: self.doorbell },
+            GuestArg::Kvm => GuestKind::Kvm { device: self.kvm_device.clone(), doorbell: self.doorbell() },
         }
+    }
+
+    fn doorbell(&self) -> DoorbellKind {
+        self.doorbell.unwrap_or(DoorbellKind::Pio)
     }
 
     /// Opens the disk and checks the options. A usage error names those that do not fit together.
@@ -172,7 +176,7 @@ impl VirtioBlkArgs {
                     )));
                 }
                 let image = FileImage::open(path, !self.disk.rw.writes(), self.direct)
-                    .map_err(|error| Error::Usage(format!("--backend file: {error}")))?;
+                    .map_err(|error| Error::Usage(format!("--backend file: {}", reason(&error))))?;
                 let sectors = image.capacity_sectors();
                 let image = Arc::new(image);
                 match self.engine {
@@ -208,6 +212,9 @@ impl VirtioBlkArgs {
         {
             return Err(Error::Usage("--size: the memory backend takes at most 1g for each arm".to_owned()));
         }
+        if self.guest == GuestArg::Thread && self.doorbell.is_some() {
+            return Err(Error::Usage("--doorbell: only a guest of --guest kvm has one".to_owned()));
+        }
         if self.guest == GuestArg::Kvm && (self.kick_storm || self.kick_maximum.is_some()) {
             return Err(Error::Usage(
                 "--kick-storm, --kick-maximum: only the thread that plays a vCPU can do that; leave out --guest kvm".to_owned(),
@@ -228,6 +235,7 @@ impl VirtioBlkArgs {
                 self.disk.bs, self.disk.iodepth
             )));
         }
+        check_verify(&workload, blocks).map_err(Error::Usage)?;
         Ok(Setup {
             backend,
             guest: self.guest(),
@@ -269,7 +277,7 @@ impl VirtioBlkArgs {
         };
         let engine = if self.engine == FileEngine::LinuxAio { " by linux-aio" } else { "" };
         let requests = self.requests.map(|requests| format!(", {requests} requests")).unwrap_or_default();
-        let guest = match (self.guest, self.doorbell) {
+        let guest = match (self.guest, self.doorbell()) {
             (GuestArg::Thread, _) => "",
             (GuestArg::Kvm, DoorbellKind::Pio) => ", guest KVM (kicks by PIO, interrupts by MSI)",
             (GuestArg::Kvm, DoorbellKind::Mmio) => ", guest KVM (kicks by MMIO, interrupts by MSI)",
@@ -345,6 +353,7 @@ mod tests {
             (&["--iodepth", "0"], "1 to 1024"),
             (&["--kick-maximum", "1"], "must be 2 to 65536"),
             (&["--kick-storm", "--guest", "kvm"], "plays a vCPU"),
+            (&["--doorbell", "mmio"], "only a guest of --guest kvm has one"),
             (&["--kick-method", "credit"], "--kick-maximum"),
             (&["--kick-maximum", "9", "--kick-method", "magic"], "kernel, atomic and credit"),
             (&["--kick-maximum", "9", "--busy-poll", "1us"], "nothing to bound"),
@@ -357,6 +366,21 @@ mod tests {
             let error = setup(arguments).unwrap_err();
             assert!(error.contains(words), "{arguments:?}: {error}");
         }
+    }
+
+    #[test]
+    fn a_disk_with_too_many_blocks_to_remember_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let backend = format!("file:{}", file.path().display());
+        let verify = |bytes: u64| {
+            file.as_file().set_len(bytes).unwrap();
+            setup(&["--backend", &backend, "--rw", "randrw", "--verify", "--bs", "512"])
+        };
+        assert!(verify(8 << 30).is_ok());
+        assert_eq!(
+            verify((8 << 30) + 512).unwrap_err(),
+            "--verify remembers every block, and the disk has 16777217, more than 16777216"
+        );
     }
 
     #[test]

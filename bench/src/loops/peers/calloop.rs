@@ -1,6 +1,7 @@
 //! calloop: callbacks for event sources.
 
 use crate::bare::EventFd;
+use crate::error::reason;
 use crate::loops::work::{Cannot, EventLoop, LATER, Seen, Waker, clear, eventfd, others_at};
 use calloop::generic::Generic;
 use calloop::timer::{TimeoutAction, Timer};
@@ -57,9 +58,9 @@ impl<const UNREAD: bool> EventLoop for Calloop<UNREAD> {
     }
 
     fn waker(&mut self) -> Result<Waker, Cannot> {
-        let (ping, source) = calloop::ping::make_ping().map_err(|error| error.to_string())?;
+        let (ping, source) = calloop::ping::make_ping().map_err(|error| reason(&error))?;
         let added = self.event_loop.handle().insert_source(source, |(), (), seen| seen.one_more());
-        added.map_err(|error| error.to_string())?;
+        added.map_err(|error| reason(&error))?;
         Ok(Box::new(move || ping.ping()))
     }
 
@@ -67,9 +68,9 @@ impl<const UNREAD: bool> EventLoop for Calloop<UNREAD> {
         for index in 0..others {
             let timer = Timer::from_duration(others_at(index));
             let added = self.event_loop.handle().insert_source(timer, |_, (), _| TimeoutAction::Drop);
-            added.map_err(|error| error.to_string())?;
+            added.map_err(|error| reason(&error))?;
         }
-        self.rearm(LATER).map_err(|error| error.to_string())
+        self.rearm(LATER).map_err(|error| reason(&error))
     }
 
     /// To change its deadline a timer is removed and inserted again: calloop gives no access to a

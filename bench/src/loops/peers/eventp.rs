@@ -1,6 +1,7 @@
 //! eventp: subscribers behind thin pointers in epoll's user data.
 
 use crate::bare::EventFd;
+use crate::error::reason;
 use crate::loops::work::{Cannot, EventLoop, Seen, Waker, clear, eventfd};
 use eventp::tri_subscriber::WithHandler;
 use eventp::{EventpOps, Subscriber, interest, remote_endpoint};
@@ -54,7 +55,7 @@ impl<const UNREAD: bool> EventLoop for Eventp<UNREAD> {
     fn waker(&mut self) -> Result<Waker, Cannot> {
         let pair = remote_endpoint::remote_endpoint::<eventp::Eventp>();
         let endpoint = pair.and_then(|pair| pair.register_into(&mut self.reactor));
-        let (endpoint, seen) = (endpoint.map_err(|error| error.to_string())?, self.seen.clone());
+        let (endpoint, seen) = (endpoint.map_err(|error| reason(&error))?, self.seen.clone());
         Ok(Box::new(move || {
             let seen = seen.clone();
             // The reactor outlives the visit.

@@ -1,6 +1,7 @@
 //! mio: a poll with tokens, with a table of handlers as its users write one. Always edge-triggered.
 
 use crate::bare::EventFd;
+use crate::error::reason;
 use crate::loops::work::{Cannot, EventLoop, Handler, Seen, Waker, eventfd, handler};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -69,7 +70,7 @@ impl<const UNREAD: bool> EventLoop for Mio<UNREAD> {
     }
 
     fn waker(&mut self) -> Result<Waker, Cannot> {
-        let waker = mio::Waker::new(self.poll.registry(), WAKER).map_err(|error| error.to_string())?;
+        let waker = mio::Waker::new(self.poll.registry(), WAKER).map_err(|error| reason(&error))?;
         // A write(2) to an open eventfd does not fail.
         Ok(Box::new(move || drop(waker.wake())))
     }

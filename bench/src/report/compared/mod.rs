@@ -44,15 +44,20 @@ pub(crate) struct Change {
     pub(crate) judgement: Judgement,
 }
 
+/// A usage error if a report is not of this benchmark.
+pub(crate) fn same_benchmark(before: &Document, benchmark: &str) -> Result<(), Error> {
+    if before.benchmark == benchmark {
+        return Ok(());
+    }
+    Err(Error::Usage(format!(
+        "one report is of bench {}, the other of bench {benchmark}: compare two of the same",
+        before.benchmark
+    )))
+}
+
 /// Compares `after` with `before`. A usage error if they have nothing in common.
 pub(crate) fn documents(before: &Document, after: &Document, limits: &Limits) -> Result<Compared, Error> {
-    if before.benchmark != after.benchmark {
-        let message = format!(
-            "one report is of bench {}, the other of bench {}: compare two of the same",
-            before.benchmark, after.benchmark
-        );
-        return Err(Error::Usage(message));
-    }
+    same_benchmark(before, &after.benchmark)?;
     let find = |document: &'_ Document, entry: &Entry| -> Option<usize> {
         let same = |other: &Entry| (&other.group, &other.case) == (&entry.group, &entry.case);
         document.results.iter().position(|other| same(other) && !other.metrics.is_empty())

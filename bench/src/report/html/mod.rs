@@ -25,7 +25,7 @@ pub(crate) fn render(document: &Document, compared: Option<&Compared>) -> String
     let cells = outcomes(&document.results);
     let mut body = String::new();
     let title = format!("bench {}", document.benchmark);
-    let first = document.conclusions.first().map_or("Nothing was concluded.", String::as_str);
+    let first = document.conclusions.first().map_or("There are no conclusions.", String::as_str);
     let answer = lead(first);
     // Writing to a String cannot fail.
     let _ = write!(

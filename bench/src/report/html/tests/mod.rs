@@ -61,7 +61,7 @@ fn a_report_without_metrics_is_a_page_too() {
     assert!(render(&document, None).contains("Stopped by Ctrl-C"));
     document.results.clear();
     document.conclusions.clear();
-    assert!(render(&document, None).contains("Nothing was concluded."));
+    assert!(render(&document, None).contains("There are no conclusions."));
 }
 
 /// Two arms with one metric, the second slower than the first, and one that is not available.
