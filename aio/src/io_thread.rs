@@ -1,22 +1,63 @@
 //! IoThread: an OS thread that owns an AioContext and turns it until it is stopped.
 
 use crate::context::{AioContext, Builder, Handle};
+use crate::sys::process::{Process, forked};
+use std::any::Any;
 use std::fmt;
 use std::io;
-use std::sync::mpsc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
 /// A thread with an event loop. Dropping it stops the loop and waits for the thread.
+///
+/// The loop also ends if a callback panics, or if the kernel fails it. [`is_alive`](Self::is_alive)
+/// tells, [`on_exit`](Self::on_exit) reports it, and [`stop`](Self::stop) returns the reason.
 #[must_use = "dropping an IoThread stops it"]
 pub struct IoThread {
     handle: Handle,
+    name: String,
     thread: Option<JoinHandle<io::Result<()>>>,
+    exit: Arc<Exit>,
+    process: Process,
 }
 
 /// What the thread owns. The fields are dropped in this order, also when the thread unwinds.
 struct Running<T> {
     _state: T,
     context: AioContext,
+    _exit: RunsHooks,
+}
+
+type Hook = Box<dyn FnOnce() + Send>;
+
+/// The hooks to run when the loop has ended. `None` once they were taken.
+struct Exit(Mutex<Option<Vec<Hook>>>);
+
+impl Exit {
+    /// Keeps a hook for the end of the loop. It comes back if the loop has ended.
+    fn add(&self, hook: Hook) -> Result<(), Hook> {
+        match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(hooks) => {
+                hooks.push(hook);
+                Ok(())
+            }
+            None => Err(hook),
+        }
+    }
+}
+
+/// Runs the hooks when it is dropped.
+struct RunsHooks(Arc<Exit>);
+
+impl Drop for RunsHooks {
+    fn drop(&mut self) {
+        let hooks = self.0.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        for hook in hooks.into_iter().flatten() {
+            // One that panics keeps no other from running. The thread may be unwinding already.
+            let _ = catch_unwind(AssertUnwindSafe(hook));
+        }
+    }
 }
 
 impl IoThread {
@@ -41,10 +82,12 @@ impl IoThread {
         init: impl FnOnce(&AioContext) -> io::Result<T> + Send + 'static,
     ) -> io::Result<Self> {
         let (ready, started) = mpsc::sync_channel(1);
+        let exit = Arc::new(Exit(Mutex::new(Some(Vec::new()))));
+        let hooks = RunsHooks(Arc::clone(&exit));
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             let prepared = builder.build().and_then(|context| {
                 let state = init(&context)?;
-                Ok(Running { _state: state, context })
+                Ok(Running { _state: state, context, _exit: hooks })
             });
             // A send fails only if the spawning thread died while it waited for this.
             match prepared {
@@ -62,7 +105,7 @@ impl IoThread {
         })?;
         let died = || io::Error::other("the thread ended before its event loop began; init panicked");
         let handle = started.recv().map_err(|_| died())??;
-        Ok(Self { handle, thread: Some(thread) })
+        Ok(Self { handle, name: name.to_owned(), thread: Some(thread), exit, process: Process::current() })
     }
 
     /// The handle of its context.
@@ -70,16 +113,42 @@ impl IoThread {
         &self.handle
     }
 
+    /// The name of the thread.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns true while the loop turns. It may end just after that.
+    pub fn is_alive(&self) -> bool {
+        self.handle.is_alive()
+    }
+
+    /// Runs `hook` when the loop has ended, for whatever reason: it was stopped, it failed, or a
+    /// callback panicked. The hook runs in the IoThread, after its state and its context were
+    /// dropped; if the loop has ended already, it runs in this call. A panic of a hook is ignored.
+    pub fn on_exit(&self, hook: impl FnOnce() + Send + 'static) {
+        if let Err(hook) = self.exit.add(Box::new(hook)) {
+            hook();
+        }
+    }
+
     /// Runs a closure in the loop and waits for what it returns (QEMU's aio_wait_bh_oneshot).
-    /// Blocks. Must not be called from this IoThread itself, nor while the loop waits for the
-    /// calling thread.
+    /// Blocks. Must not be called while the loop waits for the calling thread.
     ///
     /// # Errors
-    /// `NotConnected` if the loop ended before it ran the closure.
+    /// `NotConnected` if the loop ended before it ran the closure, `Deadlock` in the IoThread
+    /// itself, which cannot wait for its own next turn, and `Unsupported` in a forked child.
     pub fn run<R: Send + 'static>(
         &self,
         work: impl FnOnce(&AioContext) -> R + Send + 'static,
     ) -> io::Result<R> {
+        if !self.process.is_current() {
+            return Err(forked());
+        }
+        if self.is_this_thread() {
+            let why = "run was called in the IoThread itself, which cannot wait for its own next turn; use schedule";
+            return Err(io::Error::new(io::ErrorKind::Deadlock, why));
+        }
         let (done, result) = mpsc::sync_channel(1);
         self.handle.schedule(move |context| {
             let _ = done.send(work(context));
@@ -89,21 +158,38 @@ impl IoThread {
         result.recv().map_err(ended)
     }
 
-    /// Stops the loop after the turn it is in and waits for the thread.
+    /// Stops the loop after the turn it is in and waits for the thread. In the IoThread itself, and
+    /// in a forked child, it does not wait.
     ///
     /// # Errors
-    /// What ended the loop before it was stopped; a panic of a callback.
-    pub fn stop(mut self) -> io::Result<()> {
+    /// What ended the loop before it was stopped: the panic of a callback, or an error of the
+    /// kernel.
+    pub fn stop(mut self) -> Result<(), IoThreadError> {
         self.join()
     }
 
-    fn join(&mut self) -> io::Result<()> {
-        self.handle.stop();
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(result)) => result,
-            Some(Err(_)) => Err(io::Error::other("a callback of the IoThread panicked")),
-            None => Ok(()),
+    fn join(&mut self) -> Result<(), IoThreadError> {
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        if !self.process.is_current() {
+            // The thread is the parent's.
+            std::mem::forget(thread);
+            return Ok(());
         }
+        self.handle.stop();
+        if thread.thread().id() == std::thread::current().id() {
+            // It ends after this turn, and nobody waits for it.
+            return Ok(());
+        }
+        let cause = match thread.join() {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => Cause::Loop(error),
+            Err(payload) => Cause::Panic(Mutex::new(payload)),
+        };
+        Err(IoThreadError { thread: self.name.clone(), cause })
+    }
+
+    fn is_this_thread(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| thread.thread().id() == std::thread::current().id())
     }
 }
 
@@ -116,7 +202,70 @@ impl Drop for IoThread {
 
 impl fmt::Debug for IoThread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.thread.as_ref().and_then(|t| t.thread().name());
-        f.debug_struct("IoThread").field("name", &name).finish_non_exhaustive()
+        f.debug_struct("IoThread").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Why an [`IoThread`] ended before it was stopped.
+#[derive(Debug)]
+pub struct IoThreadError {
+    thread: String,
+    cause: Cause,
+}
+
+#[derive(Debug)]
+enum Cause {
+    Loop(io::Error),
+    /// What the panic was raised with. The mutex makes the error `Sync`.
+    Panic(Mutex<Box<dyn Any + Send>>),
+}
+
+impl IoThreadError {
+    /// The name of the thread.
+    pub fn thread(&self) -> &str {
+        &self.thread
+    }
+
+    /// The payload of the panic, for `std::panic::resume_unwind`; `None` if it was no panic.
+    pub fn into_panic(self) -> Option<Box<dyn Any + Send>> {
+        match self.cause {
+            Cause::Panic(payload) => Some(payload.into_inner().unwrap_or_else(PoisonError::into_inner)),
+            Cause::Loop(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for IoThreadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = &self.thread;
+        let payload = match &self.cause {
+            Cause::Loop(error) => return write!(f, "the loop of IoThread '{name}' failed: {error}"),
+            Cause::Panic(payload) => payload.lock().unwrap_or_else(PoisonError::into_inner),
+        };
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        match text {
+            Some(text) => write!(f, "a callback of IoThread '{name}' panicked: {text}"),
+            None => write!(f, "a callback of IoThread '{name}' panicked"),
+        }
+    }
+}
+
+impl std::error::Error for IoThreadError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.cause {
+            Cause::Loop(error) => Some(error),
+            Cause::Panic(_) => None,
+        }
+    }
+}
+
+impl From<IoThreadError> for io::Error {
+    fn from(error: IoThreadError) -> Self {
+        let kind = match &error.cause {
+            Cause::Loop(error) => error.kind(),
+            Cause::Panic(_) => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
     }
 }

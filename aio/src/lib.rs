@@ -126,6 +126,11 @@
 //! Waking the loop costs the waking thread one write(2) if the loop sleeps or is about to sleep,
 //! and no system call if it is awake, or if somebody has written since it last looked for work.
 //!
+//! An [`IoThread`] whose callback panics ends. [`Handle::schedule`] then returns false, and
+//! [`IoThread::on_exit`], [`is_alive`](IoThread::is_alive) and [`stop`](IoThread::stop) report it.
+//!
+//! After fork(2) a loop belongs to the parent. In the child it is inert: see [`AioContext`].
+//!
 //! # System calls
 //!
 //! | | poll | epoll | io_uring |
@@ -177,7 +182,7 @@ pub use context::{
     AioContext, BottomHalf, BottomHalfHandle, BoundedRegistration, Builder, BusyPolled, Handle, HandlerId,
     NotifierRegistration, OperationId, Operations, Registration, Timer, WritableRegistration,
 };
-pub use io_thread::IoThread;
+pub use io_thread::{IoThread, IoThreadError};
 pub use io_uring;
 pub use monitor::{Interest, MonitorInfo, MonitorKind, Readiness, RingInfo, RingSetup};
 pub use notifier::{BoundedBuilder, BoundedMethod, BoundedNotifier, BoundedStats, Counting, EventNotifier};

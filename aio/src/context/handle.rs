@@ -8,7 +8,7 @@ use crate::sync::Arc as ListArc;
 use std::sync::Arc;
 
 /// A context as other threads see it. Cheap to clone. May outlive the context, and then does
-/// nothing.
+/// nothing. Does nothing in a forked child either.
 #[derive(Clone, Debug)]
 pub struct Handle {
     shared: Arc<Shared<Sent<AioContext>>>,
@@ -31,11 +31,19 @@ impl Handle {
     ///
     /// Closures of one thread run in the order in which it scheduled them. If the context is
     /// dropped first, the closure is dropped without being run.
-    pub fn schedule(&self, work: impl FnOnce(&AioContext) + Send + 'static) {
+    ///
+    /// Returns false if the context was dropped already (for an [`IoThread`](crate::IoThread): its
+    /// loop has ended), or if this is a forked child. Then the closure has been dropped.
+    pub fn schedule(&self, work: impl FnOnce(&AioContext) + Send + 'static) -> bool {
         let node = ListArc::new(Node::new(Work::sent(Box::new(work) as Sent<AioContext>)));
         Node::schedule(&node, &self.shared.bottom_halves);
         self.shared.notify();
-        self.shared.drop_if_closed();
+        self.shared.drop_if_closed()
+    }
+
+    /// Returns true while the context exists. Any thread; it may be dropped just after that.
+    pub fn is_alive(&self) -> bool {
+        self.shared.is_alive()
     }
 
     /// Makes [`AioContext::run`] return after the turn it is in. A request that finds no `run` ends

@@ -124,6 +124,7 @@ fn ring_with_room(context: &Parts<AioContext>) -> io::Result<&UringMonitor<Held<
         let why = format!("operations need the io_uring monitor; this context has {kind} ({reason})");
         return Err(io::Error::new(io::ErrorKind::Unsupported, why));
     };
+    context.check_process()?;
     ring.completions().check_room()?;
     Ok(ring)
 }
@@ -232,7 +233,7 @@ impl AioContext {
     /// already. No system call: rides on the next wait.
     pub fn cancel(&self, operation: OperationId) -> bool {
         let Some(ring) = self.parts.monitor.ring() else { return false };
-        let is_in_flight = ring.completions().is_in_flight(operation.0);
+        let is_in_flight = ring.completions().is_in_flight(operation.0) && self.parts.process.is_current();
         if is_in_flight {
             ring.cancel(operation.0, &self.parts.sources.stats);
         }

@@ -13,6 +13,7 @@ use crate::notifier::EventNotifier;
 use crate::reset::{Method, Reset, resolve, watch_for};
 use crate::stats::Counters;
 use crate::sys::TimeoutNs;
+use crate::sys::process::{Process, forked};
 use crate::timer::Timers;
 use crate::token::Token;
 use crate::wake_gate::Sleeper;
@@ -53,6 +54,8 @@ pub(super) struct Parts<C> {
     pub(super) timers: Rc<Timers<Callback<C>>>,
     pub(super) shared: Arc<Shared<Sent<C>>>,
     sleeper: Sleeper,
+    /// The process that made the context. In a forked child it is inert.
+    pub(super) process: Process,
     /// How the loop's own notifier is reset, and why not in a better way.
     pub(super) own: (Method, Option<&'static str>),
 }
@@ -75,6 +78,7 @@ impl<C: 'static> Parts<C> {
             timers: Timers::new(&agenda),
             shared: Arc::new(Shared::new(notifier.clone())),
             sleeper: Sleeper::default(),
+            process: Process::current(),
             own,
             agenda,
         };
@@ -93,6 +97,7 @@ impl<C: 'static> Parts<C> {
         target: Target,
         action: impl FnOnce() -> Box<dyn Action<C>>,
     ) -> io::Result<(Token, Option<Registered<C>>)> {
+        self.check_process()?;
         let Sources { handlers, stats, .. } = &self.sources;
         let old = handlers.get_by_fd(target.fd);
         let token = handlers.next_token()?;
@@ -121,14 +126,24 @@ impl<C: 'static> Parts<C> {
         self.sources.handlers.get(token).is_some()
     }
 
+    /// Refuses what would touch the parent's kernel objects in a forked child.
+    pub(super) fn check_process(&self) -> io::Result<()> {
+        if self.process.is_current() { Ok(()) } else { Err(forked()) }
+    }
+
     /// The last steps of a handler that left its slot: first the kernel, then hooks of the user.
+    /// None of them in a forked child: the monitor and the doorbell are its parent's.
     fn retire(&self, handler: &Registered<C>, replaced: bool) {
+        if !self.process.is_current() {
+            return;
+        }
         self.monitor.remove(&handler.watched, replaced, &self.sources);
         self.sources.retire(handler);
     }
 
     /// Changes the interest of an fd handler.
     pub(super) fn set_interest(&self, token: Token, interest: Interest) -> io::Result<()> {
+        self.check_process()?;
         let removed = || io::Error::new(io::ErrorKind::NotFound, "this handler was removed or replaced");
         let handler = self.sources.handlers.get(token).ok_or_else(removed)?;
         let watched = &handler.watched;
@@ -219,11 +234,16 @@ impl<C: 'static> Parts<C> {
 
     /// Ends everything, as the context is dropped. What the kernel holds comes first and calls no
     /// user code. Then each hook and each `Drop` of the user runs, whatever the others do; they may
-    /// still use the context.
+    /// still use the context. In a forked child only the `Drop`s run.
     pub(super) fn shut_down(&self) {
-        self.monitor.shutdown(&self.sources);
         let mut panics = Panics::default();
-        self.sources.retire_all(&mut panics);
+        if self.process.is_current() {
+            self.monitor.shutdown(&self.sources);
+            self.sources.retire_all(&mut panics);
+        } else {
+            self.monitor.abandon();
+            panics.drop_each(self.sources.handlers.take_all());
+        }
         if let Some(ring) = self.monitor.ring() {
             panics.drop_each(ring.completions().take_all());
         }

@@ -3,6 +3,7 @@
 use super::panics::Panics;
 use crate::bottom_half::{List, Work};
 use crate::notifier::EventNotifier;
+use crate::sys::process::Process;
 use crate::wake_gate::WakeGate;
 use std::fmt;
 use std::io;
@@ -18,6 +19,8 @@ pub(super) struct Shared<S> {
     stop: AtomicBool,
     /// The context was dropped: nobody will take from the list any more.
     closed: AtomicBool,
+    /// The process that has the loop.
+    process: Process,
 }
 
 impl<S> fmt::Debug for Shared<S> {
@@ -35,12 +38,16 @@ impl<S> Shared<S> {
             wakes: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            process: Process::current(),
         }
     }
 
     /// Makes the home thread look at what the caller published. At most one write(2), and only if
     /// the home thread sleeps or is about to, and nobody has written since it last looked.
     pub(super) fn notify(&self) {
+        if !self.process.is_current() {
+            return;
+        }
         self.gate.notify(|| {
             self.wakes.fetch_add(1, Ordering::Relaxed);
             // The eventfd is ours and lives as long as `self`, so the write cannot fail for a
@@ -54,6 +61,11 @@ impl<S> Shared<S> {
     pub(super) fn request_stop(&self) {
         self.stop.store(true, Ordering::Release);
         self.notify();
+    }
+
+    /// Returns true if there is a loop: the context was not dropped, and this is its process.
+    pub(super) fn is_alive(&self) -> bool {
+        !self.closed.load(Ordering::SeqCst) && self.process.is_current()
     }
 
     /// Takes a stop request.
@@ -71,11 +83,14 @@ impl<S> Shared<S> {
 
     /// After scheduling. Either this fence comes before the one in `close`, which then finds on the
     /// list what the caller has pushed, or the caller finds `closed` set.
-    pub(super) fn drop_if_closed(&self) {
+    /// Returns true if it was not.
+    pub(super) fn drop_if_closed(&self) -> bool {
         fence(Ordering::SeqCst);
-        if self.closed.load(Ordering::SeqCst) {
+        let is_alive = self.is_alive();
+        if !is_alive {
             drop(self.take_scheduled());
         }
+        is_alive
     }
 
     fn take_scheduled(&self) -> Vec<S> {

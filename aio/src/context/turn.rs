@@ -24,6 +24,10 @@ use std::sync::atomic::Ordering;
 /// Dropping it cancels what the kernel has and waits for that, ends busy polling, and drops every
 /// callback. Captured values may use the context while they are dropped. A panic of a hook or of a
 /// captured value's `Drop` keeps none of the others from running, and then goes on.
+///
+/// After fork(2) it belongs to the parent. In the child it is inert: [`poll`](Self::poll) and every
+/// registration return an error, and dropping it drops the callbacks without touching the kernel
+/// objects that parent and child share. Handles do nothing there.
 pub struct AioContext {
     pub(super) parts: Rc<Parts<AioContext>>,
 }
@@ -76,7 +80,9 @@ impl AioContext {
 
     /// Sets the busy-polling policy and forgets what was learned. Takes effect in the next turn.
     pub fn set_busy_polling(&self, policy: BusyPolling) {
-        self.parts.sources.set_policy(policy);
+        if self.parts.process.is_current() {
+            self.parts.sources.set_policy(policy);
+        }
     }
 
     /// Turns the loop until [`Handle::stop`](crate::Handle::stop). Each stop request ends one
@@ -101,7 +107,8 @@ impl AioContext {
     /// have not run yet.
     ///
     /// Returns true if a callback ran, not counting idle bottom halves. A blocking call may return
-    /// false: somebody called [`Handle::notify`](crate::Handle::notify), a signal handler ran, an
+    /// false: somebody called [`Handle::notify`](crate::Handle::notify), a signal handler ran, the
+    /// process was stopped and continued (epoll and io_uring return EINTR then, ppoll does not), an
     /// event was stale, or the kernel confirmed a removal. So: `while !done.get() {
     /// ctx.poll(true)?; }`.
     ///
@@ -110,9 +117,10 @@ impl AioContext {
     ///
     /// # Errors
     /// What the monitor's system call returns, except EINTR; none is expected while memory lasts.
-    /// The context stays usable.
+    /// The context stays usable. `Unsupported` in a forked child, where it never is.
     pub fn poll(&self, blocking: bool) -> io::Result<bool> {
         let parts = &*self.parts;
+        parts.check_process()?;
         parts.sources.stats.turns.bump();
         if blocking && parts.is_idle() {
             parts.sleep(None)?;

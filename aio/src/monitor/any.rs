@@ -135,6 +135,13 @@ impl<T> Monitor<T> {
         }
     }
 
+    /// In place of `shutdown` in a forked child.
+    pub(crate) fn abandon(&self) {
+        if let Some(ring) = self.ring() {
+            ring.abandon();
+        }
+    }
+
     /// Returns true if a wait would find or submit something. Looks at memory only; monitors that
     /// cannot do that return false.
     pub(crate) fn needs_wait(&self) -> bool {

@@ -2,10 +2,15 @@
 
 use super::readiness::{Readiness, Watch};
 use super::watched::{PollState, Sink, State, Table, Target, Watched};
+use crate::stats::Counters;
+use crate::sys::fd::descriptor_limit;
 use crate::sys::{TimeoutNs, ppoll::ppoll};
 use crate::token::Token;
 use std::cell::{Cell, RefCell};
 use std::io;
+
+/// How long a wait sleeps that cannot ask the kernel for all descriptors in one call.
+const PARTS_NS: u64 = 10_000_000;
 
 #[derive(Default)]
 pub(crate) struct PollMonitor {
@@ -80,6 +85,9 @@ impl PollMonitor {
         let mut set = self.set.borrow_mut();
         let ready = match ppoll(&mut set.fds, timeout) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(false),
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+                wait_in_parts(&mut set.fds, timeout, sink.stats())?
+            }
             result => result?,
         };
         let Set { fds, tokens } = &mut *set;
@@ -99,5 +107,41 @@ impl PollMonitor {
             }
         }
         Ok(collected)
+    }
+}
+
+/// ppoll(2) refuses more descriptors than RLIMIT_NOFILE (EINVAL), and the limit can be lowered at
+/// any time. Then the monitor looks at all of them, in parts that it allows, and sleeps for a short
+/// time on the first part, which has the loop's own notifier. Returns how many are ready.
+#[cold]
+fn wait_in_parts(fds: &mut [libc::pollfd], timeout: TimeoutNs, stats: &Counters) -> io::Result<usize> {
+    let limit = descriptor_limit()?;
+    let too_low = || {
+        let why = format!(
+            "RLIMIT_NOFILE is {limit}, and ppoll(2) refuses {} descriptors: raise the limit (ulimit -n)",
+            fds.len()
+        );
+        Err(io::Error::new(io::ErrorKind::InvalidInput, why))
+    };
+    let part = match usize::try_from(limit) {
+        Ok(part @ 1..) if part < fds.len() => part,
+        _ => return too_low(),
+    };
+    let ask = |fds: &mut [libc::pollfd], timeout| {
+        stats.syscalls_wait.bump();
+        match ppoll(fds, timeout) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(0),
+            result => result,
+        }
+    };
+    let mut ready = 0;
+    for fds in fds.chunks_mut(part) {
+        ready += ask(fds, Some(0))?;
+    }
+    match fds.chunks_mut(part).next() {
+        Some(first) if ready == 0 && timeout != Some(0) => {
+            ask(first, Some(timeout.map_or(PARTS_NS, |ns| ns.min(PARTS_NS))))
+        }
+        _ => Ok(ready),
     }
 }

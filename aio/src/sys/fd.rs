@@ -1,5 +1,5 @@
 //! Checks of a file descriptor that a caller passed in.
-#![expect(unsafe_code, reason = "fstat(2) and fcntl(2) on a caller's descriptor")]
+#![expect(unsafe_code, reason = "fstat(2) and fcntl(2) on a caller's descriptor, getrlimit(2)")]
 
 use super::{check, epoll::Epoll};
 use std::io;
@@ -44,6 +44,14 @@ pub(crate) fn explain(e: io::Error, fd: RawFd) -> io::Error {
         ),
         _ => e,
     }
+}
+
+/// The soft limit RLIMIT_NOFILE (getrlimit(2)).
+pub(crate) fn descriptor_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the call fills the live `limit`.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }.into())?;
+    Ok(limit.rlim_cur)
 }
 
 /// Returns true if O_NONBLOCK is set (fcntl(2) F_GETFL).

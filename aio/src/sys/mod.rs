@@ -15,6 +15,7 @@ pub(crate) mod fd;
 #[cfg(not(loom))]
 pub(crate) mod futex;
 pub(crate) mod ppoll;
+pub(crate) mod process;
 pub(crate) mod shared;
 pub(crate) mod uring;
 

@@ -179,6 +179,11 @@ impl Ring {
         Ok(Self { ring, setup, enter_fd, enter_flags, tells, entries, unsubmitted: 0 })
     }
 
+    /// For a forked child: dropping this only gives up the child's copy of the ring.
+    pub(crate) fn abandon(&mut self) {
+        self.enter_flags &= !ENTER_REGISTERED_RING;
+    }
+
     pub(crate) fn setup(&self) -> RingSetup {
         self.setup
     }

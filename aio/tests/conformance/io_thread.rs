@@ -1,10 +1,10 @@
 //! IoThread: a loop in a thread of its own.
 
 use crate::setup::Setup;
-use aio::{Builder, IoThread, MonitorKind};
+use aio::{AioContext, Builder, IoThread, MonitorKind};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::ThreadId;
 
 pub(crate) fn runs_closures_in_its_thread(setup: &Setup) {
@@ -94,7 +94,63 @@ pub(crate) fn stop_returns_the_panic_of_a_callback(setup: &Setup) {
     let thread = setup.io_thread();
     let e = thread.run(|_| panic!("on purpose, by a test")).unwrap_err();
     assert_eq!(e.kind(), io::ErrorKind::NotConnected);
-    assert!(thread.stop().unwrap_err().to_string().contains("panicked"));
+    let e = thread.stop().unwrap_err();
+    let text = "a callback of IoThread 'conformance' panicked: on purpose, by a test";
+    assert_eq!((e.thread(), e.to_string().as_str()), ("conformance", text));
+    assert_eq!(e.into_panic().unwrap().downcast_ref(), Some(&"on purpose, by a test"));
+}
+
+/// Waits until the loop has ended and its hook has run.
+fn wait_for_the_exit(thread: &IoThread, end: impl FnOnce()) {
+    let (sender, receiver) = mpsc::channel();
+    thread.on_exit(|| panic!("a hook that panics keeps no other from running"));
+    thread.on_exit(move || sender.send(std::thread::current().id()).unwrap());
+    end();
+    assert_ne!(receiver.recv().unwrap(), std::thread::current().id());
+    assert!(!thread.is_alive() && !thread.handle().is_alive());
+    let (sent, dropped) = (Arc::new(()), "the closure must be dropped, not kept");
+    let held = Arc::clone(&sent);
+    assert!(!thread.handle().schedule(move |_| drop(held)));
+    assert_eq!(Arc::strong_count(&sent), 1, "{dropped}");
+    // The loop has ended already: at once, in this thread.
+    let (sender, receiver) = mpsc::channel();
+    thread.on_exit(move || sender.send(std::thread::current().id()).unwrap());
+    assert_eq!(receiver.try_recv().unwrap(), std::thread::current().id());
+}
+
+pub(crate) fn the_end_by_a_panic_is_noticed(setup: &Setup) {
+    let thread = setup.io_thread();
+    assert!(thread.is_alive() && thread.handle().schedule(|_| ()));
+    wait_for_the_exit(&thread, || assert!(thread.handle().schedule(|_| panic!("on purpose, by a test"))));
+    assert!(thread.stop().unwrap_err().into_panic().is_some());
+}
+
+pub(crate) fn the_end_by_a_stop_is_noticed(setup: &Setup) {
+    let thread = setup.io_thread();
+    wait_for_the_exit(&thread, || thread.handle().stop());
+    thread.stop().unwrap();
+}
+
+/// The thread cannot wait for itself: there was a panic, or a hang.
+pub(crate) fn one_that_is_dropped_or_stopped_in_its_own_thread(setup: &Setup) {
+    for is_dropped in [false, true] {
+        let thread = setup.io_thread();
+        let handle = thread.handle().clone();
+        let (sender, receiver) = mpsc::channel();
+        thread.on_exit(move || sender.send(()).unwrap());
+        let end = move |_: &AioContext| if is_dropped { drop(thread) } else { thread.stop().unwrap() };
+        assert!(handle.schedule(end));
+        receiver.recv().unwrap();
+        assert!(!handle.is_alive());
+    }
+}
+
+pub(crate) fn run_in_its_own_thread_is_an_error(setup: &Setup) {
+    let thread = Arc::new(setup.io_thread());
+    let inner = Arc::clone(&thread);
+    let error = thread.run(move |_| inner.run(|_| ()).unwrap_err()).unwrap();
+    assert_eq!(error.kind(), io::ErrorKind::Deadlock);
+    assert!(thread.is_alive());
 }
 
 pub(crate) fn run_on_one_that_ended_is_an_error(setup: &Setup) {

@@ -259,6 +259,10 @@ suite! { $ everywhere
         an_error_of_init_comes_back,
         a_panic_of_init_is_an_error,
         stop_returns_the_panic_of_a_callback,
+        the_end_by_a_panic_is_noticed,
+        the_end_by_a_stop_is_noticed,
+        one_that_is_dropped_or_stopped_in_its_own_thread,
+        run_in_its_own_thread_is_an_error,
         run_on_one_that_ended_is_an_error,
         serves_notifiers,
     }

@@ -566,6 +566,14 @@ impl<T> UringMonitor<T> {
         self.reads.any_in_flight() || !self.completions.in_flight().is_empty()
     }
 
+    /// For a forked child, which shares the ring with its parent: it is not touched any more. What
+    /// the operations hold is the child's own copy, so it may be dropped.
+    pub(crate) fn abandon(&self) {
+        self.is_down.set(true);
+        self.completions.close();
+        self.ring.borrow_mut().abandon();
+    }
+
     /// Cancels everything and waits until the kernel is done with every buffer and has no reference
     /// to a file. Calls no user code and drops nothing that operations hold. Doing it again does
     /// nothing.
