@@ -77,16 +77,16 @@ impl<T> Completions<T> {
         }
     }
 
-    /// Reports why no operation can be added now.
+    /// Reports why so many operations cannot be added now.
     ///
     /// # Errors
     /// `NotConnected` once the ring is shut down; ENOSPC if all slots are taken, because two
     /// operations must not share a token.
-    pub(crate) fn check_room(&self) -> io::Result<()> {
+    pub(crate) fn check_room(&self, operations: usize) -> io::Result<()> {
         if self.closed.get() {
             return Err(io::Error::new(io::ErrorKind::NotConnected, "this event loop was dropped"));
         }
-        if self.operations.borrow().vacant_key() >= self.max_slots {
+        if self.operations.borrow().len().saturating_add(operations) > self.max_slots {
             return Err(io::Error::from_raw_os_error(libc::ENOSPC));
         }
         Ok(())
@@ -213,8 +213,8 @@ mod tests {
         let mut completions = completions;
         completions.max_slots = 2;
         completions.insert((), false);
-        assert_eq!(completions.check_room().unwrap_err().raw_os_error(), Some(libc::ENOSPC));
+        assert_eq!(completions.check_room(1).unwrap_err().raw_os_error(), Some(libc::ENOSPC));
         completions.close();
-        assert_eq!(completions.check_room().unwrap_err().kind(), io::ErrorKind::NotConnected);
+        assert_eq!(completions.check_room(1).unwrap_err().kind(), io::ErrorKind::NotConnected);
     }
 }

@@ -180,7 +180,7 @@ mod wake_gate;
 pub use busy_poll::BusyPolling;
 pub use context::{
     AioContext, BottomHalf, BottomHalfHandle, BoundedRegistration, Builder, BusyPolled, Handle, HandlerId,
-    NotifierRegistration, OperationId, Operations, Registration, Timer, WritableRegistration,
+    Link, NotifierRegistration, OperationId, Operations, Registration, Timer, WritableRegistration,
 };
 pub use io_thread::{IoThread, IoThreadError};
 pub use io_uring;

@@ -1,8 +1,8 @@
 //! Decides when a producer may skip the write to the loop's eventfd.
 //!
 //! The handshake is QEMU's aio_notify / notify_me / notified (QEMU models it in
-//! docs/spin/aio_notify.promela), and a mark for a write that was made. There are two flags and four
-//! sequentially consistent accesses, which form one Dekker pair:
+//! docs/spin/aio_notify.promela), and a mark for a write that was made. There are two flags and
+//! four sequentially consistent accesses, which form one Dekker pair:
 //!
 //! ```text
 //!   producer (any thread)                     consumer (home thread)
@@ -28,8 +28,8 @@
 //! passed (5) since (3): each (5) begins a new round, and (6) only changes the round of its (3).
 //!
 //! If the producer checked with a load instead of the exchange of (3), its work would not be
-//! released to (5), and the wake-up would be lost. `loom_tests` checks all this, and other incorrect
-//! variants.
+//! released to (5), and the wake-up would be lost. `loom_tests` checks all this, and other
+//! incorrect variants.
 
 use crate::sync::{AtomicU32, Ordering, loom_fence};
 use std::cell::Cell;

@@ -173,8 +173,8 @@ impl AioContext {
     ///
     /// # Errors
     /// The callback comes back with the reason: `InvalidInput` for a closed descriptor,
-    /// `PermissionDenied` for one that is always ready (most regular files, a directory, /dev/null),
-    /// else what epoll_ctl(2) returns.
+    /// `PermissionDenied` for one that is always ready (most regular files, a directory,
+    /// /dev/null), else what epoll_ctl(2) returns.
     pub fn add_fd<F>(
         &self,
         fd: &impl AsFd,

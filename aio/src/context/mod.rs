@@ -17,13 +17,15 @@
 //! | `builder.rs` | options for building a context |
 //! | `descriptor.rs` | handlers of descriptors and notifiers, and their registrations |
 //! | `bounded.rs` | bounded notifiers on a loop |
-//! | `timer.rs`, `bottom_half.rs`, `operation.rs` | timers, bottom halves, operations of the ring |
+//! | `timer.rs`, `bottom_half.rs` | timers, bottom halves |
+//! | `operation.rs`, `chain.rs` | operations of the ring |
 //! | `handle.rs` | what other threads hold of a context |
 
 mod action;
 mod bottom_half;
 mod bounded;
 mod builder;
+mod chain;
 mod descriptor;
 mod dispatch;
 mod handle;
@@ -37,6 +39,7 @@ mod turn;
 pub use self::bottom_half::{BottomHalf, BottomHalfHandle};
 pub use self::bounded::{BoundedRegistration, WritableRegistration};
 pub use self::builder::Builder;
+pub use self::chain::Link;
 pub use self::descriptor::{BusyPolled, HandlerId, NotifierRegistration, Registration};
 pub use self::handle::Handle;
 pub use self::operation::{OperationId, Operations};

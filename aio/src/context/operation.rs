@@ -10,6 +10,7 @@ use super::parts::{Held, Owner, Parts};
 use super::turn::AioContext;
 use crate::monitor::{MonitorInfo, UringMonitor};
 use crate::refused::Refused;
+use crate::sys::uring::flags_of;
 use crate::token::Token;
 use io_uring::{cqueue, opcode, squeue, types};
 use slab::Slab;
@@ -21,7 +22,7 @@ use std::rc::{Rc, Weak};
 
 /// Identity of an operation in flight, for [`AioContext::cancel`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct OperationId(Token);
+pub struct OperationId(pub(super) Token);
 
 /// A kind of operation with one callback: the way to submit without allocations.
 ///
@@ -88,8 +89,9 @@ impl<T: 'static> Operations<T> {
     /// runs with the last one; use [`AioContext::submit_multishot`] to see each.
     ///
     /// # Errors
-    /// `NotConnected` if the context was dropped, ENOSPC if 2^28 operations are in flight; `held`
-    /// comes back.
+    /// `NotConnected` if the context was dropped, ENOSPC if 2^28 operations are in flight,
+    /// `InvalidInput` for the flags IO_LINK, IO_HARDLINK, IO_DRAIN and CQE_SKIP_SUCCESS, which reach
+    /// beyond this operation; `held` comes back.
     ///
     /// # Safety
     /// Every pointer in `entry` must stay valid, and what it points to must not be accessed in a
@@ -101,7 +103,7 @@ impl<T: 'static> Operations<T> {
             let why = "the event loop of these operations was dropped";
             return Err(Refused { error: io::Error::new(io::ErrorKind::NotConnected, why), value: held });
         };
-        let ring = match ring_with_room(&context) {
+        let ring = match check_flags(&entry).and_then(|()| ring_with_room(&context, 1)) {
             Ok(ring) => ring,
             Err(error) => return Err(Refused { error, value: held }),
         };
@@ -117,15 +119,44 @@ impl<T: 'static> Operations<T> {
     }
 }
 
-/// The ring of a context, if it can take an operation.
-fn ring_with_room(context: &Parts<AioContext>) -> io::Result<&UringMonitor<Held<AioContext>>> {
+/// Refuses flags of an SQE that reach beyond the operation itself, to the loop's own requests on the
+/// same ring.
+#[inline]
+pub(super) fn check_flags(entry: &squeue::Entry) -> io::Result<()> {
+    const REFUSED: squeue::Flags = squeue::Flags::IO_LINK
+        .union(squeue::Flags::IO_HARDLINK)
+        .union(squeue::Flags::IO_DRAIN)
+        .union(squeue::Flags::SKIP_SUCCESS);
+    let refused = flags_of(entry).intersection(REFUSED);
+    if refused.is_empty() { Ok(()) } else { Err(why_refused(refused)) }
+}
+
+#[cold]
+fn why_refused(flags: squeue::Flags) -> io::Error {
+    let why = if flags.intersects(squeue::Flags::IO_LINK | squeue::Flags::IO_HARDLINK) {
+        "IO_LINK and IO_HARDLINK would link this operation to whatever the loop submits next; use \
+         AioContext::submit_chain"
+    } else if flags.contains(squeue::Flags::IO_DRAIN) {
+        "IO_DRAIN would wait for the loop's own polls, which do not complete, and stop everything behind it; submit \
+         the operation from the callback of the one that it is to follow"
+    } else {
+        "CQE_SKIP_SUCCESS would hide the completion, and what the operation holds would be kept for ever; leave it out"
+    };
+    io::Error::new(io::ErrorKind::InvalidInput, why)
+}
+
+/// The ring of a context, if it can take so many operations.
+pub(super) fn ring_with_room(
+    context: &Parts<AioContext>,
+    operations: usize,
+) -> io::Result<&UringMonitor<Held<AioContext>>> {
     let Some(ring) = context.monitor.ring() else {
         let MonitorInfo { kind, reason, .. } = &context.info;
         let why = format!("operations need the io_uring monitor; this context has {kind} ({reason})");
         return Err(io::Error::new(io::ErrorKind::Unsupported, why));
     };
     context.check_process()?;
-    ring.completions().check_room()?;
+    ring.completions().check_room(operations)?;
     Ok(ring)
 }
 
@@ -164,7 +195,7 @@ impl AioContext {
         &self,
         callback: impl Fn(&AioContext, i32, T) + 'static,
     ) -> io::Result<Operations<T>> {
-        ring_with_room(&self.parts)?;
+        ring_with_room(&self.parts, 1)?;
         let owner = Rc::new(SharedCallback { held: RefCell::new(Slab::new()), callback });
         Ok(Operations { context: Rc::downgrade(&self.parts), owner })
     }
@@ -197,7 +228,7 @@ impl AioContext {
         held: T,
         callback: impl FnOnce(&AioContext, i32, T) + 'static,
     ) -> Result<OperationId, Refused<T>> {
-        let ring = match ring_with_room(&self.parts) {
+        let ring = match check_flags(&entry).and_then(|()| ring_with_room(&self.parts, 1)) {
             Ok(ring) => ring,
             Err(error) => return Err(Refused { error, value: held }),
         };
@@ -220,7 +251,7 @@ impl AioContext {
         held: T,
         callback: impl Fn(&AioContext, i32, u32, &T) + 'static,
     ) -> Result<OperationId, Refused<T>> {
-        let ring = match ring_with_room(&self.parts) {
+        let ring = match check_flags(&entry).and_then(|()| ring_with_room(&self.parts, 1)) {
             Ok(ring) => ring,
             Err(error) => return Err(Refused { error, value: held }),
         };

@@ -7,9 +7,9 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum MonitorKind {
-    /// ppoll(2): available everywhere; each wait costs time for every registered descriptor. It takes
-    /// at most RLIMIT_NOFILE descriptors; if that is lowered below the number of handlers, the loop
-    /// looks at them in parts, and wakes up every 10 ms to do so.
+    /// ppoll(2): available everywhere; each wait costs time for every registered descriptor. It
+    /// takes at most RLIMIT_NOFILE descriptors; if that is lowered below the number of handlers,
+    /// the loop looks at them in parts, and wakes up every 10 ms to do so.
     Poll,
     /// epoll_wait(2), and epoll_pwait2(2) to wait for a timer (Linux 5.11; on older kernels
     /// deadlines are rounded up to a millisecond).

@@ -11,13 +11,14 @@
 //!   for each write after the last report. One report too many is allowed, one too few is not.
 //! * `remove` ends it: no event that a later wait collects reaches the token. What an earlier wait
 //!   collected leaves the queue with the handler, and what was taken from a doorbell is rung again
-//!   (`Handler::hand_back`). The kernel has no reference to the file any more; only to the eventfd of
-//!   a doorbell it may have one until the next wait.
+//!   (`Handler::hand_back`). The kernel has no reference to the file any more; only to the eventfd
+//!   of a doorbell it may have one until the next wait.
 //! * `wait` makes at most one system call that sleeps, honours the timeout to the nanosecond where
 //!   the kernel can, and returns false if nothing was collected: the timeout, a signal (EINTR), or
 //!   a stale event.
 //! * `shutdown` returns when the kernel is done with every buffer that it was given, and has no
-//!   reference to any file. It calls no user code, so a context can call it before any hook or `Drop` of a user runs.
+//!   reference to any file. It calls no user code, so a context can call it before any hook or
+//!   `Drop` of a user runs.
 //!
 //! | file | |
 //! |---|---|

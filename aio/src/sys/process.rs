@@ -1,7 +1,7 @@
 //! Which process this is: how a forked child finds out that an object belongs to its parent.
 //!
 //! One page is marked with MADV_WIPEONFORK (madvise(2), Linux 4.14), so a child of fork(2) sees
-//! zeros in it. Looking costs one load. If the page cannot be had, forks go unnoticed.
+//! zeros in it. Looking costs one load. Without such a page (an older kernel), forks go unnoticed.
 #![expect(unsafe_code, reason = "mmap(2) and madvise(2) of one page that is never unmapped")]
 
 use std::io;

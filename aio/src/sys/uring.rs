@@ -80,6 +80,14 @@ pub(crate) struct Look {
     pub(crate) completions: bool,
 }
 
+/// The flags of an SQE, which its type does not return: its second byte (`struct io_uring_sqe`).
+#[inline]
+pub(crate) fn flags_of(entry: &squeue::Entry) -> squeue::Flags {
+    const { assert!(size_of::<squeue::Entry>() == 64) };
+    // SAFETY: an entry is an SQE of 64 bytes, all of them initialised.
+    squeue::Flags::from_bits_retain(unsafe { *ptr::from_ref(entry).cast::<u8>().add(1) })
+}
+
 /// The submission queue has no room until the next enter.
 #[derive(Debug)]
 pub(crate) struct Full;
@@ -211,6 +219,11 @@ impl Ring {
         unsafe { self.ring.submission().push(entry) }.map_err(|_| Full)?;
         self.unsubmitted += 1;
         Ok(())
+    }
+
+    /// Returns the number of entries of the submission queue.
+    pub(crate) fn entries(&self) -> usize {
+        self.entries as usize
     }
 
     /// Returns how many times [`push`](Self::push) will succeed before the next enter.

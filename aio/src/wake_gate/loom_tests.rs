@@ -358,8 +358,8 @@ fn a_loop_that_was_written_to_is_not_written_to_again() {
     });
 }
 
-/// No producer depends on another that has not written: it wakes the loop even if an earlier one was preempted after
-/// setting `notified`.
+/// No producer depends on another that has not written: it wakes the loop even if an earlier one
+/// was preempted after setting `notified`.
 fn a_stalled_producer_stops_nobody(mistake: Option<Mistake>) {
     check(move || {
         let event_loop = Loop::new(Reset::Edge, 1, mistake);

@@ -12,6 +12,7 @@
 mod bottom_halves;
 mod bounded_turns;
 mod busy_poll;
+mod chains;
 mod errors;
 mod fd_reuse;
 mod io_thread;
@@ -312,6 +313,16 @@ suite! { $ on_a_ring
         in_a_storm_of_signals,
         other_threads_complete_them,
         a_ring_of_any_size_will_do,
+    }
+    chains {
+        a_chain_is_never_split,
+        many_chains_behind_a_full_queue,
+        a_chain_ends_where_it_fails,
+        cancel_ends_a_chain,
+        the_loop_works_while_a_chain_waits,
+        a_chain_that_does_not_fit_is_refused,
+        flags_that_reach_further_are_refused,
+        a_dropped_context_ends_a_chain,
     }
     shutdown {
         dropping_operations_cancels_nothing,

@@ -39,7 +39,7 @@ impl Child {
 
 /// Runs `work` in a forked child, which ends after it. The child has the calling thread only.
 pub(crate) fn fork(work: impl FnOnce()) -> Child {
-    // SAFETY: the test's process has no other thread that holds a lock, except for a sleeping guard.
+    // SAFETY: the test's process has no other thread that holds a lock: the guard sleeps.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "{}", io::Error::last_os_error());
     if pid == 0 {

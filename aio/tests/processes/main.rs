@@ -1,5 +1,5 @@
-//! What happens to a loop when its process forks, is stopped and continued, or gets a lower limit of
-//! descriptors. Each test runs in a process of its own, so that the others are not affected.
+//! What happens to a loop when its process forks, is stopped and continued, or gets a lower limit
+//! of descriptors. Each test runs in a process of its own, so that the others are not affected.
 
 mod alone;
 mod forked;
@@ -23,8 +23,8 @@ fn contexts() -> impl Iterator<Item = (MonitorKind, AioContext)> {
     })
 }
 
-/// ppoll(2) refuses more descriptors than the limit. The loop was told so in each turn, and one that
-/// tried again used all of the CPU.
+/// ppoll(2) refuses more descriptors than the limit. Each turn failed, and a caller that tried again
+/// used all of the CPU.
 #[test]
 fn a_limit_below_the_number_of_handlers() {
     alone("a_limit_below_the_number_of_handlers", || {

@@ -37,7 +37,7 @@ pub(crate) struct UringMonitor<T> {
     /// Handlers to arm in the next wait.
     queued: RefCell<Vec<Token>>,
     /// SQEs that found the queue full.
-    backlog: RefCell<VecDeque<squeue::Entry>>,
+    backlog: RefCell<VecDeque<Waiting>>,
     /// `queued` or `backlog` may have something: the next wait has more to do than to enter.
     unfinished: Cell<bool>,
     /// READs of eventfds.
@@ -50,6 +50,14 @@ pub(crate) struct UringMonitor<T> {
     leaving: Cell<Option<Token>>,
     /// The shutdown has begun: nothing is armed any more.
     is_down: Cell<bool>,
+}
+
+/// An SQE that found the queue full.
+#[derive(Debug)]
+struct Waiting {
+    entry: squeue::Entry,
+    /// The next one must be in the same enter: they are linked.
+    is_followed: bool,
 }
 
 /// The SQE that cancels a poll, a read or an operation. Its own completion means nothing.
@@ -121,8 +129,8 @@ impl<T> UringMonitor<T> {
         }
     }
 
-    /// When this returns, the kernel has no reference to the file of an fd handler. Only the eventfd
-    /// of a doorbell that is polled may wait for the next turn.
+    /// When this returns, the kernel has no reference to the file of an fd handler. Only the
+    /// eventfd of a doorbell that is polled may wait for the next turn.
     pub(crate) fn remove(&self, watched: &Watched, sink: &impl Sink) {
         let Some(state) = state_of(watched) else { return };
         let is_armed = state.is_armed();
@@ -184,20 +192,67 @@ impl<T> UringMonitor<T> {
         unsafe { self.queue(cancellation(token), stats) };
     }
 
+    /// Queues operations of a user that run one after another: each but the last has the flag for
+    /// it. `held` makes what the operation of this index holds. There is room for them in
+    /// `completions` and, if it is empty, in the queue.
+    ///
+    /// # Safety
+    /// As for `submit`, as long as none of what `held` has made is dropped.
+    pub(crate) unsafe fn submit_chain(
+        &self,
+        mut entries: Vec<squeue::Entry>,
+        held: impl Fn(usize) -> T,
+        stats: &Counters,
+    ) -> Vec<Token> {
+        let mut tokens = Vec::with_capacity(entries.len());
+        for (index, entry) in entries.iter_mut().enumerate() {
+            let token = self.completions.insert(held(index), false);
+            *entry = entry.clone().user_data(token.bits());
+            tokens.push(token);
+        }
+        // SAFETY: as in `submit`.
+        unsafe { self.queue_unit(&entries, stats) };
+        tokens
+    }
+
+    /// The number of entries of the queue.
+    pub(crate) fn entries(&self) -> usize {
+        self.ring.borrow().entries()
+    }
+
     /// # Safety
     /// What the entry points to must stay valid until its last completion was reaped.
     unsafe fn queue(&self, entry: squeue::Entry, stats: &Counters) {
+        // SAFETY: the caller's promise.
+        unsafe { self.queue_unit(std::slice::from_ref(&entry), stats) };
+    }
+
+    /// Queues entries that the kernel must get with one enter.
+    ///
+    /// # Safety
+    /// As for `queue`, for each of them.
+    #[inline(always)]
+    unsafe fn queue_unit(&self, unit: &[squeue::Entry], stats: &Counters) {
         let mut ring = self.ring.borrow_mut();
         let mut backlog = self.backlog.borrow_mut();
-        // SAFETY: the caller's promise, here and below.
-        if backlog.is_empty() && unsafe { ring.push(&entry) }.is_ok() {
+        if backlog.is_empty() && unit.len() <= ring.room() {
+            for entry in unit {
+                // SAFETY: the caller's promise. There is room.
+                let pushed = unsafe { ring.push(entry) };
+                debug_assert!(pushed.is_ok());
+            }
             return;
         }
         // The queue is full. The kernel takes what is there without a wait. Where it does not (the
         // CQ overflowed), the rest waits for the next turn, which reaps first.
         stats.syscalls_enter.bump();
         let _ = ring.enter(Some(0));
-        backlog.push_back(entry);
+        let last = unit.len().saturating_sub(1);
+        let waiting = |(index, entry): (usize, &squeue::Entry)| Waiting {
+            entry: entry.clone(),
+            is_followed: index != last,
+        };
+        backlog.extend(unit.iter().enumerate().map(waiting));
         self.unfinished.set(true);
         Self::flush(&mut ring, &mut backlog);
     }
@@ -216,13 +271,16 @@ impl<T> UringMonitor<T> {
         more
     }
 
-    fn flush(ring: &mut Ring, backlog: &mut VecDeque<squeue::Entry>) {
-        while let Some(entry) = backlog.front() {
-            // SAFETY: whoever queued the entry promised that what it points to stays valid.
-            if unsafe { ring.push(entry) }.is_err() {
-                break;
+    fn flush(ring: &mut Ring, backlog: &mut VecDeque<Waiting>) {
+        while let Some(last) = backlog.iter().position(|waiting| !waiting.is_followed)
+            && last < ring.room()
+        {
+            for Waiting { entry, .. } in backlog.drain(..=last) {
+                // SAFETY: whoever queued the entry promised that what it points to stays valid.
+                // There is room.
+                let pushed = unsafe { ring.push(&entry) };
+                debug_assert!(pushed.is_ok());
             }
-            backlog.pop_front();
         }
     }
 
