@@ -31,6 +31,8 @@ mod rate_limit;
 mod stats;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod unwinding_tests;
 mod worker;
 
 pub use device::{Device, RING_FEATURES, check_features, read_space};
