@@ -6,7 +6,7 @@
 //! features, configuration space, and the workers of its queues.
 //!
 //! ```text
-//! kick ─► kicks off ─► pop, Worker::begin ─► kicks on, check again ─► publish ─► interrupt
+//! kick ─► kicks off ─► pop, Worker::begin ─► kicks on, check again ─► commit, publish ─► interrupt
 //!             ▲          publish early               │ more requests
 //!             └──────────────────────────────────────┘
 //! ```

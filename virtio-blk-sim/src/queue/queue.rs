@@ -215,7 +215,8 @@ impl<W: Worker> Queue<W> {
         self.stats.set(stats);
     }
 
-    /// Takes up to a batch of chains off the ring. Returns true if that bound was reached.
+    /// Takes up to a batch of chains off the ring, and leaves the commit to the caller. Returns
+    /// true if that bound was reached.
     fn drain(&self, ring: &mut Ring<W>) -> Result<bool, QueueError> {
         let bound = ring.queue.size().min(self.worker.batch());
         let suppress = !self.polling.get();
@@ -243,7 +244,6 @@ impl<W: Worker> Queue<W> {
                 self.begin_chain(ring, slot);
                 self.publish_early(ring);
             }
-            self.worker.commit();
             if taken >= bound {
                 return Ok(true);
             }
@@ -369,13 +369,15 @@ impl<W: Worker> Drop for Lost<'_, W> {
     }
 }
 
-/// Continues a drain in the next turn if it unwinds, which also shows the answers that were not
-/// shown and switches kicks on.
-struct Continue<'a>(&'a BottomHalf);
+/// Continues a drain in the next turn if it unwinds. That also commits the chains that were begun,
+/// shows the answers that were not shown, and switches kicks on.
+struct Continue<'a, W: Worker>(&'a Queue<W>);
 
-impl Drop for Continue<'_> {
+impl<W: Worker> Drop for Continue<'_, W> {
     fn drop(&mut self) {
-        self.0.schedule();
+        // If the queue had to rest, the next drain finds that out again.
+        self.0.resting.set(false);
+        self.0.again.schedule();
     }
 }
 
@@ -429,7 +431,7 @@ impl<W: Worker> BusyPolled for Queue<W> {
             return;
         }
         self.count(|stats| stats.drains += 1);
-        let unwound = Continue(&self.again);
+        let unwound = Continue(self);
         let mut ring = self.ring.borrow_mut();
         if !ring.resubmit.is_empty() {
             self.resubmit(&mut ring);
@@ -437,7 +439,10 @@ impl<W: Worker> BusyPolled for Queue<W> {
                 return std::mem::forget(unwound);
             }
         }
-        match self.drain(&mut ring) {
+        let drained = self.drain(&mut ring);
+        // Whatever ended the drain, the chains before that have begun.
+        self.worker.commit();
+        match drained {
             Ok(false) => {}
             Ok(true) => self.again.schedule(),
             Err(QueueError::Broken) => {}
@@ -496,7 +501,11 @@ impl<W: Worker> Attached<W> {
         // From here on a wake-up does nothing, or the queue would take chains while it waits for
         // the last.
         queue.resting.set(false);
-        queue.worker.stop();
+        // If the worker has panicked, some chains may not be committed and some answers not shown.
+        queue.worker.commit();
+        if queue.ring.borrow().queue.unpublished() > 0 {
+            queue.publish(&mut queue.ring.borrow_mut());
+        }
         while queue.in_flight() > 0 {
             context.poll(true)?;
         }
