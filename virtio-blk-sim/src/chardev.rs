@@ -11,15 +11,16 @@
 //! client ◄─ socket ◄─ output ◄─ send    ◄─ readable part of a chain      on_room wakes the queue
 //! ```
 //!
-//! A client that sends too fast is not read from, until the guest has taken some input. Input
-//! outlives its client, and reaches the guest later. Output for nobody is discarded: a guest must
-//! not hang because no one looks at its console.
+//! A client that sends too fast is not read from until the guest has taken some input. Input that a
+//! client sent before it left reaches the guest later. Output is discarded while no client is
+//! connected, so that the guest does not hang.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aio::{AioContext, BottomHalf, BottomHalfHandle, Interest, Registration};
@@ -33,38 +34,84 @@ pub const LIMIT: usize = 64 << 10;
 /// console, and with a splice(2) what a pipe holds: 1 MiB, unless root allows more.
 pub const MAX_SEND: usize = 1 << 20;
 
-/// What is read from the client at a time.
+/// How many bytes are copied at a time: from the client to the input, and from a chain to the
+/// output.
 const PART: usize = 4096;
 
-/// The buffers, and who waits for them. Any thread.
-#[derive(Debug, Default)]
-pub struct Chardev(Mutex<State>);
+/// The buffers, and the bottom halves that wake the queues. Any thread.
+#[derive(Debug)]
+pub struct Chardev {
+    /// The lock is held over system calls of the socket's loop.
+    state: Mutex<State>,
+    /// How many bytes of input are buffered. Can be read without the lock.
+    input: Arc<AtomicUsize>,
+    /// The same for output.
+    output: Arc<AtomicUsize>,
+}
 
 #[derive(Debug, Default)]
 struct State {
-    /// Somebody is there to read the output.
+    /// A client is there to read the output.
     connected: bool,
-    input: VecDeque<u8>,
-    output: VecDeque<u8>,
+    input: Buffer,
+    output: Buffer,
     on_input: Option<BottomHalfHandle>,
     on_room: Option<BottomHalfHandle>,
     /// Looks at the buffers in the socket's loop.
     look: Option<BottomHalfHandle>,
 }
 
+/// Buffered bytes, and a copy of their number for readers without the lock.
+#[derive(Debug, Default)]
+struct Buffer {
+    bytes: VecDeque<u8>,
+    // Relaxed: a queue that saw an old number is woken by a bottom half that was scheduled after
+    // the store, and `receive` and `send` take the lock.
+    len: Arc<AtomicUsize>,
+}
+
+impl Buffer {
+    fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    fn append(&mut self, part: &[u8]) {
+        self.bytes.extend(part);
+        self.len.store(self.bytes.len(), Ordering::Relaxed);
+    }
+
+    /// Removes `count` bytes, or all if there are fewer.
+    fn remove(&mut self, count: usize) {
+        self.bytes.drain(..count.min(self.bytes.len()));
+        self.len.store(self.bytes.len(), Ordering::Relaxed);
+    }
+}
+
+impl Default for Chardev {
+    fn default() -> Self {
+        let state = State::default();
+        let (input, output) = (Arc::clone(&state.input.len), Arc::clone(&state.output.len));
+        Self { state: Mutex::new(state), input, output }
+    }
+}
+
 impl Chardev {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns true if the client sent something that was not received yet.
+    /// Returns true if the client sent something that was not received yet. Does not block.
     pub fn has_input(&self) -> bool {
-        !self.state().input.is_empty()
+        self.input.load(Ordering::Relaxed) > 0
     }
 
-    /// Returns true if more may be sent.
+    /// Returns true if more may be sent. Does not block.
     pub fn has_room(&self) -> bool {
-        self.state().output.len() < LIMIT
+        self.output.load(Ordering::Relaxed) < LIMIT
     }
 
     /// Returns whether a client is connected.
@@ -74,47 +121,56 @@ impl Chardev {
 
     /// Returns how many bytes of input and of output are buffered.
     pub fn buffered(&self) -> (usize, usize) {
-        let state = self.state();
-        (state.input.len(), state.output.len())
+        (self.input.load(Ordering::Relaxed), self.output.load(Ordering::Relaxed))
     }
 
-    /// Has this bottom half scheduled when there is input, in place of the one before. Perhaps also
-    /// when there is none.
+    /// Sets the bottom half to schedule when input arrives, replacing the last. May be spurious.
     pub fn on_input(&self, queue: BottomHalfHandle) {
         self.state().on_input = Some(queue);
     }
 
-    /// Has this bottom half scheduled when there is room for output, in place of the one before.
-    /// Perhaps also when there is none.
+    /// Sets the bottom half to schedule when there is room for output, replacing the last. May be
+    /// spurious.
     pub fn on_room(&self, queue: BottomHalfHandle) {
         self.state().on_room = Some(queue);
     }
 
-    /// Moves input to where the guest wants it; returns how many bytes, at most the buffer's bound.
+    /// Moves buffered input to a chain. Returns the number of bytes.
     pub fn receive(&self, writable: &Segments) -> u32 {
         let state = &mut *self.state();
-        let (first, second) = state.input.as_slices();
+        let full = state.input.len() >= LIMIT;
+        let (first, second) = state.input.bytes.as_slices();
         let mut received = writable.copy_from(0, first);
         received += writable.copy_from(received as u64, second);
-        state.input.drain(..received);
-        state.look();
+        state.input.remove(received);
+        // While the input was full, the client was not read from.
+        if full && state.input.len() < LIMIT {
+            state.look();
+        }
         // Less than LIMIT + PART.
         received as u32
     }
 
-    /// Buffers what the guest says: what exceeds [`MAX_SEND`] is lost, and without a client
-    /// everything.
+    /// Buffers the bytes of a chain as output, at most [`MAX_SEND`]. Further bytes are discarded.
+    /// Without a client, all are.
     pub fn send(&self, readable: &Segments) {
         let state = &mut *self.state();
-        if state.connected {
-            let mut bytes = vec![0; readable.len_bytes().min(MAX_SEND as u64) as usize];
-            readable.copy_to(0, &mut bytes);
-            state.output.extend(bytes);
-            state.look();
+        if !state.connected {
+            return;
         }
+        let (mut part, mut sent) = ([0; PART], 0);
+        while sent < MAX_SEND {
+            let count = readable.copy_to(sent as u64, &mut part);
+            let Some(bytes) = part.get(..count.min(MAX_SEND - sent)).filter(|bytes| !bytes.is_empty()) else {
+                break;
+            };
+            state.output.append(bytes);
+            sent += bytes.len();
+        }
+        state.look();
     }
 
-    /// Serves the clients of a listening socket for as long as what is returned is kept.
+    /// Serves the clients of a listening socket until the returned value is dropped.
     ///
     /// # Errors
     /// What registering the socket returns.
@@ -130,11 +186,11 @@ impl Chardev {
     }
 }
 
-/// A listening socket on its loop. Dropping it hangs up.
+/// A listening socket on its loop. Dropping it hangs up on the client.
 #[must_use = "dropping it stops listening"]
 #[derive(Debug)]
 pub struct Clients {
-    // The socket is open until its registration was removed.
+    // The loop owns the socket until both are removed.
     _registration: Registration,
     _look: BottomHalf,
 }
@@ -146,8 +202,8 @@ struct Socket {
 }
 
 struct Client {
-    /// `None` once the client hung up: only the rest of what it sent is still read, as the guest
-    /// takes it.
+    /// `None` once the client hung up. The rest of what it sent is still read when the guest takes
+    /// input.
     registration: Option<Registration>,
     stream: UnixStream,
 }
@@ -176,8 +232,7 @@ impl Socket {
         }
     }
 
-    /// Moves what can be moved between the client and the buffers, and wakes whoever waits for
-    /// them.
+    /// Moves what can be moved between the client and the buffers, and wakes the queues.
     fn exchange(&self, hung_up: bool) {
         let mut slot = self.client.borrow_mut();
         let Some(client) = &mut *slot else { return };
@@ -198,6 +253,17 @@ impl Socket {
     }
 }
 
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // Nobody reads the output any more. A client without a registration has left already.
+        if self.client.take().is_some_and(|client| client.registration.is_some()) {
+            let state = &mut *self.chardev.state();
+            state.disconnect();
+            state.wake();
+        }
+    }
+}
+
 impl State {
     fn look(&self) {
         self.look.iter().for_each(BottomHalfHandle::schedule);
@@ -214,7 +280,7 @@ impl State {
 
     fn disconnect(&mut self) {
         self.connected = false;
-        self.output.clear();
+        self.output.remove(usize::MAX);
     }
 
     fn interest(&self) -> Interest {
@@ -225,22 +291,22 @@ impl State {
     /// Sends output until the socket takes no more.
     fn write(&mut self, mut stream: &UnixStream) {
         while !self.output.is_empty() {
-            match stream.write(self.output.as_slices().0) {
-                Ok(sent) => drop(self.output.drain(..sent)),
+            match stream.write(self.output.bytes.as_slices().0) {
+                Ok(sent) => self.output.remove(sent),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                // It left, and there may be something to read from it all the same.
+                // The client has left, but there may still be something to read from it.
                 Err(_) => self.disconnect(),
             }
         }
     }
 
-    /// Receives input until there is no more, or no room. Returns false at its end, which may be an
-    /// error such as ECONNRESET: the client left without reading everything.
+    /// Receives input until there is no more, or no room. Returns false at the end of the stream.
+    /// The end may be an error such as ECONNRESET: the client left without reading everything.
     fn read(&mut self, mut stream: &UnixStream) -> bool {
         let mut part = [0; PART];
         while self.input.len() < LIMIT {
             match stream.read(&mut part) {
-                Ok(received @ 1..) => self.input.extend(part.iter().take(received)),
+                Ok(received @ 1..) => self.input.append(part.get(..received).unwrap_or_default()),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Ok(_) | Err(_) => return false,
             }
@@ -248,3 +314,6 @@ impl State {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,7 @@
 //! | [`memory`] | guest RAM: a memfd that device and guest map separately |
 //! | [`virtqueue`] | both halves of the split ring; does not know what a chain means |
 //! | [`queue`] | a virtqueue on an event loop, for any device |
+//! | [`signals`] | signals such as SIGTERM as events of a loop |
 //! | [`sandbox`], [`chardev`] | fewer rights for a server; a socket with bounded buffers |
 //! | [`vhost_user`] | the protocol and a server, for any device |
 //! | [`blk`] | the block device: requests, configuration, backends |
@@ -36,7 +37,7 @@
 //! | feature | adds |
 //! |---|---|
 //! | none | [`memory`] and [`virtqueue`], on vm-memory and little else |
-//! | `device` | [`queue`] and [`blk`], on [`aio`] |
+//! | `device` | [`queue`], [`blk`] and [`signals`], on [`aio`] |
 //! | `vhost-user` | [`vhost_user`] and [`chardev`] |
 //! | `sandbox` | [`sandbox`]: seccomp and landlock for a server |
 //! | `guest`, `kvm` | [`guest`]: simulated guests; one on a real vCPU |

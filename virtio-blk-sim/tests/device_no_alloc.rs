@@ -73,7 +73,6 @@ fn allocations_of_1000_rounds(mut execute: impl FnMut(PendingRequest) -> Finishe
     counting::allocations() - before
 }
 
-// The only test in this file, so that no other thread allocates meanwhile.
 #[test]
 fn requests_allocate_nothing() {
     let null = Null::default();

@@ -6,7 +6,6 @@ mod counting;
 use virtio_blk_sim::memory::{GuestAddress, GuestRam};
 use virtio_blk_sim::virtqueue::{DeviceQueue, DriverQueue, QueueConfig};
 
-// The only test in this file, so that no other thread allocates meanwhile.
 #[test]
 fn pop_push_and_publish_allocate_nothing() {
     let ram = GuestRam::new(1 << 20).unwrap();

@@ -22,7 +22,7 @@ pub const RING_FEATURES: u64 =
 /// transport does the rest: the rings, memory, kicks and interrupts, several queues on several
 /// threads, draining before anything changes, reconnecting, and the replay of what was in flight.
 pub trait Device: Send + Sync + 'static {
-    /// What its queues are worked with.
+    /// The type that handles the chains of one queue.
     type Worker: Worker;
 
     /// Its name, for log lines.
@@ -40,11 +40,11 @@ pub trait Device: Send + Sync + 'static {
     /// The feature bits that a driver may accept, [`RING_FEATURES`] included.
     fn offered(&self) -> u64;
 
-    /// Says why the driver's choice of features is refused. It must be a part of what is offered
-    /// and contain VERSION_1; a device may ask for more.
+    /// Checks the driver's choice of features. It must be a subset of the offered features and
+    /// contain VERSION_1. A device may have further conditions.
     ///
     /// # Errors
-    /// The reason, for the log and the frontend.
+    /// The reason why the choice is refused, for the log and the frontend.
     fn check_features(&self, driver: u64) -> Result<(), Box<dyn Error + Send + Sync>> {
         check_features(self.offered(), driver)
     }
@@ -59,17 +59,17 @@ pub trait Device: Send + Sync + 'static {
         read_space(&[], offset, data);
     }
 
-    /// Writes the configuration space. What a driver may not write is ignored.
+    /// Writes the configuration space. Writes to read-only fields are ignored.
     fn write_config(&self, _offset: u64, _data: &[u8]) {}
 
     /// Device reset: forgets what the driver set up. No queue runs.
     fn reset(&self) {}
 
     /// Makes the worker of queue `index`, in the home thread of the loop that the queue will run
-    /// on. The worker answers through `queue` what it does not answer at once.
+    /// on. The worker uses `queue` for answers that it does not give at once.
     ///
     /// # Errors
-    /// What stands in the way; the queue does not start.
+    /// The reason why the worker cannot be made. The queue does not start then.
     fn start(
         self: Arc<Self>,
         index: u16,
@@ -77,8 +77,8 @@ pub trait Device: Send + Sync + 'static {
         queue: QueueRef<Self::Worker>,
     ) -> io::Result<Self::Worker>;
 
-    /// Writes a line for the operator. By default to stderr, with the device's name in front; that
-    /// it cannot be written stops nothing.
+    /// Writes a line to the log, by default to stderr after the device's name. Write errors are
+    /// ignored.
     fn log(&self, line: std::fmt::Arguments<'_>) {
         use std::io::Write;
         let _ = writeln!(io::stderr(), "{}: {line}", self.name());

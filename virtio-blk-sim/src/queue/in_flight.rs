@@ -3,11 +3,13 @@
 /// A record of what is in flight, kept where it survives this process. None of the methods may
 /// block.
 pub trait InFlightLog {
-    /// The chain was popped and is about to be carried out.
+    /// Called when the chain was popped, before it is carried out.
     fn popped(&mut self, head: u16);
-    /// The answer is on the used ring and not yet shown to the driver.
+    /// Called when the answer is on the used ring, before it is shown to the driver. Not called for
+    /// a broken queue, which writes no answers.
     fn pushed(&mut self, head: u16);
-    /// Everything that was pushed has been shown; nothing was popped or pushed since.
+    /// Called when used.idx was moved past all answers, before the next pop and the next push. Not
+    /// called for a broken queue or broken guest memory, because nobody will see their used.idx.
     fn published(&mut self);
 }
 

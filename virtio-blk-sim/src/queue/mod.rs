@@ -6,7 +6,7 @@
 //! features, configuration space, and the workers of its queues.
 //!
 //! ```text
-//! kick ─► kicks off ─► pop, Worker::begin ─► kicks on, check again ─► publish ─► interrupt
+//! kick ─► kicks off ─► pop, Worker::begin ─► kicks on, check again ─► commit, publish ─► interrupt
 //!             ▲          publish early               │ more requests
 //!             └──────────────────────────────────────┘
 //! ```
@@ -31,6 +31,8 @@ mod rate_limit;
 mod stats;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod unwinding_tests;
 mod worker;
 
 pub use device::{Device, RING_FEATURES, check_features, read_space};

@@ -68,7 +68,7 @@ pub struct Queue<W: Worker> {
     /// The limit is used up, or the worker may not begin: kicks are off until that is over.
     resting: Cell<bool>,
     stats: Cell<QueueStats>,
-    /// Continues a drain that reached its bound.
+    /// Continues a drain that reached its bound or panicked.
     again: BottomHalf,
     /// Continues a drain that reached its limit.
     rest: Timer,
@@ -76,8 +76,7 @@ pub struct Queue<W: Worker> {
 
 struct Ring<W: Worker> {
     queue: DeviceQueue<W::Memory>,
-    /// Heads that a former process took and did not answer, and that have not begun yet; the next
-    /// is last.
+    /// Heads that a former process did not answer and that have not begun. Taken from the end.
     resubmit: Vec<u16>,
     /// Slots without a chain; there are never more slots than entries in the queue.
     slots: Vec<W::Slot>,
@@ -87,6 +86,19 @@ struct Ring<W: Worker> {
 impl<W: Worker> Ring<W> {
     fn slot(&mut self, worker: &W) -> W::Slot {
         self.slots.pop().unwrap_or_else(|| worker.new_slot(self.queue.new_chain()))
+    }
+
+    /// Puts a chain in flight on the used ring, for [`Queue::publish`]. The log keeps the chain if
+    /// the queue is broken, because a broken queue writes nothing to the used ring.
+    #[inline]
+    fn push(&mut self, head: u16, written: u32) {
+        let pushed = self.queue.push(head, written);
+        debug_assert_eq!(pushed, Ok(()));
+        if let Some(log) = &mut self.log
+            && !self.queue.is_broken()
+        {
+            log.pushed(head);
+        }
     }
 }
 
@@ -159,8 +171,8 @@ impl<W: Worker> Queue<W> {
             queue.interrupt();
         }
         queue.resubmit(&mut queue.ring.borrow_mut());
-        // Whoever ran this queue before may have told the guest not to kick (virtio 1.2 section
-        // 2.7.10 leaves the suppression as it is), so look once without being asked.
+        // The previous owner of this queue may have told the guest not to kick (virtio 1.2 section
+        // 2.7.10 leaves the suppression as it is), so look once without a kick.
         queue.again.schedule();
         Ok(Attached { queue, doorbell })
     }
@@ -215,7 +227,8 @@ impl<W: Worker> Queue<W> {
         self.stats.set(stats);
     }
 
-    /// Takes up to a batch of chains off the ring. Returns true if that bound was reached.
+    /// Takes up to a batch of chains off the ring, and leaves the commit to the caller. Returns
+    /// true if that bound was reached.
     fn drain(&self, ring: &mut Ring<W>) -> Result<bool, QueueError> {
         let bound = ring.queue.size().min(self.worker.batch());
         let suppress = !self.polling.get();
@@ -243,7 +256,6 @@ impl<W: Worker> Queue<W> {
                 self.begin_chain(ring, slot);
                 self.publish_early(ring);
             }
-            self.worker.commit();
             if taken >= bound {
                 return Ok(true);
             }
@@ -289,14 +301,7 @@ impl<W: Worker> Queue<W> {
         let Answer { mut slot, written } = answer;
         let head = W::chain(&mut slot).head();
         ring.slots.push(slot);
-        // This queue popped it and each chain is answered once, so it is in flight.
-        let pushed = ring.queue.push(head, written);
-        debug_assert_eq!(pushed, Ok(()));
-        if let Some(log) = &mut ring.log
-            && !ring.queue.is_broken()
-        {
-            log.pushed(head);
-        }
+        ring.push(head, written);
         self.count(|stats| stats.requests += 1);
     }
 
@@ -360,22 +365,19 @@ struct Lost<'a, W: Worker> {
 
 impl<W: Worker> Drop for Lost<'_, W> {
     fn drop(&mut self) {
-        // The chain was popped and not answered. If the queue is broken, nothing is returned any
-        // more.
-        let pushed = self.ring.queue.push(self.head, 0);
-        if let (Ok(()), Some(log)) = (pushed, &mut self.ring.log) {
-            log.pushed(self.head);
-        }
+        self.ring.push(self.head, 0);
     }
 }
 
-/// Continues a drain in the next turn if it unwinds, which also shows the answers that were not
-/// shown and switches kicks on.
-struct Continue<'a>(&'a BottomHalf);
+/// Continues a drain in the next turn if it unwinds. That also commits the chains that were begun,
+/// shows the answers that were not shown, and switches kicks on.
+struct Continue<'a, W: Worker>(&'a Queue<W>);
 
-impl Drop for Continue<'_> {
+impl<W: Worker> Drop for Continue<'_, W> {
     fn drop(&mut self) {
-        self.0.schedule();
+        // If the queue had to rest, the next drain finds that out again.
+        self.0.resting.set(false);
+        self.0.again.schedule();
     }
 }
 
@@ -387,9 +389,11 @@ impl<W: Worker> QueueRef<W> {
         self.0.borrow().upgrade()
     }
 
-    /// Answers chains that the worker kept. They are shown to the guest with one store and one
-    /// interrupt at most, so what finishes at the same time should come in one call. Not inside
-    /// [`Worker::begin`].
+    /// Answers chains that the worker kept, each of them once. They are shown to the guest with one
+    /// store and one interrupt at most, so answers that are ready at the same time should be passed
+    /// in one call. Not inside [`begin`](Worker::begin), [`commit`](Worker::commit),
+    /// [`may_begin`](Worker::may_begin) or [`new_slot`](Worker::new_slot), which run while the ring
+    /// is in use.
     pub fn answer(&self, answers: impl IntoIterator<Item = Answer<W::Slot>>) {
         let Some(queue) = self.get() else { return };
         let mut ring = queue.ring.borrow_mut();
@@ -399,8 +403,8 @@ impl<W: Worker> QueueRef<W> {
         queue.publish(&mut ring);
     }
 
-    /// [`Worker::may_begin`] has become true: looks at the ring in the next turn. Does nothing if
-    /// the queue does not wait for that, so it may be called too often. To call it from another
+    /// To call when [`Worker::may_begin`] has become true: looks at the ring in the next turn.
+    /// Calls while the queue is not waiting for the worker have no effect. To call it from another
     /// thread, or from a callback that outlives the queue, schedule a [`BottomHalf`] that calls it.
     pub fn wake(&self) {
         if let Some(queue) = self.get()
@@ -429,7 +433,7 @@ impl<W: Worker> BusyPolled for Queue<W> {
             return;
         }
         self.count(|stats| stats.drains += 1);
-        let unwound = Continue(&self.again);
+        let unwound = Continue(self);
         let mut ring = self.ring.borrow_mut();
         if !ring.resubmit.is_empty() {
             self.resubmit(&mut ring);
@@ -437,7 +441,10 @@ impl<W: Worker> BusyPolled for Queue<W> {
                 return std::mem::forget(unwound);
             }
         }
-        match self.drain(&mut ring) {
+        let drained = self.drain(&mut ring);
+        // Whatever ended the drain, the chains before that have begun.
+        self.worker.commit();
+        match drained {
             Ok(false) => {}
             Ok(true) => self.again.schedule(),
             Err(QueueError::Broken) => {}
@@ -496,7 +503,11 @@ impl<W: Worker> Attached<W> {
         // From here on a wake-up does nothing, or the queue would take chains while it waits for
         // the last.
         queue.resting.set(false);
-        queue.worker.stop();
+        // If the worker has panicked, some chains may not be committed and some answers not shown.
+        queue.worker.commit();
+        if queue.ring.borrow().queue.unpublished() > 0 {
+            queue.publish(&mut queue.ring.borrow_mut());
+        }
         while queue.in_flight() > 0 {
             context.poll(true)?;
         }

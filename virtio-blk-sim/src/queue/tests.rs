@@ -1,17 +1,18 @@
-//! A queue whose worker may not begin, because it waits for something else than the guest.
+//! A queue whose worker may not begin, and one whose worker keeps chains.
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aio::{AioContext, BusyPolled, BusyPolling, EventNotifier, Reset};
+use aio::{AioContext, BottomHalf, BusyPolled, BusyPolling, EventNotifier, Reset};
 use vm_memory::GuestAddress;
 
 use super::*;
 use crate::memory::GuestRam;
-use crate::virtqueue::{Chain, DeviceQueue, DriverQueue, QueueConfig};
+use crate::virtqueue::{Chain, DeviceQueue, DriverQueue, QueueConfig, QueueError};
 
 const SIZE: u16 = 8;
 const BUFFER: GuestAddress = GuestAddress(0x8000);
@@ -345,27 +346,54 @@ impl Keeper {
     }
 }
 
+/// A ring with chains that were made available before the queue starts.
+struct Posted {
+    ram: GuestRam,
+    config: QueueConfig,
+    driver: DriverQueue,
+}
+
+impl Posted {
+    fn new(chains: u16) -> Self {
+        let ram = GuestRam::new(0x1_0000).unwrap();
+        let config = QueueConfig::at(GuestAddress(0), SIZE);
+        let driver = DriverQueue::new(ram.map().unwrap(), config).unwrap();
+        let mut posted = Self { ram, config, driver };
+        (0..chains).for_each(|_| posted.add(BUFFER));
+        posted
+    }
+
+    fn add(&mut self, buffer: GuestAddress) {
+        self.driver.add(&[], &[(buffer, 16)]).unwrap().unwrap();
+        let _ = self.driver.publish();
+    }
+
+    fn parts(&self) -> QueueParts {
+        QueueParts {
+            queue: DeviceQueue::new(self.ram.memory().clone(), self.config).unwrap(),
+            kick: EventNotifier::new(Reset::Autoreset).unwrap().into(),
+            interrupt: Interrupt::None,
+            on_broken: Box::new(|error| panic!("{error}")),
+            limit: None,
+            in_flight: None,
+            memory_lost: None,
+        }
+    }
+}
+
+/// Fails instead of waiting for ever if a chain that was begun is not answered.
+fn stop_soon<W: Worker>(attached: Attached<W>, context: &AioContext) -> Stopped {
+    let watchdog = context.timer(|_| panic!("the queue does not stop"));
+    watchdog.arm_after(Duration::from_secs(10));
+    attached.stop(context).unwrap()
+}
+
 #[test]
 fn a_wake_up_during_a_stop_takes_no_chain() {
     let context = AioContext::new().unwrap();
-    let ram = GuestRam::new(0x1_0000).unwrap();
-    let config = QueueConfig::at(GuestAddress(0), SIZE);
-    let mut driver = DriverQueue::new(ram.map().unwrap(), config).unwrap();
-    for _ in 0..4 {
-        driver.add(&[], &[(BUFFER, 16)]).unwrap().unwrap();
-    }
-    let _ = driver.publish();
-    let parts = QueueParts {
-        queue: DeviceQueue::new(ram.memory().clone(), config).unwrap(),
-        kick: EventNotifier::new(Reset::Autoreset).unwrap().into(),
-        interrupt: Interrupt::None,
-        on_broken: Box::new(|error| panic!("{error}")),
-        limit: None,
-        in_flight: None,
-        memory_lost: None,
-    };
+    let posted = Posted::new(4);
     let mut keeper = None;
-    let attached = Queue::attach(&context, parts, |queue| {
+    let attached = Queue::attach(&context, posted.parts(), |queue| {
         let worker = Rc::new(Keeper { kept: RefCell::default(), queue });
         keeper = Some(Rc::clone(&worker));
         io::Result::Ok(worker)
@@ -378,8 +406,152 @@ fn a_wake_up_during_a_stop_takes_no_chain() {
     while context.poll(false).unwrap() {}
     assert_eq!(attached.in_flight(), 1, "the next one is taken when the first was answered");
     let last = Rc::clone(&keeper);
-    context.defer(move |_| last.release());
-    let stopped = attached.stop(&context).unwrap();
+    context.defer(move |context| {
+        // The worker has room for another chain two turns before the last one is answered. The
+        // queue is still waiting in `stop` in these turns.
+        let slot = last.kept.take().unwrap();
+        last.queue.wake();
+        context.defer(move |context| {
+            context.defer(move |_| last.queue.answer([Answer { slot, written: 0 }]));
+        });
+    });
+    let stopped = stop_soon(attached, &context);
     assert_eq!((stopped.next_avail, stopped.next_used), (2, 2));
     assert!(keeper.kept.borrow().is_none());
+}
+
+/// Collects chains until `commit`, which answers them in a bottom half.
+struct Collector {
+    begun: RefCell<Vec<Chain>>,
+    committed: Rc<RefCell<Vec<Chain>>>,
+    done: BottomHalf,
+    /// Panics in this call of `begin`, counted from 1. 0 is never.
+    faulty_begin: Cell<u32>,
+    /// Panics in the next call of `commit`.
+    faulty_commit: Cell<bool>,
+}
+
+impl Worker for Rc<Collector> {
+    type Memory = crate::memory::GuestMemoryMmap;
+    type Slot = Chain;
+
+    fn new_slot(&self, chain: Chain) -> Chain {
+        chain
+    }
+
+    fn chain(slot: &mut Chain) -> &mut Chain {
+        slot
+    }
+
+    fn begin(&self, slot: Chain, meter: Meter<'_>) -> Option<Answer<Chain>> {
+        meter.charge(|| 0);
+        if let Some(left) = self.faulty_begin.get().checked_sub(1) {
+            self.faulty_begin.set(left);
+            assert_ne!(left, 0, "a fault of the worker in begin");
+        }
+        self.begun.borrow_mut().push(slot);
+        None
+    }
+
+    fn may_begin(&self) -> bool {
+        self.begun.borrow().len() < 4
+    }
+
+    fn commit(&self) {
+        assert!(!self.faulty_commit.take(), "a fault of the worker in commit");
+        if !self.begun.borrow().is_empty() {
+            self.committed.borrow_mut().append(&mut self.begun.borrow_mut());
+            self.done.schedule();
+        }
+    }
+}
+
+fn collect(context: &AioContext, parts: QueueParts) -> (Attached<Rc<Collector>>, Rc<Collector>) {
+    let mut worker = None;
+    let attached = Queue::attach(context, parts, |queue: QueueRef<Rc<Collector>>| {
+        let committed = Rc::<RefCell<Vec<Chain>>>::default();
+        let slots = Rc::clone(&committed);
+        let done = context.bottom_half(move |_| {
+            queue.answer(slots.take().into_iter().map(|slot| Answer { slot, written: 0 }));
+            queue.wake();
+        });
+        let made = Rc::new(Collector {
+            begun: RefCell::default(),
+            committed,
+            done,
+            faulty_begin: Cell::default(),
+            faulty_commit: Cell::default(),
+        });
+        worker = Some(Rc::clone(&made));
+        Ok(made)
+    });
+    (attached.unwrap(), worker.unwrap())
+}
+
+#[test]
+fn chains_before_a_malformed_one_are_committed() {
+    let context = AioContext::new().unwrap();
+    let mut posted = Posted::new(3);
+    posted.add(GuestAddress(1 << 40));
+    let broken = Rc::<Cell<u32>>::default();
+    let count = Rc::clone(&broken);
+    let on_broken: Box<dyn Fn(QueueError)> = Box::new(move |_| count.set(count.get() + 1));
+    let (attached, worker) = collect(&context, QueueParts { on_broken, ..posted.parts() });
+    while context.poll(false).unwrap() {}
+    assert_eq!((broken.get(), worker.begun.borrow().len(), attached.in_flight()), (1, 0, 0));
+    assert_eq!(stop_soon(attached, &context).next_avail, 3);
+}
+
+#[test]
+fn chains_before_the_limit_is_used_up_are_committed() {
+    let context = AioContext::new().unwrap();
+    let posted = Posted::new(3);
+    // One request per second: two can begin at once.
+    let limit = Some(Arc::new(RateLimit::new(Some(1), None)));
+    let (attached, worker) = collect(&context, QueueParts { limit, ..posted.parts() });
+    while context.poll(false).unwrap() {}
+    assert_eq!((worker.begun.borrow().len(), attached.in_flight()), (0, 0));
+    assert!(stop_soon(attached, &context).next_avail < 3);
+}
+
+#[test]
+fn chains_before_the_worker_may_begin_no_more_are_committed() {
+    let context = AioContext::new().unwrap();
+    let posted = Posted::new(6);
+    let (attached, worker) = collect(&context, posted.parts());
+    while context.poll(false).unwrap() {}
+    assert_eq!((worker.begun.borrow().len(), attached.in_flight()), (0, 0));
+    assert_eq!(stop_soon(attached, &context).next_used, 6);
+}
+
+#[test]
+fn chains_before_a_panic_are_committed_in_the_next_turn() {
+    let context = AioContext::new().unwrap();
+    for (faulty_begin, faulty_commit) in [(3, false), (0, true)] {
+        // With more chains than the worker may begin, the queue rests when `commit` panics.
+        let posted = Posted::new(6);
+        let (attached, worker) = collect(&context, posted.parts());
+        worker.faulty_begin.set(faulty_begin);
+        worker.faulty_commit.set(faulty_commit);
+        catch_unwind(AssertUnwindSafe(|| context.poll(true))).unwrap_err();
+        while context.poll(false).unwrap() {}
+        assert_eq!((worker.begun.borrow().len(), attached.in_flight()), (0, 0));
+        assert_eq!(stop_soon(attached, &context).next_used, 6);
+    }
+}
+
+#[test]
+fn a_queue_that_stops_after_a_panic_answers_what_was_begun() {
+    let context = AioContext::new().unwrap();
+    for (faulty_begin, faulty_commit, taken) in [(3, false, 3), (0, true, 4), (1, false, 1)] {
+        let mut posted = Posted::new(6);
+        let (attached, worker) = collect(&context, posted.parts());
+        worker.faulty_begin.set(faulty_begin);
+        worker.faulty_commit.set(faulty_commit);
+        catch_unwind(AssertUnwindSafe(|| context.poll(true))).unwrap_err();
+        let stopped = stop_soon(attached, &context);
+        assert_eq!((stopped.next_avail, stopped.next_used), (taken, taken));
+        let shown = std::iter::from_fn(|| posted.driver.pop_used().unwrap()).count();
+        assert_eq!(shown, usize::from(taken), "the driver sees every answer");
+    }
 }

@@ -1,6 +1,5 @@
 //! What a chain means: the device's side of one queue.
 
-use std::marker::PhantomData;
 use std::rc::Rc;
 
 use aio::Timer;
@@ -15,7 +14,9 @@ use crate::virtqueue::Chain;
 ///
 /// [`begin`](Self::begin) gets each chain that the driver makes available. It returns the answer,
 /// or keeps the chain and answers later through the [`QueueRef`](super::QueueRef) it was made with,
-/// from any callback of the loop.
+/// from any callback of the loop. A queue that is stopped waits for these answers. So a worker must
+/// not keep a chain until something outside of its control happens, such as input that arrives: it
+/// waits for that in [`may_begin`](Self::may_begin).
 ///
 /// A chain travels in a *slot*, which has room for it and for whatever the device needs to carry it
 /// out. Slots are used again, so a queue that has been busy allocates nothing. A device that
@@ -23,7 +24,7 @@ use crate::virtqueue::Chain;
 ///
 /// A method may panic. The panic unwinds out of [`AioContext::poll`](aio::AioContext::poll). The
 /// chain that [`begin`](Self::begin) was working on is returned to the driver with nothing written,
-/// and the next turn continues with the others.
+/// so it must not be answered later. The next turn continues with the other chains.
 pub trait Worker: 'static {
     /// The guest's memory.
     type Memory: GuestMemoryBackend + 'static;
@@ -48,22 +49,17 @@ pub trait Worker: 'static {
         true
     }
 
-    /// How many chains make a batch: so many are taken off the ring before
-    /// [`commit`](Self::commit).
+    /// The largest number of chains that are taken off the ring before [`commit`](Self::commit).
     fn batch(&self) -> u16 {
         u16::MAX
     }
 
-    /// No more chains follow for now: what is handed to the kernel in batches is handed over.
+    /// Called at the end of a batch: submits what [`begin`](Self::begin) has collected for the
+    /// kernel. May be called when there is nothing to submit.
     fn commit(&self) {}
 
-    /// The queue is being stopped: nothing new begins, and it waits until every chain that was
-    /// taken has been answered. A worker that keeps chains until something from outside happens
-    /// must answer them now.
-    fn stop(&self) {}
-
-    /// System calls in the loop's thread by which chains were handed to the kernel, beside the
-    /// loop's own.
+    /// Number of system calls that the loop's thread made to submit chains to the kernel, without
+    /// the system calls of the loop itself.
     fn submit_calls(&self) -> u64 {
         0
     }
@@ -111,13 +107,12 @@ pub trait Handled: 'static {
 #[derive(Debug)]
 pub struct Immediate<H> {
     handler: Rc<H>,
-    memory: PhantomData<GuestMemoryMmap>,
 }
 
 impl<H> Immediate<H> {
     /// The handler may be shared with callbacks of the loop.
     pub fn new(handler: Rc<H>) -> Self {
-        Self { handler, memory: PhantomData }
+        Self { handler }
     }
 }
 

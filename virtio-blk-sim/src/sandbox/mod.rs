@@ -194,7 +194,7 @@ pub enum SandboxError {
     Seccomp(#[from] seccompiler::Error),
 }
 
-/// A process that can open nothing any more, if the kernel has landlock.
+/// A process that can no longer open files, if the kernel has landlock.
 #[derive(Debug)]
 #[must_use = "the system calls are not restricted yet"]
 pub struct Sandbox {
@@ -202,8 +202,8 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Takes the file system away from the calling thread and from the threads that it starts from
-    /// now on. The name of `socket` can still be removed.
+    /// Forbids opening files to the calling thread and to threads that it starts later. The name of
+    /// `socket` can still be removed.
     ///
     /// # Errors
     /// See [`SandboxError`]. A kernel without landlock is no error;

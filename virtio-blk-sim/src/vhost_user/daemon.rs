@@ -28,7 +28,7 @@ use crate::signals::Signals;
 /// ```
 #[derive(Debug)]
 pub struct Daemon<D> {
-    // The first to be dropped, and the context the last.
+    // Fields are dropped in this order: the server first, and the context last.
     listening: Listening<D>,
     signals: Signals,
     _file: SocketFile,
@@ -60,7 +60,8 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Daemon<D> {
     /// # Errors
     /// What [`AioContext::poll`] returns.
     pub fn run(self, act: impl Fn(&Server<D>, libc::c_int) + 'static) -> io::Result<()> {
-        let Self { listening, signals, _file, context } = self;
+        // Local variables are dropped last to first, so this is the order of the fields.
+        let Self { context, _file, signals, listening } = self;
         let stop = Rc::new(Cell::new(false));
         let (flag, server) = (Rc::clone(&stop), Rc::clone(&listening));
         let _registration = signals.watch(&context, move |signal| match signal {

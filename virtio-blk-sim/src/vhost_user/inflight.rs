@@ -13,8 +13,8 @@
 //! of 64 bytes. The region is updated together with the virtqueue:
 //!
 //! ```text
-//! DeviceQueue::pop      then  InflightQueue::pop        counter = the next number; inflight = 1
-//! DeviceQueue::push     then  InflightQueue::push       next = last_batch_head;
+//! DeviceQueue::pop      then  InflightQueue::popped     counter = the next number; inflight = 1
+//! DeviceQueue::push     then  InflightQueue::pushed     next = last_batch_head;
 //!                                                       last_batch_head = the head
 //! DeviceQueue::publish  then  InflightQueue::published  inflight = 0 for the whole batch;
 //!                                                       used_idx = used.idx
@@ -49,6 +49,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 use super::mapping::{Mapping, MappingError};
 use super::{Inflight, sigbus};
 use crate::memory::sealed_memfd;
+use crate::queue::InFlightLog;
 
 /// The version of the format, the only one that exists.
 const VERSION: u16 = 1;
@@ -294,10 +295,9 @@ impl InflightRegion {
     }
 }
 
-impl InflightQueue {
-    /// Must be called when the chain `head` has been popped, before it is carried out.
+impl InFlightLog for InflightQueue {
     #[inline]
-    pub fn pop(&mut self, head: u16) {
+    fn popped(&mut self, head: u16) {
         let Some(entry) = self.region.entry(head) else {
             debug_assert!(false, "a queue of the size that was opened popped head {head}");
             return;
@@ -307,10 +307,8 @@ impl InflightQueue {
         self.counter = self.counter.wrapping_add(1);
     }
 
-    /// Must be called when the chain `head` has been pushed, before it is published. Must not be
-    /// called for a broken queue, whose push does nothing.
     #[inline]
-    pub fn push(&mut self, head: u16) {
+    fn pushed(&mut self, head: u16) {
         let Some(entry) = self.region.entry(head) else {
             debug_assert!(false, "a queue of the size that was opened pushed head {head}");
             return;
@@ -321,11 +319,8 @@ impl InflightQueue {
         self.batch = self.batch.wrapping_add(1);
     }
 
-    /// Must be called when used.idx has been moved past everything that was pushed, before the next
-    /// push and the next pop. Must not be called for a broken queue or broken guest memory, because
-    /// nobody will see their used.idx.
     #[inline]
-    pub fn published(&mut self) {
+    fn published(&mut self) {
         if self.batch == 0 {
             return;
         }

@@ -17,8 +17,7 @@ use super::inflight::{InflightQueue, InflightRegion};
 use super::memory::MemoryTable;
 use crate::memory::GuestMemoryMmap;
 use crate::queue::{
-    Attached, Device, InFlight, InFlightLog, Interrupt, Queue, QueueParts, QueueStats, RateLimit, Stopped,
-    Worker,
+    Attached, Device, InFlight, Interrupt, Queue, QueueParts, QueueStats, RateLimit, Stopped, Worker,
 };
 use crate::virtqueue::{DeviceQueue, QueueError};
 
@@ -41,20 +40,6 @@ pub(super) struct QueueOrder<D> {
     /// The frontend's socket. It is shut down, which ends the session, if the frontend truncates
     /// that memory.
     pub(super) socket: Arc<UnixStream>,
-}
-
-impl InFlightLog for InflightQueue {
-    fn popped(&mut self, head: u16) {
-        self.pop(head);
-    }
-
-    fn pushed(&mut self, head: u16) {
-        self.push(head);
-    }
-
-    fn published(&mut self) {
-        InflightQueue::published(self);
-    }
 }
 
 impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> QueueOrder<D> {
@@ -171,14 +156,14 @@ impl Loops {
         let Some(thread) = self.thread(index) else {
             return order.start(index, own).map(RunningQueue::Here);
         };
-        static NAMES: AtomicU64 = AtomicU64::new(0);
-        let name = NAMES.fetch_add(1, Ordering::Relaxed);
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         thread.run(move |context| {
             let queue = order.start(index, context)?;
-            QUEUES.with_borrow_mut(|queues| queues.insert(name, queue));
+            QUEUES.with_borrow_mut(|queues| queues.insert(id, queue));
             io::Result::Ok(())
         })??;
-        Ok(RunningQueue::There(Remote { thread: Arc::clone(thread), name }))
+        Ok(RunningQueue::There(Remote { thread: Arc::clone(thread), id, stopped: false }))
     }
 }
 
@@ -193,7 +178,10 @@ pub(super) enum RunningQueue {
 #[derive(Debug)]
 pub(super) struct Remote {
     thread: Arc<IoThread>,
-    name: u64,
+    /// The key in the thread's [`QUEUES`].
+    id: u64,
+    /// The queue was removed from there.
+    stopped: bool,
 }
 
 impl RunningQueue {
@@ -219,11 +207,11 @@ impl RunningQueue {
     ) -> io::Result<R> {
         match self {
             Self::Here(queue) => Ok(question(&**queue)),
-            Self::There(Remote { thread, name }) => {
-                let name = *name;
+            Self::There(Remote { thread, id, .. }) => {
+                let id = *id;
                 thread.run(move |_| {
                     QUEUES.with_borrow(|queues| {
-                        queues.get(&name).map(|queue| question(&**queue)).unwrap_or_default()
+                        queues.get(&id).map(|queue| question(&**queue)).unwrap_or_default()
                     })
                 })
             }
@@ -232,10 +220,11 @@ impl RunningQueue {
 }
 
 impl Remote {
-    fn stop(self) -> io::Result<Stopped> {
-        let name = self.name;
+    fn stop(mut self) -> io::Result<Stopped> {
+        let id = self.id;
+        self.stopped = true;
         self.thread.run(move |context| {
-            let queue = QUEUES.with_borrow_mut(|queues| queues.remove(&name));
+            let queue = QUEUES.with_borrow_mut(|queues| queues.remove(&id));
             queue.map_or_else(|| Err(io::ErrorKind::NotFound.into()), |queue| queue.stop(context))
         })?
     }
@@ -243,9 +232,12 @@ impl Remote {
 
 impl Drop for Remote {
     fn drop(&mut self) {
-        let name = self.name;
+        if self.stopped {
+            return;
+        }
+        let id = self.id;
         self.thread.handle().schedule(move |_| {
-            let queue = QUEUES.with_borrow_mut(|queues| queues.remove(&name));
+            let queue = QUEUES.with_borrow_mut(|queues| queues.remove(&id));
             drop(queue);
         });
     }

@@ -150,14 +150,21 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
         next_avail: u16,
         next_used: u16,
     ) -> Result<Self, QueueError> {
-        Ok(Self {
+        Ok(Self::new(mem, config)?.resumed_at(next_avail, next_used))
+    }
+
+    /// Like [`DeviceQueue::resume`], for a new queue. This way
+    /// [`used_idx_in_ring`](DeviceQueue::used_idx_in_ring) can be read first.
+    #[must_use]
+    pub fn resumed_at(self, next_avail: u16, next_used: u16) -> Self {
+        Self {
             avail_idx: next_avail,
             next_avail,
             next_used,
             published: next_used,
             must_interrupt: true,
-            ..Self::new(mem, config)?
-        })
+            ..self
+        }
     }
 
     /// Accepts chains of up to `entries` descriptors if that is more than the queue size.

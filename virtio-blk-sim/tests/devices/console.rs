@@ -67,7 +67,7 @@ fn connect(chardev: &Chardev, path: &PathBuf) -> UnixStream {
     client
 }
 
-/// Bytes in which a piece that is lost, doubled or moved shows.
+/// Test data. A piece that is lost, duplicated or moved changes the result of a comparison.
 fn data(seed: u32) -> Vec<u8> {
     let words = (0..LENGTH as u32 / 4).map(|n| n.wrapping_mul(2_654_435_761).wrapping_add(seed));
     words.flat_map(u32::to_le_bytes).collect()

@@ -4,6 +4,8 @@ mod console;
 mod hostile;
 mod rig;
 mod rng;
+#[path = "../support/vring.rs"]
+mod vring;
 
 #[path = "../../examples/vhost-user-console.rs"]
 #[expect(dead_code, reason = "a program, of which the tests use the device")]

@@ -2,9 +2,8 @@
 
 use std::any::Any;
 use std::cell::RefCell;
-use std::net::Shutdown;
 use std::os::fd::AsFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -13,16 +12,15 @@ use aio::{AioContext, EventNotifier, IoThread, Reset};
 use virtio_blk_sim::memory::{GuestAddress, GuestMemoryMmap, GuestRam};
 use virtio_blk_sim::queue::{Device, Worker};
 use virtio_blk_sim::vhost_user::{
-    F_PROTOCOL_FEATURES, Frontend, Listening, Loops, MemoryRegion, ProtocolFeatures, Served, Server,
-    VringAddr,
+    F_PROTOCOL_FEATURES, Frontend, Listening, Loops, ProtocolFeatures, Served, Server,
 };
 use virtio_blk_sim::virtqueue::{DriverQueue, QueueConfig};
-use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::Bytes;
+
+use super::vring::{Vring, hang_up, share_ram};
 
 /// Far beyond what any step takes.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What a frontend adds to a guest address.
-const USER_BASE: u64 = 0x7f00_0000_0000;
 /// `VIRTIO_F_VERSION_1`.
 pub(crate) const VERSION_1: u64 = 1 << 32;
 const EVENT_IDX: u64 = 1 << 29;
@@ -120,7 +118,7 @@ pub(crate) struct Lines {
 }
 
 impl Vmm {
-    /// Shares all regions of the RAM but those that begin at a canary.
+    /// Shares all RAM regions except those whose start address is in `canaries`.
     pub(crate) fn new(server: &TestServer, ram: &GuestRam, canaries: &[u64]) -> Self {
         let mut frontend = Frontend::connect(&server.path, Duration::from_secs(10)).unwrap();
         frontend.set_owner().unwrap();
@@ -130,15 +128,7 @@ impl Vmm {
             | ProtocolFeatures::BACKEND_REQ;
         let offered = frontend.get_protocol_features().unwrap();
         frontend.set_protocol_features(offered.intersection(wanted)).unwrap();
-        let mut offset = 0;
-        let regions = ram.memory().iter().map(|region| {
-            let (guest_addr, size) = (region.start_addr().0, region.len());
-            let mmap_offset = offset;
-            offset += size.next_multiple_of(4096);
-            (MemoryRegion { guest_addr, size, user_addr: USER_BASE + guest_addr, mmap_offset }, ram.as_fd())
-        });
-        let regions: Vec<_> = regions.filter(|(region, _)| !canaries.contains(&region.guest_addr)).collect();
-        frontend.set_mem_table(&regions).unwrap();
+        share_ram(&mut frontend, ram, canaries);
         Self { frontend }
     }
 
@@ -148,40 +138,23 @@ impl Vmm {
         let features =
             VERSION_1 | F_PROTOCOL_FEATURES | on(queue.event_idx, EVENT_IDX) | on(queue.indirect, INDIRECT);
         let [kick, call, error] = [(); 3].map(|()| EventNotifier::new(Reset::Classic).unwrap());
-        let (number, frontend) = (u32::from(index), &mut self.frontend);
-        frontend.set_features(features).unwrap();
-        frontend.set_vring_num(number, queue.size.into()).unwrap();
-        frontend.set_vring_base(number, 0).unwrap();
-        let user = |address: GuestAddress| USER_BASE + address.0;
-        frontend
-            .set_vring_addr(VringAddr {
-                index: number,
-                flags: 0,
-                descriptor: user(queue.desc_table),
-                used: user(queue.used_ring),
-                available: user(queue.avail_ring),
-                log: 0,
-            })
+        self.frontend.set_features(features).unwrap();
+        let (kick_fd, call_fd, error_fd) = (kick.as_fd(), call.as_fd(), error.as_fd());
+        Vring { index, config: queue, base: 0, kick: kick_fd, call: call_fd, error: error_fd }
+            .start(&mut self.frontend, true)
             .unwrap();
-        frontend.set_vring_err(index, Some(error.as_fd())).unwrap();
-        frontend.set_vring_call(index, Some(call.as_fd())).unwrap();
-        frontend.set_vring_kick(index, Some(kick.as_fd())).unwrap();
-        frontend.set_vring_enable(number, true).unwrap();
         Lines { kick, call, error }
     }
-}
 
-impl Vmm {
     /// Ends the session without stopping anything first.
     pub(crate) fn hang_up(&self) {
-        let socket = self.frontend.as_fd().try_clone_to_owned().map(UnixStream::from);
-        let _ = socket.and_then(|socket| socket.shutdown(Shutdown::Both));
+        hang_up(&self.frontend);
     }
 }
 
 impl Drop for Vmm {
     fn drop(&mut self) {
-        self.hang_up();
+        hang_up(&self.frontend);
     }
 }
 

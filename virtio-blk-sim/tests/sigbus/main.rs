@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, MutexGuard, PoisonError};
 
 use virtio_blk_sim::memory::GuestAddress;
+use virtio_blk_sim::queue::InFlightLog;
 use virtio_blk_sim::vhost_user::sigbus::{Guard, GuardError, faults};
 use virtio_blk_sim::vhost_user::{
     Inflight, InflightRegion, MappingError, MemoryError, MemoryRegion, MemoryTable,
@@ -268,10 +269,10 @@ fn a_missing_in_flight_region_is_reported() {
     let description = Inflight { mmap_size: PAGE as u64, mmap_offset: 0, num_queues: 1, queue_size: 8 };
     let region = InflightRegion::adopt(&description, share(&file), 1).unwrap();
     let mut queue = region.open(0, 8, 0).unwrap().queue;
-    queue.pop(3);
+    queue.popped(3);
     assert!(!region.is_broken());
     file.set_len(0).unwrap();
-    queue.push(3);
+    queue.pushed(3);
     queue.published();
     assert!(region.is_broken());
 }

@@ -11,9 +11,10 @@ use virtio_blk_sim::vhost_user::{
     Request, VringAddr,
 };
 
-use super::client::{Client, hang_up};
+use super::client::Client;
 use super::process::Process;
 use super::server::{Setup, TempPath, TestServer};
+use super::vring::hang_up;
 use super::{Watchdog, default_options, driver, exercise, finish};
 
 /// The server's reaction to an invalid request.

@@ -6,10 +6,8 @@
 //! ```
 
 use std::io;
-use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,15 +19,13 @@ use virtio_blk_sim::guest::GuestPorts;
 use virtio_blk_sim::memory::{GuestAddress, GuestMemoryMmap, GuestRam};
 use virtio_blk_sim::queue::Irqfd;
 use virtio_blk_sim::vhost_user::{
-    F_PROTOCOL_FEATURES, Frontend, FrontendError, Inflight, MemoryRegion, ProtocolFeatures, VringAddr,
+    F_PROTOCOL_FEATURES, Frontend, FrontendError, Inflight, MemoryRegion, ProtocolFeatures,
 };
 use virtio_blk_sim::virtqueue::QueueConfig;
 
-type Result<T> = std::result::Result<T, FrontendError>;
+use super::vring::{USER_BASE, Vring, hang_up};
 
-/// Start of the guest's RAM in the address space of the VMM. An arbitrary value: the backend only
-/// subtracts it.
-const USER_BASE: u64 = 0x7f00_0000_0000;
+type Result<T> = std::result::Result<T, FrontendError>;
 
 /// In guest RAM, the area of each queue starts at a multiple of this.
 const PAGE: u64 = 4096;
@@ -230,26 +226,17 @@ impl Client {
     /// Starts a queue whose rings are set up, at the position where it was stopped.
     pub(crate) fn start(&mut self, index: u16) -> Result<()> {
         let config = self.config(index);
-        let (number, name) = (u32::from(index), index as u8);
         let &Queue { ref kick, ref irq, ref error, base, .. } = self.queue(index)?;
         let (kick, irq, error) = (kick.clone(), irq.clone(), error.clone());
-        let frontend = &mut self.frontend;
-        frontend.set_vring_num(number, config.size.into())?;
-        frontend.set_vring_base(number, base)?;
-        frontend.set_vring_addr(VringAddr {
-            index: number,
-            flags: 0,
-            descriptor: USER_BASE + config.desc_table.0,
-            used: USER_BASE + config.used_ring.0,
-            available: USER_BASE + config.avail_ring.0,
-            log: 0,
-        })?;
-        frontend.set_vring_err(name, Some(error.as_fd()))?;
-        frontend.set_vring_call(name, Some(irq.as_fd()))?;
-        frontend.set_vring_kick(name, Some(kick.as_fd()))?;
-        if self.protocol.is_some() {
-            frontend.set_vring_enable(number, true)?;
-        }
+        let vring = Vring {
+            index: index as u8,
+            config: &config,
+            base,
+            kick: kick.as_fd(),
+            call: irq.as_fd(),
+            error: error.as_fd(),
+        };
+        vring.start(&mut self.frontend, self.protocol.is_some())?;
         self.queues[usize::from(index)].started = true;
         Ok(())
     }
@@ -304,13 +291,6 @@ impl Drop for Client {
     fn drop(&mut self) {
         hang_up(&self.frontend);
     }
-}
-
-/// Ends a session at once. Closing the descriptor is not enough: interrupt eventfds keep the socket
-/// open too, and so does, for a moment, a child that another test is starting.
-pub(crate) fn hang_up(frontend: &Frontend) {
-    let socket = frontend.as_fd().try_clone_to_owned().map(UnixStream::from);
-    let _ = socket.and_then(|socket| socket.shutdown(Shutdown::Both));
 }
 
 fn stride(options: &ClientOptions) -> u64 {

@@ -18,6 +18,8 @@ mod server;
 mod session;
 mod stops;
 mod transfer;
+#[path = "../support/vring.rs"]
+mod vring;
 
 use std::io::Write;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};

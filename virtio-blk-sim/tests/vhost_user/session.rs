@@ -6,15 +6,13 @@ use std::os::fd::AsFd;
 use aio::{EventNotifier, Reset};
 use virtio_blk_sim::blk::device::Features;
 use virtio_blk_sim::memory::{GuestAddress, GuestRam};
-use virtio_blk_sim::vhost_user::{F_PROTOCOL_FEATURES, Frontend, MemoryRegion, ProtocolFeatures, VringAddr};
+use virtio_blk_sim::vhost_user::{F_PROTOCOL_FEATURES, Frontend, ProtocolFeatures};
 use virtio_blk_sim::virtqueue::{DriverQueue, QueueConfig};
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::default_options;
 use super::server::TestServer;
-
-/// Offset between guest addresses and user addresses.
-const USER_BASE: u64 = 0x7f00_0000_0000;
+use super::vring::{Vring, hang_up, share_ram};
 
 pub(crate) struct Session {
     pub(crate) frontend: Frontend,
@@ -25,26 +23,17 @@ pub(crate) struct Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        super::client::hang_up(&self.frontend);
+        hang_up(&self.frontend);
     }
 }
 
 impl Session {
-    /// Shares all regions of the RAM, except those that start at a canary. In the file, the
-    /// canaries are next to the shared regions.
+    /// Shares all RAM regions except those whose start address is in `canaries`.
     pub(crate) fn new(server: &TestServer, ram: &GuestRam, canaries: &[u64]) -> Self {
         let mut frontend = Frontend::connect(server.socket(), default_options().timeout).unwrap();
         frontend.set_owner().unwrap();
         frontend.set_protocol_features(ProtocolFeatures::REPLY_ACK | ProtocolFeatures::RESET_DEVICE).unwrap();
-        let mut offset = 0;
-        let regions = ram.memory().iter().map(|region| {
-            let (guest_addr, size) = (region.start_addr().0, region.len());
-            let mmap_offset = offset;
-            offset += size.next_multiple_of(4096);
-            (MemoryRegion { guest_addr, size, user_addr: USER_BASE + guest_addr, mmap_offset }, ram.as_fd())
-        });
-        let regions: Vec<_> = regions.filter(|(region, _)| !canaries.contains(&region.guest_addr)).collect();
-        frontend.set_mem_table(&regions).unwrap();
+        share_ram(&mut frontend, ram, canaries);
         let [kick, call, error] = [(); 3].map(|()| EventNotifier::new(Reset::Classic).unwrap());
         Self { frontend, kick, call, error }
     }
@@ -64,22 +53,15 @@ impl Session {
             features = if on { features | feature } else { features.without(feature) };
         }
         frontend.set_features(features.bits() | F_PROTOCOL_FEATURES).unwrap();
-        frontend.set_vring_num(0, queue.size.into()).unwrap();
-        frontend.set_vring_base(0, 0).unwrap();
-        let user = |address: GuestAddress| USER_BASE + address.0;
-        let addr = VringAddr {
+        let vring = Vring {
             index: 0,
-            flags: 0,
-            descriptor: user(queue.desc_table),
-            used: user(queue.used_ring),
-            available: user(queue.avail_ring),
-            log: 0,
+            config: queue,
+            base: 0,
+            kick: self.kick.as_fd(),
+            call: self.call.as_fd(),
+            error: self.error.as_fd(),
         };
-        frontend.set_vring_addr(addr).unwrap();
-        frontend.set_vring_err(0, Some(self.error.as_fd())).unwrap();
-        frontend.set_vring_call(0, Some(self.call.as_fd())).unwrap();
-        frontend.set_vring_kick(0, Some(self.kick.as_fd())).unwrap();
-        frontend.set_vring_enable(0, true).unwrap();
+        vring.start(frontend, true).unwrap();
         while server.ask(|server, _| server.stats().iter().all(|(_, stats)| stats.drains == 0)) {}
     }
 

@@ -10,8 +10,9 @@ use virtio_blk_sim::guest::BlkDriver;
 use virtio_blk_sim::queue::Irqfd;
 use virtio_blk_sim::vhost_user::{Code, F_PROTOCOL_FEATURES, Header, ProtocolFeatures};
 
-use super::client::{Client, ClientOptions, hang_up};
+use super::client::{Client, ClientOptions};
 use super::server::{Setup, TestServer};
+use super::vring::hang_up;
 use super::{DEPTH, Watchdog, default_options, driver, exercise, finish, options};
 
 /// A server whose requests take 50 ms.

@@ -39,7 +39,7 @@ fn the_layout_is_the_specifications() {
     assert_eq!(bytes(&file, 0, 128), [0; 128], "the other queue was not opened and must be unchanged");
 
     for head in [3, 0, 2] {
-        queue.pop(head);
+        queue.popped(head);
     }
     let entry = |inflight: u8, next: u16, counter: u64| {
         [&[inflight, 0, 0, 0, 0, 0], &next.to_ne_bytes()[..], &counter.to_ne_bytes()].concat()
@@ -48,8 +48,8 @@ fn the_layout_is_the_specifications() {
         bytes(&file, 144, 80),
         [entry(1, 0, 1), entry(0, 0, 0), entry(1, 0, 2), entry(1, 0, 0), entry(0, 0, 0)].concat()
     );
-    queue.push(2);
-    queue.push(3);
+    queue.pushed(2);
+    queue.pushed(3);
     assert_eq!(bytes(&file, 128, 16), header(3, 0x0102), "the list must be written before used_idx changes");
     queue.published();
     assert_eq!(bytes(&file, 128, 16), header(3, 0x0104));
@@ -69,12 +69,12 @@ fn heads_are_recovered_in_the_order_of_their_counters_and_counting_continues() {
     };
     let mut first = open();
     for head in [6, 1, 7, 0] {
-        first.queue.pop(head);
+        first.queue.popped(head);
     }
     let mut second = open();
     assert_eq!((&second.heads[..], second.next_avail), (&[6, 1, 7, 0][..], 4));
     for head in [3, 2] {
-        second.queue.pop(head);
+        second.queue.popped(head);
     }
     assert_eq!(open().heads, [6, 1, 7, 0, 3, 2]);
 }
@@ -151,7 +151,7 @@ fn invalid_descriptions_are_refused() {
     // The last offset at which the region fits must be accepted.
     let fd = sealed_memfd(c"inflight-fits", 4096).unwrap();
     let region = InflightRegion::adopt(&at(3712, 384), fd.try_clone().unwrap().into(), 4).unwrap();
-    region.open(1, 8, 0).unwrap().queue.pop(7);
+    region.open(1, 8, 0).unwrap().queue.popped(7);
     assert_eq!(bytes(&fd, 3712 + 192 + 16 + 7 * 16, 1), [1]);
 }
 
@@ -255,8 +255,8 @@ proptest! {
                 prop_assert_eq!(sorted.len(), heads.len(), "each head must be recovered only once");
                 for (head, (at, byte)) in later.into_iter().enumerate() {
                     let head = head as u16 % 8;
-                    queue.pop(head);
-                    queue.push(head);
+                    queue.popped(head);
+                    queue.pushed(head);
                     file.write_all_at(&[byte], at).unwrap();
                     if byte % 3 == 0 {
                         queue.published();

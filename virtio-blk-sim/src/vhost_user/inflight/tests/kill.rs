@@ -13,6 +13,7 @@ use vm_memory::Bytes;
 
 use super::{Inflight, InflightQueue, InflightRegion, inflight};
 use crate::memory::{GuestAddress, GuestRam};
+use crate::queue::InFlightLog;
 use crate::virtqueue::{Chain, DeviceQueue, DriverQueue, QueueConfig};
 
 thread_local! {
@@ -186,7 +187,7 @@ impl Server {
             return None;
         }
         let (head, number) = (self.chain.head(), self.number());
-        self.inflight.pop(head);
+        self.inflight.popped(head);
         self.pending.push((head, number));
         Some(number)
     }
@@ -198,7 +199,7 @@ impl Server {
         let (head, number) = self.pending.remove(which);
         kill_point();
         self.device.push(head, 0).unwrap();
-        self.inflight.push(head);
+        self.inflight.pushed(head);
         self.pushed.push(number);
     }
 
