@@ -119,8 +119,8 @@ impl<T: 'static> Operations<T> {
     }
 }
 
-/// Refuses flags of an SQE that reach beyond the operation itself, to the loop's own requests on the
-/// same ring.
+/// Refuses flags of an SQE that reach beyond the operation itself, to the loop's own requests on
+/// the same ring.
 #[inline]
 pub(super) fn check_flags(entry: &squeue::Entry) -> io::Result<()> {
     const REFUSED: squeue::Flags = squeue::Flags::IO_LINK

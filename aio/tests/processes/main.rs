@@ -23,8 +23,8 @@ fn contexts() -> impl Iterator<Item = (MonitorKind, AioContext)> {
     })
 }
 
-/// ppoll(2) refuses more descriptors than the limit. Each turn failed, and a caller that tried again
-/// used all of the CPU.
+/// ppoll(2) refuses more descriptors than the limit. Each turn failed, and a caller that tried
+/// again used all of the CPU.
 #[test]
 fn a_limit_below_the_number_of_handlers() {
     alone("a_limit_below_the_number_of_handlers", || {
