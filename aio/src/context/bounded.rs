@@ -10,7 +10,7 @@ use super::turn::AioContext;
 use crate::monitor::{Interest, Target, Watch};
 use crate::notifier::bounded::{BoundedMethod, BoundedNotifier, Engine, refuse_unread};
 use crate::refused::Refused;
-use crate::reset::{Method, Reset};
+use crate::reset::{Method, Obstacle, Reset};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::io;
@@ -67,7 +67,7 @@ impl AioContext {
     fn watch_count<F>(
         &self,
         consumer: &Rc<Consumer<F>>,
-    ) -> io::Result<(Registration, Method, Option<&'static str>)>
+    ) -> io::Result<(Registration, Method, Option<Obstacle>)>
     where
         F: Fn(&AioContext, u64) + 'static,
     {
@@ -80,7 +80,7 @@ impl AioContext {
                 ctx.parts.sources.stats.syscalls_read.bump();
                 run.take_one(ctx);
             })?;
-            let fallback = (notifier.reset() == Reset::Autoreset).then_some(COUNT_IS_READ);
+            let fallback = (notifier.reset() == Reset::Autoreset).then_some(COUNT_IS_READ.into());
             return Ok((registration, Method::Read, fallback));
         };
         let weak = Rc::downgrade(consumer);
@@ -96,8 +96,7 @@ impl AioContext {
         // Nobody rang the doorbell for notifications that came before a loop armed it, so look once
         // now.
         again.schedule();
-        let (method, fallback) = (registration.method(), registration.fallback());
-        Ok((registration.into_registration(), method, fallback))
+        Ok(registration.into_parts())
     }
 
     /// Calls `callback` once after each [`arm`](WritableRegistration::arm), when there is room for
@@ -200,7 +199,7 @@ pub struct BoundedRegistration {
     removed: Rc<Cell<bool>>,
     notifier: BoundedNotifier,
     method: Method,
-    fallback: Option<&'static str>,
+    fallback: Option<Obstacle>,
 }
 
 impl BoundedRegistration {
@@ -210,8 +209,8 @@ impl BoundedRegistration {
     }
 
     /// Why [`Reset::Autoreset`] fell back to read(2); `None` if it did not.
-    pub fn fallback(&self) -> Option<&'static str> {
-        self.fallback
+    pub fn fallback(&self) -> Option<&str> {
+        self.fallback.as_deref()
     }
 
     /// Returns true until the handler is replaced or its context is dropped.

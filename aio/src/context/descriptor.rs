@@ -7,7 +7,7 @@ use super::turn::AioContext;
 use crate::monitor::{Interest, Readiness, Target, Watch};
 use crate::notifier::EventNotifier;
 use crate::refused::Refused;
-use crate::reset::{Method, resolve};
+use crate::reset::{Method, Obstacle, resolve};
 use crate::sys::eventfd::EventFd;
 use crate::token::Token;
 use std::fmt;
@@ -85,7 +85,7 @@ impl fmt::Debug for Registration {
 pub struct NotifierRegistration {
     registration: Registration,
     method: Method,
-    fallback: Option<&'static str>,
+    fallback: Option<Obstacle>,
 }
 
 impl NotifierRegistration {
@@ -96,13 +96,17 @@ impl NotifierRegistration {
 
     /// Why [`Reset::Autoreset`](crate::Reset::Autoreset) ended with a read(2) after all; `None` if
     /// it did not.
-    pub fn fallback(&self) -> Option<&'static str> {
-        self.fallback
+    pub fn fallback(&self) -> Option<&str> {
+        self.fallback.as_deref()
     }
 
     /// The registration alone.
     pub fn into_registration(self) -> Registration {
         self.registration
+    }
+
+    pub(super) fn into_parts(self) -> (Registration, Method, Option<Obstacle>) {
+        (self.registration, self.method, self.fallback)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::busy_poll::{BusyPoll, BusyPolling};
 use crate::handler::{Handler, Handlers};
 use crate::monitor::{Interest, Monitor, MonitorInfo, Target, Wanted, Watch, Watched};
 use crate::notifier::EventNotifier;
-use crate::reset::{Method, Reset, resolve, watch_for};
+use crate::reset::{Method, Obstacle, Reset, resolve, watch_for};
 use crate::stats::Counters;
 use crate::sys::TimeoutNs;
 use crate::sys::process::{Process, forked};
@@ -57,7 +57,7 @@ pub(super) struct Parts<C> {
     /// The process that made the context. In a forked child it is inert.
     pub(super) process: Process,
     /// How the loop's own notifier is reset, and why not in a better way.
-    pub(super) own: (Method, Option<&'static str>),
+    pub(super) own: (Method, Option<Obstacle>),
 }
 
 impl<C: 'static> Parts<C> {
@@ -66,6 +66,7 @@ impl<C: 'static> Parts<C> {
         let (monitor, info) = Monitor::new(wanted, &agenda)?;
         let notifier = EventNotifier::new(reset)?;
         let own = resolve(reset, info.kind, &notifier.doorbell())?;
+        let method = own.0;
         let parts = Self {
             monitor,
             sources: Sources {
@@ -83,8 +84,8 @@ impl<C: 'static> Parts<C> {
             agenda,
         };
         let eventfd = Arc::clone(notifier.eventfd());
-        let action = || -> Box<dyn Action<C>> { Box::new(OnOwn { eventfd, method: own.0 }) };
-        parts.register(bell_target(&notifier, own.0), action)?;
+        let action = || -> Box<dyn Action<C>> { Box::new(OnOwn { eventfd, method }) };
+        parts.register(bell_target(&notifier, method), action)?;
         parts.sources.set_policy(policy);
         Ok(parts)
     }

@@ -56,8 +56,8 @@ impl AioContext {
     }
 
     /// How the loop's own notifier is reset, and why not by the method hoped for, if so.
-    pub fn own_notifier(&self) -> (Method, Option<&'static str>) {
-        self.parts.own
+    pub fn own_notifier(&self) -> (Method, Option<&str>) {
+        (self.parts.own.0, self.parts.own.1.as_deref())
     }
 
     /// CLOCK_MONOTONIC in nanoseconds: what [`Timer::arm_at`](crate::Timer::arm_at) of a

@@ -1,7 +1,7 @@
 //! [`Method::Edge`](super::Method::Edge): the monitor reports each write once, and nobody reads.
 
 use super::doorbell::Doorbell;
-use super::probe::{once, ring_sees_each_write};
+use super::probe::{Obstacle, probed, ring_sees_each_write};
 use crate::monitor::{MonitorKind, Watch};
 use crate::sys::epoll::Epoll;
 use crate::sys::eventfd::EventFd;
@@ -12,42 +12,43 @@ use std::sync::OnceLock;
 
 pub(super) const WATCH: Watch = Watch::Edge;
 
-pub(super) fn obstacle(monitor: MonitorKind, doorbell: &Doorbell<'_>) -> Option<&'static str> {
+pub(super) fn obstacle(monitor: MonitorKind, doorbell: &Doorbell<'_>) -> Option<Obstacle> {
     if monitor == MonitorKind::Poll {
-        return Some("ppoll(2) has no edges, so the loop reads; choose the epoll or io_uring monitor");
+        return Some("ppoll(2) has no edges, so the loop reads; choose the epoll or io_uring monitor".into());
     }
     if doorbell.has_maximum() {
         return Some(
             "this eventfd has a maximum (EFD_IOC_SET_MAXIMUM), and an edge is never read: its writers would \
-             stall for ever after maximum - 1 rings; use Reset::Classic or a ring read",
+             stall for ever after maximum - 1 rings; use Reset::Classic or a ring read"
+                .into(),
         );
     }
     match monitor {
         // A completion that is in the ring already when the handler is removed took the count, and
         // the doorbell's next handler would not hear of it. A read that is too late is rung again
         // (see `Reads::complete`).
-        MonitorKind::IoUring if doorbell.has_kernel_flag => {
-            Some("this eventfd has EFD_AUTORESET, which resets it when a poll completes; the ring reads it")
-        }
-        MonitorKind::IoUring => (!works_on_ring())
-            .then_some("multishot POLL_ADD of this kernel does not report each write to an unread eventfd"),
-        _ => (!works_on_epoll()).then_some(
-            "EPOLLET of this kernel does not report each write to an unread eventfd, so the loop reads",
+        MonitorKind::IoUring if doorbell.has_kernel_flag => Some(
+            "this eventfd has EFD_AUTORESET, which resets it when a poll completes; the ring reads it".into(),
         ),
+        MonitorKind::IoUring => on_ring(),
+        _ => on_epoll(),
     }
 }
 
-/// Returns true if EPOLLET reports a second write although the first was never read.
-fn works_on_epoll() -> bool {
+/// Probes whether EPOLLET reports a second write although the first was never read.
+fn on_epoll() -> Option<Obstacle> {
     static WORKS: OnceLock<bool> = OnceLock::new();
-    once(&WORKS, epoll_sees_each_write)
+    let does_not =
+        "EPOLLET of this kernel does not report each write to an unread eventfd, so the loop reads";
+    probed(&WORKS, epoll_sees_each_write, does_not)
 }
 
-/// Returns true if multishot POLL_ADD reports a second write although the first was never read.
-fn works_on_ring() -> bool {
+/// Probes whether multishot POLL_ADD reports a second write although the first was never read.
+fn on_ring() -> Option<Obstacle> {
     static WORKS: OnceLock<bool> = OnceLock::new();
+    let does_not = "multishot POLL_ADD of this kernel does not report each write to an unread eventfd";
     let arm = |fd| opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build();
-    once(&WORKS, || ring_sees_each_write(arm, false))
+    probed(&WORKS, || ring_sees_each_write(arm, false), does_not)
 }
 
 fn epoll_sees_each_write() -> io::Result<bool> {

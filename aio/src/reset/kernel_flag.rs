@@ -2,6 +2,7 @@
 //! with EFD_AUTORESET, by either of two proposals.
 
 use super::doorbell::Doorbell;
+use super::probe::Obstacle;
 use crate::monitor::{Interest, MonitorKind, Watch};
 use crate::sys::epoll::Epoll;
 use crate::sys::eventfd::EventFd;
@@ -12,16 +13,21 @@ use std::sync::OnceLock;
 
 pub(super) const WATCH: Watch = Watch::Level(Interest::READABLE);
 
-pub(super) fn obstacle(monitor: MonitorKind, doorbell: &Doorbell<'_>) -> Option<&'static str> {
+pub(super) fn obstacle(monitor: MonitorKind, doorbell: &Doorbell<'_>) -> Option<Obstacle> {
     if !doorbell.has_kernel_flag {
-        return Some("this eventfd was not created with EFD_AUTORESET, or the kernel does not have it");
+        return Some(
+            "this eventfd was not created with EFD_AUTORESET, or the kernel does not have it".into(),
+        );
     }
     match monitor {
         MonitorKind::Poll => None,
         MonitorKind::Epoll => (autoreset_flag() != AutoresetFlag::AtDelivery).then_some(
-            "EFD_AUTORESET of this kernel resets inside poll, which loses events under epoll; use ppoll",
+            "EFD_AUTORESET of this kernel resets inside poll, which loses events under epoll; use ppoll"
+                .into(),
         ),
-        MonitorKind::IoUring => Some("io_uring does not need EFD_AUTORESET: use the edge or a ring read"),
+        MonitorKind::IoUring => {
+            Some("io_uring does not need EFD_AUTORESET: use the edge or a ring read".into())
+        }
     }
 }
 
@@ -38,10 +44,17 @@ pub(crate) enum AutoresetFlag {
     AtDelivery,
 }
 
-/// Probes once per process, on eventfds of its own. Never blocks.
+/// Probes once per process, on eventfds of its own. Never blocks. While the probe cannot be made
+/// (no descriptor or memory left), the flag is not used.
 pub(crate) fn autoreset_flag() -> AutoresetFlag {
     static FLAG: OnceLock<AutoresetFlag> = OnceLock::new();
-    *FLAG.get_or_init(|| observe().unwrap_or(AutoresetFlag::Absent))
+    let seen = FLAG.get().copied();
+    seen.unwrap_or_else(|| match observe() {
+        Ok(flag) => *FLAG.get_or_init(|| flag),
+        // The kernel does not know the flag.
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => *FLAG.get_or_init(|| AutoresetFlag::Absent),
+        Err(_) => AutoresetFlag::Absent,
+    })
 }
 
 /// Returns true if a look by ppoll(2) resets this eventfd. It is left readable, so at worst its

@@ -2,6 +2,7 @@
 
 use super::doorbell::Doorbell;
 use super::method::{Method, Reset};
+use super::probe::Obstacle;
 use super::{edge, kernel_flag, read, ring_read, ring_read_multishot};
 use crate::monitor::{MonitorKind, Watch};
 use std::io;
@@ -10,7 +11,7 @@ use std::io;
 struct Row {
     method: Method,
     watch: Watch,
-    obstacle: fn(MonitorKind, &Doorbell<'_>) -> Option<&'static str>,
+    obstacle: fn(MonitorKind, &Doorbell<'_>) -> Option<Obstacle>,
 }
 
 /// Every method. This is the only place where a level-triggered watch and a method meet: `Level` is
@@ -48,7 +49,7 @@ pub(crate) fn resolve(
     reset: Reset,
     monitor: MonitorKind,
     doorbell: &Doorbell<'_>,
-) -> io::Result<(Method, Option<&'static str>)> {
+) -> io::Result<(Method, Option<Obstacle>)> {
     let obstacle = |method| (row(method).obstacle)(monitor, doorbell);
     match reset {
         Reset::Classic => Ok((Method::Read, None)),
@@ -63,8 +64,8 @@ pub(crate) fn resolve(
     }
 }
 
-pub(crate) fn unsupported(why: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::Unsupported, why)
+pub(crate) fn unsupported(why: impl Into<Obstacle>) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, why.into())
 }
 
 #[cfg(test)]

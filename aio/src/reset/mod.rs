@@ -18,3 +18,4 @@ pub(crate) use self::doorbell::Doorbell;
 pub(crate) use self::kernel_flag::{AutoresetFlag, autoreset_flag, resets_itself};
 pub(crate) use self::matrix::{resolve, unsupported, watch_for};
 pub use self::method::{Method, Reset};
+pub(crate) use self::probe::Obstacle;

@@ -8,17 +8,34 @@
 use crate::sys::eventfd::EventFd;
 use crate::sys::uring::{Ring, RingSetup};
 use io_uring::{cqueue, squeue, types};
+use std::borrow::Cow;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::OnceLock;
 
-/// Keeps what a probe observed. A probe that could not be made (no descriptor or memory left)
-/// returns false for this time only.
-pub(super) fn once(seen: &OnceLock<bool>, probe: impl FnOnce() -> io::Result<bool>) -> bool {
-    seen.get().copied().unwrap_or_else(|| match probe() {
-        Ok(works) => *seen.get_or_init(|| works),
-        Err(_) => false,
-    })
+/// Why a method cannot be used.
+pub(crate) type Obstacle = Cow<'static, str>;
+
+/// Makes a probe, unless it was made before. `None` if it has shown that the method works; the
+/// observation, `does_not`, if it does not.
+///
+/// A probe that could not be made (no descriptor or memory left) has shown nothing: its error is
+/// the obstacle for this time, and the next call tries again.
+pub(super) fn probed(
+    seen: &OnceLock<bool>,
+    probe: impl FnOnce() -> io::Result<bool>,
+    does_not: &'static str,
+) -> Option<Obstacle> {
+    let works = match seen.get() {
+        Some(works) => *works,
+        None => match probe() {
+            Ok(works) => *seen.get_or_init(|| works),
+            Err(error) => {
+                return Some(format!("the probe of this method failed, so it is not used: {error}").into());
+            }
+        },
+    };
+    (!works).then_some(does_not.into())
 }
 
 /// Returns true if the operation that `arm` makes for an eventfd completes once for each of two

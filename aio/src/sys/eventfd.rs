@@ -187,7 +187,14 @@ pub(crate) fn maximum(fd: BorrowedFd<'_>) -> io::Result<u64> {
 /// private eventfd; true only if the test observes that the bound holds. Never blocks.
 pub(crate) fn probe_maximum() -> bool {
     static WORKS: OnceLock<bool> = OnceLock::new();
-    *WORKS.get_or_init(|| observe_maximum().unwrap_or(false))
+    let seen = WORKS.get().copied();
+    seen.unwrap_or_else(|| match observe_maximum() {
+        Ok(works) => *WORKS.get_or_init(|| works),
+        // The kernel does not know the ioctl.
+        Err(e) if e.raw_os_error() == Some(libc::ENOTTY) => *WORKS.get_or_init(|| false),
+        // No descriptor or memory left: tried again next time.
+        Err(_) => false,
+    })
 }
 
 fn observe_maximum() -> io::Result<bool> {

@@ -7,7 +7,7 @@ mod forked;
 #[expect(dead_code, reason = "shared with the other test binaries, and not all of it is used here")]
 mod support;
 
-use aio::{AioContext, EventNotifier, Interest, MonitorKind, Reset};
+use aio::{AioContext, EventNotifier, Interest, Method, MonitorKind, Reset};
 use alone::{alone, fork, lower_descriptor_limit, signal_parent};
 use std::time::{Duration, Instant};
 use support::{Count, settle, turn, turn_until};
@@ -99,6 +99,28 @@ fn stopped_and_continued() {
             let _on = ctx.add_fd(&ours, Interest::READABLE, |_, _| ()).unwrap();
             drop(peer);
             assert!(turn(&ctx), "{kind}");
+        }
+    });
+}
+
+/// A probe that cannot be made has shown nothing about the kernel, and is made again next time.
+#[test]
+fn a_probe_that_fails_says_its_error() {
+    alone("a_probe_that_fails_says_its_error", || {
+        for kind in [MonitorKind::Epoll, MonitorKind::IoUring] {
+            let Ok(ctx) = AioContext::builder().monitor(kind).reset(Reset::Classic).build() else { continue };
+            for method in [Method::Edge, Method::RingReadMultishot] {
+                if method == Method::RingReadMultishot && kind != MonitorKind::IoUring {
+                    continue;
+                }
+                let bell = EventNotifier::new(Reset::AutoresetBy(method)).unwrap();
+                lower_descriptor_limit(0, || {
+                    let error = ctx.add_notifier(&bell, |_| ()).unwrap_err().error.to_string();
+                    assert!(error.contains("probe") && error.contains("Too many open files"), "{error}");
+                });
+                assert_eq!(ctx.add_notifier(&bell, |_| ()).unwrap().method(), method, "{kind}");
+            }
+            drop(ctx);
         }
     });
 }

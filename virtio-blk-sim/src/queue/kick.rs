@@ -78,7 +78,7 @@ impl Doorbell {
 
     /// The reason why the doorbell is reset by a read(2) although
     /// [`Reset::Autoreset`](aio::Reset::Autoreset) was requested; `None` if that is not the case.
-    pub fn fallback(&self) -> Option<&'static str> {
+    pub fn fallback(&self) -> Option<&str> {
         match self {
             Self::Plain(registration) => registration.fallback(),
             Self::Bounded(registration) => registration.fallback(),
