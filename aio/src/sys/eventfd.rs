@@ -6,6 +6,7 @@
 )]
 
 use super::check;
+use super::signal::Signal;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
@@ -23,7 +24,12 @@ const EFD_IOC_GET_MAXIMUM: libc::Ioctl = libc::_IOR::<u64>(b'J' as u32, 1);
 
 /// A non-blocking, close-on-exec eventfd counter.
 #[derive(Debug)]
-pub(crate) struct EventFd(OwnedFd);
+pub(crate) struct EventFd {
+    fd: OwnedFd,
+    /// In place of write(2), if other holders of the file are not trusted. Then reads do not trust
+    /// O_NONBLOCK either.
+    signal: Option<Box<Signal>>,
+}
 
 impl EventFd {
     /// Creates a counter at zero.
@@ -44,7 +50,19 @@ impl EventFd {
 
     /// Takes over a descriptor that the caller has checked to be a non-blocking eventfd.
     pub(crate) fn from_owned(fd: OwnedFd) -> Self {
-        Self(fd)
+        Self { fd, signal: None }
+    }
+
+    /// The same for a file whose other holders may clear O_NONBLOCK at any time: `ring`, `read` and
+    /// `clear` never block all the same. The descriptor comes back with the error.
+    ///
+    /// # Errors
+    /// As for [`Signal::new`].
+    pub(crate) fn from_peer(fd: OwnedFd) -> Result<Self, (io::Error, OwnedFd)> {
+        match Signal::new(fd.as_fd()) {
+            Ok(signal) => Ok(Self { fd, signal: Some(Box::new(signal)) }),
+            Err(error) => Err((error, fd)),
+        }
     }
 
     fn with_flags(flags: libc::c_int) -> io::Result<Self> {
@@ -52,7 +70,7 @@ impl EventFd {
         let fd = unsafe { libc::eventfd(0, flags | libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
         let fd = check(fd.into())?;
         // SAFETY: the kernel has just returned this descriptor; nothing else owns it.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
+        Ok(Self::from_owned(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
     }
 
     /// Adds `n` to the counter and wakes the waiters. One write(2), repeated on EINTR; `WouldBlock`
@@ -71,12 +89,16 @@ impl EventFd {
     }
 
     /// Adds one to the counter. Never blocks: a full counter is drained first. One write(2), three
-    /// system calls if the counter was full.
+    /// system calls if the counter was full; or one io_uring_enter(2) for a peer's file.
     ///
     /// # Errors
-    /// What write(2) returns for a descriptor that is no longer an eventfd.
+    /// What write(2) returns for a descriptor that is no longer an eventfd, or as for
+    /// [`Signal::send`].
     #[inline]
     pub(crate) fn ring(&self) -> io::Result<()> {
+        if let Some(signal) = &self.signal {
+            return signal.send();
+        }
         let one = 1u64;
         // SAFETY: eight readable bytes, as eventfd(2) requires.
         let written = unsafe { libc::syscall(libc::SYS_write, self.as_raw_fd(), &raw const one, 8usize) };
@@ -105,6 +127,9 @@ impl EventFd {
     /// EINTR.
     #[inline]
     pub(crate) fn read(&self) -> io::Result<Option<u64>> {
+        if self.signal.is_some() {
+            return self.read_nowait();
+        }
         let mut count = 0u64;
         loop {
             // SAFETY: eight writable bytes, as eventfd(2) requires.
@@ -129,10 +154,30 @@ impl EventFd {
                 e => Err(e),
             }
         }
+        if self.signal.is_some() {
+            return self.read_nowait().map(|count| count.is_some());
+        }
         let mut count = 0u64;
         // SAFETY: eight writable bytes, as eventfd(2) requires.
         let read = unsafe { libc::syscall(libc::SYS_read, self.as_raw_fd(), &raw mut count, 8usize) };
         if read < 0 { failed(self) } else { Ok(true) }
+    }
+
+    /// `read` for a file that may be blocking: preadv2(2) with RWF_NOWAIT, whatever O_NONBLOCK is.
+    #[cold]
+    fn read_nowait(&self) -> io::Result<Option<u64>> {
+        let mut count = 0u64;
+        let buffer = libc::iovec { iov_base: (&raw mut count).cast(), iov_len: 8 };
+        loop {
+            // SAFETY: one buffer of eight writable bytes; -1 is for files without an offset.
+            let read = unsafe { libc::preadv2(self.as_raw_fd(), &raw const buffer, 1, -1, libc::RWF_NOWAIT) };
+            match transfer(read as libc::c_long) {
+                Ok(()) => return Ok(Some(count)),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(e) => return Err(e),
+            }
+        }
     }
 }
 
@@ -146,13 +191,13 @@ fn transfer(result: libc::c_long) -> io::Result<()> {
 
 impl AsFd for EventFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
 impl AsRawFd for EventFd {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.fd.as_raw_fd()
     }
 }
 
@@ -258,6 +303,25 @@ mod tests {
         assert_eq!(fd.read().unwrap(), Some(0x1234));
         let (pipe, _other) = std::io::pipe().unwrap();
         assert!(count(pipe.as_fd()).is_err());
+    }
+
+    #[test]
+    fn a_peers_counter_never_blocks() {
+        let fd = EventFd::with_flags(0).unwrap();
+        let peer = fd.fd.try_clone().unwrap();
+        // SAFETY: integers only; 0 clears O_NONBLOCK.
+        assert_eq!(unsafe { libc::fcntl(peer.as_raw_fd(), libc::F_SETFL, 0) }, 0);
+        let fd = match EventFd::from_peer(fd.fd) {
+            Ok(fd) => fd,
+            Err((error, _)) => return println!("skipped: {error}"),
+        };
+        assert!(fd.read().unwrap().is_none() && !fd.clear().unwrap());
+        fd.ring().unwrap();
+        fd.ring().unwrap();
+        assert_eq!(fd.read().unwrap(), Some(2));
+        fd.write(u64::MAX - 1).unwrap();
+        (0..100).for_each(|_| fd.ring().unwrap());
+        assert!(fd.clear().unwrap() && !fd.clear().unwrap());
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub(crate) mod futex;
 pub(crate) mod ppoll;
 pub(crate) mod process;
 pub(crate) mod shared;
+pub(crate) mod signal;
 pub(crate) mod uring;
 
 use std::io;

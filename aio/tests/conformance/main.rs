@@ -139,6 +139,7 @@ suite! { $ everywhere
         a_registered_notifier_outlives_its_owner,
         adopts_an_eventfd,
         adopt_refuses_what_is_no_doorbell,
+        a_peer_that_fills_the_counter_blocks_nobody,
         what_was_published_is_visible,
         nothing_is_lost_while_the_loop_lives_on,
         rung_for_one_context_is_heard_in_the_next,

@@ -243,6 +243,49 @@ pub(crate) fn adopts_an_eventfd(setup: &Setup) {
     assert!(!look(&ctx));
 }
 
+/// It clears O_NONBLOCK and writes 2^64 - 2: a ring by write(2) would never return. It also takes
+/// the count before the loop reads it.
+pub(crate) fn a_peer_that_fills_the_counter_blocks_nobody(setup: &Setup) {
+    if setup.reset == Reset::AutoresetBy(Method::KernelFlag) {
+        return;
+    }
+    let peer = os::eventfd(libc::EFD_NONBLOCK);
+    let notifier = match EventNotifier::adopt_from_peer(peer.try_clone().unwrap(), setup.reset) {
+        Ok(notifier) => notifier,
+        Err(refused) => return println!("skipped: {}", refused.error),
+    };
+    let (ctx, calls) = (setup.context(), Count::default());
+    let bump = calls.clone();
+    let bell = ctx.add_notifier(&notifier, move |_| bump.bump()).unwrap();
+    // An honest peer first.
+    for _ in 0..3 {
+        let before = calls.get();
+        os::add_to_counter(&peer, 1);
+        turn_until(&ctx, || calls.get() > before);
+        settle(&ctx);
+        let before = calls.get();
+        notifier.notify().unwrap();
+        turn_until(&ctx, || calls.get() > before);
+        settle(&ctx);
+    }
+    for _ in 0..50 {
+        os::take_counter(&peer);
+        os::add_to_counter(&peer, u64::MAX - 1);
+        os::set_blocking(&peer);
+        (0..3).for_each(|_| notifier.notify().unwrap());
+        os::take_counter(&peer);
+        os::set_blocking(&peer);
+        (0..3).for_each(|_| _ = look(&ctx));
+        assert!(!notifier.test_and_clear().unwrap());
+    }
+    // Nobody has waited, and everybody is served.
+    os::set_nonblocking(&peer);
+    let before = calls.get();
+    notifier.notify().unwrap();
+    turn_until(&ctx, || calls.get() > before);
+    drop(bell);
+}
+
 pub(crate) fn adopt_refuses_what_is_no_doorbell(setup: &Setup) {
     let pipe = io::pipe().unwrap();
     os::set_nonblocking(&pipe.0);

@@ -45,6 +45,24 @@ pub(crate) fn set_nonblocking(fd: &impl AsFd) {
     check(unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) });
 }
 
+/// Clears O_NONBLOCK.
+pub(crate) fn set_blocking(fd: &impl AsFd) {
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: integers only.
+    let flags = check(unsafe { libc::fcntl(fd, libc::F_GETFL) });
+    // SAFETY: integers only.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFL, flags & !libc::O_NONBLOCK) });
+}
+
+/// Takes the count of an eventfd, if there is one.
+pub(crate) fn take_counter(fd: &impl AsFd) -> Option<u64> {
+    set_nonblocking(fd);
+    let mut count = 0u64;
+    // SAFETY: eight writable bytes.
+    let r = unsafe { libc::read(fd.as_fd().as_raw_fd(), (&raw mut count).cast(), 8) };
+    (r == 8).then_some(count)
+}
+
 /// Closes the number `of` and opens it again as another copy of `file`, in one step (dup3(2)), so
 /// that no test in another thread can get the number in between.
 pub(crate) fn reopen_as(of: &OwnedFd, file: &impl AsFd) {
