@@ -93,7 +93,7 @@ fn works(ctx: &AioContext) {
     let reader = Rc::new(reader);
     let (count, input) = (bump(&read), Rc::clone(&reader));
     let _fd = ctx
-        .add_fd(&reader, Interest::READABLE, move |_, _| {
+        .add_borrowed_fd(&reader, Interest::READABLE, move |_, _| {
             assert_eq!((&*input).read(&mut [0; 1]).unwrap(), 1);
             count();
         })

@@ -282,7 +282,7 @@ fn ring_read_of_a_loop_at_rest_swallowed_the_rings_of_another() {
 fn dev_null_was_taken_and_spun() {
     each_monitor("dev_null_was_taken", |ctx| {
         let null = File::open("/dev/null").unwrap();
-        let e = ctx.add_fd(&null, Interest::READABLE, |_, _| ()).unwrap_err();
+        let e = ctx.add_borrowed_fd(&null, Interest::READABLE, |_, _| ()).unwrap_err();
         assert_eq!(e.error.kind(), io::ErrorKind::PermissionDenied);
     });
 }
@@ -294,7 +294,8 @@ fn dev_null_was_taken_and_spun() {
 fn half_closed_socket_spun_on_io_uring() {
     each_monitor("half_closed_socket", |ctx| {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let _on = ctx.add_fd(&theirs, Interest::NONE, |_, _| unreachable!("nothing to hear")).unwrap();
+        let _on =
+            ctx.add_borrowed_fd(&theirs, Interest::NONE, |_, _| unreachable!("nothing to hear")).unwrap();
         ours.shutdown(Shutdown::Write).unwrap();
         let turns = turns_of_an_idle_loop(&ctx);
         assert!(turns < SPIN, "{turns} turns with nothing to do");
@@ -307,7 +308,7 @@ fn half_closed_socket_spun_on_io_uring() {
 fn changed_interest_missed_a_turn_on_io_uring() {
     each_monitor("changed_interest", |ctx| {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
-        let on = ctx.add_fd(&theirs, Interest::NONE, |_, _| ()).unwrap();
+        let on = ctx.add_borrowed_fd(&theirs, Interest::NONE, |_, _| ()).unwrap();
         ours.write_all(b"x").unwrap();
         settle(&ctx);
         on.set_interest(Interest::READABLE).unwrap();

@@ -181,7 +181,7 @@ impl Chardev {
         let look = context.bottom_half(move |_| looks.exchange(false));
         socket.chardev.state().look = Some(look.handle());
         let accept = move |context: &AioContext, _| accepts.accept(context);
-        let registration = context.add_fd(&socket.listener, Interest::READABLE, accept)?;
+        let registration = context.add_borrowed_fd(&socket.listener, Interest::READABLE, accept)?;
         Ok(Clients { _registration: registration, _look: look })
     }
 }
@@ -225,7 +225,7 @@ impl Socket {
             };
             // The rest of what the last one sent is lost.
             self.client.take();
-            if let Ok(registration) = context.add_fd(&stream, Interest::READABLE, ready) {
+            if let Ok(registration) = context.add_borrowed_fd(&stream, Interest::READABLE, ready) {
                 self.client.replace(Some(Client { registration: Some(registration), stream }));
                 self.chardev.state().connected = true;
             }

@@ -60,7 +60,7 @@ impl Signals {
     ) -> io::Result<Registration> {
         let this = Rc::new(self);
         let source = Rc::clone(&this);
-        Ok(context.add_fd(&*this, Interest::READABLE, move |_, _| {
+        Ok(context.add_borrowed_fd(&*this, Interest::READABLE, move |_, _| {
             while let Some(signal) = source.next() {
                 act(signal);
             }

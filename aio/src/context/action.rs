@@ -9,10 +9,11 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
-/// A user's descriptor.
-pub(super) struct OnFd<F>(pub(super) F);
+/// A user's descriptor: the callback, and the descriptor `D` if the handler owns it. It is dropped,
+/// and so closed, after the callback.
+pub(super) struct OnFd<F, D>(pub(super) F, pub(super) D);
 
-impl<C, F: Fn(&C, Readiness)> Action<C> for OnFd<F> {
+impl<C, F: Fn(&C, Readiness), D> Action<C> for OnFd<F, D> {
     fn run(
         &self,
         sources: &Sources<C>,

@@ -89,8 +89,10 @@ impl BottomHalfHandle {
 }
 
 impl AioContext {
-    /// Makes a bottom half; its callback runs when it is scheduled. The callback may turn the loop,
-    /// and may then be entered again.
+    /// Makes a bottom half; its callback runs when it is scheduled.
+    ///
+    /// The callback may turn the loop. If the bottom half is scheduled meanwhile, the callback is
+    /// entered again from there; that is why it is `Fn`.
     pub fn bottom_half(&self, callback: impl Fn(&AioContext) + 'static) -> BottomHalf {
         let halves = Rc::clone(&self.parts.bottom_halves);
         let key = halves.create(Rc::new(callback));

@@ -75,7 +75,7 @@ impl AioContext {
         refuse_unread(notifier.method(), notifier.reset())?;
         let Engine::Atomic(engine) = &notifier.inner.engine else {
             let run = Rc::clone(consumer);
-            let registration = self.add_fd(notifier, Interest::READABLE, move |ctx, _| {
+            let registration = self.add_borrowed_fd(notifier, Interest::READABLE, move |ctx, _| {
                 // `take_one` makes one read(2); count it for this loop.
                 ctx.parts.sources.stats.syscalls_read.bump();
                 run.take_one(ctx);
@@ -297,7 +297,7 @@ impl Producer {
                 this.has_room(ctx);
             }
         };
-        let action = || -> Box<dyn Action<AioContext>> { Box::new(OnFd(callback)) };
+        let action = || -> Box<dyn Action<AioContext>> { Box::new(OnFd(callback, ())) };
         let (fd, watch) = (self.room.as_raw_fd(), Watch::Level(interest));
         match register(&context, Target { fd, watch, known: true, eventfd: None }, action) {
             Ok(registration) => {

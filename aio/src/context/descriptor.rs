@@ -166,20 +166,74 @@ impl<D: BusyPolled> Device<AioContext> for Polled<D> {
 impl AioContext {
     /// Calls `callback` in every turn in which `fd` is ready (level-triggered, on every monitor).
     ///
-    /// The descriptor is borrowed for this call only: keep it open while the registration lives,
-    /// and drop the registration before closing it. Then the file is closed at once: the loop holds
-    /// no reference to it. If a handler of this context has the same descriptor number, the new one
-    /// takes its place, as with QEMU's aio_set_fd_handler, and the old registration is dead.
+    /// The handler owns the descriptor and closes it when the registration is dropped, or after the
+    /// callback if that drops it. To use it in the callback, too, pass an `Rc` or an `Arc` of it.
+    /// Dropping the registration leaves no reference to the file in the loop or the kernel.
     ///
     /// A callback that turns the loop ([`poll`](Self::poll)) may be entered again from there, while
     /// its descriptor is ready. That is why it is `Fn`: keep what it changes in a `Cell` or a
     /// `RefCell`, and hold no borrow while the loop turns.
     ///
+    /// If a handler of this context has the same descriptor number, the new one takes its place, as
+    /// with QEMU's aio_set_fd_handler, and the old registration is dead.
+    ///
+    /// ```
+    /// # use aio::{AioContext, Interest};
+    /// # use std::io::{Read, Write};
+    /// # use std::{cell::Cell, os::unix::net::UnixStream, rc::Rc};
+    /// # fn main() -> std::io::Result<()> {
+    /// let ctx = AioContext::new()?;
+    /// let (stream, mut peer) = UnixStream::pair()?;
+    /// let (stream, received) = (Rc::new(stream), Rc::new(Cell::new(0)));
+    /// let registration = ctx.add_fd(Rc::clone(&stream), Interest::READABLE, {
+    ///     let received = Rc::clone(&received);
+    ///     move |_, _| received.set((&*stream).read(&mut [0; 16]).unwrap_or(0))
+    /// })?;
+    /// peer.write_all(b"hello")?;
+    /// while received.get() == 0 {
+    ///     ctx.poll(true)?;
+    /// }
+    /// drop(registration); // closes the stream: the peer sees the end of it
+    /// assert_eq!(peer.read(&mut [0])?, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
-    /// The callback comes back with the reason: `InvalidInput` for a closed descriptor,
-    /// `PermissionDenied` for one that is always ready (most regular files, a directory,
+    /// The descriptor and the callback come back with the reason: `InvalidInput` for a closed
+    /// descriptor, `PermissionDenied` for one that is always ready (most regular files, a directory,
     /// /dev/null), else what epoll_ctl(2) returns.
-    pub fn add_fd<F>(
+    pub fn add_fd<D, F>(
+        &self,
+        fd: D,
+        interest: Interest,
+        callback: F,
+    ) -> Result<Registration, Refused<(D, F)>>
+    where
+        D: AsFd + 'static,
+        F: Fn(&AioContext, Readiness) + 'static,
+    {
+        let target = fd_target(&fd, interest);
+        let mut held = Some((fd, callback));
+        let action = || -> Box<dyn Action<Self>> {
+            let (fd, callback) = take(&mut held);
+            Box::new(OnFd(callback, fd))
+        };
+        match self.register(target, action) {
+            Ok(registration) => Ok(registration),
+            Err(error) => Err(Refused { error, value: take(&mut held) }),
+        }
+    }
+
+    /// The same for a descriptor that somebody else owns, and must keep open while the registration
+    /// lives: drop the registration first, then close the descriptor.
+    ///
+    /// If it is closed first, its number may be given to another file while the loop still has the
+    /// handler; nothing unsafe follows from that, but one of the two is not heard.
+    ///
+    /// # Errors
+    /// As for [`add_fd`](Self::add_fd); the callback comes back.
+    pub fn add_borrowed_fd<F>(
         &self,
         fd: &impl AsFd,
         interest: Interest,
@@ -188,11 +242,9 @@ impl AioContext {
     where
         F: Fn(&AioContext, Readiness) + 'static,
     {
-        let fd = fd.as_fd().as_raw_fd();
-        let target = Target { fd, watch: Watch::Level(interest), known: false, eventfd: None };
         let mut callback = Some(callback);
-        let action = || -> Box<dyn Action<Self>> { Box::new(OnFd(take(&mut callback))) };
-        match self.register(target, action) {
+        let action = || -> Box<dyn Action<Self>> { Box::new(OnFd(take(&mut callback), ())) };
+        match self.register(fd_target(fd, interest), action) {
             Ok(registration) => Ok(registration),
             Err(error) => Err(Refused { error, value: take(&mut callback) }),
         }
@@ -282,10 +334,15 @@ pub(super) fn register(
     Ok(registration)
 }
 
-/// Takes the callback that exactly one of the two ends of a registration uses.
-fn take<F>(callback: &mut Option<F>) -> F {
-    match callback.take() {
-        Some(callback) => callback,
+fn fd_target(fd: &impl AsFd, interest: Interest) -> Target {
+    let fd = fd.as_fd().as_raw_fd();
+    Target { fd, watch: Watch::Level(interest), known: false, eventfd: None }
+}
+
+/// Takes what exactly one of the two ends of a registration uses.
+fn take<F>(held: &mut Option<F>) -> F {
+    match held.take() {
+        Some(held) => held,
         None => unreachable!("a registration either stores its callback or returns it"),
     }
 }

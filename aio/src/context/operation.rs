@@ -186,8 +186,10 @@ impl<T, F: Fn(&AioContext, i32, u32, &T)> Owner<AioContext> for Multishot<T, F> 
 }
 
 impl AioContext {
-    /// Makes a callback for many operations of one kind. Home thread. The callback may turn the
-    /// loop, and may then be entered again.
+    /// Makes a callback for many operations of one kind. Home thread.
+    ///
+    /// The callback may turn the loop. It may then be entered again from there, for another
+    /// operation; that is why it is `Fn`.
     ///
     /// # Errors
     /// `Unsupported` if the monitor is not io_uring; the message has the reason.

@@ -80,12 +80,15 @@ impl fmt::Debug for Timer {
 }
 
 impl AioContext {
-    /// Makes a timer on real time. Its callback may turn the loop, and may then be entered again.
+    /// Makes a timer on real time.
+    ///
+    /// The callback may turn the loop. If it has armed the timer before that, it may be entered
+    /// again from there; that is why it is `Fn`.
     pub fn timer(&self, callback: impl Fn(&AioContext) + 'static) -> Timer {
         self.timer_on(Clock::Realtime, callback)
     }
 
-    /// Makes a timer on the given clock.
+    /// Makes a timer on the given clock. For its callback, see [`timer`](Self::timer).
     pub fn timer_on(&self, clock: Clock, callback: impl Fn(&AioContext) + 'static) -> Timer {
         let timers = Rc::clone(&self.parts.timers);
         let key = timers.create(clock, Rc::new(callback));

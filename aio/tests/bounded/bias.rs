@@ -54,7 +54,8 @@ fn a_loop_spins_on_a_count_of_zero() {
         let ctx = AioContext::builder().monitor(kind).build().unwrap();
         let calls = Rc::new(Cell::new(0));
         let count = Rc::clone(&calls);
-        let handler = ctx.add_fd(&fd, Interest::READABLE, move |_, _| count.set(count.get() + 1)).unwrap();
+        let handler =
+            ctx.add_borrowed_fd(&fd, Interest::READABLE, move |_, _| count.set(count.get() + 1)).unwrap();
         (0..100).for_each(|_| assert!(ctx.poll(true).unwrap()));
         assert_eq!(calls.get(), 100, "nothing was notified");
         drop(handler);

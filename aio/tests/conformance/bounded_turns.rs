@@ -123,7 +123,7 @@ impl Others {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         ours.write_all(b"x").unwrap();
         let on_read = counting(&reads);
-        let on = ctx.add_fd(&theirs, Interest::READABLE, move |ctx, _| on_read(ctx)).unwrap();
+        let on = ctx.add_borrowed_fd(&theirs, Interest::READABLE, move |ctx, _| on_read(ctx)).unwrap();
         let bell = setup.notifier();
         let on_bell = ctx.add_notifier(&bell, counting(&rings)).unwrap();
         let timer = ctx.timer(counting(&expired));

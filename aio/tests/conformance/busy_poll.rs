@@ -194,7 +194,7 @@ fn does_not_starve_descriptors(setup: &Setup, p: Polled) {
     if reads.is_err() {
         read.bump();
     }
-    let _on = p.ctx.add_fd(&theirs, Interest::READABLE, {
+    let _on = p.ctx.add_borrowed_fd(&theirs, Interest::READABLE, {
         let calls = calls.clone();
         move |_, _| calls.bump()
     });

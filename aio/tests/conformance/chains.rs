@@ -135,7 +135,7 @@ pub(crate) fn the_loop_works_while_a_chain_waits(setup: &Setup) {
     let (mut peer, ours) = UnixStream::pair().unwrap();
     let (on_fd, on_bell) = (calls.clone(), calls.clone());
     let reader = ours.try_clone().unwrap();
-    let fd = ctx.add_fd(&ours, Interest::READABLE, move |_, _| {
+    let fd = ctx.add_borrowed_fd(&ours, Interest::READABLE, move |_, _| {
         on_fd.add((&reader).read(&mut [0; 8]).unwrap() as u64);
     });
     let rung = ctx.add_notifier(&bell, move |_| on_bell.add(10));

@@ -16,10 +16,11 @@ fn refused(ctx: &AioContext, fd: &impl AsFd) -> io::Error {
         let calls = calls.clone();
         move |_: &AioContext, _: Readiness| calls.bump()
     };
-    let Refused { error, value: handler, .. } = ctx.add_fd(fd, Interest::READABLE, callback).unwrap_err();
+    let Refused { error, value: handler, .. } =
+        ctx.add_borrowed_fd(fd, Interest::READABLE, callback).unwrap_err();
     let (reader, mut writer) = io::pipe().unwrap();
     writer.write_all(b"x").unwrap();
-    let _on = ctx.add_fd(&reader, Interest::READABLE, handler).unwrap();
+    let _on = ctx.add_borrowed_fd(&reader, Interest::READABLE, handler).unwrap();
     assert!(turn(ctx));
     assert_eq!(calls.get(), 1, "the returned callback must work");
     error
@@ -51,7 +52,7 @@ pub(crate) fn a_regular_file_that_can_be_polled_is_watched(setup: &Setup) {
     for path in ["/proc/self/mountinfo", "/proc/self/mounts"] {
         let file = File::open(path).unwrap();
         assert!(file.metadata().unwrap().is_file());
-        let on = ctx.add_fd(&file, Interest::NONE, |_, _| ()).unwrap();
+        let on = ctx.add_borrowed_fd(&file, Interest::NONE, |_, _| ()).unwrap();
         assert!(!look(&ctx), "{path}: no mount has changed");
         drop(on);
     }
@@ -68,7 +69,7 @@ pub(crate) fn a_refused_handler_leaves_no_trace(setup: &Setup) {
     let ctx = setup.context();
     let file = os::memory_file();
     for _ in 0..10 {
-        let e = ctx.add_fd(&file, Interest::READABLE, |_, _| ()).unwrap_err();
+        let e = ctx.add_borrowed_fd(&file, Interest::READABLE, |_, _| ()).unwrap_err();
         assert!(!format!("{e:?} {e}").is_empty());
         assert!(!look(&ctx));
         let e: io::Error = e.into();

@@ -32,7 +32,7 @@ pub(crate) fn a_number_reused_in_a_callback_does_not_reach_the_old_handler(setup
             os::reopen_as(&number, &second.0);
         }
     });
-    let on = ctx.add_fd(&*number, Interest::READABLE, {
+    let on = ctx.add_borrowed_fd(&*number, Interest::READABLE, {
         let calls = calls.clone();
         move |_, _| calls.bump()
     });
@@ -52,14 +52,14 @@ pub(crate) fn a_number_reused_under_a_new_registration_reaches_only_that(setup: 
     let (old, new, slot) = (Count::default(), Count::default(), Slot::<Registration>::new());
     // Closed and opened again without telling the loop, then registered: the old handler is
     // replaced, and what was collected for it does not reach the new one, whose file has no event.
-    let on = ctx.add_fd(&*number, Interest::READABLE, {
+    let on = ctx.add_borrowed_fd(&*number, Interest::READABLE, {
         let (number, old, new, slot) = (Rc::clone(&number), old.clone(), new.clone(), slot.clone());
         let silent = silent.as_fd().try_clone_to_owned().unwrap();
         move |ctx, _| {
             old.bump();
             os::reopen_as(&number, &silent);
             let new = new.clone();
-            let on = ctx.add_fd(&*number, Interest::READABLE, move |_, _| new.bump());
+            let on = ctx.add_borrowed_fd(&*number, Interest::READABLE, move |_, _| new.bump());
             slot.put(on.unwrap());
         }
     });
@@ -83,7 +83,7 @@ pub(crate) fn a_copy_that_outlives_the_handler_does_not_spin(setup: &Setup) {
     let (reader, _writer) = readable_pipe();
     let number = os::under_a_private_number(&reader);
     let calls = Count::default();
-    let on = ctx.add_fd(&number, Interest::READABLE, {
+    let on = ctx.add_borrowed_fd(&number, Interest::READABLE, {
         let calls = calls.clone();
         move |_, _| calls.bump()
     });
@@ -109,14 +109,14 @@ pub(crate) fn a_copy_that_outlives_the_number_does_not_starve_the_others(setup: 
         move |_| rings.bump()
     });
     let _bell = bell.unwrap();
-    let on = ctx.add_fd(&other, Interest::READABLE, {
+    let on = ctx.add_borrowed_fd(&other, Interest::READABLE, {
         let calls = calls.clone();
         move |_, _| calls.bump()
     });
     let _on = on.unwrap();
     for round in 1..=3 {
         let number = os::under_a_private_number(&reader);
-        let gone = ctx.add_fd(&number, Interest::READABLE, |_, _| ()).unwrap();
+        let gone = ctx.add_borrowed_fd(&number, Interest::READABLE, |_, _| ()).unwrap();
         turn(&ctx);
         drop(number);
         drop(gone);
@@ -137,7 +137,7 @@ pub(crate) fn the_same_file_again_under_the_same_number(setup: &Setup) {
     let number = os::under_a_private_number(&reader);
     for round in 0..3 {
         let calls = Count::default();
-        let on = ctx.add_fd(&number, Interest::READABLE, {
+        let on = ctx.add_borrowed_fd(&number, Interest::READABLE, {
             let calls = calls.clone();
             move |_, _| calls.bump()
         });
@@ -163,8 +163,8 @@ pub(crate) fn two_numbers_of_one_file_are_two_handlers(setup: &Setup) {
     assert_ne!(copy.as_raw_fd(), reader.as_raw_fd());
     let calls = [Count::default(), Count::default()];
     let (a, b) = (calls[0].clone(), calls[1].clone());
-    let first = ctx.add_fd(&reader, Interest::READABLE, move |_, _| a.bump()).unwrap();
-    let second = ctx.add_fd(&copy, Interest::READABLE, move |_, _| b.bump()).unwrap();
+    let first = ctx.add_borrowed_fd(&reader, Interest::READABLE, move |_, _| a.bump()).unwrap();
+    let second = ctx.add_borrowed_fd(&copy, Interest::READABLE, move |_, _| b.bump()).unwrap();
     assert!(turn(&ctx));
     assert_eq!((calls[0].get(), calls[1].get()), (1, 1));
     drop(first);
@@ -179,7 +179,7 @@ pub(crate) fn slots_are_reused_without_confusion(setup: &Setup) {
     let calls: Vec<_> = (0..20).map(|_| Count::default()).collect();
     let add = |i: usize| {
         let calls = calls[i].clone();
-        ctx.add_fd(&pipes[i].0, Interest::READABLE, move |_, _| calls.bump()).unwrap()
+        ctx.add_borrowed_fd(&pipes[i].0, Interest::READABLE, move |_, _| calls.bump()).unwrap()
     };
     let mut live: Vec<Option<Registration>> = (0..20).map(|i| Some(add(i))).collect();
     for round in 0..200usize {
@@ -203,7 +203,7 @@ pub(crate) fn a_late_event_does_not_reach_the_next_in_the_slot(setup: &Setup) {
     for closed_first in [false, true] {
         let (reader, mut writer) = io::pipe().unwrap();
         let number = os::under_a_private_number(&reader);
-        let old = ctx.add_fd(&number, Interest::READABLE, |_, _| unreachable!("removed"));
+        let old = ctx.add_borrowed_fd(&number, Interest::READABLE, |_, _| unreachable!("removed"));
         settle(&ctx);
         // The kernel has seen the write, the loop has not; if the number is closed first, an epoll
         // set keeps the file.
@@ -211,7 +211,7 @@ pub(crate) fn a_late_event_does_not_reach_the_next_in_the_slot(setup: &Setup) {
         let kept = (!closed_first).then_some(number);
         drop(old.unwrap());
         let calls = Count::default();
-        let new = ctx.add_fd(&silent, Interest::READABLE, {
+        let new = ctx.add_borrowed_fd(&silent, Interest::READABLE, {
             let calls = calls.clone();
             move |_, _| calls.bump()
         });
@@ -232,7 +232,7 @@ pub(crate) fn a_descriptor_closed_under_its_handler_does_not_spin(setup: &Setup)
     let (reader, _writer) = readable_pipe();
     let number = os::under_a_private_number(&reader);
     let again = number.as_raw_fd();
-    let on = ctx.add_fd(&number, Interest::READABLE, |_, _| ()).unwrap();
+    let on = ctx.add_borrowed_fd(&number, Interest::READABLE, |_, _| ()).unwrap();
     turn(&ctx);
     // No copy is left. A monitor may report this once (as an error), or never; afterwards there are
     // no more events.
@@ -244,7 +244,7 @@ pub(crate) fn a_descriptor_closed_under_its_handler_does_not_spin(setup: &Setup)
     let (other, _other_writer) = readable_pipe();
     let calls = Count::default();
     let number = os::under_this_number(&other, again);
-    let new = ctx.add_fd(&number, Interest::READABLE, {
+    let new = ctx.add_borrowed_fd(&number, Interest::READABLE, {
         let calls = calls.clone();
         move |_, ready| {
             assert!(ready.is_readable() && !ready.is_error());

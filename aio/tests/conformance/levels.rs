@@ -21,7 +21,7 @@ fn pair() -> (UnixStream, UnixStream) {
 /// A handler that records how often it was called and with which events.
 fn noted(ctx: &AioContext, fd: &impl AsFd, interest: Interest) -> (Registration, Count, Slot<Readiness>) {
     let (calls, last) = (Count::default(), Slot::new());
-    let registration = ctx.add_fd(fd, interest, {
+    let registration = ctx.add_borrowed_fd(fd, interest, {
         let (calls, last) = (calls.clone(), last.clone());
         move |_, ready| {
             calls.bump();
@@ -195,7 +195,7 @@ pub(crate) fn interest_changes_in_the_callback(setup: &Setup) {
     let ctx = setup.context();
     let (mut ours, theirs) = pair();
     let (slot, seen) = (Slot::<Registration>::new(), Rc::new(RefCell::new(Vec::new())));
-    let on = ctx.add_fd(&theirs, Interest::READABLE, {
+    let on = ctx.add_borrowed_fd(&theirs, Interest::READABLE, {
         let (slot, seen) = (slot.clone(), Rc::clone(&seen));
         move |_, ready| {
             seen.borrow_mut().push((ready.is_readable(), ready.is_writable()));
@@ -220,7 +220,7 @@ pub(crate) fn interest_masks_what_was_collected(setup: &Setup) {
     let slots: [Slot<Registration>; 2] = [Slot::new(), Slot::new()];
     for (own, other) in [(0, 1), (1, 0)] {
         let (calls, other) = (calls.clone(), slots[other].clone());
-        let on = ctx.add_fd(&streams[own].1, Interest::READABLE, move |_, _| {
+        let on = ctx.add_borrowed_fd(&streams[own].1, Interest::READABLE, move |_, _| {
             calls.bump();
             other.with(|other| other.set_interest(Interest::NONE).unwrap());
         });
@@ -306,7 +306,7 @@ pub(crate) fn stream_a_megabyte(setup: &Setup) {
     let (sent, received) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
     let ended = Count::default();
     let (sender, slot) = (ours.try_clone().unwrap(), Slot::<Registration>::new());
-    let writing = ctx.add_fd(&ours, Interest::WRITABLE, {
+    let writing = ctx.add_borrowed_fd(&ours, Interest::WRITABLE, {
         let (sent, slot) = (Rc::clone(&sent), slot.clone());
         move |_, ready| {
             assert!(ready.is_writable());
@@ -323,7 +323,7 @@ pub(crate) fn stream_a_megabyte(setup: &Setup) {
     });
     slot.put(writing.unwrap());
     let receiver = theirs.try_clone().unwrap();
-    let _reading = ctx.add_fd(&theirs, Interest::READABLE, {
+    let _reading = ctx.add_borrowed_fd(&theirs, Interest::READABLE, {
         let (received, ended) = (Rc::clone(&received), ended.clone());
         move |_, ready| {
             assert!(ready.is_readable());

@@ -172,6 +172,9 @@ suite! { $ everywhere
         a_child_sees_the_end_of_its_input,
         the_peers_of_a_dropped_context_see_the_close,
         a_removal_races_with_the_peer,
+        a_handler_closes_the_descriptor_that_it_owns,
+        a_handler_that_removes_itself_closes_after_its_callback,
+        a_refused_descriptor_comes_back_open,
     }
     removal {
         a_dropped_handler_is_not_called,

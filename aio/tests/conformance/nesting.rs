@@ -46,7 +46,7 @@ pub(crate) fn from_an_fd_handler(setup: &Setup) {
     let nested = Nested::new(setup, &ctx);
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     let stream = theirs.try_clone().unwrap();
-    let _on = ctx.add_fd(&theirs, Interest::READABLE, {
+    let _on = ctx.add_borrowed_fd(&theirs, Interest::READABLE, {
         let nested = Rc::clone(&nested);
         move |ctx, _| {
             // Drained first: a nested turn would call it again.
@@ -236,7 +236,7 @@ pub(crate) fn a_nested_turn_reenters_an_undrained_handler(setup: &Setup) {
     ours.write_all(b"x").unwrap();
     let (depth, deepest) = (Count::default(), Rc::new(Cell::new(0)));
     let stream = theirs.try_clone().unwrap();
-    let _on = ctx.add_fd(&theirs, Interest::READABLE, {
+    let _on = ctx.add_borrowed_fd(&theirs, Interest::READABLE, {
         let (depth, deepest) = (depth.clone(), Rc::clone(&deepest));
         move |ctx, _| {
             depth.bump();
@@ -280,7 +280,7 @@ pub(crate) fn stop_in_a_nested_run_returns_to_the_outer(setup: &Setup) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let slot = Slot::<Registration>::new();
     let unwound = Count::default();
-    let on = ctx.add_fd(&theirs, Interest::WRITABLE, {
+    let on = ctx.add_borrowed_fd(&theirs, Interest::WRITABLE, {
         let (slot, unwound) = (slot.clone(), unwound.clone());
         move |ctx, _| {
             drop(slot.take());

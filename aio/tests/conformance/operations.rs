@@ -260,7 +260,7 @@ pub(crate) fn a_full_completion_queue_loses_nothing(setup: &Setup) {
         })
         .collect();
     let (reader, mut writer) = io::pipe().unwrap();
-    let _level = ctx.add_fd(&reader, Interest::READABLE, {
+    let _level = ctx.add_borrowed_fd(&reader, Interest::READABLE, {
         let reads = reads.clone();
         move |_, _| reads.bump()
     });

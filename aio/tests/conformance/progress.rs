@@ -95,7 +95,7 @@ pub(crate) fn each_kind_of_callback_is_progress(setup: &Setup) {
     assert!(turn(&ctx), "a notifier");
     settle(&ctx);
     let (mut ours, theirs) = UnixStream::pair().unwrap();
-    let _stream = ctx.add_fd(&theirs, Interest::READABLE, |_, _| ()).unwrap();
+    let _stream = ctx.add_borrowed_fd(&theirs, Interest::READABLE, |_, _| ()).unwrap();
     ours.write_all(b"x").unwrap();
     assert!(turn(&ctx), "an fd handler");
 }
@@ -230,7 +230,7 @@ pub(crate) fn counters_count(setup: &Setup) {
     let notifier = setup.notifier();
     let _bell = ctx.add_notifier(&notifier, |_| ()).unwrap();
     let (mut ours, theirs) = UnixStream::pair().unwrap();
-    let stream = ctx.add_fd(&theirs, Interest::READABLE, |_, _| ()).unwrap();
+    let stream = ctx.add_borrowed_fd(&theirs, Interest::READABLE, |_, _| ()).unwrap();
     settle(&ctx);
     let before = ctx.stats();
     ours.write_all(b"x").unwrap();
@@ -260,7 +260,7 @@ pub(crate) fn work_in_every_turn_does_not_starve_descriptors(setup: &Setup) {
     let _bell = bell.unwrap();
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     let reads = Count::default();
-    let _on = ctx.add_fd(&theirs, Interest::READABLE, {
+    let _on = ctx.add_borrowed_fd(&theirs, Interest::READABLE, {
         let reads = reads.clone();
         move |_, _| reads.bump()
     });

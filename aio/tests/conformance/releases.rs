@@ -4,12 +4,13 @@
 //! "at once" means without another turn and without any wait.
 
 use crate::setup::Setup;
-use crate::support::{Count, Slot, look, turn_until};
+use crate::support::{Count, Slot, look, os, turn_until};
 use aio::{AioContext, Interest, Registration};
 use std::io::{self, ErrorKind, Read};
 use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 
 const INTERESTS: [Interest; 3] = [Interest::NONE, Interest::READABLE, Interest::WRITABLE];
 
@@ -21,7 +22,7 @@ fn stream() -> (UnixStream, UnixStream) {
 }
 
 fn watch(ctx: &AioContext, fd: &impl AsFd, interest: Interest) -> Registration {
-    let registration = ctx.add_fd(fd, interest, |_, _| ()).unwrap();
+    let registration = ctx.add_borrowed_fd(fd, interest, |_, _| ()).unwrap();
     (0..3).for_each(|_| _ = look(ctx));
     registration
 }
@@ -63,7 +64,7 @@ pub(crate) fn the_peer_sees_the_close_by_its_own_callback(setup: &Setup) {
     let ctx = setup.context();
     let (ours, peer) = stream();
     let (slot, closed) = (Slot::new(), Count::default());
-    let registration = ctx.add_fd(&ours, Interest::WRITABLE, {
+    let registration = ctx.add_borrowed_fd(&ours, Interest::WRITABLE, {
         let (slot, closed) = (slot.clone(), closed.clone());
         move |_, _| {
             drop(slot.take());
@@ -151,4 +152,58 @@ pub(crate) fn a_removal_races_with_the_peer(setup: &Setup) {
         let _ = writer.join().unwrap();
         ctx.poll(false).unwrap();
     }
+}
+
+/// A handler owns its descriptor, and closes it when the registration is dropped.
+pub(crate) fn a_handler_closes_the_descriptor_that_it_owns(setup: &Setup) {
+    for interest in INTERESTS {
+        let ctx = setup.context();
+        let [dropped, replaced, by_context] = [(); 3].map(|()| stream());
+        let registration = ctx.add_fd(dropped.0, interest, |_, _| ()).unwrap();
+        (0..3).for_each(|_| _ = look(&ctx));
+        drop(registration);
+        expect_end(&dropped.1);
+
+        let shared = Rc::new(replaced.0);
+        let first = ctx.add_fd(Rc::clone(&shared), interest, |_, _| ()).unwrap();
+        let second = ctx.add_fd(Rc::clone(&shared), interest, |_, _| ()).unwrap();
+        assert_eq!(Rc::strong_count(&shared), 2, "the replaced handler has given up its share");
+        drop(shared);
+        (0..3).for_each(|_| _ = look(&ctx));
+        assert_eq!((&replaced.1).read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        drop((first, second));
+        expect_end(&replaced.1);
+
+        let kept = ctx.add_fd(by_context.0, interest, |_, _| ()).unwrap();
+        (0..3).for_each(|_| _ = look(&ctx));
+        drop(ctx);
+        expect_end(&by_context.1);
+        drop(kept);
+    }
+}
+
+/// The callback that drops its registration can still use the descriptor.
+pub(crate) fn a_handler_that_removes_itself_closes_after_its_callback(setup: &Setup) {
+    let ctx = setup.context();
+    let (ours, peer) = stream();
+    let (slot, calls) = (Slot::new(), Count::default());
+    let registration = ctx.add_fd(ours, Interest::WRITABLE, {
+        let (slot, calls, peer) = (slot.clone(), calls.clone(), peer.try_clone().unwrap());
+        move |_, _| {
+            drop(slot.take());
+            assert_eq!((&peer).read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+            calls.bump();
+        }
+    });
+    slot.put(registration.unwrap());
+    turn_until(&ctx, || calls.get() == 1);
+    expect_end(&peer);
+}
+
+pub(crate) fn a_refused_descriptor_comes_back_open(setup: &Setup) {
+    let ctx = setup.context();
+    let refused = ctx.add_fd(os::memory_file(), Interest::READABLE, |_, _| ()).unwrap_err();
+    let (file, _callback) = refused.value;
+    assert!(file.metadata().unwrap().is_file());
+    assert_eq!(refused.error.kind(), ErrorKind::PermissionDenied);
 }

@@ -22,7 +22,7 @@ pub(crate) fn a_dropped_handler_is_not_called(setup: &Setup) {
     for turned in [false, true] {
         let calls = Count::default();
         let (on_fd, on_bell) = (calls.clone(), calls.clone());
-        let stream = ctx.add_fd(&theirs, Interest::READABLE, move |_, _| on_fd.bump());
+        let stream = ctx.add_borrowed_fd(&theirs, Interest::READABLE, move |_, _| on_fd.bump());
         let bell = ctx.add_notifier(&notifier, move |_| on_bell.bump());
         if turned {
             // Armed in the kernel, and called once.
@@ -44,7 +44,7 @@ pub(crate) fn a_removed_handler_leaves_the_kernel(setup: &Setup) {
         let notifier = setup.notifier();
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         let bell = ctx.add_notifier(&notifier, |_| ()).unwrap();
-        let on = ctx.add_fd(&theirs, Interest::READABLE, |_, _| ()).unwrap();
+        let on = ctx.add_borrowed_fd(&theirs, Interest::READABLE, |_, _| ()).unwrap();
         settle(&ctx);
         // Removed while the kernel holds a wake-up that the loop has not seen.
         if rung {
@@ -70,7 +70,7 @@ pub(crate) fn one_handler_removes_the_other_while_both_are_ready(setup: &Setup) 
     let slots: [Slot<Registration>; 2] = [Slot::new(), Slot::new()];
     for (own, other) in [(0, 1), (1, 0)] {
         let (calls, other) = (calls.clone(), slots[other].clone());
-        let on = ctx.add_fd(&streams[own].1, Interest::READABLE, move |_, _| {
+        let on = ctx.add_borrowed_fd(&streams[own].1, Interest::READABLE, move |_, _| {
             calls.bump();
             drop(other.take());
         });
@@ -104,7 +104,7 @@ pub(crate) fn a_handler_removes_itself(setup: &Setup) {
     let ctx = setup.context();
     let (_ours, theirs) = readable_stream();
     let (slot, calls) = (Slot::<Registration>::new(), Count::default());
-    let on = ctx.add_fd(&theirs, Interest::READABLE, {
+    let on = ctx.add_borrowed_fd(&theirs, Interest::READABLE, {
         let (slot, calls) = (slot.clone(), calls.clone());
         move |_, _| {
             let own = slot.take().expect("called once");
@@ -125,7 +125,7 @@ pub(crate) fn a_handler_removes_itself_and_turns(setup: &Setup) {
     let ctx = setup.context();
     let (_ours, theirs) = readable_stream();
     let (slot, calls) = (Slot::<Registration>::new(), Count::default());
-    let on = ctx.add_fd(&theirs, Interest::READABLE, {
+    let on = ctx.add_borrowed_fd(&theirs, Interest::READABLE, {
         let (slot, calls) = (slot.clone(), calls.clone());
         move |ctx, _| {
             calls.bump();
@@ -149,7 +149,7 @@ pub(crate) fn a_nested_turn_removes_its_parents_handlers(setup: &Setup) {
     let slots: Rc<RefCell<Vec<Registration>>> = Rc::default();
     for (_, theirs) in &streams {
         let (depth, calls, slots) = (depth.clone(), calls.clone(), Rc::clone(&slots));
-        let on = ctx.add_fd(theirs, Interest::READABLE, {
+        let on = ctx.add_borrowed_fd(theirs, Interest::READABLE, {
             let slots = Rc::clone(&slots);
             move |ctx, _| {
                 calls.bump();
@@ -174,7 +174,7 @@ pub(crate) fn another_thread_removes_by_id(setup: &Setup) {
     let ctx = setup.context();
     let (_ours, theirs) = readable_stream();
     let calls = Count::default();
-    let on = ctx.add_fd(&theirs, Interest::READABLE, {
+    let on = ctx.add_borrowed_fd(&theirs, Interest::READABLE, {
         let calls = calls.clone();
         move |_, _| calls.bump()
     });
@@ -194,14 +194,14 @@ pub(crate) fn another_thread_removes_by_id(setup: &Setup) {
 pub(crate) fn remove_is_once(setup: &Setup) {
     let ctx = setup.context();
     let (_ours, theirs) = readable_stream();
-    let on = ctx.add_fd(&theirs, Interest::READABLE, |_, _| ()).unwrap();
+    let on = ctx.add_borrowed_fd(&theirs, Interest::READABLE, |_, _| ()).unwrap();
     let id = on.id();
     assert!(on.is_live());
     assert!(ctx.remove(id));
     assert!(!on.is_live());
     assert!(!ctx.remove(id));
     // A new handler in the slot is not removed by the old id or the old registration.
-    let new = ctx.add_fd(&theirs, Interest::READABLE, |_, _| ()).unwrap();
+    let new = ctx.add_borrowed_fd(&theirs, Interest::READABLE, |_, _| ()).unwrap();
     assert_ne!(new.id(), id);
     assert!(new.is_live() && !on.is_live());
     assert!(!ctx.remove(id));
@@ -215,7 +215,7 @@ pub(crate) fn replaced_while_ready(setup: &Setup) {
     let (_ours, theirs) = readable_stream();
     let theirs = Rc::new(theirs);
     let (old, new, slot) = (Count::default(), Count::default(), Slot::<Registration>::new());
-    let on = ctx.add_fd(&*theirs, Interest::READABLE, {
+    let on = ctx.add_borrowed_fd(&*theirs, Interest::READABLE, {
         let old = old.clone();
         move |_, _| old.bump()
     });
@@ -225,7 +225,7 @@ pub(crate) fn replaced_while_ready(setup: &Setup) {
     ctx.defer({
         let (theirs, new, slot) = (Rc::clone(&theirs), new.clone(), slot.clone());
         move |ctx| {
-            let on = ctx.add_fd(&*theirs, Interest::READABLE, move |_, _| new.bump());
+            let on = ctx.add_borrowed_fd(&*theirs, Interest::READABLE, move |_, _| new.bump());
             slot.put(on.unwrap());
         }
     });
@@ -241,12 +241,12 @@ pub(crate) fn replaced_in_its_callback(setup: &Setup) {
     let (_ours, theirs) = readable_stream();
     let theirs = Rc::new(theirs);
     let (old, new, slot) = (Count::default(), Count::default(), Slot::<Registration>::new());
-    let on = ctx.add_fd(&*theirs, Interest::READABLE, {
+    let on = ctx.add_borrowed_fd(&*theirs, Interest::READABLE, {
         let (theirs, old, new, slot) = (Rc::clone(&theirs), old.clone(), new.clone(), slot.clone());
         move |ctx, _| {
             old.bump();
             let new = new.clone();
-            let on = ctx.add_fd(&*theirs, Interest::READABLE, move |_, _| new.bump());
+            let on = ctx.add_borrowed_fd(&*theirs, Interest::READABLE, move |_, _| new.bump());
             slot.put(on.unwrap());
             assert_eq!(Rc::strong_count(&theirs), 2, "its captures must live until it returns");
         }
@@ -314,7 +314,7 @@ pub(crate) fn a_dead_context_leaves_registrations_inert(setup: &Setup) {
     let (_ours, theirs) = readable_stream();
     let (held, notifier) = (Rc::new(()), setup.notifier());
     let (on_fd, on_bell) = (Rc::clone(&held), Rc::clone(&held));
-    let on = ctx.add_fd(&theirs, Interest::READABLE, move |_, _| drop(Rc::clone(&on_fd)));
+    let on = ctx.add_borrowed_fd(&theirs, Interest::READABLE, move |_, _| drop(Rc::clone(&on_fd)));
     let bell = ctx.add_notifier(&notifier, move |_| drop(Rc::clone(&on_bell)));
     let (on, bell) = (on.unwrap(), bell.unwrap());
     look(&ctx);
@@ -346,7 +346,7 @@ pub(crate) fn captures_are_dropped_after_the_callback(setup: &Setup) {
     let ctx = setup.context();
     let (_ours, theirs) = readable_stream();
     let (held, slot) = (Rc::new(()), Slot::<Registration>::new());
-    let on = ctx.add_fd(&theirs, Interest::READABLE, {
+    let on = ctx.add_borrowed_fd(&theirs, Interest::READABLE, {
         let (held, slot) = (Rc::clone(&held), slot.clone());
         move |_, _| {
             drop(slot.take());
@@ -369,7 +369,7 @@ pub(crate) fn captures_may_hold_registrations(setup: &Setup) {
     let mut last = None;
     for (_, theirs) in &streams {
         let owned = std::mem::replace(&mut chain, Box::new(()));
-        let on = ctx.add_fd(theirs, Interest::READABLE, move |_, _| _ = &owned).unwrap();
+        let on = ctx.add_borrowed_fd(theirs, Interest::READABLE, move |_, _| _ = &owned).unwrap();
         last = Some(on.id());
         chain = Box::new(on);
     }
@@ -380,8 +380,8 @@ pub(crate) fn captures_may_hold_registrations(setup: &Setup) {
     drop(chain);
     // And the same at the end of a context.
     let ctx = setup.context();
-    let inner = ctx.add_fd(&streams[0].1, Interest::READABLE, |_, _| ()).unwrap();
-    let outer = ctx.add_fd(&streams[1].1, Interest::READABLE, move |_, _| _ = &inner).unwrap();
+    let inner = ctx.add_borrowed_fd(&streams[0].1, Interest::READABLE, |_, _| ()).unwrap();
+    let outer = ctx.add_borrowed_fd(&streams[1].1, Interest::READABLE, move |_, _| _ = &inner).unwrap();
     ctx.defer(move |_| drop(outer));
     drop(ctx);
 }
@@ -392,7 +392,7 @@ pub(crate) fn added_and_removed_in_one_turn(setup: &Setup) {
     let notifier = setup.notifier();
     notifier.notify().unwrap();
     for _ in 0..200 {
-        let on = ctx.add_fd(&theirs, Interest::READABLE, |_, _| unreachable!("removed"));
+        let on = ctx.add_borrowed_fd(&theirs, Interest::READABLE, |_, _| unreachable!("removed"));
         let bell = ctx.add_notifier(&notifier, |_| unreachable!("removed"));
         drop((on, bell));
     }
@@ -412,11 +412,11 @@ pub(crate) fn added_in_a_callback_is_served(setup: &Setup) {
     let ctx = setup.context();
     let streams = Rc::new([readable_stream(), readable_stream()]);
     let (calls, slot) = (Count::default(), Slot::<Registration>::new());
-    let on = ctx.add_fd(&streams[0].1, Interest::READABLE, {
+    let on = ctx.add_borrowed_fd(&streams[0].1, Interest::READABLE, {
         let (streams, calls, slot) = (Rc::clone(&streams), calls.clone(), slot.clone());
         move |ctx, _| {
             let calls = calls.clone();
-            let on = ctx.add_fd(&streams[1].1, Interest::READABLE, move |_, ready| {
+            let on = ctx.add_borrowed_fd(&streams[1].1, Interest::READABLE, move |_, ready| {
                 assert!(ready.is_readable() && !ready.is_error());
                 calls.bump();
             });

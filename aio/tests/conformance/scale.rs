@@ -32,7 +32,7 @@ impl Crowd {
         });
         let levels = (0..ALL / 2).map(|_| {
             let (event, calls) = (EventNotifier::new(aio::Reset::Classic).unwrap(), Count::default());
-            let registration = ctx.add_fd(&event.as_fd(), Interest::READABLE, {
+            let registration = ctx.add_borrowed_fd(&event.as_fd(), Interest::READABLE, {
                 let (event, calls) = (event.clone(), calls.clone());
                 move |_, _| {
                     assert!(event.test_and_clear().unwrap());

@@ -85,7 +85,7 @@ fn descriptors() {
         let reader = Rc::new(reader);
         let input = Rc::clone(&reader);
         let _fd = ctx
-            .add_fd(&reader, Interest::READABLE, move |_, ready| {
+            .add_borrowed_fd(&reader, Interest::READABLE, move |_, ready| {
                 assert!(ready.is_readable());
                 assert_eq!((&*input).read(&mut [0; 8]).unwrap(), 1);
             })
@@ -192,7 +192,7 @@ fn everything_in_one_turn() {
         let timer = ctx.timer(|_| ());
         let (reader, mut writer) = std::io::pipe().unwrap();
         writer.write_all(b"x").unwrap();
-        let _fd = ctx.add_fd(&reader, Interest::READABLE, |_, _| ()).unwrap();
+        let _fd = ctx.add_borrowed_fd(&reader, Interest::READABLE, |_, _| ()).unwrap();
         let allocations = steady(|| {
             kick.notify().unwrap();
             half.schedule();

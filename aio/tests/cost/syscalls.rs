@@ -139,7 +139,7 @@ fn a_descriptor_is_checked_once_and_a_notifier_is_known() {
         // epoll_ctl to add and to remove; elsewhere both ride on the next wait.
         assert_eq!((bell.syscalls_ctl, bell.syscalls()), (2 * ctl, 2 * ctl), "{kind}");
         let (_ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-        let fd = during(&ctx, || drop(ctx.add_fd(&theirs, Interest::READABLE, |_, _| ()).unwrap()));
+        let fd = during(&ctx, || drop(ctx.add_borrowed_fd(&theirs, Interest::READABLE, |_, _| ()).unwrap()));
         assert_eq!((fd.syscalls_ctl, fd.syscalls()), (1 + ctl, 1 + ctl), "{kind}");
     }
 }
@@ -245,10 +245,10 @@ fn level_descriptors_ride_on_the_wait() {
         // ppoll has no edge-triggered mode.
         let reads = u64::from(kind == MonitorKind::Poll);
         turns(reads, 0);
-        let _silent = ctx.add_fd(&silent, Interest::READABLE, |_, _| ()).unwrap();
+        let _silent = ctx.add_borrowed_fd(&silent, Interest::READABLE, |_, _| ()).unwrap();
         turns(reads, 0);
         // Never read: ready in every turn, and armed again in every turn.
-        let _ready = ctx.add_fd(&ready, Interest::READABLE, |_, _| ()).unwrap();
+        let _ready = ctx.add_borrowed_fd(&ready, Interest::READABLE, |_, _| ()).unwrap();
         turns(reads, N);
     }
 }

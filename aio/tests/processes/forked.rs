@@ -60,7 +60,7 @@ impl Everything {
         let (bell, (ours, peer)) = (EventNotifier::new(reset).unwrap(), UnixStream::pair().unwrap());
         let [on_bell, on_fd, on_half, on_timer, on_read] = std::array::from_fn(bump);
         let rung = ctx.add_notifier(&bell, move |_| on_bell()).unwrap();
-        let read = ctx.add_fd(&ours, Interest::READABLE, move |_, _| on_fd()).unwrap();
+        let read = ctx.add_borrowed_fd(&ours, Interest::READABLE, move |_, _| on_fd()).unwrap();
         let halves = ctx.bottom_half(move |_| on_half());
         let timer = ctx.timer(move |_| on_timer());
         let (reader, writer) = std::io::pipe().unwrap();
@@ -124,7 +124,7 @@ fn use_in_child(all: &Everything, builder: &Builder, reset: Reset) {
     assert!(error.to_string().contains("forked child"), "{error}");
     let (ours, _peer) = UnixStream::pair().unwrap();
     assert_eq!(ctx.run().unwrap_err().kind(), ErrorKind::Unsupported);
-    assert!(ctx.add_fd(&ours, Interest::READABLE, |_, _| ()).is_err());
+    assert!(ctx.add_borrowed_fd(&ours, Interest::READABLE, |_, _| ()).is_err());
     assert!(ctx.add_notifier(&EventNotifier::new(reset).unwrap(), |_| ()).is_err());
     assert!(all._held.1.set_interest(Interest::WRITABLE).is_err());
     assert!(ctx.read_at(ours, vec![0; 8], 0, |_, _, _, _| ()).is_err());

@@ -96,7 +96,7 @@ fn stopped_and_continued() {
             assert_eq!(over.get(), 1, "{kind}");
             child.expect_success();
             let (peer, ours) = std::os::unix::net::UnixStream::pair().unwrap();
-            let _on = ctx.add_fd(&ours, Interest::READABLE, |_, _| ()).unwrap();
+            let _on = ctx.add_borrowed_fd(&ours, Interest::READABLE, |_, _| ()).unwrap();
             drop(peer);
             assert!(turn(&ctx), "{kind}");
         }

@@ -217,7 +217,7 @@ impl Fd {
 
     fn register(&self, ctx: &AioContext) -> io::Result<Registration> {
         let (call, reader) = (self.bench.callback("the capture of an fd handler"), Rc::clone(&self.reader));
-        let on = ctx.add_fd(&self.reader, Interest::READABLE, move |ctx, _| {
+        let on = ctx.add_borrowed_fd(&self.reader, Interest::READABLE, move |ctx, _| {
             let _ = (&*reader).read(&mut [0]);
             call(ctx);
         });

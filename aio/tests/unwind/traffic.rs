@@ -128,7 +128,7 @@ impl Traffic {
             ctx.add_notifier(&bell, rings.callback(ledger.witness("the capture of another doorbell")))?;
         let (stream, into_stream) = io::pipe()?;
         let stream = Rc::new(stream);
-        let on_stream = ctx.add_fd(&stream, Interest::READABLE, {
+        let on_stream = ctx.add_borrowed_fd(&stream, Interest::READABLE, {
             let (stream, heard) = (Rc::clone(&stream), heard.clone());
             let capture = ledger.witness("the capture of another fd handler");
             move |_, _| {

@@ -105,7 +105,7 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
         listener.set_nonblocking(true)?;
         let (server, listener) = (Rc::clone(self), Rc::new(listener));
         let accept_from = Rc::clone(&listener);
-        let registration = context.add_fd(&*listener, Interest::READABLE, move |context, _| {
+        let registration = context.add_borrowed_fd(&*listener, Interest::READABLE, move |context, _| {
             // Accept all pending connections, so that those that arrive while a frontend is served
             // are closed at once and not only after it disconnects.
             while let Ok((stream, _)) = accept_from.accept() {
@@ -140,7 +140,7 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
         }
         stream.set_nonblocking(true)?;
         let weak = Rc::downgrade(self);
-        let registration = context.add_fd(&stream, Interest::READABLE, move |context, _| {
+        let registration = context.add_borrowed_fd(&stream, Interest::READABLE, move |context, _| {
             if let Some(server) = weak.upgrade() {
                 server.ready(context);
             }
