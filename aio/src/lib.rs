@@ -87,10 +87,11 @@
 //! # Closing a descriptor
 //!
 //! A handler owns its descriptor. If yours is [borrowed](AioContext::add_borrowed_fd), drop the
-//! [`Registration`] first, then close the descriptor. When dropping the registration returns, the loop and the kernel behind it have no reference to the file any more: a peer sees
-//! the close at once, and the address of a listener can be bound again. Only the eventfd of a
-//! notifier may be held until the next turn. When dropping an [`AioContext`] returns, nothing of it
-//! is held, except by operations that could not be cancelled within ten seconds.
+//! [`Registration`] first, then close the descriptor. When dropping the registration returns, the
+//! loop and the kernel behind it have no reference to the file any more: a peer sees the close at
+//! once, and the address of a listener can be bound again. Only the eventfd of a notifier may be
+//! held until the next turn. When dropping an [`AioContext`] returns, nothing of it is held, except
+//! by operations that could not be cancelled within ten seconds.
 //!
 //! # Two kinds of source
 //!

@@ -201,8 +201,8 @@ impl AioContext {
     ///
     /// # Errors
     /// The descriptor and the callback come back with the reason: `InvalidInput` for a closed
-    /// descriptor, `PermissionDenied` for one that is always ready (most regular files, a directory,
-    /// /dev/null), else what epoll_ctl(2) returns.
+    /// descriptor, `PermissionDenied` for one that is always ready (most regular files, a
+    /// directory, /dev/null), else what epoll_ctl(2) returns.
     pub fn add_fd<D, F>(
         &self,
         fd: D,

@@ -90,8 +90,8 @@ impl<T: 'static> Operations<T> {
     ///
     /// # Errors
     /// `NotConnected` if the context was dropped, ENOSPC if 2^28 operations are in flight,
-    /// `InvalidInput` for the flags IO_LINK, IO_HARDLINK, IO_DRAIN and CQE_SKIP_SUCCESS, which reach
-    /// beyond this operation; `held` comes back.
+    /// `InvalidInput` for the flags IO_LINK, IO_HARDLINK, IO_DRAIN and CQE_SKIP_SUCCESS, which
+    /// reach beyond this operation; `held` comes back.
     ///
     /// # Safety
     /// Every pointer in `entry` must stay valid, and what it points to must not be accessed in a

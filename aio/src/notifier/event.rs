@@ -56,8 +56,8 @@ impl EventNotifier {
     ///
     /// Only non-blocking eventfds are accepted: on a blocking one a write to a full counter, or a
     /// read of an empty one, would stop the event loop, and O_NONBLOCK cannot be set here because
-    /// the file is shared with whoever made it. For the same reason they can clear it later: if they
-    /// are not trusted, use [`adopt_from_peer`](Self::adopt_from_peer).
+    /// the file is shared with whoever made it. For the same reason they can clear it later: if
+    /// they are not trusted, use [`adopt_from_peer`](Self::adopt_from_peer).
     ///
     /// # Errors
     /// The descriptor comes back with the reason: it is not an eventfd; it is in semaphore mode (a
@@ -75,10 +75,11 @@ impl EventNotifier {
     /// vhost-user frontend. Nothing that the peer does to the file can block this process.
     ///
     /// With [`adopt`](Self::adopt) it can: whoever holds the file may clear O_NONBLOCK and write
-    /// 2^64 - 2, and then write(2) sleeps in [`notify`](Self::notify). So this notifier rings through
-    /// a small io_uring of its own, whose completions signal the eventfd (`eventfd_signal()` in the
-    /// kernel, which never sleeps), and reads with RWF_NOWAIT. A ring costs about 1.7 times as much
-    /// as the write(2), and the notifier a descriptor more. A full counter stays full.
+    /// 2^64 - 2, and then write(2) sleeps in [`notify`](Self::notify). So this notifier rings
+    /// through a small io_uring of its own, whose completions signal the eventfd
+    /// (`eventfd_signal()` in the kernel, which never sleeps), and reads with RWF_NOWAIT. A ring
+    /// costs about 1.7 times as much as the write(2), and the notifier a descriptor more. A full
+    /// counter stays full.
     ///
     /// # Errors
     /// As for [`adopt`](Self::adopt), and `Unsupported` if io_uring cannot be used here. The

@@ -2,9 +2,9 @@
 //! io_uring calls for each completion of a ring (IORING_REGISTER_EVENTFD).
 //!
 //! write(2) sleeps if the counter is full and O_NONBLOCK is off. Whoever else holds the file can
-//! arrange both at any time, also between a check and the write. `eventfd_signal()` ignores the flag,
-//! and leaves a full counter full. So each signal is a NOP on a small ring whose completions signal
-//! the eventfd: one io_uring_enter(2), about 1.7 times as expensive as the write(2).
+//! arrange both at any time, also between a check and the write. `eventfd_signal()` ignores the
+//! flag, and leaves a full counter full. So each signal is a NOP on a small ring whose completions
+//! signal the eventfd: one io_uring_enter(2), about 1.7 times as expensive as the write(2).
 #![expect(unsafe_code, reason = "pushes an SQE that points to nothing")]
 
 use super::process::{Process, forked};
@@ -40,8 +40,8 @@ impl Signal {
         Ok(Self { ring: Mutex::new(ring), process: Process::current() })
     }
 
-    /// Adds one to the counter, unless it is full, and wakes the waiters. Any thread. Waits for other
-    /// threads that send on this ring, and for nothing else.
+    /// Adds one to the counter, unless it is full, and wakes the waiters. Any thread. Waits for
+    /// other threads that send on this ring, and for nothing else.
     ///
     /// # Errors
     /// What io_uring_enter(2) returns while memory is short; `Unsupported` in a forked child.
