@@ -31,12 +31,6 @@ pub trait Device: Send + Sync + 'static {
     /// How many queues it has. Does not change.
     fn queues(&self) -> u16;
 
-    /// The longest chain that it accepts, in descriptors, if that is more than the size of the
-    /// ring.
-    fn longest_chain(&self) -> u16 {
-        0
-    }
-
     /// The feature bits that a driver may accept, [`RING_FEATURES`] included.
     fn offered(&self) -> u64;
 

@@ -28,6 +28,8 @@ mod level;
 #[expect(clippy::module_inception, reason = "the queue is the main type of this module")]
 mod queue;
 mod rate_limit;
+#[cfg(test)]
+mod refused_tests;
 mod stats;
 #[cfg(test)]
 mod tests;

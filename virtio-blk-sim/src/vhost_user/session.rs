@@ -442,7 +442,6 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
         };
         let ring = |error| SessionError::Ring { index, error };
         let memory = || Arc::clone(self.memory.memory());
-        let longest = self.served.device.longest_chain();
         let probe = DeviceQueue::resume(memory(), config, base, base).map_err(ring)?;
         let used_idx = probe.used_idx_in_ring();
         let Some(region) = &self.inflight else {
@@ -450,11 +449,11 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
             // from the ring anyway: the ring is what the guest sees, and a frontend may have
             // restored a different used.idx.
             let queue = DeviceQueue::resume(memory(), config, base, used_idx).map_err(ring)?;
-            return Ok((queue.accept_chains_of(longest), None));
+            return Ok((queue, None));
         };
         let recovered = region.open(index, size, used_idx)?;
         let queue = DeviceQueue::resume(memory(), config, recovered.next_avail, used_idx).map_err(ring)?;
-        Ok((queue.accept_chains_of(longest), Some((recovered.queue, recovered.heads))))
+        Ok((queue, Some((recovered.queue, recovered.heads))))
     }
 
     /// Notifies the frontend that the configuration space has changed, if it has set up a backend

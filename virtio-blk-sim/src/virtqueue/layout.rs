@@ -28,6 +28,19 @@ use vm_memory::{GuestAddress, GuestMemoryBackend};
 use super::error::{QueueError, RingPart};
 use super::translate::Translator;
 
+/// The most descriptors that a chain may have if its queue is smaller than this.
+///
+/// A driver must not make a chain longer than its queue (virtio 1.2, section 2.7.5.3.1), but
+/// drivers do, with an indirect table:
+///
+/// - Linux sizes its tables by the device's `seg_max` alone (`virtblk_probe`), and a vhost-user
+///   backend must announce `seg_max` before it knows the queue size that the frontend chooses
+///   (QEMU's default is 128).
+/// - Windows' viostor sends up to 515 descriptors, whatever `seg_max` is.
+///
+/// QEMU serves chains of up to 1024 descriptors, so all drivers stay below that.
+pub const MAX_CHAIN: u16 = 1024;
+
 /// The largest queue that 16-bit indices allow (virtio 1.2, section 2.7).
 const MAX_SIZE: u16 = 32768;
 /// flags and idx, at the start of both rings.

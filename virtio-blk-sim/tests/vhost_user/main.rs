@@ -8,6 +8,7 @@ mod idle;
 mod images;
 mod lifecycle;
 mod limit;
+mod long_chains;
 mod memory;
 mod more_cases;
 mod process;

@@ -16,6 +16,22 @@
 //!   completed twice.
 //!
 //! Nothing here blocks, allocates per request, or depends on threads.
+//!
+//! # What a driver may do wrong
+//!
+//! Each mistake costs only its request. See [`virtqueue`](crate::virtqueue) for mistakes in the
+//! rings.
+//!
+//! | what the driver does | the answer |
+//! |---|---|
+//! | any framing: header, data and status cut anywhere | served |
+//! | more data segments than `seg_max`, up to what a chain may have | served |
+//! | a chain that the queue [refuses](crate::virtqueue::QueueError::is_of_one_chain) | IOERR |
+//! | a header of less than 16 bytes, data in the wrong direction | IOERR |
+//! | sectors outside the disk, a length that is not whole blocks, a change of a read-only disk | IOERR |
+//! | an empty or cut list of ranges, a range that is too long | IOERR |
+//! | an unknown type, a type without its feature, unknown range flags, too many ranges | UNSUPP |
+//! | no device-writable byte | returned with a used length of 0 |
 
 mod config;
 mod features;
