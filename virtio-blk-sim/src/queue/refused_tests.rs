@@ -42,9 +42,15 @@ impl InFlightLog for Log {
     fn published(&mut self) {}
 }
 
+/// What a queue did: its log, and the answers in their order.
+struct Outcome {
+    log: Vec<(char, u16)>,
+    answers: Vec<(u16, u32)>,
+}
+
 /// Chains of 16 bytes; those at `bad` lie outside guest memory. A former process took the first
-/// `taken`. Returns the log, and the answers in their order.
-fn run(bad: &[u16], taken: u16) -> (Vec<(char, u16)>, Vec<(u16, u32)>) {
+/// `taken`.
+fn run(bad: &[u16], taken: u16) -> Outcome {
     let context = AioContext::new().unwrap();
     let ram = GuestRam::new(0x1_0000).unwrap();
     let config = QueueConfig::at(GuestAddress(0), 8);
@@ -70,14 +76,14 @@ fn run(bad: &[u16], taken: u16) -> (Vec<(char, u16)>, Vec<(u16, u32)>) {
     assert_eq!(attached.stats().requests, 5);
     assert_eq!((attached.in_flight(), attached.broken()), (0, None));
     let answers = std::iter::from_fn(|| driver.pop_used().unwrap()).collect();
-    (log.0.take(), answers)
+    Outcome { log: log.0.take(), answers }
 }
 
 #[test]
 fn only_the_chain_that_cannot_be_served_is_returned_empty() {
     for taken in 0..=5 {
         for bad in [vec![], vec![0], vec![2], vec![4], vec![1, 3], vec![0, 1, 2, 3, 4]] {
-            let (log, answers) = run(&bad, taken);
+            let Outcome { log, answers } = run(&bad, taken);
             let written = |head| if bad.contains(&head) { 0 } else { 16 };
             assert_eq!(answers, (0..5).map(|head| (head, written(head))).collect::<Vec<_>>());
             // What the former process took is in the log already.
