@@ -35,7 +35,7 @@ mod stats;
 mod tests;
 mod worker;
 
-pub use device::{Device, RING_FEATURES, check_features, read_space};
+pub use device::{Device, RING_FEATURES, SERVES_LEGACY, check_features, read_space};
 pub use in_flight::{InFlight, InFlightLog};
 pub use interrupt::Interrupt;
 #[cfg(feature = "vhost-user")]
