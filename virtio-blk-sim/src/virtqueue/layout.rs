@@ -82,6 +82,11 @@ impl QueueConfig {
         }
     }
 
+    /// Returns true if a queue may have this number of entries: a power of two from 1 to 32768.
+    pub fn is_valid_size(size: u16) -> bool {
+        size.is_power_of_two() && size <= MAX_SIZE
+    }
+
     /// Returns the sizes in bytes of descriptor table, avail ring and used ring for `size` entries.
     pub fn part_bytes(size: u16) -> (u64, u64, u64) {
         (desc_bytes(size), avail_bytes(size), used_bytes(size))
@@ -200,7 +205,7 @@ impl<M: GuestMemoryBackend + 'static> Rings<M> {
     /// region.
     pub(super) fn new(mem: &Arc<M>, config: &QueueConfig) -> Result<Self, QueueError> {
         let size = config.size;
-        if !size.is_power_of_two() || size > MAX_SIZE {
+        if !QueueConfig::is_valid_size(size) {
             return Err(QueueError::Size { size });
         }
         let mut translator = Translator::new(Arc::clone(mem));

@@ -10,6 +10,7 @@ mod lifecycle;
 mod limit;
 mod long_chains;
 mod memory;
+mod mistakes;
 mod more_cases;
 mod process;
 mod requests;
@@ -17,6 +18,7 @@ mod rings;
 mod sandbox;
 mod server;
 mod session;
+mod setup_order;
 mod stops;
 mod transfer;
 
