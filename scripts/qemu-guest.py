@@ -28,7 +28,8 @@ from guest.report import Report  # noqa: E402
 SUITES = (blk.SUITE, rng.SUITE, console.SUITE)
 NEEDS = """
 Needs qemu-system-x86_64, busybox (static) and dpkg-deb. Packed into the guest where this machine
-has them: mke2fs and blkdiscard (mkfs.ext4, write zeroes), fio. Used outside: strace, e2fsck.
+has them: mke2fs and blkdiscard (mkfs.ext4, write zeroes), fio. Used outside: strace, e2fsck; and to
+boot a guest from its disk, grub-mkimage, mtools, GRUB for i386-pc and x86_64-efi, and OVMF.
 """
 
 

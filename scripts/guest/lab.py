@@ -10,10 +10,11 @@ from .agent import Agent
 from .daemon import Daemon
 from .device import Device
 from .errors import CheckFailed, Unavailable
+from .firmware import Firmware, FirmwareMachine, printed_command, write_boot_disk
 from .image import InitramfsMaker, Kernel
 from .machine import Hardware, Machine
 from .process import is_program, log_end
-from .qemu import QemuFinder
+from .qemu import QemuFinder, Version
 from .report import Report
 
 
@@ -84,22 +85,52 @@ class Lab:
         With `restarts` the QEMU is one that survives the daemon's end.
         """
         before = self._device.restarts_before if restarts else None
+        hardware = self._hardware(before, properties, programs)
+        machine = Machine(
+            hardware, self.directory, self._log_name("guest"), self.scale, self._device.prelude
+        )
+        with self._running(machine):
+            yield machine.agent
+
+    @contextmanager
+    def boot(self, firmware: Firmware) -> Iterator[Machine]:
+        """Boots a guest from the disk, with the QEMU line that the daemon's --help prints.
+
+        Gives the machine, and at the end lets it power off.
+        """
+        hardware = self._hardware(None, "", ())
+        printed = printed_command(self._daemon, hardware.qemu.binary, self._socket)
+        machine = FirmwareMachine(
+            hardware, self.directory, self._log_name("guest"), self.scale, self._device.prelude,
+            printed, firmware,
+        )
+        with self._running(machine):
+            yield machine
+
+    def write_boot_disk(self, path: Path) -> None:
+        """Writes an image from which a firmware boots the kernel of these guests."""
+        settings = self._settings
+        write_boot_disk(path, settings.kernel, settings.initramfs.make(), self.directory)
+
+    def _hardware(
+        self, before: Version | None, properties: str, programs: tuple[str, ...]
+    ) -> Hardware:
         qemu, device = self._settings.qemus.find(self._device.qemu_devices, before)
         self.report.note_once(qemu.title)
         chosen = [device, "chardev=device", self._device.properties, properties]
-        hardware = Hardware(
+        return Hardware(
             qemu=qemu, kernel=self._settings.kernel,
             initramfs=self._settings.initramfs.make(programs),
             device=",".join(part for part in chosen if part), socket=self._socket,
             plugged_late=self._device.plugged_late, modules=self._device.modules,
             node=self._device.node,
         )
-        machine = Machine(
-            hardware, self.directory, self._log_name("guest"), self.scale, self._device.prelude
-        )
+
+    @contextmanager
+    def _running(self, machine: Machine) -> Iterator[None]:
         try:
             with machine:
-                yield machine.agent
+                yield
                 self.report.note(machine.power_off())
         except CheckFailed:
             self._guest_words = machine.last_words()

@@ -95,7 +95,7 @@ class Machine:
 
     def _boot(self) -> None:
         agent, monitor = self._listen("agent.sock"), self._listen("monitor.sock")
-        self._process = Process(self._command_line(), self._qemu_log)
+        self._process = Process(self.command_line(), self._qemu_log)
         # QEMU connects first of all. It starts the guest only when the daemon has answered.
         try:
             self._monitor = Monitor(self._accept(monitor), MONITOR_TIMEOUT * self._scale)
@@ -107,6 +107,15 @@ class Machine:
             if self._process.wait(END_TIMEOUT if self._monitor is None else 0) is None:
                 raise
             raise CheckFailed(f"QEMU does not start: {self._process.last_words()}") from error
+        self._load_drivers()
+
+    def reboot(self) -> None:
+        """Lets the guest restart, and waits until it is up again."""
+        self.agent.start("sync; reboot -f")
+        self._uptime = self.agent.wait_until_ready(BOOT_TIMEOUT)
+        self._load_drivers()
+
+    def _load_drivers(self) -> None:
         modules = " ".join((*BASE_MODULES, *self._hardware.modules))
         node = self._hardware.node
         found = self.agent.succeeds(f"""
@@ -158,7 +167,8 @@ class Machine:
             return connection
         raise CheckFailed("QEMU does not connect to the harness")
 
-    def _command_line(self) -> list[str | Path]:
+    def command_line(self) -> list[str | Path]:
+        """Returns QEMU's command line."""
         it = self._hardware
         return [
             it.qemu.binary, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
@@ -166,17 +176,23 @@ class Machine:
             # The daemon maps the guest's memory, so it must be shared.
             "-object", f"memory-backend-memfd,id=memory,size={MEMORY},share=on",
             "-numa", "node,memdev=memory",
-            "-chardev", f"socket,id=monitor,path={self._directory / 'monitor.sock'}",
-            "-mon", "chardev=monitor,mode=control",
             "-kernel", it.kernel.image, "-initrd", it.initramfs,
             "-append", "console=ttyS0 loglevel=5 panic=-1",
+            *self.wires(),
+            "-chardev", f"socket,id=device,path={it.socket},{it.qemu.reconnect}",
+            # Its vCPUs stay stopped until the device is there. PC's PCI bus takes it at any time.
+            *(["-machine", "pc", "-S"] if it.plugged_late else ["-device", it.device]),
+        ]
+
+    def wires(self) -> list[str | Path]:
+        """Returns the options that connect QEMU and the guest to the harness."""
+        return [
+            "-chardev", f"socket,id=monitor,path={self._directory / 'monitor.sock'}",
+            "-mon", "chardev=monitor,mode=control",
             "-serial", f"file:{self.console}",
             "-chardev",
             f"socket,id=agent,path={self._directory / 'agent.sock'},logfile={self._answers}",
             "-serial", "chardev:agent",
-            "-chardev", f"socket,id=device,path={it.socket},{it.qemu.reconnect}",
-            # Its vCPUs stay stopped until the device is there. PC's PCI bus takes it at any time.
-            *(["-machine", "pc", "-S"] if it.plugged_late else ["-device", it.device]),
         ]
 
     def _status(self) -> str:

@@ -13,7 +13,16 @@ from .process import run_tool, search_path
 REQUIRED = {
     "qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static", "dpkg-deb": "dpkg",
 }
-OPTIONAL = {"fio": "fio", "mke2fs": "e2fsprogs", "e2fsck": "e2fsprogs", "strace": "strace"}
+OPTIONAL = {
+    "fio": "fio", "mke2fs": "e2fsprogs", "e2fsck": "e2fsprogs", "strace": "strace",
+    "grub-mkimage": "grub-common", "mformat": "mtools",
+}
+# The same for files: what a guest needs to boot from its disk.
+OPTIONAL_FILES = {
+    "/usr/lib/grub/i386-pc/boot.img": "grub-pc-bin",
+    "/usr/lib/grub/x86_64-efi/moddep.lst": "grub-efi-amd64-bin",
+    "/usr/share/OVMF/OVMF_CODE.fd": "ovmf",
+}
 APT_TIMEOUT = 900.0
 
 
@@ -42,7 +51,8 @@ def missing_programs(wanted: dict[str, str]) -> dict[str, str]:
 
 def install_missing(required: dict[str, str]) -> None:
     """Installs with apt-get what is missing, as root."""
-    wanted = sorted(set(missing_programs(required | OPTIONAL).values()))
+    files = {package for path, package in OPTIONAL_FILES.items() if not Path(path).is_file()}
+    wanted = sorted(files | set(missing_programs(required | OPTIONAL).values()))
     if not wanted:
         return
     if os.geteuid() != 0 or find_program("apt-get") is None:

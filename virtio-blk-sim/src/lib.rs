@@ -48,9 +48,9 @@
 //! # Trust
 //!
 //! The guest is not trusted: every descriptor is copied once and checked, arithmetic is in sectors,
-//! and every loop is bounded by the queue's size. A driver that breaks a rule of the ring loses its
-//! queue until it resets the device; a bad request is answered with a status. [`virtqueue`] and
-//! [`blk::device`] describe what is checked where.
+//! and every loop is bounded by the length of a chain. A bad request, or a chain that cannot be
+//! served, costs only that request. A driver whose rings contradict themselves loses its queue
+//! until it resets the device. [`virtqueue`] and [`blk::device`] describe what is checked where.
 //!
 //! # Example
 //!

@@ -3,6 +3,7 @@
 from ..checks import Check, Suite
 from ..device import Device
 from .attributes import disk, flush, readonly, resize
+from .boot import ovmf, seabios
 from .content import data, discard
 from .crash import crash, fio
 
@@ -33,5 +34,7 @@ SUITE = Suite(
         Check("resize", resize),
         Check("crash", crash),
         Check("fio", fio),
+        Check("seabios", seabios),
+        Check("ovmf", ovmf),
     ),
 )

@@ -155,6 +155,7 @@ pub(crate) fn run(data: &[u8]) {
             Ok(true) => slot = carry_out(&mut guest, &mut rings, &device, &mut disk, slot, posted.transfers),
             // The guest has overwritten its own rings.
             Ok(false) => {}
+            Err(error) if error.is_of_one_chain() => slot = refuse(&mut guest, &mut rings, slot, error),
             Err(error) => {
                 assert!(error.to_string().len() > 20);
                 assert_eq!(rings.device.pop(slot.chain_mut()), Err(QueueError::Broken));
@@ -216,6 +217,27 @@ impl Rings {
         guest.learn();
         Some(())
     }
+}
+
+/// Answers a chain that cannot be served. Only its status may change.
+fn refuse(guest: &mut Guest, rings: &mut Rings, mut slot: RequestSlot, error: QueueError) -> RequestSlot {
+    let chain = slot.chain_mut();
+    let head = chain.head();
+    let place = guest.pieces(chain.writable());
+    assert!(chain.readable().is_empty() && chain.writable().len_bytes() <= 1);
+    let finished = slot.refuse(error);
+    assert_eq!(finished.head(), head);
+    assert_eq!(finished.error(), Some(&RequestError::Chain(error)));
+    assert_eq!(finished.written() as usize, place.len());
+    assert_eq!(finished.status(), place.first().map(|_| Status::IoErr));
+    guest.only_changed(&place);
+    rings.device.push(head, finished.written()).expect("the head was popped");
+    let _ = rings.device.publish();
+    guest.only_changed(&[rings.used_ring]);
+    // If the rings were overwritten, the driver finds an error here and takes nothing.
+    let _ = rings.driver.pop_used();
+    guest.learn();
+    finished.into_slot()
 }
 
 fn carry_out(

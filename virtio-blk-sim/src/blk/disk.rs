@@ -11,7 +11,7 @@ use super::backend::{Backend, Engine};
 use super::device::{BlockDevice, Features, FinishedRequest, Operation, RequestSlot, SECTOR_SIZE, Started};
 use crate::memory::GuestMemoryMmap;
 use crate::queue::{self, Answer, Device, Meter, Queue, QueueRef, Worker};
-use crate::virtqueue::Chain;
+use crate::virtqueue::{Chain, QueueError};
 
 /// A block device with what its requests are carried out on.
 #[derive(Debug, Clone)]
@@ -64,11 +64,6 @@ impl Device for Disk {
 
     fn queues(&self) -> u16 {
         self.device.config().num_queues
-    }
-
-    fn longest_chain(&self) -> u16 {
-        // What SEG_MAX promised, though the frontend may have made the ring smaller.
-        self.device.config().queue_size
     }
 
     fn offered(&self) -> u64 {
@@ -131,6 +126,10 @@ impl Worker for BlkWorker {
                 self.engine.submit(request).map(answer)
             }
         }
+    }
+
+    fn refuse(&self, slot: RequestSlot, error: QueueError) -> Answer<RequestSlot> {
+        answer(slot.refuse(error))
     }
 
     #[inline]

@@ -31,17 +31,11 @@ pub trait Device: Send + Sync + 'static {
     /// How many queues it has. Does not change.
     fn queues(&self) -> u16;
 
-    /// The longest chain that it accepts, in descriptors, if that is more than the size of the
-    /// ring.
-    fn longest_chain(&self) -> u16 {
-        0
-    }
-
     /// The feature bits that a driver may accept, [`RING_FEATURES`] included.
     fn offered(&self) -> u64;
 
-    /// Checks the driver's choice of features. It must be a subset of the offered features and
-    /// contain VERSION_1. A device may have further conditions.
+    /// Checks the driver's choice of features. It must be a subset of the offered features (see
+    /// [`check_features`]). A device may have further conditions.
     ///
     /// # Errors
     /// The reason why the choice is refused, for the log and the frontend.
@@ -93,7 +87,15 @@ pub fn read_space(space: &[u8], offset: u64, data: &mut [u8]) {
     data.iter_mut().zip(tail).for_each(|(byte, value)| *byte = *value);
 }
 
+/// Whether drivers that do not accept VERSION_1 are served ([`check_features`]).
+pub const SERVES_LEGACY: bool = cfg!(target_endian = "little");
+
 /// What every device demands of a driver's choice of features (virtio 1.2, section 2.2).
+///
+/// A legacy driver, which does not accept VERSION_1, is served on a little-endian host. Its rings
+/// and its configuration space are in the byte order of the guest, which vhost-user does not
+/// transmit; it is taken to be that of the host. With that, a legacy driver differs only in what
+/// the VMM handles: the place of its rings, and that it has no FEATURES_OK.
 ///
 /// # Errors
 /// The reason.
@@ -102,8 +104,8 @@ pub fn check_features(offered: u64, driver: u64) -> Result<(), Box<dyn Error + S
     if foreign != 0 {
         return Err(format!("the driver accepted features that were not offered: {foreign:#x}").into());
     }
-    if driver & (1 << VIRTIO_F_VERSION_1) == 0 {
-        return Err("the driver did not accept VERSION_1; legacy drivers are not supported".into());
+    if driver & (1 << VIRTIO_F_VERSION_1) == 0 && !SERVES_LEGACY {
+        return Err("the driver did not accept VERSION_1; this host does not serve legacy drivers".into());
     }
     Ok(())
 }
@@ -111,6 +113,17 @@ pub fn check_features(offered: u64, driver: u64) -> Result<(), Box<dyn Error + S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_driver_accepts_a_part_of_what_is_offered_with_or_without_version_1() {
+        let (version_1, other, foreign) = (1 << VIRTIO_F_VERSION_1, 1 << 5, 1 << 24);
+        let check = |driver| check_features(version_1 | other, driver).is_ok();
+        assert!(check(version_1 | other) && check(version_1));
+        assert_eq!([check(0), check(other)], [SERVES_LEGACY; 2]);
+        for driver in [foreign, version_1 | foreign, u64::MAX] {
+            assert!(!check(driver), "{driver:#x}");
+        }
+    }
 
     #[test]
     fn bytes_beyond_the_configuration_space_are_zero() {

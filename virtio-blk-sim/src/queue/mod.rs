@@ -28,6 +28,8 @@ mod level;
 #[expect(clippy::module_inception, reason = "the queue is the main type of this module")]
 mod queue;
 mod rate_limit;
+#[cfg(test)]
+mod refused_tests;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -35,7 +37,7 @@ mod tests;
 mod unwinding_tests;
 mod worker;
 
-pub use device::{Device, RING_FEATURES, check_features, read_space};
+pub use device::{Device, RING_FEATURES, SERVES_LEGACY, check_features, read_space};
 pub use in_flight::{InFlight, InFlightLog};
 pub use interrupt::Interrupt;
 #[cfg(feature = "vhost-user")]

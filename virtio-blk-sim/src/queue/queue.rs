@@ -188,12 +188,16 @@ impl<W: Worker> Queue<W> {
                 break;
             }
             let mut slot = ring.slot(&self.worker);
-            if let Err(error) = ring.queue.resubmit(head, W::chain(&mut slot)) {
-                self.stop(error);
-                ring.resubmit.clear();
-                break;
-            }
-            self.begin_chain(ring, slot);
+            let refused = match ring.queue.resubmit(head, W::chain(&mut slot)) {
+                Ok(()) => None,
+                Err(error) if error.is_of_one_chain() => Some(error),
+                Err(error) => {
+                    self.stop(error);
+                    ring.resubmit.clear();
+                    break;
+                }
+            };
+            self.begin_chain(ring, slot, refused);
         }
         self.worker.commit();
         self.publish(ring);
@@ -242,18 +246,20 @@ impl<W: Worker> Queue<W> {
                     return Ok(false);
                 }
                 let mut slot = ring.slot(&self.worker);
-                match ring.queue.pop(W::chain(&mut slot)) {
-                    Ok(true) => taken += 1,
+                let refused = match ring.queue.pop(W::chain(&mut slot)) {
+                    Ok(true) => None,
+                    Err(error) if error.is_of_one_chain() => Some(error),
                     other => {
                         ring.slots.push(slot);
                         other?;
                         break;
                     }
-                }
+                };
+                taken += 1;
                 if let Some(log) = &mut ring.log {
                     log.popped(W::chain(&mut slot).head());
                 }
-                self.begin_chain(ring, slot);
+                self.begin_chain(ring, slot, refused);
                 self.publish_early(ring);
             }
             if taken >= bound {
@@ -265,14 +271,21 @@ impl<W: Worker> Queue<W> {
         }
     }
 
-    /// Passes a popped chain to the worker, and answers it if that is done at once.
+    /// Passes a popped chain to the worker, and answers it if that is done at once. `refused` is
+    /// the reason why the chain cannot be served, if it cannot.
     #[inline]
-    fn begin_chain(&self, ring: &mut Ring<W>, slot: W::Slot) {
+    fn begin_chain(&self, ring: &mut Ring<W>, slot: W::Slot, refused: Option<QueueError>) {
         let meter = Meter { limit: self.limit.as_deref(), clock: &self.rest };
         let mut slot = slot;
         let head = W::chain(&mut slot).head();
         let lost = Lost { ring, head };
-        let answer = self.worker.begin(slot, meter);
+        let answer = match refused {
+            None => self.worker.begin(slot, meter),
+            Some(error) => {
+                meter.charge(|| 0);
+                Some(self.worker.refuse(slot, error))
+            }
+        };
         std::mem::forget(lost);
         if let Some(answer) = answer {
             self.answer(ring, answer);

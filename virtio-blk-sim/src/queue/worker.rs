@@ -7,7 +7,7 @@ use vm_memory::GuestMemoryBackend;
 
 use super::rate_limit::RateLimit;
 use crate::memory::GuestMemoryMmap;
-use crate::virtqueue::Chain;
+use crate::virtqueue::{Chain, QueueError};
 
 /// The device's side of one queue. Lives in the home thread of the queue's loop, and is called
 /// there only.
@@ -41,6 +41,14 @@ pub trait Worker: 'static {
     /// Carries out a chain. `None` if the answer comes later. Must not block; report to `meter` how
     /// many bytes it moves.
     fn begin(&self, slot: Self::Slot, meter: Meter<'_>) -> Option<Answer<Self::Slot>>;
+
+    /// Answers a chain that cannot be served, because of `error`: see
+    /// [`QueueError::is_of_one_chain`]. The chain has no readable part, and at most one writable
+    /// byte: the last one that the driver provided, where a request has its status. By default
+    /// nothing is written to it.
+    fn refuse(&self, slot: Self::Slot, _error: QueueError) -> Answer<Self::Slot> {
+        Answer { slot, written: 0 }
+    }
 
     /// Whether [`begin`](Self::begin) may be called now. While this is false nothing is taken off
     /// the ring and no kick is asked for: the device's own back-pressure. When that changes, call

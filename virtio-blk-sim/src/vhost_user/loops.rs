@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use aio::{AioContext, Builder, EventNotifier, IoThread};
 
+use super::error_line::ErrorLine;
 use super::inflight::{InflightQueue, InflightRegion};
 use super::memory::MemoryTable;
 use crate::memory::GuestMemoryMmap;
@@ -28,8 +29,8 @@ pub(super) struct QueueOrder<D> {
     pub(super) queue: DeviceQueue,
     pub(super) kick: EventNotifier,
     pub(super) interrupt: Interrupt,
-    /// The eventfd to signal when the driver breaks a rule.
-    pub(super) error: Option<EventNotifier>,
+    /// The line to raise when the driver breaks a rule.
+    pub(super) error: ErrorLine,
     pub(super) limit: Option<Arc<RateLimit>>,
     /// The record of requests in flight, and the requests that a previous backend left there.
     pub(super) in_flight: Option<(InflightQueue, Vec<u16>)>,
@@ -51,11 +52,7 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> QueueOrder<D> {
                 // The server notices this as end of stream, on whichever thread it runs.
                 let _ = socket.shutdown(Shutdown::Both);
             }
-            if let Some(error) = &error {
-                // An eventfd that the peer sent. If it does not work, there is no other way to
-                // inform the peer.
-                let _ = error.notify();
-            }
+            error.raise();
         };
         let in_flight = self.in_flight.map(|(log, resubmit)| InFlight { log: Box::new(log), resubmit });
         let (memory, record) = (self.memory, self.inflight_region);

@@ -22,6 +22,7 @@
 //! | `connection.rs` | framing: whole messages from a stream of pieces, and back |
 //! | `memory.rs`, `mapping.rs`, `sigbus.rs` | guest memory, also if a peer truncates it |
 //! | `inflight.rs` | records of requests in flight, in memory that survives a crash |
+//! | `error_line.rs` | the eventfd that reports a ring error |
 //! | `session.rs` | the state of a session, and the execution of requests |
 //! | `loops.rs` | the event loops that run the queues |
 //! | `bind.rs` | a listening socket in the file system |
@@ -36,6 +37,7 @@ mod bind;
 mod connection;
 mod daemon;
 mod error;
+mod error_line;
 mod features;
 mod frame;
 mod frontend;

@@ -76,8 +76,7 @@ impl<D> std::fmt::Debug for Listening<D> {
 enum HangUp {
     #[error(transparent)]
     Connection(#[from] ConnectionError),
-    /// The frontend waits for an answer that cannot be sent, or its guest would wait for a ring
-    /// that does not run.
+    /// The frontend waits for an answer that cannot express a failure.
     #[error("its {request} failed: {why}")]
     Refused { request: String, why: String },
 }
@@ -279,15 +278,18 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
                             .send(Reply::Ack(Ack { request: header.request, ok: true }).encode())?;
                     }
                 }
-                Err((request, why)) => match Refusal::of(&header, negotiated) {
-                    Refusal::Reply(reply) => {
-                        self.served.device.log(format_args!("refused {request}: {why}"));
+                Err((request, why)) => {
+                    let refusal = Refusal::of(&header, negotiated);
+                    if let Refusal::Close = refusal {
+                        return Err(HangUp::Refused { request, why });
+                    }
+                    self.served.device.log(format_args!("refused {request}: {why}"));
+                    // A frontend that did not ask for an answer stays connected too: the guest can
+                    // reset its device, and without a connection it could not.
+                    if let Refusal::Reply(reply) = refusal {
                         live.connection.send(reply.encode())?;
                     }
-                    // The frontend would not learn of the failure, and the guest would wait
-                    // forever.
-                    Refusal::Silence | Refusal::Close => return Err(HangUp::Refused { request, why }),
-                },
+                }
             }
         }
         Ok(())

@@ -1,9 +1,35 @@
 //! The state that one frontend has set up, and how its requests change the device.
 //!
-//! A ring runs while it has everything it needs: memory, a size, addresses, a kick eventfd, and (if
-//! protocol features were negotiated) it has been enabled by the frontend. A request that changes
-//! one of these for a running ring first stops the ring and waits until its requests have been
-//! answered. Then the ring restarts at the same position, so no request is lost.
+//! A ring runs while it has everything it needs: the driver's features, memory, a size, addresses,
+//! a kick eventfd, and (if protocol features were negotiated) it has been enabled by the frontend.
+//! These may come in any order. Each message that can complete them starts the ring.
+//!
+//! A request that changes the memory, the features, the in-flight region or the kick eventfd of a
+//! running ring first stops the ring and waits until its requests have been answered. Then the ring
+//! restarts at the same position, so no request is lost. The other state of a running ring is
+//! treated as follows:
+//!
+//! | request | on a running ring |
+//! |---|---|
+//! | SET_VRING_CALL, SET_VRING_ERR | counts at once; the new eventfd is signalled if it may have missed a signal |
+//! | SET_VRING_NUM, SET_VRING_ADDR | refused, unless nothing changes: they only make sense together |
+//! | SET_VRING_BASE | refused, unless the ring has started there: without it, a ring starts at its used index |
+//! | SET_VRING_ENABLE | stops or starts the ring |
+//!
+//! # What a guest or its VMM may do wrong
+//!
+//! | mistake | reaction |
+//! |---|---|
+//! | in the rings or in a request | see [`virtqueue`](crate::virtqueue): it costs the request or the queue |
+//! | features that were not offered | the request is refused, and no ring starts until others are accepted; the session continues |
+//! | a ring outside the memory, misaligned or of an invalid size | the ring does not start, and its error eventfd is signalled; a request for this ring is refused; the session continues |
+//! | any other request that cannot be carried out, or a message with an invalid body | the request is refused; the session continues |
+//! | a request for data that cannot be given, such as GET_VRING_BASE of a ring that does not exist | the connection is closed: the reply cannot express an error |
+//! | a byte stream that is not vhost-user, descriptors that get lost, unread replies | the connection is closed |
+//! | guest memory that is truncated while it is shared | the connection is closed |
+//!
+//! A refused request, or a ring that cannot start, is logged with one line. If the frontend asked
+//! for an acknowledgement of a refused request, it gets an error.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,6 +42,7 @@ use aio::{AioContext, EventNotifier, Reset};
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 use super::connection::Connection;
+use super::error_line::ErrorLine;
 use super::features::{F_PROTOCOL_FEATURES, ProtocolFeatures};
 use super::inflight::{InflightError, InflightQueue, InflightRegion};
 use super::loops::{Loops, QueueOrder, RunningQueue};
@@ -113,13 +140,19 @@ pub enum SessionError {
 struct Vring {
     size: u16,
     addr: Option<VringAddr>,
-    /// Index of the next avail entry to pop, while the ring is stopped.
-    base: u16,
+    /// Index of the next avail entry to pop when the ring starts. If the frontend has not sent one,
+    /// a ring starts at its used index: all requests before that have been answered.
+    base: Option<u16>,
+    /// The index at which the ring has first started with this set-up. A restart does not change
+    /// it.
+    first: Option<u16>,
     kick: Option<EventNotifier>,
     call: Option<Interrupt>,
-    error: Option<EventNotifier>,
+    error: ErrorLine,
     enabled: bool,
     running: Option<RunningQueue>,
+    /// The last attempt to start the ring failed.
+    failed: bool,
 }
 
 /// A frontend's session.
@@ -133,8 +166,9 @@ pub(super) struct Session<D> {
     memory: MemoryTable,
     acked_protocol: ProtocolFeatures,
     has_protocol_features: bool,
-    /// The virtio features that the driver accepted.
-    features: u64,
+    /// The virtio features that the driver accepted. `None` before SET_FEATURES, and after one that
+    /// was refused: then it is not known what the driver relies on, so no ring may start.
+    features: Option<u64>,
     inflight: Option<InflightRegion>,
     /// The channel for messages that the backend sends by itself.
     backend_channel: Option<Connection>,
@@ -160,7 +194,7 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
             memory: MemoryTable::default(),
             acked_protocol: ProtocolFeatures::NONE,
             has_protocol_features: false,
-            features: 0,
+            features: None,
             inflight: None,
             backend_channel: None,
             socket: Arc::new(socket),
@@ -192,13 +226,33 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
     /// rings that it stops have been answered.
     ///
     /// # Errors
-    /// Returns why the request was refused. Most requests are checked before they change anything,
-    /// but rings that were stopped may stay stopped.
+    /// Returns why the request was refused. Requests are checked before they change anything. One
+    /// exception is a request for a ring that completes it: if the ring turns out to be unusable,
+    /// the request is refused, and a later one can correct it.
     pub(super) fn handle(
         &mut self,
         request: Request,
         context: &AioContext,
     ) -> Result<Option<Reply>, SessionError> {
+        let completes = Completes::of(&request);
+        let applied = self.apply(request, context);
+        // Also after a refusal: it may have stopped rings.
+        let started = match completes {
+            Completes::NoRing => Ok(()),
+            Completes::Ring(index) => self.start_if_ready(index, context),
+            Completes::RingPart(index) => self.start_if_corrected(index, context),
+            Completes::AllRings => {
+                self.start_ready(context);
+                Ok(())
+            }
+        };
+        let reply = applied?;
+        started?;
+        Ok(reply)
+    }
+
+    /// Carries out a request, but starts no ring.
+    fn apply(&mut self, request: Request, context: &AioContext) -> Result<Option<Reply>, SessionError> {
         match request {
             Request::GetFeatures => {
                 return Ok(Some(Reply::Features(self.served.device.offered() | F_PROTOCOL_FEATURES)));
@@ -210,19 +264,27 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
             Request::ResetOwner => {}
             Request::SetMemTable(regions) => {
                 let memory = MemoryTable::new(regions)?;
-                self.with_rings_stopped(context, |this| this.memory = memory)?;
+                self.stop_all(context)?;
+                self.memory = memory;
             }
             Request::AddMemReg(region, fd) => {
                 let memory = self.memory.with(region, fd)?;
-                self.with_rings_stopped(context, |this| this.memory = memory)?;
+                self.stop_all(context)?;
+                self.memory = memory;
             }
             Request::RemMemReg(region) => {
                 let memory = self.memory.without(&region)?;
-                self.with_rings_stopped(context, |this| this.memory = memory)?;
+                self.stop_all(context)?;
+                self.memory = memory;
             }
             Request::SetVringNum(VringState { index, num }) => {
-                let size = u16::try_from(num).map_err(|_| SessionError::RingNumber { index, value: num })?;
-                self.idle_vring(index)?.size = size;
+                let size = u16::try_from(num).ok().filter(|size| QueueConfig::is_valid_size(*size));
+                let size = size.ok_or(SessionError::RingNumber { index, value: num })?;
+                let vring = self.vring(index)?;
+                if vring.running.is_some() && vring.size != size {
+                    return Err(SessionError::Running(index));
+                }
+                vring.size = size;
             }
             Request::SetVringAddr(addr) => {
                 let vring = self.vring(addr.index)?;
@@ -236,14 +298,19 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
             }
             Request::SetVringBase(VringState { index, num }) => {
                 let base = u16::try_from(num).map_err(|_| SessionError::RingNumber { index, value: num })?;
-                self.idle_vring(index)?.base = base;
+                let vring = self.vring(index)?;
+                if vring.running.is_none() {
+                    (vring.base, vring.first) = (Some(base), None);
+                } else if vring.first != Some(base) {
+                    return Err(SessionError::Running(index));
+                }
             }
             Request::GetVringBase { index } => {
                 self.stop(index, context)?;
                 let vring = self.vring(index)?;
                 // The ring stays stopped until it gets a new kick eventfd.
-                vring.kick = None;
-                let num = u32::from(vring.base);
+                (vring.kick, vring.first) = (None, None);
+                let num = u32::from(vring.base.unwrap_or(0));
                 return Ok(Some(Reply::VringBase(VringState { index, num })));
             }
             Request::SetVringKick(kick) => {
@@ -252,7 +319,6 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
                 let kick = self.adopt(fd)?;
                 self.stop(index.into(), context)?;
                 self.vring(index.into())?.kick = Some(kick);
-                self.start_if_ready(index.into(), context)?;
             }
             Request::SetVringCall(call) => {
                 let interrupt = call.fd.map_or(Ok(Interrupt::None), Interrupt::from_peer)?;
@@ -264,7 +330,7 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
             }
             Request::SetVringErr(error) => {
                 let notifier = error.fd.map(|fd| self.adopt(fd)).transpose()?;
-                self.vring(error.index.into())?.error = notifier;
+                self.vring(error.index.into())?.error.set(notifier);
             }
             Request::GetProtocolFeatures => {
                 return Ok(Some(Reply::ProtocolFeatures(self.offered_protocol())));
@@ -280,9 +346,9 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
                 return Ok(Some(Reply::QueueNum(self.served.device.queues().into())));
             }
             Request::SetVringEnable { index, enable } => {
-                if self.vring(index)?.enabled != enable {
-                    self.vring(index)?.enabled = enable;
-                    if enable { self.start_if_ready(index, context)? } else { self.stop(index, context)? }
+                self.vring(index)?.enabled = enable;
+                if !enable {
+                    self.stop(index, context)?;
                 }
             }
             Request::SetBackendReqFd(fd) => {
@@ -307,14 +373,15 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
             }
             Request::SetInflightFd(description, fd) => {
                 let region = InflightRegion::adopt(&description, fd, self.served.device.queues())?;
-                self.with_rings_stopped(context, |this| this.inflight = Some(region))?;
+                self.stop_all(context)?;
+                self.inflight = Some(region);
             }
             Request::ResetDevice => {
                 self.stop_all(context)?;
                 for vring in &mut self.vrings {
                     *vring = Vring::default();
                 }
-                self.features = 0;
+                self.features = None;
                 self.served.device.reset();
             }
             Request::GetMaxMemSlots => return Ok(Some(Reply::MaxMemSlots(MAX_MEM_SLOTS as u64))),
@@ -341,15 +408,22 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
         let features = bits & !F_PROTOCOL_FEATURES;
         let has_protocol_features = bits & F_PROTOCOL_FEATURES != 0;
         // Check first, so that a refusal does not stop any ring.
-        self.served.device.check_features(features).map_err(SessionError::Features)?;
-        let unchanged = features == self.features && has_protocol_features == self.has_protocol_features;
+        if let Err(error) = self.served.device.check_features(features) {
+            // Running rings keep the features that they started with.
+            if self.vrings.iter().all(|vring| vring.running.is_none()) {
+                self.features = None;
+            }
+            return Err(SessionError::Features(error));
+        }
+        let unchanged =
+            self.features == Some(features) && has_protocol_features == self.has_protocol_features;
         if unchanged {
             return Ok(());
         }
-        self.with_rings_stopped(context, |this| {
-            (this.features, this.has_protocol_features) = (features, has_protocol_features);
-            this.served.device.negotiate(features);
-        })
+        self.stop_all(context)?;
+        (self.features, self.has_protocol_features) = (Some(features), has_protocol_features);
+        self.served.device.negotiate(features);
+        Ok(())
     }
 
     fn vring(&mut self, index: u32) -> Result<&mut Vring, SessionError> {
@@ -358,51 +432,87 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
         vring.ok_or(SessionError::NoSuchVring { index, queues })
     }
 
-    fn idle_vring(&mut self, index: u32) -> Result<&mut Vring, SessionError> {
-        let vring = self.vring(index)?;
-        if vring.running.is_some() { Err(SessionError::Running(index)) } else { Ok(vring) }
-    }
-
     /// Stops a ring and stores its position in `base`.
     fn stop(&mut self, index: u32, context: &AioContext) -> Result<(), SessionError> {
         let vring = self.vring(index)?;
         if let Some(running) = vring.running.take() {
-            vring.base = running.stop(context)?.next_avail;
+            vring.base = Some(running.stop(context)?.next_avail);
         }
         Ok(())
     }
 
+    /// Stops all rings, also if stopping one of them fails.
     pub(super) fn stop_all(&mut self, context: &AioContext) -> Result<(), SessionError> {
-        (0..self.vrings.len() as u32).try_for_each(|index| self.stop(index, context))
+        let mut outcome = Ok(());
+        for index in 0..self.vrings.len() as u32 {
+            outcome = outcome.and(self.stop(index, context));
+        }
+        outcome
     }
 
-    fn with_rings_stopped(
-        &mut self,
-        context: &AioContext,
-        change: impl FnOnce(&mut Self),
-    ) -> Result<(), SessionError> {
-        self.stop_all(context)?;
-        change(self);
-        (0..self.vrings.len() as u32).try_for_each(|index| self.start_if_ready(index, context))
+    /// Starts all rings that are ready, after a request that concerns all of them.
+    ///
+    /// A ring that cannot be started keeps no other ring from it, and is no reason to refuse the
+    /// request: the guest chose the place of the ring, and a VMM may not survive that a change of
+    /// its memory table is refused.
+    fn start_ready(&mut self, context: &AioContext) {
+        for index in 0..self.vrings.len() as u32 {
+            if let Err(error) = self.start_if_ready(index, context) {
+                self.served.device.log(format_args!("vring {index} cannot start: {error}"));
+            }
+        }
     }
 
-    /// Starts a ring if it is stopped and has everything it needs.
+    /// Starts a ring if it is stopped and has everything it needs. If that fails, the frontend
+    /// learns of it through the ring's error eventfd too: it may not wait for an answer.
     fn start_if_ready(&mut self, index: u32, context: &AioContext) -> Result<(), SessionError> {
+        let Some(setup) = self.ready(index)? else { return Ok(()) };
+        let error = self.vring(index)?.error.clone();
+        error.clear();
+        let started = self.start(index, setup, context);
+        if started.is_err() {
+            error.raise();
+        }
+        self.vring(index)?.failed = started.is_err();
+        started
+    }
+
+    /// Like [`start_if_ready`](Self::start_if_ready), after a request that sets one of several
+    /// numbers of a ring. If the ring could not start before, the frontend is correcting it, and
+    /// more may follow: that it still cannot start is no reason to refuse the request.
+    fn start_if_corrected(&mut self, index: u32, context: &AioContext) -> Result<(), SessionError> {
+        let failed_before = self.vring(index)?.failed;
+        match self.start_if_ready(index, context) {
+            Err(error) if failed_before => {
+                self.served.device.log(format_args!("vring {index} still cannot start: {error}"));
+                Ok(())
+            }
+            started => started,
+        }
+    }
+
+    /// Returns what a ring needs to run. `None` if it runs already or something is missing.
+    fn ready(&mut self, index: u32) -> Result<Option<RingSetup>, SessionError> {
+        let (features, has_memory) = (self.features, !self.memory.is_empty());
         let has_protocol_features = self.has_protocol_features;
         let vring = self.vring(index)?;
         let enabled = vring.enabled || !has_protocol_features;
-        let (Some(addr), Some(kick)) = (vring.addr, vring.kick.clone()) else { return Ok(()) };
-        if vring.running.is_some() || !enabled {
-            return Ok(());
-        }
+        let idle = vring.running.is_none() && vring.size != 0 && enabled && has_memory;
+        Ok(match (features, vring.addr, vring.kick.clone()) {
+            (Some(features), Some(addr), Some(kick)) if idle => Some(RingSetup { features, addr, kick }),
+            _ => None,
+        })
+    }
+
+    fn start(&mut self, index: u32, setup: RingSetup, context: &AioContext) -> Result<(), SessionError> {
+        let RingSetup { features, addr, kick } = setup;
+        let vring = self.vring(index)?;
         let (size, base) = (vring.size, vring.base);
         let (interrupt, error) = (vring.call.clone().unwrap_or(Interrupt::None), vring.error.clone());
-        if self.memory.is_empty() {
-            return Ok(());
-        }
         // The cast is lossless: a device has at most 256 queues.
-        let index = index as u16;
-        let (queue, in_flight) = self.open_ring(index, size, base, &addr)?;
+        let number = index as u16;
+        let (queue, in_flight) = self.open_ring(number, size, base, &addr, features)?;
+        let base = queue.next_avail();
         let order = QueueOrder {
             device: Arc::clone(&self.served.device),
             queue,
@@ -415,8 +525,10 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
             inflight_region: self.inflight.clone(),
             socket: Arc::clone(&self.socket),
         };
-        let running = self.loops.start(index, order, context)?;
-        self.vring(index.into())?.running = Some(running);
+        let running = self.loops.start(number, order, context)?;
+        let vring = self.vring(index)?;
+        vring.running = Some(running);
+        vring.first.get_or_insert(base);
         Ok(())
     }
 
@@ -427,10 +539,10 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
         &self,
         index: u16,
         size: u16,
-        base: u16,
+        base: Option<u16>,
         addr: &VringAddr,
+        features: u64,
     ) -> Result<(DeviceQueue, Option<(InflightQueue, Vec<u16>)>), SessionError> {
-        let features = self.features;
         let (desc_bytes, avail_bytes, used_bytes) = QueueConfig::part_bytes(size);
         let config = QueueConfig {
             size,
@@ -442,13 +554,12 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
         };
         let ring = |error| SessionError::Ring { index, error };
         let queue = DeviceQueue::new(Arc::clone(self.memory.memory()), config).map_err(ring)?;
-        let queue = queue.accept_chains_of(self.served.device.longest_chain());
         let used_idx = queue.used_idx_in_ring();
         let Some(region) = &self.inflight else {
             // Nothing is in flight, so the used index normally equals the avail position. Read it
             // from the ring anyway: the ring is what the guest sees, and a frontend may have
             // restored a different used.idx.
-            return Ok((queue.resumed_at(base, used_idx), None));
+            return Ok((queue.resumed_at(base.unwrap_or(used_idx), used_idx), None));
         };
         let recovered = region.open(index, size, used_idx)?;
         let queue = queue.resumed_at(recovered.next_avail, used_idx);
@@ -470,6 +581,58 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
     pub(super) fn stats(&self) -> Vec<(usize, QueueStats)> {
         let running = |(index, vring): (usize, &Vring)| Some((index, vring.running.as_ref()?.stats().ok()?));
         self.vrings.iter().enumerate().filter_map(running).collect()
+    }
+}
+
+/// What a ring gets when it starts, besides what has a default.
+struct RingSetup {
+    features: u64,
+    addr: VringAddr,
+    kick: EventNotifier,
+}
+
+/// Which rings a request can complete, so that they can start.
+enum Completes {
+    NoRing,
+    /// The request is the start of a ring, or all of its addresses.
+    Ring(u32),
+    /// The request is one number of a ring.
+    RingPart(u32),
+    AllRings,
+}
+
+impl Completes {
+    fn of(request: &Request) -> Self {
+        match request {
+            Request::SetVringNum(state) | Request::SetVringBase(state) => Self::RingPart(state.index),
+            Request::SetVringAddr(addr) => Self::Ring(addr.index),
+            Request::SetVringKick(kick) => Self::Ring(kick.index.into()),
+            Request::SetVringEnable { index, .. } => Self::Ring(*index),
+            Request::SetFeatures(_)
+            | Request::SetMemTable(_)
+            | Request::AddMemReg(..)
+            | Request::RemMemReg(_)
+            | Request::SetInflightFd(..) => Self::AllRings,
+            Request::GetFeatures
+            | Request::SetOwner
+            | Request::ResetOwner
+            // A stopped ring waits for a new kick eventfd.
+            | Request::GetVringBase { .. }
+            // A ring needs no call eventfd: the driver may poll.
+            | Request::SetVringCall(_)
+            | Request::SetVringErr(_)
+            | Request::GetProtocolFeatures
+            | Request::SetProtocolFeatures(_)
+            | Request::GetQueueNum
+            | Request::SetBackendReqFd(_)
+            | Request::GetConfig(_)
+            | Request::SetConfig(_)
+            | Request::GetInflightFd(_)
+            | Request::ResetDevice
+            | Request::GetMaxMemSlots
+            | Request::SetStatus(_)
+            | Request::GetStatus => Self::NoRing,
+        }
     }
 }
 

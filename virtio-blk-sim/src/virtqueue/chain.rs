@@ -52,8 +52,7 @@ impl<M: GuestMemoryBackend + 'static> Chain<M> {
     /// For tests of a device, and for callers that get their buffers from elsewhere.
     ///
     /// # Errors
-    /// [`QueueError::ZeroLength`] for a buffer of 0 bytes, [`QueueError::Unmapped`] for bytes
-    /// outside guest memory.
+    /// [`QueueError::Unmapped`] for bytes outside guest memory.
     pub fn from_buffers(
         mem: Arc<M>,
         head: u16,

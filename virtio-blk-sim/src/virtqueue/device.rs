@@ -8,7 +8,8 @@ use vm_memory::GuestMemoryBackend;
 use super::chain::Chain;
 use super::error::QueueError;
 use super::in_flight::InFlight;
-use super::layout::{Descriptor, QueueConfig, Rings};
+use super::layout::{Descriptor, MAX_CHAIN, QueueConfig, Rings};
+use super::refused::last_writable;
 use super::segment::Segments;
 use super::suppression::{Request, wanted};
 use super::translate::Translator;
@@ -19,11 +20,13 @@ const MAX_CHAIN_BYTES: u64 = 1 << 32;
 
 /// The device half: takes chains off the avail ring and puts them on the used ring.
 ///
-/// The driver on the other side is not trusted. Whatever is in the rings, an operation takes at
-/// most as many steps as a chain may have descriptors, accesses no byte outside guest memory, and
-/// either succeeds or breaks the queue. A broken queue pops nothing and writes nothing more. Chains
-/// in flight are still returned with [`DeviceQueue::push`], so a device drains the same way in both
-/// cases.
+/// The driver on the other side is not trusted. Whatever is in the rings, an operation takes a
+/// number of steps that is bounded by the length that a chain may have ([`MAX_CHAIN`], or the queue
+/// size if that is more), accesses no byte outside guest memory, and either succeeds, refuses one
+/// chain, or breaks the queue. The module's documentation has a table of what leads to what.
+///
+/// A broken queue pops nothing and writes nothing more. Chains in flight are still returned with
+/// [`DeviceQueue::push`], so a device drains the same way in both cases.
 ///
 /// No method blocks or makes a syscall. The queue is used by one thread at a time and may move
 /// between threads if `M` is `Send + Sync`.
@@ -117,7 +120,7 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
         let rings = Rings::new(&mem, &config)?;
         Ok(Self {
             in_flight: InFlight::new(rings.size()),
-            longest_chain: rings.size(),
+            longest_chain: rings.size().max(MAX_CHAIN),
             rings,
             buffers: Translator::new(Arc::clone(&mem)),
             tables: Translator::new(mem),
@@ -167,18 +170,6 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
         }
     }
 
-    /// Accepts chains of up to `entries` descriptors if that is more than the queue size.
-    ///
-    /// A driver must not make such chains (virtio 1.2, section 2.7.5.3.1). But Linux sizes its
-    /// indirect tables by the device's `seg_max` alone (`virtblk_probe`), and a vhost-user backend
-    /// must announce `seg_max` before it knows the queue size that the frontend chooses (QEMU's
-    /// default is 128).
-    #[must_use]
-    pub fn accept_chains_of(mut self, entries: u16) -> Self {
-        self.longest_chain = entries.max(self.rings.size());
-        self
-    }
-
     /// Returns an empty slot for [`DeviceQueue::pop`]. A device needs one per request in flight.
     pub fn new_chain(&self) -> Chain<M> {
         Chain::new(Arc::clone(self.buffers.memory()))
@@ -204,8 +195,14 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
     /// chains as the queue has entries are in flight at a time.
     ///
     /// # Errors
-    /// The way in which the driver violated the protocol. The queue is broken from then on, and
-    /// every later call returns [`QueueError::Broken`].
+    /// The way in which the driver violated the protocol. If
+    /// [`QueueError::is_of_one_chain`] returns true, only this chain cannot be served, and the
+    /// queue continues: the head is in flight, and the chain must be pushed like any other. The
+    /// slot then has no readable part. Its writable part is the last device-writable byte of the
+    /// chain, for a device that reports a status there, or empty if that byte cannot be found.
+    ///
+    /// After any other error the queue is broken, and every later call returns
+    /// [`QueueError::Broken`].
     #[inline]
     pub fn pop(&mut self, into: &mut Chain<M>) -> Result<bool, QueueError> {
         if self.broken {
@@ -221,14 +218,17 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
             }
             let size = self.rings.size();
             if fresh > size {
-                return self.violated(into, QueueError::AvailIndex { from: self.next_avail, to: idx, size });
+                self.violated(into);
+                return Err(QueueError::AvailIndex { from: self.next_avail, to: idx, size });
             }
             self.avail_idx = idx;
         }
-        match self.take(into) {
-            Ok(()) => Ok(true),
-            Err(error) => self.violated(into, error),
+        let head = self.rings.avail_entry(self.next_avail).load(Ordering::Relaxed);
+        let outcome = self.read_chain(head, into);
+        if !self.broken {
+            self.next_avail = self.next_avail.wrapping_add(1);
         }
+        outcome.map(|()| true)
     }
 
     /// Takes a chain that a previous device popped but did not complete, and stores it in the slot
@@ -240,23 +240,13 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
     /// The driver's side can write the in-flight region, so `head` is not trusted either.
     ///
     /// # Errors
-    /// As [`DeviceQueue::pop`]: a head that is out of range, already in flight, or the start of a
-    /// malformed chain breaks the queue.
+    /// As [`DeviceQueue::pop`]: a head that is out of range or already in flight breaks the queue.
     #[cold]
     pub fn resubmit(&mut self, head: u16, into: &mut Chain<M>) -> Result<(), QueueError> {
         if self.broken {
             return Err(QueueError::Broken);
         }
-        self.read_chain(head, into).or_else(|error| self.violated(into, error).map(drop))
-    }
-
-    /// Takes the chain at `next_avail`. The caller has checked that there is one.
-    #[inline]
-    fn take(&mut self, into: &mut Chain<M>) -> Result<(), QueueError> {
-        let head = self.rings.avail_entry(self.next_avail).load(Ordering::Relaxed);
-        self.read_chain(head, into)?;
-        self.next_avail = self.next_avail.wrapping_add(1);
-        Ok(())
+        self.read_chain(head, into)
     }
 
     /// Reads the chain `head` into the slot and marks it in flight.
@@ -265,76 +255,108 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
     fn read_chain(&mut self, head: u16, into: &mut Chain<M>) -> Result<(), QueueError> {
         let size = self.rings.size();
         if head >= size {
+            self.violated(into);
             return Err(QueueError::HeadOutOfRange { head, size });
         }
         into.reset(&self.buffers, head);
-        // The head is marked in flight after its chain was checked; a bad chain breaks the queue.
         if self.in_flight.contains(head) {
+            self.violated(into);
             return Err(QueueError::HeadInFlight { head });
         }
-        let rings = &self.rings;
-        let mut budget = Budget { limit: self.longest_chain, left: self.longest_chain };
-        let indirect =
-            walk(|index| rings.descriptor(index), size, head, &mut budget, &mut self.buffers, into)?;
-        if let Some(descriptor) = indirect {
-            self.walk_indirect(descriptor, budget, into)?;
-        }
-        if into.readable().len_bytes() + into.writable().len_bytes() > MAX_CHAIN_BYTES {
-            return Err(QueueError::ChainTooLarge);
+        if let Err(error) = self.read_buffers(head, into) {
+            return Err(self.refuse(head, into, error));
         }
         self.in_flight.insert(head);
         Ok(())
     }
 
-    /// Adds the buffers of an indirect table. The descriptors in the table count towards the chain
-    /// length; the descriptor that refers to the table does not. The WRITE flag of the latter is
-    /// ignored, as the specification requires (virtio 1.2, section 2.7.5.3.2).
+    /// Adds the buffers of the chain `head`.
+    #[inline(always)]
+    fn read_buffers(&mut self, head: u16, into: &mut Chain<M>) -> Result<(), QueueError> {
+        let (rings, size) = (&self.rings, self.rings.size());
+        // More steps than the table has entries visit one of them twice.
+        let mut budget = Budget { limit: size, left: size };
+        let indirect = walk(|index| rings.descriptor(index), head, &mut budget, &mut self.buffers, into)
+            .map_err(|error| match error {
+                Wrong::Next(next) => QueueError::NextOutOfRange { next, entries: size },
+                Wrong::Length(_) => QueueError::Loop { size },
+                Wrong::Buffer(error) => error,
+            })?;
+        if let Some(descriptor) = indirect {
+            let before = size - budget.left;
+            self.walk_indirect(descriptor, self.longest_chain.saturating_sub(before), into)?;
+        }
+        if into.readable().len_bytes() + into.writable().len_bytes() > MAX_CHAIN_BYTES {
+            return Err(QueueError::ChainTooLarge);
+        }
+        Ok(())
+    }
+
+    /// Adds the buffers of an indirect table, at most `left`. The descriptors in the table count
+    /// towards the chain length; the descriptor that refers to the table does not. The WRITE flag
+    /// of the latter is ignored, as the specification requires (virtio 1.2, section 2.7.5.3.2).
     // A function of its own: inlined into `pop` it would take registers from the chains without a
     // table.
     #[inline(never)]
-    fn walk_indirect(
-        &mut self,
-        at: Descriptor,
-        mut budget: Budget,
-        into: &mut Chain<M>,
-    ) -> Result<(), QueueError> {
+    fn walk_indirect(&mut self, at: Descriptor, left: u16, into: &mut Chain<M>) -> Result<(), QueueError> {
         if !self.indirect {
             return Err(QueueError::IndirectNotNegotiated);
         }
         if at.has(Descriptor::NEXT) {
             return Err(QueueError::IndirectWithNext);
         }
-        let size = self.longest_chain;
+        let limit = self.longest_chain;
         let whole = at.len.is_multiple_of(Descriptor::BYTES as u32);
         let entries = match u16::try_from(at.len / Descriptor::BYTES as u32) {
-            Ok(entries) if whole && (1..=size).contains(&entries) => entries,
-            _ => return Err(QueueError::IndirectLength { len: at.len, size }),
+            Ok(entries) if whole && (1..=limit).contains(&entries) => entries,
+            _ => return Err(QueueError::IndirectLength { len: at.len, limit }),
         };
         self.table.clear();
         let table = &mut self.table;
         self.tables
             .translate(at.addr, at.len, |segment| table.push(segment))
             .map_err(|_| QueueError::IndirectUnmapped { addr: at.addr, len: at.len })?;
-        if entries < budget.left {
-            budget = Budget { limit: entries, left: entries };
-        }
+        let mut budget = match entries < left {
+            true => Budget { limit: entries, left: entries },
+            false => Budget { limit, left },
+        };
         let read = |index| {
             if index >= entries {
                 return None;
             }
             table.array(Descriptor::BYTES as u64 * u64::from(index)).map(Descriptor::from_bytes)
         };
-        match walk(read, entries, 0, &mut budget, &mut self.buffers, into)? {
-            Some(_) => Err(QueueError::IndirectNested),
-            None => Ok(()),
+        match walk(read, 0, &mut budget, &mut self.buffers, into) {
+            Ok(None) => Ok(()),
+            Ok(Some(_)) => Err(QueueError::IndirectNested),
+            Err(Wrong::Next(next)) => Err(QueueError::IndirectNext { next, entries }),
+            Err(Wrong::Length(limit)) => Err(QueueError::ChainTooLong { limit }),
+            Err(Wrong::Buffer(error)) => Err(error),
         }
     }
 
+    /// Handles a chain that cannot be served: breaks the queue, or marks the chain in flight with
+    /// the place of its status as its only content. Returns the error.
     #[cold]
-    fn violated(&mut self, chain: &mut Chain<M>, error: QueueError) -> Result<bool, QueueError> {
+    fn refuse(&mut self, head: u16, into: &mut Chain<M>, error: QueueError) -> QueueError {
+        if !error.is_of_one_chain() {
+            self.violated(into);
+            return error;
+        }
+        into.clear();
+        let place = last_writable(&self.rings, &mut self.tables, self.indirect, head);
+        if let Some(addr) = place {
+            // If the byte is not in guest memory, there is no place for a status.
+            let _ = into.add_writable(&mut self.buffers, addr, 1);
+        }
+        self.in_flight.insert(head);
+        error
+    }
+
+    #[cold]
+    fn violated(&mut self, chain: &mut Chain<M>) {
         self.broken = true;
         chain.clear();
-        Err(error)
     }
 
     /// Completes the chain `head`. `written` is the number of bytes written from the start of its
@@ -470,42 +492,48 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
     }
 }
 
-/// How many descriptors a chain may still have, and the limit that applies.
+/// How many descriptors may still follow, and the limit that applies.
 struct Budget {
     limit: u16,
     left: u16,
 }
 
+/// Why a walk ended early.
+enum Wrong {
+    /// A `next` field points outside the table.
+    Next(u16),
+    /// There are more descriptors than this limit.
+    Length(u16),
+    /// A buffer is not valid.
+    Buffer(QueueError),
+}
+
 /// Adds the buffers of the descriptors from `index` on to `into`. Stops at the end of the chain, or
 /// at a descriptor that refers to an indirect table and returns that descriptor.
 ///
-/// `read` copies one descriptor out of the table of `entries`. All checks use this copy, so it does
-/// not matter if the guest changes the table meanwhile or if a buffer overlaps the table.
+/// `read` copies one descriptor out of the table. All checks use this copy, so it does not matter
+/// if the guest changes the table meanwhile or if a buffer overlaps the table.
 #[inline]
 fn walk<M: GuestMemoryBackend + 'static>(
     read: impl Fn(u16) -> Option<Descriptor>,
-    entries: u16,
     mut index: u16,
     budget: &mut Budget,
     buffers: &mut Translator<M>,
     into: &mut Chain<M>,
-) -> Result<Option<Descriptor>, QueueError> {
+) -> Result<Option<Descriptor>, Wrong> {
     loop {
-        let descriptor = read(index).ok_or(QueueError::NextOutOfRange { next: index, entries })?;
+        let descriptor = read(index).ok_or(Wrong::Next(index))?;
         if descriptor.has(Descriptor::INDIRECT) {
             return Ok(Some(descriptor));
         }
         // One counter detects both a loop and a chain that is too long.
-        budget.left = match budget.left.checked_sub(1) {
-            Some(left) => left,
-            None => return Err(QueueError::ChainTooLong { limit: budget.limit }),
-        };
+        budget.left = budget.left.checked_sub(1).ok_or(Wrong::Length(budget.limit))?;
         if descriptor.has(Descriptor::WRITE) {
-            into.add_writable(buffers, descriptor.addr, descriptor.len)?;
+            into.add_writable(buffers, descriptor.addr, descriptor.len).map_err(Wrong::Buffer)?;
         } else if into.writable().is_empty() {
-            into.add_readable(buffers, descriptor.addr, descriptor.len)?;
+            into.add_readable(buffers, descriptor.addr, descriptor.len).map_err(Wrong::Buffer)?;
         } else {
-            return Err(QueueError::ReadableAfterWritable);
+            return Err(Wrong::Buffer(QueueError::ReadableAfterWritable));
         }
         if !descriptor.has(Descriptor::NEXT) {
             return Ok(None);

@@ -26,7 +26,8 @@ impl fmt::Display for RingPart {
 /// Why a queue could not be set up, or why it broke.
 ///
 /// An error of [`DeviceQueue::pop`](super::DeviceQueue::pop) means that the driver violated the
-/// ring protocol. It is then unknown which buffers belong to which side, so the queue stays broken
+/// ring protocol. If it [is of one chain](QueueError::is_of_one_chain), only that chain cannot be
+/// served. Otherwise it is unknown which buffers belong to which side, so the queue stays broken
 /// until a new one is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -98,26 +99,29 @@ pub enum QueueError {
         /// The head.
         head: u16,
     },
-    /// A `next` field points outside its table.
-    #[error("a descriptor's next is {next} in a table of {entries}")]
+    /// A `next` field in the queue's descriptor table points outside the table.
+    #[error("a descriptor's next is {next} in a queue of {entries}")]
     NextOutOfRange {
         /// The field.
         next: u16,
-        /// Entries of the table, the queue's or an indirect one.
+        /// Entries of the table: the queue size.
         entries: u16,
     },
-    /// The chain has a loop or more descriptors than it may have; the walk cannot tell which.
+    /// A chain in the queue's descriptor table has a loop.
+    #[error("a descriptor chain has a loop: more than {size} descriptors in a queue of that size")]
+    Loop {
+        /// The queue size.
+        size: u16,
+    },
+
+    // The device half: violations that concern one chain. See `is_of_one_chain`.
+    /// An indirect table has a loop, or the chain has more descriptors than it may have; the walk
+    /// cannot tell which.
     #[error("a descriptor chain has a loop or more than {limit} descriptors")]
     ChainTooLong {
-        /// The most it may have: the queue size, or the entries of its indirect table.
+        /// The most it may have: [`MAX_CHAIN`](super::MAX_CHAIN) or the queue size, or the entries
+        /// of its indirect table.
         limit: u16,
-    },
-    /// A descriptor has length 0. Virtio 1.2 does not forbid this explicitly, but QEMU refuses it
-    /// too.
-    #[error("the buffer at guest address {addr:#x} has length 0")]
-    ZeroLength {
-        /// Its guest address.
-        addr: u64,
     },
     /// A buffer that is not wholly in guest memory.
     #[error("the buffer of {len} bytes at guest address {addr:#x} is not in guest memory")]
@@ -144,13 +148,21 @@ pub enum QueueError {
     IndirectWithNext,
     /// The length of an indirect table is 0, not a multiple of 16, or more entries than a chain may
     /// have.
-    #[error("an indirect table has {len} bytes, which is not 1 to {size} descriptors of 16 bytes")]
+    #[error("an indirect table has {len} bytes, which is not 1 to {limit} descriptors of 16 bytes")]
     IndirectLength {
         /// Its length in bytes.
         len: u32,
-        /// The entries that a chain may have: the queue size, or more by
-        /// [`DeviceQueue::accept_chains_of`](super::DeviceQueue::accept_chains_of).
-        size: u16,
+        /// The entries that a chain may have: [`MAX_CHAIN`](super::MAX_CHAIN), or the queue size if
+        /// that is more.
+        limit: u16,
+    },
+    /// A `next` field in an indirect table points outside the table.
+    #[error("a descriptor's next is {next} in an indirect table of {entries}")]
+    IndirectNext {
+        /// The field.
+        next: u16,
+        /// Entries of the table.
+        entries: u16,
     },
     /// An indirect table is not wholly in guest memory.
     #[error("the indirect table of {len} bytes at guest address {addr:#x} is not in guest memory")]
@@ -199,6 +211,44 @@ pub enum QueueError {
         /// The chain's device-writable bytes.
         writable: u64,
     },
+}
+
+impl QueueError {
+    /// Returns true if only one chain cannot be served, and the queue continues to work: the rings
+    /// say which chain it is, so it can be returned to the driver.
+    ///
+    /// The other errors of [`DeviceQueue::pop`](super::DeviceQueue::pop) break the queue: its
+    /// indices, its heads or the links of its descriptor table contradict each other, so no entry
+    /// of the rings can be trusted any more.
+    pub fn is_of_one_chain(&self) -> bool {
+        match self {
+            Self::ChainTooLong { .. }
+            | Self::Unmapped { .. }
+            | Self::ChainTooLarge
+            | Self::ReadableAfterWritable
+            | Self::IndirectNotNegotiated
+            | Self::IndirectNested
+            | Self::IndirectWithNext
+            | Self::IndirectLength { .. }
+            | Self::IndirectNext { .. }
+            | Self::IndirectUnmapped { .. } => true,
+            Self::Broken
+            | Self::MemoryLost
+            | Self::Size { .. }
+            | Self::Misaligned { .. }
+            | Self::RingUnmapped { .. }
+            | Self::AvailIndex { .. }
+            | Self::HeadOutOfRange { .. }
+            | Self::HeadInFlight { .. }
+            | Self::NextOutOfRange { .. }
+            | Self::Loop { .. }
+            | Self::NotInFlight { .. }
+            | Self::EmptyChain
+            | Self::UsedIndex { .. }
+            | Self::UsedHead { .. }
+            | Self::UsedLength { .. } => false,
+        }
+    }
 }
 
 // `pop` returns it by value on the hot path.

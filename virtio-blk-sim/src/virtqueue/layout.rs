@@ -28,6 +28,19 @@ use vm_memory::{GuestAddress, GuestMemoryBackend};
 use super::error::{QueueError, RingPart};
 use super::translate::Translator;
 
+/// The most descriptors that a chain may have if its queue is smaller than this.
+///
+/// A driver must not make a chain longer than its queue (virtio 1.2, section 2.7.5.3.1), but
+/// drivers do, with an indirect table:
+///
+/// - Linux sizes its tables by the device's `seg_max` alone (`virtblk_probe`), and a vhost-user
+///   backend must announce `seg_max` before it knows the queue size that the frontend chooses
+///   (QEMU's default is 128).
+/// - Windows' viostor sends up to 515 descriptors, whatever `seg_max` is.
+///
+/// QEMU serves chains of up to 1024 descriptors, so all drivers stay below that.
+pub const MAX_CHAIN: u16 = 1024;
+
 /// The largest queue that 16-bit indices allow (virtio 1.2, section 2.7).
 const MAX_SIZE: u16 = 32768;
 /// flags and idx, at the start of both rings.
@@ -67,6 +80,11 @@ impl QueueConfig {
             event_idx: true,
             indirect: true,
         }
+    }
+
+    /// Returns true if a queue may have this number of entries: a power of two from 1 to 32768.
+    pub fn is_valid_size(size: u16) -> bool {
+        size.is_power_of_two() && size <= MAX_SIZE
     }
 
     /// Returns the sizes in bytes of descriptor table, avail ring and used ring for `size` entries.
@@ -187,7 +205,7 @@ impl<M: GuestMemoryBackend + 'static> Rings<M> {
     /// region.
     pub(super) fn new(mem: &Arc<M>, config: &QueueConfig) -> Result<Self, QueueError> {
         let size = config.size;
-        if !size.is_power_of_two() || size > MAX_SIZE {
+        if !QueueConfig::is_valid_size(size) {
             return Err(QueueError::Size { size });
         }
         let mut translator = Translator::new(Arc::clone(mem));

@@ -48,11 +48,33 @@
 //!
 //! # What a hostile driver can do
 //!
-//! It can break its own queue and nothing else. [`DeviceQueue::pop`] distinguishes an empty ring
-//! from a malformed one. After an error the queue stays broken until the driver resets the device.
-//! The number of descriptors per chain is bounded. Each descriptor is copied once, and all checks
-//! use the copy. Each segment lies in guest memory that the [`Chain`] keeps mapped. A head is in
-//! flight at most once.
+//! It can break its own queue and nothing else. What harms only a request is answered for that
+//! request alone; a queue stops only where its rings can no longer be trusted. The number of
+//! descriptors per chain is bounded. Each descriptor is copied once, and all checks use the copy.
+//! Each segment lies in guest memory that the [`Chain`] keeps mapped. A head is in flight at most
+//! once.
+//!
+//! | what the driver does | the reaction |
+//! |---|---|
+//! | a chain longer than the queue, up to [`MAX_CHAIN`] descriptors, with an indirect table | served |
+//! | a buffer of 0 bytes | served; it has no bytes |
+//! | unknown descriptor flags, WRITE on an indirect descriptor, garbage in the used ring | ignored |
+//! | a chain of more than [`MAX_CHAIN`] descriptors, or of more than 2^32 bytes | the chain is refused |
+//! | a buffer or an indirect table outside guest memory, or in a read-only region | the chain is refused |
+//! | a device-readable buffer after a device-writable one | the chain is refused |
+//! | a table that is empty, has a part of a descriptor, a loop, a `next` beyond it, or another table | the chain is refused |
+//! | INDIRECT without negotiation, or together with NEXT | the chain is refused |
+//! | a head outside the descriptor table, or one that is in flight already | the queue breaks |
+//! | avail.idx that goes backwards or more than the queue size ahead | the queue breaks |
+//! | in the queue's own descriptor table: a loop, or a `next` beyond it | the queue breaks |
+//!
+//! *Refused* means that [`DeviceQueue::pop`] returns an error of which
+//! [`QueueError::is_of_one_chain`] is true: the device returns the chain to the driver, with an
+//! error in the last device-writable byte if its requests have a status there, and continues. The
+//! byte is found if the chain can be followed to its end; otherwise the last entry of the indirect
+//! table is taken for it. A chain without such a byte is returned with a used length of 0.
+//!
+//! A *broken* queue pops and writes nothing more until the driver resets the device.
 //!
 //! # Memory order
 //!
@@ -73,6 +95,7 @@ mod driver;
 mod error;
 mod in_flight;
 mod layout;
+mod refused;
 mod segment;
 mod suppression;
 #[cfg(test)]
@@ -83,7 +106,7 @@ pub use chain::Chain;
 pub use device::DeviceQueue;
 pub use driver::DriverQueue;
 pub use error::{QueueError, RingPart};
-pub use layout::{Descriptor, QueueConfig};
+pub use layout::{Descriptor, MAX_CHAIN, QueueConfig};
 pub use segment::{Segment, Segments};
 #[cfg(all(test, feature = "device"))]
 pub(crate) use tests::malformed_cases;

@@ -48,7 +48,7 @@ impl Segment {
     #[inline]
     #[expect(
         clippy::len_without_is_empty,
-        reason = "a segment is never empty: a zero-length buffer breaks the queue"
+        reason = "a segment is never empty: a buffer without a byte has none"
     )]
     pub fn len(&self) -> usize {
         self.0.iov_len

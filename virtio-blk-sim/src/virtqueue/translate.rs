@@ -39,8 +39,11 @@ impl<M: GuestMemoryBackend + 'static> Translator<M> {
     /// Calls `sink` with the host segments of the `len` bytes at `addr`. There is more than one
     /// segment if the bytes cross into an adjacent region.
     ///
-    /// Fails if the length is 0 or if any byte is outside guest memory. In the second case `sink`
-    /// may already have been called with the segments before that byte.
+    /// 0 bytes have no segment, wherever they are. (Virtio 1.2 does not forbid a buffer without a
+    /// byte, so it is served.)
+    ///
+    /// Fails if any byte is outside guest memory. `sink` may already have been called with the
+    /// segments before that byte.
     #[inline]
     pub(super) fn translate(
         &mut self,
@@ -49,7 +52,7 @@ impl<M: GuestMemoryBackend + 'static> Translator<M> {
         mut sink: impl FnMut(Segment),
     ) -> Result<(), QueueError> {
         if len == 0 {
-            return Err(QueueError::ZeroLength { addr });
+            return Ok(());
         }
         // An address below `start` wraps to a huge offset, so one comparison checks both ends.
         let offset = addr.wrapping_sub(self.start);

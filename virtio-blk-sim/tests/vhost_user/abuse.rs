@@ -55,6 +55,7 @@ fn invalid_messages_are_refused() {
     let server = TestServer::new(Setup::default());
     let mut client = Client::connect(server.socket(), default_options()).unwrap();
     let mut driver = driver(&mut client, 0);
+    exercise(&mut driver, 10);
     let null = File::open("/dev/null").unwrap();
     let fds = [null.as_fd(); 8];
     let number = Code::number;

@@ -8,7 +8,9 @@ mod idle;
 mod images;
 mod lifecycle;
 mod limit;
+mod long_chains;
 mod memory;
+mod mistakes;
 mod more_cases;
 mod process;
 mod requests;
@@ -16,6 +18,7 @@ mod rings;
 mod sandbox;
 mod server;
 mod session;
+mod setup_order;
 mod stops;
 mod transfer;
 #[path = "../support/vring.rs"]

@@ -58,7 +58,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     queues: u16,
     /// Largest useful queue size in entries, a power of two from 4 to 1024; it sets SEG_MAX, the
-    /// maximum number of data segments per request that the guest sees
+    /// maximum number of data segments per request that the guest sees. Requests of up to 1022
+    /// segments are served in any case
     #[arg(long, value_name = "N", default_value_t = 256)]
     queue_size: u16,
     /// Bypass the page cache (open the image with O_DIRECT)

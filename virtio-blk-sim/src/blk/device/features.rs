@@ -46,8 +46,9 @@ pub enum FeatureError {
     /// The driver accepted features that were not offered.
     #[error("the driver accepted features that were not offered: {0:?}")]
     NotOffered(Features),
-    /// A legacy driver, whose ring and configuration space layouts are not supported.
-    #[error("the driver did not accept VERSION_1; legacy drivers are not supported")]
+    /// A legacy driver on a host where it is not served
+    /// ([`SERVES_LEGACY`](crate::queue::SERVES_LEGACY)).
+    #[error("the driver did not accept VERSION_1; this host does not serve legacy drivers")]
     Legacy,
 }
 

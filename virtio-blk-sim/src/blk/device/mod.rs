@@ -16,6 +16,22 @@
 //!   completed twice.
 //!
 //! Nothing here blocks, allocates per request, or depends on threads.
+//!
+//! # What a driver may do wrong
+//!
+//! Each mistake costs only its request. See [`virtqueue`](crate::virtqueue) for mistakes in the
+//! rings.
+//!
+//! | what the driver does | the answer |
+//! |---|---|
+//! | any framing: header, data and status cut anywhere | served |
+//! | more data segments than `seg_max`, up to what a chain may have | served |
+//! | a chain that the queue [refuses](crate::virtqueue::QueueError::is_of_one_chain) | IOERR |
+//! | a header of less than 16 bytes, data in the wrong direction | IOERR |
+//! | sectors outside the disk, a length that is not whole blocks, a change of a read-only disk | IOERR |
+//! | an empty or cut list of ranges, a range that is too long | IOERR |
+//! | an unknown type, a type without its feature, unknown range flags, too many ranges | UNSUPP |
+//! | no device-writable byte | returned with a used length of 0 |
 
 mod config;
 mod features;
@@ -33,6 +49,8 @@ pub use features::{FeatureError, Features};
 pub use pending::{FinishedRequest, PendingRequest, RequestSlot, Started, Transfer};
 pub use request::{Operation, Request, RequestError, SectorRange, SectorRanges};
 pub use status::Status;
+
+use crate::queue::SERVES_LEGACY;
 
 /// A disk and the features that its driver negotiated.
 ///
@@ -93,12 +111,17 @@ impl BlockDevice {
         Features::from_bits(self.negotiated.load(Ordering::Relaxed))
     }
 
-    /// Sets the features that the driver accepted. They must be a subset of the offered features
-    /// and include VERSION_1. On error the previous features stay. The transport must first remove
-    /// the bits of its own protocol.
+    /// Sets the features that the driver accepted. They must be a subset of the offered features.
+    /// On a big-endian host they must include VERSION_1 (see
+    /// [`check_features`](crate::queue::check_features)). On error the previous features stay. The
+    /// transport must first remove the bits of its own protocol.
     pub fn negotiate(&self, driver: Features) -> Result<(), FeatureError> {
         self.check_features(driver)?;
         self.negotiated.store(driver.bits(), Ordering::Relaxed);
+        if !driver.contains(Features::CONFIG_WCE) {
+            // What was written before, see `write_config`.
+            self.writeback.store(self.config.writeback, Ordering::Relaxed);
+        }
         Ok(())
     }
 
@@ -108,7 +131,7 @@ impl BlockDevice {
         if foreign != Features::NONE {
             return Err(FeatureError::NotOffered(foreign));
         }
-        if driver.contains(Features::VERSION_1) { Ok(()) } else { Err(FeatureError::Legacy) }
+        if driver.contains(Features::VERSION_1) || SERVES_LEGACY { Ok(()) } else { Err(FeatureError::Legacy) }
     }
 
     /// Device reset: clears the driver's features and restores the configured cache mode.
@@ -130,8 +153,13 @@ impl BlockDevice {
     /// Writes the configuration space. Only the `writeback` byte can be written, and only if
     /// CONFIG_WCE is negotiated. Other writes are ignored; a driver MUST NOT do them. Any nonzero
     /// value means write-back.
+    ///
+    /// A write before the features are known is kept: a vhost-user frontend passes a driver's write
+    /// on at once, but its features only when it starts the rings. If the features turn out not to
+    /// include CONFIG_WCE, [`negotiate`](Self::negotiate) undoes it.
     pub fn write_config(&self, offset: u64, data: &[u8]) {
-        if !self.negotiated().contains(Features::CONFIG_WCE) {
+        let negotiated = self.negotiated();
+        if negotiated != Features::NONE && !negotiated.contains(Features::CONFIG_WCE) {
             return;
         }
         let index =

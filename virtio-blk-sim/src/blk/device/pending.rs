@@ -16,7 +16,7 @@ use std::io;
 use super::config::SECTOR_SIZE;
 use super::request::{HEADER_LEN, Operation, Request, RequestError};
 use super::{BlockDevice, Status};
-use crate::virtqueue::{Chain, Segment};
+use crate::virtqueue::{Chain, QueueError, Segment};
 
 /// Maximum number of segments that preadv(2) and io_uring accept in one call (`UIO_MAXIOV`).
 const IOV_MAX: usize = libc::UIO_MAXIOV as usize;
@@ -123,6 +123,17 @@ impl RequestSlot {
                 Started::Finished(answer(self.0, error.status(), 0))
             }
         }
+    }
+}
+
+impl RequestSlot {
+    /// Answers an I/O error to a chain that cannot be served, because the queue refused it with
+    /// `error` ([`QueueError::is_of_one_chain`]). The chain's only content is the status byte, or
+    /// nothing if that could not be found.
+    pub fn refuse(mut self, error: QueueError) -> FinishedRequest {
+        self.0.error = Some(RequestError::Chain(error));
+        let has_status = self.0.chain.writable().len_bytes() > 0;
+        answer(self.0, has_status.then_some(Status::IoErr), 0)
     }
 }
 

@@ -7,7 +7,7 @@ use virtio_bindings::virtio_blk as vb;
 
 use super::config::{MAX_DISCARD_SECTORS, MAX_RANGES, MAX_WRITE_ZEROES_SECTORS, SECTOR_SIZE};
 use super::{BlockDevice, Features, Status};
-use crate::virtqueue::Chain;
+use crate::virtqueue::{Chain, QueueError};
 
 /// Size of a request header in bytes: type (le32), reserved (le32), sector (le64).
 pub(super) const HEADER_LEN: usize = 16;
@@ -115,6 +115,9 @@ impl std::fmt::Debug for SectorRanges {
 /// status for the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
+    /// The queue refused the chain.
+    #[error(transparent)]
+    Chain(QueueError),
     /// The chain has no device-writable byte, so there is no place for the status.
     #[error("the chain has no device-writable byte for the status")]
     NoStatus,
@@ -171,8 +174,9 @@ pub enum RequestError {
 }
 
 impl RequestError {
-    /// Returns the status byte for this error. `None` if the chain has no byte for a status; the
-    /// used length is then 0.
+    /// Returns the status for this error. `None` if the chain has no byte for a status; the used
+    /// length is then 0. (A chain that the queue refused has a byte only if it could be found:
+    /// [`FinishedRequest::status`](super::FinishedRequest::status).)
     pub fn status(&self) -> Option<Status> {
         match self {
             Self::NoStatus => None,
@@ -180,7 +184,8 @@ impl RequestError {
             Self::UnknownType(_) | Self::NotNegotiated(_) | Self::BadFlags(_) | Self::TooManyRanges(_) => {
                 Some(Status::Unsupp)
             }
-            Self::ShortHeader(_)
+            Self::Chain(_)
+            | Self::ShortHeader(_)
             | Self::ReadOnly
             | Self::WrongDirection(_)
             | Self::Misaligned { .. }

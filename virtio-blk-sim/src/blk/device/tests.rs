@@ -60,7 +60,6 @@ fn offers_the_features_of_the_configuration() {
 #[test]
 fn accepts_only_a_subset_of_the_offered_features() {
     let device = device(|_| ());
-    assert_eq!(device.negotiate(Features::FLUSH), Err(FeatureError::Legacy));
     for foreign in [Features::MQ, Features::RO, Features::from_bits(1 << 7), Features::from_bits(1 << 63)] {
         assert_eq!(
             device.negotiate(Features::VERSION_1 | foreign | Features::FLUSH),
@@ -75,6 +74,36 @@ fn accepts_only_a_subset_of_the_offered_features() {
     assert_eq!(device.negotiated(), some, "refused features must change nothing");
     device.reset();
     assert_eq!(device.negotiated(), Features::NONE);
+}
+
+#[test]
+fn a_legacy_driver_is_served_where_its_byte_order_is_known() {
+    for (accepted, write_through) in [(Features::FLUSH, false), (Features::NONE, true)] {
+        let device = device(|_| ());
+        if crate::queue::SERVES_LEGACY {
+            device.negotiate(accepted).unwrap();
+            assert_eq!((device.negotiated(), device.is_write_through()), (accepted, write_through));
+        } else {
+            assert_eq!(device.negotiate(accepted), Err(FeatureError::Legacy));
+        }
+    }
+}
+
+/// A frontend passes on a driver's write before it passes on the features.
+#[test]
+fn a_cache_mode_that_is_written_before_the_features_counts_if_they_allow_it() {
+    let with = Features::VERSION_1 | Features::FLUSH | Features::CONFIG_WCE;
+    for (features, expected) in [(with, 0), (with.without(Features::CONFIG_WCE), 1)] {
+        let device = device(|_| ());
+        device.write_config(offset_of!(Space, wce) as u64, &[0]);
+        device.negotiate(features).unwrap();
+        assert_eq!(writeback(&device), expected);
+        assert_eq!(device.is_write_through(), expected == 0);
+        // From now on the features decide.
+        device.write_config(offset_of!(Space, wce) as u64, &[1 - expected]);
+        let changed = features.contains(Features::CONFIG_WCE);
+        assert_eq!(writeback(&device), if changed { 1 - expected } else { expected });
+    }
 }
 
 /// The offsets come from the kernel's own struct.

@@ -4,8 +4,8 @@
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::{
-    Descriptor, DriverQueue, GuestAddress, GuestRam, HIGH, HIGH_END, LOW_END, MIDDLE_END, QueueConfig,
-    QueueError, RINGS, three_regions_and_canaries,
+    Descriptor, DriverQueue, GuestAddress, GuestRam, HIGH, HIGH_END, LOW_END, MAX_CHAIN, MIDDLE_END,
+    QueueConfig, QueueError, RINGS, three_regions_and_canaries,
 };
 
 pub(crate) const SIZE: u16 = 8;
@@ -21,10 +21,13 @@ pub(crate) type Pieces = &'static [(u64, u64)];
 pub(crate) enum Expect {
     /// `pop` returns this error, after this many valid chains.
     Breaks { after: usize, with: QueueError },
+    /// `pop` returns this error, and only this chain is refused. Its status goes to this address,
+    /// if it can be found.
+    Refuses { status: Option<u64>, with: QueueError },
     /// `pop` returns one chain with these readable and writable pieces, then the ring is empty.
     Serves(Pieces, Pieces),
 }
-use Expect::{Breaks, Serves};
+use Expect::{Breaks, Refuses, Serves};
 
 pub(crate) struct Case {
     /// Starts with the number of the case in the project's list of malformed requests, if it has
@@ -88,16 +91,25 @@ pub(crate) const CASES: &[Case] = &[
     // Loops and lengths.
     Case { name: "1 loop via next", set_up: |g| {
         g.desc(0, 0x8000, 16, NEXT, 1); g.desc(1, 0x9000, 16, NEXT, 0); g.avail(&[0]);
-    }, expect: Breaks { after: 0, with: QueueError::ChainTooLong { limit: SIZE } } },
+    }, expect: Breaks { after: 0, with: QueueError::Loop { size: SIZE } } },
     Case { name: "1 loop of one", set_up: |g| {
         g.desc(5, 0x8000, 16, NEXT | WRITE, 5); g.avail(&[5]);
-    }, expect: Breaks { after: 0, with: QueueError::ChainTooLong { limit: SIZE } } },
+    }, expect: Breaks { after: 0, with: QueueError::Loop { size: SIZE } } },
     Case { name: "2 longer than the queue, by way of a table", set_up: |g| {
         for i in 0..7 { g.desc(i, 0x8000, 16, NEXT, i + 1); }
         g.desc(7, TABLE, 32, INDIRECT, 0);
         g.table(TABLE, 0, 0x9000, 16, NEXT, 1); g.table(TABLE, 1, 0x9000, 16, 0, 0);
         g.avail(&[0]);
-    }, expect: Breaks { after: 0, with: QueueError::ChainTooLong { limit: SIZE } } },
+    }, expect: Serves(
+        &[(0x8000, 16), (0x8000, 16), (0x8000, 16), (0x8000, 16), (0x8000, 16), (0x8000, 16), (0x8000, 16),
+            (0x9000, 16), (0x9000, 16)],
+        &[]) },
+    Case { name: "2 more descriptors than a chain may have, by way of a table", set_up: |g| {
+        g.desc(0, 0x8000, 16, NEXT, 1); g.desc(1, TABLE, u32::from(MAX_CHAIN) * 16, INDIRECT, 0);
+        for i in 0..MAX_CHAIN { g.table(TABLE, i.into(), 0x9000, 1, NEXT | WRITE, i + 1); }
+        g.table(TABLE, u64::from(MAX_CHAIN) - 1, 0x9100, 1, WRITE, 0);
+        g.avail(&[0]);
+    }, expect: Refuses { status: Some(0x9100), with: QueueError::ChainTooLong { limit: MAX_CHAIN } } },
     Case { name: "2 exactly as long as the queue, by way of a table", set_up: |g| {
         for i in 0..6 { g.desc(i, 0x8000, 16, NEXT, i + 1); }
         g.desc(6, TABLE, 32, INDIRECT, 0);
@@ -148,10 +160,10 @@ pub(crate) const CASES: &[Case] = &[
     }, expect: Serves(&[], &[(0, 512)]) },
     Case { name: "9 outside guest memory", set_up: |g| {
         g.desc(0, 1 << 40, 16, 0, 0); g.avail(&[0]);
-    }, expect: Breaks { after: 0, with: QueueError::Unmapped { addr: 1 << 40, len: 16 } } },
+    }, expect: Refuses { status: None, with: QueueError::Unmapped { addr: 1 << 40, len: 16 } } },
     Case { name: "9 the first byte behind guest memory", set_up: |g| {
         g.desc(0, HIGH_END, 1, WRITE, 0); g.avail(&[0]);
-    }, expect: Breaks { after: 0, with: QueueError::Unmapped { addr: HIGH_END, len: 1 } } },
+    }, expect: Refuses { status: None, with: QueueError::Unmapped { addr: HIGH_END, len: 1 } } },
     Case { name: "9 the last byte of guest memory", set_up: |g| {
         g.desc(0, HIGH_END - 1, 1, WRITE, 0); g.avail(&[0]);
     }, expect: Serves(&[], &[(HIGH_END - 1, 1)]) },
@@ -163,81 +175,114 @@ pub(crate) const CASES: &[Case] = &[
     }, expect: Serves(&[(0x8000, 0x8000), (LOW_END, 0x8000)], &[]) },
     Case { name: "10 in a hole", set_up: |g| {
         g.desc(0, 0x5_0000, 16, 0, 0); g.avail(&[0]);
-    }, expect: Breaks { after: 0, with: QueueError::Unmapped { addr: 0x5_0000, len: 16 } } },
+    }, expect: Refuses { status: None, with: QueueError::Unmapped { addr: 0x5_0000, len: 16 } } },
     Case { name: "10 running into a hole", set_up: |g| {
         g.desc(0, MIDDLE_END - 16, 17, WRITE, 0); g.avail(&[0]);
-    }, expect: Breaks { after: 0, with: QueueError::Unmapped { addr: MIDDLE_END - 16, len: 17 } } },
+    }, expect: Refuses { status: None, with: QueueError::Unmapped { addr: MIDDLE_END - 16, len: 17 } } },
     Case { name: "10 out of a hole", set_up: |g| {
         g.desc(0, HIGH - 1, 2, 0, 0); g.avail(&[0]);
-    }, expect: Breaks { after: 0, with: QueueError::Unmapped { addr: HIGH - 1, len: 2 } } },
+    }, expect: Refuses { status: None, with: QueueError::Unmapped { addr: HIGH - 1, len: 2 } } },
     Case { name: "11 address plus length wraps", set_up: |g| {
         g.desc(0, u64::MAX - 7, 64, WRITE, 0); g.avail(&[0]);
-    }, expect: Breaks { after: 0, with: QueueError::Unmapped { addr: u64::MAX - 7, len: 64 } } },
-    Case { name: "12 length 0", set_up: |g| {
-        g.desc(0, 0x8000, 16, NEXT, 1); g.desc(1, 0x9000, 0, WRITE, 0); g.avail(&[0]);
-    }, expect: Breaks { after: 0, with: QueueError::ZeroLength { addr: 0x9000 } } },
-    Case { name: "12 length 0 in a table", set_up: |g| {
-        g.desc(0, TABLE, 16, INDIRECT, 0); g.table(TABLE, 0, 0x9000, 0, 0, 0); g.avail(&[0]);
-    }, expect: Breaks { after: 0, with: QueueError::ZeroLength { addr: 0x9000 } } },
+    }, expect: Refuses { status: None, with: QueueError::Unmapped { addr: u64::MAX - 7, len: 64 } } },
+    Case { name: "12 length 0 has no bytes", set_up: |g| {
+        g.desc(0, 0x8000, 16, NEXT, 1); g.desc(1, 1 << 40, 0, NEXT, 2); g.desc(2, 0x9000, 8, WRITE, 0);
+        g.avail(&[0]);
+    }, expect: Serves(&[(0x8000, 16)], &[(0x9000, 8)]) },
+    Case { name: "12 length 0 and nothing else, in a table", set_up: |g| {
+        g.desc(0, TABLE, 16, INDIRECT, 0); g.table(TABLE, 0, 0x9000, 0, WRITE, 0); g.avail(&[0]);
+    }, expect: Serves(&[], &[]) },
     Case { name: "13 length 0xffffffff", set_up: |g| {
         g.desc(0, 0x8000, u32::MAX, WRITE, 0); g.avail(&[0]);
-    }, expect: Breaks { after: 0, with: QueueError::Unmapped { addr: 0x8000, len: u32::MAX } } },
+    }, expect: Refuses { status: None, with: QueueError::Unmapped { addr: 0x8000, len: u32::MAX } } },
+
+    // The same with a status that can be found.
+    Case { name: "9 data outside guest memory, then a status", set_up: |g| {
+        g.desc(0, 0x8000, 16, NEXT, 1); g.desc(1, 1 << 40, 512, NEXT | WRITE, 2);
+        g.desc(2, 0x9000, 1, WRITE, 0); g.avail(&[0]);
+    }, expect: Refuses { status: Some(0x9000), with: QueueError::Unmapped { addr: 1 << 40, len: 512 } } },
+    Case { name: "10 data running into a hole, then a status at the end of other data, in a table", set_up: |g| {
+        g.desc(3, TABLE, 48, INDIRECT, 0); g.table(TABLE, 0, 0x8000, 16, NEXT, 2);
+        g.table(TABLE, 2, MIDDLE_END - 16, 17, NEXT | WRITE, 1); g.table(TABLE, 1, 0x9000, 513, WRITE, 0);
+        g.avail(&[3]);
+    }, expect: Refuses {
+        status: Some(0x9200), with: QueueError::Unmapped { addr: MIDDLE_END - 16, len: 17 },
+    } },
+    Case { name: "13 length 0xffffffff, then a status and a buffer of 0 bytes", set_up: |g| {
+        g.desc(0, 0x8000, u32::MAX, WRITE | NEXT, 1); g.desc(1, 0x9000, 1, WRITE | NEXT, 2);
+        g.desc(2, 0, 0, WRITE, 0); g.avail(&[0]);
+    }, expect: Refuses { status: Some(0x9000), with: QueueError::Unmapped { addr: 0x8000, len: u32::MAX } } },
+    Case { name: "19 table of two descriptors and a half, the second a status", set_up: |g| {
+        g.desc(0, TABLE, 40, INDIRECT, 0);
+        g.table(TABLE, 0, 0x8000, 16, NEXT, 1); g.table(TABLE, 1, 0x9000, 1, WRITE, 0); g.avail(&[0]);
+    }, expect: Refuses { status: Some(0x9000), with: QueueError::IndirectLength { len: 40, limit: MAX_CHAIN } } },
+    Case { name: "23 loop in a table, and a status at its end", set_up: |g| {
+        g.desc(0, TABLE, 48, INDIRECT, 0); g.table(TABLE, 0, 0x8000, 16, NEXT, 1);
+        g.table(TABLE, 1, 0x8000, 16, NEXT, 0); g.table(TABLE, 2, 0x9000, 1, WRITE, 0); g.avail(&[0]);
+    }, expect: Refuses { status: Some(0x9000), with: QueueError::ChainTooLong { limit: 3 } } },
 
     // Order.
     Case { name: "15 readable after writable", set_up: |g| {
         g.desc(0, 0x8000, 16, NEXT | WRITE, 1); g.desc(1, 0x9000, 16, 0, 0); g.avail(&[0]);
-    }, expect: Breaks { after: 0, with: QueueError::ReadableAfterWritable } },
+    }, expect: Refuses { status: Some(0x800f), with: QueueError::ReadableAfterWritable } },
     Case { name: "15 readable in a table after writable outside it", set_up: |g| {
         g.desc(0, 0x8000, 16, NEXT | WRITE, 1); g.desc(1, TABLE, 16, INDIRECT, 0);
         g.table(TABLE, 0, 0x9000, 16, 0, 0); g.avail(&[0]);
-    }, expect: Breaks { after: 0, with: QueueError::ReadableAfterWritable } },
+    }, expect: Refuses { status: Some(0x800f), with: QueueError::ReadableAfterWritable } },
 
     // Indirect tables.
     Case { name: "17 a table in a table", set_up: |g| {
         g.desc(0, TABLE, 16, INDIRECT, 0); g.table(TABLE, 0, TABLE + 64, 16, INDIRECT, 0); g.avail(&[0]);
-    }, expect: Breaks { after: 0, with: QueueError::IndirectNested } },
+    }, expect: Refuses { status: None, with: QueueError::IndirectNested } },
     Case { name: "17 a table in a table, after a buffer", set_up: |g| {
         g.desc(0, TABLE, 32, INDIRECT, 0);
         g.table(TABLE, 0, 0x8000, 16, NEXT, 1); g.table(TABLE, 1, TABLE, 32, INDIRECT | WRITE, 0);
         g.avail(&[0]);
-    }, expect: Breaks { after: 0, with: QueueError::IndirectNested } },
+    }, expect: Refuses { status: None, with: QueueError::IndirectNested } },
     Case { name: "18 INDIRECT together with NEXT", set_up: |g| {
         g.desc(0, TABLE, 16, INDIRECT | NEXT, 1); g.desc(1, 0x9000, 16, WRITE, 0);
         g.table(TABLE, 0, 0x8000, 16, 0, 0); g.avail(&[0]);
-    }, expect: Breaks { after: 0, with: QueueError::IndirectWithNext } },
+    }, expect: Refuses { status: None, with: QueueError::IndirectWithNext } },
     Case { name: "19 table of 17 bytes", set_up: |g| {
         g.desc(0, TABLE, 17, INDIRECT, 0); g.table(TABLE, 0, 0x8000, 16, 0, 0); g.avail(&[0]);
-    }, expect: Breaks { after: 0, with: QueueError::IndirectLength { len: 17, size: SIZE } } },
+    }, expect: Refuses { status: None, with: QueueError::IndirectLength { len: 17, limit: MAX_CHAIN } } },
     Case { name: "19 table of 15 bytes", set_up: |g| {
         g.desc(0, TABLE, 15, INDIRECT, 0); g.table(TABLE, 0, 0x8000, 16, 0, 0); g.avail(&[0]);
-    }, expect: Breaks { after: 0, with: QueueError::IndirectLength { len: 15, size: SIZE } } },
+    }, expect: Refuses { status: None, with: QueueError::IndirectLength { len: 15, limit: MAX_CHAIN } } },
     Case { name: "20 table of 0 bytes", set_up: |g| { g.desc(0, TABLE, 0, INDIRECT, 0); g.avail(&[0]); },
-        expect: Breaks { after: 0, with: QueueError::IndirectLength { len: 0, size: SIZE } } },
+        expect: Refuses { status: None, with: QueueError::IndirectLength { len: 0, limit: MAX_CHAIN } } },
     Case { name: "21 table outside guest memory", set_up: |g| {
         g.desc(0, 0x5_0000, 32, INDIRECT, 0); g.avail(&[0]);
-    }, expect: Breaks { after: 0, with: QueueError::IndirectUnmapped { addr: 0x5_0000, len: 32 } } },
+    }, expect: Refuses { status: None, with: QueueError::IndirectUnmapped { addr: 0x5_0000, len: 32 } } },
     Case { name: "21 table running out of guest memory, past its last used entry", set_up: |g| {
         g.desc(0, HIGH_END - 16, 32, INDIRECT, 0); g.table(HIGH_END - 16, 0, 0x8000, 16, 0, 0); g.avail(&[0]);
-    }, expect: Breaks { after: 0, with: QueueError::IndirectUnmapped { addr: HIGH_END - 16, len: 32 } } },
+    }, expect: Refuses { status: None, with: QueueError::IndirectUnmapped { addr: HIGH_END - 16, len: 32 } } },
     Case { name: "21 table address wraps", set_up: |g| {
         g.desc(0, u64::MAX - 15, 32, INDIRECT, 0); g.avail(&[0]);
-    }, expect: Breaks { after: 0, with: QueueError::IndirectUnmapped { addr: u64::MAX - 15, len: 32 } } },
+    }, expect: Refuses { status: None, with: QueueError::IndirectUnmapped { addr: u64::MAX - 15, len: 32 } } },
     Case { name: "22 huge table", set_up: |g| { g.desc(0, TABLE, 0xffff_fff0, INDIRECT, 0); g.avail(&[0]); },
-        expect: Breaks { after: 0, with: QueueError::IndirectLength { len: 0xffff_fff0, size: SIZE } } },
+        expect: Refuses { status: None, with: QueueError::IndirectLength { len: 0xffff_fff0, limit: MAX_CHAIN } } },
     Case { name: "22 table of 65537 entries, which is 1 in 16 bits", set_up: |g| {
         g.desc(0, TABLE, 0x10_0010, INDIRECT, 0); g.avail(&[0]);
-    }, expect: Breaks { after: 0, with: QueueError::IndirectLength { len: 0x10_0010, size: SIZE } } },
-    Case { name: "22 table of one entry more than the queue", set_up: |g| {
+    }, expect: Refuses { status: None, with: QueueError::IndirectLength { len: 0x10_0010, limit: MAX_CHAIN } } },
+    Case { name: "22 table of more entries than the queue", set_up: |g| {
         g.desc(0, TABLE, 16 * 9, INDIRECT, 0); g.table(TABLE, 0, 0x8000, 16, 0, 0); g.avail(&[0]);
-    }, expect: Breaks { after: 0, with: QueueError::IndirectLength { len: 144, size: SIZE } } },
+    }, expect: Serves(&[(0x8000, 16)], &[]) },
+    Case { name: "22 table of one entry more than a chain may have, with a status at its end", set_up: |g| {
+        g.desc(0, TABLE, 16 * u32::from(MAX_CHAIN + 1), INDIRECT, 0);
+        g.table(TABLE, MAX_CHAIN.into(), 0x9000, 1, WRITE, 0); g.avail(&[0]);
+    }, expect: Refuses {
+        status: Some(0x9000),
+        with: QueueError::IndirectLength { len: 16 * (MAX_CHAIN as u32 + 1), limit: MAX_CHAIN },
+    } },
     Case { name: "23 loop in a table", set_up: |g| {
         g.desc(0, TABLE, 48, INDIRECT, 0);
         g.table(TABLE, 0, 0x8000, 16, NEXT, 1); g.table(TABLE, 1, 0x8000, 16, NEXT, 0); g.avail(&[0]);
-    }, expect: Breaks { after: 0, with: QueueError::ChainTooLong { limit: 3 } } },
+    }, expect: Refuses { status: None, with: QueueError::ChainTooLong { limit: 3 } } },
     Case { name: "24 next beyond the table", set_up: |g| {
         g.desc(0, TABLE, 32, INDIRECT, 0);
         g.table(TABLE, 0, 0x8000, 16, NEXT, 2); g.table(TABLE, 2, 0x8000, 16, 0, 0); g.avail(&[0]);
-    }, expect: Breaks { after: 0, with: QueueError::NextOutOfRange { next: 2, entries: 2 } } },
+    }, expect: Refuses { status: None, with: QueueError::IndirectNext { next: 2, entries: 2 } } },
     Case { name: "25 WRITE on the indirect descriptor is ignored", set_up: |g| {
         g.desc(0, TABLE, 32, INDIRECT | WRITE, 0);
         g.table(TABLE, 0, 0x8000, 16, NEXT, 1); g.table(TABLE, 1, 0x9000, 8, WRITE, 0); g.avail(&[0]);

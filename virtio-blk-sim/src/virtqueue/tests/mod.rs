@@ -21,5 +21,5 @@ pub(crate) use malformed::malformed_cases;
 use crate::memory::{GuestAddress, GuestRam};
 use crate::virtqueue::driver::DriverQueue;
 use crate::virtqueue::error::QueueError;
-use crate::virtqueue::layout::{Descriptor, QueueConfig};
+use crate::virtqueue::layout::{Descriptor, MAX_CHAIN, QueueConfig};
 use guest_map::{HIGH, HIGH_END, LOW_END, MIDDLE_END, RINGS, three_regions_and_canaries};

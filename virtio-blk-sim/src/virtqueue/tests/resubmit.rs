@@ -14,7 +14,7 @@ fn available(guest: &Guest) -> Vec<u16> {
 
 #[test]
 fn a_chain_gets_the_reaction_that_it_gets_when_it_is_popped() {
-    let mut breaking = 0;
+    let (mut breaking, mut refused) = (0, 0);
     for case in CASES {
         let mut guest = Guest::new(config());
         (case.set_up)(&mut guest);
@@ -41,6 +41,15 @@ fn a_chain_gets_the_reaction_that_it_gets_when_it_is_popped() {
                 assert_eq!(device.pop(&mut chain), Err(QueueError::Broken), "{}", case.name);
                 breaking += 1;
             }
+            Expect::Refuses { status, with } => {
+                assert_eq!(device.resubmit(heads[0], &mut chain), Err(with), "{}", case.name);
+                assert!(chain.readable().is_empty() && !device.is_broken(), "{}", case.name);
+                let writable: Vec<_> = status.map(|at| (at, 1)).into_iter().collect();
+                assert_eq!(as_guest(&mem, chain.writable()), writable, "{}", case.name);
+                assert_eq!((chain.head(), device.in_flight()), (heads[0], 1), "{}", case.name);
+                assert_eq!(device.pop(&mut chain), Ok(false), "{}: it is not popped again", case.name);
+                refused += 1;
+            }
             Expect::Serves(readable, writable) => {
                 assert_eq!(device.resubmit(heads[0], &mut chain), Ok(()), "{}", case.name);
                 assert_eq!(as_guest(&mem, chain.readable()), readable, "{}", case.name);
@@ -52,7 +61,7 @@ fn a_chain_gets_the_reaction_that_it_gets_when_it_is_popped() {
         assert_eq!(device.next_avail(), popped, "{}: the avail ring is left alone", case.name);
         assert_eq!(changed(&before, &snapshot(&mem)), NOTHING, "{}", case.name);
     }
-    assert!(breaking > 20, "{breaking} cases");
+    assert!(breaking > 5 && refused > 20, "{breaking} and {refused} cases");
 }
 
 #[test]
