@@ -10,6 +10,7 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 
 use super::queue::QueueRef;
 use super::worker::Worker;
+use crate::log;
 
 /// The features that every device can offer, because the queue implements them: VERSION_1,
 /// EVENT_IDX and INDIRECT_DESC.
@@ -77,11 +78,11 @@ pub trait Device: Send + Sync + 'static {
         queue: QueueRef<Self::Worker>,
     ) -> io::Result<Self::Worker>;
 
-    /// Writes a line for the operator. By default to stderr, with the device's name in front; that
-    /// it cannot be written stops nothing.
+    /// Writes a line for the operator: by default to stderr, with the device's name in front, and
+    /// limited by the place of the caller. See [`log`](crate::log).
+    #[track_caller]
     fn log(&self, line: std::fmt::Arguments<'_>) {
-        use std::io::Write;
-        let _ = writeln!(io::stderr(), "{}: {line}", self.name());
+        log::limited(format_args!("{}: {line}", self.name()));
     }
 }
 

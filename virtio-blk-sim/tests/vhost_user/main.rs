@@ -8,6 +8,7 @@ mod idle;
 mod images;
 mod lifecycle;
 mod limit;
+mod log;
 mod memory;
 mod more_cases;
 mod process;

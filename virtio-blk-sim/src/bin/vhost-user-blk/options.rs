@@ -26,7 +26,9 @@ Signals:
   SIGTERM, SIGINT  complete the requests in flight and exit with status 0
   SIGUSR1          print statistics
   SIGHUP           read the size of the image again and notify the guest
-Log messages go to stderr.";
+Log messages go to stderr. A message that stderr does not take at once is lost and counted. Errors of
+the disk are logged with their sector and reason. Of the messages that a guest or frontend can cause,
+ten of a kind are written in ten seconds; SIGUSR1 prints how many were left out.";
 
 /// Serves a disk image to a virtual machine over vhost-user.
 #[derive(Debug, Parser)]
@@ -182,8 +184,8 @@ impl Options {
                 let image =
                     FileImage::open(path, self.read_only, self.direct).map_err(|error| error.to_string())?;
                 if image.dropped_bytes() > 0 {
-                    eprintln!(
-                        "vhost-user-blk: the last {} bytes of the image are ignored: they do not fill a sector",
+                    say!(
+                        "the last {} bytes of the image are ignored: they do not fill a sector",
                         image.dropped_bytes()
                     );
                 }
