@@ -92,6 +92,8 @@
 // Output goes through `log`, which ignores errors: `println!` and `eprintln!` panic on them.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr, clippy::dbg_macro))]
 
+#[cfg(feature = "vhost-user")]
+mod accept;
 #[cfg(feature = "device")]
 mod bit_set;
 #[cfg(feature = "device")]

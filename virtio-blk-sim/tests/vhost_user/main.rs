@@ -2,6 +2,7 @@
 //! runs in this process on a separate thread, or as the program `vhost-user-blk`.
 
 mod abuse;
+mod accept;
 mod client;
 mod crash;
 mod idle;
