@@ -7,6 +7,7 @@ mod client;
 mod crash;
 mod idle;
 mod images;
+mod images_in_use;
 mod lifecycle;
 mod limit;
 mod log;

@@ -1,13 +1,13 @@
 //! The command-line options.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use aio::{AioContext, Builder, BusyPolling, Method, MonitorKind, Reset};
 use clap::{ArgAction, ArgGroup, Args, Parser};
 use virtio_blk_sim::blk::Disk;
-use virtio_blk_sim::blk::backend::{Backend, FileImage, Null};
+use virtio_blk_sim::blk::backend::{Backend, FileImage, LockError, Null};
 use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig, SECTOR_SIZE, Serial};
 use virtio_blk_sim::queue::RateLimit;
 use virtio_blk_sim::vhost_user::{ProtocolFeatures, Served};
@@ -37,9 +37,15 @@ ten of a kind are written in ten seconds; SIGUSR1 prints how many were left out.
 pub(crate) struct Options {
     #[command(flatten)]
     pub(crate) source: Source,
-    /// Serve this raw disk image or block device
+    /// Serve this raw disk image or block device. It is locked as by QEMU: only one program may
+    /// write to it, several may read it
     #[arg(long, value_name = "PATH")]
     image: Option<PathBuf>,
+    /// Serve the image as it is. By default an image with the header of another format is refused
+    /// (qcow2, VMDK, VHDX, VHD, VDI, QED, Parallels, DMG, Bochs, cloop). A guest can write such a
+    /// header to its raw disk, which is then refused at the next start unless this is given
+    #[arg(long, value_name = "raw", value_parser = ["raw"])]
+    format: Option<String>,
     /// Serve a disk of this size that stores nothing, to measure the cost of everything except the
     /// disk
     #[arg(long, value_name = "SIZE", value_parser = size)]
@@ -177,6 +183,20 @@ impl Options {
         }
     }
 
+    fn check_format(&self, path: &Path, image: &FileImage) -> Result<(), String> {
+        if self.format.is_some() {
+            return Ok(());
+        }
+        let found = image.foreign_format().map_err(|error| format!("{}: {error}", path.display()))?;
+        let Some(name) = found else { return Ok(()) };
+        Err(format!(
+            "{}: this looks like a {name} image, and only raw images can be served; convert it (qemu-img \
+             convert -O raw). If it is a raw disk to which the guest has written such a header, serve it \
+             with --format raw",
+            path.display()
+        ))
+    }
+
     /// Opens the disk. The error is one sentence that reports the reason.
     pub(crate) fn disk(&self) -> Result<(Served<Disk>, Image), String> {
         let (backend, config, image) = match (&self.image, self.null, self.memory) {
@@ -188,6 +208,16 @@ impl Options {
                         "the last {} bytes of the image are ignored: they do not fill a sector",
                         image.dropped_bytes()
                     );
+                }
+                self.check_format(path, &image)?;
+                match image.lock() {
+                    Ok(()) => {}
+                    Err(error @ LockError::InUse(_)) => {
+                        return Err(format!("{}: the image is in use: {error}", path.display()));
+                    }
+                    Err(error @ LockError::Unsupported(_)) => {
+                        say!("the image is not locked, make sure that nothing else uses it: {error}");
+                    }
                 }
                 let image = Arc::new(image);
                 (Backend::File(Arc::clone(&image)), image.device_config(), Some(image))

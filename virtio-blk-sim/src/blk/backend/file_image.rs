@@ -22,7 +22,8 @@ pub struct DirectAlignment {
 
 /// An open disk image.
 ///
-/// Takes no lock: opening one image twice for writing gives two views of the same disk.
+/// Opening it takes no lock, and does not look at its content: see [`lock`](Self::lock) and
+/// [`foreign_format`](Self::foreign_format).
 #[derive(Debug)]
 pub struct FileImage {
     file: File,
@@ -84,6 +85,11 @@ impl FileImage {
     /// block). They are not part of the disk.
     pub fn dropped_bytes(&self) -> u64 {
         self.dropped_bytes
+    }
+
+    /// Returns whether the image was opened for reading only.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
     }
 
     /// Returns the alignment that direct I/O needs; `None` if the page cache is used.
