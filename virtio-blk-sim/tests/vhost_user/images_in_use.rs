@@ -9,7 +9,7 @@ use vm_memory::Bytes;
 
 use super::client::Client;
 use super::memory::{answer, post};
-use super::process::{Process, leaving_with_us};
+use super::process::{Process, injecting, leaving_with_us};
 use super::server::TempPath;
 use super::{BLOCK, Watchdog, default_options, driver, exercise, options};
 
@@ -163,6 +163,20 @@ fn qemu_storage_daemon_and_this_server_refuse_each_other() {
         } else {
             assert!(running.0.try_wait().unwrap().is_none());
         }
+    }
+}
+
+/// Some network file systems, and gVisor.
+#[test]
+fn an_image_that_cannot_be_locked_is_served_with_a_warning() {
+    let _watchdog = Watchdog::new("an_image_that_cannot_be_locked_is_served_with_a_warning");
+    for errno in ["EINVAL", "ENOLCK", "EOPNOTSUPP"] {
+        let (socket, image) = (TempPath::new("sock"), TempPath::image());
+        let Some(mut command) = injecting(&format!("fcntl:error={errno}")) else { return };
+        command.arg("--socket").arg(socket.as_ref()).arg("--image").arg(image.as_ref());
+        let server = Process::run(&mut command, &socket, Stdio::piped());
+        server.wait_for_line("the image is not locked");
+        server.wait_for_line("listening on");
     }
 }
 

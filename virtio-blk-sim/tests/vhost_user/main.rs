@@ -5,6 +5,7 @@ mod abuse;
 mod accept;
 mod client;
 mod crash;
+mod flushes;
 mod idle;
 mod images;
 mod images_in_use;

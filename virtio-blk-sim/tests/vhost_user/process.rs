@@ -48,6 +48,27 @@ pub(crate) fn inheriting(fd: impl Into<OwnedFd>, arguments: &[&str], image: &Tem
     command
 }
 
+/// A shell command that becomes the program under strace, which makes system calls fail as
+/// `inject` says. Returns None, after printing the reason, if that does not work here.
+pub(crate) fn injecting(inject: &str) -> Option<Command> {
+    // -D: the program stays our child, and strace is a grandchild.
+    let strace = |program: &str| {
+        let mut command = Command::new("strace");
+        command
+            .args(["-D", "-f", "-qq", "-o", "/dev/null", "-e"])
+            .arg(format!("inject={inject}"))
+            .arg(program);
+        command
+    };
+    match strace("true").output() {
+        Ok(output) if output.status.success() => Some(strace(env!("CARGO_BIN_EXE_vhost-user-blk"))),
+        other => {
+            println!("skipped: strace is not installed, or may not trace here: {other:?}");
+            None
+        }
+    }
+}
+
 /// A running `vhost-user-blk`. Killed on drop, or when the thread that started it ends.
 pub(crate) struct Process {
     child: Child,

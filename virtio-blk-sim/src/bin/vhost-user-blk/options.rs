@@ -26,6 +26,9 @@ Signals:
   SIGTERM, SIGINT  complete the requests in flight and exit with status 0
   SIGUSR1          print statistics
   SIGHUP           read the size of the image again and notify the guest
+When a flush of the image fails, data may be lost, and a later flush would hide that. So all later
+writes and flushes fail until the server is started again; reads go on. Check the file system then.
+
 Log messages go to stderr. A message that stderr does not take at once is lost and counted. Errors of
 the disk are logged with their sector and reason. Of the messages that a guest or frontend can cause,
 ten of a kind are written in ten seconds; SIGUSR1 prints how many were left out.";

@@ -6,8 +6,10 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::aligned_buffer::AlignedBuffer;
+use super::file_sync::Syncs;
 use crate::blk::device::{DeviceConfig, SECTOR_SIZE};
 
 /// The alignment that a file requires for I/O that bypasses the page cache. Both values are powers
@@ -24,6 +26,9 @@ pub struct DirectAlignment {
 ///
 /// Opening it takes no lock, and does not look at its content: see [`lock`](Self::lock) and
 /// [`foreign_format`](Self::foreign_format).
+///
+/// If a flush fails, all later writes and flushes fail, until the file is opened again: the next
+/// fdatasync(2) would succeed although the data is lost. Reads go on.
 #[derive(Debug)]
 pub struct FileImage {
     file: File,
@@ -31,6 +36,7 @@ pub struct FileImage {
     dropped_bytes: u64,
     read_only: bool,
     direct: Option<DirectAlignment>,
+    syncs: Arc<Syncs>,
 }
 
 impl FileImage {
@@ -61,7 +67,7 @@ impl FileImage {
             return Err(OpenError::TooSmall { path: path.into(), size, unit });
         }
         let capacity_sectors = (size - dropped_bytes) / SECTOR_SIZE;
-        Ok(Self { file, capacity_sectors, dropped_bytes, read_only, direct })
+        Ok(Self { file, capacity_sectors, dropped_bytes, read_only, direct, syncs: Arc::default() })
     }
 
     /// Returns the current size of the file in whole sectors (whole direct I/O blocks): the value
@@ -114,7 +120,12 @@ impl FileImage {
     /// Makes an image of any file, for tests of I/O errors.
     #[cfg(test)]
     pub(super) fn from_parts(file: File, capacity_sectors: u64, direct: Option<DirectAlignment>) -> Self {
-        Self { file, capacity_sectors, dropped_bytes: 0, read_only: false, direct }
+        Self { file, capacity_sectors, dropped_bytes: 0, read_only: false, direct, syncs: Arc::default() }
+    }
+
+    /// The flushes of this file, from all queues.
+    pub(super) fn syncs(&self) -> &Arc<Syncs> {
+        &self.syncs
     }
 
     pub(super) fn file(&self) -> &File {

@@ -23,6 +23,7 @@ mod file_format;
 mod file_image;
 mod file_lock;
 mod file_ops;
+mod file_sync;
 mod linux_aio;
 mod memory;
 mod null;
