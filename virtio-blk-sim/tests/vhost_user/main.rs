@@ -14,6 +14,7 @@ mod limit;
 mod log;
 mod memory;
 mod more_cases;
+mod options;
 mod process;
 mod requests;
 mod rings;

@@ -141,6 +141,18 @@ impl Process {
         while !self.lines.recv().expect("the server's stderr is open").contains(part) {}
     }
 
+    /// Returns what the program prints, if it ends without a line that contains `part`.
+    pub(crate) fn lines_before(&self, part: &str) -> Option<String> {
+        let mut lines = String::new();
+        for line in &self.lines {
+            if line.contains(part) {
+                return None;
+            }
+            lines = lines + &line + "\n";
+        }
+        Some(lines)
+    }
+
     pub(crate) fn is_alive(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }

@@ -11,6 +11,7 @@ macro_rules! say {
     };
 }
 
+mod descriptors;
 mod options;
 mod signals;
 mod socket;
@@ -72,11 +73,14 @@ impl From<io::Error> for Failure {
 }
 
 fn run(options: &Options) -> Result<(), Failure> {
+    options.check().map_err(Failure::usage)?;
+    // Before anything is opened: it could get the number of a descriptor that was not inherited.
+    let inherited = options.source.fd.map(socket::inherited).transpose().map_err(Failure::usage)?;
     // Before any thread starts, so that all threads inherit the mask and the loop gets the signals.
     let signals = Signals::block()?;
     signals::ignore_file_size_limit()?;
     let (served, image) = options.disk().map_err(Failure::usage)?;
-    let frontends = Frontends::of(&options.source).map_err(Failure::usage)?;
+    let frontends = Frontends::of(&options.source, inherited).map_err(Failure::usage)?;
     // Everything the server needs is open now. This must also come before any thread starts.
     let sandbox = options.sandbox.then(|| Sandbox::restrict_files(options.source.socket.as_deref()));
     let no_sandbox = |error| Failure::usage(format!("--sandbox on: {error}; --sandbox off turns it off"));
@@ -85,6 +89,7 @@ fn run(options: &Options) -> Result<(), Failure> {
     let context = builder.clone().build().map_err(Failure::usage)?;
     let loops =
         Loops::spawn(options.threads.into(), options.mapping.clone(), &builder).map_err(Failure::usage)?;
+    descriptors::ensure(served.device.device.config().num_queues).map_err(Failure::usage)?;
     report_start(options, &served.device, &context);
     if let Some(sandbox) = sandbox {
         let in_force = sandbox.restrict_calls(options.monitor, &[]).map_err(no_sandbox)?;
@@ -134,14 +139,14 @@ enum Frontends<'a> {
 }
 
 impl<'a> Frontends<'a> {
-    fn of(source: &'a Source) -> Result<Self, String> {
-        match source {
-            Source { socket: Some(path), .. } => {
+    fn of(source: &'a Source, inherited: Option<UnixStream>) -> Result<Self, String> {
+        match (&source.socket, inherited) {
+            (Some(path), _) => {
                 let (listener, file) = socket::bind(path)?;
                 Ok(Self::Come(path, listener, file))
             }
-            Source { fd: Some(fd), .. } => Ok(Self::IsHere(socket::inherited(*fd)?)),
-            Source { socket: None, fd: None } => Err("give --socket PATH or --fd N".to_owned()),
+            (None, Some(stream)) => Ok(Self::IsHere(stream)),
+            (None, None) => Err("give --socket PATH or --fd N".to_owned()),
         }
     }
 }

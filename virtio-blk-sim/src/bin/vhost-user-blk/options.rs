@@ -62,9 +62,9 @@ pub(crate) struct Options {
     /// Serial number of the disk, up to 20 characters
     #[arg(long, value_name = "TEXT", default_value = "")]
     serial: String,
-    /// Logical block size that the guest sees, in bytes
-    #[arg(long, value_name = "512|4096", default_value = "512", value_parser = ["512", "4096"])]
-    block_size: String,
+    /// Logical block size that the guest sees, in bytes [default: 512, or what --direct requires]
+    #[arg(long, value_name = "512|4096", value_parser = block_size)]
+    block_size: Option<u32>,
     /// Number of request queues, 1 to 256
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     queues: u16,
@@ -73,7 +73,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = 256)]
     queue_size: u16,
     /// Bypass the page cache (open the image with O_DIRECT)
-    #[arg(long, requires = "image")]
+    #[arg(long)]
     direct: bool,
     /// System call that the event loops wait in: poll, epoll or io_uring [default: the best one
     /// this kernel supports]
@@ -91,18 +91,19 @@ pub(crate) struct Options {
     /// most this many nanoseconds, before sleeping; 0 turns this off
     #[arg(long, value_name = "NS", default_value_t = 50_000)]
     linger: u64,
-    /// Number of I/O threads to spread the queues over; 0 serves all queues from the main thread
+    /// Number of I/O threads to spread the queues over, at most one per queue; 0 serves all queues
+    /// from the main thread
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=256))]
     pub(crate) threads: u16,
     /// I/O thread of each queue, such as 0,0,1; queues beyond the end of the list are assigned
     /// round robin
-    #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "threads")]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub(crate) mapping: Vec<usize>,
     /// Limit on requests per second, all queues together
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     iops: Option<u64>,
     /// Limit on bytes per second, all queues together
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    #[arg(long, value_name = "SIZE", value_parser = bytes_per_second)]
     bps: Option<u64>,
     /// Print statistics every this many seconds, if any requests were served in that time
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
@@ -141,10 +142,27 @@ fn size(text: &str) -> Result<u64, String> {
     bytes.ok_or_else(|| "write a size such as 4096, 64k, 512m or 10g".to_owned())
 }
 
+fn bytes_per_second(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        0 => Err("a limit of 0 would stop the disk; for no limit, leave the option out".to_owned()),
+        bytes => Ok(bytes),
+    }
+}
+
+fn block_size(text: &str) -> Result<u32, String> {
+    match text {
+        "512" => Ok(512),
+        "4096" => Ok(4096),
+        _ => Err("use 512 or 4096".to_owned()),
+    }
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: Option<f64> = text.parse().ok();
     let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    duration.filter(|d| *d >= Duration::from_millis(1)).ok_or_else(|| "write a number of seconds".to_owned())
+    duration
+        .filter(|d| *d >= Duration::from_millis(1))
+        .ok_or_else(|| "write a number of seconds, at least 0.001".to_owned())
 }
 
 fn switch(text: &str) -> Result<bool, String> {
@@ -183,6 +201,49 @@ impl Options {
         match self.monitor {
             Some(kind) => builder.monitor(kind),
             None => builder,
+        }
+    }
+
+    /// Refuses what would have no effect. The error is one sentence.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.image.is_none() {
+            let given = [("--direct", self.direct), ("--format", self.format.is_some())];
+            if let Some((option, _)) = given.into_iter().find(|(_, given)| *given) {
+                return Err(format!("{option} concerns an image, and there is no --image"));
+            }
+        }
+        for (option, size) in [("--null", self.null), ("--memory", self.memory)] {
+            match size {
+                Some(0) => return Err(format!("{option} 0: a disk has at least one sector of 512 bytes")),
+                Some(size) if size % SECTOR_SIZE != 0 => {
+                    return Err(format!("{option} {size}: a disk consists of whole sectors of 512 bytes"));
+                }
+                _ => {}
+            }
+        }
+        self.check_threads()
+    }
+
+    /// Each thread gets a queue, and each entry of the mapping is that of a queue.
+    fn check_threads(&self) -> Result<(), String> {
+        let (threads, queues) = (usize::from(self.threads), usize::from(self.queues));
+        if threads == 0 && !self.mapping.is_empty() {
+            return Err("--mapping concerns I/O threads, and there are none: give --threads".to_owned());
+        }
+        if threads > queues {
+            return Err(format!("--threads {threads}: more threads than queues ({queues}); raise --queues"));
+        }
+        if self.mapping.len() > queues {
+            return Err(format!("--mapping has {} entries, but --queues is {queues}", self.mapping.len()));
+        }
+        if let Some(wrong) = self.mapping.iter().find(|thread| **thread >= threads) {
+            return Err(format!("--mapping: there is no thread {wrong}, only 0 to {}", threads - 1));
+        }
+        let thread_of = |queue: usize| self.mapping.get(queue).copied().unwrap_or(queue % threads);
+        let idle = (0..threads).find(|thread| !(0..queues).any(|queue| thread_of(queue) == *thread));
+        match idle {
+            Some(thread) => Err(format!("--mapping: thread {thread} has no queue")),
+            None => Ok(()),
         }
     }
 
@@ -235,13 +296,14 @@ impl Options {
                 (memory, DeviceConfig::new(sectors), None)
             }
         };
-        if config.capacity_sectors == 0 {
-            return Err("the disk is smaller than one sector of 512 bytes".to_owned());
+        let block_size = self.block_size.unwrap_or(config.logical_block_size);
+        if block_size < config.logical_block_size {
+            let needed = config.logical_block_size;
+            return Err(format!("--block-size {block_size}: --direct on this image needs {needed}"));
         }
-        let block_size: u32 = if self.block_size == "4096" { 4096 } else { 512 };
         let config = DeviceConfig {
             read_only: self.read_only,
-            logical_block_size: block_size.max(config.logical_block_size),
+            logical_block_size: block_size,
             physical_block_size: block_size.max(config.physical_block_size),
             num_queues: self.queues,
             queue_size: self.queue_size,
@@ -282,18 +344,16 @@ mod tests {
     }
 
     #[test]
-    fn invalid_options_are_reported() {
-        let disk = |arguments: &[&str]| {
-            let all: Vec<&str> = ["--socket", "s"].iter().chain(arguments).copied().collect();
-            parse(&all).and_then(|options| options.disk().map(drop)).unwrap_err()
+    fn a_thread_without_a_queue_is_refused() {
+        let check = |threads: &str, queues: &str, mapping: &[&str]| {
+            let base = ["--socket", "s", "--null", "1m", "--threads", threads, "--queues", queues];
+            parse(&[&base, mapping].concat()).and_then(|options| options.check())
         };
-        assert!(disk(&["--image", "/nonexistent/disk"]).contains("/nonexistent/disk"));
-        assert!(disk(&["--memory", "100"]).contains("smaller than one sector"));
-        assert!(disk(&["--null", "1g", "--serial", "more than twenty characters"]).contains("--serial"));
-        assert!(disk(&["--null", "1g", "--queue-size", "100"]).contains("100"));
-        assert!(disk(&["--null", "1g", "--queues", "0"]).contains("--queues"));
-        assert!(disk(&["--null", "1g", "--sandbox", "yes"]).contains("use on or off"));
-        assert!(disk(&["--null", "9999999t"]).contains("write a size"));
-        assert!(disk(&["--null", "1g", "--block-size", "1024"]).contains("512"));
+        for (threads, queues, mapping) in [("0", "1", None), ("2", "2", None), ("2", "5", Some("1"))] {
+            let mapping: Vec<&str> = mapping.iter().flat_map(|list| ["--mapping", list]).collect();
+            assert_eq!(check(threads, queues, &mapping), Ok(()), "{threads} {queues} {mapping:?}");
+        }
+        // Queue 0 is on thread 1, and queue 1 is there by the round robin.
+        assert_eq!(check("2", "2", &["--mapping", "1"]).unwrap_err(), "--mapping: thread 0 has no queue");
     }
 }

@@ -74,11 +74,15 @@ impl FileImage {
     /// that [`capacity_sectors`](Self::capacity_sectors) would have after opening it again.
     ///
     /// # Errors
-    /// Errors of lseek(2).
+    /// `InvalidData` if the file is smaller than one block by now, and errors of lseek(2).
     pub fn current_sectors(&self) -> io::Result<u64> {
         // Moving the file position is harmless: all I/O passes explicit offsets.
         let size = (&self.file).seek(SeekFrom::End(0))?;
         let unit = self.direct.map_or(SECTOR_SIZE, |alignment| u64::from(alignment.offset).max(SECTOR_SIZE));
+        if size < unit {
+            let why = format!("{size} bytes are less than one block of {unit}");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
         Ok((size - size % unit) / SECTOR_SIZE)
     }
 
