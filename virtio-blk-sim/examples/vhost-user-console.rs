@@ -11,6 +11,7 @@
 //! A queue does not take a chain that it cannot complete: rx waits for input, and tx waits for room
 //! in the chardev's buffer. So no queue holds a chain when the guest stops. The guest's terminal
 //! has the size of the terminal of this program, and is updated when that changes (SIGWINCH).
+#![deny(clippy::print_stdout, clippy::print_stderr, clippy::dbg_macro)]
 
 use std::io;
 use std::path::PathBuf;

@@ -10,6 +10,7 @@
 //! This is the simplest device of this crate. Its only queue completes each chain immediately, so
 //! its worker implements [`Handled`]. It offers only the features of the ring and has no
 //! configuration space.
+#![deny(clippy::print_stdout, clippy::print_stderr, clippy::dbg_macro)]
 
 use std::io;
 use std::path::PathBuf;

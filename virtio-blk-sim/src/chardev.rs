@@ -17,6 +17,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
@@ -25,6 +26,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aio::{AioContext, BottomHalf, BottomHalfHandle, Interest, Registration};
 
+use crate::accept::Accepting;
+use crate::log;
 use crate::virtqueue::Segments;
 
 /// A buffer that holds this many bytes takes no more.
@@ -175,14 +178,14 @@ impl Chardev {
     /// # Errors
     /// What registering the socket returns.
     pub fn listen(self: Arc<Self>, context: &AioContext, listener: UnixListener) -> io::Result<Clients> {
-        listener.set_nonblocking(true)?;
-        let socket = Rc::new(Socket { chardev: self, listener, client: RefCell::default() });
-        let (looks, accepts) = (Rc::clone(&socket), Rc::clone(&socket));
+        let socket = Rc::new(Socket { chardev: self, client: RefCell::default() });
+        let looks = Rc::clone(&socket);
         let look = context.bottom_half(move |_| looks.exchange(false));
         socket.chardev.state().look = Some(look.handle());
-        let accept = move |context: &AioContext, _| accepts.accept(context);
-        let registration = context.add_borrowed_fd(&socket.listener, Interest::READABLE, accept)?;
-        Ok(Clients { _registration: registration, _look: look })
+        let take = move |context: &AioContext, stream| socket.take(context, stream);
+        let log = |line: Arguments<'_>| log::limited(format_args!("character device: {line}"));
+        let accepting = Accepting::new(context, listener, take, log)?;
+        Ok(Clients { _accepting: accepting, _look: look })
     }
 }
 
@@ -190,14 +193,12 @@ impl Chardev {
 #[must_use = "dropping it stops listening"]
 #[derive(Debug)]
 pub struct Clients {
-    // The loop owns the socket until both are removed.
-    _registration: Registration,
+    _accepting: Accepting,
     _look: BottomHalf,
 }
 
 struct Socket {
     chardev: Arc<Chardev>,
-    listener: UnixListener,
     client: RefCell<Option<Client>>,
 }
 
@@ -209,26 +210,24 @@ struct Client {
 }
 
 impl Socket {
-    /// Accepts clients. While one is connected, another is hung up on.
-    fn accept(self: &Rc<Self>, context: &AioContext) {
-        while let Ok((stream, _)) = self.listener.accept() {
-            // The present client may have left a moment ago.
-            self.exchange(false);
-            if self.chardev.is_connected() || stream.set_nonblocking(true).is_err() {
-                continue;
+    /// Serves a client. While one is connected, another is hung up on.
+    fn take(self: &Rc<Self>, context: &AioContext, stream: UnixStream) {
+        // The present client may have left a moment ago.
+        self.exchange(false);
+        if self.chardev.is_connected() || stream.set_nonblocking(true).is_err() {
+            return;
+        }
+        let socket = Rc::downgrade(self);
+        let ready = move |_: &AioContext, ready: aio::Readiness| {
+            if let Some(socket) = socket.upgrade() {
+                socket.exchange(ready.is_hang_up());
             }
-            let socket = Rc::downgrade(self);
-            let ready = move |_: &AioContext, ready: aio::Readiness| {
-                if let Some(socket) = socket.upgrade() {
-                    socket.exchange(ready.is_hang_up());
-                }
-            };
-            // The rest of what the last one sent is lost.
-            self.client.take();
-            if let Ok(registration) = context.add_borrowed_fd(&stream, Interest::READABLE, ready) {
-                self.client.replace(Some(Client { registration: Some(registration), stream }));
-                self.chardev.state().connected = true;
-            }
+        };
+        // The rest of what the last one sent is lost.
+        self.client.take();
+        if let Ok(registration) = context.add_borrowed_fd(&stream, Interest::READABLE, ready) {
+            self.client.replace(Some(Client { registration: Some(registration), stream }));
+            self.chardev.state().connected = true;
         }
     }
 

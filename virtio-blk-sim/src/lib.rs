@@ -18,6 +18,7 @@
 //!
 //! | module | contents |
 //! |---|---|
+//! | [`log`], [`signals`] | lines on stderr that stop nothing; signals as events of the loop |
 //! | [`memory`] | guest RAM: a memfd that device and guest map separately |
 //! | [`virtqueue`] | both halves of the split ring; does not know what a chain means |
 //! | [`queue`] | a virtqueue on an event loop, for any device |
@@ -89,6 +90,11 @@
 //! # }
 //! ```
 
+// Output goes through `log`, which ignores errors: `println!` and `eprintln!` panic on them.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr, clippy::dbg_macro))]
+
+#[cfg(feature = "vhost-user")]
+mod accept;
 #[cfg(feature = "device")]
 mod bit_set;
 #[cfg(feature = "device")]
@@ -97,6 +103,8 @@ pub mod blk;
 pub mod chardev;
 #[cfg(feature = "guest")]
 pub mod guest;
+#[cfg(feature = "device")]
+pub mod log;
 pub mod memory;
 #[cfg(feature = "device")]
 pub mod queue;

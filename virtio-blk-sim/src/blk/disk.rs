@@ -1,17 +1,24 @@
 //! A disk: the block device and its backend, as a kind of device for any transport.
 
 use std::error::Error;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use aio::AioContext;
 
 use super::backend::{Backend, Engine};
-use super::device::{BlockDevice, Features, FinishedRequest, Operation, RequestSlot, SECTOR_SIZE, Started};
+use super::device::{
+    BlockDevice, Features, FinishedRequest, Operation, RequestSlot, SECTOR_SIZE, SectorRanges, Started,
+    Status,
+};
+use crate::log;
 use crate::memory::GuestMemoryMmap;
 use crate::queue::{self, Answer, Device, Meter, Queue, QueueRef, Worker};
 use crate::virtqueue::{Chain, QueueError};
+
+/// Stands in front of log lines.
+const NAME: &str = "vhost-user-blk";
 
 /// A block device with what its requests are carried out on.
 #[derive(Debug, Clone)]
@@ -59,7 +66,7 @@ impl Device for Disk {
     type Worker = BlkWorker;
 
     fn name(&self) -> &str {
-        "vhost-user-blk"
+        NAME
     }
 
     fn queues(&self) -> u16 {
@@ -149,8 +156,48 @@ impl Worker for BlkWorker {
 
 #[inline]
 fn answer(finished: FinishedRequest) -> Answer<RequestSlot> {
+    if finished.failure().is_some() {
+        log_failure(&finished);
+    }
     let written = finished.written();
     Answer { slot: finished.into_slot(), written }
+}
+
+/// Writes a line about an error of the backend, which the guest sees only as an I/O error.
+#[cold]
+fn log_failure(finished: &FinishedRequest) {
+    // The other status is that of a request that the backend does not support, which is no fault.
+    let Some((operation, error)) = finished.failure().filter(|_| finished.status() == Some(Status::IoErr))
+    else {
+        return;
+    };
+    let error: &dyn std::fmt::Display = match error.kind() {
+        ErrorKind::UnexpectedEof => &"the image is shorter than the disk",
+        _ => error,
+    };
+    match operation {
+        // A separate line has a separate limit: this is worse than a failed transfer.
+        Operation::Flush => log::limited(format_args!("{NAME}: a flush failed: {error}")),
+        operation => log::limited(format_args!("{NAME}: {} failed: {error}", Described(operation))),
+    }
+}
+
+/// Names an operation and its first sector.
+struct Described<'a>(&'a Operation);
+
+impl std::fmt::Display for Described<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let first = |ranges: &SectorRanges| ranges.iter().next().map_or(0, |range| range.sector);
+        match self.0 {
+            Operation::In { sector, len } => write!(f, "a read of {len} bytes at sector {sector}"),
+            Operation::Out { sector, len, .. } => write!(f, "a write of {len} bytes at sector {sector}"),
+            Operation::Flush => f.write_str("a flush"),
+            Operation::Discard(ranges) => write!(f, "a discard at sector {}", first(ranges)),
+            Operation::WriteZeroes { ranges, .. } => {
+                write!(f, "a write of zeros at sector {}", first(ranges))
+            }
+        }
+    }
 }
 
 /// What a limit on bytes counts: data that moves.

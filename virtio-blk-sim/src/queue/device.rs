@@ -10,6 +10,7 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 
 use super::queue::QueueRef;
 use super::worker::Worker;
+use crate::log;
 
 /// The features that every device can offer, because the queue implements them: VERSION_1,
 /// EVENT_IDX and INDIRECT_DESC.
@@ -71,11 +72,11 @@ pub trait Device: Send + Sync + 'static {
         queue: QueueRef<Self::Worker>,
     ) -> io::Result<Self::Worker>;
 
-    /// Writes a line to the log, by default to stderr after the device's name. Write errors are
-    /// ignored.
+    /// Writes a line to the log: by default to stderr, after the device's name, and limited by the
+    /// place of the caller. Write errors are ignored. See [`log`](crate::log).
+    #[track_caller]
     fn log(&self, line: std::fmt::Arguments<'_>) {
-        use std::io::Write;
-        let _ = writeln!(io::stderr(), "{}: {line}", self.name());
+        log::limited(format_args!("{}: {line}", self.name()));
     }
 }
 

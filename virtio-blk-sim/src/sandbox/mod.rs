@@ -90,6 +90,7 @@ const ALWAYS: &[i64] = &[
     libc::SYS_sigaltstack,
     libc::SYS_restart_syscall,
     // Exit.
+    libc::SYS_flock, // the directory of the socket, while its name is removed
     libc::SYS_unlinkat,
     libc::SYS_exit,
     libc::SYS_exit_group,

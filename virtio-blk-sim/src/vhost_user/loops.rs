@@ -127,10 +127,12 @@ impl Loops {
     /// errors of [`IoThread::spawn`].
     pub fn spawn(threads: usize, mapping: Vec<usize>, builder: &Builder) -> io::Result<Self> {
         if let Some(wrong) = mapping.iter().find(|thread| **thread >= threads) {
-            let message = format!(
-                "a queue is mapped to thread {wrong}, but there are threads 0 to {}",
-                threads.max(1) - 1
-            );
+            let message = match threads.checked_sub(1) {
+                Some(last) => {
+                    format!("a queue is mapped to thread {wrong}, but there are threads 0 to {last}")
+                }
+                None => format!("a queue is mapped to thread {wrong}, but there are no I/O threads"),
+            };
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         let spawn = |index| IoThread::spawn(&format!("queue-io-{index}"), builder.clone()).map(Arc::new);

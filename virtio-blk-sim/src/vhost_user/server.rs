@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use aio::{AioContext, Interest, Registration};
 
@@ -14,6 +15,7 @@ use super::loops::Loops;
 use super::reply::{Ack, Refusal, Reply};
 use super::request::Request;
 use super::session::{Served, Session};
+use crate::accept::Accepting;
 use crate::memory::GuestMemoryMmap;
 use crate::queue::{Device, QueueStats, Worker};
 
@@ -56,7 +58,7 @@ struct Live<D> {
 #[must_use = "dropping it stops listening"]
 pub struct Listening<D> {
     server: Rc<Server<D>>,
-    _registration: Registration,
+    _accepting: Accepting,
 }
 
 impl<D> std::fmt::Debug for Server<D> {
@@ -101,19 +103,15 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
     /// # Errors
     /// Returns the error of setting the socket non-blocking or of registering it with the loop.
     pub fn listen(self: &Rc<Self>, context: &AioContext, listener: UnixListener) -> io::Result<Listening<D>> {
-        listener.set_nonblocking(true)?;
-        let (server, listener) = (Rc::clone(self), Rc::new(listener));
-        let accept_from = Rc::clone(&listener);
-        let registration = context.add_borrowed_fd(&*listener, Interest::READABLE, move |context, _| {
-            // Accept all pending connections, so that those that arrive while a frontend is served
-            // are closed at once and not only after it disconnects.
-            while let Ok((stream, _)) = accept_from.accept() {
-                if let Err(error) = server.serve(context, stream) {
-                    server.served.device.log(format_args!("a frontend cannot be served: {error}"));
-                }
+        let (server, device) = (Rc::clone(self), Arc::clone(&self.served.device));
+        // Connections that arrive while a frontend is served are closed at once.
+        let take = move |context: &AioContext, stream| {
+            if let Err(error) = server.serve(context, stream) {
+                server.served.device.log(format_args!("a frontend cannot be served: {error}"));
             }
-        })?;
-        Ok(Listening { server: Rc::clone(self), _registration: registration })
+        };
+        let accepting = Accepting::new(context, listener, take, move |line| device.log(line))?;
+        Ok(Listening { server: Rc::clone(self), _accepting: accepting })
     }
 
     /// Serves a frontend that is already connected. While another frontend is served, the new

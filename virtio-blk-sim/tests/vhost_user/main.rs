@@ -2,16 +2,21 @@
 //! runs in this process on a separate thread, or as the program `vhost-user-blk`.
 
 mod abuse;
+mod accept;
 mod client;
 mod crash;
+mod flushes;
 mod idle;
 mod images;
+mod images_in_use;
 mod lifecycle;
 mod limit;
+mod log;
 mod long_chains;
 mod memory;
 mod mistakes;
 mod more_cases;
+mod options;
 mod process;
 mod requests;
 mod rings;

@@ -8,10 +8,12 @@ use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use super::Watchdog;
 use super::server::TempPath;
@@ -46,6 +48,27 @@ pub(crate) fn inheriting(fd: impl Into<OwnedFd>, arguments: &[&str], image: &Tem
     command
 }
 
+/// A shell command that becomes the program under strace, which makes system calls fail as
+/// `inject` says. Returns None, after printing the reason, if that does not work here.
+pub(crate) fn injecting(inject: &str) -> Option<Command> {
+    // -D: the program stays our child, and strace is a grandchild.
+    let strace = |program: &str| {
+        let mut command = Command::new("strace");
+        command
+            .args(["-D", "-f", "-qq", "-o", "/dev/null", "-e"])
+            .arg(format!("inject={inject}"))
+            .arg(program);
+        command
+    };
+    match strace("true").output() {
+        Ok(output) if output.status.success() => Some(strace(env!("CARGO_BIN_EXE_vhost-user-blk"))),
+        other => {
+            println!("skipped: strace is not installed, or may not trace here: {other:?}");
+            None
+        }
+    }
+}
+
 /// A running `vhost-user-blk`. Killed on drop, or when the thread that started it ends.
 pub(crate) struct Process {
     child: Child,
@@ -66,18 +89,37 @@ impl Process {
     pub(crate) fn launch(socket: &TempPath, disk: &[&OsStr], more: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vhost-user-blk"));
         command.arg("--socket").arg(socket.as_ref()).args(disk).args(more);
-        let mut child = leaving_with_us(&mut command).stderr(Stdio::piped()).spawn().unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
+        Self::run(&mut command, socket, Stdio::piped())
+    }
+
+    /// Starts a command that becomes the program. Its lines can be read if `stderr` is a pipe.
+    pub(crate) fn run(command: &mut Command, socket: &TempPath, stderr: impl Into<Stdio>) -> Self {
+        let mut child = leaving_with_us(command).stderr(stderr).spawn().unwrap();
         let (send, lines) = channel();
-        std::thread::spawn(move || {
-            for line in stderr.lines().map_while(Result::ok) {
-                println!("{line}");
-                if send.send(line).is_err() {
-                    break;
+        if let Some(stderr) = child.stderr.take().map(BufReader::new) {
+            std::thread::spawn(move || {
+                for line in stderr.lines().map_while(Result::ok) {
+                    println!("{line}");
+                    if send.send(line).is_err() {
+                        break;
+                    }
                 }
-            }
-        });
+            });
+        }
         Self { child, socket: socket.as_ref().to_owned(), lines }
+    }
+
+    /// Waits until the program accepts connections, without its lines.
+    pub(crate) fn wait_for_socket(&mut self) {
+        while UnixStream::connect(&self.socket).is_err() {
+            assert!(self.is_alive(), "the program ended");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The rest of the lines, up to the end of the program.
+    pub(crate) fn rest_of_lines(&self) -> Vec<String> {
+        self.lines.iter().collect()
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -97,6 +139,18 @@ impl Process {
     /// Waits until the program prints a line that contains `part`.
     pub(crate) fn wait_for_line(&self, part: &str) {
         while !self.lines.recv().expect("the server's stderr is open").contains(part) {}
+    }
+
+    /// Returns what the program prints, if it ends without a line that contains `part`.
+    pub(crate) fn lines_before(&self, part: &str) -> Option<String> {
+        let mut lines = String::new();
+        for line in &self.lines {
+            if line.contains(part) {
+                return None;
+            }
+            lines = lines + &line + "\n";
+        }
+        Some(lines)
     }
 
     pub(crate) fn is_alive(&mut self) -> bool {

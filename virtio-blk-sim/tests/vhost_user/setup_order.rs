@@ -12,8 +12,8 @@ use virtio_blk_sim::vhost_user::{
 use virtio_blk_sim::virtqueue::{DriverQueue, QueueConfig};
 use vm_memory::Bytes;
 
-use super::vring::hang_up;
 use super::server::{Setup, TestServer};
+use super::vring::hang_up;
 use super::{Watchdog, default_options};
 
 const USER_BASE: u64 = 0x7f00_0000_0000;

@@ -2,6 +2,16 @@
 //! AioContext handles the socket, the kicks, the disk I/O and the calls (interrupts). With
 //! `--threads`, the queues run on I/O threads, and each thread has its own AioContext.
 
+#![deny(clippy::print_stdout, clippy::print_stderr, clippy::dbg_macro)]
+
+/// Writes a line to stderr. Unlike `eprintln!` it does not panic and does not wait.
+macro_rules! say {
+    ($($line:tt)*) => {
+        virtio_blk_sim::log::line(format_args!("vhost-user-blk: {}", format_args!($($line)*)))
+    };
+}
+
+mod descriptors;
 mod options;
 mod signals;
 mod socket;
@@ -20,6 +30,7 @@ use options::{Options, Source};
 use signals::{Signal, Signals};
 use virtio_blk_sim::blk::Disk;
 use virtio_blk_sim::blk::backend::FileImage;
+use virtio_blk_sim::log;
 use virtio_blk_sim::queue::QueueStats;
 use virtio_blk_sim::sandbox::Sandbox;
 use virtio_blk_sim::vhost_user::{Loops, Server, SocketFile};
@@ -29,7 +40,7 @@ fn main() -> ExitCode {
     match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("vhost-user-blk: {error}");
+            say!("{error}");
             ExitCode::from(error.exit_code)
         }
     }
@@ -62,10 +73,14 @@ impl From<io::Error> for Failure {
 }
 
 fn run(options: &Options) -> Result<(), Failure> {
+    options.check().map_err(Failure::usage)?;
+    // Before anything is opened: it could get the number of a descriptor that was not inherited.
+    let inherited = options.source.fd.map(socket::inherited).transpose().map_err(Failure::usage)?;
     // Before any thread starts, so that all threads inherit the mask and the loop gets the signals.
     let signals = Signals::block()?;
+    signals::ignore_file_size_limit()?;
     let (served, image) = options.disk().map_err(Failure::usage)?;
-    let frontends = Frontends::of(&options.source).map_err(Failure::usage)?;
+    let frontends = Frontends::of(&options.source, inherited).map_err(Failure::usage)?;
     // Everything the server needs is open now. This must also come before any thread starts.
     let sandbox = options.sandbox.then(|| Sandbox::restrict_files(options.source.socket.as_deref()));
     let no_sandbox = |error| Failure::usage(format!("--sandbox on: {error}; --sandbox off turns it off"));
@@ -74,10 +89,11 @@ fn run(options: &Options) -> Result<(), Failure> {
     let context = builder.clone().build().map_err(Failure::usage)?;
     let loops =
         Loops::spawn(options.threads.into(), options.mapping.clone(), &builder).map_err(Failure::usage)?;
+    descriptors::ensure(served.device.device.config().num_queues).map_err(Failure::usage)?;
     report_start(options, &served.device, &context);
     if let Some(sandbox) = sandbox {
         let in_force = sandbox.restrict_calls(options.monitor, &[]).map_err(no_sandbox)?;
-        eprintln!("vhost-user-blk: sandbox: {in_force}");
+        say!("sandbox: {in_force}");
     }
     let server = Server::new(served, loops);
 
@@ -87,7 +103,7 @@ fn run(options: &Options) -> Result<(), Failure> {
         Frontends::Come(path, listener, file) => {
             _socket_file = Some(file);
             _listening = Some(server.listen(&context, listener)?);
-            eprintln!("vhost-user-blk: listening on {}", path.display());
+            say!("listening on {}", path.display());
         }
         Frontends::IsHere(stream) => {
             server.serve(&context, stream)?;
@@ -99,7 +115,10 @@ fn run(options: &Options) -> Result<(), Failure> {
     let (flag, of_signals) = (Rc::clone(&stop), Rc::clone(&server));
     let _signals = signals.watch(&context, move |signal| match signal {
         Signal::Stop => flag.set(true),
-        Signal::Report => report(&of_signals, None),
+        Signal::Report => {
+            report(&of_signals, None);
+            log::left_out();
+        }
         Signal::Resize => resize(&of_signals, image.as_deref()),
     })?;
     let _statistics = options.stats.map(|interval| start_statistics(&context, Rc::clone(&server), interval));
@@ -109,6 +128,7 @@ fn run(options: &Options) -> Result<(), Failure> {
         context.poll(true)?;
     }
     server.shut_down(&context);
+    log::left_out();
     Ok(())
 }
 
@@ -119,14 +139,14 @@ enum Frontends<'a> {
 }
 
 impl<'a> Frontends<'a> {
-    fn of(source: &'a Source) -> Result<Self, String> {
-        match source {
-            Source { socket: Some(path), .. } => {
+    fn of(source: &'a Source, inherited: Option<UnixStream>) -> Result<Self, String> {
+        match (&source.socket, inherited) {
+            (Some(path), _) => {
                 let (listener, file) = socket::bind(path)?;
                 Ok(Self::Come(path, listener, file))
             }
-            Source { fd: Some(fd), .. } => Ok(Self::IsHere(socket::inherited(*fd)?)),
-            Source { socket: None, fd: None } => Err("give --socket PATH or --fd N".to_owned()),
+            (None, Some(stream)) => Ok(Self::IsHere(stream)),
+            (None, None) => Err("give --socket PATH or --fd N".to_owned()),
         }
     }
 }
@@ -134,8 +154,8 @@ impl<'a> Frontends<'a> {
 fn report_start(options: &Options, disk: &Disk, context: &AioContext) {
     let config = disk.device.config();
     let monitor = context.monitor();
-    eprintln!(
-        "vhost-user-blk: {} sectors{}, {} queues of up to {}, monitor {} ({}), {}",
+    say!(
+        "{} sectors{}, {} queues of up to {}, monitor {} ({}), {}",
         config.capacity_sectors,
         if config.read_only { ", read-only" } else { "" },
         config.num_queues,
@@ -152,7 +172,7 @@ fn report_start(options: &Options, disk: &Disk, context: &AioContext) {
 /// Handles SIGHUP: reads the size of the image again and tells the guest.
 fn resize(server: &Server<Disk>, image: Option<&FileImage>) {
     let Some(image) = image else {
-        eprintln!("vhost-user-blk: SIGHUP: only the size of --image can change");
+        say!("SIGHUP: only the size of --image can change");
         return;
     };
     let resized = image.current_sectors().and_then(|sectors| {
@@ -162,15 +182,15 @@ fn resize(server: &Server<Disk>, image: Option<&FileImage>) {
         Ok(sectors)
     });
     match resized {
-        Ok(sectors) => eprintln!("vhost-user-blk: the disk now has {sectors} sectors"),
-        Err(error) => eprintln!("vhost-user-blk: the disk size is unchanged: {error}"),
+        Ok(sectors) => say!("the disk now has {sectors} sectors"),
+        Err(error) => say!("the disk size is unchanged: {error}"),
     }
 }
 
 fn report(server: &Server<Disk>, since: Option<&[(usize, QueueStats)]>) {
     let stats = server.stats();
     if stats.is_empty() {
-        eprintln!("vhost-user-blk: no queue is running; {} frontends so far", server.sessions());
+        say!("no queue is running; {} frontends so far", server.sessions());
     }
     for (index, now) in stats {
         let before = since.and_then(|all| all.iter().find(|(queue, _)| *queue == index));
@@ -179,9 +199,7 @@ fn report(server: &Server<Disk>, since: Option<&[(usize, QueueStats)]>) {
             .filter(|(_, before)| before.requests <= now.requests)
             .map_or(now, |(_, before)| now - *before);
         let QueueStats { requests, drains, interrupts, .. } = delta;
-        eprintln!(
-            "vhost-user-blk: queue {index}: {requests} requests, {drains} drains, {interrupts} interrupts"
-        );
+        say!("queue {index}: {requests} requests, {drains} drains, {interrupts} interrupts");
     }
 }
 

@@ -1,13 +1,13 @@
 //! The command-line options.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use aio::{AioContext, Builder, BusyPolling, Method, MonitorKind, Reset};
 use clap::{ArgAction, ArgGroup, Args, Parser};
 use virtio_blk_sim::blk::Disk;
-use virtio_blk_sim::blk::backend::{Backend, FileImage, Null};
+use virtio_blk_sim::blk::backend::{Backend, FileImage, LockError, Null};
 use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig, SECTOR_SIZE, Serial};
 use virtio_blk_sim::queue::RateLimit;
 use virtio_blk_sim::vhost_user::{ProtocolFeatures, Served};
@@ -26,7 +26,12 @@ Signals:
   SIGTERM, SIGINT  complete the requests in flight and exit with status 0
   SIGUSR1          print statistics
   SIGHUP           read the size of the image again and notify the guest
-Log messages go to stderr.";
+When a flush of the image fails, data may be lost, and a later flush would hide that. So all later
+writes and flushes fail until the server is started again; reads go on. Check the file system then.
+
+Log messages go to stderr. A message that stderr does not take at once is lost and counted. Errors of
+the disk are logged with their sector and reason. Of the messages that a guest or frontend can cause,
+ten of a kind are written in ten seconds; SIGUSR1 prints how many were left out.";
 
 /// Serves a disk image to a virtual machine over vhost-user.
 #[derive(Debug, Parser)]
@@ -35,9 +40,15 @@ Log messages go to stderr.";
 pub(crate) struct Options {
     #[command(flatten)]
     pub(crate) source: Source,
-    /// Serve this raw disk image or block device
+    /// Serve this raw disk image or block device. It is locked as by QEMU: only one program may
+    /// write to it, several may read it
     #[arg(long, value_name = "PATH")]
     image: Option<PathBuf>,
+    /// Serve the image as it is. By default an image with the header of another format is refused
+    /// (qcow2, VMDK, VHDX, VHD, VDI, QED, Parallels, DMG, Bochs, cloop). A guest can write such a
+    /// header to its raw disk, which is then refused at the next start unless this is given
+    #[arg(long, value_name = "raw", value_parser = ["raw"])]
+    format: Option<String>,
     /// Serve a disk of this size that stores nothing, to measure the cost of everything except the
     /// disk
     #[arg(long, value_name = "SIZE", value_parser = size)]
@@ -51,9 +62,9 @@ pub(crate) struct Options {
     /// Serial number of the disk, up to 20 characters
     #[arg(long, value_name = "TEXT", default_value = "")]
     serial: String,
-    /// Logical block size that the guest sees, in bytes
-    #[arg(long, value_name = "512|4096", default_value = "512", value_parser = ["512", "4096"])]
-    block_size: String,
+    /// Logical block size that the guest sees, in bytes [default: 512, or what --direct requires]
+    #[arg(long, value_name = "512|4096", value_parser = block_size)]
+    block_size: Option<u32>,
     /// Number of request queues, 1 to 256
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     queues: u16,
@@ -63,7 +74,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = 256)]
     queue_size: u16,
     /// Bypass the page cache (open the image with O_DIRECT)
-    #[arg(long, requires = "image")]
+    #[arg(long)]
     direct: bool,
     /// System call that the event loops wait in: poll, epoll or io_uring [default: the best one
     /// this kernel supports]
@@ -81,18 +92,19 @@ pub(crate) struct Options {
     /// most this many nanoseconds, before sleeping; 0 turns this off
     #[arg(long, value_name = "NS", default_value_t = 50_000)]
     linger: u64,
-    /// Number of I/O threads to spread the queues over; 0 serves all queues from the main thread
+    /// Number of I/O threads to spread the queues over, at most one per queue; 0 serves all queues
+    /// from the main thread
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=256))]
     pub(crate) threads: u16,
     /// I/O thread of each queue, such as 0,0,1; queues beyond the end of the list are assigned
     /// round robin
-    #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "threads")]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub(crate) mapping: Vec<usize>,
     /// Limit on requests per second, all queues together
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     iops: Option<u64>,
     /// Limit on bytes per second, all queues together
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    #[arg(long, value_name = "SIZE", value_parser = bytes_per_second)]
     bps: Option<u64>,
     /// Print statistics every this many seconds, if any requests were served in that time
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
@@ -131,10 +143,27 @@ fn size(text: &str) -> Result<u64, String> {
     bytes.ok_or_else(|| "write a size such as 4096, 64k, 512m or 10g".to_owned())
 }
 
+fn bytes_per_second(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        0 => Err("a limit of 0 would stop the disk; for no limit, leave the option out".to_owned()),
+        bytes => Ok(bytes),
+    }
+}
+
+fn block_size(text: &str) -> Result<u32, String> {
+    match text {
+        "512" => Ok(512),
+        "4096" => Ok(4096),
+        _ => Err("use 512 or 4096".to_owned()),
+    }
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: Option<f64> = text.parse().ok();
     let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    duration.filter(|d| *d >= Duration::from_millis(1)).ok_or_else(|| "write a number of seconds".to_owned())
+    duration
+        .filter(|d| *d >= Duration::from_millis(1))
+        .ok_or_else(|| "write a number of seconds, at least 0.001".to_owned())
 }
 
 fn switch(text: &str) -> Result<bool, String> {
@@ -176,6 +205,63 @@ impl Options {
         }
     }
 
+    /// Refuses what would have no effect. The error is one sentence.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.image.is_none() {
+            let given = [("--direct", self.direct), ("--format", self.format.is_some())];
+            if let Some((option, _)) = given.into_iter().find(|(_, given)| *given) {
+                return Err(format!("{option} concerns an image, and there is no --image"));
+            }
+        }
+        for (option, size) in [("--null", self.null), ("--memory", self.memory)] {
+            match size {
+                Some(0) => return Err(format!("{option} 0: a disk has at least one sector of 512 bytes")),
+                Some(size) if size % SECTOR_SIZE != 0 => {
+                    return Err(format!("{option} {size}: a disk consists of whole sectors of 512 bytes"));
+                }
+                _ => {}
+            }
+        }
+        self.check_threads()
+    }
+
+    /// Each thread gets a queue, and each entry of the mapping is that of a queue.
+    fn check_threads(&self) -> Result<(), String> {
+        let (threads, queues) = (usize::from(self.threads), usize::from(self.queues));
+        if threads == 0 && !self.mapping.is_empty() {
+            return Err("--mapping concerns I/O threads, and there are none: give --threads".to_owned());
+        }
+        if threads > queues {
+            return Err(format!("--threads {threads}: more threads than queues ({queues}); raise --queues"));
+        }
+        if self.mapping.len() > queues {
+            return Err(format!("--mapping has {} entries, but --queues is {queues}", self.mapping.len()));
+        }
+        if let Some(wrong) = self.mapping.iter().find(|thread| **thread >= threads) {
+            return Err(format!("--mapping: there is no thread {wrong}, only 0 to {}", threads - 1));
+        }
+        let thread_of = |queue: usize| self.mapping.get(queue).copied().unwrap_or(queue % threads);
+        let idle = (0..threads).find(|thread| !(0..queues).any(|queue| thread_of(queue) == *thread));
+        match idle {
+            Some(thread) => Err(format!("--mapping: thread {thread} has no queue")),
+            None => Ok(()),
+        }
+    }
+
+    fn check_format(&self, path: &Path, image: &FileImage) -> Result<(), String> {
+        if self.format.is_some() {
+            return Ok(());
+        }
+        let found = image.foreign_format().map_err(|error| format!("{}: {error}", path.display()))?;
+        let Some(name) = found else { return Ok(()) };
+        Err(format!(
+            "{}: this looks like a {name} image, and only raw images can be served; convert it (qemu-img \
+             convert -O raw). If it is a raw disk to which the guest has written such a header, serve it \
+             with --format raw",
+            path.display()
+        ))
+    }
+
     /// Opens the disk. The error is one sentence that reports the reason.
     pub(crate) fn disk(&self) -> Result<(Served<Disk>, Image), String> {
         let (backend, config, image) = match (&self.image, self.null, self.memory) {
@@ -183,10 +269,20 @@ impl Options {
                 let image =
                     FileImage::open(path, self.read_only, self.direct).map_err(|error| error.to_string())?;
                 if image.dropped_bytes() > 0 {
-                    eprintln!(
-                        "vhost-user-blk: the last {} bytes of the image are ignored: they do not fill a sector",
+                    say!(
+                        "the last {} bytes of the image are ignored: they do not fill a sector",
                         image.dropped_bytes()
                     );
+                }
+                self.check_format(path, &image)?;
+                match image.lock() {
+                    Ok(()) => {}
+                    Err(error @ LockError::InUse(_)) => {
+                        return Err(format!("{}: the image is in use: {error}", path.display()));
+                    }
+                    Err(error @ LockError::Unsupported(_)) => {
+                        say!("the image is not locked, make sure that nothing else uses it: {error}");
+                    }
                 }
                 let image = Arc::new(image);
                 (Backend::File(Arc::clone(&image)), image.device_config(), Some(image))
@@ -201,13 +297,14 @@ impl Options {
                 (memory, DeviceConfig::new(sectors), None)
             }
         };
-        if config.capacity_sectors == 0 {
-            return Err("the disk is smaller than one sector of 512 bytes".to_owned());
+        let block_size = self.block_size.unwrap_or(config.logical_block_size);
+        if block_size < config.logical_block_size {
+            let needed = config.logical_block_size;
+            return Err(format!("--block-size {block_size}: --direct on this image needs {needed}"));
         }
-        let block_size: u32 = if self.block_size == "4096" { 4096 } else { 512 };
         let config = DeviceConfig {
             read_only: self.read_only,
-            logical_block_size: block_size.max(config.logical_block_size),
+            logical_block_size: block_size,
             physical_block_size: block_size.max(config.physical_block_size),
             num_queues: self.queues,
             queue_size: self.queue_size,
@@ -248,18 +345,16 @@ mod tests {
     }
 
     #[test]
-    fn invalid_options_are_reported() {
-        let disk = |arguments: &[&str]| {
-            let all: Vec<&str> = ["--socket", "s"].iter().chain(arguments).copied().collect();
-            parse(&all).and_then(|options| options.disk().map(drop)).unwrap_err()
+    fn a_thread_without_a_queue_is_refused() {
+        let check = |threads: &str, queues: &str, mapping: &[&str]| {
+            let base = ["--socket", "s", "--null", "1m", "--threads", threads, "--queues", queues];
+            parse(&[&base, mapping].concat()).and_then(|options| options.check())
         };
-        assert!(disk(&["--image", "/nonexistent/disk"]).contains("/nonexistent/disk"));
-        assert!(disk(&["--memory", "100"]).contains("smaller than one sector"));
-        assert!(disk(&["--null", "1g", "--serial", "more than twenty characters"]).contains("--serial"));
-        assert!(disk(&["--null", "1g", "--queue-size", "100"]).contains("100"));
-        assert!(disk(&["--null", "1g", "--queues", "0"]).contains("--queues"));
-        assert!(disk(&["--null", "1g", "--sandbox", "yes"]).contains("use on or off"));
-        assert!(disk(&["--null", "9999999t"]).contains("write a size"));
-        assert!(disk(&["--null", "1g", "--block-size", "1024"]).contains("512"));
+        for (threads, queues, mapping) in [("0", "1", None), ("2", "2", None), ("2", "5", Some("1"))] {
+            let mapping: Vec<&str> = mapping.iter().flat_map(|list| ["--mapping", list]).collect();
+            assert_eq!(check(threads, queues, &mapping), Ok(()), "{threads} {queues} {mapping:?}");
+        }
+        // Queue 0 is on thread 1, and queue 1 is there by the round robin.
+        assert_eq!(check("2", "2", &["--mapping", "1"]).unwrap_err(), "--mapping: thread 0 has no queue");
     }
 }

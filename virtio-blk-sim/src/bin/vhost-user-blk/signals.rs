@@ -1,4 +1,5 @@
 //! The signals that this program handles.
+#![expect(unsafe_code, reason = "signal(2)")]
 
 use std::io;
 
@@ -41,4 +42,12 @@ impl Signals {
             });
         })
     }
+}
+
+/// Makes a write beyond the limit on the file size (`ulimit -f`) fail with EFBIG, which the guest
+/// gets as an I/O error. By default SIGXFSZ ends the process, and the guest loses its disk.
+pub(crate) fn ignore_file_size_limit() -> io::Result<()> {
+    // SAFETY: no handler is installed.
+    let before = unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -6,8 +6,10 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::aligned_buffer::AlignedBuffer;
+use super::file_sync::Syncs;
 use crate::blk::device::{DeviceConfig, SECTOR_SIZE};
 
 /// The alignment that a file requires for I/O that bypasses the page cache. Both values are powers
@@ -22,7 +24,11 @@ pub struct DirectAlignment {
 
 /// An open disk image.
 ///
-/// Takes no lock: opening one image twice for writing gives two views of the same disk.
+/// Opening it takes no lock, and does not look at its content: see [`lock`](Self::lock) and
+/// [`foreign_format`](Self::foreign_format).
+///
+/// If a flush fails, all later writes and flushes fail, until the file is opened again: the next
+/// fdatasync(2) would succeed although the data is lost. Reads go on.
 #[derive(Debug)]
 pub struct FileImage {
     file: File,
@@ -30,6 +36,7 @@ pub struct FileImage {
     dropped_bytes: u64,
     read_only: bool,
     direct: Option<DirectAlignment>,
+    syncs: Arc<Syncs>,
 }
 
 impl FileImage {
@@ -60,18 +67,22 @@ impl FileImage {
             return Err(OpenError::TooSmall { path: path.into(), size, unit });
         }
         let capacity_sectors = (size - dropped_bytes) / SECTOR_SIZE;
-        Ok(Self { file, capacity_sectors, dropped_bytes, read_only, direct })
+        Ok(Self { file, capacity_sectors, dropped_bytes, read_only, direct, syncs: Arc::default() })
     }
 
     /// Returns the current size of the file in whole sectors (whole direct I/O blocks): the value
     /// that [`capacity_sectors`](Self::capacity_sectors) would have after opening it again.
     ///
     /// # Errors
-    /// Errors of lseek(2).
+    /// `InvalidData` if the file is smaller than one block by now, and errors of lseek(2).
     pub fn current_sectors(&self) -> io::Result<u64> {
         // Moving the file position is harmless: all I/O passes explicit offsets.
         let size = (&self.file).seek(SeekFrom::End(0))?;
         let unit = self.direct.map_or(SECTOR_SIZE, |alignment| u64::from(alignment.offset).max(SECTOR_SIZE));
+        if size < unit {
+            let why = format!("{size} bytes are less than one block of {unit}");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
         Ok((size - size % unit) / SECTOR_SIZE)
     }
 
@@ -84,6 +95,11 @@ impl FileImage {
     /// block). They are not part of the disk.
     pub fn dropped_bytes(&self) -> u64 {
         self.dropped_bytes
+    }
+
+    /// Returns whether the image was opened for reading only.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
     }
 
     /// Returns the alignment that direct I/O needs; `None` if the page cache is used.
@@ -108,7 +124,12 @@ impl FileImage {
     /// Makes an image of any file, for tests of I/O errors.
     #[cfg(test)]
     pub(super) fn from_parts(file: File, capacity_sectors: u64, direct: Option<DirectAlignment>) -> Self {
-        Self { file, capacity_sectors, dropped_bytes: 0, read_only: false, direct }
+        Self { file, capacity_sectors, dropped_bytes: 0, read_only: false, direct, syncs: Arc::default() }
+    }
+
+    /// The flushes of this file, from all queues.
+    pub(super) fn syncs(&self) -> &Arc<Syncs> {
+        &self.syncs
     }
 
     pub(super) fn file(&self) -> &File {

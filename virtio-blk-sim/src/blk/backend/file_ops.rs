@@ -35,20 +35,30 @@ pub fn is_unsupported(error: &io::Error) -> bool {
 
 impl FileImage {
     /// Carries the request out. Blocks the calling thread until the disk is done.
+    ///
+    /// A flush does not wait for others that overlap with it, as the flushes of an
+    /// [`Engine`](super::Engine) do. One of those may get the error that concerns this one as well.
     pub fn execute(&self, mut request: PendingRequest) -> FinishedRequest {
-        let result = match request.operation() {
-            Operation::In { .. } => self.transfer_all(&mut request),
+        let result = match self.syncs().check(request.operation()) {
+            Ok(()) => self.carry_out(&mut request),
+            Err(error) => Err(error),
+        };
+        request.finish(result)
+    }
+
+    fn carry_out(&self, request: &mut PendingRequest) -> io::Result<()> {
+        match request.operation() {
+            Operation::In { .. } => self.transfer_all(request),
             &Operation::Out { durable, .. } => {
-                self.transfer_all(&mut request).and_then(|()| self.sync_if(durable))
+                self.transfer_all(request).and_then(|()| self.sync_if(durable))
             }
-            Operation::Flush => self.file().sync_data(),
+            Operation::Flush => self.sync_if(true),
             Operation::Discard(ranges) => ranges.iter().try_for_each(|range| discard(self.file(), range)),
             Operation::WriteZeroes { ranges, durable } => ranges
                 .iter()
                 .try_for_each(|range| write_zeroes(self.file(), range))
                 .and_then(|()| self.sync_if(*durable)),
-        };
-        request.finish(result)
+        }
     }
 
     /// Returns true if the rest of the request's data can be passed to the kernel in place. Only
@@ -66,7 +76,14 @@ impl FileImage {
     }
 
     fn sync_if(&self, durable: bool) -> io::Result<()> {
-        if durable { self.file().sync_data() } else { Ok(()) }
+        if !durable {
+            return Ok(());
+        }
+        let sync = self.syncs().begin();
+        let result = self.file().sync_data();
+        sync.end_of_write(&result);
+        // Another flush may have failed meanwhile.
+        result.and_then(|()| self.syncs().check(&Operation::Flush))
     }
 
     fn transfer_all(&self, request: &mut PendingRequest) -> io::Result<()> {

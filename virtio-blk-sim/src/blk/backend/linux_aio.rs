@@ -101,7 +101,9 @@ impl LinuxAioEngine {
 
     /// Queues a request; [`commit`](Self::commit) submits it to the kernel.
     pub(super) fn submit(&self, mut request: PendingRequest) {
-        let is_transfer = matches!(request.operation(), Operation::In { .. } | Operation::Out { .. });
+        // The pool answers what is refused because a flush has failed.
+        let is_transfer = matches!(request.operation(), Operation::In { .. } | Operation::Out { .. })
+            && self.files.image.syncs().check(request.operation()).is_ok();
         if is_transfer && self.files.image.suits(&mut request) {
             self.files.waiting.borrow_mut().push_back(request);
         } else {

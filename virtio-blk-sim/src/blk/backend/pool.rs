@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::io;
 use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -11,7 +12,8 @@ use aio::{AioContext, BottomHalf, BottomHalfHandle};
 
 use super::done::Done;
 use super::file_image::FileImage;
-use crate::blk::device::{FinishedRequest, PendingRequest};
+use super::file_sync::Sync;
+use crate::blk::device::{FinishedRequest, Operation, PendingRequest};
 
 /// Threads per queue. One is started when a request finds all others busy.
 const MAX_THREADS: usize = 4;
@@ -73,6 +75,12 @@ impl PoolEngine {
         self.shared.more.notify_one();
     }
 
+    /// Ends a flush that somebody else carried out, and answers it like a request of this pool.
+    pub(super) fn end_flush(&self, sync: Sync, result: io::Result<()>, request: PendingRequest) {
+        let shared = Arc::clone(&self.shared);
+        sync.end(result, move |result| shared.answer(request.finish(result)));
+    }
+
     /// Starts another thread if the limit allows. Failing to start a thread matters only if there
     /// is none yet: then the queued requests fail with an error.
     fn grow(&self) -> bool {
@@ -86,8 +94,7 @@ impl PoolEngine {
             Err(_) if !threads.is_empty() => return false,
             Err(_) => {
                 let orphans = std::mem::take(&mut lock(&self.shared.work).queue);
-                let failed =
-                    orphans.into_iter().map(|r| r.finish(Err(std::io::ErrorKind::OutOfMemory.into())));
+                let failed = orphans.into_iter().map(|r| r.finish(Err(io::ErrorKind::OutOfMemory.into())));
                 lock(&self.shared.results).extend(failed);
                 self.shared.collect.schedule();
             }
@@ -98,14 +105,12 @@ impl PoolEngine {
 
 impl Shared {
     /// The body of a pool thread.
-    fn serve(&self) {
+    fn serve(self: &Arc<Self>) {
         let mut work = lock(&self.work);
         loop {
             if let Some(request) = work.queue.pop_front() {
                 drop(work);
-                let finished = self.image.execute(request);
-                lock(&self.results).push(finished);
-                self.collect.schedule();
+                self.execute(request);
                 work = lock(&self.work);
             } else if work.closed {
                 return;
@@ -115,6 +120,25 @@ impl Shared {
                 work.idle_threads -= 1;
             }
         }
+    }
+}
+
+impl Shared {
+    fn execute(self: &Arc<Self>, request: PendingRequest) {
+        let syncs = self.image.syncs();
+        if !matches!(request.operation(), Operation::Flush) || syncs.check(&Operation::Flush).is_err() {
+            return self.answer(self.image.execute(request));
+        }
+        let sync = syncs.begin();
+        let result = self.image.file().sync_data();
+        let shared = Arc::clone(self);
+        sync.end(result, move |result| shared.answer(request.finish(result)));
+    }
+
+    /// Passes a result to the home thread.
+    fn answer(&self, finished: FinishedRequest) {
+        lock(&self.results).push(finished);
+        self.collect.schedule();
     }
 }
 

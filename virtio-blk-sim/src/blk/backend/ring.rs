@@ -16,13 +16,17 @@ use aio::{AioContext, Operations};
 
 use super::done::Done;
 use super::file_image::FileImage;
+use super::file_sync::Sync;
 use super::pool::PoolEngine;
 use crate::blk::device::{FinishedRequest, Operation, PendingRequest, Transfer};
+
+/// A request in the ring. A flush, and a durable write to the page cache, is also a [`Sync`].
+type Submitted = (PendingRequest, Option<Sync>);
 
 #[derive(Debug)]
 pub(super) struct RingEngine {
     image: Arc<FileImage>,
-    operations: Operations<PendingRequest>,
+    operations: Operations<Submitted>,
     /// For operations that would block a kernel thread in any case (fallocate), for direct I/O with
     /// unaligned buffers, which must be copied, and for the rest of short transfers.
     pool: Rc<PoolEngine>,
@@ -43,8 +47,10 @@ impl RingEngine {
         });
 
         let rest = Rc::clone(&pool);
-        let operations = context.operations(move |_, result, request: PendingRequest| {
-            if let Some(answer) = completed(result, request, &rest) {
+        let operations = context.operations(move |_, result, (request, sync): Submitted| {
+            if let Some(request) = synced(result, request, sync, &rest)
+                && let Some(answer) = completed(result, request, &rest)
+            {
                 finished.borrow_mut().push(answer);
                 deliver.schedule();
             }
@@ -53,17 +59,30 @@ impl RingEngine {
     }
 
     pub(super) fn submit(&self, mut request: PendingRequest) -> Option<FinishedRequest> {
+        if let Err(error) = self.image.syncs().check(request.operation()) {
+            return Some(request.finish(Err(error)));
+        }
         let Some(entry) = self.entry(&mut request) else {
             self.pool.submit(request);
             return None;
         };
+        let sync = self.is_sync(request.operation()).then(|| self.image.syncs().begin());
         // SAFETY: the entry points to the request's iovec array and to guest memory. Both stay in
         // place and mapped as long as the request lives (see `PendingRequest::iovecs`), and the
         // operation owns the request. The file is kept open by `self.image` and by the pool, which
         // the callback of the operation owns.
-        match unsafe { self.operations.submit(entry, request) } {
+        match unsafe { self.operations.submit(entry, (request, sync)) } {
             Ok(_) => None,
-            Err(refused) => Some(refused.value.finish(Err(refused.error))),
+            Err(refused) => Some(refused.value.0.finish(Err(refused.error))),
+        }
+    }
+
+    /// Returns true if an error of the operation can mean that earlier writes are lost.
+    fn is_sync(&self, operation: &Operation) -> bool {
+        match operation {
+            Operation::Flush => true,
+            Operation::Out { durable, .. } => *durable && self.image.direct().is_none(),
+            Operation::In { .. } | Operation::Discard(_) | Operation::WriteZeroes { .. } => false,
         }
     }
 
@@ -99,6 +118,33 @@ impl RingEngine {
                 })
             }
             Operation::Flush | Operation::Discard(_) | Operation::WriteZeroes { .. } => None,
+        }
+    }
+}
+
+/// Records the result of a [`Sync`]. Returns the request, unless it is a flush, which is answered
+/// through the pool.
+fn synced(
+    result: i32,
+    request: PendingRequest,
+    sync: Option<Sync>,
+    pool: &PoolEngine,
+) -> Option<PendingRequest> {
+    let Some(sync) = sync else { return Some(request) };
+    let is_flush = matches!(request.operation(), Operation::Flush);
+    match result.wrapping_neg() {
+        // It did not run, or not to its end.
+        libc::EINTR | libc::EAGAIN | libc::ECANCELED => Some(request),
+        // Errors of the write, and not of the flush after it.
+        libc::ENOSPC | libc::EDQUOT | libc::EFBIG if !is_flush => Some(request),
+        errno => {
+            let outcome = if errno > 0 { Err(io::Error::from_raw_os_error(errno)) } else { Ok(()) };
+            if is_flush {
+                pool.end_flush(sync, outcome, request);
+                return None;
+            }
+            sync.end_of_write(&outcome);
+            Some(request)
         }
     }
 }

@@ -60,7 +60,7 @@ impl Serial {
 /// The configuration of a disk. Checked by [`BlockDevice::new`](super::BlockDevice::new).
 #[derive(Debug, Clone)]
 pub struct DeviceConfig {
-    /// Size of the disk in sectors of 512 bytes.
+    /// Size of the disk in sectors of 512 bytes: a whole number of logical blocks.
     pub capacity_sectors: u64,
     /// Refuse all requests that would change the disk.
     pub read_only: bool,
@@ -133,6 +133,12 @@ impl DeviceConfig {
         // below the capacity.
         if self.capacity_sectors > i64::MAX as u64 / SECTOR_SIZE {
             return Err(ConfigError::Capacity(self.capacity_sectors));
+        }
+        if !self.capacity_sectors.is_multiple_of(u64::from(self.logical_block_size) / SECTOR_SIZE) {
+            return Err(ConfigError::PartOfBlock {
+                sectors: self.capacity_sectors,
+                logical: self.logical_block_size,
+            });
         }
         if !self.queue_size.is_power_of_two() || !(4..=MAX_QUEUE_SIZE).contains(&self.queue_size) {
             return Err(ConfigError::QueueSize(self.queue_size));
@@ -220,6 +226,16 @@ pub enum ConfigError {
     /// The disk would have more bytes than a file can have.
     #[error("a disk of {0} sectors is larger than a file can be")]
     Capacity(u64),
+    /// The last block is incomplete. Drivers round the size down or do not show the disk.
+    #[error(
+        "a disk of {sectors} sectors of 512 bytes cannot have blocks of {logical} bytes: the last one is incomplete"
+    )]
+    PartOfBlock {
+        /// The size of the disk.
+        sectors: u64,
+        /// The logical block size.
+        logical: u32,
+    },
     /// The queue size is out of range.
     #[error("the queue size is {0}; it must be a power of two from 4 to {max}", max = MAX_QUEUE_SIZE)]
     QueueSize(u16),

@@ -94,7 +94,8 @@ impl BlockDevice {
     /// Requests that were parsed before are carried out on the disk as it was.
     ///
     /// # Errors
-    /// [`ConfigError::Capacity`] if the size in bytes would overflow.
+    /// [`ConfigError::Capacity`] if the size in bytes would overflow, and
+    /// [`ConfigError::PartOfBlock`] if it is not a whole number of blocks.
     pub fn resize(&self, sectors: u64) -> Result<(), ConfigError> {
         DeviceConfig { capacity_sectors: sectors, ..self.config.clone() }.check()?;
         self.capacity.store(sectors, Ordering::Relaxed);

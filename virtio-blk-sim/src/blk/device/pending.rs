@@ -35,6 +35,8 @@ struct Slot {
     iovecs: Vec<Segment>,
     /// Why the request was refused. Valid while the slot is a [`FinishedRequest`].
     error: Option<RequestError>,
+    /// Why the backend failed. Valid while the slot is a [`FinishedRequest`].
+    failure: Option<io::Error>,
 }
 
 /// Memory for one request: a chain to pop into, and the state needed to carry it out.
@@ -89,9 +91,8 @@ const _: () = {
 impl RequestSlot {
     /// Creates a slot around a chain that the queue created.
     pub fn new(chain: Chain) -> Self {
-        let slot =
-            Slot { chain, operation: Operation::Flush, transferred: 0, iovecs: Vec::new(), error: None };
-        Self(Box::new(slot))
+        let (operation, iovecs) = (Operation::Flush, Vec::new());
+        Self(Box::new(Slot { chain, operation, transferred: 0, iovecs, error: None, failure: None }))
     }
 
     /// The chain that the queue pops into.
@@ -103,6 +104,7 @@ impl RequestSlot {
     /// and transfers of no data.
     pub fn begin(mut self, device: &BlockDevice) -> Started {
         self.0.error = None;
+        self.0.failure = None;
         self.0.transferred = 0;
         match Request::parse(&self.0.chain, device) {
             Ok(Request::Disk(Operation::In { len: 0, .. } | Operation::Out { len: 0, .. })) => {
@@ -257,12 +259,16 @@ impl PendingRequest {
     ///
     /// If the result is Ok but data is missing, the answer is an I/O error: the guest must never
     /// believe that it has data that was not transferred.
-    pub fn finish(self, result: io::Result<()>) -> FinishedRequest {
-        let status = match result {
-            Ok(()) if self.remaining() > 0 => Status::IoErr,
-            Ok(()) => Status::Ok,
-            Err(error) => Status::from_error(&error),
+    pub fn finish(mut self, result: io::Result<()>) -> FinishedRequest {
+        let result = match result {
+            Ok(()) if self.remaining() > 0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            result => result,
         };
+        let status = match &result {
+            Ok(()) => Status::Ok,
+            Err(error) => Status::from_error(error),
+        };
+        self.0.failure = result.err();
         self.answer(status)
     }
 
@@ -303,6 +309,11 @@ impl FinishedRequest {
     /// Why the request was refused before it reached the backend; `None` if it was not refused.
     pub fn error(&self) -> Option<&RequestError> {
         self.slot.error.as_ref()
+    }
+
+    /// What the backend failed to carry out, and the reason; `None` if it did not fail.
+    pub fn failure(&self) -> Option<(&Operation, &io::Error)> {
+        self.slot.failure.as_ref().map(|error| (&self.slot.operation, error))
     }
 
     /// Returns the slot, for the next request.
