@@ -8,6 +8,7 @@ use aio::{EventNotifier, Reset};
 
 use super::irqfd::Irqfd;
 use super::level::LevelLine;
+use crate::log;
 
 /// How a queue interrupts its guest.
 #[derive(Debug, Clone)]
@@ -15,7 +16,7 @@ pub enum Interrupt {
     /// A guest in this process.
     Irqfd(Irqfd),
     /// An eventfd that another process created: the call eventfd of a vhost-user frontend, or KVM's
-    /// irqfd. It is non-blocking, so a process that fills its counter cannot block the event loop.
+    /// irqfd. See [`adopt_from_peer`].
     Call(EventNotifier),
     /// A level-triggered line: its irqfd, and the register that shows why the line is up. When the
     /// guest has lowered the level, KVM asks whether to raise it again.
@@ -25,19 +26,16 @@ pub enum Interrupt {
 }
 
 impl Interrupt {
-    /// Takes over an eventfd that a peer has sent, and makes it non-blocking. The peer shares the
-    /// file, so the flag changes for the peer, too. If the eventfd were blocking, the peer could
-    /// block the event loop by filling the counter.
+    /// Takes over an eventfd that a peer has sent. See [`adopt_from_peer`].
     ///
     /// # Errors
-    /// The error of fcntl(2), or of [`EventNotifier::adopt`] if it rejects the file.
+    /// As for [`adopt_from_peer`].
     pub fn from_peer(fd: OwnedFd) -> io::Result<Self> {
-        set_nonblocking(&fd)?;
-        Ok(Self::Call(EventNotifier::adopt(fd, Reset::Classic)?))
+        Ok(Self::Call(adopt_from_peer(fd, Reset::Classic)?))
     }
 
-    /// Interrupts the guest. Never blocks. It takes at most one write(2), or three if another
-    /// process has filled the counter. Returns false if there is no interrupt line.
+    /// Interrupts the guest. Never blocks. It takes one write(2), or one io_uring_enter(2) for a
+    /// peer's eventfd. Returns false if there is no interrupt line.
     pub fn signal(&self) -> bool {
         match self {
             Self::Irqfd(irqfd) => irqfd.signal(),
@@ -48,6 +46,27 @@ impl Interrupt {
             Self::None => return false,
         }
         true
+    }
+}
+
+/// Takes over an eventfd that a peer has sent, and makes it non-blocking. The peer shares the file,
+/// so the flag changes for the peer, too. Whatever the peer does to the file, it cannot block the
+/// event loop ([`EventNotifier::adopt_from_peer`]).
+///
+/// That needs io_uring. Where it cannot be used, the log says so: then a peer that clears the flag
+/// and fills the counter blocks the loop that serves it.
+///
+/// # Errors
+/// The error of fcntl(2), or of [`EventNotifier::adopt`] if it rejects the file.
+pub fn adopt_from_peer(fd: OwnedFd, reset: Reset) -> io::Result<EventNotifier> {
+    set_nonblocking(&fd)?;
+    match EventNotifier::adopt_from_peer(fd, reset) {
+        Err(refused) if refused.error.kind() == io::ErrorKind::Unsupported => {
+            let notifier = EventNotifier::adopt(refused.value, reset)?;
+            log::limited(format_args!("a peer could block the loop that serves it: {}", refused.error));
+            Ok(notifier)
+        }
+        result => Ok(result?),
     }
 }
 

@@ -40,6 +40,7 @@ mod worker;
 pub use device::{Device, RING_FEATURES, SERVES_LEGACY, check_features, read_space};
 pub use in_flight::{InFlight, InFlightLog};
 pub use interrupt::Interrupt;
+pub use interrupt::adopt_from_peer;
 #[cfg(feature = "vhost-user")]
 pub(crate) use interrupt::set_nonblocking;
 pub use irqfd::Irqfd;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aio::{AioContext, BottomHalf, BusyPolled, BusyPolling, EventNotifier, Reset};
-use vm_memory::GuestAddress;
+use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::memory::GuestRam;
@@ -489,10 +489,12 @@ fn collect(context: &AioContext, parts: QueueParts) -> (Attached<Rc<Collector>>,
 }
 
 #[test]
-fn chains_before_a_malformed_one_are_committed() {
+fn chains_before_one_that_breaks_the_queue_are_committed() {
     let context = AioContext::new().unwrap();
-    let mut posted = Posted::new(3);
-    posted.add(GuestAddress(1 << 40));
+    let posted = Posted::new(4);
+    // The head of the last one is beyond the table.
+    let entry = GuestAddress(posted.config.avail_ring.0 + 4 + 2 * 3);
+    posted.ram.memory().write_obj(u16::MAX, entry).unwrap();
     let broken = Rc::<Cell<u32>>::default();
     let count = Rc::clone(&broken);
     let on_broken: Box<dyn Fn(QueueError)> = Box::new(move |_| count.set(count.get() + 1));

@@ -46,6 +46,7 @@ const ALWAYS: &[i64] = &[
     libc::SYS_eventfd2,
     libc::SYS_read,
     libc::SYS_write,
+    libc::SYS_preadv2,       // a peer's eventfd, with RWF_NOWAIT
     libc::SYS_clock_gettime, // in the vDSO, unless the clock source is not supported there
     // The frontend, its file descriptors, and the reply to GET_INFLIGHT_FD.
     libc::SYS_accept4,
@@ -103,7 +104,8 @@ const OLDER: &[i64] = &[libc::SYS_poll, libc::SYS_epoll_wait, libc::SYS_readlink
 const OLDER: &[i64] = &[];
 
 /// The calls of a loop with an io_uring. Set-up is included: the method of a notifier is probed on
-/// a separate ring.
+/// a separate ring, and a peer's eventfd is signalled through one. Without io_uring they return
+/// ENOSYS.
 const RING: &[i64] = &[libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
 
 /// Calls that return ENOSYS, as on a kernel that does not have them.
@@ -119,12 +121,11 @@ const ABSENT: &[i64] = &[
     libc::SYS_clone3,
 ];
 
-/// The rules of the filter that kills the process: what it lets through. `ring` allows io_uring,
-/// and `own` are the device's own calls.
-fn calls(ring: bool, own: &[i64]) -> Result<Rules, BackendError> {
-    let rings = if ring { RING } else { &[] };
+/// The rules of the filter that kills the process: what it lets through. `own` are the device's own
+/// calls.
+fn calls(own: &[i64]) -> Result<Rules, BackendError> {
     let mut rules: Rules =
-        [ALWAYS, OLDER, rings, own, ABSENT].into_iter().flatten().map(|&call| (call, Vec::new())).collect();
+        [ALWAYS, OLDER, RING, own, ABSENT].into_iter().flatten().map(|&call| (call, Vec::new())).collect();
     let executable = libc::PROT_EXEC as u64;
     let thread = libc::CLONE_THREAD as u64;
     rules.extend([
@@ -164,12 +165,14 @@ fn equal(argument: u8, value: u64) -> Result<SeccompRule, BackendError> {
 }
 
 /// Builds the two filter programs, in the order of installation, and counts the allowed calls.
+/// `ring` allows io_uring.
 fn programs(ring: bool, own: &[i64]) -> Result<([BpfProgram; 2], usize), BackendError> {
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
-    let absent = ABSENT.iter().map(|&call| (call, Vec::new())).collect();
+    let rings = if ring { &[] } else { RING };
+    let absent: Rules = [ABSENT, rings].into_iter().flatten().map(|&call| (call, Vec::new())).collect();
     let enosys = SeccompAction::Errno(libc::ENOSYS as u32);
-    let rules = calls(ring, own)?;
-    let count = rules.len() - ABSENT.len();
+    let rules = calls(own)?;
+    let count = rules.len() - absent.len();
     let absent = SeccompFilter::new(absent, SeccompAction::Allow, enosys, arch)?;
     let allowed = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch)?;
     // If two filters disagree, the stricter action wins (seccomp(2)). The second filter does not

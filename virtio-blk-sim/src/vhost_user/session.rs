@@ -51,7 +51,7 @@ use super::payload::{ConfigData, Inflight, VringAddr, VringState};
 use super::reply::{BackendRequest, Reply};
 use super::request::Request;
 use crate::memory::GuestMemoryMmap;
-use crate::queue::{Device, Interrupt, QueueStats, RateLimit, Worker, set_nonblocking};
+use crate::queue::{Device, Interrupt, QueueStats, RateLimit, Worker, adopt_from_peer, set_nonblocking};
 use crate::virtqueue::{DeviceQueue, QueueConfig, QueueError};
 
 /// A device that a server offers to its frontends.
@@ -400,8 +400,7 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
     }
 
     fn adopt(&self, fd: OwnedFd) -> Result<EventNotifier, SessionError> {
-        set_nonblocking(&fd)?;
-        Ok(EventNotifier::adopt(fd, self.served.reset).map_err(io::Error::from)?)
+        Ok(adopt_from_peer(fd, self.served.reset)?)
     }
 
     fn set_features(&mut self, bits: u64, context: &AioContext) -> Result<(), SessionError> {

@@ -3,6 +3,7 @@
 
 mod abuse;
 mod accept;
+mod blocking_peer;
 mod client;
 mod crash;
 mod flushes;

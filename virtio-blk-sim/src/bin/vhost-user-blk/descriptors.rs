@@ -8,8 +8,8 @@ use std::io;
 /// is refused meanwhile.
 const SESSION: u64 = 16;
 
-/// Kick, call and error.
-const QUEUE: u64 = 3;
+/// Kick, call and error, and for each the ring that signals it.
+const QUEUE: u64 = 6;
 
 /// Makes sure that a session with `queues` queues can have its descriptors, in addition to those
 /// that are open. Raises the soft limit up to the hard limit if needed.

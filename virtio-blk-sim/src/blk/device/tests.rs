@@ -110,7 +110,7 @@ fn a_cache_mode_that_is_written_before_the_features_counts_if_they_allow_it() {
 #[test]
 fn the_configuration_space_is_laid_out_as_specified() {
     let device = device(|config| {
-        config.capacity_sectors = 0x0001_0203_0405_0607 >> 1;
+        config.capacity_sectors = 0x0001_0203_0405_0608 >> 1;
         config.logical_block_size = 1024;
         config.physical_block_size = 8192;
         config.optimal_io_size = 65536;
@@ -119,7 +119,7 @@ fn the_configuration_space_is_laid_out_as_specified() {
     });
     let mut expected = [0_u8; 96];
     let mut put = |offset: usize, bytes: &[u8]| expected[offset..offset + bytes.len()].copy_from_slice(bytes);
-    put(offset_of!(Space, capacity), &(0x0001_0203_0405_0607_u64 >> 1).to_le_bytes());
+    put(offset_of!(Space, capacity), &(0x0001_0203_0405_0608_u64 >> 1).to_le_bytes());
     put(offset_of!(Space, seg_max), &510_u32.to_le_bytes());
     put(offset_of!(Space, blk_size), &1024_u32.to_le_bytes());
     put(offset_of!(Space, physical_block_exp), &[3]);
