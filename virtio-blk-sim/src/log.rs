@@ -1,8 +1,9 @@
 //! Lines for the operator, on stderr. The only place of this crate that writes there.
 //!
 //! A line that cannot be written is lost, and nothing else happens: stderr may be closed, full, or
-//! a pipe that nobody reads. Writing never waits, so that a log that is not read does not stop the
-//! guest's disk.
+//! a pipe that nobody reads. A line is written only if poll(2) says that this does not wait, so
+//! that a log that is not read does not stop the guest's disk. (If another process writes to the
+//! same pipe, it may fill it in between.)
 //!
 //! A line that a guest or a peer can cause is limited: each place of the code that writes such
 //! lines may write ten of them in ten seconds. The rest is counted. The count is printed before the

@@ -124,7 +124,10 @@ impl Content {
 pub(crate) fn run(data: &[u8]) {
     // Ignore data that is too short for an input.
     let Ok(input) = Input::arbitrary_take_rest(Unstructured::new(data)) else { return };
-    let mut config = DeviceConfig::new(u64::from(input.capacity) % (MAX_SECTORS + 1));
+    // Whole blocks.
+    let block = if input.aligned { 8 } else { 1 };
+    let size = |sectors: u8| (u64::from(sectors) % (MAX_SECTORS + 1)) / block * block;
+    let mut config = DeviceConfig::new(size(input.capacity));
     config.read_only = input.read_only;
     config.writeback = !input.write_through;
     if input.aligned {
@@ -146,7 +149,7 @@ pub(crate) fn run(data: &[u8]) {
     let mut slot = RequestSlot::new(rings.device.new_chain());
     for posted in input.chains {
         if let Some(sectors) = posted.resize {
-            device.resize(u64::from(sectors) % (MAX_SECTORS + 1)).expect("the size must be valid");
+            device.resize(size(sectors)).expect("the size must be valid");
         }
         if rings.post(&mut guest, &posted).is_none() {
             continue;

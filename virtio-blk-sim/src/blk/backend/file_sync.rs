@@ -62,7 +62,7 @@ impl std::fmt::Debug for State {
 /// wait for it.
 #[derive(Debug)]
 #[must_use = "end it when the kernel has returned"]
-pub(super) struct Sync {
+pub(super) struct PendingSync {
     syncs: Arc<Syncs>,
     number: u64,
 }
@@ -79,12 +79,12 @@ impl Syncs {
     }
 
     /// Call it before the kernel gets the flush or the durable write.
-    pub(super) fn begin(self: &Arc<Self>) -> Sync {
+    pub(super) fn begin(self: &Arc<Self>) -> PendingSync {
         let mut state = self.state();
         let number = state.next;
         state.next += 1;
         state.open.insert(number);
-        Sync { syncs: Arc::clone(self), number }
+        PendingSync { syncs: Arc::clone(self), number }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -116,7 +116,7 @@ impl Syncs {
     }
 }
 
-impl Sync {
+impl PendingSync {
     /// Ends a flush. `answer` gets its result now, or later on another thread.
     pub(super) fn end(self, result: io::Result<()>, answer: impl FnOnce(io::Result<()>) + Send + 'static) {
         match result {
@@ -141,7 +141,7 @@ impl Sync {
     }
 }
 
-impl Drop for Sync {
+impl Drop for PendingSync {
     fn drop(&mut self) {
         self.syncs.close(self.number);
     }

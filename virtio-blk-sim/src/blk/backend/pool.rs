@@ -12,7 +12,7 @@ use aio::{AioContext, BottomHalf, BottomHalfHandle};
 
 use super::done::Done;
 use super::file_image::FileImage;
-use super::file_sync::Sync;
+use super::file_sync::PendingSync;
 use crate::blk::device::{FinishedRequest, Operation, PendingRequest};
 
 /// Threads per queue. One is started when a request finds all others busy.
@@ -76,7 +76,7 @@ impl PoolEngine {
     }
 
     /// Ends a flush that somebody else carried out, and answers it like a request of this pool.
-    pub(super) fn end_flush(&self, sync: Sync, result: io::Result<()>, request: PendingRequest) {
+    pub(super) fn end_flush(&self, sync: PendingSync, result: io::Result<()>, request: PendingRequest) {
         let shared = Arc::clone(&self.shared);
         sync.end(result, move |result| shared.answer(request.finish(result)));
     }

@@ -16,12 +16,12 @@ use aio::{AioContext, Operations};
 
 use super::done::Done;
 use super::file_image::FileImage;
-use super::file_sync::Sync;
+use super::file_sync::PendingSync;
 use super::pool::PoolEngine;
 use crate::blk::device::{FinishedRequest, Operation, PendingRequest, Transfer};
 
-/// A request in the ring. A flush, and a durable write to the page cache, is also a [`Sync`].
-type Submitted = (PendingRequest, Option<Sync>);
+/// A request in the ring. A flush and a durable write to the page cache have a [`PendingSync`].
+type Submitted = (PendingRequest, Option<PendingSync>);
 
 #[derive(Debug)]
 pub(super) struct RingEngine {
@@ -122,12 +122,12 @@ impl RingEngine {
     }
 }
 
-/// Records the result of a [`Sync`]. Returns the request, unless it is a flush, which is answered
-/// through the pool.
+/// Records the result of a [`PendingSync`]. Returns the request, unless it is a flush, which is
+/// answered through the pool.
 fn synced(
     result: i32,
     request: PendingRequest,
-    sync: Option<Sync>,
+    sync: Option<PendingSync>,
     pool: &PoolEngine,
 ) -> Option<PendingRequest> {
     let Some(sync) = sync else { return Some(request) };

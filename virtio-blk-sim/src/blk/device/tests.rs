@@ -110,7 +110,7 @@ fn a_cache_mode_that_is_written_before_the_features_counts_if_they_allow_it() {
 #[test]
 fn the_configuration_space_is_laid_out_as_specified() {
     let device = device(|config| {
-        config.capacity_sectors = 0x0001_0203_0405_0608 >> 1;
+        config.capacity_sectors = 0x0000_8102_0304_0506;
         config.logical_block_size = 1024;
         config.physical_block_size = 8192;
         config.optimal_io_size = 65536;
@@ -119,7 +119,7 @@ fn the_configuration_space_is_laid_out_as_specified() {
     });
     let mut expected = [0_u8; 96];
     let mut put = |offset: usize, bytes: &[u8]| expected[offset..offset + bytes.len()].copy_from_slice(bytes);
-    put(offset_of!(Space, capacity), &(0x0001_0203_0405_0608_u64 >> 1).to_le_bytes());
+    put(offset_of!(Space, capacity), &0x0000_8102_0304_0506_u64.to_le_bytes());
     put(offset_of!(Space, seg_max), &510_u32.to_le_bytes());
     put(offset_of!(Space, blk_size), &1024_u32.to_le_bytes());
     put(offset_of!(Space, physical_block_exp), &[3]);
@@ -218,6 +218,14 @@ fn configurations_that_cannot_work_are_refused() {
         ConfigError::BlockSizeTooSmall { logical: 512, needed: 4096 }
     );
     assert_eq!(refused(|c| c.capacity_sectors = 1 << 54), ConfigError::Capacity(1 << 54));
+    let sectors = |sectors| {
+        let config = DeviceConfig::new(sectors);
+        BlockDevice::new(DeviceConfig { logical_block_size: 4096, physical_block_size: 4096, ..config })
+    };
+    assert_eq!(sectors(2049).unwrap_err(), ConfigError::PartOfBlock { sectors: 2049, logical: 4096 });
+    let disk = sectors(2048).unwrap();
+    assert_eq!(disk.resize(4095), Err(ConfigError::PartOfBlock { sectors: 4095, logical: 4096 }));
+    assert_eq!(disk.capacity_sectors(), 2048);
     for size in [0, 1, 2, 100, 2048] {
         let config = DeviceConfig { queue_size: size, ..DeviceConfig::new(8) };
         assert_eq!(BlockDevice::new(config).unwrap_err(), ConfigError::QueueSize(size));

@@ -97,8 +97,9 @@ fn a_socket_in_a_renamed_directory_is_removed() {
     assert_eq!(std::fs::read_dir(other.0.join("renamed")).unwrap().count(), 0);
 }
 
-#[test]
-fn a_socket_of_any_type_that_nobody_has_open_is_replaced() {
+/// Calls `test` with a socket of each type that is bound at a path, listening or not. The last
+/// argument tells whether it accepts stream connections.
+fn with_each_socket(test: impl Fn(&Path, OwnedFd, bool)) {
     for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM, libc::SOCK_SEQPACKET] {
         for listens in [false, true] {
             let directory = TempDir::new();
@@ -107,32 +108,31 @@ fn a_socket_of_any_type_that_nobody_has_open_is_replaced() {
             if listens && kind != libc::SOCK_DGRAM {
                 listen(&socket, 5);
             }
-            drop(socket);
-            assert!(path.exists());
-            let (_listener, _file) = bind(&path).unwrap();
-            UnixStream::connect(&path).unwrap();
+            println!("type {kind}, listens: {listens}"); // printed when the test fails
+            test(&path, socket, listens && kind == libc::SOCK_STREAM);
         }
     }
 }
 
 #[test]
+fn a_socket_of_any_type_that_nobody_has_open_is_replaced() {
+    with_each_socket(|path, socket, _| {
+        drop(socket);
+        assert!(path.exists());
+        let (_listener, _file) = bind(path).unwrap();
+        UnixStream::connect(path).unwrap();
+    });
+}
+
+#[test]
 fn a_socket_of_any_type_that_somebody_has_open_stays() {
-    for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM, libc::SOCK_SEQPACKET] {
-        for listens in [false, true] {
-            let directory = TempDir::new();
-            let path = directory.socket();
-            let socket = bound(&path, kind);
-            if listens && kind != libc::SOCK_DGRAM {
-                listen(&socket, 5);
-            }
-            let before = inode(&path);
-            let error = bind(&path).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{kind}, {listens}: {error}");
-            let server = listens && kind == libc::SOCK_STREAM;
-            assert_eq!(error.to_string().contains("another server listens"), server, "{error}");
-            assert_eq!(inode(&path), before);
-        }
-    }
+    with_each_socket(|path, _socket, is_server| {
+        let before = inode(path);
+        let error = bind(path).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+        assert_eq!(error.to_string().contains("another server listens"), is_server, "{error}");
+        assert_eq!(inode(path), before);
+    });
 }
 
 /// connect(2) would block.
