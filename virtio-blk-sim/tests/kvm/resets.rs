@@ -65,10 +65,10 @@ fn a_misbehaving_guest_gets_a_configuration_interrupt() {
     for arm in arms() {
         let (mut rig, device) = attached(arm, shape(4), &KvmOptions::default(), memory());
         assert_eq!(rig.run(mix(4, 40)).requests, 40);
-        // The length of an indirect table must be a multiple of 16. The guest writes only the
-        // addresses, so the wrong length stays.
+        // A chain that leaves the table breaks the queue. The guest writes only the addresses, so
+        // the wrong link stays.
         let ports = rig.transport.guest().unwrap();
-        let wrong = Descriptor { addr: 0, len: 47, flags: Descriptor::INDIRECT, next: 0 };
+        let wrong = Descriptor { addr: 0, len: 16, flags: Descriptor::NEXT, next: u16::MAX };
         for head in 0..u64::from(ports.queue.size) {
             let at = ports.queue.desc_table.0 + head * Descriptor::BYTES as u64;
             ports.memory.write_slice(&wrong.to_bytes(), vm_memory::GuestAddress(at)).unwrap();

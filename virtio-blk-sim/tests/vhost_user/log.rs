@@ -86,11 +86,12 @@ fn a_frontend_cannot_flood_the_log() {
     for _ in 0..200 {
         assert!(client.frontend().set_vring_enable(77, true).is_err());
     }
-    // Sessions that end with a message that cannot be answered.
+    // Sessions that end with a message that is too large.
     for _ in 0..50 {
         drop(client);
         client = Client::connect(&socket, default_options()).unwrap();
-        let header = virtio_blk_sim::vhost_user::Header::request(Code::SetVringNum.number(), 0).encode();
+        let header =
+            virtio_blk_sim::vhost_user::Header::request(Code::SetVringNum.number(), 1 << 20).encode();
         client.frontend().send_raw(&header, &[]).unwrap();
         assert!(client.frontend().receive_raw().is_err());
     }
