@@ -96,7 +96,7 @@ class Lab:
     def boot(self, firmware: Firmware) -> Iterator[Machine]:
         """Boots a guest from the disk, with the QEMU line that the daemon's --help prints.
 
-        Returns the machine, and at the end lets it power off.
+        Yields the machine, and at the end lets it power off.
         """
         hardware = self._hardware(None, "", ())
         printed = printed_command(self._daemon, hardware.qemu.binary, self._socket)

@@ -30,6 +30,28 @@
 //! | `daemon.rs` | a complete daemon for one device |
 //! | `frontend.rs` | a blocking client with timeouts, for tests and for the benchmark's driver |
 //!
+//! # What a guest or its VMM may do wrong
+//!
+//! | mistake | reaction |
+//! |---|---|
+//! | in the rings or in a request | see [`virtqueue`](crate::virtqueue): it costs the request or the queue |
+//! | features that were not offered | the request is refused, and no ring starts until others are accepted; the session continues |
+//! | a ring outside the memory, misaligned or of an invalid size | the ring does not start, and its error eventfd is signalled; a request for this ring is refused; the session continues |
+//! | any other request that cannot be carried out, or a message with an invalid body | the request is refused; the session continues |
+//! | a request for data that cannot be given, such as GET_VRING_BASE of a ring that does not exist | the connection is closed: the reply cannot express an error |
+//! | a byte stream that is not vhost-user, descriptors that get lost, unread replies | the connection is closed |
+//! | guest memory that is truncated while it is shared | the connection is closed |
+//!
+//! A refused request, or a ring that cannot start, is logged with one line. If the frontend asked
+//! for an acknowledgement of a refused request, it gets an error.
+//!
+//! # Setting a ring up
+//!
+//! The messages may come in any order. A ring starts after the first message by which it has
+//! everything it needs: SET_FEATURES, memory, SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_KICK, and
+//! (if protocol features were negotiated) SET_VRING_ENABLE. It starts at the index of
+//! SET_VRING_BASE, or without that message at its used index.
+//!
 //! Facts are from the vhost-user specification (QEMU's `docs/interop/vhost-user.rst`). Numbers are
 //! in native byte order.
 

@@ -65,8 +65,8 @@ fn a_misbehaving_guest_gets_a_configuration_interrupt() {
     for arm in arms() {
         let (mut rig, device) = attached(arm, shape(4), &KvmOptions::default(), memory());
         assert_eq!(rig.run(mix(4, 40)).requests, 40);
-        // A chain that leaves the table breaks the queue. The guest writes only the addresses, so
-        // the wrong link stays.
+        // A next descriptor outside the queue. The guest writes only the addresses, so the wrong
+        // flags and the wrong next stay.
         let ports = rig.transport.guest().unwrap();
         let wrong = Descriptor { addr: 0, len: 16, flags: Descriptor::NEXT, next: u16::MAX };
         for head in 0..u64::from(ports.queue.size) {
@@ -77,5 +77,28 @@ fn a_misbehaving_guest_gets_a_configuration_interrupt() {
         let outcome = rig.finish(running);
         assert!(matches!(outcome, Err(GuestError::Driver(DriverError::NeedsReset))), "{arm:?}: {outcome:?}");
         assert!(device.with_queue(|queue| queue.broken()).is_some(), "{arm:?}");
+    }
+}
+
+/// The chain is returned without a status, because there is no place for it.
+#[test]
+fn a_chain_that_cannot_be_served_does_not_break_the_queue() {
+    if !kvm() {
+        return;
+    }
+    for arm in arms() {
+        let (mut rig, device) = attached(arm, shape(4), &KvmOptions::default(), memory());
+        assert_eq!(rig.run(mix(4, 40)).requests, 40);
+        // The length of an indirect table must be a multiple of 16.
+        let ports = rig.transport.guest().unwrap();
+        let wrong = Descriptor { addr: 0, len: 7, flags: Descriptor::INDIRECT, next: 0 };
+        for head in 0..u64::from(ports.queue.size) {
+            let at = ports.queue.desc_table.0 + head * Descriptor::BYTES as u64;
+            ports.memory.write_slice(&wrong.to_bytes(), vm_memory::GuestAddress(at)).unwrap();
+        }
+        let running = rig.start(mix(4, 40));
+        let outcome = rig.finish(running);
+        assert!(matches!(outcome, Err(GuestError::Status { status: 0xff, .. })), "{arm:?}: {outcome:?}");
+        assert_eq!(device.with_queue(|queue| queue.broken()), None, "{arm:?}");
     }
 }
