@@ -11,6 +11,7 @@ mod limit;
 mod memory;
 mod more_cases;
 mod process;
+mod reconnects;
 mod requests;
 mod rings;
 mod sandbox;
