@@ -58,6 +58,8 @@ def parse_arguments() -> argparse.Namespace:
         help="passed on to the daemons that have this option")
     add("--timeout-scale", type=float, default=1.0, metavar="FACTOR",
         help="multiplies all timeouts, for a machine that is slow or busy")
+    add("--kills", type=int, default=2, metavar="N",
+        help="how often the check fio kills the server (default: %(default)s)")
     add("--cache", type=Path, default=cache, metavar="DIR",
         help="keeps kernels and a newer QEMU (default: %(default)s)")
     add("--keep", action="store_true",
@@ -79,6 +81,8 @@ def run(options: argparse.Namespace, work: Path) -> int:
     chosen = checks.select(SUITES, options.device, options.only)
     if not 0 < options.timeout_scale <= 1000:
         raise UsageError(f"--timeout-scale must be above 0, at most 1000, not {options.timeout_scale}")
+    if not 0 <= options.kills <= 10000:
+        raise UsageError(f"--kills must be between 0 and 10000, not {options.kills}")
     for path in (options.kernel, options.qemu):
         if path is not None and not path.is_file():
             raise UsageError(f"there is no {path}")
@@ -125,7 +129,7 @@ def prepare(options: argparse.Namespace, work: Path, report: Report) -> Settings
     report.note(f"kernel {kernel.version}, initramfs {size:.1f}M")
     return Settings(
         directory=work, scale=options.timeout_scale, sandbox=options.sandbox, kernel=kernel,
-        initramfs=initramfs, qemus=qemus,
+        initramfs=initramfs, qemus=qemus, kills=options.kills,
     )
 
 

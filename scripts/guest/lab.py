@@ -28,6 +28,7 @@ class Settings:
     kernel: Kernel
     initramfs: InitramfsMaker
     qemus: QemuFinder
+    kills: int  # how often the check fio kills the server
 
 
 class Lab:
@@ -39,6 +40,7 @@ class Lab:
         self.name = name
         self.directory = settings.directory
         self.scale = settings.scale
+        self.kills = settings.kills
         self.report = report
         self._device = device
         self._daemon = daemon

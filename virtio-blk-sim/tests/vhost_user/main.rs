@@ -19,6 +19,7 @@ mod mistakes;
 mod more_cases;
 mod options;
 mod process;
+mod reconnects;
 mod requests;
 mod rings;
 mod sandbox;
