@@ -116,6 +116,7 @@ class Campaign:
         with self.lock:
             directory = self.directories.pop() if self.directories else Path(tempfile.mkdtemp(dir=self.work))
         verdict, why = self._once(program, cell, directory)
+        why = " ".join(why.split())
         with self.lock:
             self.directories.append(directory)
             reason = known.reason(program.name, cell, why) if verdict == BAD else None

@@ -24,6 +24,22 @@ KNOWN = [
           "the standard library takes EBADF from stdout and stderr as success"),
     Known("loop .*", "write:.*", "LOST: .* (bottom halves|pairs of closures)",
           "aio: a wake-up of the loop from another thread does not look at the error of its write(2)"),
+    Known("bench .*", "prlimit64:.*", "^panic: .*rustix",
+          "rustix, in a debug build: getrlimit(2) has no error for valid arguments"),
+    Known("bench .*", "write:.*", "^panic: .*write to an irqfd",
+          "virtio-blk-sim, in a debug build: an error of the write(2) to an irqfd is asserted away"),
+    Known("server (epoll|poll)", "(clone3?|mmap|mprotect|munmap|prctl|madvise):.*", "^load .: hang",
+          "vhost-user-blk: no answer to a request when no thread can be made for the file's I/O"),
+    Known("server .*", "(p?read|p?write)(v|64)?(v2)?:.*", "the device answered with status",
+          "vhost-user-blk: an I/O error of the image is not in the log"),
+    Known("server .*", "write:.*", "panic: ",
+          "vhost-user-blk: a log line that cannot be written is a panic"),
+    Known("server .*", "write:error=EAGAIN:.*", "hang",
+          "aio: a full eventfd is drained with a read(2) that may block (EAGAIN was injected into an empty one)"),
+    Known("server .*", "accept4:.*", "did not answer in time",
+          "vhost-user-blk: accept4(2) that fails for good is not in the log"),
+    Known("server .*", r"read:error=\w+:when=\d+\+", "SIGTERM does not end it",
+          "vhost-user-blk: a signalfd that cannot be read is ignored"),
 ]
 
 

@@ -16,6 +16,8 @@ LEFT_OUT = {
 }
 # Errors are not injected, signals and delays are.
 NO_ERRORS = {
+    "clock_gettime": "it has no error for a valid clock and address",
+    "uname": "it has no error for a valid address",
     "brk": "the kernel reports a failure by returning the old end of the heap",
     "futex": "the standard library and glibc take a FUTEX_WAKE as done, which never fails for a valid address",
 }
@@ -71,7 +73,7 @@ class Counts:
         """The numbers of the first, a middle and the last call of the main thread and of the other
         thread that makes it most often.
 
-        strace counts in each thread anew, so a number that the loader of the main thread uses is
+        strace counts for each thread on its own, so a number that the loader of the main thread uses is
         left out.
         """
         start_up = self.start_up[call]

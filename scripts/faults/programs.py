@@ -207,7 +207,7 @@ def programs(binaries: Path) -> list[Program]:
     """All programs, the shortest first."""
     loops = [Loop(f"loop {monitor}/{reset}", binaries, monitor=monitor, reset=reset)
              for monitor in ("epoll", "io_uring", "poll") for reset in ("autoreset", "classic")]
-    # A fault ends the first thread that meets it. These parts have no thread but one that wakes the loop.
+    # A fault ends the first thread that meets it. In these parts each thread only wakes the loop.
     loops += [Loop(f"loop {monitor} {part}", binaries, monitor=monitor, part=(part,))
               for part in ("bottom-halves", "closures") for monitor in ("epoll", "io_uring", "poll")]
     benches = [Bench(f"bench {arm}", binaries, arm=arm)

@@ -3,8 +3,11 @@
 
 use super::watch::Watch;
 use crate::error::Error;
-use crate::measure::{Measured, Recording, Sample, analyse, interleave};
+use crate::measure::{Cause, Disturbed, Measured, Recording, Sample, analyse, gaps, interleave};
 use crate::report::{Missing, Report, Row};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 /// One row of the report to be.
 #[derive(Debug, Clone)]
@@ -54,17 +57,80 @@ pub(crate) fn run<S, W>(
         }));
     }
     watch.phase(&format!("{name}: rounds"), 2 * rounds * warm.len());
-    let recording = interleave(
+    let (mut journal, round_now) = (Journal::new(warm.len()), Cell::new(0));
+    // Both closures report to it.
+    let watch = RefCell::new(watch);
+    let mut recording = interleave(
         warm.len(),
         rounds,
-        |_, arm| {
+        |round, arm| {
+            let mut watch = watch.borrow_mut();
             watch.step(&cases[available[arm]].name);
+            round_now.set(round);
+            // What happened between the samples does not matter.
+            watch.look();
             !watch.stopped()
         },
-        |arm| visit(available[arm], &mut warm[arm]),
+        |arm| {
+            let begin = Instant::now();
+            let sample = visit(available[arm], &mut warm[arm])?;
+            journal.note(round_now.get(), arm, begin.elapsed(), watch.borrow_mut().look());
+            Ok(sample)
+        },
     )?;
+    let watch = watch.into_inner();
+    if let Some(disturbed) = journal.close(name, &mut recording) {
+        watch.disturbed(disturbed);
+    }
     watch.end();
     Ok(Campaign { arms, recording })
+}
+
+/// What disturbed the rounds, and how long each visit took.
+#[derive(Debug)]
+struct Journal {
+    causes: BTreeMap<Cause, BTreeSet<usize>>,
+    /// By arm: round and time of each visit.
+    times: Vec<Vec<(usize, Duration)>>,
+}
+
+impl Journal {
+    fn new(arms: usize) -> Self {
+        Self { causes: BTreeMap::new(), times: vec![Vec::new(); arms] }
+    }
+
+    fn note(&mut self, round: usize, arm: usize, time: Duration, causes: Vec<Cause>) {
+        self.times[arm].push((round, time));
+        for cause in causes {
+            self.causes.entry(cause).or_default().insert(round);
+        }
+    }
+
+    /// Leaves the disturbed rounds out of the recording. `None` if there are none.
+    fn close<S>(mut self, name: &str, recording: &mut Recording<S>) -> Option<Disturbed> {
+        let known: BTreeSet<usize> = self.causes.values().flatten().copied().collect();
+        for visits in &self.times {
+            let times: Vec<Duration> = visits.iter().map(|(_, time)| *time).collect();
+            // A round whose cause is known needs no second one.
+            let rounds =
+                gaps(&times).into_iter().map(|visit| visits[visit].0).filter(|it| !known.contains(it));
+            let rounds: Vec<usize> = rounds.collect();
+            if !rounds.is_empty() {
+                self.causes.entry(Cause::Gap).or_default().extend(rounds);
+            }
+        }
+        let disturbed: BTreeSet<usize> = self.causes.values().flatten().copied().collect();
+        if disturbed.is_empty() {
+            return None;
+        }
+        let numbers = |rounds: &BTreeSet<usize>| rounds.iter().map(|round| round + 1).collect();
+        Some(Disturbed {
+            campaign: name.to_owned(),
+            rounds: recording.rounds(),
+            left_out: recording.leave_out(disturbed),
+            causes: self.causes.iter().map(|(cause, rounds)| (*cause, numbers(rounds))).collect(),
+        })
+    }
 }
 
 /// The rows of one campaign or of several, and whether every sample was taken.
@@ -170,7 +236,7 @@ mod tests {
 
     /// The second case is not available; the others cost 100 and 50.
     fn campaign(left: usize) -> (Vec<Row>, bool, Vec<(String, usize)>) {
-        let mut watch = StepsLeft { left, phases: Vec::new() };
+        let mut watch = StepsLeft { left, ..StepsLeft::default() };
         let warm_up = |case| {
             Ok(if case == 1 {
                 Err("no such kernel".to_owned())
@@ -214,10 +280,54 @@ mod tests {
     }
 
     #[test]
+    fn disturbed_rounds_are_reported_and_left_out() {
+        let cases = cases();
+        let disturbed_at = |stolen_at: Vec<usize>| {
+            // Three steps of warm-up, and four visits in each of six rounds.
+            let mut watch = StepsLeft { left: 3 + 24 + 1, stolen_at, ..StepsLeft::default() };
+            let warm_up = |case| Ok(if case == 1 { Err("no".to_owned()) } else { Ok(()) });
+            let campaign = run("test", &cases, 6, &mut watch, warm_up, |_, ()| Ok(Cost(1.0))).unwrap();
+            let summary = campaign.rows(&cases)[0].metric("cost").unwrap().summary;
+            (watch.disturbed, summary.n)
+        };
+        assert_eq!(disturbed_at(Vec::new()), (Vec::new(), 6));
+        // The last visit of the second round, and one of the last round.
+        let (disturbed, n) = disturbed_at(vec![17, 2]);
+        assert_eq!(n, 4);
+        let expected = Disturbed {
+            campaign: "test".to_owned(),
+            rounds: 6,
+            left_out: true,
+            causes: BTreeMap::from([(Cause::Stolen, vec![2, 6])]),
+        };
+        assert_eq!(disturbed, [expected]);
+        // Every round.
+        let (disturbed, n) = disturbed_at((1..=24).collect());
+        assert_eq!((disturbed.len(), disturbed[0].left_out, n), (1, false, 6));
+    }
+
+    #[test]
+    fn a_gap_in_the_clock_disturbs_its_round() {
+        let mut watch = StepsLeft { left: usize::MAX, ..StepsLeft::default() };
+        let mut visits = 0;
+        let visit = |_, &mut (): &mut ()| {
+            visits += 1;
+            std::thread::sleep(Duration::from_millis(if visits == 7 { 200 } else { 1 }));
+            Ok(Cost(1.0))
+        };
+        let cases = &cases()[..1];
+        let campaign = run("test", cases, 6, &mut watch, |_| Ok(Ok(())), visit).unwrap();
+        // Two visits a round: the seventh is in the fourth. A busy machine may add others.
+        let causes = &watch.disturbed[0].causes;
+        assert!(causes[&Cause::Gap].contains(&4), "{causes:?}");
+        assert!(campaign.rows(cases)[0].metric("cost").unwrap().summary.n < 6);
+    }
+
+    #[test]
     fn a_baseline_that_is_not_available_is_none() {
         let mut cases = cases();
         cases[2].baseline = Some("absent".to_owned());
-        let mut watch = StepsLeft { left: usize::MAX, phases: Vec::new() };
+        let mut watch = StepsLeft { left: usize::MAX, ..StepsLeft::default() };
         let warm_up = |case| Ok(if case == 1 { Err("no".to_owned()) } else { Ok(()) });
         let campaign = run("test", &cases, 6, &mut watch, warm_up, |_, ()| Ok(Cost(1.0))).unwrap();
         let rows = campaign.rows(&cases);
@@ -228,7 +338,7 @@ mod tests {
     #[test]
     fn errors_end_a_campaign() {
         let broken = || Error::Failed("broken".to_owned());
-        let mut watch = StepsLeft { left: usize::MAX, phases: Vec::new() };
+        let mut watch = StepsLeft { left: usize::MAX, ..StepsLeft::default() };
         let warm = run(
             "test",
             &cases(),
