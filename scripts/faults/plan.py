@@ -73,8 +73,8 @@ class Counts:
         """The numbers of the first, a middle and the last call of the main thread and of the other
         thread that makes it most often.
 
-        strace counts for each thread on its own, so a number that the loader of the main thread uses is
-        left out.
+        strace counts for each thread on its own, so a number that the loader of the main thread
+        uses is left out.
         """
         start_up = self.start_up[call]
         others = [calls[call] for thread, calls in self.threads.items() if thread != self.main]
