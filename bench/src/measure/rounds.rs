@@ -76,17 +76,17 @@ pub(crate) fn round_order(arms: usize) -> impl Iterator<Item = usize> {
     (0..arms).chain((0..arms).rev())
 }
 
-/// Visits every arm twice in each of `rounds` rounds. `proceed(round, arm)` is called before each
-/// visit; if it returns false, the recording ends with what there is. An error of `visit` ends it
-/// without a result.
+/// Visits every arm twice in each round, as long as `next(round)` returns true. `proceed(round,
+/// arm)` is called before each visit; if it returns false, the recording ends with what there is. An
+/// error of `visit` ends it without a result.
 pub(crate) fn interleave<S, E>(
     arms: usize,
-    rounds: usize,
+    mut next: impl FnMut(usize) -> bool,
     mut proceed: impl FnMut(usize, usize) -> bool,
     mut visit: impl FnMut(usize) -> Result<S, E>,
 ) -> Result<Recording<S>, E> {
-    let mut visits: Vec<Vec<Vec<S>>> = (0..arms).map(|_| Vec::with_capacity(rounds)).collect();
-    for round in 0..rounds {
+    let mut visits: Vec<Vec<Vec<S>>> = (0..arms).map(|_| Vec::new()).collect();
+    for round in (0..).take_while(|round| next(*round)) {
         for arm in &mut visits {
             arm.push(Vec::with_capacity(2));
         }
@@ -227,7 +227,7 @@ mod tests {
         let (mut asked, mut order) = (0, Vec::new());
         let recording = interleave(
             arms,
-            rounds,
+            |round| round < rounds,
             |_, _| {
                 asked += 1;
                 asked <= limit
@@ -313,8 +313,12 @@ mod tests {
 
     #[test]
     fn an_error_ends_the_recording() {
-        let result =
-            interleave(2, 2, |_, _| true, |arm| if arm == 1 { Err("broken") } else { Ok(Ticks(0.0)) });
+        let result = interleave(
+            2,
+            |round| round < 2,
+            |_, _| true,
+            |arm| if arm == 1 { Err("broken") } else { Ok(Ticks(0.0)) },
+        );
         assert_eq!(result.err(), Some("broken"));
     }
 }

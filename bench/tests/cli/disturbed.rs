@@ -41,7 +41,9 @@ fn a_stop_is_reported_and_its_round_is_left_out() {
     assert!(errors.iter().any(|line| line.starts_with("bench: warning: virtio-blk: ")), "{errors:?}");
     let disturbed = causes(&json, "stopped");
     let [campaign] = disturbed.as_slice() else { panic!("{disturbed:?}") };
-    assert_eq!((&campaign["campaign"], &campaign["rounds"]), (&"virtio-blk".into(), &8.into()));
+    // More rounds make up for those that are left out.
+    let rounds = campaign["rounds"].as_u64().unwrap();
+    assert!(campaign["campaign"] == "virtio-blk" && rounds > 8, "{campaign}");
     let sentence = "a signal stopped the process (round ";
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains(sentence), "{text}");
@@ -51,7 +53,7 @@ fn a_stop_is_reported_and_its_round_is_left_out() {
         let report: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
         let rows = report["results"].as_array().unwrap();
         let row = rows.iter().find(|row| row["case"] == "poll/classic").unwrap();
-        assert!(row["metrics"]["iops"]["n"].as_u64().unwrap() < 8, "{row}");
+        assert!(row["metrics"]["iops"]["n"].as_u64().unwrap() < rounds, "{row}");
     }
 }
 
