@@ -152,7 +152,7 @@ fn in_session(
 ) -> Result<u8, Error> {
     let mut session = Session::start(benchmark, schedule)?;
     let report = run(&mut session)?;
-    session.finish(&report)
+    session.finish(report)
 }
 
 /// Prints text that is not a measurement: help, lists.

@@ -59,6 +59,10 @@ fn two_servers_are_the_arms_of_one_run() {
     let cases: Vec<(&str, &Value)> =
         rows.iter().map(|row| (row["case"].as_str().unwrap(), &row["baseline"])).collect();
     assert_eq!(cases, [("first", &Value::Null), ("renamed", &"first".into())]);
+    // A disturbed round is left out, and made up for if not too many are.
+    let calm = report["disturbed"].as_array().unwrap().is_empty();
+    let n = rows[0]["metrics"]["iops"]["n"].as_u64().unwrap();
+    assert!(n == 6 || !calm, "{report}");
     for row in rows {
         for metric in
             ["iops", "p50_us", "p99_us", "p999_us", "device_cpu_ns", "kicks", "interrupts", "sleeps"]
@@ -66,7 +70,7 @@ fn two_servers_are_the_arms_of_one_run() {
             let metric = &row["metrics"][metric];
             assert_eq!(
                 (&metric["n"], metric["values"].as_array().map(Vec::len)),
-                (&6.into(), Some(6)),
+                (&n.into(), Some(n as usize)),
                 "{row}"
             );
             assert_eq!(metric["versus"].is_null(), row["baseline"].is_null(), "{row}");
@@ -77,8 +81,8 @@ fn two_servers_are_the_arms_of_one_run() {
         }
     }
     let versus = &rows[1]["metrics"]["iops"]["versus"];
-    assert_eq!(versus["pairs"], 6);
-    assert!(versus["ratio"]["interval"]["low"].as_f64().unwrap() > 0.0, "{versus}");
+    assert_eq!(versus["pairs"], n);
+    assert!(n < 6 || versus["ratio"]["interval"]["low"].as_f64().unwrap() > 0.0, "{versus}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::campaign::{self, Case, Collected, Repeater, Watch};
 use crate::error::{Error, reason};
 use crate::measure::Plan;
 use crate::measure::sample;
+use crate::report::FLOOR;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
@@ -173,7 +174,7 @@ pub(crate) fn one_thread(
     watch: &mut impl Watch,
 ) -> Result<Collected, Error> {
     let case = |operation: &Operation| Case {
-        group: format!("one thread, CPU {cpu}"),
+        group: format!("{FLOOR}, CPU {cpu}"),
         name: operation.to_string(),
         baseline: operation.baseline().map(|baseline| baseline.to_string()),
     };

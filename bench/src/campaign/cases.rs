@@ -3,8 +3,11 @@
 
 use super::watch::Watch;
 use crate::error::Error;
-use crate::measure::{Measured, Recording, Sample, analyse, interleave};
+use crate::measure::{Cause, Disturbed, Measured, Recording, Sample, analyse, gaps, interleave};
 use crate::report::{Missing, Report, Row};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 /// One row of the report to be.
 #[derive(Debug, Clone)]
@@ -54,17 +57,90 @@ pub(crate) fn run<S, W>(
         }));
     }
     watch.phase(&format!("{name}: rounds"), 2 * rounds * warm.len());
-    let recording = interleave(
+    let (journal, round_now) = (RefCell::new(Journal::new(warm.len())), Cell::new(0));
+    // Both closures report to it.
+    let watch = RefCell::new(watch);
+    let mut recording = interleave(
         warm.len(),
-        rounds,
-        |_, arm| {
+        // Rounds that will be left out are made up for, within limits: intervals need their number.
+        |round| round < rounds + journal.borrow().disturbed().len().min(rounds / 2),
+        |round, arm| {
+            let mut watch = watch.borrow_mut();
             watch.step(&cases[available[arm]].name);
+            round_now.set(round);
+            // What happened between the samples does not matter.
+            watch.look();
             !watch.stopped()
         },
-        |arm| visit(available[arm], &mut warm[arm]),
+        |arm| {
+            let begin = Instant::now();
+            let sample = visit(available[arm], &mut warm[arm])?;
+            journal.borrow_mut().note(round_now.get(), arm, begin.elapsed(), watch.borrow_mut().look());
+            Ok(sample)
+        },
     )?;
+    let watch = watch.into_inner();
+    if let Some(disturbed) = journal.into_inner().close(name, &mut recording) {
+        watch.disturbed(disturbed);
+    }
     watch.end();
     Ok(Campaign { arms, recording })
+}
+
+/// What disturbed the rounds, and how long each visit took.
+#[derive(Debug)]
+struct Journal {
+    causes: BTreeMap<Cause, BTreeSet<usize>>,
+    /// By arm: round and time of each visit.
+    times: Vec<Vec<(usize, Duration)>>,
+}
+
+impl Journal {
+    fn new(arms: usize) -> Self {
+        Self { causes: BTreeMap::new(), times: vec![Vec::new(); arms] }
+    }
+
+    fn note(&mut self, round: usize, arm: usize, time: Duration, causes: Vec<Cause>) {
+        self.times[arm].push((round, time));
+        for cause in causes {
+            self.causes.entry(cause).or_default().insert(round);
+        }
+    }
+
+    /// The rounds that were disturbed so far.
+    fn disturbed(&self) -> BTreeSet<usize> {
+        let gaps = self.gaps();
+        self.causes.values().chain([&gaps]).flatten().copied().collect()
+    }
+
+    /// The rounds with a gap and no other cause.
+    fn gaps(&self) -> BTreeSet<usize> {
+        let mut found = BTreeSet::new();
+        for visits in &self.times {
+            let times: Vec<Duration> = visits.iter().map(|(_, time)| *time).collect();
+            found.extend(gaps(&times).into_iter().map(|visit| visits[visit].0));
+        }
+        found.retain(|round| !self.causes.values().any(|rounds| rounds.contains(round)));
+        found
+    }
+
+    /// Leaves the disturbed rounds out of the recording. `None` if there are none.
+    fn close<S>(mut self, name: &str, recording: &mut Recording<S>) -> Option<Disturbed> {
+        let (disturbed, gaps) = (self.disturbed(), self.gaps());
+        if !gaps.is_empty() {
+            self.causes.insert(Cause::Gap, gaps);
+        }
+        if disturbed.is_empty() {
+            return None;
+        }
+        let numbers = |rounds: &BTreeSet<usize>| rounds.iter().map(|round| round + 1).collect();
+        Some(Disturbed {
+            campaign: name.to_owned(),
+            rounds: recording.rounds(),
+            left_out: recording.leave_out(disturbed),
+            causes: self.causes.iter().map(|(cause, rounds)| (*cause, numbers(rounds))).collect(),
+        })
+    }
 }
 
 /// The rows of one campaign or of several, and whether every sample was taken.
@@ -170,7 +246,7 @@ mod tests {
 
     /// The second case is not available; the others cost 100 and 50.
     fn campaign(left: usize) -> (Vec<Row>, bool, Vec<(String, usize)>) {
-        let mut watch = StepsLeft { left, phases: Vec::new() };
+        let mut watch = StepsLeft { left, ..StepsLeft::default() };
         let warm_up = |case| {
             Ok(if case == 1 {
                 Err("no such kernel".to_owned())
@@ -214,10 +290,56 @@ mod tests {
     }
 
     #[test]
+    fn disturbed_rounds_are_reported_and_left_out() {
+        let cases = cases();
+        // Three steps of warm-up, and four visits in each of six rounds.
+        let visit = |round: usize, visit: usize| 1_000 - 3 - 4 * (round - 1) - visit;
+        let disturbed_at = |stolen_at: Vec<usize>| {
+            let mut watch = StepsLeft { left: 1_000, stolen_at, ..StepsLeft::default() };
+            let warm_up = |case| Ok(if case == 1 { Err("no".to_owned()) } else { Ok(()) });
+            let campaign = run("test", &cases, 6, &mut watch, warm_up, |_, ()| Ok(Cost(1.0))).unwrap();
+            let summary = campaign.rows(&cases)[0].metric("cost").unwrap().summary;
+            (watch.disturbed, summary.n)
+        };
+        assert_eq!(disturbed_at(Vec::new()), (Vec::new(), 6));
+        // Two more rounds make up for two that are left out.
+        let (disturbed, n) = disturbed_at(vec![visit(2, 4), visit(6, 3)]);
+        assert_eq!(n, 6);
+        let expected = Disturbed {
+            campaign: "test".to_owned(),
+            rounds: 8,
+            left_out: true,
+            causes: BTreeMap::from([(Cause::Stolen, vec![2, 6])]),
+        };
+        assert_eq!(disturbed, [expected]);
+        // Every round: half as many are added, and all of them count.
+        let (disturbed, n) = disturbed_at((0..1_000).collect());
+        assert_eq!((disturbed[0].rounds, disturbed[0].left_out, n), (9, false, 9));
+    }
+
+    #[test]
+    fn a_gap_in_the_clock_disturbs_its_round() {
+        let mut watch = StepsLeft { left: usize::MAX, ..StepsLeft::default() };
+        let mut visits = 0;
+        let visit = |_, &mut (): &mut ()| {
+            visits += 1;
+            std::thread::sleep(Duration::from_millis(if visits == 7 { 200 } else { 1 }));
+            Ok(Cost(1.0))
+        };
+        let cases = &cases()[..1];
+        let campaign = run("test", cases, 6, &mut watch, |_| Ok(Ok(())), visit).unwrap();
+        // Two visits a round: the seventh is in the fourth. A busy machine may add others.
+        let causes = &watch.disturbed[0].causes;
+        assert!(causes[&Cause::Gap].contains(&4), "{causes:?}");
+        let summary = campaign.rows(cases)[0].metric("cost").unwrap().summary;
+        assert!(summary.n < watch.disturbed[0].rounds, "{summary:?}");
+    }
+
+    #[test]
     fn a_baseline_that_is_not_available_is_none() {
         let mut cases = cases();
         cases[2].baseline = Some("absent".to_owned());
-        let mut watch = StepsLeft { left: usize::MAX, phases: Vec::new() };
+        let mut watch = StepsLeft { left: usize::MAX, ..StepsLeft::default() };
         let warm_up = |case| Ok(if case == 1 { Err("no".to_owned()) } else { Ok(()) });
         let campaign = run("test", &cases, 6, &mut watch, warm_up, |_, ()| Ok(Cost(1.0))).unwrap();
         let rows = campaign.rows(&cases);
@@ -228,7 +350,7 @@ mod tests {
     #[test]
     fn errors_end_a_campaign() {
         let broken = || Error::Failed("broken".to_owned());
-        let mut watch = StepsLeft { left: usize::MAX, phases: Vec::new() };
+        let mut watch = StepsLeft { left: usize::MAX, ..StepsLeft::default() };
         let warm = run(
             "test",
             &cases(),

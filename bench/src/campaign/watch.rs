@@ -1,4 +1,6 @@
-//! The progress that a campaign reports, and the request to stop.
+//! The progress that a campaign reports, the request to stop, and what disturbs the samples.
+
+use crate::measure::{Cause, Disturbed};
 
 /// What a campaign reports and asks between samples.
 pub(crate) trait Watch {
@@ -8,16 +10,23 @@ pub(crate) trait Watch {
     fn step(&mut self, what: &str);
     /// Returns true if the campaign should stop here.
     fn stopped(&self) -> bool;
+    /// Returns what has disturbed the process from outside since the last call.
+    fn look(&mut self) -> Vec<Cause>;
+    /// The rounds of a campaign that were disturbed.
+    fn disturbed(&mut self, rounds: Disturbed);
     /// The last phase is over.
     fn end(&mut self);
 }
 
-/// Simulates Ctrl-C after a number of steps.
+/// Simulates Ctrl-C after a number of steps, and disturbances.
 #[cfg(test)]
 #[derive(Debug, Default)]
 pub(crate) struct StepsLeft {
     pub(crate) left: usize,
     pub(crate) phases: Vec<(String, usize)>,
+    /// How many steps are left when the hypervisor steals time.
+    pub(crate) stolen_at: Vec<usize>,
+    pub(crate) disturbed: Vec<Disturbed>,
 }
 
 #[cfg(test)]
@@ -30,6 +39,14 @@ impl Watch for StepsLeft {
     }
     fn stopped(&self) -> bool {
         self.left == 0
+    }
+    fn look(&mut self) -> Vec<Cause> {
+        let left = self.left;
+        let stolen = self.stolen_at.iter().filter(|at| **at == left);
+        stolen.map(|_| Cause::Stolen).collect()
+    }
+    fn disturbed(&mut self, rounds: Disturbed) {
+        self.disturbed.push(rounds);
     }
     fn end(&mut self) {}
 }

@@ -2,16 +2,16 @@
 
 use crate::bare::{Method, Operation};
 use crate::measure::{Comparison, MIN_VALUES, Verdict};
-use crate::report::Row;
 use crate::report::number::{number, percent, range, signed};
 use crate::report::rows::{self, Shown};
 use crate::report::table::{Column, Table};
+use crate::report::{FLOOR, Row};
 
 /// The tables, one for each group of rows.
 pub(super) fn tables(rows: &[Row], colour: bool) -> String {
     rows::tables(rows, colour, |rows| {
         let group = rows::group_name(rows);
-        if group.starts_with("one thread") {
+        if group.starts_with(FLOOR) {
             OPERATIONS.table(rows)
         } else if group.starts_with(LOOP_GROUP) {
             TURNS.table(rows)

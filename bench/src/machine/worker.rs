@@ -6,7 +6,7 @@
 use super::cpus::pin_current_thread;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 /// The handle of the thread. Dropping it ends the thread after its current job.
@@ -63,6 +63,35 @@ impl<J: Send + 'static, O: Send + 'static> Worker<J, O> {
         if let Some(jobs) = &self.jobs {
             // If the thread has ended, `finish` reports it.
             let _ = jobs.send(job);
+        }
+    }
+
+    /// Returns the outcome of the job if it has ended. Does not block.
+    pub(crate) fn try_finish(&mut self) -> Option<Result<O, NoOutcome>> {
+        match self.finish(Duration::ZERO) {
+            Err(NoOutcome::TimedOut) => None,
+            ended => Some(ended),
+        }
+    }
+
+    /// Waits for the outcome of the job for at most `patience`. After the time that the job is
+    /// `expected` to take, `give_up` is asked again and again, and ends the wait by returning true.
+    pub(crate) fn finish_unless(
+        &mut self,
+        expected: Duration,
+        patience: Duration,
+        mut give_up: impl FnMut() -> bool,
+    ) -> Result<O, NoOutcome> {
+        /// Rare enough not to disturb a job that takes longer.
+        const SLICE: Duration = Duration::from_millis(100);
+        let end = Instant::now() + patience;
+        let mut slice = expected.saturating_add(SLICE);
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match self.finish(slice.min(left)) {
+                Err(NoOutcome::TimedOut) if left > slice && !give_up() => slice = SLICE,
+                outcome => return outcome,
+            }
         }
     }
 
@@ -140,6 +169,28 @@ mod tests {
         assert_eq!(worker.finish(Duration::from_millis(1)), Err(NoOutcome::TimedOut));
         release.send(()).unwrap();
         assert_eq!(worker.finish(LONG), Ok(true));
+    }
+
+    #[test]
+    fn a_wait_can_be_given_up() {
+        let (release, gate) = channel::<()>();
+        let mut worker = Worker::spawn("slow", cpu(), move || gate, |gate, ()| gate.recv().is_ok()).unwrap();
+        worker.start(());
+        assert_eq!(worker.try_finish(), None);
+        let mut asked = 0;
+        let begin = Instant::now();
+        let third_time = || {
+            asked += 1;
+            asked == 3
+        };
+        assert_eq!(worker.finish_unless(Duration::ZERO, LONG, third_time), Err(NoOutcome::TimedOut));
+        assert!(asked == 3 && begin.elapsed() < LONG);
+        // The patience ends it as well, without a question.
+        let nobody_asks = || panic!("asked");
+        let patience = Duration::from_millis(1);
+        assert_eq!(worker.finish_unless(LONG, patience, nobody_asks), Err(NoOutcome::TimedOut));
+        release.send(()).unwrap();
+        assert_eq!(worker.finish_unless(LONG, LONG, nobody_asks), Ok(true));
     }
 
     #[test]

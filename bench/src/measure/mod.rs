@@ -4,17 +4,19 @@
 //! neighbours on the host) affects all arms alike. With more than two arms each round goes
 //! forwards and then backwards. An arm's value in a round is the mean of its two visits, which
 //! cancels a linear drift within the round. Arms are compared round by round: the median of the
-//! paired differences, with a bootstrap interval. Everything but [`interleave`] is a pure function
-//! of the samples.
+//! paired differences, with a bootstrap interval. A round that was disturbed from outside is left
+//! out. Everything but [`interleave`] and [`Witness`] is a pure function of the samples.
 
 mod bootstrap;
 mod comparison;
+mod disturbance;
 mod latency;
 mod rounds;
 mod statistics;
 
 pub(crate) use bootstrap::{Estimate, Interval, MIN_VALUES, of_two};
 pub(crate) use comparison::{Better, Comparison, Verdict};
+pub(crate) use disturbance::{Cause, Disturbed, Witness, gaps, install as watch_for_stops};
 pub(crate) use latency::{latencies, quantile_us};
 pub(crate) use rounds::{Measured, Metric, Plan, Recording, Sample, analyse, find, interleave, sample};
 pub(crate) use statistics::{Summary, median, quantile, sorted};

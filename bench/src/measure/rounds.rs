@@ -3,6 +3,7 @@
 use super::comparison::{Better, Comparison};
 use super::statistics::Summary;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How often and how long to measure each arm.
@@ -64,6 +65,8 @@ pub(crate) trait Sample: Sized + 'static {
 pub(crate) struct Recording<S> {
     /// `visits[arm][round]`
     visits: Vec<Vec<Vec<S>>>,
+    /// The rounds that something from outside has disturbed, if a clean one is left.
+    left_out: BTreeSet<usize>,
     /// Set if every visit of every round took place.
     pub(crate) complete: bool,
 }
@@ -73,41 +76,64 @@ pub(crate) fn round_order(arms: usize) -> impl Iterator<Item = usize> {
     (0..arms).chain((0..arms).rev())
 }
 
-/// Visits every arm twice in each of `rounds` rounds. `proceed(round, arm)` is called before each
-/// visit; if it returns false, the recording ends with what there is. An error of `visit` ends it
-/// without a result.
+/// Visits every arm twice in each round, as long as `next(round)` returns true. `proceed(round,
+/// arm)` is called before each visit; if it returns false, the recording ends with what there is. An
+/// error of `visit` ends it without a result.
 pub(crate) fn interleave<S, E>(
     arms: usize,
-    rounds: usize,
+    mut next: impl FnMut(usize) -> bool,
     mut proceed: impl FnMut(usize, usize) -> bool,
     mut visit: impl FnMut(usize) -> Result<S, E>,
 ) -> Result<Recording<S>, E> {
-    let mut visits: Vec<Vec<Vec<S>>> = (0..arms).map(|_| Vec::with_capacity(rounds)).collect();
-    for round in 0..rounds {
+    let mut visits: Vec<Vec<Vec<S>>> = (0..arms).map(|_| Vec::new()).collect();
+    for round in (0..).take_while(|round| next(*round)) {
         for arm in &mut visits {
             arm.push(Vec::with_capacity(2));
         }
         for arm in round_order(arms) {
             if !proceed(round, arm) {
-                return Ok(Recording { visits, complete: false });
+                return Ok(Recording { visits, left_out: BTreeSet::new(), complete: false });
             }
             visits[arm][round].push(visit(arm)?);
         }
     }
-    Ok(Recording { visits, complete: true })
+    Ok(Recording { visits, left_out: BTreeSet::new(), complete: true })
 }
 
 impl<S> Recording<S> {
+    /// The number of rounds that were begun.
+    pub(crate) fn rounds(&self) -> usize {
+        self.visits.first().map_or(0, Vec::len)
+    }
+
+    /// Leaves these rounds out of the results, of all arms: they are compared round by round.
+    /// Returns false, and leaves none out, if no finished round would remain.
+    pub(crate) fn leave_out(&mut self, disturbed: BTreeSet<usize>) -> bool {
+        let finished =
+            |round: usize| self.visits.iter().all(|arm| arm.get(round).is_some_and(|v| v.len() == 2));
+        let remains = (0..self.rounds()).any(|round| finished(round) && !disturbed.contains(&round));
+        if remains {
+            self.left_out = disturbed;
+        }
+        remains
+    }
+
+    /// The visits of an arm in each round that counts.
+    fn counted(&self, arm: usize) -> impl Iterator<Item = &Vec<S>> {
+        let rounds = self.visits[arm].iter().enumerate();
+        rounds.filter(|(round, _)| !self.left_out.contains(round)).map(|(_, visits)| visits)
+    }
+
     /// The value of each round in which `arm` was visited: the mean over the visits.
     fn values(&self, arm: usize, value: fn(&S) -> f64) -> Vec<f64> {
-        self.visits[arm].iter().filter_map(|visits| mean(visits, value)).collect()
+        self.counted(arm).filter_map(|visits| mean(visits, value)).collect()
     }
 
     /// `(arm, baseline)` of each round that visited both equally often. A round that was
     /// interrupted on its way backwards has one or two visits of each arm, and only equal numbers
     /// are compared, so a mean of two visits is never compared with a single visit.
     fn pairs(&self, arm: usize, baseline: usize, value: fn(&S) -> f64) -> Vec<(f64, f64)> {
-        let rounds = self.visits[arm].iter().zip(&self.visits[baseline]);
+        let rounds = self.counted(arm).zip(self.counted(baseline));
         rounds
             .filter(|(a, b)| a.len() == b.len())
             .filter_map(|(a, b)| Some((mean(a, value)?, mean(b, value)?)))
@@ -131,7 +157,7 @@ pub(crate) struct Measured {
     pub(crate) better: Better,
     #[serde(flatten)]
     pub(crate) summary: Summary,
-    /// One value per round, in the order of the rounds.
+    /// One value per round that counts, in the order of the rounds.
     pub(crate) values: Vec<f64>,
     /// Against the arm's baseline, if it has one.
     pub(crate) versus: Option<Comparison>,
@@ -201,7 +227,7 @@ mod tests {
         let (mut asked, mut order) = (0, Vec::new());
         let recording = interleave(
             arms,
-            rounds,
+            |round| round < rounds,
             |_, _| {
                 asked += 1;
                 asked <= limit
@@ -255,6 +281,30 @@ mod tests {
     }
 
     #[test]
+    fn rounds_are_left_out_of_all_arms() {
+        // The second round has a disturbance that would hide the difference.
+        let (mut recording, _) = record(2, 3, usize::MAX, |arm| 1_000.0 * arm as f64);
+        recording.visits[0][1][0].0 = 1e9;
+        assert!(recording.leave_out(BTreeSet::from([1])));
+        let measured = analyse(&recording, 1, Some(0));
+        assert_eq!((measured[0].values.len(), measured[0].summary.max < 1e6), (2, true));
+        assert_eq!(measured[0].versus.unwrap().pairs, 2);
+        assert_eq!(analyse(&recording, 0, None)[0].summary.n, 2);
+    }
+
+    #[test]
+    fn not_every_round_is_left_out() {
+        let (mut recording, _) = record(2, 2, usize::MAX, |_| 0.0);
+        assert!(!recording.leave_out(BTreeSet::from([0, 1])));
+        assert_eq!(analyse(&recording, 1, Some(0))[0].summary.n, 2);
+        // A round that was interrupted is no clean one.
+        let (mut recording, _) = record(2, 2, 5, |_| 0.0);
+        assert!(!recording.leave_out(BTreeSet::from([0])));
+        let (mut recording, _) = record(0, 2, 5, |_| 0.0);
+        assert!(!recording.leave_out(BTreeSet::new()));
+    }
+
+    #[test]
     fn a_metric_that_is_nan_is_left_out() {
         let (recording, _) = record(2, 3, usize::MAX, |arm| if arm == 1 { f64::NAN } else { 0.0 });
         assert_eq!(analyse(&recording, 0, None).len(), 1);
@@ -263,8 +313,12 @@ mod tests {
 
     #[test]
     fn an_error_ends_the_recording() {
-        let result =
-            interleave(2, 2, |_, _| true, |arm| if arm == 1 { Err("broken") } else { Ok(Ticks(0.0)) });
+        let result = interleave(
+            2,
+            |round| round < 2,
+            |_, _| true,
+            |arm| if arm == 1 { Err("broken") } else { Ok(Ticks(0.0)) },
+        );
         assert_eq!(result.err(), Some("broken"));
     }
 }

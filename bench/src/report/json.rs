@@ -9,6 +9,11 @@
 //! complete     false if Ctrl-C ended the run before its last sample
 //! environment  the machine; absent facts are null (fields: environment/mod.rs)
 //! conclusions  the sentences that stand below the tables
+//! disturbed[]  rounds in which something from outside took the CPU away; empty if none was noticed
+//!   campaign   the rows that were measured together
+//!   rounds     how many there were
+//!   left_out   true if the disturbed rounds are not in the results; false if no others are left
+//!   causes     by "throttled", "stolen", "stopped", "suspended", "gap": [rounds, from 1]
 //! results[]    one object per row of the tables, in their order
 //!   group      the table: what was measured, and where the threads ran
 //!   case       the arm or operation
@@ -19,7 +24,7 @@
 //!     NAME
 //!       unit, better   "ns", "lower" | "higher"
 //!       n, median, mad, min, max
-//!       values[]       one per round, the mean of the arm's two visits (idle_*: only one)
+//!       values[]       one per round that counts, the mean of the arm's two visits (idle_*: one)
 //!       versus         against the baseline; null without one
 //!         pairs        rounds that measured both
 //!         difference   {median, interval: {low, high} | null}, in the unit; 95% bootstrap interval
@@ -29,7 +34,7 @@
 
 use super::row::{Missing, Report, Row};
 use crate::environment::Environment;
-use crate::measure::Measured;
+use crate::measure::{Disturbed, Measured};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -45,6 +50,7 @@ struct Document<'a> {
     complete: bool,
     environment: &'a Environment,
     conclusions: &'a [String],
+    disturbed: &'a [Disturbed],
     results: Vec<Result<'a>>,
 }
 
@@ -77,7 +83,11 @@ impl<'a> From<&'a Row> for Result<'a> {
 }
 
 /// The report as text, with a newline at its end.
-pub(crate) fn to_string(report: &Report, environment: &Environment) -> serde_json::Result<String> {
+pub(crate) fn to_string(
+    report: &Report,
+    environment: &Environment,
+    disturbed: &[Disturbed],
+) -> serde_json::Result<String> {
     let document = Document {
         schema: SCHEMA,
         benchmark: report.benchmark,
@@ -86,6 +96,7 @@ pub(crate) fn to_string(report: &Report, environment: &Environment) -> serde_jso
         complete: report.complete,
         environment,
         conclusions: &report.conclusions,
+        disturbed,
         results: report.rows.iter().map(Result::from).collect(),
     };
     let mut text = serde_json::to_string_pretty(&document)?;
@@ -96,6 +107,7 @@ pub(crate) fn to_string(report: &Report, environment: &Environment) -> serde_jso
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::Cause;
     use crate::report::samples::{measured, row, unavailable};
     use serde_json::Value;
 
@@ -117,12 +129,18 @@ mod tests {
 
     #[test]
     fn every_documented_field_is_there() {
-        let text = to_string(&report(), &Environment::gather()).unwrap();
+        let causes = BTreeMap::from([(Cause::Throttled, vec![1, 3])]);
+        let disturbed = Disturbed { campaign: "one thread".to_owned(), rounds: 6, left_out: true, causes };
+        let text = to_string(&report(), &Environment::gather(), &[disturbed]).unwrap();
         let json: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(json["schema"], "bench/1");
         assert_eq!(json["benchmark"], "eventfd");
         assert_eq!(json["complete"], true);
         assert_eq!(json["conclusions"][0], "It is so.");
+        let disturbed = &json["disturbed"][0];
+        assert_eq!((&disturbed["campaign"], &disturbed["rounds"]), (&"one thread".into(), &6.into()));
+        assert_eq!(disturbed["left_out"], true);
+        assert_eq!(disturbed["causes"]["throttled"], Value::from(vec![1, 3]));
         assert!(json["command"].is_string() && json["environment"]["kernel"].is_string());
         let [measured, missing] = [&json["results"][0], &json["results"][1]];
         assert_eq!(measured["group"], "one thread");

@@ -19,6 +19,6 @@ mod terminal;
 pub(crate) mod versus;
 mod whole_file;
 
-pub(crate) use row::{Missing, Report, Row};
+pub(crate) use row::{FLOOR, Missing, Report, Row};
 pub(crate) use sink::Sink;
 pub(crate) use terminal::{Stream, complain, header};

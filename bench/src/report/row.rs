@@ -60,3 +60,41 @@ pub(crate) struct Report {
     /// Whether every sample was taken; false after Ctrl-C.
     pub(crate) complete: bool,
 }
+
+/// The groups of the bare system calls start with this. They are the floor for the other groups.
+pub(crate) const FLOOR: &str = "one thread";
+
+impl Report {
+    /// Why there is no result at all: the reason of the first row without one. `None` if a row was
+    /// measured; the floor alone, with its operations that need no eventfd, is no result.
+    pub(crate) fn nothing_because(&self) -> Option<String> {
+        let mut rows = self.rows.iter().filter(|row| !row.group.starts_with(FLOOR)).peekable();
+        let first = rows.peek()?;
+        let missing = first.result.as_ref().err()?;
+        let why = format!("{}, {}: {missing}", first.group, first.case);
+        rows.all(|row| row.result.is_err()).then_some(why)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::samples::{measured, row, unavailable};
+
+    #[test]
+    fn a_report_without_a_result_has_a_reason() {
+        let of = |rows: Vec<Row>| {
+            let (text, conclusions) = (String::new(), Vec::new());
+            let report =
+                Report { benchmark: "eventfd", workload: None, rows, text, conclusions, complete: true };
+            report.nothing_because()
+        };
+        let no = |case: &str, why| unavailable("the loop", case, why);
+        let write = |group| row(group, "write", vec![measured("time_ns", &[1.0], None)]);
+        let why = of(vec![no("read", "Too many open files"), no("ring", "no io_uring")]);
+        assert_eq!(why.as_deref(), Some("the loop, read: not available: Too many open files"));
+        assert_eq!(of(vec![no("read", "Too many open files"), write("the loop")]), None);
+        assert!(of(vec![write("one thread, CPU 0"), no("read", "Too many open files")]).is_some());
+        assert_eq!(of(Vec::new()), None);
+    }
+}

@@ -5,7 +5,7 @@ use super::json::SCHEMA;
 use super::row::{Missing, Report, Row};
 use crate::environment::Environment;
 use crate::error::{Error, reason};
-use crate::measure::{Better, Comparison, Summary};
+use crate::measure::{Better, Comparison, Disturbed, Summary};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -55,8 +55,12 @@ pub(crate) struct SavedMetric {
 
 impl Document {
     /// The report as it would be written.
-    pub(crate) fn of(report: &Report, environment: &Environment) -> Result<Self, Error> {
-        let text = super::json::to_string(report, environment);
+    pub(crate) fn of(
+        report: &Report,
+        environment: &Environment,
+        disturbed: &[Disturbed],
+    ) -> Result<Self, Error> {
+        let text = super::json::to_string(report, environment, disturbed);
         let text = text.map_err(|error| error.to_string());
         let document = text.and_then(|text| Self::parse(&text));
         document.map_err(|error| Error::Failed(format!("cannot write the results as JSON: {error}")))

@@ -122,9 +122,14 @@ impl Rig {
         self.device.start(());
         let stop = self.requests.map_or(Stop::After(runtime), Stop::Requests);
         self.guest.start(Workload { stop, ..self.workload });
-        let guest = self.guest.finish(patience);
+        // A guest whose device has failed waits for its interrupt forever.
+        let mut device = None;
+        let guest = self.guest.finish_unless(runtime, patience, || {
+            device = self.device.try_finish();
+            device.is_some()
+        });
         self.stop.stop();
-        let device = self.device.finish(patience);
+        let device = device.unwrap_or_else(|| self.device.finish(patience));
         // The next run uses other blocks.
         self.workload.seed = self.workload.seed.wrapping_add(1);
         let lost = |who: &str, why: NoOutcome| {
@@ -134,12 +139,19 @@ impl Rig {
             };
             Error::Failed(format!("{}: the {who} {what}", self.arm))
         };
+        // The device first: its failure is why a guest hangs. But a guest that hangs may be why the
+        // device does not end.
+        let device = match device {
+            Ok(Ok(counts)) => Ok(counts),
+            Ok(Err(error)) => {
+                return Err(Error::failed(&format!("{}: the event loop failed", self.arm), &error));
+            }
+            Err(NoOutcome::Ended) => return Err(lost("device", NoOutcome::Ended)),
+            Err(NoOutcome::TimedOut) => Err(lost("device", NoOutcome::TimedOut)),
+        };
         let guest = guest.map_err(|why| lost("guest", why))?;
-        let device = device.map_err(|why| lost("device", why))?;
         let guest = guest.map_err(|error| Error::Failed(format!("{}: {}", self.arm, reason(&error))))?;
-        let device =
-            device.map_err(|error| Error::failed(&format!("{}: the event loop failed", self.arm), &error))?;
-        Ok(RequestSample::of(&guest, &device))
+        Ok(RequestSample::of(&guest, &device?))
     }
 }
 

@@ -71,6 +71,9 @@ impl fmt::Display for Devices {
     }
 }
 
+/// Longer than a sample of usual length: the loops are not asked for anything before.
+const EXPECTED: Duration = Duration::from_secs(1);
+
 /// The result of a job of the guest's thread.
 type Outcome = Result<Run, DriverError>;
 
@@ -128,9 +131,9 @@ impl Rig {
     }
 
     /// Counters and CPU time of all loops together.
-    fn counts(&self) -> Result<(u64, u64), Error> {
+    fn counts(io_threads: &[IoThread]) -> Result<(u64, u64), Error> {
         let mut sum = (0, 0);
-        for io_thread in &self.io_threads {
+        for io_thread in io_threads {
             let counts = |context: &AioContext| {
                 (device_calls(context.stats()), clock_ns(libc::CLOCK_THREAD_CPUTIME_ID))
             };
@@ -147,16 +150,25 @@ impl Rig {
         times: u64,
         patience: Duration,
     ) -> Result<(Duration, DeviceSample), Error> {
-        let before = self.counts()?;
+        let before = Self::counts(&self.io_threads)?;
         self.guest.start(times);
-        let run = self.guest.finish(patience).map_err(|why| {
+        // A guest whose device has failed polls its ring forever.
+        let mut failed = None;
+        let run = self.guest.finish_unless(EXPECTED, patience, || {
+            failed = Self::counts(&self.io_threads).err();
+            failed.is_some()
+        });
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let run = run.map_err(|why| {
             Error::Failed(match why {
                 NoOutcome::TimedOut => "a device did not answer: a kick was lost".to_owned(),
                 NoOutcome::Ended => "the guest's thread ended early".to_owned(),
             })
         })?;
         let run = run.map_err(|error| Error::Failed(format!("the guest: {}", reason(&error))))?;
-        let after = self.counts()?;
+        let after = Self::counts(&self.io_threads)?;
         let each = |count: u64| count as f64 / run.requests.max(1) as f64;
         let middle = median(&run.mean_latencies).unwrap_or(f64::NAN);
         let longest = run.mean_latencies.iter().copied().fold(0.0, f64::max);

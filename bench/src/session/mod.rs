@@ -8,6 +8,7 @@ use crate::campaign::Watch;
 use crate::cli::ScheduleArgs;
 use crate::environment::Environment;
 use crate::error::Error;
+use crate::measure::{Cause, Disturbed, Witness, watch_for_stops};
 use crate::report::compared::{self, Limits};
 use crate::report::json;
 use crate::report::saved::Document;
@@ -20,6 +21,9 @@ use std::path::PathBuf;
 pub(crate) struct Session {
     pub(crate) environment: Environment,
     progress: Progress,
+    witness: Witness,
+    /// The rounds that were disturbed.
+    disturbed: Vec<Disturbed>,
     /// Whether to colour the text.
     pub(crate) colour: bool,
     /// Where the text goes.
@@ -53,12 +57,15 @@ impl Session {
         }
         let limits = Limits { threshold: output.threshold, metrics: Vec::new() };
         interrupt::install().map_err(|error| Error::failed("cannot install a handler for Ctrl-C", &error))?;
+        watch_for_stops().map_err(|error| Error::failed("cannot install a handler for SIGCONT", &error))?;
         let environment = Environment::gather();
         for warning in &environment.warnings {
             complain(&format!("warning: {warning}"));
         }
         let text = Sink::text_stream(json.iter().chain(&html));
         Ok(Self {
+            witness: Witness::new(environment.allowed.iter()),
+            disturbed: Vec::new(),
             environment,
             progress: Progress::new(),
             colour: text.is_coloured(),
@@ -72,12 +79,15 @@ impl Session {
 
     /// Writes the files and prints the results; returns the process's exit code. Whatever fails,
     /// the results are printed. The error is the first one.
-    pub(crate) fn finish(mut self, report: &Report) -> Result<u8, Error> {
+    pub(crate) fn finish(mut self, mut report: Report) -> Result<u8, Error> {
         self.progress.finish();
+        // At the end: the first sentence is the answer.
+        report.conclusions.extend(self.disturbed.iter().map(Disturbed::to_string));
+        let report = &report;
         let mut first = None;
         // Write the files first: a closed stdout must not prevent that.
         keep(&mut first, self.write_json(report));
-        let document = keep(&mut first, Document::of(report, &self.environment));
+        let document = keep(&mut first, Document::of(report, &self.environment, &self.disturbed));
         let compared = match (&document, &self.baseline) {
             (Some(document), Some((baseline, limits))) => {
                 keep(&mut first, compared::documents(baseline, document, limits))
@@ -99,14 +109,16 @@ impl Session {
         match (first, compared) {
             (Some(error), _) => Err(error),
             _ if !report.complete => Ok(interrupt::EXIT_CODE),
-            (None, Some(compared)) => Ok(compared.exit_code()),
-            (None, None) => Ok(0),
+            (None, compared) => match report.nothing_because() {
+                Some(why) => Err(Error::Unavailable(format!("nothing could be measured here: {why}"))),
+                None => Ok(compared.map_or(0, |compared| compared.exit_code())),
+            },
         }
     }
 
     fn write_json(&mut self, report: &Report) -> Result<(), Error> {
         let Some(file) = self.json.take() else { return Ok(()) };
-        let json = json::to_string(report, &self.environment)
+        let json = json::to_string(report, &self.environment, &self.disturbed)
             .map_err(|error| Error::Failed(format!("cannot write the results as JSON: {error}")))?;
         file.write(&json)
     }
@@ -150,6 +162,16 @@ impl Watch for Session {
 
     fn stopped(&self) -> bool {
         interrupt::requested()
+    }
+
+    fn look(&mut self) -> Vec<Cause> {
+        self.witness.look()
+    }
+
+    fn disturbed(&mut self, rounds: Disturbed) {
+        self.progress.finish();
+        complain(&format!("warning: {rounds}"));
+        self.disturbed.push(rounds);
     }
 
     fn end(&mut self) {

@@ -129,7 +129,7 @@ mod tests {
         let wakes = "while sleep 0.01; do :; done";
         let mut children = [shell("read line"), shell(wakes), shell("while :; do :; done")];
         let processes = children.each_ref().map(|child| Process::new(child.id() as i32).unwrap());
-        let mut watching = StepsLeft { left: usize::MAX, phases: Vec::new() };
+        let mut watching = StepsLeft { left: usize::MAX, ..StepsLeft::default() };
         let seen = watch(&processes.each_ref(), Duration::from_millis(500), &mut watching);
         for child in &mut children {
             child.kill().unwrap();
@@ -152,7 +152,7 @@ mod tests {
         assert_eq!(watch(&[&process], Duration::from_secs(3600), &mut stopped).unwrap(), None);
         child.kill().unwrap();
         child.wait().unwrap();
-        let mut watching = StepsLeft { left: usize::MAX, phases: Vec::new() };
+        let mut watching = StepsLeft { left: usize::MAX, ..StepsLeft::default() };
         assert_eq!(watch(&[&process], Duration::ZERO, &mut watching).unwrap_err().0, 0);
     }
 }

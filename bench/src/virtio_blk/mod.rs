@@ -52,6 +52,11 @@ pub(crate) fn run(args: &VirtioBlkArgs, checked: Checked, session: &mut Session)
     let placements = args.placement.placements(&session.environment.allowed)?;
     let asked = args.arms();
     let arms = available(&asked, &setup)?;
+    if let [(arm, Some(why)), ..] = arms.as_slice()
+        && arms.iter().all(|(_, missing)| missing.is_some())
+    {
+        return Err(Error::Unavailable(format!("no arm is available here; {arm}: {why}")));
+    }
     let plan = args.schedule.plan(QUICK, FULL, arms.len() * placements.len())?;
 
     let everywhere = placements.iter().flat_map(|&placement| arms.iter().map(move |arm| (placement, arm)));

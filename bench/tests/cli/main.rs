@@ -1,6 +1,9 @@
 //! Tests of the binary as a user or a script sees it: exit codes, messages, output streams, JSON,
 //! Ctrl-C.
 
+mod disturbed;
+mod refused;
+#[path = "../support/mod.rs"]
 mod support;
 
 use serde_json::Value;

@@ -1,0 +1,55 @@
+"""Cells that are expected to fail, with the reasons. The script lists them, and they do not make it
+fail."""
+
+import re
+from dataclasses import dataclass
+
+from plan import Cell
+
+
+@dataclass(frozen=True)
+class Known:
+    """Cells of which all three texts match a pattern."""
+
+    program: str
+    cell: str  # CALL:FAULT:when=WHEN
+    result: str
+    reason: str
+
+
+KNOWN = [
+    Known(".*", "(mmap|munmap|brk|mremap|mprotect):.*", "memory allocation of|killed by signal 6",
+          "the standard library aborts when an allocation fails"),
+    Known(".*", "write:error=EBADF:.*", "^exit 0 without",
+          "the standard library takes EBADF from stdout and stderr as success"),
+    Known("loop .*", "write:.*", "LOST: .* (bottom halves|pairs of closures)",
+          "aio: a wake-up of the loop from another thread does not look at the error of its write(2)"),
+    Known("bench .*", "prlimit64:.*", "^panic: .*rustix",
+          "rustix, in a debug build: getrlimit(2) has no error for valid arguments"),
+    Known("bench .*", "write:.*", "^panic: .*write to an irqfd",
+          "virtio-blk-sim, in a debug build: an error of the write(2) to an irqfd is asserted away"),
+    Known("server (epoll|poll)", "(clone3?|mmap|mprotect|munmap|prctl|madvise):.*", "^load .: hang",
+          "vhost-user-blk: no answer to a request when no thread can be made for the file's I/O"),
+    Known("server .*", "(p?read|p?write)(v|64)?(v2)?:.*", "the device answered with status",
+          "vhost-user-blk: an I/O error of the image is not in the log"),
+    Known("server .*", "write:.*", "panic: ",
+          "vhost-user-blk: a log line that cannot be written is a panic"),
+    Known("server .*", "write:.*", "^load .: hang",
+          "virtio-blk-sim: the error of the write(2) to an interrupt's eventfd is not looked at (a full "
+          "one, EAGAIN, has an interrupt pending)"),
+    Known("bench .*", "write:.*", "the guest hangs|^hang",
+          "virtio-blk-sim: the same, in the device that bench runs"),
+    Known("server .*", "accept4:.*", "did not answer in time",
+          "vhost-user-blk: accept4(2) that fails for good is not in the log"),
+    Known("server .*", r"read:error=\w+:when=\d+\+", "SIGTERM does not end it",
+          "vhost-user-blk: a signalfd that cannot be read is ignored"),
+]
+
+
+def reason(program: str, cell: Cell, why: str) -> str | None:
+    """Why this failure is known, or `None`."""
+    name = f"{cell.call}:{cell.fault}:when={cell.when}"
+    for entry in KNOWN:
+        if re.match(entry.program, program) and re.match(entry.cell, name) and re.search(entry.result, why):
+            return entry.reason
+    return None
