@@ -31,8 +31,11 @@ use std::time::{Duration, Instant};
 const USAGE: &str = "usage: loop_under_faults auto|poll|epoll|io_uring classic|autoreset ROUNDS \
     [doorbells|messages|bottom-halves|closures|timers|operations]";
 
+/// A part of the work, and its name.
+type Part = (&'static str, fn(&Lab, Reset));
+
 /// The parts, in their order.
-const PARTS: [(&str, fn(&Lab, Reset)); 6] = [
+const PARTS: [Part; 6] = [
     ("doorbells", doorbells),
     ("messages", messages),
     ("bottom-halves", bottom_halves),
@@ -169,7 +172,7 @@ fn messages(lab: &Lab, _: Reset) {
     let socket = Rc::clone(&near);
     let _registration = lab
         .ctx
-        .add_fd(&near, Interest::READABLE, move |_, _| {
+        .add_fd(Rc::clone(&near), Interest::READABLE, move |_, _| {
             let mut byte = [0];
             match (&*socket).read(&mut byte) {
                 Ok(1) => {
