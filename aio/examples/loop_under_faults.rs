@@ -31,8 +31,11 @@ use std::time::{Duration, Instant};
 const USAGE: &str = "usage: loop_under_faults auto|poll|epoll|io_uring classic|autoreset ROUNDS \
     [doorbells|messages|bottom-halves|closures|timers|operations]";
 
+/// A part of the program, and its name.
+type Part = (&'static str, fn(&Lab, Reset));
+
 /// The parts, in their order.
-const PARTS: [(&str, fn(&Lab, Reset)); 6] = [
+const PARTS: [Part; 6] = [
     ("doorbells", doorbells),
     ("messages", messages),
     ("bottom-halves", bottom_halves),
