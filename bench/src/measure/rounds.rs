@@ -77,8 +77,8 @@ pub(crate) fn round_order(arms: usize) -> impl Iterator<Item = usize> {
 }
 
 /// Visits every arm twice in each round, as long as `next(round)` returns true. `proceed(round,
-/// arm)` is called before each visit; if it returns false, the recording ends with what there is. An
-/// error of `visit` ends it without a result.
+/// arm)` is called before each visit; if it returns false, the recording ends with what there is.
+/// An error of `visit` ends it without a result.
 pub(crate) fn interleave<S, E>(
     arms: usize,
     mut next: impl FnMut(usize) -> bool,
