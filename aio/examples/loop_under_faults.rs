@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 const USAGE: &str = "usage: loop_under_faults auto|poll|epoll|io_uring classic|autoreset ROUNDS \
     [doorbells|messages|bottom-halves|closures|timers|operations]";
 
-/// A part of the work, and its name.
+/// A part of the program, and its name.
 type Part = (&'static str, fn(&Lab, Reset));
 
 /// The parts, in their order.

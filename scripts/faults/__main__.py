@@ -34,7 +34,7 @@ from run import normal  # noqa: E402
 
 TOP = Path(__file__).resolve().parents[2]
 SKIPPED = 3
-SHORT_S = 75
+SHORT_S = 60
 NOT_REACHED = "not reached"
 INJECTED = re.compile(r"\((INJECTED|DELAYED)|^\d+\s+--- SIG", re.M)
 
@@ -45,8 +45,9 @@ def parse_arguments() -> argparse.Namespace:
         prog="faults.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Exit codes: 0 no new fault, 1 a fault was found, 2 wrong use, 3 skipped: no strace or no ptrace(2).")
     add = parser.add_argument
-    add("--short", action="store_true",
-        help=f"a part of each program's cells, in {SHORT_S} seconds")
+    add("--seconds", type=float, default=float("inf"), metavar="N",
+        help="try cells for this time, some of each program and call (default: all cells)")
+    add("--short", action="store_const", const=SHORT_S, dest="seconds", help=f"the same as --seconds {SHORT_S}")
     add("--only", default="", metavar="TEXT", help="programs whose name contains TEXT, such as 'server'")
     add("--call", default="", metavar="LIST", help="these system calls only")
     add("--fault", default="", metavar="TEXT", help="faults that contain TEXT, such as 'error=EINTR' or 'delay'")
@@ -188,7 +189,7 @@ def main() -> int:
             return 0
 
         def attempt(entry: tuple[float, Program, plan.Cell]) -> bool:
-            if arguments.short and time.monotonic() - begin > SHORT_S:
+            if time.monotonic() - begin > arguments.seconds:
                 return False
             campaign.try_cell(entry[1], entry[2])
             return True

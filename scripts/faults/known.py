@@ -26,6 +26,8 @@ KNOWN = [
           "aio: a wake-up of the loop from another thread does not look at the error of its write(2)"),
     Known("bench .*", "prlimit64:.*", "^panic: .*rustix",
           "rustix, in a debug build: getrlimit(2) has no error for valid arguments"),
+    Known("bench .*", "close:.*", "^panic: .*closedir",
+          "the standard library panics if closedir(3) fails"),
     Known("bench .*", "write:.*", "^panic: .*write to an irqfd",
           "virtio-blk-sim, in a debug build: an error of the write(2) to an irqfd is asserted away"),
     Known("server (epoll|poll)", "(clone3?|mmap|mprotect|munmap|prctl|madvise):.*", "^load .: hang",

@@ -123,7 +123,8 @@ def crash(ended: Ended) -> str | None:
     if ended.cpu_s > SPIN_CPU_S:
         return f"spin: {ended.cpu_s:.1f} s of CPU time"
     if ended.code == PANIC or "panicked at" in ended.stderr:
-        return "panic: " + " ".join(ended.stderr.split())[:300]
+        _, _, panic = ended.stderr.rpartition("panicked at")
+        return "panic: " + " ".join(panic.split())[:300]
     if ended.code < 0 or ended.code > 128 and ended.code != 130:
         return f"killed by signal {-ended.code if ended.code < 0 else ended.code - 128}: " + ended.stderr[-300:].strip()
     return None

@@ -103,8 +103,9 @@ pub(crate) fn stop_ends_run_while_a_device_stays_ready(setup: &Setup) {
 
 /// An fd handler that is ready in every turn, a doorbell, and a timer.
 struct Others {
-    _streams: (UnixStream, UnixStream),
+    // Dropped in this order: a descriptor must outlive its registration.
     _on: Registration,
+    _streams: (UnixStream, UnixStream),
     reads: Count,
     bell: EventNotifier,
     _on_bell: NotifierRegistration,

@@ -76,9 +76,9 @@ pub(crate) fn round_order(arms: usize) -> impl Iterator<Item = usize> {
     (0..arms).chain((0..arms).rev())
 }
 
-/// Visits every arm twice in each round, as long as `next(round)` returns true.
-/// `proceed(round, arm)` is called before each visit; if it returns false, the recording ends with
-/// what there is. An error of `visit` ends it without a result.
+/// Visits every arm twice in each round, as long as `next(round)` returns true. `proceed(round,
+/// arm)` is called before each visit; if it returns false, the recording ends with what there is.
+/// An error of `visit` ends it without a result.
 pub(crate) fn interleave<S, E>(
     arms: usize,
     mut next: impl FnMut(usize) -> bool,

@@ -1,0 +1,133 @@
+#!/usr/bin/env bash
+# Runs the tests of aio and virtio-blk-sim under AddressSanitizer and ThreadSanitizer.
+#
+#   scripts/sanitizers.sh [OPTIONS] [address|thread...]     default: both
+#
+#     --package NAME   aio or virtio-blk-sim (default: both)
+#     --seconds N      limit for the tests of one package with one sanitizer (default: 1800)
+#     -h, --help
+#
+# The sanitizers are unstable options of rustc, which RUSTC_BOOTSTRAP=1 allows with a stable
+# toolchain. If the toolchain has its source (rustup component add rust-src), the standard library
+# is built with the sanitizer, too (-Zbuild-std). Otherwise it is not instrumented:
+# AddressSanitizer then misses bad accesses inside it, and ThreadSanitizer knows neither what it
+# synchronises with futexes and atomics that were compiled into it (Mutex, channels, join) nor what
+# it accesses, so the reports that this causes are suppressed (see `suppressions` below).
+#
+# The builds go to target/asan and target/tsan. Exit codes: 0 nothing found, 1 something was found
+# or a test failed, 2 wrong use, 3 skipped: rustc has no sanitizers for this machine.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# Left out of both: their tests count allocations, which the sanitizers replace, or measure
+# costs.
+skip_targets=(cost device_no_alloc virtqueue_no_alloc)
+# Left out of AddressSanitizer: nothing.
+skip_address=()
+# Left out of ThreadSanitizer.
+skip_thread=(
+  # Fences: ThreadSanitizer does not model std::sync::atomic::fence, so the memory that a virtqueue
+  # hands over by a fence and a relaxed store is reported as a race. The two-thread stress tests do
+  # nothing else. Loom checks the fences of aio, and .ci/run runs the stress tests optimised.
+  stress
+  # Memory is handed over through an eventfd. ThreadSanitizer knows that this orders
+  # their accesses if read(2) and write(2) are called by name; aio calls them by number.
+  credit::what_was_published_is_visible
+  # The peer is another process or the kernel, which ThreadSanitizer does not see.
+  kvm::
+  # It forks with several threads, which ThreadSanitizer does not support.
+  fork
+)
+
+packages=(aio virtio-blk-sim)
+seconds=1800
+sanitizers=()
+while (($#)); do
+  case $1 in
+    --package)
+      [[ ${2:-} =~ ^(aio|virtio-blk-sim)$ ]] || { echo "--package takes aio or virtio-blk-sim" >&2; exit 2; }
+      packages=("$2"); shift 2 ;;
+    --seconds)
+      [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || { echo "--seconds takes a number above 0" >&2; exit 2; }
+      seconds=$2; shift 2 ;;
+    -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"; exit 0 ;;
+    address | thread) sanitizers+=("$1"); shift ;;
+    *) echo "unknown argument $1; see --help" >&2; exit 2 ;;
+  esac
+done
+((${#sanitizers[@]})) || sanitizers=(address thread)
+
+export RUSTC_BOOTSTRAP=1
+host=$(rustc -vV | sed -n 's/^host: //p')
+library=$(rustc --print sysroot)/lib/rustlib/src/rust/library
+if ! compgen -G "$(rustc --print sysroot)/lib/rustlib/$host/lib/librustc-*_rt.asan.*" >/dev/null; then
+  echo "skipped: $(rustc --version) has no sanitizer runtime for $host"
+  exit 3
+fi
+if [ -d "$library" ]; then
+  std=(-Zbuild-std) flags=""
+  echo "$(rustc --version), $host; the standard library is instrumented"
+else
+  # rustc refuses the mixture that this is, for the sanitizers that change the ABI.
+  std=() flags="-Cunsafe-allow-abi-mismatch=sanitizer"
+  echo "$(rustc --version), $host; the standard library is NOT instrumented: no rust-src"
+fi
+
+suppressions=$(mktemp) leaks=$(mktemp)
+trap 'rm -f "$suppressions" "$leaks"' EXIT
+# Tests that forget a bottom half on purpose, which keeps its loop's list alive.
+cat >"$leaks" <<'END'
+leak:unwind::io_thread::State
+leak:its_state_is_dropped_in_its_thread_before_the_context
+END
+if ((${#std[@]} == 0)); then
+  # Functions of the standard library whose synchronisation is not seen. A race that is
+  # reported below it (an Arc that is dropped, a message in a channel) was ordered by it.
+  cat >"$suppressions" <<'END'
+race:std::sync::mpmc
+race:std::sync::mpsc
+race:alloc::sync::Arc<*>::drop_slow
+race:std::thread::Packet
+race:test::
+race:core::ptr::drop_in_place<std::thread
+END
+fi
+export LSAN_OPTIONS="suppressions=$leaks print_suppressions=0"
+export ASAN_OPTIONS=detect_stack_use_after_return=1:detect_leaks=1:abort_on_error=0
+export TSAN_OPTIONS="suppressions=$suppressions history_size=7 second_deadlock_stack=1"
+
+failed=0
+for sanitizer in "${sanitizers[@]}"; do
+  case $sanitizer in
+    address) directory=target/asan names=("${skip_address[@]}") ;;
+    thread) directory=target/tsan names=("${skip_thread[@]}") ;;
+  esac
+  # Without --target the build scripts and the procedural macros would be instrumented, too.
+  cargo=(env "RUSTFLAGS=-Zsanitizer=$sanitizer $flags" "CARGO_TARGET_DIR=$directory"
+    cargo test --locked --no-fail-fast --target "$host" "${std[@]}")
+  skips=()
+  for name in "${names[@]}"; do skips+=(--skip "$name"); done
+  echo "=== $sanitizer; left out: ${skip_targets[*]} ${names[*]}"
+  for package in "${packages[@]}"; do
+    log=$directory/$package.log
+    mkdir -p "$directory"
+    # The test targets that can take the filters of the harness.
+    targets=(--lib)
+    for test in "$package"/tests/*.rs "$package"/tests/*/main.rs; do
+      [ -e "$test" ] || continue
+      name=$(basename "${test%/main.rs}" .rs)
+      # aio's kernel table has a harness of its own, and reports what the kernel does.
+      [[ " ${skip_targets[*]} kernel " == *" $name "* ]] || targets+=(--test "$name")
+    done
+    "${cargo[@]}" -p "$package" "${targets[@]}" --no-run
+    code=0
+    timeout "$seconds" "${cargo[@]}" -p "$package" "${targets[@]}" -- "${skips[@]}" --test-threads 2 \
+      >"$log" 2>&1 || code=$?
+    grep -aE '^test result|Running ' "$log" || true
+    found=$(grep -acE '^(WARNING: ThreadSanitizer|==[0-9]+==ERROR: )' "$log" || true)
+    echo "$package under $sanitizer: exit $code, $found reports; the whole output is in $log"
+    ((found == 0)) || grep -aE '^SUMMARY: ' "$log" | sort | uniq -c | sort -rn | head -n 20
+    ((code == 0 && found == 0)) || failed=1
+  done
+done
+exit "$failed"
