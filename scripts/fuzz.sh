@@ -2,7 +2,8 @@
 # Fuzzes the code that handles untrusted input from a guest or a peer: the targets in
 # virtio-blk-sim/fuzz, run in parallel.
 #
-#   scripts/fuzz.sh [--seconds N] [TARGET...]   TARGET: chain, request, messages (default: all)
+#   scripts/fuzz.sh [--seconds N] [TARGET...]   TARGET: chain, request, messages, rng, console
+#                                               (default: all)
 #                                               N: seconds per target (default: 60)
 #   scripts/fuzz.sh --minimize [TARGET...]      minimizes the corpus and stores it in the repository
 #
@@ -30,11 +31,11 @@ while (($#)); do
     -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"; exit 0 ;;
     -*) echo "unknown option $1; see --help" >&2; exit 2 ;;
     *)
-      [ -f "$fuzz/fuzz_targets/$1.rs" ] || { echo "unknown target $1; the targets are chain, request, messages" >&2; exit 2; }
+      [ -f "$fuzz/fuzz_targets/$1.rs" ] || { echo "unknown target $1; the targets are chain, request, messages, rng, console" >&2; exit 2; }
       targets+=("$1"); shift ;;
   esac
 done
-((${#targets[@]})) || targets=(chain request messages)
+((${#targets[@]})) || targets=(chain request messages rng console)
 
 if ! command -v c++ >/dev/null; then
   echo "no C++ compiler found; libFuzzer needs one"

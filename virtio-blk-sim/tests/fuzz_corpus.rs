@@ -4,17 +4,32 @@
 
 #[path = "../fuzz/targets/chain.rs"]
 mod chain;
+#[path = "../fuzz/targets/console.rs"]
+mod console;
+#[path = "../fuzz/targets/descriptors.rs"]
+mod descriptors;
+#[path = "../fuzz/targets/device.rs"]
+mod device;
 #[path = "../fuzz/targets/guest.rs"]
 mod guest;
 #[path = "../fuzz/targets/messages/mod.rs"]
 mod messages;
 #[path = "../fuzz/targets/request.rs"]
 mod request;
+#[path = "../fuzz/targets/rng.rs"]
+mod rng;
+
+#[path = "../examples/vhost-user-console.rs"]
+#[expect(dead_code, reason = "a program, of which the target uses the device")]
+mod console_device;
+#[path = "../examples/vhost-user-rng.rs"]
+#[expect(dead_code, reason = "a program, of which the target uses the device")]
+mod rng_device;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// Runs the targets one at a time, because `messages` counts the file descriptors of the process.
+/// Runs the targets one at a time, because they count the file descriptors of the process.
 static ALONE: Mutex<()> = Mutex::new(());
 
 /// Prints the name of the input if the target panics.
@@ -59,4 +74,14 @@ fn request_corpus() {
 #[test]
 fn messages_corpus() {
     replay("messages", messages::run);
+}
+
+#[test]
+fn rng_corpus() {
+    replay("rng", rng::run);
+}
+
+#[test]
+fn console_corpus() {
+    replay("console", console::run);
 }

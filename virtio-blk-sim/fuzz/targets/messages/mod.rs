@@ -18,6 +18,7 @@ mod peer;
 use arbitrary::{Arbitrary, Unstructured};
 use virtio_blk_sim::vhost_user::ProtocolFeatures;
 
+use crate::descriptors::Descriptors;
 use input::Input;
 use peer::Peer;
 
@@ -30,7 +31,7 @@ const REGION_STEP: u64 = 0x10_0000;
 pub(crate) fn run(data: &[u8]) {
     // Ignore data that is too short for an input.
     let Ok(input) = Input::arbitrary_take_rest(Unstructured::new(data)) else { return };
-    let before = open_descriptors();
+    let before = Descriptors::open_now();
     {
         let mut peer = Peer::new(&input);
         for step in input.steps {
@@ -38,20 +39,7 @@ pub(crate) fn run(data: &[u8]) {
         }
         peer.leave();
     }
-    // Another thread of a test process may have a descriptor open for a moment, so try again.
-    let leaked = |_| open_descriptors().into_iter().filter(|fd| !before.contains(fd)).collect::<Vec<_>>();
-    let leaked = (0..100).map(leaked).find(Vec::is_empty).unwrap_or_else(|| leaked(100));
-    assert!(leaked.is_empty(), "leaked file descriptors: {leaked:?}; open before: {before:?}");
-}
-
-/// Returns the entries of /proc/self/fd, including the descriptor of the directory itself.
-fn open_descriptors() -> Vec<String> {
-    let mut names: Vec<_> = std::fs::read_dir("/proc/self/fd")
-        .expect("/proc is mounted")
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .collect();
-    names.sort();
-    names
+    before.assert_no_others();
 }
 
 /// The protocol features that the server offers.
