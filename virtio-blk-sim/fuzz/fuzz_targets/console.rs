@@ -9,8 +9,10 @@ mod console_device;
 #[path = "../targets/descriptors.rs"]
 mod descriptors;
 #[path = "../targets/device.rs"]
+#[expect(dead_code, reason = "shared with other targets, and not all of it is used here")]
 mod device;
 #[path = "../targets/guest.rs"]
+#[expect(dead_code, reason = "shared with other targets, and not all of it is used here")]
 mod guest;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| console::run(data));

@@ -4,8 +4,10 @@
 #[path = "../targets/descriptors.rs"]
 mod descriptors;
 #[path = "../targets/device.rs"]
+#[expect(dead_code, reason = "shared with other targets, and not all of it is used here")]
 mod device;
 #[path = "../targets/guest.rs"]
+#[expect(dead_code, reason = "shared with other targets, and not all of it is used here")]
 mod guest;
 #[path = "../targets/rng.rs"]
 mod rng;
