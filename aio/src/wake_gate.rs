@@ -57,9 +57,9 @@ impl WakeGate {
     }
 
     /// Called by a producer after it has published its work. `write` is called if the eventfd must
-    /// be written.
+    /// be written, and returns whether it was.
     #[inline]
-    pub(crate) fn notify(&self, write: impl FnOnce()) {
+    pub(crate) fn notify(&self, write: impl FnOnce() -> bool) {
         // (3) A read-modify-write, so that it also releases the work to the swap in `accept`.
         let before = self.notified.fetch_or(NOTIFIED, Ordering::SeqCst);
         if before & WRITTEN != 0 {
@@ -67,8 +67,7 @@ impl WakeGate {
         }
         loom_fence();
         // (4)
-        if self.notify_me.load(Ordering::SeqCst) != 0 {
-            write();
+        if self.notify_me.load(Ordering::SeqCst) != 0 && write() {
             self.mark_written(before | NOTIFIED);
         }
     }

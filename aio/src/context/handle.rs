@@ -29,16 +29,21 @@ impl Handle {
     /// Runs a closure once in the home thread, in its next turn or, if many are scheduled, in one
     /// of the next (a turn runs at most 1024). Any thread; never blocks; two allocations.
     ///
-    /// Closures of one thread run in the order in which it scheduled them. If the context is
-    /// dropped first, the closure is dropped without being run.
+    /// Closures of one thread run in the order in which it scheduled them.
     ///
-    /// Returns false if the context was dropped already (for an [`IoThread`](crate::IoThread): its
-    /// loop has ended), or if this is a forked child. Then the closure has been dropped.
+    /// Returns false if the context was dropped before this call (for an
+    /// [`IoThread`](crate::IoThread): its loop has ended), or if this is a forked child. Then the
+    /// closure has been dropped. If the context is dropped after that, and before the closure's
+    /// turn, the closure is dropped without being run.
     pub fn schedule(&self, work: impl FnOnce(&AioContext) + Send + 'static) -> bool {
+        if !self.shared.is_alive() {
+            return false;
+        }
         let node = ListArc::new(Node::new(Work::sent(Box::new(work) as Sent<AioContext>)));
         Node::schedule(&node, &self.shared.bottom_halves);
         self.shared.notify();
-        self.shared.drop_if_closed()
+        self.shared.drop_if_closed();
+        true
     }
 
     /// Returns true while the context exists. Any thread; it may be dropped just after that.

@@ -6,8 +6,10 @@ use crate::notifier::EventNotifier;
 use crate::sys::process::Process;
 use crate::wake_gate::WakeGate;
 use std::fmt;
-use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+
+/// How often a write to the loop's eventfd is tried that fails.
+const WAKE_TRIES: usize = 3;
 
 /// `S` is a closure that another thread schedules.
 pub(super) struct Shared<S> {
@@ -49,12 +51,13 @@ impl<S> Shared<S> {
             return;
         }
         self.gate.notify(|| {
-            self.wakes.fetch_add(1, Ordering::Relaxed);
-            // The eventfd is ours and lives as long as `self`, so the write cannot fail for a
-            // reason that a caller could remove. `notified` is set, so at worst the loop looks at
-            // its next turn.
-            let woken: io::Result<()> = self.notifier.notify();
-            debug_assert!(woken.is_ok(), "write to the loop's own eventfd: {woken:?}");
+            // The eventfd is ours and lives as long as `self`, so an error of the write is over when
+            // it is tried again. If it is not, the next producer tries; the loop looks at its next
+            // turn, because `notified` is set.
+            (0..WAKE_TRIES).any(|_| {
+                self.wakes.fetch_add(1, Ordering::Relaxed);
+                self.notifier.notify().is_ok()
+            })
         });
     }
 
@@ -83,14 +86,11 @@ impl<S> Shared<S> {
 
     /// After scheduling. Either this fence comes before the one in `close`, which then finds on the
     /// list what the caller has pushed, or the caller finds `closed` set.
-    /// Returns true if it was not.
-    pub(super) fn drop_if_closed(&self) -> bool {
+    pub(super) fn drop_if_closed(&self) {
         fence(Ordering::SeqCst);
-        let is_alive = self.is_alive();
-        if !is_alive {
+        if !self.is_alive() {
             drop(self.take_scheduled());
         }
-        is_alive
     }
 
     fn take_scheduled(&self) -> Vec<S> {

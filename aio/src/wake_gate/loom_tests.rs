@@ -120,7 +120,11 @@ impl Loop {
 
     /// As `Shared::notify` does it.
     fn notify(&self) {
-        let (gate, write) = (&self.gate, || self.eventfd.write());
+        let write = || {
+            self.eventfd.write();
+            true
+        };
+        let gate = &self.gate;
         match self.mistake {
             Some(Mistake::NoFence) => {
                 gate.notified.fetch_or(NOTIFIED, Ordering::AcqRel);

@@ -172,7 +172,7 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Rig<D> {
         let broke = Rc::<Cell<u32>>::default();
         let count = Rc::clone(&broke);
         let parts = QueueParts {
-            queue: queue.accept_chains_of(self.device.longest_chain()),
+            queue,
             kick: kick.clone().into(),
             interrupt: Interrupt::from_peer(theirs).expect("an eventfd"),
             on_broken: Box::new(move |_| count.set(count.get() + 1)),

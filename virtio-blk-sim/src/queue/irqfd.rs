@@ -50,11 +50,15 @@ impl Irqfd {
     /// Interrupts the guest, with one write(2). May be called from any thread.
     pub fn signal(&self) {
         let one = 1u64;
-        // SAFETY: eight readable bytes, as eventfd(2) demands.
-        let written = retry(|| unsafe { libc::write(self.0.event.as_raw_fd(), (&raw const one).cast(), 8) });
         // We own the eventfd and it is open. The write could only fail if the counter were full,
-        // and that takes 2^64 interrupts.
-        debug_assert!(written.is_ok(), "write to an irqfd: {written:?}");
+        // and that takes 2^64 interrupts; or for a reason that is over when it is tried again.
+        for _ in 0..3 {
+            // SAFETY: eight readable bytes, as eventfd(2) demands.
+            if retry(|| unsafe { libc::write(self.0.event.as_raw_fd(), (&raw const one).cast(), 8) }).is_ok()
+            {
+                return;
+            }
+        }
     }
 
     /// Sleeps until the next interrupt and resets the line. Returns how many interrupts were

@@ -44,7 +44,10 @@ pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 pub(crate) fn temp_path() -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    std::env::temp_dir().join(format!("devices-{}-{count}.sock", std::process::id()))
+    let path = std::env::temp_dir().join(format!("devices-{}-{count}.sock", std::process::id()));
+    // A former process of this number may have been killed.
+    let _ = std::fs::remove_file(&path);
+    path
 }
 
 /// A server that runs until it is dropped.

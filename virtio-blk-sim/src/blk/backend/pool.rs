@@ -14,6 +14,7 @@ use super::done::Done;
 use super::file_image::FileImage;
 use super::file_sync::PendingSync;
 use crate::blk::device::{FinishedRequest, Operation, PendingRequest};
+use crate::log;
 
 /// Threads per queue. One is started when a request finds all others busy.
 const MAX_THREADS: usize = 4;
@@ -68,7 +69,7 @@ impl PoolEngine {
     pub(super) fn submit(&self, request: PendingRequest) {
         let mut work = lock(&self.shared.work);
         work.queue.push_back(request);
-        if work.queue.len() > work.idle_threads && self.grow() {
+        if work.queue.len() > work.idle_threads && self.grow(&mut work) {
             return;
         }
         drop(work);
@@ -83,7 +84,7 @@ impl PoolEngine {
 
     /// Starts another thread if the limit allows. Failing to start a thread matters only if there
     /// is none yet: then the queued requests fail with an error.
-    fn grow(&self) -> bool {
+    fn grow(&self, work: &mut Work) -> bool {
         let mut threads = self.threads.borrow_mut();
         if threads.len() >= MAX_THREADS {
             return false;
@@ -92,8 +93,9 @@ impl PoolEngine {
         match std::thread::Builder::new().name("blk-pool".into()).spawn(move || shared.serve()) {
             Ok(thread) => threads.push(thread),
             Err(_) if !threads.is_empty() => return false,
-            Err(_) => {
-                let orphans = std::mem::take(&mut lock(&self.shared.work).queue);
+            Err(error) => {
+                log::limited(format_args!("no thread can be started for the image's I/O: {error}"));
+                let orphans = std::mem::take(&mut work.queue);
                 let failed = orphans.into_iter().map(|r| r.finish(Err(io::ErrorKind::OutOfMemory.into())));
                 lock(&self.shared.results).extend(failed);
                 self.shared.collect.schedule();
