@@ -106,8 +106,11 @@ struct Reading {
     stops: u64,
 }
 
-/// Steal time below this share of the CPUs' time is accounting noise.
-const STOLEN_SHARE: f64 = 0.01;
+/// A shared virtual machine loses a percent or two all the time, and medians bear that. A sample is
+/// disturbed if more than this share of the CPUs' time was taken away, and more than one tick, which
+/// is how fine the kernel counts.
+const STOLEN_SHARE: f64 = 0.1;
+const STOLEN_TICKS: u64 = 1;
 /// The length of a tick of /proc/stat: USER_HZ is 100 on every architecture of Linux but alpha.
 const TICK_NS: u64 = 10_000_000;
 /// The difference of two clocks that are read one after the other is not zero.
@@ -144,12 +147,13 @@ impl Reading {
 
     fn since(&self, before: &Self, cpus: usize) -> Vec<Cause> {
         let time_ns = self.at_ns.saturating_sub(before.at_ns).saturating_mul(cpus as u64);
-        let stolen_ns = self.stolen.saturating_sub(before.stolen).saturating_mul(TICK_NS);
+        let stolen = self.stolen.saturating_sub(before.stolen);
+        let stolen_ns = stolen.saturating_mul(TICK_NS);
         let mut causes = Vec::new();
         if self.throttled > before.throttled {
             causes.push(Cause::Throttled);
         }
-        if stolen_ns > 0 && stolen_ns as f64 > STOLEN_SHARE * time_ns as f64 {
+        if stolen > STOLEN_TICKS && stolen_ns as f64 > STOLEN_SHARE * time_ns as f64 {
             causes.push(Cause::Stolen);
         }
         if self.stops > before.stops {
@@ -205,9 +209,12 @@ mod tests {
         assert_eq!(causes(Reading { stops: 3, ..second }), [Cause::Stopped]);
         assert_eq!(causes(Reading { suspended_ns: 900_000, ..second }), []);
         assert_eq!(causes(Reading { suspended_ns: 5_000_000_000, ..second }), [Cause::Suspended]);
-        // Two ticks are one percent of a second of two CPUs.
-        assert_eq!(causes(Reading { stolen: 102, ..second }), []);
-        assert_eq!(causes(Reading { stolen: 103, ..second }), [Cause::Stolen]);
+        // Twenty ticks are a tenth of a second of two CPUs.
+        assert_eq!(causes(Reading { stolen: 120, ..second }), []);
+        assert_eq!(causes(Reading { stolen: 121, ..second }), [Cause::Stolen]);
+        let short = Reading { at_ns: 20_000_000, ..CALM };
+        assert_eq!(causes(Reading { stolen: 101, ..short }), [], "one tick");
+        assert_eq!(causes(Reading { stolen: 102, ..short }), [Cause::Stolen]);
         assert_eq!(causes(Reading { throttled: 9, stops: 3, ..second }), [Cause::Throttled, Cause::Stopped]);
         // A counter that was replaced (the process was moved to another cgroup) is no disturbance.
         assert_eq!(causes(Reading { throttled: 0, stolen: 0, stops: 0, ..second }), []);
