@@ -51,9 +51,9 @@ impl<S> Shared<S> {
             return;
         }
         self.gate.notify(|| {
-            // The eventfd is ours and lives as long as `self`, so an error of the write is over when
-            // it is tried again. If it is not, the next producer tries; the loop looks at its next
-            // turn, because `notified` is set.
+            // The eventfd is ours and lives as long as `self`, so an error of the write is over
+            // when it is tried again. If it is not, the next producer tries; the loop looks at its
+            // next turn, because `notified` is set.
             (0..WAKE_TRIES).any(|_| {
                 self.wakes.fetch_add(1, Ordering::Relaxed);
                 self.notifier.notify().is_ok()

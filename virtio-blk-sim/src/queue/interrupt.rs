@@ -39,8 +39,8 @@ impl Interrupt {
     pub fn signal(&self) -> bool {
         match self {
             Self::Irqfd(irqfd) => irqfd.signal(),
-            // The file was checked to be an eventfd when it was adopted. So an error is over when it
-            // is tried again, or the guest itself is the reason, and it is ignored.
+            // The file was checked to be an eventfd when it was adopted. So an error is over when
+            // it is tried again, or the guest itself is the reason, and it is ignored.
             Self::Call(call) => _ = (0..3).any(|_| call.notify().is_ok()),
             Self::Level(line) => line.signal(),
             Self::None => return false,

@@ -107,8 +107,8 @@ struct Reading {
 }
 
 /// A shared virtual machine loses a percent or two all the time, and medians bear that. A sample is
-/// disturbed if more than this share of the CPUs' time was taken away, and more than one tick, which
-/// is how fine the kernel counts.
+/// disturbed if more than this share of the CPUs' time was taken away, and more than one tick,
+/// which is how fine the kernel counts.
 const STOLEN_SHARE: f64 = 0.1;
 const STOLEN_TICKS: u64 = 1;
 /// The length of a tick of /proc/stat: USER_HZ is 100 on every architecture of Linux but alpha.
