@@ -130,6 +130,8 @@ class Server(Program):
         if server.has_ended():
             return self._ended(server, fault)
         pid = tracee_of(server.child.pid) if traced else server.child.pid
+        if pid is None:
+            return self._ended(server, fault)
         before = len(server.log().splitlines())
         failed = []
         # A fault that is over must not last: one of the loads after it has to succeed.
@@ -197,10 +199,13 @@ def ordinary(line: str) -> bool:
 ORDINARY: set[str] = set()
 
 
-def tracee_of(tracer: int) -> int:
-    """The process that strace started."""
-    children = Path(f"/proc/{tracer}/task/{tracer}/children").read_text().split()
-    return int(children[0])
+def tracee_of(tracer: int) -> int | None:
+    """The process that strace started. `None` if it has ended."""
+    try:
+        children = Path(f"/proc/{tracer}/task/{tracer}/children").read_text().split()
+    except OSError:  # strace has ended, too
+        return None
+    return int(children[0]) if children else None
 
 
 def programs(binaries: Path) -> list[Program]:
