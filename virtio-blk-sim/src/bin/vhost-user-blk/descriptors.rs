@@ -20,7 +20,8 @@ pub(crate) fn ensure(queues: u16) -> Result<(), String> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is ours.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
-        return Err(format!("getrlimit(2): {}", io::Error::last_os_error()));
+        let error = io::Error::last_os_error();
+        return Err(format!("cannot read the limit on file descriptors (RLIMIT_NOFILE): {error}"));
     }
     if limit.rlim_cur >= needed {
         return Ok(());
