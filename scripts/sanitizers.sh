@@ -104,7 +104,7 @@ race:core::ptr::drop_in_place<std::thread
 END
 fi
 export LSAN_OPTIONS="suppressions=$leaks print_suppressions=0"
-export ASAN_OPTIONS=detect_stack_use_after_return=1:detect_leaks=1:abort_on_error=0
+export ASAN_OPTIONS=detect_stack_use_after_return=1:detect_leaks=1:abort_on_error=0:allocator_may_return_null=1
 export TSAN_OPTIONS="suppressions=$suppressions history_size=7 second_deadlock_stack=1"
 
 failed=0
