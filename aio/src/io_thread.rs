@@ -54,8 +54,11 @@ impl Drop for RunsHooks {
     fn drop(&mut self) {
         let hooks = self.0.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         for hook in hooks.into_iter().flatten() {
-            // One that panics keeps no other from running. The thread may be unwinding already.
-            let _ = catch_unwind(AssertUnwindSafe(hook));
+            // One that panics keeps no other from running. The thread may be unwinding already, so
+            // the payload is not dropped: its `Drop` may panic, too.
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(hook)) {
+                std::mem::forget(payload);
+            }
         }
     }
 }
@@ -169,6 +172,7 @@ impl IoThread {
     }
 
     fn join(&mut self) -> Result<(), IoThreadError> {
+        let is_this_thread = self.is_this_thread();
         let Some(thread) = self.thread.take() else { return Ok(()) };
         if !self.process.is_current() {
             // The thread is the parent's.
@@ -176,7 +180,7 @@ impl IoThread {
             return Ok(());
         }
         self.handle.stop();
-        if thread.thread().id() == std::thread::current().id() {
+        if is_this_thread {
             // It ends after this turn, and nobody waits for it.
             return Ok(());
         }

@@ -77,9 +77,9 @@ impl EventNotifier {
     /// With [`adopt`](Self::adopt) it can: whoever holds the file may clear O_NONBLOCK and write
     /// 2^64 - 2, and then write(2) sleeps in [`notify`](Self::notify). So this notifier rings
     /// through a small io_uring of its own, whose completions signal the eventfd
-    /// (`eventfd_signal()` in the kernel, which never sleeps), and reads with RWF_NOWAIT. A ring
-    /// costs about 1.7 times as much as the write(2), and the notifier a descriptor more. A full
-    /// counter stays full.
+    /// (`eventfd_signal()` in the kernel, which never sleeps), and reads with RWF_NOWAIT. Each
+    /// `notify` is an io_uring_enter(2), which costs more than the write(2), and the notifier has
+    /// one descriptor more. A full counter stays full.
     ///
     /// # Errors
     /// As for [`adopt`](Self::adopt), and `Unsupported` if io_uring cannot be used here. The

@@ -4,7 +4,7 @@
 //! write(2) sleeps if the counter is full and O_NONBLOCK is off. Whoever else holds the file can
 //! arrange both at any time, also between a check and the write. `eventfd_signal()` ignores the
 //! flag, and leaves a full counter full. So each signal is a NOP on a small ring whose completions
-//! signal the eventfd: one io_uring_enter(2), about 1.7 times as expensive as the write(2).
+//! signal the eventfd: one io_uring_enter(2), which costs more than the write(2).
 #![expect(unsafe_code, reason = "pushes an SQE that points to nothing")]
 
 use super::process::{Process, forked};

@@ -7,6 +7,7 @@
 //! read is a multishot POLL_ADD, armed again only when the kernel ends it. Arming, cancelling and
 //! user operations are SQEs that are submitted by the wait's own io_uring_enter(2).
 
+mod backlog;
 mod reads;
 mod ring_monitor;
 

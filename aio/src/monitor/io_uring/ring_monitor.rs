@@ -5,6 +5,7 @@
               to is kept until completion"
 )]
 
+use super::backlog::Backlog;
 use super::reads::{COUNTER_GROUP, ReadDone, Reads};
 use crate::agenda::Agenda;
 use crate::completion::Completions;
@@ -16,7 +17,6 @@ use crate::sys::{TimeoutNs, monotonic_ns};
 use crate::token::{Kind, Token};
 use io_uring::{cqueue, opcode, squeue, types};
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 
@@ -37,7 +37,7 @@ pub(crate) struct UringMonitor<T> {
     /// Handlers to arm in the next wait.
     queued: RefCell<Vec<Token>>,
     /// SQEs that found the queue full.
-    backlog: RefCell<VecDeque<Waiting>>,
+    backlog: RefCell<Backlog>,
     /// `queued` or `backlog` may have something: the next wait has more to do than to enter.
     unfinished: Cell<bool>,
     /// READs of eventfds.
@@ -50,14 +50,6 @@ pub(crate) struct UringMonitor<T> {
     leaving: Cell<Option<Token>>,
     /// The shutdown has begun: nothing is armed any more.
     is_down: Cell<bool>,
-}
-
-/// An SQE that found the queue full.
-#[derive(Debug)]
-struct Waiting {
-    entry: squeue::Entry,
-    /// The next one must be in the same enter: they are linked.
-    is_followed: bool,
 }
 
 /// The SQE that cancels a poll, a read or an operation. Its own completion means nothing.
@@ -247,14 +239,10 @@ impl<T> UringMonitor<T> {
         // CQ overflowed), the rest waits for the next turn, which reaps first.
         stats.syscalls_enter.bump();
         let _ = ring.enter(Some(0));
-        let last = unit.len().saturating_sub(1);
-        let waiting = |(index, entry): (usize, &squeue::Entry)| Waiting {
-            entry: entry.clone(),
-            is_followed: index != last,
-        };
-        backlog.extend(unit.iter().enumerate().map(waiting));
+        // SAFETY: the caller's promise.
+        unsafe { backlog.add(unit) };
         self.unfinished.set(true);
-        Self::flush(&mut ring, &mut backlog);
+        backlog.flush(&mut ring);
     }
 
     /// Returns true if there is more than the ring has room for.
@@ -263,25 +251,12 @@ impl<T> UringMonitor<T> {
         if backlog.is_empty() {
             return false;
         }
-        Self::flush(ring, &mut backlog);
+        backlog.flush(ring);
         let more = !backlog.is_empty();
         if more {
             self.unfinished.set(true);
         }
         more
-    }
-
-    fn flush(ring: &mut Ring, backlog: &mut VecDeque<Waiting>) {
-        while let Some(last) = backlog.iter().position(|waiting| !waiting.is_followed)
-            && last < ring.room()
-        {
-            for Waiting { entry, .. } in backlog.drain(..=last) {
-                // SAFETY: whoever queued the entry promised that what it points to stays valid.
-                // There is room.
-                let pushed = unsafe { ring.push(&entry) };
-                debug_assert!(pushed.is_ok());
-            }
-        }
     }
 
     fn queue_arming(&self, token: Token, state: &RingState) {
