@@ -138,9 +138,18 @@ pub(crate) fn one_that_is_dropped_or_stopped_in_its_own_thread(setup: &Setup) {
         let handle = thread.handle().clone();
         let (sender, receiver) = mpsc::channel();
         thread.on_exit(move || sender.send(()).unwrap());
-        let end = move |_: &AioContext| if is_dropped { drop(thread) } else { thread.stop().unwrap() };
+        let (returns, returned) = mpsc::channel();
+        let end = move |_: &AioContext| {
+            if is_dropped {
+                drop(thread)
+            } else {
+                thread.stop().unwrap()
+            }
+            returns.send(()).unwrap();
+        };
         assert!(handle.schedule(end));
         receiver.recv().unwrap();
+        assert_eq!(returned.try_recv(), Ok(()), "the call panicked");
         assert!(!handle.is_alive());
     }
 }

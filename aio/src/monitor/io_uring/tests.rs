@@ -1,7 +1,8 @@
-//! A ring without a context: whatever drops it, the kernel is done first.
+//! A ring without a context.
 #![expect(unsafe_code, reason = "operations are submitted as in `context::operation`")]
 
 use super::UringMonitor;
+use super::backlog::Backlog;
 use super::ring_monitor::NoContext;
 use crate::stats::Counters;
 use crate::sys::uring::{Ring, RingSetup};
@@ -10,6 +11,7 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
+/// Whatever drops it, the kernel is done first.
 #[test]
 fn a_ring_that_is_dropped_without_a_shutdown_leaves_nothing_to_the_kernel() {
     for setup in [RingSetup::DeferTaskrun, RingSetup::CoopTaskrun, RingSetup::Plain] {
@@ -29,4 +31,23 @@ fn a_ring_that_is_dropped_without_a_shutdown_leaves_nothing_to_the_kernel() {
         let error = to.write_all(&[1]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe, "{setup:?}");
     }
+}
+
+/// The kernel must get linked entries with one enter, also if the queue has room for a part.
+#[test]
+fn a_unit_waits_until_the_queue_has_room_for_all_of_it() {
+    let Ok(mut ring) = Ring::new(4, RingSetup::Plain, false) else { return println!("skipped: no io_uring") };
+    let nops = || vec![opcode::Nop::new().build(); 3];
+    let mut backlog = Backlog::default();
+    // SAFETY: they point to nothing.
+    unsafe {
+        backlog.add(&nops()[..2]);
+        backlog.add(&nops());
+        backlog.add(&nops()[..1]);
+    }
+    backlog.flush(&mut ring);
+    assert_eq!((ring.room(), backlog.is_empty()), (2, false), "the first unit, and nothing of the second");
+    ring.enter(Some(0)).unwrap();
+    backlog.flush(&mut ring);
+    assert_eq!((ring.room(), backlog.is_empty()), (0, true), "the second and the third");
 }
