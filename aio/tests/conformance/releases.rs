@@ -9,7 +9,8 @@ use aio::{AioContext, Interest, Registration};
 use std::io::{self, ErrorKind, Read};
 use std::net::TcpListener;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::rc::Rc;
 
 const INTERESTS: [Interest; 3] = [Interest::NONE, Interest::READABLE, Interest::WRITABLE];
@@ -89,14 +90,30 @@ pub(crate) fn the_peers_of_many_removed_handlers_see_the_close(setup: &Setup) {
     }
 }
 
+/// Watches a listener and drops it, then binds its address again, several times.
+fn bind_again<L: AsFd>(ctx: &AioContext, mut listener: L, bind: impl Fn() -> io::Result<L>) {
+    for _ in 0..5 {
+        drop(watch(ctx, &listener, Interest::READABLE));
+        drop(listener);
+        listener = bind().unwrap();
+    }
+}
+
 pub(crate) fn the_address_of_a_removed_listener_can_be_bound(setup: &Setup) {
     let ctx = setup.context();
-    let mut listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    for _ in 0..5 {
-        drop(watch(&ctx, &listener, Interest::READABLE));
-        drop(listener);
-        listener = TcpListener::bind(address).unwrap();
+    // An abstract address is free when the last reference to the socket is gone.
+    let name = format!("aio-releases-{}-{:?}", std::process::id(), std::thread::current().id());
+    let address = SocketAddr::from_abstract_name(name).unwrap();
+    bind_again(&ctx, UnixListener::bind_addr(&address).unwrap(), || UnixListener::bind_addr(&address));
+    match TcpListener::bind("127.0.0.1:0") {
+        Err(e) if e.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            println!("skipped: a TCP listener, this kernel has no AF_INET");
+        }
+        listener => {
+            let listener = listener.unwrap();
+            let address = listener.local_addr().unwrap();
+            bind_again(&ctx, listener, || TcpListener::bind(address));
+        }
     }
 }
 
