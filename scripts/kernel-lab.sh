@@ -347,7 +347,7 @@ export perl_power_off
 
 # test_binary NAME: builds that test of aio and stores its path in $lab/test-NAME.
 test_binary() {
-  cd "$repository" && cargo test -q --locked -p aio --test "$1" --no-run --message-format=json >"$lab/cargo.json" &&
+  cd "$repository" && cargo test -q --locked -p aio-context --test "$1" --no-run --message-format=json >"$lab/cargo.json" &&
     sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' "$lab/cargo.json" | tail -n 1 >"$lab/test-$1"
 }
 export repository

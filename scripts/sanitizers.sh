@@ -130,9 +130,10 @@ for sanitizer in "${sanitizers[@]}"; do
       # aio's kernel table has a harness of its own, and reports what the kernel does.
       [[ " ${skip_targets[*]} kernel " == *" $name "* ]] || targets+=(--test "$name")
     done
-    "${cargo[@]}" -p "$package" "${targets[@]}" --no-run
+    name=$(sed -n 's/^name = "\(.*\)"/\1/p' "$package/Cargo.toml" | head -n 1)
+    "${cargo[@]}" -p "$name" "${targets[@]}" --no-run
     code=0
-    timeout "$seconds" "${cargo[@]}" -p "$package" "${targets[@]}" -- "${skips[@]}" --test-threads 2 \
+    timeout "$seconds" "${cargo[@]}" -p "$name" "${targets[@]}" -- "${skips[@]}" --test-threads 2 \
       >"$log" 2>&1 || code=$?
     grep -aE '^test result|Running ' "$log" || true
     found=$(grep -acE '^(WARNING: ThreadSanitizer|==[0-9]+==ERROR: )' "$log" || true)

@@ -3,7 +3,7 @@
 //! error, and expects that nothing is lost or that the program says what failed.
 //!
 //! ```text
-//! cargo run --release -p aio --example loop_under_faults -- MONITOR RESET ROUNDS [PART]
+//! cargo run --release -p aio-context --example loop_under_faults -- MONITOR RESET ROUNDS [PART]
 //!
 //!   MONITOR   auto, poll, epoll, io_uring
 //!   RESET     classic, autoreset

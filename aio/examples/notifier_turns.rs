@@ -2,7 +2,7 @@
 //! times on one thread, and prints the loop's counters.
 //!
 //! ```text
-//! cargo run --release -p aio --example notifier_turns -- MONITOR RESET TURNS [REGISTERED]
+//! cargo run --release -p aio-context --example notifier_turns -- MONITOR RESET TURNS [REGISTERED]
 //!
 //!   MONITOR     auto, poll, epoll, io_uring
 //!   RESET       classic, autoreset, or one method: read, edge, ring-read, ring-read-multishot,

@@ -73,7 +73,7 @@ def can_trace() -> bool:
 
 def build() -> None:
     """Builds the programs."""
-    for what in (["-p", "aio", "--example", "loop_under_faults"], ["-p", "bench"],
+    for what in (["-p", "aio-context", "--example", "loop_under_faults"], ["-p", "bench"],
                  ["-p", "virtio-blk-sim", "--bin", "vhost-user-blk"]):
         subprocess.run(["cargo", "build", "--release", "--locked", "--quiet", *what], cwd=TOP, check=True)
 

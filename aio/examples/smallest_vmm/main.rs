@@ -2,7 +2,7 @@
 //! and /dev/kvm.
 //!
 //! ```text
-//! cargo run -p aio --example smallest_vmm [QUESTIONS]
+//! cargo run -p aio-context --example smallest_vmm [QUESTIONS]
 //!
 //!   vCPU thread: ioctl KVM_RUN                              main thread: the event loop
 //!   guest   mov [question], ..                                      │ asleep

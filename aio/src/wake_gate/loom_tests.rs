@@ -1,7 +1,7 @@
 //! Loom models of the wake-up handshake. Run them, and those of the bottom-half list, with
 //!
 //! ```text
-//! RUSTFLAGS="--cfg loom" cargo test -p aio --release --lib loom
+//! RUSTFLAGS="--cfg loom" cargo test -p aio-context --release --lib loom
 //! ```
 //!
 //! Each model is a home thread that turns as `AioContext::poll` does, and producers that publish

@@ -17,7 +17,7 @@ fn example(name: &str) -> Option<PathBuf> {
     let path = test.parent()?.parent()?.join("examples").join(name);
     if !path.exists() {
         println!(
-            "skipped: no {}; `cargo build -p aio --example {name}` makes it, as does a full `cargo test`",
+            "skipped: no {}; `cargo build -p aio-context --example {name}` makes it, as does a full `cargo test`",
             path.display()
         );
         return None;

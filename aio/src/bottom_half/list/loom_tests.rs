@@ -1,7 +1,7 @@
 //! Loom models of the bottom-half list. Run with
 //!
 //! ```text
-//! RUSTFLAGS="--cfg loom" cargo test -p aio --release --lib loom
+//! RUSTFLAGS="--cfg loom" cargo test -p aio-context --release --lib loom
 //! ```
 //!
 //! Loom tracks the references to each node, and fails a model in which one is leaked or freed

@@ -2,7 +2,7 @@
 //! lost.
 //!
 //! ```text
-//! RUSTFLAGS="--cfg loom" cargo test -p aio --release --lib loom
+//! RUSTFLAGS="--cfg loom" cargo test -p aio-context --release --lib loom
 //! ```
 //!
 //! A lost wake-up leaves a thread sleeping forever, which loom reports as a deadlock. The models
