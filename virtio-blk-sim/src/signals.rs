@@ -1,12 +1,16 @@
 //! Signals as events of the loop: signalfd(2).
 #![expect(unsafe_code, reason = "signal masks and signalfd(2)")]
 
-use std::io;
+use std::cell::Cell;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 use std::{mem, ptr};
 
 use aio::{AioContext, Interest, Registration};
+
+/// How many signals one turn of the loop reads.
+const MOST_AT_ONCE: usize = 64;
 
 /// Signals of this process that are read by its loop instead of interrupting a thread.
 #[derive(Debug)]
@@ -49,38 +53,57 @@ impl Signals {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Calls `act` with the number of each signal, from the loop.
+    /// Calls `act` with the number of each signal, from the loop. If the signals cannot be read,
+    /// `act` gets the error, once. A program should then end, because it would not notice the
+    /// signals that are sent to it. The loop does not sleep from there on.
     ///
     /// # Errors
     /// What registering the descriptor returns.
     pub fn watch(
         self,
         context: &AioContext,
-        act: impl Fn(libc::c_int) + 'static,
+        act: impl Fn(io::Result<libc::c_int>) + 'static,
     ) -> io::Result<Registration> {
         let this = Rc::new(self);
-        let source = Rc::clone(&this);
+        let (source, failed) = (Rc::clone(&this), Cell::new(false));
         Ok(context.add_borrowed_fd(&*this, Interest::READABLE, move |_, _| {
-            while let Some(signal) = source.next() {
-                act(signal);
+            // A signal that arrives meanwhile makes the descriptor readable again.
+            for _ in 0..MOST_AT_ONCE {
+                match source.next() {
+                    Ok(signal) => act(Ok(signal)),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => {
+                        if !failed.replace(true) {
+                            act(Err(error));
+                        }
+                        return;
+                    }
+                }
             }
         })?)
     }
 
-    fn next(&self) -> Option<libc::c_int> {
+    fn next(&self) -> io::Result<libc::c_int> {
         // SAFETY: all-zero is a valid value of this structure of integers.
         let mut info: libc::signalfd_siginfo = unsafe { mem::zeroed() };
         let size = mem::size_of_val(&info);
         // SAFETY: `info` is ours and has `size` bytes.
         let read = unsafe { libc::read(self.0.as_raw_fd(), (&raw mut info).cast(), size) };
-        // Signal numbers fit in an int.
-        (read == size as isize).then_some(info.ssi_signo as libc::c_int)
+        match usize::try_from(read) {
+            // Signal numbers fit in an int.
+            Ok(read) if read == size => Ok(info.ssi_signo as libc::c_int),
+            Ok(_) => Err(io::Error::other("a signalfd gave a part of a signal")),
+            Err(_) => Err(io::Error::last_os_error()),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
 
     use super::*;
 
@@ -90,13 +113,34 @@ mod tests {
         let context = AioContext::new().unwrap();
         let seen = Rc::new(RefCell::new(Vec::new()));
         let record = Rc::clone(&seen);
-        let _registration = signals.watch(&context, move |signal| record.borrow_mut().push(signal)).unwrap();
+        let _registration = signals.watch(&context, move |signal| record.borrow_mut().push(signal.unwrap())).unwrap();
         for signal in [libc::SIGWINCH, libc::SIGUSR2] {
             // SAFETY: sends a signal that this thread blocks to this thread.
             assert_eq!(unsafe { libc::raise(signal) }, 0);
             context.poll(true).unwrap();
         }
         assert_eq!(*seen.borrow(), [libc::SIGWINCH, libc::SIGUSR2]);
+    }
+
+    #[test]
+    fn signals_that_cannot_be_read_are_reported_once() {
+        // A socket stands for the signalfd: its peer closes with data unread, so read(2) fails with
+        // ECONNRESET, and then finds the end.
+        let (mut ours, peer) = UnixStream::pair().unwrap();
+        ours.write_all(b"unread").unwrap();
+        drop(peer);
+        ours.set_nonblocking(true).unwrap();
+        let context = AioContext::new().unwrap();
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        let record = Rc::clone(&seen);
+        let signals = Signals(ours.into());
+        let _registration = signals.watch(&context, move |signal| record.borrow_mut().push(signal)).unwrap();
+        for _ in 0..3 {
+            context.poll(true).unwrap();
+        }
+        let seen = seen.borrow();
+        let [Err(error)] = &seen[..] else { panic!("{seen:?}") };
+        assert_eq!(error.raw_os_error(), Some(libc::ECONNRESET));
     }
 
     #[test]

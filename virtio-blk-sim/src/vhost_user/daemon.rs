@@ -65,8 +65,12 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Daemon<D> {
         let stop = Rc::new(Cell::new(false));
         let (flag, server) = (Rc::clone(&stop), Rc::clone(&listening));
         let _registration = signals.watch(&context, move |signal| match signal {
-            libc::SIGTERM | libc::SIGINT => flag.set(true),
-            other => act(&server, other),
+            Ok(libc::SIGTERM | libc::SIGINT) => flag.set(true),
+            Ok(other) => act(&server, other),
+            Err(error) => {
+                crate::log::line(format_args!("cannot read signals, so this server ends: {error}"));
+                flag.set(true);
+            }
         })?;
         while !stop.get() {
             context.poll(true)?;

@@ -114,12 +114,16 @@ fn run(options: &Options) -> Result<(), Failure> {
     let stop = Rc::new(Cell::new(false));
     let (flag, of_signals) = (Rc::clone(&stop), Rc::clone(&server));
     let _signals = signals.watch(&context, move |signal| match signal {
-        Signal::Stop => flag.set(true),
-        Signal::Report => {
+        Ok(Signal::Stop) => flag.set(true),
+        Ok(Signal::Report) => {
             report(&of_signals, None);
             log::left_out();
         }
-        Signal::Resize => resize(&of_signals, image.as_deref()),
+        Ok(Signal::Resize) => resize(&of_signals, image.as_deref()),
+        Err(error) => {
+            say!("cannot read signals, so this server ends: {error}");
+            flag.set(true);
+        }
     })?;
     let _statistics = options.stats.map(|interval| start_statistics(&context, Rc::clone(&server), interval));
 

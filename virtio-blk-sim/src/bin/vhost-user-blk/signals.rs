@@ -28,18 +28,19 @@ impl Signals {
         virtio_blk_sim::signals::Signals::block(&signals).map(Self)
     }
 
-    /// Calls `act` from the loop for each signal.
+    /// Calls `act` from the loop for each signal. If they cannot be read, `act` gets the error,
+    /// once.
     pub(crate) fn watch(
         self,
         context: &AioContext,
-        act: impl Fn(Signal) + 'static,
+        act: impl Fn(io::Result<Signal>) + 'static,
     ) -> io::Result<Registration> {
         self.0.watch(context, move |signal| {
-            act(match signal {
+            act(signal.map(|signal| match signal {
                 libc::SIGUSR1 => Signal::Report,
                 libc::SIGHUP => Signal::Resize,
                 _ => Signal::Stop,
-            });
+            }));
         })
     }
 }
