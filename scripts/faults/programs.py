@@ -125,7 +125,7 @@ class Server(Program):
             socket.unlink(missing_ok=True)
 
     def _judge(self, server: Process, directory: Path, fault: Fault, traced: bool) -> Verdict:
-        if not wait_until(lambda: server.has_ended() or self.LISTENING in server.log()):
+        if not wait_until(lambda: server.has_ended() or self._listens(server, directory / "disk.sock")):
             return BAD, f"hang: it neither listens nor ends; its log: {server.log()[-300:]}"
         if server.has_ended():
             return self._ended(server, fault)
@@ -174,6 +174,13 @@ class Server(Program):
         if ended.code != 0 or crash(ended):
             return self._ended(server, fault)
         return (REPORTED, said[0]) if failed else (RECOVERED, "")
+
+    def _listens(self, server: Process, socket: Path) -> bool:
+        """Whether the server says so, or has had a socket for a second: it may be the line that is lost."""
+        try:
+            return self.LISTENING in server.log() or time.time() - socket.stat().st_mtime > 1
+        except FileNotFoundError:
+            return False
 
     @staticmethod
     def _ended(server: Process, fault: Fault) -> Verdict:

@@ -113,7 +113,8 @@ mod tests {
         let context = AioContext::new().unwrap();
         let seen = Rc::new(RefCell::new(Vec::new()));
         let record = Rc::clone(&seen);
-        let _registration = signals.watch(&context, move |signal| record.borrow_mut().push(signal.unwrap())).unwrap();
+        let _registration =
+            signals.watch(&context, move |signal| record.borrow_mut().push(signal.unwrap())).unwrap();
         for signal in [libc::SIGWINCH, libc::SIGUSR2] {
             // SAFETY: sends a signal that this thread blocks to this thread.
             assert_eq!(unsafe { libc::raise(signal) }, 0);

@@ -6,6 +6,7 @@
 )]
 
 use super::check;
+use super::ppoll::is_writable;
 use super::signal::Signal;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -89,7 +90,8 @@ impl EventFd {
     }
 
     /// Adds one to the counter. Never blocks: a full counter is drained first. One write(2), three
-    /// system calls if the counter was full; or one io_uring_enter(2) for a peer's file.
+    /// system calls if the counter was full; or one io_uring_enter(2) for a peer's file, see
+    /// `ring_without_signal` if that is refused.
     ///
     /// # Errors
     /// What write(2) returns for a descriptor that is no longer an eventfd, or as for
@@ -97,12 +99,24 @@ impl EventFd {
     #[inline]
     pub(crate) fn ring(&self) -> io::Result<()> {
         if let Some(signal) = &self.signal {
-            return signal.send();
+            return signal.send().or_else(|error| self.ring_without_signal(error));
         }
         let one = 1u64;
         // SAFETY: eight readable bytes, as eventfd(2) requires.
         let written = unsafe { libc::syscall(libc::SYS_write, self.as_raw_fd(), &raw const one, 8usize) };
         if written < 0 { self.ring_again(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// `ring` for a peer's file after io_uring_enter(2) was refused, as by a seccomp filter that
+    /// was set up later. Writes if poll(2) finds room. If there is none, the file is readable
+    /// already. A peer that fills the counter in between, with O_NONBLOCK off, can block this.
+    #[cold]
+    fn ring_without_signal(&self, error: io::Error) -> io::Result<()> {
+        match error.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => {}
+            _ => return Err(error),
+        }
+        if is_writable(self.as_raw_fd())? { self.write(1) } else { Ok(()) }
     }
 
     /// The slow path of `ring`, after an error.

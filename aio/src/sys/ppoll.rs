@@ -19,7 +19,16 @@ pub(crate) fn ppoll(fds: &mut [libc::pollfd], timeout: TimeoutNs) -> io::Result<
 
 /// Polls one descriptor once, without sleeping.
 pub(crate) fn is_readable(fd: RawFd) -> io::Result<bool> {
-    let mut fds = [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }];
+    is_ready(fd, libc::POLLIN)
+}
+
+/// The same for room to write.
+pub(crate) fn is_writable(fd: RawFd) -> io::Result<bool> {
+    is_ready(fd, libc::POLLOUT)
+}
+
+fn is_ready(fd: RawFd, events: libc::c_short) -> io::Result<bool> {
+    let mut fds = [libc::pollfd { fd, events, revents: 0 }];
     ppoll(&mut fds, Some(0))?;
-    Ok(fds[0].revents & libc::POLLIN != 0)
+    Ok(fds[0].revents & events != 0)
 }

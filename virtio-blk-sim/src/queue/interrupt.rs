@@ -40,8 +40,12 @@ impl Interrupt {
         match self {
             Self::Irqfd(irqfd) => irqfd.signal(),
             // The file was checked to be an eventfd when it was adopted. So an error is over when
-            // it is tried again, or the guest itself is the reason, and it is ignored.
-            Self::Call(call) => _ = (0..3).any(|_| call.notify().is_ok()),
+            // it is tried again, or there is nothing to be done about it here.
+            Self::Call(call) => {
+                if let Err(error) = call.notify().or_else(|_| call.notify()).or_else(|_| call.notify()) {
+                    log::limited(format_args!("a guest cannot be interrupted: {error}"));
+                }
+            }
             Self::Level(line) => line.signal(),
             Self::None => return false,
         }

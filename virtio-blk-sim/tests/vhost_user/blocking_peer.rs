@@ -3,13 +3,15 @@
 #![expect(unsafe_code, reason = "fcntl(2) and write(2) on eventfds of the test")]
 
 use std::os::fd::{AsFd, AsRawFd};
+use std::process::Stdio;
 
 use virtio_blk_sim::guest::BlkDriver;
 
 use super::client::Client;
-use super::server::{Setup, TestServer};
+use super::process::{Process, injecting};
+use super::server::{Setup, TempPath, TestServer};
 use super::transfer::monitors;
-use super::{Watchdog, default_options, driver};
+use super::{Watchdog, default_options, driver, exercise};
 use aio::{AioContext, Reset};
 
 /// Clears O_NONBLOCK, and fills the counter.
@@ -55,6 +57,25 @@ fn a_frontend_that_fills_its_eventfds_blocks_nobody() {
             drop(driver);
             drop(client);
             server.wait_disconnected();
+        }
+    }
+}
+
+/// As a seccomp filter does that is set up later than the server.
+#[test]
+fn interrupts_arrive_if_io_uring_enter_is_refused() {
+    let _watchdog = Watchdog::new("interrupts_arrive_if_io_uring_enter_is_refused");
+    for monitor in ["epoll", "poll"] {
+        for error in ["EPERM", "ENOSYS"] {
+            let (socket, image) = (TempPath::new("sock"), TempPath::image());
+            let Some(mut command) = injecting(&format!("io_uring_enter:error={error}")) else { return };
+            command.arg("--socket").arg(socket.as_ref()).arg("--image").arg(image.as_ref());
+            let mut server = Process::run(command.args(["--monitor", monitor]), &socket, Stdio::piped());
+            server.wait_for_line("listening on");
+            let mut client = Client::connect(&socket, default_options()).unwrap();
+            exercise(&mut driver(&mut client, 0), 100);
+            server.signal(libc::SIGTERM);
+            assert_eq!(server.wait().code(), Some(0));
         }
     }
 }
