@@ -18,7 +18,7 @@ def run(architecture, readme="", others=()):
         (root / "Cargo.toml").write_text('[workspace]\nmembers = ["one", "two"]\n')
         (root / "README.md").write_text(readme)
         for name, text in others:
-            (root / name).parent.mkdir(exist_ok=True)
+            (root / name).parent.mkdir(exist_ok=True, parents=True)
             (root / name).write_text(text)
         if architecture is not None:
             (root / "ARCHITECTURE.md").write_text(architecture)
@@ -30,6 +30,13 @@ def run(architecture, readme="", others=()):
 
 
 class Docs(unittest.TestCase):
+    def test_an_alias_names_the_package_of_a_folder(self):
+        manifest = ("one/Cargo.toml", '[package]\nname = "one-loop"\n')
+        for package, wrong in (("one-loop", []), ("other", ["other has no test called d"])):
+            config = (".cargo/config.toml", f'[alias]\nx = "test -p {package} --test d"\n')
+            lines = run("x", others=[manifest, ("one/tests/d.rs", ""), config])
+            self.assertEqual(len(lines), len(wrong), lines)
+
     def test_paths_that_exist_pass(self):
         self.assertEqual(run("""`one/src/a/b.rs`, `scripts/e.sh --quick`, `two/tests/`, `/dev/kvm`
 ## one: the first crate

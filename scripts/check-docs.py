@@ -107,13 +107,21 @@ def missing_scripts(root, page):
                 yield number, f"there is no {name}"
 
 
+def package(root, member):
+    """The name of a member's package; the folder's, if it has no manifest."""
+    manifest = root / member / "Cargo.toml"
+    return tomllib.loads(manifest.read_text())["package"]["name"] if manifest.exists() else member
+
+
 def aliases(root, members):
     """What is wrong with the cargo aliases."""
     config, page = root / ".cargo/config.toml", root / "CONTRIBUTING.md"
     found = tomllib.loads(config.read_text()).get("alias", {}) if config.exists() else {}
+    folders = {package(root, member): member for member in members}
     for name, command in found.items():
         test = re.search(r"-p ([\w-]+) --test ([\w-]+)", command)
-        if test and not any((root / test[1] / "tests" / file).exists()
+        folder = test and folders.get(test[1], test[1])
+        if test and not any((root / folder / "tests" / file).exists()
                             for file in (f"{test[2]}.rs", f"{test[2]}/main.rs")):
             yield f".cargo/config.toml: cargo {name}: {test[1]} has no test called {test[2]}"
     for name in re.findall(r"`cargo ([\w-]+)", page.read_text()) if page.exists() else []:

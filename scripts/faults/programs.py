@@ -176,7 +176,7 @@ class Server(Program):
         return (REPORTED, said[0]) if failed else (RECOVERED, "")
 
     def _listens(self, server: Process, socket: Path) -> bool:
-        """Whether the server says so, or has had a socket for a second: it may be the line that is lost."""
+        """Whether it says so, or has had a socket for a second: the line may be what was lost."""
         try:
             return self.LISTENING in server.log() or time.time() - socket.stat().st_mtime > 1
         except FileNotFoundError:
