@@ -137,7 +137,7 @@ class Campaign:
             trace.unlink(missing_ok=True)
             tracer = ["strace", "-f", "--seccomp-bpf", "-o", str(trace), "-e", f"trace={cell.call}",
                       "-e", f"inject={cell.call}:{cell.fault}:when={when}"]
-            verdict, why = program.run(tracer, directory, Fault(cell.call, cell.persistent))
+            verdict, why = program.run(tracer, directory, Fault(cell.call, cell.persistent, cell.each_thread))
             if verdict == BAD or INJECTED.search(trace.read_text(errors="replace")):
                 return verdict, why
         return NOT_REACHED, ""

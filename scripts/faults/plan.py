@@ -53,6 +53,11 @@ class Cell:
         """Whether the fault lasts."""
         return self.when.endswith("+")
 
+    @property
+    def each_thread(self) -> bool:
+        """Whether it was planned for a thread other than the main one. strace counts by thread."""
+        return self.position.endswith("of thread")
+
 
 @dataclass
 class Counts:

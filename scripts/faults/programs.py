@@ -20,6 +20,8 @@ class Fault:
 
     call: str = ""
     persistent: bool = False
+    # It meets each thread of a pool once, also the threads of the next guest.
+    each_thread: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class Server(Program):
             return BAD, f"the guest saw \"{failed[0]}\", and the server's log has no reason: {log[-3:]}"
         if server.has_ended():
             return self._ended(server, fault)
-        if len(failed) == 3 and not fault.persistent:
+        if len(failed) == 3 and not (fault.persistent or fault.each_thread):
             return BAD, f"it serves no more: {failed[-1]}; its log: {log[-3:]}"
         if len(log) > 400:
             return BAD, f"{len(log)} lines of log; the last: {log[-1]}"

@@ -166,11 +166,12 @@ fn answer(finished: FinishedRequest) -> Answer<RequestSlot> {
 /// Writes a line about an error of the backend, which the guest sees only as an I/O error.
 #[cold]
 fn log_failure(finished: &FinishedRequest) {
-    // The other status is that of a request that the backend does not support, which is no fault.
-    let Some((operation, error)) = finished.failure().filter(|_| finished.status() == Some(Status::IoErr))
-    else {
+    let Some((operation, error)) = finished.failure() else { return };
+    // A file system that cannot punch holes is no fault.
+    let optional = matches!(operation, Operation::Discard(_) | Operation::WriteZeroes { .. });
+    if optional && finished.status() != Some(Status::IoErr) {
         return;
-    };
+    }
     let error: &dyn std::fmt::Display = match error.kind() {
         ErrorKind::UnexpectedEof => &"the image is shorter than the disk",
         _ => error,
