@@ -164,6 +164,7 @@ mod bottom_half;
 mod busy_poll;
 mod completion;
 mod context;
+mod executor;
 mod handler;
 mod io_thread;
 mod monitor;
@@ -173,6 +174,7 @@ mod reset;
 mod stats;
 mod sync;
 mod sys;
+mod task;
 mod timer;
 mod token;
 mod turn_queue;
@@ -181,8 +183,10 @@ mod wake_gate;
 pub use busy_poll::BusyPolling;
 pub use context::{
     AioContext, BottomHalf, BottomHalfHandle, BoundedRegistration, Builder, BusyPolled, Handle, HandlerId,
-    Link, NotifierRegistration, OperationId, Operations, Registration, Timer, WritableRegistration,
+    Link, LocalHandle, NotifierRegistration, OperationId, Operations, Registration, Timer,
+    WritableRegistration,
 };
+pub use executor::{AsyncFd, Doorbell, Elapsed, JoinHandle, ReadyGuard, Sleep};
 pub use io_thread::{IoThread, IoThreadError};
 pub use io_uring;
 pub use monitor::{Interest, MonitorInfo, MonitorKind, Readiness, RingInfo, RingSetup};
@@ -190,4 +194,5 @@ pub use notifier::{BoundedBuilder, BoundedMethod, BoundedNotifier, BoundedStats,
 pub use refused::Refused;
 pub use reset::{Method, Reset};
 pub use stats::Stats;
+pub use task::JoinError;
 pub use timer::{Clock, VirtualClock};

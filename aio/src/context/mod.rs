@@ -20,6 +20,7 @@
 //! | `timer.rs`, `bottom_half.rs` | timers, bottom halves |
 //! | `operation.rs`, `chain.rs` | operations of the ring |
 //! | `handle.rs` | what other threads hold of a context |
+//! | `task.rs` | what tasks hold of a context |
 
 mod action;
 mod bottom_half;
@@ -33,6 +34,7 @@ mod operation;
 mod panics;
 mod parts;
 mod shared;
+mod task;
 mod timer;
 mod turn;
 
@@ -43,5 +45,7 @@ pub use self::chain::Link;
 pub use self::descriptor::{BusyPolled, HandlerId, NotifierRegistration, Registration};
 pub use self::handle::Handle;
 pub use self::operation::{OperationId, Operations};
+pub use self::task::LocalHandle;
+pub(crate) use self::task::WeakContext;
 pub use self::timer::Timer;
 pub use self::turn::AioContext;

@@ -266,7 +266,7 @@ impl AioContext {
     /// already. No system call: rides on the next wait.
     pub fn cancel(&self, operation: OperationId) -> bool {
         let Some(ring) = self.parts.monitor.ring() else { return false };
-        let is_in_flight = ring.completions().is_in_flight(operation.0) && self.parts.process.is_current();
+        let is_in_flight = ring.completions().is_in_flight(operation.0) && self.parts.is_current();
         if is_in_flight {
             ring.cancel(operation.0, &self.parts.sources.stats);
         }

@@ -14,9 +14,11 @@ use crate::reset::{Method, Obstacle, Reset, resolve, watch_for};
 use crate::stats::Counters;
 use crate::sys::TimeoutNs;
 use crate::sys::process::{Process, forked};
+use crate::task::Tasks;
 use crate::timer::Timers;
 use crate::token::Token;
 use crate::wake_gate::Sleeper;
+use std::cell::{Cell, OnceCell};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
@@ -47,15 +49,19 @@ pub(super) trait Owner<C> {
 /// anything else is freed. (A context has done that already; see its `drop`.)
 pub(super) struct Parts<C> {
     pub(super) monitor: Monitor<Held<C>>,
-    agenda: Rc<Agenda>,
+    pub(super) agenda: Rc<Agenda>,
     pub(super) sources: Sources<C>,
     pub(super) info: MonitorInfo,
     pub(super) bottom_halves: Rc<BottomHalves<Callback<C>, Sent<C>, Deferred<C>>>,
     pub(super) timers: Rc<Timers<Callback<C>>>,
+    /// Made for the first task.
+    pub(super) tasks: OnceCell<Rc<Tasks>>,
     pub(super) shared: Arc<Shared<Sent<C>>>,
     sleeper: Sleeper,
-    /// The process that made the context. In a forked child it is inert.
-    pub(super) process: Process,
+    /// The process that made the context. In a forked child it is inert, and so is it everywhere
+    /// once the context was dropped.
+    process: Cell<Process>,
+    is_closed: Cell<bool>,
     /// How the loop's own notifier is reset, and why not in a better way.
     pub(super) own: (Method, Option<Obstacle>),
 }
@@ -77,9 +83,11 @@ impl<C: 'static> Parts<C> {
             info,
             bottom_halves: BottomHalves::new(&agenda),
             timers: Timers::new(&agenda),
+            tasks: OnceCell::new(),
+            is_closed: Cell::new(false),
             shared: Arc::new(Shared::new(notifier.clone())),
             sleeper: Sleeper::default(),
-            process: Process::current(),
+            process: Cell::new(Process::current()),
             own,
             agenda,
         };
@@ -127,15 +135,31 @@ impl<C: 'static> Parts<C> {
         self.sources.handlers.get(token).is_some()
     }
 
-    /// Refuses what would touch the parent's kernel objects in a forked child.
+    /// Refuses what would touch the parent's kernel objects in a forked child, and what would have
+    /// no effect because the context was dropped.
+    #[inline]
     pub(super) fn check_process(&self) -> io::Result<()> {
-        if self.process.is_current() { Ok(()) } else { Err(forked()) }
+        if self.is_current() { Ok(()) } else { Err(self.why_inert()) }
+    }
+
+    /// Returns false in a forked child, and once the context was dropped.
+    #[inline]
+    pub(super) fn is_current(&self) -> bool {
+        self.process.get().is_current()
+    }
+
+    #[cold]
+    fn why_inert(&self) -> io::Error {
+        match self.is_closed.get() {
+            true => io::Error::new(io::ErrorKind::NotConnected, "this event loop was dropped"),
+            false => forked(),
+        }
     }
 
     /// The last steps of a handler that left its slot: first the kernel, then hooks of the user.
     /// None of them in a forked child: the monitor and the doorbell are its parent's.
     fn retire(&self, handler: &Registered<C>, replaced: bool) {
-        if !self.process.is_current() {
+        if !self.is_current() {
             return;
         }
         self.monitor.remove(&handler.watched, replaced, &self.sources);
@@ -219,7 +243,7 @@ impl<C: 'static> Parts<C> {
     /// How long the next wait may sleep.
     #[inline(never)]
     pub(super) fn timeout(&self) -> TimeoutNs {
-        if self.sources.handlers.any_ready() || self.agenda.has(Item::Completions) {
+        if self.sources.handlers.any_ready() || self.agenda.has_either(Item::Completions, Item::Tasks) {
             return Some(0);
         }
         let cap = match self.bottom_halves.due(&self.shared.bottom_halves) {
@@ -238,12 +262,20 @@ impl<C: 'static> Parts<C> {
     /// still use the context. In a forked child only the `Drop`s run.
     pub(super) fn shut_down(&self) {
         let mut panics = Panics::default();
-        if self.process.is_current() {
+        if self.is_current() {
             self.monitor.shutdown(&self.sources);
+            // A task may hold on to the context, and use it while it is dropped.
+            self.is_closed.set(true);
+            self.process.set(Process::NONE);
             self.sources.retire_all(&mut panics);
         } else {
             self.monitor.abandon();
             panics.drop_each(self.sources.handlers.take_all());
+        }
+        if let Some(tasks) = self.tasks.get() {
+            let tasks = tasks.close();
+            tasks.iter().for_each(|task| panics.catch(|| task.cancel()));
+            panics.drop_each(tasks);
         }
         if let Some(ring) = self.monitor.ring() {
             panics.drop_each(ring.completions().take_all());
