@@ -61,7 +61,7 @@ pub(super) struct Parts<C> {
     /// The process that made the context. In a forked child it is inert, and so is it everywhere
     /// once the context was dropped.
     process: Cell<Process>,
-    is_closed: Cell<bool>,
+    pub(super) is_closed: Cell<bool>,
     /// How the loop's own notifier is reset, and why not in a better way.
     pub(super) own: (Method, Option<Obstacle>),
 }
@@ -301,6 +301,7 @@ impl<C> std::fmt::Debug for Parts<C> {
             .field("monitor", &self.info)
             .field("handlers", &self.sources.handlers)
             .field("timers", &self.timers)
+            .field("tasks", &self.tasks.get())
             .field("bottom_halves", &self.bottom_halves)
             .finish_non_exhaustive()
     }

@@ -102,7 +102,11 @@ impl AioContext {
                 Node::schedule(&node, &shared.bottom_halves);
                 shared.notify();
             };
-            Tasks::new(&parts.agenda, Box::new(wake_loop))
+            let tasks = Tasks::new(&parts.agenda, Box::new(wake_loop));
+            if parts.is_closed.get() {
+                tasks.close();
+            }
+            tasks
         })
     }
 }

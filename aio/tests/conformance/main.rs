@@ -30,6 +30,7 @@ mod shutdown;
 mod signals;
 #[path = "../support/mod.rs"]
 mod support;
+mod tasks;
 mod timers;
 
 use aio::Method::{KernelFlag, RingRead, RingReadMultishot};
@@ -279,6 +280,35 @@ suite! { $ everywhere
         a_refused_handler_leaves_no_trace,
         what_was_chosen_can_be_asked,
         a_panic_leaves_the_loop_working,
+    }
+    tasks {
+        a_spawned_future_runs_in_the_next_turn,
+        a_handle_is_awaited_by_another_task,
+        tasks_come_last_in_a_turn,
+        a_task_runs_in_the_turn_in_which_it_is_woken,
+        many_wakes_are_one_poll,
+        a_wake_in_the_home_thread_writes_nothing,
+        a_wake_from_another_thread_ends_the_sleep,
+        wakes_of_four_threads_are_all_followed_by_a_poll,
+        a_task_that_never_rests_does_not_keep_the_turn,
+        as_many_tasks_as_were_ready_are_polled_in_a_turn,
+        two_tasks_hand_over_without_growing_the_stack,
+        an_aborted_task_is_dropped_in_the_next_turn,
+        a_task_aborts_itself,
+        a_task_drops_its_own_handle,
+        a_panic_is_a_result_or_unwinds_out_of_poll,
+        a_panic_of_a_drop_is_reported_once,
+        a_dropped_context_drops_its_tasks,
+        panics_of_detached_tasks_go_on_when_the_context_is_dropped,
+        a_stale_waker_wakes_nobody,
+        a_task_that_turns_the_loop_is_not_entered_again,
+        block_on_returns_the_result,
+        block_on_is_woken_by_another_thread,
+        a_panic_in_block_on_leaves_the_loop_working,
+        yielding_lets_the_others_go_first,
+        a_local_handle_outlives_its_context,
+        a_task_drops_its_context,
+        slots_are_used_again,
     }
     bounded_turns {
         a_device_that_stays_ready_runs_once_in_a_turn,
