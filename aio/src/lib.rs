@@ -168,6 +168,7 @@ mod handler;
 mod io_thread;
 mod monitor;
 mod notifier;
+pub mod op;
 mod refused;
 mod reset;
 mod stats;

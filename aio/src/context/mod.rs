@@ -18,7 +18,8 @@
 //! | `descriptor.rs` | handlers of descriptors and notifiers, and their registrations |
 //! | `bounded.rs` | bounded notifiers on a loop |
 //! | `timer.rs`, `bottom_half.rs` | timers, bottom halves |
-//! | `operation.rs`, `chain.rs` | operations of the ring |
+//! | `start.rs` | operations of the ring that own what the kernel needs |
+//! | `operation.rs`, `chain.rs` | operations of the ring, with the SQE of a user |
 //! | `handle.rs` | what other threads hold of a context |
 
 mod action;
@@ -33,6 +34,7 @@ mod operation;
 mod panics;
 mod parts;
 mod shared;
+mod start;
 mod timer;
 mod turn;
 
