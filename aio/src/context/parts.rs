@@ -11,6 +11,7 @@ use crate::completion::Completed;
 use crate::handler::{Handler, Handlers};
 use crate::monitor::{Interest, Monitor, MonitorInfo, Target, Wanted, Watch, Watched};
 use crate::notifier::EventNotifier;
+use crate::op::RingId;
 use crate::reset::{Method, Obstacle, Reset, resolve, watch_for};
 use crate::stats::Counters;
 use crate::sys::TimeoutNs;
@@ -56,6 +57,8 @@ pub(super) struct Parts<C> {
     agenda: Rc<Agenda>,
     pub(super) sources: Sources<C>,
     pub(super) info: MonitorInfo,
+    /// What registered files, buffers and groups of the ring are checked against.
+    pub(super) ring_id: RingId,
     pub(super) bottom_halves: Rc<BottomHalves<Callback<C>, Sent<C>, Deferred<C>>>,
     pub(super) timers: Rc<Timers<Callback<C>>>,
     pub(super) shared: Arc<Shared<Sent<C>>>,
@@ -81,6 +84,7 @@ impl<C: 'static> Parts<C> {
                 stats: Counters::default(),
             },
             info,
+            ring_id: RingId::next(),
             bottom_halves: BottomHalves::new(&agenda),
             timers: Timers::new(&agenda),
             shared: Arc::new(Shared::new(notifier.clone())),

@@ -55,7 +55,7 @@ impl AioContext {
         };
         let started = Rc::new(Started { place: Place::default(), callback: Cell::new(Some(callback)) });
         // SAFETY: the place is new, and the ring keeps it until the completion.
-        let entry = unsafe { started.place.put(operation) };
+        let entry = unsafe { started.place.put(operation, self.parts.ring_id) };
         // SAFETY: what the entry points to is owned by the operation, in its place.
         Ok(OperationId(unsafe { ring.submit(entry, (started, 0), false, &self.parts.sources.stats) }))
     }

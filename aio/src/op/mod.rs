@@ -36,18 +36,38 @@
 //! 5.15; on an older kernel its result is EINVAL.
 #![expect(unsafe_code, reason = "the promise that what an entry points to stays where it is")]
 
+mod address;
 mod buffer;
+mod control;
 mod entry;
 mod file;
+mod message;
+mod path;
 mod place;
 mod read_write;
+mod socket;
+mod splice;
+mod status;
+mod storage;
+mod vectored;
+mod wait;
 
-pub use self::buffer::{StableBuffer, StableBufferMut};
+pub use self::address::SocketAddress;
+pub use self::buffer::{Part, RegisteredBuffer, StableBuffer, StableBufferMut};
+pub(crate) use self::entry::RingId;
+use self::entry::{Entry, Sealed};
 pub use self::file::RingFile;
+pub use self::message::{Received, RecvMessage, SendMessage};
+pub use self::path::{Close, Cwd, Directory, OpenAt, Statx};
 pub(crate) use self::place::Place;
 pub use self::read_write::{ReadAt, WriteAt};
+pub use self::socket::{Accept, Connect, Recv, Send};
+pub use self::splice::Splice;
+pub use self::status::FileStatus;
+pub use self::storage::{Fallocate, Fsync};
+pub use self::vectored::{Readv, Writev};
+pub use self::wait::{PollOnce, Timeout};
 
-use self::entry::{Entry, Sealed};
 use std::io;
 
 /// An operation of the ring that owns its files and buffers.
@@ -67,9 +87,9 @@ pub unsafe trait Operation: Sized + 'static {
     /// What the callback gets: usually the result, and what the operation owned.
     type Output: 'static;
 
-    /// The SQE. The operation is in its final place. Called once.
+    /// The SQE, for this ring. The operation is in its final place. Called once.
     #[doc(hidden)]
-    fn entry(&mut self, sealed: Sealed) -> Entry;
+    fn entry(&mut self, ring: RingId, sealed: Sealed) -> Entry;
 
     /// The output, from the result of the CQE or from the reason why there is none.
     #[doc(hidden)]

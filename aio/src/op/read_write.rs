@@ -2,8 +2,8 @@
 #![expect(unsafe_code, reason = "entries that point into the buffer that the operation owns")]
 
 use super::Operation;
-use super::buffer::{StableBuffer, StableBufferMut};
-use super::entry::{Entry, Sealed, bytes, length};
+use super::buffer::{StableBuffer, StableBufferMut, slot_of};
+use super::entry::{Entry, RingId, Sealed, bytes, length};
 use super::file::{RingFile, on};
 use io_uring::opcode;
 use std::io;
@@ -37,10 +37,13 @@ impl<F: RingFile, B: StableBufferMut> ReadAt<F, B> {
 unsafe impl<F: RingFile, B: StableBufferMut> Operation for ReadAt<F, B> {
     type Output = (io::Result<usize>, F, B);
 
-    fn entry(&mut self, _: Sealed) -> Entry {
-        let (len, offset, pointer) =
-            (length(self.buffer.byte_len()), self.offset, self.buffer.stable_mut_ptr());
-        Entry(on(&self.file, |fd| opcode::Read::new(fd, pointer, len).offset(offset).build()))
+    fn entry(&mut self, ring: RingId, _: Sealed) -> Entry {
+        let (slot, offset) = (slot_of(&self.buffer, ring), self.offset);
+        let (len, pointer) = (length(self.buffer.byte_len()), self.buffer.stable_mut_ptr());
+        Entry(on(&self.file, ring, |fd| match slot {
+            Some(slot) => opcode::ReadFixed::new(fd, pointer, len, slot).offset(offset).build(),
+            None => opcode::Read::new(fd, pointer, len).offset(offset).build(),
+        }))
     }
 
     fn complete(self, result: io::Result<u32>, _: Sealed) -> Self::Output {
@@ -76,9 +79,13 @@ impl<F: RingFile, B: StableBuffer> WriteAt<F, B> {
 unsafe impl<F: RingFile, B: StableBuffer> Operation for WriteAt<F, B> {
     type Output = (io::Result<usize>, F, B);
 
-    fn entry(&mut self, _: Sealed) -> Entry {
-        let (len, offset, pointer) = (length(self.buffer.byte_len()), self.offset, self.buffer.stable_ptr());
-        Entry(on(&self.file, |fd| opcode::Write::new(fd, pointer, len).offset(offset).build()))
+    fn entry(&mut self, ring: RingId, _: Sealed) -> Entry {
+        let (slot, offset) = (slot_of(&self.buffer, ring), self.offset);
+        let (len, pointer) = (length(self.buffer.byte_len()), self.buffer.stable_ptr());
+        Entry(on(&self.file, ring, |fd| match slot {
+            Some(slot) => opcode::WriteFixed::new(fd, pointer, len, slot).offset(offset).build(),
+            None => opcode::Write::new(fd, pointer, len).offset(offset).build(),
+        }))
     }
 
     fn complete(self, result: io::Result<u32>, _: Sealed) -> Self::Output {
