@@ -181,8 +181,9 @@ mod wake_gate;
 
 pub use busy_poll::BusyPolling;
 pub use context::{
-    AioContext, BottomHalf, BottomHalfHandle, BoundedRegistration, Builder, BusyPolled, Handle, HandlerId,
-    Link, NotifierRegistration, OperationId, Operations, Registration, Timer, WritableRegistration,
+    AioContext, BottomHalf, BottomHalfHandle, BoundedRegistration, Builder, BusyPolled, FixedBuffer,
+    FixedFile, Handle, HandlerId, Link, NotifierRegistration, OperationId, OperationPool, Operations,
+    Registration, Timer, WritableRegistration,
 };
 pub use io_thread::{IoThread, IoThreadError};
 pub use io_uring;

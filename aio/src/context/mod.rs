@@ -18,7 +18,8 @@
 //! | `descriptor.rs` | handlers of descriptors and notifiers, and their registrations |
 //! | `bounded.rs` | bounded notifiers on a loop |
 //! | `timer.rs`, `bottom_half.rs` | timers, bottom halves |
-//! | `start.rs` | operations of the ring that own what the kernel needs |
+//! | `start.rs`, `pool.rs` | operations of the ring that own what the kernel needs |
+//! | `registered.rs` | files, buffers and groups of buffers that are registered with the ring |
 //! | `operation.rs`, `chain.rs` | operations of the ring, with the SQE of a user |
 //! | `handle.rs` | what other threads hold of a context |
 
@@ -33,6 +34,8 @@ mod handle;
 mod operation;
 mod panics;
 mod parts;
+mod pool;
+mod registered;
 mod shared;
 mod start;
 mod timer;
@@ -45,5 +48,7 @@ pub use self::chain::Link;
 pub use self::descriptor::{BusyPolled, HandlerId, NotifierRegistration, Registration};
 pub use self::handle::Handle;
 pub use self::operation::{OperationId, Operations};
+pub use self::pool::OperationPool;
+pub use self::registered::{FixedBuffer, FixedFile};
 pub use self::timer::Timer;
 pub use self::turn::AioContext;

@@ -4,7 +4,9 @@
 use super::operation::{OperationId, ring_with_room};
 use super::parts::Owner;
 use super::turn::AioContext;
-use crate::op::{Operation, Place, ReadAt, RingFile, StableBuffer, StableBufferMut, WriteAt};
+use crate::op::{
+    MultishotOperation, Operation, Place, ReadAt, RingFile, Shot, StableBuffer, StableBufferMut, WriteAt,
+};
 use crate::refused::Refused;
 use io_uring::cqueue;
 use std::cell::Cell;
@@ -34,6 +36,30 @@ impl<O: Operation, F: FnOnce(&AioContext, O::Output)> Owner<AioContext> for Star
     }
 }
 
+/// An operation with many completions, and its callback.
+struct Shots<O, F> {
+    place: Place<O>,
+    callback: F,
+}
+
+impl<O: MultishotOperation, F: Fn(&AioContext, Shot<O>)> Owner<AioContext> for Shots<O, F> {
+    fn complete(&self, context: &AioContext, _key: usize, result: i32, flags: u32) {
+        if let Some(item) = self.place.item(result, flags) {
+            (self.callback)(context, Shot::Item(item));
+        }
+        if !cqueue::more(flags)
+            && let Some(operation) = self.place.take()
+        {
+            let error = (result < 0).then(|| io::Error::from_raw_os_error(result.wrapping_neg()));
+            (self.callback)(context, Shot::Ended { operation, error });
+        }
+    }
+
+    fn discard(&self, _key: usize, result: i32, flags: u32) {
+        drop(self.place.item(result, flags));
+    }
+}
+
 impl AioContext {
     /// Queues an operation. Its callback gets the output in a later turn, never inside this call.
     ///
@@ -58,6 +84,59 @@ impl AioContext {
         let entry = unsafe { started.place.put(operation, self.parts.ring_id) };
         // SAFETY: what the entry points to is owned by the operation, in its place.
         Ok(OperationId(unsafe { ring.submit(entry, (started, 0), false, &self.parts.sources.stats) }))
+    }
+
+    /// Queues an operation with many results. The callback gets each [item](Shot::Item), and the
+    /// operation when it [has ended](Shot::Ended), in later turns. To go on after an end, start the
+    /// operation again:
+    ///
+    /// ```
+    /// use aio::AioContext;
+    /// use aio::op::{AcceptMultishot, Shot};
+    /// # use std::{cell::Cell, io, net::{TcpListener, TcpStream}, rc::Rc};
+    ///
+    /// fn serve(ctx: &AioContext, accept: AcceptMultishot<TcpListener>, accepted: Rc<Cell<usize>>) -> io::Result<()> {
+    ///     ctx.start_multishot(accept, move |ctx, shot| match shot {
+    ///         Shot::Item(_connection) => accepted.set(accepted.get() + 1),
+    ///         Shot::Ended { operation, error: None } => {
+    ///             serve(ctx, operation, Rc::clone(&accepted)).expect("a ring");
+    ///         }
+    ///         Shot::Ended { error: Some(error), .. } => eprintln!("accept: {error}"),
+    ///     })?;
+    ///     Ok(())
+    /// }
+    /// # fn main() -> io::Result<()> {
+    /// # let ctx = AioContext::new()?;
+    /// # if ctx.monitor().kind != aio::MonitorKind::IoUring { return Ok(()); }
+    /// # let Ok(listener) = TcpListener::bind("127.0.0.1:0") else { return Ok(()) };
+    /// # let address = listener.local_addr()?;
+    /// # let accepted = Rc::new(Cell::new(0));
+    /// # serve(&ctx, AcceptMultishot::new(listener), Rc::clone(&accepted))?;
+    /// # let _peers = [TcpStream::connect(address)?, TcpStream::connect(address)?];
+    /// # while accepted.get() < 2 { ctx.poll(true)?; }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Otherwise as [`start`](Self::start). The callback may turn the loop, and may then be entered
+    /// again from there, for the next item; that is why it is `Fn`.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start); the operation comes back.
+    pub fn start_multishot<O: MultishotOperation>(
+        &self,
+        operation: O,
+        callback: impl Fn(&AioContext, Shot<O>) + 'static,
+    ) -> Result<OperationId, Refused<O>> {
+        let ring = match ring_with_room(&self.parts, 1) {
+            Ok(ring) => ring,
+            Err(error) => return Err(Refused { error, value: operation }),
+        };
+        let shots = Rc::new(Shots { place: Place::default(), callback });
+        // SAFETY: as in `start`, until the last completion.
+        let entry = unsafe { shots.place.put_multishot(operation, self.parts.ring_id) };
+        // SAFETY: as in `start`.
+        Ok(OperationId(unsafe { ring.submit(entry, (shots, 0), true, &self.parts.sources.stats) }))
     }
 
     /// Reads from `file` at `offset` into the whole of `buffer` (or to the end of the file). The

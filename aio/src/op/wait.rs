@@ -44,8 +44,8 @@ unsafe impl<F: RingFile> Operation for PollOnce<F> {
 
 /// Waits for a time, on CLOCK_MONOTONIC. The output is `Ok` when it is over.
 ///
-/// A [`Timer`](crate::Timer) costs less. This is an operation: it can be cancelled like one, and
-/// keeps a context that lingers from busy polling away.
+/// A [`Timer`](crate::Timer) costs less, and can be armed again. This is for code that handles a
+/// timeout like its other operations.
 pub struct Timeout {
     after: types::Timespec,
 }
@@ -53,7 +53,8 @@ pub struct Timeout {
 impl Timeout {
     /// An operation that ends after `after`. Seconds saturate at 2^63 - 1.
     pub fn new(after: Duration) -> Self {
-        Self { after: after.into() }
+        const MOST: Duration = Duration::from_secs(i64::MAX as u64);
+        Self { after: after.min(MOST).into() }
     }
 }
 
