@@ -169,6 +169,7 @@ mod handler;
 mod io_thread;
 mod monitor;
 mod notifier;
+pub mod op;
 mod refused;
 mod reset;
 mod stats;
@@ -182,11 +183,11 @@ mod wake_gate;
 
 pub use busy_poll::BusyPolling;
 pub use context::{
-    AioContext, BottomHalf, BottomHalfHandle, BoundedRegistration, Builder, BusyPolled, Handle, HandlerId,
-    Link, LocalHandle, NotifierRegistration, OperationId, Operations, Registration, Timer,
-    WritableRegistration,
+    AioContext, BottomHalf, BottomHalfHandle, BoundedRegistration, Builder, BusyPolled, FixedBuffer,
+    FixedFile, Handle, HandlerId, Link, LocalHandle, NotifierRegistration, OperationId, OperationPool,
+    Operations, Registration, Timer, WritableRegistration,
 };
-pub use executor::{AsyncFd, Doorbell, Elapsed, JoinHandle, ReadyGuard, Sleep};
+pub use executor::{AsyncFd, Doorbell, Elapsed, JoinHandle, Perform, ReadyGuard, Sleep};
 pub use io_thread::{IoThread, IoThreadError};
 pub use io_uring;
 pub use monitor::{Interest, MonitorInfo, MonitorKind, Readiness, RingInfo, RingSetup};

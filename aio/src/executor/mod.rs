@@ -10,11 +10,13 @@
 //! | `sleep.rs`, `timeout.rs` | time |
 //! | `doorbell.rs` | awaiting a notifier |
 //! | `async_fd.rs` | awaiting a descriptor |
+//! | `perform.rs` | awaiting an operation of the ring |
 //! | `yield_now.rs` | letting others go first |
 
 mod async_fd;
 mod block_on;
 mod doorbell;
+mod perform;
 mod sleep;
 mod spawn;
 mod timeout;
@@ -22,6 +24,7 @@ mod yield_now;
 
 pub use self::async_fd::{AsyncFd, ReadyGuard};
 pub use self::doorbell::Doorbell;
+pub use self::perform::Perform;
 pub use self::sleep::Sleep;
 pub use self::spawn::JoinHandle;
 pub use self::timeout::Elapsed;
