@@ -86,8 +86,9 @@ impl AioContext {
     {
         let (task, tasks) = (Spawned::new(future), self.tasks());
         let place = tasks.insert(Rc::clone(&task) as _).map(|ticket| (Rc::clone(tasks), ticket));
-        if place.is_none() {
-            task.cancel();
+        match &place {
+            Some((tasks, ticket)) => tasks.wake(*ticket),
+            None => task.cancel(),
         }
         JoinHandle { task, place }
     }

@@ -69,8 +69,8 @@ impl Tasks {
         Rc::new(Self { hub: std::sync::Arc::new(Hub::new(agenda, wake_loop)), table: RefCell::default() })
     }
 
-    /// Adds a task, which is ready to be polled. Returns false, and the caller cancels it, if the
-    /// context was dropped.
+    /// Adds a task, which is to be polled once it is woken. `None`, and the caller cancels it, if
+    /// the context was dropped.
     pub(crate) fn insert(&self, task: Rc<dyn Run>) -> Option<Ticket> {
         let mut table = self.table.borrow_mut();
         if table.closed {
@@ -81,14 +81,13 @@ impl Tasks {
             table.slots.push(Slot { node: None, waker: None, task: None, again: false });
         }
         let entry = table.slots.get_mut(slot)?;
-        let node = entry.node.get_or_insert_with(|| {
+        if entry.node.is_none() {
             let hub = std::sync::Arc::clone(&self.hub);
             let node = Arc::new(Node::new(Target { hub, slot, queued: AtomicBool::new(false) }));
             entry.waker = Some(waker(&node));
-            node
-        });
+            entry.node = Some(node);
+        }
         entry.task = Some(task);
-        self.hub.push(&node.value);
         Some(Ticket(slot))
     }
 

@@ -15,11 +15,13 @@ mod busy_poll;
 mod chains;
 mod errors;
 mod fd_reuse;
+mod futures;
 mod io_thread;
 mod levels;
 mod nesting;
 mod notifiers;
 mod operations;
+mod performed;
 mod polled;
 mod progress;
 mod releases;
@@ -310,6 +312,23 @@ suite! { $ everywhere
         a_task_drops_its_context,
         slots_are_used_again,
     }
+    futures {
+        sleeps_are_over_in_order_and_never_early,
+        a_sleep_follows_its_clock,
+        a_sleep_moves_to_another_task,
+        a_dropped_sleep_wakes_nobody,
+        a_timeout_limits_a_future,
+        a_doorbell_is_awaited,
+        no_ring_is_lost_between_awaits,
+        a_doorbell_rung_by_a_thread_is_heard_each_time,
+        a_descriptor_is_awaited,
+        both_directions_of_a_stream_are_awaited_at_once,
+        a_descriptor_that_nobody_awaits_is_silent,
+        a_dropped_wait_for_a_descriptor_loses_nothing,
+        two_wait_for_one_descriptor,
+        a_dropped_async_fd_leaves_nothing,
+        a_descriptor_that_cannot_be_awaited_comes_back,
+    }
     bounded_turns {
         a_device_that_stays_ready_runs_once_in_a_turn,
         two_devices_that_stay_ready_do_not_keep_the_turn,
@@ -365,6 +384,13 @@ suite! { $ on_a_ring
         captures_of_a_dropped_context_cannot_submit,
         after_the_context_nothing_is_taken,
     }
+    performed {
+        an_operation_is_awaited,
+        many_operations_are_awaited_at_once,
+        a_dropped_perform_cancels_its_operation,
+        a_timeout_cancels_an_operation,
+        a_dropped_context_ends_what_is_awaited,
+    }
     bounded_turns {
         an_operation_that_submits_the_next_does_not_keep_the_turn,
     }
@@ -373,6 +399,9 @@ suite! { $ on_a_ring
 suite! { $ without_a_ring
     operations {
         operations_are_refused_with_the_reason,
+    }
+    performed {
+        an_awaited_operation_is_refused_with_the_reason,
     }
 }
 
