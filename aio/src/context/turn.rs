@@ -8,6 +8,7 @@ use crate::monitor::{MonitorInfo, Wanted};
 use crate::reset::{Method, Reset};
 use crate::stats::Stats;
 use crate::sys::{TimeoutNs, monotonic_ns};
+use crate::task::Tasks;
 use crate::timer::VirtualClock;
 use std::fmt;
 use std::io;
@@ -255,22 +256,28 @@ impl AioContext {
         self.parts.has(Item::Tasks) && self.run_tasks() || expired
     }
 
-    /// Polls the tasks that are ready.
     #[inline(never)]
     fn run_tasks(&self) -> bool {
         let Some(tasks) = self.parts.tasks.get() else { return false };
-        let (mut left, mut progress) = (tasks.begin(), false);
+        let most = tasks.begin();
+        self.poll_tasks(tasks, most) < most
+    }
+
+    /// Polls the tasks that are ready, and those that become ready meanwhile. Returns how many
+    /// polls are left.
+    pub(super) fn poll_tasks(&self, tasks: &Tasks, most: usize) -> usize {
+        let mut left = most;
         while left > 0
             && let Some(task) = tasks.next()
         {
             self.parts.sources.stats.task_polls.bump();
-            (left, progress) = (left - 1, true);
+            left -= 1;
             let outcome = task.run();
-            if let Some(payload) = tasks.put_back(task, outcome) {
+            if let Some(payload) = tasks.polled(task, outcome) {
                 resume_unwind(payload);
             }
         }
-        progress
+        left
     }
 
     fn run_timers(&self) -> bool {
