@@ -23,8 +23,11 @@
 //!   can stop and step.
 //! * **Nested turns**: any callback may call [`AioContext::poll`] to wait for something.
 //!
-//! It is neither an async runtime nor a network library: it uses callbacks, one thread, and runs on
-//! Linux only. For futures use tokio or compio; for a portable readiness API use mio.
+//! * **Futures** ([`AioContext::spawn`], [`AioContext::block_on`]) on the same loop, beside the
+//!   callbacks: they await doorbells, descriptors, times, and operations of the ring.
+//!
+//! It is no network library: it uses one thread and runs on Linux only. For a portable readiness
+//! API use mio.
 //!
 //! # Example
 //!
@@ -74,12 +77,15 @@
 //!   wait       ppoll | epoll_wait | io_uring_enter: the one system call, which also
 //!              arms, cancels and submits
 //!   accept     notified = false
-//!   run        completions  ─►  bottom halves  ─►  handlers  ─►  timers
-//!   returns    true if a callback ran
+//!   run        completions  ─►  bottom halves  ─►  handlers  ─►  timers  ─►  tasks
+//!   returns    true if a callback ran or a task was polled
 //! ```
 //!
 //! A bottom half that a handler or a timer schedules runs in the next turn. A timer that its own
-//! callback arms in the past runs in the next turn. A nested turn also runs what its parent turns
+//! callback arms in the past runs in the next turn. Tasks come last, so one that a handler or a timer
+//! wakes runs in the same turn, without another system call. A turn polls the tasks that are ready
+//! then, 1024 at most; if they are fewer than 64, also those that become ready meanwhile, up to 64
+//! polls. The rest is left to the next turn, which does not sleep. A nested turn also runs what its parent turns
 //! have collected but not yet run; each item runs exactly once. The order among handlers is not
 //! specified. Bottom halves and closures that one thread schedules run in the order in which it
 //! scheduled them.
@@ -120,6 +126,7 @@
 //! |---|---|
 //! | home thread (made the context) | everything; `AioContext`, registrations, timers and bottom halves cannot leave it |
 //! | any, with a [`Handle`] | [`notify`](Handle::notify), [`schedule`](Handle::schedule) a closure, [`stop`](Handle::stop) |
+//! | any, with the `Waker` of a task | wake it |
 //! | any, with a [`BottomHalfHandle`] | [`schedule`](BottomHalfHandle::schedule), [`cancel`](BottomHalfHandle::cancel) |
 //! | any, another process, KVM | ring an [`EventNotifier`] |
 //! | any, another process | [`notify`](BoundedNotifier::notify) and [`take`](BoundedNotifier::take) of a [`BoundedNotifier`] |
@@ -143,7 +150,8 @@
 //! | add, remove a notifier | none | epoll_ctl | part of the next enter; an enter to remove a ring read |
 //! | a classic notifier that rang | read | read | read |
 //! | an autoreset notifier that rang | (read) | none | none |
-//! | timers, bottom halves | none | none | none |
+//! | timers, bottom halves, tasks | none | none | none |
+//! | an [`AsyncFd`] that is awaited | none | epoll_ctl, unless it was awaited in its last turn, too | part of the next enter |
 //! | an operation | – | – | part of the next enter |
 //! | a bounded notifier's count, [atomic](BoundedMethod::Atomic) | as its doorbell | as its doorbell | as its doorbell |
 //! | the same, by the kernel or by credit | read, (write) | read, (write) | read, (write) |
