@@ -182,10 +182,13 @@ mod wake_gate;
 pub use busy_poll::BusyPolling;
 pub use context::{
     AioContext, BottomHalf, BottomHalfHandle, BoundedRegistration, Builder, BusyPolled, FixedBuffer,
-    FixedFile, Handle, HandlerId, Link, NotifierRegistration, OperationId, OperationPool, Operations,
-    Registration, Timer, WritableRegistration,
+    FixedFile, Handle, HandlerId, NotifierRegistration, OperationId, OperationPool, Registration, Timer,
+    WritableRegistration,
 };
+#[cfg(feature = "raw-sqe")]
+pub use context::{Link, Operations};
 pub use io_thread::{IoThread, IoThreadError};
+#[cfg(feature = "raw-sqe")]
 pub use io_uring;
 pub use monitor::{Interest, MonitorInfo, MonitorKind, Readiness, RingInfo, RingSetup};
 pub use notifier::{BoundedBuilder, BoundedMethod, BoundedNotifier, BoundedStats, Counting, EventNotifier};
