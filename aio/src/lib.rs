@@ -16,8 +16,9 @@
 //! * **Adaptive busy polling** ([`BusyPolling`], [`BusyPolled`]): the loop polls the virtqueue for
 //!   some microseconds before it sleeps, with the guest's kicks switched off meanwhile. A request
 //!   found this way costs no system call.
-//! * **io_uring operations on the loop's own ring** ([`AioContext::submit`]), which are submitted
-//!   with its next wait and own their buffers until they complete.
+//! * **io_uring operations on the loop's own ring** ([`AioContext::start`] and [`op`]): files,
+//!   sockets, messages with descriptors. They are submitted with its next wait, and own their
+//!   buffers until they complete.
 //! * **Bottom halves** ([`BottomHalf`]), scheduled lock-free from any thread; **timers**
 //!   ([`Timer`]) with nanosecond deadlines, on real time or on a virtual clock that the emulator
 //!   can stop and step.
@@ -145,6 +146,7 @@
 //! | an autoreset notifier that rang | (read) | none | none |
 //! | timers, bottom halves | none | none | none |
 //! | an operation | – | – | part of the next enter |
+//! | register a file, a buffer or a group of buffers; unregister it | – | – | io_uring_register |
 //! | a bounded notifier's count, [atomic](BoundedMethod::Atomic) | as its doorbell | as its doorbell | as its doorbell |
 //! | the same, by the kernel or by credit | read, (write) | read, (write) | read, (write) |
 //!

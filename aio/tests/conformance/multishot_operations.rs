@@ -163,7 +163,7 @@ pub(crate) fn without_buffers_the_data_waits(setup: &Setup) {
     let group = ctx.buffer_group(2, 4).unwrap();
     let (mut here, there) = UnixStream::pair().unwrap();
     let mut recv = RecvMultishot::new(there, &group, 0);
-    here.write_all(b"onestwosred!blue").unwrap();
+    here.write_all(b"one.two.red.blue+").unwrap();
     let mut received = Vec::new();
     for round in 0..2 {
         let (shots, _) = start(&ctx, recv);
@@ -181,8 +181,10 @@ pub(crate) fn without_buffers_the_data_waits(setup: &Setup) {
             recv = operation;
         }
     }
-    assert_eq!((received.concat().as_slice(), group.lent()), (&b"onestwosred!blue"[..], 0));
+    assert_eq!((received.concat().as_slice(), group.lent()), (&b"one.two.red.blue"[..], 0));
     let (shots, id) = start(&ctx, recv);
+    turn_until(&ctx, || shots.items.borrow().len() == 1);
+    assert_eq!(&*shots.items.borrow_mut().remove(0), b"+");
     settle(&ctx);
     assert!(ctx.cancel(id));
     assert_eq!(shots.ended(&ctx).1, Some(libc::ECANCELED));
