@@ -203,7 +203,7 @@ pub(crate) fn a_pool_is_used_in_its_callback(setup: &Setup) {
                     pool.start(Timeout::new(Duration::ZERO), n + 1).map_err(|r| r.error).unwrap();
                 }
             });
-            if n % 10 == 0 {
+            if n.is_multiple_of(10) {
                 look(ctx);
             }
             last.bump();
