@@ -103,10 +103,11 @@ impl AioContext {
 
     /// One turn: waits for events (if `blocking`, and nothing is due) and runs what they call for.
     ///
-    /// In this order: completions, bottom halves, handlers, timers, tasks. A turn runs what was there when
-    /// it got to each of these. What a callback schedules, submits or makes ready belongs to the
-    /// next turn, and at most 1024 bottom halves run in one turn, so a turn always ends. Only tasks
-    /// that become ready while tasks are polled are polled in the same turn, up to 64 polls.
+    /// In this order: completions, bottom halves, handlers, timers, tasks. A turn runs what was
+    /// there when it got to each of these. What a callback schedules, submits or makes ready
+    /// belongs to the next turn, and at most 1024 bottom halves run in one turn, so a turn always
+    /// ends. Only tasks that become ready while tasks are polled are polled in the same turn, up to
+    /// 64 polls.
     ///
     /// May be called from any callback. Such a nested turn also runs what its parents collected and
     /// have not run yet.

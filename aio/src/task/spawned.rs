@@ -31,7 +31,7 @@ pub(crate) trait Run {
     /// polled further up the stack, it is dropped when that poll returns.
     fn cancel(&self);
 
-    /// Gives the waker back that the task was polled with, when it is over.
+    /// Returns the waker that the task was polled with, when it is over.
     fn take_waker(&self) -> Option<Waker>;
 }
 
