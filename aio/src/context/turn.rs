@@ -8,9 +8,11 @@ use crate::monitor::{MonitorInfo, Wanted};
 use crate::reset::{Method, Reset};
 use crate::stats::Stats;
 use crate::sys::{TimeoutNs, monotonic_ns};
+use crate::task::Tasks;
 use crate::timer::VirtualClock;
 use std::fmt;
 use std::io;
+use std::panic::resume_unwind;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
@@ -30,6 +32,8 @@ use std::sync::atomic::Ordering;
 /// objects that parent and child share. Handles do nothing there.
 pub struct AioContext {
     pub(super) parts: Rc<Parts<AioContext>>,
+    /// False in a [`LocalHandle`](crate::LocalHandle).
+    pub(super) is_owner: bool,
 }
 
 const _: fn() = || {
@@ -47,7 +51,7 @@ const _: fn() = || {
 
 impl AioContext {
     pub(super) fn assemble(wanted: Wanted, reset: Reset, policy: BusyPolling) -> io::Result<Self> {
-        Ok(Self { parts: Rc::new(Parts::new(wanted, reset, policy)?) })
+        Ok(Self { parts: Rc::new(Parts::new(wanted, reset, policy)?), is_owner: true })
     }
 
     /// The monitor that was chosen, and why.
@@ -80,7 +84,7 @@ impl AioContext {
 
     /// Sets the busy-polling policy and forgets what was learned. Takes effect in the next turn.
     pub fn set_busy_polling(&self, policy: BusyPolling) {
-        if self.parts.process.is_current() {
+        if self.parts.is_current() {
             self.parts.sources.set_policy(policy);
         }
     }
@@ -99,9 +103,11 @@ impl AioContext {
 
     /// One turn: waits for events (if `blocking`, and nothing is due) and runs what they call for.
     ///
-    /// In this order: completions, bottom halves, handlers, timers. A turn runs what was there when
-    /// it got to each of these. What a callback schedules, submits or makes ready belongs to the
-    /// next turn, and at most 1024 bottom halves run in one turn, so a turn always ends.
+    /// In this order: completions, bottom halves, handlers, timers, tasks. A turn runs what was
+    /// there when it got to each of these. What a callback schedules, submits or makes ready
+    /// belongs to the next turn, and at most 1024 bottom halves run in one turn, so a turn always
+    /// ends. Only tasks that become ready while tasks are polled are polled in the same turn, up to
+    /// 64 polls.
     ///
     /// May be called from any callback. Such a nested turn also runs what its parents collected and
     /// have not run yet.
@@ -203,8 +209,8 @@ impl AioContext {
         let parts = &*self.parts;
         let mut progress = parts.has_queued() && self.run_queued();
         progress |= parts.sources.dispatch(self)?;
-        if parts.has(Item::Timers) {
-            progress |= self.run_timers();
+        if parts.agenda.has_either(Item::Timers, Item::Tasks) {
+            progress |= self.run_timers_and_tasks();
         }
         Ok(progress)
     }
@@ -246,6 +252,36 @@ impl AioContext {
     }
 
     #[inline(never)]
+    fn run_timers_and_tasks(&self) -> bool {
+        let expired = self.parts.has(Item::Timers) && self.run_timers();
+        // Timers may have woken some.
+        self.parts.has(Item::Tasks) && self.run_tasks() || expired
+    }
+
+    #[inline(never)]
+    fn run_tasks(&self) -> bool {
+        let Some(tasks) = self.parts.tasks.get() else { return false };
+        let most = tasks.begin();
+        self.poll_tasks(tasks, most) < most
+    }
+
+    /// Polls the tasks that are ready, and those that become ready meanwhile. Returns how many
+    /// polls are left.
+    pub(super) fn poll_tasks(&self, tasks: &Tasks, most: usize) -> usize {
+        let mut left = most;
+        while left > 0
+            && let Some(task) = tasks.next()
+        {
+            self.parts.sources.stats.task_polls.bump();
+            left -= 1;
+            let outcome = task.run();
+            if let Some(payload) = tasks.polled(task, outcome) {
+                resume_unwind(payload);
+            }
+        }
+        left
+    }
+
     fn run_timers(&self) -> bool {
         let (timers, mut progress) = (&self.parts.timers, false);
         let end = timers.expire();
@@ -262,7 +298,9 @@ impl Drop for AioContext {
     /// See the type's documentation. The ring comes first: no user code runs before it is shut
     /// down.
     fn drop(&mut self) {
-        self.parts.shut_down();
+        if self.is_owner {
+            self.parts.shut_down();
+        }
     }
 }
 
