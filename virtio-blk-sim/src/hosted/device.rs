@@ -40,11 +40,11 @@ pub struct Hosted<B: VhostUserBackend>
 where
     B::Bitmap: NewBitmap,
 {
-    name: String,
-    pub(super) backend: B,
+    name: Arc<str>,
+    backend: Arc<B>,
     memory: Memory<B::Bitmap>,
     vrings: Vec<B::Vring>,
-    groups: Vec<Arc<Group<B::Vring>>>,
+    groups: Vec<Arc<Group<B>>>,
     drain_limit: Duration,
 }
 
@@ -68,7 +68,7 @@ where
     /// # Errors
     /// `InvalidInput` if it has no queue, more than 256, one that is in no group, or a maximum
     /// queue size that is not a power of two up to 32768.
-    pub fn new(name: impl Into<String>, backend: B) -> io::Result<Self> {
+    pub fn new(name: &str, backend: B) -> io::Result<Self> {
         let invalid = |message: String| io::Error::new(io::ErrorKind::InvalidInput, message);
         let (queues, size) = (backend.num_queues(), backend.max_queue_size());
         if !(1..=256).contains(&queues) {
@@ -81,8 +81,9 @@ where
         let memory = Memory::new();
         let vring = |_| B::Vring::new(memory.shared(), largest);
         let vrings: Vec<_> = (0..queues).map(vring).collect::<Result<_, _>>().map_err(io::Error::other)?;
-        let groups = Group::all(&backend, &vrings)?.into_iter().map(Arc::new).collect();
-        Ok(Self { name: name.into(), backend, memory, vrings, groups, drain_limit: DRAIN_LIMIT })
+        let (name, backend) = (Arc::from(name), Arc::new(backend));
+        let groups = Group::all(&name, &backend, &vrings)?.into_iter().map(Arc::new).collect();
+        Ok(Self { name, backend, memory, vrings, groups, drain_limit: DRAIN_LIMIT })
     }
 
     /// Sets how long a ring that stops waits for the chains that the device has taken and not yet
@@ -124,7 +125,7 @@ where
     /// events; for other events than IN and OUT; and for a group that does not exist. Otherwise as
     /// for [`AioContext::add_fd`].
     pub fn register_listener(
-        self: &Arc<Self>,
+        &self,
         context: &AioContext,
         thread: usize,
         fd: impl AsFd + 'static,
@@ -139,16 +140,14 @@ where
         };
         let on = |event, interest| if events.contains(event) { interest } else { Interest::NONE };
         let interest = on(EventSet::IN, Interest::READABLE) | on(EventSet::OUT, Interest::WRITABLE);
-        let device = Arc::clone(self);
         let id = std::rc::Rc::new(std::cell::Cell::new(None));
         let own = std::rc::Rc::clone(&id);
         let registration = context.add_fd(fd, interest, move |context, ready| {
             if group.has_ended() {
                 return remove(context, own.get());
             }
-            let handled = device.backend.handle_event(event, event_set(ready), &group.vrings, group.index);
-            if let Err(error) = handled {
-                device.log(format_args!("event {event} failed, and is not watched any more: {error}"));
+            if let Err(error) = group.handle(event, event_set(ready)) {
+                group.log(format_args!("event {event} failed, and is not watched any more: {error}"));
                 remove(context, own.get());
             }
         })?;
@@ -157,7 +156,7 @@ where
     }
 
     /// The group that serves a queue, and the event of its kicks there.
-    fn group(&self, queue: u16) -> Option<(&Arc<Group<B::Vring>>, u16)> {
+    fn group(&self, queue: u16) -> Option<(&Arc<Group<B>>, u16)> {
         self.groups.iter().find_map(|group| Some((group, group.event_of(queue)?)))
     }
 }
@@ -224,6 +223,9 @@ where
     }
 
     fn write_config(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if !self.offered_protocol().contains(ProtocolFeatures::CONFIG) {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "the device has no configuration space"));
+        }
         let offset = u32::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
         self.backend.set_config(offset, data)
     }
@@ -256,7 +258,6 @@ where
         let missing = || io::Error::from(io::ErrorKind::NotFound);
         let vring = self.vrings.get(usize::from(index)).cloned().ok_or_else(missing)?;
         let (group, event) = self.group(index).ok_or_else(missing)?;
-        let (group, drain_limit) = (Arc::clone(group), self.drain_limit);
-        Ring::start(self, group, vring, (index, event), order, drain_limit, context)
+        Ring::start(Arc::clone(group), vring, (index, event), order, self.drain_limit, context)
     }
 }

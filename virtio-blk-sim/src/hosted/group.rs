@@ -1,21 +1,27 @@
 //! The queues that a device wants on one thread, and the events that they get there.
-#![expect(unsafe_code, reason = "the descriptor of an EventConsumer can be had only as a number")]
+#![expect(unsafe_code, reason = "an EventConsumer has no AsFd, only the number of its descriptor")]
 
+use std::fmt::Arguments;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, ThreadId};
 
 use vhost_user_backend::VhostUserBackend;
+use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventNotifier};
 
+use crate::log;
+
 /// Queues that one thread serves: an entry of `queues_per_thread`.
-pub(super) struct Group<V> {
+pub(super) struct Group<B: VhostUserBackend> {
+    name: Arc<str>,
+    backend: Arc<B>,
     /// The thread index of the trait.
     pub(super) index: usize,
     /// The rings that `handle_event` gets.
-    pub(super) vrings: Vec<V>,
+    vrings: Vec<B::Vring>,
     /// The queue of each of them.
     queues: Vec<u16>,
     exit: Option<(EventConsumer, EventNotifier)>,
@@ -30,12 +36,12 @@ struct Home {
     rings: usize,
 }
 
-impl<V: Clone> Group<V> {
-    /// Creates the groups of a device, whose rings are `vrings`.
+impl<B: VhostUserBackend<Vring: Clone>> Group<B> {
+    /// Creates the groups of a device, whose rings are `vrings`. `name` is for log lines.
     ///
     /// # Errors
     /// `InvalidInput` if a queue belongs to no group.
-    pub(super) fn all<B: VhostUserBackend<Vring = V>>(backend: &B, vrings: &[V]) -> io::Result<Vec<Self>> {
+    pub(super) fn all(name: &Arc<str>, backend: &Arc<B>, vrings: &[B::Vring]) -> io::Result<Vec<Self>> {
         let groups: Vec<_> = backend
             .queues_per_thread()
             .into_iter()
@@ -47,6 +53,8 @@ impl<V: Clone> Group<V> {
                 let queues: Vec<u16> = (0..vrings.len() as u16).filter(in_mask).collect();
                 let vrings = queues.iter().filter_map(|queue| vrings.get(usize::from(*queue)).cloned());
                 Self {
+                    name: Arc::clone(name),
+                    backend: Arc::clone(backend),
                     index,
                     vrings: vrings.collect(),
                     queues,
@@ -65,15 +73,26 @@ impl<V: Clone> Group<V> {
             )),
         }
     }
+}
 
+impl<B: VhostUserBackend> Group<B> {
     /// The event of a queue's kick: its place among the rings of this group.
     pub(super) fn event_of(&self, queue: u16) -> Option<u16> {
         // At most 256.
         self.queues.iter().position(|other| *other == queue).map(|event| event as u16)
     }
-}
 
-impl<V> Group<V> {
+    /// Lets the device handle an event. It may panic, like all code of users.
+    pub(super) fn handle(&self, event: u16, set: EventSet) -> io::Result<()> {
+        self.backend.handle_event(event, set, &self.vrings, self.index)
+    }
+
+    /// Writes a line to the log.
+    #[track_caller]
+    pub(super) fn log(&self, line: Arguments<'_>) {
+        log::limited(format_args!("{}: {line}", self.name));
+    }
+
     /// A ring of this group starts on this thread.
     ///
     /// # Errors
@@ -104,9 +123,11 @@ impl<V> Group<V> {
         borrow(consumer).try_clone_to_owned().map(Some)
     }
 
-    /// The exit event was signalled: the group gets no more events. Returns false if that was known.
-    pub(super) fn end(&self) -> bool {
-        !self.ended.swap(true, Ordering::Relaxed)
+    /// The exit event was signalled: the group gets no more events.
+    pub(super) fn end(&self) {
+        if !self.ended.swap(true, Ordering::Relaxed) {
+            self.log(format_args!("the device has ended thread {}", self.index));
+        }
     }
 
     /// Whether the exit event was signalled.
@@ -115,7 +136,7 @@ impl<V> Group<V> {
     }
 }
 
-impl<V> Drop for Group<V> {
+impl<B: VhostUserBackend> Drop for Group<B> {
     fn drop(&mut self) {
         // As the daemon does: the device may have a thread that waits for it.
         if let Some((_, notifier)) = &self.exit {

@@ -35,7 +35,7 @@
 //! | [`VringEpollHandler::register_listener`](vhost_user_backend::VringEpollHandler::register_listener) | [`Hosted::register_listener`] |
 //! | `exit_event` | ends the group: its rings stop, as a thread of the daemon does |
 //! | `update_memory` | each new memory table; the server has mapped it and guards it against truncation |
-//! | `set_backend_req_fd` | the socket belongs to the device; the server sends nothing on it |
+//! | `set_backend_req_fd` | the socket is the device's; the server sends nothing on it |
 //! | `set_event_idx`, `acked_features`, `get_config`, `set_config`, `reset_device` | as under the daemon |
 //! | `set_gpu_socket`, `get_shared_object`, `get_shmem_config`, `set_device_state_fd` | never called: the protocol features are not offered |
 //!
@@ -49,7 +49,7 @@
 //!   returned every chain that it took, also those that threads of its own work on, for up to
 //!   [`Hosted::set_drain_limit`]. The daemon does not wait.
 //! - A ring is stopped while the memory table changes, and continues where it was.
-//! - If `handle_event` fails, the ring that was kicked stops, its error eventfd is signalled and one
+//! - If `handle_event` fails, the ring that was kicked stops, its error eventfd is signalled, and a
 //!   line is logged. Under the daemon the thread ends, and with it all queues of the group.
 //! - The kick eventfd is reset by the event loop, so there is no read(2) of it where the loop can
 //!   avoid it. `VringT::get_ref().get_kick()` still has it.

@@ -20,34 +20,23 @@ use std::time::{Duration, Instant};
 use aio::{AioContext, BottomHalf, Interest, NotifierRegistration, Registration};
 use vhost_user_backend::{VhostUserBackend, VringT};
 use virtio_queue_017::QueueT;
-use vm_memory_017::mmap::NewBitmap;
 use vmm_sys_util::epoll::EventSet;
 
-use super::device::Hosted;
 use super::group::Group;
 use crate::queue::{Interrupt, QueueStats, Stopped};
-use crate::vhost_user::{RingDevice, RingLink, RingOrder, RunningRing};
+use crate::vhost_user::{RingLink, RingOrder, RunningRing};
 
 /// How often a ring that stops looks whether the device has returned its chains.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// A ring on its loop. Dropping it stops it.
-pub(super) struct Attached<B: VhostUserBackend + 'static>
-where
-    B::Bitmap: NewBitmap + Send + Sync,
-    B::Vring: Clone + Send + Sync,
-{
+pub(super) struct Attached<B: VhostUserBackend + 'static> {
     ring: Rc<Ring<B>>,
     drain_limit: Duration,
 }
 
-pub(super) struct Ring<B: VhostUserBackend + 'static>
-where
-    B::Bitmap: NewBitmap + Send + Sync,
-    B::Vring: Clone + Send + Sync,
-{
-    device: Arc<Hosted<B>>,
-    group: Arc<Group<B::Vring>>,
+pub(super) struct Ring<B: VhostUserBackend + 'static> {
+    group: Arc<Group<B>>,
     vring: B::Vring,
     index: u16,
     /// The ring's event on its group's thread.
@@ -60,19 +49,14 @@ where
     stats: Cell<QueueStats>,
     kick: RefCell<Option<NotifierRegistration>>,
     exit: RefCell<Option<Registration>>,
-    /// The first look, without a kick.
-    first: RefCell<Option<BottomHalf>>,
+    /// A look without a kick: when the ring starts, and after the device has panicked.
+    look: RefCell<Option<BottomHalf>>,
 }
 
-impl<B: VhostUserBackend + 'static> Ring<B>
-where
-    B::Bitmap: NewBitmap + Send + Sync,
-    B::Vring: Clone + Send + Sync,
-{
+impl<B: VhostUserBackend + 'static> Ring<B> {
     /// Starts ring `index`, whose kicks are `event` in its group.
     pub(super) fn start(
-        device: Arc<Hosted<B>>,
-        group: Arc<Group<B::Vring>>,
+        group: Arc<Group<B>>,
         vring: B::Vring,
         (index, event): (u16, u16),
         order: RingOrder,
@@ -88,7 +72,6 @@ where
         let exit_event = group.exit_event()?;
         group.enter()?;
         let ring = Rc::new(Self {
-            device,
             group,
             vring,
             index,
@@ -99,7 +82,7 @@ where
             stats: Cell::default(),
             kick: RefCell::default(),
             exit: RefCell::default(),
-            first: RefCell::default(),
+            look: RefCell::default(),
         });
         // From here on, dropping it takes everything back.
         let attached = Box::new(Attached { ring: Rc::clone(&ring), drain_limit });
@@ -127,9 +110,9 @@ where
             ring.exit.replace(Some(registration));
         }
         let weak = Rc::downgrade(&ring);
-        let first = context.bottom_half(move |_| _ = weak.upgrade().map(|ring| ring.handle()));
-        first.schedule();
-        ring.first.replace(Some(first));
+        let look = context.bottom_half(move |_| _ = weak.upgrade().map(|ring| ring.handle()));
+        look.schedule();
+        ring.look.replace(Some(look));
         Ok(attached)
     }
 
@@ -138,15 +121,16 @@ where
         if self.failed.get() || self.group.has_ended() {
             return;
         }
-        let (vrings, thread) = (&self.group.vrings, self.group.index);
-        let handled = self.device.backend.handle_event(self.event, EventSet::IN, vrings, thread);
+        let unwound = LookAgain(self);
+        let handled = self.group.handle(self.event, EventSet::IN);
+        std::mem::forget(unwound);
         self.count();
         if self.link.is_memory_lost() {
-            self.device.log(format_args!("stopping queue {}: its memory is gone", self.index));
+            self.group.log(format_args!("stopping queue {}: its memory is gone", self.index));
             self.link.hang_up();
             self.fail();
         } else if let Err(error) = handled {
-            self.device.log(format_args!("stopping queue {}: {error}", self.index));
+            self.group.log(format_args!("stopping queue {}: {error}", self.index));
             self.link.fail();
             self.fail();
         }
@@ -169,9 +153,7 @@ where
 
     /// The exit event was signalled. It stays readable, so it is not watched any more.
     fn end(&self) {
-        if self.group.end() {
-            self.device.log(format_args!("the device has ended thread {}", self.group.index));
-        }
+        self.group.end();
         self.disable();
     }
 
@@ -179,8 +161,8 @@ where
     fn disable(&self) {
         let kick = self.kick.take();
         let exit = self.exit.take();
-        let first = self.first.take();
-        drop((kick, exit, first));
+        let look = self.look.take();
+        drop((kick, exit, look));
         self.vring.set_queue_ready(false);
         self.vring.set_enabled(false);
     }
@@ -203,7 +185,7 @@ where
         while self.in_flight() > 0 {
             if start.elapsed() >= limit {
                 let (index, count) = (self.index, self.in_flight());
-                self.device.log(format_args!("queue {index} stops with {count} chains in flight"));
+                self.group.log(format_args!("queue {index} stops with {count} chains in flight"));
                 break;
             }
             timer.arm_after(LOOK_AGAIN);
@@ -213,17 +195,22 @@ where
     }
 }
 
-impl<B: VhostUserBackend + 'static> RunningRing for Attached<B>
-where
-    B::Bitmap: NewBitmap + Send + Sync,
-    B::Vring: Clone + Send + Sync,
-{
+/// Looks at the ring again in the next turn if the device panics: its kick has been reset.
+struct LookAgain<'a, B: VhostUserBackend + 'static>(&'a Ring<B>);
+
+impl<B: VhostUserBackend + 'static> Drop for LookAgain<'_, B> {
+    fn drop(&mut self) {
+        self.0.look.borrow().iter().for_each(BottomHalf::schedule);
+    }
+}
+
+impl<B: VhostUserBackend + 'static> RunningRing for Attached<B> {
     fn set_interrupt(&self, interrupt: Interrupt) {
         match file_of(&interrupt) {
             Ok(call) => self.ring.vring.set_call(call),
             Err(error) => {
                 self.ring
-                    .device
+                    .group
                     .log(format_args!("queue {} keeps its call eventfd: {error}", self.ring.index));
             }
         }
@@ -237,7 +224,7 @@ where
     fn stop(self: Box<Self>, context: &AioContext) -> io::Result<Stopped> {
         let ring = &self.ring;
         ring.kick.take();
-        ring.first.take();
+        ring.look.take();
         let drained = ring.drain(self.drain_limit, context);
         ring.disable();
         drained?;
@@ -247,11 +234,7 @@ where
     }
 }
 
-impl<B: VhostUserBackend + 'static> Drop for Attached<B>
-where
-    B::Bitmap: NewBitmap + Send + Sync,
-    B::Vring: Clone + Send + Sync,
-{
+impl<B: VhostUserBackend + 'static> Drop for Attached<B> {
     fn drop(&mut self) {
         self.ring.disable();
         self.ring.vring.set_kick(None);

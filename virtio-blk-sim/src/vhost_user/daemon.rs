@@ -41,24 +41,24 @@ impl<D: RingDevice> Daemon<D> {
     /// # Errors
     /// As for [`bind`], [`Signals::block`] and [`AioContext::new`].
     pub fn new(served: Served<D>, path: &Path, more: &[libc::c_int]) -> io::Result<Self> {
-        Self::with_loops(served, path, more, |_| Ok(Loops::own()))
+        Self::with(path, more, || Ok((served, Loops::own())))
     }
 
-    /// The same with the queues on other loops, which `loops` makes for the device. It is called
-    /// when the signals are blocked, so that the threads it starts inherit that.
+    /// The same for a device whose queues run on other loops, or which starts threads itself.
+    /// `make` makes the device and the loops. It is called when the signals are blocked, so that
+    /// the threads it starts inherit that.
     ///
     /// # Errors
-    /// As for [`new`](Self::new), and what `loops` returns.
-    pub fn with_loops(
-        served: Served<D>,
+    /// As for [`new`](Self::new), and what `make` returns.
+    pub fn with(
         path: &Path,
         more: &[libc::c_int],
-        loops: impl FnOnce(&D) -> io::Result<Loops>,
+        make: impl FnOnce() -> io::Result<(Served<D>, Loops)>,
     ) -> io::Result<Self> {
         let signals = Signals::block(&[&[libc::SIGTERM, libc::SIGINT], more].concat())?;
         let (listener, file) = bind(path)?;
         let context = AioContext::new()?;
-        let loops = loops(&served.device)?;
+        let (served, loops) = make()?;
         let server = Server::new(served, loops);
         Ok(Self { listening: server.listen(&context, listener)?, signals, _file: file, context })
     }

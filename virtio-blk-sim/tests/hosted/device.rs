@@ -1,4 +1,4 @@
-//! A device for vhost-user-backend that records what it is told.
+//! A device for vhost-user-backend that records its calls.
 
 use std::io;
 use std::sync::{Mutex, MutexGuard};
@@ -29,6 +29,8 @@ pub(crate) enum Answers {
     Later,
     /// `handle_event` fails.
     Never,
+    /// `handle_event` panics once, before it takes anything.
+    AfterPanic,
 }
 
 /// A call of `handle_event`.
@@ -93,7 +95,13 @@ impl Echo {
     }
 
     fn serve(&self, event: u16, vring: &Vring) -> io::Result<()> {
-        let state = &mut *self.state();
+        let mut state = self.state();
+        if state.answers == Answers::AfterPanic {
+            state.answers = Answers::AtOnce;
+            drop(state);
+            panic!("{FAILURE}");
+        }
+        let state = &mut *state;
         if state.answers == Answers::Never {
             return Err(io::Error::other(FAILURE));
         }
@@ -103,7 +111,7 @@ impl Echo {
             let mut ring = vring.get_mut();
             let chain = ring.get_queue_mut().pop_descriptor_chain(memory.clone());
             let Some(chain) = chain else {
-                // True if the driver has made more available.
+                // The driver may have made more available meanwhile.
                 match ring.enable_notification().unwrap() {
                     true => continue,
                     false => break,

@@ -5,21 +5,18 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use aio::AioContext;
-use virtio_blk_sim::hosted::{EventSet, Hosted};
+use virtio_blk_sim::hosted::EventSet;
 
 use super::device::{Answers, Echo};
-use super::hosted;
+use super::{Device, hosted};
 
 /// Beyond the queues and the exit event.
 const EVENT: u16 = 100;
 
-fn listen(
-    queues: usize,
-    groups: &[u64],
-) -> (Arc<Echo>, Arc<Hosted<Arc<Echo>>>, AioContext, UnixStream, UnixStream) {
+fn listen(queues: usize, groups: &[u64]) -> (Arc<Echo>, Device, AioContext, UnixStream, UnixStream) {
     let (echo, device) = hosted(Echo::new(queues, groups));
     let (ours, theirs) = UnixStream::pair().unwrap();
-    (echo, Arc::new(device), AioContext::new().unwrap(), ours, theirs)
+    (echo, device, AioContext::new().unwrap(), ours, theirs)
 }
 
 #[test]

@@ -20,7 +20,7 @@ use rig::TestServer;
 use virtio_blk_sim::hosted::Hosted;
 use virtio_blk_sim::vhost_user::Served;
 
-/// The device as it is served. The tests keep a reference to it.
+/// The device as it is served. The tests keep a reference to the inner one.
 type Device = Hosted<Arc<Echo>>;
 
 fn hosted(echo: Echo) -> (Arc<Echo>, Device) {

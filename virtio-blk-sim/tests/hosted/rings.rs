@@ -1,18 +1,20 @@
 //! Kicks and answers, the threads they happen on, and how a ring stops.
 
 use std::io::ErrorKind;
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use aio::{AioContext, EventNotifier, Reset};
 use virtio_blk_sim::hosted::{EventSet, Hosted};
 use virtio_blk_sim::memory::{GuestAddress, GuestRam};
-use virtio_blk_sim::vhost_user::{FrontendError, Listening, Loops, Served};
+use virtio_blk_sim::vhost_user::{Frontend, FrontendError, Listening, Loops, Served, Server};
 use virtio_blk_sim::virtqueue::QueueConfig;
 
 use super::device::{Answers, Echo, MAX_SIZE};
 use super::rig::{Ring, TestServer, Vmm, wait_until};
-use super::vring::Vring;
+use super::vring::{Vring, share_ram};
 use super::{Device, hosted, nothing, serve};
 
 fn ram(queues: u64) -> GuestRam {
@@ -162,6 +164,37 @@ fn a_failing_event_stops_one_ring_until_it_is_set_up_again() {
     vmm.frontend.set_vring_kick(0, Some(std::os::fd::AsFd::as_fd(&kick))).unwrap();
     // What was offered while the ring was stopped is found without a kick.
     assert_eq!(rings[0].wait(&ram)[0], 1);
+}
+
+/// The kick was reset when the device panicked, and there is no other.
+#[test]
+fn a_device_that_panicked_gets_the_event_again() {
+    let (echo, device) = hosted(Echo::new(1, &[1]));
+    let context = AioContext::new().unwrap();
+    let server = Server::new(Served::new(device), Loops::own());
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    server.serve(&context, theirs).unwrap();
+    let ram = ram(1);
+    let mut panics = 0;
+    std::thread::scope(|scope| {
+        let guest = scope.spawn(|| {
+            let mut frontend = Frontend::from_stream(ours, Duration::from_secs(60));
+            share_ram(&mut frontend, &ram, &[]);
+            let mut vmm = Vmm { frontend };
+            let mut ring = Ring::new(&mut vmm, &ram, 0);
+            wait_until("the first look", || !echo.events().is_empty());
+            echo.state().answers = Answers::AfterPanic;
+            ring.offer();
+            ring.wait(&ram)[0]
+        });
+        while !guest.is_finished() {
+            let turn = catch_unwind(AssertUnwindSafe(|| context.poll(false)));
+            panics += u32::from(turn.is_err());
+            std::thread::yield_now();
+        }
+        assert_eq!(guest.join().unwrap(), 1);
+    });
+    assert_eq!(panics, 1);
 }
 
 #[test]

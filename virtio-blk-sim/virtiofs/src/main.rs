@@ -15,13 +15,16 @@
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::dbg_macro)]
 
 use std::error::Error;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aio::AioContext;
 use clap::Parser;
 use virtio_blk_sim::hosted::Hosted;
-use virtio_blk_sim::vhost_user::{Daemon, Loops, RingDevice, Served, Server};
+use virtio_blk_sim::log;
+use virtio_blk_sim::vhost_user::{Daemon, Loops, Served, Server};
 use virtiofsd::limits::setup_rlimit_nofile;
 use virtiofsd::passthrough::{CachePolicy, Config, PassthroughFs};
 use virtiofsd::vhost_user::{VhostUserFsBackend, VhostUserFsBackendBuilder};
@@ -54,38 +57,46 @@ struct Options {
 fn main() -> Result<(), Box<dyn Error>> {
     env_logger::init();
     let options = Options::parse();
+    let limit = setup_rlimit_nofile(None)?;
+    // The device may start threads, so it is made when the signals are blocked.
+    let daemon = Daemon::with(&options.socket, &[libc::SIGUSR1], || {
+        let device = device(&options, limit).map_err(io::Error::other)?;
+        let loops = match options.io_thread {
+            true => device.loops(&AioContext::builder())?,
+            false => Loops::own(),
+        };
+        Ok((Served::new(device), loops))
+    })?;
+    Ok(daemon.run(|server, _usr1| log_requests(server))?)
+}
+
+fn device(options: &Options, file_limit: u64) -> Result<Device, Box<dyn Error + Send + Sync>> {
     let shared = options.shared_dir.canonicalize()?;
     let root_dir = shared.into_os_string().into_string().map_err(|_| "the path is not UTF-8")?;
-    let limit = setup_rlimit_nofile(None)?;
     let timeout = match options.cache {
-        CachePolicy::Never => std::time::Duration::ZERO,
-        CachePolicy::Auto => std::time::Duration::from_secs(1),
-        CachePolicy::Metadata | CachePolicy::Always => std::time::Duration::from_secs(86_400),
+        CachePolicy::Never => Duration::ZERO,
+        CachePolicy::Auto => Duration::from_secs(1),
+        CachePolicy::Metadata | CachePolicy::Always => Duration::from_secs(86_400),
     };
     let config = Config {
         root_dir,
         entry_timeout: timeout,
         attr_timeout: timeout,
         readdirplus: !matches!(options.cache, CachePolicy::Never),
-        cache_policy: options.cache,
-        guest_fd_limit: limit.saturating_sub(OWN_DESCRIPTORS),
+        cache_policy: options.cache.clone(),
+        announce_submounts: true,
+        guest_fd_limit: file_limit.saturating_sub(OWN_DESCRIPTORS),
         ..Config::default()
     };
     let fs = PassthroughFs::new(config)?;
     let builder = VhostUserFsBackendBuilder::default().set_thread_pool_size(options.thread_pool_size);
-    let device = Hosted::new("vhost-user-fs", Arc::new(builder.build(fs)?))?;
-    let loops = |device: &Device| match options.io_thread {
-        true => device.loops(&AioContext::builder()),
-        false => Ok(Loops::own()),
-    };
-    let daemon = Daemon::with_loops(Served::new(device), &options.socket, &[libc::SIGUSR1], loops)?;
-    Ok(daemon.run(|server, _usr1| log_requests(server))?)
+    let backend = builder.build(fs).map_err(|error| error.to_string())?;
+    Ok(Hosted::new("vhost-user-fs", Arc::new(backend))?)
 }
 
+/// For an operator who asks, so the line is not limited.
 fn log_requests(server: &Server<Device>) {
     for (queue, stats) in server.stats() {
-        server
-            .device()
-            .log(format_args!("queue {queue}: {} requests, {} events", stats.requests, stats.drains));
+        log::line(format_args!("queue {queue}: {} requests, {} events", stats.requests, stats.drains));
     }
 }
