@@ -203,7 +203,7 @@ def _daemon(lab: Lab, shared: Path, original: Path | None) -> Iterator[Daemon]:
     # It ends by itself when the guest is gone. By default it has the same file system, but for
     # the handles that it keeps instead of open files.
     command = [original, "--socket-path", lab.socket, "--shared-dir", shared, "--sandbox", "none",
-               "--inode-file-handles", "never"]
+               "--inode-file-handles=never"]
     daemon = Daemon(command, lab.socket, lab.directory / "virtiofsd.log", lab.scale)
     daemon.start()
     try:

@@ -151,6 +151,7 @@ fn a_failing_event_stops_one_ring_until_it_is_set_up_again() {
     let ram = ram(2);
     let mut vmm = Vmm::new(&server, &ram, &[]);
     let mut rings = [0, 1].map(|index| Ring::new(&mut vmm, &ram, index));
+    wait_until("the first look at both", || echo.events().len() == 2);
     echo.state().answers = Answers::Never;
     rings[0].offer();
     wait_until("the error eventfd", || rings[0].lines.error.test_and_clear().unwrap());
@@ -162,8 +163,22 @@ fn a_failing_event_stops_one_ring_until_it_is_set_up_again() {
     assert_eq!(vmm.frontend.get_vring_base(0).unwrap(), 0);
     let kick = rings[0].lines.kick.clone();
     vmm.frontend.set_vring_kick(0, Some(std::os::fd::AsFd::as_fd(&kick))).unwrap();
-    // What was offered while the ring was stopped is found without a kick.
     assert_eq!(rings[0].wait(&ram)[0], 1);
+}
+
+#[test]
+fn what_was_made_available_before_the_start_needs_no_kick() {
+    let (_echo, server) = serve(1);
+    let ram = ram(1);
+    let mut vmm = Vmm::new(&server, &ram, &[]);
+    let mut ring = Ring::new(&mut vmm, &ram, 0);
+    vmm.frontend.get_vring_base(0).unwrap();
+    let head = ring.driver.add(&[], &[(GuestAddress(0x2000), 16)]).unwrap().unwrap();
+    ring.driver.show();
+    let kick = EventNotifier::new(Reset::Classic).unwrap();
+    vmm.frontend.set_vring_kick(0, Some(std::os::fd::AsFd::as_fd(&kick))).unwrap();
+    wait_until("the answer", || ring.driver.has_used());
+    assert_eq!(ring.driver.pop_used(), Ok(Some((head, 16))));
 }
 
 /// The kick was reset when the device panicked, and there is no other.
