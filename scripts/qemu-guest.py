@@ -17,7 +17,7 @@ from types import FrameType
 
 sys.dont_write_bytecode = True  # before the package is imported
 
-from guest import blk, checks, console, packages, rng  # noqa: E402
+from guest import blk, checks, console, fs, packages, rng  # noqa: E402
 from guest.errors import CheckFailed, Unavailable, UsageError  # noqa: E402
 from guest.image import InitramfsMaker, KernelFinder  # noqa: E402
 from guest.lab import Settings  # noqa: E402
@@ -25,7 +25,7 @@ from guest.process import is_program  # noqa: E402
 from guest.qemu import QemuFinder  # noqa: E402
 from guest.report import Report  # noqa: E402
 
-SUITES = (blk.SUITE, rng.SUITE, console.SUITE)
+SUITES = (blk.SUITE, rng.SUITE, console.SUITE, fs.SUITE)
 NEEDS = """
 Needs qemu-system-x86_64, busybox (static) and dpkg-deb. Packed into the guest where this machine
 has them: mke2fs and blkdiscard (mkfs.ext4, write zeroes), fio. Used outside: strace, e2fsck; and to

@@ -74,8 +74,8 @@ class Lab:
         sandbox = self._settings.sandbox if self._device.has_sandbox else ""
         if sandbox:
             arguments = (*arguments, "--sandbox", sandbox)
-        command = [self._daemon, "--socket", self._socket, *arguments]
-        return Daemon(command, self._socket, log, self.scale, terminal)
+        command = [self._daemon, "--socket", self.socket, *arguments]
+        return Daemon(command, self.socket, log, self.scale, terminal)
 
     @contextmanager
     def guest(
@@ -101,7 +101,7 @@ class Lab:
         Yields the machine, and at the end lets it power off.
         """
         hardware = self._hardware(None, "", ())
-        printed = printed_command(self._daemon, hardware.qemu.binary, self._socket)
+        printed = printed_command(self._daemon, hardware.qemu.binary, self.socket)
         machine = FirmwareMachine(
             hardware, self.directory, self._log_name("guest"), self.scale, self._device.prelude,
             printed, firmware,
@@ -123,7 +123,7 @@ class Lab:
         return Hardware(
             qemu=qemu, kernel=self._settings.kernel,
             initramfs=self._settings.initramfs.make(programs),
-            device=",".join(part for part in chosen if part), socket=self._socket,
+            device=",".join(part for part in chosen if part), socket=self.socket,
             plugged_late=self._device.plugged_late, modules=self._device.modules,
             node=self._device.node,
         )
@@ -146,7 +146,8 @@ class Lab:
         return words
 
     @property
-    def _socket(self) -> Path:
+    def socket(self) -> Path:
+        """Where the daemon of a check listens."""
         return self.directory / "device.sock"
 
     def _log_name(self, suffix: str) -> Path:

@@ -25,6 +25,7 @@
 //! | [`signals`] | signals such as SIGTERM as events of a loop |
 //! | [`sandbox`], [`chardev`] | fewer rights for a server; a socket with bounded buffers |
 //! | [`vhost_user`] | the protocol and a server, for any device |
+//! | `hosted` | devices written for the crate vhost-user-backend |
 //! | [`blk`] | the block device: requests, configuration, backends |
 //! | [`guest`] | a driver, a thread that plays the vCPU, a real vCPU under KVM |
 //!
@@ -40,11 +41,12 @@
 //! | none | [`memory`] and [`virtqueue`], on vm-memory and little else |
 //! | `device` | [`queue`], [`blk`] and [`signals`], on [`aio`] |
 //! | `vhost-user` | [`vhost_user`] and [`chardev`] |
+//! | `vhost-user-backend` | `hosted`: devices written for the crate vhost-user-backend |
 //! | `sandbox` | [`sandbox`]: seccomp and landlock for a server |
 //! | `guest`, `kvm` | [`guest`]: simulated guests; one on a real vCPU |
 //! | `cli` | the program `vhost-user-blk` |
 //!
-//! By default all of them.
+//! By default all but `vhost-user-backend`.
 //!
 //! # Trust
 //!
@@ -103,6 +105,8 @@ pub mod blk;
 pub mod chardev;
 #[cfg(feature = "guest")]
 pub mod guest;
+#[cfg(feature = "vhost-user-backend")]
+pub mod hosted;
 #[cfg(feature = "device")]
 pub mod log;
 pub mod memory;

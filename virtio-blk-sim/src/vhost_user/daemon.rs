@@ -9,10 +9,9 @@ use aio::AioContext;
 
 use super::bind::{SocketFile, bind};
 use super::loops::Loops;
+use super::ring_device::RingDevice;
 use super::server::{Listening, Server};
 use super::session::Served;
-use crate::memory::GuestMemoryMmap;
-use crate::queue::{Device, Worker};
 use crate::signals::Signals;
 
 /// A device that is served at a socket, on one loop in this thread, until SIGTERM or SIGINT.
@@ -35,17 +34,32 @@ pub struct Daemon<D> {
     context: AioContext,
 }
 
-impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Daemon<D> {
+impl<D: RingDevice> Daemon<D> {
     /// Listens at `path`. Blocks SIGTERM, SIGINT and the signals of `more` for this thread, and
     /// changes the umask for a moment, so call it before any thread starts.
     ///
     /// # Errors
     /// As for [`bind`], [`Signals::block`] and [`AioContext::new`].
     pub fn new(served: Served<D>, path: &Path, more: &[libc::c_int]) -> io::Result<Self> {
+        Self::with(path, more, || Ok((served, Loops::own())))
+    }
+
+    /// The same for a device whose queues run on other loops, or which starts threads itself.
+    /// `make` makes the device and the loops. It is called when the signals are blocked, so that
+    /// the threads it starts inherit that.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new), and what `make` returns.
+    pub fn with(
+        path: &Path,
+        more: &[libc::c_int],
+        make: impl FnOnce() -> io::Result<(Served<D>, Loops)>,
+    ) -> io::Result<Self> {
         let signals = Signals::block(&[&[libc::SIGTERM, libc::SIGINT], more].concat())?;
         let (listener, file) = bind(path)?;
         let context = AioContext::new()?;
-        let server = Server::new(served, Loops::own());
+        let (served, loops) = make()?;
+        let server = Server::new(served, loops);
         Ok(Self { listening: server.listen(&context, listener)?, signals, _file: file, context })
     }
 

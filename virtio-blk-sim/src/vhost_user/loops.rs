@@ -6,102 +6,17 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use aio::{AioContext, Builder, EventNotifier, IoThread};
+use aio::{AioContext, Builder, IoThread};
 
-use super::error_line::ErrorLine;
-use super::inflight::{InflightQueue, InflightRegion};
-use super::memory::MemoryTable;
-use crate::memory::GuestMemoryMmap;
-use crate::queue::{
-    Attached, Device, InFlight, Interrupt, Queue, QueueParts, QueueStats, RateLimit, Stopped, Worker,
-};
-use crate::virtqueue::{DeviceQueue, QueueError};
-
-/// Everything needed to start a queue, on any loop.
-#[derive(Debug)]
-pub(super) struct QueueOrder<D> {
-    pub(super) device: Arc<D>,
-    pub(super) queue: DeviceQueue,
-    pub(super) kick: EventNotifier,
-    pub(super) interrupt: Interrupt,
-    /// The line to raise when the driver breaks a rule.
-    pub(super) error: ErrorLine,
-    pub(super) limit: Option<Arc<RateLimit>>,
-    /// The record of requests in flight, and the requests that a previous backend left there.
-    pub(super) in_flight: Option<(InflightQueue, Vec<u16>)>,
-    /// The guest memory that the queue uses.
-    pub(super) memory: MemoryTable,
-    /// The shared memory that holds the record. It belongs to the frontend as well.
-    pub(super) inflight_region: Option<InflightRegion>,
-    /// The frontend's socket. It is shut down, which ends the session, if the frontend truncates
-    /// that memory.
-    pub(super) socket: Arc<UnixStream>,
-}
-
-impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> QueueOrder<D> {
-    fn start(self, index: u16, context: &AioContext) -> io::Result<Box<dyn Running>> {
-        let (device, error, socket) = (Arc::clone(&self.device), self.error, self.socket);
-        let on_broken = move |rule: QueueError| {
-            device.log(format_args!("stopping queue {index}: {rule}"));
-            if rule == QueueError::MemoryLost {
-                // The server notices this as end of stream, on whichever thread it runs.
-                let _ = socket.shutdown(Shutdown::Both);
-            }
-            error.raise();
-        };
-        let in_flight = self.in_flight.map(|(log, resubmit)| InFlight { log: Box::new(log), resubmit });
-        let (memory, record) = (self.memory, self.inflight_region);
-        let parts = QueueParts {
-            memory_lost: Some(Box::new(move || {
-                memory.is_broken() || record.as_ref().is_some_and(InflightRegion::is_broken)
-            })),
-            queue: self.queue,
-            kick: self.kick.into(),
-            interrupt: self.interrupt,
-            on_broken: Box::new(on_broken),
-            limit: self.limit,
-            in_flight,
-        };
-        let device = self.device;
-        Ok(Box::new(Queue::attach(context, parts, |queue| device.start(index, context, queue))?))
-    }
-}
-
-/// A queue that runs on a loop, independent of the device type.
-pub(super) trait Running {
-    fn set_interrupt(&self, interrupt: Interrupt);
-    fn stats(&self) -> QueueStats;
-    fn stop(self: Box<Self>, context: &AioContext) -> io::Result<Stopped>;
-}
-
-impl<W: Worker> Running for Attached<W> {
-    fn set_interrupt(&self, interrupt: Interrupt) {
-        Queue::set_interrupt(self, interrupt);
-    }
-
-    fn stats(&self) -> QueueStats {
-        Queue::stats(self)
-    }
-
-    fn stop(self: Box<Self>, context: &AioContext) -> io::Result<Stopped> {
-        Attached::stop(*self, context)
-    }
-}
-
-impl std::fmt::Debug for dyn Running {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Running").field("stats", &self.stats()).finish_non_exhaustive()
-    }
-}
+use super::ring_device::{RingDevice, RingOrder, RunningRing};
+use crate::queue::{Interrupt, QueueStats, Stopped};
 
 thread_local! {
     /// The queues of this IoThread, by id.
-    static QUEUES: RefCell<BTreeMap<u64, Box<dyn Running>>> = const { RefCell::new(BTreeMap::new()) };
+    static QUEUES: RefCell<BTreeMap<u64, Box<dyn RunningRing>>> = const { RefCell::new(BTreeMap::new()) };
 }
 
 /// The event loops that a server spreads its queues over.
@@ -139,6 +54,23 @@ impl Loops {
         Ok(Self { threads: (0..threads).map(spawn).collect::<io::Result<_>>()?, mapping })
     }
 
+    /// Runs `work` on the home thread of the loop that serves a queue, and waits for what it
+    /// returns. `own` is the server's loop, which serves queues that have no I/O thread.
+    ///
+    /// # Errors
+    /// As for [`IoThread::run`].
+    pub fn run<R: Send + 'static>(
+        &self,
+        queue: u16,
+        own: &AioContext,
+        work: impl FnOnce(&AioContext) -> R + Send + 'static,
+    ) -> io::Result<R> {
+        match self.thread(queue) {
+            Some(thread) => thread.run(work),
+            None => Ok(work(own)),
+        }
+    }
+
     fn thread(&self, queue: u16) -> Option<&Arc<IoThread>> {
         let queue = usize::from(queue);
         let round_robin = || queue.checked_rem(self.threads.len());
@@ -146,19 +78,20 @@ impl Loops {
     }
 
     /// Starts queue `index` on its thread. Blocks until it has been started.
-    pub(super) fn start<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>>(
+    pub(super) fn start<D: RingDevice>(
         &self,
         index: u16,
-        order: QueueOrder<D>,
+        device: Arc<D>,
+        order: RingOrder,
         own: &AioContext,
     ) -> io::Result<RunningQueue> {
         let Some(thread) = self.thread(index) else {
-            return order.start(index, own).map(RunningQueue::Here);
+            return device.start_ring(index, order, own).map(RunningQueue::Here);
         };
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         thread.run(move |context| {
-            let queue = order.start(index, context)?;
+            let queue = device.start_ring(index, order, context)?;
             QUEUES.with_borrow_mut(|queues| queues.insert(id, queue));
             io::Result::Ok(())
         })??;
@@ -169,7 +102,7 @@ impl Loops {
 /// A running queue. Dropping it stops the queue without waiting for requests in flight.
 #[derive(Debug)]
 pub(super) enum RunningQueue {
-    Here(Box<dyn Running>),
+    Here(Box<dyn RunningRing>),
     There(Remote),
 }
 
@@ -202,7 +135,7 @@ impl RunningQueue {
 
     fn ask<R: Default + Send + 'static>(
         &self,
-        question: impl FnOnce(&dyn Running) -> R + Send + 'static,
+        question: impl FnOnce(&dyn RunningRing) -> R + Send + 'static,
     ) -> io::Result<R> {
         match self {
             Self::Here(queue) => Ok(question(&**queue)),

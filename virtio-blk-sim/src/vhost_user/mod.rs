@@ -23,6 +23,7 @@
 //! | `memory.rs`, `mapping.rs`, `sigbus.rs` | guest memory, also if a peer truncates it |
 //! | `inflight.rs` | records of requests in flight, in memory that survives a crash |
 //! | `error_line.rs` | the eventfd that reports a ring error |
+//! | `ring_device.rs` | what the server asks of a device |
 //! | `session.rs` | the state of a session, and the execution of requests |
 //! | `loops.rs` | the event loops that run the queues |
 //! | `bind.rs` | a listening socket in the file system |
@@ -72,6 +73,7 @@ mod parse;
 mod payload;
 mod reply;
 mod request;
+mod ring_device;
 mod server;
 mod session;
 pub mod sigbus;
@@ -94,6 +96,7 @@ pub use payload::{
 };
 pub use reply::{Ack, BackendRequest, Refusal, Reply};
 pub use request::{Request, VringFd};
+pub use ring_device::{RingDevice, RingLink, RingOrder, RunningRing};
 pub use server::{Listening, Server};
 pub use session::{Served, SessionError};
 pub use socket::MAX_FDS;

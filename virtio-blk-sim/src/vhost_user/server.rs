@@ -14,10 +14,10 @@ use super::error::ConnectionError;
 use super::loops::Loops;
 use super::reply::{Ack, Refusal, Reply};
 use super::request::Request;
+use super::ring_device::RingDevice;
 use super::session::{Served, Session};
 use crate::accept::Accepting;
-use crate::memory::GuestMemoryMmap;
-use crate::queue::{Device, QueueStats, Worker};
+use crate::queue::QueueStats;
 
 /// Messages of one frontend that are handled before other handlers of the loop get their turn.
 const MESSAGES_PER_TURN: usize = 16;
@@ -83,7 +83,7 @@ enum HangUp {
     Refused { request: String, why: String },
 }
 
-impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
+impl<D: RingDevice> Server<D> {
     /// Creates a server for a device. Its queues run on `loops`.
     pub fn new(served: Served<D>, loops: Loops) -> Rc<Self> {
         Rc::new(Self {
@@ -243,6 +243,7 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
             self.served.device.log(format_args!("stopping the rings failed: {error}"));
         }
         drop(session);
+        self.served.device.end_session();
         self.ending.set(false);
         self.taken.set(false);
         self.config_changed.set(false);
@@ -296,7 +297,7 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Server<D> {
 
 /// Handles one request. If it may wait for rings to finish, it runs the event loop, and reading
 /// from the frontend is disabled meanwhile.
-fn carry_out<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>>(
+fn carry_out<D: RingDevice>(
     live: &mut Live<D>,
     request: Request,
     context: &AioContext,

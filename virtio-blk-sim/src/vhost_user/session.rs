@@ -32,13 +32,13 @@ use super::connection::Connection;
 use super::error_line::ErrorLine;
 use super::features::{F_PROTOCOL_FEATURES, ProtocolFeatures};
 use super::inflight::{InflightError, InflightQueue, InflightRegion};
-use super::loops::{Loops, QueueOrder, RunningQueue};
+use super::loops::{Loops, RunningQueue};
 use super::memory::{MAX_MEM_SLOTS, MemoryError, MemoryTable};
 use super::payload::{ConfigData, Inflight, VringAddr, VringState};
 use super::reply::{BackendRequest, Reply};
 use super::request::Request;
-use crate::memory::GuestMemoryMmap;
-use crate::queue::{Device, Interrupt, QueueStats, RateLimit, Worker, adopt_from_peer, set_nonblocking};
+use super::ring_device::{RingDevice, RingLink, RingOrder};
+use crate::queue::{Interrupt, QueueStats, RateLimit, adopt_from_peer, set_nonblocking};
 use crate::virtqueue::{DeviceQueue, QueueConfig, QueueError};
 
 /// A device that a server offers to its frontends.
@@ -172,9 +172,9 @@ const PROTOCOL: [ProtocolFeatures; 7] = [
     ProtocolFeatures::CONFIGURE_MEM_SLOTS,
 ];
 
-impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
+impl<D: RingDevice> Session<D> {
     pub(super) fn new(served: Rc<Served<D>>, loops: Rc<Loops>, socket: UnixStream) -> Self {
-        served.device.reset();
+        served.device.begin_session();
         let queues = served.device.queues();
         Self {
             vrings: (0..queues).map(|_| Vring::default()).collect(),
@@ -251,21 +251,20 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
             Request::ResetOwner => {}
             Request::SetMemTable(regions) => {
                 let memory = MemoryTable::new(regions)?;
-                self.stop_all(context)?;
-                self.memory = memory;
+                self.set_memory(memory, context)?;
             }
             Request::AddMemReg(region, fd) => {
                 let memory = self.memory.with(region, fd)?;
-                self.stop_all(context)?;
-                self.memory = memory;
+                self.set_memory(memory, context)?;
             }
             Request::RemMemReg(region) => {
                 let memory = self.memory.without(&region)?;
-                self.stop_all(context)?;
-                self.memory = memory;
+                self.set_memory(memory, context)?;
             }
             Request::SetVringNum(VringState { index, num }) => {
-                let size = u16::try_from(num).ok().filter(|size| QueueConfig::is_valid_size(*size));
+                let largest = self.served.device.max_queue_size();
+                let fits = |size: &u16| QueueConfig::is_valid_size(*size) && *size <= largest;
+                let size = u16::try_from(num).ok().filter(fits);
                 let size = size.ok_or(SessionError::RingNumber { index, value: num })?;
                 let vring = self.vring(index)?;
                 if vring.running.is_some() && vring.size != size {
@@ -340,8 +339,14 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
             }
             Request::SetBackendReqFd(fd) => {
                 self.needs(ProtocolFeatures::BACKEND_REQ, "BACKEND_REQ")?;
-                set_nonblocking(&fd)?;
-                self.backend_channel = Some(Connection::new(UnixStream::from(fd)));
+                let kept = self.served.device.take_backend_channel(fd, self.acked_protocol);
+                self.backend_channel = match kept {
+                    Some(fd) => {
+                        set_nonblocking(&fd)?;
+                        Some(Connection::new(UnixStream::from(fd)))
+                    }
+                    None => None,
+                };
             }
             Request::GetConfig(access) => {
                 let mut data = vec![0; access.size as usize];
@@ -352,7 +357,9 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
                     data,
                 })));
             }
-            Request::SetConfig(config) => self.served.device.write_config(config.offset.into(), &config.data),
+            Request::SetConfig(config) => {
+                self.served.device.write_config(config.offset.into(), &config.data)?;
+            }
             Request::GetInflightFd(wanted) => {
                 let (description, fd) = InflightRegion::create(&wanted, self.served.device.queues())
                     .map_or((Inflight::NONE, None), |(description, fd)| (description, Some(fd)));
@@ -383,7 +390,16 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
 
     fn offered_protocol(&self) -> ProtocolFeatures {
         let all = PROTOCOL.iter().fold(0, |bits, feature| bits | feature.bits());
-        ProtocolFeatures::from_bits(all).without(self.served.withheld)
+        let offered = ProtocolFeatures::from_bits(all).without(self.served.withheld);
+        offered.intersection(self.served.device.offered_protocol())
+    }
+
+    /// Stops all rings and passes another memory table to the device.
+    fn set_memory(&mut self, memory: MemoryTable, context: &AioContext) -> Result<(), SessionError> {
+        self.stop_all(context)?;
+        self.served.device.set_memory(&memory)?;
+        self.memory = memory;
+        Ok(())
     }
 
     fn adopt(&self, fd: OwnedFd) -> Result<EventNotifier, SessionError> {
@@ -408,7 +424,7 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
         }
         self.stop_all(context)?;
         (self.features, self.has_protocol_features) = (Some(features), has_protocol_features);
-        self.served.device.negotiate(features);
+        self.served.device.negotiate(bits);
         Ok(())
     }
 
@@ -497,25 +513,35 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
         let (interrupt, error) = (vring.call.clone().unwrap_or(Interrupt::None), vring.error.clone());
         // The cast is lossless: a device has at most 256 queues.
         let number = index as u16;
-        let (queue, in_flight) = self.open_ring(number, size, base, &addr, features)?;
+        let config = self.locate_ring(size, &addr, features)?;
+        let (queue, in_flight) = self.open_ring(number, config, base)?;
         let base = queue.next_avail();
-        let order = QueueOrder {
-            device: Arc::clone(&self.served.device),
-            queue,
-            kick,
-            interrupt,
-            error,
-            limit: self.served.limit.clone(),
-            in_flight,
+        let link = RingLink {
             memory: self.memory.clone(),
-            inflight_region: self.inflight.clone(),
+            record: self.inflight.clone(),
             socket: Arc::clone(&self.socket),
+            error,
         };
-        let running = self.loops.start(number, order, context)?;
+        let limit = self.served.limit.clone();
+        let order = RingOrder { queue, config, kick, interrupt, limit, in_flight, link };
+        let running = self.loops.start(number, Arc::clone(&self.served.device), order, context)?;
         let vring = self.vring(index)?;
         vring.running = Some(running);
         vring.first.get_or_insert(base);
         Ok(())
+    }
+
+    /// Returns the place of a ring in guest memory.
+    fn locate_ring(&self, size: u16, addr: &VringAddr, features: u64) -> Result<QueueConfig, SessionError> {
+        let (desc_bytes, avail_bytes, used_bytes) = QueueConfig::part_bytes(size);
+        Ok(QueueConfig {
+            size,
+            desc_table: self.memory.user_to_guest(addr.descriptor, desc_bytes)?,
+            avail_ring: self.memory.user_to_guest(addr.available, avail_bytes)?,
+            used_ring: self.memory.user_to_guest(addr.used, used_bytes)?,
+            event_idx: features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0,
+            indirect: features & (1 << VIRTIO_RING_F_INDIRECT_DESC) != 0,
+        })
     }
 
     /// Creates the device side of a ring at its current position. With an in-flight region, the
@@ -524,20 +550,9 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
     fn open_ring(
         &self,
         index: u16,
-        size: u16,
+        config: QueueConfig,
         base: Option<u16>,
-        addr: &VringAddr,
-        features: u64,
     ) -> Result<(DeviceQueue, Option<(InflightQueue, Vec<u16>)>), SessionError> {
-        let (desc_bytes, avail_bytes, used_bytes) = QueueConfig::part_bytes(size);
-        let config = QueueConfig {
-            size,
-            desc_table: self.memory.user_to_guest(addr.descriptor, desc_bytes)?,
-            avail_ring: self.memory.user_to_guest(addr.available, avail_bytes)?,
-            used_ring: self.memory.user_to_guest(addr.used, used_bytes)?,
-            event_idx: features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0,
-            indirect: features & (1 << VIRTIO_RING_F_INDIRECT_DESC) != 0,
-        };
         let ring = |error| SessionError::Ring { index, error };
         let queue = DeviceQueue::new(Arc::clone(self.memory.memory()), config).map_err(ring)?;
         let used_idx = queue.used_idx_in_ring();
@@ -547,7 +562,7 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> Session<D> {
             // restored a different used.idx.
             return Ok((queue.resumed_at(base.unwrap_or(used_idx), used_idx), None));
         };
-        let recovered = region.open(index, size, used_idx)?;
+        let recovered = region.open(index, config.size, used_idx)?;
         let queue = queue.resumed_at(recovered.next_avail, used_idx);
         Ok((queue, Some((recovered.queue, recovered.heads))))
     }

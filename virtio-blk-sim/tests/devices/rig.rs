@@ -9,10 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use aio::{AioContext, EventNotifier, IoThread, Reset};
-use virtio_blk_sim::memory::{GuestAddress, GuestMemoryMmap, GuestRam};
-use virtio_blk_sim::queue::{Device, Worker};
+use virtio_blk_sim::memory::{GuestAddress, GuestRam};
 use virtio_blk_sim::vhost_user::{
-    F_PROTOCOL_FEATURES, Frontend, Listening, Loops, ProtocolFeatures, Served, Server,
+    F_PROTOCOL_FEATURES, Frontend, Listening, Loops, ProtocolFeatures, RingDevice, Served, Server,
 };
 use virtio_blk_sim::virtqueue::{DriverQueue, QueueConfig};
 use vm_memory::Bytes;
@@ -52,24 +51,30 @@ pub(crate) fn temp_path() -> PathBuf {
 
 /// A server that runs until it is dropped.
 pub(crate) struct TestServer {
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     thread: Option<IoThread>,
 }
 
 impl TestServer {
     /// `more` starts what else runs on the loop, and is kept with the server.
-    pub(crate) fn new<D>(
+    pub(crate) fn new<D: RingDevice>(
         served: Served<D>,
         threads: usize,
         more: impl FnOnce(&AioContext) -> Box<dyn Any> + Send + 'static,
-    ) -> Self
-    where
-        D: Device<Worker: Worker<Memory = GuestMemoryMmap>>,
-    {
+    ) -> Self {
+        Self::with_loops(served, move |_| Loops::spawn(threads, Vec::new(), &AioContext::builder()), more)
+    }
+
+    /// The same with the queues on the loops that `loops` makes for the device.
+    pub(crate) fn with_loops<D: RingDevice>(
+        served: Served<D>,
+        loops: impl FnOnce(&D) -> std::io::Result<Loops> + Send + 'static,
+        more: impl FnOnce(&AioContext) -> Box<dyn Any> + Send + 'static,
+    ) -> Self {
         let path = temp_path();
         let listener = UnixListener::bind(&path).unwrap();
         let thread = IoThread::spawn_with("server", AioContext::builder(), move |context| {
-            let loops = Loops::spawn(threads, Vec::new(), &AioContext::builder())?;
+            let loops = loops(&served.device)?;
             let server = Server::new(served, loops);
             let listening = server.listen(context, listener)?;
             RUNNING.with_borrow_mut(|running| {
@@ -164,7 +169,7 @@ impl Drop for Vmm {
 /// A guest's driver of one queue with buffers of [`Ring::BUFFER`] bytes.
 pub(crate) struct Ring {
     pub(crate) driver: DriverQueue,
-    lines: Lines,
+    pub(crate) lines: Lines,
     base: u64,
     free: Vec<u16>,
     /// The buffer of each chain, by its head.
