@@ -14,7 +14,7 @@ use crate::reset::{Method, Obstacle, Reset, resolve, watch_for};
 use crate::stats::Counters;
 use crate::sys::TimeoutNs;
 use crate::sys::process::{Process, forked};
-use crate::timer::Timers;
+use crate::timer::{Timers, VirtualClock};
 use crate::token::Token;
 use crate::wake_gate::Sleeper;
 use std::io;
@@ -61,7 +61,12 @@ pub(super) struct Parts<C> {
 }
 
 impl<C: 'static> Parts<C> {
-    pub(super) fn new(wanted: Wanted, reset: Reset, policy: BusyPolling) -> io::Result<Self> {
+    pub(super) fn new(
+        wanted: Wanted,
+        reset: Reset,
+        policy: BusyPolling,
+        virtual_clock: Arc<VirtualClock>,
+    ) -> io::Result<Self> {
         let agenda = Rc::<Agenda>::default();
         let (monitor, info) = Monitor::new(wanted, &agenda)?;
         let notifier = EventNotifier::new(reset)?;
@@ -76,7 +81,7 @@ impl<C: 'static> Parts<C> {
             },
             info,
             bottom_halves: BottomHalves::new(&agenda),
-            timers: Timers::new(&agenda),
+            timers: Timers::new(&agenda, virtual_clock),
             shared: Arc::new(Shared::new(notifier.clone())),
             sleeper: Sleeper::default(),
             process: Process::current(),

@@ -5,6 +5,7 @@ use super::turn::AioContext;
 use crate::timer::{Clock, TimerKey, Timers};
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A timer; idle until it is armed. Dropping it disarms it. Home thread.
@@ -90,6 +91,10 @@ impl AioContext {
 
     /// Makes a timer on the given clock. For its callback, see [`timer`](Self::timer).
     pub fn timer_on(&self, clock: Clock, callback: impl Fn(&AioContext) + 'static) -> Timer {
+        if clock == Clock::Virtual {
+            let shared = Arc::downgrade(&self.parts.shared);
+            self.parts.timers.virtual_clock.add_loop(shared);
+        }
         let timers = Rc::clone(&self.parts.timers);
         let key = timers.create(clock, Rc::new(callback));
         Timer { timers, key }

@@ -12,6 +12,7 @@ use crate::timer::VirtualClock;
 use std::fmt;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// A single-threaded event loop for device emulation, after QEMU's AioContext.
@@ -46,8 +47,13 @@ const _: fn() = || {
 };
 
 impl AioContext {
-    pub(super) fn assemble(wanted: Wanted, reset: Reset, policy: BusyPolling) -> io::Result<Self> {
-        Ok(Self { parts: Rc::new(Parts::new(wanted, reset, policy)?) })
+    pub(super) fn assemble(
+        wanted: Wanted,
+        reset: Reset,
+        policy: BusyPolling,
+        virtual_clock: Arc<VirtualClock>,
+    ) -> io::Result<Self> {
+        Ok(Self { parts: Rc::new(Parts::new(wanted, reset, policy, virtual_clock)?) })
     }
 
     /// The monitor that was chosen, and why.
@@ -66,8 +72,9 @@ impl AioContext {
         monotonic_ns()
     }
 
-    /// The clock of [`Clock::Virtual`](crate::Clock::Virtual) timers.
-    pub fn virtual_clock(&self) -> &VirtualClock {
+    /// The clock of [`Clock::Virtual`](crate::Clock::Virtual) timers. Clone the `Arc` for another
+    /// thread, or for the [builder](crate::Builder::virtual_clock) of another loop.
+    pub fn virtual_clock(&self) -> &Arc<VirtualClock> {
         &self.parts.timers.virtual_clock
     }
 

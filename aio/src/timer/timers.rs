@@ -12,6 +12,7 @@ use slab::Slab;
 use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Where a timer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +122,7 @@ pub(crate) struct Timers<T> {
     tables: RefCell<Tables<T>>,
     /// Expired and not yet run: slot and order of arming.
     due: TurnQueue<(u32, u64)>,
-    pub(crate) virtual_clock: VirtualClock,
+    pub(crate) virtual_clock: Arc<VirtualClock>,
     agenda: Rc<Agenda>,
 }
 
@@ -132,11 +133,11 @@ impl<T> fmt::Debug for Timers<T> {
 }
 
 impl<T> Timers<T> {
-    pub(crate) fn new(agenda: &Rc<Agenda>) -> Rc<Self> {
+    pub(crate) fn new(agenda: &Rc<Agenda>, virtual_clock: Arc<VirtualClock>) -> Rc<Self> {
         Rc::new(Self {
             tables: RefCell::default(),
             due: TurnQueue::default(),
-            virtual_clock: VirtualClock::default(),
+            virtual_clock,
             agenda: Rc::clone(agenda),
         })
     }
@@ -200,11 +201,13 @@ impl<T> Timers<T> {
         }
         let is_armed = tables.realtime.first().is_some() || tables.virtual_.first().is_some();
         self.agenda.set(Item::Timers, is_armed);
-        let left = |heap: &Heap, now: &dyn Fn() -> u64| heap.first().map(|d| d.at_ns.saturating_sub(now()));
-        let realtime = left(&tables.realtime, &monotonic_ns);
-        let virtual_ = left(&tables.virtual_, &|| self.virtual_clock.now_ns())
+        let realtime = tables.realtime.first().map(|d| d.at_ns.saturating_sub(monotonic_ns()));
+        let virtual_ = tables.virtual_.first().and_then(|d| {
+            let clock = self.virtual_clock.read();
+            let left_ns = d.at_ns.saturating_sub(clock.now_ns);
             // A stopped clock reaches no deadline; one that it passed already is due all the same.
-            .filter(|ns| *ns == 0 || self.virtual_clock.is_running());
+            (left_ns == 0 || clock.is_running).then_some(left_ns)
+        });
         match (realtime, virtual_) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
@@ -255,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_timer_armed_in_the_past_by_its_own_callback_waits_for_the_next_turn() {
-        let timers = Timers::new(&Rc::default());
+        let timers = Timers::new(&Rc::default(), Arc::default());
         let key = timers.create(Clock::Virtual, "tick");
         timers.arm(key, 0);
         for _ in 0..3 {
@@ -272,7 +275,7 @@ mod tests {
 
     #[test]
     fn what_expired_is_handed_out_by_deadline_and_then_in_order_of_arming() {
-        let timers = Timers::new(&Rc::default());
+        let timers = Timers::new(&Rc::default(), Arc::default());
         let keys = ["a", "b", "c"].map(|name| timers.create(Clock::Virtual, name));
         for (key, at_ns) in keys.into_iter().zip([7, 5, 5]) {
             timers.arm(key, at_ns);
@@ -287,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_timer_armed_again_before_it_ran_keeps_no_place_in_the_queue() {
-        let timers = Timers::new(&Rc::default());
+        let timers = Timers::new(&Rc::default(), Arc::default());
         let keys = ["a", "b"].map(|name| timers.create(Clock::Virtual, name));
         timers.virtual_clock.step(std::time::Duration::from_nanos(9));
         for (key, at_ns) in keys.into_iter().zip([1, 2]) {

@@ -31,6 +31,7 @@ mod signals;
 #[path = "../support/mod.rs"]
 mod support;
 mod timers;
+mod virtual_clock;
 
 use aio::Method::{KernelFlag, RingRead, RingReadMultishot};
 use aio::MonitorKind::{Epoll, IoUring, Poll};
@@ -120,6 +121,18 @@ suite! { $ everywhere
         a_nested_turn_runs_what_its_parent_has_left_over,
         random_arming_agrees_with_a_model,
         a_dead_context_leaves_its_timers_inert,
+    }
+    virtual_clock {
+        a_context_has_a_clock_of_its_own_unless_it_is_given_one,
+        one_step_is_seen_by_the_timers_of_every_loop,
+        a_step_by_another_thread_wakes_the_loop,
+        a_start_by_another_thread_wakes_the_loop,
+        a_loop_without_timers_on_the_clock_sleeps_on,
+        a_loop_does_not_wake_itself,
+        a_loop_that_is_awake_is_not_written_to,
+        time_never_goes_back_between_threads,
+        nothing_expires_after_a_stop,
+        a_clock_outlives_its_loops,
     }
     notifiers {
         notifier_written_before_add_is_delivered,
