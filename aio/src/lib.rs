@@ -169,6 +169,7 @@ mod io_thread;
 mod monitor;
 mod notifier;
 mod refused;
+mod request;
 mod reset;
 mod stats;
 mod sync;
@@ -181,7 +182,8 @@ mod wake_gate;
 pub use busy_poll::BusyPolling;
 pub use context::{
     AioContext, BottomHalf, BottomHalfHandle, BoundedRegistration, Builder, BusyPolled, Handle, HandlerId,
-    Link, NotifierRegistration, OperationId, Operations, Registration, Timer, WritableRegistration,
+    Link, NotifierRegistration, OperationId, Operations, Registration, Timer, TimerHandle,
+    WritableRegistration,
 };
 pub use io_thread::{IoThread, IoThreadError};
 pub use io_uring;

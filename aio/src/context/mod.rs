@@ -43,5 +43,5 @@ pub use self::chain::Link;
 pub use self::descriptor::{BusyPolled, HandlerId, NotifierRegistration, Registration};
 pub use self::handle::Handle;
 pub use self::operation::{OperationId, Operations};
-pub use self::timer::Timer;
+pub use self::timer::{Timer, TimerHandle};
 pub use self::turn::AioContext;

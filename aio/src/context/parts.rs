@@ -51,7 +51,7 @@ pub(super) struct Parts<C> {
     pub(super) sources: Sources<C>,
     pub(super) info: MonitorInfo,
     pub(super) bottom_halves: Rc<BottomHalves<Callback<C>, Sent<C>, Deferred<C>>>,
-    pub(super) timers: Rc<Timers<Callback<C>>>,
+    pub(super) timers: Rc<Timers<Callback<C>, Arc<Shared<Sent<C>>>>>,
     pub(super) shared: Arc<Shared<Sent<C>>>,
     sleeper: Sleeper,
     /// The process that made the context. In a forked child it is inert.
@@ -72,6 +72,7 @@ impl<C: 'static> Parts<C> {
         let notifier = EventNotifier::new(reset)?;
         let own = resolve(reset, info.kind, &notifier.doorbell())?;
         let method = own.0;
+        let shared = Arc::new(Shared::new(notifier.clone()));
         let parts = Self {
             monitor,
             sources: Sources {
@@ -81,8 +82,8 @@ impl<C: 'static> Parts<C> {
             },
             info,
             bottom_halves: BottomHalves::new(&agenda),
-            timers: Timers::new(&agenda, virtual_clock),
-            shared: Arc::new(Shared::new(notifier.clone())),
+            timers: Timers::new(&agenda, virtual_clock, Arc::clone(&shared)),
+            shared,
             sleeper: Sleeper::default(),
             process: Process::current(),
             own,

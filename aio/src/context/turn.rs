@@ -240,7 +240,7 @@ impl AioContext {
     fn run_bottom_halves(&self) -> bool {
         let (halves, mut progress) = (&self.parts.bottom_halves, false);
         let end = halves.collect(&self.parts.shared.bottom_halves);
-        while let Some(job) = halves.next(end) {
+        while let Some(job) = halves.next(end, |request| self.parts.timers.carry_out(request)) {
             self.parts.sources.stats.bottom_halves.bump();
             progress |= !matches!(job, Job::Half { idle: true, .. });
             match job {

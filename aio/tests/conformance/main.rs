@@ -30,6 +30,7 @@ mod shutdown;
 mod signals;
 #[path = "../support/mod.rs"]
 mod support;
+mod timer_handles;
 mod timers;
 mod virtual_clock;
 
@@ -121,6 +122,20 @@ suite! { $ everywhere
         a_nested_turn_runs_what_its_parent_has_left_over,
         random_arming_agrees_with_a_model,
         a_dead_context_leaves_its_timers_inert,
+    }
+    timer_handles {
+        another_thread_arms_the_timer_of_a_sleeping_loop,
+        what_was_written_before_is_visible,
+        the_last_call_wins,
+        calls_of_the_home_thread_come_after_those_before_them,
+        a_request_is_no_progress,
+        many_calls_are_carried_out_as_one,
+        a_cancel_does_not_wake_the_loop,
+        each_call_is_followed_by_one_run,
+        calls_of_four_threads_and_the_home_thread,
+        its_callback_arms_it_through_the_handle,
+        on_the_virtual_clock,
+        handles_outlive_timer_and_context,
     }
     virtual_clock {
         a_context_has_a_clock_of_its_own_unless_it_is_given_one,

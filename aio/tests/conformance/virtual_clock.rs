@@ -98,7 +98,7 @@ pub(crate) fn a_start_by_another_thread_wakes_the_loop(setup: &Setup) {
 
 /// How many turns a loop needs for twenty sleeps, each after a `change`. Twice as many if the
 /// change has woken it.
-fn turns_of_twenty_sleeps(ctx: &AioContext, change: impl Fn()) -> u64 {
+pub(crate) fn turns_of_twenty_sleeps(ctx: &AioContext, change: impl Fn()) -> u64 {
     let over = Count::default();
     let timer = ctx.timer({
         let over = over.clone();
