@@ -20,7 +20,8 @@
 //!   with its next wait and own their buffers until they complete.
 //! * **Bottom halves** ([`BottomHalf`]), scheduled lock-free from any thread; **timers**
 //!   ([`Timer`]) with nanosecond deadlines, on real time or on a virtual clock that the emulator
-//!   can stop and step.
+//!   can stop and step, for all loops of a VM at once.
+//! * **Devices that move from loop to loop** ([`Hosted`]), without losing a ring.
 //! * **Nested turns**: any callback may call [`AioContext::poll`] to wait for something.
 //!
 //! It is neither an async runtime nor a network library: it uses callbacks, one thread, and runs on
@@ -121,6 +122,9 @@
 //! | home thread (made the context) | everything; `AioContext`, registrations, timers and bottom halves cannot leave it |
 //! | any, with a [`Handle`] | [`notify`](Handle::notify), [`schedule`](Handle::schedule) a closure, [`stop`](Handle::stop) |
 //! | any, with a [`BottomHalfHandle`] | [`schedule`](BottomHalfHandle::schedule), [`cancel`](BottomHalfHandle::cancel) |
+//! | any, with a [`TimerHandle`] | [`arm_at`](TimerHandle::arm_at), [`arm_after`](TimerHandle::arm_after), [`cancel`](TimerHandle::cancel) |
+//! | any, with the [`VirtualClock`] of one or more loops | read, start, stop and step it |
+//! | any, with a [`Hosted`] device | [`move_to`](Hosted::move_to) another loop |
 //! | any, another process, KVM | ring an [`EventNotifier`] |
 //! | any, another process | [`notify`](BoundedNotifier::notify) and [`take`](BoundedNotifier::take) of a [`BoundedNotifier`] |
 //!
@@ -167,6 +171,7 @@ mod context;
 mod handler;
 mod io_thread;
 mod monitor;
+mod moving;
 mod notifier;
 mod refused;
 mod request;
@@ -188,6 +193,7 @@ pub use context::{
 pub use io_thread::{IoThread, IoThreadError};
 pub use io_uring;
 pub use monitor::{Interest, MonitorInfo, MonitorKind, Readiness, RingInfo, RingSetup};
+pub use moving::{Home, Hosted, Movable, MovableFd, MovableNotifier, Stay};
 pub use notifier::{BoundedBuilder, BoundedMethod, BoundedNotifier, BoundedStats, Counting, EventNotifier};
 pub use refused::Refused;
 pub use reset::{Method, Reset};

@@ -17,6 +17,7 @@ mod errors;
 mod fd_reuse;
 mod io_thread;
 mod levels;
+mod moving;
 mod nesting;
 mod notifiers;
 mod operations;
@@ -148,6 +149,25 @@ suite! { $ everywhere
         time_never_goes_back_between_threads,
         nothing_expires_after_a_stop,
         a_clock_outlives_its_loops,
+    }
+    moving {
+        a_device_moves_there_and_back,
+        a_ring_that_was_not_dispatched_is_heard_on_the_next_loop,
+        it_moves_itself_in_its_callback,
+        it_does_not_leave_in_its_own_callback,
+        a_stay_keeps_it,
+        a_loop_that_refuses_sends_it_back,
+        a_refusal_at_the_first_loop_leaves_it_with_its_owner,
+        a_dropped_target_is_an_error_and_it_stays,
+        it_survives_its_loop,
+        the_last_move_wins,
+        release_gives_it_back,
+        dropping_the_owner_takes_it_off_its_loop,
+        a_panic_in_detach_loses_nothing,
+        a_panic_in_attach_sends_it_back,
+        a_stream_moves_between_two_threads,
+        rings_of_two_threads_survive_moves_between_two_others,
+        a_stay_may_outlive_the_context,
     }
     notifiers {
         notifier_written_before_add_is_delivered,
