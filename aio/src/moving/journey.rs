@@ -244,7 +244,7 @@ impl<D: Movable> Home<D> {
     }
 }
 
-/// Gives an order, and carries it out if the device is on no loop.
+/// Places an order, and carries it out if the device is on no loop.
 pub(super) fn give<D: Movable>(place: &Arc<Place<D>>, order: Order<D>) {
     if let Some((device, order)) = place.order(order) {
         follow(Arc::clone(place), device, Some(order), None);

@@ -15,8 +15,9 @@ use std::sync::Arc;
 /// it registers on a loop is not `Send`, and is made again on each loop.
 ///
 /// Both methods run in the home thread of the loop, in one of its turns. They must not turn it. If
-/// one of them panics, the panic unwinds out of [`AioContext::poll`], and the device goes where it
-/// would have gone otherwise: after `attach`, as after an error.
+/// one of them panics, the panic unwinds out of [`AioContext::poll`], and no ring is lost:
+/// after a panic of `attach` the device goes back, as after an error; after one of `detach` it
+/// leaves as it was to.
 pub trait Movable: Send + Sized + 'static {
     /// What the device has on one loop: registrations, timers, bottom halves. Everything that it
     /// registers has to be in here.

@@ -94,7 +94,7 @@ impl<D> Place<D> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives an order. The last one wins, but nothing follows one that is final. A device that is
+    /// Takes an order. The last one wins, but nothing follows one that is final. A device that is
     /// on no loop comes back with the order, for the caller to carry it out.
     pub(super) fn order(&self, order: Order<D>) -> Option<(D, Order<D>)> {
         if !self.is_ours() {
@@ -186,7 +186,7 @@ impl<D> Place<D> {
         self.lock().state = State::Gone;
     }
 
-    /// Takes a device that is on no loop, if `to_stay`: nothing can be ordered from here on.
+    /// Takes a device that is on no loop.
     pub(super) fn take(&self, then: Then) -> Option<D> {
         if !self.is_ours() {
             return None;
