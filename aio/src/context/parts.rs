@@ -31,6 +31,8 @@ pub(super) type Callback<C> = Rc<dyn Fn(&C)>;
 pub(super) type Deferred<C> = Box<dyn FnOnce(&C)>;
 /// A closure of another thread, run once.
 pub(super) type Sent<C> = Box<dyn FnOnce(&C) + Send>;
+/// The timers of a context.
+pub(super) type TimersOf<C> = Timers<Callback<C>, Arc<Shared<Sent<C>>>>;
 /// What an operation of the ring holds: the owner that is notified of its completions, and the
 /// owner's key for it.
 pub(super) type Held<C> = (Rc<dyn Owner<C>>, usize);
@@ -51,7 +53,7 @@ pub(super) struct Parts<C> {
     pub(super) sources: Sources<C>,
     pub(super) info: MonitorInfo,
     pub(super) bottom_halves: Rc<BottomHalves<Callback<C>, Sent<C>, Deferred<C>>>,
-    pub(super) timers: Rc<Timers<Callback<C>, Arc<Shared<Sent<C>>>>>,
+    pub(super) timers: Rc<TimersOf<C>>,
     pub(super) shared: Arc<Shared<Sent<C>>>,
     sleeper: Sleeper,
     /// The process that made the context. In a forked child it is inert.

@@ -1,13 +1,13 @@
 //! Timers, as users hold them.
 
-use super::parts::{Callback, Sent};
+use super::parts::{Sent, TimersOf};
 use super::shared::Shared;
 use super::turn::AioContext;
 use crate::bottom_half::{Node, Work};
 use crate::request::{Request, Wanted};
 use crate::sync::Arc as ListArc;
 use crate::sys::monotonic_ns;
-use crate::timer::{Clock, TimerKey, Timers, VirtualClock};
+use crate::timer::{Clock, TimerKey, VirtualClock};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use std::time::Duration;
 /// [`Builder::timer_slack_ns`](crate::Builder::timer_slack_ns).
 #[must_use = "dropping a timer disarms it"]
 pub struct Timer {
-    timers: Rc<Timers<Callback<AioContext>, Arc<Shared<Sent<AioContext>>>>>,
+    timers: Rc<TimersOf<AioContext>>,
     key: TimerKey,
 }
 
