@@ -21,7 +21,8 @@
 //!   buffers until they complete.
 //! * **Bottom halves** ([`BottomHalf`]), scheduled lock-free from any thread; **timers**
 //!   ([`Timer`]) with nanosecond deadlines, on real time or on a virtual clock that the emulator
-//!   can stop and step.
+//!   can stop and step, for all loops of a VM at once.
+//! * **Devices that move from loop to loop** ([`Hosted`]), without losing a ring.
 //! * **Nested turns**: any callback may call [`AioContext::poll`] to wait for something.
 //!
 //! * **Futures** ([`AioContext::spawn`], [`AioContext::block_on`]) on the same loop, beside the
@@ -129,6 +130,9 @@
 //! | any, with a [`Handle`] | [`notify`](Handle::notify), [`schedule`](Handle::schedule) a closure, [`stop`](Handle::stop) |
 //! | any, with the `Waker` of a task | wake it |
 //! | any, with a [`BottomHalfHandle`] | [`schedule`](BottomHalfHandle::schedule), [`cancel`](BottomHalfHandle::cancel) |
+//! | any, with a [`TimerHandle`] | [`arm_at`](TimerHandle::arm_at), [`arm_after`](TimerHandle::arm_after), [`cancel`](TimerHandle::cancel) |
+//! | any, with the [`VirtualClock`] of one or more loops | read, start, stop and step it |
+//! | any, with a [`Hosted`] device | [`move_to`](Hosted::move_to) another loop |
 //! | any, another process, KVM | ring an [`EventNotifier`] |
 //! | any, another process | [`notify`](BoundedNotifier::notify) and [`take`](BoundedNotifier::take) of a [`BoundedNotifier`] |
 //!
@@ -178,9 +182,11 @@ mod executor;
 mod handler;
 mod io_thread;
 mod monitor;
+mod moving;
 mod notifier;
 pub mod op;
 mod refused;
+mod request;
 mod reset;
 mod stats;
 mod sync;
@@ -195,7 +201,7 @@ pub use busy_poll::BusyPolling;
 pub use context::{
     AioContext, BottomHalf, BottomHalfHandle, BoundedRegistration, Builder, BusyPolled, FixedBuffer,
     FixedFile, Handle, HandlerId, LocalHandle, NotifierRegistration, OperationId, OperationPool,
-    Registration, Timer, WritableRegistration,
+    Registration, Timer, TimerHandle, WritableRegistration,
 };
 #[cfg(feature = "raw-sqe")]
 pub use context::{Link, Operations};
@@ -204,6 +210,7 @@ pub use io_thread::{IoThread, IoThreadError};
 #[cfg(feature = "raw-sqe")]
 pub use io_uring;
 pub use monitor::{Interest, MonitorInfo, MonitorKind, Readiness, RingInfo, RingSetup};
+pub use moving::{Home, Hosted, Movable, MovableFd, MovableNotifier, Stay};
 pub use notifier::{BoundedBuilder, BoundedMethod, BoundedNotifier, BoundedStats, Counting, EventNotifier};
 pub use refused::Refused;
 pub use reset::{Method, Reset};

@@ -9,6 +9,7 @@
 
 use super::list::{Due, List, Node};
 use crate::agenda::{Agenda, Item};
+use crate::request::Request;
 use crate::sync::Arc;
 use crate::turn_queue::{Mark, TurnQueue};
 use slab::Slab;
@@ -34,6 +35,8 @@ pub(crate) enum Work<S> {
     Half(HalfKey),
     /// A closure from another thread, run once.
     Sent(Mutex<Option<S>>),
+    /// What other threads want of a timer.
+    Request(std::sync::Arc<Request>),
 }
 
 impl<S> Work<S> {
@@ -44,7 +47,7 @@ impl<S> Work<S> {
     /// Takes the closure out. Each is taken once, by whichever thread comes first.
     pub(crate) fn take_sent(&self) -> Option<S> {
         match self {
-            Self::Half(_) => None,
+            Self::Half(_) | Self::Request(_) => None,
             Self::Sent(closure) => closure.lock().unwrap_or_else(PoisonError::into_inner).take(),
         }
     }
@@ -55,6 +58,7 @@ impl<S> fmt::Debug for Work<S> {
         f.write_str(match self {
             Self::Half(_) => "Half",
             Self::Sent(_) => "Sent",
+            Self::Request(_) => "Request",
         })
     }
 }
@@ -159,8 +163,9 @@ impl<T, S, D> BottomHalves<T, S, D> {
         self.queue.mark(MOST_PER_TURN)
     }
 
-    /// The next job in front of `mark`.
-    pub(crate) fn next(&self, mark: Mark) -> Option<Job<T, S, D>>
+    /// The next job in front of `mark`. Requests of other threads on the way to it go to
+    /// `carry_out`, which must not use this table.
+    pub(crate) fn next(&self, mark: Mark, carry_out: impl Fn(&Request)) -> Option<Job<T, S, D>>
     where
         T: Clone,
     {
@@ -180,6 +185,10 @@ impl<T, S, D> BottomHalves<T, S, D> {
                     entry.map(|e| Job::Half { callback: e.callback.clone(), idle: due == Due::Idle })
                 }
                 sent @ Work::Sent(_) => sent.take_sent().map(Job::Sent),
+                Work::Request(request) => {
+                    carry_out(request);
+                    None
+                }
             };
             if job.is_some() {
                 return job;
@@ -208,6 +217,10 @@ mod tests {
 
     type Halves = BottomHalves<&'static str, u32, char>;
 
+    fn next(halves: &Halves, mark: Mark) -> Option<Job<&'static str, u32, char>> {
+        halves.next(mark, |_| unreachable!("nobody made a request"))
+    }
+
     fn send(list: &List<Work<u32>>, n: u32) {
         Node::schedule(&Arc::new(Node::new(Work::sent(n))), list);
     }
@@ -224,10 +237,13 @@ mod tests {
         halves.defer('b');
         send(&list, 3);
         let half = Job::Half { callback: "half", idle: false };
-        let run = [(); 5].map(|()| halves.next(mark));
+        let run = [(); 5].map(|()| next(&halves, mark));
         assert_eq!(run, [Some(Job::Sent(1)), Some(half), Some(Job::Sent(2)), Some(Job::Deferred('a')), None]);
         let mark = halves.collect(&list);
-        assert_eq!([(); 3].map(|()| halves.next(mark)), [Some(Job::Sent(3)), Some(Job::Deferred('b')), None]);
+        assert_eq!(
+            [(); 3].map(|()| next(&halves, mark)),
+            [Some(Job::Sent(3)), Some(Job::Deferred('b')), None]
+        );
     }
 
     #[test]
@@ -236,7 +252,7 @@ mod tests {
         (0..2500).for_each(|n| send(&list, n));
         let turn = || {
             let mark = halves.collect(&list);
-            std::iter::from_fn(|| halves.next(mark)).count()
+            std::iter::from_fn(|| next(&halves, mark)).count()
         };
         assert_eq!([turn(), turn(), turn(), turn()], [1024, 1024, 452, 0]);
     }
@@ -250,7 +266,7 @@ mod tests {
         assert_eq!(halves.due(&list), Due::Now);
         nodes[0].cancel();
         assert_eq!(halves.remove(keys[1]), Some("removed"));
-        assert_eq!(halves.next(halves.collect(&list)), None);
+        assert_eq!(next(&halves, halves.collect(&list)), None);
         assert_eq!(halves.due(&list), Due::Cancelled);
     }
 }

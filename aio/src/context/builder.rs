@@ -5,7 +5,9 @@ use crate::busy_poll::BusyPolling;
 use crate::monitor::{MonitorKind, RingSetup, Wanted};
 use crate::reset::Reset;
 use crate::sys::set_timer_slack;
+use crate::timer::VirtualClock;
 use std::io;
+use std::sync::Arc;
 
 /// Options for building an [`AioContext`].
 #[derive(Clone, Debug)]
@@ -16,6 +18,7 @@ pub struct Builder {
     ring_entries: u32,
     ring_setup: RingSetup,
     timer_slack_ns: Option<u64>,
+    virtual_clock: Option<Arc<VirtualClock>>,
 }
 
 impl Default for Builder {
@@ -27,6 +30,7 @@ impl Default for Builder {
             ring_entries: 256,
             ring_setup: RingSetup::DeferTaskrun,
             timer_slack_ns: None,
+            virtual_clock: None,
         }
     }
 }
@@ -81,6 +85,14 @@ impl Builder {
         self
     }
 
+    /// The clock of [`Clock::Virtual`](crate::Clock::Virtual) timers; by default one that only this
+    /// context has. Loops that get the same clock see the same guest time.
+    #[must_use]
+    pub fn virtual_clock(mut self, clock: Arc<VirtualClock>) -> Self {
+        self.virtual_clock = Some(clock);
+        self
+    }
+
     /// Makes the context. The calling thread becomes its home thread.
     ///
     /// # Errors
@@ -96,7 +108,8 @@ impl Builder {
             ring_setup: self.ring_setup,
             tells: self.busy_polling.is_on(),
         };
-        AioContext::assemble(wanted, self.reset, self.busy_polling)
+        let virtual_clock = self.virtual_clock.unwrap_or_default();
+        AioContext::assemble(wanted, self.reset, self.busy_polling, virtual_clock)
     }
 }
 

@@ -51,6 +51,11 @@ impl Handle {
         self.shared.is_alive()
     }
 
+    /// Returns true if both lead to the same context.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
     /// Makes [`AioContext::run`] return after the turn it is in. A request that finds no `run` ends
     /// the next one. Any thread.
     pub fn stop(&self) {

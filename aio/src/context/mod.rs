@@ -63,5 +63,5 @@ pub use self::raw::Operations;
 pub use self::registered::{FixedBuffer, FixedFile};
 pub use self::task::LocalHandle;
 pub(crate) use self::task::WeakContext;
-pub use self::timer::Timer;
+pub use self::timer::{Timer, TimerHandle};
 pub use self::turn::AioContext;

@@ -17,7 +17,7 @@ use crate::stats::Counters;
 use crate::sys::TimeoutNs;
 use crate::sys::process::{Process, forked};
 use crate::task::Tasks;
-use crate::timer::Timers;
+use crate::timer::{Timers, VirtualClock};
 use crate::token::Token;
 use crate::wake_gate::Sleeper;
 use std::cell::{Cell, OnceCell};
@@ -35,6 +35,8 @@ pub(super) type Callback<C> = Rc<dyn Fn(&C)>;
 pub(super) type Deferred<C> = Box<dyn FnOnce(&C)>;
 /// A closure of another thread, run once.
 pub(super) type Sent<C> = Box<dyn FnOnce(&C) + Send>;
+/// The timers of a context.
+pub(super) type TimersOf<C> = Timers<Callback<C>, Arc<Shared<Sent<C>>>>;
 /// What an operation of the ring holds: the owner that is notified of its completions, and the
 /// owner's key for it.
 pub(super) type Held<C> = (Rc<dyn Owner<C>>, usize);
@@ -62,9 +64,9 @@ pub(super) struct Parts<C> {
     /// What registered files, buffers and groups of the ring are checked against.
     pub(super) ring_id: RingId,
     pub(super) bottom_halves: Rc<BottomHalves<Callback<C>, Sent<C>, Deferred<C>>>,
-    pub(super) timers: Rc<Timers<Callback<C>>>,
     /// Made for the first task.
     pub(super) tasks: OnceCell<Rc<Tasks>>,
+    pub(super) timers: Rc<TimersOf<C>>,
     pub(super) shared: Arc<Shared<Sent<C>>>,
     sleeper: Sleeper,
     /// The process that made the context. In a forked child it is inert, and so is it everywhere
@@ -76,12 +78,18 @@ pub(super) struct Parts<C> {
 }
 
 impl<C: 'static> Parts<C> {
-    pub(super) fn new(wanted: Wanted, reset: Reset, policy: BusyPolling) -> io::Result<Self> {
+    pub(super) fn new(
+        wanted: Wanted,
+        reset: Reset,
+        policy: BusyPolling,
+        virtual_clock: Arc<VirtualClock>,
+    ) -> io::Result<Self> {
         let agenda = Rc::<Agenda>::default();
         let (monitor, info) = Monitor::new(wanted, &agenda)?;
         let notifier = EventNotifier::new(reset)?;
         let own = resolve(reset, info.kind, &notifier.doorbell())?;
         let method = own.0;
+        let shared = Arc::new(Shared::new(notifier.clone()));
         let parts = Self {
             monitor,
             sources: Sources {
@@ -92,10 +100,10 @@ impl<C: 'static> Parts<C> {
             info,
             ring_id: RingId::next(),
             bottom_halves: BottomHalves::new(&agenda),
-            timers: Timers::new(&agenda),
             tasks: OnceCell::new(),
             is_closed: Cell::new(false),
-            shared: Arc::new(Shared::new(notifier.clone())),
+            timers: Timers::new(&agenda, virtual_clock, Arc::clone(&shared)),
+            shared,
             sleeper: Sleeper::default(),
             process: Cell::new(Process::current()),
             own,

@@ -4,6 +4,7 @@ use super::panics::Panics;
 use crate::bottom_half::{List, Work};
 use crate::notifier::EventNotifier;
 use crate::sys::process::Process;
+use crate::timer::Wake;
 use crate::wake_gate::WakeGate;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
@@ -28,6 +29,12 @@ pub(super) struct Shared<S> {
 impl<S> fmt::Debug for Shared<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").field("gate", &self.gate).field("wakes", &self.wakes).finish_non_exhaustive()
+    }
+}
+
+impl<S: Send> Wake for Shared<S> {
+    fn wake(&self) {
+        self.notify();
     }
 }
 

@@ -1,13 +1,20 @@
 //! Timers, as users hold them.
 
-use super::parts::Callback;
+use super::parts::{Sent, TimersOf};
+use super::shared::Shared;
 use super::turn::AioContext;
-use crate::timer::{Clock, TimerKey, Timers};
+use crate::bottom_half::{Node, Work};
+use crate::request::{Request, Wanted};
+use crate::sync::Arc as ListArc;
+use crate::sys::monotonic_ns;
+use crate::timer::{Clock, TimerKey, VirtualClock};
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-/// A timer; idle until it is armed. Dropping it disarms it. Home thread.
+/// A timer; idle until it is armed. Dropping it disarms it. Home thread; [`handle`](Self::handle)
+/// returns a handle for other threads.
 ///
 /// Arming and cancelling are O(log n) in the armed timers, allocate nothing once as many timers
 /// were armed before, and make no system call. Deadlines are honoured to the nanosecond, as far as
@@ -15,7 +22,7 @@ use std::time::Duration;
 /// [`Builder::timer_slack_ns`](crate::Builder::timer_slack_ns).
 #[must_use = "dropping a timer disarms it"]
 pub struct Timer {
-    timers: Rc<Timers<Callback<AioContext>>>,
+    timers: Rc<TimersOf<AioContext>>,
     key: TimerKey,
 }
 
@@ -30,8 +37,7 @@ impl Timer {
     /// Arms the timer for a time from now. The latest deadline is 584 years after the clock's
     /// start.
     pub fn arm_after(&self, delay: Duration) {
-        let delay_ns = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
-        self.arm_at(self.now_ns().saturating_add(delay_ns));
+        self.arm_at(after(self.now_ns(), delay));
     }
 
     /// Arms the timer for `at_ns` unless it is armed for an earlier time (QEMU's
@@ -60,6 +66,73 @@ impl Timer {
     /// The time of the timer's clock, in nanoseconds.
     pub fn now_ns(&self) -> u64 {
         self.timers.now_ns(self.key.clock)
+    }
+
+    /// A handle for other threads. Three allocations; clone it rather than calling this again.
+    pub fn handle(&self) -> TimerHandle {
+        let request = self.timers.request(self.key);
+        let node = ListArc::new(Node::new(Work::Request(Arc::clone(&request))));
+        let virtual_clock =
+            (self.key.clock == Clock::Virtual).then(|| Arc::clone(&self.timers.virtual_clock));
+        TimerHandle { request, node, virtual_clock, shared: Arc::clone(&self.timers.home) }
+    }
+}
+
+fn after(now_ns: u64, delay: Duration) -> u64 {
+    now_ns.saturating_add(u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// Arms and cancels a [`Timer`] from any thread, such as a vCPU's. Cheap to clone. Does nothing
+/// once the timer or its context was dropped, nor in a forked child.
+///
+/// The last call wins, whichever thread made it and whether it was made here or on the [`Timer`].
+/// Calls that come faster than the loop turns are carried out as one. No call blocks, allocates, or
+/// takes a lock.
+#[derive(Clone)]
+pub struct TimerHandle {
+    request: Arc<Request>,
+    node: ListArc<Node<Work<Sent<AioContext>>>>,
+    /// The clock of the timer; `None` for real time.
+    virtual_clock: Option<Arc<VirtualClock>>,
+    shared: Arc<Shared<Sent<AioContext>>>,
+}
+
+const _: fn() = || {
+    fn assert_send_and_sync<T: Send + Sync>() {}
+    assert_send_and_sync::<TimerHandle>();
+};
+
+impl TimerHandle {
+    /// Arms the timer for `at_ns` of its clock, in place of any deadline that it had. Wakes the
+    /// loop if it sleeps, as [`Handle::notify`](crate::Handle::notify) does: at most one write(2),
+    /// none if the loop is awake. What this thread wrote before is visible to the callback.
+    pub fn arm_at(&self, at_ns: u64) {
+        self.request.make(Wanted::Armed { at_ns });
+        Node::schedule(&self.node, &self.shared.bottom_halves);
+        self.shared.notify();
+    }
+
+    /// Arms the timer for a time from now. Otherwise the same.
+    pub fn arm_after(&self, delay: Duration) {
+        self.arm_at(after(self.now_ns(), delay));
+    }
+
+    /// Disarms the timer. Never wakes the loop: it learns of this before it runs the timer. A
+    /// callback that this turn of the loop has begun, or is about to run, is not stopped.
+    pub fn cancel(&self) {
+        self.request.make(Wanted::Cancelled);
+        Node::schedule(&self.node, &self.shared.bottom_halves);
+    }
+
+    /// The time of the timer's clock, in nanoseconds.
+    pub fn now_ns(&self) -> u64 {
+        self.virtual_clock.as_ref().map_or_else(monotonic_ns, |clock| clock.now_ns())
+    }
+}
+
+impl fmt::Debug for TimerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TimerHandle").field("request", &self.request).finish_non_exhaustive()
     }
 }
 
@@ -90,6 +163,10 @@ impl AioContext {
 
     /// Makes a timer on the given clock. For its callback, see [`timer`](Self::timer).
     pub fn timer_on(&self, clock: Clock, callback: impl Fn(&AioContext) + 'static) -> Timer {
+        if clock == Clock::Virtual {
+            let shared = Arc::downgrade(&self.parts.shared);
+            self.parts.timers.virtual_clock.add_loop(shared);
+        }
         let timers = Rc::clone(&self.parts.timers);
         let key = timers.create(clock, Rc::new(callback));
         Timer { timers, key }

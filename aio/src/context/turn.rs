@@ -14,6 +14,7 @@ use std::fmt;
 use std::io;
 use std::panic::resume_unwind;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// A single-threaded event loop for device emulation, after QEMU's AioContext.
@@ -50,8 +51,13 @@ const _: fn() = || {
 };
 
 impl AioContext {
-    pub(super) fn assemble(wanted: Wanted, reset: Reset, policy: BusyPolling) -> io::Result<Self> {
-        Ok(Self { parts: Rc::new(Parts::new(wanted, reset, policy)?), is_owner: true })
+    pub(super) fn assemble(
+        wanted: Wanted,
+        reset: Reset,
+        policy: BusyPolling,
+        virtual_clock: Arc<VirtualClock>,
+    ) -> io::Result<Self> {
+        Ok(Self { parts: Rc::new(Parts::new(wanted, reset, policy, virtual_clock)?), is_owner: true })
     }
 
     /// The monitor that was chosen, and why.
@@ -70,8 +76,9 @@ impl AioContext {
         monotonic_ns()
     }
 
-    /// The clock of [`Clock::Virtual`](crate::Clock::Virtual) timers.
-    pub fn virtual_clock(&self) -> &VirtualClock {
+    /// The clock of [`Clock::Virtual`](crate::Clock::Virtual) timers. Clone the `Arc` for another
+    /// thread, or for the [builder](crate::Builder::virtual_clock) of another loop.
+    pub fn virtual_clock(&self) -> &Arc<VirtualClock> {
         &self.parts.timers.virtual_clock
     }
 
@@ -239,7 +246,7 @@ impl AioContext {
     fn run_bottom_halves(&self) -> bool {
         let (halves, mut progress) = (&self.parts.bottom_halves, false);
         let end = halves.collect(&self.parts.shared.bottom_halves);
-        while let Some(job) = halves.next(end) {
+        while let Some(job) = halves.next(end, |request| self.parts.timers.carry_out(request)) {
             self.parts.sources.stats.bottom_halves.bump();
             progress |= !matches!(job, Job::Half { idle: true, .. });
             match job {

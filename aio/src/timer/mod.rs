@@ -1,5 +1,5 @@
 //! Timers with nanosecond deadlines on two clocks: real time, and a virtual clock that an emulator
-//! can stop and step.
+//! can stop and step, for several loops at once.
 //!
 //! Armed timers are in one indexed heap for each clock. A turn reads the clock once, moves what
 //! expired to a queue, and runs the queue. So a callback that arms its timer in the past runs again
@@ -8,7 +8,9 @@
 
 mod clock;
 mod heap;
+mod snapshot;
 mod timers;
 
+pub(crate) use self::clock::Wake;
 pub use self::clock::{Clock, VirtualClock};
 pub(crate) use self::timers::{TimerKey, Timers};

@@ -6,12 +6,14 @@
 use super::clock::{Clock, VirtualClock};
 use super::heap::{Deadline, Heap};
 use crate::agenda::{Agenda, Item};
+use crate::request::{Request, Target, Wanted};
 use crate::sys::{TimeoutNs, monotonic_ns};
 use crate::turn_queue::{Mark, TurnQueue};
 use slab::Slab;
 use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Where a timer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +26,7 @@ enum Place {
 }
 
 struct Entry<T> {
+    /// The version of its key, and `HAS_HANDLE` if it has one.
     version: u64,
     clock: Clock,
     place: Place,
@@ -31,8 +34,14 @@ struct Entry<T> {
     at_ns: u64,
     /// When it was armed; names this arming in the queue.
     order: u64,
+    /// What other threads want of it. Set while it has `HAS_HANDLE`.
+    request: Option<Arc<Request>>,
     value: T,
 }
+
+/// Marks a timer that other threads have a handle of. Its key is not found by the usual comparison
+/// of versions, so only the calls for such a timer look for requests.
+const HAS_HANDLE: u64 = 1 << 63;
 
 struct Tables<T> {
     entries: Slab<Entry<T>>,
@@ -77,6 +86,22 @@ impl<T> Tables<T> {
         }
     }
 
+    /// Carries out what other threads want of a timer. Returns false if there is no such timer, or
+    /// if it has no handle.
+    #[cold]
+    fn carry_out(&mut self, target: Target) -> bool {
+        let entry = self.entries.get(target.slot);
+        let Some(entry) = entry.filter(|e| e.version == target.version | HAS_HANDLE) else {
+            return false;
+        };
+        match entry.request.as_ref().and_then(|request| request.take()) {
+            Some(Wanted::Armed { at_ns }) => self.arm(target.slot, at_ns),
+            Some(Wanted::Cancelled) => self.cancel(target.slot),
+            None => {}
+        }
+        true
+    }
+
     /// Moves what expired by `now_ns` from a heap to `due`.
     fn expire(&mut self, clock: Clock, now_ns: u64, due: &TurnQueue<(u32, u64)>) {
         let (heap, entries) = self.heap(clock);
@@ -116,27 +141,35 @@ pub(crate) struct TimerKey {
     pub(crate) clock: Clock,
 }
 
-/// The timers of one context.
-pub(crate) struct Timers<T> {
+impl TimerKey {
+    fn target(self) -> Target {
+        Target { slot: self.slot, version: self.version }
+    }
+}
+
+/// The timers of one context. `H` is what other threads need to reach the loop.
+pub(crate) struct Timers<T, H> {
+    pub(crate) home: H,
     tables: RefCell<Tables<T>>,
     /// Expired and not yet run: slot and order of arming.
     due: TurnQueue<(u32, u64)>,
-    pub(crate) virtual_clock: VirtualClock,
+    pub(crate) virtual_clock: Arc<VirtualClock>,
     agenda: Rc<Agenda>,
 }
 
-impl<T> fmt::Debug for Timers<T> {
+impl<T, H> fmt::Debug for Timers<T, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Timers").field("timers", &self.tables.borrow().entries.len()).finish_non_exhaustive()
     }
 }
 
-impl<T> Timers<T> {
-    pub(crate) fn new(agenda: &Rc<Agenda>) -> Rc<Self> {
+impl<T, H> Timers<T, H> {
+    pub(crate) fn new(agenda: &Rc<Agenda>, virtual_clock: Arc<VirtualClock>, home: H) -> Rc<Self> {
         Rc::new(Self {
+            home,
             tables: RefCell::default(),
             due: TurnQueue::default(),
-            virtual_clock: VirtualClock::default(),
+            virtual_clock,
             agenda: Rc::clone(agenda),
         })
     }
@@ -146,7 +179,8 @@ impl<T> Timers<T> {
         tables.versions += 1;
         let version = tables.versions;
         let place = Place::Idle;
-        let slot = tables.entries.insert(Entry { version, clock, place, at_ns: 0, order: 0, value });
+        let slot =
+            tables.entries.insert(Entry { version, clock, place, at_ns: 0, order: 0, request: None, value });
         TimerKey { slot, version, clock }
     }
 
@@ -173,9 +207,34 @@ impl<T> Timers<T> {
 
     /// When the timer runs, on its clock; `None` if it is not armed.
     pub(crate) fn deadline_ns(&self, key: TimerKey) -> Option<u64> {
-        let tables = self.tables.borrow();
-        let entry = tables.entries.get(key.slot).filter(|e| e.version == key.version)?;
-        (entry.place != Place::Idle).then_some(entry.at_ns)
+        let mut deadline_ns = None;
+        self.with(key, |tables| {
+            let entry = tables.entries.get(key.slot).filter(|entry| entry.place != Place::Idle);
+            deadline_ns = entry.map(|entry| entry.at_ns);
+        });
+        deadline_ns
+    }
+
+    /// Where other threads put what they want of a timer. They inform the loop, which calls
+    /// [`carry_out`](Self::carry_out). Until then every other call for the timer does that first,
+    /// so the calls of all threads have one order.
+    pub(crate) fn request(&self, key: TimerKey) -> Arc<Request> {
+        let target = key.target();
+        let new = || Arc::new(Request::new(target));
+        let mut tables = self.tables.borrow_mut();
+        match tables.entries.get_mut(key.slot) {
+            Some(entry) if entry.version | HAS_HANDLE == key.version | HAS_HANDLE => {
+                entry.version |= HAS_HANDLE;
+                Arc::clone(entry.request.get_or_insert_with(new))
+            }
+            _ => new(),
+        }
+    }
+
+    /// Carries out what other threads want of a timer. Calls no user code.
+    pub(crate) fn carry_out(&self, request: &Request) {
+        self.agenda.set(Item::Timers, true);
+        self.tables.borrow_mut().carry_out(request.target);
     }
 
     pub(crate) fn now_ns(&self, clock: Clock) -> u64 {
@@ -189,6 +248,10 @@ impl<T> Timers<T> {
         let mut tables = self.tables.borrow_mut();
         if tables.entries.get(key.slot).is_some_and(|e| e.version == key.version) {
             change(&mut tables);
+        } else if tables.carry_out(key.target()) {
+            // What was wanted before this call comes first.
+            self.agenda.set(Item::Timers, true);
+            change(&mut tables);
         }
     }
 
@@ -200,11 +263,13 @@ impl<T> Timers<T> {
         }
         let is_armed = tables.realtime.first().is_some() || tables.virtual_.first().is_some();
         self.agenda.set(Item::Timers, is_armed);
-        let left = |heap: &Heap, now: &dyn Fn() -> u64| heap.first().map(|d| d.at_ns.saturating_sub(now()));
-        let realtime = left(&tables.realtime, &monotonic_ns);
-        let virtual_ = left(&tables.virtual_, &|| self.virtual_clock.now_ns())
+        let realtime = tables.realtime.first().map(|d| d.at_ns.saturating_sub(monotonic_ns()));
+        let virtual_ = tables.virtual_.first().and_then(|d| {
+            let clock = self.virtual_clock.read();
+            let left_ns = d.at_ns.saturating_sub(clock.now_ns);
             // A stopped clock reaches no deadline; one that it passed already is due all the same.
-            .filter(|ns| *ns == 0 || self.virtual_clock.is_running());
+            (left_ns == 0 || clock.is_running).then_some(left_ns)
+        });
         match (realtime, virtual_) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
@@ -255,7 +320,7 @@ mod tests {
 
     #[test]
     fn a_timer_armed_in_the_past_by_its_own_callback_waits_for_the_next_turn() {
-        let timers = Timers::new(&Rc::default());
+        let timers = Timers::new(&Rc::default(), Arc::default(), ());
         let key = timers.create(Clock::Virtual, "tick");
         timers.arm(key, 0);
         for _ in 0..3 {
@@ -272,7 +337,7 @@ mod tests {
 
     #[test]
     fn what_expired_is_handed_out_by_deadline_and_then_in_order_of_arming() {
-        let timers = Timers::new(&Rc::default());
+        let timers = Timers::new(&Rc::default(), Arc::default(), ());
         let keys = ["a", "b", "c"].map(|name| timers.create(Clock::Virtual, name));
         for (key, at_ns) in keys.into_iter().zip([7, 5, 5]) {
             timers.arm(key, at_ns);
@@ -287,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_timer_armed_again_before_it_ran_keeps_no_place_in_the_queue() {
-        let timers = Timers::new(&Rc::default());
+        let timers = Timers::new(&Rc::default(), Arc::default(), ());
         let keys = ["a", "b"].map(|name| timers.create(Clock::Virtual, name));
         timers.virtual_clock.step(std::time::Duration::from_nanos(9));
         for (key, at_ns) in keys.into_iter().zip([1, 2]) {

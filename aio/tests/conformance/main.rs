@@ -19,6 +19,7 @@ mod file_operations;
 mod futures;
 mod io_thread;
 mod levels;
+mod moving;
 mod multishot_operations;
 mod nesting;
 mod notifiers;
@@ -38,7 +39,9 @@ mod socket_operations;
 #[path = "../support/mod.rs"]
 mod support;
 mod tasks;
+mod timer_handles;
 mod timers;
+mod virtual_clock;
 
 use aio::Method::{KernelFlag, RingRead, RingReadMultishot};
 use aio::MonitorKind::{Epoll, IoUring, Poll};
@@ -128,6 +131,51 @@ suite! { $ everywhere
         a_nested_turn_runs_what_its_parent_has_left_over,
         random_arming_agrees_with_a_model,
         a_dead_context_leaves_its_timers_inert,
+    }
+    timer_handles {
+        another_thread_arms_the_timer_of_a_sleeping_loop,
+        what_was_written_before_is_visible,
+        the_last_call_wins,
+        calls_of_the_home_thread_come_after_those_before_them,
+        a_request_is_no_progress,
+        many_calls_are_carried_out_as_one,
+        a_cancel_does_not_wake_the_loop,
+        each_call_is_followed_by_one_run,
+        calls_of_four_threads_and_the_home_thread,
+        its_callback_arms_it_through_the_handle,
+        on_the_virtual_clock,
+        handles_outlive_timer_and_context,
+    }
+    virtual_clock {
+        a_context_has_a_clock_of_its_own_unless_it_is_given_one,
+        one_step_is_seen_by_the_timers_of_every_loop,
+        a_step_by_another_thread_wakes_the_loop,
+        a_start_by_another_thread_wakes_the_loop,
+        a_loop_without_timers_on_the_clock_sleeps_on,
+        a_loop_does_not_wake_itself,
+        a_loop_that_is_awake_is_not_written_to,
+        time_never_goes_back_between_threads,
+        nothing_expires_after_a_stop,
+        a_clock_outlives_its_loops,
+    }
+    moving {
+        a_device_moves_there_and_back,
+        a_ring_that_was_not_dispatched_is_heard_on_the_next_loop,
+        it_moves_itself_in_its_callback,
+        it_does_not_leave_in_its_own_callback,
+        a_stay_keeps_it,
+        a_loop_that_refuses_sends_it_back,
+        a_refusal_at_the_first_loop_leaves_it_with_its_owner,
+        a_dropped_target_is_an_error_and_it_stays,
+        it_survives_its_loop,
+        the_last_move_wins,
+        release_gives_it_back,
+        dropping_the_owner_takes_it_off_its_loop,
+        a_panic_in_detach_loses_nothing,
+        a_panic_in_attach_sends_it_back,
+        a_stream_moves_between_two_threads,
+        rings_of_two_threads_survive_moves_between_two_others,
+        a_stay_may_outlive_the_context,
     }
     notifiers {
         notifier_written_before_add_is_delivered,

@@ -8,6 +8,7 @@
 //! twice.
 
 use super::{Due, List, Node};
+use crate::request::{Request, Target, Wanted};
 use crate::sync::{Arc, Ordering};
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::AtomicBool;
@@ -240,6 +241,40 @@ fn a_schedule_is_not_made_idle_by_an_idle_one() {
         assert_eq!(home.runs_now.get(), 1);
         assert_eq!(home.seen(), [true, true]);
         assert!(home.runs.get() <= 2);
+    });
+}
+
+#[test]
+fn the_last_request_is_carried_out_and_none_twice() {
+    check(|| {
+        let list = Arc::new(List::new());
+        let request = Request::new(Target { slot: 0, version: 1 });
+        let node = Arc::new(Node::new(request));
+        let thread = {
+            let (list, node) = (Arc::clone(&list), Arc::clone(&node));
+            thread::spawn(move || {
+                for at_ns in [1, 2] {
+                    node.value.make(Wanted::Armed { at_ns });
+                    Node::schedule(&node, &list);
+                }
+            })
+        };
+        let mut taken = Vec::new();
+        let mut run = || {
+            list.take(|node| {
+                if node.dequeue() == Due::Now
+                    && let Some(wanted) = node.value.take()
+                {
+                    taken.push(wanted);
+                }
+            });
+        };
+        run();
+        thread.join().unwrap();
+        run();
+        run();
+        let [first, last] = [1, 2].map(|at_ns| Wanted::Armed { at_ns });
+        assert!(taken == [first, last] || taken == [last], "{taken:?}");
     });
 }
 

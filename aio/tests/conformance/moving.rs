@@ -1,0 +1,464 @@
+//! Devices that move from loop to loop.
+
+use crate::setup::Setup;
+use crate::support::{look, turn_until};
+use aio::{AioContext, EventNotifier, Handle, Home, Hosted, Interest, Movable, MovableFd, MovableNotifier};
+use aio::{NotifierRegistration, Stay};
+use std::cell::RefCell;
+use std::io::{self, ErrorKind, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+
+/// What a [`Device`] is to do, and what it has done.
+#[derive(Debug, Default)]
+struct Plan {
+    /// Turn the loop in the callback.
+    nest: AtomicBool,
+    /// Move to this loop in the callback.
+    move_to: Mutex<Option<Handle>>,
+    refuse: AtomicBool,
+    panic_in_attach: AtomicBool,
+    panic_in_detach: AtomicBool,
+    /// How often its callback was called, was attached, was detached, was dropped.
+    calls: AtomicU64,
+    attached: AtomicU64,
+    detached: AtomicU64,
+    drops: AtomicU64,
+}
+
+impl Plan {
+    fn get(count: &AtomicU64) -> u64 {
+        count.load(Ordering::SeqCst)
+    }
+
+    fn bump(count: &AtomicU64) {
+        count.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+struct Device {
+    kick: EventNotifier,
+    plan: Arc<Plan>,
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        Plan::bump(&self.plan.drops);
+    }
+}
+
+thread_local! {
+    /// Lets a test reach the device on its loop.
+    static HOME: RefCell<Option<Home<Device>>> = const { RefCell::new(None) };
+}
+
+fn stay() -> Option<Stay<Device>> {
+    HOME.with_borrow(|home| home.as_ref()?.stay())
+}
+
+impl Movable for Device {
+    type Attached = NotifierRegistration;
+
+    fn attach(&self, context: &AioContext, home: &Home<Self>) -> io::Result<NotifierRegistration> {
+        let again = home.clone();
+        let registration = context.add_notifier(
+            &self.kick,
+            home.callback(move |device, context| {
+                Plan::bump(&device.plan.calls);
+                if let Some(target) = device.plan.move_to.lock().unwrap().take() {
+                    again.move_to(&target);
+                    assert!(again.is_leaving());
+                }
+                if device.plan.nest.swap(false, Ordering::SeqCst) {
+                    for _ in 0..5 {
+                        look(context);
+                    }
+                    assert_eq!(Plan::get(&device.plan.detached), 0, "it left under its own callback");
+                }
+            }),
+        )?;
+        assert!(!self.plan.panic_in_attach.swap(false, Ordering::SeqCst), "on purpose, in attach");
+        if self.plan.refuse.swap(false, Ordering::SeqCst) {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
+        HOME.set(Some(home.clone()));
+        Plan::bump(&self.plan.attached);
+        Ok(registration)
+    }
+
+    fn detach(&self, _: &AioContext, attached: NotifierRegistration) {
+        assert!(!self.plan.panic_in_detach.swap(false, Ordering::SeqCst), "on purpose, in detach");
+        drop(attached);
+        Plan::bump(&self.plan.detached);
+    }
+}
+
+/// Two loops in one thread, and a device on the first.
+struct Two {
+    a: AioContext,
+    b: AioContext,
+    device: Option<Hosted<Device>>,
+    plan: Arc<Plan>,
+    kick: EventNotifier,
+    results: (mpsc::Sender<io::Result<()>>, mpsc::Receiver<io::Result<()>>),
+}
+
+impl Two {
+    fn new(setup: &Setup) -> Self {
+        let (a, b, kick, plan) = (setup.context(), setup.context(), setup.notifier(), Arc::<Plan>::default());
+        let device = Hosted::new(Device { kick: kick.clone(), plan: Arc::clone(&plan) });
+        device.attach(&a).unwrap();
+        assert!(device.is_on(&a.handle()));
+        Self { a, b, device: Some(device), plan, kick, results: mpsc::channel() }
+    }
+
+    fn device(&self) -> &Hosted<Device> {
+        self.device.as_ref().unwrap()
+    }
+
+    fn start_move(&self, to: &AioContext) {
+        let done = self.results.0.clone();
+        self.device().move_then(&to.handle(), move |result| done.send(result).unwrap());
+    }
+
+    /// The results of moves that have ended: `None` for success.
+    fn ended(&self) -> Vec<Option<ErrorKind>> {
+        self.results.1.try_iter().map(|result| result.err().map(|e| e.kind())).collect()
+    }
+
+    fn turn_both(&self) {
+        for _ in 0..4 {
+            look(&self.a);
+            look(&self.b);
+        }
+    }
+
+    fn is_on(&self, context: &AioContext) -> bool {
+        self.device().is_on(&context.handle())
+    }
+
+    /// Rings, and checks that the device hears it on this loop.
+    fn rings_on(&self, context: &AioContext) {
+        assert!(self.is_on(context));
+        let before = Plan::get(&self.plan.calls);
+        self.kick.notify().unwrap();
+        turn_until(context, || Plan::get(&self.plan.calls) > before);
+    }
+}
+
+pub(crate) fn a_device_moves_there_and_back(setup: &Setup) {
+    let two = Two::new(setup);
+    for round in 1..=10 {
+        for (from, to) in [(&two.a, &two.b), (&two.b, &two.a)] {
+            two.rings_on(from);
+            two.start_move(to);
+            two.kick.notify().unwrap();
+            two.turn_both();
+            assert_eq!(two.ended(), [None]);
+            two.rings_on(to);
+            assert!(!look(from));
+        }
+        assert_eq!(Plan::get(&two.plan.attached), 1 + 2 * round);
+        assert_eq!(Plan::get(&two.plan.detached), 2 * round);
+    }
+    two.start_move(&two.a);
+    two.turn_both();
+    assert_eq!((two.ended(), Plan::get(&two.plan.detached)), (vec![None], 20), "it is there already");
+}
+
+pub(crate) fn a_ring_that_was_not_dispatched_is_heard_on_the_next_loop(setup: &Setup) {
+    let two = Two::new(setup);
+    for (from, to) in [(&two.a, &two.b), (&two.b, &two.a)] {
+        let before = Plan::get(&two.plan.calls);
+        two.kick.notify().unwrap();
+        // Bottom halves run before handlers: the wait takes the ring, and the device leaves with it
+        // undelivered.
+        two.start_move(to);
+        look(from);
+        assert_eq!(Plan::get(&two.plan.calls), before);
+        turn_until(to, || Plan::get(&two.plan.calls) > before);
+    }
+}
+
+pub(crate) fn it_moves_itself_in_its_callback(setup: &Setup) {
+    let two = Two::new(setup);
+    for (from, to) in [(&two.a, &two.b), (&two.b, &two.a)] {
+        *two.plan.move_to.lock().unwrap() = Some(to.handle());
+        two.rings_on(from);
+        two.turn_both();
+        two.rings_on(to);
+    }
+}
+
+pub(crate) fn it_does_not_leave_in_its_own_callback(setup: &Setup) {
+    let two = Two::new(setup);
+    two.plan.nest.store(true, Ordering::SeqCst);
+    *two.plan.move_to.lock().unwrap() = Some(two.b.handle());
+    two.rings_on(&two.a);
+    two.turn_both();
+    two.rings_on(&two.b);
+}
+
+pub(crate) fn a_stay_keeps_it(setup: &Setup) {
+    let two = Two::new(setup);
+    let held = stay().unwrap();
+    two.start_move(&two.b);
+    two.turn_both();
+    assert!(two.ended().is_empty());
+    two.rings_on(&two.a);
+    drop(held);
+    two.turn_both();
+    assert_eq!(two.ended(), [None]);
+    two.rings_on(&two.b);
+}
+
+pub(crate) fn a_loop_that_refuses_sends_it_back(setup: &Setup) {
+    let two = Two::new(setup);
+    two.plan.refuse.store(true, Ordering::SeqCst);
+    two.start_move(&two.b);
+    two.kick.notify().unwrap();
+    two.turn_both();
+    let [Some(_)] = two.ended()[..] else { panic!("it was refused") };
+    assert_eq!(Plan::get(&two.plan.attached), 2);
+    two.rings_on(&two.a);
+    two.start_move(&two.b);
+    two.turn_both();
+    assert_eq!(two.ended(), [None]);
+    two.rings_on(&two.b);
+}
+
+pub(crate) fn a_refusal_at_the_first_loop_leaves_it_with_its_owner(setup: &Setup) {
+    let (ctx, kick, plan) = (setup.context(), setup.notifier(), Arc::<Plan>::default());
+    let device = Hosted::new(Device { kick: kick.clone(), plan: Arc::clone(&plan) });
+    plan.refuse.store(true, Ordering::SeqCst);
+    assert_eq!(device.attach(&ctx).unwrap_err().raw_os_error(), Some(libc::EMFILE));
+    assert!(!device.is_on(&ctx.handle()));
+    device.attach(&ctx).unwrap();
+    assert_eq!(device.attach(&ctx).unwrap_err().kind(), ErrorKind::AlreadyExists);
+    assert!(device.take().is_none(), "it is on a loop");
+    kick.notify().unwrap();
+    turn_until(&ctx, || Plan::get(&plan.calls) != 0);
+    assert_eq!(Plan::get(&plan.drops), 0);
+}
+
+pub(crate) fn a_dropped_target_is_an_error_and_it_stays(setup: &Setup) {
+    let mut two = Two::new(setup);
+    // Dropped before the device leaves.
+    let gone = setup.context();
+    two.start_move(&gone);
+    drop(gone);
+    two.turn_both();
+    assert_eq!(two.ended(), [Some(ErrorKind::NotConnected)]);
+    two.rings_on(&two.a);
+    assert_eq!(Plan::get(&two.plan.detached), 0);
+    // Dropped while the device is on its way.
+    two.start_move(&two.b);
+    look(&two.a);
+    assert_eq!(Plan::get(&two.plan.detached), 1);
+    drop(std::mem::replace(&mut two.b, setup.context()));
+    two.turn_both();
+    assert_eq!(two.ended(), [Some(ErrorKind::NotConnected)]);
+    two.rings_on(&two.a);
+}
+
+pub(crate) fn it_survives_its_loop(setup: &Setup) {
+    let mut two = Two::new(setup);
+    two.kick.notify().unwrap();
+    drop(std::mem::replace(&mut two.a, setup.context()));
+    assert_eq!(Plan::get(&two.plan.drops), 0);
+    two.start_move(&two.b);
+    two.turn_both();
+    assert_eq!((two.ended(), Plan::get(&two.plan.calls)), (vec![None], 1));
+    two.rings_on(&two.b);
+    // A move that was ordered before the loop was dropped is carried out.
+    two.start_move(&two.a);
+    drop(std::mem::replace(&mut two.b, setup.context()));
+    two.turn_both();
+    assert_eq!(two.ended(), [None]);
+    two.rings_on(&two.a);
+    drop(std::mem::replace(&mut two.a, setup.context()));
+    let device = two.device().take().expect("it is on no loop");
+    assert_eq!(Plan::get(&two.plan.drops), 0);
+    drop(device);
+    two.start_move(&two.b);
+    assert_eq!(two.ended(), [Some(ErrorKind::Interrupted)], "there is nothing to move");
+}
+
+pub(crate) fn the_last_move_wins(setup: &Setup) {
+    let two = Two::new(setup);
+    two.start_move(&two.b);
+    two.start_move(&two.a);
+    two.start_move(&two.b);
+    two.turn_both();
+    assert_eq!(two.ended(), [Some(ErrorKind::Interrupted), Some(ErrorKind::Interrupted), None]);
+    assert_eq!(Plan::get(&two.plan.detached), 1);
+    two.rings_on(&two.b);
+    // While it is on its way.
+    two.start_move(&two.a);
+    look(&two.b);
+    two.start_move(&two.b);
+    two.turn_both();
+    assert_eq!(two.ended(), [Some(ErrorKind::Interrupted), None]);
+    two.rings_on(&two.b);
+}
+
+pub(crate) fn release_gives_it_back(setup: &Setup) {
+    let mut two = Two::new(setup);
+    let (back, released) = mpsc::channel();
+    two.device.take().unwrap().release(move |device| back.send(device).unwrap());
+    two.turn_both();
+    let device = released.try_recv().unwrap();
+    assert_eq!((Plan::get(&two.plan.drops), Plan::get(&two.plan.detached)), (0, 1));
+    two.kick.notify().unwrap();
+    assert!(!look(&two.a));
+    let again = Hosted::new(device);
+    again.attach(&two.b).unwrap();
+    turn_until(&two.b, || Plan::get(&two.plan.calls) == 1);
+}
+
+pub(crate) fn dropping_the_owner_takes_it_off_its_loop(setup: &Setup) {
+    let mut two = Two::new(setup);
+    two.device = None;
+    assert_eq!(Plan::get(&two.plan.drops), 0);
+    two.turn_both();
+    assert_eq!((Plan::get(&two.plan.drops), Plan::get(&two.plan.detached)), (1, 1));
+    two.kick.notify().unwrap();
+    assert!(!look(&two.a));
+    // While it is on its way.
+    let mut two = Two::new(setup);
+    two.start_move(&two.b);
+    look(&two.a);
+    two.device = None;
+    two.turn_both();
+    assert_eq!((Plan::get(&two.plan.drops), two.ended()), (1, vec![Some(ErrorKind::Interrupted)]));
+}
+
+/// Turns a loop on which a device panics.
+fn panics(context: &AioContext) {
+    let caught = catch_unwind(AssertUnwindSafe(|| {
+        for _ in 0..4 {
+            look(context);
+        }
+    }));
+    assert!(caught.is_err(), "no panic came out of poll");
+}
+
+pub(crate) fn a_panic_in_detach_loses_nothing(setup: &Setup) {
+    let two = Two::new(setup);
+    two.plan.panic_in_detach.store(true, Ordering::SeqCst);
+    two.start_move(&two.b);
+    two.kick.notify().unwrap();
+    panics(&two.a);
+    two.turn_both();
+    assert_eq!(two.ended(), [None]);
+    two.rings_on(&two.b);
+}
+
+pub(crate) fn a_panic_in_attach_sends_it_back(setup: &Setup) {
+    let two = Two::new(setup);
+    two.plan.panic_in_attach.store(true, Ordering::SeqCst);
+    two.start_move(&two.b);
+    two.kick.notify().unwrap();
+    look(&two.a);
+    panics(&two.b);
+    two.turn_both();
+    assert_eq!(two.ended(), [Some(ErrorKind::Other)]);
+    two.rings_on(&two.a);
+}
+
+pub(crate) fn a_stream_moves_between_two_threads(setup: &Setup) {
+    const BYTES: u64 = 20_000;
+    let threads = [setup.io_thread(), setup.io_thread()];
+    let (reader, mut writer) = io::pipe().unwrap();
+    let (done, received) = mpsc::channel();
+    let (sum, count) = (std::cell::Cell::new(0u64), std::cell::Cell::new(0u64));
+    let stream =
+        Hosted::new(MovableFd::new(reader, Interest::READABLE, move |_, mut reader: &io::PipeReader, _| {
+            let mut buffer = [0; 64];
+            let n = reader.read(&mut buffer).unwrap();
+            count.set(count.get() + n as u64);
+            sum.set(sum.get() + buffer[..n].iter().map(|byte| u64::from(*byte)).sum::<u64>());
+            if count.get() == BYTES {
+                done.send(sum.get()).unwrap();
+            }
+        }));
+    let sent = std::thread::spawn(move || {
+        let bytes: Vec<u8> = (0..BYTES).map(|i| i as u8).collect();
+        bytes.chunks(50).for_each(|chunk| writer.write_all(chunk).unwrap());
+        (bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>(), writer)
+    });
+    let mut there = 0;
+    let sum = loop {
+        stream.move_to(threads[there].handle());
+        there = 1 - there;
+        match received.try_recv() {
+            Ok(sum) => break sum,
+            Err(_) => std::thread::yield_now(),
+        }
+    };
+    let (expected, mut writer) = sent.join().unwrap();
+    assert_eq!(sum, expected);
+    // Its owner closes the descriptor with it.
+    drop(stream);
+    while writer.write_all(b"x").is_ok() {
+        std::thread::yield_now();
+    }
+}
+
+pub(crate) fn rings_of_two_threads_survive_moves_between_two_others(setup: &Setup) {
+    let moves = std::env::var("MOVES").ok().and_then(|n| n.parse().ok()).unwrap_or(300u64);
+    let threads = [setup.io_thread(), setup.io_thread()];
+    let kick = setup.notifier();
+    // Rung so often, and seen so often. The bell is rung after the count went up.
+    let rung = Arc::new(AtomicU64::new(0));
+    let (seen, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let in_use = Mutex::new(());
+    let device = Hosted::new(MovableNotifier::new(kick.clone(), {
+        let (rung, seen) = (Arc::clone(&rung), Arc::clone(&seen));
+        move |_| {
+            let _alone = in_use.try_lock().expect("called on two loops at the same time");
+            seen.store(rung.load(Ordering::SeqCst), Ordering::SeqCst);
+        }
+    }));
+    let ringers: Vec<_> = (0..2)
+        .map(|_| {
+            let (kick, rung, seen, over) =
+                (kick.clone(), Arc::clone(&rung), Arc::clone(&seen), Arc::clone(&over));
+            std::thread::spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    let mine = rung.fetch_add(1, Ordering::SeqCst) + 1;
+                    kick.notify().unwrap();
+                    // A ring that is lost is never seen, and the hang guard reports it.
+                    while seen.load(Ordering::SeqCst) < mine {
+                        std::thread::yield_now();
+                    }
+                }
+            })
+        })
+        .collect();
+    let (done, arrived) = mpsc::channel();
+    for n in 0..moves {
+        let done = done.clone();
+        device.move_then(threads[n as usize % 2].handle(), move |result| done.send(result).unwrap());
+        arrived.recv().unwrap().unwrap();
+    }
+    over.store(true, Ordering::Relaxed);
+    ringers.into_iter().for_each(|ringer| ringer.join().unwrap());
+    assert!(seen.load(Ordering::SeqCst) > 0);
+}
+
+pub(crate) fn a_stay_may_outlive_the_context(setup: &Setup) {
+    let mut two = Two::new(setup);
+    let held = Rc::new(stay().unwrap());
+    drop(std::mem::replace(&mut two.a, setup.context()));
+    assert!(two.device().take().is_none(), "held");
+    two.kick.notify().unwrap();
+    drop(held);
+    assert_eq!(Plan::get(&two.plan.drops), 0);
+    two.start_move(&two.b);
+    two.turn_both();
+    assert_eq!(two.ended(), [None]);
+    two.rings_on(&two.b);
+}
