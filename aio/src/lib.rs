@@ -177,11 +177,13 @@ mod timer;
 mod token;
 mod turn_queue;
 mod wake_gate;
+mod worker_pool;
 
 pub use busy_poll::BusyPolling;
 pub use context::{
-    AioContext, BottomHalf, BottomHalfHandle, BoundedRegistration, Builder, BusyPolled, Handle, HandlerId,
-    Link, NotifierRegistration, OperationId, Operations, Registration, Timer, WritableRegistration,
+    AioContext, Blocking, BlockingError, BottomHalf, BottomHalfHandle, BoundedRegistration, Builder,
+    BusyPolled, Handle, HandlerId, Link, NotifierRegistration, OperationId, Operations, Registration, Timer,
+    WritableRegistration,
 };
 pub use io_thread::{IoThread, IoThreadError};
 pub use io_uring;

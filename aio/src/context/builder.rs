@@ -5,7 +5,9 @@ use crate::busy_poll::BusyPolling;
 use crate::monitor::{MonitorKind, RingSetup, Wanted};
 use crate::reset::Reset;
 use crate::sys::set_timer_slack;
+use crate::worker_pool::Limits;
 use std::io;
+use std::ops::RangeInclusive;
 
 /// Options for building an [`AioContext`].
 #[derive(Clone, Debug)]
@@ -16,6 +18,7 @@ pub struct Builder {
     ring_entries: u32,
     ring_setup: RingSetup,
     timer_slack_ns: Option<u64>,
+    workers: Limits,
 }
 
 impl Default for Builder {
@@ -27,6 +30,7 @@ impl Default for Builder {
             ring_entries: 256,
             ring_setup: RingSetup::DeferTaskrun,
             timer_slack_ns: None,
+            workers: Limits::default(),
         }
     }
 }
@@ -81,12 +85,26 @@ impl Builder {
         self
     }
 
+    /// How many threads [`AioContext::spawn_blocking`] may use: `0..=64` by default, as in QEMU.
+    /// They are started when they are needed. Those above the lower bound end when they had nothing
+    /// to do for ten seconds.
+    #[must_use]
+    pub fn worker_threads(mut self, threads: RangeInclusive<usize>) -> Self {
+        (self.workers.min, self.workers.max) = threads.into_inner();
+        self
+    }
+
     /// Makes the context. The calling thread becomes its home thread.
     ///
     /// # Errors
     /// `Unsupported`, with the reason and a remedy, if the monitor or the own notifier's reset
-    /// method that was asked for cannot be used; what eventfd(2) and epoll_create1(2) return.
+    /// method that was asked for cannot be used; `InvalidInput` if no worker thread is allowed, or
+    /// if the range is empty; what eventfd(2) and epoll_create1(2) return.
     pub fn build(self) -> io::Result<AioContext> {
+        if self.workers.max == 0 || self.workers.min > self.workers.max {
+            let why = "worker_threads needs a range that is not empty and ends at one or more";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
         if let Some(ns) = self.timer_slack_ns {
             set_timer_slack(ns)?;
         }
@@ -96,7 +114,7 @@ impl Builder {
             ring_setup: self.ring_setup,
             tells: self.busy_polling.is_on(),
         };
-        AioContext::assemble(wanted, self.reset, self.busy_polling)
+        AioContext::assemble(wanted, self.reset, self.busy_polling, self.workers)
     }
 }
 

@@ -19,9 +19,11 @@
 //! | `bounded.rs` | bounded notifiers on a loop |
 //! | `timer.rs`, `bottom_half.rs` | timers, bottom halves |
 //! | `operation.rs`, `chain.rs` | operations of the ring |
+//! | `blocking.rs` | blocking work in other threads |
 //! | `handle.rs` | what other threads hold of a context |
 
 mod action;
+mod blocking;
 mod bottom_half;
 mod bounded;
 mod builder;
@@ -36,6 +38,7 @@ mod shared;
 mod timer;
 mod turn;
 
+pub use self::blocking::{Blocking, BlockingError};
 pub use self::bottom_half::{BottomHalf, BottomHalfHandle};
 pub use self::bounded::{BoundedRegistration, WritableRegistration};
 pub use self::builder::Builder;

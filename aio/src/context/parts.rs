@@ -17,6 +17,7 @@ use crate::sys::process::{Process, forked};
 use crate::timer::Timers;
 use crate::token::Token;
 use crate::wake_gate::Sleeper;
+use crate::worker_pool::{Limits, WorkerPool};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
@@ -58,10 +59,16 @@ pub(super) struct Parts<C> {
     pub(super) process: Process,
     /// How the loop's own notifier is reset, and why not in a better way.
     pub(super) own: (Method, Option<Obstacle>),
+    pub(super) workers: WorkerPool<Deferred<C>>,
 }
 
 impl<C: 'static> Parts<C> {
-    pub(super) fn new(wanted: Wanted, reset: Reset, policy: BusyPolling) -> io::Result<Self> {
+    pub(super) fn new(
+        wanted: Wanted,
+        reset: Reset,
+        policy: BusyPolling,
+        workers: Limits,
+    ) -> io::Result<Self> {
         let agenda = Rc::<Agenda>::default();
         let (monitor, info) = Monitor::new(wanted, &agenda)?;
         let notifier = EventNotifier::new(reset)?;
@@ -81,6 +88,7 @@ impl<C: 'static> Parts<C> {
             sleeper: Sleeper::default(),
             process: Process::current(),
             own,
+            workers: WorkerPool::new(workers),
             agenda,
         };
         let eventfd = Arc::clone(notifier.eventfd());
@@ -239,8 +247,11 @@ impl<C: 'static> Parts<C> {
     pub(super) fn shut_down(&self) {
         let mut panics = Panics::default();
         if self.process.is_current() {
+            // Before any user code, which could submit more of it.
+            let unstarted = self.workers.close();
             self.monitor.shutdown(&self.sources);
             self.sources.retire_all(&mut panics);
+            panics.drop_each(unstarted);
         } else {
             self.monitor.abandon();
             panics.drop_each(self.sources.handlers.take_all());
@@ -253,6 +264,12 @@ impl<C: 'static> Parts<C> {
         panics.drop_each(callbacks);
         panics.drop_each(jobs);
         self.shared.close(&mut panics);
+        // Last, because work may wait for a closure that it has scheduled: it learns that the loop
+        // has ended.
+        if self.process.is_current() {
+            self.workers.join();
+        }
+        panics.drop_each(self.workers.take_all());
         panics.resume();
     }
 }

@@ -9,6 +9,7 @@ use crate::reset::{Method, Reset};
 use crate::stats::Stats;
 use crate::sys::{TimeoutNs, monotonic_ns};
 use crate::timer::VirtualClock;
+use crate::worker_pool::Limits;
 use std::fmt;
 use std::io;
 use std::rc::Rc;
@@ -46,8 +47,13 @@ const _: fn() = || {
 };
 
 impl AioContext {
-    pub(super) fn assemble(wanted: Wanted, reset: Reset, policy: BusyPolling) -> io::Result<Self> {
-        Ok(Self { parts: Rc::new(Parts::new(wanted, reset, policy)?) })
+    pub(super) fn assemble(
+        wanted: Wanted,
+        reset: Reset,
+        policy: BusyPolling,
+        workers: Limits,
+    ) -> io::Result<Self> {
+        Ok(Self { parts: Rc::new(Parts::new(wanted, reset, policy, workers)?) })
     }
 
     /// The monitor that was chosen, and why.

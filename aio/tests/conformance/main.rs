@@ -9,6 +9,7 @@
 //! No test relies on sleeping or on measured time. Tests count events, and the hang guard names a
 //! test that hangs and aborts it.
 
+mod blocking;
 mod bottom_halves;
 mod bounded_turns;
 mod busy_poll;
@@ -270,6 +271,19 @@ suite! { $ everywhere
         run_in_its_own_thread_is_an_error,
         run_on_one_that_ended_is_an_error,
         serves_notifiers,
+    }
+    blocking {
+        a_result_comes_back_to_the_home_thread,
+        many_come_back_once_each,
+        cancel_reaches_work_that_has_not_begun,
+        cancel_is_too_late_for_work_that_has_begun,
+        work_begins_in_order,
+        a_panic_of_the_work_is_a_result,
+        a_sleeping_loop_is_woken_by_a_result,
+        the_callback_may_submit_turn_and_cancel,
+        a_dropped_context_waits_for_work_that_has_begun,
+        captures_of_a_dropped_context_may_cancel,
+        a_range_without_a_thread_is_refused,
     }
     errors {
         a_regular_file_is_refused,
