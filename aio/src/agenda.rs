@@ -17,6 +17,8 @@ pub(crate) enum Item {
     Timers = 4,
     /// The context busy polls.
     BusyPolling = 8,
+    /// Callbacks are observed: a profile, or a hook for slow ones.
+    Observed = 64,
 }
 
 /// The set of items.

@@ -168,6 +168,8 @@ mod handler;
 mod io_thread;
 mod monitor;
 mod notifier;
+mod observe;
+mod profile;
 mod refused;
 mod reset;
 mod stats;
@@ -182,13 +184,17 @@ mod worker_pool;
 pub use busy_poll::BusyPolling;
 pub use context::{
     AioContext, Blocking, BlockingError, BottomHalf, BottomHalfHandle, BoundedRegistration, Builder,
-    BusyPolled, Handle, HandlerId, Link, NotifierRegistration, OperationId, Operations, Registration, Timer,
-    WritableRegistration,
+    BusyPolled, Handle, HandlerId, Link, NotifierRegistration, OperationId, Operations, Registration,
+    SlowCallback, Timer, WritableRegistration,
 };
 pub use io_thread::{IoThread, IoThreadError};
 pub use io_uring;
 pub use monitor::{Interest, MonitorInfo, MonitorKind, Readiness, RingInfo, RingSetup};
 pub use notifier::{BoundedBuilder, BoundedMethod, BoundedNotifier, BoundedStats, Counting, EventNotifier};
+pub use observe::{
+    BottomHalfEntry, BottomHalfState, Dump, HandlerEntry, OperationEntry, TimerEntry, WorkerLoad,
+};
+pub use profile::{CallbackKind, Figures};
 pub use refused::Refused;
 pub use reset::{Method, Reset};
 pub use stats::Stats;

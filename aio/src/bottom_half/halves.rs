@@ -9,10 +9,13 @@
 
 use super::list::{Due, List, Node};
 use crate::agenda::{Agenda, Item};
+use crate::profile::Slot;
 use crate::sync::Arc;
 use crate::turn_queue::{Mark, TurnQueue};
 use slab::Slab;
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
@@ -22,7 +25,7 @@ use std::sync::{Mutex, PoisonError};
 const MOST_PER_TURN: usize = 1024;
 
 /// Identity of a bottom half in the home thread's table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct HalfKey {
     slot: usize,
     version: u64,
@@ -61,11 +64,13 @@ impl<S> fmt::Debug for Work<S> {
 
 /// Something to run now.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Job<T, S, D> {
+pub(crate) enum Job<T, S, D, R = ()> {
     /// A bottom half that was scheduled, or (`idle`) scheduled to run when the loop turns anyway.
     Half {
         callback: T,
         idle: bool,
+        /// What was taken from its record.
+        record: R,
     },
     Sent(S),
     Deferred(D),
@@ -79,6 +84,7 @@ enum Queued<S, D> {
 struct Entry<T> {
     version: u64,
     callback: T,
+    record: Slot,
 }
 
 /// The bottom halves of one context.
@@ -113,7 +119,7 @@ impl<T, S, D> BottomHalves<T, S, D> {
     pub(crate) fn create(&self, callback: T) -> HalfKey {
         let version = self.versions.get() + 1;
         self.versions.set(version);
-        let slot = self.entries.borrow_mut().insert(Entry { version, callback });
+        let slot = self.entries.borrow_mut().insert(Entry { version, callback, record: Slot::default() });
         HalfKey { slot, version }
     }
 
@@ -159,8 +165,8 @@ impl<T, S, D> BottomHalves<T, S, D> {
         self.queue.mark(MOST_PER_TURN)
     }
 
-    /// The next job in front of `mark`.
-    pub(crate) fn next(&self, mark: Mark) -> Option<Job<T, S, D>>
+    /// The next job in front of `mark`. `look` looks at the record of a bottom half.
+    pub(crate) fn next<R>(&self, mark: Mark, look: impl Fn(&Slot) -> R) -> Option<Job<T, S, D, R>>
     where
         T: Clone,
     {
@@ -177,7 +183,10 @@ impl<T, S, D> BottomHalves<T, S, D> {
                 Work::Half(key) => {
                     let entries = self.entries.borrow();
                     let entry = entries.get(key.slot).filter(|e| e.version == key.version);
-                    entry.map(|e| Job::Half { callback: e.callback.clone(), idle: due == Due::Idle })
+                    entry.map(|e| {
+                        let (callback, record) = (e.callback.clone(), look(&e.record));
+                        Job::Half { callback, idle: due == Due::Idle, record }
+                    })
                 }
                 sent @ Work::Sent(_) => sent.take_sent().map(Job::Sent),
             };
@@ -188,6 +197,42 @@ impl<T, S, D> BottomHalves<T, S, D> {
         let more = !self.queue.is_empty() || !self.deferred.borrow().is_empty();
         self.agenda.set(Item::BottomHalves, more);
         None
+    }
+
+    /// Gives a bottom half a name.
+    pub(crate) fn set_name(&self, key: HalfKey, name: Cow<'static, str>) {
+        self.look(key, |record| record.set_name(name));
+    }
+
+    /// Looks at the record of a bottom half, unless it was removed.
+    pub(crate) fn look<R>(&self, key: HalfKey, look: impl FnOnce(&Slot) -> R) -> Option<R> {
+        let entries = self.entries.borrow();
+        let entry = entries.get(key.slot).filter(|e| e.version == key.version)?;
+        Some(look(&entry.record))
+    }
+
+    /// All bottom halves, with their records and whether they are scheduled. Returns how many
+    /// closures wait for a turn. Home thread.
+    pub(crate) fn each(&self, list: &List<Work<S>>, mut visit: impl FnMut(&Slot, Due)) -> usize {
+        let (mut scheduled, mut closures) = (HashMap::new(), self.deferred.borrow().len());
+        let mut count = |node: &Node<Work<S>>| match node.value {
+            Work::Half(key) => _ = scheduled.insert(key, node.due()),
+            Work::Sent(_) => closures += 1,
+        };
+        list.each(&mut count);
+        let mut deferred = 0;
+        self.queue.find_map(|queued| {
+            match queued {
+                Queued::Node(node) => count(node),
+                Queued::Deferred(_) => deferred += 1,
+            }
+            None::<()>
+        });
+        for (slot, Entry { version, record, .. }) in &*self.entries.borrow() {
+            let key = HalfKey { slot, version: *version };
+            visit(record, scheduled.get(&key).copied().unwrap_or(Due::Cancelled));
+        }
+        closures + deferred
     }
 
     /// Takes everything out: callbacks, and closures that did not run.
@@ -208,6 +253,10 @@ mod tests {
 
     type Halves = BottomHalves<&'static str, u32, char>;
 
+    fn next(halves: &Halves, mark: Mark) -> Option<Job<&'static str, u32, char>> {
+        halves.next(mark, |_| ())
+    }
+
     fn send(list: &List<Work<u32>>, n: u32) {
         Node::schedule(&Arc::new(Node::new(Work::sent(n))), list);
     }
@@ -223,11 +272,14 @@ mod tests {
         let mark = halves.collect(&list);
         halves.defer('b');
         send(&list, 3);
-        let half = Job::Half { callback: "half", idle: false };
-        let run = [(); 5].map(|()| halves.next(mark));
+        let half = Job::Half { callback: "half", idle: false, record: () };
+        let run = [(); 5].map(|()| next(&halves, mark));
         assert_eq!(run, [Some(Job::Sent(1)), Some(half), Some(Job::Sent(2)), Some(Job::Deferred('a')), None]);
         let mark = halves.collect(&list);
-        assert_eq!([(); 3].map(|()| halves.next(mark)), [Some(Job::Sent(3)), Some(Job::Deferred('b')), None]);
+        assert_eq!(
+            [(); 3].map(|()| next(&halves, mark)),
+            [Some(Job::Sent(3)), Some(Job::Deferred('b')), None]
+        );
     }
 
     #[test]
@@ -236,7 +288,7 @@ mod tests {
         (0..2500).for_each(|n| send(&list, n));
         let turn = || {
             let mark = halves.collect(&list);
-            std::iter::from_fn(|| halves.next(mark)).count()
+            std::iter::from_fn(|| next(&halves, mark)).count()
         };
         assert_eq!([turn(), turn(), turn(), turn()], [1024, 1024, 452, 0]);
     }
@@ -250,7 +302,7 @@ mod tests {
         assert_eq!(halves.due(&list), Due::Now);
         nodes[0].cancel();
         assert_eq!(halves.remove(keys[1]), Some("removed"));
-        assert_eq!(halves.next(halves.collect(&list)), None);
+        assert_eq!(next(&halves, halves.collect(&list)), None);
         assert_eq!(halves.due(&list), Due::Cancelled);
     }
 }

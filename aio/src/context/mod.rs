@@ -7,6 +7,7 @@
 //! | `turn.rs` | [`AioContext`] itself: one turn, and the end of a context |
 //! | `parts.rs` | the mechanisms of one context, tied together |
 //! | `dispatch.rs`, `action.rs` | what is done with a ready handler; busy polling of devices |
+//! | `observer.rs` | who watches the callbacks of a turn |
 //! | `shared.rs` | the part that other threads may touch |
 //! | `panics.rs` | how a panic of user code is kept from skipping what follows it |
 //!
@@ -20,6 +21,7 @@
 //! | `timer.rs`, `bottom_half.rs` | timers, bottom halves |
 //! | `operation.rs`, `chain.rs` | operations of the ring |
 //! | `blocking.rs` | blocking work in other threads |
+//! | `observe.rs` | names, a profile, slow callbacks, a dump |
 //! | `handle.rs` | what other threads hold of a context |
 
 mod action;
@@ -31,6 +33,8 @@ mod chain;
 mod descriptor;
 mod dispatch;
 mod handle;
+mod observe;
+mod observer;
 mod operation;
 mod panics;
 mod parts;
@@ -45,6 +49,7 @@ pub use self::builder::Builder;
 pub use self::chain::Link;
 pub use self::descriptor::{BusyPolled, HandlerId, NotifierRegistration, Registration};
 pub use self::handle::Handle;
+pub use self::observer::SlowCallback;
 pub use self::operation::{OperationId, Operations};
 pub use self::timer::Timer;
 pub use self::turn::AioContext;

@@ -2,6 +2,7 @@
 
 use super::action::OnOwn;
 use super::dispatch::{Action, Registered, Sources};
+use super::observer::{Observer, Turn};
 use super::panics::Panics;
 use super::shared::Shared;
 use crate::agenda::{Agenda, Item};
@@ -60,6 +61,7 @@ pub(super) struct Parts<C> {
     /// How the loop's own notifier is reset, and why not in a better way.
     pub(super) own: (Method, Option<Obstacle>),
     pub(super) workers: WorkerPool<Deferred<C>>,
+    pub(super) observer: Observer<C>,
 }
 
 impl<C: 'static> Parts<C> {
@@ -68,6 +70,7 @@ impl<C: 'static> Parts<C> {
         reset: Reset,
         policy: BusyPolling,
         workers: Limits,
+        busy_turn: Turn<C>,
     ) -> io::Result<Self> {
         let agenda = Rc::<Agenda>::default();
         let (monitor, info) = Monitor::new(wanted, &agenda)?;
@@ -89,6 +92,7 @@ impl<C: 'static> Parts<C> {
             process: Process::current(),
             own,
             workers: WorkerPool::new(workers),
+            observer: Observer::new(&agenda, busy_turn),
             agenda,
         };
         let eventfd = Arc::clone(notifier.eventfd());
@@ -172,6 +176,11 @@ impl<C: 'static> Parts<C> {
     #[inline]
     pub(super) fn has(&self, item: Item) -> bool {
         self.agenda.has(item)
+    }
+
+    #[inline]
+    pub(super) fn has_either(&self, a: Item, b: Item) -> bool {
+        self.agenda.has_either(a, b)
     }
 
     /// Returns true if completions or bottom halves may wait to be run.
@@ -263,6 +272,7 @@ impl<C: 'static> Parts<C> {
         let (callbacks, jobs) = self.bottom_halves.take_all();
         panics.drop_each(callbacks);
         panics.drop_each(jobs);
+        panics.drop_each(self.observer.set_slow(None));
         self.shared.close(&mut panics);
         // Last, because work may wait for a closure that it has scheduled: it learns that the loop
         // has ended.

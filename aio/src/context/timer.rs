@@ -3,6 +3,7 @@
 use super::parts::Callback;
 use super::turn::AioContext;
 use crate::timer::{Clock, TimerKey, Timers};
+use std::borrow::Cow;
 use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
@@ -20,6 +21,14 @@ pub struct Timer {
 }
 
 impl Timer {
+    /// Gives the timer a name, for [`AioContext::dump`] and [`SlowCallback`](crate::SlowCallback).
+    /// It takes the place of an earlier name.
+    #[must_use = "dropping a timer disarms it"]
+    pub fn named(self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.timers.set_name(self.key, name.into());
+        self
+    }
+
     /// Arms the timer for `at_ns` of its clock, in place of any deadline that it had. A deadline
     /// that has passed runs it in the next turn; inside its own callback that is not the turn that
     /// runs it now.

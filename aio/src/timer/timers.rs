@@ -6,9 +6,11 @@
 use super::clock::{Clock, VirtualClock};
 use super::heap::{Deadline, Heap};
 use crate::agenda::{Agenda, Item};
+use crate::profile::Slot;
 use crate::sys::{TimeoutNs, monotonic_ns};
 use crate::turn_queue::{Mark, TurnQueue};
 use slab::Slab;
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
@@ -32,6 +34,7 @@ struct Entry<T> {
     /// When it was armed; names this arming in the queue.
     order: u64,
     value: T,
+    record: Slot,
 }
 
 struct Tables<T> {
@@ -146,7 +149,8 @@ impl<T> Timers<T> {
         tables.versions += 1;
         let version = tables.versions;
         let place = Place::Idle;
-        let slot = tables.entries.insert(Entry { version, clock, place, at_ns: 0, order: 0, value });
+        let (at_ns, order, record) = (0, 0, Slot::default());
+        let slot = tables.entries.insert(Entry { version, clock, place, at_ns, order, value, record });
         TimerKey { slot, version, clock }
     }
 
@@ -223,8 +227,9 @@ impl<T> Timers<T> {
         self.due.mark(usize::MAX)
     }
 
-    /// The next expired timer in front of `mark`; it is idle from here on.
-    pub(crate) fn next(&self, mark: Mark) -> Option<T>
+    /// The next expired timer in front of `mark`, and what `look` takes from its record. It is idle
+    /// from here on.
+    pub(crate) fn next<R>(&self, mark: Mark, look: impl FnOnce(&Slot) -> R) -> Option<(T, R)>
     where
         T: Clone,
     {
@@ -236,9 +241,29 @@ impl<T> Timers<T> {
                 continue;
             };
             entry.place = Place::Idle;
-            return Some(entry.value.clone());
+            return Some((entry.value.clone(), look(&entry.record)));
         }
         None
+    }
+
+    /// Gives a timer a name.
+    pub(crate) fn set_name(&self, key: TimerKey, name: Cow<'static, str>) {
+        self.look(key, |record| record.set_name(name));
+    }
+
+    /// Looks at the record of a timer, unless it was removed.
+    pub(crate) fn look<R>(&self, key: TimerKey, look: impl FnOnce(&Slot) -> R) -> Option<R> {
+        let tables = self.tables.borrow();
+        let entry = tables.entries.get(key.slot).filter(|e| e.version == key.version)?;
+        Some(look(&entry.record))
+    }
+
+    /// All timers: record, clock, and deadline if it is armed.
+    pub(crate) fn each(&self, mut visit: impl FnMut(&Slot, Clock, Option<u64>)) {
+        for (_, entry) in &self.tables.borrow().entries {
+            let deadline_ns = (entry.place != Place::Idle).then_some(entry.at_ns);
+            visit(&entry.record, entry.clock, deadline_ns);
+        }
     }
 
     /// Takes every timer out.
@@ -253,6 +278,10 @@ impl<T> Timers<T> {
 mod tests {
     use super::*;
 
+    fn next(timers: &Timers<&'static str>, mark: Mark) -> Option<&'static str> {
+        timers.next(mark, |_| ()).map(|(name, ())| name)
+    }
+
     #[test]
     fn a_timer_armed_in_the_past_by_its_own_callback_waits_for_the_next_turn() {
         let timers = Timers::new(&Rc::default());
@@ -260,13 +289,13 @@ mod tests {
         timers.arm(key, 0);
         for _ in 0..3 {
             let mark = timers.expire();
-            assert_eq!(timers.next(mark), Some("tick"));
+            assert_eq!(next(&timers, mark), Some("tick"));
             timers.arm(key, 0);
-            assert_eq!(timers.next(mark), None);
+            assert_eq!(next(&timers, mark), None);
         }
         timers.expire();
         timers.cancel(key);
-        assert_eq!(timers.next(timers.expire()), None, "cancelled after it expired");
+        assert_eq!(next(&timers, timers.expire()), None, "cancelled after it expired");
         assert_eq!((timers.remove(key), timers.remove(key)), (Some("tick"), None));
     }
 
@@ -281,7 +310,7 @@ mod tests {
         timers.virtual_clock.step(std::time::Duration::from_nanos(6));
         assert_eq!(timers.timeout(), Some(0));
         let mark = timers.expire();
-        assert_eq!([(); 3].map(|()| timers.next(mark)), [Some("b"), Some("c"), None]);
+        assert_eq!([(); 3].map(|()| next(&timers, mark)), [Some("b"), Some("c"), None]);
         assert_eq!(timers.deadline_ns(keys[0]), Some(7));
     }
 
@@ -297,6 +326,6 @@ mod tests {
         timers.arm(keys[0], 3);
         // A nested turn: both have expired, and "b" has the earlier deadline now.
         let mark = timers.expire();
-        assert_eq!([(); 3].map(|()| timers.next(mark)), [Some("b"), Some("a"), None]);
+        assert_eq!([(); 3].map(|()| next(&timers, mark)), [Some("b"), Some("a"), None]);
     }
 }
