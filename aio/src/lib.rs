@@ -21,6 +21,11 @@
 //! * **Bottom halves** ([`BottomHalf`]), scheduled lock-free from any thread; **timers**
 //!   ([`Timer`]) with nanosecond deadlines, on real time or on a virtual clock that the emulator
 //!   can stop and step.
+//! * **Blocking work in worker threads** ([`AioContext::spawn_blocking`]), with the callback at
+//!   home.
+//! * **A loop that can be looked into**: names, a [dump](AioContext::dump) of everything, a
+//!   [profile](AioContext::set_profiling), and a hook for [slow
+//!   callbacks](AioContext::on_slow_callback), which cost nothing while they are off.
 //! * **Nested turns**: any callback may call [`AioContext::poll`] to wait for something.
 //!
 //! It is neither an async runtime nor a network library: it uses callbacks, one thread, and runs on
@@ -123,6 +128,7 @@
 //! | any, with a [`BottomHalfHandle`] | [`schedule`](BottomHalfHandle::schedule), [`cancel`](BottomHalfHandle::cancel) |
 //! | any, another process, KVM | ring an [`EventNotifier`] |
 //! | any, another process | [`notify`](BoundedNotifier::notify) and [`take`](BoundedNotifier::take) of a [`BoundedNotifier`] |
+//! | a worker thread | run what [`spawn_blocking`](AioContext::spawn_blocking) was given |
 //!
 //! Waking the loop costs the waking thread one write(2) if the loop sleeps or is about to sleep,
 //! and no system call if it is awake, or if somebody has written since it last looked for work.
@@ -144,6 +150,7 @@
 //! | a classic notifier that rang | read | read | read |
 //! | an autoreset notifier that rang | (read) | none | none |
 //! | timers, bottom halves | none | none | none |
+//! | blocking work | futex, clone3 for a new thread; a write by the worker if the loop sleeps | the same | the same |
 //! | an operation | – | – | part of the next enter |
 //! | a bounded notifier's count, [atomic](BoundedMethod::Atomic) | as its doorbell | as its doorbell | as its doorbell |
 //! | the same, by the kernel or by credit | read, (write) | read, (write) | read, (write) |
@@ -151,6 +158,15 @@
 //! A turn in the steady state allocates nothing, and its cost does not grow with the number of
 //! registered descriptors, except inside ppoll(2). [`AioContext::stats`] counts every one of these
 //! calls.
+//!
+//! # Features
+//!
+//! None is on by default.
+//!
+//! | | |
+//! |---|---|
+//! | `tracing` | events of the target `aio` for the crate `tracing`. If a subscriber takes TRACE, each turn sends `aio_poll` and each callback `aio_dispatch` with kind, name and time. `slow_callback` is a warning. Busy polling and the worker threads have the names of QEMU's trace events: `run_poll_handlers_begin`, `run_poll_handlers_end`, `thread_pool_submit_aio`, `thread_pool_complete_aio`, `thread_pool_cancel_aio` |
+//! | `metrics` | `Metrics`: counters, figures and worker threads as OpenMetrics text, and as a collector of the crate `prometheus-client` |
 //!
 //! # Kernels
 //!
@@ -177,6 +193,7 @@ mod sync;
 mod sys;
 mod timer;
 mod token;
+mod trace;
 mod turn_queue;
 mod wake_gate;
 mod worker_pool;
@@ -191,6 +208,8 @@ pub use io_thread::{IoThread, IoThreadError};
 pub use io_uring;
 pub use monitor::{Interest, MonitorInfo, MonitorKind, Readiness, RingInfo, RingSetup};
 pub use notifier::{BoundedBuilder, BoundedMethod, BoundedNotifier, BoundedStats, Counting, EventNotifier};
+#[cfg(feature = "metrics")]
+pub use observe::Metrics;
 pub use observe::{
     BottomHalfEntry, BottomHalfState, Dump, HandlerEntry, OperationEntry, TimerEntry, WorkerLoad,
 };

@@ -48,9 +48,10 @@ impl CallbackKind {
     ];
 }
 
-impl fmt::Display for CallbackKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+impl CallbackKind {
+    /// The kind in lower case, such as `bottom half`.
+    pub fn as_str(self) -> &'static str {
+        match self {
             Self::Fd => "fd",
             Self::Notifier => "notifier",
             Self::PolledNotifier => "polled notifier",
@@ -59,7 +60,13 @@ impl fmt::Display for CallbackKind {
             Self::BottomHalf => "bottom half",
             Self::Closure => "closure",
             Self::Operation => "operation",
-        })
+        }
+    }
+}
+
+impl fmt::Display for CallbackKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
     }
 }
 

@@ -3,6 +3,7 @@
 use super::parts::Parts;
 use super::turn::AioContext;
 use crate::refused::Refused;
+use crate::trace;
 use crate::worker_pool::JobId;
 use std::any::Any;
 use std::fmt;
@@ -31,6 +32,7 @@ impl Blocking {
         let Some(work) = context.workers.cancel(self.job) else {
             return false;
         };
+        trace::thread_pool_cancel_aio(self.job);
         // First, because the captures of the work may panic when they are dropped.
         let job = self.job;
         context.bottom_halves.defer(Box::new(move |ctx: &AioContext| ctx.end_blocking(job)));
@@ -173,6 +175,7 @@ impl AioContext {
                 handle.schedule(move |ctx| ctx.end_blocking(job));
             })
         });
+        trace::thread_pool_submit_aio(job);
         Ok(Blocking { context: Rc::downgrade(&self.parts), job })
     }
 
@@ -182,6 +185,7 @@ impl AioContext {
         // runs.
         let done = self.parts.workers.take_done(job);
         if let Some(done) = done {
+            trace::thread_pool_complete_aio(job);
             done(self);
         }
     }

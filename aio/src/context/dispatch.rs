@@ -11,6 +11,7 @@ use crate::monitor::{Readiness, Sink};
 use crate::profile::CallbackKind;
 use crate::stats::Counters;
 use crate::sys::monotonic_ns;
+use crate::trace;
 use std::fmt;
 use std::io;
 
@@ -142,6 +143,13 @@ impl<C> Sources<C> {
             return if self.look_at_all() { Round::Hit } else { Round::Loop };
         }
         self.busy.begin(begin);
+        trace::run_poll_handlers_begin(window_ns, limit_ns);
+        let round = self.look_until(start_ns, window_ns, loop_has_work);
+        trace::run_poll_handlers_end(round != Round::Miss);
+        round
+    }
+
+    fn look_until(&self, start_ns: u64, window_ns: u64, loop_has_work: impl Fn() -> bool) -> Round {
         loop {
             if self.look_at_all() {
                 return Round::Hit;

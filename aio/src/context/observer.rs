@@ -7,6 +7,7 @@
 use crate::agenda::{Agenda, Item};
 use crate::profile::{CallbackKind, Figures, Record, Slot, Tally};
 use crate::sys::monotonic_ns;
+use crate::trace;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
@@ -196,6 +197,8 @@ impl<C> Observer<C> {
 
     /// A callback has returned. Runs the hook if it took too long.
     fn called(&self, context: &C, kind: CallbackKind, record: Option<&Record>, took_ns: u64) {
+        let name = record.and_then(|record| record.name.as_deref());
+        trace::aio_dispatch(kind.as_str(), name, took_ns);
         if self.profiling.get() {
             let profile = self.profile.get();
             if let Some(tally) = self.kinds.get(kind as usize) {
@@ -207,11 +210,11 @@ impl<C> Observer<C> {
         }
         // A statement of its own: the hook may do anything, so nothing may be borrowed while it
         // runs.
-        let hook = match &*self.slow.borrow() {
-            Some(slow) if took_ns > slow.limit_ns => Rc::clone(&slow.hook),
+        let (hook, limit_ns) = match &*self.slow.borrow() {
+            Some(slow) if took_ns > slow.limit_ns => (Rc::clone(&slow.hook), slow.limit_ns),
             _ => return,
         };
-        let name = record.and_then(|record| record.name.as_deref());
+        trace::slow_callback(kind.as_str(), name, took_ns, limit_ns);
         hook(context, &SlowCallback { name, kind, took: Duration::from_nanos(took_ns) });
     }
 }

@@ -11,6 +11,7 @@ use crate::reset::{Method, Reset};
 use crate::stats::Stats;
 use crate::sys::{TimeoutNs, monotonic_ns};
 use crate::timer::VirtualClock;
+use crate::trace;
 use crate::worker_pool::Limits;
 use std::fmt;
 use std::io;
@@ -130,6 +131,9 @@ impl AioContext {
         let parts = &*self.parts;
         parts.check_process()?;
         parts.sources.stats.turns.bump();
+        if trace::is_on() {
+            return self.observed_turn(blocking);
+        }
         if blocking && parts.is_idle() {
             parts.sleep(None)?;
         } else if parts.has_either(Item::BusyPolling, Item::Observed) {
@@ -150,12 +154,15 @@ impl AioContext {
     /// A turn whose callbacks are observed.
     fn observed_turn(&self, blocking: bool) -> io::Result<bool> {
         let parts = &*self.parts;
-        if parts.has(Item::BusyPolling) {
-            return self.busy_turn::<On>(blocking);
-        }
-        parts.ask_kernel(if blocking { parts.timeout() } else { Some(0) })?;
-        parts.accept();
-        self.run_due::<On>()
+        let progress = if parts.has(Item::BusyPolling) {
+            self.busy_turn::<On>(blocking)?
+        } else {
+            parts.ask_kernel(if blocking { parts.timeout() } else { Some(0) })?;
+            parts.accept();
+            self.run_due::<On>()?
+        };
+        trace::aio_poll(blocking, progress);
+        Ok(progress)
     }
 
     /// A turn of a context that busy polls.
