@@ -133,7 +133,7 @@ pub(crate) struct Record {
 pub(crate) struct Slot(Cell<Option<Rc<Record>>>);
 
 impl Slot {
-    /// Gives a name, in place of any earlier one.
+    /// Sets the name, in place of any earlier one.
     pub(crate) fn set_name(&self, name: Cow<'static, str>) {
         let tally = self.get().map_or_else(Tally::default, |record| record.tally.clone());
         self.0.set(Some(Rc::new(Record { name: Some(name), tally })));

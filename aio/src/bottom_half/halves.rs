@@ -199,7 +199,7 @@ impl<T, S, D> BottomHalves<T, S, D> {
         None
     }
 
-    /// Gives a bottom half a name.
+    /// Names a bottom half.
     pub(crate) fn set_name(&self, key: HalfKey, name: Cow<'static, str>) {
         self.look(key, |record| record.set_name(name));
     }

@@ -23,7 +23,7 @@ pub struct BottomHalf {
 }
 
 impl BottomHalf {
-    /// Gives the bottom half a name, for [`AioContext::dump`] and
+    /// Names the bottom half, for [`AioContext::dump`] and
     /// [`SlowCallback`](crate::SlowCallback). It takes the place of an earlier name.
     #[must_use = "dropping a bottom half deletes it"]
     pub fn named(self, name: impl Into<Cow<'static, str>>) -> Self {

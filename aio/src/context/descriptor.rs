@@ -37,7 +37,7 @@ impl Registration {
         HandlerId(self.token)
     }
 
-    /// Gives the handler a name, for [`AioContext::dump`] and [`SlowCallback`](crate::SlowCallback).
+    /// Names the handler, for [`AioContext::dump`] and [`SlowCallback`](crate::SlowCallback).
     /// It takes the place of an earlier name. No effect once the handler was removed.
     #[must_use = "dropping a registration removes its handler"]
     pub fn named(self, name: impl Into<Cow<'static, str>>) -> Self {

@@ -123,10 +123,13 @@ pub(super) trait Observed: Sized {
 /// A kind of turn. The argument is that of [`poll`](crate::AioContext::poll).
 pub(super) type Turn<C> = fn(&C, bool) -> io::Result<bool>;
 
-/// The hook for callbacks that took too long.
+/// A hook of a user for slow callbacks.
+pub(super) type Hook<C> = Rc<dyn Fn(&C, &SlowCallback<'_>)>;
+
+/// The hook that is set, and when it is called.
 pub(super) struct Slow<C> {
     pub(super) limit_ns: u64,
-    pub(super) hook: Rc<dyn Fn(&C, &SlowCallback<'_>)>,
+    pub(super) hook: Hook<C>,
 }
 
 /// The profile of one context, and its hook for slow callbacks.

@@ -21,7 +21,7 @@ pub struct Timer {
 }
 
 impl Timer {
-    /// Gives the timer a name, for [`AioContext::dump`] and [`SlowCallback`](crate::SlowCallback).
+    /// Names the timer, for [`AioContext::dump`] and [`SlowCallback`](crate::SlowCallback).
     /// It takes the place of an earlier name.
     #[must_use = "dropping a timer disarms it"]
     pub fn named(self, name: impl Into<Cow<'static, str>>) -> Self {

@@ -246,7 +246,7 @@ impl<T> Timers<T> {
         None
     }
 
-    /// Gives a timer a name.
+    /// Names a timer.
     pub(crate) fn set_name(&self, key: TimerKey, name: Cow<'static, str>) {
         self.look(key, |record| record.set_name(name));
     }
