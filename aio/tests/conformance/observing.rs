@@ -425,10 +425,16 @@ pub(crate) fn a_panic_of_the_hook_leaves_the_loop_working(setup: &Setup) {
 }
 
 pub(crate) fn the_hook_is_dropped_with_the_context(setup: &Setup) {
-    let alive = Rc::new(());
+    struct OnDrop(aio::Handle, Rc<Cell<Option<bool>>>);
+    impl Drop for OnDrop {
+        fn drop(&mut self) {
+            self.1.set(Some(self.0.is_alive()));
+        }
+    }
+    let alive = Rc::new(Cell::new(None));
     let ctx = setup.context();
-    let (held, timer) = (Rc::clone(&alive), ctx.timer(|_| ()));
+    let (held, timer) = (OnDrop(ctx.handle(), Rc::clone(&alive)), ctx.timer(|_| ()));
     ctx.on_slow_callback(LONG, move |_, _| _ = (&held, &timer));
     drop(ctx);
-    assert_eq!(Rc::strong_count(&alive), 1);
+    assert_eq!(alive.get(), Some(true), "while the context can still be used, as other captures");
 }
