@@ -19,6 +19,8 @@ pub(crate) enum Item {
     BusyPolling = 8,
     /// Tasks that are ready.
     Tasks = 16,
+    /// Callbacks are observed: a profile, or a hook for slow ones.
+    Observed = 64,
 }
 
 /// The set of items.

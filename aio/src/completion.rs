@@ -162,6 +162,11 @@ impl<T> Completions<T> {
         self.operations.borrow().iter().filter(|(_, o)| !o.finished).map(|(_, o)| o.token).collect()
     }
 
+    /// All operations: whether one has many completions, and whether the kernel still has it.
+    pub(crate) fn each(&self, mut visit: impl FnMut(Token, bool, bool)) {
+        self.operations.borrow().iter().for_each(|(_, o)| visit(o.token, o.multishot, !o.finished));
+    }
+
     pub(crate) fn is_in_flight(&self, token: Token) -> bool {
         self.operations.borrow().get(token.slot()).is_some_and(|o| o.token == token && !o.finished)
     }

@@ -23,6 +23,11 @@
 //!   ([`Timer`]) with nanosecond deadlines, on real time or on a virtual clock that the emulator
 //!   can stop and step, for all loops of a VM at once.
 //! * **Devices that move from loop to loop** ([`Hosted`]), without losing a ring.
+//! * **Blocking work in worker threads** ([`AioContext::spawn_blocking`]), with the callback at
+//!   home.
+//! * **A loop that can be looked into**: names, a [dump](AioContext::dump) of everything, a
+//!   [profile](AioContext::set_profiling), and a hook for [slow
+//!   callbacks](AioContext::on_slow_callback), which cost nothing while they are off.
 //! * **Nested turns**: any callback may call [`AioContext::poll`] to wait for something.
 //!
 //! * **Futures** ([`AioContext::spawn`], [`AioContext::block_on`]) on the same loop, beside the
@@ -135,6 +140,7 @@
 //! | any, with a [`Hosted`] device | [`move_to`](Hosted::move_to) another loop |
 //! | any, another process, KVM | ring an [`EventNotifier`] |
 //! | any, another process | [`notify`](BoundedNotifier::notify) and [`take`](BoundedNotifier::take) of a [`BoundedNotifier`] |
+//! | a worker thread | run what [`spawn_blocking`](AioContext::spawn_blocking) was given |
 //!
 //! Waking the loop costs the waking thread one write(2) if the loop sleeps or is about to sleep,
 //! and no system call if it is awake, or if somebody has written since it last looked for work.
@@ -157,6 +163,7 @@
 //! | an autoreset notifier that rang | (read) | none | none |
 //! | timers, bottom halves, tasks | none | none | none |
 //! | an [`AsyncFd`] that is awaited | none | epoll_ctl, unless it was awaited in its last turn, too | part of the next enter |
+//! | blocking work | futex, clone3 for a new thread; a write by the worker if the loop sleeps | the same | the same |
 //! | an operation | – | – | part of the next enter |
 //! | register a file, a buffer or a group of buffers; unregister it | – | – | io_uring_register |
 //! | a bounded notifier's count, [atomic](BoundedMethod::Atomic) | as its doorbell | as its doorbell | as its doorbell |
@@ -165,6 +172,15 @@
 //! A turn in the steady state allocates nothing, and its cost does not grow with the number of
 //! registered descriptors, except inside ppoll(2). [`AioContext::stats`] counts every one of these
 //! calls.
+//!
+//! # Features
+//!
+//! None is on by default.
+//!
+//! | | |
+//! |---|---|
+//! | `tracing` | events of the target `aio` for the crate `tracing`. If a subscriber takes TRACE, each turn sends `aio_poll` and each callback `aio_dispatch` with kind, name and time. `slow_callback` is a warning. Busy polling and the worker threads have the names of QEMU's trace events: `run_poll_handlers_begin`, `run_poll_handlers_end`, `thread_pool_submit_aio`, `thread_pool_complete_aio`, `thread_pool_cancel_aio` |
+//! | `metrics` | `Metrics`: counters, figures and worker threads as OpenMetrics text, and as a collector of the crate `prometheus-client` |
 //!
 //! # Kernels
 //!
@@ -184,7 +200,9 @@ mod io_thread;
 mod monitor;
 mod moving;
 mod notifier;
+mod observe;
 pub mod op;
+mod profile;
 mod refused;
 mod request;
 mod reset;
@@ -194,14 +212,16 @@ mod sys;
 mod task;
 mod timer;
 mod token;
+mod trace;
 mod turn_queue;
 mod wake_gate;
+mod worker_pool;
 
 pub use busy_poll::BusyPolling;
 pub use context::{
-    AioContext, BottomHalf, BottomHalfHandle, BoundedRegistration, Builder, BusyPolled, FixedBuffer,
-    FixedFile, Handle, HandlerId, LocalHandle, NotifierRegistration, OperationId, OperationPool,
-    Registration, Timer, TimerHandle, WritableRegistration,
+    AioContext, Blocking, BlockingError, BottomHalf, BottomHalfHandle, BoundedRegistration, Builder,
+    BusyPolled, FixedBuffer, FixedFile, Handle, HandlerId, LocalHandle, NotifierRegistration, OperationId,
+    OperationPool, Registration, SlowCallback, Timer, TimerHandle, WritableRegistration,
 };
 #[cfg(feature = "raw-sqe")]
 pub use context::{Link, Operations};
@@ -212,6 +232,12 @@ pub use io_uring;
 pub use monitor::{Interest, MonitorInfo, MonitorKind, Readiness, RingInfo, RingSetup};
 pub use moving::{Home, Hosted, Movable, MovableFd, MovableNotifier, Stay};
 pub use notifier::{BoundedBuilder, BoundedMethod, BoundedNotifier, BoundedStats, Counting, EventNotifier};
+#[cfg(feature = "metrics")]
+pub use observe::Metrics;
+pub use observe::{
+    BottomHalfEntry, BottomHalfState, Dump, HandlerEntry, OperationEntry, TimerEntry, WorkerLoad,
+};
+pub use profile::{CallbackKind, Figures};
 pub use refused::Refused;
 pub use reset::{Method, Reset};
 pub use stats::Stats;

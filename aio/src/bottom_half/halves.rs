@@ -9,11 +9,14 @@
 
 use super::list::{Due, List, Node};
 use crate::agenda::{Agenda, Item};
+use crate::profile::Slot;
 use crate::request::Request;
 use crate::sync::Arc;
 use crate::turn_queue::{Mark, TurnQueue};
 use slab::Slab;
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
@@ -23,7 +26,7 @@ use std::sync::{Mutex, PoisonError};
 const MOST_PER_TURN: usize = 1024;
 
 /// Identity of a bottom half in the home thread's table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct HalfKey {
     slot: usize,
     version: u64,
@@ -65,11 +68,13 @@ impl<S> fmt::Debug for Work<S> {
 
 /// Something to run now.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Job<T, S, D> {
+pub(crate) enum Job<T, S, D, R = ()> {
     /// A bottom half that was scheduled, or (`idle`) scheduled to run when the loop turns anyway.
     Half {
         callback: T,
         idle: bool,
+        /// What was taken from its record.
+        record: R,
     },
     Sent(S),
     Deferred(D),
@@ -83,6 +88,7 @@ enum Queued<S, D> {
 struct Entry<T> {
     version: u64,
     callback: T,
+    record: Slot,
 }
 
 /// The bottom halves of one context.
@@ -117,7 +123,7 @@ impl<T, S, D> BottomHalves<T, S, D> {
     pub(crate) fn create(&self, callback: T) -> HalfKey {
         let version = self.versions.get() + 1;
         self.versions.set(version);
-        let slot = self.entries.borrow_mut().insert(Entry { version, callback });
+        let slot = self.entries.borrow_mut().insert(Entry { version, callback, record: Slot::default() });
         HalfKey { slot, version }
     }
 
@@ -163,9 +169,14 @@ impl<T, S, D> BottomHalves<T, S, D> {
         self.queue.mark(MOST_PER_TURN)
     }
 
-    /// The next job in front of `mark`. Requests of other threads on the way to it go to
-    /// `carry_out`, which must not use this table.
-    pub(crate) fn next(&self, mark: Mark, carry_out: impl Fn(&Request)) -> Option<Job<T, S, D>>
+    /// The next job in front of `mark`. `look` looks at the record of a bottom half. Requests of
+    /// other threads on the way to it go to `carry_out`, which must not use this table.
+    pub(crate) fn next<R>(
+        &self,
+        mark: Mark,
+        look: impl Fn(&Slot) -> R,
+        carry_out: impl Fn(&Request),
+    ) -> Option<Job<T, S, D, R>>
     where
         T: Clone,
     {
@@ -182,7 +193,10 @@ impl<T, S, D> BottomHalves<T, S, D> {
                 Work::Half(key) => {
                     let entries = self.entries.borrow();
                     let entry = entries.get(key.slot).filter(|e| e.version == key.version);
-                    entry.map(|e| Job::Half { callback: e.callback.clone(), idle: due == Due::Idle })
+                    entry.map(|e| {
+                        let (callback, record) = (e.callback.clone(), look(&e.record));
+                        Job::Half { callback, idle: due == Due::Idle, record }
+                    })
                 }
                 sent @ Work::Sent(_) => sent.take_sent().map(Job::Sent),
                 Work::Request(request) => {
@@ -197,6 +211,43 @@ impl<T, S, D> BottomHalves<T, S, D> {
         let more = !self.queue.is_empty() || !self.deferred.borrow().is_empty();
         self.agenda.set(Item::BottomHalves, more);
         None
+    }
+
+    /// Names a bottom half.
+    pub(crate) fn set_name(&self, key: HalfKey, name: Cow<'static, str>) {
+        self.look(key, |record| record.set_name(name));
+    }
+
+    /// Looks at the record of a bottom half, unless it was removed.
+    pub(crate) fn look<R>(&self, key: HalfKey, look: impl FnOnce(&Slot) -> R) -> Option<R> {
+        let entries = self.entries.borrow();
+        let entry = entries.get(key.slot).filter(|e| e.version == key.version)?;
+        Some(look(&entry.record))
+    }
+
+    /// All bottom halves, with their records and whether they are scheduled. Returns how many
+    /// closures wait for a turn. Home thread.
+    pub(crate) fn each(&self, list: &List<Work<S>>, mut visit: impl FnMut(&Slot, Due)) -> usize {
+        let (mut scheduled, mut closures) = (HashMap::new(), self.deferred.borrow().len());
+        let mut count = |node: &Node<Work<S>>| match node.value {
+            Work::Half(key) => _ = scheduled.insert(key, node.due()),
+            Work::Sent(_) => closures += 1,
+            Work::Request(_) => {}
+        };
+        list.each(&mut count);
+        let mut deferred = 0;
+        self.queue.find_map(|queued| {
+            match queued {
+                Queued::Node(node) => count(node),
+                Queued::Deferred(_) => deferred += 1,
+            }
+            None::<()>
+        });
+        for (slot, Entry { version, record, .. }) in &*self.entries.borrow() {
+            let key = HalfKey { slot, version: *version };
+            visit(record, scheduled.get(&key).copied().unwrap_or(Due::Cancelled));
+        }
+        closures + deferred
     }
 
     /// Takes everything out: callbacks, and closures that did not run.
@@ -218,7 +269,7 @@ mod tests {
     type Halves = BottomHalves<&'static str, u32, char>;
 
     fn next(halves: &Halves, mark: Mark) -> Option<Job<&'static str, u32, char>> {
-        halves.next(mark, |_| unreachable!("nobody made a request"))
+        halves.next(mark, |_| (), |_| unreachable!("nobody made a request"))
     }
 
     fn send(list: &List<Work<u32>>, n: u32) {
@@ -236,7 +287,7 @@ mod tests {
         let mark = halves.collect(&list);
         halves.defer('b');
         send(&list, 3);
-        let half = Job::Half { callback: "half", idle: false };
+        let half = Job::Half { callback: "half", idle: false, record: () };
         let run = [(); 5].map(|()| next(&halves, mark));
         assert_eq!(run, [Some(Job::Sent(1)), Some(half), Some(Job::Sent(2)), Some(Job::Deferred('a')), None]);
         let mark = halves.collect(&list);

@@ -158,6 +158,18 @@ impl<T> List<T> {
         }
         most
     }
+
+    /// Called by the home thread. Passes every node to `visit`, which must not take from the list.
+    /// The last that was pushed comes first.
+    pub(crate) fn each(&self, mut visit: impl FnMut(&Node<T>)) {
+        let mut node = self.head.load(Ordering::Acquire);
+        while !node.is_null() {
+            // SAFETY: as in `peek`.
+            let current = unsafe { &*node };
+            visit(current);
+            node = current.next.load(Ordering::Relaxed);
+        }
+    }
 }
 
 /// Reverses a stack that was taken off the list, and returns its new first node.

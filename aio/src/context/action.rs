@@ -2,6 +2,7 @@
 
 use super::dispatch::{Action, Hooks, Registered, Sources};
 use crate::monitor::Readiness;
+use crate::profile::CallbackKind;
 use crate::reset::Method;
 use crate::stats::Counters;
 use crate::sys::eventfd::EventFd;
@@ -29,6 +30,10 @@ impl<C, F: Fn(&C, Readiness), D> Action<C> for OnFd<F, D> {
         sources.stats.fd_dispatches.bump();
         (self.0)(context, ready);
         Ok(true)
+    }
+
+    fn kind(&self) -> CallbackKind {
+        CallbackKind::Fd
     }
 }
 
@@ -60,6 +65,10 @@ impl<C> Action<C> for OnOwn {
             read(&self.eventfd, &sources.stats, ready)?;
         }
         Ok(false)
+    }
+
+    fn kind(&self) -> CallbackKind {
+        CallbackKind::OwnNotifier
     }
 }
 
@@ -97,6 +106,10 @@ impl<C, F: Fn(&C), const READ: bool> Action<C> for OnBell<F, READ> {
         (self.callback)(context);
         Ok(true)
     }
+
+    fn kind(&self) -> CallbackKind {
+        CallbackKind::Notifier
+    }
 }
 
 /// A device whose work shows in memory.
@@ -127,6 +140,10 @@ impl<C, D: Device<C>> Action<C> for OnPolledBell<D> {
         fence(Ordering::Acquire);
         sources.process(handler, || self.device.process(context));
         Ok(true)
+    }
+
+    fn kind(&self) -> CallbackKind {
+        CallbackKind::PolledNotifier
     }
 
     fn hooks(&self) -> Option<&dyn Hooks> {

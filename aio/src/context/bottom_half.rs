@@ -5,6 +5,7 @@ use super::shared::Shared;
 use super::turn::AioContext;
 use crate::bottom_half::{BottomHalves, HalfKey, Node, Work};
 use crate::sync::Arc as ListArc;
+use std::borrow::Cow;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,6 +23,14 @@ pub struct BottomHalf {
 }
 
 impl BottomHalf {
+    /// Names the bottom half, for [`AioContext::dump`] and
+    /// [`SlowCallback`](crate::SlowCallback). It takes the place of an earlier name.
+    #[must_use = "dropping a bottom half deletes it"]
+    pub fn named(self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.halves.set_name(self.key, name.into());
+        self
+    }
+
     /// Runs the callback in the next turn (a nested one, if that comes first). Scheduling it again
     /// before it runs changes nothing. No system call, no allocation.
     pub fn schedule(&self) {

@@ -11,6 +11,7 @@ use crate::monitor::{Interest, Target, Watch};
 use crate::notifier::bounded::{BoundedMethod, BoundedNotifier, Engine, refuse_unread};
 use crate::refused::Refused;
 use crate::reset::{Method, Obstacle, Reset};
+use std::borrow::Cow;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::io;
@@ -203,6 +204,13 @@ pub struct BoundedRegistration {
 }
 
 impl BoundedRegistration {
+    /// The same as [`Registration::named`].
+    #[must_use = "dropping a registration removes its handler"]
+    pub fn named(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.registration = self.registration.take().map(|registration| registration.named(name));
+        self
+    }
+
     /// How the descriptor that wakes the loop is reset.
     pub fn method(&self) -> Method {
         self.method

@@ -6,7 +6,9 @@ use crate::monitor::{MonitorKind, RingSetup, Wanted};
 use crate::reset::Reset;
 use crate::sys::set_timer_slack;
 use crate::timer::VirtualClock;
+use crate::worker_pool::Limits;
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// Options for building an [`AioContext`].
@@ -19,6 +21,7 @@ pub struct Builder {
     ring_setup: RingSetup,
     timer_slack_ns: Option<u64>,
     virtual_clock: Option<Arc<VirtualClock>>,
+    workers: Limits,
 }
 
 impl Default for Builder {
@@ -31,6 +34,7 @@ impl Default for Builder {
             ring_setup: RingSetup::DeferTaskrun,
             timer_slack_ns: None,
             virtual_clock: None,
+            workers: Limits::default(),
         }
     }
 }
@@ -93,12 +97,26 @@ impl Builder {
         self
     }
 
+    /// How many threads [`AioContext::spawn_blocking`] may use: `0..=64` by default, as in QEMU.
+    /// They are started when they are needed. Those above the lower bound end when they had nothing
+    /// to do for ten seconds.
+    #[must_use]
+    pub fn worker_threads(mut self, threads: RangeInclusive<usize>) -> Self {
+        (self.workers.min, self.workers.max) = threads.into_inner();
+        self
+    }
+
     /// Makes the context. The calling thread becomes its home thread.
     ///
     /// # Errors
     /// `Unsupported`, with the reason and a remedy, if the monitor or the own notifier's reset
-    /// method that was asked for cannot be used; what eventfd(2) and epoll_create1(2) return.
+    /// method that was asked for cannot be used; `InvalidInput` if no worker thread is allowed, or
+    /// if the range is empty; what eventfd(2) and epoll_create1(2) return.
     pub fn build(self) -> io::Result<AioContext> {
+        if self.workers.max == 0 || self.workers.min > self.workers.max {
+            let why = "worker_threads needs a range that is not empty and ends at one or more";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
         if let Some(ns) = self.timer_slack_ns {
             set_timer_slack(ns)?;
         }
@@ -109,7 +127,7 @@ impl Builder {
             tells: self.busy_polling.is_on(),
         };
         let virtual_clock = self.virtual_clock.unwrap_or_default();
-        AioContext::assemble(wanted, self.reset, self.busy_polling, virtual_clock)
+        AioContext::assemble(wanted, self.reset, self.busy_polling, virtual_clock, self.workers)
     }
 }
 

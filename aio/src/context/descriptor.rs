@@ -10,6 +10,7 @@ use crate::refused::Refused;
 use crate::reset::{Method, Obstacle, resolve};
 use crate::sys::eventfd::EventFd;
 use crate::token::Token;
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -34,6 +35,17 @@ impl Registration {
     /// The handler's id.
     pub fn id(&self) -> HandlerId {
         HandlerId(self.token)
+    }
+
+    /// Names the handler, for [`AioContext::dump`] and [`SlowCallback`](crate::SlowCallback).
+    /// It takes the place of an earlier name. No effect once the handler was removed.
+    #[must_use = "dropping a registration removes its handler"]
+    pub fn named(self, name: impl Into<Cow<'static, str>>) -> Self {
+        let handler = self.context.upgrade().and_then(|context| context.sources.handlers.get(self.token));
+        if let Some(handler) = handler {
+            handler.record.set_name(name.into());
+        }
+        self
     }
 
     /// Returns true until the handler is removed or replaced, or its context dropped.
@@ -89,6 +101,12 @@ pub struct NotifierRegistration {
 }
 
 impl NotifierRegistration {
+    /// The same as [`Registration::named`].
+    #[must_use = "dropping a registration removes its handler"]
+    pub fn named(self, name: impl Into<Cow<'static, str>>) -> Self {
+        Self { registration: self.registration.named(name), ..self }
+    }
+
     /// Who resets the eventfd.
     pub fn method(&self) -> Method {
         self.method

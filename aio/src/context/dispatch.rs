@@ -3,12 +3,15 @@
 //! Everything here that calls a device or an action may be entered again from there, and may
 //! unwind.
 
+use super::observer::Watcher;
 use super::panics::Panics;
 use crate::busy_poll::{BusyPoll, BusyPolling, Round};
 use crate::handler::{HandlerRef, Handlers, Live, Processing};
 use crate::monitor::{Readiness, Sink};
+use crate::profile::CallbackKind;
 use crate::stats::Counters;
 use crate::sys::monotonic_ns;
+use crate::trace;
 use std::fmt;
 use std::io;
 
@@ -24,6 +27,9 @@ pub(super) trait Action<C> {
         handler: &Registered<C>,
         ready: Readiness,
     ) -> io::Result<bool>;
+
+    /// What kind of callback it has.
+    fn kind(&self) -> CallbackKind;
 
     /// The device behind the doorbell, if its work shows in memory.
     fn hooks(&self) -> Option<&dyn Hooks> {
@@ -82,11 +88,14 @@ impl<C> Sources<C> {
     /// Acts on every handler that is ready now. Returns true if a callback ran. What callbacks make
     /// ready belongs to the next turn.
     #[inline(always)]
-    pub(super) fn dispatch(&self, context: &C) -> io::Result<bool> {
+    pub(super) fn dispatch<W: Watcher<C>>(&self, context: &C) -> io::Result<bool> {
         let mut progress = false;
         self.handlers.begin_dispatch();
         while let Some(handler) = self.handlers.next_due() {
-            progress |= handler.action.run(self, context, &handler, handler.watched.take_ready())?;
+            let (kind, ran) = (|| handler.action.kind(), |ran: &io::Result<bool>| matches!(ran, Ok(true)));
+            progress |= W::call(context, kind, W::record(&handler.record), ran, || {
+                handler.action.run(self, context, &handler, handler.watched.take_ready())
+            })?;
         }
         Ok(progress)
     }
@@ -134,6 +143,13 @@ impl<C> Sources<C> {
             return if self.look_at_all() { Round::Hit } else { Round::Loop };
         }
         self.busy.begin(begin);
+        trace::run_poll_handlers_begin(window_ns, limit_ns);
+        let round = self.look_until(start_ns, window_ns, loop_has_work);
+        trace::run_poll_handlers_end(round != Round::Miss);
+        round
+    }
+
+    fn look_until(&self, start_ns: u64, window_ns: u64, loop_has_work: impl Fn() -> bool) -> Round {
         loop {
             if self.look_at_all() {
                 return Round::Hit;

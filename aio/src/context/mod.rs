@@ -7,6 +7,7 @@
 //! | `turn.rs` | [`AioContext`] itself: one turn, and the end of a context |
 //! | `parts.rs` | the mechanisms of one context, tied together |
 //! | `dispatch.rs`, `action.rs` | what is done with a ready handler; busy polling of devices |
+//! | `observer.rs` | who watches the callbacks of a turn |
 //! | `shared.rs` | the part that other threads may touch |
 //! | `panics.rs` | how a panic of user code is kept from skipping what follows it |
 //!
@@ -22,10 +23,13 @@
 //! | `start.rs`, `pool.rs` | operations that own what the kernel needs |
 //! | `registered.rs` | files, buffers and groups of buffers that are registered with the ring |
 //! | `raw.rs`, `chain.rs` | operations whose SQE a user has made |
+//! | `blocking.rs` | blocking work in other threads |
+//! | `observe.rs` | names, a profile, slow callbacks, a dump |
 //! | `handle.rs` | what other threads hold of a context |
 //! | `task.rs`, `perform.rs` | what tasks hold of a context, and of an operation of theirs |
 
 mod action;
+mod blocking;
 mod bottom_half;
 mod bounded;
 mod builder;
@@ -34,6 +38,8 @@ mod chain;
 mod descriptor;
 mod dispatch;
 mod handle;
+mod observe;
+mod observer;
 mod operation;
 mod panics;
 mod parts;
@@ -48,6 +54,7 @@ mod task;
 mod timer;
 mod turn;
 
+pub use self::blocking::{Blocking, BlockingError};
 pub use self::bottom_half::{BottomHalf, BottomHalfHandle};
 pub use self::bounded::{BoundedRegistration, WritableRegistration};
 pub use self::builder::Builder;
@@ -55,6 +62,7 @@ pub use self::builder::Builder;
 pub use self::chain::Link;
 pub use self::descriptor::{BusyPolled, HandlerId, NotifierRegistration, Registration};
 pub use self::handle::Handle;
+pub use self::observer::SlowCallback;
 pub use self::operation::OperationId;
 pub(crate) use self::perform::Performing;
 pub use self::pool::OperationPool;

@@ -2,6 +2,7 @@
 
 use super::action::OnOwn;
 use super::dispatch::{Action, Registered, Sources};
+use super::observer::{Observer, Turn};
 use super::panics::Panics;
 use super::shared::Shared;
 use crate::agenda::{Agenda, Item};
@@ -20,6 +21,7 @@ use crate::task::Tasks;
 use crate::timer::{Timers, VirtualClock};
 use crate::token::Token;
 use crate::wake_gate::Sleeper;
+use crate::worker_pool::{Limits, WorkerPool};
 use std::cell::{Cell, OnceCell};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -75,6 +77,8 @@ pub(super) struct Parts<C> {
     pub(super) is_closed: Cell<bool>,
     /// How the loop's own notifier is reset, and why not in a better way.
     pub(super) own: (Method, Option<Obstacle>),
+    pub(super) workers: WorkerPool<Deferred<C>>,
+    pub(super) observer: Observer<C>,
 }
 
 impl<C: 'static> Parts<C> {
@@ -83,6 +87,8 @@ impl<C: 'static> Parts<C> {
         reset: Reset,
         policy: BusyPolling,
         virtual_clock: Arc<VirtualClock>,
+        workers: Limits,
+        busy_turn: Turn<C>,
     ) -> io::Result<Self> {
         let agenda = Rc::<Agenda>::default();
         let (monitor, info) = Monitor::new(wanted, &agenda)?;
@@ -107,6 +113,8 @@ impl<C: 'static> Parts<C> {
             sleeper: Sleeper::default(),
             process: Cell::new(Process::current()),
             own,
+            workers: WorkerPool::new(workers),
+            observer: Observer::new(&agenda, busy_turn),
             agenda,
         };
         let eventfd = Arc::clone(notifier.eventfd());
@@ -208,6 +216,11 @@ impl<C: 'static> Parts<C> {
         self.agenda.has(item)
     }
 
+    #[inline]
+    pub(super) fn has_either(&self, a: Item, b: Item) -> bool {
+        self.agenda.has_either(a, b)
+    }
+
     /// Returns true if completions or bottom halves may wait to be run.
     #[inline]
     pub(super) fn has_queued(&self) -> bool {
@@ -280,12 +293,16 @@ impl<C: 'static> Parts<C> {
     /// still use the context. In a forked child only the `Drop`s run.
     pub(super) fn shut_down(&self) {
         let mut panics = Panics::default();
-        if self.is_current() {
+        let is_ours = self.is_current();
+        if is_ours {
+            // Before any user code, which could submit more of it.
+            let unstarted = self.workers.close();
             self.monitor.shutdown(&self.sources);
             // A task may hold on to the context, and use it while it is dropped.
             self.is_closed.set(true);
             self.process.set(Process::NONE);
             self.sources.retire_all(&mut panics);
+            panics.drop_each(unstarted);
         } else {
             self.monitor.abandon();
             panics.drop_each(self.sources.handlers.take_all());
@@ -307,7 +324,14 @@ impl<C: 'static> Parts<C> {
         let (callbacks, jobs) = self.bottom_halves.take_all();
         panics.drop_each(callbacks);
         panics.drop_each(jobs);
+        panics.drop_each(self.observer.set_slow(None));
         self.shared.close(&mut panics);
+        // Last, because work may wait for a closure that it has scheduled: it learns that the loop
+        // has ended.
+        if is_ours {
+            self.workers.join();
+        }
+        panics.drop_each(self.workers.take_all());
         panics.resume();
     }
 }

@@ -5,6 +5,7 @@ use crate::bottom_half::{List, Work};
 use crate::notifier::EventNotifier;
 use crate::sys::process::Process;
 use crate::timer::Wake;
+use crate::trace;
 use crate::wake_gate::WakeGate;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
@@ -58,6 +59,7 @@ impl<S> Shared<S> {
             return;
         }
         self.gate.notify(|| {
+            trace::aio_notify();
             // The eventfd is ours and lives as long as `self`, so an error of the write is over
             // when it is tried again. If it is not, the next producer tries; the loop looks at its
             // next turn, because `notified` is set.

@@ -8,6 +8,7 @@ use crate::request::{Request, Wanted};
 use crate::sync::Arc as ListArc;
 use crate::sys::monotonic_ns;
 use crate::timer::{Clock, TimerKey, VirtualClock};
+use std::borrow::Cow;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,6 +28,14 @@ pub struct Timer {
 }
 
 impl Timer {
+    /// Names the timer, for [`AioContext::dump`] and [`SlowCallback`](crate::SlowCallback).
+    /// It takes the place of an earlier name.
+    #[must_use = "dropping a timer disarms it"]
+    pub fn named(self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.timers.set_name(self.key, name.into());
+        self
+    }
+
     /// Arms the timer for `at_ns` of its clock, in place of any deadline that it had. A deadline
     /// that has passed runs it in the next turn; inside its own callback that is not the turn that
     /// runs it now.

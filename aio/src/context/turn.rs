@@ -1,15 +1,20 @@
 //! [`AioContext`]: one turn of the loop, and the end of a context.
 
+use super::observer::{Observed, Observer, Off, On, Watcher};
 use super::parts::Parts;
 use crate::agenda::Item;
 use crate::bottom_half::Job;
 use crate::busy_poll::{BusyPolling, Found, Round};
 use crate::monitor::{MonitorInfo, Wanted};
+use crate::profile::CallbackKind;
+use crate::request::Request;
 use crate::reset::{Method, Reset};
 use crate::stats::Stats;
 use crate::sys::{TimeoutNs, monotonic_ns};
 use crate::task::Tasks;
 use crate::timer::VirtualClock;
+use crate::trace;
+use crate::worker_pool::Limits;
 use std::fmt;
 use std::io;
 use std::panic::resume_unwind;
@@ -56,8 +61,11 @@ impl AioContext {
         reset: Reset,
         policy: BusyPolling,
         virtual_clock: Arc<VirtualClock>,
+        workers: Limits,
     ) -> io::Result<Self> {
-        Ok(Self { parts: Rc::new(Parts::new(wanted, reset, policy, virtual_clock)?), is_owner: true })
+        let busy_turn = Self::busy_turn::<Off>;
+        let parts = Parts::new(wanted, reset, policy, virtual_clock, workers, busy_turn)?;
+        Ok(Self { parts: Rc::new(parts), is_owner: true })
     }
 
     /// The monitor that was chosen, and why.
@@ -135,20 +143,43 @@ impl AioContext {
         let parts = &*self.parts;
         parts.check_process()?;
         parts.sources.stats.turns.bump();
+        if trace::is_on() {
+            return self.observed_turn(blocking);
+        }
         if blocking && parts.is_idle() {
             parts.sleep(None)?;
-        } else if parts.has(Item::BusyPolling) {
-            return self.busy_turn(blocking);
+        } else if parts.has_either(Item::BusyPolling, Item::Observed) {
+            return (parts.observer.turn.get())(self, blocking);
         } else {
             parts.ask_kernel(if blocking { parts.timeout() } else { Some(0) })?;
         }
         parts.accept();
-        self.run_due()
+        self.run_due::<Off>()
+    }
+
+    /// Chooses the turn for what is on now. It counts from the next turn on.
+    pub(super) fn choose_turn(&self) {
+        let observer = &self.parts.observer;
+        observer.turn.set(if observer.is_on() { Self::observed_turn } else { Self::busy_turn::<Off> });
+    }
+
+    /// A turn whose callbacks are observed.
+    fn observed_turn(&self, blocking: bool) -> io::Result<bool> {
+        let parts = &*self.parts;
+        let progress = if parts.has(Item::BusyPolling) {
+            self.busy_turn::<On>(blocking)?
+        } else {
+            parts.ask_kernel(if blocking { parts.timeout() } else { Some(0) })?;
+            parts.accept();
+            self.run_due::<On>()?
+        };
+        trace::aio_poll(blocking, progress);
+        Ok(progress)
     }
 
     /// A turn of a context that busy polls.
     #[inline(never)]
-    fn busy_turn(&self, blocking: bool) -> io::Result<bool> {
+    fn busy_turn<W: Watcher<Self>>(&self, blocking: bool) -> io::Result<bool> {
         let parts = &*self.parts;
         let busy = &parts.sources.busy;
         let mut timeout = if blocking { parts.timeout() } else { Some(0) };
@@ -168,7 +199,7 @@ impl AioContext {
         }
         parts.accept();
         let outer = busy.note_turn(Found { start_ns, now_ns });
-        let progress = self.run_due();
+        let progress = self.run_due::<W>();
         busy.note_turn(outer);
         let progress = progress?;
         if progress {
@@ -212,25 +243,25 @@ impl AioContext {
 
     /// Runs what was collected, was scheduled, or has expired. Returns true if a callback ran.
     #[inline(always)]
-    fn run_due(&self) -> io::Result<bool> {
+    fn run_due<W: Watcher<Self>>(&self) -> io::Result<bool> {
         let parts = &*self.parts;
-        let mut progress = parts.has_queued() && self.run_queued();
-        progress |= parts.sources.dispatch(self)?;
+        let mut progress = parts.has_queued() && self.run_queued::<W>();
+        progress |= parts.sources.dispatch::<W>(self)?;
         if parts.agenda.has_either(Item::Timers, Item::Tasks) {
-            progress |= self.run_timers_and_tasks();
+            progress |= self.run_timers_and_tasks::<W>();
         }
         Ok(progress)
     }
 
     #[inline(never)]
-    fn run_queued(&self) -> bool {
-        let completed = self.parts.has(Item::Completions) && self.run_completions();
+    fn run_queued<W: Watcher<Self>>(&self) -> bool {
+        let completed = self.parts.has(Item::Completions) && self.run_completions::<W>();
         let halves = &self.parts.shared.bottom_halves;
         let scheduled = self.parts.has(Item::BottomHalves) || !halves.is_empty();
-        scheduled && self.run_bottom_halves() || completed
+        scheduled && self.run_bottom_halves::<W>() || completed
     }
 
-    fn run_completions(&self) -> bool {
+    fn run_completions<W: Watcher<Self>>(&self) -> bool {
         let Some(ring) = self.parts.monitor.ring() else { return false };
         let (completions, mut progress) = (ring.completions(), false);
         let end = completions.mark();
@@ -238,29 +269,41 @@ impl AioContext {
             self.parts.sources.stats.completions.bump();
             progress = true;
             let (owner, key) = completed.held;
-            owner.complete(self, key, completed.result, completed.flags);
+            W::call(
+                self,
+                || CallbackKind::Operation,
+                W::no_record(),
+                always,
+                || {
+                    owner.complete(self, key, completed.result, completed.flags);
+                },
+            );
         }
         progress
     }
 
-    fn run_bottom_halves(&self) -> bool {
+    fn run_bottom_halves<W: Watcher<Self>>(&self) -> bool {
         let (halves, mut progress) = (&self.parts.bottom_halves, false);
         let end = halves.collect(&self.parts.shared.bottom_halves);
-        while let Some(job) = halves.next(end, |request| self.parts.timers.carry_out(request)) {
+        let closure = || CallbackKind::Closure;
+        let carry_out = |request: &Request| self.parts.timers.carry_out(request);
+        while let Some(job) = halves.next(end, W::record, carry_out) {
             self.parts.sources.stats.bottom_halves.bump();
             progress |= !matches!(job, Job::Half { idle: true, .. });
             match job {
-                Job::Half { callback, .. } => callback(self),
-                Job::Sent(closure) => closure(self),
-                Job::Deferred(closure) => closure(self),
+                Job::Half { callback, record, .. } => {
+                    W::call(self, || CallbackKind::BottomHalf, record, always, || callback(self));
+                }
+                Job::Sent(run) => W::call(self, closure, W::no_record(), always, || run(self)),
+                Job::Deferred(run) => W::call(self, closure, W::no_record(), always, || run(self)),
             }
         }
         progress
     }
 
     #[inline(never)]
-    fn run_timers_and_tasks(&self) -> bool {
-        let expired = self.parts.has(Item::Timers) && self.run_timers();
+    fn run_timers_and_tasks<W: Watcher<Self>>(&self) -> bool {
+        let expired = self.parts.has(Item::Timers) && self.run_timers::<W>();
         // Timers may have woken some.
         self.parts.has(Item::Tasks) && self.run_tasks() || expired
     }
@@ -289,15 +332,27 @@ impl AioContext {
         left
     }
 
-    fn run_timers(&self) -> bool {
+    fn run_timers<W: Watcher<Self>>(&self) -> bool {
         let (timers, mut progress) = (&self.parts.timers, false);
         let end = timers.expire();
-        while let Some(callback) = timers.next(end) {
+        while let Some((callback, record)) = timers.next(end, W::record) {
             self.parts.sources.stats.timers.bump();
             progress = true;
-            callback(self);
+            W::call(self, || CallbackKind::Timer, record, always, || callback(self));
         }
         progress
+    }
+}
+
+/// These callbacks always count.
+#[inline(always)]
+fn always(_: &()) -> bool {
+    true
+}
+
+impl Observed for AioContext {
+    fn observer(&self) -> &Observer<Self> {
+        &self.parts.observer
     }
 }
 

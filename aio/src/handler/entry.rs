@@ -2,6 +2,7 @@
 
 use crate::busy_poll;
 use crate::monitor::{Readiness, Watched};
+use crate::profile::Slot;
 use std::cell::Cell;
 use std::fmt;
 use std::ops::Deref;
@@ -17,6 +18,7 @@ pub(crate) struct Handler<A> {
     pub(crate) watched: Watched,
     pub(crate) processing: Cell<Processing>,
     pub(crate) busy: busy_poll::State,
+    pub(crate) record: Slot,
 }
 
 /// Whether the handler's callback is on the stack.
@@ -33,7 +35,8 @@ pub(crate) enum Processing {
 
 impl<A> Handler<A> {
     pub(crate) fn new(watched: Watched, action: A) -> Self {
-        Self { action, watched, processing: Cell::default(), busy: busy_poll::State::default() }
+        let (processing, busy) = Default::default();
+        Self { action, watched, processing, busy, record: Slot::default() }
     }
 
     /// Before anybody else answers the doorbell of a handler that was removed: rings it again for

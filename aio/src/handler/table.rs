@@ -130,6 +130,11 @@ impl<A> Handlers<A> {
         self.slots.borrow_mut().drain().collect()
     }
 
+    /// All live handlers. None may be added or removed meanwhile.
+    pub(crate) fn each(&self, mut visit: impl FnMut(&Handler<A>)) {
+        self.slots.borrow().iter().for_each(|(_, handler)| visit(handler));
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.slots.borrow().len()
     }

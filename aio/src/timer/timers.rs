@@ -6,10 +6,12 @@
 use super::clock::{Clock, VirtualClock};
 use super::heap::{Deadline, Heap};
 use crate::agenda::{Agenda, Item};
+use crate::profile::Slot;
 use crate::request::{Request, Target, Wanted};
 use crate::sys::{TimeoutNs, monotonic_ns};
 use crate::turn_queue::{Mark, TurnQueue};
 use slab::Slab;
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
@@ -37,6 +39,7 @@ struct Entry<T> {
     /// What other threads want of it. Set while it has `HAS_HANDLE`.
     request: Option<Arc<Request>>,
     value: T,
+    record: Slot,
 }
 
 /// Marks a timer that other threads have a handle of. Its key is not found by the usual comparison
@@ -179,8 +182,10 @@ impl<T, H> Timers<T, H> {
         tables.versions += 1;
         let version = tables.versions;
         let place = Place::Idle;
+        let (at_ns, order, record) = (0, 0, Slot::default());
+        let request = None;
         let slot =
-            tables.entries.insert(Entry { version, clock, place, at_ns: 0, order: 0, request: None, value });
+            tables.entries.insert(Entry { version, clock, place, at_ns, order, request, value, record });
         TimerKey { slot, version, clock }
     }
 
@@ -288,8 +293,9 @@ impl<T, H> Timers<T, H> {
         self.due.mark(usize::MAX)
     }
 
-    /// The next expired timer in front of `mark`; it is idle from here on.
-    pub(crate) fn next(&self, mark: Mark) -> Option<T>
+    /// The next expired timer in front of `mark`, and what `look` takes from its record. It is idle
+    /// from here on.
+    pub(crate) fn next<R>(&self, mark: Mark, look: impl FnOnce(&Slot) -> R) -> Option<(T, R)>
     where
         T: Clone,
     {
@@ -301,9 +307,29 @@ impl<T, H> Timers<T, H> {
                 continue;
             };
             entry.place = Place::Idle;
-            return Some(entry.value.clone());
+            return Some((entry.value.clone(), look(&entry.record)));
         }
         None
+    }
+
+    /// Names a timer.
+    pub(crate) fn set_name(&self, key: TimerKey, name: Cow<'static, str>) {
+        self.look(key, |record| record.set_name(name));
+    }
+
+    /// Looks at the record of a timer, unless it was removed.
+    pub(crate) fn look<R>(&self, key: TimerKey, look: impl FnOnce(&Slot) -> R) -> Option<R> {
+        let tables = self.tables.borrow();
+        let entry = tables.entries.get(key.slot).filter(|e| e.version == key.version)?;
+        Some(look(&entry.record))
+    }
+
+    /// All timers: record, clock, and deadline if it is armed.
+    pub(crate) fn each(&self, mut visit: impl FnMut(&Slot, Clock, Option<u64>)) {
+        for (_, entry) in &self.tables.borrow().entries {
+            let deadline_ns = (entry.place != Place::Idle).then_some(entry.at_ns);
+            visit(&entry.record, entry.clock, deadline_ns);
+        }
     }
 
     /// Takes every timer out.
@@ -318,6 +344,10 @@ impl<T, H> Timers<T, H> {
 mod tests {
     use super::*;
 
+    fn next(timers: &Timers<&'static str, ()>, mark: Mark) -> Option<&'static str> {
+        timers.next(mark, |_| ()).map(|(name, ())| name)
+    }
+
     #[test]
     fn a_timer_armed_in_the_past_by_its_own_callback_waits_for_the_next_turn() {
         let timers = Timers::new(&Rc::default(), Arc::default(), ());
@@ -325,13 +355,13 @@ mod tests {
         timers.arm(key, 0);
         for _ in 0..3 {
             let mark = timers.expire();
-            assert_eq!(timers.next(mark), Some("tick"));
+            assert_eq!(next(&timers, mark), Some("tick"));
             timers.arm(key, 0);
-            assert_eq!(timers.next(mark), None);
+            assert_eq!(next(&timers, mark), None);
         }
         timers.expire();
         timers.cancel(key);
-        assert_eq!(timers.next(timers.expire()), None, "cancelled after it expired");
+        assert_eq!(next(&timers, timers.expire()), None, "cancelled after it expired");
         assert_eq!((timers.remove(key), timers.remove(key)), (Some("tick"), None));
     }
 
@@ -346,7 +376,7 @@ mod tests {
         timers.virtual_clock.step(std::time::Duration::from_nanos(6));
         assert_eq!(timers.timeout(), Some(0));
         let mark = timers.expire();
-        assert_eq!([(); 3].map(|()| timers.next(mark)), [Some("b"), Some("c"), None]);
+        assert_eq!([(); 3].map(|()| next(&timers, mark)), [Some("b"), Some("c"), None]);
         assert_eq!(timers.deadline_ns(keys[0]), Some(7));
     }
 
@@ -362,6 +392,6 @@ mod tests {
         timers.arm(keys[0], 3);
         // A nested turn: both have expired, and "b" has the earlier deadline now.
         let mark = timers.expire();
-        assert_eq!([(); 3].map(|()| timers.next(mark)), [Some("b"), Some("a"), None]);
+        assert_eq!([(); 3].map(|()| next(&timers, mark)), [Some("b"), Some("a"), None]);
     }
 }

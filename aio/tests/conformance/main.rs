@@ -9,6 +9,7 @@
 //! No test relies on sleeping or on measured time. Tests count events, and the hang guard names a
 //! test that hangs and aborts it.
 
+mod blocking;
 mod bottom_halves;
 mod bounded_turns;
 mod busy_poll;
@@ -23,6 +24,7 @@ mod moving;
 mod multishot_operations;
 mod nesting;
 mod notifiers;
+mod observing;
 mod operations;
 mod performed;
 mod polled;
@@ -327,6 +329,34 @@ suite! { $ everywhere
         run_on_one_that_ended_is_an_error,
         serves_notifiers,
     }
+    blocking {
+        a_result_comes_back_to_the_home_thread,
+        many_come_back_once_each,
+        cancel_reaches_work_that_has_not_begun,
+        cancel_is_too_late_for_work_that_has_begun,
+        work_begins_in_order,
+        a_panic_of_the_work_is_a_result,
+        a_sleeping_loop_is_woken_by_a_result,
+        the_callback_may_submit_turn_and_cancel,
+        a_dropped_context_waits_for_work_that_has_begun,
+        captures_of_a_dropped_context_may_cancel,
+        a_range_without_a_thread_is_refused,
+    }
+    observing {
+        a_dump_has_names_and_states,
+        a_dump_is_printed_one_line_for_each,
+        a_name_can_be_changed_and_goes_with_the_handler,
+        a_profile_counts_every_kind_of_callback,
+        a_profile_begins_from_zero_and_is_kept_when_it_ends,
+        a_profile_measures_the_time_of_a_callback,
+        a_callback_that_panics_is_not_counted,
+        a_callback_may_dump_and_switch_the_profile,
+        slow_callbacks_are_reported_with_name_and_kind,
+        a_hook_that_was_replaced_or_removed_is_not_called,
+        a_hook_may_turn_the_loop_and_remove_itself,
+        a_panic_of_the_hook_leaves_the_loop_working,
+        the_hook_is_dropped_with_the_context,
+    }
     errors {
         a_regular_file_is_refused,
         a_device_that_cannot_be_polled_is_refused,
@@ -401,6 +431,9 @@ suite! { $ everywhere
 }
 
 suite! { $ on_a_ring
+    observing {
+        a_dump_has_the_operations_in_flight,
+    }
     operations {
         a_file_is_written_and_read,
         an_error_comes_as_a_result,
@@ -542,6 +575,12 @@ mod epoll_edge {
     without_a_ring!();
 }
 
+mod epoll_edge_profiled {
+    use super::*;
+    const SETUP: Setup = Setup::new(Epoll, Autoreset).profiled();
+    everywhere!();
+}
+
 mod epoll_kernel_flag {
     use super::*;
     const SETUP: Setup = Setup::new(Epoll, AutoresetBy(KernelFlag));
@@ -558,6 +597,13 @@ mod io_uring_classic {
 mod io_uring_edge {
     use super::*;
     const SETUP: Setup = Setup::new(IoUring, Autoreset);
+    everywhere!();
+    on_a_ring!();
+}
+
+mod io_uring_edge_profiled {
+    use super::*;
+    const SETUP: Setup = Setup::new(IoUring, Autoreset).profiled();
     everywhere!();
     on_a_ring!();
 }

@@ -11,15 +11,21 @@ pub(crate) struct Setup {
     pub(crate) monitor: MonitorKind,
     pub(crate) reset: Reset,
     ring: RingSetup,
+    profiled: bool,
 }
 
 impl Setup {
     pub(crate) const fn new(monitor: MonitorKind, reset: Reset) -> Self {
-        Self { monitor, reset, ring: RingSetup::DeferTaskrun }
+        Self { monitor, reset, ring: RingSetup::DeferTaskrun, profiled: false }
     }
 
     pub(crate) const fn ring(self, ring: RingSetup) -> Self {
         Self { ring, ..self }
+    }
+
+    /// Profiles the contexts of [`context`](Self::context), whose turns are other code.
+    pub(crate) const fn profiled(self) -> Self {
+        Self { profiled: true, ..self }
     }
 
     /// Runs one test, or prints why this machine cannot run it.
@@ -51,7 +57,9 @@ impl Setup {
     }
 
     pub(crate) fn context(&self) -> AioContext {
-        self.builder().build().expect("a context")
+        let ctx = self.builder().build().expect("a context");
+        ctx.set_profiling(self.profiled);
+        ctx
     }
 
     pub(crate) fn notifier(&self) -> EventNotifier {

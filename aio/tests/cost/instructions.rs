@@ -108,3 +108,63 @@ fn a_turn_takes_as_many_instructions_with_a_thousand_notifiers_as_with_one() {
         }
     }
 }
+
+/// Instructions of two turns with a notifier, a bottom half and a timer. Nothing reads the clock:
+/// how many instructions that takes depends on whether the kernel updates it meanwhile.
+struct Mixed {
+    ctx: AioContext,
+    kick: EventNotifier,
+    half: aio::BottomHalf,
+    timer: aio::Timer,
+    _on: aio::NotifierRegistration,
+}
+
+impl Mixed {
+    fn new(builder: Builder) -> Self {
+        let ctx = builder.build().unwrap();
+        let kick = EventNotifier::new(Reset::Autoreset).unwrap();
+        let _on = ctx.add_notifier(&kick, |_| ()).unwrap();
+        let (half, timer) = (ctx.bottom_half(|_| ()), ctx.timer_on(aio::Clock::Virtual, |_| ()));
+        Self { ctx, kick, half, timer, _on }
+    }
+
+    fn two_turns(&self) -> Option<u64> {
+        let turns = |n| {
+            for _ in 0..n {
+                self.kick.notify().unwrap();
+                self.half.schedule();
+                self.timer.arm_at(0);
+                assert!(self.ctx.poll(true).unwrap());
+                // A ring may deliver the kick only when it is entered again.
+                assert!(!self.timer.is_pending());
+                self.kick.notify().unwrap();
+                assert!(self.ctx.poll(true).unwrap());
+            }
+        };
+        turns(40);
+        during(|| turns(1))
+    }
+}
+
+#[test]
+fn names_and_a_profile_that_has_ended_cost_no_instruction() {
+    for (kind, builder) in crate::monitors() {
+        let mut mixed = Mixed::new(builder);
+        let Some(before) = mixed.two_turns() else { return };
+        mixed._on = mixed._on.named("kick");
+        mixed.half = mixed.half.named("half");
+        mixed.timer = mixed.timer.named("timer");
+        let named = mixed.two_turns().unwrap();
+        mixed.ctx.set_profiling(true);
+        let profiled = mixed.two_turns().unwrap();
+        mixed.ctx.set_profiling(false);
+        mixed.ctx.on_slow_callback(std::time::Duration::MAX, |_, _| ());
+        mixed.ctx.remove_slow_callback_hook();
+        let after = mixed.two_turns().unwrap();
+        println!(
+            "{kind}: {before} instructions in two turns, {named} with names, {profiled} with a profile, {after} after it"
+        );
+        assert_eq!((named, after), (before, before), "{kind}");
+        assert!(profiled > before, "{kind}: the count detects what a profile costs");
+    }
+}

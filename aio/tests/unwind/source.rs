@@ -31,6 +31,7 @@ pub(crate) enum Kind {
     BottomHalf,
     Defer,
     Schedule,
+    Blocking,
     Operations,
     Submit,
     Multishot,
@@ -39,7 +40,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Fd,
         Self::Notifier,
         Self::Device,
@@ -51,6 +52,7 @@ impl Kind {
         Self::BottomHalf,
         Self::Defer,
         Self::Schedule,
+        Self::Blocking,
         Self::Operations,
         Self::Submit,
         Self::Multishot,
@@ -66,7 +68,13 @@ impl Kind {
     pub(crate) fn is_one_shot(self) -> bool {
         matches!(
             self,
-            Self::Defer | Self::Schedule | Self::Submit | Self::Multishot | Self::Read | Self::Write
+            Self::Defer
+                | Self::Schedule
+                | Self::Blocking
+                | Self::Submit
+                | Self::Multishot
+                | Self::Read
+                | Self::Write
         )
     }
 
@@ -187,6 +195,7 @@ pub(crate) fn make(kind: Kind, bench: &Bench, ctx: &AioContext) -> io::Result<Rc
         Kind::Defer | Kind::Schedule => {
             Rc::new(Closure { bench: bench.clone(), remote: kind == Kind::Schedule })
         }
+        Kind::Blocking => Rc::new(Work(bench.clone())),
         Kind::Operations => Shared::make(bench, ctx)?,
         Kind::Submit | Kind::Multishot | Kind::Read => Reading::make(kind, bench)?,
         Kind::Write => Writing::make(bench)?,
@@ -538,6 +547,20 @@ impl Source for Closure {
                 bench.called(Hook::Call);
             });
         }
+    }
+}
+
+/// Work in a worker thread, and its callback.
+struct Work(Bench);
+
+impl Source for Work {
+    fn pend(&self, ctx: &AioContext) {
+        self.fire(ctx);
+    }
+
+    fn fire(&self, ctx: &AioContext) {
+        let call = self.0.callback("the capture of a callback for blocking work");
+        ctx.spawn_blocking(|| (), move |ctx, _| call(ctx)).expect("a worker thread");
     }
 }
 

@@ -1,0 +1,129 @@
+//! What a user sees of a running loop: names, a profile, slow callbacks, and a dump of everything.
+
+use super::observer::{Slow, SlowCallback};
+use super::turn::AioContext;
+use crate::monitor::Watch;
+use crate::observe::{self as dump, BottomHalfEntry, Dump, HandlerEntry, OperationEntry, TimerEntry};
+use crate::profile::{CallbackKind, Figures, Slot};
+use crate::worker_pool::Load;
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::time::Duration;
+
+impl AioContext {
+    /// Switches the profile on, from the next turn on, or off, at once. While it is on, each
+    /// callback is timed with two readings of the clock. It is off at first, and costs nothing
+    /// while it is off.
+    ///
+    /// Switching it on begins a new profile: all figures are zero. Switching it off keeps them.
+    /// [`dump`](Self::dump) has the figures of every handler, timer and bottom half, and
+    /// [`figures`](Self::figures) those of all callbacks of a kind.
+    pub fn set_profiling(&self, on: bool) {
+        self.parts.observer.set_profiling(on);
+        self.choose_turn();
+    }
+
+    /// Returns true while the profile is on.
+    pub fn is_profiling(&self) -> bool {
+        self.parts.observer.is_profiling()
+    }
+
+    /// What the profile has counted for all callbacks of a kind, also for those that were removed
+    /// since.
+    pub fn figures(&self, kind: CallbackKind) -> Figures {
+        self.parts.observer.of_kind(kind)
+    }
+
+    /// Calls `hook` after each callback that took longer than `limit`, from the next turn on. It
+    /// takes the place of an earlier hook.
+    ///
+    /// A callback that blocks holds up every device of the loop; this finds it. Each callback is
+    /// timed while there is a hook, with two readings of the clock. If a callback turns the loop,
+    /// the nested turns are part of its time.
+    ///
+    /// The hook runs in the home thread, between two callbacks, and may do everything that a
+    /// callback may. If it turns the loop it may be entered again from there; that is why it is
+    /// `Fn`. Its own time is part of no callback, except of those further up the stack.
+    pub fn on_slow_callback(&self, limit: Duration, hook: impl Fn(&Self, &SlowCallback<'_>) + 'static) {
+        let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        self.set_slow(Some(Slow { limit_ns, hook: Rc::new(hook) }));
+    }
+
+    /// Removes the hook of [`on_slow_callback`](Self::on_slow_callback), if there is one.
+    pub fn remove_slow_callback_hook(&self) {
+        self.set_slow(None);
+    }
+
+    fn set_slow(&self, slow: Option<Slow<Self>>) {
+        let old = self.parts.observer.set_slow(slow);
+        self.choose_turn();
+        // Last, and outside of any borrow: its captures may call back into the context.
+        drop(old);
+    }
+
+    /// Takes down what the loop has: every handler, timer and bottom half with its name and state,
+    /// the operations in flight, and the worker threads. Calls no user code and makes no system
+    /// call. Takes a time that grows with all of these, and allocates.
+    ///
+    /// ```
+    /// # use aio::AioContext;
+    /// # fn main() -> std::io::Result<()> {
+    /// let ctx = AioContext::new()?;
+    /// let tick = ctx.timer(|_| ()).named("rtc tick");
+    /// tick.arm_at(ctx.now_ns() + 1_000_000);
+    /// let dump = ctx.dump();
+    /// let mut timers = dump.timers().filter(|timer| timer.deadline_ns.is_some());
+    /// assert_eq!(timers.next().unwrap().name(), Some("rtc tick"));
+    /// println!("{dump}"); // a table of everything
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn dump(&self) -> Dump {
+        let parts = &*self.parts;
+        let mut dump = dump::Parts {
+            monitor: parts.info.clone(),
+            stats: self.stats(),
+            now_ns: self.now_ns(),
+            virtual_now_ns: self.virtual_clock().now_ns(),
+            handlers: Vec::new(),
+            timers: Vec::new(),
+            bottom_halves: Vec::new(),
+            closures: 0,
+            operations: Vec::new(),
+            // In a forked child another thread may hold the lock for ever.
+            workers: if parts.is_current() { parts.workers.load().into() } else { Load::default().into() },
+            figures: CallbackKind::ALL.map(|kind| self.figures(kind)),
+        };
+        parts.sources.handlers.each(|handler| {
+            let (name, figures) = self.recorded(&handler.record);
+            let (kind, watched) = (handler.action.kind(), &handler.watched);
+            let interest = match watched.watch.get() {
+                Watch::Level(interest) if kind == CallbackKind::Fd => Some(interest),
+                _ => None,
+            };
+            let (fd, ready) = (watched.fd, watched.is_ready());
+            dump.handlers.push(HandlerEntry { name, kind, fd, interest, ready, figures });
+        });
+        parts.timers.each(|record, clock, deadline_ns| {
+            let (name, figures) = self.recorded(record);
+            dump.timers.push(TimerEntry { name, clock, deadline_ns, figures });
+        });
+        dump.closures = parts.bottom_halves.each(&parts.shared.bottom_halves, |record, due| {
+            let (name, figures) = self.recorded(record);
+            dump.bottom_halves.push(BottomHalfEntry { name, state: due.into(), figures });
+        });
+        if let Some(ring) = parts.monitor.ring() {
+            ring.completions().each(|token, multishot, in_flight| {
+                dump.operations.push(OperationEntry { slot: token.slot(), multishot, in_flight });
+            });
+        }
+        dump.into()
+    }
+
+    /// The name and the figures in a slot.
+    fn recorded(&self, slot: &Slot) -> (Option<Cow<'static, str>>, Figures) {
+        slot.get().map_or_else(Default::default, |record| {
+            (record.name.clone(), self.parts.observer.figures(&record.tally))
+        })
+    }
+}
