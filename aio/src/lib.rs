@@ -164,6 +164,7 @@ mod bottom_half;
 mod busy_poll;
 mod completion;
 mod context;
+mod embed;
 mod handler;
 mod io_thread;
 mod monitor;
@@ -181,8 +182,9 @@ mod wake_gate;
 pub use busy_poll::BusyPolling;
 pub use context::{
     AioContext, BottomHalf, BottomHalfHandle, BoundedRegistration, Builder, BusyPolled, Handle, HandlerId,
-    Link, NotifierRegistration, OperationId, Operations, Registration, Timer, WritableRegistration,
+    Link, NotifierRegistration, OperationId, Operations, Prepared, Registration, Timer, WritableRegistration,
 };
+pub use embed::Embedded;
 pub use io_thread::{IoThread, IoThreadError};
 pub use io_uring;
 pub use monitor::{Interest, MonitorInfo, MonitorKind, Readiness, RingInfo, RingSetup};

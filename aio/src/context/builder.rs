@@ -16,6 +16,7 @@ pub struct Builder {
     ring_entries: u32,
     ring_setup: RingSetup,
     timer_slack_ns: Option<u64>,
+    embeddable: bool,
 }
 
 impl Default for Builder {
@@ -27,6 +28,7 @@ impl Default for Builder {
             ring_entries: 256,
             ring_setup: RingSetup::DeferTaskrun,
             timer_slack_ns: None,
+            embeddable: false,
         }
     }
 }
@@ -81,6 +83,18 @@ impl Builder {
         self
     }
 
+    /// The context may be turned by another event loop: see [`Embedded`](crate::Embedded).
+    ///
+    /// The poll and epoll monitors get an epoll descriptor more. A ring is set up with
+    /// COOP_TASKRUN, because completions of a ring with DEFER_TASKRUN do not end a sleep in poll(2)
+    /// or epoll_wait(2), and so that it [tells](crate::RingInfo::tells). If nobody embeds the
+    /// context, it works as any other.
+    #[must_use]
+    pub fn embeddable(mut self) -> Self {
+        self.embeddable = true;
+        self
+    }
+
     /// Makes the context. The calling thread becomes its home thread.
     ///
     /// # Errors
@@ -95,6 +109,7 @@ impl Builder {
             ring_entries: self.ring_entries,
             ring_setup: self.ring_setup,
             tells: self.busy_polling.is_on(),
+            embeddable: self.embeddable,
         };
         AioContext::assemble(wanted, self.reset, self.busy_polling)
     }

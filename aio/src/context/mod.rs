@@ -7,6 +7,7 @@
 //! | `turn.rs` | [`AioContext`] itself: one turn, and the end of a context |
 //! | `parts.rs` | the mechanisms of one context, tied together |
 //! | `dispatch.rs`, `action.rs` | what is done with a ready handler; busy polling of devices |
+//! | `outer.rs` | a turn in three parts, for an outer loop that sleeps in the context's place |
 //! | `shared.rs` | the part that other threads may touch |
 //! | `panics.rs` | how a panic of user code is kept from skipping what follows it |
 //!
@@ -30,6 +31,7 @@ mod descriptor;
 mod dispatch;
 mod handle;
 mod operation;
+mod outer;
 mod panics;
 mod parts;
 mod shared;
@@ -43,5 +45,6 @@ pub use self::chain::Link;
 pub use self::descriptor::{BusyPolled, HandlerId, NotifierRegistration, Registration};
 pub use self::handle::Handle;
 pub use self::operation::{OperationId, Operations};
+pub use self::outer::Prepared;
 pub use self::timer::Timer;
 pub use self::turn::AioContext;

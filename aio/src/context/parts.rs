@@ -2,6 +2,7 @@
 
 use super::action::OnOwn;
 use super::dispatch::{Action, Registered, Sources};
+use super::outer::OuterSleep;
 use super::panics::Panics;
 use super::shared::Shared;
 use crate::agenda::{Agenda, Item};
@@ -47,7 +48,7 @@ pub(super) trait Owner<C> {
 /// anything else is freed. (A context has done that already; see its `drop`.)
 pub(super) struct Parts<C> {
     pub(super) monitor: Monitor<Held<C>>,
-    agenda: Rc<Agenda>,
+    pub(super) agenda: Rc<Agenda>,
     pub(super) sources: Sources<C>,
     pub(super) info: MonitorInfo,
     pub(super) bottom_halves: Rc<BottomHalves<Callback<C>, Sent<C>, Deferred<C>>>,
@@ -58,14 +59,17 @@ pub(super) struct Parts<C> {
     pub(super) process: Process,
     /// How the loop's own notifier is reset, and why not in a better way.
     pub(super) own: (Method, Option<Obstacle>),
+    pub(super) is_embeddable: bool,
+    pub(super) outer: OuterSleep,
 }
 
 impl<C: 'static> Parts<C> {
     pub(super) fn new(wanted: Wanted, reset: Reset, policy: BusyPolling) -> io::Result<Self> {
         let agenda = Rc::<Agenda>::default();
+        let is_embeddable = wanted.embeddable;
         let (monitor, info) = Monitor::new(wanted, &agenda)?;
         let notifier = EventNotifier::new(reset)?;
-        let own = resolve(reset, info.kind, &notifier.doorbell())?;
+        let own = resolve(reset, info.kind, is_embeddable, &notifier.doorbell())?;
         let method = own.0;
         let parts = Self {
             monitor,
@@ -81,13 +85,24 @@ impl<C: 'static> Parts<C> {
             sleeper: Sleeper::default(),
             process: Process::current(),
             own,
+            is_embeddable,
+            outer: OuterSleep::default(),
             agenda,
         };
+        if is_embeddable {
+            let shared = Arc::clone(&parts.shared);
+            parts.agenda.set_interrupt(move || shared.interrupt_outer_sleep());
+        }
         let eventfd = Arc::clone(notifier.eventfd());
         let action = || -> Box<dyn Action<C>> { Box::new(OnOwn { eventfd, method }) };
         parts.register(bell_target(&notifier, method), action)?;
         parts.sources.set_policy(policy);
         Ok(parts)
+    }
+
+    /// How a notifier is reset in this context, and why not in a better way.
+    pub(super) fn resolve(&self, notifier: &EventNotifier) -> io::Result<(Method, Option<Obstacle>)> {
+        resolve(notifier.reset(), self.info.kind, self.is_embeddable, &notifier.doorbell())
     }
 
     /// Watches a descriptor and puts its handler into a slot. A handler that the descriptor number
@@ -104,6 +119,7 @@ impl<C: 'static> Parts<C> {
         let token = handlers.next_token()?;
         let state = self.monitor.add(token, &target, stats)?;
         handlers.insert(Handler::new(Watched::new(token, target, state), action()));
+        self.agenda.nudge();
         Ok((token, old.and_then(|old| handlers.remove(old.watched.token))))
     }
 
@@ -139,6 +155,7 @@ impl<C: 'static> Parts<C> {
             return;
         }
         self.monitor.remove(&handler.watched, replaced, &self.sources);
+        self.nudge_after_reaping();
         self.sources.retire(handler);
     }
 
@@ -155,6 +172,7 @@ impl<C: 'static> Parts<C> {
                 }
                 watched.watch.set(Watch::Level(interest));
                 let changed = self.monitor.modify(watched, &self.sources.stats);
+                self.agenda.nudge();
                 changed.inspect_err(|_| watched.watch.set(Watch::Level(old)))
             }
             _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "a notifier is always and only readable")),
@@ -164,6 +182,11 @@ impl<C: 'static> Parts<C> {
     #[inline]
     pub(super) fn has(&self, item: Item) -> bool {
         self.agenda.has(item)
+    }
+
+    #[inline]
+    pub(super) fn has_either(&self, a: Item, b: Item) -> bool {
+        self.agenda.has_either(a, b)
     }
 
     /// Returns true if completions or bottom halves may wait to be run.
@@ -197,7 +220,7 @@ impl<C: 'static> Parts<C> {
 
     /// The same without a sleep.
     #[inline(never)]
-    fn look(&self) -> io::Result<bool> {
+    pub(super) fn look(&self) -> io::Result<bool> {
         if self.monitor.wait(Some(0), &self.sources)? {
             self.sources.stats.wakeups.bump();
         }

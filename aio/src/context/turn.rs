@@ -82,6 +82,7 @@ impl AioContext {
     pub fn set_busy_polling(&self, policy: BusyPolling) {
         if self.parts.process.is_current() {
             self.parts.sources.set_policy(policy);
+            self.parts.agenda.nudge();
         }
     }
 
@@ -122,10 +123,16 @@ impl AioContext {
         let parts = &*self.parts;
         parts.check_process()?;
         parts.sources.stats.turns.bump();
+        self.turn(blocking)
+    }
+
+    #[inline(always)]
+    fn turn(&self, blocking: bool) -> io::Result<bool> {
+        let parts = &*self.parts;
         if blocking && parts.is_idle() {
             parts.sleep(None)?;
-        } else if parts.has(Item::BusyPolling) {
-            return self.busy_turn(blocking);
+        } else if parts.has_either(Item::BusyPolling, Item::OuterSleep) {
+            return self.unusual_turn(blocking);
         } else {
             parts.ask_kernel(if blocking { parts.timeout() } else { Some(0) })?;
         }
@@ -133,8 +140,17 @@ impl AioContext {
         self.run_due()
     }
 
-    /// A turn of a context that busy polls.
+    /// A turn of a context that busy polls, or that an outer loop sleeps for.
     #[inline(never)]
+    fn unusual_turn(&self, blocking: bool) -> io::Result<bool> {
+        if self.parts.has(Item::OuterSleep) {
+            let _interrupt = self.parts.turn_inside_outer_sleep();
+            return self.turn(blocking);
+        }
+        self.busy_turn(blocking)
+    }
+
+    /// A turn of a context that busy polls.
     fn busy_turn(&self, blocking: bool) -> io::Result<bool> {
         let parts = &*self.parts;
         let busy = &parts.sources.busy;
@@ -199,7 +215,7 @@ impl AioContext {
 
     /// Runs what was collected, was scheduled, or has expired. Returns true if a callback ran.
     #[inline(always)]
-    fn run_due(&self) -> io::Result<bool> {
+    pub(super) fn run_due(&self) -> io::Result<bool> {
         let parts = &*self.parts;
         let mut progress = parts.has_queued() && self.run_queued();
         progress |= parts.sources.dispatch(self)?;

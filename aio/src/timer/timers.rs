@@ -155,6 +155,19 @@ impl<T> Timers<T> {
     pub(crate) fn arm(&self, key: TimerKey, at_ns: u64) {
         self.agenda.set(Item::Timers, true);
         self.with(key, |tables| tables.arm(key.slot, at_ns));
+        if self.agenda.has(Item::OuterSleep) {
+            self.nudge_if_first(key);
+        }
+    }
+
+    /// An outer loop will sleep until the first deadline that it was told of.
+    #[cold]
+    fn nudge_if_first(&self, key: TimerKey) {
+        let tables = &mut *self.tables.borrow_mut();
+        let (heap, _) = tables.heap(key.clock);
+        if heap.first().is_some_and(|first| first.slot as usize == key.slot) {
+            self.agenda.nudge();
+        }
     }
 
     pub(crate) fn cancel(&self, key: TimerKey) {

@@ -11,15 +11,22 @@ pub(crate) struct Setup {
     pub(crate) monitor: MonitorKind,
     pub(crate) reset: Reset,
     ring: RingSetup,
+    /// Every turn of a test is made by an outer loop.
+    is_embedded: bool,
 }
 
 impl Setup {
     pub(crate) const fn new(monitor: MonitorKind, reset: Reset) -> Self {
-        Self { monitor, reset, ring: RingSetup::DeferTaskrun }
+        Self { monitor, reset, ring: RingSetup::DeferTaskrun, is_embedded: false }
     }
 
     pub(crate) const fn ring(self, ring: RingSetup) -> Self {
         Self { ring, ..self }
+    }
+
+    /// The context is turned by an outer loop, in three parts.
+    pub(crate) const fn embedded(self) -> Self {
+        Self { is_embedded: true, ..self }
     }
 
     /// Runs one test, or prints why this machine cannot run it.
@@ -28,7 +35,7 @@ impl Setup {
             eprintln!("{name} skipped: {missing}");
             return;
         }
-        support::guarded(name, || test(self));
+        support::guarded(name, || support::with_outer_loop(self.is_embedded, || test(self)));
     }
 
     /// Returns what this machine lacks, determined without the crate under test.
@@ -47,7 +54,8 @@ impl Setup {
     }
 
     pub(crate) fn builder(&self) -> Builder {
-        AioContext::builder().monitor(self.monitor).reset(self.reset).ring_setup(self.ring)
+        let builder = AioContext::builder().monitor(self.monitor).reset(self.reset).ring_setup(self.ring);
+        if self.is_embedded { builder.embeddable() } else { builder }
     }
 
     pub(crate) fn context(&self) -> AioContext {
