@@ -17,7 +17,6 @@ use super::turn::AioContext;
 use crate::agenda::Item;
 use crate::bottom_half::Due;
 use crate::sys::monotonic_ns;
-use std::cell::Cell;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -43,15 +42,6 @@ impl Prepared {
         }
         self.deadline_ns.map(|at_ns| Duration::from_nanos(at_ns.saturating_sub(monotonic_ns())))
     }
-}
-
-/// The sleep of an outer loop, as the context knows it.
-#[derive(Debug, Default)]
-pub(super) struct OuterSleep {
-    /// Whether an outer loop has the context.
-    is_embedded: Cell<bool>,
-    /// Whether `notify_me` is raised for it.
-    is_raised: Cell<bool>,
 }
 
 impl<C: 'static> Parts<C> {
@@ -136,8 +126,8 @@ impl<C: 'static> Parts<C> {
         Ok(self.timeout() == Some(0) || self.bottom_halves.due(&self.shared.bottom_halves) != Due::Cancelled)
     }
 
-    /// Lets the home thread turn the loop although an outer loop relies on what `prepare` said. That
-    /// is not true any more after the turn, so dropping the guard interrupts the outer loop.
+    /// Lets the home thread turn the loop although an outer loop relies on what `prepare` said.
+    /// That is not true any more after the turn, so dropping the guard interrupts the outer loop.
     pub(super) fn turn_inside_outer_sleep(&self) -> InsideOuterSleep<'_, C> {
         self.ignore_nudges();
         InsideOuterSleep(self)

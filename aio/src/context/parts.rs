@@ -2,7 +2,6 @@
 
 use super::action::OnOwn;
 use super::dispatch::{Action, Registered, Sources};
-use super::outer::OuterSleep;
 use super::panics::Panics;
 use super::shared::Shared;
 use crate::agenda::{Agenda, Item};
@@ -18,6 +17,7 @@ use crate::sys::process::{Process, forked};
 use crate::timer::Timers;
 use crate::token::Token;
 use crate::wake_gate::Sleeper;
+use std::cell::Cell;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
@@ -61,6 +61,15 @@ pub(super) struct Parts<C> {
     pub(super) own: (Method, Option<Obstacle>),
     pub(super) is_embeddable: bool,
     pub(super) outer: OuterSleep,
+}
+
+/// The sleep of an outer loop, as the context knows it.
+#[derive(Debug, Default)]
+pub(super) struct OuterSleep {
+    /// Whether an outer loop has the context.
+    pub(super) is_embedded: Cell<bool>,
+    /// Whether `notify_me` is raised for it.
+    pub(super) is_raised: Cell<bool>,
 }
 
 impl<C: 'static> Parts<C> {

@@ -49,9 +49,9 @@ impl Mirror {
     }
 
     /// ppoll(2) has found nothing. If the set has an event all the same, for a token that is not
-    /// `watched`, its descriptor was closed before its handler was removed, while another copy of it
-    /// is open. Nothing names its entry any more, and it would end every sleep. So a new set is made
-    /// of `members`.
+    /// `watched`, its descriptor was closed before its handler was removed, while another copy of
+    /// it is open. Nothing names its entry any more, and it would end every sleep. So a new set is
+    /// made of `members`.
     pub(super) fn renew_if_stale(
         &self,
         watched: impl Fn(Token) -> bool,

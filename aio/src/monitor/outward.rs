@@ -15,8 +15,8 @@ impl Outward {
         Ok(this)
     }
 
-    /// Makes the descriptor readable while `inner` has an event. Closing a set that was shown before
-    /// takes it out.
+    /// Makes the descriptor readable while `inner` has an event. Closing a set that was shown
+    /// before takes it out.
     pub(super) fn show(&self, inner: &Epoll) -> io::Result<()> {
         self.0.add(inner.descriptor().as_raw_fd(), libc::EPOLLIN as u32, 0)
     }

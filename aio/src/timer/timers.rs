@@ -160,7 +160,7 @@ impl<T> Timers<T> {
         }
     }
 
-    /// An outer loop will sleep until the first deadline that it was told of.
+    /// An outer loop sleeps until the first deadline of its last `prepare`.
     #[cold]
     fn nudge_if_first(&self, key: TimerKey) {
         let tables = &mut *self.tables.borrow_mut();

@@ -1,5 +1,5 @@
-//! A context inside an outer loop: nothing is late whatever happens between `prepare` and the sleep,
-//! and nobody polls.
+//! A context inside an outer loop: whatever happens between `prepare` and the sleep, nothing is
+//! late, and nobody polls.
 
 use crate::outer_loops::{Kind, OuterLoop};
 use crate::polled::Polled;
