@@ -1,8 +1,8 @@
 //! A context inside an epoll loop of one's own.
 //!
 //! The program already has a loop: here it serves a control socket. A device emulation on
-//! [`AioContext`] moves in as one more descriptor and a deadline. The device has a doorbell, which a
-//! guest rings, and a timer; the control socket schedules a bottom half of it.
+//! [`AioContext`] moves in as one more descriptor and a deadline. The device has a doorbell, which
+//! a guest rings, and a timer; the control socket schedules a bottom half of it.
 #![expect(unsafe_code, reason = "epoll system calls on integers and on events that live across them")]
 
 use aio::{AioContext, Embedded, EventNotifier, Reset};

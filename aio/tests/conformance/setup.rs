@@ -35,7 +35,7 @@ impl Setup {
             eprintln!("{name} skipped: {missing}");
             return;
         }
-        support::guarded(name, || support::with_outer_loop(self.is_embedded, || test(self)));
+        support::guarded(name, || support::outer::with_outer_loop(self.is_embedded, || test(self)));
     }
 
     /// Returns what this machine lacks, determined without the crate under test.

@@ -2,11 +2,10 @@
 
 mod guard;
 pub(crate) mod os;
-mod outer;
+pub(crate) mod outer;
 
 use aio::AioContext;
 pub(crate) use guard::guarded;
-pub(crate) use outer::with_outer_loop;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
