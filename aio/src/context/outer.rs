@@ -122,6 +122,10 @@ impl<C: 'static> Parts<C> {
         // The outer loop may go on sleeping if there is nothing.
         self.monitor.set_closed(self.has(Item::OuterSleep));
         looked?;
+        if !self.sources.handlers.any_ready() {
+            // If this fails (no descriptor or no memory left), the next look tries again.
+            let _ = self.monitor.found_nothing(&self.sources.stats);
+        }
         self.accept();
         Ok(self.timeout() == Some(0) || self.bottom_halves.due(&self.shared.bottom_halves) != Due::Cancelled)
     }

@@ -156,6 +156,16 @@ impl<T> Monitor<T> {
         self.ring().map_or(Ok(false), |ring| ring.submit_queued_work(sink))
     }
 
+    /// After an outer loop slept, and a wait has found nothing. If something ends every sleep of
+    /// the outer loop, it is removed here.
+    pub(crate) fn found_nothing(&self, stats: &Counters) -> io::Result<()> {
+        match self {
+            Self::Poll(monitor) => monitor.found_nothing(stats),
+            // A wait by itself finds what is stale, and a ring has nothing of the kind.
+            Self::Epoll(_) | Self::IoUring(_) => Ok(()),
+        }
+    }
+
     /// While it is closed, the next SQE nudges the agenda.
     pub(crate) fn set_closed(&self, closed: bool) {
         if let Some(ring) = self.ring() {

@@ -133,24 +133,18 @@ impl PollMonitor {
                 collected = true;
             }
         }
-        if ready == 0
-            && timeout == Some(0)
-            && let Some(mirror) = &self.mirror
-        {
-            drop(live);
-            // If this fails (no descriptor or no memory left), the next look tries again.
-            let _ = renew_if_stale(mirror, &set, sink);
-        }
         Ok(collected)
     }
-}
 
-#[cold]
-fn renew_if_stale(mirror: &Mirror, set: &Set, sink: &impl Sink) -> io::Result<()> {
-    let members = || set.fds.iter().zip(&set.tokens).filter(|(entry, _)| entry.fd >= 0);
-    let watched = |token| members().any(|(_, of)| *of == token);
-    let of_each = members().map(|(entry, token)| (entry.fd, entry.events as u32, *token));
-    mirror.renew_if_stale(watched, of_each, sink.stats())
+    /// A wait has found nothing, although an outer loop may have been woken.
+    pub(super) fn found_nothing(&self, stats: &Counters) -> io::Result<()> {
+        let Some(mirror) = &self.mirror else { return Ok(()) };
+        let set = self.set.borrow();
+        let members = || set.fds.iter().zip(&set.tokens).filter(|(entry, _)| entry.fd >= 0);
+        let watched = |token| members().any(|(_, of)| *of == token);
+        let of_each = members().map(|(entry, token)| (entry.fd, entry.events as u32, *token));
+        mirror.renew_if_stale(watched, of_each, stats)
+    }
 }
 
 /// ppoll(2) refuses more descriptors than RLIMIT_NOFILE (EINVAL), and the limit can be lowered at

@@ -12,7 +12,7 @@ pub(crate) struct Setup {
     pub(crate) reset: Reset,
     ring: RingSetup,
     /// Every turn of a test is made by an outer loop.
-    is_embedded: bool,
+    pub(crate) is_embedded: bool,
 }
 
 impl Setup {
