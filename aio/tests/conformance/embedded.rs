@@ -99,6 +99,21 @@ pub(crate) fn what_the_home_thread_adds_ends_the_sleep(setup: &Setup) {
     });
 }
 
+/// Nothing was entered for it yet, and the outer loop will not do that.
+pub(crate) fn an_operation_ends_the_sleep(setup: &Setup) {
+    OuterLoop::each_kind(setup, |outer| {
+        let done = Count::default();
+        for n in 1..=3 {
+            outer.prepare_to_sleep();
+            let bump = done.clone();
+            let read = outer.ctx.read_at(os::memory_file(), vec![0; 8], 0, move |_, _, _, _| bump.bump());
+            read.unwrap();
+            outer.sleep(None);
+            outer.iterate_until(|| done.get() == n);
+        }
+    });
+}
+
 /// One that was added earlier, and is changed between `prepare` and the sleep.
 pub(crate) fn a_change_of_an_interest_ends_the_sleep(setup: &Setup) {
     OuterLoop::each_kind(setup, |outer| {

@@ -386,6 +386,12 @@ suite! { $ in_an_outer_loop
     }
 }
 
+suite! { $ in_an_outer_loop_on_a_ring
+    embedded {
+        an_operation_ends_the_sleep,
+    }
+}
+
 suite! { $ without_a_ring
     operations {
         operations_are_refused_with_the_reason,
@@ -551,6 +557,7 @@ mod io_uring_classic_embedded {
     const SETUP: Setup = Setup::new(IoUring, Classic).ring(CoopTaskrun).embedded();
     everywhere!();
     in_an_outer_loop!();
+    in_an_outer_loop_on_a_ring!();
     on_a_ring!();
 }
 
@@ -559,6 +566,7 @@ mod io_uring_edge_embedded {
     const SETUP: Setup = Setup::new(IoUring, Autoreset).ring(CoopTaskrun).embedded();
     everywhere!();
     in_an_outer_loop!();
+    in_an_outer_loop_on_a_ring!();
     on_a_ring!();
 }
 
@@ -567,6 +575,7 @@ mod io_uring_ring_read_embedded {
     const SETUP: Setup = Setup::new(IoUring, AutoresetBy(RingRead)).ring(CoopTaskrun).embedded();
     everywhere!();
     in_an_outer_loop!();
+    in_an_outer_loop_on_a_ring!();
     on_a_ring!();
 }
 
@@ -575,5 +584,6 @@ mod io_uring_plain_ring_read_multishot_embedded {
     const SETUP: Setup = Setup::new(IoUring, AutoresetBy(RingReadMultishot)).ring(Plain).embedded();
     everywhere!();
     in_an_outer_loop!();
+    in_an_outer_loop_on_a_ring!();
     on_a_ring!();
 }
