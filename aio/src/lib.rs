@@ -194,6 +194,7 @@ mod bottom_half;
 mod busy_poll;
 mod completion;
 mod context;
+mod embed;
 mod executor;
 mod handler;
 mod io_thread;
@@ -221,10 +222,11 @@ pub use busy_poll::BusyPolling;
 pub use context::{
     AioContext, Blocking, BlockingError, BottomHalf, BottomHalfHandle, BoundedRegistration, Builder,
     BusyPolled, FixedBuffer, FixedFile, Handle, HandlerId, LocalHandle, NotifierRegistration, OperationId,
-    OperationPool, Registration, SlowCallback, Timer, TimerHandle, WritableRegistration,
+    OperationPool, Prepared, Registration, SlowCallback, Timer, TimerHandle, WritableRegistration,
 };
 #[cfg(feature = "raw-sqe")]
 pub use context::{Link, Operations};
+pub use embed::Embedded;
 pub use executor::{AsyncFd, Doorbell, Elapsed, JoinHandle, Perform, ReadyGuard, Sleep};
 pub use io_thread::{IoThread, IoThreadError};
 #[cfg(feature = "raw-sqe")]

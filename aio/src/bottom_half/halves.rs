@@ -137,6 +137,12 @@ impl<T, S, D> BottomHalves<T, S, D> {
     pub(crate) fn defer(&self, closure: D) {
         self.deferred.borrow_mut().push(closure);
         self.agenda.set(Item::BottomHalves, true);
+        self.nudge();
+    }
+
+    /// See [`Agenda::nudge`].
+    pub(crate) fn nudge(&self) {
+        self.agenda.nudge();
     }
 
     /// How soon the next turn has to look here.

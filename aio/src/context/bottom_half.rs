@@ -34,14 +34,24 @@ impl BottomHalf {
     /// Runs the callback in the next turn (a nested one, if that comes first). Scheduling it again
     /// before it runs changes nothing. No system call, no allocation.
     pub fn schedule(&self) {
-        // The home thread is not asleep: nobody has to be woken.
+        // The home thread is not asleep: nobody has to be woken, unless an outer loop will sleep.
         Node::schedule(&self.handle.node, &self.handle.shared.bottom_halves);
+        self.nudge();
     }
 
     /// Runs the callback when the loop turns for another reason, or after 10 ms. Such a run is not
     /// progress. No effect if it is scheduled already.
     pub fn schedule_idle(&self) {
         Node::schedule_idle(&self.handle.node, &self.handle.shared.bottom_halves);
+        self.nudge();
+    }
+
+    /// See [`Agenda::nudge`](crate::agenda::Agenda::nudge).
+    #[inline]
+    fn nudge(&self) {
+        if self.handle.shared.is_outer_sleep() {
+            self.halves.nudge();
+        }
     }
 
     /// Cancels a pending schedule.

@@ -22,6 +22,7 @@ pub struct Builder {
     timer_slack_ns: Option<u64>,
     virtual_clock: Option<Arc<VirtualClock>>,
     workers: Limits,
+    embeddable: bool,
 }
 
 impl Default for Builder {
@@ -35,6 +36,7 @@ impl Default for Builder {
             timer_slack_ns: None,
             virtual_clock: None,
             workers: Limits::default(),
+            embeddable: false,
         }
     }
 }
@@ -106,6 +108,18 @@ impl Builder {
         self
     }
 
+    /// The context may be turned by another event loop: see [`Embedded`](crate::Embedded).
+    ///
+    /// The poll and epoll monitors get an epoll descriptor more. A ring is set up with
+    /// COOP_TASKRUN, because completions of a ring with DEFER_TASKRUN do not end a sleep in poll(2)
+    /// or epoll_wait(2), and so that it [tells](crate::RingInfo::tells). If nobody embeds the
+    /// context, it works as any other.
+    #[must_use]
+    pub fn embeddable(mut self) -> Self {
+        self.embeddable = true;
+        self
+    }
+
     /// Makes the context. The calling thread becomes its home thread.
     ///
     /// # Errors
@@ -125,6 +139,7 @@ impl Builder {
             ring_entries: self.ring_entries,
             ring_setup: self.ring_setup,
             tells: self.busy_polling.is_on(),
+            embeddable: self.embeddable,
         };
         let virtual_clock = self.virtual_clock.unwrap_or_default();
         AioContext::assemble(wanted, self.reset, self.busy_polling, virtual_clock, self.workers)

@@ -7,7 +7,7 @@ use super::turn::AioContext;
 use crate::monitor::{Interest, Readiness, Target, Watch};
 use crate::notifier::EventNotifier;
 use crate::refused::Refused;
-use crate::reset::{Method, Obstacle, resolve};
+use crate::reset::{Method, Obstacle};
 use crate::sys::eventfd::EventFd;
 use crate::token::Token;
 use std::borrow::Cow;
@@ -318,7 +318,7 @@ impl AioContext {
         notifier: &EventNotifier,
         action: impl FnOnce(Arc<EventFd>, Method) -> Box<dyn Action<Self>>,
     ) -> io::Result<NotifierRegistration> {
-        let (method, fallback) = resolve(notifier.reset(), self.parts.info.kind, &notifier.doorbell())?;
+        let (method, fallback) = self.parts.resolve(notifier)?;
         let registration =
             self.register(bell_target(notifier, method), || action(Arc::clone(notifier.eventfd()), method))?;
         Ok(NotifierRegistration { registration, method, fallback })

@@ -8,6 +8,7 @@
 //! | `parts.rs` | the mechanisms of one context, tied together |
 //! | `dispatch.rs`, `action.rs` | what is done with a ready handler; busy polling of devices |
 //! | `observer.rs` | who watches the callbacks of a turn |
+//! | `outer.rs` | a turn in three parts, for an outer loop that sleeps in the context's place |
 //! | `shared.rs` | the part that other threads may touch |
 //! | `panics.rs` | how a panic of user code is kept from skipping what follows it |
 //!
@@ -41,6 +42,7 @@ mod handle;
 mod observe;
 mod observer;
 mod operation;
+mod outer;
 mod panics;
 mod parts;
 mod perform;
@@ -64,6 +66,7 @@ pub use self::descriptor::{BusyPolled, HandlerId, NotifierRegistration, Registra
 pub use self::handle::Handle;
 pub use self::observer::SlowCallback;
 pub use self::operation::OperationId;
+pub use self::outer::Prepared;
 pub(crate) use self::perform::Performing;
 pub use self::pool::OperationPool;
 #[cfg(feature = "raw-sqe")]

@@ -79,6 +79,17 @@ pub(super) struct Parts<C> {
     pub(super) own: (Method, Option<Obstacle>),
     pub(super) workers: WorkerPool<Deferred<C>>,
     pub(super) observer: Observer<C>,
+    pub(super) is_embeddable: bool,
+    pub(super) outer: OuterSleep,
+}
+
+/// The sleep of an outer loop, as the context knows it.
+#[derive(Debug, Default)]
+pub(super) struct OuterSleep {
+    /// Whether an outer loop has the context.
+    pub(super) is_embedded: Cell<bool>,
+    /// Whether `notify_me` is raised for it.
+    pub(super) is_raised: Cell<bool>,
 }
 
 impl<C: 'static> Parts<C> {
@@ -91,9 +102,10 @@ impl<C: 'static> Parts<C> {
         busy_turn: Turn<C>,
     ) -> io::Result<Self> {
         let agenda = Rc::<Agenda>::default();
+        let is_embeddable = wanted.embeddable;
         let (monitor, info) = Monitor::new(wanted, &agenda)?;
         let notifier = EventNotifier::new(reset)?;
-        let own = resolve(reset, info.kind, &notifier.doorbell())?;
+        let own = resolve(reset, info.kind, is_embeddable, &notifier.doorbell())?;
         let method = own.0;
         let shared = Arc::new(Shared::new(notifier.clone()));
         let parts = Self {
@@ -115,13 +127,24 @@ impl<C: 'static> Parts<C> {
             own,
             workers: WorkerPool::new(workers),
             observer: Observer::new(&agenda, busy_turn),
+            is_embeddable,
+            outer: OuterSleep::default(),
             agenda,
         };
+        if is_embeddable {
+            let shared = Arc::clone(&parts.shared);
+            parts.agenda.set_interrupt(move || shared.interrupt_outer_sleep());
+        }
         let eventfd = Arc::clone(notifier.eventfd());
         let action = || -> Box<dyn Action<C>> { Box::new(OnOwn { eventfd, method }) };
         parts.register(bell_target(&notifier, method), action)?;
         parts.sources.set_policy(policy);
         Ok(parts)
+    }
+
+    /// How a notifier is reset in this context, and why not in a better way.
+    pub(super) fn resolve(&self, notifier: &EventNotifier) -> io::Result<(Method, Option<Obstacle>)> {
+        resolve(notifier.reset(), self.info.kind, self.is_embeddable, &notifier.doorbell())
     }
 
     /// Watches a descriptor and puts its handler into a slot. A handler that the descriptor number
@@ -138,6 +161,7 @@ impl<C: 'static> Parts<C> {
         let token = handlers.next_token()?;
         let state = self.monitor.add(token, &target, stats)?;
         handlers.insert(Handler::new(Watched::new(token, target, state), action()));
+        self.agenda.nudge();
         Ok((token, old.and_then(|old| handlers.remove(old.watched.token))))
     }
 
@@ -189,6 +213,7 @@ impl<C: 'static> Parts<C> {
             return;
         }
         self.monitor.remove(&handler.watched, replaced, &self.sources);
+        self.nudge_after_reaping();
         self.sources.retire(handler);
     }
 
@@ -205,6 +230,7 @@ impl<C: 'static> Parts<C> {
                 }
                 watched.watch.set(Watch::Level(interest));
                 let changed = self.monitor.modify(watched, &self.sources.stats);
+                self.agenda.nudge();
                 changed.inspect_err(|_| watched.watch.set(Watch::Level(old)))
             }
             _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "a notifier is always and only readable")),
@@ -214,11 +240,6 @@ impl<C: 'static> Parts<C> {
     #[inline]
     pub(super) fn has(&self, item: Item) -> bool {
         self.agenda.has(item)
-    }
-
-    #[inline]
-    pub(super) fn has_either(&self, a: Item, b: Item) -> bool {
-        self.agenda.has_either(a, b)
     }
 
     /// Returns true if completions or bottom halves may wait to be run.
@@ -252,7 +273,7 @@ impl<C: 'static> Parts<C> {
 
     /// The same without a sleep.
     #[inline(never)]
-    fn look(&self) -> io::Result<bool> {
+    pub(super) fn look(&self) -> io::Result<bool> {
         if self.monitor.wait(Some(0), &self.sources)? {
             self.sources.stats.wakeups.bump();
         }

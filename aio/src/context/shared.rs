@@ -17,6 +17,9 @@ const WAKE_TRIES: usize = 3;
 pub(super) struct Shared<S> {
     pub(super) gate: WakeGate,
     pub(super) bottom_halves: List<Work<S>>,
+    /// An outer loop sleeps in place of the home thread, or is about to, and was not interrupted
+    /// yet. Used by the home thread only.
+    outer_sleep: AtomicBool,
     notifier: EventNotifier,
     /// Writes to the notifier.
     pub(super) wakes: AtomicU64,
@@ -37,6 +40,10 @@ impl<S: Send> Wake for Shared<S> {
     fn wake(&self) {
         self.notify();
     }
+
+    fn wake_at_home(&self) {
+        self.interrupt_outer_sleep();
+    }
 }
 
 impl<S> Shared<S> {
@@ -44,6 +51,7 @@ impl<S> Shared<S> {
         Self {
             gate: WakeGate::new(),
             bottom_halves: List::new(),
+            outer_sleep: AtomicBool::new(false),
             notifier,
             wakes: AtomicU64::new(0),
             stop: AtomicBool::new(false),
@@ -58,16 +66,36 @@ impl<S> Shared<S> {
         if !self.process.is_current() {
             return;
         }
-        self.gate.notify(|| {
-            trace::aio_notify();
-            // The eventfd is ours and lives as long as `self`, so an error of the write is over
-            // when it is tried again. If it is not, the next producer tries; the loop looks at its
-            // next turn, because `notified` is set.
-            (0..WAKE_TRIES).any(|_| {
-                self.wakes.fetch_add(1, Ordering::Relaxed);
-                self.notifier.notify().is_ok()
-            })
-        });
+        self.gate.notify(|| self.write());
+    }
+
+    fn write(&self) -> bool {
+        trace::aio_notify();
+        // The eventfd is ours and lives as long as `self`, so an error of the write is over when it
+        // is tried again. If it is not, the next producer tries; the loop looks at its next turn,
+        // because `notified` is set.
+        (0..WAKE_TRIES).any(|_| {
+            self.wakes.fetch_add(1, Ordering::Relaxed);
+            self.notifier.notify().is_ok()
+        })
+    }
+
+    /// Returns true if an outer loop would sleep over what is added now. Home thread.
+    #[inline]
+    pub(super) fn is_outer_sleep(&self) -> bool {
+        self.outer_sleep.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_outer_sleep(&self, sleeps: bool) {
+        self.outer_sleep.store(sleeps, Ordering::Relaxed);
+    }
+
+    /// Ends the sleep of an outer loop, which is interrupted once. Home thread.
+    pub(super) fn interrupt_outer_sleep(&self) {
+        if self.is_outer_sleep() && self.process.is_current() {
+            self.set_outer_sleep(false);
+            self.write();
+        }
     }
 
     pub(super) fn request_stop(&self) {

@@ -101,6 +101,7 @@ impl AioContext {
     pub fn set_busy_polling(&self, policy: BusyPolling) {
         if self.parts.is_current() {
             self.parts.sources.set_policy(policy);
+            self.parts.agenda.nudge();
         }
     }
 
@@ -143,18 +144,38 @@ impl AioContext {
         let parts = &*self.parts;
         parts.check_process()?;
         parts.sources.stats.turns.bump();
+        self.turn(blocking)
+    }
+
+    #[inline(always)]
+    fn turn(&self, blocking: bool) -> io::Result<bool> {
+        let parts = &*self.parts;
         if trace::is_on() {
-            return self.observed_turn(blocking);
+            return self.unusual_turn(blocking);
         }
         if blocking && parts.is_idle() {
             parts.sleep(None)?;
-        } else if parts.has_either(Item::BusyPolling, Item::Observed) {
-            return (parts.observer.turn.get())(self, blocking);
+        } else if parts.agenda.is_unusual() {
+            return self.unusual_turn(blocking);
         } else {
             parts.ask_kernel(if blocking { parts.timeout() } else { Some(0) })?;
         }
         parts.accept();
         self.run_due::<Off>()
+    }
+
+    /// A turn of a context that busy polls or is observed, or that an outer loop sleeps for.
+    #[inline(never)]
+    fn unusual_turn(&self, blocking: bool) -> io::Result<bool> {
+        let parts = &*self.parts;
+        if parts.has(Item::OuterSleep) {
+            let _interrupt = parts.turn_inside_outer_sleep();
+            return self.turn(blocking);
+        }
+        if trace::is_on() {
+            return self.observed_turn(blocking);
+        }
+        (parts.observer.turn.get())(self, blocking)
     }
 
     /// Chooses the turn for what is on now. It counts from the next turn on.
@@ -243,7 +264,7 @@ impl AioContext {
 
     /// Runs what was collected, was scheduled, or has expired. Returns true if a callback ran.
     #[inline(always)]
-    fn run_due<W: Watcher<Self>>(&self) -> io::Result<bool> {
+    pub(super) fn run_due<W: Watcher<Self>>(&self) -> io::Result<bool> {
         let parts = &*self.parts;
         let mut progress = parts.has_queued() && self.run_queued::<W>();
         progress |= parts.sources.dispatch::<W>(self)?;

@@ -12,6 +12,7 @@ use crate::sys::fd::{check_pollable, explain};
 use crate::sys::uring::Ring;
 use crate::token::Token;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
 /// The monitor of one context. `T` is what an operation of its ring holds.
@@ -32,12 +33,23 @@ pub(crate) struct Wanted {
     pub(crate) ring_setup: RingSetup,
     /// Completions are to show in memory: see [`RingInfo::tells`].
     pub(crate) tells: bool,
+    /// An outer loop may sleep in place of the monitor.
+    pub(crate) embeddable: bool,
 }
 
 impl<T> Monitor<T> {
     /// Makes the monitor that was asked for.
     pub(crate) fn new(wanted: Wanted, agenda: &Rc<Agenda>) -> io::Result<(Self, MonitorInfo)> {
-        let ring = || Ring::new(wanted.ring_entries, wanted.ring_setup, wanted.tells).map_err(why_no_ring);
+        let ring = || {
+            let (mut setup, mut tells) = (wanted.ring_setup, wanted.tells);
+            if wanted.embeddable {
+                // With DEFER_TASKRUN, completions do not end the sleep of an outer loop. Because
+                // they come without an enter then, a look at memory saves one.
+                (setup, tells) = (setup.max(RingSetup::CoopTaskrun), true);
+            }
+            Ring::new(wanted.ring_entries, setup, tells).map_err(why_no_ring)
+        };
+        let epoll = || EpollMonitor::new(wanted.embeddable).map(|epoll| (Self::Epoll(epoll), None));
         let with_ring = |ring: Ring| {
             let info = RingInfo {
                 setup: ring.setup(),
@@ -47,17 +59,17 @@ impl<T> Monitor<T> {
             };
             (Self::IoUring(Box::new(UringMonitor::new(ring, agenda))), Some(info))
         };
-        let poll = || (Self::Poll(PollMonitor::default()), None);
+        let poll = || PollMonitor::new(wanted.embeddable).map(|poll| (Self::Poll(poll), None));
         let asked = || "asked for".to_owned();
         let ((monitor, ring), reason) = match wanted.kind {
-            Some(MonitorKind::Poll) => (poll(), asked()),
-            Some(MonitorKind::Epoll) => ((Self::Epoll(EpollMonitor::new()?), None), asked()),
+            Some(MonitorKind::Poll) => (poll()?, asked()),
+            Some(MonitorKind::Epoll) => (epoll()?, asked()),
             Some(MonitorKind::IoUring) => (with_ring(ring()?), asked()),
             None => match ring() {
                 Ok(ring) => (with_ring(ring), "the best monitor, and this kernel has it".to_owned()),
-                Err(e) => match EpollMonitor::new() {
-                    Ok(epoll) => ((Self::Epoll(epoll), None), e.to_string()),
-                    Err(e2) => (poll(), format!("{e}; no epoll either: {e2}")),
+                Err(e) => match epoll() {
+                    Ok(epoll) => (epoll, e.to_string()),
+                    Err(e2) => (poll()?, format!("{e}; no epoll either: {e2}")),
                 },
             },
         };
@@ -91,7 +103,7 @@ impl<T> Monitor<T> {
             check_pollable(target.fd)
         };
         let state = checked.and_then(|()| match self {
-            Self::Poll(monitor) => Ok(monitor.add(token, target)),
+            Self::Poll(monitor) => monitor.add(token, target, stats),
             Self::Epoll(monitor) => monitor.add(token, target, stats),
             Self::IoUring(monitor) => Ok(monitor.add(token)),
         });
@@ -101,7 +113,7 @@ impl<T> Monitor<T> {
     /// Takes over the handler's new interest.
     pub(crate) fn modify(&self, watched: &Watched, stats: &Counters) -> io::Result<()> {
         match self {
-            Self::Poll(monitor) => monitor.modify(watched),
+            Self::Poll(monitor) => monitor.modify(watched, stats)?,
             Self::Epoll(monitor) => monitor.modify(watched, stats)?,
             Self::IoUring(monitor) => monitor.modify(watched, stats),
         }
@@ -112,7 +124,7 @@ impl<T> Monitor<T> {
     /// watches the same descriptor number.
     pub(crate) fn remove(&self, watched: &Watched, replaced: bool, sink: &impl Sink) {
         match self {
-            Self::Poll(monitor) => monitor.remove(watched, sink),
+            Self::Poll(monitor) => monitor.remove(watched, replaced, sink),
             Self::Epoll(_) if replaced => {}
             Self::Epoll(monitor) => monitor.remove(watched, sink.stats()),
             Self::IoUring(monitor) => monitor.remove(watched, sink),
@@ -125,6 +137,39 @@ impl<T> Monitor<T> {
             Self::Poll(monitor) => monitor.wait(timeout, sink),
             Self::Epoll(monitor) => monitor.wait(timeout, sink),
             Self::IoUring(monitor) => monitor.wait(timeout, sink),
+        }
+    }
+
+    /// What an outer loop sleeps on, if the monitor was made for that: readable while `wait` would
+    /// find something, once `submit` was called. It stays the same as long as the monitor.
+    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Poll(monitor) => monitor.descriptor(),
+            Self::Epoll(monitor) => monitor.descriptor(),
+            Self::IoUring(monitor) => Some(monitor.descriptor()),
+        }
+    }
+
+    /// Before an outer loop sleeps: gives the kernel what the next wait would. Does not sleep.
+    /// Returns true if it collected something.
+    pub(crate) fn submit(&self, sink: &impl Sink) -> io::Result<bool> {
+        self.ring().map_or(Ok(false), |ring| ring.submit_queued_work(sink))
+    }
+
+    /// After an outer loop slept, and a wait has found nothing. If something ends every sleep of
+    /// the outer loop, it is removed here.
+    pub(crate) fn found_nothing(&self, stats: &Counters) -> io::Result<()> {
+        match self {
+            Self::Poll(monitor) => monitor.found_nothing(stats),
+            // A wait by itself finds what is stale, and a ring has nothing of the kind.
+            Self::Epoll(_) | Self::IoUring(_) => Ok(()),
+        }
+    }
+
+    /// While it is closed, the next SQE nudges the agenda.
+    pub(crate) fn set_closed(&self, closed: bool) {
+        if let Some(ring) = self.ring() {
+            ring.set_closed(closed);
         }
     }
 

@@ -1,5 +1,6 @@
 //! epoll(7): level-triggered for fd handlers, EPOLLET for notifiers that are never read.
 
+use super::outward::Outward;
 use super::readiness::{Readiness, Watch};
 use super::watched::{Sink, State, Table, Target, Watched};
 use crate::stats::Counters;
@@ -8,6 +9,7 @@ use crate::sys::epoll::Epoll;
 use crate::token::Token;
 use std::cell::RefCell;
 use std::io;
+use std::os::fd::BorrowedFd;
 
 /// Events taken in one wait. More of them stay in the kernel's list for the next turn, behind the
 /// ones that become ready before it.
@@ -15,6 +17,8 @@ const BATCH: usize = 256;
 
 pub(crate) struct EpollMonitor {
     set: RefCell<Set>,
+    /// For an outer loop.
+    outward: Option<Outward>,
 }
 
 /// An epoll instance, and the buffer for its events.
@@ -39,24 +43,26 @@ fn events(watch: Watch) -> u32 {
 }
 
 impl EpollMonitor {
-    pub(super) fn new() -> io::Result<Self> {
+    /// `embeddable`: an outer loop may sleep in place of `wait`.
+    pub(super) fn new(embeddable: bool) -> io::Result<Self> {
         let (epoll, events) = (Epoll::new()?, Box::new([libc::epoll_event { events: 0, u64: 0 }; BATCH]));
-        Ok(Self { set: RefCell::new(Set { epoll, events }) })
+        let outward = embeddable.then(|| Outward::new(&epoll)).transpose()?;
+        Ok(Self { set: RefCell::new(Set { epoll, events }), outward })
+    }
+
+    /// What an outer loop sleeps on. It is readable while a descriptor is ready.
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.outward.as_ref().map(Outward::descriptor)
     }
 
     pub(super) fn add(&self, token: Token, target: &Target, stats: &Counters) -> io::Result<State> {
         let epoll = &self.set.borrow().epoll;
         let (fd, events) = (target.fd, events(target.watch));
         stats.syscalls_ctl.bump();
-        match epoll.add(fd, events, token.bits()) {
-            // A handler is being replaced: its entry takes the new token, so no event is lost in
-            // between.
-            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {
-                stats.syscalls_ctl.bump();
-                epoll.modify(fd, events, token.bits())?;
-            }
-            result => result?,
-        }
+        // If a handler is being replaced, its entry takes the new token, so no event is lost in
+        // between.
+        let calls = epoll.add_or_modify(fd, events, token.bits())?;
+        stats.syscalls_ctl.add(calls - 1);
         Ok(State::Epoll)
     }
 
@@ -117,6 +123,9 @@ impl EpollMonitor {
         });
         if let Some(error) = failed {
             return Err(error);
+        }
+        if let Some(outward) = &self.outward {
+            outward.show(&epoll)?;
         }
         self.set.borrow_mut().epoll = epoll;
         Ok(())

@@ -25,12 +25,15 @@
 //! | `readiness.rs` | what a descriptor is ready for, and how it is watched |
 //! | `watched.rs` | a watched descriptor; the interface to the table of handlers |
 //! | `poll.rs`, `epoll.rs`, `io_uring/` | the monitors |
+//! | `outward.rs`, `mirror.rs` | what an outer loop sleeps on in place of ppoll and epoll_wait |
 //! | `info.rs`, `any.rs` | which one a context has, and why |
 
 mod any;
 mod epoll;
 mod info;
 mod io_uring;
+mod mirror;
+mod outward;
 mod poll;
 mod readiness;
 mod watched;

@@ -1,5 +1,6 @@
 //! ppoll(2): an array of descriptors that is kept from wait to wait.
 
+use super::mirror::Mirror;
 use super::readiness::{Readiness, Watch};
 use super::watched::{PollState, Sink, State, Table, Target, Watched};
 use crate::stats::Counters;
@@ -8,13 +9,15 @@ use crate::sys::{TimeoutNs, ppoll::ppoll};
 use crate::token::Token;
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::os::fd::BorrowedFd;
 
 /// How long a wait sleeps that cannot ask the kernel for all descriptors in one call.
 const PARTS_NS: u64 = 10_000_000;
 
-#[derive(Default)]
 pub(crate) struct PollMonitor {
     set: RefCell<Set>,
+    /// For an outer loop.
+    mirror: Option<Mirror>,
 }
 
 /// Two arrays with one index: what the kernel sees, and whose it is.
@@ -46,27 +49,51 @@ fn index_of(watched: &Watched) -> Option<&Cell<Option<u32>>> {
 }
 
 impl PollMonitor {
-    pub(super) fn add(&self, token: Token, target: &Target) -> State {
+    /// `embeddable`: an outer loop may sleep in place of `wait`.
+    pub(super) fn new(embeddable: bool) -> io::Result<Self> {
+        let mirror = embeddable.then(Mirror::new).transpose()?;
+        Ok(Self { set: RefCell::default(), mirror })
+    }
+
+    /// What an outer loop sleeps on. It is readable while a descriptor is ready.
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.mirror.as_ref().map(Mirror::descriptor)
+    }
+
+    pub(super) fn add(&self, token: Token, target: &Target, stats: &Counters) -> io::Result<State> {
+        if let Some(mirror) = &self.mirror {
+            mirror.add(target.fd, events(target.watch) as u32, token, stats)?;
+        }
         let mut set = self.set.borrow_mut();
         // At most 2^28 handlers have a slot.
         let index = set.fds.len() as u32;
         set.fds.push(libc::pollfd { fd: target.fd, events: events(target.watch), revents: 0 });
         set.tokens.push(token);
-        State::Poll(PollState(Cell::new(Some(index))))
+        Ok(State::Poll(PollState(Cell::new(Some(index)))))
     }
 
-    pub(super) fn modify(&self, watched: &Watched) {
+    pub(super) fn modify(&self, watched: &Watched, stats: &Counters) -> io::Result<()> {
+        if let Some(mirror) = &self.mirror {
+            mirror.modify(watched.fd, events(watched.watch.get()) as u32, watched.token, stats)?;
+        }
         let mut set = self.set.borrow_mut();
         let index = index_of(watched).and_then(Cell::get);
         if let Some(entry) = index.and_then(|index| set.fds.get_mut(index as usize)) {
             entry.events = events(watched.watch.get());
         }
+        Ok(())
     }
 
-    pub(super) fn remove(&self, watched: &Watched, sink: &impl Sink) {
+    /// `replaced`: a newer handler watches the same descriptor number.
+    pub(super) fn remove(&self, watched: &Watched, replaced: bool, sink: &impl Sink) {
         let Some(index) = index_of(watched).and_then(Cell::take) else {
             return;
         };
+        if let Some(mirror) = &self.mirror
+            && !replaced
+        {
+            mirror.remove(watched.fd, sink.stats());
+        }
         let mut set = self.set.borrow_mut();
         set.fds.swap_remove(index as usize);
         set.tokens.swap_remove(index as usize);
@@ -107,6 +134,16 @@ impl PollMonitor {
             }
         }
         Ok(collected)
+    }
+
+    /// A wait has found nothing, although an outer loop may have been woken.
+    pub(super) fn found_nothing(&self, stats: &Counters) -> io::Result<()> {
+        let Some(mirror) = &self.mirror else { return Ok(()) };
+        let set = self.set.borrow();
+        let members = || set.fds.iter().zip(&set.tokens).filter(|(entry, _)| entry.fd >= 0);
+        let watched = |token| members().any(|(_, of)| *of == token);
+        let of_each = members().map(|(entry, token)| (entry.fd, entry.events as u32, *token));
+        mirror.renew_if_stale(watched, of_each, stats)
     }
 }
 

@@ -2,6 +2,7 @@
 //! with EFD_AUTORESET, by either of two proposals.
 
 use super::doorbell::Doorbell;
+use super::method::Method;
 use super::probe::Obstacle;
 use crate::monitor::{Interest, MonitorKind, Watch};
 use crate::sys::epoll::Epoll;
@@ -29,6 +30,15 @@ pub(super) fn obstacle(monitor: MonitorKind, doorbell: &Doorbell<'_>) -> Option<
             Some("io_uring does not need EFD_AUTORESET: use the edge or a ring read".into())
         }
     }
+}
+
+/// Why a method cannot be used in a context that an outer loop sleeps for.
+pub(super) fn embedded_obstacle(method: Method) -> Option<Obstacle> {
+    (method == Method::KernelFlag && autoreset_flag() != AutoresetFlag::AtDelivery).then_some(
+        "EFD_AUTORESET of this kernel resets inside poll, so the outer loop of an embedded context would consume \
+         the event"
+            .into(),
+    )
 }
 
 /// What `EFD_AUTORESET` does on this kernel, by observation. That a flag is accepted proves

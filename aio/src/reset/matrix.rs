@@ -1,6 +1,7 @@
 //! The table of methods, and the choice among them.
 
 use super::doorbell::Doorbell;
+use super::kernel_flag::embedded_obstacle;
 use super::method::{Method, Reset};
 use super::probe::Obstacle;
 use super::{edge, kernel_flag, read, ring_read, ring_read_multishot};
@@ -42,15 +43,20 @@ pub(crate) fn watch_for(method: Method) -> Watch {
 }
 
 /// The method for a doorbell on a monitor, and why it is not the one hoped for, if so.
+/// `embeddable`: an outer loop may sleep in place of the monitor.
 ///
 /// # Errors
 /// `Unsupported`, with the reason, if the method that was asked for cannot be used.
 pub(crate) fn resolve(
     reset: Reset,
     monitor: MonitorKind,
+    embeddable: bool,
     doorbell: &Doorbell<'_>,
 ) -> io::Result<(Method, Option<Obstacle>)> {
-    let obstacle = |method| (row(method).obstacle)(monitor, doorbell);
+    let obstacle = |method| match (row(method).obstacle)(monitor, doorbell) {
+        None if embeddable => embedded_obstacle(method),
+        obstacle => obstacle,
+    };
     match reset {
         Reset::Classic => Ok((Method::Read, None)),
         Reset::AutoresetBy(method) => match obstacle(method) {

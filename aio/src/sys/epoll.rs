@@ -4,7 +4,7 @@
 use super::{TimeoutNs, check, timespec};
 use std::cell::Cell;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 /// An epoll instance.
@@ -38,9 +38,23 @@ impl Epoll {
         self.ctl(libc::EPOLL_CTL_MOD, fd, events, data)
     }
 
+    /// EPOLL_CTL_ADD, or EPOLL_CTL_MOD if the descriptor is in the set already. Returns how many
+    /// calls that took.
+    pub(crate) fn add_or_modify(&self, fd: RawFd, events: u32, data: u64) -> io::Result<u64> {
+        match self.add(fd, events, data) {
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => self.modify(fd, events, data).map(|()| 2),
+            result => result.map(|()| 1),
+        }
+    }
+
     /// EPOLL_CTL_DEL.
     pub(crate) fn delete(&self, fd: RawFd) -> io::Result<()> {
         self.ctl(libc::EPOLL_CTL_DEL, fd, 0, 0)
+    }
+
+    /// The descriptor of the set itself. poll(2) reports it readable while an event is in the set.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     fn ctl(&self, op: libc::c_int, fd: RawFd, events: u32, data: u64) -> io::Result<()> {

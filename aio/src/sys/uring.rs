@@ -102,6 +102,8 @@ pub(crate) struct Ring {
     tells: bool,
     /// Number of entries of the submission queue.
     entries: u32,
+    /// The entries that `push` may use: all of them, or none while the queue is closed.
+    usable: u32,
     /// Pushed and not yet taken by an enter: the tail minus the head of the SQ, kept here to avoid
     /// reading shared memory.
     unsubmitted: u32,
@@ -183,12 +185,16 @@ impl Ring {
             enter_flags |= ENTER_REGISTERED_RING;
         }
         let entries = ring.params().sq_entries();
-        Ok(Self { ring, setup, enter_fd, enter_flags, tells, entries, unsubmitted: 0 })
+        Ok(Self { ring, setup, enter_fd, enter_flags, tells, entries, usable: entries, unsubmitted: 0 })
     }
 
     /// For a forked child: dropping this only gives up the child's copy of the ring.
     pub(crate) fn abandon(&mut self) {
         self.enter_flags &= !ENTER_REGISTERED_RING;
+    }
+
+    pub(crate) fn descriptor(&self) -> RawFd {
+        self.ring.as_raw_fd()
     }
 
     pub(crate) fn setup(&self) -> RingSetup {
@@ -229,7 +235,17 @@ impl Ring {
     /// Returns how many times [`push`](Self::push) will succeed before the next enter.
     #[inline]
     pub(crate) fn room(&self) -> usize {
-        self.entries.saturating_sub(self.unsubmitted) as usize
+        self.usable.saturating_sub(self.unsubmitted) as usize
+    }
+
+    /// Closes or opens the submission queue. While it is closed it has no room, so whoever wants to
+    /// push takes the way of a full queue.
+    pub(crate) fn set_closed(&mut self, closed: bool) {
+        self.usable = if closed { 0 } else { self.entries };
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.usable == 0
     }
 
     /// Returns true if there are completions in memory that arrived without an enter; never with

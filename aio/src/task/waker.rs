@@ -129,6 +129,7 @@ impl Local {
         target.queued.store(true, Ordering::Relaxed);
         self.ready.push_back(target.slot);
         agenda.set(Item::Tasks, true);
+        agenda.nudge();
     }
 }
 

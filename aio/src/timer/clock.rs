@@ -80,8 +80,13 @@ struct Member {
 
 /// How a sleeping loop is woken.
 pub(crate) trait Wake: Send + Sync {
-    /// Makes the loop compute its deadline again. Any thread; calls no user code.
+    /// Makes the loop compute its deadline again. Any thread but its home thread; calls no user
+    /// code.
     fn wake(&self);
+
+    /// The same in its home thread, which does not sleep now. But an outer loop may be about to
+    /// sleep in its place.
+    fn wake_at_home(&self);
 }
 
 /// What a clock reads.
@@ -123,7 +128,7 @@ impl VirtualClock {
         let started =
             self.state.change(|[base_ns, started]| (started == STOPPED).then(|| [base_ns, monotonic_ns()]));
         if started {
-            self.wake_others();
+            self.wake_loops();
         }
     }
 
@@ -136,7 +141,7 @@ impl VirtualClock {
     pub fn step(&self, by: Duration) {
         let by_ns = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
         self.state.change(|[base_ns, started]| Some([base_ns.saturating_add(by_ns), started]));
-        self.wake_others();
+        self.wake_loops();
     }
 
     /// Returns true between [`start`](Self::start) and [`stop`](Self::stop).
@@ -159,15 +164,17 @@ impl VirtualClock {
         loops.push(Member { home: thread::current().id(), wake });
     }
 
-    fn wake_others(&self) {
+    fn wake_loops(&self) {
         let here = thread::current().id();
-        let others: Vec<_> = {
+        let members: Vec<_> = {
             let loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
-            let others = loops.iter().filter(|member| member.home != here);
-            others.filter_map(|member| member.wake.upgrade()).collect()
+            let alive = loops.iter().filter_map(|member| Some((member.home, member.wake.upgrade()?)));
+            alive.collect()
         };
         // The clock has changed, so a loop that computes its deadline from here on sees it.
-        others.iter().for_each(|other| other.wake());
+        for (home, member) in members {
+            if home == here { member.wake_at_home() } else { member.wake() }
+        }
     }
 }
 

@@ -194,6 +194,19 @@ impl<T, H> Timers<T, H> {
     pub(crate) fn arm(&self, key: TimerKey, at_ns: u64) {
         self.agenda.set(Item::Timers, true);
         self.with(key, |tables| tables.arm(key.slot, at_ns));
+        if self.agenda.has(Item::OuterSleep) {
+            self.nudge_if_first(key);
+        }
+    }
+
+    /// An outer loop sleeps until the first deadline of its last `prepare`.
+    #[cold]
+    fn nudge_if_first(&self, key: TimerKey) {
+        let tables = &mut *self.tables.borrow_mut();
+        let (heap, _) = tables.heap(key.clock);
+        if heap.first().is_some_and(|first| first.slot as usize == key.slot) {
+            self.agenda.nudge();
+        }
     }
 
     pub(crate) fn cancel(&self, key: TimerKey) {

@@ -14,10 +14,12 @@ mod bottom_halves;
 mod bounded_turns;
 mod busy_poll;
 mod chains;
+mod embedded;
 mod errors;
 mod fd_reuse;
 mod file_operations;
 mod futures;
+mod gsource;
 mod io_thread;
 mod levels;
 mod moving;
@@ -26,6 +28,7 @@ mod nesting;
 mod notifiers;
 mod observing;
 mod operations;
+mod outer_loops;
 mod performed;
 mod polled;
 mod progress;
@@ -279,6 +282,25 @@ suite! { $ everywhere
         stop_in_a_nested_run_returns_to_the_outer,
         two_contexts_in_one_thread,
     }
+    signals {
+        a_signal_ends_a_sleep_without_an_error,
+        nothing_is_lost_in_a_storm,
+        timers_are_never_early_in_a_storm,
+        streams_arrive_whole_in_a_storm,
+    }
+    errors {
+        a_regular_file_is_refused,
+        a_device_that_cannot_be_polled_is_refused,
+        a_regular_file_that_can_be_polled_is_watched,
+        a_closed_descriptor_is_refused,
+        a_refused_handler_leaves_no_trace,
+        what_was_chosen_can_be_asked,
+        a_panic_leaves_the_loop_working,
+    }
+}
+
+// What an outer loop does not do (busy polling), or has no part in.
+suite! { $ by_itself
     busy_poll {
         off_never_begins,
         lingering_looks_after_work_and_comes_to_an_end,
@@ -302,12 +324,6 @@ suite! { $ everywhere
         a_hook_may_remove_handlers,
         work_left_by_a_removed_device_rings,
         many_devices_are_all_served,
-    }
-    signals {
-        a_signal_ends_a_sleep_without_an_error,
-        nothing_is_lost_in_a_storm,
-        timers_are_never_early_in_a_storm,
-        streams_arrive_whole_in_a_storm,
     }
     scale {
         five_thousand_ready_at_once,
@@ -356,15 +372,6 @@ suite! { $ everywhere
         a_hook_may_turn_the_loop_and_remove_itself,
         a_panic_of_the_hook_leaves_the_loop_working,
         the_hook_is_dropped_with_the_context,
-    }
-    errors {
-        a_regular_file_is_refused,
-        a_device_that_cannot_be_polled_is_refused,
-        a_regular_file_that_can_be_polled_is_watched,
-        a_closed_descriptor_is_refused,
-        a_refused_handler_leaves_no_trace,
-        what_was_chosen_can_be_asked,
-        a_panic_leaves_the_loop_working,
     }
     tasks {
         a_spawned_future_runs_in_the_next_turn,
@@ -529,6 +536,53 @@ suite! { $ on_a_ring
     }
 }
 
+suite! { $ in_an_outer_loop
+    embedded {
+        what_the_home_thread_adds_ends_the_sleep,
+        a_woken_task_ends_the_sleep,
+        a_step_of_the_clock_ends_the_sleep,
+        a_change_of_an_interest_ends_the_sleep,
+        additions_write_once,
+        a_later_timer_does_not_end_the_sleep,
+        the_deadline_is_the_nearest_timer,
+        another_thread_ends_the_sleep,
+        a_notification_outside_of_the_sleep_is_not_slept_over,
+        no_ring_is_lost,
+        a_descriptor_that_stays_ready_is_served_in_every_iteration,
+        nobody_polls,
+        a_doorbell_costs_one_look,
+        a_turn_of_its_own_ends_the_sleep,
+        a_turn_of_its_own_takes_no_notification_away,
+        turns_nest_in_a_dispatch,
+        the_outer_loop_nests_in_a_dispatch,
+        a_panic_leaves_the_context_embedded,
+        the_descriptor_stays_the_same,
+        one_outer_loop_at_a_time,
+        a_context_has_to_be_made_for_it,
+        prepare_ends_busy_polling,
+        an_outer_loop_may_go_in_a_callback,
+    }
+    gsource {
+        flush,
+        bottom_half_schedule,
+        bottom_half_schedules_itself_ten_times,
+        bottom_half_cancel,
+        bottom_half_delete,
+        bottom_halves_delete_themselves,
+        a_notifier_comes_and_goes,
+        a_notifier_is_waited_for,
+        a_notifier_that_rings_itself_is_flushed,
+        a_notifier_is_waited_for_beside_another,
+        a_timer_is_armed_again_by_its_callback,
+    }
+}
+
+suite! { $ in_an_outer_loop_on_a_ring
+    embedded {
+        an_operation_ends_the_sleep,
+    }
+}
+
 suite! { $ without_a_ring
     operations {
         operations_are_refused_with_the_reason,
@@ -545,6 +599,7 @@ mod poll_classic {
     use super::*;
     const SETUP: Setup = Setup::new(Poll, Classic);
     everywhere!();
+    by_itself!();
     without_a_ring!();
 }
 
@@ -552,6 +607,7 @@ mod poll_autoreset {
     use super::*;
     const SETUP: Setup = Setup::new(Poll, Autoreset);
     everywhere!();
+    by_itself!();
     without_a_ring!();
 }
 
@@ -559,12 +615,14 @@ mod poll_kernel_flag {
     use super::*;
     const SETUP: Setup = Setup::new(Poll, AutoresetBy(KernelFlag));
     everywhere!(#[ignore = "needs a kernel with EFD_AUTORESET"]);
+    by_itself!(#[ignore = "needs a kernel with EFD_AUTORESET"]);
 }
 
 mod epoll_classic {
     use super::*;
     const SETUP: Setup = Setup::new(Epoll, Classic);
     everywhere!();
+    by_itself!();
     without_a_ring!();
 }
 
@@ -572,6 +630,7 @@ mod epoll_edge {
     use super::*;
     const SETUP: Setup = Setup::new(Epoll, Autoreset);
     everywhere!();
+    by_itself!();
     without_a_ring!();
 }
 
@@ -585,12 +644,14 @@ mod epoll_kernel_flag {
     use super::*;
     const SETUP: Setup = Setup::new(Epoll, AutoresetBy(KernelFlag));
     everywhere!(#[ignore = "needs a kernel with an EFD_AUTORESET that acknowledges at delivery"]);
+    by_itself!(#[ignore = "needs a kernel with an EFD_AUTORESET that acknowledges at delivery"]);
 }
 
 mod io_uring_classic {
     use super::*;
     const SETUP: Setup = Setup::new(IoUring, Classic);
     everywhere!();
+    by_itself!();
     on_a_ring!();
 }
 
@@ -598,6 +659,7 @@ mod io_uring_edge {
     use super::*;
     const SETUP: Setup = Setup::new(IoUring, Autoreset);
     everywhere!();
+    by_itself!();
     on_a_ring!();
 }
 
@@ -612,6 +674,7 @@ mod io_uring_ring_read {
     use super::*;
     const SETUP: Setup = Setup::new(IoUring, AutoresetBy(RingRead));
     everywhere!();
+    by_itself!();
     on_a_ring!();
 }
 
@@ -619,6 +682,7 @@ mod io_uring_ring_read_multishot {
     use super::*;
     const SETUP: Setup = Setup::new(IoUring, AutoresetBy(RingReadMultishot));
     everywhere!();
+    by_itself!();
     on_a_ring!();
 }
 
@@ -626,6 +690,7 @@ mod io_uring_plain_ring_read {
     use super::*;
     const SETUP: Setup = Setup::new(IoUring, AutoresetBy(RingRead)).ring(Plain);
     everywhere!();
+    by_itself!();
     on_a_ring!();
 }
 
@@ -633,6 +698,7 @@ mod io_uring_plain_ring_read_multishot {
     use super::*;
     const SETUP: Setup = Setup::new(IoUring, AutoresetBy(RingReadMultishot)).ring(Plain);
     everywhere!();
+    by_itself!();
     on_a_ring!();
 }
 
@@ -640,6 +706,7 @@ mod io_uring_coop_classic {
     use super::*;
     const SETUP: Setup = Setup::new(IoUring, Classic).ring(CoopTaskrun);
     everywhere!();
+    by_itself!();
     on_a_ring!();
 }
 
@@ -647,6 +714,7 @@ mod io_uring_coop_edge {
     use super::*;
     const SETUP: Setup = Setup::new(IoUring, Autoreset).ring(CoopTaskrun);
     everywhere!();
+    by_itself!();
     on_a_ring!();
 }
 
@@ -654,6 +722,7 @@ mod io_uring_plain_classic {
     use super::*;
     const SETUP: Setup = Setup::new(IoUring, Classic).ring(Plain);
     everywhere!();
+    by_itself!();
     on_a_ring!();
 }
 
@@ -661,5 +730,70 @@ mod io_uring_plain_edge {
     use super::*;
     const SETUP: Setup = Setup::new(IoUring, Autoreset).ring(Plain);
     everywhere!();
+    by_itself!();
+    on_a_ring!();
+}
+
+mod poll_classic_embedded {
+    use super::*;
+    const SETUP: Setup = Setup::new(Poll, Classic).embedded();
+    everywhere!();
+    in_an_outer_loop!();
+}
+
+mod poll_autoreset_embedded {
+    use super::*;
+    const SETUP: Setup = Setup::new(Poll, Autoreset).embedded();
+    everywhere!();
+    in_an_outer_loop!();
+}
+
+mod epoll_classic_embedded {
+    use super::*;
+    const SETUP: Setup = Setup::new(Epoll, Classic).embedded();
+    everywhere!();
+    in_an_outer_loop!();
+}
+
+mod epoll_edge_embedded {
+    use super::*;
+    const SETUP: Setup = Setup::new(Epoll, Autoreset).embedded();
+    everywhere!();
+    in_an_outer_loop!();
+}
+
+mod io_uring_classic_embedded {
+    use super::*;
+    const SETUP: Setup = Setup::new(IoUring, Classic).ring(CoopTaskrun).embedded();
+    everywhere!();
+    in_an_outer_loop!();
+    in_an_outer_loop_on_a_ring!();
+    on_a_ring!();
+}
+
+mod io_uring_edge_embedded {
+    use super::*;
+    const SETUP: Setup = Setup::new(IoUring, Autoreset).ring(CoopTaskrun).embedded();
+    everywhere!();
+    in_an_outer_loop!();
+    in_an_outer_loop_on_a_ring!();
+    on_a_ring!();
+}
+
+mod io_uring_ring_read_embedded {
+    use super::*;
+    const SETUP: Setup = Setup::new(IoUring, AutoresetBy(RingRead)).ring(CoopTaskrun).embedded();
+    everywhere!();
+    in_an_outer_loop!();
+    in_an_outer_loop_on_a_ring!();
+    on_a_ring!();
+}
+
+mod io_uring_plain_ring_read_multishot_embedded {
+    use super::*;
+    const SETUP: Setup = Setup::new(IoUring, AutoresetBy(RingReadMultishot)).ring(Plain).embedded();
+    everywhere!();
+    in_an_outer_loop!();
+    in_an_outer_loop_on_a_ring!();
     on_a_ring!();
 }

@@ -12,11 +12,13 @@ pub(crate) struct Setup {
     pub(crate) reset: Reset,
     ring: RingSetup,
     profiled: bool,
+    /// Every turn of a test is made by an outer loop.
+    pub(crate) is_embedded: bool,
 }
 
 impl Setup {
     pub(crate) const fn new(monitor: MonitorKind, reset: Reset) -> Self {
-        Self { monitor, reset, ring: RingSetup::DeferTaskrun, profiled: false }
+        Self { monitor, reset, ring: RingSetup::DeferTaskrun, profiled: false, is_embedded: false }
     }
 
     pub(crate) const fn ring(self, ring: RingSetup) -> Self {
@@ -28,13 +30,18 @@ impl Setup {
         Self { profiled: true, ..self }
     }
 
+    /// The context is turned by an outer loop, in three parts.
+    pub(crate) const fn embedded(self) -> Self {
+        Self { is_embedded: true, ..self }
+    }
+
     /// Runs one test, or prints why this machine cannot run it.
     pub(crate) fn run(&self, name: &'static str, test: fn(&Setup)) {
         if let Some(missing) = self.missing() {
             eprintln!("{name} skipped: {missing}");
             return;
         }
-        support::guarded(name, || test(self));
+        support::guarded(name, || support::outer::with_outer_loop(self.is_embedded, || test(self)));
     }
 
     /// Returns what this machine lacks, determined without the crate under test.
@@ -53,7 +60,8 @@ impl Setup {
     }
 
     pub(crate) fn builder(&self) -> Builder {
-        AioContext::builder().monitor(self.monitor).reset(self.reset).ring_setup(self.ring)
+        let builder = AioContext::builder().monitor(self.monitor).reset(self.reset).ring_setup(self.ring);
+        if self.is_embedded { builder.embeddable() } else { builder }
     }
 
     pub(crate) fn context(&self) -> AioContext {

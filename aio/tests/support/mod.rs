@@ -2,6 +2,7 @@
 
 mod guard;
 pub(crate) mod os;
+pub(crate) mod outer;
 
 use aio::AioContext;
 pub(crate) use guard::guarded;
@@ -57,12 +58,12 @@ impl<T> Clone for Slot<T> {
 
 /// Runs one blocking turn. Returns true if it made progress.
 pub(crate) fn turn(ctx: &AioContext) -> bool {
-    ctx.poll(true).expect("a blocking turn")
+    outer::turn(ctx, true).expect("a blocking turn")
 }
 
 /// Runs one turn that does not sleep. Returns true if it made progress.
 pub(crate) fn look(ctx: &AioContext) -> bool {
-    ctx.poll(false).expect("a turn without sleep")
+    outer::turn(ctx, false).expect("a turn without sleep")
 }
 
 /// Runs blocking turns until `done` returns true, as a user would.

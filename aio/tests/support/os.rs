@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 fn check(r: libc::c_int) -> libc::c_int {
     assert!(r >= 0, "{}", io::Error::last_os_error());
@@ -34,6 +35,46 @@ pub(crate) fn add_to_counter(fd: &impl AsFd, n: u64) {
     // SAFETY: eight readable bytes.
     let r = unsafe { libc::write(fd.as_fd().as_raw_fd(), (&raw const n).cast(), 8) };
     assert_eq!(r, 8, "{}", io::Error::last_os_error());
+}
+
+/// Sleeps in ppoll(2) until `fd` is readable, the timeout passed, or a signal came. Returns true if
+/// it is readable.
+pub(crate) fn poll_readable(fd: &impl AsFd, timeout: Option<Duration>) -> bool {
+    let mut fds = libc::pollfd { fd: fd.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let ts = timeout.map(|timeout| libc::timespec {
+        tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    });
+    let ts = ts.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: one live pollfd, and a live timespec or none.
+    let n = unsafe { libc::ppoll(&raw mut fds, 1, ts, std::ptr::null()) };
+    assert!(n >= 0 || io::Error::last_os_error().kind() == io::ErrorKind::Interrupted);
+    n > 0 && fds.revents & libc::POLLIN != 0
+}
+
+/// An epoll set with one member, which is watched for EPOLLIN.
+pub(crate) fn epoll_of(member: &impl AsFd, edge_triggered: bool) -> OwnedFd {
+    // SAFETY: the call takes one integer.
+    let epoll = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) });
+    // SAFETY: the kernel has just returned it; nothing else owns it.
+    let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
+    let edge = if edge_triggered { libc::EPOLLET } else { 0 };
+    let mut event = libc::epoll_event { events: (libc::EPOLLIN | edge) as u32, u64: 0 };
+    let fd = member.as_fd().as_raw_fd();
+    // SAFETY: a live event, which the call only reads.
+    check(unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) });
+    epoll
+}
+
+/// Sleeps in epoll_wait(2) until there is an event, the timeout passed (rounded up to
+/// milliseconds), or a signal came. Returns true if there is an event.
+pub(crate) fn epoll_wait(epoll: &OwnedFd, timeout: Option<Duration>) -> bool {
+    let mut event = libc::epoll_event { events: 0, u64: 0 };
+    let ms = timeout.map_or(-1, |t| t.as_nanos().div_ceil(1_000_000).try_into().unwrap_or(i32::MAX));
+    // SAFETY: room for one event.
+    let n = unsafe { libc::epoll_wait(epoll.as_raw_fd(), &raw mut event, 1, ms) };
+    assert!(n >= 0 || io::Error::last_os_error().kind() == io::ErrorKind::Interrupted);
+    n > 0
 }
 
 /// Sets O_NONBLOCK.

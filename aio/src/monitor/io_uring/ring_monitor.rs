@@ -20,7 +20,7 @@ use crate::token::{Kind, Token};
 use io_uring::{cqueue, opcode, squeue, types};
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::rc::Rc;
 
 /// How long the shutdown waits for its cancelled operations before it leaks their buffers.
@@ -55,6 +55,7 @@ pub(crate) struct UringMonitor<T> {
     leaving: Cell<Option<Token>>,
     /// The shutdown has begun: nothing is armed any more.
     is_down: Cell<bool>,
+    agenda: Rc<Agenda>,
 }
 
 /// The SQE that cancels a poll, a read or an operation. Its own completion means nothing.
@@ -97,6 +98,7 @@ impl<T> UringMonitor<T> {
             changed: Cell::new(false),
             leaving: Cell::new(None),
             is_down: Cell::new(false),
+            agenda: Rc::clone(agenda),
         }
     }
 
@@ -279,6 +281,13 @@ impl<T> UringMonitor<T> {
             }
             return;
         }
+        if ring.is_closed() {
+            drop((ring, backlog));
+            self.set_closed(false);
+            // SAFETY: the caller's promise.
+            unsafe { self.queue_unit_inside_outer_sleep(unit, stats) };
+            return;
+        }
         // The queue is full. The kernel takes what is there without a wait. Where it does not (the
         // CQ overflowed), the rest waits for the next turn, which reaps first.
         stats.syscalls_enter.bump();
@@ -287,6 +296,17 @@ impl<T> UringMonitor<T> {
         unsafe { backlog.add(unit) };
         self.unfinished.set(true);
         backlog.flush(&mut ring);
+    }
+
+    /// An outer loop sleeps, or is about to. It will not enter, so its sleep is interrupted.
+    ///
+    /// # Safety
+    /// As for `queue_unit`.
+    #[cold]
+    unsafe fn queue_unit_inside_outer_sleep(&self, unit: &[squeue::Entry], stats: &Counters) {
+        // SAFETY: the caller's promise.
+        unsafe { self.queue_unit(unit, stats) };
+        self.agenda.nudge();
     }
 
     /// Returns true if there is more than the ring has room for.
@@ -435,6 +455,42 @@ impl<T> UringMonitor<T> {
     pub(crate) fn needs_wait(&self) -> bool {
         let look = self.ring.borrow_mut().look();
         look.unsubmitted != 0 || look.completions || self.unfinished.get()
+    }
+
+    /// Submits what is queued, without a sleep, for an outer loop that will sleep on the ring's
+    /// descriptor. Returns true if something was collected.
+    pub(crate) fn submit_queued_work(&self, sink: &impl Sink) -> io::Result<bool> {
+        if !self.unfinished.get() && self.ring.borrow_mut().look().unsubmitted == 0 {
+            return Ok(false);
+        }
+        self.wait_otherwise(Some(0), sink)
+    }
+
+    /// Makes the ring's descriptor readable until the next wait: with a completion that means
+    /// nothing, and that is not reaped here.
+    #[cold]
+    pub(crate) fn make_readable(&self, stats: &Counters) {
+        let internal = Token::new(Kind::Internal, 0, 0);
+        // SAFETY: a NOP points to nothing.
+        unsafe { self.queue(opcode::Nop::new().build().user_data(internal.bits()), stats) };
+        stats.syscalls_enter.bump();
+        // It fails if the CQ is full, and then the descriptor is readable.
+        let _ = self.ring.borrow_mut().enter(Some(0));
+    }
+
+    /// While the queue is closed, the next SQE interrupts the sleep of an outer loop, and opens the
+    /// queue.
+    pub(crate) fn set_closed(&self, closed: bool) {
+        self.ring.borrow_mut().set_closed(closed);
+    }
+
+    /// The ring's descriptor. poll(2) reports it readable while there are completions, and their
+    /// arrival ends a sleep in poll(2) and epoll_wait(2). Not so with DEFER_TASKRUN, as observed on
+    /// Linux 6.18: completions wait for the next enter, and only a sleep in io_uring_enter(2) ends.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        let fd = self.ring.borrow().descriptor();
+        // SAFETY: the ring, and with it its descriptor, lives as long as the monitor.
+        unsafe { BorrowedFd::borrow_raw(fd) }
     }
 
     /// Returns true if `needs_wait` sees every completion.
