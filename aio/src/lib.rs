@@ -164,6 +164,7 @@ mod bottom_half;
 mod busy_poll;
 mod completion;
 mod context;
+pub mod guide;
 mod handler;
 mod io_thread;
 mod monitor;
