@@ -162,6 +162,7 @@
 mod agenda;
 mod bottom_half;
 mod busy_poll;
+pub mod coming_from;
 mod completion;
 mod context;
 pub mod guide;

@@ -8,9 +8,17 @@
 //! | [`uart`] | a serial port: registers, a socket, an interrupt, a timer, vCPU threads |
 //! | [`block_device`] | a disk: a doorbell, operations on the ring, one interrupt for a batch |
 //! | [`ownership`] | who owns a descriptor; cycles; what a callback may do; nested turns |
+//! | [`eventfds`] | eventfds that a VMM or a vhost-user peer has made |
+//! | [`threads`] | vCPU threads, loops in threads, what may cross between them |
+//!
+//! [`coming_from`](crate::coming_from) has tables for those who know another event loop.
 
 #[doc = include_str!("block_device.md")]
 pub mod block_device {}
+#[doc = include_str!("eventfds.md")]
+pub mod eventfds {}
 #[doc = include_str!("ownership.md")]
 pub mod ownership {}
+#[doc = include_str!("threads.md")]
+pub mod threads {}
 pub mod uart;
