@@ -43,7 +43,9 @@
 //! dropped ([more about ownership](super::ownership)).
 //!
 //! ```
-//! # mod registers { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/uart/registers.rs")); }
+//! # mod registers {
+//! #     include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/uart/registers.rs"));
+//! # }
 //! use aio::{AioContext, Interest, Registration};
 //! use registers::{FIFO, Registers};
 //! use std::cell::RefCell;
@@ -162,7 +164,9 @@
 //! line *becomes* high. One place does that, after each change of the registers:
 //!
 //! ```
-//! # mod registers { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/uart/registers.rs")); }
+//! # mod registers {
+//! #     include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/uart/registers.rs"));
+//! # }
 //! # use aio::{EventNotifier, Reset};
 //! # use registers::Registers;
 //! # use std::cell::{Cell, RefCell};
@@ -210,7 +214,9 @@
 //! Arming makes no system call, so doing it for each byte is fine.
 //!
 //! ```
-//! # mod registers { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/uart/registers.rs")); }
+//! # mod registers {
+//! #     include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/uart/registers.rs"));
+//! # }
 //! use aio::AioContext;
 //! use registers::Registers;
 //! use std::cell::RefCell;
@@ -253,7 +259,9 @@
 //! Whatever touches the loop, such as the registration and the timer, stays on the loop's side.
 //!
 //! ```
-//! # mod registers { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/uart/registers.rs")); }
+//! # mod registers {
+//! #     include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/uart/registers.rs"));
+//! # }
 //! # mod uart {
 #![doc = include_str!("../../examples/uart/uart.rs")]
 //! # }
