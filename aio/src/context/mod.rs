@@ -18,13 +18,17 @@
 //! | `descriptor.rs` | handlers of descriptors and notifiers, and their registrations |
 //! | `bounded.rs` | bounded notifiers on a loop |
 //! | `timer.rs`, `bottom_half.rs` | timers, bottom halves |
-//! | `operation.rs`, `chain.rs` | operations of the ring |
+//! | `operation.rs` | what all operations of the ring have in common |
+//! | `start.rs`, `pool.rs` | operations that own what the kernel needs |
+//! | `registered.rs` | files, buffers and groups of buffers that are registered with the ring |
+//! | `raw.rs`, `chain.rs` | operations whose SQE a user has made |
 //! | `handle.rs` | what other threads hold of a context |
 
 mod action;
 mod bottom_half;
 mod bounded;
 mod builder;
+#[cfg(feature = "raw-sqe")]
 mod chain;
 mod descriptor;
 mod dispatch;
@@ -32,16 +36,26 @@ mod handle;
 mod operation;
 mod panics;
 mod parts;
+mod pool;
+#[cfg(feature = "raw-sqe")]
+mod raw;
+mod registered;
 mod shared;
+mod start;
 mod timer;
 mod turn;
 
 pub use self::bottom_half::{BottomHalf, BottomHalfHandle};
 pub use self::bounded::{BoundedRegistration, WritableRegistration};
 pub use self::builder::Builder;
+#[cfg(feature = "raw-sqe")]
 pub use self::chain::Link;
 pub use self::descriptor::{BusyPolled, HandlerId, NotifierRegistration, Registration};
 pub use self::handle::Handle;
-pub use self::operation::{OperationId, Operations};
+pub use self::operation::OperationId;
+pub use self::pool::OperationPool;
+#[cfg(feature = "raw-sqe")]
+pub use self::raw::Operations;
+pub use self::registered::{FixedBuffer, FixedFile};
 pub use self::timer::Timer;
 pub use self::turn::AioContext;

@@ -7,9 +7,11 @@ use super::shared::Shared;
 use crate::agenda::{Agenda, Item};
 use crate::bottom_half::{BottomHalves, Due};
 use crate::busy_poll::{BusyPoll, BusyPolling};
+use crate::completion::Completed;
 use crate::handler::{Handler, Handlers};
 use crate::monitor::{Interest, Monitor, MonitorInfo, Target, Wanted, Watch, Watched};
 use crate::notifier::EventNotifier;
+use crate::op::RingId;
 use crate::reset::{Method, Obstacle, Reset, resolve, watch_for};
 use crate::stats::Counters;
 use crate::sys::TimeoutNs;
@@ -39,6 +41,11 @@ pub(super) type Held<C> = (Rc<dyn Owner<C>>, usize);
 pub(super) trait Owner<C> {
     /// One completion of the operation with this key. The last one has no F_MORE in `flags`.
     fn complete(&self, context: &C, key: usize, result: i32, flags: u32);
+
+    /// In place of `complete` once the context is being dropped: frees what the kernel has given,
+    /// such as a descriptor. Called before the owner is dropped, for each completion that was
+    /// reaped and not dispatched.
+    fn discard(&self, _key: usize, _result: i32, _flags: u32) {}
 }
 
 /// One context without its callbacks' argument, which is `C`.
@@ -50,6 +57,8 @@ pub(super) struct Parts<C> {
     agenda: Rc<Agenda>,
     pub(super) sources: Sources<C>,
     pub(super) info: MonitorInfo,
+    /// What registered files, buffers and groups of the ring are checked against.
+    pub(super) ring_id: RingId,
     pub(super) bottom_halves: Rc<BottomHalves<Callback<C>, Sent<C>, Deferred<C>>>,
     pub(super) timers: Rc<Timers<Callback<C>>>,
     pub(super) shared: Arc<Shared<Sent<C>>>,
@@ -75,6 +84,7 @@ impl<C: 'static> Parts<C> {
                 stats: Counters::default(),
             },
             info,
+            ring_id: RingId::next(),
             bottom_halves: BottomHalves::new(&agenda),
             timers: Timers::new(&agenda),
             shared: Arc::new(Shared::new(notifier.clone())),
@@ -246,7 +256,12 @@ impl<C: 'static> Parts<C> {
             panics.drop_each(self.sources.handlers.take_all());
         }
         if let Some(ring) = self.monitor.ring() {
-            panics.drop_each(ring.completions().take_all());
+            let (reaped, in_flight) = ring.completions().take_all();
+            for Completed { held: (owner, key), result, flags } in reaped {
+                panics.catch(|| owner.discard(key, result, flags));
+                panics.catch(|| drop(owner));
+            }
+            panics.drop_each(in_flight);
         }
         panics.drop_each(self.timers.take_all());
         let (callbacks, jobs) = self.bottom_halves.take_all();
