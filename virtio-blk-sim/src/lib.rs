@@ -30,7 +30,7 @@
 //!
 //! # A device of your own
 //!
-//! Implement [`queue::Device`], and serve it with [`vhost_user::Daemon`] or [`vhost_user::Server`].
+//! [`guide`] builds one step by step. Implement [`queue::Device`], and serve it with [`vhost_user::Daemon`] or [`vhost_user::Server`].
 //! `examples/vhost-user-rng.rs` and `examples/vhost-user-console.rs` are complete programs.
 //!
 //! # Features
@@ -103,6 +103,9 @@ pub mod blk;
 pub mod chardev;
 #[cfg(feature = "guest")]
 pub mod guest;
+#[cfg(feature = "vhost-user")]
+#[doc = include_str!("guide.md")]
+pub mod guide {}
 #[cfg(feature = "device")]
 pub mod log;
 pub mod memory;
