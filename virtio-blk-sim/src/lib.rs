@@ -30,8 +30,9 @@
 //!
 //! # A device of your own
 //!
-//! [`guide`] builds one step by step. Implement [`queue::Device`], and serve it with [`vhost_user::Daemon`] or [`vhost_user::Server`].
-//! `examples/vhost-user-rng.rs` and `examples/vhost-user-console.rs` are complete programs.
+//! [`guide`] builds one step by step. Implement [`queue::Device`], and serve it with
+//! [`vhost_user::Daemon`] or [`vhost_user::Server`]. `examples/vhost-user-rng.rs` and
+//! `examples/vhost-user-console.rs` are complete programs.
 //!
 //! # Features
 //!
