@@ -1,6 +1,17 @@
 //! QEMU's AioContext for device emulators in Rust: one thread, one loop, over ppoll(2), epoll(7) or
 //! io_uring(7).
 //!
+//! ```
+//! # fn main() -> std::io::Result<()> {
+//! let ctx = aio::AioContext::new()?;
+//! let handle = ctx.handle();
+//! let kick = aio::EventNotifier::new(aio::Reset::Autoreset)?;
+//! let _doorbell = ctx.add_notifier(&kick, move |_| handle.stop())?;
+//! kick.notify()?; // from any thread, another process, or KVM
+//! ctx.run()
+//! # }
+//! ```
+//!
 //! An emulated device waits for doorbells (ioeventfds, a vhost-user peer's kicks), sockets, timers,
 //! completions of its I/O, and work from other threads. [`AioContext`] waits for all of them in one
 //! system call, and then calls the closures that were registered. Compared with a general event
@@ -35,6 +46,9 @@
 //!
 //! It is no network library: it uses one thread and runs on Linux only. For a portable readiness
 //! API use mio.
+//!
+//! [`guide`] builds devices step by step, and [`coming_from`] has tables for those who know another
+//! event loop.
 //!
 //! # Example
 //!
@@ -192,10 +206,12 @@
 mod agenda;
 mod bottom_half;
 mod busy_poll;
+pub mod coming_from;
 mod completion;
 mod context;
 mod embed;
 mod executor;
+pub mod guide;
 mod handler;
 mod io_thread;
 mod monitor;

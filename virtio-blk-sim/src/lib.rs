@@ -31,8 +31,9 @@
 //!
 //! # A device of your own
 //!
-//! Implement [`queue::Device`], and serve it with [`vhost_user::Daemon`] or [`vhost_user::Server`].
-//! `examples/vhost-user-rng.rs` and `examples/vhost-user-console.rs` are complete programs.
+//! [`guide`] builds one step by step. Implement [`queue::Device`], and serve it with
+//! [`vhost_user::Daemon`] or [`vhost_user::Server`]. `examples/vhost-user-rng.rs` and
+//! `examples/vhost-user-console.rs` are complete programs.
 //!
 //! # Features
 //!
@@ -105,6 +106,9 @@ pub mod blk;
 pub mod chardev;
 #[cfg(feature = "guest")]
 pub mod guest;
+#[cfg(feature = "vhost-user")]
+#[doc = include_str!("guide.md")]
+pub mod guide {}
 #[cfg(feature = "vhost-user-backend")]
 pub mod hosted;
 #[cfg(feature = "device")]

@@ -54,7 +54,8 @@ impl BottomHalf {
         }
     }
 
-    /// Cancels a pending schedule.
+    /// Cancels a pending schedule. Does nothing if none is pending, and may be called by the
+    /// callback itself. No system call.
     pub fn cancel(&self) {
         self.handle.node.cancel();
     }
@@ -108,7 +109,8 @@ impl BottomHalfHandle {
 }
 
 impl AioContext {
-    /// Makes a bottom half; its callback runs when it is scheduled.
+    /// Makes a bottom half; its callback runs when it is scheduled. No system call. A panic of the
+    /// callback unwinds out of [`poll`](Self::poll).
     ///
     /// The callback may turn the loop. If the bottom half is scheduled meanwhile, the callback is
     /// entered again from there; that is why it is `Fn`.
@@ -119,8 +121,10 @@ impl AioContext {
         BottomHalf { halves, key, handle: BottomHalfHandle { node, shared: Arc::clone(&self.parts.shared) } }
     }
 
-    /// Runs a closure once in the next turn. From another thread:
-    /// [`Handle::schedule`](crate::Handle::schedule).
+    /// Runs a closure once in the next turn, as QEMU's aio_bh_schedule_oneshot. One allocation, no
+    /// system call. Closures and bottom halves run in the order in which this thread scheduled
+    /// them. If the context is dropped before that turn, the closure is dropped without being run.
+    /// From another thread: [`Handle::schedule`](crate::Handle::schedule).
     pub fn defer(&self, closure: impl FnOnce(&AioContext) + 'static) {
         self.parts.bottom_halves.defer(Box::new(closure));
     }

@@ -162,7 +162,8 @@ impl fmt::Debug for Timer {
 }
 
 impl AioContext {
-    /// Makes a timer on real time.
+    /// Makes a timer on real time (CLOCK_MONOTONIC), not armed yet. No system call. A panic of the
+    /// callback unwinds out of [`poll`](Self::poll).
     ///
     /// The callback may turn the loop. If it has armed the timer before that, it may be entered
     /// again from there; that is why it is `Fn`.

@@ -1,6 +1,6 @@
 //! What a descriptor is ready for, what a handler asks to hear about, and how a monitor watches.
 
-use std::ops::BitOr;
+use std::ops::{BitOr, BitOrAssign};
 
 /// What an fd handler is called for. Errors and hang-ups are always reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,6 +29,12 @@ impl BitOr for Interest {
     type Output = Self;
     fn bitor(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+}
+
+impl BitOrAssign for Interest {
+    fn bitor_assign(&mut self, other: Self) {
+        *self = *self | other;
     }
 }
 
@@ -109,4 +115,18 @@ pub(crate) enum Watch {
     RingRead,
     /// The same with one multishot read.
     RingReadMultishot,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interests_add_up() {
+        let mut interest = Interest::NONE;
+        interest |= Interest::READABLE;
+        assert!(interest.contains(Interest::READABLE) && !interest.contains(Interest::WRITABLE));
+        interest |= Interest::WRITABLE;
+        assert_eq!(interest, Interest::READABLE | Interest::WRITABLE);
+    }
 }

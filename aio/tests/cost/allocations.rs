@@ -3,10 +3,12 @@
 
 use crate::{Doorbell, doorbells, monitors};
 use aio::io_uring::opcode;
+use aio::op::ReadAt;
 use aio::{AioContext, EventNotifier, Interest, MonitorKind, Reset};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, RefCell};
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::rc::Rc;
 use std::sync::Barrier;
 
@@ -182,6 +184,49 @@ fn operations_with_a_shared_callback() {
         assert!(ctx.poll(true).unwrap());
     });
     assert_eq!((allocations, done.get()), (0, 8 * 120));
+}
+
+/// Operations that own their files and buffers: none from a pool, one by `start`.
+#[test]
+fn operations_that_own_what_they_use() {
+    let Some((_, builder)) = monitors().into_iter().find(|(k, _)| *k == MonitorKind::IoUring) else {
+        return;
+    };
+    let ctx = builder.build().unwrap();
+    let file = Rc::new(File::open("/dev/zero").unwrap());
+    let buffers = Rc::new(RefCell::new(vec![vec![1; 16]; 8]));
+    let back = Rc::clone(&buffers);
+    let pool = ctx
+        .operation_pool(move |_, (read, _, buffer): (io::Result<usize>, Rc<File>, Vec<u8>), request| {
+            assert_eq!((read.unwrap(), request), (16, [7; 4]));
+            back.borrow_mut().push(buffer);
+        })
+        .unwrap();
+    let allocations = steady(|| {
+        for _ in 0..8 {
+            let buffer = buffers.borrow_mut().pop().unwrap();
+            pool.start(ReadAt::new(Rc::clone(&file), buffer, 0), [7_u64; 4]).map_err(|r| r.error).unwrap();
+        }
+        while pool.in_flight() > 0 {
+            ctx.poll(true).unwrap();
+        }
+    });
+    assert_eq!(allocations, 0);
+    let rounds = Rc::new(Cell::new(0));
+    let allocations = steady(|| {
+        let (buffer, back) = (buffers.borrow_mut().pop().unwrap(), Rc::clone(&buffers));
+        let (counted, before) = (Rc::clone(&rounds), rounds.get());
+        let read = ctx.start(ReadAt::new(Rc::clone(&file), buffer, 0), move |_, (read, _, buffer)| {
+            assert_eq!(read.unwrap(), 16);
+            back.borrow_mut().push(buffer);
+            counted.set(counted.get() + 1);
+        });
+        read.unwrap();
+        while rounds.get() == before {
+            ctx.poll(true).unwrap();
+        }
+    });
+    assert_eq!(allocations, 100, "one for each");
 }
 
 /// All of the above in one loop.

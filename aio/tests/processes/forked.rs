@@ -2,6 +2,7 @@
 
 use super::alone::{alone, fork};
 use super::support::{Count, settle, turn_until};
+use aio::op::{ReadAt, RecvMultishot, Shot};
 use aio::{
     AioContext, Builder, BusyPolled, BusyPolling, EventNotifier, Handle, Interest, IoThread, Method,
     MonitorKind, Reset, RingSetup,
@@ -218,6 +219,47 @@ fn no_hook_of_a_device_runs_in_the_child() {
             drop(both.take());
             assert_eq!(device.ends.get(), before + 1);
         }
+    });
+}
+
+/// What the child drops stays registered with the ring, which is its parent's.
+#[test]
+fn registrations_stay_with_the_parent() {
+    alone("forked::registrations_stay_with_the_parent", || {
+        // With the others, the kernel refuses what another process registers.
+        let builder = AioContext::builder().monitor(MonitorKind::IoUring).ring_setup(RingSetup::Plain);
+        let Ok(ctx) = builder.build() else {
+            return eprintln!("skipped: no io_uring on this machine");
+        };
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let Ok(file) = ctx.register_file(&reader) else { return eprintln!("skipped: no registered files") };
+        let Ok(buffer) = ctx.register_buffer(vec![0_u8; 8]) else {
+            return eprintln!("skipped: no registered buffers");
+        };
+        let group = ctx.buffer_group(2, 8).unwrap();
+        let held = Cell::new(Some((file, buffer, group)));
+        fork(|| drop(held.take())).expect_success();
+        let (file, buffer, group) = held.take().unwrap();
+        writer.write_all(b"x").unwrap();
+        let read = Count::default();
+        let count = read.clone();
+        let started = ctx.start(ReadAt::new(file, buffer, u64::MAX), move |_, (result, _, buffer)| {
+            assert_eq!((result.unwrap(), buffer.get_ref()[0]), (1, b'x'));
+            count.bump();
+        });
+        started.unwrap();
+        turn_until(&ctx, || read.get() == 1);
+        let (ours, mut peer) = UnixStream::pair().unwrap();
+        let count = read.clone();
+        let started = ctx.start_multishot(RecvMultishot::new(ours, &group, 0), move |_, shot| {
+            if let Shot::Item(bytes) = shot {
+                assert_eq!(&*bytes, b"y");
+                count.bump();
+            }
+        });
+        started.unwrap();
+        peer.write_all(b"y").unwrap();
+        turn_until(&ctx, || read.get() == 2);
     });
 }
 
