@@ -2,9 +2,11 @@
 
 use super::ours::Aio;
 use super::peers::calloop::Calloop;
+use super::peers::compio::Compio;
 use super::peers::event_manager::Manager;
 use super::peers::eventp::Eventp;
 use super::peers::mio::Mio;
+use super::peers::monoio::Monoio;
 use super::peers::polling::Polling;
 use super::peers::tokio::Tokio;
 use super::raw_epoll::RawEpoll;
@@ -43,6 +45,8 @@ pub(super) enum Peer {
     EventManager,
     Eventp,
     Tokio,
+    Compio,
+    Monoio,
 }
 
 impl Contender {
@@ -103,13 +107,25 @@ impl Contender {
             Contender::Peer(Peer::Eventp, Read) => visit::<Eventp<false>>(work),
             Contender::Peer(Peer::Tokio, Edge) => visit::<Tokio<true>>(work),
             Contender::Peer(Peer::Tokio, Read) => visit::<Tokio<false>>(work),
+            Contender::Peer(Peer::Compio, Edge) => visit::<Compio<true>>(work),
+            Contender::Peer(Peer::Compio, Read) => visit::<Compio<false>>(work),
+            Contender::Peer(Peer::Monoio, Edge) => visit::<Monoio<true>>(work),
+            Contender::Peer(Peer::Monoio, Read) => visit::<Monoio<false>>(work),
         }
     }
 }
 
 impl Peer {
-    const ALL: [Peer; 6] =
-        [Peer::Mio, Peer::Polling, Peer::Calloop, Peer::EventManager, Peer::Eventp, Peer::Tokio];
+    const ALL: [Peer; 8] = [
+        Peer::Mio,
+        Peer::Polling,
+        Peer::Calloop,
+        Peer::EventManager,
+        Peer::Eventp,
+        Peer::Tokio,
+        Peer::Compio,
+        Peer::Monoio,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -119,6 +135,8 @@ impl Peer {
             Peer::EventManager => "event-manager",
             Peer::Eventp => "eventp",
             Peer::Tokio => "tokio",
+            Peer::Compio => "compio",
+            Peer::Monoio => "monoio",
         }
     }
 }

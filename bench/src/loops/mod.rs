@@ -14,6 +14,7 @@ mod peers;
 mod raw_epoll;
 mod raw_ring;
 mod report;
+mod signal;
 mod work;
 
 use crate::campaign::Watch;

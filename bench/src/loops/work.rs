@@ -174,8 +174,7 @@ pub(super) trait EventLoop: Sized {
     /// `times` times: moves the timer's deadline.
     #[inline]
     fn rearm_for_later(&mut self, times: u64) -> io::Result<()> {
-        // Deadlines before and after those of the others, in no particular order.
-        (0..times).try_for_each(|n| self.rearm(LATER + Duration::from_secs(n * 7_919 % 1_000)))
+        (0..times).try_for_each(|n| self.rearm(later(n)))
     }
 
     /// `times` times: arms the timer for now and turns until it has expired.
@@ -192,6 +191,13 @@ pub(super) trait EventLoop: Sized {
 
 /// A deadline that is later than the end of any sample.
 pub(super) const LATER: Duration = Duration::from_secs(3_600);
+
+/// The deadlines that the measured timer gets in turn: before and after those of the others, in no
+/// particular order.
+#[inline]
+pub(super) fn later(n: u64) -> Duration {
+    LATER + Duration::from_secs(n * 7_919 % 1_000)
+}
 
 /// The deadlines of the timers beside the measured one: before and after its own, in no particular
 /// order.

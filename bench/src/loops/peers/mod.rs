@@ -2,8 +2,10 @@
 //! the eventfd, and once edge-triggered without a read, which all of them support.
 
 pub(super) mod calloop;
+pub(super) mod compio;
 pub(super) mod event_manager;
 pub(super) mod eventp;
 pub(super) mod mio;
+pub(super) mod monoio;
 pub(super) mod polling;
 pub(super) mod tokio;

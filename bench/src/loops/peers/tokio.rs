@@ -3,14 +3,14 @@
 #![expect(unsafe_code, reason = "AsyncFd requires a promise about the descriptor")]
 
 use crate::bare::EventFd;
+use crate::loops::signal::Main;
 use crate::loops::work::{Cannot, EventLoop, LATER, Seen, Waker, clear, eventfd, others_at, ring};
 use std::cell::RefCell;
-use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -24,36 +24,6 @@ pub(crate) struct Tokio<const UNREAD: bool> {
     others: Vec<Pin<Box<Sleep>>>,
     main: Main,
     seen: Seen,
-}
-
-/// The waiting task's waker, and the number of handlers that it waits for.
-#[derive(Clone, Default)]
-struct Main(Arc<Mutex<(Option<std::task::Waker>, u64)>>);
-
-impl Main {
-    /// Wakes it if that was the last handler it waits for.
-    fn tell(&self, seen: &Seen) {
-        if let Ok(mut main) = self.0.lock()
-            && seen.get() >= main.1
-            && let Some(waker) = main.0.take()
-        {
-            waker.wake();
-        }
-    }
-
-    /// Waits until `target` handlers have run.
-    async fn wait(&self, seen: &Seen, target: u64) {
-        poll_fn(|context: &mut Context<'_>| {
-            if seen.get() >= target {
-                return Poll::Ready(());
-            }
-            if let Ok(mut main) = self.0.lock() {
-                *main = (Some(context.waker().clone()), target);
-            }
-            Poll::Pending
-        })
-        .await;
-    }
 }
 
 /// The task of one notifier: answers `once`, or until it is aborted.
