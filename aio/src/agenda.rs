@@ -17,6 +17,8 @@ pub(crate) enum Item {
     Timers = 4,
     /// The context busy polls.
     BusyPolling = 8,
+    /// Tasks that are ready.
+    Tasks = 16,
 }
 
 /// The set of items.

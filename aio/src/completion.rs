@@ -166,10 +166,16 @@ impl<T> Completions<T> {
         self.operations.borrow().get(token.slot()).is_some_and(|o| o.token == token && !o.finished)
     }
 
-    /// Takes out what operations hold and drops nothing. The kernel must be done with all of it.
-    pub(crate) fn take_all(&self) -> Vec<T> {
-        self.ready.take_all();
-        self.operations.borrow_mut().drain().map(|operation| operation.held).collect()
+    /// Takes out the completions that were not dispatched, in order, and what the other operations
+    /// hold, and drops nothing. The kernel must be done with all of it.
+    pub(crate) fn take_all(&self) -> (Vec<Completed<T>>, Vec<T>)
+    where
+        T: Clone,
+    {
+        let mark = self.mark();
+        let reaped = std::iter::from_fn(|| self.next(mark)).collect();
+        let others = self.operations.borrow_mut().drain().map(|operation| operation.held).collect();
+        (reaped, others)
     }
 
     /// Leaks what the kernel does not give back: its memory must never be used again.

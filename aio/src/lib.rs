@@ -164,15 +164,18 @@ mod bottom_half;
 mod busy_poll;
 mod completion;
 mod context;
+mod executor;
 mod handler;
 mod io_thread;
 mod monitor;
 mod notifier;
+pub mod op;
 mod refused;
 mod reset;
 mod stats;
 mod sync;
 mod sys;
+mod task;
 mod timer;
 mod token;
 mod turn_queue;
@@ -180,9 +183,11 @@ mod wake_gate;
 
 pub use busy_poll::BusyPolling;
 pub use context::{
-    AioContext, BottomHalf, BottomHalfHandle, BoundedRegistration, Builder, BusyPolled, Handle, HandlerId,
-    Link, NotifierRegistration, OperationId, Operations, Registration, Timer, WritableRegistration,
+    AioContext, BottomHalf, BottomHalfHandle, BoundedRegistration, Builder, BusyPolled, FixedBuffer,
+    FixedFile, Handle, HandlerId, Link, LocalHandle, NotifierRegistration, OperationId, OperationPool,
+    Operations, Registration, Timer, WritableRegistration,
 };
+pub use executor::{AsyncFd, Doorbell, Elapsed, JoinHandle, Perform, ReadyGuard, Sleep};
 pub use io_thread::{IoThread, IoThreadError};
 pub use io_uring;
 pub use monitor::{Interest, MonitorInfo, MonitorKind, Readiness, RingInfo, RingSetup};
@@ -190,4 +195,5 @@ pub use notifier::{BoundedBuilder, BoundedMethod, BoundedNotifier, BoundedStats,
 pub use refused::Refused;
 pub use reset::{Method, Reset};
 pub use stats::Stats;
+pub use task::JoinError;
 pub use timer::{Clock, VirtualClock};

@@ -47,6 +47,8 @@ counters! {
     bottom_halves,
     /// Timers that ran.
     timers,
+    /// Polls of tasks.
+    task_polls,
     /// Completion callbacks that ran.
     completions,
     /// Spurious readiness: a classic notifier whose counter was zero, or an fd handler that got

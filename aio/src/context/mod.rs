@@ -18,8 +18,11 @@
 //! | `descriptor.rs` | handlers of descriptors and notifiers, and their registrations |
 //! | `bounded.rs` | bounded notifiers on a loop |
 //! | `timer.rs`, `bottom_half.rs` | timers, bottom halves |
-//! | `operation.rs`, `chain.rs` | operations of the ring |
+//! | `start.rs`, `pool.rs` | operations of the ring that own what the kernel needs |
+//! | `registered.rs` | files, buffers and groups of buffers that are registered with the ring |
+//! | `operation.rs`, `chain.rs` | operations of the ring, with the SQE of a user |
 //! | `handle.rs` | what other threads hold of a context |
+//! | `task.rs`, `perform.rs` | what tasks hold of a context, and of an operation of theirs |
 
 mod action;
 mod bottom_half;
@@ -32,7 +35,12 @@ mod handle;
 mod operation;
 mod panics;
 mod parts;
+mod perform;
+mod pool;
+mod registered;
 mod shared;
+mod start;
+mod task;
 mod timer;
 mod turn;
 
@@ -43,5 +51,10 @@ pub use self::chain::Link;
 pub use self::descriptor::{BusyPolled, HandlerId, NotifierRegistration, Registration};
 pub use self::handle::Handle;
 pub use self::operation::{OperationId, Operations};
+pub(crate) use self::perform::Performing;
+pub use self::pool::OperationPool;
+pub use self::registered::{FixedBuffer, FixedFile};
+pub use self::task::LocalHandle;
+pub(crate) use self::task::WeakContext;
 pub use self::timer::Timer;
 pub use self::turn::AioContext;

@@ -12,12 +12,11 @@ use crate::monitor::{MonitorInfo, UringMonitor};
 use crate::refused::Refused;
 use crate::sys::uring::flags_of;
 use crate::token::Token;
-use io_uring::{cqueue, opcode, squeue, types};
+use io_uring::{cqueue, squeue};
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
 use std::rc::{Rc, Weak};
 
 /// Identity of an operation in flight, for [`AioContext::cancel`].
@@ -204,7 +203,7 @@ impl AioContext {
 
     /// # Safety
     /// As for [`Operations::submit`], as long as `owner` is not dropped.
-    unsafe fn start(
+    unsafe fn submit_for(
         &self,
         ring: &UringMonitor<Held<Self>>,
         entry: squeue::Entry,
@@ -236,7 +235,7 @@ impl AioContext {
         };
         let owner = Rc::new(OneShot(Cell::new(Some((held, callback)))));
         // SAFETY: the caller's promise; the owner keeps `held` until the last completion.
-        Ok(unsafe { self.start(ring, entry, owner, false) })
+        Ok(unsafe { self.submit_for(ring, entry, owner, false) })
     }
 
     /// Queues an operation with several completions. The callback gets the result and the flags of
@@ -258,7 +257,7 @@ impl AioContext {
             Err(error) => return Err(Refused { error, value: held }),
         };
         // SAFETY: as above.
-        Ok(unsafe { self.start(ring, entry, Rc::new(Multishot { held, callback }), true) })
+        Ok(unsafe { self.submit_for(ring, entry, Rc::new(Multishot { held, callback }), true) })
     }
 
     /// Asks the kernel to cancel an operation. Its callback runs all the same, with `-ECANCELED`
@@ -266,57 +265,10 @@ impl AioContext {
     /// already. No system call: rides on the next wait.
     pub fn cancel(&self, operation: OperationId) -> bool {
         let Some(ring) = self.parts.monitor.ring() else { return false };
-        let is_in_flight = ring.completions().is_in_flight(operation.0) && self.parts.process.is_current();
+        let is_in_flight = ring.completions().is_in_flight(operation.0) && self.parts.is_current();
         if is_in_flight {
             ring.cancel(operation.0, &self.parts.sources.stats);
         }
         is_in_flight
     }
-
-    /// Reads from `file` at `offset` into the whole of `buffer` (or to the end of the file). The
-    /// callback gets the number of bytes, the file and the buffer. A safe [`submit`](Self::submit):
-    /// the operation owns file and buffer.
-    ///
-    /// # Errors
-    /// As for [`submit`](Self::submit); file and buffer come back.
-    pub fn read_at<F: AsFd + 'static>(
-        &self,
-        file: F,
-        mut buffer: Vec<u8>,
-        offset: u64,
-        callback: impl FnOnce(&AioContext, io::Result<usize>, F, Vec<u8>) + 'static,
-    ) -> Result<OperationId, Refused<(F, Vec<u8>)>> {
-        let fd = types::Fd(file.as_fd().as_raw_fd());
-        let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
-        let entry = opcode::Read::new(fd, buffer.as_mut_ptr(), len).offset(offset).build();
-        let done = move |ctx: &AioContext, result, (file, buffer)| callback(ctx, bytes(result), file, buffer);
-        // SAFETY: the entry points to the heap of the buffer, which the operation owns and which
-        // does not move with it.
-        unsafe { self.submit(entry, (file, buffer), done) }
-    }
-
-    /// Writes `buffer` to `file` at `offset`. The callback gets the number of bytes written, which
-    /// may be less than all, the file and the buffer.
-    ///
-    /// # Errors
-    /// As for [`submit`](Self::submit); file and buffer come back.
-    pub fn write_at<F: AsFd + 'static>(
-        &self,
-        file: F,
-        buffer: Vec<u8>,
-        offset: u64,
-        callback: impl FnOnce(&AioContext, io::Result<usize>, F, Vec<u8>) + 'static,
-    ) -> Result<OperationId, Refused<(F, Vec<u8>)>> {
-        let fd = types::Fd(file.as_fd().as_raw_fd());
-        let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
-        let entry = opcode::Write::new(fd, buffer.as_ptr(), len).offset(offset).build();
-        let done = move |ctx: &AioContext, result, (file, buffer)| callback(ctx, bytes(result), file, buffer);
-        // SAFETY: as for `read_at`; the kernel only reads.
-        unsafe { self.submit(entry, (file, buffer), done) }
-    }
-}
-
-/// The result of a transfer, from its CQE.
-fn bytes(result: i32) -> io::Result<usize> {
-    usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(result.wrapping_neg()))
 }

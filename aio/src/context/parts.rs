@@ -7,16 +7,20 @@ use super::shared::Shared;
 use crate::agenda::{Agenda, Item};
 use crate::bottom_half::{BottomHalves, Due};
 use crate::busy_poll::{BusyPoll, BusyPolling};
+use crate::completion::Completed;
 use crate::handler::{Handler, Handlers};
 use crate::monitor::{Interest, Monitor, MonitorInfo, Target, Wanted, Watch, Watched};
 use crate::notifier::EventNotifier;
+use crate::op::RingId;
 use crate::reset::{Method, Obstacle, Reset, resolve, watch_for};
 use crate::stats::Counters;
 use crate::sys::TimeoutNs;
 use crate::sys::process::{Process, forked};
+use crate::task::Tasks;
 use crate::timer::Timers;
 use crate::token::Token;
 use crate::wake_gate::Sleeper;
+use std::cell::{Cell, OnceCell};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
@@ -39,6 +43,11 @@ pub(super) type Held<C> = (Rc<dyn Owner<C>>, usize);
 pub(super) trait Owner<C> {
     /// One completion of the operation with this key. The last one has no F_MORE in `flags`.
     fn complete(&self, context: &C, key: usize, result: i32, flags: u32);
+
+    /// In place of `complete` once the context is being dropped: frees what the kernel has given,
+    /// such as a descriptor. Called before the owner is dropped, for each completion that was
+    /// reaped and not dispatched.
+    fn discard(&self, _key: usize, _result: i32, _flags: u32) {}
 }
 
 /// One context without its callbacks' argument, which is `C`.
@@ -47,15 +56,21 @@ pub(super) trait Owner<C> {
 /// anything else is freed. (A context has done that already; see its `drop`.)
 pub(super) struct Parts<C> {
     pub(super) monitor: Monitor<Held<C>>,
-    agenda: Rc<Agenda>,
+    pub(super) agenda: Rc<Agenda>,
     pub(super) sources: Sources<C>,
     pub(super) info: MonitorInfo,
+    /// What registered files, buffers and groups of the ring are checked against.
+    pub(super) ring_id: RingId,
     pub(super) bottom_halves: Rc<BottomHalves<Callback<C>, Sent<C>, Deferred<C>>>,
     pub(super) timers: Rc<Timers<Callback<C>>>,
+    /// Made for the first task.
+    pub(super) tasks: OnceCell<Rc<Tasks>>,
     pub(super) shared: Arc<Shared<Sent<C>>>,
     sleeper: Sleeper,
-    /// The process that made the context. In a forked child it is inert.
-    pub(super) process: Process,
+    /// The process that made the context. In a forked child it is inert, and so is it everywhere
+    /// once the context was dropped.
+    process: Cell<Process>,
+    pub(super) is_closed: Cell<bool>,
     /// How the loop's own notifier is reset, and why not in a better way.
     pub(super) own: (Method, Option<Obstacle>),
 }
@@ -75,11 +90,14 @@ impl<C: 'static> Parts<C> {
                 stats: Counters::default(),
             },
             info,
+            ring_id: RingId::next(),
             bottom_halves: BottomHalves::new(&agenda),
             timers: Timers::new(&agenda),
+            tasks: OnceCell::new(),
+            is_closed: Cell::new(false),
             shared: Arc::new(Shared::new(notifier.clone())),
             sleeper: Sleeper::default(),
-            process: Process::current(),
+            process: Cell::new(Process::current()),
             own,
             agenda,
         };
@@ -127,15 +145,31 @@ impl<C: 'static> Parts<C> {
         self.sources.handlers.get(token).is_some()
     }
 
-    /// Refuses what would touch the parent's kernel objects in a forked child.
+    /// Refuses what would touch the parent's kernel objects in a forked child, and what would have
+    /// no effect because the context was dropped.
+    #[inline]
     pub(super) fn check_process(&self) -> io::Result<()> {
-        if self.process.is_current() { Ok(()) } else { Err(forked()) }
+        if self.is_current() { Ok(()) } else { Err(self.why_inert()) }
+    }
+
+    /// Returns false in a forked child, and once the context was dropped.
+    #[inline]
+    pub(super) fn is_current(&self) -> bool {
+        self.process.get().is_current()
+    }
+
+    #[cold]
+    fn why_inert(&self) -> io::Error {
+        match self.is_closed.get() {
+            true => io::Error::new(io::ErrorKind::NotConnected, "this event loop was dropped"),
+            false => forked(),
+        }
     }
 
     /// The last steps of a handler that left its slot: first the kernel, then hooks of the user.
     /// None of them in a forked child: the monitor and the doorbell are its parent's.
     fn retire(&self, handler: &Registered<C>, replaced: bool) {
-        if !self.process.is_current() {
+        if !self.is_current() {
             return;
         }
         self.monitor.remove(&handler.watched, replaced, &self.sources);
@@ -219,7 +253,7 @@ impl<C: 'static> Parts<C> {
     /// How long the next wait may sleep.
     #[inline(never)]
     pub(super) fn timeout(&self) -> TimeoutNs {
-        if self.sources.handlers.any_ready() || self.agenda.has(Item::Completions) {
+        if self.sources.handlers.any_ready() || self.agenda.has_either(Item::Completions, Item::Tasks) {
             return Some(0);
         }
         let cap = match self.bottom_halves.due(&self.shared.bottom_halves) {
@@ -238,15 +272,28 @@ impl<C: 'static> Parts<C> {
     /// still use the context. In a forked child only the `Drop`s run.
     pub(super) fn shut_down(&self) {
         let mut panics = Panics::default();
-        if self.process.is_current() {
+        if self.is_current() {
             self.monitor.shutdown(&self.sources);
+            // A task may hold on to the context, and use it while it is dropped.
+            self.is_closed.set(true);
+            self.process.set(Process::NONE);
             self.sources.retire_all(&mut panics);
         } else {
             self.monitor.abandon();
             panics.drop_each(self.sources.handlers.take_all());
         }
+        if let Some(tasks) = self.tasks.get() {
+            let tasks = tasks.close();
+            tasks.iter().for_each(|task| panics.catch(|| task.cancel()));
+            panics.drop_each(tasks);
+        }
         if let Some(ring) = self.monitor.ring() {
-            panics.drop_each(ring.completions().take_all());
+            let (reaped, in_flight) = ring.completions().take_all();
+            for Completed { held: (owner, key), result, flags } in reaped {
+                panics.catch(|| owner.discard(key, result, flags));
+                panics.catch(|| drop(owner));
+            }
+            panics.drop_each(in_flight);
         }
         panics.drop_each(self.timers.take_all());
         let (callbacks, jobs) = self.bottom_halves.take_all();
@@ -269,6 +316,7 @@ impl<C> std::fmt::Debug for Parts<C> {
             .field("monitor", &self.info)
             .field("handlers", &self.sources.handlers)
             .field("timers", &self.timers)
+            .field("tasks", &self.tasks.get())
             .field("bottom_halves", &self.bottom_halves)
             .finish_non_exhaustive()
     }

@@ -11,6 +11,7 @@ use crate::sys::{TimeoutNs, monotonic_ns};
 use crate::timer::VirtualClock;
 use std::fmt;
 use std::io;
+use std::panic::resume_unwind;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
@@ -30,6 +31,8 @@ use std::sync::atomic::Ordering;
 /// objects that parent and child share. Handles do nothing there.
 pub struct AioContext {
     pub(super) parts: Rc<Parts<AioContext>>,
+    /// False in a [`LocalHandle`](crate::LocalHandle).
+    pub(super) is_owner: bool,
 }
 
 const _: fn() = || {
@@ -47,7 +50,7 @@ const _: fn() = || {
 
 impl AioContext {
     pub(super) fn assemble(wanted: Wanted, reset: Reset, policy: BusyPolling) -> io::Result<Self> {
-        Ok(Self { parts: Rc::new(Parts::new(wanted, reset, policy)?) })
+        Ok(Self { parts: Rc::new(Parts::new(wanted, reset, policy)?), is_owner: true })
     }
 
     /// The monitor that was chosen, and why.
@@ -80,7 +83,7 @@ impl AioContext {
 
     /// Sets the busy-polling policy and forgets what was learned. Takes effect in the next turn.
     pub fn set_busy_polling(&self, policy: BusyPolling) {
-        if self.parts.process.is_current() {
+        if self.parts.is_current() {
             self.parts.sources.set_policy(policy);
         }
     }
@@ -203,8 +206,8 @@ impl AioContext {
         let parts = &*self.parts;
         let mut progress = parts.has_queued() && self.run_queued();
         progress |= parts.sources.dispatch(self)?;
-        if parts.has(Item::Timers) {
-            progress |= self.run_timers();
+        if parts.agenda.has_either(Item::Timers, Item::Tasks) {
+            progress |= self.run_timers_and_tasks();
         }
         Ok(progress)
     }
@@ -246,6 +249,30 @@ impl AioContext {
     }
 
     #[inline(never)]
+    fn run_timers_and_tasks(&self) -> bool {
+        let expired = self.parts.has(Item::Timers) && self.run_timers();
+        // Timers may have woken some.
+        self.parts.has(Item::Tasks) && self.run_tasks() || expired
+    }
+
+    /// Polls the tasks that are ready.
+    #[inline(never)]
+    fn run_tasks(&self) -> bool {
+        let Some(tasks) = self.parts.tasks.get() else { return false };
+        let (mut left, mut progress) = (tasks.begin(), false);
+        while left > 0
+            && let Some(task) = tasks.next()
+        {
+            self.parts.sources.stats.task_polls.bump();
+            (left, progress) = (left - 1, true);
+            let outcome = task.run();
+            if let Some(payload) = tasks.put_back(task, outcome) {
+                resume_unwind(payload);
+            }
+        }
+        progress
+    }
+
     fn run_timers(&self) -> bool {
         let (timers, mut progress) = (&self.parts.timers, false);
         let end = timers.expire();
@@ -262,7 +289,9 @@ impl Drop for AioContext {
     /// See the type's documentation. The ring comes first: no user code runs before it is shut
     /// down.
     fn drop(&mut self) {
-        self.parts.shut_down();
+        if self.is_owner {
+            self.parts.shut_down();
+        }
     }
 }
 

@@ -79,6 +79,10 @@ impl Readiness {
         Self(self.0 | other.0)
     }
 
+    pub(crate) const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     /// From the `revents` of poll(2). epoll and POLL_ADD use the same values.
     #[inline]
     pub(crate) const fn from_poll(events: u32) -> Self {

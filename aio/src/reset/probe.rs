@@ -5,6 +5,7 @@
     reason = "pushes SQEs that point to nothing but a descriptor, and one provided buffer group"
 )]
 
+use crate::sys::buffer_ring::BufferRing;
 use crate::sys::eventfd::EventFd;
 use crate::sys::uring::{Ring, RingSetup};
 use io_uring::{cqueue, squeue, types};
@@ -45,7 +46,11 @@ pub(super) fn ring_sees_each_write(
     with_buffers: bool,
 ) -> io::Result<bool> {
     let (mut ring, fd) = (Ring::new(4, RingSetup::Plain, false)?, EventFd::new()?);
-    let buffers = if with_buffers { Some(ring.provide_counters(0)?) } else { None };
+    let buffers = if with_buffers { Some(BufferRing::new(0, 16, 8)?) } else { None };
+    if let Some(buffers) = &buffers {
+        // SAFETY: the buffers live until they are withdrawn below.
+        unsafe { ring.provide(buffers)? };
+    }
     // SAFETY: a poll points to nothing; a multishot read fills the group, which outlives the ring's
     // use of it below.
     let pushed = unsafe { ring.push(&arm(types::Fd(fd.as_raw_fd()))) };
@@ -58,7 +63,7 @@ pub(super) fn ring_sees_each_write(
         good &= ring.reap().is_some_and(|cqe| cqe.result > 0 && cqueue::more(cqe.flags));
     }
     if let Some(buffers) = &buffers {
-        ring.withdraw_counters(buffers)?;
+        ring.withdraw(buffers.group())?;
     }
     Ok(good)
 }

@@ -9,6 +9,7 @@
     reason = "the crate's boundary to libc: each call passes memory that the wrapper owns or borrows"
 )]
 
+pub(crate) mod buffer_ring;
 pub(crate) mod epoll;
 pub(crate) mod eventfd;
 pub(crate) mod fd;

@@ -23,7 +23,13 @@ pub(crate) struct Process {
     number: u32,
 }
 
+/// Has no number.
+static NOBODY: AtomicU32 = AtomicU32::new(0);
+
 impl Process {
+    /// No process: never the current one.
+    pub(crate) const NONE: Self = Self { current: &NOBODY, number: u32::MAX };
+
     /// The calling process.
     pub(crate) fn current() -> Self {
         let current = *CURRENT.get_or_init(|| wiped_page().unwrap_or(&NOT_WIPED));

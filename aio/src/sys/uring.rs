@@ -8,14 +8,12 @@
     reason = "io_uring_enter(2) and io_uring_register(2), and SQEs whose buffers the caller owns"
 )]
 
+use super::buffer_ring::BufferRing;
 use super::{TimeoutNs, check, timespec};
-use io_uring::types::BufRingEntry;
 use io_uring::{IoUring, squeue};
-use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::ptr;
 
 const ENTER_GETEVENTS: u32 = 1 << 0;
 const ENTER_EXT_ARG: u32 = 1 << 3;
@@ -311,27 +309,48 @@ impl Ring {
         })
     }
 
-    /// Provides a group of eight-byte buffers to the ring, for READ_MULTISHOT of eventfds (Linux
-    /// 5.19; 6.7 for the read).
-    pub(crate) fn provide_counters(&mut self, group: u16) -> io::Result<CounterBuffers> {
-        let buffers = CounterBuffers::new(group);
-        // SAFETY: the ring memory stays mapped until `CounterBuffers` is dropped, and its owner
-        // (the monitor) drops it after the ring has been drained and `withdraw_counters` was
-        // called.
-        unsafe {
-            self.ring.submitter().register_buf_ring_with_flags(
-                buffers.ring.as_ptr() as u64,
-                CounterBuffers::ENTRIES,
-                group,
-                0,
-            )?;
-        }
-        Ok(buffers)
+    /// Lets the kernel choose from a group of buffers (Linux 5.19).
+    ///
+    /// # Safety
+    /// `buffers` must live until they were withdrawn, or until the kernel has completed every
+    /// operation that selects from their group and the ring takes no more.
+    pub(crate) unsafe fn provide(&self, buffers: &BufferRing) -> io::Result<()> {
+        let (address, entries, group) = (buffers.address(), buffers.entries(), buffers.group());
+        // SAFETY: the caller's promise.
+        unsafe { self.ring.submitter().register_buf_ring_with_flags(address, entries, group, 0) }
     }
 
-    /// Ends the kernel's use of `buffers`.
-    pub(crate) fn withdraw_counters(&mut self, buffers: &CounterBuffers) -> io::Result<()> {
-        self.ring.submitter().unregister_buf_ring(buffers.group)
+    /// Ends the kernel's use of a group of buffers. No operation that selects from it may be in
+    /// flight.
+    pub(crate) fn withdraw(&self, group: u16) -> io::Result<()> {
+        self.ring.submitter().unregister_buf_ring(group)
+    }
+
+    /// Makes an empty table of files (Linux 5.19).
+    pub(crate) fn make_file_table(&self, slots: u32) -> io::Result<()> {
+        self.ring.submitter().register_files_sparse(slots)
+    }
+
+    /// Puts a descriptor into a slot of the table of files; -1 empties it.
+    pub(crate) fn set_file(&self, slot: u32, fd: RawFd) -> io::Result<()> {
+        self.ring.submitter().register_files_update(slot, &[fd]).map(drop)
+    }
+
+    /// Makes an empty table of buffers (Linux 5.19).
+    pub(crate) fn make_buffer_table(&self, slots: u32) -> io::Result<()> {
+        self.ring.submitter().register_buffers_sparse(slots)
+    }
+
+    /// Puts a buffer into a slot of the table of buffers; one without bytes empties it. The kernel
+    /// pins the pages.
+    ///
+    /// # Safety
+    /// The memory must stay valid, for reads and writes by operations that name the slot, until the
+    /// slot was emptied and those operations have completed.
+    pub(crate) unsafe fn set_buffer(&self, slot: u32, start: *const u8, len: usize) -> io::Result<()> {
+        let buffer = libc::iovec { iov_base: start.cast_mut().cast(), iov_len: len };
+        // SAFETY: the caller's promise.
+        unsafe { self.ring.submitter().register_buffers_update(slot, &[buffer], None) }
     }
 }
 
@@ -348,62 +367,4 @@ impl Drop for Ring {
 fn register(fd: RawFd, opcode: u32, update: &mut RingFdUpdate) -> io::Result<u32> {
     // SAFETY: both opcodes take one `io_uring_rsrc_update`, which lives across the call.
     check(unsafe { libc::syscall(libc::SYS_io_uring_register, fd, opcode, ptr::from_mut(update), 1u32) })
-}
-
-/// A provided-buffer ring of eight-byte buffers. The kernel fills one for each completion of
-/// READ_MULTISHOT; its content (the count) is not used, and the buffer is returned at once.
-#[derive(Debug)]
-pub(crate) struct CounterBuffers {
-    group: u16,
-    ring: NonNull<BufRingEntry>,
-    counters: Box<[u64]>,
-    tail: u16,
-}
-
-impl CounterBuffers {
-    const ENTRIES: u16 = 256;
-
-    /// Page-aligned, as io_uring_register(2) requires. Evaluated at compile time, so an invalid
-    /// layout is a build error.
-    const LAYOUT: Layout =
-        match Layout::from_size_align(Self::ENTRIES as usize * size_of::<BufRingEntry>(), 4096) {
-            Ok(layout) => layout,
-            Err(_) => panic!("not a layout"),
-        };
-
-    fn new(group: u16) -> Self {
-        // SAFETY: the layout has a size of 4096 bytes, not zero.
-        let ring = NonNull::new(unsafe { alloc_zeroed(Self::LAYOUT) }.cast::<BufRingEntry>());
-        let ring = ring.unwrap_or_else(|| handle_alloc_error(Self::LAYOUT));
-        let mut buffers =
-            Self { group, ring, counters: vec![0; Self::ENTRIES.into()].into_boxed_slice(), tail: 0 };
-        (0..Self::ENTRIES).for_each(|id| buffers.give_back(id));
-        buffers
-    }
-
-    /// Makes buffer `id` available to the kernel again.
-    pub(crate) fn give_back(&mut self, id: u16) {
-        let id = id % Self::ENTRIES;
-        let address = &raw mut self.counters[usize::from(id)] as u64;
-        // SAFETY: the index is below ENTRIES, so the entry is inside the allocation; entries
-        // between tail and head belong to this side.
-        let entry = unsafe { &mut *self.ring.as_ptr().add(usize::from(self.tail % Self::ENTRIES)) };
-        entry.set_addr(address);
-        entry.set_len(8);
-        entry.set_bid(id);
-        self.tail = self.tail.wrapping_add(1);
-        // SAFETY: the tail overlays a reserved field of entry 0, inside the allocation, and is
-        // aligned for a u16.
-        let tail = unsafe { AtomicU16::from_ptr(BufRingEntry::tail(self.ring.as_ptr()).cast_mut()) };
-        // Pairs with the kernel's acquire load of the tail in io_ring_buffer_select().
-        tail.store(self.tail, Ordering::Release);
-    }
-}
-
-impl Drop for CounterBuffers {
-    fn drop(&mut self) {
-        // SAFETY: allocated by `new` with the same layout; the monitor has withdrawn it from the
-        // kernel.
-        unsafe { std::alloc::dealloc(self.ring.as_ptr().cast(), Self::LAYOUT) };
-    }
 }

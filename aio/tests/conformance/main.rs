@@ -15,11 +15,13 @@ mod busy_poll;
 mod chains;
 mod errors;
 mod fd_reuse;
+mod futures;
 mod io_thread;
 mod levels;
 mod nesting;
 mod notifiers;
 mod operations;
+mod performed;
 mod polled;
 mod progress;
 mod releases;
@@ -30,6 +32,7 @@ mod shutdown;
 mod signals;
 #[path = "../support/mod.rs"]
 mod support;
+mod tasks;
 mod timers;
 
 use aio::Method::{KernelFlag, RingRead, RingReadMultishot};
@@ -280,6 +283,52 @@ suite! { $ everywhere
         what_was_chosen_can_be_asked,
         a_panic_leaves_the_loop_working,
     }
+    tasks {
+        a_spawned_future_runs_in_the_next_turn,
+        a_handle_is_awaited_by_another_task,
+        tasks_come_last_in_a_turn,
+        a_task_runs_in_the_turn_in_which_it_is_woken,
+        many_wakes_are_one_poll,
+        a_wake_in_the_home_thread_writes_nothing,
+        a_wake_from_another_thread_ends_the_sleep,
+        wakes_of_four_threads_are_all_followed_by_a_poll,
+        a_task_that_never_rests_does_not_keep_the_turn,
+        as_many_tasks_as_were_ready_are_polled_in_a_turn,
+        two_tasks_hand_over_without_growing_the_stack,
+        an_aborted_task_is_dropped_in_the_next_turn,
+        a_task_aborts_itself,
+        a_task_drops_its_own_handle,
+        a_panic_is_a_result_or_unwinds_out_of_poll,
+        a_panic_of_a_drop_is_reported_once,
+        a_dropped_context_drops_its_tasks,
+        panics_of_detached_tasks_go_on_when_the_context_is_dropped,
+        a_stale_waker_wakes_nobody,
+        a_task_that_turns_the_loop_is_not_entered_again,
+        block_on_returns_the_result,
+        block_on_is_woken_by_another_thread,
+        a_panic_in_block_on_leaves_the_loop_working,
+        yielding_lets_the_others_go_first,
+        a_local_handle_outlives_its_context,
+        a_task_drops_its_context,
+        slots_are_used_again,
+    }
+    futures {
+        sleeps_are_over_in_order_and_never_early,
+        a_sleep_follows_its_clock,
+        a_sleep_moves_to_another_task,
+        a_dropped_sleep_wakes_nobody,
+        a_timeout_limits_a_future,
+        a_doorbell_is_awaited,
+        no_ring_is_lost_between_awaits,
+        a_doorbell_rung_by_a_thread_is_heard_each_time,
+        a_descriptor_is_awaited,
+        both_directions_of_a_stream_are_awaited_at_once,
+        a_descriptor_that_nobody_awaits_is_silent,
+        a_dropped_wait_for_a_descriptor_loses_nothing,
+        two_wait_for_one_descriptor,
+        a_dropped_async_fd_leaves_nothing,
+        a_descriptor_that_cannot_be_awaited_comes_back,
+    }
     bounded_turns {
         a_device_that_stays_ready_runs_once_in_a_turn,
         two_devices_that_stay_ready_do_not_keep_the_turn,
@@ -335,6 +384,13 @@ suite! { $ on_a_ring
         captures_of_a_dropped_context_cannot_submit,
         after_the_context_nothing_is_taken,
     }
+    performed {
+        an_operation_is_awaited,
+        many_operations_are_awaited_at_once,
+        a_dropped_perform_cancels_its_operation,
+        a_timeout_cancels_an_operation,
+        a_dropped_context_ends_what_is_awaited,
+    }
     bounded_turns {
         an_operation_that_submits_the_next_does_not_keep_the_turn,
     }
@@ -343,6 +399,9 @@ suite! { $ on_a_ring
 suite! { $ without_a_ring
     operations {
         operations_are_refused_with_the_reason,
+    }
+    performed {
+        an_awaited_operation_is_refused_with_the_reason,
     }
 }
 

@@ -1,7 +1,9 @@
 //! READs of eventfds that the ring keeps in flight, and the memory that the kernel writes to.
+#![expect(unsafe_code, reason = "provides buffers to the ring, which are kept until they are withdrawn")]
 
+use crate::sys::buffer_ring::BufferRing;
 use crate::sys::eventfd::EventFd;
-use crate::sys::uring::{CounterBuffers, Ring};
+use crate::sys::uring::Ring;
 use crate::token::{Kind, Token};
 use io_uring::cqueue;
 use slab::Slab;
@@ -9,14 +11,18 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::sync::Arc;
 
-/// The provided-buffer group of READ_MULTISHOT. Users may have all the others.
+/// The provided-buffer group of READ_MULTISHOT.
 pub(super) const COUNTER_GROUP: u16 = u16::MAX;
+
+/// How many buffers it has.
+const COUNTERS: u16 = 256;
 
 /// Entries live from arming to the last completion, which may come after the handler was removed.
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     slots: RefCell<Slab<Read>>,
-    counters: RefCell<Option<CounterBuffers>>,
+    /// Eight bytes for the count of each completion of READ_MULTISHOT. Nobody looks at them.
+    counters: RefCell<Option<BufferRing>>,
 }
 
 #[derive(Debug)]
@@ -68,7 +74,10 @@ impl Reads {
     pub(super) fn provide_counters(&self, ring: &mut Ring) -> io::Result<()> {
         let mut counters = self.counters.borrow_mut();
         if counters.is_none() {
-            *counters = Some(ring.provide_counters(COUNTER_GROUP)?);
+            let buffers = BufferRing::new(COUNTER_GROUP, COUNTERS, 8)?;
+            // SAFETY: they are kept until `withdraw_counters`, or leaked.
+            unsafe { ring.provide(&buffers)? };
+            *counters = Some(buffers);
         }
         Ok(())
     }
@@ -91,7 +100,7 @@ impl Reads {
         flags: u32,
         is_live: impl FnOnce(Token) -> bool,
     ) -> Option<ReadDone> {
-        if let (Some(id), Some(counters)) = (cqueue::buffer_select(flags), &mut *self.counters.borrow_mut()) {
+        if let (Some(id), Some(counters)) = (cqueue::buffer_select(flags), &*self.counters.borrow()) {
             counters.give_back(id);
         }
         let mut slots = self.slots.borrow_mut();
@@ -130,7 +139,7 @@ impl Reads {
     /// give back is leaked.
     pub(super) fn withdraw_counters(&self, ring: &mut Ring) {
         if let Some(counters) = self.counters.take()
-            && ring.withdraw_counters(&counters).is_err()
+            && ring.withdraw(COUNTER_GROUP).is_err()
         {
             std::mem::forget(counters);
         }

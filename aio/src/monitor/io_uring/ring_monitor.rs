@@ -7,17 +7,20 @@
 
 use super::backlog::Backlog;
 use super::reads::{COUNTER_GROUP, ReadDone, Reads};
+use super::tables::Tables;
 use crate::agenda::Agenda;
 use crate::completion::Completions;
 use crate::monitor::readiness::{Interest, Readiness, Watch};
 use crate::monitor::watched::{Arm, RingState, Sink, State, Table, Watched};
 use crate::stats::Counters;
+use crate::sys::buffer_ring::BufferRing;
 use crate::sys::uring::{Cqe, Ring};
 use crate::sys::{TimeoutNs, monotonic_ns};
 use crate::token::{Kind, Token};
 use io_uring::{cqueue, opcode, squeue, types};
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::os::fd::RawFd;
 use std::rc::Rc;
 
 /// How long the shutdown waits for its cancelled operations before it leaks their buffers.
@@ -44,6 +47,8 @@ pub(crate) struct UringMonitor<T> {
     reads: Reads,
     /// Operations of users.
     completions: Completions<T>,
+    /// What users have registered.
+    tables: Tables,
     /// A poll ended in this wait only to be armed in another way.
     changed: Cell<bool>,
     /// The poll or read whose last completion a removal waits for.
@@ -88,6 +93,7 @@ impl<T> UringMonitor<T> {
             unfinished: Cell::new(false),
             reads: Reads::default(),
             completions: Completions::new(agenda),
+            tables: Tables::default(),
             changed: Cell::new(false),
             leaving: Cell::new(None),
             is_down: Cell::new(false),
@@ -97,6 +103,42 @@ impl<T> UringMonitor<T> {
     /// The operations of users.
     pub(crate) fn completions(&self) -> &Completions<T> {
         &self.completions
+    }
+
+    /// Registers a file and returns its slot.
+    pub(crate) fn add_file(&self, fd: RawFd) -> io::Result<u32> {
+        self.tables.add_file(&self.ring.borrow(), fd)
+    }
+
+    pub(crate) fn remove_file(&self, slot: u32) {
+        self.tables.remove_file(&self.ring.borrow(), slot);
+    }
+
+    /// Registers memory and returns its slot.
+    ///
+    /// # Safety
+    /// As for `Tables::add_buffer`.
+    pub(crate) unsafe fn add_buffer(&self, start: *const u8, len: usize) -> io::Result<u16> {
+        // SAFETY: the caller's promise.
+        unsafe { self.tables.add_buffer(&self.ring.borrow(), start, len) }
+    }
+
+    pub(crate) fn remove_buffer(&self, slot: u16) {
+        self.tables.remove_buffer(&self.ring.borrow(), slot);
+    }
+
+    /// Makes a group of buffers that the kernel chooses from.
+    ///
+    /// # Safety
+    /// As for `Tables::add_group`.
+    pub(crate) unsafe fn add_group(&self, entries: u16, size: u32) -> io::Result<BufferRing> {
+        // SAFETY: the caller's promise.
+        unsafe { self.tables.add_group(&self.ring.borrow(), entries, size) }
+    }
+
+    /// Returns false if the kernel keeps the buffers of the group.
+    pub(crate) fn remove_group(&self, group: u16) -> bool {
+        self.tables.remove_group(&self.ring.borrow(), group)
     }
 
     pub(crate) fn add(&self, token: Token) -> State {

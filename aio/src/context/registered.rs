@@ -1,0 +1,199 @@
+//! Files, buffers and groups of buffers that are registered with the ring of a context.
+#![expect(unsafe_code, reason = "registers memory, which its owner keeps until it is unregistered")]
+
+use super::operation::ring_with_room;
+use super::parts::Parts;
+use super::turn::AioContext;
+use crate::monitor::UringMonitor;
+use crate::op::{
+    BufferGroup, RegisteredBuffer, RingFile, RingId, Sealed, StableBuffer, StableBufferMut, Target,
+    Withdrawal,
+};
+use crate::refused::Refused;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::rc::{Rc, Weak};
+
+/// The way back to the ring from something that was registered with it.
+struct Home(Weak<Parts<AioContext>>);
+
+impl Home {
+    /// Calls `f` with the ring, unless the context was dropped or belongs to the parent process.
+    fn with<R>(&self, f: impl FnOnce(&UringMonitor<super::parts::Held<AioContext>>) -> R) -> Option<R> {
+        let parts = self.0.upgrade()?;
+        parts.is_current().then(|| parts.monitor.ring().map(f)).flatten()
+    }
+}
+
+/// A file that is registered with the ring of a context (IORING_REGISTER_FILES): operations on it
+/// need not look up a descriptor.
+///
+/// Made by [`AioContext::register_file`]. It is a handle; clones are the same registration, which
+/// ends when the last of them was dropped. The descriptor may be closed meanwhile: the registration
+/// holds the file open. On the ring of another context, an operation on it ends with EBADF.
+#[derive(Clone, Debug)]
+pub struct FixedFile(Rc<FileSlot>);
+
+struct FileSlot {
+    slot: u32,
+    ring: RingId,
+    home: Home,
+}
+
+impl RingFile for FixedFile {
+    fn target(&self, ring: RingId, _: Sealed) -> Target {
+        Target::fixed((self.0.ring == ring).then_some(self.0.slot))
+    }
+}
+
+impl Drop for FileSlot {
+    fn drop(&mut self) {
+        self.home.with(|ring| ring.remove_file(self.slot));
+    }
+}
+
+impl fmt::Debug for FileSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileSlot").field("slot", &self.slot).finish_non_exhaustive()
+    }
+}
+
+/// A buffer whose pages are pinned and registered with the ring of a context
+/// (IORING_REGISTER_BUFFERS): reads and writes need not map them again.
+///
+/// Made by [`AioContext::register_buffer`]. Dropping it unregisters the buffer and drops it. It is
+/// itself a buffer for operations: [`ReadAt`](crate::op::ReadAt) and
+/// [`WriteAt`](crate::op::WriteAt) use the registration, all others, and those on another context,
+/// use it as ordinary memory.
+///
+/// To use one registered buffer in many operations at once, such as all of a guest's memory, put it
+/// into an [`Rc`], and implement [`StableBuffer`] for a type with that and a range, which passes on
+/// [`registered`](StableBuffer::registered).
+pub struct FixedBuffer<B> {
+    slot: BufferSlot,
+    /// Freed after it was unregistered: fields are dropped in order.
+    buffer: B,
+}
+
+struct BufferSlot {
+    at: RegisteredBuffer,
+    home: Home,
+}
+
+impl Drop for BufferSlot {
+    fn drop(&mut self) {
+        self.home.with(|ring| ring.remove_buffer(self.at.slot));
+    }
+}
+
+impl<B: StableBuffer> FixedBuffer<B> {
+    /// The buffer.
+    pub fn get_ref(&self) -> &B {
+        &self.buffer
+    }
+
+    /// Unregisters the buffer and returns it.
+    pub fn into_inner(self) -> B {
+        self.buffer
+    }
+}
+
+impl<B: StableBufferMut + AsMut<[u8]>> FixedBuffer<B> {
+    /// The bytes of the buffer, to fill them.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        self.buffer.as_mut()
+    }
+}
+
+// SAFETY: the buffer inside is stable, and nobody can replace it.
+unsafe impl<B: StableBuffer> StableBuffer for FixedBuffer<B> {
+    fn stable_ptr(&self) -> *const u8 {
+        self.buffer.stable_ptr()
+    }
+
+    fn byte_len(&self) -> usize {
+        self.buffer.byte_len()
+    }
+
+    fn registered(&self) -> Option<RegisteredBuffer> {
+        Some(self.slot.at)
+    }
+}
+
+// SAFETY: as above.
+unsafe impl<B: StableBufferMut> StableBufferMut for FixedBuffer<B> {
+    fn stable_mut_ptr(&mut self) -> *mut u8 {
+        self.buffer.stable_mut_ptr()
+    }
+}
+
+impl<B> fmt::Debug for FixedBuffer<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FixedBuffer").field("at", &self.slot.at).finish_non_exhaustive()
+    }
+}
+
+impl Withdrawal for Home {
+    fn withdraw(&self, group: u16) -> bool {
+        // Without a ring the kernel is done with the buffers: the end of a context waits for its
+        // operations. A child that was forked frees its own copy.
+        self.with(|ring| ring.remove_group(group)).unwrap_or(true)
+    }
+}
+
+impl AioContext {
+    fn home(&self) -> Home {
+        Home(Rc::downgrade(&self.parts))
+    }
+
+    /// Registers a file with the ring. One system call, and one when it is unregistered. Linux
+    /// 5.19. Home thread.
+    ///
+    /// # Errors
+    /// `Unsupported` if the monitor is not io_uring, or for an older kernel; `StorageFull` if 1024
+    /// files are registered (or as many as the limit of descriptors allows); EBADF for a descriptor
+    /// that is closed.
+    pub fn register_file(&self, file: &impl AsFd) -> io::Result<FixedFile> {
+        let slot = ring_with_room(&self.parts, 0)?.add_file(file.as_fd().as_raw_fd())?;
+        Ok(FixedFile(Rc::new(FileSlot { slot, ring: self.parts.ring_id, home: self.home() })))
+    }
+
+    /// Registers a buffer with the ring, which pins its pages. One system call, and one when it is
+    /// unregistered. Linux 5.19. Home thread.
+    ///
+    /// # Errors
+    /// `Unsupported` if the monitor is not io_uring, or for an older kernel; `StorageFull` if 1024
+    /// buffers are registered; `InvalidInput` for a buffer without bytes; ENOMEM if the pages
+    /// exceed RLIMIT_MEMLOCK; EFAULT for memory that cannot be written to, or of a file system. The
+    /// buffer comes back.
+    pub fn register_buffer<B: StableBuffer>(&self, buffer: B) -> Result<FixedBuffer<B>, Refused<B>> {
+        let (start, len) = (buffer.stable_ptr(), buffer.byte_len());
+        // SAFETY: the buffer is owned by the registration, and a stable buffer stays valid until it
+        // is dropped, after the registration. Operations that name the slot own it.
+        let added = ring_with_room(&self.parts, 0).and_then(|ring| unsafe { ring.add_buffer(start, len) });
+        match added {
+            Ok(slot) => {
+                let at = RegisteredBuffer { ring: self.parts.ring_id, slot };
+                Ok(FixedBuffer { slot: BufferSlot { at, home: self.home() }, buffer })
+            }
+            Err(error) => Err(Refused { error, value: buffer }),
+        }
+    }
+
+    /// Makes a group of buffers for operations that let the kernel choose one, such as
+    /// [`RecvMultishot`](crate::op::RecvMultishot): `buffers` of them, rounded up to a power of
+    /// two, with `size` bytes each. One system call, and one when it is dropped. Linux 5.19. Home
+    /// thread.
+    ///
+    /// # Errors
+    /// `Unsupported` if the monitor is not io_uring, or for an older kernel; `InvalidInput` for no
+    /// buffers, more than 32768, or buffers without bytes; `OutOfMemory`.
+    pub fn buffer_group(&self, buffers: u16, size: u32) -> io::Result<BufferGroup> {
+        let ring = ring_with_room(&self.parts, 0)?;
+        // SAFETY: the group withdraws them before it frees them, and operations that select from it
+        // own a handle of it.
+        let buffers = unsafe { ring.add_group(buffers, size)? };
+        Ok(BufferGroup::new(buffers, self.parts.ring_id, Box::new(self.home())))
+    }
+}

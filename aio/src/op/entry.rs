@@ -1,0 +1,40 @@
+//! What an operation and the ring tell each other. Users cannot reach it.
+
+use io_uring::squeue;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The SQE of an operation.
+#[derive(Clone, Debug)]
+pub struct Entry(pub(super) squeue::Entry);
+
+/// Which ring of this process: an index into the tables of one ring means nothing on another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingId(u64);
+
+impl RingId {
+    /// A ring that no other ring of this process is equal to.
+    pub(crate) fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// Only the crate can call the hidden methods of an operation, because only it has this.
+#[derive(Clone, Copy, Debug)]
+pub struct Sealed(pub(super) ());
+
+/// The result in a CQE.
+pub(super) fn outcome(result: i32) -> io::Result<u32> {
+    u32::try_from(result).map_err(|_| io::Error::from_raw_os_error(result.wrapping_neg()))
+}
+
+/// The number of bytes of a transfer.
+pub(super) fn bytes(result: io::Result<u32>) -> io::Result<usize> {
+    result.map(|bytes| bytes as usize)
+}
+
+/// A length for an SQE. The kernel transfers less than 2 GiB at once, and reports how much it did.
+pub(super) fn length(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}

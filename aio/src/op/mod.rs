@@ -1,0 +1,118 @@
+//! Operations of io_uring that own what the kernel needs: files, buffers, addresses.
+//!
+//! An operation is a value, such as [`ReadAt`]. [`AioContext::start`](crate::AioContext::start)
+//! takes it, keeps it until the kernel is done with it, and gives its [`Output`](Operation::Output)
+//! to a callback. The output has the result, and returns what the operation owned:
+//!
+//! ```
+//! use aio::op::{ReadAt, WriteAt};
+//! # use std::{cell::Cell, rc::Rc};
+//! # fn main() -> std::io::Result<()> {
+//! # let ctx = aio::AioContext::new()?;
+//! # if ctx.monitor().kind != aio::MonitorKind::IoUring { return Ok(()); }
+//! # let path = std::env::temp_dir().join(format!("aio-doc-op-{}", std::process::id()));
+//! # let options = std::fs::File::options().read(true).write(true).create_new(true).clone();
+//! # let file = options.open(&path)?;
+//! # let done = Rc::new(Cell::new(false));
+//! # let flag = Rc::clone(&done);
+//! ctx.start(WriteAt::new(file, "hello", 0), move |ctx, (written, file, _)| {
+//!     assert_eq!(written.unwrap(), 5);
+//!     let read = ReadAt::new(file, vec![0; 16], 0);
+//!     let started = ctx.start(read, move |_, (read, _, buffer)| {
+//!         assert_eq!(&buffer[..read.unwrap()], b"hello");
+//!         flag.set(true);
+//!     });
+//!     started.unwrap();
+//! })?;
+//! while !done.get() {
+//!     ctx.poll(true)?;
+//! }
+//! # std::fs::remove_file(path)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! All of them need the io_uring monitor. Each kind says which Linux it needs if that is newer than
+//! 5.15; on an older kernel its result is EINVAL.
+#![expect(unsafe_code, reason = "the promise that what an entry points to stays where it is")]
+
+mod address;
+mod buffer;
+mod control;
+mod entry;
+mod file;
+mod group;
+mod message;
+mod multishot;
+mod path;
+mod place;
+mod read_write;
+mod socket;
+mod splice;
+mod status;
+mod storage;
+mod vectored;
+mod wait;
+
+pub use self::address::SocketAddress;
+pub use self::buffer::{Part, RegisteredBuffer, StableBuffer, StableBufferMut};
+use self::entry::Entry;
+pub(crate) use self::entry::{RingId, Sealed};
+pub use self::file::RingFile;
+pub(crate) use self::file::Target;
+pub(crate) use self::group::Withdrawal;
+pub use self::group::{BufferGroup, LentBuffer};
+pub use self::message::{Received, RecvMessage, SendMessage};
+pub use self::multishot::{AcceptMultishot, MultishotOperation, RecvMultishot, Shot};
+pub use self::path::{Close, Cwd, Directory, OpenAt, Statx};
+pub(crate) use self::place::Place;
+pub use self::read_write::{ReadAt, WriteAt};
+pub use self::socket::{Accept, Connect, Recv, Send};
+pub use self::splice::Splice;
+pub use self::status::FileStatus;
+pub use self::storage::{Fallocate, Fsync};
+pub use self::vectored::{Readv, Writev};
+pub use self::wait::{PollOnce, Timeout};
+
+use std::io;
+
+/// An operation of the ring that owns its files and buffers.
+///
+/// The kinds of operations are those of this module; others cannot be added. Start one with
+/// [`AioContext::start`](crate::AioContext::start).
+///
+/// If the operation is cancelled, its output is made all the same, with the error ECANCELED or, if
+/// it was too late, with its own result. If the context is dropped, the operation is dropped
+/// once the kernel is done with it, and with it all that the kernel has given it, such as an
+/// accepted connection.
+///
+/// # Safety
+/// What the entry points to is owned by the operation: it stays valid while the operation is
+/// neither moved nor dropped. The entry has no flags that reach beyond the operation.
+pub unsafe trait Operation: Sized + 'static {
+    /// What the callback gets: usually the result, and what the operation owned.
+    type Output: 'static;
+
+    /// The SQE, for this ring. The operation is in its final place. Called once.
+    #[doc(hidden)]
+    fn entry(&mut self, ring: RingId, sealed: Sealed) -> Entry;
+
+    /// The output, from the result of the CQE or from the reason why there is none.
+    #[doc(hidden)]
+    fn complete(self, result: io::Result<u32>, sealed: Sealed) -> Self::Output;
+
+    /// The output of an operation that could not be started: `error`, and what the operation owns.
+    ///
+    /// For those who want one way out instead of two:
+    ///
+    /// ```
+    /// use aio::op::{Operation, ReadAt};
+    /// # let error = std::io::Error::from(std::io::ErrorKind::Unsupported);
+    /// # let operation = ReadAt::new(std::io::stdin(), vec![0; 16], 0);
+    /// let (result, _file, buffer) = operation.refuse(error);
+    /// assert!(result.is_err() && buffer.len() == 16);
+    /// ```
+    fn refuse(self, error: io::Error) -> Self::Output {
+        self.complete(Err(error), Sealed(()))
+    }
+}

@@ -1,0 +1,135 @@
+//! Operations that complete many times: one item for each connection, or each piece of data.
+#![expect(unsafe_code, reason = "the promise that what an entry points to stays where it is")]
+
+use super::entry::{Entry, RingId, Sealed};
+use super::file::{RingFile, on};
+use super::group::{BufferGroup, LentBuffer};
+use super::path::new_descriptor;
+use io_uring::{cqueue, opcode, squeue, types};
+use std::io;
+use std::os::fd::OwnedFd;
+
+/// An operation with many results, each of them an item.
+///
+/// Start one with [`AioContext::start_multishot`](crate::AioContext::start_multishot). It stays in
+/// the kernel until it is cancelled, fails, or the kernel ends it for lack of buffers or memory; it
+/// then [comes back](Shot::Ended).
+///
+/// # Safety
+/// As for [`Operation`](super::Operation).
+pub unsafe trait MultishotOperation: Sized + 'static {
+    /// What the callback gets, again and again.
+    type Item: 'static;
+
+    /// The SQE, for this ring. The operation is in its final place. Called once for each start.
+    #[doc(hidden)]
+    fn entry(&mut self, ring: RingId, sealed: Sealed) -> Entry;
+
+    /// The item in a CQE, if there is one. Called once for each CQE.
+    #[doc(hidden)]
+    fn item(&self, result: i32, flags: u32, sealed: Sealed) -> Option<Self::Item>;
+}
+
+/// What the callback of a [`MultishotOperation`] gets.
+#[derive(Debug)]
+pub enum Shot<O: MultishotOperation> {
+    /// One more item. The operation goes on.
+    Item(O::Item),
+    /// The operation has ended: nothing follows. It can be started again.
+    Ended {
+        /// What was started.
+        operation: O,
+        /// The reason: ECANCELED if it was [cancelled](crate::AioContext::cancel); ENOBUFS if all
+        /// buffers of its group are lent out; what accept4(2) or recv(2) returns. `None` at the end
+        /// of a stream, and if the kernel has ended the operation after its last item because the
+        /// completion queue was full.
+        error: Option<io::Error>,
+    },
+}
+
+/// Accepts connections, as accept4(2). Each item is a connection, which is close-on-exec and
+/// blocking. Linux 5.19.
+#[derive(Debug)]
+pub struct AcceptMultishot<F> {
+    listener: F,
+}
+
+impl<F: RingFile> AcceptMultishot<F> {
+    /// An operation that accepts the connections of a listening socket.
+    pub fn new(listener: F) -> Self {
+        Self { listener }
+    }
+
+    /// The listener, of an operation that has ended or was not started.
+    pub fn into_listener(self) -> F {
+        self.listener
+    }
+}
+
+// SAFETY: the entry points to nothing.
+unsafe impl<F: RingFile> MultishotOperation for AcceptMultishot<F> {
+    type Item = OwnedFd;
+
+    fn entry(&mut self, ring: RingId, _: Sealed) -> Entry {
+        let accept = |fd| opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build();
+        Entry(on(&self.listener, ring, accept))
+    }
+
+    fn item(&self, result: i32, _: u32, _: Sealed) -> Option<OwnedFd> {
+        u32::try_from(result).ok().map(new_descriptor)
+    }
+}
+
+/// Receives from a socket, as recv(2), into buffers of a group. Each item is what has come at once.
+/// Linux 6.0.
+///
+/// If all buffers of the group are lent out, the operation ends with ENOBUFS, and the data stays in
+/// the socket. Start it again when buffers have returned.
+#[derive(Debug)]
+pub struct RecvMultishot<F> {
+    socket: F,
+    group: BufferGroup,
+    flags: i32,
+}
+
+impl<F: RingFile> RecvMultishot<F> {
+    /// An operation that receives from `socket` into buffers of `group`, which must be of the
+    /// context that the operation is started on (EBADF otherwise). `flags` are those of recv(2),
+    /// without MSG_WAITALL.
+    pub fn new(socket: F, group: &BufferGroup, flags: i32) -> Self {
+        Self { socket, group: group.clone(), flags }
+    }
+
+    /// The socket, of an operation that has ended or was not started.
+    pub fn into_socket(self) -> F {
+        self.socket
+    }
+}
+
+// SAFETY: the entry points to nothing. The buffers are those of the group, which the operation
+// owns a handle of.
+unsafe impl<F: RingFile> MultishotOperation for RecvMultishot<F> {
+    type Item = LentBuffer;
+
+    fn entry(&mut self, ring: RingId, _: Sealed) -> Entry {
+        let flags = self.flags;
+        Entry(match self.group.number_on(ring) {
+            Some(group) => {
+                on(&self.socket, ring, |fd| opcode::RecvMulti::new(fd, group).flags(flags).build())
+            }
+            None => no_file(),
+        })
+    }
+
+    fn item(&self, result: i32, flags: u32, _: Sealed) -> Option<LentBuffer> {
+        let len = u32::try_from(result).unwrap_or(0);
+        // A buffer without bytes returns to its group here.
+        let lent = cqueue::buffer_select(flags).map(|id| self.group.lend(id, len));
+        lent.filter(|_| len > 0)
+    }
+}
+
+/// An entry that completes with EBADF.
+fn no_file() -> squeue::Entry {
+    opcode::RecvMulti::new(types::Fd(-1), 0).build()
+}
