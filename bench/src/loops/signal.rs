@@ -1,8 +1,10 @@
 //! What the tasks of an executor tell each other in the work that is measured. It is the same for
 //! all executors, so that only their own costs differ.
 
-use super::work::Seen;
-use std::future::poll_fn;
+use super::work::{Seen, ring};
+use std::future::{Future, poll_fn};
+use std::os::fd::RawFd;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
@@ -76,4 +78,17 @@ pub(super) async fn answer_signal(signal: Signal, main: Main, seen: Seen) {
         seen.one_more();
         main.tell(&seen);
     }
+}
+
+/// Awaits a future, and signals an eventfd after its first poll, if it has to wait.
+pub(super) async fn ring_once_pending<T>(fd: RawFd, future: impl Future<Output = T>) -> T {
+    let (mut future, mut rung) = (pin!(future), false);
+    poll_fn(|context: &mut Context<'_>| {
+        let polled = future.as_mut().poll(context);
+        if polled.is_pending() && !std::mem::replace(&mut rung, true) {
+            ring(fd);
+        }
+        polled
+    })
+    .await
 }

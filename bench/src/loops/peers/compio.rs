@@ -6,6 +6,7 @@
 //! registration, up to 16,384. Everything else has its default.
 
 use crate::bare::EventFd;
+use crate::loops::executor::{Executor, LIMIT, Wake, rung_in_time};
 use crate::loops::signal::{Main, Signal, answer_signal};
 use crate::loops::work::{Cannot, EventLoop, LATER, Seen, Waker, later, others_at, ring};
 use compio::BufResult;
@@ -13,7 +14,7 @@ use compio::driver::ProactorBuilder;
 use compio::io::AsyncRead;
 use compio::runtime::fd::AsyncFd;
 use compio::runtime::{JoinHandle, Runtime, RuntimeBuilder};
-use compio::time::sleep;
+use compio::time::{sleep, timeout};
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
@@ -168,6 +169,41 @@ impl<const UNREAD: bool> EventLoop for Compio<UNREAD> {
 
     fn expire(&mut self, _: u64) -> io::Result<()> {
         Err(io::Error::other("a sleep that is over when it starts never reaches its timers"))
+    }
+}
+
+impl<const UNREAD: bool> Executor for Compio<UNREAD> {
+    fn start(&mut self, tasks: usize) -> Result<Vec<Wake>, Cannot> {
+        let wakes = (0..tasks).map(|_| {
+            let signal = Signal::default();
+            let task = answer_signal(signal.clone(), self.main.clone(), self.seen.clone());
+            self.tasks.push(self.runtime.enter(|| self.runtime.spawn(task)));
+            Box::new(move || signal.set()) as Wake
+        });
+        Ok(wakes.collect())
+    }
+
+    fn spawn_and_join(&mut self, times: u64) -> io::Result<()> {
+        self.runtime.block_on(async {
+            for _ in 0..times {
+                let seen = self.seen.clone();
+                self.runtime.spawn(async move { seen.one_more() }).await.map_err(io::Error::from)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn read_in_time(&mut self, times: u64) -> io::Result<()> {
+        let bell = Self::bell()?;
+        self.runtime.block_on(async {
+            let fd = bell.as_raw_fd();
+            let bell = AsyncFd::new(bell)?;
+            for _ in 0..times {
+                let read = async { (&bell).read([0u8; 8]).await.0 };
+                rung_in_time(fd, timeout(LIMIT, read)).await?;
+            }
+            Ok(())
+        })
     }
 }
 

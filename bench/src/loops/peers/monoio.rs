@@ -7,11 +7,12 @@
 
 use super::compio::ONE_SHOT;
 use crate::bare::EventFd;
+use crate::loops::executor::{Executor, LIMIT, Wake, rung_in_time};
 use crate::loops::signal::{Main, Signal, answer_signal};
 use crate::loops::work::{Cannot, EventLoop, LATER, Seen, Waker, others_at, ring};
 use monoio::fs::File;
 use monoio::task::JoinHandle;
-use monoio::time::{Instant, Sleep, TimeDriver, sleep};
+use monoio::time::{Instant, Sleep, TimeDriver, sleep, timeout};
 use monoio::{IoUringDriver, Runtime, RuntimeBuilder};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -92,8 +93,7 @@ impl<const UNREAD: bool> EventLoop for Monoio<UNREAD> {
             return Err(io::Error::other(ONE_SHOT));
         }
         let entries = registrations.next_power_of_two().clamp(1_024, 16_384) as u32;
-        let runtime =
-            RuntimeBuilder::<IoUringDriver>::new().with_entries(entries).enable_timer().build()?;
+        let runtime = RuntimeBuilder::<IoUringDriver>::new().with_entries(entries).enable_timer().build()?;
         Ok(Self { again: None, timer: None, others: Vec::new(), runtime, main: Main::default(), seen })
     }
 
@@ -208,5 +208,49 @@ impl<const UNREAD: bool> EventLoop for Monoio<UNREAD> {
             }
         });
         Ok(())
+    }
+}
+
+impl<const UNREAD: bool> Executor for Monoio<UNREAD> {
+    fn start(&mut self, tasks: usize) -> Result<Vec<Wake>, Cannot> {
+        let Self { runtime, main, seen, .. } = self;
+        let wakes = runtime.block_on(async {
+            let wakes = (0..tasks).map(|_| {
+                let signal = Signal::default();
+                drop(monoio::spawn(answer_signal(signal.clone(), main.clone(), seen.clone())));
+                Box::new(move || signal.set()) as Wake
+            });
+            wakes.collect()
+        });
+        Ok(wakes)
+    }
+
+    fn spawn_and_join(&mut self, times: u64) -> io::Result<()> {
+        let Self { runtime, seen, .. } = self;
+        runtime.block_on(async {
+            for _ in 0..times {
+                let seen = seen.clone();
+                monoio::spawn(async move { seen.one_more() }).await;
+            }
+        });
+        Ok(())
+    }
+
+    fn read_in_time(&mut self, times: u64) -> io::Result<()> {
+        let file = File::from_std(OwnedFd::from(EventFd::new(0, 0)?).into())?;
+        self.runtime.block_on(async {
+            let mut buffer = Box::new([0u8; 8]);
+            for _ in 0..times {
+                let mut given_back = None;
+                let read = async {
+                    let (result, buffer) = file.read_at(buffer, 0).await;
+                    given_back = Some(buffer);
+                    result
+                };
+                rung_in_time(file.as_raw_fd(), timeout(LIMIT, read)).await?;
+                buffer = given_back.unwrap_or_default();
+            }
+            Ok(())
+        })
     }
 }

@@ -3,7 +3,8 @@
 #![expect(unsafe_code, reason = "AsyncFd requires a promise about the descriptor")]
 
 use crate::bare::EventFd;
-use crate::loops::signal::Main;
+use crate::loops::executor::{Executor, LIMIT, Wake, rung_in_time};
+use crate::loops::signal::{Main, Signal, answer_signal};
 use crate::loops::work::{Cannot, EventLoop, LATER, Seen, Waker, clear, eventfd, others_at, ring};
 use std::cell::RefCell;
 use std::io;
@@ -16,7 +17,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
 pub(crate) struct Tokio<const UNREAD: bool> {
     runtime: Runtime,
@@ -157,5 +158,45 @@ impl<const UNREAD: bool> EventLoop for Tokio<UNREAD> {
         });
         self.timer = Some(timer);
         Ok(())
+    }
+}
+
+impl<const UNREAD: bool> Executor for Tokio<UNREAD> {
+    fn start(&mut self, tasks: usize) -> Result<Vec<Wake>, Cannot> {
+        let wakes = (0..tasks).map(|_| {
+            let signal = Signal::default();
+            self.runtime.spawn(answer_signal(signal.clone(), self.main.clone(), self.seen.clone()));
+            Box::new(move || signal.set()) as Wake
+        });
+        Ok(wakes.collect())
+    }
+
+    fn spawn_and_join(&mut self, times: u64) -> io::Result<()> {
+        self.runtime.block_on(async {
+            for _ in 0..times {
+                let seen = self.seen.clone();
+                tokio::spawn(async move { seen.one_more() }).await.map_err(io::Error::other)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn read_in_time(&mut self, times: u64) -> io::Result<()> {
+        let bell = eventfd()?;
+        self.runtime.block_on(async {
+            let fd = bell.as_raw_fd();
+            // SAFETY: as in `spawn`.
+            let bell = unsafe { AsyncFd::register_with_interest(bell, Interest::READABLE) }?;
+            for _ in 0..times {
+                let read = async {
+                    let mut ready = bell.readable().await?;
+                    clear(bell.get_ref());
+                    ready.clear_ready();
+                    Ok(size_of::<u64>())
+                };
+                rung_in_time(fd, timeout(LIMIT, read)).await?;
+            }
+            Ok(())
+        })
     }
 }
