@@ -1,6 +1,6 @@
 //! The event loops that are compared.
 
-use super::executor::{self, TaskWork};
+use super::executor;
 use super::our_tasks::Tasks;
 use super::ours::Aio;
 use super::peers::calloop::Calloop;
@@ -13,6 +13,7 @@ use super::peers::polling::Polling;
 use super::peers::tokio::Tokio;
 use super::raw_epoll::RawEpoll;
 use super::raw_ring::RawRing;
+use super::task_work::TaskWork;
 use super::work::{Cannot, Timed, Visit, Work, visit};
 use std::fmt;
 

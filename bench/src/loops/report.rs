@@ -1,7 +1,7 @@
 //! The tables and sentences of `bench loops`. Pure functions of the rows.
 
 use super::contender::{Contender, Monitor, Reset};
-use super::executor::TaskWork;
+use super::task_work::TaskWork;
 use super::work::Work;
 use crate::measure::{Estimate, Interval, MIN_VALUES};
 use crate::report::number::{fixed, number, percent, signed};

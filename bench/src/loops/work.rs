@@ -3,7 +3,7 @@
 //! when the next one runs.
 #![expect(unsafe_code, reason = "write(2) of eight bytes")]
 
-use super::executor::TaskWork;
+use super::task_work::TaskWork;
 use crate::bare::clock_ns;
 use crate::bare::{Calls, EventFd};
 use crate::error::reason;
