@@ -6,14 +6,23 @@
 //! row's own time, so the ratio is ours over theirs. Peers are compared with our `edge` variant,
 //! bare calls with the variant that makes the same calls. `syscalls` is one exact count from a
 //! traced child.
+//!
+//! The work of an executor ([`executor`]) is done by our loop with callbacks, which is the floor,
+//! by our loop with tasks, and by the peers that run futures. There the peers are compared with our
+//! tasks, and our tasks with our callbacks: `versus` of their `time_ns`.
 
+mod callbacks;
 mod contender;
 mod count;
+mod executor;
+mod our_tasks;
 mod ours;
 mod peers;
 mod raw_epoll;
 mod raw_ring;
 mod report;
+mod signal;
+mod task_work;
 mod work;
 
 use crate::campaign::Watch;
@@ -31,7 +40,7 @@ use std::fmt::Display;
 use std::time::Duration;
 use work::{Visit, Work};
 
-const FULL: Plan = Plan { rounds: 10, runtime: Duration::from_millis(20) };
+const FULL: Plan = Plan { rounds: 10, runtime: Duration::from_millis(15) };
 const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(3) };
 
 sample! {
@@ -71,16 +80,23 @@ pub(crate) fn run(args: &LoopsArgs, session: &mut Session) -> Result<Report, Err
     if !contenders.iter().any(|it| it.is_peer()) {
         return Err(matches_none("--peer", Contender::all().filter(|it| it.is_peer())));
     }
-    let plan = args.schedule.plan(QUICK, FULL, contenders.len() * works.len())?;
+    let plan =
+        args.schedule.plan(QUICK, FULL, works.iter().map(|&work| rows(work, &contenders).count()).sum())?;
     crate::machine::raise_descriptor_limit();
 
     // Count first, while the process has a single thread.
     let counts = count_all(&works, &contenders, placement, session)?;
     let mut all = Collected::nothing();
     for (&work, counts) in works.iter().zip(counts) {
+        let contenders: Vec<Contender> = rows(work, &contenders).collect();
         all.extend(measure(work, &contenders, &counts, placement, plan, session)?);
     }
     Ok(all.report("loops", session.colour, report::tables, report::conclusions))
+}
+
+/// Those that have a row for this work.
+fn rows(work: Work, contenders: &[Contender]) -> impl Iterator<Item = Contender> {
+    contenders.iter().copied().filter(move |it| it.has_row(work))
 }
 
 fn matches_none(option: &str, all: impl Iterator<Item: Display>) -> Error {
@@ -97,14 +113,15 @@ fn count_all(
     placement: Placement,
     session: &mut Session,
 ) -> Result<Vec<Counts>, Error> {
-    session.phase("loops: system calls", works.len() * contenders.len());
+    let steps = works.iter().map(|&work| rows(work, contenders).count()).sum();
+    session.phase("loops: system calls", steps);
     let mut all = Vec::new();
     let mut complained = false;
     for &work in works {
         // Enough repetitions to include calls that a loop makes only now and then.
         let times = 1_000u64.div_ceil(work.events());
         let mut counts = Vec::new();
-        for &contender in contenders {
+        for contender in rows(work, contenders) {
             session.step(&format!("{work}: {contender}"));
             let visit = Visit { work, times, placement, mark: |_| {} };
             let counted = if session.stopped() { Ok(None) } else { count::system_calls(contender, visit) };
@@ -139,8 +156,11 @@ fn measure(
             _ => format!("CPU {}", placement.device),
         }
     );
-    let case =
-        |contender: &Contender| Case { group: group.clone(), name: contender.to_string(), baseline: None };
+    let case = |contender: &Contender| Case {
+        group: group.clone(),
+        name: contender.to_string(),
+        baseline: contender.callback().map(|callback| callback.to_string()),
+    };
     let cases: Vec<Case> = contenders.iter().map(case).collect();
     let visitors = contenders.to_vec();
     let visit = move |(): &mut (), index: usize, times: u64| {
@@ -156,7 +176,7 @@ fn measure(
     for ((row, &contender), &calls) in collected.rows.iter_mut().zip(contenders).zip(counts) {
         let Ok(metrics) = &mut row.result else { continue };
         metrics.extend(calls.map(|calls| Measured::once("syscalls", "syscalls", calls)));
-        for (monitor, ours) in contender.ours() {
+        for (monitor, ours) in contender.ours(work) {
             let name = report::metric_of(monitor);
             let against = campaign.versus(&cases, &group, &ours.to_string(), &contender.to_string());
             metrics

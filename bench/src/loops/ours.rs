@@ -10,8 +10,8 @@ pub(super) struct Aio<const RING: bool, const EDGE: bool> {
     bottom_half: Option<BottomHalf>,
     timer: Option<Timer>,
     _others: Vec<Timer>,
-    context: AioContext,
-    seen: Seen,
+    pub(super) context: AioContext,
+    pub(super) seen: Seen,
 }
 
 const fn reset(edge: bool) -> Reset {

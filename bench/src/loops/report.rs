@@ -1,9 +1,10 @@
 //! The tables and sentences of `bench loops`. Pure functions of the rows.
 
 use super::contender::{Contender, Monitor, Reset};
+use super::task_work::TaskWork;
 use super::work::Work;
 use crate::measure::{Estimate, Interval, MIN_VALUES};
-use crate::report::number::{fixed, number, percent};
+use crate::report::number::{fixed, number, percent, signed};
 use crate::report::rows;
 use crate::report::table::{Cell, Column, Table, Tint};
 use crate::report::{Missing, Row};
@@ -30,12 +31,37 @@ const COLUMNS: [Column; 8] = [
     Column::number("95% interval", ""),
 ];
 
+/// The table of an executor's work. Peers are compared with our tasks, and our tasks with our
+/// callbacks.
+const TASK_COLUMNS: [Column; 10] = [
+    Column::text("loop"),
+    Column::number("time", "ns/event"),
+    Column::number("\u{b1}MAD", "ns"),
+    Column::number("syscalls", "per event"),
+    Column::number("task, epoll", "/ this"),
+    Column::number("95% interval", ""),
+    Column::number("task, io_uring", "/ this"),
+    Column::number("95% interval", ""),
+    Column::number("this", "- callback, ns"),
+    Column::number("95% interval", ""),
+];
+
+fn is_of_tasks(group: &str) -> bool {
+    TaskWork::all().any(|work| group.starts_with(&format!("{work}, ")))
+}
+
 /// One table for each kind of work. A ratio below one means that our loop takes less time.
 pub(super) fn tables(rows: &[Row], colour: bool) -> String {
     rows::tables(rows, colour, |rows| {
-        let mut table = Table::new(rows::group_name(rows), &COLUMNS);
+        let of_tasks = is_of_tasks(rows::group_name(rows));
+        let columns: &[Column] = if of_tasks { &TASK_COLUMNS } else { &COLUMNS };
+        let mut table = Table::new(rows::group_name(rows), columns);
         for row in rows {
             match &row.result {
+                Ok(_) if of_tasks => {
+                    let [difference, interval, ..] = rows::difference(row, "time_ns");
+                    table.row(cells(row).into_iter().chain([difference, interval]).collect());
+                }
                 Ok(_) => table.row(cells(row)),
                 Err(Missing::Unavailable(why)) => table.remark(row.case.as_str(), format!("cannot: {why}")),
                 Err(why) => table.remark(row.case.as_str(), why.to_string()),
@@ -91,7 +117,19 @@ pub(super) fn conclusions(rows: &[Row]) -> Vec<String> {
     let mut sentences: Vec<String> = monitors.into_iter().filter_map(|m| against_peers(rows, m)).collect();
     sentences.extend(monitors.into_iter().filter_map(|m| against_raw(rows, m)));
     sentences.extend(monitors.into_iter().filter_map(|m| growth(rows, m)));
+    sentences.extend(monitors.into_iter().filter_map(|m| awaited(rows, m)));
     sentences
+}
+
+/// What awaiting an event costs over a callback for it.
+fn awaited(rows: &[Row], monitor: Monitor) -> Option<String> {
+    let group = format!("{}, ", TaskWork::Rung { tasks: 1, ready: 1 });
+    let task = Contender::Tasks(monitor).to_string();
+    let row = rows.iter().find(|row| row.group.starts_with(&group) && row.case == task)?;
+    let difference = row.metric("time_ns")?.versus?.difference;
+    let Interval { low, high } = difference.interval?;
+    let [median, low, high] = [difference.median, low, high].map(signed);
+    Some(format!("An awaited event of aio on {monitor} costs {median} ns over a callback ({low} to {high})."))
 }
 
 /// The comparisons of our loop on `monitor` with rows of one kind that have an interval: `(row, its
@@ -277,6 +315,24 @@ mod tests {
               rung, 60.0 ns with 10,000 and 50.0 ns with 100 (+20.0%)."
             ]
         );
+    }
+
+    #[test]
+    fn an_awaited_event_is_compared_with_a_callback() {
+        let work = Work::Tasks(TaskWork::Rung { tasks: 1, ready: 1 });
+        let task = |rounds: usize| {
+            let (task, callback) = (vec![130.0; rounds], vec![100.0; rounds]);
+            let metrics = vec![measured("time_ns", &task, Some(&callback))];
+            samples::row(&format!("{work}, CPU 0"), "aio epoll/edge, task", metrics)
+        };
+        assert_eq!(
+            conclusions(&[task(6)]),
+            ["An awaited event of aio on epoll costs +30.0 ns over a callback (+30.0 to +30.0)."]
+        );
+        assert!(conclusions(&[task(3)]).is_empty(), "no interval, no conclusion");
+        let text = tables(&[task(6)], false);
+        let line = text.lines().find(|line| line.starts_with("aio epoll/edge, task")).unwrap();
+        assert!(line.contains("130") && line.contains("+30.0"), "{text}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! when the next one runs.
 #![expect(unsafe_code, reason = "write(2) of eight bytes")]
 
+use super::task_work::TaskWork;
 use crate::bare::clock_ns;
 use crate::bare::{Calls, EventFd};
 use crate::error::reason;
@@ -34,6 +35,8 @@ pub(super) enum Work {
     /// The same from a thread on another CPU while the loop sleeps. That thread measures the time
     /// from the wake-up call until it sees that the handler has run.
     WakeAcross,
+    /// The work of an executor.
+    Tasks(TaskWork),
 }
 
 impl Work {
@@ -42,19 +45,23 @@ impl Work {
         const REGISTERED: [usize; 4] = [1, 100, 1_000, 10_000];
         let one = REGISTERED.map(|registered| Work::Bells { registered, ready: 1 });
         let every = REGISTERED[1..].iter().map(|&n| Work::Bells { registered: n, ready: n });
-        one.into_iter().chain(every).chain([
-            Work::Churn { registered: 100 },
-            Work::Rearm { armed: 1_000 },
-            Work::Expire { armed: 1_000 },
-            Work::Wake,
-            Work::WakeAcross,
-        ])
+        one.into_iter()
+            .chain(every)
+            .chain([
+                Work::Churn { registered: 100 },
+                Work::Rearm { armed: 1_000 },
+                Work::Expire { armed: 1_000 },
+                Work::Wake,
+                Work::WakeAcross,
+            ])
+            .chain(TaskWork::all().map(Work::Tasks))
     }
 
     /// Events of one repetition.
     pub(super) fn events(self) -> u64 {
         match self {
             Work::Bells { ready, .. } => ready as u64,
+            Work::Tasks(work) => work.events(),
             _ => 1,
         }
     }
@@ -71,6 +78,7 @@ impl fmt::Display for Work {
             Work::Expire { armed } => format!("timer armed for now beside {armed}, expired"),
             Work::Wake => "woken from its own thread".to_owned(),
             Work::WakeAcross => "woken from another CPU while asleep, until it is known there".to_owned(),
+            Work::Tasks(work) => work.to_string(),
         };
         f.pad(&text)
     }
@@ -174,8 +182,7 @@ pub(super) trait EventLoop: Sized {
     /// `times` times: moves the timer's deadline.
     #[inline]
     fn rearm_for_later(&mut self, times: u64) -> io::Result<()> {
-        // Deadlines before and after those of the others, in no particular order.
-        (0..times).try_for_each(|n| self.rearm(LATER + Duration::from_secs(n * 7_919 % 1_000)))
+        (0..times).try_for_each(|n| self.rearm(later(n)))
     }
 
     /// `times` times: arms the timer for now and turns until it has expired.
@@ -192,6 +199,13 @@ pub(super) trait EventLoop: Sized {
 
 /// A deadline that is later than the end of any sample.
 pub(super) const LATER: Duration = Duration::from_secs(3_600);
+
+/// The deadlines that the measured timer gets in turn: before and after those of the others, in no
+/// particular order.
+#[inline]
+pub(super) fn later(n: u64) -> Duration {
+    LATER + Duration::from_secs(n * 7_919 % 1_000)
+}
 
 /// The deadlines of the timers beside the measured one: before and after its own, in no particular
 /// order.
@@ -324,6 +338,7 @@ pub(super) fn visit<L: EventLoop>(visit: Visit) -> Result<Timed, Cannot> {
                 result.map(|elapsed| Timed { elapsed, each_ns })
             })
         }
+        Work::Tasks(_) => return Err("it runs no futures".to_owned()),
     };
     let timed = timed.map_err(why)?;
     keys.into_iter().try_for_each(|key| it.remove(key)).map_err(why)?;
@@ -379,7 +394,7 @@ impl Visit {
     }
 
     /// Times `run`, which repeats the work the given number of times.
-    fn time(&self, mut run: impl FnMut(u64) -> io::Result<()>) -> io::Result<Timed> {
+    pub(super) fn time(&self, mut run: impl FnMut(u64) -> io::Result<()>) -> io::Result<Timed> {
         let slices = SLICES.min(self.times);
         let (mut elapsed_ns, mut each_ns) = (0, [0.0; SLICES as usize]);
         (self.mark)(Mark::Begin);

@@ -45,7 +45,11 @@ impl<const UNREAD: bool> EventLoop for Eventp<UNREAD> {
 
     #[inline]
     fn turn(&mut self) -> io::Result<()> {
-        self.reactor.run_once()
+        match self.reactor.run_once() {
+            // The process was stopped and continued.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            result => result,
+        }
     }
 
     fn seen(&self) -> &Seen {

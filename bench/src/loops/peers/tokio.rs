@@ -3,20 +3,21 @@
 #![expect(unsafe_code, reason = "AsyncFd requires a promise about the descriptor")]
 
 use crate::bare::EventFd;
+use crate::loops::executor::{Executor, LIMIT, Wake, rung_in_time};
+use crate::loops::signal::{Main, Signal, answer_signal};
 use crate::loops::work::{Cannot, EventLoop, LATER, Seen, Waker, clear, eventfd, others_at, ring};
 use std::cell::RefCell;
-use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
 pub(crate) struct Tokio<const UNREAD: bool> {
     runtime: Runtime,
@@ -24,36 +25,6 @@ pub(crate) struct Tokio<const UNREAD: bool> {
     others: Vec<Pin<Box<Sleep>>>,
     main: Main,
     seen: Seen,
-}
-
-/// The waiting task's waker, and the number of handlers that it waits for.
-#[derive(Clone, Default)]
-struct Main(Arc<Mutex<(Option<std::task::Waker>, u64)>>);
-
-impl Main {
-    /// Wakes it if that was the last handler it waits for.
-    fn tell(&self, seen: &Seen) {
-        if let Ok(mut main) = self.0.lock()
-            && seen.get() >= main.1
-            && let Some(waker) = main.0.take()
-        {
-            waker.wake();
-        }
-    }
-
-    /// Waits until `target` handlers have run.
-    async fn wait(&self, seen: &Seen, target: u64) {
-        poll_fn(|context: &mut Context<'_>| {
-            if seen.get() >= target {
-                return Poll::Ready(());
-            }
-            if let Ok(mut main) = self.0.lock() {
-                *main = (Some(context.waker().clone()), target);
-            }
-            Poll::Pending
-        })
-        .await;
-    }
 }
 
 /// The task of one notifier: answers `once`, or until it is aborted.
@@ -187,5 +158,45 @@ impl<const UNREAD: bool> EventLoop for Tokio<UNREAD> {
         });
         self.timer = Some(timer);
         Ok(())
+    }
+}
+
+impl<const UNREAD: bool> Executor for Tokio<UNREAD> {
+    fn start(&mut self, tasks: usize) -> Result<Vec<Wake>, Cannot> {
+        let wakes = (0..tasks).map(|_| {
+            let signal = Signal::default();
+            self.runtime.spawn(answer_signal(signal.clone(), self.main.clone(), self.seen.clone()));
+            Box::new(move || signal.set()) as Wake
+        });
+        Ok(wakes.collect())
+    }
+
+    fn spawn_and_join(&mut self, times: u64) -> io::Result<()> {
+        self.runtime.block_on(async {
+            for _ in 0..times {
+                let seen = self.seen.clone();
+                tokio::spawn(async move { seen.one_more() }).await.map_err(io::Error::other)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn read_in_time(&mut self, times: u64) -> io::Result<()> {
+        let bell = eventfd()?;
+        self.runtime.block_on(async {
+            let fd = bell.as_raw_fd();
+            // SAFETY: as in `spawn`.
+            let bell = unsafe { AsyncFd::register_with_interest(bell, Interest::READABLE) }?;
+            for _ in 0..times {
+                let read = async {
+                    let mut ready = bell.readable().await?;
+                    clear(bell.get_ref());
+                    ready.clear_ready();
+                    Ok(size_of::<u64>())
+                };
+                rung_in_time(fd, timeout(LIMIT, read)).await?;
+            }
+            Ok(())
+        })
     }
 }
