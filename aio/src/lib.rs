@@ -16,15 +16,19 @@
 //! * **Adaptive busy polling** ([`BusyPolling`], [`BusyPolled`]): the loop polls the virtqueue for
 //!   some microseconds before it sleeps, with the guest's kicks switched off meanwhile. A request
 //!   found this way costs no system call.
-//! * **io_uring operations on the loop's own ring** ([`AioContext::submit`]), which are submitted
-//!   with its next wait and own their buffers until they complete.
+//! * **io_uring operations on the loop's own ring** ([`AioContext::start`] and [`op`]): files,
+//!   sockets, messages with descriptors. They are submitted with its next wait, and own their
+//!   buffers until they complete.
 //! * **Bottom halves** ([`BottomHalf`]), scheduled lock-free from any thread; **timers**
 //!   ([`Timer`]) with nanosecond deadlines, on real time or on a virtual clock that the emulator
 //!   can stop and step.
 //! * **Nested turns**: any callback may call [`AioContext::poll`] to wait for something.
 //!
-//! It is neither an async runtime nor a network library: it uses callbacks, one thread, and runs on
-//! Linux only. For futures use tokio or compio; for a portable readiness API use mio.
+//! * **Futures** ([`AioContext::spawn`], [`AioContext::block_on`]) on the same loop, beside the
+//!   callbacks: they await doorbells, descriptors, times, and operations of the ring.
+//!
+//! It is no network library: it uses one thread and runs on Linux only. For a portable readiness
+//! API use mio.
 //!
 //! # Example
 //!
@@ -74,15 +78,18 @@
 //!   wait       ppoll | epoll_wait | io_uring_enter: the one system call, which also
 //!              arms, cancels and submits
 //!   accept     notified = false
-//!   run        completions  ─►  bottom halves  ─►  handlers  ─►  timers
-//!   returns    true if a callback ran
+//!   run        completions  ─►  bottom halves  ─►  handlers  ─►  timers  ─►  tasks
+//!   returns    true if a callback ran or a task was polled
 //! ```
 //!
 //! A bottom half that a handler or a timer schedules runs in the next turn. A timer that its own
-//! callback arms in the past runs in the next turn. A nested turn also runs what its parent turns
-//! have collected but not yet run; each item runs exactly once. The order among handlers is not
-//! specified. Bottom halves and closures that one thread schedules run in the order in which it
-//! scheduled them.
+//! callback arms in the past runs in the next turn. Tasks come last, so one that a handler or a
+//! timer wakes runs in the same turn, without another system call. A turn polls the tasks that are
+//! ready then, 1024 at most; if they are fewer than 64, also those that become ready meanwhile, up
+//! to 64 polls. The rest is left to the next turn, which does not sleep. A nested turn also runs
+//! what its parent turns have collected but not yet run; each item runs exactly once. The order
+//! among handlers is not specified. Bottom halves and closures that one thread schedules run in the
+//! order in which it scheduled them.
 //!
 //! # Closing a descriptor
 //!
@@ -120,6 +127,7 @@
 //! |---|---|
 //! | home thread (made the context) | everything; `AioContext`, registrations, timers and bottom halves cannot leave it |
 //! | any, with a [`Handle`] | [`notify`](Handle::notify), [`schedule`](Handle::schedule) a closure, [`stop`](Handle::stop) |
+//! | any, with the `Waker` of a task | wake it |
 //! | any, with a [`BottomHalfHandle`] | [`schedule`](BottomHalfHandle::schedule), [`cancel`](BottomHalfHandle::cancel) |
 //! | any, another process, KVM | ring an [`EventNotifier`] |
 //! | any, another process | [`notify`](BoundedNotifier::notify) and [`take`](BoundedNotifier::take) of a [`BoundedNotifier`] |
@@ -143,8 +151,10 @@
 //! | add, remove a notifier | none | epoll_ctl | part of the next enter; an enter to remove a ring read |
 //! | a classic notifier that rang | read | read | read |
 //! | an autoreset notifier that rang | (read) | none | none |
-//! | timers, bottom halves | none | none | none |
+//! | timers, bottom halves, tasks | none | none | none |
+//! | an [`AsyncFd`] that is awaited | none | epoll_ctl, unless it was awaited in its last turn, too | part of the next enter |
 //! | an operation | – | – | part of the next enter |
+//! | register a file, a buffer or a group of buffers; unregister it | – | – | io_uring_register |
 //! | a bounded notifier's count, [atomic](BoundedMethod::Atomic) | as its doorbell | as its doorbell | as its doorbell |
 //! | the same, by the kernel or by credit | read, (write) | read, (write) | read, (write) |
 //!
@@ -184,11 +194,14 @@ mod wake_gate;
 pub use busy_poll::BusyPolling;
 pub use context::{
     AioContext, BottomHalf, BottomHalfHandle, BoundedRegistration, Builder, BusyPolled, FixedBuffer,
-    FixedFile, Handle, HandlerId, Link, LocalHandle, NotifierRegistration, OperationId, OperationPool,
-    Operations, Registration, Timer, WritableRegistration,
+    FixedFile, Handle, HandlerId, LocalHandle, NotifierRegistration, OperationId, OperationPool,
+    Registration, Timer, WritableRegistration,
 };
+#[cfg(feature = "raw-sqe")]
+pub use context::{Link, Operations};
 pub use executor::{AsyncFd, Doorbell, Elapsed, JoinHandle, Perform, ReadyGuard, Sleep};
 pub use io_thread::{IoThread, IoThreadError};
+#[cfg(feature = "raw-sqe")]
 pub use io_uring;
 pub use monitor::{Interest, MonitorInfo, MonitorKind, Readiness, RingInfo, RingSetup};
 pub use notifier::{BoundedBuilder, BoundedMethod, BoundedNotifier, BoundedStats, Counting, EventNotifier};

@@ -5,15 +5,11 @@ pub(crate) use loom::sync::{
     Arc,
     atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence},
 };
-#[cfg(loom)]
-pub(crate) use loom::thread_local;
 #[cfg(not(loom))]
 pub(crate) use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence},
 };
-#[cfg(not(loom))]
-pub(crate) use std::thread_local;
 
 /// Loom gives a SeqCst access only acquire and release strength (its fences are exact), so the
 /// models say with fences what the language already promises for the accesses. Nothing outside

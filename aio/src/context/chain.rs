@@ -1,8 +1,9 @@
-//! Chains: operations of the ring that run one after another.
+//! Chains: operations of the ring that run one after another (feature `raw-sqe`).
 #![expect(unsafe_code, reason = "the SQEs of a user, whose pointers the user vouches for")]
 
-use super::operation::{OperationId, check_flags, ring_with_room};
+use super::operation::{OperationId, ring_with_room};
 use super::parts::Owner;
+use super::raw::check_flags;
 use super::turn::AioContext;
 use crate::refused::Refused;
 use io_uring::{cqueue, squeue};

@@ -18,9 +18,10 @@
 //! | `descriptor.rs` | handlers of descriptors and notifiers, and their registrations |
 //! | `bounded.rs` | bounded notifiers on a loop |
 //! | `timer.rs`, `bottom_half.rs` | timers, bottom halves |
-//! | `start.rs`, `pool.rs` | operations of the ring that own what the kernel needs |
+//! | `operation.rs` | what all operations of the ring have in common |
+//! | `start.rs`, `pool.rs` | operations that own what the kernel needs |
 //! | `registered.rs` | files, buffers and groups of buffers that are registered with the ring |
-//! | `operation.rs`, `chain.rs` | operations of the ring, with the SQE of a user |
+//! | `raw.rs`, `chain.rs` | operations whose SQE a user has made |
 //! | `handle.rs` | what other threads hold of a context |
 //! | `task.rs`, `perform.rs` | what tasks hold of a context, and of an operation of theirs |
 
@@ -28,6 +29,7 @@ mod action;
 mod bottom_half;
 mod bounded;
 mod builder;
+#[cfg(feature = "raw-sqe")]
 mod chain;
 mod descriptor;
 mod dispatch;
@@ -37,6 +39,8 @@ mod panics;
 mod parts;
 mod perform;
 mod pool;
+#[cfg(feature = "raw-sqe")]
+mod raw;
 mod registered;
 mod shared;
 mod start;
@@ -47,12 +51,15 @@ mod turn;
 pub use self::bottom_half::{BottomHalf, BottomHalfHandle};
 pub use self::bounded::{BoundedRegistration, WritableRegistration};
 pub use self::builder::Builder;
+#[cfg(feature = "raw-sqe")]
 pub use self::chain::Link;
 pub use self::descriptor::{BusyPolled, HandlerId, NotifierRegistration, Registration};
 pub use self::handle::Handle;
-pub use self::operation::{OperationId, Operations};
+pub use self::operation::OperationId;
 pub(crate) use self::perform::Performing;
 pub use self::pool::OperationPool;
+#[cfg(feature = "raw-sqe")]
+pub use self::raw::Operations;
 pub use self::registered::{FixedBuffer, FixedFile};
 pub use self::task::LocalHandle;
 pub(crate) use self::task::WeakContext;

@@ -15,9 +15,10 @@ use std::rc::{Rc, Weak};
 /// Operations of one kind with one callback. Starting one allocates nothing, once as many were in
 /// flight before.
 ///
-/// Made by [`AioContext::operation_pool`]. Each [`start`](Self::start) hands over an operation and a
-/// `T`, typically the request that it belongs to. Dropping the pool cancels nothing: operations in
-/// flight keep what they own, and the callback is still called for their completions. Home thread.
+/// Made by [`AioContext::operation_pool`]. Each [`start`](Self::start) hands over an operation and
+/// a `T`, typically the request that it belongs to. Dropping the pool cancels nothing: operations
+/// in flight keep what they own, and the callback is still called for their completions. Home
+/// thread.
 pub struct OperationPool<O: Operation, T = ()> {
     context: Weak<Parts<AioContext>>,
     pool: Rc<dyn Pool<O, T>>,

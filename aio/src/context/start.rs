@@ -50,7 +50,7 @@ impl<O: MultishotOperation, F: Fn(&AioContext, Shot<O>)> Owner<AioContext> for S
         if !cqueue::more(flags)
             && let Some(operation) = self.place.take()
         {
-            let error = (result < 0).then(|| io::Error::from_raw_os_error(result.wrapping_neg()));
+            let error = Place::<O>::error(result);
             (self.callback)(context, Shot::Ended { operation, error });
         }
     }
@@ -93,13 +93,18 @@ impl AioContext {
     /// ```
     /// use aio::AioContext;
     /// use aio::op::{AcceptMultishot, Shot};
+    /// use std::os::fd::OwnedFd;
     /// # use std::{cell::Cell, io, net::{TcpListener, TcpStream}, rc::Rc};
     ///
-    /// fn serve(ctx: &AioContext, accept: AcceptMultishot<TcpListener>, accepted: Rc<Cell<usize>>) -> io::Result<()> {
+    /// type Serve = Rc<dyn Fn(OwnedFd)>;
+    ///
+    /// type Listen = AcceptMultishot<TcpListener>;
+    ///
+    /// fn listen(ctx: &AioContext, accept: Listen, serve: Serve) -> io::Result<()> {
     ///     ctx.start_multishot(accept, move |ctx, shot| match shot {
-    ///         Shot::Item(_connection) => accepted.set(accepted.get() + 1),
+    ///         Shot::Item(connection) => serve(connection),
     ///         Shot::Ended { operation, error: None } => {
-    ///             serve(ctx, operation, Rc::clone(&accepted)).expect("a ring");
+    ///             listen(ctx, operation, Rc::clone(&serve)).expect("a ring");
     ///         }
     ///         Shot::Ended { error: Some(error), .. } => eprintln!("accept: {error}"),
     ///     })?;
@@ -111,7 +116,9 @@ impl AioContext {
     /// # let Ok(listener) = TcpListener::bind("127.0.0.1:0") else { return Ok(()) };
     /// # let address = listener.local_addr()?;
     /// # let accepted = Rc::new(Cell::new(0));
-    /// # serve(&ctx, AcceptMultishot::new(listener), Rc::clone(&accepted))?;
+    /// # let seen = Rc::clone(&accepted);
+    /// # let serve: Serve = Rc::new(move |_| seen.set(seen.get() + 1));
+    /// # listen(&ctx, AcceptMultishot::new(listener), serve)?;
     /// # let _peers = [TcpStream::connect(address)?, TcpStream::connect(address)?];
     /// # while accepted.get() < 2 { ctx.poll(true)?; }
     /// # Ok(())

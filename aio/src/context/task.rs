@@ -2,6 +2,7 @@
 
 use super::parts::{Callback, Parts};
 use super::turn::AioContext;
+use crate::agenda::Item;
 use crate::bottom_half::{Node, Work};
 use crate::sync::Arc as ListArc;
 use crate::task::Tasks;
@@ -10,8 +11,8 @@ use std::ops::Deref;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-/// An [`AioContext`] as its tasks and callbacks hold it. Made by [`AioContext::local_handle`]; cheap
-/// to clone; home thread.
+/// An [`AioContext`] as its tasks and callbacks hold it. Made by [`AioContext::local_handle`];
+/// cheap to clone; home thread.
 ///
 /// A spawned future must not borrow the context. It owns one of these, which dereferences to the
 /// context: it can spawn, sleep, register, and turn the loop. Do not put an `Rc<AioContext>` into
@@ -108,5 +109,16 @@ impl AioContext {
             }
             tasks
         })
+    }
+
+    /// Polls tasks that are ready, without a turn. Returns how many of `most` polls are left; 0
+    /// also if none is ready, or there is no loop any more.
+    pub(crate) fn poll_ready_tasks(&self, most: usize) -> usize {
+        match self.parts.tasks.get() {
+            Some(tasks) if self.parts.is_current() && self.parts.has(Item::Tasks) => {
+                self.poll_tasks(tasks, most)
+            }
+            _ => 0,
+        }
     }
 }

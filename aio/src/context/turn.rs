@@ -8,6 +8,7 @@ use crate::monitor::{MonitorInfo, Wanted};
 use crate::reset::{Method, Reset};
 use crate::stats::Stats;
 use crate::sys::{TimeoutNs, monotonic_ns};
+use crate::task::Tasks;
 use crate::timer::VirtualClock;
 use std::fmt;
 use std::io;
@@ -102,9 +103,11 @@ impl AioContext {
 
     /// One turn: waits for events (if `blocking`, and nothing is due) and runs what they call for.
     ///
-    /// In this order: completions, bottom halves, handlers, timers. A turn runs what was there when
-    /// it got to each of these. What a callback schedules, submits or makes ready belongs to the
-    /// next turn, and at most 1024 bottom halves run in one turn, so a turn always ends.
+    /// In this order: completions, bottom halves, handlers, timers, tasks. A turn runs what was
+    /// there when it got to each of these. What a callback schedules, submits or makes ready
+    /// belongs to the next turn, and at most 1024 bottom halves run in one turn, so a turn always
+    /// ends. Only tasks that become ready while tasks are polled are polled in the same turn, up to
+    /// 64 polls.
     ///
     /// May be called from any callback. Such a nested turn also runs what its parents collected and
     /// have not run yet.
@@ -255,22 +258,28 @@ impl AioContext {
         self.parts.has(Item::Tasks) && self.run_tasks() || expired
     }
 
-    /// Polls the tasks that are ready.
     #[inline(never)]
     fn run_tasks(&self) -> bool {
         let Some(tasks) = self.parts.tasks.get() else { return false };
-        let (mut left, mut progress) = (tasks.begin(), false);
+        let most = tasks.begin();
+        self.poll_tasks(tasks, most) < most
+    }
+
+    /// Polls the tasks that are ready, and those that become ready meanwhile. Returns how many
+    /// polls are left.
+    pub(super) fn poll_tasks(&self, tasks: &Tasks, most: usize) -> usize {
+        let mut left = most;
         while left > 0
             && let Some(task) = tasks.next()
         {
             self.parts.sources.stats.task_polls.bump();
-            (left, progress) = (left - 1, true);
+            left -= 1;
             let outcome = task.run();
-            if let Some(payload) = tasks.put_back(task, outcome) {
+            if let Some(payload) = tasks.polled(task, outcome) {
                 resume_unwind(payload);
             }
         }
-        progress
+        left
     }
 
     fn run_timers(&self) -> bool {

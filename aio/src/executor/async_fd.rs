@@ -233,7 +233,7 @@ impl<D: AsFd> AsyncFd<D> {
         &self.fd
     }
 
-    /// Gives the descriptor back. The loop has no reference to it any more.
+    /// Returns the descriptor. The loop has no reference to it any more.
     pub fn into_inner(self) -> D {
         drop(self.listener);
         self.fd

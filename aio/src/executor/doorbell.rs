@@ -32,7 +32,7 @@ impl Doorbell {
     /// No ring is lost between two calls, nor if the future is dropped before it is done. What was
     /// written to memory before the ring is visible after it. No system call and no allocation more
     /// than a callback. Never done if the context is dropped, or another handler replaces this one.
-    pub async fn rung(&mut self) {
+    pub fn rung(&mut self) -> impl Future<Output = ()> + '_ {
         poll_fn(|cx| {
             if self.bell.rung.replace(false) {
                 return Poll::Ready(());
@@ -40,7 +40,6 @@ impl Doorbell {
             self.bell.waiting.set(cx.waker());
             Poll::Pending
         })
-        .await;
     }
 }
 

@@ -93,7 +93,8 @@ impl AioContext {
     ///
     /// The output has the result of the operation and returns what the operation owned. If the
     /// operation cannot be started, the output has the reason: `Unsupported` if the monitor is not
-    /// io_uring, `NotConnected` if the context was dropped, ENOSPC if 2^28 operations are in flight.
+    /// io_uring, `NotConnected` if the context was dropped, ENOSPC if 2^28 operations are in
+    /// flight.
     ///
     /// ```
     /// use aio::op::{ReadAt, WriteAt};

@@ -5,7 +5,7 @@ use crate::task::{Join, JoinError, Run, Spawned, Tasks, Ticket};
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 /// A task that was spawned. A future of its result; dropping it leaves the task running.
 ///
@@ -84,12 +84,15 @@ impl AioContext {
     where
         F: Future + 'static,
     {
-        let (task, tasks) = (Spawned::new(future), self.tasks());
-        let place = tasks.insert(Rc::clone(&task) as _).map(|ticket| (Rc::clone(tasks), ticket));
-        match &place {
-            Some((tasks, ticket)) => tasks.wake(*ticket),
-            None => task.cancel(),
-        }
-        JoinHandle { task, place }
+        let tasks = self.tasks();
+        let Some((ticket, waker)) = tasks.reserve() else {
+            let task = Spawned::new(future, Waker::noop().clone());
+            task.cancel();
+            return JoinHandle { task, place: None };
+        };
+        let task = Spawned::new(future, waker);
+        tasks.put(ticket, Rc::clone(&task) as _);
+        tasks.wake(ticket);
+        JoinHandle { task, place: Some((Rc::clone(tasks), ticket)) }
     }
 }

@@ -49,7 +49,9 @@ pub(super) fn descriptors(control: &[u64], filled: usize) -> Vec<OwnedFd> {
         // SAFETY: the header is inside `control`; `at` is a multiple of eight, so it is aligned.
         let header: libc::cmsghdr =
             unsafe { control.as_ptr().cast::<u8>().add(at).cast::<libc::cmsghdr>().read() };
-        let len = (header.cmsg_len as usize).min(filled - at);
+        // `socklen_t` on musl.
+        let len: usize = header.cmsg_len as _;
+        let len = len.min(filled - at);
         if len < HEADER {
             break;
         }

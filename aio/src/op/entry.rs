@@ -26,7 +26,13 @@ pub struct Sealed(pub(super) ());
 
 /// The result in a CQE.
 pub(super) fn outcome(result: i32) -> io::Result<u32> {
-    u32::try_from(result).map_err(|_| io::Error::from_raw_os_error(result.wrapping_neg()))
+    /// ERESTARTSYS and its relatives of include/linux/errno.h. A system call would be restarted or
+    /// return EINTR, but an operation that was cancelled in a worker (a splice) completes with it.
+    const RESTARTS: std::ops::RangeInclusive<i32> = 512..=516;
+    u32::try_from(result).map_err(|_| match result.wrapping_neg() {
+        number if RESTARTS.contains(&number) => io::Error::from_raw_os_error(libc::EINTR),
+        number => io::Error::from_raw_os_error(number),
+    })
 }
 
 /// The number of bytes of a transfer.

@@ -136,7 +136,7 @@ unsafe impl<F: RingFile, B: StableBufferMut> Operation for RecvMessage<F, B> {
         let received = result.map(|bytes| Received {
             bytes: bytes as usize,
             // The kernel has filled as much of the control buffer as the header says now.
-            descriptors: control::descriptors(&control, message.msg_controllen as usize),
+            descriptors: control::descriptors(&control, message.msg_controllen as _),
             descriptors_truncated: message.msg_flags & libc::MSG_CTRUNC != 0,
             truncated: message.msg_flags & libc::MSG_TRUNC != 0,
         });

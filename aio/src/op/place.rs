@@ -6,6 +6,7 @@ use super::entry::{RingId, Sealed, outcome};
 use super::multishot::MultishotOperation;
 use io_uring::squeue;
 use std::cell::Cell;
+use std::io;
 
 /// Where an operation stays, because the kernel may point there, until its last completion.
 pub(crate) struct Place<O>(Cell<Option<O>>);
@@ -52,6 +53,11 @@ impl<O: MultishotOperation> Place<O> {
         // SAFETY: as in `put`.
         let operation = unsafe { (*self.0.as_ptr()).insert(operation) };
         operation.entry(ring, Sealed(())).0
+    }
+
+    /// The reason for an end, from the last CQE.
+    pub(crate) fn error(result: i32) -> Option<io::Error> {
+        outcome(result).err()
     }
 
     /// The item in a CQE of the operation.

@@ -10,6 +10,9 @@ use std::io;
 /// Moves bytes from one file to another without copying them to the process, as splice(2). One of
 /// the two must be a pipe. The output is the number of bytes, which is zero at the end of the
 /// input, and both files.
+///
+/// The kernel has it done by a thread of its own. If it is cancelled while it waits there, its
+/// error is EINTR.
 #[derive(Debug)]
 pub struct Splice<F, T> {
     from: F,
@@ -27,7 +30,7 @@ impl<F: RingFile, T: RingFile> Splice<F, T> {
     }
 }
 
-/// An offset as the SQE has it: -1 for none. The kernel refuses one that is too large (EINVAL).
+/// An offset as the SQE has it: -1 for none. No file is longer than `i64::MAX`.
 fn offset(of: Option<u64>) -> i64 {
     of.map_or(-1, |offset| i64::try_from(offset).unwrap_or(i64::MAX))
 }

@@ -33,7 +33,7 @@ pub(crate) fn explain(e: io::Error, fd: RawFd) -> io::Error {
             io::ErrorKind::PermissionDenied,
             format!(
                 "fd {fd} is always ready (a regular file, a directory, or a device like /dev/null), so there is nothing to \
-                 wait for; submit its I/O with AioContext::submit instead"
+                 wait for; start its I/O with AioContext::start instead"
             ),
         ),
         Some(libc::EBADF) => io::Error::new(

@@ -78,6 +78,7 @@ pub(crate) struct Look {
     pub(crate) completions: bool,
 }
 
+#[cfg(feature = "raw-sqe")]
 /// The flags of an SQE, which its type does not return: its second byte (`struct io_uring_sqe`).
 #[inline]
 pub(crate) fn flags_of(entry: &squeue::Entry) -> squeue::Flags {
@@ -219,6 +220,7 @@ impl Ring {
         Ok(())
     }
 
+    #[cfg(feature = "raw-sqe")]
     /// Returns the number of entries of the submission queue.
     pub(crate) fn entries(&self) -> usize {
         self.entries as usize

@@ -2,14 +2,18 @@
 //! references to what they are in.
 #![expect(unsafe_code, reason = "shares a value with threads that cannot get at it")]
 
-use crate::sync::thread_local;
 use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+#[cfg(not(loom))]
 thread_local! {
     /// The thread's number; 0 until it asks for one.
     static NUMBER: Cell<u64> = const { Cell::new(0) };
+}
+#[cfg(loom)]
+loom::thread_local! {
+    static NUMBER: Cell<u64> = Cell::new(0);
 }
 
 /// A thread. Its number is given once, unlike the ids that the system gives.

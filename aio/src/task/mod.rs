@@ -23,6 +23,9 @@ mod tasks;
 mod waker;
 mod waker_slot;
 
+#[cfg(all(test, loom))]
+mod loom_tests;
+
 pub use self::join_error::JoinError;
 pub(crate) use self::spawned::{Join, Outcome, Run, Spawned};
 pub(crate) use self::tasks::{Tasks, Ticket};

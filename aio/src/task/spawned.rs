@@ -16,6 +16,8 @@ type Payload = Box<dyn Any + Send>;
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Pending,
+    /// The same, and it is to be polled again: it was woken in the meantime.
+    Again,
     /// The task is over. With the payload of a panic that nobody else will hear of.
     Finished(Option<Payload>),
 }
@@ -23,11 +25,14 @@ pub(crate) enum Outcome {
 /// A task as the loop sees it.
 pub(crate) trait Run {
     /// Polls the future. Runs user code, whose panics are caught.
-    fn run(&self, waker: &Waker) -> Outcome;
+    fn run(&self) -> Outcome;
 
     /// Ends the task without a result. Drops the future, which may panic. If the future is being
     /// polled further up the stack, it is dropped when that poll returns.
     fn cancel(&self);
+
+    /// Returns the waker that the task was polled with, when it is over.
+    fn take_waker(&self) -> Option<Waker>;
 }
 
 /// A task as whoever waits for its result sees it.
@@ -46,26 +51,34 @@ pub(crate) trait Join<T> {
 
 /// A future and its result.
 pub(crate) struct Spawned<F: Future> {
-    /// Borrowed while it is polled or dropped, which is how a second attempt notices. `None` once
-    /// the task is over.
-    future: RefCell<Option<F>>,
+    /// Borrowed while the future is polled or dropped, which is how a second attempt notices.
+    body: RefCell<Body<F>>,
     output: Cell<Option<Result<F::Output, JoinError>>>,
     joiner: WakerSlot,
     /// It is to be dropped, or is being dropped, without having finished.
     aborted: Cell<bool>,
     finished: Cell<bool>,
     detached: Cell<bool>,
+    /// A nested turn came to it while it was being polled.
+    again: Cell<bool>,
+}
+
+struct Body<F> {
+    /// `None` once the task is over. Pinned.
+    future: Option<F>,
+    waker: Option<Waker>,
 }
 
 impl<F: Future> Spawned<F> {
-    pub(crate) fn new(future: F) -> Rc<Self> {
+    pub(crate) fn new(future: F, waker: Waker) -> Rc<Self> {
         Rc::new(Self {
-            future: RefCell::new(Some(future)),
+            body: RefCell::new(Body { future: Some(future), waker: Some(waker) }),
             output: Cell::new(None),
             joiner: WakerSlot::default(),
             aborted: Cell::new(false),
             finished: Cell::new(false),
             detached: Cell::new(false),
+            again: Cell::new(false),
         })
     }
 
@@ -113,18 +126,25 @@ fn forget(payload: Option<Payload>) {
 }
 
 impl<F: Future> Run for Spawned<F> {
-    fn run(&self, waker: &Waker) -> Outcome {
-        let Ok(mut future) = self.future.try_borrow_mut() else { return Outcome::Pending };
+    fn run(&self) -> Outcome {
+        let Ok(mut body) = self.body.try_borrow_mut() else {
+            self.again.set(true);
+            return Outcome::Pending;
+        };
+        let Body { future, waker } = &mut *body;
         // SAFETY: the task is in an `Rc`, from which nobody takes it out, and the future is only
         // dropped in its place. So it does not move from here to its end.
-        let mut future = unsafe { Pin::new_unchecked(&mut *future) };
-        let Some(pinned) = future.as_mut().as_pin_mut() else { return Outcome::Finished(None) };
+        let mut future = unsafe { Pin::new_unchecked(future) };
+        let (Some(pinned), Some(waker)) = (future.as_mut().as_pin_mut(), waker) else {
+            return Outcome::Finished(None);
+        };
         if self.aborted.get() {
             return Outcome::Finished(self.end(future, Err(JoinError::aborted())));
         }
         let polled = catch_unwind(AssertUnwindSafe(|| pinned.poll(&mut Context::from_waker(waker))));
         let result = match polled {
             Ok(Poll::Pending) if self.aborted.get() => Err(JoinError::aborted()),
+            Ok(Poll::Pending) if self.again.replace(false) => return Outcome::Again,
             Ok(Poll::Pending) => return Outcome::Pending,
             Ok(Poll::Ready(output)) => Ok(output),
             Err(payload) => Err(JoinError::panicked(payload)),
@@ -134,9 +154,13 @@ impl<F: Future> Run for Spawned<F> {
 
     fn cancel(&self) {
         self.aborted.set(true);
-        if let Outcome::Finished(Some(payload)) = self.run(Waker::noop()) {
+        if let Outcome::Finished(Some(payload)) = self.run() {
             std::panic::resume_unwind(payload);
         }
+    }
+
+    fn take_waker(&self) -> Option<Waker> {
+        self.body.try_borrow_mut().ok()?.waker.take()
     }
 }
 

@@ -32,29 +32,27 @@ struct Table {
 }
 
 /// One task, or room for one.
+#[derive(Default)]
 struct Slot {
     /// `None` if the node of the last task was left to the wakers that still have it.
     node: Option<Arc<TaskNode>>,
-    /// The waker that the task is polled with. Whoever polls it has taken it out of here.
+    /// For the next task.
     waker: Option<Waker>,
     task: Option<Rc<dyn Run>>,
-    /// The task was woken while it is being polled, and came to the front of the queue in a nested
-    /// turn.
-    again: bool,
 }
 
 /// A task that was taken off the queue, to be polled.
 pub(crate) struct Runnable {
     slot: usize,
     task: Rc<dyn Run>,
-    waker: Waker,
 }
 
 impl Runnable {
-    /// Polls the future: runs user code, and catches its panics. Must be followed by
-    /// [`Tasks::put_back`].
+    /// Polls the future: runs user code, and catches its panics. To be followed by
+    /// [`Tasks::polled`].
+    #[inline]
     pub(crate) fn run(&self) -> Outcome {
-        self.task.run(&self.waker)
+        self.task.run()
     }
 }
 
@@ -69,26 +67,31 @@ impl Tasks {
         Rc::new(Self { hub: std::sync::Arc::new(Hub::new(agenda, wake_loop)), table: RefCell::default() })
     }
 
-    /// Adds a task, which is to be polled once it is woken. `None`, and the caller cancels it, if
-    /// the context was dropped.
-    pub(crate) fn insert(&self, task: Rc<dyn Run>) -> Option<Ticket> {
+    /// A place for a task, and the waker that it is to be polled with. `None` if the context was
+    /// dropped.
+    pub(crate) fn reserve(&self) -> Option<(Ticket, Waker)> {
         let mut table = self.table.borrow_mut();
         if table.closed {
             return None;
         }
         let slot = table.free.pop().unwrap_or(table.slots.len());
         if slot == table.slots.len() {
-            table.slots.push(Slot { node: None, waker: None, task: None, again: false });
+            table.slots.push(Slot::default());
         }
         let entry = table.slots.get_mut(slot)?;
-        if entry.node.is_none() {
+        let waker = entry.waker.take().unwrap_or_else(|| {
             let hub = std::sync::Arc::clone(&self.hub);
             let node = Arc::new(Node::new(Target { hub, slot, queued: AtomicBool::new(false) }));
-            entry.waker = Some(waker(&node));
-            entry.node = Some(node);
+            waker(entry.node.insert(node))
+        });
+        Some((Ticket(slot), waker))
+    }
+
+    /// Puts a task into its place. It is polled once it is woken.
+    pub(crate) fn put(&self, ticket: Ticket, task: Rc<dyn Run>) {
+        if let Some(entry) = self.table.borrow_mut().slots.get_mut(ticket.0) {
+            entry.task = Some(task);
         }
-        entry.task = Some(task);
-        Some(Ticket(slot))
     }
 
     /// Makes a task ready that was not finished.
@@ -98,66 +101,45 @@ impl Tasks {
         }
     }
 
-    /// A waker of a task that was not finished.
-    pub(crate) fn waker(&self, ticket: Ticket) -> Option<Waker> {
-        self.table.borrow().slots.get(ticket.0).and_then(|slot| slot.node.as_ref()).map(waker)
-    }
-
     /// A turn begins to poll tasks. Returns how many polls it may make.
     pub(crate) fn begin(&self) -> usize {
         self.hub.ready().clamp(CHAINED_PER_TURN, MOST_PER_TURN)
     }
 
     /// The next task to poll.
+    #[inline]
     pub(crate) fn next(&self) -> Option<Runnable> {
         loop {
             let slot = self.hub.pop()?;
-            let mut table = self.table.borrow_mut();
-            let Some(entry) = table.slots.get_mut(slot) else { continue };
-            let Some(task) = &entry.task else {
-                entry.unqueue();
-                continue;
-            };
-            match entry.waker.take() {
-                Some(waker) => {
-                    let task = Rc::clone(task);
-                    entry.unqueue();
-                    return Some(Runnable { slot, task, waker });
-                }
-                // It stays marked as queued, so this happens once in a poll.
-                None => entry.again = true,
+            let table = self.table.borrow();
+            let Some(entry) = table.slots.get(slot) else { continue };
+            if let Some(node) = &entry.node {
+                node.value.queued.store(false, Ordering::Relaxed);
+            }
+            if let Some(task) = &entry.task {
+                return Some(Runnable { slot, task: Rc::clone(task) });
             }
         }
     }
 
     /// After a task was polled. Returns the payload of a panic that is to go on.
-    pub(crate) fn put_back(&self, runnable: Runnable, outcome: Outcome) -> Option<Box<dyn Any + Send>> {
-        let Runnable { slot, task, waker } = runnable;
-        let mut table = self.table.borrow_mut();
-        let entry = table.slots.get_mut(slot)?;
-        entry.waker = Some(waker);
-        let again = std::mem::take(&mut entry.again);
-        if again {
-            entry.unqueue();
-        }
+    #[inline]
+    pub(crate) fn polled(&self, runnable: Runnable, outcome: Outcome) -> Option<Box<dyn Any + Send>> {
         match outcome {
-            Outcome::Pending => {
-                if again && let Some(node) = &entry.node {
-                    self.hub.push(&node.value);
-                }
+            Outcome::Pending => None,
+            Outcome::Again => {
+                self.wake(Ticket(runnable.slot));
                 None
             }
             Outcome::Finished(payload) => {
-                let last = table.vacate(slot);
-                drop(table);
-                // The future is gone already, so no user code runs here.
-                drop((task, last));
+                drop(self.remove(Ticket(runnable.slot)));
                 payload
             }
         }
     }
 
-    /// Takes a task out that is not being polled.
+    /// Takes a task out that is over or was never polled. Its place is free, unless that has
+    /// happened already.
     pub(crate) fn remove(&self, ticket: Ticket) -> Option<Rc<dyn Run>> {
         self.table.borrow_mut().vacate(ticket.0)
     }
@@ -172,22 +154,15 @@ impl Tasks {
         });
     }
 
-    /// The context is dropped: takes the tasks out, for the caller to cancel. Those that are being
-    /// polled further up the stack stay until they return. From here on none can be added.
+    /// The context is dropped: takes the tasks out, for the caller to cancel. From here on none can
+    /// be added.
     pub(crate) fn close(&self) -> Vec<Rc<dyn Run>> {
         self.hub.close();
         let mut table = self.table.borrow_mut();
         table.closed = true;
-        let mut tasks = Vec::new();
-        for slot in 0..table.slots.len() {
-            let Some(entry) = table.slots.get(slot) else { continue };
-            if entry.waker.is_some() {
-                tasks.extend(table.vacate(slot));
-            } else {
-                tasks.extend(entry.task.clone());
-            }
-        }
-        tasks
+        let slots = std::mem::take(&mut table.slots);
+        table.free.clear();
+        slots.into_iter().filter_map(|slot| slot.task).collect()
     }
 }
 
@@ -196,6 +171,7 @@ impl Table {
     fn vacate(&mut self, slot: usize) -> Option<Rc<dyn Run>> {
         let entry = self.slots.get_mut(slot)?;
         let task = entry.task.take()?;
+        entry.waker = task.take_waker();
         if let Some(node) = &entry.node
             && Arc::strong_count(node) > 2
         {
@@ -204,19 +180,8 @@ impl Table {
             node.value.queued.store(true, Ordering::Relaxed);
             (entry.node, entry.waker) = (None, None);
         }
-        if self.closed {
-            (entry.node, entry.waker) = (None, None);
-        }
         self.free.push(slot);
         Some(task)
-    }
-}
-
-impl Slot {
-    fn unqueue(&self) {
-        if let Some(node) = &self.node {
-            node.value.queued.store(false, Ordering::Relaxed);
-        }
     }
 }
 

@@ -15,21 +15,26 @@ mod busy_poll;
 mod chains;
 mod errors;
 mod fd_reuse;
+mod file_operations;
 mod futures;
 mod io_thread;
 mod levels;
+mod multishot_operations;
 mod nesting;
 mod notifiers;
 mod operations;
 mod performed;
 mod polled;
 mod progress;
+mod registered;
 mod releases;
 mod removal;
+mod safe_operations;
 mod scale;
 mod setup;
 mod shutdown;
 mod signals;
+mod socket_operations;
 #[path = "../support/mod.rs"]
 mod support;
 mod tasks;
@@ -367,6 +372,53 @@ suite! { $ on_a_ring
         other_threads_complete_them,
         a_ring_of_any_size_will_do,
     }
+    safe_operations {
+        a_waiting_operation_is_cancelled,
+        a_poll_sees_what_it_waits_for,
+        a_timeout_is_never_early,
+        a_dropped_context_frees_what_operations_own,
+        a_pool_gives_each_output_to_its_request,
+        a_pool_is_used_in_its_callback,
+        a_panic_of_a_users_file_starts_nothing,
+    }
+    file_operations {
+        every_kind_of_buffer_is_written_and_read,
+        the_position_of_a_file_is_used_and_moved,
+        reads_and_writes_report_errors,
+        vectors_are_written_and_read,
+        storage_is_flushed_and_allocated,
+        a_path_is_opened_and_its_status_is_read,
+        a_descriptor_is_closed_once,
+        bytes_are_spliced_through_a_pipe,
+        files_come_back,
+    }
+    socket_operations {
+        a_connection_is_made_and_accepted,
+        accepts_in_flight_keep_their_addresses,
+        waiting_socket_operations_are_cancelled,
+        bytes_of_a_stream_are_received_as_they_come,
+        descriptors_are_passed,
+        what_does_not_fit_is_reported,
+        a_dropped_context_closes_what_the_kernel_has_opened,
+    }
+    multishot_operations {
+        a_listener_accepts_again_and_again,
+        a_full_completion_queue_ends_no_listener_for_good,
+        a_stream_is_received_in_pieces,
+        without_buffers_the_data_waits,
+        a_group_belongs_to_its_context,
+        groups_come_and_go,
+        lent_buffers_outlive_their_context,
+        a_dropped_context_closes_connections_that_nobody_has_seen,
+    }
+    registered {
+        a_registered_file_needs_no_descriptor,
+        the_table_of_files_is_used_again,
+        a_registration_ends_with_its_last_operation,
+        a_registered_buffer_is_written_and_read,
+        many_operations_share_one_registered_buffer,
+        the_table_of_buffers_is_used_again,
+    }
     chains {
         a_chain_is_never_split,
         many_chains_behind_a_full_queue,
@@ -402,6 +454,9 @@ suite! { $ without_a_ring
     }
     performed {
         an_awaited_operation_is_refused_with_the_reason,
+    }
+    safe_operations {
+        without_a_ring_everything_comes_back,
     }
 }
 

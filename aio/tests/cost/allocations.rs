@@ -51,7 +51,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 /// How often the calling thread allocates in `work`.
-fn during(work: impl FnOnce()) -> u64 {
+pub(crate) fn during(work: impl FnOnce()) -> u64 {
     let before = ALLOCATIONS.get();
     work();
     ALLOCATIONS.get() - before
@@ -59,7 +59,7 @@ fn during(work: impl FnOnce()) -> u64 {
 
 /// Runs turns until every queue has reached its final size, then counts the allocations of a
 /// hundred turns.
-fn steady(mut turn: impl FnMut()) -> u64 {
+pub(crate) fn steady(mut turn: impl FnMut()) -> u64 {
     (0..20).for_each(|_| turn());
     during(|| (0..100).for_each(|_| turn()))
 }

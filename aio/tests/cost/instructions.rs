@@ -22,7 +22,7 @@ extern "C" fn step(_signal: libc::c_int) {
 
 /// How many instructions the calling thread executes in `work`.
 #[cfg(target_arch = "x86_64")]
-fn during(work: impl FnOnce()) -> Option<u64> {
+pub(crate) fn during(work: impl FnOnce()) -> Option<u64> {
     use std::arch::asm;
     let _alone = STEPPING.lock().unwrap();
     let handler: extern "C" fn(libc::c_int) = step;
@@ -40,7 +40,7 @@ fn during(work: impl FnOnce()) -> Option<u64> {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn during(_work: impl FnOnce()) -> Option<u64> {
+pub(crate) fn during(_work: impl FnOnce()) -> Option<u64> {
     let _ = (step as extern "C" fn(_), &STEPS, &STEPPING);
     println!("skipped: a thread can single-step itself on x86-64 only");
     None

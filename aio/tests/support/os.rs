@@ -113,6 +113,77 @@ pub(crate) fn descriptor_limit() -> u64 {
     limit.rlim_cur.min(65_536)
 }
 
+/// The owner of a number that is not open, for tests of what the kernel says to that.
+pub(crate) fn own(closed: RawFd) -> OwnedFd {
+    assert!(closed >= 1 << 30, "no number that could be open");
+    // SAFETY: nobody else owns it, because it is not open.
+    unsafe { OwnedFd::from_raw_fd(closed) }
+}
+
+/// Returns true if FD_CLOEXEC is set.
+pub(crate) fn is_close_on_exec(fd: &impl AsFd) -> bool {
+    // SAFETY: integers only.
+    let flags = check(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_GETFD) });
+    flags & libc::FD_CLOEXEC != 0
+}
+
+/// A stream socket of AF_UNIX, not connected.
+pub(crate) fn unix_socket() -> OwnedFd {
+    // SAFETY: integers only.
+    let fd = check(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) });
+    // SAFETY: the kernel has just returned it; nothing else owns it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// The same, bound to a name in the abstract namespace.
+pub(crate) fn bound_unix_socket(name: &str) -> OwnedFd {
+    let socket = unix_socket();
+    let family = (libc::AF_UNIX as libc::sa_family_t).to_ne_bytes();
+    let address = [&family[..], &[0], name.as_bytes()].concat();
+    // SAFETY: so many readable bytes.
+    let r =
+        unsafe { libc::bind(socket.as_raw_fd(), address.as_ptr().cast(), address.len() as libc::socklen_t) };
+    check(r);
+    socket
+}
+
+/// A named pipe, removed when it is dropped.
+pub(crate) struct Fifo(std::ffi::CString);
+
+impl Fifo {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("aio-fifo-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        let path = std::ffi::CString::new(path.into_os_string().into_encoded_bytes()).unwrap();
+        // SAFETY: a C string.
+        check(unsafe { libc::mkfifo(path.as_ptr(), 0o600) });
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &std::path::Path {
+        std::path::Path::new(self.0.to_str().unwrap())
+    }
+
+    /// Returns true if somebody has it open for reading.
+    pub(crate) fn has_reader(&self) -> bool {
+        // SAFETY: a C string. ENXIO without a reader.
+        let fd = unsafe { libc::open(self.0.as_ptr(), libc::O_WRONLY | libc::O_NONBLOCK | libc::O_CLOEXEC) };
+        if fd >= 0 {
+            // SAFETY: just opened.
+            unsafe { libc::close(fd) };
+        }
+        fd >= 0
+    }
+}
+
+impl Drop for Fifo {
+    fn drop(&mut self) {
+        // SAFETY: a C string.
+        unsafe { libc::unlink(self.0.as_ptr()) };
+    }
+}
+
 extern "C" fn no_op(_: libc::c_int) {}
 
 /// Sends signals to the thread that created it, as fast as another thread can send them, until it

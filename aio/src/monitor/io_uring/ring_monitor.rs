@@ -226,6 +226,7 @@ impl<T> UringMonitor<T> {
         unsafe { self.queue(cancellation(token), stats) };
     }
 
+    #[cfg(feature = "raw-sqe")]
     /// Queues operations of a user that run one after another: each but the last has the flag for
     /// it. `held` makes what the operation of this index holds. There is room for them in
     /// `completions` and, if it is empty, in the queue.
@@ -249,6 +250,7 @@ impl<T> UringMonitor<T> {
         tokens
     }
 
+    #[cfg(feature = "raw-sqe")]
     /// The number of entries of the queue.
     pub(crate) fn entries(&self) -> usize {
         self.ring.borrow().entries()
