@@ -25,7 +25,7 @@ KNOWN = [
     Known("loop .*", r"write:error=\w+:when=\d+\+", "LOST: .* (bottom halves|pairs of closures)",
           "aio: a wake-up of the loop that fails three times is left to the next producer"),
     Known("server .*", "sendmsg:error=(EPIPE|ECONNRESET):.*", "the peer closed the connection.*no reason",
-          "the peer has gone, as far as the server can know, which is nothing for the log"),
+          "the kernel says that the peer closed the connection, which is no fault to log"),
     Known("bench .*", "write:signal=SIGINT:.*", "^killed by signal 2",
           "the second SIGINT ends bench at once, and strace sends one to each thread that writes"),
     Known("bench .*", "prlimit64:.*", "^panic: .*rustix",
