@@ -372,6 +372,10 @@ suite! { $ by_itself
         a_hook_may_turn_the_loop_and_remove_itself,
         a_panic_of_the_hook_leaves_the_loop_working,
         the_hook_is_dropped_with_the_context,
+        a_dump_has_the_tasks_with_names_and_states,
+        polls_of_tasks_are_profiled_by_name,
+        polls_of_tasks_between_turns_are_observed,
+        a_panic_of_the_hook_after_a_poll_loses_no_task,
     }
     tasks {
         a_spawned_future_runs_in_the_next_turn,
