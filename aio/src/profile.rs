@@ -1,7 +1,7 @@
 //! Names of callbacks, and what is counted for each of them while a loop is profiled.
 //!
-//! Handlers, timers and bottom halves have a [`Slot`] for a [`Record`], which is made when it is
-//! first needed. The usual turn never looks at it.
+//! Handlers, timers, bottom halves and tasks have a [`Slot`] for a [`Record`], which is made when
+//! it is first needed. The usual turn never looks at it.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -32,11 +32,13 @@ pub enum CallbackKind {
     Closure,
     /// An operation of the ring completed.
     Operation,
+    /// A task was polled: [`AioContext::spawn`](crate::AioContext::spawn). A call is one poll.
+    Task,
 }
 
 impl CallbackKind {
     /// All kinds, for tables.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Fd,
         Self::Notifier,
         Self::PolledNotifier,
@@ -45,6 +47,7 @@ impl CallbackKind {
         Self::BottomHalf,
         Self::Closure,
         Self::Operation,
+        Self::Task,
     ];
 }
 
@@ -60,6 +63,7 @@ impl CallbackKind {
             Self::BottomHalf => "bottom half",
             Self::Closure => "closure",
             Self::Operation => "operation",
+            Self::Task => "task",
         }
     }
 }
@@ -74,7 +78,8 @@ impl fmt::Display for CallbackKind {
 /// [profiled](crate::AioContext::set_profiling).
 ///
 /// The time is that of CLOCK_MONOTONIC from the call of the callback to its return, nested turns
-/// and preemption included. A call that panics is not counted.
+/// and preemption included. A call that panics is not counted, except that of a task whose panic
+/// goes to its [`JoinHandle`](crate::JoinHandle).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Figures {

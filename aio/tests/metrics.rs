@@ -39,12 +39,18 @@ fn counters_gauges_and_times() {
     timers.iter().for_each(|timer| timer.arm_at(0));
     assert!(ctx.poll(true).unwrap());
     timers[0].arm_at(u64::MAX);
+    let task = ctx.spawn(std::future::pending::<()>()).named("flush");
+    ctx.poll(false).unwrap();
     ctx.defer(|_| ());
     metrics.publish("main", ctx.dump());
     let found = samples(&metrics.to_string());
     let stats = ctx.stats();
     for (key, value) in [
-        (r#"aio_turns_total{loop="main"}"#, 1),
+        (r#"aio_turns_total{loop="main"}"#, 2),
+        (r#"aio_callbacks_total{loop="main",kind="task"}"#, 1),
+        (r#"aio_tasks{loop="main",state="waiting"}"#, 1),
+        (r#"aio_tasks{loop="main",state="ready"}"#, 0),
+        (r#"aio_named_callbacks_total{loop="main",kind="task",name="flush"}"#, 1),
         (r#"aio_callbacks_total{loop="main",kind="timer"}"#, 3),
         (r#"aio_syscalls_total{loop="main",call="wait"}"#, stats.syscalls_wait),
         (r#"aio_syscalls_total{loop="main",call="enter"}"#, stats.syscalls_enter),
@@ -59,6 +65,7 @@ fn counters_gauges_and_times() {
     ] {
         assert_eq!(found.get(key), Some(&(value as f64)), "{key} in {found:#?}");
     }
+    drop(task);
     let seconds = |family: &str| found[&format!(r#"{family}{{loop="main",kind="timer"}}"#)];
     let (sum, longest) = (seconds("aio_callback_seconds_total"), seconds("aio_longest_callback_seconds"));
     assert!(0.0 < longest && longest <= sum, "{longest} of {sum}");

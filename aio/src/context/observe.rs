@@ -3,7 +3,9 @@
 use super::observer::{Slow, SlowCallback};
 use super::turn::AioContext;
 use crate::monitor::Watch;
-use crate::observe::{self as dump, BottomHalfEntry, Dump, HandlerEntry, OperationEntry, TimerEntry};
+use crate::observe::{
+    self as dump, BottomHalfEntry, Dump, HandlerEntry, OperationEntry, TaskEntry, TimerEntry,
+};
 use crate::profile::{CallbackKind, Figures, Slot};
 use crate::worker_pool::Load;
 use std::borrow::Cow;
@@ -16,7 +18,7 @@ impl AioContext {
     /// while it is off.
     ///
     /// Switching it on begins a new profile: all figures are zero. Switching it off keeps them.
-    /// [`dump`](Self::dump) has the figures of every handler, timer and bottom half, and
+    /// [`dump`](Self::dump) has the figures of every handler, timer, bottom half and task, and
     /// [`figures`](Self::figures) those of all callbacks of a kind.
     pub fn set_profiling(&self, on: bool) {
         self.parts.observer.set_profiling(on);
@@ -61,9 +63,9 @@ impl AioContext {
         drop(old);
     }
 
-    /// Takes down what the loop has: every handler, timer and bottom half with its name and state,
-    /// the operations in flight, and the worker threads. Calls no user code and makes no system
-    /// call. Takes a time that grows with all of these, and allocates.
+    /// Takes down what the loop has: every handler, timer, bottom half and task with its name and
+    /// state, the operations in flight, and the worker threads. Calls no user code and makes no
+    /// system call. Takes a time that grows with all of these, and allocates.
     ///
     /// ```
     /// # use aio::AioContext;
@@ -89,6 +91,7 @@ impl AioContext {
             timers: Vec::new(),
             bottom_halves: Vec::new(),
             closures: 0,
+            tasks: Vec::new(),
             operations: Vec::new(),
             // In a forked child another thread may hold the lock for ever.
             workers: if parts.is_current() { parts.workers.load().into() } else { Load::default().into() },
@@ -112,6 +115,12 @@ impl AioContext {
             let (name, figures) = self.recorded(record);
             dump.bottom_halves.push(BottomHalfEntry { name, state: due.into(), figures });
         });
+        if let Some(tasks) = parts.tasks.get() {
+            tasks.each(|record, standing| {
+                let (name, figures) = self.recorded(record);
+                dump.tasks.push(TaskEntry { name, state: standing.into(), figures });
+            });
+        }
         if let Some(ring) = parts.monitor.ring() {
             ring.completions().each(|token, multishot, in_flight| {
                 dump.operations.push(OperationEntry { slot: token.slot(), multishot, in_flight });

@@ -20,7 +20,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct SlowCallback<'a> {
-    /// The name that the handler, timer or bottom half was given.
+    /// The name that the handler, timer, bottom half or task was given.
     pub name: Option<&'a str>,
     /// What was called.
     pub kind: CallbackKind,
@@ -46,6 +46,9 @@ pub(super) trait Watcher<C> {
     /// For a callback with a slot for its record.
     fn record(slot: &Slot) -> Self::Record;
 
+    /// For a callback whose record has to be looked for.
+    fn find_record(find: impl FnOnce() -> Option<Rc<Record>>) -> Self::Record;
+
     /// For a callback without one.
     fn no_record() -> Self::Record;
 
@@ -67,6 +70,9 @@ impl<C> Watcher<C> for Off {
 
     #[inline(always)]
     fn record(_: &Slot) {}
+
+    #[inline(always)]
+    fn find_record(_: impl FnOnce() -> Option<Rc<Record>>) {}
 
     #[inline(always)]
     fn no_record() {}
@@ -91,6 +97,10 @@ impl<C: Observed> Watcher<C> for On {
 
     fn record(slot: &Slot) -> Self::Record {
         Some(slot.get_or_make())
+    }
+
+    fn find_record(find: impl FnOnce() -> Option<Rc<Record>>) -> Self::Record {
+        find()
     }
 
     fn no_record() -> Self::Record {

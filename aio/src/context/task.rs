@@ -1,11 +1,13 @@
 //! The tasks of a context, and what they hold of it.
 
+use super::observer::{Off, On};
 use super::parts::{Callback, Parts};
 use super::turn::AioContext;
 use crate::agenda::Item;
 use crate::bottom_half::{Node, Work};
 use crate::sync::Arc as ListArc;
 use crate::task::Tasks;
+use crate::trace;
 use std::fmt;
 use std::ops::Deref;
 use std::rc::{Rc, Weak};
@@ -116,7 +118,11 @@ impl AioContext {
     pub(crate) fn poll_ready_tasks(&self, most: usize) -> usize {
         match self.parts.tasks.get() {
             Some(tasks) if self.parts.is_current() && self.parts.has(Item::Tasks) => {
-                self.poll_tasks(tasks, most)
+                if trace::is_on() || self.parts.has(Item::Observed) {
+                    self.poll_tasks::<On>(tasks, most)
+                } else {
+                    self.poll_tasks::<Off>(tasks, most)
+                }
             }
             _ => 0,
         }

@@ -326,27 +326,30 @@ impl AioContext {
     fn run_timers_and_tasks<W: Watcher<Self>>(&self) -> bool {
         let expired = self.parts.has(Item::Timers) && self.run_timers::<W>();
         // Timers may have woken some.
-        self.parts.has(Item::Tasks) && self.run_tasks() || expired
+        self.parts.has(Item::Tasks) && self.run_tasks::<W>() || expired
     }
 
     #[inline(never)]
-    fn run_tasks(&self) -> bool {
+    fn run_tasks<W: Watcher<Self>>(&self) -> bool {
         let Some(tasks) = self.parts.tasks.get() else { return false };
         let most = tasks.begin();
-        self.poll_tasks(tasks, most) < most
+        self.poll_tasks::<W>(tasks, most) < most
     }
 
     /// Polls the tasks that are ready, and those that become ready meanwhile. Returns how many
     /// polls are left.
-    pub(super) fn poll_tasks(&self, tasks: &Tasks, most: usize) -> usize {
+    pub(super) fn poll_tasks<W: Watcher<Self>>(&self, tasks: &Tasks, most: usize) -> usize {
         let mut left = most;
         while left > 0
             && let Some(task) = tasks.next()
         {
             self.parts.sources.stats.task_polls.bump();
             left -= 1;
-            let outcome = task.run();
-            if let Some(payload) = tasks.polled(task, outcome) {
+            let record = W::find_record(|| tasks.record(&task));
+            let counts = |panic: &Option<_>| panic.is_none() && task.standing().is_some();
+            // The task is back in its place before anybody hears of the call.
+            let call = || tasks.polled(&task, task.run());
+            if let Some(payload) = W::call(self, || CallbackKind::Task, record, counts, call) {
                 resume_unwind(payload);
             }
         }

@@ -1,7 +1,7 @@
 //! Turning the loop until a future is done.
 
 use crate::context::AioContext;
-use crate::task::{Outcome, Run, Tasks, Ticket};
+use crate::task::{Outcome, Run, Standing, Tasks, Ticket};
 use std::cell::Cell;
 use std::io;
 use std::pin::pin;
@@ -22,6 +22,10 @@ impl Run for Awaited {
     }
 
     fn cancel(&self) {}
+
+    fn standing(&self) -> Option<Standing> {
+        None
+    }
 
     fn take_waker(&self) -> Option<Waker> {
         self.waker.take()
@@ -49,6 +53,9 @@ impl AioContext {
     ///
     /// While the future and tasks only wait for each other, they are polled without turns between,
     /// up to 64 polls.
+    ///
+    /// The polls of `future` itself are no callbacks: neither the
+    /// [profile](Self::set_profiling) nor the hook for slow callbacks counts them.
     ///
     /// # Errors
     /// As for [`poll`](Self::poll). The future is dropped then.

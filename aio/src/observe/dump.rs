@@ -4,6 +4,7 @@ use crate::bottom_half::Due;
 use crate::monitor::{Interest, MonitorInfo};
 use crate::profile::{CallbackKind, Figures};
 use crate::stats::Stats;
+use crate::task::Standing;
 use crate::timer::Clock;
 use crate::worker_pool::Load;
 use std::borrow::Cow;
@@ -31,6 +32,7 @@ pub(crate) struct Parts {
     pub(crate) timers: Vec<TimerEntry>,
     pub(crate) bottom_halves: Vec<BottomHalfEntry>,
     pub(crate) closures: usize,
+    pub(crate) tasks: Vec<TaskEntry>,
     pub(crate) operations: Vec<OperationEntry>,
     pub(crate) workers: WorkerLoad,
     pub(crate) figures: [Figures; CallbackKind::ALL.len()],
@@ -79,6 +81,11 @@ impl Dump {
     /// How many closures wait for a turn.
     pub fn closures(&self) -> usize {
         self.0.closures
+    }
+
+    /// Tasks that are not over. The future of [`block_on`](crate::AioContext::block_on) is none.
+    pub fn tasks(&self) -> impl ExactSizeIterator<Item = &TaskEntry> {
+        self.0.tasks.iter()
     }
 
     /// Operations of the ring whose callback for the last completion has not begun.
@@ -161,6 +168,39 @@ impl From<Due> for BottomHalfState {
     }
 }
 
+/// A task: see [`AioContext::spawn`](crate::AioContext::spawn).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TaskEntry {
+    pub(crate) name: Name,
+    /// Whether it will be polled.
+    pub state: TaskState,
+    /// What the profile has counted of its polls.
+    pub figures: Figures,
+}
+
+/// Whether a task will be polled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TaskState {
+    /// It waits to be woken.
+    Waiting,
+    /// It was spawned, woken or aborted, and is polled when a turn comes to it.
+    Ready,
+    /// It is being polled further up the stack, or its future is being dropped there.
+    Running,
+}
+
+impl From<Standing> for TaskState {
+    fn from(standing: Standing) -> Self {
+        match standing {
+            Standing::Waiting => Self::Waiting,
+            Standing::Ready => Self::Ready,
+            Standing::Running => Self::Running,
+        }
+    }
+}
+
 /// An operation of the ring.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -204,4 +244,4 @@ macro_rules! named {
     };
 }
 
-named!(HandlerEntry, TimerEntry, BottomHalfEntry);
+named!(HandlerEntry, TimerEntry, BottomHalfEntry, TaskEntry);

@@ -1,6 +1,6 @@
 //! Dumps as metrics, in the OpenMetrics text format.
 
-use super::dump::Dump;
+use super::dump::{Dump, TaskState};
 use crate::profile::{CallbackKind, Figures};
 use crate::stats::Stats;
 use prometheus_client::collector::Collector;
@@ -149,6 +149,14 @@ const FAMILIES: &[Family] = &[
         s.put(&[], d.operations().len() as u64)
     }),
     ("aio_closures", "Closures that wait for a turn.", Gauge, |d, s| s.put(&[], d.closures() as u64)),
+    ("aio_tasks", "Tasks, by whether they will be polled.", Gauge, |d, s| {
+        let states =
+            [("waiting", TaskState::Waiting), ("ready", TaskState::Ready), ("running", TaskState::Running)];
+        states.into_iter().try_for_each(|(label, state)| {
+            let count = d.tasks().filter(|task| task.state == state).count();
+            s.put(&[("state", label)], count as u64)
+        })
+    }),
     ("aio_worker_threads", "Worker threads.", Gauge, |d, s| s.put(&[], d.workers().threads as u64)),
     ("aio_worker_jobs", "Work that was given to the worker threads.", Gauge, |d, s| {
         s.put(&[("state", "queued")], d.workers().queued as u64)?;
@@ -179,13 +187,15 @@ const FAMILIES: &[Family] = &[
 ];
 
 fn callbacks(dump: &Dump, samples: &mut Samples<'_, '_>) -> fmt::Result {
-    let Stats { fd_dispatches, notifier_dispatches, bottom_halves, timers, completions, .. } = dump.stats();
+    let Stats { fd_dispatches, notifier_dispatches, bottom_halves, timers, completions, task_polls, .. } =
+        dump.stats();
     for (kind, count) in [
         ("fd", fd_dispatches),
         ("notifier", notifier_dispatches),
         ("bottom half", bottom_halves),
         ("timer", timers),
         ("operation", completions),
+        ("task", task_polls),
     ] {
         samples.put(&[("kind", kind)], count)?;
     }
@@ -218,8 +228,9 @@ fn of_names(dump: &Dump, mut put: impl FnMut(&str, &str, Figures) -> fmt::Result
     let handlers = dump.handlers().map(|entry| (entry.kind, entry.name(), entry.figures));
     let timers = dump.timers().map(|entry| (CallbackKind::Timer, entry.name(), entry.figures));
     let halves = dump.bottom_halves().map(|entry| (CallbackKind::BottomHalf, entry.name(), entry.figures));
+    let tasks = dump.tasks().map(|entry| (CallbackKind::Task, entry.name(), entry.figures));
     let mut sums = BTreeMap::<_, Figures>::new();
-    for (kind, name, figures) in handlers.chain(timers).chain(halves) {
+    for (kind, name, figures) in handlers.chain(timers).chain(halves).chain(tasks) {
         if let Some(name) = name.filter(|_| figures.calls != 0) {
             let sum = sums.entry((kind.as_str(), name)).or_default();
             sum.calls = sum.calls.wrapping_add(figures.calls);

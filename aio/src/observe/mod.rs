@@ -9,7 +9,8 @@ mod text;
 
 pub(crate) use self::dump::Parts;
 pub use self::dump::{
-    BottomHalfEntry, BottomHalfState, Dump, HandlerEntry, OperationEntry, TimerEntry, WorkerLoad,
+    BottomHalfEntry, BottomHalfState, Dump, HandlerEntry, OperationEntry, TaskEntry, TaskState, TimerEntry,
+    WorkerLoad,
 };
 #[cfg(feature = "metrics")]
 pub use self::metrics::Metrics;

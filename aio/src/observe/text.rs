@@ -1,6 +1,6 @@
 //! A dump as text.
 
-use super::dump::{BottomHalfState, Dump};
+use super::dump::{BottomHalfState, Dump, TaskState};
 use crate::monitor::Interest;
 use crate::profile::{CallbackKind, Figures};
 use crate::timer::Clock;
@@ -40,6 +40,14 @@ impl fmt::Display for Dump {
             finish(f, half.name(), half.figures)?;
         }
         writeln!(f, "{} closures wait", self.closures())?;
+        for task in self.tasks() {
+            f.write_str(match task.state {
+                TaskState::Waiting => "task waits",
+                TaskState::Ready => "task ready",
+                TaskState::Running => "task running",
+            })?;
+            finish(f, task.name(), task.figures)?;
+        }
         for operation in self.operations() {
             let state = if operation.in_flight { "in flight" } else { "completed" };
             let multishot = if operation.multishot { ", multishot" } else { "" };

@@ -49,7 +49,7 @@ impl Home {
         self.tasks.receive();
         while let Some(task) = self.tasks.next() {
             let outcome = task.run();
-            assert!(self.tasks.polled(task, outcome).is_none());
+            assert!(self.tasks.polled(&task, outcome).is_none());
         }
     }
 

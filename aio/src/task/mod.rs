@@ -27,6 +27,6 @@ mod waker_slot;
 mod loom_tests;
 
 pub use self::join_error::JoinError;
-pub(crate) use self::spawned::{Join, Outcome, Run, Spawned};
+pub(crate) use self::spawned::{Join, Outcome, Run, Spawned, Standing};
 pub(crate) use self::tasks::{Tasks, Ticket};
 pub(crate) use self::waker_slot::WakerSlot;

@@ -22,6 +22,17 @@ pub(crate) enum Outcome {
     Finished(Option<Payload>),
 }
 
+/// Where a task is, for a dump.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It waits to be woken.
+    Waiting,
+    /// It is to be polled.
+    Ready,
+    /// It is being polled, or its future dropped.
+    Running,
+}
+
 /// A task as the loop sees it.
 pub(crate) trait Run {
     /// Polls the future. Runs user code, whose panics are caught.
@@ -30,6 +41,10 @@ pub(crate) trait Run {
     /// Ends the task without a result. Drops the future, which may panic. If the future is being
     /// polled further up the stack, it is dropped when that poll returns.
     fn cancel(&self);
+
+    /// `Waiting` or `Running`: who has woken it is not known here. `None` if it is no task of the
+    /// user but stands for something else.
+    fn standing(&self) -> Option<Standing>;
 
     /// Returns the waker that the task was polled with, when it is over.
     fn take_waker(&self) -> Option<Waker>;
@@ -157,6 +172,11 @@ impl<F: Future> Run for Spawned<F> {
         if let Outcome::Finished(Some(payload)) = self.run() {
             std::panic::resume_unwind(payload);
         }
+    }
+
+    fn standing(&self) -> Option<Standing> {
+        let is_running = self.body.try_borrow().is_err();
+        Some(if is_running { Standing::Running } else { Standing::Waiting })
     }
 
     fn take_waker(&self) -> Option<Waker> {

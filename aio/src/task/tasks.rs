@@ -1,12 +1,15 @@
 //! The table of tasks, and the queue of those that are ready.
 
-use super::spawned::{Outcome, Run};
+use super::spawned::{Outcome, Run, Standing};
 use super::waker::{Hub, Target, TaskNode, waker};
 use crate::agenda::Agenda;
-use crate::bottom_half::Node;
+use crate::bottom_half::{Due, Node};
+use crate::profile::{Record, Slot as RecordSlot};
 use crate::sync::Arc;
 use std::any::Any;
+use std::borrow::Cow;
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +31,8 @@ pub(crate) struct Tasks {
 struct Table {
     slots: Vec<Slot>,
     free: Vec<usize>,
+    /// Of tasks that have a name or were observed, by slot.
+    records: HashMap<usize, Recorded>,
     closed: bool,
 }
 
@@ -41,6 +46,14 @@ struct Slot {
     task: Option<Rc<dyn Run>>,
 }
 
+/// The name of a task, and what was counted for it.
+struct Recorded {
+    record: RecordSlot,
+    /// A reference of its own, so that `vacate` need not look for a record as long as nobody else
+    /// has the node.
+    _node: Arc<TaskNode>,
+}
+
 /// A task that was taken off the queue, to be polled.
 pub(crate) struct Runnable {
     slot: usize,
@@ -50,9 +63,14 @@ pub(crate) struct Runnable {
 impl Runnable {
     /// Polls the future: runs user code, and catches its panics. To be followed by
     /// [`Tasks::polled`].
-    #[inline]
+    #[inline(always)]
     pub(crate) fn run(&self) -> Outcome {
         self.task.run()
+    }
+
+    /// See [`Run::standing`].
+    pub(crate) fn standing(&self) -> Option<Standing> {
+        self.task.standing()
     }
 }
 
@@ -107,7 +125,7 @@ impl Tasks {
     }
 
     /// The next task to poll.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn next(&self) -> Option<Runnable> {
         loop {
             let slot = self.hub.pop()?;
@@ -123,8 +141,8 @@ impl Tasks {
     }
 
     /// After a task was polled. Returns the payload of a panic that is to go on.
-    #[inline]
-    pub(crate) fn polled(&self, runnable: Runnable, outcome: Outcome) -> Option<Box<dyn Any + Send>> {
+    #[inline(always)]
+    pub(crate) fn polled(&self, runnable: &Runnable, outcome: Outcome) -> Option<Box<dyn Any + Send>> {
         match outcome {
             Outcome::Pending => None,
             Outcome::Again => {
@@ -142,6 +160,34 @@ impl Tasks {
     /// happened already.
     pub(crate) fn remove(&self, ticket: Ticket) -> Option<Rc<dyn Run>> {
         self.table.borrow_mut().vacate(ticket.0)
+    }
+
+    /// Names a task that is not over. No effect if the context was dropped.
+    pub(crate) fn set_name(&self, ticket: Ticket, name: Cow<'static, str>) {
+        if let Some(record) = self.table.borrow_mut().record(ticket.0) {
+            record.set_name(name);
+        }
+    }
+
+    /// The record of a task that is to be polled; `None` if it is no task of the user.
+    pub(crate) fn record(&self, runnable: &Runnable) -> Option<Rc<Record>> {
+        runnable.standing()?;
+        Some(self.table.borrow_mut().record(runnable.slot)?.get_or_make())
+    }
+
+    /// Calls `visit` with every task.
+    pub(crate) fn each(&self, mut visit: impl FnMut(&RecordSlot, Standing)) {
+        let (table, unrecorded) = (&*self.table.borrow(), RecordSlot::default());
+        for (slot, entry) in table.slots.iter().enumerate() {
+            let (Some(task), Some(node)) = (&entry.task, &entry.node) else { continue };
+            let is_woken = node.value.queued.load(Ordering::Relaxed) || node.due() == Due::Now;
+            let standing = match task.standing() {
+                Some(Standing::Waiting) if is_woken => Standing::Ready,
+                Some(standing) => standing,
+                None => continue,
+            };
+            visit(table.records.get(&slot).map_or(&unrecorded, |recorded| &recorded.record), standing);
+        }
     }
 
     /// Makes ready what other threads have woken.
@@ -162,11 +208,22 @@ impl Tasks {
         table.closed = true;
         let slots = std::mem::take(&mut table.slots);
         table.free.clear();
+        table.records.clear();
         slots.into_iter().filter_map(|slot| slot.task).collect()
     }
 }
 
 impl Table {
+    /// The record of the task in a slot, which is made if there is none.
+    fn record(&mut self, slot: usize) -> Option<&RecordSlot> {
+        let node = self.slots.get(slot)?.node.as_ref()?;
+        let recorded = self
+            .records
+            .entry(slot)
+            .or_insert_with(|| Recorded { record: RecordSlot::default(), _node: Arc::clone(node) });
+        Some(&recorded.record)
+    }
+
     /// Empties a slot.
     fn vacate(&mut self, slot: usize) -> Option<Rc<dyn Run>> {
         let entry = self.slots.get_mut(slot)?;
@@ -175,10 +232,13 @@ impl Table {
         if let Some(node) = &entry.node
             && Arc::strong_count(node) > 2
         {
-            // A waker of this task is still somewhere, or on its way from another thread. It keeps
-            // the node, which wakes nobody from here on.
-            node.value.queued.store(true, Ordering::Relaxed);
-            (entry.node, entry.waker) = (None, None);
+            drop(self.records.remove(&slot));
+            if Arc::strong_count(node) > 2 {
+                // A waker of this task is still somewhere, or on its way from another thread. It
+                // keeps the node, which wakes nobody from here on.
+                node.value.queued.store(true, Ordering::Relaxed);
+                (entry.node, entry.waker) = (None, None);
+            }
         }
         self.free.push(slot);
         Some(task)

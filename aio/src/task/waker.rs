@@ -88,7 +88,7 @@ impl Hub {
     }
 
     /// Home thread: takes the first slot off the queue.
-    #[inline]
+    #[inline(always)]
     pub(super) fn pop(&self) -> Option<usize> {
         let mut local = self.local.get()?.borrow_mut();
         let slot = local.ready.pop_front();

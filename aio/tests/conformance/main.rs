@@ -357,6 +357,9 @@ suite! { $ by_itself
         a_dropped_context_waits_for_work_that_has_begun,
         captures_of_a_dropped_context_may_cancel,
         a_range_without_a_thread_is_refused,
+        blocking_work_is_awaited,
+        a_dropped_future_cancels_work_that_has_not_begun,
+        blocking_work_that_cannot_be_submitted_is_an_error,
     }
     observing {
         a_dump_has_names_and_states,
@@ -372,6 +375,10 @@ suite! { $ by_itself
         a_hook_may_turn_the_loop_and_remove_itself,
         a_panic_of_the_hook_leaves_the_loop_working,
         the_hook_is_dropped_with_the_context,
+        a_dump_has_the_tasks_with_names_and_states,
+        polls_of_tasks_are_profiled_by_name,
+        polls_of_tasks_between_turns_are_observed,
+        a_panic_of_the_hook_after_a_poll_loses_no_task,
     }
     tasks {
         a_spawned_future_runs_in_the_next_turn,
@@ -397,6 +404,7 @@ suite! { $ by_itself
         block_on_returns_the_result,
         block_on_is_woken_by_another_thread,
         a_panic_in_block_on_leaves_the_loop_working,
+        block_on_does_not_sleep_over_a_future_that_the_last_poll_made_ready,
         yielding_lets_the_others_go_first,
         a_local_handle_outlives_its_context,
         a_task_drops_its_context,

@@ -4,13 +4,15 @@ use crate::setup::Setup;
 use crate::support::{Count, Slot, look, settle, turn, turn_until};
 use aio::{
     AioContext, BottomHalfState, BusyPolled, BusyPolling, CallbackKind, Clock, EventNotifier, Interest,
-    NotifierRegistration, Timer,
+    NotifierRegistration, TaskState, Timer,
 };
 use std::cell::{Cell, RefCell};
+use std::future::{pending, poll_fn};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 /// Longer than a callback of these tests can take.
@@ -195,6 +197,7 @@ pub(crate) fn a_profile_counts_every_kind_of_callback(setup: &Setup) {
     assert!(ctx.handle().schedule(|_| ()));
     rung.notify().unwrap();
     device_bell.notify().unwrap();
+    drop(ctx.spawn(async {}));
     peer.write_all(b"x").unwrap();
     let all = |ctx: &AioContext| {
         let of = |kind| ctx.figures(kind).calls;
@@ -205,7 +208,7 @@ pub(crate) fn a_profile_counts_every_kind_of_callback(setup: &Setup) {
     let calls = CallbackKind::ALL.map(|kind| ctx.figures(kind).calls);
     // An eventfd may ring without need, so the notifiers are compared with what was counted.
     let stats = ctx.stats();
-    let expected = [heard.get(), count.get(), stats.notifier_dispatches - count.get(), 0, 1, 1, 2, 0];
+    let expected = [heard.get(), count.get(), stats.notifier_dispatches - count.get(), 0, 1, 1, 2, 0, 1];
     assert_eq!(calls, expected, "{:?}", CallbackKind::ALL);
     let dump = ctx.dump();
     let of_bell = dump.handlers().find(|h| h.name() == Some("kick")).unwrap().figures;
@@ -437,4 +440,157 @@ pub(crate) fn the_hook_is_dropped_with_the_context(setup: &Setup) {
     ctx.on_slow_callback(LONG, move |_, _| _ = (&held, &timer));
     drop(ctx);
     assert_eq!(alive.get(), Some(true), "while the context can still be used, as other captures");
+}
+
+/// Runs long enough for two readings of the clock to differ.
+fn spin() {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_micros(2) {}
+}
+
+/// The names and states of the tasks.
+fn tasks(ctx: &AioContext) -> Vec<(Option<String>, TaskState)> {
+    ctx.dump().tasks().map(|task| (task.name().map(str::to_owned), task.state)).collect()
+}
+
+pub(crate) fn a_dump_has_the_tasks_with_names_and_states(setup: &Setup) {
+    let ctx = setup.context();
+    let name = |name: &str| Some(name.to_owned());
+    let (waker, local) = (Rc::new(RefCell::new(None::<Waker>)), ctx.local_handle());
+    let kept = Rc::clone(&waker);
+    let waits = ctx
+        .spawn(poll_fn(move |cx| {
+            *kept.borrow_mut() = Some(cx.waker().clone());
+            Poll::<()>::Pending
+        }))
+        .named("first")
+        .named("waits");
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let dumped = Rc::clone(&seen);
+    let looks = ctx.spawn(async move { *dumped.borrow_mut() = tasks(&local) }).named(String::from("looks"));
+    let unnamed = ctx.spawn(pending::<()>());
+    let ready = TaskState::Ready;
+    assert_eq!(tasks(&ctx), [(name("waits"), ready), (name("looks"), ready), (None, ready)]);
+    turn(&ctx);
+    let waiting = TaskState::Waiting;
+    assert_eq!(
+        *seen.borrow(),
+        [(name("waits"), waiting), (name("looks"), TaskState::Running), (None, ready)]
+    );
+    // It is over: a name has no effect, and the next task in its place has none.
+    assert_eq!(tasks(&ctx), [(name("waits"), waiting), (None, waiting)]);
+    let looks = looks.named("over");
+    let next = ctx.spawn(pending::<()>());
+    assert_eq!(tasks(&ctx), [(name("waits"), waiting), (None, ready), (None, waiting)]);
+    turn(&ctx);
+    // Woken by another thread, which cannot put it on the queue.
+    let woken = waker.borrow().clone().unwrap();
+    std::thread::spawn(move || woken.wake()).join().unwrap();
+    unnamed.abort();
+    assert_eq!(tasks(&ctx), [(name("waits"), ready), (None, waiting), (None, ready)]);
+    // The future that is waited for is no task.
+    let inside = ctx.block_on(async { tasks(&ctx).len() }).unwrap();
+    assert_eq!(inside, 3);
+    let text = ctx.dump().to_string();
+    assert!(text.contains("\ntask ready \"waits\"") && text.contains("\ntask waits"), "{text}");
+    drop(ctx);
+    drop((waits.named("dead"), looks, next));
+}
+
+pub(crate) fn polls_of_tasks_are_profiled_by_name(setup: &Setup) {
+    let ctx = setup.context();
+    ctx.set_profiling(false);
+    let spawn = |name: &'static str| {
+        let local = ctx.local_handle();
+        ctx.spawn(async move {
+            for _ in 0..4 {
+                spin();
+                local.yield_now().await;
+            }
+            pending::<()>().await;
+        })
+        .named(name)
+    };
+    let [_disk, _net] = ["disk", "net"].map(spawn);
+    let polls = || -> Vec<_> {
+        ctx.dump().tasks().map(|task| (task.name().unwrap().to_owned(), task.figures.calls)).collect()
+    };
+    turn_until(&ctx, || tasks(&ctx).iter().all(|(_, state)| *state == TaskState::Waiting));
+    assert_eq!(polls(), [("disk".to_owned(), 0), ("net".to_owned(), 0)], "off");
+    assert_eq!(ctx.figures(CallbackKind::Task).calls, 0);
+    ctx.set_profiling(true);
+    let before = ctx.stats().task_polls;
+    drop(spawn("blk"));
+    turn(&ctx);
+    turn_until(&ctx, || tasks(&ctx).iter().all(|(_, state)| *state == TaskState::Waiting));
+    let blk = ctx.dump().tasks().find(|task| task.name() == Some("blk")).unwrap().figures;
+    assert_eq!((blk.calls, ctx.stats().task_polls - before), (5, 5));
+    assert!(blk.longest >= Duration::from_micros(2) && blk.total >= 4 * Duration::from_micros(2));
+    assert_eq!(ctx.figures(CallbackKind::Task), blk, "the others were not polled");
+}
+
+pub(crate) fn polls_of_tasks_between_turns_are_observed(setup: &Setup) {
+    let ctx = setup.context();
+    let (reports, local) = (Rc::new(RefCell::new(Vec::new())), ctx.local_handle());
+    let report = Rc::clone(&reports);
+    ctx.on_slow_callback(Duration::ZERO, move |_, slow| {
+        if slow.kind == CallbackKind::Task {
+            report.borrow_mut().push(slow.name.map(str::to_owned));
+        }
+    });
+    let before = ctx.stats().turns;
+    ctx.block_on(async {
+        spin();
+        let inner = local.spawn(async { spin() }).named("inner");
+        inner.await.unwrap();
+        spin();
+    })
+    .unwrap();
+    assert_eq!(ctx.stats().turns, before, "no turn was needed");
+    assert_eq!(*reports.borrow(), [Some("inner".to_owned())], "the task, and not the future itself");
+    ctx.remove_slow_callback_hook();
+    ctx.block_on(local.spawn(async { spin() })).unwrap().unwrap();
+    assert_eq!(reports.borrow().len(), 1);
+}
+
+pub(crate) fn a_panic_of_the_hook_after_a_poll_loses_no_task(setup: &Setup) {
+    let ctx = setup.context();
+    let turned = Rc::new(RefCell::new(None::<Waker>));
+    let (kept, polls) = (Rc::clone(&turned), Count::default());
+    let (bump, local) = (polls.clone(), ctx.local_handle());
+    let nested = Rc::new(Cell::new(false));
+    let is_nested = Rc::clone(&nested);
+    // It wakes itself and turns the loop, so it has to be polled again.
+    let again = ctx
+        .spawn(poll_fn(move |cx| {
+            bump.bump();
+            if bump.get() == 1 {
+                *kept.borrow_mut() = Some(cx.waker().clone());
+                cx.waker().wake_by_ref();
+                nested.set(true);
+                local.poll(false).unwrap();
+                nested.set(false);
+                spin();
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        }))
+        .named("again");
+    ctx.on_slow_callback(Duration::ZERO, move |_, slow| {
+        if slow.name == Some("again") && !is_nested.get() {
+            std::panic::resume_unwind(Box::new("the hook"));
+        }
+    });
+    let payload = catch_unwind(AssertUnwindSafe(|| ctx.poll(true))).unwrap_err();
+    assert_eq!(payload.downcast_ref(), Some(&"the hook"));
+    assert_eq!(tasks(&ctx), [(Some("again".to_owned()), TaskState::Ready)], "it is still to be polled");
+    ctx.remove_slow_callback_hook();
+    turn_until(&ctx, || again.is_finished());
+    assert_eq!(polls.get(), 2);
+    // Also for a task that is over: its place is free.
+    let done = ctx.spawn(async { spin() }).named("again");
+    ctx.on_slow_callback(Duration::ZERO, |_, _| std::panic::resume_unwind(Box::new("the hook")));
+    catch_unwind(AssertUnwindSafe(|| ctx.poll(true))).unwrap_err();
+    ctx.remove_slow_callback_hook();
+    assert!(done.is_finished() && tasks(&ctx).is_empty());
 }

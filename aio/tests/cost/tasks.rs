@@ -122,3 +122,34 @@ fn an_awaited_ring_takes_few_instructions_more_than_a_callback() {
     println!("a ring: {} instructions by callback, {more} more if it is awaited", called / 2);
     assert!(cfg!(debug_assertions) || more <= LIMIT, "{more} instructions, {LIMIT} at most");
 }
+
+/// Names, and a profile or a hook that was removed, leave nothing in the way of a task, neither in
+/// a turn nor between turns.
+#[test]
+fn observing_that_has_ended_costs_a_task_no_instruction() {
+    let ctx = AioContext::builder().monitor(MonitorKind::Epoll).build().unwrap();
+    let local = ctx.local_handle();
+    let polls = || {
+        for _ in 0..2 {
+            let task = local.spawn(local.yield_now());
+            ctx.poll(true).unwrap();
+            drop(task);
+            ctx.block_on(local.spawn(local.yield_now())).unwrap().unwrap();
+        }
+    };
+    let count = || {
+        (0..20).for_each(|_| polls());
+        instructions::during(polls)
+    };
+    let Some(before) = count() else { return };
+    let named = ctx.spawn(std::future::pending::<()>()).named("pending");
+    let with_name = count().unwrap();
+    ctx.set_profiling(true);
+    let profiled = count().unwrap();
+    ctx.set_profiling(false);
+    let after = count().unwrap();
+    drop(named);
+    println!("{before} instructions, {with_name} beside a name, {profiled} with a profile, {after} after it");
+    assert_eq!((with_name, after), (before, before));
+    assert!(profiled > before, "the count detects what a profile costs");
+}
