@@ -57,8 +57,8 @@ where
             State::Submitted(returned, job) => (returned, job),
             State::Done => panic!("the future of blocking work was polled after it returned the result"),
         };
-        // First the state and then the waker, which may be of any executor: to clone it may panic, or
-        // turn the loop, which may bring the result.
+        // First the state and then the waker, which may be of any executor: to clone it may panic,
+        // or turn the loop, which may bring the result.
         let place = Rc::clone(&returned);
         self.state = State::Submitted(returned, job);
         place.waker.set(cx.waker());
