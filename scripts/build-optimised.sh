@@ -11,6 +11,5 @@ RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test -p aio-context --
 cargo build --release --locked -p aio-context --example loop_under_faults
 cargo build --release --locked -p virtio-blk-sim --bin vhost-user-blk
 cargo build --release --locked -p bench --features peers
-cargo test --release --locked --no-run -p bench --features peers
 # Last, because the steps that use the program without peers come after this.
 cargo build --release --locked -p bench
