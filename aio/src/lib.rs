@@ -154,7 +154,7 @@
 //! | any, with a [`Hosted`] device | [`move_to`](Hosted::move_to) another loop |
 //! | any, another process, KVM | ring an [`EventNotifier`] |
 //! | any, another process | [`notify`](BoundedNotifier::notify) and [`take`](BoundedNotifier::take) of a [`BoundedNotifier`] |
-//! | a worker thread | run what [`spawn_blocking`](AioContext::spawn_blocking) was given |
+//! | a worker thread | run what [`spawn_blocking`](AioContext::spawn_blocking) or [`blocking`](AioContext::blocking) was given |
 //!
 //! Waking the loop costs the waking thread one write(2) if the loop sleeps or is about to sleep,
 //! and no system call if it is awake, or if somebody has written since it last looked for work.

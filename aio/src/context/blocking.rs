@@ -57,26 +57,37 @@ pub struct BlockingError(Cause);
 
 enum Cause {
     Cancelled,
+    Refused(io::Error),
     /// The mutex makes it `Sync`, as errors have to be.
     Panicked(Mutex<Box<dyn Any + Send>>),
 }
 
 impl BlockingError {
+    pub(crate) fn refused(error: io::Error) -> Self {
+        Self(Cause::Refused(error))
+    }
+
     /// Returns true if the work was [cancelled](Blocking::cancel) before it began.
     pub fn is_cancelled(&self) -> bool {
         matches!(self.0, Cause::Cancelled)
     }
 
-    /// Returns true if the work panicked.
-    pub fn is_panic(&self) -> bool {
-        !self.is_cancelled()
+    /// Returns true if the work could not be submitted, which only
+    /// [`AioContext::blocking`] reports in this way. Convert the error to an [`io::Error`] for the
+    /// reason.
+    pub fn is_refused(&self) -> bool {
+        matches!(self.0, Cause::Refused(_))
     }
 
-    /// The payload of the panic, for [`std::panic::resume_unwind`]; `None` if the work was
-    /// cancelled.
+    /// Returns true if the work panicked.
+    pub fn is_panic(&self) -> bool {
+        matches!(self.0, Cause::Panicked(_))
+    }
+
+    /// The payload of the panic, for [`std::panic::resume_unwind`]; `None` if there was none.
     pub fn into_panic(self) -> Option<Box<dyn Any + Send>> {
         match self.0 {
-            Cause::Cancelled => None,
+            Cause::Cancelled | Cause::Refused(_) => None,
             Cause::Panicked(payload) => Some(payload.into_inner().unwrap_or_else(PoisonError::into_inner)),
         }
     }
@@ -90,8 +101,10 @@ impl fmt::Debug for BlockingError {
 
 impl fmt::Display for BlockingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Cause::Panicked(payload) = &self.0 else {
-            return f.write_str("the work was cancelled before it began");
+        let payload = match &self.0 {
+            Cause::Cancelled => return f.write_str("the work was cancelled before it began"),
+            Cause::Refused(error) => return write!(f, "the work was not submitted: {error}"),
+            Cause::Panicked(payload) => payload,
         };
         let payload = payload.lock().unwrap_or_else(PoisonError::into_inner);
         let text = payload.downcast_ref::<&str>().copied();
@@ -105,11 +118,12 @@ impl fmt::Display for BlockingError {
 impl std::error::Error for BlockingError {}
 
 impl From<BlockingError> for io::Error {
-    /// ECANCELED, or `Other` with the panic.
+    /// ECANCELED, why the work was refused, or `Other` with the panic.
     fn from(error: BlockingError) -> Self {
-        match error.is_cancelled() {
-            true => Self::from_raw_os_error(libc::ECANCELED),
-            false => Self::other(error),
+        match error.0 {
+            Cause::Cancelled => Self::from_raw_os_error(libc::ECANCELED),
+            Cause::Refused(error) => error,
+            Cause::Panicked(_) => Self::other(error),
         }
     }
 }

@@ -11,10 +11,12 @@
 //! | `doorbell.rs` | awaiting a notifier |
 //! | `async_fd.rs` | awaiting a descriptor |
 //! | `perform.rs` | awaiting an operation of the ring |
+//! | `blocking.rs` | awaiting blocking work |
 //! | `yield_now.rs` | letting others go first |
 
 mod async_fd;
 mod block_on;
+mod blocking;
 mod doorbell;
 mod perform;
 mod sleep;

@@ -6,10 +6,12 @@ use crate::support::{Count, Slot, look, settle, turn, turn_until};
 use aio::{AioContext, Blocking};
 use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 use std::thread::ThreadId;
 
 /// Work that has begun, and that ends when it is let go.
@@ -273,4 +275,79 @@ pub(crate) fn a_range_without_a_thread_is_refused(setup: &Setup) {
         let error = setup.builder().worker_threads(range).build().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
     }
+}
+
+pub(crate) fn blocking_work_is_awaited(setup: &Setup) {
+    let ctx = setup.context();
+    let (home, local) = (std::thread::current().id(), ctx.local_handle());
+    let task = ctx.spawn(async move {
+        let worker = local.blocking(|| std::thread::current().id()).await.unwrap();
+        let both = [3, 4].map(|n| local.spawn(local.blocking(move || n * n)));
+        let mut sum = 0;
+        for square in both {
+            sum += square.await.unwrap().unwrap();
+        }
+        let panicked = local.blocking(|| panic!("at work")).await.map(|(): ()| ()).unwrap_err();
+        (worker, sum, panicked)
+    });
+    let (worker, sum, panicked) = ctx.block_on(task).unwrap().unwrap();
+    assert_ne!(worker, home);
+    assert_eq!(sum, 25);
+    assert!(panicked.is_panic() && !panicked.is_refused(), "{panicked}");
+    assert_eq!(panicked.into_panic().unwrap().downcast_ref(), Some(&"at work"));
+}
+
+pub(crate) fn a_dropped_future_cancels_work_that_has_not_begun(setup: &Setup) {
+    let ctx = setup.builder().worker_threads(0..=1).build().unwrap();
+    let (home, drops) = (std::thread::current().id(), Arc::new(Mutex::new(Vec::new())));
+    let poll = |future: &mut (dyn Future<Output = _> + Unpin)| {
+        pin!(future).poll(&mut Context::from_waker(Waker::noop())).is_pending()
+    };
+    // Work that has begun goes on, and nobody gets its result.
+    let (begun, has_begun) = mpsc::channel();
+    let (let_go, may_end) = mpsc::channel::<()>();
+    let result = Dropped(Arc::clone(&drops));
+    let mut first = ctx.blocking(move || {
+        begun.send(()).unwrap();
+        may_end.recv().unwrap();
+        Some(result)
+    });
+    assert!(has_begun.try_recv().is_err() && ctx.dump().workers().threads == 0, "not before it is polled");
+    assert!(poll(&mut first));
+    has_begun.recv().unwrap();
+    // Work behind it has not begun.
+    let waiting = || {
+        let capture = Dropped(Arc::clone(&drops));
+        ctx.blocking(move || {
+            let _ = &capture;
+            panic!("it was cancelled");
+        })
+    };
+    let (mut second, third) = (waiting(), waiting());
+    assert!(poll(&mut second));
+    assert_eq!(ctx.dump().workers().queued, 1);
+    drop(second);
+    assert_eq!(*drops.lock().unwrap(), [home], "at once");
+    assert_eq!(ctx.dump().workers().queued, 0);
+    drop(third);
+    assert_eq!(drops.lock().unwrap().len(), 2, "never submitted");
+    drop(first);
+    assert_eq!(drops.lock().unwrap().len(), 2, "it cannot be stopped");
+    let_go.send(()).unwrap();
+    turn_until(&ctx, || drops.lock().unwrap().len() == 3);
+    assert_eq!(*drops.lock().unwrap(), [home; 3], "the result, too, by the home thread");
+    settle(&ctx);
+}
+
+pub(crate) fn blocking_work_that_cannot_be_submitted_is_an_error(setup: &Setup) {
+    let ctx = setup.context();
+    let drops = Arc::new(Mutex::new(Vec::new()));
+    let capture = Dropped(Arc::clone(&drops));
+    let mut future = ctx.blocking(move || drop(capture));
+    drop(ctx);
+    let polled = pin!(&mut future).poll(&mut Context::from_waker(Waker::noop()));
+    let Poll::Ready(Err(error)) = polled else { panic!("{polled:?}") };
+    assert!(error.is_refused() && !error.is_panic() && !error.is_cancelled(), "{error}");
+    assert_eq!(std::io::Error::from(error).kind(), ErrorKind::NotConnected);
+    assert_eq!(drops.lock().unwrap().len(), 1);
 }

@@ -357,6 +357,9 @@ suite! { $ by_itself
         a_dropped_context_waits_for_work_that_has_begun,
         captures_of_a_dropped_context_may_cancel,
         a_range_without_a_thread_is_refused,
+        blocking_work_is_awaited,
+        a_dropped_future_cancels_work_that_has_not_begun,
+        blocking_work_that_cannot_be_submitted_is_an_error,
     }
     observing {
         a_dump_has_names_and_states,
