@@ -404,6 +404,7 @@ suite! { $ by_itself
         block_on_returns_the_result,
         block_on_is_woken_by_another_thread,
         a_panic_in_block_on_leaves_the_loop_working,
+        block_on_does_not_sleep_over_a_future_that_the_last_poll_made_ready,
         yielding_lets_the_others_go_first,
         a_local_handle_outlives_its_context,
         a_task_drops_its_context,

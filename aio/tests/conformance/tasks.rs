@@ -681,3 +681,28 @@ pub(crate) fn slots_are_used_again(setup: &Setup) {
     assert!(format!("{ctx:?}").contains("tasks: Some(Tasks { tasks: 0"), "{ctx:?}");
     assert!(!look(&ctx));
 }
+
+/// The last poll that is made between two turns makes the future ready. It is then in no queue any
+/// more, so the turn that follows must not sleep.
+pub(crate) fn block_on_does_not_sleep_over_a_future_that_the_last_poll_made_ready(setup: &Setup) {
+    const POLLS: usize = 64;
+    // The future's own place in the queue is one poll. The limit may be met a little earlier or
+    // later, depending on who is woken first.
+    for polls in POLLS - 4..=POLLS + 4 {
+        let ctx = setup.context();
+        settle(&ctx);
+        // Nothing else wakes the loop, so a sleep ends only with this, and shows in `late`.
+        let late = Count::default();
+        let bump = late.clone();
+        let alarm = ctx.timer(move |_| bump.bump());
+        alarm.arm_after(std::time::Duration::from_secs(5));
+        let local = ctx.local_handle();
+        let task = ctx.spawn(async move {
+            for _ in 1..polls {
+                local.yield_now().await;
+            }
+        });
+        ctx.block_on(task).unwrap().unwrap();
+        assert_eq!((late.get(), alarm.is_pending()), (0, true), "{polls} polls");
+    }
+}
