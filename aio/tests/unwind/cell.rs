@@ -181,7 +181,7 @@ impl Cell {
         if self.doing == Doing::DropContext {
             source.warm(&ctx);
             // Dropping the operations cancels nothing: those in flight keep the callback.
-            if self.kind == Kind::Operations {
+            if matches!(self.kind, Kind::Operations | Kind::Pool) {
                 source.remove();
             }
             source.pend(&ctx);

@@ -1,6 +1,7 @@
 //! A panic in every hook of a user, at every place where the loop runs one.
 //!
-//! The rows of the table are the hooks: each kind of callback, the four hooks of a busy polled
+//! The rows of the table are the hooks: each kind of callback, the poll of a task, the methods of a
+//! device that moves, the four hooks of a busy polled
 //! device, the drop of what each callback captured, and the drop of what operations hold. The
 //! columns are the places: ordinary and nested turns, removal, replacement, a change of the busy
 //! polling policy, the drop of the context, and the end of an `IoThread`. While a cell runs, reads
@@ -21,6 +22,7 @@ mod bystander;
 mod cell;
 mod io_thread;
 mod os;
+mod owned;
 mod quarantine;
 mod source;
 mod traffic;

@@ -4,6 +4,7 @@
 use crate::bomb::{Fuse, Hook, Ledger, Owned, OwnedReader, OwnedWriter, Value};
 use crate::bystander::Bystander;
 use crate::os;
+use crate::owned::{Moving, Pool, Receiving, Starting, Task};
 use aio::io_uring::{opcode, types};
 use aio::{
     AioContext, BottomHalf, BoundedMethod, BoundedNotifier, BoundedRegistration, BusyPolled, Clock,
@@ -37,10 +38,16 @@ pub(crate) enum Kind {
     Multishot,
     Read,
     Write,
+    Start,
+    StartMultishot,
+    Pool,
+    Task,
+    Attach,
+    Detach,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 23] = [
         Self::Fd,
         Self::Notifier,
         Self::Device,
@@ -58,10 +65,26 @@ impl Kind {
         Self::Multishot,
         Self::Read,
         Self::Write,
+        Self::Start,
+        Self::StartMultishot,
+        Self::Pool,
+        Self::Task,
+        Self::Attach,
+        Self::Detach,
     ];
 
     pub(crate) fn needs_ring(self) -> bool {
-        matches!(self, Self::Operations | Self::Submit | Self::Multishot | Self::Read | Self::Write)
+        matches!(
+            self,
+            Self::Operations
+                | Self::Submit
+                | Self::Multishot
+                | Self::Read
+                | Self::Write
+                | Self::Start
+                | Self::StartMultishot
+                | Self::Pool
+        )
     }
 
     /// Runs once, so there is nothing to remove.
@@ -75,6 +98,11 @@ impl Kind {
                 | Self::Multishot
                 | Self::Read
                 | Self::Write
+                | Self::Start
+                | Self::StartMultishot
+                | Self::Task
+                | Self::Attach
+                | Self::Detach
         )
     }
 
@@ -85,7 +113,7 @@ impl Kind {
 
     /// Can be fired again and again.
     pub(crate) fn is_repeatable(self) -> bool {
-        !self.is_one_shot() && !matches!(self, Self::Writable | Self::Operations)
+        !self.is_one_shot() && !matches!(self, Self::Writable | Self::Operations | Self::Pool)
     }
 
     /// The hooks of this kind.
@@ -93,7 +121,7 @@ impl Kind {
         match hook {
             Hook::Call => self != Self::Device,
             Hook::Process | Hook::IsReady | Hook::Begin | Hook::End => self == Self::Device,
-            Hook::Capture => true,
+            Hook::Capture => !matches!(self, Self::Attach | Self::Detach),
             Hook::Held => self.needs_ring(),
         }
     }
@@ -124,7 +152,7 @@ impl Bench {
         }
     }
 
-    fn called(&self, hook: Hook) {
+    pub(crate) fn called(&self, hook: Hook) {
         self.calls.set(self.calls.get() + 1);
         let on_call = self.on_call.take();
         if let Some(on_call) = on_call {
@@ -133,16 +161,16 @@ impl Bench {
         self.fuse.reach(hook);
     }
 
-    fn capture(&self, name: &'static str) -> Value {
+    pub(crate) fn capture(&self, name: &'static str) -> Value {
         self.ledger.value(name, Hook::Capture)
     }
 
-    fn held(&self, name: &'static str) -> Value {
+    pub(crate) fn held(&self, name: &'static str) -> Value {
         self.ledger.value(name, Hook::Held)
     }
 
     /// A callback with a capture.
-    fn callback(&self, name: &'static str) -> impl Fn(&AioContext) + 'static {
+    pub(crate) fn callback(&self, name: &'static str) -> impl Fn(&AioContext) + 'static {
         let (bench, capture) = (self.clone(), self.capture(name));
         move |_| {
             let _ = &capture;
@@ -199,11 +227,16 @@ pub(crate) fn make(kind: Kind, bench: &Bench, ctx: &AioContext) -> io::Result<Rc
         Kind::Operations => Shared::make(bench, ctx)?,
         Kind::Submit | Kind::Multishot | Kind::Read => Reading::make(kind, bench)?,
         Kind::Write => Writing::make(bench)?,
+        Kind::Start => Starting::make(bench)?,
+        Kind::StartMultishot => Receiving::make(bench)?,
+        Kind::Pool => Pool::make(bench, ctx)?,
+        Kind::Task => Rc::new(Task(bench.clone())),
+        Kind::Attach | Kind::Detach => Moving::make(kind, bench)?,
     })
 }
 
 /// Takes what is in a cell, and drops it when the cell is no longer borrowed.
-fn clear<T>(cell: &RefCell<Option<T>>) {
+pub(crate) fn clear<T>(cell: &RefCell<Option<T>>) {
     let taken = cell.take();
     drop(taken);
 }
