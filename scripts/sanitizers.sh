@@ -101,12 +101,14 @@ END
 if ((${#std[@]} == 0)); then
   # Functions whose synchronisation is in the standard library and not seen. A race that is
   # reported below them (an Arc that is dropped, a message in a channel, a request that the file
-  # backend's pool hands over under a Mutex and a Condvar) was ordered by it.
+  # backend's pool hands over under a Mutex and a Condvar, the buffers of a character device under a
+  # Mutex that another thread waits for) was ordered by it.
   cat >"$suppressions" <<'END'
 race:std::sync::mpmc
 race:std::sync::mpsc
 race:alloc::sync::Arc<*>::drop_slow
 race:virtio_blk_sim::blk::backend
+race:virtio_blk_sim::chardev
 race:std::sync::once_lock
 race:std::thread::Packet
 race:test::
@@ -115,7 +117,7 @@ END
 fi
 export LSAN_OPTIONS="suppressions=$leaks print_suppressions=0"
 export ASAN_OPTIONS=detect_stack_use_after_return=1:detect_leaks=1:abort_on_error=0:allocator_may_return_null=1
-export TSAN_OPTIONS="suppressions=$suppressions history_size=7 second_deadlock_stack=1"
+export TSAN_OPTIONS="suppressions=$suppressions history_size=7 second_deadlock_stack=1 allocator_may_return_null=1"
 
 failed=0
 for sanitizer in "${sanitizers[@]}"; do
