@@ -33,8 +33,17 @@ pub(super) fn obstacle(monitor: MonitorKind, doorbell: &Doorbell<'_>) -> Option<
 }
 
 /// Why a method cannot be used in a context that an outer loop sleeps for.
-pub(super) fn embedded_obstacle(method: Method) -> Option<Obstacle> {
-    (method == Method::KernelFlag && autoreset_flag() != AutoresetFlag::AtDelivery).then_some(
+pub(super) fn embedded_obstacle(method: Method, monitor: MonitorKind) -> Option<Obstacle> {
+    if method != Method::KernelFlag {
+        return None;
+    }
+    if monitor == MonitorKind::Poll {
+        return Some(
+            "the epoll instance that an embedded poll monitor shows to the outer loop would consume the event"
+                .into(),
+        );
+    }
+    (autoreset_flag() != AutoresetFlag::AtDelivery).then_some(
         "EFD_AUTORESET of this kernel resets inside poll, so the outer loop of an embedded context would consume \
          the event"
             .into(),

@@ -54,7 +54,7 @@ pub(crate) fn resolve(
     doorbell: &Doorbell<'_>,
 ) -> io::Result<(Method, Option<Obstacle>)> {
     let obstacle = |method| match (row(method).obstacle)(monitor, doorbell) {
-        None if embeddable => embedded_obstacle(method),
+        None if embeddable => embedded_obstacle(method, monitor),
         obstacle => obstacle,
     };
     match reset {
