@@ -10,7 +10,7 @@ use crate::bottom_half::{BottomHalves, Due};
 use crate::busy_poll::{BusyPoll, BusyPolling};
 use crate::completion::Completed;
 use crate::handler::{Handler, Handlers};
-use crate::monitor::{Interest, Monitor, MonitorInfo, Target, Wanted, Watch, Watched};
+use crate::monitor::{Interest, Monitor, MonitorInfo, MonitorKind, Target, Wanted, Watch, Watched};
 use crate::notifier::EventNotifier;
 use crate::op::RingId;
 use crate::reset::{Method, Obstacle, Reset, resolve, watch_for};
@@ -104,7 +104,11 @@ impl<C: 'static> Parts<C> {
         let agenda = Rc::<Agenda>::default();
         let is_embeddable = wanted.embeddable;
         let (monitor, info) = Monitor::new(wanted, &agenda)?;
-        let notifier = EventNotifier::new(reset)?;
+        let mut notifier = EventNotifier::new(reset)?;
+        if is_embeddable && info.kind == MonitorKind::Poll && reset == Reset::Autoreset {
+            // Without EFD_AUTORESET, which an embedded poll monitor cannot use.
+            notifier = EventNotifier::new(Reset::Classic)?;
+        }
         let own = resolve(reset, info.kind, is_embeddable, &notifier.doorbell())?;
         let method = own.0;
         let shared = Arc::new(Shared::new(notifier.clone()));

@@ -39,7 +39,8 @@ pub(super) fn embedded_obstacle(method: Method, monitor: MonitorKind) -> Option<
     }
     if monitor == MonitorKind::Poll {
         return Some(
-            "the epoll instance that an embedded poll monitor shows to the outer loop would consume the event"
+            "the epoll instance that an embedded poll monitor shows to the outer loop would consume the event of an \
+             eventfd with EFD_AUTORESET; use another monitor, or a notifier with Reset::Classic"
                 .into(),
         );
     }

@@ -65,6 +65,10 @@ pub(crate) fn resolve(
         },
         Reset::Autoreset => match BEST.into_iter().find(|method| obstacle(*method).is_none()) {
             Some(method) => Ok((method, None)),
+            // The kernel resets it, so a read(2) that decides whether it was rung finds nothing.
+            None if doorbell.has_kernel_flag => {
+                Err(unsupported(obstacle(Method::KernelFlag).unwrap_or_default()))
+            }
             None => Ok((Method::Read, obstacle(Method::Edge))),
         },
     }

@@ -46,6 +46,10 @@ impl Setup {
 
     /// Returns what this machine lacks, determined without the crate under test.
     fn missing(&self) -> Option<&'static str> {
+        if self.monitor == MonitorKind::Poll && self.is_embedded && self.reset == Reset::Autoreset {
+            return support::os::has_autoreset_flag()
+                .then_some("an embedded poll monitor takes no eventfd with EFD_AUTORESET");
+        }
         if self.monitor != MonitorKind::IoUring {
             return None;
         }

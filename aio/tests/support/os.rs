@@ -274,3 +274,11 @@ impl Drop for SignalStorm {
         }
     }
 }
+
+/// Whether eventfd(2) takes the flag of the 2020 proposal.
+pub(crate) fn has_autoreset_flag() -> bool {
+    // SAFETY: eventfd(2) takes two integers.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | 1 << 6) };
+    // SAFETY: closes a descriptor that nothing else owns; -1 is refused.
+    unsafe { libc::close(fd) == 0 }
+}
