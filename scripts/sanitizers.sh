@@ -49,6 +49,8 @@ skip_thread=(
   kvm::
   # It forks with several threads, which ThreadSanitizer does not support.
   fork
+  # The runtime's own system calls are not among those of the sandbox.
+  sandbox
 )
 # Targets left out of ThreadSanitizer. It holds back the SIGBUS that an access in a test waits for.
 # The servers and clients of vhost_user hand everything over through threads and locks of the
