@@ -2,8 +2,8 @@
 //! the guest with random bytes from the host kernel.
 //!
 //! ```text
-//! vhost-user-rng --socket /tmp/rng.sock
-//! qemu-system-x86_64 ... -chardev socket,id=rng,path=/tmp/rng.sock \
+//! vhost-user-rng --socket /run/rng.sock
+//! qemu-system-x86_64 ... -chardev socket,id=rng,path=/run/rng.sock \
 //!     -device vhost-user-rng-pci,chardev=rng
 //! ```
 //!

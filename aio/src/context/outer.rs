@@ -18,7 +18,6 @@ use super::turn::AioContext;
 use crate::agenda::Item;
 use crate::bottom_half::Due;
 use crate::sys::monotonic_ns;
-use crate::trace;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -191,6 +190,6 @@ impl AioContext {
         parts.end_outer_sleep();
         parts.sources.stats.turns.bump();
         parts.accept();
-        if parts.observer.is_on() || trace::is_on() { self.run_due::<On>() } else { self.run_due::<Off>() }
+        if parts.is_observed() { self.run_due::<On>() } else { self.run_due::<Off>() }
     }
 }

@@ -20,6 +20,7 @@ use crate::sys::process::{Process, forked};
 use crate::task::Tasks;
 use crate::timer::{Timers, VirtualClock};
 use crate::token::Token;
+use crate::trace;
 use crate::wake_gate::Sleeper;
 use crate::worker_pool::{Limits, WorkerPool};
 use std::cell::{Cell, OnceCell};
@@ -104,11 +105,9 @@ impl<C: 'static> Parts<C> {
         let agenda = Rc::<Agenda>::default();
         let is_embeddable = wanted.embeddable;
         let (monitor, info) = Monitor::new(wanted, &agenda)?;
-        let mut notifier = EventNotifier::new(reset)?;
-        if is_embeddable && info.kind == MonitorKind::Poll && reset == Reset::Autoreset {
-            // Without EFD_AUTORESET, which an embedded poll monitor cannot use.
-            notifier = EventNotifier::new(Reset::Classic)?;
-        }
+        // An embedded poll monitor cannot use EFD_AUTORESET.
+        let without_flag = is_embeddable && info.kind == MonitorKind::Poll && reset == Reset::Autoreset;
+        let notifier = EventNotifier::new(if without_flag { Reset::Classic } else { reset })?;
         let own = resolve(reset, info.kind, is_embeddable, &notifier.doorbell())?;
         let method = own.0;
         let shared = Arc::new(Shared::new(notifier.clone()));
@@ -187,6 +186,11 @@ impl<C: 'static> Parts<C> {
 
     pub(super) fn is_live(&self, token: Token) -> bool {
         self.sources.handlers.get(token).is_some()
+    }
+
+    /// Whether callbacks go through [`On`](super::observer::On).
+    pub(super) fn is_observed(&self) -> bool {
+        self.observer.is_on() || trace::is_on()
     }
 
     /// Refuses what would touch the parent's kernel objects in a forked child, and what would have

@@ -7,7 +7,6 @@ use crate::agenda::Item;
 use crate::bottom_half::{Node, Work};
 use crate::sync::Arc as ListArc;
 use crate::task::Tasks;
-use crate::trace;
 use std::fmt;
 use std::ops::Deref;
 use std::rc::{Rc, Weak};
@@ -118,7 +117,7 @@ impl AioContext {
     pub(crate) fn poll_ready_tasks(&self, most: usize) -> usize {
         match self.parts.tasks.get() {
             Some(tasks) if self.parts.is_current() && self.parts.has(Item::Tasks) => {
-                if trace::is_on() || self.parts.has(Item::Observed) {
+                if self.parts.is_observed() {
                     self.poll_tasks::<On>(tasks, most)
                 } else {
                     self.poll_tasks::<Off>(tasks, most)

@@ -333,7 +333,7 @@ impl<T, H> Timers<T, H> {
     /// Looks at the record of a timer, unless it was removed.
     pub(crate) fn look<R>(&self, key: TimerKey, look: impl FnOnce(&Slot) -> R) -> Option<R> {
         let tables = self.tables.borrow();
-        let entry = tables.entries.get(key.slot).filter(|e| e.version == key.version)?;
+        let entry = tables.entries.get(key.slot).filter(|e| e.version & !HAS_HANDLE == key.version)?;
         Some(look(&entry.record))
     }
 

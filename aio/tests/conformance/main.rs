@@ -363,6 +363,7 @@ suite! { $ by_itself
     }
     observing {
         a_dump_has_names_and_states,
+        a_timer_with_a_handle_gets_its_name,
         a_dump_is_printed_one_line_for_each,
         a_name_can_be_changed_and_goes_with_the_handler,
         a_profile_counts_every_kind_of_callback,

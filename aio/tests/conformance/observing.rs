@@ -44,6 +44,16 @@ fn due(ctx: &AioContext, name: &'static str, callback: impl Fn(&AioContext) + 's
     timer
 }
 
+/// Other threads may have its handle by then.
+pub(crate) fn a_timer_with_a_handle_gets_its_name(setup: &Setup) {
+    let ctx = setup.context();
+    let timer = ctx.timer(|_| ());
+    let _handle = timer.handle();
+    let _timer = timer.named("rtc");
+    let dump = ctx.dump();
+    assert_eq!(dump.timers().map(|timer| timer.name()).collect::<Vec<_>>(), [Some("rtc")]);
+}
+
 pub(crate) fn a_dump_has_names_and_states(setup: &Setup) {
     let ctx = setup.context();
     settle(&ctx);

@@ -19,7 +19,7 @@
 //! #     B::Bitmap: virtio_blk_sim::hosted::vm_memory::mmap::NewBitmap + Send + Sync,
 //! # {
 //! let device = Hosted::new("vhost-user-fs", backend)?;
-//! Daemon::new(Served::new(device), "/tmp/fs.sock".as_ref(), &[])?.run(|_, _| {})?;
+//! Daemon::new(Served::new(device), "/run/fs.sock".as_ref(), &[])?.run(|_, _| {})?;
 //! # Ok(())
 //! # }
 //! ```

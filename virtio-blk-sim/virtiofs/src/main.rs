@@ -2,9 +2,9 @@
 //! server.
 //!
 //! ```text
-//! vhost-user-fs --socket /tmp/fs.sock --shared-dir /srv/share
+//! vhost-user-fs --socket /run/fs.sock --shared-dir /srv/share
 //! qemu-system-x86_64 ... -object memory-backend-memfd,id=memory,size=1G,share=on \
-//!     -numa node,memdev=memory -chardev socket,id=fs,path=/tmp/fs.sock \
+//!     -numa node,memdev=memory -chardev socket,id=fs,path=/run/fs.sock \
 //!     -device vhost-user-fs-pci,chardev=fs,tag=share
 //! mount -t virtiofs share /mnt
 //! ```
