@@ -243,7 +243,7 @@ pub use context::{
 #[cfg(feature = "raw-sqe")]
 pub use context::{Link, Operations};
 pub use embed::Embedded;
-pub use executor::{AsyncFd, Doorbell, Elapsed, JoinHandle, Perform, ReadyGuard, Sleep};
+pub use executor::{AsyncFd, Doorbell, Elapsed, JoinHandle, Perform, ReadyGuard, RemoteJoinHandle, Sleep};
 pub use io_thread::{IoThread, IoThreadError};
 #[cfg(feature = "raw-sqe")]
 pub use io_uring;

@@ -157,8 +157,6 @@ fn main() -> io::Result<()> {
         if let Some(size) = Size::of_terminal() {
             server.device().resize(size);
         }
-        if let Err(error) = server.config_changed() {
-            server.device().log(format_args!("the frontend was not notified of the new size: {error}"));
-        }
+        server.config_changed();
     })
 }

@@ -123,3 +123,5 @@ pub mod signals;
 #[cfg(feature = "vhost-user")]
 pub mod vhost_user;
 pub mod virtqueue;
+#[cfg(feature = "device")]
+mod waiters;

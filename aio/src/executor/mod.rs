@@ -6,6 +6,7 @@
 //! | file | |
 //! |---|---|
 //! | `spawn.rs` | spawning a task, and waiting for its result |
+//! | `remote.rs` | the same on another loop |
 //! | `block_on.rs` | turning the loop until a future is done |
 //! | `sleep.rs`, `timeout.rs` | time |
 //! | `doorbell.rs` | awaiting a notifier |
@@ -19,6 +20,7 @@ mod block_on;
 mod blocking;
 mod doorbell;
 mod perform;
+mod remote;
 mod sleep;
 mod spawn;
 mod timeout;
@@ -27,6 +29,7 @@ mod yield_now;
 pub use self::async_fd::{AsyncFd, ReadyGuard};
 pub use self::doorbell::Doorbell;
 pub use self::perform::Perform;
+pub use self::remote::RemoteJoinHandle;
 pub use self::sleep::Sleep;
 pub use self::spawn::JoinHandle;
 pub use self::timeout::Elapsed;

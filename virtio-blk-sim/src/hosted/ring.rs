@@ -24,7 +24,7 @@ use vmm_sys_util::epoll::EventSet;
 
 use super::group::Group;
 use crate::queue::{Interrupt, QueueStats, Stopped};
-use crate::vhost_user::{RingLink, RingOrder, RunningRing};
+use crate::vhost_user::{RingLink, RingOrder, RunningRing, Stopping};
 
 /// How often a ring that stops looks whether the device has returned its chains.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
@@ -174,24 +174,18 @@ impl<B: VhostUserBackend + 'static> Ring<B> {
         queue.next_avail().wrapping_sub(queue.next_used())
     }
 
-    /// Turns the loop until the device has returned all chains, or the limit is over.
-    fn drain(&self, limit: Duration, context: &AioContext) -> io::Result<()> {
-        if self.failed.get() || self.in_flight() == 0 {
-            return Ok(());
-        }
+    /// Waits until the device has returned all chains, or the limit is over.
+    async fn drain(&self, limit: Duration, context: &AioContext) {
         // The device returns chains on threads of its own, and tells nobody but the guest.
-        let timer = context.timer(|_| {});
         let start = Instant::now();
-        while self.in_flight() > 0 {
+        while !self.failed.get() && self.in_flight() > 0 {
             if start.elapsed() >= limit {
                 let (index, count) = (self.index, self.in_flight());
                 self.group.log(format_args!("queue {index} stops with {count} chains in flight"));
                 break;
             }
-            timer.arm_after(LOOK_AGAIN);
-            context.poll(true)?;
+            context.sleep(LOOK_AGAIN).await;
         }
-        Ok(())
     }
 }
 
@@ -221,16 +215,18 @@ impl<B: VhostUserBackend + 'static> RunningRing for Attached<B> {
         self.ring.stats.get()
     }
 
-    fn stop(self: Box<Self>, context: &AioContext) -> io::Result<Stopped> {
-        let ring = &self.ring;
-        ring.kick.take();
-        ring.look.take();
-        let drained = ring.drain(self.drain_limit, context);
-        ring.disable();
-        drained?;
-        let next_avail = ring.vring.queue_next_avail();
-        let next_used = ring.vring.get_ref().get_queue().next_used();
-        Ok(Stopped { next_avail, next_used, stats: ring.stats.get() })
+    fn stop(self: Box<Self>, context: &AioContext) -> Stopping {
+        self.ring.kick.take();
+        self.ring.look.take();
+        let context = context.local_handle();
+        Box::pin(async move {
+            let ring = &self.ring;
+            ring.drain(self.drain_limit, &context).await;
+            ring.disable();
+            let next_avail = ring.vring.queue_next_avail();
+            let next_used = ring.vring.get_ref().get_queue().next_used();
+            Stopped { next_avail, next_used, stats: ring.stats.get() }
+        })
     }
 }
 

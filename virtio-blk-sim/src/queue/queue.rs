@@ -23,6 +23,7 @@ use super::stats::QueueStats;
 use super::worker::{Answer, Meter, Worker};
 use crate::memory::GuestMemoryMmap;
 use crate::virtqueue::{DeviceQueue, QueueError};
+use crate::waiters::Waiters;
 
 /// What a queue is made of, besides its worker.
 pub struct QueueParts<M = GuestMemoryMmap> {
@@ -67,6 +68,10 @@ pub struct Queue<W: Worker> {
     polling: Cell<bool>,
     /// The limit is used up, or the worker may not begin: kicks are off until that is over.
     resting: Cell<bool>,
+    /// Nothing new is taken any more.
+    stopping: Cell<bool>,
+    /// Who waits for the end of what is in flight.
+    idle: Waiters,
     stats: Cell<QueueStats>,
     /// Continues a drain that reached its bound or panicked.
     again: BottomHalf,
@@ -154,6 +159,8 @@ impl<W: Worker> Queue<W> {
             broken: Cell::new(None),
             polling: Cell::new(false),
             resting: Cell::new(false),
+            stopping: Cell::new(false),
+            idle: Waiters::default(),
             stats: Cell::default(),
             again,
             rest,
@@ -414,6 +421,10 @@ impl<W: Worker> QueueRef<W> {
             queue.answer(&mut ring, answer);
         }
         queue.publish(&mut ring);
+        if queue.stopping.get() {
+            drop(ring);
+            queue.idle.wake();
+        }
     }
 
     /// To call when [`Worker::may_begin`] has become true: looks at the ring in the next turn.
@@ -502,13 +513,10 @@ impl<W: Worker> Attached<W> {
         &self.doorbell
     }
 
-    /// Turns the loop until every request that was taken has been answered, and stops the queue:
-    /// the doorbell goes first, so nothing new is taken, not even what the ring holds. Blocks for
-    /// as long as the backend takes.
-    ///
-    /// # Errors
-    /// What [`AioContext::poll`] says; the queue is stopped all the same, without waiting.
-    pub fn stop(self, context: &AioContext) -> io::Result<Stopped> {
+    /// Stops the queue and waits until every request that was taken has been answered: the doorbell
+    /// goes in this call, so nothing new is taken, not even what the ring holds. Takes as long as
+    /// the backend does. If the future is dropped, the rest of the answers is dropped, too.
+    pub fn stopped(self) -> impl Future<Output = Stopped> + 'static {
         let Self { queue, doorbell } = self;
         drop(doorbell);
         queue.again.cancel();
@@ -516,20 +524,29 @@ impl<W: Worker> Attached<W> {
         // From here on a wake-up does nothing, or the queue would take chains while it waits for
         // the last.
         queue.resting.set(false);
+        queue.stopping.set(true);
         // If the worker has panicked, some chains may not be committed and some answers not shown.
         queue.worker.commit();
         if queue.ring.borrow().queue.unpublished() > 0 {
             queue.publish(&mut queue.ring.borrow_mut());
         }
-        while queue.in_flight() > 0 {
-            context.poll(true)?;
+        async move {
+            queue.idle.until(|| (queue.in_flight() == 0).then_some(())).await;
+            let ring = queue.ring.borrow();
+            Stopped {
+                next_avail: ring.queue.next_avail(),
+                next_used: ring.queue.next_used(),
+                stats: queue.stats(),
+            }
         }
-        let ring = queue.ring.borrow();
-        Ok(Stopped {
-            next_avail: ring.queue.next_avail(),
-            next_used: ring.queue.next_used(),
-            stats: queue.stats(),
-        })
+    }
+
+    /// Like [`stopped`](Self::stopped), and turns the loop meanwhile.
+    ///
+    /// # Errors
+    /// What [`AioContext::block_on`] says; the queue is stopped all the same, without waiting.
+    pub fn stop(self, context: &AioContext) -> io::Result<Stopped> {
+        context.block_on(self.stopped())
     }
 }
 

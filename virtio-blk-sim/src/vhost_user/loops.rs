@@ -1,36 +1,41 @@
 //! Which event loops the queues run on: the server's own loop, or a set of IoThreads.
 //!
 //! A running queue belongs to the thread of its loop. The server only holds a [`RunningQueue`],
-//! which sends its calls to that thread.
+//! which asks that thread. The server's own thread never waits for another one, because it serves
+//! the sockets of other devices, too.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::future::Ready;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
 
-use aio::{AioContext, Builder, IoThread};
+use aio::{AioContext, Builder, IoThread, RemoteJoinHandle};
 
 use super::ring_device::{RingDevice, RingOrder, RunningRing};
-use crate::queue::{Interrupt, QueueStats, Stopped};
+use crate::queue::Stopped;
 
 thread_local! {
     /// The queues of this IoThread, by id.
     static QUEUES: RefCell<BTreeMap<u64, Box<dyn RunningRing>>> = const { RefCell::new(BTreeMap::new()) };
 }
 
-/// The event loops that a server spreads its queues over.
+/// The event loops that a server spreads its queues over. Several servers can share their threads.
 #[derive(Debug)]
 pub struct Loops {
     threads: Vec<Arc<IoThread>>,
     /// Index of the thread for each queue. Queues beyond its end are assigned round robin.
-    mapping: Vec<usize>,
+    mapping: RefCell<Vec<usize>>,
 }
 
 impl Loops {
     /// Runs all queues on the server's own loop.
     pub fn own() -> Self {
-        Self { threads: Vec::new(), mapping: Vec::new() }
+        Self { threads: Vec::new(), mapping: RefCell::default() }
     }
 
     /// Starts `threads` IoThreads (0: none, as [`own`](Self::own)). Queue `n` runs on thread
@@ -41,21 +46,26 @@ impl Loops {
     /// Returns `InvalidInput` if the mapping contains a thread index that does not exist, and the
     /// errors of [`IoThread::spawn`].
     pub fn spawn(threads: usize, mapping: Vec<usize>, builder: &Builder) -> io::Result<Self> {
-        if let Some(wrong) = mapping.iter().find(|thread| **thread >= threads) {
-            let message = match threads.checked_sub(1) {
-                Some(last) => {
-                    format!("a queue is mapped to thread {wrong}, but there are threads 0 to {last}")
-                }
-                None => format!("a queue is mapped to thread {wrong}, but there are no I/O threads"),
-            };
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-        }
+        check(threads, &mapping)?;
         let spawn = |index| IoThread::spawn(&format!("queue-io-{index}"), builder.clone()).map(Arc::new);
-        Ok(Self { threads: (0..threads).map(spawn).collect::<io::Result<_>>()?, mapping })
+        Ok(Self {
+            threads: (0..threads).map(spawn).collect::<io::Result<_>>()?,
+            mapping: RefCell::new(mapping),
+        })
+    }
+
+    /// Like [`spawn`](Self::spawn), with threads that exist and may serve other devices, too.
+    ///
+    /// # Errors
+    /// Returns `InvalidInput` if the mapping contains a thread index that does not exist.
+    pub fn on(threads: impl IntoIterator<Item = Arc<IoThread>>, mapping: Vec<usize>) -> io::Result<Self> {
+        let threads: Vec<_> = threads.into_iter().collect();
+        check(threads.len(), &mapping)?;
+        Ok(Self { threads, mapping: RefCell::new(mapping) })
     }
 
     /// Runs `work` on the home thread of the loop that serves a queue, and waits for what it
-    /// returns. `own` is the server's loop, which serves queues that have no I/O thread.
+    /// returns. `own` is the server's loop, which serves queues that have no I/O thread. Blocks.
     ///
     /// # Errors
     /// As for [`IoThread::run`].
@@ -71,14 +81,38 @@ impl Loops {
         }
     }
 
-    fn thread(&self, queue: u16) -> Option<&Arc<IoThread>> {
+    /// The index of the thread that a queue runs on, or will run on; `None` for the server's own
+    /// loop.
+    pub fn place(&self, queue: u16) -> Option<usize> {
         let queue = usize::from(queue);
-        let round_robin = || queue.checked_rem(self.threads.len());
-        self.threads.get(self.mapping.get(queue).copied().or_else(round_robin)?)
+        let mapped = self.mapping.borrow().get(queue).copied();
+        mapped.or_else(|| queue.checked_rem(self.threads.len()))
     }
 
-    /// Starts queue `index` on its thread. Blocks until it has been started.
-    pub(super) fn start<D: RingDevice>(
+    /// Changes the thread of a queue, for its next start. Returns false if that is its thread
+    /// already.
+    pub(super) fn set_place(&self, queue: u16, thread: usize) -> io::Result<bool> {
+        check(self.threads.len(), &[thread])?;
+        if self.place(queue) == Some(thread) {
+            return Ok(false);
+        }
+        let mut mapping = self.mapping.borrow_mut();
+        let queue = usize::from(queue);
+        for earlier in mapping.len()..=queue {
+            mapping.push(earlier % self.threads.len());
+        }
+        if let Some(place) = mapping.get_mut(queue) {
+            *place = thread;
+        }
+        Ok(true)
+    }
+
+    fn thread(&self, queue: u16) -> Option<&Arc<IoThread>> {
+        self.threads.get(self.place(queue)?)
+    }
+
+    /// Starts queue `index` on its thread.
+    pub(super) async fn start<D: RingDevice>(
         &self,
         index: u16,
         device: Arc<D>,
@@ -90,13 +124,28 @@ impl Loops {
         };
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        thread.run(move |context| {
-            let queue = device.start_ring(index, order, context)?;
-            QUEUES.with_borrow_mut(|queues| queues.insert(id, queue));
-            io::Result::Ok(())
-        })??;
-        Ok(RunningQueue::There(Remote { thread: Arc::clone(thread), id, stopped: false }))
+        // Made first: if nobody waits for the end of the start, it takes the queue back.
+        let remote = Remote { thread: Arc::clone(thread), id, stopped: false };
+        let start = move |context: &AioContext| {
+            let queue = device.start_ring(index, order, context);
+            let started = queue.map(|queue| {
+                QUEUES.with_borrow_mut(|queues| queues.insert(id, queue));
+            });
+            std::future::ready(started)
+        };
+        thread.handle().spawn(start).await??;
+        Ok(RunningQueue::There(remote))
     }
+}
+
+/// Checks that each thread of a mapping exists.
+fn check(threads: usize, mapping: &[usize]) -> io::Result<()> {
+    let Some(wrong) = mapping.iter().find(|thread| **thread >= threads) else { return Ok(()) };
+    let message = match threads.checked_sub(1) {
+        Some(last) => format!("a queue is mapped to thread {wrong}, but there are threads 0 to {last}"),
+        None => format!("a queue is mapped to thread {wrong}, but there are no I/O threads"),
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, message))
 }
 
 /// A running queue. Dropping it stops the queue without waiting for requests in flight.
@@ -116,49 +165,88 @@ pub(super) struct Remote {
     stopped: bool,
 }
 
+/// The answer to a question about a queue.
+pub(super) enum Asked<R> {
+    Here(R),
+    There(RemoteJoinHandle<Option<R>>),
+}
+
 impl RunningQueue {
     /// Stops taking requests, and waits until the requests in flight have been answered.
-    pub(super) fn stop(self, own: &AioContext) -> io::Result<Stopped> {
+    pub(super) async fn stop(self, own: &AioContext) -> io::Result<Stopped> {
         match self {
-            Self::Here(queue) => queue.stop(own),
-            Self::There(remote) => remote.stop(),
+            Self::Here(queue) => Ok(queue.stop(own).await),
+            Self::There(remote) => remote.stop().await,
         }
     }
 
-    pub(super) fn set_interrupt(&self, interrupt: Interrupt) -> io::Result<()> {
-        self.ask(move |queue| queue.set_interrupt(interrupt))
-    }
-
-    pub(super) fn stats(&self) -> io::Result<QueueStats> {
-        self.ask(|queue| queue.stats())
-    }
-
-    fn ask<R: Default + Send + 'static>(
+    /// Asks the queue in its thread. The question is asked in the order of these calls, also if
+    /// nobody waits for the answer.
+    pub(super) fn ask<R: Send + 'static>(
         &self,
         question: impl FnOnce(&dyn RunningRing) -> R + Send + 'static,
-    ) -> io::Result<R> {
+    ) -> Asked<R> {
         match self {
-            Self::Here(queue) => Ok(question(&**queue)),
+            Self::Here(queue) => Asked::Here(question(&**queue)),
             Self::There(Remote { thread, id, .. }) => {
                 let id = *id;
-                thread.run(move |_| {
-                    QUEUES.with_borrow(|queues| {
-                        queues.get(&id).map(|queue| question(&**queue)).unwrap_or_default()
-                    })
-                })
+                let ask = move |_: &AioContext| -> Ready<Option<R>> {
+                    std::future::ready(
+                        QUEUES.with_borrow(|queues| queues.get(&id).map(|queue| question(&**queue))),
+                    )
+                };
+                Asked::There(thread.handle().spawn(ask))
             }
         }
     }
 }
 
+impl<R> Asked<R> {
+    /// Waits for the answer. `None` if the queue has ended meanwhile.
+    pub(super) async fn answer(self) -> Option<R> {
+        match self {
+            Self::Here(answer) => Some(answer),
+            Self::There(answer) => answer.await.ok().flatten(),
+        }
+    }
+
+    /// Blocks until the answer is there.
+    pub(super) fn wait(self) -> Option<R> {
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let mut answer = pin!(self.answer());
+        loop {
+            if let Poll::Ready(answer) = answer.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return answer;
+            }
+            std::thread::park();
+        }
+    }
+}
+
+/// Wakes a thread that waits for an answer.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
 impl Remote {
-    fn stop(mut self) -> io::Result<Stopped> {
+    async fn stop(mut self) -> io::Result<Stopped> {
         let id = self.id;
         self.stopped = true;
-        self.thread.run(move |context| {
+        let stop = move |context: &AioContext| {
             let queue = QUEUES.with_borrow_mut(|queues| queues.remove(&id));
-            queue.map_or_else(|| Err(io::ErrorKind::NotFound.into()), |queue| queue.stop(context))
-        })?
+            let stopping = queue.map(|queue| queue.stop(context));
+            async move {
+                match stopping {
+                    Some(stopping) => Ok(stopping.await),
+                    None => Err(io::Error::from(io::ErrorKind::NotFound)),
+                }
+            }
+        };
+        self.thread.handle().spawn(stop).await?
     }
 }
 

@@ -27,6 +27,8 @@
 //! | `session.rs` | the state of a session, and the execution of requests |
 //! | `loops.rs` | the event loops that run the queues |
 //! | `bind.rs` | a listening socket in the file system |
+//! | `rings.rs` | the running rings of a session |
+//! | `conversation.rs` | the task that serves one frontend |
 //! | `server.rs` | the socket on the event loop, one frontend at a time |
 //! | `daemon.rs` | a complete daemon for one device |
 //! | `frontend.rs` | a blocking client with timeouts, for tests and for the benchmark's driver |
@@ -58,6 +60,7 @@
 
 mod bind;
 mod connection;
+mod conversation;
 mod daemon;
 mod error;
 mod error_line;
@@ -74,6 +77,7 @@ mod payload;
 mod reply;
 mod request;
 mod ring_device;
+mod rings;
 mod server;
 mod session;
 pub mod sigbus;
@@ -96,7 +100,7 @@ pub use payload::{
 };
 pub use reply::{Ack, BackendRequest, Refusal, Reply};
 pub use request::{Request, VringFd};
-pub use ring_device::{RingDevice, RingLink, RingOrder, RunningRing};
+pub use ring_device::{RingDevice, RingLink, RingOrder, RunningRing, Stopping};
 pub use server::{Listening, Server};
 pub use session::{Served, SessionError};
 pub use socket::MAX_FDS;

@@ -5,6 +5,7 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use aio::{AioContext, EventNotifier};
@@ -174,12 +175,13 @@ pub trait RunningRing {
     /// The counters.
     fn stats(&self) -> QueueStats;
 
-    /// Takes nothing new, and turns the loop until what is in flight has been answered.
-    ///
-    /// # Errors
-    /// What [`AioContext::poll`] says; the ring is stopped all the same.
-    fn stop(self: Box<Self>, context: &AioContext) -> io::Result<Stopped>;
+    /// Takes nothing new from this call on. The future is done when what is in flight has been
+    /// answered. It is polled on the same loop; if it is dropped before, so is the ring.
+    fn stop(self: Box<Self>, context: &AioContext) -> Stopping;
 }
+
+/// The end of a [`RunningRing`]: waits for its requests in flight.
+pub type Stopping = Pin<Box<dyn Future<Output = Stopped>>>;
 
 impl std::fmt::Debug for dyn RunningRing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -271,7 +273,7 @@ impl<W: Worker> RunningRing for Attached<W> {
         Queue::stats(self)
     }
 
-    fn stop(self: Box<Self>, context: &AioContext) -> io::Result<Stopped> {
-        Attached::stop(*self, context)
+    fn stop(self: Box<Self>, _: &AioContext) -> Stopping {
+        Box::pin(self.stopped())
     }
 }

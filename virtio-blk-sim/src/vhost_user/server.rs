@@ -1,57 +1,43 @@
-//! The server: accepts one frontend at a time on a socket, and passes the messages between the
-//! frontend and the device. Everything here runs on one AioContext.
+//! The server: accepts one frontend at a time on a socket. Each frontend is served by a task of the
+//! server's loop, see `conversation.rs`.
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use aio::{AioContext, Interest, Registration};
+use aio::{AioContext, LocalHandle};
 
-use super::connection::Connection;
-use super::error::ConnectionError;
+use super::conversation::{self, Line};
 use super::loops::Loops;
-use super::reply::{Ack, Refusal, Reply};
-use super::request::Request;
 use super::ring_device::RingDevice;
-use super::session::{Served, Session};
+use super::session::Served;
 use crate::accept::Accepting;
 use crate::queue::QueueStats;
-
-/// Messages of one frontend that are handled before other handlers of the loop get their turn.
-const MESSAGES_PER_TURN: usize = 16;
+use crate::waiters::Waiters;
 
 /// Frontends that may wait while the rings of the last one are being stopped.
 const MAX_WAITING: usize = 16;
 
 /// Serves one device to the frontends that connect, one frontend at a time. While a frontend is
 /// connected, further connections are closed; after it disconnects, the next one is served. Use it
-/// only on the home thread of its event loop.
+/// only on the home thread of its event loop, which may serve other devices at the same time: a
+/// server never blocks the loop, except where a method says so.
+///
+/// Dropping it closes the connection and stops the rings, without waiting for what is in flight.
 pub struct Server<D> {
     served: Rc<Served<D>>,
     loops: Rc<Loops>,
-    live: RefCell<Option<Live<D>>>,
-    /// Whether a frontend is being served. Also true while `live` is empty because it is in use.
-    taken: Cell<bool>,
-    /// Whether the frontend has disconnected and its rings are being stopped.
-    ending: Cell<bool>,
-    /// Connections that arrived while `ending` was set. The first one that is still open is served
-    /// next.
+    /// The connected frontend. Also present while its rings are being stopped.
+    line: RefCell<Option<Rc<Line>>>,
+    /// Connections that arrived while the last frontend was about to end. The first one that is
+    /// still open is served next.
     next: RefCell<Vec<UnixStream>>,
     /// Number of frontends served so far.
     sessions: Cell<u64>,
-    /// The configuration space changed while a request was being handled. The frontend is notified
-    /// afterwards.
-    config_changed: Cell<bool>,
-}
-
-/// The connected frontend.
-struct Live<D> {
-    // Declared first so that it is dropped before the socket that it watches.
-    registration: Registration,
-    connection: Connection,
-    session: Session<D>,
+    /// Who waits for the end of a frontend.
+    ended: Waiters,
 }
 
 /// A server together with its listening socket. Dropping it stops listening.
@@ -63,7 +49,7 @@ pub struct Listening<D> {
 
 impl<D> std::fmt::Debug for Server<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Server").field("taken", &self.taken).finish_non_exhaustive()
+        f.debug_struct("Server").field("line", &self.line).finish_non_exhaustive()
     }
 }
 
@@ -73,28 +59,16 @@ impl<D> std::fmt::Debug for Listening<D> {
     }
 }
 
-/// Why the server closed a frontend's connection.
-#[derive(Debug, thiserror::Error)]
-enum HangUp {
-    #[error(transparent)]
-    Connection(#[from] ConnectionError),
-    /// The frontend waits for an answer that cannot express a failure.
-    #[error("its {request} failed: {why}")]
-    Refused { request: String, why: String },
-}
-
 impl<D: RingDevice> Server<D> {
     /// Creates a server for a device. Its queues run on `loops`.
     pub fn new(served: Served<D>, loops: Loops) -> Rc<Self> {
         Rc::new(Self {
             served: Rc::new(served),
             loops: Rc::new(loops),
-            live: RefCell::default(),
-            taken: Cell::new(false),
-            ending: Cell::new(false),
+            line: RefCell::default(),
             next: RefCell::default(),
             sessions: Cell::new(0),
-            config_changed: Cell::new(false),
+            ended: Waiters::default(),
         })
     }
 
@@ -119,39 +93,43 @@ impl<D: RingDevice> Server<D> {
     /// connection waits and is served next.
     ///
     /// # Errors
-    /// Returns `AddrInUse` if another frontend is being served, and the error of registering the
-    /// socket.
+    /// Returns `AddrInUse` if another frontend is being served, and the error of setting the socket
+    /// up.
     pub fn serve(self: &Rc<Self>, context: &AioContext, stream: UnixStream) -> io::Result<()> {
-        // The current frontend may have disconnected a moment ago, which the loop has not noticed
-        // yet.
-        self.ready(context);
-        if self.ending.get() && self.next.borrow().len() < MAX_WAITING {
+        let (is_taken, is_ending) = match &*self.line.borrow() {
+            Some(line) => (true, line.is_ending()),
+            None => (false, false),
+        };
+        if is_ending && self.next.borrow().len() < MAX_WAITING {
             self.next.borrow_mut().push(stream);
             return Ok(());
         }
-        if self.taken.get() {
+        if is_taken {
             return Err(io::Error::new(
                 io::ErrorKind::AddrInUse,
                 "another frontend is connected; disconnect it first",
             ));
         }
         stream.set_nonblocking(true)?;
-        let weak = Rc::downgrade(self);
-        let registration = context.add_borrowed_fd(&stream, Interest::READABLE, move |context, _| {
-            if let Some(server) = weak.upgrade() {
-                server.ready(context);
-            }
-        })?;
-        let session = Session::new(Rc::clone(&self.served), Rc::clone(&self.loops), stream.try_clone()?);
-        self.live.replace(Some(Live { registration, connection: Connection::new(stream), session }));
-        self.taken.set(true);
+        let line = Line::new(self.served.device.queues(), stream.try_clone()?);
+        self.line.replace(Some(Rc::clone(&line)));
         self.sessions.set(self.sessions.get() + 1);
+        let (served, loops, context) =
+            (Rc::clone(&self.served), Rc::clone(&self.loops), context.local_handle());
+        let ended = Ended { server: Rc::downgrade(self), context: context.clone() };
+        // A panic of the device unwinds out of the loop, as that of a callback, because nobody
+        // waits for the task.
+        let spawner = context.clone();
+        drop(spawner.spawn(async move {
+            let _ended = ended;
+            conversation::serve(served, loops, line, stream, context).await;
+        }));
         Ok(())
     }
 
     /// Returns true while a frontend is being served.
     pub fn is_connected(&self) -> bool {
-        self.taken.get()
+        self.line.borrow().is_some()
     }
 
     /// Returns how many frontends have been served, including the current one.
@@ -159,9 +137,22 @@ impl<D: RingDevice> Server<D> {
         self.sessions.get()
     }
 
-    /// Returns the counters of each running queue, by queue index.
+    /// Returns the counters of each running queue, by queue index. Blocks until the loops that run
+    /// the queues have answered.
     pub fn stats(&self) -> Vec<(usize, QueueStats)> {
-        self.live.borrow().as_ref().map(|live| live.session.stats()).unwrap_or_default()
+        let Some(line) = self.line() else { return Vec::new() };
+        let asked = line.rings.ask_all(|ring| ring.stats());
+        asked.into_iter().filter_map(|(index, stats)| Some((index, stats.wait()?))).collect()
+    }
+
+    /// The same, without blocking.
+    pub async fn query_stats(&self) -> Vec<(usize, QueueStats)> {
+        let asked = self.line().map(|line| line.rings.ask_all(|ring| ring.stats()));
+        let mut stats = Vec::new();
+        for (index, asked) in asked.into_iter().flatten() {
+            stats.extend(asked.answer().await.map(|answer| (index, answer)));
+        }
+        stats
     }
 
     /// Returns the device.
@@ -169,146 +160,91 @@ impl<D: RingDevice> Server<D> {
         &self.served.device
     }
 
-    /// Notifies the frontend, if one is connected and has set up a backend channel, that the
-    /// configuration space has changed.
+    /// Returns the loops that its queues run on.
+    pub fn loops(&self) -> &Loops {
+        &self.loops
+    }
+
+    /// Moves a queue to another of the server's [loops](Loops). If it is running, it stops taking
+    /// requests, waits for those in flight, and starts on the other loop, where it finds what the
+    /// driver made available meanwhile. The other queues go on.
     ///
     /// # Errors
-    /// Returns the error of sending to the frontend.
-    pub fn config_changed(&self) -> io::Result<()> {
-        match &mut *self.live.borrow_mut() {
-            Some(live) => live.session.notify_config_change(),
-            None => {
-                // A nested loop turn during a request: `ready` notifies the frontend after the
-                // request.
-                self.config_changed.set(self.taken.get());
-                Ok(())
-            }
+    /// Returns `InvalidInput` if there is no such queue or thread. A queue that cannot be started
+    /// there is logged, and stays stopped, as one that cannot be started for the frontend.
+    pub async fn move_queue(&self, queue: u16, thread: usize) -> io::Result<()> {
+        if queue >= self.served.device.queues() {
+            let message = format!("queue {queue} does not exist");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        if self.loops.set_place(queue, thread)?
+            && let Some(line) = self.line()
+        {
+            line.restart(queue).await;
+        }
+        Ok(())
+    }
+
+    /// Notifies the frontend, if one is connected and has set up a backend channel, that the
+    /// configuration space has changed. It is sent in this turn of the loop or the next one.
+    pub fn config_changed(&self) {
+        if let Some(line) = self.line() {
+            line.config_changed();
         }
     }
 
     /// Stops all queues, waits until the requests in flight have been answered, and closes the
-    /// connection. Runs the event loop while it waits.
+    /// connection, and those that wait to be served next.
+    pub async fn disconnect(&self) {
+        let waiting = self.next.take();
+        drop(waiting);
+        if let Some(line) = self.line() {
+            line.cut();
+            let is_over = || self.line().is_none_or(|current| !Rc::ptr_eq(&current, &line));
+            self.ended.until(|| is_over().then_some(())).await;
+        }
+    }
+
+    /// Like [`disconnect`](Self::disconnect), and turns the loop meanwhile.
     pub fn shut_down(&self, context: &AioContext) {
-        let live = self.live.borrow_mut().take();
-        if let Some(live) = live {
-            self.end(live, context);
-        }
-        self.next.take();
-    }
-
-    fn ready(self: &Rc<Self>, context: &AioContext) {
-        // Empty in a nested loop turn, while a request waits for the rings. See `carry_out`.
-        let Some(mut live) = self.live.borrow_mut().take() else { return };
-        match self.talk(&mut live, context) {
-            Ok(()) => {
-                if self.config_changed.take()
-                    && let Err(error) = live.session.notify_config_change()
-                {
-                    self.served
-                        .device
-                        .log(format_args!("cannot notify the frontend of a configuration change: {error}"));
-                }
-                let interest = match live.connection.wants_write() {
-                    // Send the pending replies first. No more requests are read until the frontend
-                    // reads its replies.
-                    true => Interest::WRITABLE,
-                    false => Interest::READABLE,
-                };
-                if let Err(error) = live.registration.set_interest(interest) {
-                    self.served.device.log(format_args!("cannot watch the frontend's socket: {error}"));
-                }
-                self.live.replace(Some(live));
-            }
-            Err(why) => {
-                if !matches!(why, HangUp::Connection(ConnectionError::Closed)) {
-                    self.served.device.log(format_args!("closing the frontend's connection: {why}"));
-                }
-                self.end(live, context);
-                for next in self.next.take() {
-                    if let Err(error) = self.serve(context, next) {
-                        self.served.device.log(format_args!("a frontend cannot be served: {error}"));
-                    }
-                }
-            }
+        if let Err(error) = context.block_on(self.disconnect()) {
+            self.served
+                .device
+                .log(format_args!("the event loop failed while the rings were stopped: {error}"));
         }
     }
 
-    /// Stops the rings after the frontend has disconnected, and waits for the requests in flight.
-    /// Their writes must be complete before the next frontend reads the disk.
-    fn end(&self, live: Live<D>, context: &AioContext) {
-        let Live { connection, mut session, registration } = live;
-        drop((registration, connection));
-        self.ending.set(true);
-        if let Err(error) = session.stop_all(context) {
-            self.served.device.log(format_args!("stopping the rings failed: {error}"));
-        }
-        drop(session);
-        self.served.device.end_session();
-        self.ending.set(false);
-        self.taken.set(false);
-        self.config_changed.set(false);
-    }
-
-    /// Sends pending replies, then handles the messages that have arrived.
-    fn talk(&self, live: &mut Live<D>, context: &AioContext) -> Result<(), HangUp> {
-        live.connection.flush()?;
-        for _ in 0..MESSAGES_PER_TURN {
-            if live.connection.wants_write() {
-                break;
-            }
-            let Some(incoming) = live.connection.receive()? else { break };
-            let header = incoming.header;
-            let request = Request::parse(&header, incoming.body, incoming.fds);
-            let negotiated = live.session.negotiated();
-            let outcome = match request {
-                Ok(request) => {
-                    let name = format!("{:?}", request.code());
-                    carry_out(live, request, context).map_err(|why| (name, why))
-                }
-                Err(error) => Err((format!("message {}", header.request), error.to_string())),
-            };
-            match outcome {
-                Ok(Some(reply)) => live.connection.send(reply.encode())?,
-                Ok(None) => {
-                    // Check the features both before and after the request: SET_PROTOCOL_FEATURES
-                    // itself may ask for an acknowledgement.
-                    if header.wants_ack(negotiated) || header.wants_ack(live.session.negotiated()) {
-                        live.connection
-                            .send(Reply::Ack(Ack { request: header.request, ok: true }).encode())?;
-                    }
-                }
-                Err((request, why)) => {
-                    let refusal = Refusal::of(&header, negotiated);
-                    if let Refusal::Close = refusal {
-                        return Err(HangUp::Refused { request, why });
-                    }
-                    self.served.device.log(format_args!("refused {request}: {why}"));
-                    // A frontend that did not ask for an answer stays connected too: the guest can
-                    // reset its device, and without a connection it could not.
-                    if let Refusal::Reply(reply) = refusal {
-                        live.connection.send(reply.encode())?;
-                    }
-                }
-            }
-        }
-        Ok(())
+    fn line(&self) -> Option<Rc<Line>> {
+        self.line.borrow().clone()
     }
 }
 
-/// Handles one request. If it may wait for rings to finish, it runs the event loop, and reading
-/// from the frontend is disabled meanwhile.
-fn carry_out<D: RingDevice>(
-    live: &mut Live<D>,
-    request: Request,
-    context: &AioContext,
-) -> Result<Option<Reply>, String> {
-    if !Session::<D>::may_wait(&request) {
-        return live.session.handle(request, context).map_err(|error| error.to_string());
+/// The end of a frontend's task, however it ends. Runs no code of the device.
+struct Ended<D: RingDevice> {
+    server: Weak<Server<D>>,
+    context: LocalHandle,
+}
+
+impl<D: RingDevice> Drop for Ended<D> {
+    fn drop(&mut self) {
+        let Some(server) = self.server.upgrade() else { return };
+        server.line.take();
+        server.ended.wake();
+        for next in server.next.take() {
+            if let Err(error) = server.serve(&self.context, next) {
+                crate::log::limited(format_args!("a frontend cannot be served: {error}"));
+            }
+        }
     }
-    let deaf = live.registration.set_interest(Interest::NONE);
-    let outcome = live.session.handle(request, context).map_err(|error| error.to_string());
-    deaf.map_err(|error| error.to_string())?;
-    outcome
+}
+
+impl<D> Drop for Server<D> {
+    fn drop(&mut self) {
+        if let Some(line) = self.line.take() {
+            line.rings.clear();
+            line.cut();
+        }
+    }
 }
 
 impl<D> std::ops::Deref for Listening<D> {

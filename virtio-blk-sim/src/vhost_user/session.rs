@@ -24,7 +24,7 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use aio::{AioContext, EventNotifier, Reset};
+use aio::{EventNotifier, LocalHandle, Reset};
 
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
@@ -32,13 +32,14 @@ use super::connection::Connection;
 use super::error_line::ErrorLine;
 use super::features::{F_PROTOCOL_FEATURES, ProtocolFeatures};
 use super::inflight::{InflightError, InflightQueue, InflightRegion};
-use super::loops::{Loops, RunningQueue};
+use super::loops::Loops;
 use super::memory::{MAX_MEM_SLOTS, MemoryError, MemoryTable};
 use super::payload::{ConfigData, Inflight, VringAddr, VringState};
 use super::reply::{BackendRequest, Reply};
 use super::request::Request;
 use super::ring_device::{RingDevice, RingLink, RingOrder};
-use crate::queue::{Interrupt, QueueStats, RateLimit, adopt_from_peer, set_nonblocking};
+use super::rings::Rings;
+use crate::queue::{Interrupt, RateLimit, adopt_from_peer, set_nonblocking};
 use crate::virtqueue::{DeviceQueue, QueueConfig, QueueError};
 
 /// A device that a server offers to its frontends.
@@ -137,7 +138,6 @@ struct Vring {
     call: Option<Interrupt>,
     error: ErrorLine,
     enabled: bool,
-    running: Option<RunningQueue>,
     /// The last attempt to start the ring failed.
     failed: bool,
 }
@@ -149,7 +149,11 @@ pub(super) struct Session<D> {
     /// The frontend's socket. Any thread that runs a queue can shut it down to end the session.
     socket: Arc<UnixStream>,
     loops: Rc<Loops>,
+    /// The loop of the server.
+    context: LocalHandle,
     vrings: Vec<Vring>,
+    /// The vrings that run.
+    rings: Rc<Rings>,
     memory: MemoryTable,
     acked_protocol: ProtocolFeatures,
     has_protocol_features: bool,
@@ -173,7 +177,13 @@ const PROTOCOL: [ProtocolFeatures; 7] = [
 ];
 
 impl<D: RingDevice> Session<D> {
-    pub(super) fn new(served: Rc<Served<D>>, loops: Rc<Loops>, socket: UnixStream) -> Self {
+    pub(super) fn new(
+        served: Rc<Served<D>>,
+        loops: Rc<Loops>,
+        rings: Rc<Rings>,
+        context: LocalHandle,
+        socket: Arc<UnixStream>,
+    ) -> Self {
         served.device.begin_session();
         let queues = served.device.queues();
         Self {
@@ -184,9 +194,11 @@ impl<D: RingDevice> Session<D> {
             features: None,
             inflight: None,
             backend_channel: None,
-            socket: Arc::new(socket),
+            socket,
             served,
             loops,
+            context,
+            rings,
         }
     }
 
@@ -195,41 +207,23 @@ impl<D: RingDevice> Session<D> {
         self.acked_protocol
     }
 
-    /// Returns true if handling the request may have to wait for requests in flight, and so run the
-    /// event loop.
-    pub(super) fn may_wait(request: &Request) -> bool {
-        !matches!(
-            request,
-            Request::GetFeatures
-                | Request::GetProtocolFeatures
-                | Request::GetQueueNum
-                | Request::GetConfig(_)
-                | Request::GetMaxMemSlots
-                | Request::GetStatus
-        )
-    }
-
-    /// Handles a request. May run the event loop of `context` until the requests in flight on the
-    /// rings that it stops have been answered.
+    /// Handles a request. Waits until the requests in flight on the rings that it stops have been
+    /// answered.
     ///
     /// # Errors
     /// Returns why the request was refused. Requests are checked before they change anything. One
     /// exception is a request for a ring that completes it: if the ring turns out to be unusable,
     /// the request is refused, and a later one can correct it.
-    pub(super) fn handle(
-        &mut self,
-        request: Request,
-        context: &AioContext,
-    ) -> Result<Option<Reply>, SessionError> {
+    pub(super) async fn handle(&mut self, request: Request) -> Result<Option<Reply>, SessionError> {
         let completes = Completes::of(&request);
-        let applied = self.apply(request, context);
+        let applied = self.apply(request).await;
         // Also after a refusal: it may have stopped rings.
         let started = match completes {
             Completes::NoRing => Ok(()),
-            Completes::Ring(index) => self.start_if_ready(index, context),
-            Completes::RingPart(index) => self.start_if_corrected(index, context),
+            Completes::Ring(index) => self.start_if_ready(index).await,
+            Completes::RingPart(index) => self.start_if_corrected(index).await,
             Completes::AllRings => {
-                self.start_ready(context);
+                self.start_ready().await;
                 Ok(())
             }
         };
@@ -239,60 +233,63 @@ impl<D: RingDevice> Session<D> {
     }
 
     /// Carries out a request, but starts no ring.
-    fn apply(&mut self, request: Request, context: &AioContext) -> Result<Option<Reply>, SessionError> {
+    async fn apply(&mut self, request: Request) -> Result<Option<Reply>, SessionError> {
         match request {
             Request::GetFeatures => {
                 return Ok(Some(Reply::Features(self.served.device.offered() | F_PROTOCOL_FEATURES)));
             }
-            Request::SetFeatures(bits) => self.set_features(bits, context)?,
+            Request::SetFeatures(bits) => self.set_features(bits).await?,
             Request::SetOwner => {}
             // The specification says "no longer used", and its meaning was never agreed upon. It
             // does nothing here, as in libvhost-user.
             Request::ResetOwner => {}
             Request::SetMemTable(regions) => {
                 let memory = MemoryTable::new(regions)?;
-                self.set_memory(memory, context)?;
+                self.set_memory(memory).await?;
             }
             Request::AddMemReg(region, fd) => {
                 let memory = self.memory.with(region, fd)?;
-                self.set_memory(memory, context)?;
+                self.set_memory(memory).await?;
             }
             Request::RemMemReg(region) => {
                 let memory = self.memory.without(&region)?;
-                self.set_memory(memory, context)?;
+                self.set_memory(memory).await?;
             }
             Request::SetVringNum(VringState { index, num }) => {
                 let largest = self.served.device.max_queue_size();
                 let fits = |size: &u16| QueueConfig::is_valid_size(*size) && *size <= largest;
                 let size = u16::try_from(num).ok().filter(fits);
                 let size = size.ok_or(SessionError::RingNumber { index, value: num })?;
+                let is_running = self.rings.is_running(index);
                 let vring = self.vring(index)?;
-                if vring.running.is_some() && vring.size != size {
+                if is_running && vring.size != size {
                     return Err(SessionError::Running(index));
                 }
                 vring.size = size;
             }
             Request::SetVringAddr(addr) => {
+                let is_running = self.rings.is_running(addr.index);
                 let vring = self.vring(addr.index)?;
                 // QEMU sends the addresses of a running ring again to change its logging flag.
                 // Dirty logging is not offered, so only the addresses matter.
                 let same = vring.addr.is_some_and(|old| same_place(&old, &addr));
-                if vring.running.is_some() && !same {
+                if is_running && !same {
                     return Err(SessionError::Running(addr.index));
                 }
                 vring.addr = Some(addr);
             }
             Request::SetVringBase(VringState { index, num }) => {
                 let base = u16::try_from(num).map_err(|_| SessionError::RingNumber { index, value: num })?;
+                let is_running = self.rings.is_running(index);
                 let vring = self.vring(index)?;
-                if vring.running.is_none() {
+                if !is_running {
                     (vring.base, vring.first) = (Some(base), None);
                 } else if vring.first != Some(base) {
                     return Err(SessionError::Running(index));
                 }
             }
             Request::GetVringBase { index } => {
-                self.stop(index, context)?;
+                self.stop(index).await?;
                 let vring = self.vring(index)?;
                 // The ring stays stopped until it gets a new kick eventfd.
                 (vring.kick, vring.first) = (None, None);
@@ -303,15 +300,16 @@ impl<D: RingDevice> Session<D> {
                 let index = kick.index;
                 let fd = kick.fd.ok_or(SessionError::NoKick(index))?;
                 let kick = self.adopt(fd)?;
-                self.stop(index.into(), context)?;
+                self.stop(index.into()).await?;
                 self.vring(index.into())?.kick = Some(kick);
             }
             Request::SetVringCall(call) => {
                 let interrupt = call.fd.map_or(Ok(Interrupt::None), Interrupt::from_peer)?;
-                let vring = self.vring(call.index.into())?;
-                vring.call = Some(interrupt.clone());
-                if let Some(running) = &vring.running {
-                    running.set_interrupt(interrupt)?;
+                let index = call.index.into();
+                self.vring(index)?.call = Some(interrupt.clone());
+                let set = self.rings.ask(index, move |ring| ring.set_interrupt(interrupt));
+                if let Some(set) = set {
+                    set.answer().await;
                 }
             }
             Request::SetVringErr(error) => {
@@ -334,7 +332,7 @@ impl<D: RingDevice> Session<D> {
             Request::SetVringEnable { index, enable } => {
                 self.vring(index)?.enabled = enable;
                 if !enable {
-                    self.stop(index, context)?;
+                    self.stop(index).await?;
                 }
             }
             Request::SetBackendReqFd(fd) => {
@@ -367,11 +365,11 @@ impl<D: RingDevice> Session<D> {
             }
             Request::SetInflightFd(description, fd) => {
                 let region = InflightRegion::adopt(&description, fd, self.served.device.queues())?;
-                self.stop_all(context)?;
+                self.stop_all().await?;
                 self.inflight = Some(region);
             }
             Request::ResetDevice => {
-                self.stop_all(context)?;
+                self.stop_all().await?;
                 for vring in &mut self.vrings {
                     *vring = Vring::default();
                 }
@@ -395,8 +393,8 @@ impl<D: RingDevice> Session<D> {
     }
 
     /// Stops all rings and passes another memory table to the device.
-    fn set_memory(&mut self, memory: MemoryTable, context: &AioContext) -> Result<(), SessionError> {
-        self.stop_all(context)?;
+    async fn set_memory(&mut self, memory: MemoryTable) -> Result<(), SessionError> {
+        self.stop_all().await?;
         self.served.device.set_memory(&memory)?;
         self.memory = memory;
         Ok(())
@@ -406,13 +404,13 @@ impl<D: RingDevice> Session<D> {
         Ok(adopt_from_peer(fd, self.served.reset)?)
     }
 
-    fn set_features(&mut self, bits: u64, context: &AioContext) -> Result<(), SessionError> {
+    async fn set_features(&mut self, bits: u64) -> Result<(), SessionError> {
         let features = bits & !F_PROTOCOL_FEATURES;
         let has_protocol_features = bits & F_PROTOCOL_FEATURES != 0;
         // Check first, so that a refusal does not stop any ring.
         if let Err(error) = self.served.device.check_features(features) {
             // Running rings keep the features that they started with.
-            if self.vrings.iter().all(|vring| vring.running.is_none()) {
+            if !self.rings.is_any_running() {
                 self.features = None;
             }
             return Err(SessionError::Features(error));
@@ -422,7 +420,7 @@ impl<D: RingDevice> Session<D> {
         if unchanged {
             return Ok(());
         }
-        self.stop_all(context)?;
+        self.stop_all().await?;
         (self.features, self.has_protocol_features) = (Some(features), has_protocol_features);
         self.served.device.negotiate(bits);
         Ok(())
@@ -435,19 +433,19 @@ impl<D: RingDevice> Session<D> {
     }
 
     /// Stops a ring and stores its position in `base`.
-    fn stop(&mut self, index: u32, context: &AioContext) -> Result<(), SessionError> {
-        let vring = self.vring(index)?;
-        if let Some(running) = vring.running.take() {
-            vring.base = Some(running.stop(context)?.next_avail);
+    async fn stop(&mut self, index: u32) -> Result<(), SessionError> {
+        self.vring(index)?;
+        if let Some(stopped) = self.rings.stop(index, &self.context).await? {
+            self.vring(index)?.base = Some(stopped.next_avail);
         }
         Ok(())
     }
 
     /// Stops all rings, also if stopping one of them fails.
-    pub(super) fn stop_all(&mut self, context: &AioContext) -> Result<(), SessionError> {
+    pub(super) async fn stop_all(&mut self) -> Result<(), SessionError> {
         let mut outcome = Ok(());
         for index in 0..self.vrings.len() as u32 {
-            outcome = outcome.and(self.stop(index, context));
+            outcome = outcome.and(self.stop(index).await);
         }
         outcome
     }
@@ -457,9 +455,9 @@ impl<D: RingDevice> Session<D> {
     /// A ring that cannot be started keeps no other ring from it, and is no reason to refuse the
     /// request: the guest chose the place of the ring, and a VMM may not survive that a change of
     /// its memory table is refused.
-    fn start_ready(&mut self, context: &AioContext) {
+    async fn start_ready(&mut self) {
         for index in 0..self.vrings.len() as u32 {
-            if let Err(error) = self.start_if_ready(index, context) {
+            if let Err(error) = self.start_if_ready(index).await {
                 self.served.device.log(format_args!("vring {index} cannot start: {error}"));
             }
         }
@@ -467,11 +465,11 @@ impl<D: RingDevice> Session<D> {
 
     /// Starts a ring if it is stopped and has everything it needs. If that fails, the frontend
     /// learns of it through the ring's error eventfd too: it may not wait for an answer.
-    fn start_if_ready(&mut self, index: u32, context: &AioContext) -> Result<(), SessionError> {
+    async fn start_if_ready(&mut self, index: u32) -> Result<(), SessionError> {
         let Some(setup) = self.ready(index)? else { return Ok(()) };
         let error = self.vring(index)?.error.clone();
         error.clear();
-        let started = self.start(index, setup, context);
+        let started = self.start(index, setup).await;
         if started.is_err() {
             error.raise();
         }
@@ -482,9 +480,9 @@ impl<D: RingDevice> Session<D> {
     /// Like [`start_if_ready`](Self::start_if_ready), after a request that sets one of several
     /// numbers of a ring. If the ring could not start before, the frontend is correcting it, and
     /// more may follow: that it still cannot start is no reason to refuse the request.
-    fn start_if_corrected(&mut self, index: u32, context: &AioContext) -> Result<(), SessionError> {
+    async fn start_if_corrected(&mut self, index: u32) -> Result<(), SessionError> {
         let failed_before = self.vring(index)?.failed;
-        match self.start_if_ready(index, context) {
+        match self.start_if_ready(index).await {
             Err(error) if failed_before => {
                 self.served.device.log(format_args!("vring {index} still cannot start: {error}"));
                 Ok(())
@@ -497,16 +495,17 @@ impl<D: RingDevice> Session<D> {
     fn ready(&mut self, index: u32) -> Result<Option<RingSetup>, SessionError> {
         let (features, has_memory) = (self.features, !self.memory.is_empty());
         let has_protocol_features = self.has_protocol_features;
+        let is_running = self.rings.is_running(index);
         let vring = self.vring(index)?;
         let enabled = vring.enabled || !has_protocol_features;
-        let idle = vring.running.is_none() && vring.size != 0 && enabled && has_memory;
+        let idle = !is_running && vring.size != 0 && enabled && has_memory;
         Ok(match (features, vring.addr, vring.kick.clone()) {
             (Some(features), Some(addr), Some(kick)) if idle => Some(RingSetup { features, addr, kick }),
             _ => None,
         })
     }
 
-    fn start(&mut self, index: u32, setup: RingSetup, context: &AioContext) -> Result<(), SessionError> {
+    async fn start(&mut self, index: u32, setup: RingSetup) -> Result<(), SessionError> {
         let RingSetup { features, addr, kick } = setup;
         let vring = self.vring(index)?;
         let (size, base) = (vring.size, vring.base);
@@ -524,10 +523,10 @@ impl<D: RingDevice> Session<D> {
         };
         let limit = self.served.limit.clone();
         let order = RingOrder { queue, config, kick, interrupt, limit, in_flight, link };
-        let running = self.loops.start(number, Arc::clone(&self.served.device), order, context)?;
-        let vring = self.vring(index)?;
-        vring.running = Some(running);
-        vring.first.get_or_insert(base);
+        let device = Arc::clone(&self.served.device);
+        let running = self.loops.start(number, device, order, &self.context).await?;
+        self.rings.add(number, running);
+        self.vring(index)?.first.get_or_insert(base);
         Ok(())
     }
 
@@ -578,10 +577,13 @@ impl<D: RingDevice> Session<D> {
         }
     }
 
-    /// Returns the counters of each running ring, by ring index.
-    pub(super) fn stats(&self) -> Vec<(usize, QueueStats)> {
-        let running = |(index, vring): (usize, &Vring)| Some((index, vring.running.as_ref()?.stats().ok()?));
-        self.vrings.iter().enumerate().filter_map(running).collect()
+    /// Stops a ring and starts it where its place is now.
+    pub(super) async fn restart(&mut self, index: u32) -> Result<(), SessionError> {
+        if self.rings.is_running(index) {
+            self.stop(index).await?;
+            self.start_if_ready(index).await?;
+        }
+        Ok(())
     }
 }
 

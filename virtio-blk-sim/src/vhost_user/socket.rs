@@ -7,6 +7,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 /// Maximum number of file descriptors in one message (specification, "Back-end communication", and
@@ -154,6 +155,14 @@ pub(super) fn wait(socket: BorrowedFd<'_>, writable: bool, timeout: Duration) ->
         _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => Ok(true),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Returns true if the peer has closed the connection, whatever is still to be read. Does not block.
+pub(super) fn has_hung_up(socket: &UnixStream) -> bool {
+    let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: one live and writable pollfd.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    ready == 1
 }
 
 fn empty_message() -> libc::msghdr {

@@ -189,7 +189,7 @@ fn a_new_size_reaches_the_frontend() {
     for (columns, rows) in [(132, 43), (300, 1)] {
         rig.server.ask(move |server: &Listening<Console>| {
             server.device().resize(Size { columns, rows });
-            server.config_changed().unwrap();
+            server.config_changed();
         });
         let request = rig.vmm.frontend.wait_backend_request().unwrap();
         assert!(matches!(request, BackendRequest::ConfigChange), "{request:?}");

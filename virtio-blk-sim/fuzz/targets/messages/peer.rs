@@ -123,7 +123,7 @@ impl Peer {
             Step::Resize(sectors) => {
                 // The disk itself keeps its size: accesses past its end are I/O errors.
                 if self.server.device().device.resize(sectors.into()).is_ok() {
-                    let _ = self.server.config_changed();
+                    self.server.config_changed();
                 }
             }
             Step::Listen => {

@@ -182,7 +182,7 @@ fn resize(server: &Server<Disk>, image: Option<&FileImage>) {
     let resized = image.current_sectors().and_then(|sectors| {
         let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
         server.device().device.resize(sectors).map_err(invalid)?;
-        server.config_changed()?;
+        server.config_changed();
         Ok(sectors)
     });
     match resized {

@@ -1,0 +1,259 @@
+//! The task that serves one frontend: it receives requests, carries them out one after the other,
+//! and replies. A request may wait for rings; then only this frontend waits.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use aio::{AsyncFd, Interest, LocalHandle};
+
+use super::connection::Connection;
+use super::error::ConnectionError;
+use super::loops::Loops;
+use super::reply::{Ack, Refusal, Reply};
+use super::request::Request;
+use super::ring_device::RingDevice;
+use super::rings::Rings;
+use super::session::{Served, Session};
+use crate::waiters::Waiters;
+
+/// Messages of one frontend that are handled before the loop looks at everything else.
+const MESSAGES_PER_TURN: usize = 16;
+
+/// What the server and the task share.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) rings: Rc<Rings>,
+    socket: Arc<UnixStream>,
+    /// The conversation is over, and its rings are being stopped.
+    ending: Cell<bool>,
+    /// The server wants it to end.
+    cut: Cell<bool>,
+    /// The configuration space has changed since the frontend was notified.
+    config_changed: Cell<bool>,
+    /// Rings that are to be started again where their place is now.
+    moving: RefCell<Vec<u16>>,
+    news: Waiters,
+    moved: Waiters,
+}
+
+/// Why the server closed a frontend's connection.
+#[derive(Debug, thiserror::Error)]
+enum HangUp {
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    #[error("its socket cannot be watched: {0}")]
+    Socket(#[from] io::Error),
+    /// The frontend waits for an answer that cannot express a failure.
+    #[error("its {request} failed: {why}")]
+    Refused { request: String, why: String },
+    /// The server ends it.
+    #[error("the server ends")]
+    Cut,
+}
+
+impl Line {
+    pub(super) fn new(queues: u16, socket: UnixStream) -> Rc<Self> {
+        Rc::new(Self {
+            rings: Rc::new(Rings::new(queues)),
+            socket: Arc::new(socket),
+            ending: Cell::new(false),
+            cut: Cell::new(false),
+            config_changed: Cell::new(false),
+            moving: RefCell::default(),
+            news: Waiters::default(),
+            moved: Waiters::default(),
+        })
+    }
+
+    /// Returns true if the frontend is gone, although the task may not have noticed it yet.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.get() || self.cut.get() || super::socket::has_hung_up(&self.socket)
+    }
+
+    /// Ends the conversation. The task stops the rings in order.
+    pub(super) fn cut(&self) {
+        self.cut.set(true);
+        self.news.wake();
+    }
+
+    /// Notifies the frontend of a change of the configuration space.
+    pub(super) fn config_changed(&self) {
+        self.config_changed.set(true);
+        self.news.wake();
+    }
+
+    /// Starts a ring again where its place is now, if it is running, and waits for that.
+    pub(super) async fn restart(&self, index: u16) {
+        let has = |index| self.moving.borrow().contains(&index);
+        if !has(index) {
+            self.moving.borrow_mut().push(index);
+        }
+        self.news.wake();
+        self.moved.until(|| (self.ending.get() || !has(index)).then_some(())).await;
+    }
+
+    fn has_news(&self) -> bool {
+        self.cut.get() || self.config_changed.get() || !self.moving.borrow().is_empty()
+    }
+}
+
+/// Serves the frontend until one of both sides ends it, and stops its rings in order.
+pub(super) async fn serve<D: RingDevice>(
+    served: Rc<Served<D>>,
+    loops: Rc<Loops>,
+    line: Rc<Line>,
+    stream: UnixStream,
+    context: LocalHandle,
+) {
+    let _over = Over(&line);
+    let session = Session::new(
+        Rc::clone(&served),
+        loops,
+        Rc::clone(&line.rings),
+        context.clone(),
+        Arc::clone(&line.socket),
+    );
+    let mut conversation =
+        Conversation { served, line: Rc::clone(&line), connection: Connection::new(stream), session };
+    let why = conversation.talk(&context).await;
+    line.ending.set(true);
+    let Conversation { served, connection, mut session, .. } = conversation;
+    if !matches!(why, HangUp::Connection(ConnectionError::Closed) | HangUp::Cut) {
+        served.device.log(format_args!("closing the frontend's connection: {why}"));
+    }
+    drop(connection);
+    // The writes in flight must be complete before the next frontend reads the disk.
+    if let Err(error) = session.stop_all().await {
+        served.device.log(format_args!("stopping the rings failed: {error}"));
+    }
+    drop(session);
+    served.device.end_session();
+}
+
+/// Says that nothing moves any more, also if the device has panicked.
+struct Over<'a>(&'a Line);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.ending.set(true);
+        self.0.rings.clear();
+        self.0.moved.wake();
+    }
+}
+
+struct Conversation<D> {
+    served: Rc<Served<D>>,
+    line: Rc<Line>,
+    connection: Connection,
+    session: Session<D>,
+}
+
+impl<D: RingDevice> Conversation<D> {
+    /// Returns why it is over.
+    async fn talk(&mut self, context: &LocalHandle) -> HangUp {
+        match self.listen(context).await {
+            Ok(never) => match never {},
+            Err(why) => why,
+        }
+    }
+
+    async fn listen(&mut self, context: &LocalHandle) -> Result<std::convert::Infallible, HangUp> {
+        let socket = Arc::clone(&self.line.socket);
+        let socket = context.async_fd(socket).map_err(|refused| refused.error)?;
+        loop {
+            self.obey().await?;
+            self.connection.flush()?;
+            for _ in 0..MESSAGES_PER_TURN {
+                if self.connection.wants_write() || !self.answer_one().await? {
+                    break;
+                }
+            }
+            self.wait(&socket).await?;
+        }
+    }
+
+    /// Waits until the socket is ready or the server wants something. What is left in the socket is
+    /// found by the next turn of the loop.
+    async fn wait(&self, socket: &AsyncFd<Arc<UnixStream>>) -> io::Result<()> {
+        // Pending replies first. No more requests are read until the frontend reads its replies.
+        let interest = match self.connection.wants_write() {
+            true => Interest::WRITABLE,
+            false => Interest::READABLE,
+        };
+        let mut ready = pin!(socket.ready(interest));
+        let mut news = pin!(self.line.news.until(|| self.line.has_news().then_some(())));
+        poll_fn(|cx| {
+            if news.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            ready.as_mut().poll(cx).map(|ready| ready.map(|mut ready| ready.clear_ready()))
+        })
+        .await
+    }
+
+    /// Does what the server wants.
+    async fn obey(&mut self) -> Result<(), HangUp> {
+        if self.line.cut.get() {
+            return Err(HangUp::Cut);
+        }
+        if self.line.config_changed.take()
+            && let Err(error) = self.session.notify_config_change()
+        {
+            self.served
+                .device
+                .log(format_args!("cannot notify the frontend of a configuration change: {error}"));
+        }
+        loop {
+            let Some(index) = self.line.moving.borrow().first().copied() else { return Ok(()) };
+            if let Err(error) = self.session.restart(index.into()).await {
+                self.served.device.log(format_args!("vring {index} cannot start on another loop: {error}"));
+            }
+            self.line.moving.borrow_mut().retain(|moving| *moving != index);
+            self.line.moved.wake();
+        }
+    }
+
+    /// Handles one message, if there is a complete one.
+    async fn answer_one(&mut self) -> Result<bool, HangUp> {
+        let Some(incoming) = self.connection.receive()? else { return Ok(false) };
+        let header = incoming.header;
+        let request = Request::parse(&header, incoming.body, incoming.fds);
+        let negotiated = self.session.negotiated();
+        let outcome = match request {
+            Ok(request) => {
+                let name = format!("{:?}", request.code());
+                self.session.handle(request).await.map_err(|why| (name, why.to_string()))
+            }
+            Err(error) => Err((format!("message {}", header.request), error.to_string())),
+        };
+        match outcome {
+            Ok(Some(reply)) => self.connection.send(reply.encode())?,
+            Ok(None) => {
+                // Check the features both before and after the request: SET_PROTOCOL_FEATURES
+                // itself may ask for an acknowledgement.
+                if header.wants_ack(negotiated) || header.wants_ack(self.session.negotiated()) {
+                    self.connection.send(Reply::Ack(Ack { request: header.request, ok: true }).encode())?;
+                }
+            }
+            Err((request, why)) => {
+                let refusal = Refusal::of(&header, negotiated);
+                if let Refusal::Close = refusal {
+                    return Err(HangUp::Refused { request, why });
+                }
+                self.served.device.log(format_args!("refused {request}: {why}"));
+                // A frontend that did not ask for an answer stays connected too: the guest can
+                // reset its device, and without a connection it could not.
+                if let Refusal::Reply(reply) = refusal {
+                    self.connection.send(reply.encode())?;
+                }
+            }
+        }
+        Ok(true)
+    }
+}

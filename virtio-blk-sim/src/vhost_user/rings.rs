@@ -1,0 +1,69 @@
+//! The running rings of a session. The task of the session starts and stops them; the server asks
+//! them meanwhile.
+
+use std::cell::RefCell;
+
+use aio::AioContext;
+
+use super::loops::{Asked, RunningQueue};
+use super::ring_device::RunningRing;
+use crate::queue::Stopped;
+
+/// The running rings, by index. Dropping it stops them without waiting.
+#[derive(Debug)]
+pub(super) struct Rings(RefCell<Vec<Option<RunningQueue>>>);
+
+impl Rings {
+    pub(super) fn new(queues: u16) -> Self {
+        Self(RefCell::new((0..queues).map(|_| None).collect()))
+    }
+
+    pub(super) fn is_running(&self, index: u32) -> bool {
+        self.0.borrow().get(index as usize).is_some_and(Option::is_some)
+    }
+
+    pub(super) fn is_any_running(&self) -> bool {
+        self.0.borrow().iter().any(Option::is_some)
+    }
+
+    /// Adds a ring that was started. No ring of this index is running.
+    pub(super) fn add(&self, index: u16, ring: RunningQueue) {
+        if let Some(place) = self.0.borrow_mut().get_mut(usize::from(index)) {
+            *place = Some(ring);
+        }
+    }
+
+    /// Stops a ring and waits for its requests in flight. `None` if it was not running.
+    pub(super) async fn stop(&self, index: u32, own: &AioContext) -> std::io::Result<Option<Stopped>> {
+        let running = self.0.borrow_mut().get_mut(index as usize).and_then(Option::take);
+        match running {
+            Some(running) => running.stop(own).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Asks a ring, if it is running.
+    pub(super) fn ask<R: Send + 'static>(
+        &self,
+        index: u32,
+        question: impl FnOnce(&dyn RunningRing) -> R + Send + 'static,
+    ) -> Option<Asked<R>> {
+        self.0.borrow().get(index as usize)?.as_ref().map(|ring| ring.ask(question))
+    }
+
+    /// Asks all running rings.
+    pub(super) fn ask_all<R: Send + 'static>(
+        &self,
+        question: fn(&dyn RunningRing) -> R,
+    ) -> Vec<(usize, Asked<R>)> {
+        let rings = self.0.borrow();
+        let running = rings.iter().enumerate().filter_map(|(index, ring)| Some((index, ring.as_ref()?)));
+        running.map(|(index, ring)| (index, ring.ask(question))).collect()
+    }
+
+    /// Drops all rings, without waiting for their requests in flight.
+    pub(super) fn clear(&self) {
+        let rings: Vec<_> = self.0.borrow_mut().iter_mut().map(Option::take).collect();
+        drop(rings);
+    }
+}
