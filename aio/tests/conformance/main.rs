@@ -34,6 +34,7 @@ mod polled;
 mod progress;
 mod registered;
 mod releases;
+mod remote;
 mod removal;
 mod safe_operations;
 mod scale;
@@ -380,6 +381,14 @@ suite! { $ by_itself
         polls_of_tasks_are_profiled_by_name,
         polls_of_tasks_between_turns_are_observed,
         a_panic_of_the_hook_after_a_poll_loses_no_task,
+    }
+    remote {
+        a_task_on_another_loop_returns_its_result,
+        a_thousand_results_come_back_and_none_is_lost,
+        remote_tasks_keep_the_order_of_schedule,
+        a_panic_of_a_remote_task_is_an_error_and_its_loop_goes_on,
+        a_loop_that_ends_first_is_an_error,
+        a_remote_task_runs_on_without_its_handle,
     }
     tasks {
         a_spawned_future_runs_in_the_next_turn,

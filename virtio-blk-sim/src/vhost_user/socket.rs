@@ -157,7 +157,7 @@ pub(super) fn wait(socket: BorrowedFd<'_>, writable: bool, timeout: Duration) ->
     }
 }
 
-/// Returns true if the peer has closed the connection, whatever is still to be read. Does not block.
+/// Returns true if the peer has closed the connection, whatever is left to read. Does not block.
 pub(super) fn has_hung_up(socket: &UnixStream) -> bool {
     let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
     // SAFETY: one live and writable pollfd.
