@@ -39,7 +39,7 @@ use super::reply::{BackendRequest, Reply};
 use super::request::Request;
 use super::ring_device::{RingDevice, RingLink, RingOrder};
 use super::rings::Rings;
-use crate::queue::{Interrupt, RateLimit, adopt_from_peer, set_nonblocking};
+use crate::queue::{Interrupt, Kick, RateLimit, adopt_from_peer, set_nonblocking};
 use crate::virtqueue::{DeviceQueue, QueueConfig, QueueError};
 
 /// A device that a server offers to its frontends.
@@ -84,9 +84,6 @@ pub enum SessionError {
     /// The request needs a stopped vring, but the vring is running.
     #[error("vring {0} is running; stop it with GET_VRING_BASE before changing it")]
     Running(u32),
-    /// A vring was given no kick eventfd.
-    #[error("vring {0} has no kick eventfd; polling the ring instead is not supported")]
-    NoKick(u8),
     /// An index or a size that is too large for a split ring.
     #[error("vring {index}: {value} is not a valid index or size of a split ring")]
     RingNumber {
@@ -134,7 +131,7 @@ struct Vring {
     /// The index at which the ring has first started with this set-up. A restart does not change
     /// it.
     first: Option<u16>,
-    kick: Option<EventNotifier>,
+    kick: Option<Kick>,
     call: Option<Interrupt>,
     error: ErrorLine,
     enabled: bool,
@@ -298,8 +295,10 @@ impl<D: RingDevice> Session<D> {
             }
             Request::SetVringKick(kick) => {
                 let index = kick.index;
-                let fd = kick.fd.ok_or(SessionError::NoKick(index))?;
-                let kick = self.adopt(fd)?;
+                let kick = match kick.fd {
+                    Some(fd) => Kick::Plain(self.adopt(fd)?),
+                    None => Kick::Polled,
+                };
                 self.stop(index.into()).await?;
                 self.vring(index.into())?.kick = Some(kick);
             }
@@ -591,7 +590,7 @@ impl<D: RingDevice> Session<D> {
 struct RingSetup {
     features: u64,
     addr: VringAddr,
-    kick: EventNotifier,
+    kick: Kick,
 }
 
 /// Which rings a request can complete, so that they can start.

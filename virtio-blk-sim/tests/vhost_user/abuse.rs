@@ -225,7 +225,7 @@ pub(crate) fn rings_that_cannot_be_do_not_start() {
             .and_then(|()| frontend.set_vring_base(0, 0))
             .and_then(|()| frontend.set_vring_addr(addr))
             .and_then(|()| frontend.set_vring_enable(0, true))
-            .and_then(|()| frontend.set_vring_kick(0, Some(ports.kick.as_fd())));
+            .and_then(|()| frontend.set_vring_kick(0, ports.kick.fd()));
         assert!(matches!(outcome, Err(FrontendError::Refused { .. })), "{size} {addr:?}: {outcome:?}");
         assert_eq!(server.ask(|server, _| server.stats()), []);
     }

@@ -17,6 +17,7 @@ mod long_chains;
 mod memory;
 mod mistakes;
 mod more_cases;
+mod no_kick;
 mod options;
 mod process;
 mod reconnects;
@@ -26,6 +27,7 @@ mod sandbox;
 mod server;
 mod session;
 mod setup_order;
+mod shared_loop;
 mod stops;
 mod transfer;
 #[path = "../support/vring.rs"]
