@@ -15,6 +15,7 @@
 //! | SET_VRING_NUM, SET_VRING_ADDR | refused, unless nothing changes: they only make sense together |
 //! | SET_VRING_BASE | refused, unless the ring has started there: without it, a ring starts at its used index |
 //! | SET_VRING_ENABLE | stops or starts the ring |
+//! | SET_STATUS | 0 stops the ring until it gets a kick eventfd again; other values change no ring |
 //!
 //! The module [`vhost_user`](super) has a table of what a guest or a frontend may do wrong.
 
@@ -26,6 +27,7 @@ use std::sync::Arc;
 
 use aio::{EventNotifier, LocalHandle, Reset};
 
+use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_FEATURES_OK;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 use super::connection::Connection;
@@ -157,13 +159,15 @@ pub(super) struct Session<D> {
     /// The virtio features that the driver accepted. `None` before SET_FEATURES, and after one that
     /// was refused: then it is not known what the driver relies on, so no ring may start.
     features: Option<u64>,
+    /// The device status register, as the frontend has set it.
+    status: u8,
     inflight: Option<InflightRegion>,
     /// The channel for messages that the backend sends by itself.
     backend_channel: Option<Connection>,
 }
 
 /// The protocol features that the server offers.
-const PROTOCOL: [ProtocolFeatures; 7] = [
+const PROTOCOL: [ProtocolFeatures; 8] = [
     ProtocolFeatures::MQ,
     ProtocolFeatures::REPLY_ACK,
     ProtocolFeatures::BACKEND_REQ,
@@ -171,6 +175,7 @@ const PROTOCOL: [ProtocolFeatures; 7] = [
     ProtocolFeatures::INFLIGHT_SHMFD,
     ProtocolFeatures::RESET_DEVICE,
     ProtocolFeatures::CONFIGURE_MEM_SLOTS,
+    ProtocolFeatures::STATUS,
 ];
 
 impl<D: RingDevice> Session<D> {
@@ -189,6 +194,7 @@ impl<D: RingDevice> Session<D> {
             acked_protocol: ProtocolFeatures::NONE,
             has_protocol_features: false,
             features: None,
+            status: 0,
             inflight: None,
             backend_channel: None,
             socket,
@@ -372,11 +378,18 @@ impl<D: RingDevice> Session<D> {
                 for vring in &mut self.vrings {
                     *vring = Vring::default();
                 }
-                self.features = None;
+                (self.features, self.status) = (None, 0);
                 self.served.device.reset();
             }
             Request::GetMaxMemSlots => return Ok(Some(Reply::MaxMemSlots(MAX_MEM_SLOTS as u64))),
-            Request::SetStatus(_) | Request::GetStatus => return Err(SessionError::NotNegotiated("STATUS")),
+            Request::SetStatus(status) => {
+                self.needs(ProtocolFeatures::STATUS, "STATUS")?;
+                self.set_status(status).await?;
+            }
+            Request::GetStatus => {
+                self.needs(ProtocolFeatures::STATUS, "STATUS")?;
+                return Ok(Some(Reply::Status(self.status)));
+            }
         }
         Ok(None)
     }
@@ -422,6 +435,21 @@ impl<D: RingDevice> Session<D> {
         self.stop_all().await?;
         (self.features, self.has_protocol_features) = (Some(features), has_protocol_features);
         self.served.device.negotiate(bits);
+        Ok(())
+    }
+
+    /// The device status register. It reports to the driver whether its features were accepted. 0
+    /// stops the rings and changes nothing else: QEMU writes it also when it pauses the guest, who
+    /// does not know of a reset. A frontend that resets the device sets everything up again.
+    async fn set_status(&mut self, status: u8) -> Result<(), SessionError> {
+        if status == 0 {
+            self.stop_all().await?;
+            for vring in &mut self.vrings {
+                (vring.kick, vring.first) = (None, None);
+            }
+        }
+        let refused = if self.features.is_some() { 0 } else { VIRTIO_CONFIG_S_FEATURES_OK as u8 };
+        self.status = status & !refused;
         Ok(())
     }
 

@@ -28,6 +28,7 @@ mod server;
 mod session;
 mod setup_order;
 mod shared_loop;
+mod status;
 mod stops;
 mod transfer;
 #[path = "../support/vring.rs"]
