@@ -9,7 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
-/// A thread with an event loop. Dropping it stops the loop and waits for the thread.
+/// A thread with an event loop, as QEMU's IOThread. Dropping it stops the loop and waits for the
+/// thread. May be used in any thread, and shared between threads.
 ///
 /// The loop also ends if a callback panics, or if the kernel fails it. [`is_alive`](Self::is_alive)
 /// tells, [`on_exit`](Self::on_exit) reports it, and [`stop`](Self::stop) returns the reason.
@@ -111,7 +112,8 @@ impl IoThread {
         Ok(Self { handle, name: name.to_owned(), thread: Some(thread), exit, process: Process::current() })
     }
 
-    /// The handle of its context.
+    /// The handle of its context: [`schedule`](Handle::schedule) gives the loop work without
+    /// waiting for it.
     pub fn handle(&self) -> &Handle {
         &self.handle
     }

@@ -60,7 +60,7 @@ impl AioContext {
     ///
     /// The callback gets the results in the order of the entries, and `held`, when all have
     /// completed. It runs in a later turn, never inside this call. Returns an id for each entry;
-    /// cancelling the one that runs ends the chain. No system call.
+    /// cancelling the one that runs ends the chain. Home thread; no system call.
     ///
     /// # Errors
     /// `InvalidInput` for a chain that is empty, or longer than the ring's queue

@@ -17,7 +17,9 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-/// Identity of a handler of one context; may be sent to other threads. See [`AioContext::remove`].
+/// Identity of a handler of one context; may be sent to other threads. It has a version, so the id
+/// of a handler that was removed removes no other one, unless 2^32 were added since. To be used
+/// with the context that returned it. See [`AioContext::remove`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HandlerId(Token);
 
@@ -54,7 +56,8 @@ impl Registration {
     }
 
     /// Changes what an fd handler is called for, from the next wait on. Readiness that was
-    /// collected already is masked.
+    /// collected already is masked. May be called by the handler itself. On epoll one system call
+    /// (and on an [embeddable](crate::Builder::embeddable) poll monitor), else none.
     ///
     /// # Errors
     /// `NotFound` if the handler was removed or replaced, `InvalidInput` for a notifier, and what
@@ -295,7 +298,9 @@ impl AioContext {
         }
     }
 
-    /// The same for a device that can be busy polled.
+    /// The same for a device that can be busy polled. Its [`process`](BusyPolled::process) may turn
+    /// the loop: it is not entered again from there by busy polling, but by its doorbell. The loop
+    /// keeps a reference to the device until the registration is dropped.
     ///
     /// # Errors
     /// As for [`add_notifier`](Self::add_notifier).
@@ -332,8 +337,9 @@ impl AioContext {
         register(&self.parts, target, action)
     }
 
-    /// Removes a handler by its id. Returns false if it was already removed. Its callback will not
-    /// be entered again.
+    /// Removes a handler by its id, as dropping its [`Registration`] does. Returns false if it was
+    /// already removed. Its callback will not be entered again, and is dropped with what it owns:
+    /// in this call or, if it runs further up the stack, when it returns.
     pub fn remove(&self, handler: HandlerId) -> bool {
         self.parts.remove(handler.0)
     }

@@ -78,6 +78,10 @@ impl<T: 'static> Operations<T> {
     /// operations were in flight before. For an operation with several completions the callback
     /// runs with the last one; use [`AioContext::submit_multishot`] to see each.
     ///
+    /// A result that owns something, such as the descriptor of a new connection, is lost if the
+    /// context is dropped before the callback gets it: nobody closes it. The operations of
+    /// [`op`](crate::op) take care of theirs.
+    ///
     /// # Errors
     /// `NotConnected` if the context was dropped, ENOSPC if 2^28 operations are in flight,
     /// `InvalidInput` for the flags IO_LINK, IO_HARDLINK, IO_DRAIN and CQE_SKIP_SUCCESS, which
@@ -191,7 +195,7 @@ impl AioContext {
     }
 
     /// Queues one operation with a callback of its own, which costs an allocation; otherwise as
-    /// [`Operations::submit`].
+    /// [`Operations::submit`]. For operations that [`op`](crate::op) does not have. Home thread.
     ///
     /// # Errors
     /// `Unsupported` if the monitor is not io_uring, else as for [`Operations::submit`]; `held`
@@ -215,7 +219,8 @@ impl AioContext {
     }
 
     /// Queues an operation with several completions. The callback gets the result and the flags of
-    /// each; the last one is without `IORING_CQE_F_MORE` (see [`io_uring::cqueue::more`]).
+    /// each; the last one is without `IORING_CQE_F_MORE` (see [`io_uring::cqueue::more`]). It may
+    /// turn the loop, and may then be entered again from there. Home thread; one allocation.
     ///
     /// # Errors
     /// As for [`submit`](Self::submit).

@@ -31,7 +31,28 @@ impl Home {
 ///
 /// Made by [`AioContext::register_file`]. It is a handle; clones are the same registration, which
 /// ends when the last of them was dropped. The descriptor may be closed meanwhile: the registration
-/// holds the file open. On the ring of another context, an operation on it ends with EBADF.
+/// holds the file open. On the ring of another context, an operation on it ends with EBADF. Home
+/// thread.
+///
+/// ```
+/// use aio::op::ReadAt;
+/// # use std::fs::File;
+/// # fn main() -> std::io::Result<()> {
+/// # let ctx = aio::AioContext::new()?;
+/// # if ctx.monitor().kind != aio::MonitorKind::IoUring { return Ok(()); }
+/// # if ctx.register_buffer(vec![0; 1]).is_err() { return Ok(()); } // an old kernel
+/// let file = File::open("/dev/zero")?;
+/// let disk = ctx.register_file(&file)?;
+/// drop(file); // the registration is enough
+/// let buffer = ctx.register_buffer(vec![1; 4096])?;
+///
+/// let read = ReadAt::new(disk.clone(), buffer, 0);
+/// let (result, _disk, buffer) = ctx.block_on(ctx.perform(read))?;
+/// assert_eq!(result?, 4096);
+/// assert_eq!(buffer.into_inner(), vec![0; 4096]); // unregisters it
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct FixedFile(Rc<FileSlot>);
 
@@ -62,10 +83,10 @@ impl fmt::Debug for FileSlot {
 /// A buffer whose pages are pinned and registered with the ring of a context
 /// (IORING_REGISTER_BUFFERS): reads and writes need not map them again.
 ///
-/// Made by [`AioContext::register_buffer`]. Dropping it unregisters the buffer and drops it. It is
-/// itself a buffer for operations: [`ReadAt`](crate::op::ReadAt) and
-/// [`WriteAt`](crate::op::WriteAt) use the registration, all others, and those on another context,
-/// use it as ordinary memory.
+/// Made by [`AioContext::register_buffer`]; for an example, see [`FixedFile`]. Dropping it
+/// unregisters the buffer and drops it. It is itself a buffer for operations:
+/// [`ReadAt`](crate::op::ReadAt) and [`WriteAt`](crate::op::WriteAt) use the registration, all
+/// others, and those on another context, use it as ordinary memory. Home thread.
 ///
 /// To use one registered buffer in many operations at once, such as all of a guest's memory, put it
 /// into an [`Rc`], and implement [`StableBuffer`] for a type with that and a range, which passes on
@@ -93,7 +114,7 @@ impl<B: StableBuffer> FixedBuffer<B> {
         &self.buffer
     }
 
-    /// Unregisters the buffer and returns it.
+    /// Unregisters the buffer, with one system call, and returns it.
     pub fn into_inner(self) -> B {
         self.buffer
     }
@@ -147,8 +168,8 @@ impl AioContext {
         Home(Rc::downgrade(&self.parts))
     }
 
-    /// Registers a file with the ring. One system call, and one when it is unregistered. Linux
-    /// 5.19. Home thread.
+    /// Registers a file with the ring. One system call (two for the first file, which makes the
+    /// table), and one when it is unregistered. Linux 5.19. Home thread.
     ///
     /// # Errors
     /// `Unsupported` if the monitor is not io_uring, or for an older kernel; `StorageFull` if 1024
@@ -159,7 +180,8 @@ impl AioContext {
         Ok(FixedFile(Rc::new(FileSlot { slot, ring: self.parts.ring_id, home: self.home() })))
     }
 
-    /// Registers a buffer with the ring, which pins its pages. One system call, and one when it is
+    /// Registers a buffer with the ring, which pins its pages; for large ones that takes a while.
+    /// One system call (two for the first buffer, which makes the table), and one when it is
     /// unregistered. Linux 5.19. Home thread.
     ///
     /// # Errors

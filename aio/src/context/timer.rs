@@ -43,8 +43,8 @@ impl Timer {
         self.timers.arm(self.key, at_ns);
     }
 
-    /// Arms the timer for a time from now. The latest deadline is 584 years after the clock's
-    /// start.
+    /// Arms the timer for a time from now, on its clock, in place of any deadline that it had. The
+    /// latest deadline is 584 years after the clock's start.
     pub fn arm_after(&self, delay: Duration) {
         self.arm_at(after(self.now_ns(), delay));
     }
@@ -67,7 +67,7 @@ impl Timer {
         self.deadline_ns().is_some()
     }
 
-    /// When the timer runs, on its clock; `None` if it is not armed.
+    /// When the timer runs, in nanoseconds of its clock; `None` if it is not armed.
     pub fn deadline_ns(&self) -> Option<u64> {
         self.timers.deadline_ns(self.key)
     }
@@ -77,7 +77,8 @@ impl Timer {
         self.timers.now_ns(self.key.clock)
     }
 
-    /// A handle for other threads. Three allocations; clone it rather than calling this again.
+    /// A handle for other threads. Three allocations; clone it rather than calling this again. It
+    /// does not keep the timer.
     pub fn handle(&self) -> TimerHandle {
         let request = self.timers.request(self.key);
         let node = ListArc::new(Node::new(Work::Request(Arc::clone(&request))));
@@ -171,7 +172,8 @@ impl AioContext {
         self.timer_on(Clock::Realtime, callback)
     }
 
-    /// Makes a timer on the given clock. For its callback, see [`timer`](Self::timer).
+    /// Makes a timer on the given clock, not armed yet. For its callback, see
+    /// [`timer`](Self::timer). The virtual clock is that of the [context](Self::virtual_clock).
     pub fn timer_on(&self, clock: Clock, callback: impl Fn(&AioContext) + 'static) -> Timer {
         if clock == Clock::Virtual {
             let shared = Arc::downgrade(&self.parts.shared);
