@@ -212,7 +212,11 @@ impl fmt::Debug for IoThread {
     }
 }
 
-/// Why an [`IoThread`] ended before it was stopped.
+/// Why an [`IoThread`] ended before it was stopped: a callback panicked, or the kernel failed the
+/// loop. Returned by [`IoThread::stop`].
+///
+/// `Display` names the thread and the cause. `source()` is the error of the kernel. Converts to an
+/// [`io::Error`] of its kind, or `Other` for a panic.
 #[derive(Debug)]
 pub struct IoThreadError {
     thread: String,

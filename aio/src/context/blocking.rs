@@ -52,7 +52,8 @@ impl fmt::Debug for Blocking {
     }
 }
 
-/// Why blocking work has no result.
+/// Why blocking work has no result. For the callback of [`AioContext::spawn_blocking`], and from
+/// the future of [`AioContext::blocking`]. Converts to an [`io::Error`].
 pub struct BlockingError(Cause);
 
 enum Cause {

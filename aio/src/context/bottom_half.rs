@@ -60,7 +60,7 @@ impl BottomHalf {
         self.handle.node.cancel();
     }
 
-    /// A handle for other threads.
+    /// A handle for other threads. No allocation. It does not keep the bottom half.
     pub fn handle(&self) -> BottomHalfHandle {
         self.handle.clone()
     }

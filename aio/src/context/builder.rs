@@ -54,7 +54,10 @@ impl Builder {
         self
     }
 
-    /// How the loop's own notifier is reset; by default [`Reset::Autoreset`].
+    /// How the loop's own notifier is reset, the eventfd with which other threads wake it; by
+    /// default
+    /// [`Reset::Autoreset`]. [`AioContext::own_notifier`] has the method that was chosen. The
+    /// notifiers that you add have their own.
     #[must_use]
     pub fn reset(mut self, reset: Reset) -> Self {
         self.reset = reset;
@@ -161,7 +164,7 @@ impl AioContext {
         Self::builder().build()
     }
 
-    /// Options for building a context.
+    /// Options for building a context. No system call.
     pub fn builder() -> Builder {
         Builder::default()
     }

@@ -34,7 +34,7 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// The handler's id.
+    /// The handler's id, with which it can be [removed](AioContext::remove) from elsewhere.
     pub fn id(&self) -> HandlerId {
         HandlerId(self.token)
     }
@@ -110,7 +110,7 @@ impl NotifierRegistration {
         Self { registration: self.registration.named(name), ..self }
     }
 
-    /// Who resets the eventfd.
+    /// The method that was chosen: who resets the eventfd.
     pub fn method(&self) -> Method {
         self.method
     }
@@ -121,7 +121,7 @@ impl NotifierRegistration {
         self.fallback.as_deref()
     }
 
-    /// The registration alone.
+    /// The registration alone, to keep it with those of descriptors. Removes nothing.
     pub fn into_registration(self) -> Registration {
         self.registration
     }

@@ -122,7 +122,7 @@ impl TimerHandle {
         self.shared.notify();
     }
 
-    /// Arms the timer for a time from now. Otherwise the same.
+    /// Arms the timer for a time from this call on, on its clock. Otherwise the same.
     pub fn arm_after(&self, delay: Duration) {
         self.arm_at(after(self.now_ns(), delay));
     }

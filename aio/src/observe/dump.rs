@@ -95,7 +95,7 @@ impl Dump {
         self.0.operations.iter()
     }
 
-    /// The worker threads. All zero in a forked child, which has none.
+    /// What the worker threads do. All zero in a forked child, which has none.
     pub fn workers(&self) -> WorkerLoad {
         self.0.workers
     }
