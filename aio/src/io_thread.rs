@@ -76,7 +76,8 @@ impl IoThread {
 
     /// The same, and runs `init` in the new thread first. What it returns, such as the device with
     /// its registrations, is kept until the loop ends, and is dropped in the home thread before the
-    /// context. That also holds when a callback panics.
+    /// context. That also holds when a callback panics. For an example, see
+    /// [`guide::threads`](crate::guide::threads).
     ///
     /// # Errors
     /// Also what `init` returns, or that it panicked.

@@ -193,7 +193,7 @@
 //!
 //! A turn in the steady state allocates nothing, and its cost does not grow with the number of
 //! registered descriptors, except inside ppoll(2). [`AioContext::stats`] counts the calls of this
-//! table, except for io_uring_register, the epoll probe, and those of the worker threads.
+//! table, except for io_uring_register, the epoll probe, and those for blocking work.
 //!
 //! # Features
 //!

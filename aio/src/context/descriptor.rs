@@ -143,6 +143,63 @@ impl std::ops::Deref for NotifierRegistration {
 ///
 /// A method may panic: the panic unwinds out of [`AioContext::poll`], and what was not done then is
 /// done by the next turn. The device may be asked to process work that is not there after that.
+///
+/// ```
+/// use aio::{AioContext, BusyPolled, BusyPolling, EventNotifier, Reset};
+/// use std::cell::Cell;
+/// use std::rc::Rc;
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicBool, AtomicU16, Ordering, fence};
+///
+/// /// What driver and device share.
+/// #[derive(Default)]
+/// struct Ring {
+///     avail_index: AtomicU16,
+///     no_kicks: AtomicBool,
+/// }
+///
+/// struct Queue {
+///     ring: Arc<Ring>,
+///     next: Cell<u16>,
+/// }
+///
+/// impl BusyPolled for Queue {
+///     fn process(&self, _: &AioContext) {
+///         while self.is_ready() {
+///             self.next.set(self.next.get().wrapping_add(1)); // serves one request
+///         }
+///     }
+///     fn is_ready(&self) -> bool {
+///         self.ring.avail_index.load(Ordering::Acquire) != self.next.get()
+///     }
+///     fn begin(&self) {
+///         self.ring.no_kicks.store(true, Ordering::Relaxed);
+///     }
+///     fn end(&self) {
+///         self.ring.no_kicks.store(false, Ordering::Relaxed);
+///         fence(Ordering::SeqCst); // the loop asks `is_ready` next, which must not come first
+///     }
+/// }
+///
+/// # fn main() -> std::io::Result<()> {
+/// let ctx = AioContext::builder().busy_polling(BusyPolling::up_to_ns(32_768)).build()?;
+/// let (ring, kick) = (Arc::<Ring>::default(), EventNotifier::new(Reset::Autoreset)?);
+/// let queue = Rc::new(Queue { ring: Arc::clone(&ring), next: Cell::new(0) });
+/// let _doorbell = ctx.add_polled_notifier(&kick, Rc::clone(&queue))?;
+///
+/// let driver = std::thread::spawn(move || {
+///     ring.avail_index.fetch_add(1, Ordering::SeqCst);
+///     if !ring.no_kicks.load(Ordering::SeqCst) {
+///         kick.notify().expect("it is an eventfd");
+///     }
+/// });
+/// while queue.next.get() == 0 {
+///     ctx.poll(true)?;
+/// }
+/// driver.join().expect("the driver does not panic");
+/// # Ok(())
+/// # }
+/// ```
 pub trait BusyPolled: 'static {
     /// The doorbell rang, or [`is_ready`](Self::is_ready) returned true: do the work. Tolerate that
     /// there is none.

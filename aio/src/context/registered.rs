@@ -90,7 +90,54 @@ impl fmt::Debug for FileSlot {
 ///
 /// To use one registered buffer in many operations at once, such as all of a guest's memory, put it
 /// into an [`Rc`], and implement [`StableBuffer`] for a type with that and a range, which passes on
-/// [`registered`](StableBuffer::registered).
+/// [`registered`](StableBuffer::registered):
+///
+/// ```
+/// use aio::FixedBuffer;
+/// use aio::op::{RegisteredBuffer, StableBuffer};
+/// use std::rc::Rc;
+///
+/// /// A range of the memory, which nothing writes to meanwhile.
+/// struct Slice {
+///     memory: Rc<FixedBuffer<Vec<u8>>>,
+///     start: usize,
+///     len: usize,
+/// }
+///
+/// impl Slice {
+///     fn new(memory: &Rc<FixedBuffer<Vec<u8>>>, start: usize, len: usize) -> Option<Self> {
+///         let end = start.checked_add(len)?;
+///         (end <= memory.byte_len()).then(|| Self { memory: Rc::clone(memory), start, len })
+///     }
+/// }
+///
+/// // SAFETY: a range of a stable buffer is stable; `new` has checked that it is inside. The memory
+/// // is shared, so nobody can borrow it mutably.
+/// unsafe impl StableBuffer for Slice {
+///     fn stable_ptr(&self) -> *const u8 {
+///         self.memory.stable_ptr().wrapping_add(self.start)
+///     }
+///     fn byte_len(&self) -> usize {
+///         self.len
+///     }
+///     fn registered(&self) -> Option<RegisteredBuffer> {
+///         self.memory.registered()
+///     }
+/// }
+/// # fn main() -> std::io::Result<()> {
+/// # use aio::op::WriteAt;
+/// # let ctx = aio::AioContext::new()?;
+/// # if ctx.monitor().kind != aio::MonitorKind::IoUring { return Ok(()); }
+/// # let Ok(memory) = ctx.register_buffer(vec![7; 8192]) else { return Ok(()) };
+/// # let memory = Rc::new(memory);
+/// # assert!(Slice::new(&memory, 4096, 4097).is_none());
+/// # let slice = Slice::new(&memory, 4096, 4096).unwrap();
+/// # let null = std::fs::File::options().write(true).open("/dev/null")?;
+/// # let (written, ..) = ctx.block_on(ctx.perform(WriteAt::new(null, slice, 0)))?;
+/// # assert_eq!(written?, 4096);
+/// # Ok(())
+/// # }
+/// ```
 pub struct FixedBuffer<B> {
     slot: BufferSlot,
     /// Freed after it was unregistered: fields are dropped in order.

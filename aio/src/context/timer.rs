@@ -98,6 +98,24 @@ fn after(now_ns: u64, delay: Duration) -> u64 {
 /// The last call wins, whichever thread made it and whether it was made here or on the [`Timer`].
 /// Calls that come faster than the loop turns are carried out as one. No call blocks, allocates, or
 /// takes a lock.
+///
+/// ```
+/// # use aio::AioContext;
+/// # use std::{cell::Cell, rc::Rc, time::Duration};
+/// # fn main() -> std::io::Result<()> {
+/// let ctx = AioContext::new()?;
+/// let expired = Rc::new(Cell::new(false));
+/// let flag = Rc::clone(&expired);
+/// let watchdog = ctx.timer(move |_| flag.set(true));
+/// let handle = watchdog.handle();
+/// // A vCPU thread arms it when the guest writes to a register.
+/// std::thread::spawn(move || handle.arm_after(Duration::from_micros(100)));
+/// while !expired.get() {
+///     ctx.poll(true)?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct TimerHandle {
     request: Arc<Request>,

@@ -14,7 +14,8 @@ use std::task::Poll;
 /// registration. Home thread.
 ///
 /// Dropping it removes the handler. A ring that the loop has noticed, and that nobody has awaited,
-/// is forgotten then. One that it has not noticed stays for the notifier's next handler.
+/// may be forgotten then, so look at the device's memory once more. One that the loop has not
+/// noticed stays for the notifier's next handler.
 #[derive(Debug)]
 #[must_use = "dropping a doorbell removes its handler"]
 pub struct Doorbell {
