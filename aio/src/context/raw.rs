@@ -14,7 +14,7 @@ use std::fmt;
 use std::io;
 use std::rc::{Rc, Weak};
 
-/// A kind of operation with one callback: the way to submit without allocations.
+/// A kind of operation with one callback: the way to submit without allocations. Feature `raw-sqe`.
 ///
 /// Made by [`AioContext::operations`]. Each [`submit`](Self::submit) hands over a `T`, typically a
 /// request with its buffers, which the callback gets back. Dropping this cancels nothing:
@@ -165,7 +165,7 @@ impl<T, F: Fn(&AioContext, i32, u32, &T)> Owner<AioContext> for Multishot<T, F> 
 }
 
 impl AioContext {
-    /// Makes a callback for many operations of one kind. Home thread.
+    /// Makes a callback for many operations of one kind. Home thread; feature `raw-sqe`.
     ///
     /// The callback may turn the loop. It may then be entered again from there, for another
     /// operation; that is why it is `Fn`.
@@ -195,7 +195,8 @@ impl AioContext {
     }
 
     /// Queues one operation with a callback of its own, which costs an allocation; otherwise as
-    /// [`Operations::submit`]. For operations that [`op`](crate::op) does not have. Home thread.
+    /// [`Operations::submit`]. For operations that [`op`](crate::op) does not have. Home thread;
+    /// feature `raw-sqe`.
     ///
     /// # Errors
     /// `Unsupported` if the monitor is not io_uring, else as for [`Operations::submit`]; `held`
@@ -220,7 +221,8 @@ impl AioContext {
 
     /// Queues an operation with several completions. The callback gets the result and the flags of
     /// each; the last one is without `IORING_CQE_F_MORE` (see [`io_uring::cqueue::more`]). It may
-    /// turn the loop, and may then be entered again from there. Home thread; one allocation.
+    /// turn the loop, and may then be entered again from there. Home thread; one allocation;
+    /// feature `raw-sqe`.
     ///
     /// # Errors
     /// As for [`submit`](Self::submit).
