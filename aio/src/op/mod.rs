@@ -52,8 +52,8 @@
 //!   5.15; on an older kernel its result is EINVAL.
 //! * Home thread. Making one makes no system call. Starting one makes none either: the loop's next
 //!   wait submits it, so the loop must turn. An operation that has to wait does so in the kernel,
-//!   and the loop goes on. One that need not wait, such as a read from the page cache, may be carried
-//!   out inside the call that submits it.
+//!   and the loop goes on. One that need not wait, such as a read from the page cache, may be
+//!   carried out inside the call that submits it.
 //! * The result is that of the system call: `Ok`, or the error with the number that the man page
 //!   names. In addition: ECANCELED for an operation that was
 //!   [cancelled](crate::AioContext::cancel), EBADF for a [`FixedFile`](crate::FixedFile) of another
