@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use aio::{AioContext, BottomHalf, BottomHalfHandle, Interest, Registration};
 
 use crate::accept::Accepting;
-use crate::log;
+use crate::log::Line;
 use crate::virtqueue::Segments;
 
 /// A buffer that holds this many bytes takes no more.
@@ -183,7 +183,7 @@ impl Chardev {
         let look = context.bottom_half(move |_| looks.exchange(false));
         socket.chardev.state().look = Some(look.handle());
         let take = move |context: &AioContext, stream| socket.take(context, stream);
-        let log = |line: Arguments<'_>| log::limited(format_args!("character device: {line}"));
+        let log = |line: Arguments<'_>| Line::warn(line).device("character device").limited();
         let accepting = Accepting::new(context, listener, take, log)?;
         Ok(Clients { _accepting: accepting, _look: look })
     }

@@ -9,10 +9,9 @@ use aio::AioContext;
 
 use super::backend::{Backend, Engine};
 use super::device::{
-    BlockDevice, Features, FinishedRequest, Operation, RequestSlot, SECTOR_SIZE, SectorRanges, Started,
-    Status,
+    BlockDevice, Features, FinishedRequest, Operation, RequestSlot, SECTOR_SIZE, Started, Status,
 };
-use crate::log;
+use crate::log::Line;
 use crate::memory::GuestMemoryMmap;
 use crate::queue::{self, Answer, Device, Meter, Queue, QueueRef, Worker};
 use crate::virtqueue::{Chain, QueueError};
@@ -172,32 +171,49 @@ fn log_failure(finished: &FinishedRequest) {
     if optional && finished.status() != Some(Status::IoErr) {
         return;
     }
-    let error: &dyn std::fmt::Display = match error.kind() {
+    let why: &dyn std::fmt::Display = match error.kind() {
         ErrorKind::UnexpectedEof => &"the image is shorter than the disk",
         _ => error,
     };
     match operation {
         // A separate line has a separate limit: this is worse than a failed transfer.
-        Operation::Flush => log::limited(format_args!("{NAME}: a flush failed: {error}")),
-        operation => log::limited(format_args!("{NAME}: {} failed: {error}", Described(operation))),
+        Operation::Flush => {
+            Line::error(format_args!("a flush failed: {why}")).device(NAME).caused_by(error).limited();
+        }
+        operation => {
+            let (what, sector) = (Described(operation), Described(operation).sector());
+            let line = format_args!("{what} failed: {why}");
+            Line::error(line).device(NAME).sector(sector).caused_by(error).limited();
+        }
     }
 }
 
 /// Names an operation and its first sector.
 struct Described<'a>(&'a Operation);
 
+impl Described<'_> {
+    /// The first sector; 0 for a flush.
+    fn sector(&self) -> u64 {
+        match self.0 {
+            Operation::In { sector, .. } | Operation::Out { sector, .. } => *sector,
+            Operation::Discard(ranges) | Operation::WriteZeroes { ranges, .. } => {
+                ranges.first().map_or(0, |range| range.sector)
+            }
+            Operation::Flush => 0,
+        }
+    }
+}
+
 impl std::fmt::Display for Described<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let first = |ranges: &SectorRanges| ranges.iter().next().map_or(0, |range| range.sector);
         match self.0 {
-            Operation::In { sector, len } => write!(f, "a read of {len} bytes at sector {sector}"),
-            Operation::Out { sector, len, .. } => write!(f, "a write of {len} bytes at sector {sector}"),
-            Operation::Flush => f.write_str("a flush"),
-            Operation::Discard(ranges) => write!(f, "a discard at sector {}", first(ranges)),
-            Operation::WriteZeroes { ranges, .. } => {
-                write!(f, "a write of zeros at sector {}", first(ranges))
-            }
+            Operation::In { len, .. } => write!(f, "a read of {len} bytes")?,
+            Operation::Out { len, .. } => write!(f, "a write of {len} bytes")?,
+            Operation::Flush => return f.write_str("a flush"),
+            Operation::Discard(_) => f.write_str("a discard")?,
+            Operation::WriteZeroes { .. } => f.write_str("a write of zeros")?,
         }
+        write!(f, " at sector {}", self.sector())
     }
 }
 

@@ -18,6 +18,7 @@ use vmm_sys_util::epoll::EventSet;
 use super::group::Group;
 use super::memory::Memory;
 use super::ring::Ring;
+use crate::log::Line;
 use crate::queue::{check_features, read_space};
 use crate::vhost_user::{
     F_PROTOCOL_FEATURES, Loops, MemoryTable, ProtocolFeatures, RingDevice, RingOrder, RunningRing,
@@ -147,7 +148,8 @@ where
                 return remove(context, own.get());
             }
             if let Err(error) = group.handle(event, event_set(ready)) {
-                group.log(format_args!("event {event} failed, and is not watched any more: {error}"));
+                let line = format_args!("event {event} failed, and is not watched any more: {error}");
+                group.log(Line::warn(line).caused_by(&error));
                 remove(context, own.get());
             }
         })?;

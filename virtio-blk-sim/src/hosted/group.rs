@@ -1,7 +1,6 @@
 //! The queues that a device wants on one thread, and the events that they get there.
 #![expect(unsafe_code, reason = "an EventConsumer has no AsFd, only the number of its descriptor")]
 
-use std::fmt::Arguments;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +11,7 @@ use vhost_user_backend::VhostUserBackend;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventNotifier};
 
-use crate::log;
+use crate::log::Line;
 
 /// Queues that one thread serves: an entry of `queues_per_thread`.
 pub(super) struct Group<B: VhostUserBackend> {
@@ -89,8 +88,8 @@ impl<B: VhostUserBackend> Group<B> {
 
     /// Writes a line to the log.
     #[track_caller]
-    pub(super) fn log(&self, line: Arguments<'_>) {
-        log::limited(format_args!("{}: {line}", self.name));
+    pub(super) fn log(&self, line: Line<'_>) {
+        line.device(&self.name).limited();
     }
 
     /// A ring of this group starts on this thread.
@@ -126,7 +125,7 @@ impl<B: VhostUserBackend> Group<B> {
     /// The exit event was signalled: the group gets no more events.
     pub(super) fn end(&self) {
         if !self.ended.swap(true, Ordering::Relaxed) {
-            self.log(format_args!("the device has ended thread {}", self.index));
+            self.log(Line::warn(format_args!("the device has ended thread {}", self.index)));
         }
     }
 

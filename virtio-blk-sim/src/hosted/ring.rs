@@ -23,6 +23,7 @@ use virtio_queue_017::QueueT;
 use vmm_sys_util::epoll::EventSet;
 
 use super::group::Group;
+use crate::log::Line;
 use crate::queue::{Interrupt, Kick, QueueStats, Stopped};
 use crate::vhost_user::{RingLink, RingOrder, RunningRing, Stopping};
 
@@ -130,11 +131,13 @@ impl<B: VhostUserBackend + 'static> Ring<B> {
         std::mem::forget(unwound);
         self.count();
         if self.link.is_memory_lost() {
-            self.group.log(format_args!("stopping queue {}: its memory is gone", self.index));
+            let line = format_args!("stopping queue {}: its memory is gone", self.index);
+            self.group.log(Line::warn(line).queue(self.index));
             self.link.hang_up();
             self.fail();
         } else if let Err(error) = handled {
-            self.group.log(format_args!("stopping queue {}: {error}", self.index));
+            let line = format_args!("stopping queue {}: {error}", self.index);
+            self.group.log(Line::warn(line).queue(self.index));
             self.link.fail();
             self.fail();
         }
@@ -185,7 +188,8 @@ impl<B: VhostUserBackend + 'static> Ring<B> {
         while !self.failed.get() && self.in_flight() > 0 {
             if start.elapsed() >= limit {
                 let (index, count) = (self.index, self.in_flight());
-                self.group.log(format_args!("queue {index} stops with {count} chains in flight"));
+                let line = format_args!("queue {index} stops with {count} chains in flight");
+                self.group.log(Line::warn(line).queue(index));
                 break;
             }
             context.sleep(LOOK_AGAIN).await;
@@ -207,9 +211,9 @@ impl<B: VhostUserBackend + 'static> RunningRing for Attached<B> {
         match file_of(&interrupt) {
             Ok(call) => self.ring.vring.set_call(call),
             Err(error) => {
-                self.ring
-                    .group
-                    .log(format_args!("queue {} keeps its call eventfd: {error}", self.ring.index));
+                let index = self.ring.index;
+                let line = format_args!("queue {index} keeps its call eventfd: {error}");
+                self.ring.group.log(Line::warn(line).queue(index).caused_by(&error));
             }
         }
         interrupt.signal();

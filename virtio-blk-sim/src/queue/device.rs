@@ -10,7 +10,7 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 
 use super::queue::QueueRef;
 use super::worker::Worker;
-use crate::log;
+use crate::log::Line;
 
 /// The features that every device can offer, because the queue implements them: VERSION_1,
 /// EVENT_IDX and INDIRECT_DESC.
@@ -72,11 +72,17 @@ pub trait Device: Send + Sync + 'static {
         queue: QueueRef<Self::Worker>,
     ) -> io::Result<Self::Worker>;
 
-    /// Writes a line to the log: by default to stderr, after the device's name, and limited by the
-    /// place of the caller. Write errors are ignored. See [`log`](crate::log).
+    /// Writes a line to the log: by default as [`log_line`](Self::log_line), with the level warn.
     #[track_caller]
     fn log(&self, line: std::fmt::Arguments<'_>) {
-        log::limited(format_args!("{}: {line}", self.name()));
+        self.log_line(Line::warn(line));
+    }
+
+    /// Writes a line about this device to the log: by default under its name, and limited by the
+    /// place of the caller. What cannot be written is lost. See [`log`](crate::log).
+    #[track_caller]
+    fn log_line(&self, line: Line<'_>) {
+        line.device(self.name()).limited();
     }
 }
 

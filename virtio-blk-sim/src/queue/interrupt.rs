@@ -8,7 +8,7 @@ use aio::{EventNotifier, Reset};
 
 use super::irqfd::Irqfd;
 use super::level::LevelLine;
-use crate::log;
+use crate::log::Line;
 
 /// How a queue interrupts its guest.
 #[derive(Debug, Clone)]
@@ -43,7 +43,9 @@ impl Interrupt {
             // it is tried again, or there is nothing to be done about it here.
             Self::Call(call) => {
                 if let Err(error) = call.notify().or_else(|_| call.notify()).or_else(|_| call.notify()) {
-                    log::limited(format_args!("a guest cannot be interrupted: {error}"));
+                    Line::warn(format_args!("a guest cannot be interrupted: {error}"))
+                        .caused_by(&error)
+                        .limited();
                 }
             }
             Self::Level(line) => line.signal(),
@@ -67,7 +69,8 @@ pub fn adopt_from_peer(fd: OwnedFd, reset: Reset) -> io::Result<EventNotifier> {
     match EventNotifier::adopt_from_peer(fd, reset) {
         Err(refused) if refused.error.kind() == io::ErrorKind::Unsupported => {
             let notifier = EventNotifier::adopt(refused.value, reset)?;
-            log::limited(format_args!("a peer could block the loop that serves it: {}", refused.error));
+            let line = format_args!("a peer could block the loop that serves it: {}", refused.error);
+            Line::warn(line).limited();
             Ok(notifier)
         }
         result => Ok(result?),

@@ -20,6 +20,7 @@ use super::request::Request;
 use super::ring_device::RingDevice;
 use super::rings::Rings;
 use super::session::{Served, Session};
+use crate::log;
 use crate::waiters::Waiters;
 
 /// Messages of one frontend that are handled before the loop looks at everything else.
@@ -125,12 +126,14 @@ pub(super) async fn serve<D: RingDevice>(
     line.ending.set(true);
     let Conversation { served, connection, mut session, .. } = conversation;
     if !matches!(why, HangUp::Connection(ConnectionError::Closed) | HangUp::Cut) {
-        served.device.log(format_args!("closing the frontend's connection: {why}"));
+        let line = format_args!("closing the frontend's connection: {why}");
+        served.device.log_line(log::Line::warn(line).caused_by(&why));
     }
     drop(connection);
     // The writes in flight must be complete before the next frontend reads the disk.
     if let Err(error) = session.stop_all().await {
-        served.device.log(format_args!("stopping the rings failed: {error}"));
+        let line = format_args!("stopping the rings failed: {error}");
+        served.device.log_line(log::Line::error(line).caused_by(&error));
     }
     drop(session);
     served.device.end_session();
@@ -205,14 +208,14 @@ impl<D: RingDevice> Conversation<D> {
         if self.line.config_changed.take()
             && let Err(error) = self.session.notify_config_change()
         {
-            self.served
-                .device
-                .log(format_args!("cannot notify the frontend of a configuration change: {error}"));
+            let line = format_args!("cannot notify the frontend of a configuration change: {error}");
+            self.served.device.log_line(log::Line::warn(line).caused_by(&error));
         }
         loop {
             let Some(index) = self.line.moving.borrow().first().copied() else { return Ok(()) };
             if let Err(error) = self.session.restart(index.into()).await {
-                self.served.device.log(format_args!("vring {index} cannot start on another loop: {error}"));
+                let line = format_args!("vring {index} cannot start on another loop: {error}");
+                self.served.device.log_line(log::Line::error(line).queue(index).caused_by(&error));
             }
             self.line.moving.borrow_mut().retain(|moving| *moving != index);
             self.line.moved.wake();

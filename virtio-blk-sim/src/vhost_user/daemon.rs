@@ -82,7 +82,8 @@ impl<D: RingDevice> Daemon<D> {
             Ok(libc::SIGTERM | libc::SIGINT) => flag.set(true),
             Ok(other) => act(&server, other),
             Err(error) => {
-                crate::log::line(format_args!("cannot read signals, so this server ends: {error}"));
+                let line = format_args!("cannot read signals, so this server ends: {error}");
+                crate::log::Line::error(line).caused_by(&error).write();
                 flag.set(true);
             }
         })?;

@@ -14,7 +14,7 @@ use super::error_line::ErrorLine;
 use super::features::{F_PROTOCOL_FEATURES, ProtocolFeatures};
 use super::inflight::{InflightQueue, InflightRegion};
 use super::memory::MemoryTable;
-use crate::log;
+use crate::log::Line;
 use crate::memory::GuestMemoryMmap;
 use crate::queue::{
     Attached, Device, InFlight, Interrupt, Kick, Queue, QueueParts, QueueStats, RateLimit, Stopped, Worker,
@@ -107,7 +107,13 @@ pub trait RingDevice: Send + Sync + 'static {
     /// Writes a line to the log, like [`Device::log`].
     #[track_caller]
     fn log(&self, line: std::fmt::Arguments<'_>) {
-        log::limited(format_args!("{}: {line}", self.name()));
+        self.log_line(Line::warn(line));
+    }
+
+    /// Writes a line to the log, like [`Device::log_line`].
+    #[track_caller]
+    fn log_line(&self, line: Line<'_>) {
+        line.device(self.name()).limited();
     }
 }
 
@@ -237,7 +243,8 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> RingDevice for D {
         // Asked for each batch, so it has what it needs at hand.
         let (memory, record) = (link.memory.clone(), link.record.clone());
         let on_broken = move |rule: QueueError| {
-            Device::log(&*device, format_args!("stopping queue {index}: {rule}"));
+            let line = format_args!("stopping queue {index}: {rule}");
+            Device::log_line(&*device, Line::warn(line).queue(index));
             match rule {
                 QueueError::MemoryLost => link.hang_up(),
                 _ => link.fail(),
@@ -261,6 +268,11 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> RingDevice for D {
     #[track_caller]
     fn log(&self, line: std::fmt::Arguments<'_>) {
         Device::log(self, line);
+    }
+
+    #[track_caller]
+    fn log_line(&self, line: Line<'_>) {
+        Device::log_line(self, line);
     }
 }
 

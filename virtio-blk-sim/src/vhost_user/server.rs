@@ -14,6 +14,7 @@ use super::loops::Loops;
 use super::ring_device::RingDevice;
 use super::session::Served;
 use crate::accept::Accepting;
+use crate::log;
 use crate::queue::QueueStats;
 use crate::waiters::Waiters;
 
@@ -81,7 +82,8 @@ impl<D: RingDevice> Server<D> {
         // Connections that arrive while a frontend is served are closed at once.
         let take = move |context: &AioContext, stream| {
             if let Err(error) = server.serve(context, stream) {
-                server.served.device.log(format_args!("a frontend cannot be served: {error}"));
+                let line = format_args!("a frontend cannot be served: {error}");
+                server.served.device.log_line(log::Line::warn(line).caused_by(&error));
             }
         };
         let accepting = Accepting::new(context, listener, take, move |line| device.log(line))?;
@@ -208,9 +210,8 @@ impl<D: RingDevice> Server<D> {
     /// Like [`disconnect`](Self::disconnect), and turns the loop meanwhile.
     pub fn shut_down(&self, context: &AioContext) {
         if let Err(error) = context.block_on(self.disconnect()) {
-            self.served
-                .device
-                .log(format_args!("the event loop failed while the rings were stopped: {error}"));
+            let line = format_args!("the event loop failed while the rings were stopped: {error}");
+            self.served.device.log_line(log::Line::error(line).caused_by(&error));
         }
     }
 
@@ -232,7 +233,8 @@ impl<D: RingDevice> Drop for Ended<D> {
         server.ended.wake();
         for next in server.next.take() {
             if let Err(error) = server.serve(&self.context, next) {
-                crate::log::limited(format_args!("a frontend cannot be served: {error}"));
+                let line = format_args!("a frontend cannot be served: {error}");
+                log::Line::warn(line).caused_by(&error).limited();
             }
         }
     }

@@ -41,6 +41,7 @@ use super::reply::{BackendRequest, Reply};
 use super::request::Request;
 use super::ring_device::{RingDevice, RingLink, RingOrder};
 use super::rings::Rings;
+use crate::log::Line;
 use crate::queue::{Interrupt, Kick, RateLimit, adopt_from_peer, set_nonblocking};
 use crate::virtqueue::{DeviceQueue, QueueConfig, QueueError};
 
@@ -485,7 +486,8 @@ impl<D: RingDevice> Session<D> {
     async fn start_ready(&mut self) {
         for index in 0..self.vrings.len() as u32 {
             if let Err(error) = self.start_if_ready(index).await {
-                self.served.device.log(format_args!("vring {index} cannot start: {error}"));
+                let line = format_args!("vring {index} cannot start: {error}");
+                self.served.device.log_line(Line::warn(line).queue(index).caused_by(&error));
             }
         }
     }
@@ -511,7 +513,8 @@ impl<D: RingDevice> Session<D> {
         let failed_before = self.vring(index)?.failed;
         match self.start_if_ready(index).await {
             Err(error) if failed_before => {
-                self.served.device.log(format_args!("vring {index} still cannot start: {error}"));
+                let line = format_args!("vring {index} still cannot start: {error}");
+                self.served.device.log_line(Line::warn(line).queue(index).caused_by(&error));
                 Ok(())
             }
             started => started,

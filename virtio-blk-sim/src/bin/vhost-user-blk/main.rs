@@ -4,14 +4,15 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::dbg_macro)]
 
-/// Writes a line to stderr. Unlike `eprintln!` it does not panic and does not wait.
+/// Writes a line to the log. Unlike `eprintln!` it does not panic and does not wait.
 macro_rules! say {
     ($($line:tt)*) => {
-        virtio_blk_sim::log::line(format_args!("vhost-user-blk: {}", format_args!($($line)*)))
+        tracing::info!(target: "vhost-user-blk", $($line)*)
     };
 }
 
 mod descriptors;
+mod logging;
 mod options;
 mod signals;
 mod socket;
@@ -37,10 +38,11 @@ use virtio_blk_sim::vhost_user::{Loops, Server, SocketFile};
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    match run(&options) {
+    let started = options.log.start().map_err(Failure::usage);
+    match started.and_then(|()| run(&options)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say!("{error}");
+            tracing::error!(target: "vhost-user-blk", "{error}");
             ExitCode::from(error.exit_code)
         }
     }
@@ -121,7 +123,7 @@ fn run(options: &Options) -> Result<(), Failure> {
         }
         Ok(Signal::Resize) => resize(&of_signals, image.as_deref()),
         Err(error) => {
-            say!("cannot read signals, so this server ends: {error}");
+            tracing::error!(target: "vhost-user-blk", "cannot read signals, so this server ends: {error}");
             flag.set(true);
         }
     })?;

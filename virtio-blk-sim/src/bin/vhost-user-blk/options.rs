@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use aio::{AioContext, Builder, BusyPolling, Method, MonitorKind, Reset};
 use clap::{ArgAction, ArgGroup, Args, Parser};
+
+use super::logging::Logging;
 use virtio_blk_sim::blk::Disk;
 use virtio_blk_sim::blk::backend::{Backend, FileImage, LockError, Null};
 use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig, SECTOR_SIZE, Serial};
@@ -40,6 +42,8 @@ ten of a kind are written in ten seconds; SIGUSR1 prints how many were left out.
 pub(crate) struct Options {
     #[command(flatten)]
     pub(crate) source: Source,
+    #[command(flatten)]
+    pub(crate) log: Logging,
     /// Serve this raw disk image or block device. It is locked as by QEMU: only one program may
     /// write to it, several may read it
     #[arg(long, value_name = "PATH")]

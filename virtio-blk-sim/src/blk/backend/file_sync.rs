@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::blk::device::Operation;
-use crate::log;
+use crate::log::Line;
 
 /// Takes the result of a flush, on any thread.
 type Answer = Box<dyn FnOnce(io::Result<()>) + Send>;
@@ -93,10 +93,11 @@ impl Syncs {
 
     fn fail(&self, error: &io::Error) {
         if !self.failed.swap(true, Ordering::Relaxed) {
-            log::line(format_args!(
+            let line = format_args!(
                 "disk image: a flush failed ({error}), so what was written before may be lost: from now on \
                  every write and flush fails, until the image is opened again"
-            ));
+            );
+            Line::error(line).caused_by(error).write();
         }
     }
 

@@ -14,7 +14,7 @@ use super::done::Done;
 use super::file_image::FileImage;
 use super::file_sync::PendingSync;
 use crate::blk::device::{FinishedRequest, Operation, PendingRequest};
-use crate::log;
+use crate::log::Line;
 
 /// Threads per queue. One is started when a request finds all others busy.
 const MAX_THREADS: usize = 4;
@@ -94,7 +94,8 @@ impl PoolEngine {
             Ok(thread) => threads.push(thread),
             Err(_) if !threads.is_empty() => return false,
             Err(error) => {
-                log::limited(format_args!("no thread can be started for the image's I/O: {error}"));
+                let line = format_args!("no thread can be started for the image's I/O: {error}");
+                Line::error(line).caused_by(&error).limited();
                 let orphans = std::mem::take(&mut work.queue);
                 let failed = orphans.into_iter().map(|r| r.finish(Err(io::ErrorKind::OutOfMemory.into())));
                 lock(&self.shared.results).extend(failed);
