@@ -113,6 +113,8 @@ pub mod hosted;
 #[cfg(feature = "device")]
 pub mod log;
 pub mod memory;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 #[cfg(feature = "device")]
 pub mod queue;
 #[cfg(feature = "sandbox")]

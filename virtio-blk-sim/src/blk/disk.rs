@@ -7,12 +7,18 @@ use std::sync::Arc;
 
 use aio::AioContext;
 
-use super::backend::{Backend, Engine};
+use super::backend::{Backend, Done, Engine};
 use super::device::{
     BlockDevice, Features, FinishedRequest, Operation, RequestSlot, SECTOR_SIZE, Started, Status,
 };
+#[cfg(feature = "metrics")]
+use super::metered::{record_batch, record_refusal};
 use crate::log::Line;
 use crate::memory::GuestMemoryMmap;
+#[cfg(feature = "metrics")]
+use crate::metrics::Recorder;
+#[cfg(feature = "metrics")]
+use crate::queue::QueueStats;
 use crate::queue::{self, Answer, Device, Meter, Queue, QueueRef, Worker};
 use crate::virtqueue::{Chain, QueueError};
 
@@ -26,6 +32,9 @@ pub struct Disk {
     pub device: Arc<BlockDevice>,
     /// What requests are carried out on.
     pub backend: Backend,
+    /// Where its queues count their requests.
+    #[cfg(feature = "metrics")]
+    meters: Option<crate::metrics::Meters>,
 }
 
 /// A running queue of a disk.
@@ -37,27 +46,82 @@ pub type Attached = queue::Attached<BlkWorker>;
 /// A disk's side of one queue.
 #[derive(Debug)]
 pub struct BlkWorker {
-    device: Arc<BlockDevice>,
-    engine: Engine,
+    pub(super) device: Arc<BlockDevice>,
+    pub(super) engine: Engine,
+    #[cfg(feature = "metrics")]
+    recorder: Option<Rc<Recorder>>,
 }
 
 impl Disk {
     /// A disk with what its requests are carried out on.
     pub fn new(device: BlockDevice, backend: Backend) -> Self {
-        Self { device: Arc::new(device), backend }
+        Self::shared(Arc::new(device), backend)
+    }
+
+    /// The same, for a device that others look at, too.
+    pub fn shared(device: Arc<BlockDevice>, backend: Backend) -> Self {
+        Self {
+            device,
+            backend,
+            #[cfg(feature = "metrics")]
+            meters: None,
+        }
+    }
+
+    /// Has the queues count their requests. The meters should have as many queues as the disk;
+    /// other queues are not counted. What that costs is said in the module
+    /// [`metrics`](crate::metrics).
+    #[cfg(feature = "metrics")]
+    #[must_use]
+    pub fn metered(self, meters: &crate::metrics::Meters) -> Self {
+        Self { meters: Some(meters.clone()), ..self }
     }
 
     /// Makes the worker of a queue on the loop of `context`. The same as [`Device::start`], for
-    /// whoever has no transport between.
+    /// whoever has no transport between. It counts its requests as queue 0.
     ///
     /// # Errors
     /// As for [`Backend::attach`].
     pub fn worker(&self, context: &AioContext, queue: QueueRef<BlkWorker>) -> io::Result<BlkWorker> {
-        let done = move |_: &AioContext, finished: &mut Vec<FinishedRequest>| {
+        self.worker_of(0, context, queue)
+    }
+
+    fn worker_of(
+        &self,
+        _index: u16,
+        context: &AioContext,
+        queue: QueueRef<BlkWorker>,
+    ) -> io::Result<BlkWorker> {
+        #[cfg(feature = "metrics")]
+        let recorder = self.meters.as_ref().and_then(|meters| {
+            let queue = queue.clone();
+            Recorder::start(meters, _index, move || queue.stats())
+        });
+        let answer_all = move |_: &AioContext, finished: &mut Vec<FinishedRequest>| {
             queue.answer(finished.drain(..).map(answer));
         };
-        let engine = self.backend.clone().attach(context, Rc::new(done))?;
-        Ok(BlkWorker { device: Arc::clone(&self.device), engine })
+        #[cfg(feature = "metrics")]
+        let done: Rc<Done> = match &recorder {
+            Some(recorder) => {
+                let recorder = Rc::downgrade(recorder);
+                Rc::new(move |context, finished| {
+                    if let Some(recorder) = recorder.upgrade() {
+                        record_batch(&recorder, finished);
+                    }
+                    answer_all(context, finished);
+                })
+            }
+            None => Rc::new(answer_all),
+        };
+        #[cfg(not(feature = "metrics"))]
+        let done: Rc<Done> = Rc::new(answer_all);
+        let engine = self.backend.clone().attach(context, done)?;
+        Ok(BlkWorker {
+            device: Arc::clone(&self.device),
+            engine,
+            #[cfg(feature = "metrics")]
+            recorder,
+        })
     }
 }
 
@@ -99,11 +163,11 @@ impl Device for Disk {
 
     fn start(
         self: Arc<Self>,
-        _: u16,
+        index: u16,
         context: &AioContext,
         queue: QueueRef<BlkWorker>,
     ) -> io::Result<BlkWorker> {
-        self.worker(context, queue)
+        self.worker_of(index, context, queue)
     }
 }
 
@@ -122,6 +186,10 @@ impl Worker for BlkWorker {
 
     #[inline]
     fn begin(&self, slot: RequestSlot, meter: Meter<'_>) -> Option<Answer<RequestSlot>> {
+        #[cfg(feature = "metrics")]
+        if let Some(recorder) = &self.recorder {
+            return self.begin_metered(recorder, slot, meter);
+        }
         match slot.begin(&self.device) {
             Started::Finished(finished) => {
                 meter.charge(|| 0);
@@ -135,6 +203,10 @@ impl Worker for BlkWorker {
     }
 
     fn refuse(&self, slot: RequestSlot, error: QueueError) -> Answer<RequestSlot> {
+        #[cfg(feature = "metrics")]
+        if let Some(recorder) = &self.recorder {
+            record_refusal(recorder);
+        }
         answer(slot.refuse(error))
     }
 
@@ -151,10 +223,17 @@ impl Worker for BlkWorker {
     fn submit_calls(&self) -> u64 {
         self.engine.submit_calls()
     }
+
+    #[cfg(feature = "metrics")]
+    fn ended(&self, stats: QueueStats) {
+        if let Some(recorder) = &self.recorder {
+            recorder.end(stats);
+        }
+    }
 }
 
 #[inline]
-fn answer(finished: FinishedRequest) -> Answer<RequestSlot> {
+pub(super) fn answer(finished: FinishedRequest) -> Answer<RequestSlot> {
     if finished.failure().is_some() {
         log_failure(&finished);
     }
@@ -218,7 +297,7 @@ impl std::fmt::Display for Described<'_> {
 }
 
 /// What a limit on bytes counts: data that moves.
-fn bytes(operation: &Operation) -> u64 {
+pub(super) fn bytes(operation: &Operation) -> u64 {
     match operation {
         Operation::In { len, .. } | Operation::Out { len, .. } => *len,
         Operation::WriteZeroes { ranges, .. } => {

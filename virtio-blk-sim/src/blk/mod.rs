@@ -5,9 +5,12 @@
 //! | [`device`] | what a request means; features and the configuration space |
 //! | [`backend`] | how a request is carried out: null, memory, delay, file |
 //! | `disk.rs` | [`Disk`]: both of them as one kind of [`Device`](crate::queue::Device) |
+//! | `metered.rs` | the same way of a request, on a disk that counts its requests |
 
 pub mod backend;
 pub mod device;
 mod disk;
+#[cfg(feature = "metrics")]
+mod metered;
 
 pub use disk::{Attached, BlkQueue, BlkWorker, Disk};

@@ -383,6 +383,12 @@ impl<W: Worker> Queue<W> {
     }
 }
 
+impl<W: Worker> Drop for Queue<W> {
+    fn drop(&mut self) {
+        self.worker.ended(self.stats());
+    }
+}
+
 /// How many answers are shown together if more follow: the guest handles the first ones while the
 /// device works on the others.
 const SHOWN_AT_ONCE: u16 = 8;
@@ -418,6 +424,11 @@ pub struct QueueRef<W: Worker>(Rc<RefCell<Weak<Queue<W>>>>);
 impl<W: Worker> QueueRef<W> {
     fn get(&self) -> Option<Rc<Queue<W>>> {
         self.0.borrow().upgrade()
+    }
+
+    /// The counters; `None` once the queue is gone. May be called anywhere in a method of the worker.
+    pub fn stats(&self) -> Option<QueueStats> {
+        self.get().map(|queue| queue.stats())
     }
 
     /// Answers chains that the worker kept, each of them once. They are shown to the guest with one

@@ -6,6 +6,7 @@ use aio::Timer;
 use vm_memory::GuestMemoryBackend;
 
 use super::rate_limit::RateLimit;
+use super::stats::QueueStats;
 use crate::memory::GuestMemoryMmap;
 use crate::virtqueue::{Chain, QueueError};
 
@@ -71,6 +72,9 @@ pub trait Worker: 'static {
     fn submit_calls(&self) -> u64 {
         0
     }
+
+    /// The queue ends with these counters. Called when it is dropped.
+    fn ended(&self, _stats: QueueStats) {}
 }
 
 /// A chain that was carried out.

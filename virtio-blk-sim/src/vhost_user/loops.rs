@@ -64,6 +64,11 @@ impl Loops {
         Ok(Self { threads, mapping: RefCell::new(mapping) })
     }
 
+    /// The threads; none if the queues run on the server's own loop.
+    pub fn threads(&self) -> &[Arc<IoThread>] {
+        &self.threads
+    }
+
     /// Runs `work` on the home thread of the loop that serves a queue, and waits for what it
     /// returns. `own` is the server's loop, which serves queues that have no I/O thread. Blocks.
     ///

@@ -12,6 +12,8 @@
 //! slots, so that requests do not allocate.
 
 use std::io;
+#[cfg(feature = "metrics")]
+use std::time::Instant;
 
 use super::config::SECTOR_SIZE;
 use super::request::{HEADER_LEN, Operation, Request, RequestError};
@@ -37,6 +39,9 @@ struct Slot {
     error: Option<RequestError>,
     /// Why the backend failed. Valid while the slot is a [`FinishedRequest`].
     failure: Option<io::Error>,
+    /// When the request was taken off the ring. Valid while the slot is a request that is metered.
+    #[cfg(feature = "metrics")]
+    taken_at: Option<Instant>,
 }
 
 /// Memory for one request: a chain to pop into, and the state needed to carry it out.
@@ -92,7 +97,16 @@ impl RequestSlot {
     /// Creates a slot around a chain that the queue created.
     pub fn new(chain: Chain) -> Self {
         let (operation, iovecs) = (Operation::Flush, Vec::new());
-        Self(Box::new(Slot { chain, operation, transferred: 0, iovecs, error: None, failure: None }))
+        Self(Box::new(Slot {
+            chain,
+            operation,
+            transferred: 0,
+            iovecs,
+            error: None,
+            failure: None,
+            #[cfg(feature = "metrics")]
+            taken_at: None,
+        }))
     }
 
     /// The chain that the queue pops into.
@@ -102,11 +116,21 @@ impl RequestSlot {
 
     /// Parses the chain. Requests that need no backend are answered here: refused requests, GET_ID,
     /// and transfers of no data.
-    pub fn begin(mut self, device: &BlockDevice) -> Started {
+    pub fn begin(self, device: &BlockDevice) -> Started {
+        self.begin_with(device, |_| ())
+    }
+
+    /// Like [`begin`](Self::begin), and shows what was parsed.
+    #[inline]
+    pub(crate) fn begin_with(mut self, device: &BlockDevice, look: impl FnOnce(&Request)) -> Started {
         self.0.error = None;
         self.0.failure = None;
         self.0.transferred = 0;
-        match Request::parse(&self.0.chain, device) {
+        let request = Request::parse(&self.0.chain, device);
+        if let Ok(request) = &request {
+            look(request);
+        }
+        match request {
             Ok(Request::Disk(Operation::In { len: 0, .. } | Operation::Out { len: 0, .. })) => {
                 Started::Finished(answer(self.0, Some(Status::Ok), 0))
             }
@@ -169,6 +193,12 @@ impl PendingRequest {
     /// The chain's head index on the rings.
     pub fn head(&self) -> u16 {
         self.0.chain.head()
+    }
+
+    /// Keeps the time at which it was taken off the ring.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn set_taken_at(&mut self, at: Instant) {
+        self.0.taken_at = Some(at);
     }
 
     /// Returns the number of bytes left to transfer. 0 unless the request is a read or a write.
@@ -314,6 +344,18 @@ impl FinishedRequest {
     /// What the backend failed to carry out, and the reason; `None` if it did not fail.
     pub fn failure(&self) -> Option<(&Operation, &io::Error)> {
         self.slot.failure.as_ref().map(|error| (&self.slot.operation, error))
+    }
+
+    /// What the backend carried out. Valid if the request was [pending](Started::Pending).
+    #[cfg(feature = "metrics")]
+    pub(crate) fn operation(&self) -> &Operation {
+        &self.slot.operation
+    }
+
+    /// The time that [`PendingRequest::set_taken_at`] kept.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn taken_at(&self) -> Option<Instant> {
+        self.slot.taken_at
     }
 
     /// Returns the slot, for the next request.
