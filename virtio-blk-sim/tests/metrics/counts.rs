@@ -188,8 +188,7 @@ fn counters_go_on_when_a_queue_starts_again_or_moves_to_another_loop() {
         assert_eq!(document.get("virtio_blk_ring_running", &of_queue), Some(0.0));
         for name in ["main", "one", "two"] {
             assert_eq!(document.get("virtio_blk_loop_answered", &[("loop", name)]), Some(1.0));
-            let wakeups = document.get("aio_wakeups_total", &[("loop", name)]).unwrap();
-            assert!(wakeups > 0.0 || name != "main" || round == 0, "{name}");
+            assert!(document.get("aio_turns_total", &[("loop", name)]).is_some(), "{name}");
         }
     }
     let names = |document: &Document| document.sum("virtio_blk_requests_total", &[("disk", "vm1")]);

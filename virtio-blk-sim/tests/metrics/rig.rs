@@ -13,7 +13,7 @@ use virtio_blk_sim::virtqueue::{DeviceQueue, DriverQueue, QueueConfig};
 use vm_memory::Bytes;
 
 pub(crate) const SECTORS: u64 = 2048;
-const QUEUE_SIZE: u16 = 64;
+const QUEUE_SIZE: u16 = 256;
 const HEADERS: u64 = 0x8000;
 const DATA: GuestAddress = GuestAddress(0x1_0000);
 const STATUS: u64 = 0x9000;
@@ -36,6 +36,7 @@ pub(crate) struct Guest {
     memory: Arc<GuestMemoryMmap>,
     driver: DriverQueue,
     config: QueueConfig,
+    kick: EventNotifier,
     /// Chains that were posted, and those that were answered.
     pub(crate) posted: u16,
     pub(crate) answered: u16,
@@ -50,7 +51,8 @@ impl Guest {
         // A discard and a write of zeros cover eight sectors.
         memory.write_obj(16_u64, DATA).unwrap();
         memory.write_obj(8_u32, GuestAddress(DATA.0 + 8)).unwrap();
-        Self { ram, memory, driver, config, posted: 0, answered: 0 }
+        let kick = EventNotifier::new(Reset::Autoreset).unwrap();
+        Self { ram, memory, driver, config, kick, posted: 0, answered: 0 }
     }
 
     /// Makes a request available.
@@ -64,7 +66,9 @@ impl Guest {
         let readable = if out > 0 { &readable[..] } else { &readable[..1] };
         let writable = if into > 0 { &writable[..] } else { &writable[1..] };
         self.driver.add(readable, writable).unwrap().unwrap();
-        let _ = self.driver.publish();
+        if self.driver.publish() {
+            self.kick.notify().unwrap();
+        }
         self.posted += 1;
     }
 
@@ -78,12 +82,12 @@ impl Guest {
         }
     }
 
-    /// Starts the queue `index` of a disk. What was posted is found without a kick.
+    /// Starts the queue `index` of a disk.
     pub(crate) fn attach(&self, context: &AioContext, disk: &Arc<Disk>, index: u16) -> Attached {
         let parts = QueueParts {
             queue: DeviceQueue::resume(self.ram.memory().clone(), self.config, self.answered, self.answered)
                 .unwrap(),
-            kick: EventNotifier::new(Reset::Autoreset).unwrap().into(),
+            kick: self.kick.clone().into(),
             interrupt: Interrupt::None,
             on_broken: Box::new(|error| panic!("the queue broke: {error}")),
             limit: None,
