@@ -138,7 +138,13 @@ const OF_DISKS: &[OfDisk] = &[
         "From the taking of the request to its completion.",
         Some(Unit::Seconds),
         Histogram,
-        |disk, samples| of_operations(disk, |labels, figures| samples.put_histogram(labels, figures)),
+        |disk, samples| {
+            of_operations(disk, |labels, figures| match figures.requests {
+                // Two dozen lines that say nothing.
+                0 => Ok(()),
+                _ => samples.put_histogram(labels, figures),
+            })
+        },
     ),
     ("virtio_blk_errors", "Requests that the backend failed.", None, Counter, |disk, samples| {
         of_queues(disk, |index, queue| {

@@ -1,7 +1,7 @@
 //! A strict reader of the OpenMetrics text format 1.0: it refuses what the specification does not
 //! allow, and adds up histograms.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Labels without `le`, sorted.
 pub(crate) type Labels = Vec<(String, String)>;
@@ -23,7 +23,7 @@ struct Family {
     has_samples: bool,
     /// The labels of the last sample, and of all metrics that are over.
     last: Option<Labels>,
-    over: Vec<Labels>,
+    over: BTreeSet<Labels>,
 }
 
 impl Document {
@@ -153,11 +153,13 @@ impl Document {
     /// The buckets of a histogram by their bounds, each with those before it.
     pub(crate) fn buckets(&self, name: &str, of: &Labels) -> Vec<(f64, f64)> {
         let mut buckets = Vec::new();
-        for ((sample, labels), count) in &self.samples {
+        let name_of = format!("{name}_bucket");
+        let from = (name_of.clone(), Labels::new());
+        let samples = self.samples.range(from..).take_while(|((sample, _), _)| *sample == name_of);
+        for ((_, labels), count) in samples {
             let bound = labels.iter().find(|(label, _)| label == "le");
             let others: Labels = labels.iter().filter(|(label, _)| label != "le").cloned().collect();
             if let Some((_, bound)) = bound
-                && *sample == format!("{name}_bucket")
                 && others == *of
             {
                 buckets.push((number(bound).unwrap(), *count));
