@@ -224,6 +224,7 @@ mod refused;
 mod request;
 mod reset;
 mod stats;
+pub mod subscriber;
 mod sync;
 mod sys;
 mod task;
