@@ -15,10 +15,15 @@ pub(super) struct Key {
 impl Key {
     /// The key of the next subscriber in this slot.
     pub(super) fn next(slot: usize) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        // Only different numbers are needed, in no order. 2^64 subscribers take too long to make.
-        Self { slot, number: NEXT.fetch_add(1, Ordering::Relaxed) }
+        Self { slot, number: next_number() }
     }
+}
+
+/// A number that was not returned before in this process.
+pub(super) fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    // Only different numbers are needed, in no order. 2^64 of them are never used up.
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Identity of a subscriber of the type `S`. Made by [`Subscribers::add`](super::Subscribers::add);

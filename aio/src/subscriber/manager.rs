@@ -1,5 +1,6 @@
 //! The manager of subscribers, as a user holds it.
 
+use super::home;
 use super::key::SubscriberId;
 use super::member::Member;
 use super::ops::Ops;
@@ -25,13 +26,20 @@ use std::rc::Rc;
 /// dropped nevertheless, and then the panic goes on. A subscriber that owns its own manager (in an
 /// `Rc`) keeps both from being dropped: give it a `Weak`.
 pub struct Subscribers {
-    registry: Rc<Registry>,
+    pub(super) registry: Rc<Registry>,
+    /// False while a closure of another thread looks at it.
+    is_owner: bool,
 }
 
 impl Subscribers {
     /// A manager without subscribers. No system call.
     pub fn new(context: &AioContext) -> Self {
-        Self { registry: Rc::new(Registry::new(context.downgrade())) }
+        Self { registry: Rc::new(Registry::new(context)), is_owner: true }
+    }
+
+    /// The same manager, without removing anything when this is dropped.
+    pub(super) fn view(registry: Rc<Registry>) -> Self {
+        Self { registry, is_owner: false }
     }
 
     /// Takes a subscriber and calls its [`init`](Subscriber::init). Call this where event-manager
@@ -41,10 +49,12 @@ impl Subscribers {
     /// panic goes on.
     ///
     /// # Errors
-    /// `NotConnected` if the context was dropped; the subscriber comes back.
+    /// `NotConnected` if the context was dropped, or this manager, by a closure that another thread
+    /// has scheduled. The subscriber comes back.
     pub fn add<S: Subscriber>(&self, subscriber: S) -> Result<SubscriberId<S>, Refused<S>> {
-        let Some(context) = self.registry.context.upgrade() else {
-            return Err(Refused { error: no_loop(), value: subscriber });
+        let context = match self.registry.context.upgrade() {
+            Some(context) if !self.registry.is_closed() => context,
+            _ => return Err(Refused { error: no_loop(), value: subscriber }),
         };
         let (key, member) = self.registry.insert(|key| Member::<S>::new(Rc::clone(&self.registry), key));
         let init = || member.call(&context, Box::new(subscriber), |subscriber, ops| subscriber.init(ops));
@@ -115,6 +125,10 @@ impl Subscribers {
 
 impl Drop for Subscribers {
     fn drop(&mut self) {
+        if !self.is_owner {
+            return;
+        }
+        home::unlist(&self.registry);
         let mut panics = Panics::default();
         let targets = self.registry.close();
         targets.iter().for_each(|target| panics.catch(|| target.discard()));
@@ -129,7 +143,7 @@ impl fmt::Debug for Subscribers {
 }
 
 fn no_loop() -> io::Error {
-    io::Error::new(io::ErrorKind::NotConnected, "this event loop was dropped")
+    io::Error::new(io::ErrorKind::NotConnected, "this event loop, or this manager, was dropped")
 }
 
 fn unknown_subscriber() -> io::Error {

@@ -1,11 +1,11 @@
 //! The tables of a manager: its subscribers, and the descriptors that they have added. Only
 //! [`Registry::remove`] and [`Registry::close`] reach into the loop, and no borrow is held then.
 
-use super::key::Key;
+use super::key::{Key, next_number};
 use super::source::{Source, Target, unknown_descriptor};
-use crate::context::WeakContext;
+use crate::context::{AioContext, Handle, WeakContext};
 use slab::Slab;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::RawFd;
@@ -13,14 +13,31 @@ use std::rc::Rc;
 
 pub(super) struct Registry {
     pub(super) context: WeakContext,
+    /// For the closures of other threads.
+    pub(super) handle: Handle,
+    /// What other threads call the manager.
+    pub(super) number: u64,
+    /// The manager was dropped: nothing would remove a subscriber that is added.
+    is_closed: Cell<bool>,
     targets: RefCell<Slab<(Key, Rc<dyn Target>)>>,
     /// By descriptor number. Only for changes; never to dispatch.
     sources: RefCell<BTreeMap<RawFd, Rc<Source>>>,
 }
 
 impl Registry {
-    pub(super) fn new(context: WeakContext) -> Self {
-        Self { context, targets: RefCell::default(), sources: RefCell::default() }
+    pub(super) fn new(context: &AioContext) -> Self {
+        Self {
+            context: context.downgrade(),
+            handle: context.handle(),
+            number: next_number(),
+            is_closed: Cell::new(false),
+            targets: RefCell::default(),
+            sources: RefCell::default(),
+        }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed.get()
     }
 
     /// Makes a subscriber and puts it into a slot.
@@ -83,6 +100,7 @@ impl Registry {
 
     /// Takes all subscribers out and ends all sources. Calls nothing of them.
     pub(super) fn close(&self) -> Vec<Rc<dyn Target>> {
+        self.is_closed.set(true);
         let targets = self.targets.take();
         let targets = targets.into_iter().map(|(_, (_, target))| target).collect::<Vec<_>>();
         targets.iter().for_each(|target| target.leave());

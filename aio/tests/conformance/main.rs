@@ -301,6 +301,8 @@ suite! { $ everywhere
         each_of_many_hears_its_own,
         boxes_and_shared_subscribers_are_subscribers,
         a_thread_of_its_own_serves_others,
+        another_thread_changes_the_subscribers,
+        a_scheduled_closure_may_end_the_manager,
         a_hang_up_is_reported_until_it_is_removed,
         added_again_in_process_is_not_heard_in_the_same_turn,
         a_nested_turn_keeps_its_descriptor_back,

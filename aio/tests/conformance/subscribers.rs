@@ -446,6 +446,73 @@ pub(crate) fn a_thread_of_its_own_serves_others(setup: &Setup) {
     thread.join().unwrap();
 }
 
+pub(crate) fn another_thread_changes_the_subscribers(setup: &Setup) {
+    let ctx = setup.context();
+    let subscribers = Subscribers::new(&ctx);
+    let (bell, calls) = (setup.notifier(), Count::default());
+    let (added, counted) = (bell.clone(), calls.clone());
+    let device = probe(move |ops| ops.add_notifier(&added, 0).unwrap(), move |_, _| counted.bump());
+    let (drops, id) = (device.drops.clone(), subscribers.add(device).unwrap());
+    let (handle, stop) = (subscribers.handle(), ctx.handle());
+    let rung = bell.clone();
+    let thread = std::thread::spawn(move || {
+        let (sent, received) = mpsc::channel();
+        let answer = sent.clone();
+        assert!(handle.schedule(move |subscribers| {
+            let known = subscribers.with(id, |_, ops| ops.modify(&rung, Interest::READABLE, 1).is_ok());
+            answer.send(known.unwrap()).unwrap();
+        }));
+        assert!(received.recv().unwrap());
+        let answer = sent.clone();
+        // A new one, from here, and the old one leaves.
+        handle.schedule(move |subscribers| {
+            let next = subscribers.add(probe(|_| (), |_, _| ())).unwrap();
+            drop(subscribers.remove(id).unwrap());
+            answer.send(subscribers.contains(next)).unwrap();
+        });
+        assert!(received.recv().unwrap());
+        stop.stop();
+        handle
+    });
+    while !thread.is_finished() {
+        turn(&ctx);
+    }
+    let handle = thread.join().unwrap();
+    assert_eq!((calls.get(), drops.get()), (0, 1));
+    // For a manager that is dropped, nothing is run.
+    let ran = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&ran);
+    assert!(handle.schedule(move |_| *counted.lock().unwrap() += 1));
+    drop(subscribers);
+    settle(&ctx);
+    assert_eq!((*ran.lock().unwrap(), Arc::strong_count(&ran)), (0, 1));
+    drop(ctx);
+    assert!(!handle.schedule(|_| ()));
+}
+
+pub(crate) fn a_scheduled_closure_may_end_the_manager(setup: &Setup) {
+    let ctx = setup.context();
+    let slot = Rc::new(RefCell::new(Some(Subscribers::new(&ctx))));
+    let (handle, bell) = (slot.borrow().as_ref().unwrap().handle(), setup.notifier());
+    let added = bell.clone();
+    let ends = Rc::clone(&slot);
+    // Drops the manager when it is asked to.
+    let device = probe(move |ops| ops.add_notifier(&added, 0).unwrap(), move |_, _| drop(ends.take()));
+    let drops = device.drops.clone();
+    slot.borrow().as_ref().unwrap().add(device).unwrap();
+    let (refused, kind) = mpsc::channel();
+    handle.schedule(move |subscribers| {
+        bell.notify().unwrap();
+        let next = subscribers.add(probe(|ops| settle(ops.context()), |_, _| ())).unwrap();
+        assert!(!subscribers.contains(next), "the manager was dropped in its init");
+        let error = subscribers.add(probe(|_| (), |_, _| ())).unwrap_err().error;
+        refused.send(error.kind()).unwrap();
+    });
+    turn_until(&ctx, || slot.borrow().is_none());
+    assert_eq!(kind.recv().unwrap(), ErrorKind::NotConnected);
+    assert_eq!(drops.get(), 1);
+}
+
 pub(crate) fn a_hang_up_is_reported_until_it_is_removed(setup: &Setup) {
     let ctx = setup.context();
     let subscribers = Subscribers::new(&ctx);
@@ -508,7 +575,7 @@ pub(crate) fn a_nested_turn_keeps_its_descriptor_back(setup: &Setup) {
     let subscribers = Subscribers::new(&ctx);
     for hang_up in [false, true] {
         let (stream, peer) = readable_stream();
-        let peer = if hang_up { None } else { Some(peer) };
+        let peer = Some(peer).filter(|_| !hang_up);
         let (calls, depth, turns) = (Count::default(), Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
         let (added, counted, deep, nested) =
             (Rc::clone(&stream), calls.clone(), Rc::clone(&depth), Rc::clone(&turns));
