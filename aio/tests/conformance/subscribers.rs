@@ -12,6 +12,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::{Rc, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
@@ -453,7 +454,9 @@ pub(crate) fn another_thread_changes_the_subscribers(setup: &Setup) {
     let (added, counted) = (bell.clone(), calls.clone());
     let device = probe(move |ops| ops.add_notifier(&added, 0).unwrap(), move |_, _| counted.bump());
     let (drops, id) = (device.drops.clone(), subscribers.add(device).unwrap());
-    let (handle, stop) = (subscribers.handle(), ctx.handle());
+    let (handle, loop_handle) = (subscribers.handle(), ctx.handle());
+    let done = Arc::new(AtomicBool::new(false));
+    let over = Arc::clone(&done);
     let rung = bell.clone();
     let thread = std::thread::spawn(move || {
         let (sent, received) = mpsc::channel();
@@ -471,12 +474,10 @@ pub(crate) fn another_thread_changes_the_subscribers(setup: &Setup) {
             answer.send(subscribers.contains(next)).unwrap();
         });
         assert!(received.recv().unwrap());
-        stop.stop();
+        let _ = loop_handle.schedule(move |_| over.store(true, Ordering::SeqCst));
         handle
     });
-    while !thread.is_finished() {
-        turn(&ctx);
-    }
+    turn_until(&ctx, || done.load(Ordering::SeqCst));
     let handle = thread.join().unwrap();
     assert_eq!((calls.get(), drops.get()), (0, 1));
     // For a manager that is dropped, nothing is run.
