@@ -79,7 +79,7 @@
 //!
 //!     kick.notify()?; // the guest
 //!     peer.write_all(b"hello")?;
-//!     while subscribers.with(id, |console, _| console.kicks == 0 || console.received.is_empty())? {
+//!     while subscribers.with(id, |c, _| c.kicks == 0 || c.received.is_empty())? {
 //!         ctx.poll(true)?;
 //!     }
 //!     exit.notify()?;
@@ -104,9 +104,9 @@
 //! 4. An `EventFd` that `process` reads becomes an [`EventNotifier`](crate::EventNotifier)
 //!    ([`adopt`](crate::EventNotifier::adopt) takes an existing one) with
 //!    [`Ops::add_notifier`]; delete the read. A `timerfd` becomes a [`Timer`](crate::Timer).
-//! 5. `EventManager<Arc<Mutex<dyn MutEventSubscriber>>>` needs no change: that type is a subscriber
-//!    as well. But one manager takes subscribers of different types, and an id has the type of its
-//!    subscriber, so `Box<dyn ..>` and `Arc<Mutex<..>>` are not needed to mix them.
+//! 5. `EventManager<Arc<Mutex<dyn MutEventSubscriber>>>`: `Arc<Mutex<dyn Subscriber>>` is a
+//!    subscriber as well. But one manager takes subscribers of different types, and an id has the
+//!    type of its subscriber, so they need not be boxed or shared to be mixed.
 //! 6. `remove_subscriber` becomes [`Subscribers::remove`]; `subscriber_mut` and `event_ops` become
 //!    [`Subscribers::with`]; `remote_endpoint` becomes [`Subscribers::handle`].
 //!
@@ -116,8 +116,8 @@
 //! for the same subscriber meanwhile is kept back. A descriptor is not watched until the call
 //! returns, and is reported again if it is still ready then. A ring of a notifier is remembered,
 //! and rung again. So a nested turn that sleeps is not kept awake by the subscriber that made it,
-//! and nothing is lost. Other subscribers, and callbacks of the context, run in the nested turn. The
-//! same holds during [`init`](Subscriber::init) and [`with`](Subscribers::with).
+//! and nothing is lost. Other subscribers, and callbacks of the context, run in the nested turn.
+//! The same holds during [`init`](Subscriber::init) and [`with`](Subscribers::with).
 //!
 //! If a descriptor cannot be watched again (it was closed without being removed, or the kernel has
 //! no memory), `process` is called once for it with a readiness that

@@ -77,7 +77,7 @@ impl Registry {
         sources.get(&fd).filter(|source| source.owner == owner).cloned().ok_or_else(unknown_descriptor)
     }
 
-    /// Gives a descriptor number back and ends its source.
+    /// Ends a source; its descriptor number is free again.
     pub(super) fn release(&self, source: &Source) {
         let mut sources = self.sources.borrow_mut();
         let released = match sources.get(&source.fd) {
