@@ -119,10 +119,10 @@
 //! and nothing is lost. Other subscribers, and callbacks of the context, run in the nested turn.
 //! The same holds during [`init`](Subscriber::init) and [`with`](Subscribers::with).
 //!
-//! If a descriptor cannot be watched again (it was closed without being removed, or the kernel has
-//! no memory), `process` is called once for it with a readiness that
-//! [is an error](crate::Readiness::is_error). It stays added, but silent, until it is modified or
-//! removed.
+//! If a descriptor cannot be watched again (it was closed without being removed, a handler of the
+//! context took its number, or the kernel has no memory), `process` is called once for it with a
+//! readiness that [is an error](crate::Readiness::is_error). It stays added, but silent, until it
+//! is modified or removed.
 //!
 //! # Costs
 //!

@@ -156,8 +156,11 @@ impl Source {
         if let Some(bell) = &self.bell {
             return bell.notify();
         }
-        if let Some(Ok(())) = self.set_interest(self.interest.get()) {
-            return Ok(());
+        match self.set_interest(self.interest.get()) {
+            Some(Ok(())) => return Ok(()),
+            // A handler outside of the manager took its number, and is not to lose it again.
+            Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => return Err(error),
+            _ => {}
         }
         let registration = self.registration.take();
         drop(registration);

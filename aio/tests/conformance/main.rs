@@ -312,6 +312,7 @@ suite! { $ everywhere
         changes_of_what_is_kept_back_count,
         a_ring_that_was_kept_back_stays_for_the_next_handler,
         what_cannot_be_watched_again_is_an_error,
+        a_handler_of_the_context_keeps_a_number_that_it_took,
         a_subscriber_removes_itself,
         one_subscriber_removes_the_other_while_both_are_ready,
         one_that_is_being_called_can_only_be_dropped,

@@ -817,6 +817,43 @@ pub(crate) fn what_cannot_be_watched_again_is_an_error(setup: &Setup) {
     subscribers.with(id, |_, ops| ops.remove(&fd).unwrap()).unwrap();
 }
 
+pub(crate) fn a_handler_of_the_context_keeps_a_number_that_it_took(setup: &Setup) {
+    let ctx = setup.context();
+    let subscribers = Subscribers::new(&ctx);
+    let (stream, _peer) = readable_stream();
+    let errors = Count::default();
+    let counted = errors.clone();
+    let id = subscribers
+        .add(probe(
+            |_| (),
+            move |event, _| {
+                assert!(event.readiness().is_error() && !event.readiness().is_hang_up());
+                counted.bump();
+            },
+        ))
+        .unwrap();
+    let calls = Count::default();
+    let heard = calls.clone();
+    let _on = subscribers
+        .with(id, |_, ops| {
+            ops.add(&stream, Interest::READABLE, 1).unwrap();
+            settle(ops.context());
+            ops.context().add_borrowed_fd(&stream, Interest::READABLE, move |_, _| heard.bump())
+        })
+        .unwrap()
+        .unwrap();
+    for n in 1..=3 {
+        assert!(turn(&ctx));
+        assert_eq!(calls.get(), n);
+    }
+    assert_eq!(errors.get(), 1, "the subscriber hears that it lost the descriptor");
+    let changed = subscribers.with(id, |_, ops| ops.modify(&*stream, Interest::READABLE, 1)).unwrap();
+    assert_eq!(kind_of(changed), ErrorKind::NotFound);
+    subscribers.with(id, |_, ops| ops.remove(&*stream).unwrap()).unwrap();
+    assert!(turn(&ctx));
+    assert_eq!(calls.get(), 4);
+}
+
 pub(crate) fn a_subscriber_removes_itself(setup: &Setup) {
     let ctx = setup.context();
     let subscribers = Subscribers::new(&ctx);

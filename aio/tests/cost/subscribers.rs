@@ -1,9 +1,10 @@
-//! What a subscriber costs beside a handler: no allocation and no system call.
+//! What a subscriber costs beside a handler: no allocation, no system call, and few instructions.
 
 use crate::allocations::steady;
-use crate::{doorbells, monitors};
+use crate::{doorbells, instructions, monitors};
 use aio::subscriber::{Event, Ops, Subscriber, Subscribers};
-use aio::{AioContext, EventNotifier, Interest, Reset, Stats};
+use aio::{AioContext, EventNotifier, Interest, MonitorKind, Reset, Stats};
+use std::cell::Cell;
 use std::io::{PipeReader, Read, Write};
 use std::rc::Rc;
 
@@ -130,4 +131,33 @@ fn with_and_rings_that_are_kept_back_allocate_nothing() {
         });
         assert_eq!(allocations, 0, "{kind}");
     }
+}
+
+/// Instructions of a ring on epoll, by callback and by subscriber. The limit holds for optimised
+/// code (`cargo test --release`); without optimisation the numbers are only printed.
+#[test]
+fn an_event_takes_few_instructions_more_than_a_callback() {
+    const LIMIT: u64 = 100;
+    let ctx = AioContext::builder().monitor(MonitorKind::Epoll).build().unwrap();
+    let subscribers = Subscribers::new(&ctx);
+    let kicks = [(); 2].map(|()| EventNotifier::new(Reset::Autoreset).unwrap());
+    let (input, _output) = std::io::pipe().unwrap();
+    let id = subscribers.add(Device { kick: kicks[0].clone(), input, kicks: 0, received: 0 }).unwrap();
+    let calls = Rc::new(Cell::new(0));
+    let counted = Rc::clone(&calls);
+    let _bell = ctx.add_notifier(&kicks[1], move |_| counted.set(counted.get() + 1)).unwrap();
+    let [subscriber, callback] = kicks.each_ref().map(|kick| {
+        let turn = || {
+            kick.notify().unwrap();
+            assert!(ctx.poll(true).unwrap());
+        };
+        (0..20).for_each(|_| turn());
+        instructions::during(|| (0..2).for_each(|_| turn()))
+    });
+    let kicks = subscribers.with(id, |device, _| device.kicks).unwrap();
+    assert!(kicks >= 20 && calls.get() >= 20);
+    let (Some(subscriber), Some(callback)) = (subscriber, callback) else { return };
+    let more = subscriber.saturating_sub(callback) / 2;
+    println!("a ring: {} instructions by callback, {more} more by subscriber", callback / 2);
+    assert!(cfg!(debug_assertions) || more <= LIMIT, "{more} instructions, {LIMIT} at most");
 }
