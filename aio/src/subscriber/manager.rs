@@ -46,7 +46,8 @@ impl Subscribers {
     /// has `add_subscriber`.
     ///
     /// If `init` panics, its descriptors leave the loop and the subscriber is dropped before the
-    /// panic goes on.
+    /// panic goes on. If it [unsubscribes](Ops::unsubscribe), the subscriber is dropped and the id
+    /// is unknown when this returns.
     ///
     /// # Errors
     /// `NotConnected` if the context was dropped, or this manager, by a closure that another thread

@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// `process` is called with it in the next turn.
 ///
 /// It is also implemented for a `Box`, an `Rc<RefCell<_>>` and an `Arc<Mutex<_>>` of a subscriber,
-/// so `Box<dyn Subscriber>` is one. The `RefCell` or the mutex is held during the call; a poisoned
-/// mutex is used nevertheless.
+/// so `Box<dyn Subscriber>` is one. The `RefCell` or the mutex is held during the call, so do not
+/// hold it yourself while the loop turns. A poisoned mutex is used nevertheless.
 pub trait Subscriber: 'static {
     /// Called once, by [`Subscribers::add`](super::Subscribers::add), to add descriptors.
     ///

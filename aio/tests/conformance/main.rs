@@ -303,6 +303,7 @@ suite! { $ everywhere
         a_thread_of_its_own_serves_others,
         another_thread_changes_the_subscribers,
         a_scheduled_closure_may_end_the_manager,
+        a_manager_that_was_dropped_in_a_call_runs_no_closure,
         a_hang_up_is_reported_until_it_is_removed,
         added_again_in_process_is_not_heard_in_the_same_turn,
         a_nested_turn_keeps_its_descriptor_back,

@@ -537,6 +537,28 @@ pub(crate) fn a_scheduled_closure_may_end_the_manager(setup: &Setup) {
     assert_eq!(drops.get(), 1);
 }
 
+pub(crate) fn a_manager_that_was_dropped_in_a_call_runs_no_closure(setup: &Setup) {
+    let ctx = setup.context();
+    let subscribers = Subscribers::new(&ctx);
+    let (handle, bell, slot) = (subscribers.handle(), setup.notifier(), Slot::new());
+    let (added, manager, ends) = (bell.clone(), slot.clone(), Count::default());
+    let ended = ends.clone();
+    let device = probe(
+        move |ops| ops.add_notifier(&added, 0).unwrap(),
+        move |_, ops| {
+            // What is left of the manager serves this call only.
+            drop(manager.take());
+            assert!(handle.schedule(|_| unreachable!("the manager was dropped")));
+            settle(ops.context());
+            ended.bump();
+        },
+    );
+    subscribers.add(device).unwrap();
+    slot.put(subscribers);
+    bell.notify().unwrap();
+    turn_until(&ctx, || ends.get() == 1);
+}
+
 pub(crate) fn a_hang_up_is_reported_until_it_is_removed(setup: &Setup) {
     let ctx = setup.context();
     let subscribers = Subscribers::new(&ctx);
