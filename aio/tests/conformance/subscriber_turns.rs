@@ -2,7 +2,7 @@
 
 use crate::probe::{Log, drain, kind_of, probe, readable_stream};
 use crate::setup::Setup;
-use crate::support::{Count, SPIN, look, settle, turn, turn_until, turns_of_an_idle_loop};
+use crate::support::{Count, SPIN, look, os, settle, turn, turn_until, turns_of_an_idle_loop};
 use aio::subscriber::Subscribers;
 use aio::{Interest, Method};
 use std::cell::{Cell, RefCell};
@@ -207,7 +207,10 @@ pub(crate) fn a_ring_that_was_kept_back_stays_for_the_next_handler(setup: &Setup
 pub(crate) fn what_cannot_be_watched_again_is_an_error(setup: &Setup) {
     let ctx = setup.context();
     let subscribers = Subscribers::new(&ctx);
-    let (ours, peer) = UnixStream::pair().unwrap();
+    let (stream, peer) = UnixStream::pair().unwrap();
+    // No test in another thread gets the number once it is closed.
+    let ours = os::under_a_private_number(&stream);
+    drop(stream);
     let events = Rc::new(RefCell::new(Vec::new()));
     let seen = Rc::clone(&events);
     let id = subscribers
