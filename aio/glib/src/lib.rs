@@ -10,7 +10,8 @@
 //! fn main() -> std::io::Result<()> {
 //!     let main_loop = glib::MainLoop::new(None, false);
 //!     let context = Rc::new(AioContext::builder().embeddable().build()?);
-//!     let attached = aio_glib::attach(&context, glib::Priority::DEFAULT, |error| panic!("{error}"))?;
+//!     let priority = glib::Priority::DEFAULT;
+//!     let attached = aio_glib::attach(&context, priority, |error| panic!("{error}"))?;
 //!
 //!     let kick = EventNotifier::new(Reset::Autoreset)?;
 //!     let quit = main_loop.clone();

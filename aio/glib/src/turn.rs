@@ -25,7 +25,12 @@ pub(crate) enum Sleep {
 
 impl Turn {
     pub(crate) fn new(embedded: Embedded<Rc<AioContext>>, on_error: OnError) -> Self {
-        Self { embedded, prepared: Cell::default(), failed: Cell::default(), on_error: Cell::new(Some(on_error)) }
+        Self {
+            embedded,
+            prepared: Cell::default(),
+            failed: Cell::default(),
+            on_error: Cell::new(Some(on_error)),
+        }
     }
 
     pub(crate) fn embedded(&self) -> &Embedded<Rc<AioContext>> {

@@ -3,6 +3,7 @@
 
 use aio::{AioContext, EventNotifier, MonitorKind, Reset};
 use aio_glib::{Attached, attach};
+use glib::thread_guard::ThreadGuard;
 use glib::{ControlFlow, MainContext, Priority};
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -70,6 +71,19 @@ fn on_every_monitor(priority: Priority, test: impl Fn(&mut Loop)) {
     }
 }
 
+/// A time-out of the thread's default main context, which that of `timeout_add_local` is not; 0 ms
+/// is an idle function.
+fn every(ms: u64, priority: Priority, callback: impl FnMut() -> ControlFlow + 'static) -> glib::Source {
+    let mut callback = ThreadGuard::new(callback);
+    let source = if ms == 0 {
+        glib::idle_source_new(None, priority, move || callback.get_mut()())
+    } else {
+        glib::timeout_source_new(Duration::from_millis(ms), None, priority, move || callback.get_mut()())
+    };
+    source.attach(Some(&MainContext::ref_thread_default()));
+    source
+}
+
 /// Rings a doorbell `kicks` times, each time after the last answer.
 fn guest(kick: EventNotifier, kicks: u64, answered: mpsc::Receiver<()>) -> std::thread::JoinHandle<()> {
     std::thread::spawn(move || {
@@ -101,14 +115,18 @@ fn each_doorbell_is_served_and_costs_what_the_monitor_costs() {
         guest.join().unwrap();
         let stats = here.context.stats() - before;
         let kind = here.context.monitor().kind;
-        println!("{kind}: {KICKS} kicks, {iterations} iterations, {} system calls: {stats:?}", stats.syscalls());
+        println!(
+            "{kind}: {KICKS} kicks, {iterations} iterations, {} system calls: {stats:?}",
+            stats.syscalls()
+        );
         assert_eq!(stats.notifier_dispatches, KICKS);
         // On a ring, the signal of a completion may interrupt poll(2) first.
         assert!(iterations <= 2 * KICKS + 10, "{kind}: {iterations} iterations");
-        assert_eq!(stats.syscalls_read + stats.syscalls_write, 0, "{kind}");
+        // Inside an outer loop, the monitor poll resets a notifier by read(2).
         let most = match kind {
+            MonitorKind::Poll => 2 * KICKS,
             MonitorKind::Epoll => KICKS,
-            _ => 2 * KICKS,
+            _ => 0,
         };
         assert!(stats.syscalls() <= most + 10, "{kind}: {} system calls", stats.syscalls());
     });
@@ -122,7 +140,7 @@ fn an_idle_context_neither_iterates_nor_makes_system_calls() {
         here.settle();
         let (before, ticks) = (here.context.stats(), Count::default());
         let count = Rc::clone(&ticks);
-        glib::timeout_add_local(Duration::from_millis(20), move || {
+        every(20, Priority::DEFAULT, move || {
             bump(&count);
             if count.get() == 5 { ControlFlow::Break } else { ControlFlow::Continue }
         });
@@ -181,7 +199,7 @@ fn what_sources_of_glib_add_is_not_slept_over() {
         for priority in [Priority::HIGH, Priority::DEFAULT, Priority::LOW] {
             let (context, ran) = (Rc::clone(&here.context), Count::default());
             let count = Rc::clone(&ran);
-            glib::timeout_add_local_full(Duration::from_millis(1), priority, move || {
+            every(1, priority, move || {
                 let count = Rc::clone(&count);
                 // A timer, armed by a bottom half that a source of GLib schedules.
                 context.defer(move |context| {
@@ -216,10 +234,10 @@ fn busy(context: &Rc<AioContext>) -> (aio::BottomHalf, Count) {
     (half, runs)
 }
 
-fn counted_idle(priority: Priority) -> (glib::SourceId, Count) {
+fn counted_idle(priority: Priority) -> (glib::Source, Count) {
     let runs = Count::default();
     let count = Rc::clone(&runs);
-    let id = glib::idle_add_local_full(priority, move || {
+    let id = every(0, priority, move || {
         bump(&count);
         ControlFlow::Continue
     });
@@ -239,7 +257,7 @@ fn a_busy_context_takes_turns_with_sources_of_its_priority() {
             kick.notify().unwrap();
             here.main.iteration(true);
         }
-        idle.remove();
+        idle.destroy();
         assert!(runs.get() >= 99 && halves.get() >= 98, "{} and {}", runs.get(), halves.get());
         here.until(|| rung.get() >= 90);
     });
@@ -258,7 +276,7 @@ fn sources_of_higher_priority_run_first_and_those_of_lower_in_the_gaps() {
             .add_notifier(&kick, move |_| {
                 bump(&count);
                 let answer = answer.clone();
-                glib::idle_add_local_full(Priority::LOW, move || {
+                every(0, Priority::LOW, move || {
                     answer.send(()).unwrap();
                     ControlFlow::Break
                 });
@@ -277,7 +295,7 @@ fn sources_of_higher_priority_run_first_and_those_of_lower_in_the_gaps() {
             here.main.iteration(true);
         }
         assert_eq!((runs.get(), halves.get()), (50, 0));
-        idle.remove();
+        idle.destroy();
         here.until(|| halves.get() == 3);
 
         // At a lower priority, the context itself leaves room for an idle function.
@@ -287,7 +305,7 @@ fn sources_of_higher_priority_run_first_and_those_of_lower_in_the_gaps() {
         let (_half, halves) = busy(&here.context);
         let (idle, runs) = counted_idle(Priority::LOW);
         here.until(|| halves.get() >= 20);
-        idle.remove();
+        idle.destroy();
         assert!(runs.get() >= 19, "{}", runs.get());
     });
 }
