@@ -1,5 +1,6 @@
 //! [`AioContext`]: one turn of the loop, and the end of a context.
 
+use super::alarm::Expiry;
 use super::observer::{Observed, Observer, Off, On, Watcher};
 use super::parts::Parts;
 use crate::agenda::Item;
@@ -359,10 +360,10 @@ impl AioContext {
     fn run_timers<W: Watcher<Self>>(&self) -> bool {
         let (timers, mut progress) = (&self.parts.timers, false);
         let end = timers.expire();
-        while let Some((callback, record)) = timers.next(end, W::record) {
+        while let Some((expiry, record)) = timers.next(end, Expiry::take, W::record) {
             self.parts.sources.stats.timers.bump();
             progress = true;
-            W::call(self, || CallbackKind::Timer, record, always, || callback(self));
+            W::call(self, || CallbackKind::Timer, record, always, || expiry.run(self));
         }
         progress
     }

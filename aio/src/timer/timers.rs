@@ -62,6 +62,16 @@ impl<T> Tables<T> {
         }
     }
 
+    fn create(&mut self, clock: Clock, value: T) -> TimerKey {
+        self.versions += 1;
+        let version = self.versions;
+        let place = Place::Idle;
+        let (at_ns, order, record) = (0, 0, Slot::default());
+        let request = None;
+        let slot = self.entries.insert(Entry { version, clock, place, at_ns, order, request, value, record });
+        TimerKey { slot, version, clock }
+    }
+
     fn arm(&mut self, slot: usize, at_ns: u64) {
         self.orders += 1;
         let order = self.orders;
@@ -177,16 +187,22 @@ impl<T, H> Timers<T, H> {
         })
     }
 
+    /// Puts an idle timer into the table.
     pub(crate) fn create(&self, clock: Clock, value: T) -> TimerKey {
+        self.tables.borrow_mut().create(clock, value)
+    }
+
+    /// The same, and arms it.
+    pub(crate) fn create_armed(&self, clock: Clock, value: T, at_ns: u64) -> TimerKey {
+        self.agenda.set(Item::Timers, true);
         let mut tables = self.tables.borrow_mut();
-        tables.versions += 1;
-        let version = tables.versions;
-        let place = Place::Idle;
-        let (at_ns, order, record) = (0, 0, Slot::default());
-        let request = None;
-        let slot =
-            tables.entries.insert(Entry { version, clock, place, at_ns, order, request, value, record });
-        TimerKey { slot, version, clock }
+        let key = tables.create(clock, value);
+        tables.arm(key.slot, at_ns);
+        drop(tables);
+        if self.agenda.has(Item::OuterSleep) {
+            self.nudge_if_first(key);
+        }
+        key
     }
 
     /// Arms a timer for `at_ns` of its clock, in place of any deadline that it had. Does nothing
@@ -279,8 +295,10 @@ impl<T, H> Timers<T, H> {
         if !self.due.is_empty() {
             return Some(0);
         }
-        let is_armed = tables.realtime.first().is_some() || tables.virtual_.first().is_some();
-        self.agenda.set(Item::Timers, is_armed);
+        if tables.realtime.first().or(tables.virtual_.first()).is_none() {
+            self.agenda.set(Item::Timers, false);
+            return None;
+        }
         let realtime = tables.realtime.first().map(|d| d.at_ns.saturating_sub(monotonic_ns()));
         let virtual_ = tables.virtual_.first().and_then(|d| {
             let clock = self.virtual_clock.read();
@@ -306,12 +324,15 @@ impl<T, H> Timers<T, H> {
         self.due.mark(usize::MAX)
     }
 
-    /// The next expired timer in front of `mark`, and what `look` takes from its record. It is idle
-    /// from here on.
-    pub(crate) fn next<R>(&self, mark: Mark, look: impl FnOnce(&Slot) -> R) -> Option<(T, R)>
-    where
-        T: Clone,
-    {
+    /// The next expired timer in front of `mark`: what `take` takes from its value, and `look` from
+    /// its record. It is idle from here on.
+    #[inline]
+    pub(crate) fn next<V, R>(
+        &self,
+        mark: Mark,
+        take: impl FnOnce(&mut T) -> V,
+        look: impl FnOnce(&Slot) -> R,
+    ) -> Option<(V, R)> {
         while let Some((slot, order)) = self.due.pop(mark) {
             let mut tables = self.tables.borrow_mut();
             // Cancelled, dropped or armed again since it expired: this arming is void.
@@ -320,7 +341,7 @@ impl<T, H> Timers<T, H> {
                 continue;
             };
             entry.place = Place::Idle;
-            return Some((entry.value.clone(), look(&entry.record)));
+            return Some((take(&mut entry.value), look(&entry.record)));
         }
         None
     }
@@ -337,6 +358,15 @@ impl<T, H> Timers<T, H> {
         Some(look(&entry.record))
     }
 
+    /// Looks at what a timer holds that has no handle; `None` if it was removed. `look` must not
+    /// clone or drop it.
+    #[inline]
+    pub(crate) fn value<R>(&self, key: TimerKey, look: impl FnOnce(&mut T) -> R) -> Option<R> {
+        let mut tables = self.tables.borrow_mut();
+        let entry = tables.entries.get_mut(key.slot).filter(|entry| entry.version == key.version)?;
+        Some(look(&mut entry.value))
+    }
+
     /// All timers: record, clock, and deadline if it is armed.
     pub(crate) fn each(&self, mut visit: impl FnMut(&Slot, Clock, Option<u64>)) {
         for (_, entry) in &self.tables.borrow().entries {
@@ -348,7 +378,9 @@ impl<T, H> Timers<T, H> {
     /// Takes every timer out.
     pub(crate) fn take_all(&self) -> Vec<T> {
         self.due.take_all();
-        let mut tables = self.tables.take();
+        let tables = &mut *self.tables.borrow_mut();
+        (tables.realtime, tables.virtual_) = Default::default();
+        // Versions go on, so the keys of these timers find none that is made later.
         tables.entries.drain().map(|entry| entry.value).collect()
     }
 }
@@ -358,7 +390,7 @@ mod tests {
     use super::*;
 
     fn next(timers: &Timers<&'static str, ()>, mark: Mark) -> Option<&'static str> {
-        timers.next(mark, |_| ()).map(|(name, ())| name)
+        timers.next(mark, |name| *name, |_| ()).map(|(name, ())| name)
     }
 
     #[test]
