@@ -17,14 +17,20 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Where a timer is.
+/// Where a timer is: idle, expired and in the queue, or else in its clock's heap, at this index. One
+/// word, so that an entry is small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    Idle,
-    /// In its clock's heap, at this index.
-    Armed(u32),
-    /// Expired, in the queue.
-    Due,
+struct Place(u32);
+
+impl Place {
+    const IDLE: Self = Self(u32::MAX);
+    const DUE: Self = Self(u32::MAX - 1);
+
+    /// The index in the heap.
+    #[inline]
+    fn armed(self) -> Option<u32> {
+        (self.0 < Self::DUE.0).then_some(self.0)
+    }
 }
 
 struct Entry<T> {
@@ -65,7 +71,7 @@ impl<T> Tables<T> {
     fn create(&mut self, clock: Clock, value: T) -> TimerKey {
         self.versions += 1;
         let version = self.versions;
-        let place = Place::Idle;
+        let place = Place::IDLE;
         let (at_ns, order, record) = (0, 0, Slot::default());
         let request = None;
         let slot = self.entries.insert(Entry { version, clock, place, at_ns, order, request, value, record });
@@ -82,9 +88,9 @@ impl<T> Tables<T> {
         (entry.at_ns, entry.order) = (at_ns, order);
         let (heap, entries) = self.heap(clock);
         let member = Deadline { at_ns, order, slot: slot as u32 };
-        match place {
-            Place::Armed(index) => heap.change(index, member, |slot, index| put(entries, slot, index)),
-            Place::Idle | Place::Due => heap.push(member, |slot, index| put(entries, slot, index)),
+        match place.armed() {
+            Some(index) => heap.change(index, member, |slot, index| put(entries, slot, index)),
+            None => heap.push(member, |slot, index| put(entries, slot, index)),
         }
     }
 
@@ -92,8 +98,8 @@ impl<T> Tables<T> {
         let Some(entry) = self.entries.get_mut(slot) else {
             return;
         };
-        let (clock, place) = (entry.clock, std::mem::replace(&mut entry.place, Place::Idle));
-        if let Place::Armed(index) = place {
+        let (clock, place) = (entry.clock, std::mem::replace(&mut entry.place, Place::IDLE));
+        if let Some(index) = place.armed() {
             let (heap, entries) = self.heap(clock);
             heap.remove(index, |slot, index| put(entries, slot, index));
         }
@@ -116,12 +122,13 @@ impl<T> Tables<T> {
     }
 
     /// Moves what expired by `now_ns` from a heap to `due`.
+    #[inline(always)]
     fn expire(&mut self, clock: Clock, now_ns: u64, due: &TurnQueue<(u32, u64)>) {
         let (heap, entries) = self.heap(clock);
         while let Some(first) = heap.first().filter(|d| d.at_ns <= now_ns).copied() {
             heap.remove(0, |slot, index| put(entries, slot, index));
             if let Some(entry) = entries.get_mut(first.slot as usize) {
-                entry.place = Place::Due;
+                entry.place = Place::DUE;
             }
             due.push((first.slot, first.order));
         }
@@ -142,7 +149,7 @@ impl<T> Default for Tables<T> {
 
 fn put<T>(entries: &mut Slab<Entry<T>>, slot: u32, index: u32) {
     if let Some(entry) = entries.get_mut(slot as usize) {
-        entry.place = Place::Armed(index);
+        entry.place = Place(index);
     }
 }
 
@@ -243,7 +250,7 @@ impl<T, H> Timers<T, H> {
     pub(crate) fn deadline_ns(&self, key: TimerKey) -> Option<u64> {
         let mut deadline_ns = None;
         self.with(key, |tables| {
-            let entry = tables.entries.get(key.slot).filter(|entry| entry.place != Place::Idle);
+            let entry = tables.entries.get(key.slot).filter(|entry| entry.place != Place::IDLE);
             deadline_ns = entry.map(|entry| entry.at_ns);
         });
         deadline_ns
@@ -337,10 +344,10 @@ impl<T, H> Timers<T, H> {
             let mut tables = self.tables.borrow_mut();
             // Cancelled, dropped or armed again since it expired: this arming is void.
             let entry = tables.entries.get_mut(slot as usize);
-            let Some(entry) = entry.filter(|e| e.place == Place::Due && e.order == order) else {
+            let Some(entry) = entry.filter(|e| e.place == Place::DUE && e.order == order) else {
                 continue;
             };
-            entry.place = Place::Idle;
+            entry.place = Place::IDLE;
             return Some((take(&mut entry.value), look(&entry.record)));
         }
         None
@@ -370,7 +377,7 @@ impl<T, H> Timers<T, H> {
     /// All timers: record, clock, and deadline if it is armed.
     pub(crate) fn each(&self, mut visit: impl FnMut(&Slot, Clock, Option<u64>)) {
         for (_, entry) in &self.tables.borrow().entries {
-            let deadline_ns = (entry.place != Place::Idle).then_some(entry.at_ns);
+            let deadline_ns = (entry.place != Place::IDLE).then_some(entry.at_ns);
             visit(&entry.record, entry.clock, deadline_ns);
         }
     }
