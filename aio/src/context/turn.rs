@@ -12,7 +12,6 @@ use crate::request::Request;
 use crate::reset::{Method, Reset};
 use crate::stats::Stats;
 use crate::sys::{TimeoutNs, monotonic_ns};
-use crate::task::Tasks;
 use crate::timer::VirtualClock;
 use crate::trace;
 use crate::worker_pool::Limits;
@@ -323,26 +322,25 @@ impl AioContext {
         progress
     }
 
+    /// Only chooses, so that neither pays for the registers that the other one needs.
     #[inline(never)]
     fn run_timers_and_tasks<W: Watcher<Self>>(&self) -> bool {
         let expired = self.parts.has(Item::Timers) && self.run_timers::<W>();
         // Timers may have woken some.
-        self.parts.has(Item::Tasks) && self.run_tasks::<W>() || expired
+        self.parts.has(Item::Tasks) && self.poll_tasks::<W>(None) > 0 || expired
     }
 
+    /// Polls the tasks that are ready, and those that become ready meanwhile: `most` of them, or as
+    /// many as a turn may. Returns how many polls were made.
     #[inline(never)]
-    fn run_tasks<W: Watcher<Self>>(&self) -> bool {
-        let Some(tasks) = self.parts.tasks.get() else { return false };
-        let most = tasks.begin();
-        self.poll_tasks::<W>(tasks, most) < most
-    }
-
-    /// Polls the tasks that are ready, and those that become ready meanwhile. Returns how many
-    /// polls are left.
-    pub(super) fn poll_tasks<W: Watcher<Self>>(&self, tasks: &Tasks, most: usize) -> usize {
+    pub(super) fn poll_tasks<W: Watcher<Self>>(&self, most: Option<usize>) -> usize {
+        let Some(tasks) = self.parts.tasks.get() else { return 0 };
+        let Some(phase) = tasks.begin() else { return 0 };
+        let most = most.unwrap_or_else(|| phase.most());
         let mut left = most;
         while left > 0
-            && let Some(task) = tasks.next()
+            && self.parts.has(Item::Tasks)
+            && let Some(task) = phase.next()
         {
             self.parts.sources.stats.task_polls.bump();
             left -= 1;
@@ -354,9 +352,10 @@ impl AioContext {
                 resume_unwind(payload);
             }
         }
-        left
+        most - left
     }
 
+    #[inline(never)]
     fn run_timers<W: Watcher<Self>>(&self) -> bool {
         let (timers, mut progress) = (&self.parts.timers, false);
         let end = timers.expire();

@@ -113,7 +113,7 @@ fn a_task_beside_a_stale_waker_is_two_allocations() {
 /// (`cargo test --release`); without optimisation the numbers are only printed.
 #[test]
 fn an_awaited_ring_takes_few_instructions_more_than_a_callback() {
-    const LIMIT: u64 = 400;
+    const LIMIT: u64 = 310;
     let builder = AioContext::builder().monitor(MonitorKind::Epoll);
     let [called, awaited] = [false, true].map(|awaited| {
         let bell = Counting::new(builder.clone(), awaited);
