@@ -1,40 +1,13 @@
 //! A timer that wakes whoever awaits it.
 
-use super::parts::{Callback, TimersOf};
+use super::expiry::Expiry;
+use super::parts::TimersOf;
 use super::turn::AioContext;
 use crate::timer::{Clock, TimerKey};
 use std::fmt;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
-
-/// What a timer does when it has expired.
-pub(super) enum Expiry<C> {
-    Call(Callback<C>),
-    /// Wakes once. `None` from then on.
-    Wake(Option<Waker>),
-}
-
-impl<C> Expiry<C> {
-    /// What is to be done now. The timer keeps a callback, for the next time.
-    #[inline]
-    pub(super) fn take(&mut self) -> Self {
-        match self {
-            Self::Call(callback) => Self::Call(Rc::clone(callback)),
-            Self::Wake(waker) => Self::Wake(waker.take()),
-        }
-    }
-
-    /// Does it: runs code of the user.
-    #[inline]
-    pub(super) fn run(self, context: &C) {
-        match self {
-            Self::Call(callback) => callback(context),
-            Self::Wake(Some(waker)) => waker.wake(),
-            Self::Wake(None) => {}
-        }
-    }
-}
 
 /// A timer that is armed once, and wakes a waker. Unlike a [`Timer`](super::Timer) it needs no
 /// callback, so it allocates nothing once as many timers existed before. Dropping it disarms it.

@@ -20,7 +20,7 @@
 //! | `descriptor.rs` | handlers of descriptors and notifiers, and their registrations |
 //! | `bounded.rs` | bounded notifiers on a loop |
 //! | `timer.rs`, `bottom_half.rs` | timers, bottom halves |
-//! | `alarm.rs` | timers that wake a waker |
+//! | `alarm.rs`, `expiry.rs` | timers that wake a waker; what a timer does when it expires |
 //! | `operation.rs` | what all operations of the ring have in common |
 //! | `start.rs`, `pool.rs` | operations that own what the kernel needs |
 //! | `registered.rs` | files, buffers and groups of buffers that are registered with the ring |
@@ -40,6 +40,7 @@ mod builder;
 mod chain;
 mod descriptor;
 mod dispatch;
+mod expiry;
 mod handle;
 mod observe;
 mod observer;

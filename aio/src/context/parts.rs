@@ -1,8 +1,8 @@
 //! The mechanisms of one context, tied together. No callback is called here, except by `retire`.
 
 use super::action::OnOwn;
-use super::alarm::Expiry;
 use super::dispatch::{Action, Registered, Sources};
+use super::expiry::Expiry;
 use super::observer::{Observer, Turn};
 use super::panics::Panics;
 use super::shared::Shared;

@@ -1,6 +1,6 @@
 //! Timers, as users hold them.
 
-use super::alarm::Expiry;
+use super::expiry::Expiry;
 use super::parts::{Sent, TimersOf};
 use super::shared::Shared;
 use super::turn::AioContext;

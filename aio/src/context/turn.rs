@@ -1,6 +1,6 @@
 //! [`AioContext`]: one turn of the loop, and the end of a context.
 
-use super::alarm::Expiry;
+use super::expiry::Expiry;
 use super::observer::{Observed, Observer, Off, On, Watcher};
 use super::parts::Parts;
 use crate::agenda::Item;

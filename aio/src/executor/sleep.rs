@@ -62,8 +62,9 @@ impl fmt::Debug for Sleep {
 }
 
 impl AioContext {
-    /// A future that is done after a time, which begins with its first poll. Real time; no system
-    /// call, as for a [`Timer`](crate::Timer), and no allocation once as many timers existed before.
+    /// A future that is done after a time, which begins with its first poll. Real time. As for a
+    /// [`Timer`](crate::Timer), no system call; and no allocation once as many timers existed
+    /// before.
     pub fn sleep(&self, delay: Duration) -> Sleep {
         self.sleep_with(Clock::Realtime, Until::After(delay))
     }

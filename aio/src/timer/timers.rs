@@ -17,8 +17,8 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Where a timer is: idle, expired and in the queue, or else in its clock's heap, at this index. One
-/// word, so that an entry is small.
+/// Where a timer is: idle, expired and in the queue, or else in its clock's heap at this index.
+/// One word, so that an entry is small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place(u32);
 

@@ -119,8 +119,8 @@ impl Drop for UsesTimers {
     }
 }
 
-/// It is dropped when another waker takes its place, with the sleep, when it was woken, and with the
-/// context.
+/// It is dropped when another waker takes its place, with the sleep, when it was woken, and with
+/// the context.
 pub(crate) fn a_waker_of_a_sleep_uses_the_loop_while_it_is_dropped(setup: &Setup) {
     let ctx = setup.context();
     LOCAL.set(Some(ctx.local_handle()));
