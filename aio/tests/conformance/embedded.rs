@@ -618,3 +618,37 @@ pub(crate) fn an_outer_loop_may_go_in_a_callback(setup: &Setup) {
     assert!(ctx.poll(true).unwrap());
     assert_eq!(runs.get(), 2);
 }
+
+/// `check` is what finds an idle bottom half: no deadline stands for it, or it would cost a turn
+/// every ten milliseconds.
+pub(crate) fn check_finds_an_idle_bottom_half(setup: &Setup) {
+    OuterLoop::each_kind(setup, |outer| {
+        outer.settle();
+        // Nobody sleeps, so the own eventfd is not written to.
+        outer.ctx.dispatch().unwrap();
+        let runs = Count::default();
+        let half = outer.ctx.bottom_half(bump(&runs));
+        half.schedule_idle();
+        outer.ctx.prepare().unwrap();
+        assert!(outer.ctx.check().unwrap(), "an idle bottom half is due");
+        outer.ctx.dispatch().unwrap();
+        assert_eq!(runs.get(), 1);
+    });
+}
+
+/// A dispatch without a check takes the notification of another thread, too: what it brought has
+/// run. On a ring, the completion that woke the outer loop is still to be looked at.
+pub(crate) fn dispatch_alone_takes_a_notification(setup: &Setup) {
+    if setup.has_ring() {
+        return;
+    }
+    OuterLoop::each_kind(setup, |outer| {
+        outer.prepare_to_sleep();
+        let handle = outer.ctx.handle();
+        std::thread::spawn(move || assert!(handle.schedule(|_| ()))).join().unwrap();
+        let before = outer.ctx.stats();
+        outer.ctx.dispatch().unwrap();
+        assert_eq!((outer.ctx.stats() - before).bottom_halves, 1);
+        assert!(!outer.ctx.prepare().unwrap().ready_now, "the notification is over");
+    });
+}

@@ -633,6 +633,8 @@ suite! { $ in_an_outer_loop
         a_context_has_to_be_made_for_it,
         prepare_ends_busy_polling,
         an_outer_loop_may_go_in_a_callback,
+        check_finds_an_idle_bottom_half,
+        dispatch_alone_takes_a_notification,
     }
     gsource {
         flush,
