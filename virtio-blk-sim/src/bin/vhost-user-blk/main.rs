@@ -59,8 +59,9 @@ mod values;
 mod wait;
 
 use std::process::ExitCode;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
+use entry::Running;
 use failure::Failure;
 use options::Options;
 use reload::Reloader;
@@ -105,10 +106,12 @@ fn run(options: &Options) -> Result<(), Failure> {
     if let Some(interval) = daemon.stats {
         report::every(host, interval);
     }
-    // The only frontend, if it was inherited.
-    let only_one = options.source.fd.is_some().then(|| host.disks().first().and_then(|disk| disk.running()));
-    let only_one = only_one.flatten();
-    while !host.is_stopping() && only_one.as_ref().is_none_or(|disk| disk.server.is_connected()) {
+    // With an inherited connection, this process ends with it, or when its disk is removed.
+    let inherited = options.source.fd.is_some().then(|| host.disks().first().and_then(|disk| disk.running()));
+    let inherited = inherited.flatten().map(|running| Rc::downgrade(&running));
+    let is_wanted =
+        |disk: &Weak<Running>| disk.upgrade().is_some_and(|running| running.server.is_connected());
+    while !host.is_stopping() && inherited.as_ref().is_none_or(is_wanted) {
         context.poll(true)?;
     }
     context.block_on(host.shut_down())?;

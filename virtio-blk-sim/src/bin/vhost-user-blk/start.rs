@@ -2,6 +2,7 @@
 //! limit on descriptors need. If anything cannot be opened, nothing is served.
 
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -103,10 +104,11 @@ pub(crate) fn start(options: &Options, inherited: Option<UnixStream>) -> Result<
     let mut inherited = inherited;
     let opened = planned.into_iter().map(|disk| disk.open(inherited.take()));
     let opened: Vec<Opened> = opened.collect::<Result<_, _>>().map_err(Failure::usage)?;
-    let control = daemon
-        .control
-        .as_deref()
-        .map(|path| vhost_user::bind(path).map_err(|error| format!("control {}: {error}", path.display())));
+    let names = if options.source.config.is_some() { Names::Keys } else { Names::Options };
+    let option = names.of("control");
+    let bind =
+        |path: &Path| vhost_user::bind(path).map_err(|error| format!("{option} {}: {error}", path.display()));
+    let control = daemon.control.as_deref().map(bind);
     let control: Option<Socket> = control.transpose().map_err(Failure::usage)?;
     // Everything the server needs is open now. This must also come before any thread starts.
     let socket = opened.first().and_then(|disk| disk.planned.spec.socket.as_deref());
