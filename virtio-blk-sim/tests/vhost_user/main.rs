@@ -23,6 +23,7 @@ mod long_chains;
 mod memory;
 mod mistakes;
 mod more_cases;
+mod no_kick;
 mod options;
 mod process;
 mod reconnects;
@@ -32,6 +33,8 @@ mod sandbox;
 mod server;
 mod session;
 mod setup_order;
+mod shared_loop;
+mod status;
 mod stops;
 mod transfer;
 #[path = "../support/vring.rs"]
