@@ -124,8 +124,8 @@ fn a_client_that_does_not_read_is_closed() {
     other.execute("list-disks", json!({})).unwrap();
 }
 
-/// A client may send many requests before it reads the answers: the next one is carried out when the
-/// answer before it was sent.
+/// A client may send many requests before it reads the answers: the next one is carried out when
+/// the answer before it was sent.
 #[test]
 fn a_client_that_reads_late_gets_all_answers() {
     let _watchdog = Watchdog::new("a_client_that_reads_late_gets_all_answers");
