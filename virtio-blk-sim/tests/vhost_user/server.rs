@@ -113,7 +113,7 @@ impl TestServer {
             let config = device.unwrap_or(sized);
             let device = Arc::new(BlockDevice::new(config).unwrap());
             let loops = Loops::spawn(threads, Vec::new(), &of_queues)?;
-            let device = Arc::new(Disk { device, backend });
+            let device = Arc::new(Disk::shared(device, backend));
             let server =
                 Server::new(Served { device, limit, reset, withheld: ProtocolFeatures::NONE }, loops);
             let listening = server.listen(context, listener)?;

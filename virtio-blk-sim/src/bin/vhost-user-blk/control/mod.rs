@@ -1,0 +1,127 @@
+//! The control socket: programs add, remove and change disks while the process runs.
+//!
+//! The protocol is in the manner of QMP: JSON, one object a line. The server sends a greeting. Each
+//! request gets one answer, in the order of the requests of that client. Events come between the
+//! answers, to all clients.
+//!
+//! ```text
+//! lines.rs ─► message.rs ─► commands.rs ─► host.rs
+//!    ▲         a request       │
+//!  client.rs                   ▼
+//!    └◄ outbox.rs ◄──────── an answer,  an event (notice.rs)
+//! ```
+//!
+//! What a client can do wrong costs nobody else anything:
+//!
+//! | mistake | reaction |
+//! |---|---|
+//! | a line that is no request | an error; the client stays |
+//! | a line of more than 64 KiB | an error, then the connection is closed |
+//! | many requests at once | one of a client in each turn of the loop, the next after its answer was sent |
+//! | it does not read | no more requests of it are read; it is closed after 10 seconds, or when 256 KiB wait for it |
+//! | more than 16 clients | an error, then the connection is closed |
+
+mod client;
+mod commands;
+mod lines;
+mod message;
+mod notice;
+mod outbox;
+
+use std::cell::RefCell;
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::rc::Rc;
+use std::time::Duration;
+
+use aio::{AsyncFd, Interest};
+
+use crate::host::Host;
+use crate::refusal::{Class, Refusal};
+use client::Client;
+
+/// Clients at the same time.
+pub(crate) const MAX_CLIENTS: usize = 16;
+
+/// How long no connection is accepted after accept(2) has failed.
+const REST: Duration = Duration::from_millis(500);
+
+/// The clients that are connected.
+#[derive(Debug, Default)]
+struct Clients(RefCell<Vec<Rc<Client>>>);
+
+/// Serves the control socket from now on. Returns at once.
+///
+/// # Errors
+/// What registering the socket with the loop returns.
+pub(crate) fn serve(host: &Rc<Host>, listener: UnixListener) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = host.context.async_fd(listener)?;
+    let clients = Rc::new(Clients::default());
+    let (events_of, of_events) = (Rc::clone(host), Rc::clone(&clients));
+    drop(host.context.spawn(pass_events_on(events_of, of_events)).named("control: events"));
+    drop(host.context.spawn(accept(Rc::clone(host), clients, listener)).named("control: accept"));
+    Ok(())
+}
+
+async fn pass_events_on(host: Rc<Host>, clients: Rc<Clients>) {
+    loop {
+        let event = host.shared.events.next().await;
+        let line = notice::line(&event);
+        let all: Vec<_> = clients.0.borrow().iter().cloned().collect();
+        for client in all {
+            client.send(&line);
+        }
+    }
+}
+
+/// Accepts one connection in each turn.
+async fn accept(host: Rc<Host>, clients: Rc<Clients>, listener: AsyncFd<UnixListener>) {
+    let mut is_failing = false;
+    loop {
+        match listener.io(Interest::READABLE, UnixListener::accept).await {
+            Ok((stream, _)) => {
+                is_failing = false;
+                if let Err(error) = begin(&host, &clients, stream) {
+                    say!("a client of the control socket cannot be served: {error}");
+                }
+            }
+            // This connection ended before it was accepted.
+            Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
+            Err(error) => {
+                if !std::mem::replace(&mut is_failing, true) {
+                    say!("the control socket accepts no connections for now: {error}");
+                }
+                host.context.sleep(REST).await;
+            }
+        }
+        host.context.yield_now().await;
+    }
+}
+
+fn begin(host: &Rc<Host>, clients: &Rc<Clients>, stream: UnixStream) -> io::Result<()> {
+    stream.set_nonblocking(true)?;
+    if clients.0.borrow().len() >= MAX_CLIENTS {
+        let why = format!("{MAX_CLIENTS} clients are connected, and no more are served");
+        let answer = message::answer(Err(&Refusal::new(Class::GenericError, why)), None);
+        // A new socket has room for it.
+        let _ = (&stream).write(answer.as_bytes());
+        return Ok(());
+    }
+    let client = Client::new(host.context.async_fd(stream)?, host.context.local_handle());
+    clients.0.borrow_mut().push(Rc::clone(&client));
+    host.shared.events.set_open(true);
+    client.send(&message::greeting());
+    drop(host.context.spawn(client::write(Rc::clone(&client))).named("control: to a client"));
+    let (host, clients) = (Rc::clone(host), Rc::clone(clients));
+    let context = host.context.clone();
+    let talk = async move {
+        client::read(Rc::clone(&client), Rc::clone(&host)).await;
+        clients.0.borrow_mut().retain(|other| !Rc::ptr_eq(other, &client));
+        if clients.0.borrow().is_empty() {
+            host.shared.events.set_open(false);
+        }
+    };
+    drop(context.spawn(talk).named("control: from a client"));
+    Ok(())
+}
