@@ -67,6 +67,7 @@ pub use self::handle::Handle;
 pub use self::observer::SlowCallback;
 pub use self::operation::OperationId;
 pub use self::outer::Prepared;
+pub(crate) use self::panics::{Panics, resume_after};
 pub(crate) use self::perform::Performing;
 pub use self::pool::OperationPool;
 #[cfg(feature = "raw-sqe")]

@@ -78,7 +78,7 @@ impl fmt::Debug for WeakContext {
 }
 
 impl AioContext {
-    /// A handle that tasks and callbacks can own.
+    /// A handle that tasks and callbacks can own. No allocation.
     pub fn local_handle(&self) -> LocalHandle {
         LocalHandle(Self { parts: Rc::clone(&self.parts), is_owner: false })
     }

@@ -90,7 +90,7 @@ impl AioContext {
         &self.parts.timers.virtual_clock
     }
 
-    /// A snapshot of the counters.
+    /// A snapshot of the counters. No system call.
     pub fn stats(&self) -> Stats {
         let mut stats = self.parts.sources.stats.snapshot();
         stats.syscalls_write = self.parts.shared.wakes.load(Ordering::Relaxed);
@@ -98,6 +98,8 @@ impl AioContext {
     }
 
     /// Sets the busy-polling policy and forgets what was learned. Takes effect in the next turn.
+    /// Runs the [`end`](crate::BusyPolled::end) hooks of devices that are polled now. No effect in
+    /// a forked child.
     pub fn set_busy_polling(&self, policy: BusyPolling) {
         if self.parts.is_current() {
             self.parts.sources.set_policy(policy);
@@ -105,8 +107,8 @@ impl AioContext {
         }
     }
 
-    /// Turns the loop until [`Handle::stop`](crate::Handle::stop). Each stop request ends one
-    /// `run`; a nested `run` takes it first.
+    /// Turns the loop until [`Handle::stop`](crate::Handle::stop), and sleeps while nothing is due.
+    /// Each stop request ends one `run`; a nested `run` takes it first.
     ///
     /// # Errors
     /// As for [`poll`](Self::poll).
@@ -121,9 +123,9 @@ impl AioContext {
     ///
     /// In this order: completions, bottom halves, handlers, timers, tasks. A turn runs what was
     /// there when it got to each of these. What a callback schedules, submits or makes ready
-    /// belongs to the next turn, and at most 1024 bottom halves run in one turn, so a turn always
-    /// ends. Only tasks that become ready while tasks are polled are polled in the same turn, up to
-    /// 64 polls.
+    /// belongs to the next turn, and at most 1024 bottom halves run in one turn, and as many tasks
+    /// are polled, so a turn always ends. Only tasks that become ready while tasks are polled are
+    /// polled in the same turn, up to 64 polls of all.
     ///
     /// May be called from any callback. Such a nested turn also runs what its parents collected and
     /// have not run yet.
@@ -139,7 +141,8 @@ impl AioContext {
     ///
     /// # Errors
     /// What the monitor's system call returns, except EINTR; none is expected while memory lasts.
-    /// The context stays usable. `Unsupported` in a forked child, where it never is.
+    /// The context stays usable. `Unsupported` in a forked child, where it never is, and
+    /// `NotConnected` through a [`LocalHandle`](crate::LocalHandle) of a context that was dropped.
     pub fn poll(&self, blocking: bool) -> io::Result<bool> {
         let parts = &*self.parts;
         parts.check_process()?;

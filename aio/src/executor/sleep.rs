@@ -8,7 +8,22 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 /// A future that is done at a time. Made by [`AioContext::sleep`] and [`AioContext::sleep_until`].
-/// Dropping it disarms its timer. Never done if the context is dropped before.
+/// Dropping it disarms its timer. Never done if the context is dropped before. Home thread.
+///
+/// It is a [`Timer`] whose callback wakes the task: one allocation, no system call. Once it is
+/// done, polling it again returns `Ready` again.
+///
+/// ```
+/// # use aio::AioContext;
+/// # use std::time::Duration;
+/// # fn main() -> std::io::Result<()> {
+/// let ctx = AioContext::new()?;
+/// let start_ns = ctx.now_ns();
+/// ctx.block_on(ctx.sleep(Duration::from_micros(250)))?;
+/// assert!(ctx.now_ns() - start_ns >= 250_000);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "a sleep does nothing unless it is awaited"]
 pub struct Sleep {
     context: WeakContext,
@@ -66,14 +81,14 @@ impl fmt::Debug for Sleep {
 }
 
 impl AioContext {
-    /// A future that is done after a time, which begins with its first poll. Real time; no system
-    /// call, as for a [`Timer`].
+    /// A future that is done after a time, which begins with its first poll. Real time
+    /// (CLOCK_MONOTONIC), with nanoseconds; never early.
     pub fn sleep(&self, delay: Duration) -> Sleep {
         self.sleep_with(Clock::Realtime, Until::After(delay))
     }
 
-    /// A future that is done when a clock shows `at_ns`; for real time see
-    /// [`now_ns`](Self::now_ns).
+    /// A future that is done when a clock shows `at_ns` nanoseconds or more; for real time see
+    /// [`now_ns`](Self::now_ns). To wait in equal steps, add the step to the last `at_ns`.
     pub fn sleep_until(&self, clock: Clock, at_ns: u64) -> Sleep {
         self.sleep_with(clock, Until::At(at_ns))
     }

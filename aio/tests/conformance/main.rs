@@ -31,6 +31,7 @@ mod operations;
 mod outer_loops;
 mod performed;
 mod polled;
+mod probe;
 mod progress;
 mod registered;
 mod releases;
@@ -42,6 +43,10 @@ mod setup;
 mod shutdown;
 mod signals;
 mod socket_operations;
+mod subscriber_ends;
+mod subscriber_threads;
+mod subscriber_turns;
+mod subscribers;
 #[path = "../support/mod.rs"]
 mod support;
 mod tasks;
@@ -288,6 +293,49 @@ suite! { $ everywhere
         nothing_is_lost_in_a_storm,
         timers_are_never_early_in_a_storm,
         streams_arrive_whole_in_a_storm,
+    }
+    subscribers {
+        events_say_which_descriptor_and_why,
+        added_in_process_is_heard_in_the_next_turn,
+        a_number_is_taken_once,
+        a_refused_descriptor_leaves_no_trace,
+        removed_in_process_is_not_heard_again,
+        modify_replaces_interest_and_data,
+        what_was_collected_comes_with_new_data,
+        a_removed_subscriber_comes_back,
+        each_of_many_hears_its_own,
+        a_hang_up_is_reported_until_it_is_removed,
+        added_again_in_process_is_not_heard_in_the_same_turn,
+        timers_and_operations_are_at_hand,
+    }
+    subscriber_turns {
+        a_nested_turn_keeps_its_descriptor_back,
+        a_ring_during_the_call_is_processed_after_it,
+        a_nested_turn_serves_the_others,
+        events_wait_for_init_and_with,
+        changes_of_what_is_kept_back_count,
+        a_ring_that_was_kept_back_stays_for_the_next_handler,
+        what_cannot_be_watched_again_is_an_error,
+        a_handler_of_the_context_keeps_a_number_that_it_took,
+    }
+    subscriber_ends {
+        a_subscriber_removes_itself,
+        one_subscriber_removes_the_other_while_both_are_ready,
+        one_that_is_being_called_can_only_be_dropped,
+        a_subscriber_drops_the_manager,
+        a_dropped_manager_leaves_nothing,
+        a_panic_in_process_leaves_all_of_them_working,
+        a_panic_in_init_takes_the_subscriber_away,
+        a_panic_in_drop_spares_the_others,
+        a_subscriber_may_use_the_manager_while_it_is_dropped,
+        a_dead_context_refuses_subscribers,
+    }
+    subscriber_threads {
+        boxes_and_shared_subscribers_are_subscribers,
+        a_thread_of_its_own_serves_others,
+        another_thread_changes_the_subscribers,
+        a_scheduled_closure_may_end_the_manager,
+        a_manager_that_was_dropped_in_a_call_runs_no_closure,
     }
     errors {
         a_regular_file_is_refused,
