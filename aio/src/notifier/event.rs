@@ -88,8 +88,8 @@ impl EventNotifier {
     /// the notifier has one descriptor more. A full counter stays full.
     ///
     /// If the ring cannot be made then, or io_uring_enter(2) is refused later, for example by a
-    /// seccomp filter, `notify` calls write(2) after poll(2) has found room. A peer that fills the counter in between can then
-    /// block it.
+    /// seccomp filter, `notify` calls write(2) after poll(2) has found room. A peer that fills the
+    /// counter in between can then block it.
     ///
     /// # Errors
     /// As for [`adopt`](Self::adopt), and `Unsupported` if io_uring cannot be used here. The

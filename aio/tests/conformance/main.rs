@@ -473,6 +473,8 @@ suite! { $ by_itself
         a_sleep_follows_its_clock,
         a_sleep_moves_to_another_task,
         a_dropped_sleep_wakes_nobody,
+        a_sleep_of_a_dropped_context_is_never_over,
+        a_waker_of_a_sleep_uses_the_loop_while_it_is_dropped,
         a_timeout_limits_a_future,
         a_doorbell_is_awaited,
         no_ring_is_lost_between_awaits,
