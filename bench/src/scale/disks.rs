@@ -1,6 +1,7 @@
 //! Disks in one process of vhost-user-blk, each with a frontend that is connected, and a guest that
 //! uses one of them.
 
+use super::neighbour::Neighbour;
 use crate::error::{Error, reason};
 use crate::machine::process::{Process, Usage};
 use crate::machine::{NoOutcome, Placement, Worker, pin_current_thread};
@@ -8,6 +9,7 @@ use crate::measure::{Measured, quantile_us, sample};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{fmt, fs, io};
 use tempfile::TempDir;
@@ -46,16 +48,44 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const DESCRIPTORS: u64 = 12;
 
 /// Numbers of disks to compare.
-pub(super) const DISKS: [usize; 3] = [1, 100, 1_000];
+const DISKS: [usize; 3] = [1, 100, 1_000];
+
+/// What is compared: a number of disks, and what one of those that are not measured does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Load {
+    pub(super) disks: usize,
+    neighbour: Option<Neighbour>,
+}
+
+impl Load {
+    pub(super) fn all() -> Vec<Self> {
+        let alone = DISKS.map(|disks| Self { disks, neighbour: None });
+        let most = DISKS.into_iter().max().unwrap_or(1);
+        let bad = Neighbour::ALL.map(|neighbour| Self { disks: most, neighbour: Some(neighbour) });
+        alone.into_iter().chain(bad).collect()
+    }
+}
+
+/// The case, such as "1000" or "1000, one floods its socket".
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.neighbour {
+            None => write!(f, "{}", self.disks),
+            Some(neighbour) => write!(f, "{}, {neighbour}", self.disks),
+        }
+    }
+}
 
 /// A server process, its frontends, and a guest of its first disk. Dropping it ends the process.
 pub(super) struct Daemon {
     // Dropped in this order: the guest before its disk, the frontends before the server.
     guest: Worker<Workload, Result<GuestReport, GuestError>>,
-    _frontends: Vec<VhostUserDisk>,
+    frontends: Vec<VhostUserDisk>,
+    /// The guest of the last disk, if it is not the first.
+    last: Option<BlkDriver>,
     process: Process,
     _child: Ended,
-    _directory: TempDir,
+    directory: TempDir,
     disks: usize,
     started: Duration,
     seed: u64,
@@ -115,18 +145,23 @@ impl Daemon {
         let started = begin.elapsed();
 
         let features = Features::INDIRECT_DESC | Features::EVENT_IDX;
-        let shape = QueueShape {
+        let shape = |features| QueueShape {
             size: BlkDriver::queue_size_for(1, features),
             slots: 1,
             block_bytes: BLOCK_BYTES,
             features,
         };
-        let (mut frontends, mut first) = (Vec::with_capacity(disks), None);
+        let (mut frontends, mut first, mut last) = (Vec::with_capacity(disks), None, None);
         for index in 0..disks {
-            let (disk, driver) = VhostUserDisk::connect(socket(index), EXCHANGE, shape)
+            // Without EVENT_IDX the device interrupts for each answer.
+            let features = if index + 1 == disks && index > 0 { Features::NONE } else { features };
+            let (disk, driver) = VhostUserDisk::connect(socket(index), EXCHANGE, shape(features))
                 .map_err(|error| format!("disk {index}: {}", reason(&error)))?;
             frontends.push(disk);
-            first.get_or_insert(driver);
+            match first {
+                None => first = Some(driver),
+                Some(_) => last = Some(driver),
+            }
         }
         let mut driver = first.ok_or("there is no disk")?;
         driver.set_waiting(Waiting::Sleeping);
@@ -135,10 +170,11 @@ impl Daemon {
             .map_err(|error| reason(&error))?;
         Ok(Self {
             guest,
-            _frontends: frontends,
+            frontends,
+            last,
             process: Process::new(pid)?,
             _child: child,
-            _directory: directory,
+            directory,
             disks,
             started,
             seed: 1,
@@ -149,8 +185,28 @@ impl Daemon {
         &self.process
     }
 
-    /// Takes one sample: the guest works for `runtime`, and all other disks are idle.
-    pub(super) fn sample(&mut self, runtime: Duration) -> Result<DiskSample, Error> {
+    /// Takes one sample: the guest works for `runtime`. All other disks are idle, but for the last
+    /// one if the load says so.
+    pub(super) fn sample(&mut self, load: Load, runtime: Duration) -> Result<DiskSample, Error> {
+        let (Some(neighbour), Some(mut driver)) = (load.neighbour, self.last.take()) else {
+            return self.measure(runtime);
+        };
+        let Some(mut disk) = self.frontends.pop() else { return self.measure(runtime) };
+        let socket = self.directory.path().join(format!("{}.sock", self.disks - 1));
+        let stop = AtomicBool::new(false);
+        let result = std::thread::scope(|scope| {
+            let (stop, disk, driver) = (&stop, &mut disk, &mut driver);
+            scope.spawn(move || neighbour.run(disk, driver, &socket, stop));
+            let result = self.measure(runtime);
+            stop.store(true, Ordering::Relaxed);
+            result
+        });
+        self.frontends.push(disk);
+        self.last = Some(driver);
+        result
+    }
+
+    fn measure(&mut self, runtime: Duration) -> Result<DiskSample, Error> {
         let failed =
             |what: &dyn fmt::Display| Error::Failed(format!("{} disks: {}", self.disks, reason(what)));
         let usage = || self.process.settled().map_err(|error| failed(&error));

@@ -5,6 +5,7 @@
 mod devices;
 mod disks;
 mod heap;
+mod neighbour;
 mod notifiers;
 mod report;
 
@@ -19,9 +20,11 @@ use crate::rig::idle;
 use crate::session::Session;
 use clap::{Args, ValueEnum};
 use devices::{Devices, Rig};
-use disks::Daemon;
+use disks::{Daemon, Load};
 use notifiers::Notifiers;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -75,7 +78,7 @@ pub(crate) fn run(args: &ScaleArgs, session: &mut Session) -> Result<Report, Err
     let notifiers: Vec<Notifiers> = arms.iter().copied().flat_map(Notifiers::all).collect();
     let on_one = sizes(Devices::on_one_loop);
     let spread = sizes(Devices::spread);
-    let cases = notifiers.len() + on_one.len() + spread.len() + DISK_RUNTIME as usize * disks::DISKS.len();
+    let cases = notifiers.len() + on_one.len() + spread.len() + DISK_RUNTIME as usize * Load::all().len();
     let plan = args.schedule.plan(QUICK, FULL, cases)?;
     crate::machine::raise_descriptor_limit();
 
@@ -154,52 +157,61 @@ fn measure_disks(
     session: &mut Session,
 ) -> Result<Collected, Error> {
     let group = format!("{}, {} loops, {placement}", disks::GROUP, disks::LOOPS);
-    let cases = cases(&disks::DISKS, |_| group.clone(), |number| number.to_string());
+    let loads = Load::all();
+    let cases = cases(&loads, |_| group.clone(), |load| load.to_string());
     let program = server.map_or_else(disks::program, |path| Ok(path.to_owned()));
-    let daemons: RefCell<Vec<Option<Daemon>>> = RefCell::new(cases.iter().map(|_| None).collect());
+    // By number of disks: loads share the process.
+    let daemons: RefCell<BTreeMap<usize, Daemon>> = RefCell::default();
     let warm_up = |index: usize| {
-        let started =
-            program.clone().and_then(|program| Daemon::start(&program, disks::DISKS[index], placement));
-        let mut daemon = match started {
-            Ok(daemon) => daemon,
-            Err(why) => return Ok(Err(why)),
-        };
-        daemon.sample(plan.runtime)?;
-        daemons.borrow_mut()[index] = Some(daemon);
-        Ok(Ok(index))
+        let load = loads[index];
+        let mut daemons = daemons.borrow_mut();
+        if let Entry::Vacant(place) = daemons.entry(load.disks) {
+            match program.clone().and_then(|program| Daemon::start(&program, load.disks, placement)) {
+                Ok(daemon) => _ = place.insert(daemon),
+                Err(why) => return Ok(Err(why)),
+            }
+        }
+        let Some(daemon) = daemons.get_mut(&load.disks) else { return Err(gone()) };
+        daemon.sample(load, plan.runtime)?;
+        Ok(Ok(load))
     };
-    let visit = |_, &mut index: &mut usize| match &mut daemons.borrow_mut()[index] {
-        Some(daemon) => daemon.sample(plan.runtime * DISK_RUNTIME),
-        None => Err(Error::Failed("a server that was started is gone".to_owned())),
+    let visit = |_, &mut load: &mut Load| match daemons.borrow_mut().get_mut(&load.disks) {
+        Some(daemon) => daemon.sample(load, plan.runtime * DISK_RUNTIME),
+        None => Err(gone()),
     };
     let recorded = campaign::run("disks", &cases, plan.rounds, session, warm_up, visit)?;
     let mut collected = recorded.collect(&cases);
     let daemons = daemons.into_inner();
-    if collected.complete && !watch_disks(&daemons, &mut collected, session)? {
+    if collected.complete && !watch_disks(&loads, &daemons, &mut collected, session)? {
         collected.complete = false;
     }
     Ok(collected)
 }
 
+fn gone() -> Error {
+    Error::Failed("a server that was started is gone".to_owned())
+}
+
 /// Adds what is measured once, while no disk is used. Returns false after Ctrl-C.
 fn watch_disks(
-    daemons: &[Option<Daemon>],
+    loads: &[Load],
+    daemons: &BTreeMap<usize, Daemon>,
     collected: &mut Collected,
     session: &mut Session,
 ) -> Result<bool, Error> {
-    let present: Vec<(usize, &Daemon)> =
-        daemons.iter().enumerate().filter_map(|(index, daemon)| Some((index, daemon.as_ref()?))).collect();
-    let processes: Vec<_> = present.iter().map(|(_, daemon)| daemon.process()).collect();
+    let processes: Vec<_> = daemons.values().map(Daemon::process).collect();
     session.phase("disks: idle", 1);
     session.step("all servers");
-    let gone = |error: &std::io::Error| Error::failed("a server cannot be watched any more", error);
-    let seen = idle::watch(&processes, IDLE, session).map_err(|(_, error)| gone(&error))?;
+    let unseen = |error: &std::io::Error| Error::failed("a server cannot be watched any more", error);
+    let seen = idle::watch(&processes, IDLE, session).map_err(|(_, error)| unseen(&error))?;
     session.end();
     let Some(seen) = seen else { return Ok(false) };
-    let one = present.first().map(|(_, daemon)| *daemon);
-    for ((index, daemon), idle) in present.iter().zip(&seen) {
-        let once = daemon.once(one).map_err(|error| gone(&error))?;
-        if let Some(Ok(metrics)) = collected.rows.get_mut(*index).map(|row| row.result.as_mut()) {
+    let one = daemons.values().next();
+    for ((disks, daemon), idle) in daemons.iter().zip(&seen) {
+        let once = daemon.once(one).map_err(|error| unseen(&error))?;
+        let row = loads.iter().position(|load| load.disks == *disks);
+        let row = row.and_then(|row| collected.rows.get_mut(row));
+        if let Some(Ok(metrics)) = row.map(|row| row.result.as_mut()) {
             metrics.extend(once);
             metrics.extend(idle.metrics());
         }

@@ -148,23 +148,32 @@ fn ends(group: &[Row]) -> Option<Ends<'_>> {
 
 /// What many idle disks cost a busy one, and the process.
 fn disks_conclusion(group: &[Row]) -> Option<String> {
-    let mut measured = group.iter().filter(|row| row.result.is_ok());
-    let (first, last) = (measured.next()?, measured.next_back()?);
-    let versus = last.metric("p99_us")?.versus?.ratio?;
-    let interval =
-        versus.interval.map(|i| format!(", 95% interval {}", range(i, percent))).unwrap_or_default();
+    let measured = || group.iter().filter(|row| row.result.is_ok());
+    let first = measured().next()?;
+    let last = measured().filter(|row| row.case.parse::<usize>().is_ok()).next_back()?;
+    let against = |row: &Row| {
+        let versus = row.metric("p99_us")?.versus?.ratio?;
+        let interval =
+            versus.interval.map(|i| format!(", 95% interval {}", range(i, percent))).unwrap_or_default();
+        Some(format!("{}{interval}", percent(versus.median)))
+    };
+    let bad = measured().filter_map(|row| {
+        let (_, neighbour) = row.case.split_once(", ")?;
+        Some(format!("; while {neighbour}, {} us ({})", number(row.median("p99_us")?), against(row)?))
+    });
+    let bad: String = bad.collect();
     let once = [("start_s", 1.0, 2), ("disk_bytes", 1024.0, 1), ("idle_wakeups_per_s", 1.0, 1)];
     let [start, kib, wakeups] =
         once.map(|(name, unit, digits)| last.median(name).map(|value| fixed(value / unit, digits)));
     Some(format!(
-        "{}: the p99 of a busy disk is {} us beside {} that are idle and {} us alone ({}{interval}); each idle disk \
+        "{}: the p99 of a busy disk is {} us beside {} that are idle and {} us alone ({}){bad}; each idle disk \
          with its frontend takes {} KiB of private memory, all of them start in {} s, and the idle process wakes up \
          {} times per second.",
         capital(&first.group),
         number(last.median("p99_us")?),
         last.case.parse::<usize>().ok()?.saturating_sub(1),
         number(first.median("p99_us")?),
-        percent(versus.median),
+        against(last)?,
         kib?,
         start?,
         wakeups?,
