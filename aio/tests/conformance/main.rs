@@ -177,6 +177,7 @@ suite! { $ everywhere
         a_stay_keeps_it,
         a_loop_that_refuses_sends_it_back,
         a_refusal_at_the_first_loop_leaves_it_with_its_owner,
+        an_order_given_in_a_refusal_comes_before_the_way_back,
         a_dropped_target_is_an_error_and_it_stays,
         it_survives_its_loop,
         the_last_move_wins,
@@ -184,6 +185,8 @@ suite! { $ everywhere
         dropping_the_owner_takes_it_off_its_loop,
         a_panic_in_detach_loses_nothing,
         a_panic_in_attach_sends_it_back,
+        a_panic_in_the_report_of_a_replaced_move_loses_nothing,
+        the_attachment_is_dropped_with_the_loop,
         a_stream_moves_between_two_threads,
         rings_of_two_threads_survive_moves_between_two_others,
         a_stay_may_outlive_the_context,
@@ -610,6 +613,7 @@ suite! { $ in_an_outer_loop
         a_woken_task_ends_the_sleep,
         a_step_of_the_clock_ends_the_sleep,
         a_change_of_an_interest_ends_the_sleep,
+        a_removal_in_the_sleep_hides_no_event,
         additions_write_once,
         a_later_timer_does_not_end_the_sleep,
         the_deadline_is_the_nearest_timer,
@@ -629,6 +633,8 @@ suite! { $ in_an_outer_loop
         a_context_has_to_be_made_for_it,
         prepare_ends_busy_polling,
         an_outer_loop_may_go_in_a_callback,
+        check_finds_an_idle_bottom_half,
+        dispatch_alone_takes_a_notification,
     }
     gsource {
         flush,
