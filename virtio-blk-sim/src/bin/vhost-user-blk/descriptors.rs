@@ -13,7 +13,10 @@ const SESSION: u64 = 11;
 /// is left.
 const QUEUE: u64 = 4;
 
-/// Roughly what the process has besides its disks, with connections that are refused.
+/// Connections that are refused at the same time.
+const REFUSED: u64 = 4;
+
+/// Roughly what the process has besides its disks.
 const PROCESS: u64 = 64;
 /// Roughly what a loop has.
 const LOOP: u64 = 8;
@@ -51,7 +54,7 @@ impl Budget {
     /// [added](Self::add) afterwards. Without /proc nothing is known, and nothing is refused.
     pub(crate) fn new(of_disks: u64) -> Self {
         let open = std::fs::read_dir("/proc/self/fd").ok();
-        let needed = open.map(|open| (open.count() as u64).saturating_sub(of_disks));
+        let needed = open.map(|open| (open.count() as u64 + REFUSED).saturating_sub(of_disks));
         Self { needed: Cell::new(needed) }
     }
 

@@ -61,6 +61,7 @@ mod wait;
 use std::process::ExitCode;
 use std::rc::Rc;
 
+use entry::Entry;
 use failure::Failure;
 use options::Options;
 use reload::Reloader;
@@ -87,7 +88,7 @@ fn run(options: &Options) -> Result<(), Failure> {
     let signals = Signals::block()?;
     signals::ignore_file_size_limit()?;
     let started = start(options, inherited)?;
-    let Started { host, context, daemon, .. } = &started;
+    let Started { host, context, daemon, control, .. } = &started;
     let reloader = options.source.config.as_deref().map(|path| Reloader::new(path, daemon.clone()));
     let of_signals = Rc::clone(host);
     let _signals = signals.watch(context, move |signal| match signal {
@@ -105,13 +106,23 @@ fn run(options: &Options) -> Result<(), Failure> {
     if let Some(interval) = daemon.stats {
         report::every(host, interval);
     }
-    // The only frontend, if it was inherited.
-    let only_one = options.source.fd.is_some().then(|| host.disks().first().and_then(|disk| disk.running()));
-    let only_one = only_one.flatten();
-    while !host.is_stopping() && only_one.as_ref().is_none_or(|disk| disk.server.is_connected()) {
+    // With an inherited connection, this process ends with it, or when its disk is removed.
+    let inherited = options.source.fd.is_some().then(|| host.disks().first().cloned()).flatten();
+    while !host.is_stopping() && inherited.as_ref().is_none_or(|disk| is_wanted(disk)) {
         context.poll(true)?;
     }
-    context.block_on(host.shut_down())?;
+    context.block_on(async {
+        host.shut_down().await;
+        if let Some(control) = control {
+            control.drain().await;
+        }
+    })?;
     log::left_out();
     Ok(())
+}
+
+/// Whether the disk of an inherited connection still has something to do.
+fn is_wanted(disk: &Entry) -> bool {
+    let is_being_removed = disk.removal.has_begun.get() && !disk.removal.is_over.get();
+    is_being_removed || disk.running().is_some_and(|running| running.server.is_connected())
 }

@@ -2,6 +2,7 @@
 //! limit on descriptors need. If anything cannot be opened, nothing is served.
 
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use virtio_blk_sim::sandbox::Sandbox;
 use virtio_blk_sim::vhost_user::{self, SocketFile};
 
 use crate::config::{self, DaemonSpec};
-use crate::control;
+use crate::control::{Control, MAX_CLIENTS};
 use crate::descriptors::{self, Budget};
 use crate::entry::Origin;
 use crate::events::Outlet;
@@ -28,7 +29,8 @@ pub(crate) struct Started {
     // Dropped in this order: the context last.
     pub(crate) host: Rc<Host>,
     pub(crate) daemon: DaemonSpec,
-    _control: Option<SocketFile>,
+    pub(crate) control: Option<Control>,
+    _control_file: Option<SocketFile>,
     pub(crate) context: AioContext,
 }
 
@@ -103,10 +105,11 @@ pub(crate) fn start(options: &Options, inherited: Option<UnixStream>) -> Result<
     let mut inherited = inherited;
     let opened = planned.into_iter().map(|disk| disk.open(inherited.take()));
     let opened: Vec<Opened> = opened.collect::<Result<_, _>>().map_err(Failure::usage)?;
-    let control = daemon
-        .control
-        .as_deref()
-        .map(|path| vhost_user::bind(path).map_err(|error| format!("control {}: {error}", path.display())));
+    let names = if options.source.config.is_some() { Names::Keys } else { Names::Options };
+    let option = names.of("control");
+    let bind =
+        |path: &Path| vhost_user::bind(path).map_err(|error| format!("{option} {}: {error}", path.display()));
+    let control = daemon.control.as_deref().map(bind);
     let control: Option<Socket> = control.transpose().map_err(Failure::usage)?;
     // Everything the server needs is open now. This must also come before any thread starts.
     let socket = opened.first().and_then(|disk| disk.planned.spec.socket.as_deref());
@@ -119,7 +122,7 @@ pub(crate) fn start(options: &Options, inherited: Option<UnixStream>) -> Result<
     let threads = (0..daemon.loops).map(spawn).collect::<Result<_, _>>().map_err(Failure::usage)?;
     let budget = Budget::new(opened.iter().map(|disk| disk.planned.spec.descriptors()).sum());
     if control.is_some() {
-        budget.reserve(control::MAX_CLIENTS as u64 + 1);
+        budget.reserve(MAX_CLIENTS as u64 + 1);
     }
     let has_changing_limits = control.is_some() || options.source.config.is_some();
     let (rule, reset, events) = (daemon.placement, daemon.reset, Arc::new(Outlet::default()));
@@ -146,14 +149,14 @@ pub(crate) fn start(options: &Options, inherited: Option<UnixStream>) -> Result<
         let in_force = sandbox.restrict_calls(daemon.monitor, &[]).map_err(no_sandbox)?;
         say!("sandbox: {in_force}");
     }
-    let _control = match control {
+    let (control, _control_file) = match control {
         Some((listener, file)) => {
-            control::serve(&host, listener)?;
+            let control = Control::serve(&host, listener)?;
             let path = daemon.control.as_deref().unwrap_or_else(|| "".as_ref());
             say!("control socket {}", path.display());
-            Some(file)
+            (Some(control), Some(file))
         }
-        None => None,
+        None => (None, None),
     };
     for (entry, open, frontends) in entries {
         host.install(&entry, open, frontends).map_err(|error| Failure::other(error.to_string()))?;
@@ -164,5 +167,5 @@ pub(crate) fn start(options: &Options, inherited: Option<UnixStream>) -> Result<
     if options.source.config.is_some() {
         say!("ready");
     }
-    Ok(Started { host, daemon, _control, context })
+    Ok(Started { host, daemon, control, _control_file, context })
 }
