@@ -1,19 +1,20 @@
-//! The limit on open file descriptors. If it is too low, this is found out before a frontend comes.
+//! The limit on open file descriptors. If it is too low and cannot be raised, this is found out
+//! before a frontend comes.
 #![expect(unsafe_code, reason = "getrlimit(2) and setrlimit(2)")]
 
 use std::cell::Cell;
 use std::io;
 
 /// Descriptors of a session besides those of its queues: its socket and a copy of it, the channel
-/// to the frontend, and the in-flight region.
-const SESSION: u64 = 4;
+/// to the frontend, and those of one message (at most 8).
+const SESSION: u64 = 11;
 
-/// What the sessions have for a moment: the descriptors of one message (at most 8), and connections
-/// that are refused. Counted once, because the main loop handles one message after the other.
-const FOR_A_MOMENT: u64 = 12;
+/// Kick, call and error, and the ring that signals the call. The ring for an error is made if one
+/// is left.
+const QUEUE: u64 = 4;
 
-/// Kick, call and error, and for each the ring that signals it.
-const QUEUE: u64 = 6;
+/// Connections that are refused at the same time.
+const REFUSED: u64 = 4;
 
 /// Roughly what the process has besides its disks.
 const PROCESS: u64 = 64;
@@ -26,10 +27,10 @@ const LOOP: u64 = 8;
 pub(crate) fn prepare(loops: u16, disks: impl Iterator<Item = (u64, u16)>) {
     let needs = disks.map(|(own, queues)| need(own, queues));
     let Ok((soft, hard)) = limits() else { return };
-    let wanted = needs.fold(PROCESS + LOOP * u64::from(loops), u64::saturating_add).min(hard);
+    let wanted = needs.fold(PROCESS + LOOP * u64::from(loops), u64::saturating_add);
     if soft < wanted {
-        // If this fails, so does the first file that is too much.
-        let _ = set_soft(wanted, hard);
+        // If both fail, so does the first file that is too much.
+        let _ = set(wanted, hard).or_else(|_| set(hard, hard));
     }
 }
 
@@ -53,7 +54,7 @@ impl Budget {
     /// [added](Self::add) afterwards. Without /proc nothing is known, and nothing is refused.
     pub(crate) fn new(of_disks: u64) -> Self {
         let open = std::fs::read_dir("/proc/self/fd").ok();
-        let needed = open.map(|open| (open.count() as u64 + FOR_A_MOMENT).saturating_sub(of_disks));
+        let needed = open.map(|open| (open.count() as u64 + REFUSED).saturating_sub(of_disks));
         Self { needed: Cell::new(needed) }
     }
 
@@ -89,13 +90,14 @@ fn raise(needed: u64, who: &str) -> Result<(), String> {
     if soft >= needed {
         return Ok(());
     }
+    let Err(error) = set(needed, hard) else { return Ok(()) };
     if hard < needed {
         return Err(format!(
             "{who} need {needed} file descriptors, but the limit is {hard} (RLIMIT_NOFILE); raise it (ulimit \
              -n)"
         ));
     }
-    set_soft(needed, hard).map_err(|error| format!("cannot raise the limit on file descriptors: {error}"))
+    Err(format!("cannot raise the limit on file descriptors: {error}"))
 }
 
 /// The soft and the hard limit.
@@ -108,8 +110,9 @@ fn limits() -> io::Result<(u64, u64)> {
     }
 }
 
-fn set_soft(soft: u64, hard: u64) -> io::Result<()> {
-    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+/// Sets the soft limit, and the hard one if it is lower, which needs CAP_SYS_RESOURCE.
+fn set(soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard.max(soft) };
     // SAFETY: `limit` is only read.
     match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } {
         0 => Ok(()),
