@@ -42,6 +42,8 @@
 //!   without losing a ring.
 //! * **A loop inside another one** ([`Embedded`]): GLib's, tokio's, or your own. To it the context
 //!   is one descriptor and one deadline.
+//! * **Devices in the shape of event-manager** ([`subscriber`]): one `process(&mut self)` for all
+//!   descriptors of a device, which may turn the loop and is not entered again.
 //! * **A loop that can be looked into**: names, a [dump](AioContext::dump) of everything, a
 //!   [profile](AioContext::set_profiling), and a hook for [slow
 //!   callbacks](AioContext::on_slow_callback), which cost nothing while they are off.
@@ -154,6 +156,7 @@
 //! | any, with a [`BottomHalfHandle`] | [`schedule`](BottomHalfHandle::schedule), [`cancel`](BottomHalfHandle::cancel) |
 //! | any, with a [`TimerHandle`] | [`arm_at`](TimerHandle::arm_at), [`arm_after`](TimerHandle::arm_after), [`cancel`](TimerHandle::cancel) |
 //! | any, with the [`VirtualClock`] of one or more loops | read, start, stop and step it |
+//! | any, with a [`SubscribersHandle`](subscriber::SubscribersHandle) | [`schedule`](subscriber::SubscribersHandle::schedule) a closure that gets the [`Subscribers`](subscriber::Subscribers) |
 //! | any, with a [`Hosted`] device | [`move_to`](Hosted::move_to) another loop |
 //! | any, with an [`IoThread`] | [`run`](IoThread::run) a closure there and wait for its result, [`stop`](IoThread::stop) it; not while the loop waits for this thread |
 //! | any, another process, KVM | ring an [`EventNotifier`] |
@@ -180,6 +183,7 @@
 //! | a classic notifier that rang | read | read | read |
 //! | an autoreset notifier that rang | (read) | none | none |
 //! | timers, bottom halves, tasks | none | none | none |
+//! | a descriptor or a notifier of a [`subscriber`] | as a handler | as a handler | as a handler |
 //! | an [`AsyncFd`] that is awaited | none | epoll_ctl, unless it was awaited in its last turn, too | part of the next enter |
 //! | blocking work | futex, clone3 for a new thread; a write by the worker if the loop sleeps | the same | the same |
 //! | an operation | – | – | part of the next enter |
@@ -233,6 +237,7 @@ mod refused;
 mod request;
 mod reset;
 mod stats;
+pub mod subscriber;
 mod sync;
 mod sys;
 mod task;

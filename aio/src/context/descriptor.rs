@@ -13,7 +13,7 @@ use crate::token::Token;
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
@@ -291,7 +291,7 @@ impl AioContext {
         D: AsFd + 'static,
         F: Fn(&AioContext, Readiness) + 'static,
     {
-        let target = fd_target(&fd, interest);
+        let target = fd_target(fd.as_fd().as_raw_fd(), interest);
         let mut held = Some((fd, callback));
         let action = || -> Box<dyn Action<Self>> {
             let (fd, callback) = take(&mut held);
@@ -314,6 +314,19 @@ impl AioContext {
     pub fn add_borrowed_fd<F>(
         &self,
         fd: &impl AsFd,
+        interest: Interest,
+        callback: F,
+    ) -> Result<Registration, Refused<F>>
+    where
+        F: Fn(&AioContext, Readiness) + 'static,
+    {
+        self.add_raw_fd(fd.as_fd().as_raw_fd(), interest, callback)
+    }
+
+    /// The same for a descriptor that is known by its number only.
+    pub(crate) fn add_raw_fd<F>(
+        &self,
+        fd: RawFd,
         interest: Interest,
         callback: F,
     ) -> Result<Registration, Refused<F>>
@@ -415,8 +428,7 @@ pub(super) fn register(
     Ok(registration)
 }
 
-fn fd_target(fd: &impl AsFd, interest: Interest) -> Target {
-    let fd = fd.as_fd().as_raw_fd();
+fn fd_target(fd: RawFd, interest: Interest) -> Target {
     Target { fd, watch: Watch::Level(interest), known: false, eventfd: None }
 }
 

@@ -1,5 +1,6 @@
 //! Timers, as users hold them.
 
+use super::expiry::Expiry;
 use super::parts::{Sent, TimersOf};
 use super::shared::Shared;
 use super::turn::AioContext;
@@ -88,7 +89,7 @@ impl Timer {
     }
 }
 
-fn after(now_ns: u64, delay: Duration) -> u64 {
+pub(super) fn after(now_ns: u64, delay: Duration) -> u64 {
     now_ns.saturating_add(u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX))
 }
 
@@ -193,12 +194,17 @@ impl AioContext {
     /// Makes a timer on the given clock, not armed yet. For its callback, see
     /// [`timer`](Self::timer). The virtual clock is that of the [context](Self::virtual_clock).
     pub fn timer_on(&self, clock: Clock, callback: impl Fn(&AioContext) + 'static) -> Timer {
+        self.follow(clock);
+        let timers = Rc::clone(&self.parts.timers);
+        let key = timers.create(clock, Expiry::Call(Rc::new(callback)));
+        Timer { timers, key }
+    }
+
+    /// From here on, a change of the clock wakes this loop.
+    pub(super) fn follow(&self, clock: Clock) {
         if clock == Clock::Virtual {
             let shared = Arc::downgrade(&self.parts.shared);
             self.parts.timers.virtual_clock.add_loop(shared);
         }
-        let timers = Rc::clone(&self.parts.timers);
-        let key = timers.create(clock, Rc::new(callback));
-        Timer { timers, key }
     }
 }

@@ -1,5 +1,6 @@
 //! [`AioContext`]: one turn of the loop, and the end of a context.
 
+use super::expiry::Expiry;
 use super::observer::{Observed, Observer, Off, On, Watcher};
 use super::parts::Parts;
 use crate::agenda::Item;
@@ -11,7 +12,6 @@ use crate::request::Request;
 use crate::reset::{Method, Reset};
 use crate::stats::Stats;
 use crate::sys::{TimeoutNs, monotonic_ns};
-use crate::task::Tasks;
 use crate::timer::VirtualClock;
 use crate::trace;
 use crate::worker_pool::Limits;
@@ -325,26 +325,25 @@ impl AioContext {
         progress
     }
 
+    /// Only chooses, so that neither pays for the registers that the other one needs.
     #[inline(never)]
     fn run_timers_and_tasks<W: Watcher<Self>>(&self) -> bool {
         let expired = self.parts.has(Item::Timers) && self.run_timers::<W>();
         // Timers may have woken some.
-        self.parts.has(Item::Tasks) && self.run_tasks::<W>() || expired
+        self.parts.has(Item::Tasks) && self.poll_tasks::<W>(None) > 0 || expired
     }
 
+    /// Polls the tasks that are ready, and those that become ready meanwhile: `most` of them, or as
+    /// many as a turn may. Returns how many polls were made.
     #[inline(never)]
-    fn run_tasks<W: Watcher<Self>>(&self) -> bool {
-        let Some(tasks) = self.parts.tasks.get() else { return false };
-        let most = tasks.begin();
-        self.poll_tasks::<W>(tasks, most) < most
-    }
-
-    /// Polls the tasks that are ready, and those that become ready meanwhile. Returns how many
-    /// polls are left.
-    pub(super) fn poll_tasks<W: Watcher<Self>>(&self, tasks: &Tasks, most: usize) -> usize {
+    pub(super) fn poll_tasks<W: Watcher<Self>>(&self, most: Option<usize>) -> usize {
+        let Some(tasks) = self.parts.tasks.get() else { return 0 };
+        let Some(phase) = tasks.begin() else { return 0 };
+        let most = most.unwrap_or_else(|| phase.most());
         let mut left = most;
         while left > 0
-            && let Some(task) = tasks.next()
+            && self.parts.has(Item::Tasks)
+            && let Some(task) = phase.next()
         {
             self.parts.sources.stats.task_polls.bump();
             left -= 1;
@@ -356,16 +355,17 @@ impl AioContext {
                 resume_unwind(payload);
             }
         }
-        left
+        most - left
     }
 
+    #[inline(never)]
     fn run_timers<W: Watcher<Self>>(&self) -> bool {
         let (timers, mut progress) = (&self.parts.timers, false);
         let end = timers.expire();
-        while let Some((callback, record)) = timers.next(end, W::record) {
+        while let Some((expiry, record)) = timers.next(end, Expiry::take, W::record) {
             self.parts.sources.stats.timers.bump();
             progress = true;
-            W::call(self, || CallbackKind::Timer, record, always, || callback(self));
+            W::call(self, || CallbackKind::Timer, record, always, || expiry.run(self));
         }
         progress
     }

@@ -84,12 +84,12 @@ impl EventNotifier {
     /// 2^64 - 2, and then write(2) sleeps in [`notify`](Self::notify). So this notifier rings
     /// through a small io_uring of its own, whose completions signal the eventfd
     /// (`eventfd_signal()` in the kernel, which never sleeps), and reads with RWF_NOWAIT. Each
-    /// `notify` is an io_uring_enter(2), which costs more than the write(2), and the notifier has
-    /// one descriptor more. A full counter stays full.
+    /// `notify` is an io_uring_enter(2), which costs more than the write(2). From the first one on
+    /// the notifier has one descriptor more. A full counter stays full.
     ///
-    /// If io_uring_enter(2) is refused later, for example by a seccomp filter, `notify` calls
-    /// write(2) after poll(2) has found room. A peer that fills the counter in between can then
-    /// block it.
+    /// If the ring cannot be made then, or io_uring_enter(2) is refused later, for example by a
+    /// seccomp filter, `notify` calls write(2) after poll(2) has found room. A peer that fills the
+    /// counter in between can then block it.
     ///
     /// # Errors
     /// As for [`adopt`](Self::adopt), and `Unsupported` if io_uring cannot be used here. The

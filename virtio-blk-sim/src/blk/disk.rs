@@ -16,13 +16,13 @@ use super::metered::{record_batch, record_refusal};
 use crate::log::Line;
 use crate::memory::GuestMemoryMmap;
 #[cfg(feature = "metrics")]
-use crate::metrics::Recorder;
+use crate::metrics::{Meters, Recorder};
 #[cfg(feature = "metrics")]
 use crate::queue::QueueStats;
 use crate::queue::{self, Answer, Device, Meter, Queue, QueueRef, Worker};
 use crate::virtqueue::{Chain, QueueError};
 
-/// Stands in front of log lines.
+/// Stands in front of log lines, unless the disk has another name.
 const NAME: &str = "vhost-user-blk";
 
 /// A block device with what its requests are carried out on.
@@ -32,9 +32,11 @@ pub struct Disk {
     pub device: Arc<BlockDevice>,
     /// What requests are carried out on.
     pub backend: Backend,
+    /// Stands in front of log lines.
+    pub name: Arc<str>,
     /// Where its queues count their requests.
     #[cfg(feature = "metrics")]
-    meters: Option<crate::metrics::Meters>,
+    meters: Option<Meters>,
 }
 
 /// A running queue of a disk.
@@ -48,6 +50,7 @@ pub type Attached = queue::Attached<BlkWorker>;
 pub struct BlkWorker {
     pub(super) device: Arc<BlockDevice>,
     pub(super) engine: Engine,
+    pub(super) name: Arc<str>,
     #[cfg(feature = "metrics")]
     recorder: Option<Rc<Recorder>>,
 }
@@ -63,9 +66,17 @@ impl Disk {
         Self {
             device,
             backend,
+            name: NAME.into(),
             #[cfg(feature = "metrics")]
             meters: None,
         }
+    }
+
+    /// Sets the name that stands in front of log lines. By default it is that of the program
+    /// vhost-user-blk.
+    #[must_use]
+    pub fn named(self, name: &str) -> Self {
+        Self { name: name.into(), ..self }
     }
 
     /// Has the queues count their requests. The meters should have as many queues as the disk;
@@ -73,7 +84,7 @@ impl Disk {
     /// [`metrics`](crate::metrics).
     #[cfg(feature = "metrics")]
     #[must_use]
-    pub fn metered(self, meters: &crate::metrics::Meters) -> Self {
+    pub fn metered(self, meters: &Meters) -> Self {
         Self { meters: Some(meters.clone()), ..self }
     }
 
@@ -97,8 +108,9 @@ impl Disk {
             let queue = queue.clone();
             Recorder::start(meters, _index, move || queue.stats())
         });
+        let name = Arc::clone(&self.name);
         let answer_all = move |_: &AioContext, finished: &mut Vec<FinishedRequest>| {
-            queue.answer(finished.drain(..).map(answer));
+            queue.answer(finished.drain(..).map(|finished| answer(finished, &name)));
         };
         #[cfg(feature = "metrics")]
         let done: Rc<Done> = match &recorder {
@@ -119,6 +131,7 @@ impl Disk {
         Ok(BlkWorker {
             device: Arc::clone(&self.device),
             engine,
+            name: Arc::clone(&self.name),
             #[cfg(feature = "metrics")]
             recorder,
         })
@@ -129,7 +142,7 @@ impl Device for Disk {
     type Worker = BlkWorker;
 
     fn name(&self) -> &str {
-        NAME
+        &self.name
     }
 
     fn queues(&self) -> u16 {
@@ -193,11 +206,11 @@ impl Worker for BlkWorker {
         match slot.begin(&self.device) {
             Started::Finished(finished) => {
                 meter.charge(|| 0);
-                Some(answer(finished))
+                Some(answer(finished, &self.name))
             }
             Started::Pending(request) => {
                 meter.charge(|| bytes(request.operation()));
-                self.engine.submit(request).map(answer)
+                self.engine.submit(request).map(|finished| answer(finished, &self.name))
             }
         }
     }
@@ -207,7 +220,7 @@ impl Worker for BlkWorker {
         if let Some(recorder) = &self.recorder {
             record_refusal(recorder);
         }
-        answer(slot.refuse(error))
+        answer(slot.refuse(error), &self.name)
     }
 
     #[inline]
@@ -233,9 +246,9 @@ impl Worker for BlkWorker {
 }
 
 #[inline]
-pub(super) fn answer(finished: FinishedRequest) -> Answer<RequestSlot> {
+pub(super) fn answer(finished: FinishedRequest, name: &Arc<str>) -> Answer<RequestSlot> {
     if finished.failure().is_some() {
-        log_failure(&finished);
+        log_failure(&finished, name);
     }
     let written = finished.written();
     Answer { slot: finished.into_slot(), written }
@@ -243,7 +256,7 @@ pub(super) fn answer(finished: FinishedRequest) -> Answer<RequestSlot> {
 
 /// Writes a line about an error of the backend, which the guest sees only as an I/O error.
 #[cold]
-fn log_failure(finished: &FinishedRequest) {
+fn log_failure(finished: &FinishedRequest, name: &str) {
     let Some((operation, error)) = finished.failure() else { return };
     // A file system that cannot punch holes is no fault.
     let optional = matches!(operation, Operation::Discard(_) | Operation::WriteZeroes { .. });
@@ -257,12 +270,12 @@ fn log_failure(finished: &FinishedRequest) {
     match operation {
         // A separate line has a separate limit: this is worse than a failed transfer.
         Operation::Flush => {
-            Line::error(format_args!("a flush failed: {why}")).device(NAME).caused_by(error).limited();
+            Line::error(format_args!("a flush failed: {why}")).device(name).caused_by(error).limited();
         }
         operation => {
             let (what, sector) = (Described(operation), Described(operation).sector());
             let line = format_args!("{what} failed: {why}");
-            Line::error(line).device(NAME).sector(sector).caused_by(error).limited();
+            Line::error(line).device(name).sector(sector).caused_by(error).limited();
         }
     }
 }

@@ -29,14 +29,14 @@ impl BlkWorker {
                 meter.charge(|| 0);
                 let took = recorder.read_clock().saturating_duration_since(taken_at);
                 recorder.record(kind, 0, took, None);
-                Some(answer(finished))
+                Some(answer(finished, &self.name))
             }
             Started::Pending(mut request) => {
                 meter.charge(|| bytes(request.operation()));
                 request.set_taken_at(taken_at);
                 let finished = self.engine.submit(request)?;
                 record(recorder, &finished, recorder.read_clock());
-                Some(answer(finished))
+                Some(answer(finished, &self.name))
             }
         }
     }

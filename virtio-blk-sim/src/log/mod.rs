@@ -39,7 +39,7 @@ use std::fmt::{self, Arguments};
 use std::panic::Location;
 
 use limit::Verdict;
-pub use sink::{reopen, to_file};
+pub use sink::{file, reopen, to_file};
 #[cfg(feature = "cli")]
 pub use subscriber::{Format, Subscriber};
 use tracing::Level;

@@ -49,6 +49,11 @@ pub fn to_file(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// The name of the [file](to_file) of the log; `None` if the log goes to stderr.
+pub fn file() -> Option<PathBuf> {
+    sink().file.as_ref().map(|(path, _)| path.clone())
+}
+
 /// Opens the [file](to_file) of the log again, by its name: to call after it was renamed. Does
 /// nothing if the log goes to stderr. No line is lost, whichever threads write meanwhile: a line is
 /// in the old file or in the new one.
@@ -56,7 +61,7 @@ pub fn to_file(path: &Path) -> io::Result<()> {
 /// # Errors
 /// Those of open(2). Then the log stays in the old file, and has a line about it.
 pub fn reopen() -> io::Result<()> {
-    let Some(path) = sink().file.as_ref().map(|(path, _)| path.clone()) else { return Ok(()) };
+    let Some(path) = file() else { return Ok(()) };
     match open(&path) {
         Ok(new) => {
             let old = sink().file.replace((path, new));

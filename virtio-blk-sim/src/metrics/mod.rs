@@ -56,4 +56,4 @@ pub use figures::Kind;
 pub use file::Written;
 pub use meter::Meters;
 pub(crate) use recorder::Recorder;
-pub use socket::Scrapers;
+pub use socket::{MAX_CLIENTS, Scrapers};

@@ -19,8 +19,8 @@ use super::http::{self, LONGEST, Wanted};
 use crate::accept::Accepting;
 use crate::log::Line;
 
-/// Clients at a time.
-const MAX_CLIENTS: usize = 8;
+/// Clients of a socket at a time; further ones are closed.
+pub const MAX_CLIENTS: usize = 8;
 
 /// How long a client may take to send its request, and to read the answer.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -26,6 +26,9 @@ use crate::memory::GuestMemoryMmap;
 use crate::virtqueue::{DeviceQueue, QueueError};
 use crate::waiters::Waiters;
 
+/// The longest that a queue rests before it looks at its limit again: it may have been changed.
+const LONGEST_REST_NS: u64 = 100_000_000;
+
 /// What a queue is made of, besides its worker.
 pub struct QueueParts<M = GuestMemoryMmap> {
     /// The device's half of the ring.
@@ -37,7 +40,8 @@ pub struct QueueParts<M = GuestMemoryMmap> {
     /// Called when the driver broke a rule of the ring, before the interrupt that makes the driver
     /// look.
     pub on_broken: Box<dyn Fn(QueueError)>,
-    /// The limit that it shares with the device's other queues.
+    /// The limit that it shares with the device's other queues. It can be changed at any time, but
+    /// not set where there was none.
     pub limit: Option<Arc<RateLimit>>,
     /// For a transport whose queues survive a crash of this process.
     pub in_flight: Option<InFlight>,
@@ -155,7 +159,7 @@ impl<W: Worker> Queue<W> {
             ring: RefCell::new(Ring { queue: parts.queue, resubmit, slots: Vec::new(), log }),
             interrupt: RefCell::new(parts.interrupt),
             on_broken: parts.on_broken,
-            limit: parts.limit.filter(|limit| !limit.is_unlimited()),
+            limit: parts.limit,
             memory_lost: parts.memory_lost,
             broken: Cell::new(None),
             polling: Cell::new(false),
@@ -317,8 +321,8 @@ impl<W: Worker> Queue<W> {
             self.resting.set(true);
             return true;
         }
-        let Some(limit) = &self.limit else { return false };
-        let wait_ns = limit.wait_ns(self.rest.now_ns());
+        let Some(limit) = self.limit.as_deref().filter(|limit| !limit.is_unlimited()) else { return false };
+        let wait_ns = limit.wait_ns(self.rest.now_ns()).min(LONGEST_REST_NS);
         if wait_ns > 0 {
             self.resting.set(true);
             self.rest.arm_after(Duration::from_nanos(wait_ns));

@@ -97,7 +97,9 @@ impl Meter<'_> {
     /// Charges one request that moves so many bytes. `bytes` is called only if there is a limit.
     #[inline]
     pub fn charge(self, bytes: impl FnOnce() -> u64) {
-        if let Some(limit) = self.limit {
+        if let Some(limit) = self.limit
+            && !limit.is_unlimited()
+        {
             limit.charge(bytes(), self.clock.now_ns());
         }
     }

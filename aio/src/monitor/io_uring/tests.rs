@@ -3,7 +3,7 @@
 
 use super::UringMonitor;
 use super::backlog::Backlog;
-use super::ring_monitor::NoContext;
+use super::shutdown::NoContext;
 use crate::stats::Counters;
 use crate::sys::uring::{Ring, RingSetup};
 use io_uring::{opcode, types};

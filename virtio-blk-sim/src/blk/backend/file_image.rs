@@ -86,6 +86,47 @@ impl FileImage {
         Ok((size - size % unit) / SECTOR_SIZE)
     }
 
+    /// Makes the file `sectors` sectors long. What is added reads as zeros. Blocks as ftruncate(2)
+    /// does. The disk still has to be told: [`BlockDevice::resize`].
+    ///
+    /// [`BlockDevice::resize`]: crate::blk::device::BlockDevice::resize
+    ///
+    /// # Errors
+    /// `InvalidInput` if the file is larger than that, or if this is not a whole number of direct
+    /// I/O blocks; `Unsupported` for a block device and for an image that was opened for reading;
+    /// and errors of ftruncate(2).
+    pub fn grow(&self, sectors: u64) -> io::Result<()> {
+        let refuse = |kind, why: &str| Err(io::Error::new(kind, why));
+        if self.read_only {
+            return refuse(io::ErrorKind::Unsupported, "the image is read-only");
+        }
+        let metadata = self.file.metadata()?;
+        if !metadata.is_file() {
+            return refuse(io::ErrorKind::Unsupported, "only a regular file can be made larger");
+        }
+        let block = self.direct.map_or(SECTOR_SIZE, |alignment| u64::from(alignment.offset));
+        let bytes = sectors.checked_mul(SECTOR_SIZE).filter(|bytes| *bytes <= i64::MAX as u64);
+        let Some(bytes) = bytes.filter(|bytes| bytes.is_multiple_of(block)) else {
+            return refuse(io::ErrorKind::InvalidInput, "this is not a size of whole blocks of a file");
+        };
+        if bytes < metadata.len() {
+            return refuse(io::ErrorKind::InvalidInput, "the image is larger than that, and is not cut");
+        }
+        self.file.set_len(bytes)
+    }
+
+    /// Calls `hook` with the error of the first flush that fails, on the thread that finds out.
+    /// From then on the image counts as failed. Only the first hook is kept. A panic of it is
+    /// caught. It must not block.
+    pub fn on_failure(&self, hook: impl Fn(&io::Error) + Send + Sync + 'static) {
+        self.syncs.on_failure(Box::new(hook));
+    }
+
+    /// Returns true once a flush has failed, so that writes and flushes fail.
+    pub fn has_failed(&self) -> bool {
+        self.syncs.has_failed()
+    }
+
     /// Returns the size of the disk in sectors, as it was when the image was opened.
     pub fn capacity_sectors(&self) -> u64 {
         self.capacity_sectors
