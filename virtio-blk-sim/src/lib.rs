@@ -18,10 +18,11 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`log`], [`signals`] | lines on stderr that stop nothing; signals as events of the loop |
+//! | [`log`], [`signals`] | events for the operator that stop nothing; signals as events of the loop |
 //! | [`memory`] | guest RAM: a memfd that device and guest map separately |
 //! | [`virtqueue`] | both halves of the split ring; does not know what a chain means |
 //! | [`queue`] | a virtqueue on an event loop, for any device |
+//! | `metrics` | what disks and loops do, as OpenMetrics |
 //! | [`sandbox`], [`chardev`] | fewer rights for a server; a socket with bounded buffers |
 //! | [`vhost_user`] | the protocol and a server, for any device |
 //! | `hosted` | devices written for the crate vhost-user-backend |
@@ -42,6 +43,7 @@
 //! | `device` | [`queue`], [`blk`] and [`signals`], on [`aio`] |
 //! | `vhost-user` | [`vhost_user`] and [`chardev`] |
 //! | `vhost-user-backend` | `hosted`: devices written for the crate vhost-user-backend |
+//! | `metrics` | `metrics`: OpenMetrics of disks and loops |
 //! | `sandbox` | [`sandbox`]: seccomp and landlock for a server |
 //! | `guest`, `kvm` | [`guest`]: simulated guests; one on a real vCPU |
 //! | `cli` | the program `vhost-user-blk` |

@@ -8,11 +8,9 @@ use std::sync::Arc;
 use aio::AioContext;
 
 use super::backend::{Backend, Done, Engine};
-use super::device::{
-    BlockDevice, Features, FinishedRequest, Operation, RequestSlot, SECTOR_SIZE, Started, Status,
-};
+use super::device::{BlockDevice, Features, FinishedRequest, Operation, RequestSlot, Started, Status};
 #[cfg(feature = "metrics")]
-use super::metered::{record_batch, record_refusal};
+use super::metered::{begin_metered, record_batch, record_refusal};
 use crate::log::Line;
 use crate::memory::GuestMemoryMmap;
 #[cfg(feature = "metrics")]
@@ -48,9 +46,9 @@ pub type Attached = queue::Attached<BlkWorker>;
 /// A disk's side of one queue.
 #[derive(Debug)]
 pub struct BlkWorker {
-    pub(super) device: Arc<BlockDevice>,
-    pub(super) engine: Engine,
-    pub(super) name: Arc<str>,
+    device: Arc<BlockDevice>,
+    engine: Engine,
+    name: Arc<str>,
     #[cfg(feature = "metrics")]
     recorder: Option<Rc<Recorder>>,
 }
@@ -201,7 +199,8 @@ impl Worker for BlkWorker {
     fn begin(&self, slot: RequestSlot, meter: Meter<'_>) -> Option<Answer<RequestSlot>> {
         #[cfg(feature = "metrics")]
         if let Some(recorder) = &self.recorder {
-            return self.begin_metered(recorder, slot, meter);
+            let finished = begin_metered(recorder, &self.device, &self.engine, slot, meter);
+            return finished.map(|finished| answer(finished, &self.name));
         }
         match slot.begin(&self.device) {
             Started::Finished(finished) => {
@@ -209,7 +208,7 @@ impl Worker for BlkWorker {
                 Some(answer(finished, &self.name))
             }
             Started::Pending(request) => {
-                meter.charge(|| bytes(request.operation()));
+                meter.charge(|| request.operation().moved_bytes());
                 self.engine.submit(request).map(|finished| answer(finished, &self.name))
             }
         }
@@ -246,7 +245,7 @@ impl Worker for BlkWorker {
 }
 
 #[inline]
-pub(super) fn answer(finished: FinishedRequest, name: &Arc<str>) -> Answer<RequestSlot> {
+fn answer(finished: FinishedRequest, name: &Arc<str>) -> Answer<RequestSlot> {
     if finished.failure().is_some() {
         log_failure(&finished, name);
     }
@@ -306,16 +305,5 @@ impl std::fmt::Display for Described<'_> {
             Operation::WriteZeroes { .. } => f.write_str("a write of zeros")?,
         }
         write!(f, " at sector {}", self.sector())
-    }
-}
-
-/// What a limit on bytes counts: data that moves.
-pub(super) fn bytes(operation: &Operation) -> u64 {
-    match operation {
-        Operation::In { len, .. } | Operation::Out { len, .. } => *len,
-        Operation::WriteZeroes { ranges, .. } => {
-            ranges.iter().map(|range| u64::from(range.sectors) * SECTOR_SIZE).sum()
-        }
-        Operation::Flush | Operation::Discard(_) => 0,
     }
 }

@@ -2,42 +2,41 @@
 
 use std::time::Instant;
 
-use super::device::{FinishedRequest, Operation, Request, RequestSlot, Started};
-use super::disk::{BlkWorker, answer, bytes};
+use super::backend::Engine;
+use super::device::{BlockDevice, FinishedRequest, Operation, Request, RequestSlot, Started};
 use crate::metrics::{Kind, Recorder};
-use crate::queue::{Answer, Meter};
+use crate::queue::Meter;
 
-impl BlkWorker {
-    /// [`Worker::begin`](crate::queue::Worker::begin), with the time that it takes.
-    #[inline(never)]
-    pub(super) fn begin_metered(
-        &self,
-        recorder: &Recorder,
-        slot: RequestSlot,
-        meter: Meter<'_>,
-    ) -> Option<Answer<RequestSlot>> {
-        let taken_at = recorder.taken_at();
-        let mut kind = Kind::Refused;
-        let looked = |request: &Request| {
-            kind = match request {
-                Request::Disk(operation) => kind_of(operation),
-                Request::GetId => Kind::GetId,
-            }
-        };
-        match slot.begin_with(&self.device, looked) {
-            Started::Finished(finished) => {
-                meter.charge(|| 0);
-                let took = recorder.read_clock().saturating_duration_since(taken_at);
-                recorder.record(kind, 0, took, None);
-                Some(answer(finished, &self.name))
-            }
-            Started::Pending(mut request) => {
-                meter.charge(|| bytes(request.operation()));
-                request.set_taken_at(taken_at);
-                let finished = self.engine.submit(request)?;
-                record(recorder, &finished, recorder.read_clock());
-                Some(answer(finished, &self.name))
-            }
+/// [`Worker::begin`](crate::queue::Worker::begin), with the time that it takes.
+#[inline(never)]
+pub(super) fn begin_metered(
+    recorder: &Recorder,
+    device: &BlockDevice,
+    engine: &Engine,
+    slot: RequestSlot,
+    meter: Meter<'_>,
+) -> Option<FinishedRequest> {
+    let taken_at = recorder.taken_at();
+    let mut kind = Kind::Refused;
+    let looked = |request: &Request| {
+        kind = match request {
+            Request::Disk(operation) => kind_of(operation),
+            Request::GetId => Kind::GetId,
+        }
+    };
+    match slot.begin_with(device, looked) {
+        Started::Finished(finished) => {
+            meter.charge(|| 0);
+            let took = recorder.read_clock().saturating_duration_since(taken_at);
+            recorder.record(kind, 0, took, None);
+            Some(finished)
+        }
+        Started::Pending(mut request) => {
+            meter.charge(|| request.operation().moved_bytes());
+            request.set_taken_at(taken_at);
+            let finished = engine.submit(request)?;
+            record(recorder, &finished, recorder.read_clock());
+            Some(finished)
         }
     }
 }
@@ -60,7 +59,7 @@ fn record(recorder: &Recorder, finished: &FinishedRequest, now: Instant) {
     let operation = finished.operation();
     let moved = match operation {
         Operation::Discard(ranges) => ranges.iter().map(|range| range.len_bytes()).sum(),
-        operation => bytes(operation),
+        operation => operation.moved_bytes(),
     };
     let took = now.saturating_duration_since(finished.taken_at().unwrap_or(now));
     let errno = finished.failure().map(|(_, error)| error.raw_os_error().unwrap_or(0));

@@ -39,7 +39,7 @@ use std::fmt::{self, Arguments};
 use std::panic::Location;
 
 use limit::Verdict;
-pub use sink::{file, reopen, to_file};
+pub use sink::{file, to_file};
 #[cfg(feature = "cli")]
 pub use subscriber::{Format, Subscriber};
 use tracing::Level;
@@ -216,6 +216,21 @@ pub fn line(text: Arguments<'_>) {
 #[track_caller]
 pub fn limited(text: Arguments<'_>) {
     Line::warn(text).limited();
+}
+
+/// Opens the [file](to_file) of the log again, by its name: to call after it was renamed. Does
+/// nothing if the log goes to stderr. No line is lost, whichever threads write meanwhile: a line is
+/// in the old file or in the new one.
+///
+/// # Errors
+/// Those of open(2). Then the log stays in the old file, and has a line about it.
+pub fn reopen() -> std::io::Result<()> {
+    sink::reopen().map_err(|(path, error)| {
+        let path = path.display();
+        let line = format_args!("the log file {path} cannot be opened, so the old one stays in use: {error}");
+        Line::error(line).caused_by(&error).write();
+        error
+    })
 }
 
 /// Prints how many lines were left out, if that was not printed yet.

@@ -9,8 +9,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::Line;
-
 /// The longest line, with its line feed. poll(2) reports a pipe as writable if this much fits, and
 /// a write of this size is not mixed with others (PIPE_BUF of pipe(7)).
 pub(super) const LONGEST: usize = 4096;
@@ -38,7 +36,8 @@ pub(super) enum Note {
 }
 
 /// Writes the lines of the log to a file instead of stderr, at its end. It is created if it does
-/// not exist (mode 0640). The file may be renamed at any time; [`reopen`] then makes a new one.
+/// not exist (mode 0640). The file may be renamed at any time; [`reopen`](super::reopen) then makes
+/// a new one.
 /// Does not wait, except for the file system.
 ///
 /// # Errors
@@ -54,29 +53,16 @@ pub fn file() -> Option<PathBuf> {
     sink().file.as_ref().map(|(path, _)| path.clone())
 }
 
-/// Opens the [file](to_file) of the log again, by its name: to call after it was renamed. Does
-/// nothing if the log goes to stderr. No line is lost, whichever threads write meanwhile: a line is
-/// in the old file or in the new one.
-///
-/// # Errors
-/// Those of open(2). Then the log stays in the old file, and has a line about it.
-pub fn reopen() -> io::Result<()> {
+/// Opens the file of the log again, by its name. On error the old one stays in use.
+pub(super) fn reopen() -> Result<(), (PathBuf, io::Error)> {
     let Some(path) = file() else { return Ok(()) };
-    match open(&path) {
-        Ok(new) => {
-            let old = sink().file.replace((path, new));
-            drop(old);
-            Ok(())
-        }
-        Err(error) => {
-            let text = format_args!(
-                "the log file {} cannot be opened, so the old one stays in use: {error}",
-                path.display()
-            );
-            Line::error(text).caused_by(&error).write();
-            Err(error)
-        }
-    }
+    let new = match open(&path) {
+        Ok(new) => new,
+        Err(error) => return Err((path, error)),
+    };
+    let old = sink().file.replace((path, new));
+    drop(old);
+    Ok(())
 }
 
 /// O_NONBLOCK: the name may be that of a FIFO, which must not stop the program.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use aio::{AioContext, Clock, IoThread, LocalHandle, RemoteJoinHandle, Stats};
 
 use super::families::{DiskView, Document, LoopView, QueueView};
-use super::figures::Figures;
+use super::figures::{Figures, Frontends};
 use super::meter::{Meters, QueueMeter};
 use super::recorder::{Look, look};
 use crate::waiters::Waiters;
@@ -21,15 +21,6 @@ const LIMIT: Duration = Duration::from_secs(2);
 
 /// Texts begin at least this far apart, however many clients ask: what a scraper can cost.
 const APART: Duration = Duration::from_millis(100);
-
-/// The frontends of a disk.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Frontends {
-    /// A frontend is connected.
-    pub is_connected: bool,
-    /// How many there were, with the present one.
-    pub sessions: u64,
-}
 
 /// Makes the text of all metrics. It knows the disks and the loops of a program. Home thread of the
 /// loop that it was made with.

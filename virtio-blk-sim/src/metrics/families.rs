@@ -10,8 +10,7 @@ use prometheus_client::metrics::MetricType::{self, Counter, Gauge, Histogram};
 use prometheus_client::registry::{Registry, Unit};
 
 use super::errno;
-use super::exporter::Frontends;
-use super::figures::{Figures, Kind, OperationFigures};
+use super::figures::{Figures, Frontends, Kind, OperationFigures};
 use super::latency::bounds;
 
 /// A disk as the text shows it.

@@ -43,6 +43,15 @@ impl Kind {
     }
 }
 
+/// The frontends of a disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Frontends {
+    /// A frontend is connected.
+    pub is_connected: bool,
+    /// How many there were, with the present one.
+    pub sessions: u64,
+}
+
 /// What a queue has counted since its disk was made.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Figures {

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::figures::Figures;
 
-/// The meters of a disk's queues. A clone is the same set. A running queue records in its loop; what
-/// it recorded comes here when it stops.
+/// The meters of a disk's queues. A clone is the same set. A running queue records in its loop;
+/// what it recorded comes here when it stops.
 #[derive(Debug, Clone)]
 pub struct Meters(Arc<[Arc<QueueMeter>]>);
 

@@ -1,4 +1,5 @@
-//! What disks and loops do, as OpenMetrics text for a scraper such as Prometheus. Feature `metrics`.
+//! What disks and loops do, as OpenMetrics text for a scraper such as Prometheus. Feature
+//! `metrics`.
 //!
 //! ```text
 //! BlkWorker ─► Recorder, on the loop of the queue ─┐
@@ -7,7 +8,7 @@
 //! ```
 //!
 //! A disk that was [given](crate::blk::Disk::metered) [`Meters`] counts its requests. Each queue
-//! records on its own loop, in memory that only this loop touches. When an [`Exporter`] is asked, it
+//! records on its own loop, in memory that only this loop touches. An [`Exporter`] that is asked
 //! asks each loop in a task there, which looks at a few queues in each turn, and waits for the
 //! answers without blocking. A loop that does not answer in two seconds is left out: its disks show
 //! what they showed last. The text is made on a worker thread. Nothing runs while nobody asks.
@@ -34,8 +35,8 @@
 //! | `virtio_blk_loop_answered` | loop | 0 if the loop did not answer in time |
 //! | `aio_turns`, `aio_wakeups`, `aio_syscalls`, `aio_busy_polling_rounds` | loop | as in [`aio::Stats`] |
 //!
-//! An operation is `read`, `write`, `flush`, `discard`, `write-zeroes`, `get-id`, or `refused` for a
-//! request that was not carried out because of its form. An errno is a name such as `EIO`, or
+//! An operation is `read`, `write`, `flush`, `discard`, `write-zeroes`, `get-id`, or `refused` for
+//! a request that was not carried out because of its form. An errno is a name such as `EIO`, or
 //! `none` if the kernel reported no error, such as for an image that is shorter than its disk.
 //! Counters of a disk go on when its rings are started again and when its queues move to another
 //! loop; they begin again when the disk is added again.
@@ -51,8 +52,8 @@ mod meter;
 mod recorder;
 mod socket;
 
-pub use exporter::{Exporter, Frontends};
-pub use figures::Kind;
+pub use exporter::Exporter;
+pub use figures::{Frontends, Kind};
 pub use file::Written;
 pub use meter::Meters;
 pub(crate) use recorder::Recorder;

@@ -430,7 +430,7 @@ impl<W: Worker> QueueRef<W> {
         self.0.borrow().upgrade()
     }
 
-    /// The counters; `None` once the queue is gone. May be called anywhere in a method of the worker.
+    /// The counters; `None` once the queue is gone. May be called in any method of the worker.
     pub fn stats(&self) -> Option<QueueStats> {
         self.get().map(|queue| queue.stats())
     }

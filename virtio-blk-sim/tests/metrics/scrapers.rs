@@ -221,7 +221,7 @@ fn nothing_runs_while_nobody_asks() {
         let look = |context: &AioContext| context.stats();
         (host.thread.run(look).unwrap(), other.run(look).unwrap())
     };
-    // The client's end, and worker threads that are told to go, are over.
+    // The end of the client has been handled by then.
     std::thread::sleep(Duration::from_millis(500));
     let before = stats();
     let again = stats();

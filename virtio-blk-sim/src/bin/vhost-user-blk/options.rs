@@ -50,8 +50,8 @@ Signals:
 When a flush of the image fails, data may be lost, and a later flush would hide that. So all later
 writes and flushes fail until the server is started again; reads go on. Check the file system then.
 
-Log messages go to stderr. A message that stderr does not take at once is lost and counted. Errors of
-the disk are logged with their sector and reason. Of the messages that a guest or frontend can cause,
+Log messages go to stderr or to --log-file. A message that is not taken at once is lost and counted.
+After the log file was renamed, the command rotate-log opens a new one. Errors of the disk are logged with their sector and reason. Of the messages that a guest or frontend can cause,
 ten of a kind are written in ten seconds; SIGUSR1 prints how many were left out.";
 
 /// Serves a disk image to a virtual machine over vhost-user.

@@ -58,6 +58,17 @@ pub enum Operation {
     },
 }
 
+impl Operation {
+    /// What a limit on bytes counts: data that moves.
+    pub(crate) fn moved_bytes(&self) -> u64 {
+        match self {
+            Self::In { len, .. } | Self::Out { len, .. } => *len,
+            Self::WriteZeroes { ranges, .. } => ranges.iter().map(SectorRange::len_bytes).sum(),
+            Self::Flush | Self::Discard(_) => 0,
+        }
+    }
+}
+
 /// One range of a discard or write zeroes request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SectorRange {
