@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::backend::Engine;
-use super::device::{BlockDevice, FinishedRequest, Operation, Request, RequestSlot, Started};
+use super::device::{BlockDevice, FinishedRequest, Operation, RequestSlot, Started};
 use crate::metrics::{Kind, Recorder};
 use crate::queue::Meter;
 
@@ -18,12 +18,7 @@ pub(super) fn begin_metered(
 ) -> Option<FinishedRequest> {
     let taken_at = recorder.taken_at();
     let mut kind = Kind::Refused;
-    let looked = |request: &Request| {
-        kind = match request {
-            Request::Disk(operation) => kind_of(operation),
-            Request::GetId => Kind::GetId,
-        }
-    };
+    let looked = |operation: Option<&Operation>| kind = operation.map_or(Kind::GetId, kind_of);
     match slot.begin_with(device, looked) {
         Started::Finished(finished) => {
             meter.charge(|| 0);

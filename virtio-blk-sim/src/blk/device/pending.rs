@@ -120,25 +120,28 @@ impl RequestSlot {
         self.begin_with(device, |_| ())
     }
 
-    /// Like [`begin`](Self::begin), and shows what was parsed.
+    /// Like [`begin`](Self::begin), and shows what was parsed: the operation, or `None` for GET_ID.
     #[inline]
-    pub(crate) fn begin_with(mut self, device: &BlockDevice, look: impl FnOnce(&Request)) -> Started {
+    pub(crate) fn begin_with(
+        mut self,
+        device: &BlockDevice,
+        look: impl FnOnce(Option<&Operation>),
+    ) -> Started {
         self.0.error = None;
         self.0.failure = None;
         self.0.transferred = 0;
-        let request = Request::parse(&self.0.chain, device);
-        if let Ok(request) = &request {
-            look(request);
-        }
-        match request {
-            Ok(Request::Disk(Operation::In { len: 0, .. } | Operation::Out { len: 0, .. })) => {
+        match Request::parse(&self.0.chain, device) {
+            Ok(Request::Disk(operation @ (Operation::In { len: 0, .. } | Operation::Out { len: 0, .. }))) => {
+                look(Some(&operation));
                 Started::Finished(answer(self.0, Some(Status::Ok), 0))
             }
             Ok(Request::Disk(operation)) => {
                 self.0.operation = operation;
+                look(Some(&self.0.operation));
                 Started::Pending(PendingRequest(self.0))
             }
             Ok(Request::GetId) => {
+                look(None);
                 let id = device.config().serial.as_bytes();
                 let room = usize::try_from(status_offset(&self.0.chain)).unwrap_or(usize::MAX);
                 let data = self.0.chain.writable().copy_from(0, id.get(..room).unwrap_or(id));
