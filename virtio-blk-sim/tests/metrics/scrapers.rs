@@ -76,7 +76,11 @@ impl Host {
 
     fn exchange(&self, request: &[u8]) -> String {
         let mut stream = self.connect();
-        stream.write_all(request).unwrap();
+        match stream.write_all(request) {
+            // The server has answered, or closed the connection, before it was all written.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+            written => written.unwrap(),
+        }
         read_all(&mut stream)
     }
 
