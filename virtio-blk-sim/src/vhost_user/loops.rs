@@ -13,6 +13,7 @@ use aio::{AioContext, Builder, IoThread};
 
 use super::ring_device::{RingDevice, RingOrder, RunningRing};
 use crate::queue::{Interrupt, QueueStats, Stopped};
+use crate::virtqueue::DirtyPages;
 
 thread_local! {
     /// The queues of this IoThread, by id.
@@ -127,6 +128,11 @@ impl RunningQueue {
 
     pub(super) fn set_interrupt(&self, interrupt: Interrupt) -> io::Result<()> {
         self.ask(move |queue| queue.set_interrupt(interrupt))
+    }
+
+    /// When this returns, the queue uses the new log, and not the old one.
+    pub(super) fn set_dirty_log(&self, pages: Option<DirtyPages>) -> io::Result<()> {
+        self.ask(move |queue| queue.set_dirty_log(pages))
     }
 
     pub(super) fn stats(&self) -> io::Result<QueueStats> {
