@@ -10,6 +10,8 @@
 mod dirty_log;
 #[cfg(test)]
 pub(crate) mod fenced;
+#[cfg(test)]
+pub(crate) mod log_bits;
 mod ram;
 mod region;
 mod sealed;

@@ -139,7 +139,7 @@ impl Frontend {
     pub fn set_log_base(&mut self, area: LogArea, fd: BorrowedFd<'_>) -> Result<()> {
         let fd = fd.try_clone_to_owned()?;
         match self.ask(Request::SetLogBase(area, fd))? {
-            Reply::LogBase(_) | Reply::Ack(Ack { ok: true, .. }) => Ok(()),
+            Reply::LogBase(taken) if taken != LogArea::NONE => Ok(()),
             other => Err(unexpected(&other)),
         }
     }

@@ -195,6 +195,11 @@ pub struct LogArea {
     pub mmap_offset: u64,
 }
 
+impl LogArea {
+    /// No area: the reply to a SET_LOG_BASE that was refused.
+    pub const NONE: Self = Self { mmap_size: 0, mmap_offset: 0 };
+}
+
 impl Wire for LogArea {
     const SIZE: usize = 16;
 

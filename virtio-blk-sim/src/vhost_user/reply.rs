@@ -27,9 +27,10 @@ pub enum Reply {
     Config(ConfigData),
     /// The region for requests in flight, or size 0 and no descriptor if there is none.
     Inflight(Inflight, Option<OwnedFd>),
-    /// The log of dirty pages is in use, and the former one is not any more. libvhost-user replies
-    /// with a number, the vhost crate with what it got; QEMU takes any body, the vhost crate only
-    /// its own. A failure is an [`Ack`].
+    /// The log of dirty pages is in use, and the former one is not any more; or [`LogArea::NONE`] if
+    /// it was refused. The specification does not say what the reply contains. libvhost-user sends a
+    /// number and the vhost crate this structure. QEMU accepts any body, but the vhost crate's
+    /// frontend waits for as many bytes, and takes an empty area for an error.
     LogBase(LogArea),
     /// Success or failure.
     Ack(Ack),
@@ -76,9 +77,7 @@ impl Reply {
                 let value: u64 = payload(number, header, body, fds)?;
                 Self::Status(u8::try_from(value).map_err(|_| MessageError::Value { code, value })?)
             }
-            Some(Code::SetLogBase) if body.len() == LogArea::SIZE => {
-                Self::LogBase(payload(number, header, body, fds)?)
-            }
+            Some(Code::SetLogBase) => Self::LogBase(payload(number, header, body, fds)?),
             Some(Code::GetVringBase) => Self::VringBase(payload(number, header, body, fds)?),
             _ => Self::Ack(Ack::parse(number, header, body, fds)?),
         })
@@ -184,7 +183,7 @@ impl Refusal {
             }
             // A frontend that shares a log waits for the reply, whether or not it set need_reply.
             Some(Code::SetLogBase) if negotiated.contains(ProtocolFeatures::LOG_SHMFD) => {
-                Self::Reply(Reply::Ack(Ack { request: header.request, ok: false }))
+                Self::Reply(Reply::LogBase(LogArea::NONE))
             }
             // QEMU interprets a size of 0 as "no region" and continues without one.
             Some(Code::GetInflightFd) => Self::Reply(Reply::Inflight(Inflight::NONE, None)),

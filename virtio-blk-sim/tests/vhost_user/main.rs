@@ -6,6 +6,7 @@ mod accept;
 mod blocking_peer;
 mod client;
 mod crash;
+mod dirty_log;
 mod flushes;
 mod idle;
 mod images;

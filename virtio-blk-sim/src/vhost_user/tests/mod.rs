@@ -155,7 +155,7 @@ fn replies(mut fd: impl FnMut() -> OwnedFd) -> Vec<Reply> {
         Reply::Ack(Ack { request: Code::SetFeatures.number(), ok: true }),
         Reply::Ack(Ack { request: 4711, ok: false }),
         Reply::LogBase(LogArea { mmap_size: 0x1122_3344, mmap_offset: 0x5566 }),
-        Reply::Ack(Ack { request: Code::SetLogBase.number(), ok: false }),
+        Reply::LogBase(LogArea::NONE),
     ]
 }
 
