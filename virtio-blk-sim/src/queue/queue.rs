@@ -64,7 +64,8 @@ pub struct Queue<W: Worker> {
     broken: Cell<Option<QueueError>>,
     /// Busy polling is on: kicks are off, and stay off.
     polling: Cell<bool>,
-    /// The limit is used up, or the worker may not begin: kicks are off until that is over.
+    /// The limit is used up, the worker may not begin, or waits for something else: kicks are off
+    /// until that is over.
     resting: Cell<bool>,
     stats: Cell<QueueStats>,
     /// Continues a drain that reached its bound or panicked.
@@ -183,6 +184,7 @@ impl<W: Worker> Queue<W> {
         });
         let (log, mut resubmit) = parts.in_flight.map_or((None, Vec::new()), |f| (Some(f.log), f.resubmit));
         resubmit.reverse();
+        let waits = worker.waits();
         let (suspect, memory_lost) = match parts.queue.has_dirty_log() {
             true => (Some(Box::new(|| true) as Box<dyn Fn() -> bool>), parts.memory_lost),
             false => (parts.memory_lost, None),
@@ -196,7 +198,7 @@ impl<W: Worker> Queue<W> {
             limit: parts.limit.filter(|limit| !limit.is_unlimited()),
             broken: Cell::new(None),
             polling: Cell::new(false),
-            resting: Cell::new(false),
+            resting: Cell::new(waits),
             stats: Cell::default(),
             again,
             rest,
@@ -213,7 +215,9 @@ impl<W: Worker> Queue<W> {
             // A process that was killed may have shown answers and not interrupted for them.
             queue.interrupt();
         }
-        queue.resubmit(&mut queue.ring.borrow_mut());
+        if !waits {
+            queue.resubmit(&mut queue.ring.borrow_mut());
+        }
         // The previous owner of this queue may have told the guest not to kick (virtio 1.2 section
         // 2.7.10 leaves the suppression as it is), so look once without a kick.
         queue.again.schedule();
@@ -468,7 +472,8 @@ impl<W: Worker> QueueRef<W> {
         queue.publish(&mut ring);
     }
 
-    /// To call when [`Worker::may_begin`] has become true: looks at the ring in the next turn.
+    /// To call when [`Worker::may_begin`] has become true, or what the worker waits for is there
+    /// ([`Worker::waits`]): looks at the ring in the next turn.
     /// Calls while the queue is not waiting for the worker have no effect. To call it from another
     /// thread, or from a callback that outlives the queue, schedule a [`BottomHalf`] that calls it.
     pub fn wake(&self) {

@@ -73,6 +73,10 @@ pub trait RingDevice: Send + Sync + 'static {
     /// A frontend has connected.
     fn begin_session(&self) {}
 
+    /// The frontend has stopped the last ring that ran. (Not called for rings that are stopped and
+    /// started again by one request.)
+    fn idle(&self) {}
+
     /// The frontend is gone, and all rings are stopped.
     fn end_session(&self) {}
 
@@ -227,6 +231,14 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> RingDevice for D {
 
     fn begin_session(&self) {
         Device::reset(self);
+    }
+
+    fn idle(&self) {
+        Device::idle(self);
+    }
+
+    fn end_session(&self) {
+        Device::idle(self);
     }
 
     fn reset(&self) {

@@ -230,6 +230,7 @@ impl<D: RingDevice> Session<D> {
         context: &AioContext,
     ) -> Result<Option<Reply>, SessionError> {
         let completes = Completes::of(&request);
+        let ran = self.runs();
         let applied = self.apply(request, context);
         // Also after a refusal: it may have stopped rings.
         let started = match completes {
@@ -241,6 +242,9 @@ impl<D: RingDevice> Session<D> {
                 Ok(())
             }
         };
+        if ran && !self.runs() {
+            self.served.device.idle();
+        }
         let reply = applied?;
         started?;
         Ok(reply)
@@ -486,6 +490,11 @@ impl<D: RingDevice> Session<D> {
         let queues = self.served.device.queues();
         let vring = usize::try_from(index).ok().and_then(|index| self.vrings.get_mut(index));
         vring.ok_or(SessionError::NoSuchVring { index, queues })
+    }
+
+    /// Returns true if a ring runs.
+    fn runs(&self) -> bool {
+        self.vrings.iter().any(|vring| vring.running.is_some())
     }
 
     /// Stops a ring and stores its position in `base`.

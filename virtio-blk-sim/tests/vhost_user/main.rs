@@ -8,6 +8,7 @@ mod client;
 mod crash;
 mod dirty_log;
 mod flushes;
+mod handover;
 mod idle;
 mod images;
 mod images_in_use;

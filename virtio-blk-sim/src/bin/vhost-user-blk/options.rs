@@ -44,6 +44,11 @@ pub(crate) struct Options {
     /// write to it, several may read it
     #[arg(long, value_name = "PATH")]
     image: Option<PathBuf>,
+    /// When the image is locked: from the start of this program to its end, or only while a guest's
+    /// queues run. With `running`, the source and the destination of a live migration on one host
+    /// can both be started; a queue waits until the other program has given the image back
+    #[arg(long, value_name = "start|running", default_value = "start", value_parser = lock_time)]
+    lock: LockTime,
     /// Serve the image as it is. By default an image with the header of another format is refused
     /// (qcow2, VMDK, VHDX, VHD, VDI, QED, Parallels, DMG, Bochs, cloop). A guest can write such a
     /// header to its raw disk, which is then refused at the next start unless this is given
@@ -116,6 +121,13 @@ pub(crate) struct Options {
     pub(crate) sandbox: bool,
 }
 
+/// When the image is locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LockTime {
+    Start,
+    Running,
+}
+
 /// How the frontend connects.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
@@ -166,6 +178,14 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "write a number of seconds, at least 0.001".to_owned())
 }
 
+fn lock_time(text: &str) -> Result<LockTime, String> {
+    match text {
+        "start" => Ok(LockTime::Start),
+        "running" => Ok(LockTime::Running),
+        _ => Err("use start or running".to_owned()),
+    }
+}
+
 fn switch(text: &str) -> Result<bool, String> {
     match text {
         "on" => Ok(true),
@@ -208,7 +228,11 @@ impl Options {
     /// Refuses what would have no effect. The error is one sentence.
     pub(crate) fn check(&self) -> Result<(), String> {
         if self.image.is_none() {
-            let given = [("--direct", self.direct), ("--format", self.format.is_some())];
+            let given = [
+                ("--direct", self.direct),
+                ("--format", self.format.is_some()),
+                ("--lock", self.lock != LockTime::Start),
+            ];
             if let Some((option, _)) = given.into_iter().find(|(_, given)| *given) {
                 return Err(format!("{option} concerns an image, and there is no --image"));
             }
@@ -262,6 +286,25 @@ impl Options {
         ))
     }
 
+    /// Locks the image, or makes sure that it will be locked when it is used.
+    fn lock(&self, path: &Path, image: FileImage) -> Result<FileImage, String> {
+        if self.lock == LockTime::Running {
+            let checked = image.check_locking();
+            checked.map_err(|error| format!("--lock running: {}: {error}", path.display()))?;
+            return Ok(image.locked_while_used());
+        }
+        match image.lock() {
+            Ok(()) => {}
+            Err(error @ LockError::InUse(_)) => {
+                return Err(format!("{}: the image is in use: {error}", path.display()));
+            }
+            Err(error @ LockError::Unsupported(_)) => {
+                say!("the image is not locked, make sure that nothing else uses it: {error}");
+            }
+        }
+        Ok(image)
+    }
+
     /// Opens the disk. The error is one sentence that reports the reason.
     pub(crate) fn disk(&self) -> Result<(Served<Disk>, Image), String> {
         let (backend, config, image) = match (&self.image, self.null, self.memory) {
@@ -275,16 +318,7 @@ impl Options {
                     );
                 }
                 self.check_format(path, &image)?;
-                match image.lock() {
-                    Ok(()) => {}
-                    Err(error @ LockError::InUse(_)) => {
-                        return Err(format!("{}: the image is in use: {error}", path.display()));
-                    }
-                    Err(error @ LockError::Unsupported(_)) => {
-                        say!("the image is not locked, make sure that nothing else uses it: {error}");
-                    }
-                }
-                let image = Arc::new(image);
+                let image = Arc::new(self.lock(path, image)?);
                 (Backend::File(Arc::clone(&image)), image.device_config(), Some(image))
             }
             (None, Some(size), _) => {
