@@ -15,6 +15,7 @@ from .image_file import MIB, ImageFile
 
 TRIPS = 3  # there and back
 SIZE = 64  # MiB that fio uses of the disk
+READ = 16  # MiB after them, which the guest reads again and again
 # The host stops the guest's loop by writing this at the end of the disk.
 STOP = b"stop"
 DISK = 96
@@ -24,15 +25,32 @@ FIO = (
 )
 # Each round writes with another seed, and reads soon after, until the host says stop.
 LOOP = f"""
+    part() {{ dd if=/dev/vda bs=1M skip={SIZE} count={READ}; }}
+    # The pages that the device fills are compared while they stay in the cache, so that they are
+    # compared after a migration, too.
+    again() {{
+      while [ ! -e /tmp/end ]; do
+        blockdev --flushbufs /dev/vda
+        part >/dev/null
+        for i in 1 2 3 4; do
+          [ "$(part | md5sum)" = "$wanted" ] || echo "cached=differs"
+        done
+        echo "cached=same"
+      done
+    }}
+    wanted=$(part | md5sum)
+    again &
     i=1
     while true; do
       /bin/fio {FIO} --filename=/dev/vda --ioengine=libaio --verify_backlog=64 --randseed=$i \
-        --output=/tmp/fio >/dev/ttyS0 || exit 1
+        --output=/tmp/fio >/dev/ttyS0 || {{ touch /tmp/end; exit 1; }}
       echo "round=$i"
       word=$(dd if=/dev/vda bs=4k skip={(DISK * MIB >> 12) - 1} count=1 iflag=direct | head -c 4)
-      [ "$word" = {STOP.decode()} ] && exit 0
+      [ "$word" = {STOP.decode()} ] && break
       i=$((i + 1))
     done
+    touch /tmp/end
+    wait
 """
 ROUND_TIMEOUT = 240.0
 NAMES = ("here", "there")
@@ -43,6 +61,7 @@ def migrate(lab: Lab) -> None:
     if packages.find_program("fio") is None:
         raise Unavailable("no fio here to give to the guest")
     image = ImageFile(lab.directory, DISK)
+    image.fill(SIZE + READ)
     sockets = [lab.directory / f"{name}.sock" for name in NAMES]
     usual = ("--image", image.path, "--queues", "2", "--lock", "running")
     with ExitStack() as stack:
@@ -91,6 +110,8 @@ def finish(lab: Lab, image: ImageFile, running: Command) -> int:
     result = running.finish(2 * ROUND_TIMEOUT)
     rounds = len(re.findall(r"^round=\d+$", result.output, re.MULTILINE))
     lab.expect(f"{rounds} rounds of fio, verify=crc32c, across the migrations, status", result.status, 0)
+    cached = [result.output.count(f"cached={found}") for found in ("same", "differs")]
+    lab.expect(f"of {cached[0]} times, what was read into the page cache differs later", cached[1], 0)
     return rounds
 
 

@@ -77,7 +77,10 @@ impl Reply {
                 let value: u64 = payload(number, header, body, fds)?;
                 Self::Status(u8::try_from(value).map_err(|_| MessageError::Value { code, value })?)
             }
-            Some(Code::SetLogBase) => Self::LogBase(payload(number, header, body, fds)?),
+            // Without LOG_SHMFD it has no reply of its own, but may be acknowledged.
+            Some(Code::SetLogBase) if body.len() == LogArea::SIZE => {
+                Self::LogBase(payload(number, header, body, fds)?)
+            }
             Some(Code::GetVringBase) => Self::VringBase(payload(number, header, body, fds)?),
             _ => Self::Ack(Ack::parse(number, header, body, fds)?),
         })

@@ -4,7 +4,9 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 use virtio_blk_sim::memory::{GuestAddress, GuestRam};
-use virtio_blk_sim::vhost_user::{Frontend, FrontendError, LogArea, MemoryRegion, ProtocolFeatures};
+use virtio_blk_sim::vhost_user::{
+    Ack, Frontend, FrontendError, LogArea, MemoryRegion, ProtocolFeatures, Reply, Request,
+};
 use vm_memory::Bytes;
 
 use super::rig::{ALL, DATA, FAR, Log, PAGE, Vmm};
@@ -74,16 +76,33 @@ fn a_log_needs_its_protocol_feature() {
     let _watchdog = Watchdog::new("a_log_needs_its_protocol_feature");
     let server = TestServer::new(Setup::default());
     let mut frontend = Frontend::connect(server.socket(), default_options().timeout).unwrap();
-    frontend.set_protocol_features(ProtocolFeatures::REPLY_ACK).unwrap();
-    // The request has a reply only with LOG_SHMFD, so nobody waits for one here.
-    let log = Log::new(ALL);
-    let short = std::time::Duration::from_millis(100);
-    let mut hasty = Frontend::connect(server.socket(), short).unwrap();
-    assert!(hasty.get_features().is_err(), "one frontend at a time");
-    drop(hasty);
-    frontend.set_protocol_features(ProtocolFeatures::REPLY_ACK | ProtocolFeatures::LOG_SHMFD).unwrap();
-    log.share(&mut frontend).unwrap();
-    frontend.set_log_fd(std::io::pipe().unwrap().1.as_fd()).unwrap();
+    let file = GuestRam::new(ALL as usize).unwrap();
+    let area = LogArea { mmap_size: ALL, mmap_offset: 0 };
+    for (protocol, need_reply) in [
+        (ProtocolFeatures::NONE, false),
+        (ProtocolFeatures::NONE, true),
+        (ProtocolFeatures::REPLY_ACK, false),
+        (ProtocolFeatures::REPLY_ACK, true),
+    ] {
+        frontend.set_protocol_features(protocol).unwrap();
+        let frame = Request::SetLogBase(area, file.as_fd().try_clone_to_owned().unwrap()).encode(need_reply);
+        frontend.send_raw(frame.bytes(), &[file.as_fd()]).unwrap();
+        if need_reply && protocol == ProtocolFeatures::REPLY_ACK {
+            let answer = frontend.receive_raw().unwrap();
+            let reply = Reply::parse(6, &answer.header, &answer.body, answer.fds);
+            assert!(matches!(reply, Ok(Reply::Ack(Ack { request: 6, ok: false }))), "{reply:?}");
+        }
+        // It would be taken for this reply if it were answered.
+        frontend.get_features().unwrap();
+    }
+    // With it, there is a reply, whether or not one is asked for.
+    for protocol in [ProtocolFeatures::NONE, ProtocolFeatures::REPLY_ACK] {
+        frontend.set_protocol_features(protocol | ProtocolFeatures::LOG_SHMFD).unwrap();
+        frontend.set_log_base(area, file.as_fd()).unwrap();
+        let empty = frontend.set_log_base(LogArea::NONE, file.as_fd());
+        assert!(is_refused(&empty), "{empty:?}");
+        frontend.set_log_fd(std::io::pipe().unwrap().1.as_fd()).unwrap();
+    }
 }
 
 /// A frontend that does not look at the answer would migrate without the pages that follow.
