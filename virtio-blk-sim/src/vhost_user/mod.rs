@@ -65,6 +65,10 @@
 //! nothing. The order is in [`DirtyLog`](crate::memory::DirtyLog) and
 //! [`virtqueue`](crate::virtqueue).
 //!
+//! The in-flight region is empty once the rings have been stopped, because GET_VRING_BASE waits for
+//! the requests in flight. So the destination may start with a new region or with the one that the
+//! frontend has migrated (SET_INFLIGHT_FD).
+//!
 //! | message | on a running ring |
 //! |---|---|
 //! | SET_LOG_BASE | counts at once; when it is answered, no bit is set in the former log any more |

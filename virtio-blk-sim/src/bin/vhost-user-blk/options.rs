@@ -22,6 +22,11 @@ With QEMU (guest memory must be shared):
   qemu-system-x86_64 -m 1G -object memory-backend-memfd,id=mem,size=1G,share=on -numa node,memdev=mem \\
     -chardev socket,id=blk0,path=/run/vm1.sock,reconnect=1 -device vhost-user-blk-pci,chardev=blk0,num-queues=1 ...
 
+Live migration, on one host (the image is handed over when the guest has stopped at its source):
+  vhost-user-blk --socket /run/vm1-new.sock --image disk.raw --lock running      # as the first server
+  qemu-system-x86_64 ... -chardev socket,id=blk0,path=/run/vm1-new.sock,reconnect=1 ... -incoming unix:/run/vm1.mig
+  and in the monitor of the first QEMU: migrate unix:/run/vm1.mig
+
 Signals:
   SIGTERM, SIGINT  complete the requests in flight and exit with status 0
   SIGUSR1          print statistics
