@@ -11,9 +11,9 @@ from .process import Process
 from .qmp import Monitor
 
 MIGRATION_TIMEOUT = 180.0
-# As fast as it goes, and with a pause that a slow machine can keep: TCG is slow, and the guest
-# changes its memory all the time.
-PARAMETERS = {"max-bandwidth": 1 << 32, "downtime-limit": 2000}
+# In bytes per second and milliseconds: slow enough for the guest to change much of its memory
+# meanwhile, and with a pause that a machine without KVM can keep.
+PARAMETERS = {"max-bandwidth": 100 << 20, "downtime-limit": 1000}
 
 
 class MigratingMachine(Machine):

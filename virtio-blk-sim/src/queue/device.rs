@@ -60,8 +60,8 @@ pub trait Device: Send + Sync + 'static {
     /// Device reset: forgets what the driver set up. No queue runs.
     fn reset(&self) {}
 
-    /// No queue runs any more, and none is about to be started again: the frontend has stopped them,
-    /// or is gone. What is only needed by running queues can be given back.
+    /// No queue runs any more, and none is about to be started again: the frontend has stopped
+    /// them, or is gone. What is only needed by running queues can be given back.
     fn idle(&self) {}
 
     /// Makes the worker of queue `index`, in the home thread of the loop that the queue will run

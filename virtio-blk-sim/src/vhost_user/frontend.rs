@@ -134,8 +134,8 @@ impl Frontend {
         self.tell(Request::RemMemReg(region))
     }
 
-    /// Shares a log of dirty pages with the backend. When this returns, the backend does not use the
-    /// former one any more. Needs LOG_SHMFD.
+    /// Shares a log of dirty pages with the backend. When this returns, the backend does not use
+    /// the former one any more. Needs LOG_SHMFD.
     pub fn set_log_base(&mut self, area: LogArea, fd: BorrowedFd<'_>) -> Result<()> {
         let fd = fd.try_clone_to_owned()?;
         match self.ask(Request::SetLogBase(area, fd))? {

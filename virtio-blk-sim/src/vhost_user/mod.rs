@@ -59,10 +59,10 @@
 //! # Live migration
 //!
 //! A frontend that migrates the guest shares a log of dirty pages (SET_LOG_BASE), and then enables
-//! it: LOG_ALL of SET_FEATURES for what requests write, and the flag of SET_VRING_ADDR for each used
-//! ring. Rings keep running meanwhile. A bit is set after the page was written; all of a ring's bits
-//! are set when GET_VRING_BASE is answered. While there is no log, nothing is recorded, and it costs
-//! nothing. The order is in [`DirtyLog`](crate::memory::DirtyLog) and
+//! it: LOG_ALL of SET_FEATURES for what requests write, and the flag of SET_VRING_ADDR for each
+//! used ring. Rings keep running meanwhile. A bit is set after the page was written; all of a
+//! ring's bits are set when GET_VRING_BASE is answered. While there is no log, nothing is recorded,
+//! and it costs nothing. The order is in [`DirtyLog`](crate::memory::DirtyLog) and
 //! [`virtqueue`](crate::virtqueue).
 //!
 //! The in-flight region is empty once the rings have been stopped, because GET_VRING_BASE waits for

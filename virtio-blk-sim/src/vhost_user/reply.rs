@@ -27,10 +27,10 @@ pub enum Reply {
     Config(ConfigData),
     /// The region for requests in flight, or size 0 and no descriptor if there is none.
     Inflight(Inflight, Option<OwnedFd>),
-    /// The log of dirty pages is in use, and the former one is not any more; or [`LogArea::NONE`] if
-    /// it was refused. The specification does not say what the reply contains. libvhost-user sends a
-    /// number and the vhost crate this structure. QEMU accepts any body, but the vhost crate's
-    /// frontend waits for as many bytes, and takes an empty area for an error.
+    /// The log of dirty pages is in use, and the former one is not any more; or [`LogArea::NONE`]
+    /// if it was refused. The specification does not say what the reply contains. libvhost-user
+    /// sends a number and the vhost crate this structure. QEMU accepts any body, but the vhost
+    /// crate's frontend waits for as many bytes, and takes an empty area for an error.
     LogBase(LogArea),
     /// Success or failure.
     Ack(Ack),

@@ -47,8 +47,8 @@ pub enum Request {
     /// Set the log of dirty pages. Needs [`ProtocolFeatures::LOG_SHMFD`]. Answered with
     /// [`Reply::LogBase`](super::Reply::LogBase).
     SetLogBase(LogArea, OwnedFd),
-    /// Set an eventfd for "the log has been modified". A backend need not signal it. Not checked: it
-    /// can be any descriptor that the frontend sent.
+    /// Set an eventfd for "the log has been modified". A backend need not signal it. Not checked:
+    /// it can be any descriptor that the frontend sent.
     SetLogFd(OwnedFd),
     /// Set the size of a vring in entries.
     SetVringNum(VringState),

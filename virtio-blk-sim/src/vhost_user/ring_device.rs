@@ -44,8 +44,8 @@ pub trait RingDevice: Send + Sync + 'static {
     fn offered(&self) -> u64;
 
     /// Those of the server's protocol features that the device can serve. By default all of them.
-    /// With LOG_SHMFD the server also offers [`F_LOG_ALL`](super::F_LOG_ALL), and the device's rings
-    /// must record what they write: [`RingOrder::queue`] when they start, and
+    /// With LOG_SHMFD the server also offers [`F_LOG_ALL`](super::F_LOG_ALL), and the device's
+    /// rings must record what they write: [`RingOrder::queue`] when they start, and
     /// [`RunningRing::set_dirty_log`].
     fn offered_protocol(&self) -> ProtocolFeatures {
         ProtocolFeatures::from_bits(u64::MAX)
@@ -179,8 +179,8 @@ pub trait RunningRing {
     /// Sets another call eventfd, and signals it: nobody may have seen the signals on the old one.
     fn set_interrupt(&self, interrupt: Interrupt);
 
-    /// Records the guest pages that the ring writes from now on, or with `None` does not record them
-    /// any more. When this returns, no page is recorded in the former log.
+    /// Records the guest pages that the ring writes from now on, or with `None` does not record
+    /// them any more. When this returns, no page is recorded in the former log.
     fn set_dirty_log(&self, pages: Option<DirtyPages>);
 
     /// The counters.

@@ -279,7 +279,8 @@ impl<D: RingDevice> Session<D> {
                 self.set_log(&area, fd)?;
                 return Ok(Some(Reply::LogBase(area)));
             }
-            // It may be used "to inform the front-end that the log has been modified", and need not.
+            // It may be used "to inform the front-end that the log has been modified", and need
+            // not.
             Request::SetLogFd(_) => {}
             Request::SetVringNum(VringState { index, num }) => {
                 let largest = self.served.device.max_queue_size();

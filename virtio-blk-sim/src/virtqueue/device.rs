@@ -405,8 +405,8 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
     /// does that for all pushes together. On a broken queue this only removes the head from the set
     /// in flight.
     ///
-    /// If the queue has a dirty log, use [`DeviceQueue::push_chain`], which marks the buffers of the
-    /// chain: this method does not know them, and marks only the used ring.
+    /// If the queue has a dirty log, use [`DeviceQueue::push_chain`], which marks the buffers of
+    /// the chain: this method does not know them, and marks only the used ring.
     ///
     /// # Errors
     /// [`QueueError::NotInFlight`] if the head is not in flight, which is a bug in the caller.
@@ -616,8 +616,8 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
 
     /// Returns why pages are missing in the dirty log, if any are:
     /// [`QueueError::BeyondDirtyLog`], or [`QueueError::MemoryLost`] if the log itself is gone
-    /// ([`DirtyLog::is_lost`](crate::memory::DirtyLog::is_lost)). The queue goes on; its user should
-    /// break it ([`DeviceQueue::mark_broken`]).
+    /// ([`DirtyLog::is_lost`](crate::memory::DirtyLog::is_lost)). The queue goes on; its user
+    /// should break it ([`DeviceQueue::mark_broken`]).
     pub fn dirty_log_failure(&self) -> Option<QueueError> {
         self.marker.as_ref()?.failure()
     }

@@ -92,8 +92,8 @@
 //! # Live migration
 //!
 //! [`DeviceQueue::set_dirty_log`] makes a queue record the guest pages that it writes in a
-//! [`DirtyLog`](crate::memory::DirtyLog). Each page is marked after it was written. The buffers of a
-//! chain are marked before used.idx shows the chain, and the used ring before the interrupt. All
+//! [`DirtyLog`](crate::memory::DirtyLog). Each page is marked after it was written. The buffers of
+//! a chain are marked before used.idx shows the chain, and the used ring before the interrupt. All
 //! marks of a queue are made once it is drained: nothing is written later.
 
 mod chain;

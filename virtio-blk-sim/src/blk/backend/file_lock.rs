@@ -26,9 +26,9 @@
 //! inactive when the guest has stopped there (`bdrv_inactivate`). Here, the lock is taken when the
 //! first ring starts and given back when the last one is stopped
 //! ([`FileImage::locked_while_used`]): the frontend stops the rings of a guest that has stopped,
-//! before it sends the rest of its state, and starts them when the guest continues. The content goes
-//! through the page cache of the host, so both processes must be on one host, or on a file system
-//! that keeps the caches of its hosts coherent.
+//! before it sends the rest of its state, and starts them when the guest continues. The content
+//! goes through the page cache of the host, so both processes must be on one host, or on a file
+//! system that keeps the caches of its hosts coherent.
 #![expect(unsafe_code, reason = "fcntl(2) with F_OFD_SETLK and F_OFD_GETLK")]
 
 use std::fs::File;
@@ -90,7 +90,7 @@ impl FileImage {
         try_lock(self.file(), !self.is_read_only())
     }
 
-    /// Gives the lock back. Nothing happens if the image is not locked.
+    /// Ends the lock. Nothing happens if the image is not locked.
     pub fn unlock(&self) {
         unlock(self.file());
     }

@@ -81,7 +81,8 @@ fn a_log_starts_at_a_multiple_of_eight() {
     }
 }
 
-/// Two threads set the bits of one word at the same time, round after round, and the bits are taken.
+/// Two threads set the bits of one word at the same time, round after round, and the bits are
+/// taken.
 #[test]
 fn no_mark_is_lost_between_threads() {
     const ROUNDS: u64 = 100_000;

@@ -7,8 +7,8 @@ use crate::memory::{DirtyLog, LogOwner};
 use crate::virtqueue::DirtyPages;
 
 const PAGE: u64 = 4096;
-/// The used ring has three pages: used.idx is in the first, entry 600 in the second, and the request
-/// for kicks in the third.
+/// The used ring has three pages: used.idx is in the first, entry 600 in the second, and the
+/// request for kicks in the third.
 const SIZE: u16 = 1024;
 const USED: u64 = 16 * PAGE;
 const START: u16 = 600;

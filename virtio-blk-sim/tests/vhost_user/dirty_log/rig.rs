@@ -21,7 +21,8 @@ use crate::vring::{USER_BASE, Vring, hang_up, share_ram};
 
 pub(super) const PAGE: u64 = 4096;
 
-/// The queues' rings. Each part has pages of its own, so that each bit tells which part was written.
+/// The queues' rings. Each part has pages of its own, so that each bit tells which part was
+/// written.
 const RINGS: u64 = 0;
 const PER_QUEUE: u64 = 8 * PAGE;
 /// Where the guest writes the headers of requests, one page for each queue.

@@ -83,7 +83,8 @@ impl Peer {
         }
     }
 
-    /// A request of the log of dirty pages. Each page of guest memory has its bit in the first byte.
+    /// A request of the log of dirty pages. Each page of guest memory has its bit in the first
+    /// byte.
     fn log_request(&self, number: u8, kind: u8) -> Request {
         let fd = || self.fd(&Fd::Memory(number));
         let area = |mmap_size, mmap_offset| LogArea { mmap_size, mmap_offset };
