@@ -6,7 +6,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::aligned_buffer::AlignedBuffer;
 use super::file_sync::Syncs;
@@ -37,6 +37,8 @@ pub struct FileImage {
     read_only: bool,
     direct: Option<DirectAlignment>,
     is_locked_while_used: bool,
+    /// The image is locked. The queues of a disk, on several threads, share the lock.
+    pub(super) is_locked: Mutex<bool>,
     syncs: Arc<Syncs>,
 }
 
@@ -75,6 +77,7 @@ impl FileImage {
             read_only,
             direct,
             is_locked_while_used: false,
+            is_locked: Mutex::new(false),
             syncs: Arc::default(),
         })
     }
@@ -155,6 +158,7 @@ impl FileImage {
             read_only: false,
             direct,
             is_locked_while_used: false,
+            is_locked: Mutex::new(false),
             syncs: Arc::default(),
         }
     }

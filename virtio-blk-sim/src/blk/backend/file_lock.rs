@@ -34,6 +34,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use super::file_image::FileImage;
@@ -82,17 +83,27 @@ impl FileImage {
 }
 
 impl FileImage {
-    /// Locks the image like [`lock`](Self::lock), but does not wait. Locking it again is allowed.
+    /// Locks the image like [`lock`](Self::lock), but does not wait. An image that is locked stays
+    /// so, whoever else tries to lock it.
     ///
     /// # Errors
     /// [`LockError`]; then the image is not locked.
     pub fn try_lock(&self) -> Result<(), LockError> {
-        try_lock(self.file(), !self.is_read_only())
+        let mut is_locked = self.is_locked.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*is_locked {
+            // For an image that is locked, this would find the attempts of others, and unlock it.
+            try_lock(self.file(), !self.is_read_only())?;
+            *is_locked = true;
+        }
+        Ok(())
     }
 
     /// Ends the lock. Nothing happens if the image is not locked.
     pub fn unlock(&self) {
-        unlock(self.file());
+        let mut is_locked = self.is_locked.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::take(&mut *is_locked) {
+            unlock(self.file());
+        }
     }
 
     /// Checks whether the image can be locked at all, now or later.
