@@ -175,3 +175,35 @@ fn memory_is_copied_while_requests_are_in_flight() {
         }
     }
 }
+
+/// A ring that was stopped and started again would count from zero.
+#[test]
+fn switching_the_log_under_load_loses_no_request_and_stops_no_ring() {
+    let _watchdog = Watchdog::new("switching_the_log_under_load_loses_no_request_and_stops_no_ring");
+    let image = image();
+    for threads in [0, 2] {
+        let backend = Setup::file(&image);
+        let server = TestServer::new(Setup { backend, threads, queues: QUEUES, ..Setup::default() });
+        let mut vmm = Vmm::new(server.socket(), QUEUES, true);
+        let mut guests: Vec<_> = (0..QUEUES).map(|queue| vmm.start(queue)).collect();
+        let stop = AtomicBool::new(false);
+        let requests: u32 = std::thread::scope(|scope| {
+            let load = |(guest, queue)| {
+                let stop = &stop;
+                scope.spawn(move || load(guest, queue, stop, 8))
+            };
+            let running: Vec<_> = guests.iter_mut().zip(0..).map(load).collect();
+            for round in 0..150 {
+                if round % 3 == 0 {
+                    Log::new(ALL).share(&mut vmm.frontend).unwrap();
+                }
+                vmm.switch(round % 2 == 0);
+            }
+            stop.store(true, Ordering::Release);
+            running.into_iter().map(|load| load.join().unwrap()).sum()
+        });
+        assert_eq!(server.answered(), u64::from(requests), "the counters of the rings");
+        let bases = [0, 1].map(|queue| vmm.frontend.get_vring_base(queue).unwrap());
+        assert_eq!(bases.iter().sum::<u32>(), requests);
+    }
+}
