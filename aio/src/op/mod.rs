@@ -82,14 +82,15 @@ mod status;
 mod storage;
 mod vectored;
 mod wait;
+mod waiting;
 
 pub use self::address::SocketAddress;
 pub use self::buffer::{Part, RegisteredBuffer, StableBuffer, StableBufferMut};
 use self::entry::Entry;
-pub(crate) use self::entry::{RingId, Sealed};
+pub(crate) use self::entry::{Again, Next, RingId, Sealed};
 pub use self::file::RingFile;
 pub(crate) use self::file::Target;
-pub(crate) use self::group::Withdrawal;
+pub(crate) use self::group::GroupHome;
 pub use self::group::{BufferGroup, LentBuffer};
 pub use self::message::{Received, RecvMessage, SendMessage};
 pub use self::multishot::{AcceptMultishot, MultishotOperation, RecvMultishot, Shot};

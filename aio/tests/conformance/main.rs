@@ -557,9 +557,14 @@ suite! { $ on_a_ring
     }
     multishot_operations {
         a_listener_accepts_again_and_again,
-        a_full_completion_queue_ends_no_listener_for_good,
+        a_full_completion_queue_ends_no_listener,
+        a_full_completion_queue_ends_no_stream,
+        an_item_of_an_interrupted_operation_may_cancel_it,
         a_stream_is_received_in_pieces,
         without_buffers_the_data_waits,
+        many_connections_share_four_buffers,
+        a_receive_that_waits_for_a_buffer_can_be_cancelled,
+        an_operation_that_waits_for_a_buffer_ends_with_its_context,
         a_group_belongs_to_its_context,
         groups_come_and_go,
         lent_buffers_outlive_their_context,
