@@ -186,6 +186,7 @@ suite! { $ everywhere
         a_panic_in_attach_sends_it_back,
         a_stream_moves_between_two_threads,
         rings_of_two_threads_survive_moves_between_two_others,
+        rings_survive_moves_of_a_device_with_a_task,
         a_stay_may_outlive_the_context,
     }
     notifiers {
@@ -477,6 +478,7 @@ suite! { $ by_itself
         a_doorbell_is_awaited,
         no_ring_is_lost_between_awaits,
         a_doorbell_rung_by_a_thread_is_heard_each_time,
+        a_dropped_doorbell_leaves_its_ring_to_the_next_handler,
         a_descriptor_is_awaited,
         both_directions_of_a_stream_are_awaited_at_once,
         a_descriptor_that_nobody_awaits_is_silent,
@@ -563,6 +565,7 @@ suite! { $ on_a_ring
         a_stream_is_received_in_pieces,
         without_buffers_the_data_waits,
         many_connections_share_four_buffers,
+        a_connection_that_found_no_buffer_keeps_its_turn,
         a_receive_that_waits_for_a_buffer_can_be_cancelled,
         an_operation_that_waits_for_a_buffer_ends_with_its_context,
         a_group_belongs_to_its_context,

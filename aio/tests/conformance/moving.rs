@@ -3,7 +3,7 @@
 use crate::setup::Setup;
 use crate::support::{look, turn_until};
 use aio::{AioContext, EventNotifier, Handle, Home, Hosted, Interest, Movable, MovableFd, MovableNotifier};
-use aio::{NotifierRegistration, Stay};
+use aio::{JoinHandle, NotifierRegistration, Stay};
 use std::cell::RefCell;
 use std::io::{self, ErrorKind, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -447,6 +447,56 @@ pub(crate) fn rings_of_two_threads_survive_moves_between_two_others(setup: &Setu
     over.store(true, Ordering::Relaxed);
     ringers.into_iter().for_each(|ringer| ringer.join().unwrap());
     assert!(seen.load(Ordering::SeqCst) > 0);
+}
+
+/// A device whose doorbell is awaited by a task: see the documentation of [`Movable`].
+struct Tasked {
+    kick: EventNotifier,
+    rung: Arc<AtomicU64>,
+    seen: Arc<AtomicU64>,
+}
+
+impl Movable for Tasked {
+    type Attached = JoinHandle<()>;
+
+    fn attach(&self, context: &AioContext, home: &Home<Self>) -> io::Result<JoinHandle<()>> {
+        let (mut doorbell, home) = (context.doorbell(&self.kick)?, home.clone());
+        Ok(context.spawn(async move {
+            loop {
+                doorbell.rung().await;
+                let Some(device) = home.stay() else { break };
+                device.seen.store(device.rung.load(Ordering::SeqCst), Ordering::SeqCst);
+            }
+        }))
+    }
+
+    fn detach(&self, _: &AioContext, task: JoinHandle<()>) {
+        task.abort();
+    }
+}
+
+pub(crate) fn rings_survive_moves_of_a_device_with_a_task(setup: &Setup) {
+    const MOVES: u64 = 300;
+    let threads = [setup.io_thread(), setup.io_thread()];
+    let (kick, rung, seen) = (setup.notifier(), Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+    let device = Hosted::new(Tasked { kick: kick.clone(), rung: Arc::clone(&rung), seen: Arc::clone(&seen) });
+    let (done, arrived) = mpsc::channel();
+    for n in 0..MOVES {
+        let done = done.clone();
+        device.move_then(threads[n as usize % 2].handle(), move |result| done.send(result).unwrap());
+        for _ in 0..n % 7 {
+            rung.fetch_add(1, Ordering::SeqCst);
+            kick.notify().unwrap();
+            (0..n * 31 % 200).for_each(|_| std::hint::spin_loop());
+        }
+        arrived.recv().unwrap().unwrap();
+        // A ring that is lost is never seen, and the hang guard reports it.
+        while seen.load(Ordering::SeqCst) < rung.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+    }
+    let tasks = threads.map(|thread| thread.run(|context| context.dump().tasks().count()).unwrap());
+    assert!(tasks.iter().sum::<usize>() <= 2, "tasks that have ended stay behind: {tasks:?}");
 }
 
 pub(crate) fn a_stay_may_outlive_the_context(setup: &Setup) {

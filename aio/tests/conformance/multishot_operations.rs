@@ -316,6 +316,45 @@ pub(crate) fn many_connections_share_four_buffers(setup: &Setup) {
     assert_eq!((after - before, group.exhausted() - exhausted), (8, 0));
 }
 
+/// Those that take as many buffers as there are must not always come just before the others.
+pub(crate) fn a_connection_that_found_no_buffer_keeps_its_turn(setup: &Setup) {
+    const ALL: usize = 16;
+    if no_multishot_recv() {
+        return;
+    }
+    let ctx = setup.context();
+    let group = ctx.buffer_group(4, 8).unwrap();
+    let kept: Rc<RefCell<Vec<LentBuffer>>> = Rc::default();
+    let served: Rc<Vec<Cell<usize>>> = Rc::new((0..ALL).map(|_| Cell::new(0)).collect());
+    let is_hog = |index: usize| index.is_multiple_of(4);
+    let mut peers = Vec::new();
+    for index in 0..ALL {
+        let (mut here, there) = UnixStream::pair().unwrap();
+        here.write_all(&vec![1; if is_hog(index) { 16_000 } else { 8 }]).unwrap();
+        peers.push(here);
+        let (kept, served) = (Rc::clone(&kept), Rc::clone(&served));
+        start_piecewise(&ctx, RecvMultishot::new(Rc::new(there), &group, 0), move |buffer| {
+            served[index].set(served[index].get() + 1);
+            kept.borrow_mut().push(buffer);
+        });
+    }
+    let mut turns = 0;
+    while (0..ALL).any(|index| served[index].get() == 0) {
+        assert!(turns < 10 * ALL, "{served:?}");
+        turns += 1;
+        // All buffers return at once.
+        kept.borrow_mut().clear();
+        ctx.poll(false).unwrap();
+    }
+    // The hogs have the buffers for themselves now, in turn.
+    while served[0].get() < 200 {
+        kept.borrow_mut().clear();
+        ctx.poll(false).unwrap();
+    }
+    let hogs: Vec<_> = (0..ALL).filter(|index| is_hog(*index)).map(|index| served[index].get()).collect();
+    assert!(hogs.iter().all(|pieces| (150..=250).contains(pieces)), "{hogs:?}");
+}
+
 fn start_piecewise(
     ctx: &AioContext,
     operation: RecvMultishot<Rc<UnixStream>>,
