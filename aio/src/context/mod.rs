@@ -10,6 +10,7 @@
 //! | `observer.rs` | who watches the callbacks of a turn |
 //! | `outer.rs` | a turn in three parts, for an outer loop that sleeps in the context's place |
 //! | `shared.rs` | the part that other threads may touch |
+//! | `ending.rs` | who is told that the context is about to be dropped |
 //! | `panics.rs` | how a panic of user code is kept from skipping what follows it |
 //!
 //! On top of `turn.rs`, one file for each thing that a context offers:
@@ -38,6 +39,7 @@ mod builder;
 mod chain;
 mod descriptor;
 mod dispatch;
+mod ending;
 mod handle;
 mod observe;
 mod observer;
@@ -63,6 +65,7 @@ pub use self::builder::Builder;
 #[cfg(feature = "raw-sqe")]
 pub use self::chain::Link;
 pub use self::descriptor::{BusyPolled, HandlerId, NotifierRegistration, Registration};
+pub(crate) use self::ending::Ending;
 pub use self::handle::Handle;
 pub use self::observer::SlowCallback;
 pub use self::operation::OperationId;

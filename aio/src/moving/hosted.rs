@@ -19,8 +19,10 @@ use std::sync::Arc;
 /// loop, and not while a [`Stay`](crate::Stay) exists, such as an operation in flight may hold.
 ///
 /// It is never lost. If the other loop refuses it (for example with EMFILE) or ends, it goes back
-/// to the loop that it came from. If it cannot be there either, or its loop ends, it is on no loop:
-/// [`take`](Self::take) returns it, and [`move_to`](Self::move_to) gives it another one.
+/// to the loop that it came from. If it cannot be there either, or its loop ends, it is
+/// [detached](Movable::detach) and on no loop: [`take`](Self::take) returns it, and
+/// [`move_to`](Self::move_to) gives it another one. The owner is not told when a loop ends:
+/// [`IoThread::on_exit`](crate::IoThread::on_exit) reports that, and after it `take` has the device.
 ///
 /// Any thread. Dropping this takes the device off its loop in the next turn and drops it there. In
 /// a forked child it is inert.

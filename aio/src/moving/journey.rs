@@ -2,7 +2,7 @@
 
 use super::movable::{Home, Movable, Residence, Stay};
 use super::place::{Done, Order, Place, Then, no_loop, replaced};
-use crate::context::{AioContext, BottomHalf, Handle};
+use crate::context::{AioContext, BottomHalf, Ending, Handle};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
@@ -12,10 +12,11 @@ use std::sync::Arc;
 struct Tenant<D: Movable> {
     residence: Option<Rc<Residence<D>>>,
     _agent: BottomHalf,
+    _ending: Ending,
 }
 
 impl<D: Movable> Drop for Tenant<D> {
-    /// The context is dropped, and the device has not left it.
+    /// The context was dropped, and the device has not left it.
     fn drop(&mut self) {
         if let Some(residence) = self.residence.take() {
             let stay = Stay::new(residence);
@@ -67,6 +68,18 @@ fn look_at_orders<D: Movable>(slot: &Slot<D>, context: &AioContext) {
     let order = place.next_order();
     let from = was_attached.get().then(|| context.handle());
     follow(place, device, order, from);
+}
+
+/// The context is about to be dropped. The device is detached while everything works, and leaves
+/// with its [`Tenant`].
+fn detach_at_end<D: Movable>(slot: &Slot<D>, context: &AioContext) {
+    let residence = slot.borrow().as_ref().and_then(|tenant| tenant.residence.clone());
+    let Some(residence) = residence else { return };
+    let stay = Stay::new(residence);
+    let attached = stay.residence().attached.take();
+    if let Some(attached) = attached {
+        stay.detach(context, attached);
+    }
 }
 
 /// A device whose loop was dropped.
@@ -213,7 +226,17 @@ fn arrive<D: Movable>(
         homeless,
     });
     let home = Home(Rc::downgrade(&residence));
-    slot.replace(Some(Tenant { residence: Some(Rc::clone(&residence)), _agent: agent }));
+    let ending = context.at_end({
+        // The tenant in the slot owns this.
+        let slot = Rc::downgrade(&slot);
+        move |context| {
+            if let Some(slot) = slot.upgrade() {
+                detach_at_end(&slot, context);
+            }
+        }
+    });
+    let tenant = Tenant { residence: Some(Rc::clone(&residence)), _agent: agent, _ending: ending };
+    slot.replace(Some(tenant));
     let mut refusal = Refusal { stay: Some(Stay::new(residence)), back: Some((from, done)) };
     let stay = refusal.stay.as_ref()?;
     match stay.attach(context, &home) {

@@ -133,6 +133,11 @@ pub trait Movable: Send + Sized + 'static {
 
     /// Takes the device off its loop: drops `attached`. Keep here what has to be known on the next
     /// loop, such as the [deadline](crate::Timer::deadline_ns) of a timer.
+    ///
+    /// Also called if the loop ends with the device on it, because the context is dropped or a panic
+    /// unwinds out of it: in the home thread, before anything of the context is taken down, and
+    /// also while a [`Stay`] exists. What is begun here is cancelled then. Not called in a forked
+    /// child, and not if the home thread is killed.
     fn detach(&self, context: &AioContext, attached: Self::Attached) {
         let _ = context;
         drop(attached);

@@ -179,6 +179,8 @@ suite! { $ everywhere
         a_refusal_at_the_first_loop_leaves_it_with_its_owner,
         a_dropped_target_is_an_error_and_it_stays,
         it_survives_its_loop,
+        it_is_detached_when_its_loop_ends,
+        a_panic_in_detach_at_the_end_of_a_loop_loses_nothing,
         the_last_move_wins,
         release_gives_it_back,
         dropping_the_owner_takes_it_off_its_loop,

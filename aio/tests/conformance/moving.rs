@@ -3,8 +3,8 @@
 use crate::setup::Setup;
 use crate::support::{look, turn_until};
 use aio::{AioContext, EventNotifier, Handle, Home, Hosted, Interest, Movable, MovableFd, MovableNotifier};
-use aio::{JoinHandle, NotifierRegistration, Stay};
-use std::cell::RefCell;
+use aio::{JoinHandle, NotifierRegistration, Stay, Timer};
+use std::cell::{Cell, RefCell};
 use std::io::{self, ErrorKind, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -284,6 +284,87 @@ pub(crate) fn it_survives_its_loop(setup: &Setup) {
     drop(device);
     two.start_move(&two.b);
     assert_eq!(two.ended(), [Some(ErrorKind::Interrupted)], "there is nothing to move");
+}
+
+/// Takes the deadline of its timer along, and rings what it has begun.
+struct Timed {
+    deadline_ns: Option<u64>,
+    kept: Cell<Option<u64>>,
+    detached: Cell<u32>,
+}
+
+impl Movable for Timed {
+    type Attached = Timer;
+
+    fn attach(&self, context: &AioContext, home: &Home<Self>) -> io::Result<Timer> {
+        let timer = context.timer(home.callback(|_, _| ()));
+        self.deadline_ns.into_iter().for_each(|at| timer.arm_at(at));
+        Ok(timer)
+    }
+
+    fn detach(&self, context: &AioContext, timer: Timer) {
+        self.detached.set(self.detached.get() + 1);
+        self.kept.set(timer.deadline_ns());
+        // Everything works still; this is dropped with the context.
+        let _ = context.spawn(std::future::pending::<()>());
+        context.defer(|_| unreachable!("the loop does not turn any more"));
+    }
+}
+
+pub(crate) fn it_is_detached_when_its_loop_ends(setup: &Setup) {
+    const LATER: Option<u64> = Some(u64::MAX / 2);
+    let new =
+        || Arc::new(Hosted::new(Timed { deadline_ns: LATER, kept: Cell::new(None), detached: Cell::new(0) }));
+    let is_kept = |device: &Hosted<Timed>| {
+        let device = device.take().expect("it is on no loop");
+        assert_eq!((device.kept.get(), device.detached.get()), (LATER, 1));
+    };
+    let (ctx, device) = (setup.context(), new());
+    device.attach(&ctx).unwrap();
+    drop(ctx);
+    is_kept(&device);
+
+    for panics in [false, true] {
+        let (thread, device) = (setup.io_thread(), new());
+        let (done, arrived) = mpsc::channel();
+        device.move_then(thread.handle(), move |result| done.send(result).unwrap());
+        arrived.recv().unwrap().unwrap();
+        let (told, ended) = mpsc::channel();
+        let owner = Arc::clone(&device);
+        thread.on_exit(move || told.send(owner.take()).unwrap());
+        if panics {
+            thread.handle().schedule(|_| panic!("on purpose, in an IoThread"));
+        } else {
+            thread.handle().stop();
+        }
+        let device = ended.recv().unwrap().expect("the owner gets it in on_exit");
+        assert_eq!((device.kept.get(), device.detached.get()), (LATER, 1));
+        let _ = catch_unwind(AssertUnwindSafe(|| thread.stop()));
+    }
+
+    // Held, and on its way out.
+    let two = Two::new(setup);
+    let held = stay().unwrap();
+    two.start_move(&two.b);
+    let Two { a, b, device, plan, .. } = two;
+    drop(a);
+    assert_eq!((Plan::get(&plan.detached), Plan::get(&plan.attached)), (1, 1));
+    drop(held);
+    look(&b);
+    assert_eq!((Plan::get(&plan.detached), Plan::get(&plan.attached)), (1, 2));
+    drop(device);
+}
+
+pub(crate) fn a_panic_in_detach_at_the_end_of_a_loop_loses_nothing(setup: &Setup) {
+    let mut two = Two::new(setup);
+    two.plan.panic_in_detach.store(true, Ordering::SeqCst);
+    two.kick.notify().unwrap();
+    let a = std::mem::replace(&mut two.a, setup.context());
+    assert!(catch_unwind(AssertUnwindSafe(|| drop(a))).is_err());
+    two.start_move(&two.b);
+    two.turn_both();
+    assert_eq!((two.ended(), Plan::get(&two.plan.calls)), (vec![None], 1));
+    two.rings_on(&two.b);
 }
 
 pub(crate) fn the_last_move_wins(setup: &Setup) {
