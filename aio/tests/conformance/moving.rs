@@ -283,7 +283,7 @@ pub(crate) fn it_survives_its_loop(setup: &Setup) {
     assert_eq!(Plan::get(&two.plan.drops), 0);
     drop(device);
     two.start_move(&two.b);
-    assert_eq!(two.ended(), [Some(ErrorKind::Interrupted)], "there is nothing to move");
+    assert_eq!(two.ended(), [Some(ErrorKind::NotFound)], "there is nothing to move");
 }
 
 /// Takes the deadline of its timer along, and rings what it has begun.
@@ -383,6 +383,110 @@ pub(crate) fn the_last_move_wins(setup: &Setup) {
     two.turn_both();
     assert_eq!(two.ended(), [Some(ErrorKind::Interrupted), None]);
     two.rings_on(&two.b);
+}
+
+pub(crate) fn it_is_called_back_from_its_way_to_a_loop_that_does_not_turn(setup: &Setup) {
+    let stuck = setup.context();
+    let on_its_way = || {
+        let two = Two::new(setup);
+        two.start_move(&stuck);
+        look(&two.a);
+        assert!(two.ended().is_empty() && !two.is_on(&two.a) && !two.is_on(&stuck));
+        two
+    };
+    // To another loop, and to the one that it came from.
+    let two = on_its_way();
+    for to in [&two.b, &two.a] {
+        two.start_move(to);
+        assert_eq!(two.ended(), [Some(ErrorKind::Interrupted)], "at once");
+        turn_until(to, || two.is_on(to));
+        assert_eq!(two.ended(), [None]);
+        two.rings_on(to);
+        two.start_move(&stuck);
+        look(to);
+    }
+    // A loop that refuses it sends it to the loop that it came from before.
+    two.plan.refuse.store(true, Ordering::SeqCst);
+    two.start_move(&two.b);
+    two.turn_both();
+    let [Some(ErrorKind::Interrupted), Some(_)] = two.ended()[..] else { panic!("it was refused") };
+    two.rings_on(&two.a);
+
+    let mut two = on_its_way();
+    let (back, released) = mpsc::channel();
+    two.device.take().unwrap().release(move |device| back.send(device).unwrap());
+    drop(released.try_recv().expect("at once"));
+    assert_eq!((two.ended(), Plan::get(&two.plan.drops)), (vec![Some(ErrorKind::Interrupted)], 1));
+
+    let mut two = on_its_way();
+    two.device = None;
+    assert_eq!((two.ended(), Plan::get(&two.plan.drops)), (vec![Some(ErrorKind::Interrupted)], 1));
+
+    // What the loop had been sent means nothing any more, but for the last one.
+    let two = on_its_way();
+    two.start_move(&stuck);
+    assert_eq!(two.ended(), [Some(ErrorKind::Interrupted)]);
+    turn_until(&stuck, || two.is_on(&stuck));
+    assert_eq!((two.ended(), Plan::get(&two.plan.attached)), (vec![None], 2));
+    two.rings_on(&stuck);
+}
+
+pub(crate) fn each_call_says_why_it_fails_in_each_state(setup: &Setup) {
+    use ErrorKind::{AlreadyExists, NotFound};
+    type Enter = fn(&Two);
+    const ON_ITS_WAY: &str = "on its way";
+    // How to get there, and why `attach` fails.
+    type Why = Option<(ErrorKind, &'static str)>;
+    let states: [(&str, Enter, Why); 3] = [
+        ("on the same loop", |_| {}, Some((AlreadyExists, "on a loop already"))),
+        (
+            "on another loop",
+            |two| {
+                two.start_move(&two.b);
+                two.turn_both();
+            },
+            Some((AlreadyExists, "on a loop already")),
+        ),
+        (
+            ON_ITS_WAY,
+            |two| {
+                two.start_move(&two.b);
+                look(&two.a);
+            },
+            Some((AlreadyExists, "on its way")),
+        ),
+    ];
+    let check = |what: &str, call: &str, result: io::Result<()>, why: Why| match (result, why) {
+        (Ok(()), None) => {}
+        (Err(error), Some((kind, text))) => {
+            assert!(error.kind() == kind && error.to_string().contains(text), "{what}, {call}: {error}");
+        }
+        (result, why) => panic!("{what}, {call}: {result:?} instead of {why:?}"),
+    };
+    for (what, enter, attach) in states {
+        let two = Two::new(setup);
+        enter(&two);
+        two.results.1.try_iter().for_each(drop);
+        check(what, "attach", two.device().attach(&two.a), attach);
+        assert!(two.device().take().is_none(), "{what}, take");
+        two.start_move(&two.b);
+        two.turn_both();
+        if what == ON_ITS_WAY {
+            assert_eq!(two.results.1.try_recv().unwrap().unwrap_err().kind(), ErrorKind::Interrupted);
+        }
+        check(what, "move", two.results.1.try_recv().expect("an outcome"), None);
+    }
+    // On no loop: taken, or not.
+    let (ctx, plan) = (setup.context(), Arc::<Plan>::default());
+    let device = Hosted::new(Device { kick: setup.notifier(), plan });
+    assert!(device.take().is_some());
+    assert!(device.take().is_none());
+    let gone = Some((NotFound, "was taken"));
+    check("taken", "attach", device.attach(&ctx), gone);
+    let (done, outcome) = mpsc::channel();
+    device.move_then(&ctx.handle(), move |result| done.send(result).unwrap());
+    check("taken", "move", outcome.try_recv().expect("at once"), gone);
+    device.release(|_| unreachable!("it was taken"));
 }
 
 pub(crate) fn release_gives_it_back(setup: &Setup) {
