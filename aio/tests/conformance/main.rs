@@ -559,6 +559,7 @@ suite! { $ on_a_ring
         bytes_of_a_stream_are_received_as_they_come,
         descriptors_are_passed,
         what_does_not_fit_is_reported,
+        an_empty_message_with_descriptors_is_refused_on_a_stream,
         a_dropped_context_closes_what_the_kernel_has_opened,
     }
     multishot_operations {
