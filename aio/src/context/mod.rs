@@ -10,7 +10,7 @@
 //! | `observer.rs` | who watches the callbacks of a turn |
 //! | `outer.rs` | a turn in three parts, for an outer loop that sleeps in the context's place |
 //! | `shared.rs` | the part that other threads may touch |
-//! | `ending.rs` | who is told that the context is about to be dropped |
+//! | `ending.rs`, `at_end.rs` | who is told that the context is about to be dropped |
 //! | `panics.rs` | how a panic of user code is kept from skipping what follows it |
 //!
 //! On top of `turn.rs`, one file for each thing that a context offers:
@@ -31,6 +31,7 @@
 //! | `task.rs`, `perform.rs` | what tasks hold of a context, and of an operation of theirs |
 
 mod action;
+mod at_end;
 mod blocking;
 mod bottom_half;
 mod bounded;
@@ -58,6 +59,7 @@ mod task;
 mod timer;
 mod turn;
 
+pub(crate) use self::at_end::Ending;
 pub use self::blocking::{Blocking, BlockingError};
 pub use self::bottom_half::{BottomHalf, BottomHalfHandle};
 pub use self::bounded::{BoundedRegistration, WritableRegistration};
@@ -65,7 +67,6 @@ pub use self::builder::Builder;
 #[cfg(feature = "raw-sqe")]
 pub use self::chain::Link;
 pub use self::descriptor::{BusyPolled, HandlerId, NotifierRegistration, Registration};
-pub(crate) use self::ending::Ending;
 pub use self::handle::Handle;
 pub use self::observer::SlowCallback;
 pub use self::operation::OperationId;

@@ -76,6 +76,7 @@ mod multishot;
 mod path;
 mod place;
 mod read_write;
+mod seat;
 mod socket;
 mod splice;
 mod status;

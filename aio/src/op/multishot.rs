@@ -5,7 +5,7 @@ use super::entry::{Again, Entry, Next, RingId, Sealed};
 use super::file::{RingFile, on};
 use super::group::{BufferGroup, LentBuffer};
 use super::path::new_descriptor;
-use super::waiting::Seat;
+use super::seat::Seat;
 use io_uring::{cqueue, opcode, squeue, types};
 use std::io;
 use std::os::fd::OwnedFd;

@@ -7,7 +7,6 @@
 //! buffer goes to the end. So each of them is served in its turn.
 
 use super::entry::Again;
-use super::group::{BufferGroup, LentBuffer};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
@@ -34,57 +33,20 @@ impl Waiting {
     pub(super) fn next(&self) -> Option<Again> {
         self.queue.borrow_mut().pop_first().map(|(_, again)| again)
     }
-}
 
-/// The place of one operation at its group, in the queue or not.
-#[derive(Debug)]
-pub(super) struct Seat {
-    group: BufferGroup,
-    /// Drawn when the operation finds no buffer, and kept until it gets one.
-    ticket: Cell<Option<u64>>,
-}
-
-impl Seat {
-    pub(super) fn new(group: &BufferGroup) -> Self {
-        Self { group: group.clone(), ticket: Cell::new(None) }
-    }
-
-    pub(super) fn group(&self) -> &BufferGroup {
-        &self.group
-    }
-
-    /// The buffer that a completion of the operation names.
-    pub(super) fn lend(&self, id: u16, len: u32) -> LentBuffer {
-        self.ticket.set(None);
-        self.group.lend(id, len)
-    }
-
-    /// The operation found no buffer.
-    pub(super) fn wait(&self, again: &Again) {
-        let waiting = self.group.waiting_operations();
-        waiting.exhausted.set(waiting.exhausted.get().saturating_add(1));
-        let ticket = self.ticket.get().unwrap_or_else(|| {
-            waiting.tickets.set(waiting.tickets.get().wrapping_add(1));
-            waiting.tickets.get()
+    /// An operation found no buffer. Returns its ticket, which is drawn unless it has one.
+    pub(super) fn enter(&self, ticket: Option<u64>, again: Again) -> u64 {
+        self.exhausted.set(self.exhausted.get().saturating_add(1));
+        let ticket = ticket.unwrap_or_else(|| {
+            self.tickets.set(self.tickets.get().wrapping_add(1));
+            self.tickets.get()
         });
-        self.ticket.set(Some(ticket));
-        waiting.queue.borrow_mut().insert(ticket, again.clone());
-        // A buffer may have returned meanwhile.
-        self.group.serve_later();
+        self.queue.borrow_mut().insert(ticket, again);
+        ticket
     }
 
-    /// The operation has ended.
-    pub(super) fn leave(&self) {
-        if let Some(ticket) = self.ticket.take() {
-            let waiting = self.group.waiting_operations();
-            let left = waiting.queue.borrow_mut().remove(&ticket);
-            drop(left);
-        }
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.leave();
+    pub(super) fn leave(&self, ticket: u64) {
+        let left = self.queue.borrow_mut().remove(&ticket);
+        drop(left);
     }
 }

@@ -58,7 +58,7 @@ pub(crate) fn descriptor_limit() -> io::Result<u64> {
 }
 
 /// Returns true for a socket that transfers bytes without boundaries of messages (SO_TYPE of
-/// socket(7)). False if it is no socket.
+/// socket(7)). Anything else is none.
 pub(crate) fn is_stream_socket(fd: RawFd) -> bool {
     let mut kind: libc::c_int = 0;
     let mut len = size_of_val(&kind) as libc::socklen_t;

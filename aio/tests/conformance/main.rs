@@ -183,7 +183,7 @@ suite! { $ everywhere
         a_panic_in_detach_at_the_end_of_a_loop_loses_nothing,
         the_last_move_wins,
         it_is_called_back_from_its_way_to_a_loop_that_does_not_turn,
-        each_call_says_why_it_fails_in_each_state,
+        each_call_reports_the_reason_in_each_state,
         release_gives_it_back,
         dropping_the_owner_takes_it_off_its_loop,
         a_panic_in_detach_loses_nothing,

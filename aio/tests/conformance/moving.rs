@@ -431,7 +431,7 @@ pub(crate) fn it_is_called_back_from_its_way_to_a_loop_that_does_not_turn(setup:
     two.rings_on(&stuck);
 }
 
-pub(crate) fn each_call_says_why_it_fails_in_each_state(setup: &Setup) {
+pub(crate) fn each_call_reports_the_reason_in_each_state(setup: &Setup) {
     use ErrorKind::{AlreadyExists, NotFound};
     type Enter = fn(&Two);
     const ON_ITS_WAY: &str = "on its way";
