@@ -25,8 +25,8 @@ impl fmt::Debug for Ending {
 }
 
 impl AioContext {
-    /// Calls `callback` once when this context is dropped, before anything of it is taken down, also
-    /// while the thread unwinds. Not in a forked child.
+    /// Calls `callback` once when this context is dropped, before anything of it is taken down,
+    /// also while the thread unwinds. Not in a forked child.
     pub(crate) fn at_end(&self, callback: impl Fn(&Self) + 'static) -> Ending {
         let endings = Rc::clone(&self.parts.endings);
         let callback: Rc<dyn Fn(&Self)> = Rc::new(callback);

@@ -1,4 +1,4 @@
-//! Who is told that a context is about to be dropped, while all of it still works.
+//! Callbacks before a context is dropped, while all of it still works.
 
 use super::panics::Panics;
 use slab::Slab;
@@ -6,7 +6,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 /// The callbacks of one context. `C` is what they get: the context.
-pub(super) struct Endings<C>(RefCell<Slab<Rc<dyn Fn(&C)>>>);
+pub(super) struct Endings<C>(RefCell<Slab<Ending<C>>>);
+
+type Ending<C> = Rc<dyn Fn(&C)>;
 
 impl<C> Default for Endings<C> {
     fn default() -> Self {

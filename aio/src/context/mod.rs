@@ -10,7 +10,7 @@
 //! | `observer.rs` | who watches the callbacks of a turn |
 //! | `outer.rs` | a turn in three parts, for an outer loop that sleeps in the context's place |
 //! | `shared.rs` | the part that other threads may touch |
-//! | `ending.rs`, `at_end.rs` | who is told that the context is about to be dropped |
+//! | `ending.rs`, `at_end.rs` | callbacks before the context is dropped |
 //! | `panics.rs` | how a panic of user code is kept from skipping what follows it |
 //!
 //! On top of `turn.rs`, one file for each thing that a context offers:

@@ -320,9 +320,10 @@ impl<C: 'static> Parts<C> {
         }
     }
 
-    /// Ends everything, as the context is dropped. Those who asked for it are told while everything
-    /// still works. Then what the kernel holds comes first and calls no user code. Then each hook and each `Drop` of the user runs, whatever the others do; they may
-    /// still use the context. In a forked child only the `Drop`s run.
+    /// Ends everything, as the context is dropped. Those who asked for it get a callback while
+    /// everything still works. Then what the kernel holds comes first and calls no user code. Then
+    /// each hook and each `Drop` of the user runs, whatever the others do; they may still use the
+    /// context. In a forked child only the `Drop`s run.
     pub(super) fn shut_down(&self, context: &C) {
         let mut panics = Panics::default();
         let is_ours = self.is_current();

@@ -22,7 +22,8 @@ use std::sync::Arc;
 /// to the loop that it came from. If it cannot be there either, or its loop ends, it is
 /// [detached](Movable::detach) and on no loop: [`take`](Self::take) returns it, and
 /// [`move_to`](Self::move_to) gives it another one. The owner is not told when a loop ends:
-/// [`IoThread::on_exit`](crate::IoThread::on_exit) reports that, and after it `take` has the device.
+/// [`IoThread::on_exit`](crate::IoThread::on_exit) reports that, and after it `take` has the
+/// device.
 ///
 /// Any thread. Dropping this takes the device off its loop in the next turn and drops it there, or
 /// drops it at once if it is on no loop or on its way to one. In a forked child it is inert.
@@ -78,8 +79,8 @@ impl<D: Movable> Hosted<D> {
     }
 
     /// Moves the device to the loop of `target`, or attaches it there if it is on no loop. Never
-    /// blocks: it arrives later. The last call wins, whichever thread made it, also if the device is
-    /// on its way to a loop that does not turn: it goes elsewhere at once then.
+    /// blocks: it arrives later. The last call wins, whichever thread made it, also if the device
+    /// is on its way to a loop that does not turn: it goes elsewhere at once then.
     pub fn move_to(&self, target: &Handle) {
         self.move_then(target, |_| ());
     }
@@ -97,15 +98,16 @@ impl<D: Movable> Hosted<D> {
     }
 
     /// Takes the device off its loop and gives it to `then`: in that loop's home thread, in its
-    /// next turn, or in this call if the device is on no loop or on its way to one. Not called if the device was
-    /// [taken](Self::take) before, nor in a forked child.
+    /// next turn, or in this call if the device is on no loop or on its way to one. Not called if
+    /// the device was [taken](Self::take) before, nor in a forked child.
     pub fn release(self, then: impl FnOnce(D) + Send + 'static) {
         // What follows this is the drop of `self`, which does not replace it.
         give(&self.0, Order::Release(Box::new(then)));
     }
 
     /// Takes a device that is on no loop, and not on its way to one; else `None`. Does not wait.
-    /// After that there is nothing to move: [`attach`](Self::attach) and moves fail with `NotFound`.
+    /// After that there is nothing to move: [`attach`](Self::attach) and moves fail with
+    /// `NotFound`.
     pub fn take(&self) -> Option<D> {
         self.0.take(Then::Gone).ok()
     }

@@ -68,8 +68,8 @@ use std::sync::Arc;
 /// ```
 /// A device with a task: what the task awaits is made in `attach`, and the task is aborted in
 /// `detach`. A task that is aborted is dropped in one of the next turns, and its
-/// [`Doorbell`](crate::Doorbell) hands a ring that it has heard meanwhile to the next loop. Keep the
-/// [`JoinHandle`](crate::JoinHandle) in [`Attached`](Self::Attached), and abort it: dropping it
+/// [`Doorbell`](crate::Doorbell) hands a ring that it has heard meanwhile to the next loop. Keep
+/// the [`JoinHandle`](crate::JoinHandle) in [`Attached`](Self::Attached), and abort it: dropping it
 /// leaves the task running, and the task would go on to take rings. Hold a
 /// [`Stay`](crate::Stay) while the task works, and none while it waits, or the device cannot leave.
 /// Work that a task has begun and not finished when it is aborted has to be looked for in `attach`:
@@ -134,10 +134,10 @@ pub trait Movable: Send + Sized + 'static {
     /// Takes the device off its loop: drops `attached`. Keep here what has to be known on the next
     /// loop, such as the [deadline](crate::Timer::deadline_ns) of a timer.
     ///
-    /// Also called if the loop ends with the device on it, because the context is dropped or a panic
-    /// unwinds out of it: in the home thread, before anything of the context is taken down, and
-    /// also while a [`Stay`] exists. What is begun here is cancelled then. Not called in a forked
-    /// child, and not if the home thread is killed.
+    /// Also called if the loop ends with the device on it, because the context is dropped or a
+    /// panic unwinds out of it: in the home thread, before anything of the context is taken down,
+    /// and also while a [`Stay`] exists. What is begun here is cancelled then. Not called in a
+    /// forked child, and not if the home thread is killed.
     fn detach(&self, context: &AioContext, attached: Self::Attached) {
         let _ = context;
         drop(attached);

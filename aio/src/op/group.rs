@@ -72,8 +72,8 @@ impl BufferGroup {
         self.0.waiting.len()
     }
 
-    /// How often an operation has found no buffer (ENOBUFS), since the group was made. If this grows
-    /// as fast as data comes, the group is too small, or buffers are kept for too long.
+    /// How often an operation has found no buffer (ENOBUFS), since the group was made. If this
+    /// grows as fast as data comes, the group is too small, or buffers are kept for too long.
     pub fn exhausted(&self) -> u64 {
         self.0.waiting.exhausted()
     }
@@ -100,8 +100,8 @@ impl BufferGroup {
         }));
     }
 
-    /// Starts as many operations as there are free buffers. After the completions of a turn, so that
-    /// each buffer that the kernel has filled counts as lent.
+    /// Starts as many operations as there are free buffers. After the completions of a turn, so
+    /// that each buffer that the kernel has filled counts as lent.
     fn serve(&self) {
         let waiting = &self.0.waiting;
         waiting.scheduled.set(false);

@@ -44,9 +44,9 @@ impl Header {
 ///
 /// The descriptors go with the first byte. On a stream, an empty buffer would therefore lose them:
 /// EINVAL, if there are any. (The type of the socket is asked for then, with a system call; that of
-/// a [`FixedFile`](crate::FixedFile) is not known and counts as a stream.) If the rest has to be sent by another operation, it is
-/// sent without them. EINVAL for more than 253 descriptors. EPIPE if the other end is closed; never
-/// raises SIGPIPE.
+/// a [`FixedFile`](crate::FixedFile) is not known and counts as a stream.) If the rest has to be
+/// sent by another operation, it is sent without them. EINVAL for more than 253 descriptors. EPIPE
+/// if the other end is closed; never raises SIGPIPE.
 ///
 /// The receiver gets descriptors of its own. What comes back can be closed, also before the message
 /// was received.

@@ -77,8 +77,8 @@ impl<O: MultishotOperation> Place<O> {
 
     /// `f` must not call code of users.
     fn with<R>(&self, f: impl FnOnce(&O) -> R) -> Option<R> {
-        // SAFETY: valid as long as `self` is borrowed. These methods of this crate's operations call
-        // no code of users, so nothing takes the operation out meanwhile.
+        // SAFETY: valid as long as `self` is borrowed. These methods of this crate's operations
+        // call no code of users, so nothing takes the operation out meanwhile.
         let operation = unsafe { (*self.0.as_ptr()).as_ref() };
         operation.map(f)
     }

@@ -46,7 +46,6 @@ impl Waiting {
     }
 
     pub(super) fn leave(&self, ticket: u64) {
-        let left = self.queue.borrow_mut().remove(&ticket);
-        drop(left);
+        self.queue.borrow_mut().remove(&ticket);
     }
 }
