@@ -385,10 +385,10 @@ impl Observed for AioContext {
 
 impl Drop for AioContext {
     /// See the type's documentation. The ring comes first: no user code runs before it is shut
-    /// down.
+    /// down, but [`Movable::detach`](crate::Movable::detach), which needs a loop that works.
     fn drop(&mut self) {
         if self.is_owner {
-            self.parts.shut_down();
+            self.parts.shut_down(self);
         }
     }
 }

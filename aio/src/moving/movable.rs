@@ -66,6 +66,57 @@ use std::sync::Arc;
 /// # Ok(())
 /// # }
 /// ```
+/// A device with a task: what the task awaits is made in `attach`, and the task is aborted in
+/// `detach`. A task that is aborted is dropped in one of the next turns, and its
+/// [`Doorbell`](crate::Doorbell) hands a ring that it has heard meanwhile to the next loop. Keep
+/// the [`JoinHandle`](crate::JoinHandle) in [`Attached`](Self::Attached), and abort it: dropping it
+/// leaves the task running, and the task would go on to take rings. Hold a
+/// [`Stay`](crate::Stay) while the task works, and none while it waits, or the device cannot leave.
+/// Work that a task has begun and not finished when it is aborted has to be looked for in `attach`:
+///
+/// ```
+/// use aio::{AioContext, EventNotifier, Home, Hosted, JoinHandle, Movable, Reset};
+/// use std::cell::Cell;
+/// use std::io;
+///
+/// struct Queue {
+///     kick: EventNotifier,
+///     kicks: Cell<u32>,
+/// }
+///
+/// impl Movable for Queue {
+///     type Attached = JoinHandle<()>;
+///
+///     fn attach(&self, ctx: &AioContext, home: &Home<Self>) -> io::Result<JoinHandle<()>> {
+///         let (mut doorbell, home) = (ctx.doorbell(&self.kick)?, home.clone());
+///         Ok(ctx.spawn(async move {
+///             loop {
+///                 doorbell.rung().await;
+///                 let Some(queue) = home.stay() else { break };
+///                 queue.kicks.set(queue.kicks.get() + 1);
+///             }
+///         }))
+///     }
+///
+///     fn detach(&self, _: &AioContext, task: JoinHandle<()>) {
+///         task.abort();
+///     }
+/// }
+/// # fn main() -> io::Result<()> {
+/// # let (first, second) = (AioContext::new()?, AioContext::new()?);
+/// # let kick = EventNotifier::new(Reset::Autoreset)?;
+/// # let queue = Hosted::new(Queue { kick: kick.clone(), kicks: Cell::new(0) });
+/// # queue.attach(&first)?;
+/// # kick.notify()?;
+/// # queue.move_to(&second.handle());
+/// # for _ in 0..3 { first.poll(false)?; second.poll(false)?; }
+/// # let (give, got) = std::sync::mpsc::channel();
+/// # queue.release(move |queue| give.send(queue.kicks.get()).unwrap());
+/// # second.poll(true)?;
+/// # assert!(got.recv().unwrap() >= 1);
+/// # Ok(())
+/// # }
+/// ```
 pub trait Movable: Send + Sized + 'static {
     /// What the device has on one loop: registrations, timers, bottom halves. Everything that it
     /// registers has to be in here.
@@ -82,6 +133,11 @@ pub trait Movable: Send + Sized + 'static {
 
     /// Takes the device off its loop: drops `attached`. Keep here what has to be known on the next
     /// loop, such as the [deadline](crate::Timer::deadline_ns) of a timer.
+    ///
+    /// Also called if the loop ends with the device on it, because the context is dropped or a
+    /// panic unwinds out of it: in the home thread, before anything of the context is taken down,
+    /// and also while a [`Stay`] exists. What is begun here is cancelled then. Not called in a
+    /// forked child, and not if the home thread is killed.
     fn detach(&self, context: &AioContext, attached: Self::Attached) {
         let _ = context;
         drop(attached);
