@@ -20,6 +20,7 @@ mod fd_reuse;
 mod file_operations;
 mod futures;
 mod gsource;
+mod guide_uart;
 mod io_thread;
 mod levels;
 mod moving;
@@ -79,6 +80,11 @@ macro_rules! suite {
 }
 
 suite! { $ everywhere
+    guide_uart {
+        output_reaches_a_peer_that_sends_nothing_more,
+        a_peer_that_does_not_read_costs_no_turns,
+        a_peer_that_is_gone_costs_no_turns,
+    }
     progress {
         a_turn_without_events_is_not_progress,
         the_own_notifier_is_not_progress,
