@@ -267,8 +267,8 @@ pub use notifier::{BoundedBuilder, BoundedMethod, BoundedNotifier, BoundedStats,
 #[cfg(feature = "metrics")]
 pub use observe::Metrics;
 pub use observe::{
-    BottomHalfEntry, BottomHalfState, Dump, HandlerEntry, OperationEntry, TaskEntry, TaskState, TimerEntry,
-    WorkerLoad,
+    BottomHalfEntry, BottomHalfState, Dump, EndedEntry, HandlerEntry, OperationEntry, TaskEntry, TaskState,
+    TimerEntry, WorkerLoad,
 };
 pub use profile::{CallbackKind, Figures};
 pub use refused::Refused;

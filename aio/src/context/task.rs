@@ -118,6 +118,7 @@ impl AioContext {
         match self.parts.tasks.get() {
             Some(tasks) if self.parts.is_current() && self.parts.has(Item::Tasks) => {
                 if self.parts.is_observed() {
+                    let _nested = self.parts.observer.nested();
                     self.poll_tasks::<On>(tasks, most)
                 } else {
                     self.poll_tasks::<Off>(tasks, most)

@@ -50,6 +50,7 @@ fn look_at_orders<D: Movable>(slot: &Slot<D>, context: &AioContext) {
             stay.end();
             return done(result);
         }
+        context.name_callback_with(|| format!("{}: detach", residence.device.name()).into());
         let attached = residence.attached.take();
         if let Some(attached) = attached {
             residence.device.detach(context, attached);
@@ -135,6 +136,9 @@ impl<D: Movable> Journey<D> {
     }
 
     fn end(mut self, context: &AioContext) {
+        if let Some((device, _)) = &self.freight {
+            context.name_callback_with(|| format!("{}: attach", device.name()).into());
+        }
         let Some((device, done)) = self.freight.take() else { return };
         let (place, from, refusal) = (Arc::clone(&self.place), self.from.take(), self.refusal.take());
         drop(self);

@@ -27,6 +27,7 @@ mod moving;
 mod multishot_operations;
 mod nesting;
 mod notifiers;
+mod observed_calls;
 mod observing;
 mod operations;
 mod outer_loops;
@@ -80,6 +81,17 @@ macro_rules! suite {
 }
 
 suite! { $ everywhere
+    observed_calls {
+        what_a_name_has_counted_outlives_its_callbacks,
+        a_nested_turn_is_not_the_time_of_its_callback,
+        a_panic_out_of_a_nested_turn_keeps_the_times_right,
+        a_panic_of_hook_and_callback_is_that_of_the_callback,
+        what_a_callback_drops_with_itself_is_its_time,
+        a_callback_names_itself,
+        what_tasks_and_subscribers_wait_for_has_names,
+        a_device_that_moves_is_named,
+        a_report_is_grammatical,
+    }
     guide_uart {
         output_reaches_a_peer_that_sends_nothing_more,
         a_peer_that_does_not_read_costs_no_turns,
@@ -424,7 +436,7 @@ suite! { $ by_itself
         a_profile_counts_every_kind_of_callback,
         a_profile_begins_from_zero_and_is_kept_when_it_ends,
         a_profile_measures_the_time_of_a_callback,
-        a_callback_that_panics_is_not_counted,
+        a_callback_that_panics_counts,
         a_callback_may_dump_and_switch_the_profile,
         slow_callbacks_are_reported_with_name_and_kind,
         a_hook_that_was_replaced_or_removed_is_not_called,
