@@ -19,7 +19,7 @@
 //! | `builder.rs` | options for building a context |
 //! | `descriptor.rs` | handlers of descriptors and notifiers, and their registrations |
 //! | `bounded.rs` | bounded notifiers on a loop |
-//! | `timer.rs`, `bottom_half.rs` | timers, bottom halves |
+//! | `timer.rs`, `interval.rs`, `bottom_half.rs` | timers, periodic ones, bottom halves |
 //! | `operation.rs` | what all operations of the ring have in common |
 //! | `start.rs`, `pool.rs` | operations that own what the kernel needs |
 //! | `registered.rs` | files, buffers and groups of buffers that are registered with the ring |
@@ -39,6 +39,7 @@ mod chain;
 mod descriptor;
 mod dispatch;
 mod handle;
+mod interval;
 mod observe;
 mod observer;
 mod operation;

@@ -1,7 +1,7 @@
 //! What a device that moves has to do, and how its callbacks reach it.
 
 use super::place::Place;
-use crate::context::{AioContext, BottomHalfHandle};
+use crate::context::{AioContext, BottomHalfHandle, Timer};
 use crate::monitor::Readiness;
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -145,6 +145,20 @@ impl<D: Movable> Home<D> {
         move |context, ready| {
             if let Some(device) = home.stay() {
                 callback(&device, context, ready);
+            }
+        }
+    }
+
+    /// The same for a timer that its callback arms again: [`AioContext::timer_with`],
+    /// [`AioContext::interval`].
+    pub fn timer_callback(
+        &self,
+        callback: impl Fn(&D, &AioContext, &Timer) + 'static,
+    ) -> impl Fn(&AioContext, &Timer) + 'static {
+        let home = self.clone();
+        move |context, timer| {
+            if let Some(device) = home.stay() {
+                callback(&device, context, timer);
             }
         }
     }

@@ -21,6 +21,7 @@ mod file_operations;
 mod futures;
 mod gsource;
 mod guide_uart;
+mod intervals;
 mod io_thread;
 mod levels;
 mod moving;
@@ -91,6 +92,15 @@ suite! { $ everywhere
         what_tasks_and_subscribers_wait_for_has_names,
         a_device_that_moves_is_named,
         a_report_is_grammatical,
+    }
+    intervals {
+        ticks_keep_their_distance,
+        a_tick_ends_the_ticks,
+        a_period_of_zero_lets_everything_else_run,
+        a_timer_is_armed_by_its_callback,
+        its_captures_go_with_it,
+        a_cancel_of_another_thread_is_not_lost,
+        a_nested_turn_may_enter_a_tick_again,
     }
     guide_uart {
         output_reaches_a_peer_that_sends_nothing_more,
