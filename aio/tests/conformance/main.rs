@@ -25,6 +25,7 @@ mod intervals;
 mod io_thread;
 mod levels;
 mod moving;
+mod moving_callbacks;
 mod multishot_operations;
 mod nesting;
 mod notifiers;
@@ -101,6 +102,10 @@ suite! { $ everywhere
         its_captures_go_with_it,
         a_cancel_of_another_thread_is_not_lost,
         a_nested_turn_may_enter_a_tick_again,
+    }
+    moving_callbacks {
+        a_descriptor_calls_the_device,
+        a_completion_keeps_the_device,
     }
     guide_uart {
         output_reaches_a_peer_that_sends_nothing_more,
