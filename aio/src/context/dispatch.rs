@@ -94,9 +94,7 @@ impl<C> Sources<C> {
         while let Some(handler) = self.handlers.next_due() {
             let record = W::record(&handler.record, || handler.action.kind());
             let ran = |ran: &io::Result<bool>| matches!(ran, Ok(true));
-            progress |= W::call(context, record, ran, move || {
-                // If the callback removes its handler, that is dropped here.
-                let handler = handler;
+            progress |= W::call(context, record, ran, || {
                 handler.action.run(self, context, &handler, handler.watched.take_ready())
             })?;
         }

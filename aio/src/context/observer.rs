@@ -59,7 +59,8 @@ pub(super) trait Watcher<C> {
     fn find_record(kind: CallbackKind, find: impl FnOnce() -> Option<Rc<Record>>) -> Self::Record;
 
     /// Calls. `counts` tells from the result whether a callback ran; if the call panics, one did.
-    /// What `call` owns is dropped within the time of the call.
+    /// What `call` owns is dropped within the time of the call. A ready handler is not: that would
+    /// cost the usual turn an instruction.
     fn call<R>(
         context: &C,
         record: Self::Record,

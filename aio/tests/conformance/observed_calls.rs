@@ -3,7 +3,7 @@
 use crate::setup::Setup;
 use crate::support::{Count, Slot, settle, turn, turn_until};
 use aio::subscriber::{Event, Ops, Subscriber, Subscribers};
-use aio::{AioContext, CallbackKind, Home, Hosted, Interest, Movable, NotifierRegistration};
+use aio::{AioContext, CallbackKind, Home, Hosted, Interest, Movable};
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -176,14 +176,10 @@ pub(crate) fn what_a_callback_drops_with_itself_is_its_time(setup: &Setup) {
     let half = Slot::new();
     let (own, held) = (half.clone(), SpinOnDrop);
     half.put(ctx.bottom_half(move |_| _ = (&held, own.take())));
-    let (bell, handler) = (setup.notifier(), Slot::<NotifierRegistration>::new());
-    let (own, held) = (handler.clone(), SpinOnDrop);
-    handler.put(ctx.add_notifier(&bell, move |_| _ = (&held, own.take())).unwrap());
     timer.with(|timer: &aio::Timer| timer.arm_at(0));
     half.with(|half: &aio::BottomHalf| half.schedule());
-    bell.notify().unwrap();
-    turn_until(&ctx, || ctx.stats().notifier_dispatches != 0 && ctx.stats().timers != 0);
-    for kind in [CallbackKind::Timer, CallbackKind::BottomHalf, CallbackKind::Notifier] {
+    turn_until(&ctx, || ctx.stats().timers != 0);
+    for kind in [CallbackKind::Timer, CallbackKind::BottomHalf] {
         assert!(ctx.figures(kind).longest >= SPIN, "{kind}: {:?}", ctx.figures(kind));
     }
 }
