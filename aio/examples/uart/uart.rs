@@ -86,9 +86,9 @@ impl Line {
         let registration = ctx.add_fd(socket, Interest::READABLE, move |_, ready| {
             let Some(line) = weak.upgrade() else { return };
             if ready.is_hang_up() {
-                // Nothing more will come than what is there, and nothing will go. A hang-up is always
-                // reported, so the loop would spin for as long as the FIFO has no room for the
-                // rest.
+                // Nothing more will come than what is there, and nothing will go. A hang-up is
+                // always reported, so the loop would spin for as long as the FIFO has no room for
+                // the rest.
                 drop(line.watched.take());
             }
             line.serve();

@@ -73,7 +73,8 @@ impl AioContext {
     /// let ctx = AioContext::new()?;
     /// let ticks = Rc::new(Cell::new(0));
     /// let count = Rc::clone(&ticks);
-    /// let _statistics = ctx.interval(Duration::from_micros(100), move |_, _| count.set(count.get() + 1));
+    /// let period = Duration::from_micros(100);
+    /// let _statistics = ctx.interval(period, move |_, _| count.set(count.get() + 1));
     /// while ticks.get() < 3 {
     ///     ctx.poll(true)?;
     /// }

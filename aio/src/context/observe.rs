@@ -72,8 +72,8 @@ impl AioContext {
         self.parts.observer.of_kind(kind)
     }
 
-    /// Calls `hook` after each callback that held the loop up for longer than `limit`, from the next
-    /// turn on. It takes the place of an earlier hook.
+    /// Calls `hook` after each callback that held the loop up for longer than `limit`, from the
+    /// next turn on. It takes the place of an earlier hook.
     ///
     /// A callback that blocks holds up every device of the loop; this finds it. Each callback is
     /// timed while there is a hook, with two readings of the clock. While a callback turns the loop

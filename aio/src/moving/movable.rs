@@ -171,7 +171,7 @@ impl<D: Movable> Home<D> {
     /// then.
     ///
     /// ```
-    /// use aio::{AioContext, Home, Hosted, Movable};
+    /// use aio::{AioContext, BlockingError, Home, Hosted, Movable};
     /// # use std::cell::Cell;
     /// # use std::io;
     ///
@@ -183,7 +183,9 @@ impl<D: Movable> Home<D> {
     ///     type Attached = ();
     ///
     ///     fn attach(&self, ctx: &AioContext, home: &Home<Self>) -> io::Result<()> {
-    ///         let sized = home.completion(|disk, _, blocks| disk.blocks.set(blocks.ok()));
+    ///         let sized = home.completion(|disk, _, blocks: Result<u64, BlockingError>| {
+    ///             disk.blocks.set(blocks.ok());
+    ///         });
     ///         ctx.spawn_blocking(|| 2048, sized)?;
     ///         Ok(())
     ///     }

@@ -99,7 +99,7 @@ impl Dump {
     }
 
     /// What the profile has counted under names of callbacks that are gone: dropped, finished,
-    /// named anew, or called once with [`name_callback`](crate::AioContext::name_callback). One
+    /// named again, or called once with [`name_callback`](crate::AioContext::name_callback). One
     /// entry for each kind and name. At most 256: the names that were not heard of longest are
     /// forgotten.
     pub fn ended(&self) -> impl ExactSizeIterator<Item = &EndedEntry> {

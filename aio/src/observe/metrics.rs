@@ -22,10 +22,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 ///
 /// Counters never go back, with two exceptions: a loop which is published under the name of another
 /// one begins again, and what the [profile](crate::AioContext::set_profiling) has counted begins
-/// again with each profile. What callbacks with a name had counted when they ended stays in the sums
-/// of that name. Only the 256 names of which the loop heard last are kept so: if you make up a name
-/// for each connection, the series of the oldest ones end, and a name that comes back after that
-/// begins again.
+/// again with each profile. What callbacks with a name had counted when they ended stays in the
+/// sums of that name. Only the 256 names of which the loop heard last are kept so: if you make up a
+/// name for each connection, the series of the oldest ones end, and a name that comes back after
+/// that begins again.
 ///
 /// ```
 /// # use aio::{AioContext, Metrics};

@@ -1,6 +1,7 @@
 //! What was counted under names whose callbacks are gone.
 //!
-//! So the sums of a name never go back while a profile lasts, however often its timer is made anew.
+//! So the sums of a name never go back while a profile lasts, however often its timer is dropped
+//! and made again.
 
 use super::figures::{CallbackKind, Figures, Tally, Took};
 use std::borrow::Cow;

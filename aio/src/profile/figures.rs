@@ -88,7 +88,7 @@ impl fmt::Display for CallbackKind {
 /// meanwhile: the nested turns count in `total` and `longest`, and not in `own` and `longest_own`.
 /// A call that panics counts as any other.
 ///
-/// A callback that is named anew begins with new figures. Those of its old name are in
+/// A callback that is given another name begins with new figures. Those of its old one are in
 /// [`Dump::ended`](crate::Dump::ended).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
