@@ -20,7 +20,7 @@
 //! | `builder.rs` | options for building a context |
 //! | `descriptor.rs` | handlers of descriptors and notifiers, and their registrations |
 //! | `bounded.rs` | bounded notifiers on a loop |
-//! | `timer.rs`, `bottom_half.rs` | timers, bottom halves |
+//! | `timer.rs`, `interval.rs`, `bottom_half.rs` | timers, periodic ones, bottom halves |
 //! | `alarm.rs`, `expiry.rs` | timers that wake a waker; what a timer does when it expires |
 //! | `operation.rs` | what all operations of the ring have in common |
 //! | `start.rs`, `pool.rs` | operations that own what the kernel needs |
@@ -45,6 +45,7 @@ mod dispatch;
 mod ending;
 mod expiry;
 mod handle;
+mod interval;
 mod observe;
 mod observer;
 mod operation;

@@ -4,6 +4,7 @@ use crate::context::{AioContext, NotifierRegistration};
 use crate::notifier::EventNotifier;
 use crate::sys::process::Process;
 use crate::task::WakerSlot;
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
@@ -45,6 +46,12 @@ impl Drop for Bell {
 }
 
 impl Doorbell {
+    /// The same as [`Registration::named`](crate::Registration::named).
+    pub fn named(self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.registration.set_name(name.into());
+        self
+    }
+
     /// Waits until the notifier was rung since this was last awaited: once for many rings, and
     /// perhaps without need, like the callback of [`AioContext::add_notifier`].
     ///

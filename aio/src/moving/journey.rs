@@ -51,6 +51,7 @@ fn look_at_orders<D: Movable>(slot: &Slot<D>, context: &AioContext) {
             stay.end();
             return done(result);
         }
+        context.name_callback_with(|| format!("{}: detach", residence.device.name()).into());
         let attached = residence.attached.take();
         if let Some(attached) = attached {
             residence.device.detach(context, attached);
@@ -153,6 +154,7 @@ struct Journey<D: Movable> {
 impl<D: Movable> Journey<D> {
     fn end(self, context: &AioContext) {
         let Some((device, Passage { done, from, refusal })) = self.place.arrive(self.ticket) else { return };
+        context.name_callback_with(|| format!("{}: attach", device.name()).into());
         match (arrive(context, Arc::clone(&self.place), device, done, from), refusal) {
             (Some((done, Ok(()))), Some(refusal)) => done(Err(refusal)),
             (Some((done, result)), _) => done(result),

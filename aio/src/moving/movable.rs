@@ -1,7 +1,9 @@
 //! What a device that moves has to do, and how its callbacks reach it.
 
 use super::place::Place;
-use crate::context::{AioContext, BottomHalfHandle};
+use crate::context::{AioContext, BottomHalfHandle, Timer};
+use crate::monitor::Readiness;
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
@@ -142,6 +144,13 @@ pub trait Movable: Send + Sized + 'static {
         let _ = context;
         drop(attached);
     }
+
+    /// The name under which a [slow](crate::SlowCallback) `attach` or `detach` is reported:
+    /// `"disk0"` gives `"disk0: attach"`. The name of the type by default. Called in the home
+    /// thread of a loop, and only while that is observed.
+    fn name(&self) -> Cow<'static, str> {
+        std::any::type_name::<Self>().into()
+    }
 }
 
 /// A device on its loop.
@@ -170,11 +179,97 @@ impl<D: Movable> Home<D> {
 
     /// Makes a callback of a function of the device: for notifiers, timers and bottom halves. The
     /// device stays while the callback runs; once it has left this loop, the callback does nothing.
+    ///
+    /// The function gets the device first, and then what the callback gets, here and below.
     pub fn callback(&self, callback: impl Fn(&D, &AioContext) + 'static) -> impl Fn(&AioContext) + 'static {
         let home = self.clone();
         move |context| {
             if let Some(device) = home.stay() {
                 callback(&device, context);
+            }
+        }
+    }
+
+    /// The same for a descriptor: [`AioContext::add_fd`], [`add_borrowed_fd`].
+    ///
+    /// [`add_borrowed_fd`]: AioContext::add_borrowed_fd
+    pub fn fd_callback(
+        &self,
+        callback: impl Fn(&D, &AioContext, Readiness) + 'static,
+    ) -> impl Fn(&AioContext, Readiness) + 'static {
+        let home = self.clone();
+        move |context, ready| {
+            if let Some(device) = home.stay() {
+                callback(&device, context, ready);
+            }
+        }
+    }
+
+    /// The same for a timer that its callback arms again: [`AioContext::timer_with`],
+    /// [`AioContext::interval`].
+    pub fn timer_callback(
+        &self,
+        callback: impl Fn(&D, &AioContext, &Timer) + 'static,
+    ) -> impl Fn(&AioContext, &Timer) + 'static {
+        let home = self.clone();
+        move |context, timer| {
+            if let Some(device) = home.stay() {
+                callback(&device, context, timer);
+            }
+        }
+    }
+
+    /// Makes the callback of something that runs once and ends with a `T`: an operation
+    /// ([`AioContext::start`]), or blocking work ([`AioContext::spawn_blocking`]). The device stays
+    /// on this loop from here until the callback has run, or was dropped.
+    ///
+    /// A device that has left this loop already begins nothing here: the callback drops its `T`
+    /// then.
+    ///
+    /// ```
+    /// use aio::{AioContext, BlockingError, Home, Hosted, Movable};
+    /// # use std::cell::Cell;
+    /// # use std::io;
+    ///
+    /// struct Disk {
+    ///     blocks: Cell<Option<u64>>,
+    /// }
+    ///
+    /// impl Movable for Disk {
+    ///     type Attached = ();
+    ///
+    ///     fn attach(&self, ctx: &AioContext, home: &Home<Self>) -> io::Result<()> {
+    ///         let sized = home.completion(|disk, _, blocks: Result<u64, BlockingError>| {
+    ///             disk.blocks.set(blocks.ok());
+    ///         });
+    ///         ctx.spawn_blocking(|| 2048, sized)?;
+    ///         Ok(())
+    ///     }
+    /// }
+    /// # fn main() -> io::Result<()> {
+    /// # let ctx = AioContext::new()?;
+    /// # let disk = Hosted::new(Disk { blocks: Cell::new(None) });
+    /// # disk.attach(&ctx)?;
+    /// # let (give, got) = std::sync::mpsc::channel();
+    /// # disk.release(move |disk| give.send(disk.blocks.get()).unwrap());
+    /// # let blocks = loop {
+    /// #     ctx.poll(true)?;
+    /// #     if let Ok(blocks) = got.try_recv() {
+    /// #         break blocks;
+    /// #     }
+    /// # };
+    /// # assert_eq!(blocks, Some(2048));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn completion<T>(
+        &self,
+        callback: impl FnOnce(&D, &AioContext, T) + 'static,
+    ) -> impl FnOnce(&AioContext, T) + 'static {
+        let stay = self.stay();
+        move |context, result| {
+            if let Some(device) = &stay {
+                callback(device, context, result);
             }
         }
     }

@@ -20,12 +20,16 @@ mod fd_reuse;
 mod file_operations;
 mod futures;
 mod gsource;
+mod guide_uart;
+mod intervals;
 mod io_thread;
 mod levels;
 mod moving;
+mod moving_callbacks;
 mod multishot_operations;
 mod nesting;
 mod notifiers;
+mod observed_calls;
 mod observing;
 mod operations;
 mod outer_loops;
@@ -79,6 +83,35 @@ macro_rules! suite {
 }
 
 suite! { $ everywhere
+    observed_calls {
+        what_a_name_has_counted_outlives_its_callbacks,
+        a_nested_turn_is_not_the_time_of_its_callback,
+        a_panic_out_of_a_nested_turn_keeps_the_times_right,
+        a_panic_of_hook_and_callback_is_that_of_the_callback,
+        what_a_callback_drops_with_itself_is_its_time,
+        a_callback_names_itself,
+        what_tasks_and_subscribers_wait_for_has_names,
+        a_device_that_moves_is_named,
+        a_report_is_grammatical,
+    }
+    intervals {
+        ticks_keep_their_distance,
+        a_tick_ends_the_ticks,
+        a_period_of_zero_lets_everything_else_run,
+        a_timer_is_armed_by_its_callback,
+        its_captures_go_with_it,
+        a_cancel_of_another_thread_is_not_lost,
+        a_nested_turn_may_enter_a_tick_again,
+    }
+    moving_callbacks {
+        a_descriptor_calls_the_device,
+        a_completion_keeps_the_device,
+    }
+    guide_uart {
+        output_reaches_a_peer_that_sends_nothing_more,
+        a_peer_that_does_not_read_costs_no_turns,
+        a_peer_that_is_gone_costs_no_turns,
+    }
     progress {
         a_turn_without_events_is_not_progress,
         the_own_notifier_is_not_progress,
@@ -426,7 +459,7 @@ suite! { $ by_itself
         a_profile_counts_every_kind_of_callback,
         a_profile_begins_from_zero_and_is_kept_when_it_ends,
         a_profile_measures_the_time_of_a_callback,
-        a_callback_that_panics_is_not_counted,
+        a_callback_that_panics_counts,
         a_callback_may_dump_and_switch_the_profile,
         slow_callbacks_are_reported_with_name_and_kind,
         a_hook_that_was_replaced_or_removed_is_not_called,
