@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use aio::AioContext;
 
-use super::backend::{Backend, Done, Engine};
+use super::backend::{Backend, Done, Engine, FileImage};
 use super::device::{BlockDevice, Features, FinishedRequest, Operation, RequestSlot, Started, Status};
+use super::lock_wait::LockWait;
 #[cfg(feature = "metrics")]
 use super::metered::{begin_metered, record_batch, record_refusal};
 use crate::log::Line;
@@ -49,6 +50,8 @@ pub struct BlkWorker {
     device: Arc<BlockDevice>,
     engine: Engine,
     name: Arc<str>,
+    /// For an image that is locked while it is used.
+    lock: Option<LockWait>,
     #[cfg(feature = "metrics")]
     recorder: Option<Rc<Recorder>>,
 }
@@ -107,6 +110,7 @@ impl Disk {
             Recorder::start(meters, _index, move || queue.stats())
         });
         let name = Arc::clone(&self.name);
+        let waiting = queue.clone();
         let answer_all = move |_: &AioContext, finished: &mut Vec<FinishedRequest>| {
             queue.answer(finished.drain(..).map(|finished| answer(finished, &name)));
         };
@@ -126,14 +130,26 @@ impl Disk {
         #[cfg(not(feature = "metrics"))]
         let done: Rc<Done> = Rc::new(answer_all);
         let engine = self.backend.clone().attach(context, done)?;
+        let wait = |image| LockWait::begin(context, image, log_wait, move || waiting.wake());
+        let lock = self.image_to_lock().cloned().map(wait);
         Ok(BlkWorker {
             device: Arc::clone(&self.device),
             engine,
             name: Arc::clone(&self.name),
+            lock,
             #[cfg(feature = "metrics")]
             recorder,
         })
     }
+
+    /// The image, if it is locked while it is used.
+    fn image_to_lock(&self) -> Option<&Arc<FileImage>> {
+        self.backend.image().filter(|image| image.is_locked_while_used())
+    }
+}
+
+fn log_wait(line: std::fmt::Arguments<'_>) {
+    Line::info(line).device(NAME).limited();
 }
 
 impl Device for Disk {
@@ -170,6 +186,12 @@ impl Device for Disk {
 
     fn reset(&self) {
         self.device.reset();
+    }
+
+    fn idle(&self) {
+        if let Some(image) = self.image_to_lock() {
+            image.unlock();
+        }
     }
 
     fn start(
@@ -220,6 +242,10 @@ impl Worker for BlkWorker {
             record_refusal(recorder);
         }
         answer(slot.refuse(error), &self.name)
+    }
+
+    fn waits(&self) -> bool {
+        self.lock.as_ref().is_some_and(|lock| !lock.is_over())
     }
 
     #[inline]

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::backend::Engine;
-use super::device::{BlockDevice, FinishedRequest, Operation, RequestSlot, Started};
+use super::device::{BlockDevice, FinishedRequest, Operation, Request, RequestSlot, Started};
 use crate::metrics::{Kind, Recorder};
 use crate::queue::Meter;
 
@@ -17,11 +17,14 @@ pub(super) fn begin_metered(
     meter: Meter<'_>,
 ) -> Option<FinishedRequest> {
     let taken_at = recorder.taken_at();
-    let mut kind = Kind::Refused;
-    let looked = |operation: Option<&Operation>| kind = operation.map_or(Kind::GetId, kind_of);
-    match slot.begin_with(device, looked) {
+    match slot.begin(device) {
         Started::Finished(finished) => {
             meter.charge(|| 0);
+            let kind = match finished.parse_again(device) {
+                Some(Request::Disk(operation)) => kind_of(&operation),
+                Some(Request::GetId) => Kind::GetId,
+                None => Kind::Refused,
+            };
             let took = recorder.read_clock().saturating_duration_since(taken_at);
             recorder.record(kind, 0, took, None);
             Some(finished)

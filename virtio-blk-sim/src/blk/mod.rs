@@ -4,12 +4,14 @@
 //! |---|---|
 //! | [`device`] | what a request means; features and the configuration space |
 //! | [`backend`] | how a request is carried out: null, memory, delay, file |
+//! | `lock_wait.rs` | a queue waits until its image is locked |
 //! | `disk.rs` | [`Disk`]: both of them as one kind of [`Device`](crate::queue::Device) |
 //! | `metered.rs` | the same way of a request, on a disk that counts its requests |
 
 pub mod backend;
 pub mod device;
 mod disk;
+mod lock_wait;
 #[cfg(feature = "metrics")]
 mod metered;
 

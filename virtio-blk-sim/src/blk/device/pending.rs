@@ -116,32 +116,19 @@ impl RequestSlot {
 
     /// Parses the chain. Requests that need no backend are answered here: refused requests, GET_ID,
     /// and transfers of no data.
-    pub fn begin(self, device: &BlockDevice) -> Started {
-        self.begin_with(device, |_| ())
-    }
-
-    /// Like [`begin`](Self::begin), and shows what was parsed: the operation, or `None` for GET_ID.
-    #[inline]
-    pub(crate) fn begin_with(
-        mut self,
-        device: &BlockDevice,
-        look: impl FnOnce(Option<&Operation>),
-    ) -> Started {
+    pub fn begin(mut self, device: &BlockDevice) -> Started {
         self.0.error = None;
         self.0.failure = None;
         self.0.transferred = 0;
         match Request::parse(&self.0.chain, device) {
-            Ok(Request::Disk(operation @ (Operation::In { len: 0, .. } | Operation::Out { len: 0, .. }))) => {
-                look(Some(&operation));
+            Ok(Request::Disk(Operation::In { len: 0, .. } | Operation::Out { len: 0, .. })) => {
                 Started::Finished(answer(self.0, Some(Status::Ok), 0))
             }
             Ok(Request::Disk(operation)) => {
                 self.0.operation = operation;
-                look(Some(&self.0.operation));
                 Started::Pending(PendingRequest(self.0))
             }
             Ok(Request::GetId) => {
-                look(None);
                 let id = device.config().serial.as_bytes();
                 let room = usize::try_from(status_offset(&self.0.chain)).unwrap_or(usize::MAX);
                 let data = self.0.chain.writable().copy_from(0, id.get(..room).unwrap_or(id));
@@ -347,6 +334,13 @@ impl FinishedRequest {
     /// What the backend failed to carry out, and the reason; `None` if it did not fail.
     pub fn failure(&self) -> Option<(&Operation, &io::Error)> {
         self.slot.failure.as_ref().map(|error| (&self.slot.operation, error))
+    }
+
+    /// What was asked for, of a request that was answered at once: it is parsed again. `None` if it
+    /// was refused.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn parse_again(&self, device: &BlockDevice) -> Option<Request> {
+        Request::parse(&self.slot.chain, device).ok()
     }
 
     /// What the backend carried out. Valid if the request was [pending](Started::Pending).
