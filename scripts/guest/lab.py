@@ -86,13 +86,22 @@ class Lab:
         `properties` are added to QEMU's device, `programs` of this machine to the guest's /bin.
         With `restarts` the QEMU is one that survives the daemon's end.
         """
+        with self.machine(properties, programs, restarts) as machine:
+            yield machine.agent
+
+    @contextmanager
+    def machine(
+        self, properties: str = "", programs: tuple[str, ...] = (), restarts: bool = False,
+        options: tuple[str, ...] = (),
+    ) -> Iterator[Machine]:
+        """Like `guest`, but gives the machine. `options` are added to QEMU's command line."""
         before = self._device.restarts_before if restarts else None
-        hardware = self._hardware(before, properties, programs)
+        hardware = self._hardware(before, properties, programs, options)
         machine = Machine(
             hardware, self.directory, self._log_name("guest"), self.scale, self._device.prelude
         )
         with self._running(machine):
-            yield machine.agent
+            yield machine
 
     @contextmanager
     def boot(self, firmware: Firmware) -> Iterator[Machine]:
@@ -115,7 +124,8 @@ class Lab:
         write_boot_disk(path, settings.kernel, settings.initramfs.make(), self.directory)
 
     def _hardware(
-        self, before: Version | None, properties: str, programs: tuple[str, ...]
+        self, before: Version | None, properties: str, programs: tuple[str, ...],
+        options: tuple[str, ...] = (),
     ) -> Hardware:
         qemu, device = self._settings.qemus.find(self._device.qemu_devices, before)
         self.report.note_once(qemu.title)
@@ -125,7 +135,7 @@ class Lab:
             initramfs=self._settings.initramfs.make(programs),
             device=",".join(part for part in chosen if part), socket=self.socket,
             plugged_late=self._device.plugged_late, modules=self._device.modules,
-            node=self._device.node,
+            node=self._device.node, options=options,
         )
 
     @contextmanager
@@ -144,6 +154,12 @@ class Lab:
         if self._daemon_log is not None:
             words += log_end(self._daemon_log)
         return words
+
+    @property
+    def daemon_log(self) -> Path:
+        """What the daemon of this check prints."""
+        assert self._daemon_log is not None  # lab.daemon() comes first
+        return self._daemon_log
 
     @property
     def socket(self) -> Path:

@@ -6,6 +6,7 @@ from .attributes import disk, flush, readonly, resize
 from .boot import ovmf, seabios
 from .content import data, discard
 from .crash import crash, fio
+from .protocol import memory, replug, states
 
 DEVICE = Device(
     name="blk",
@@ -34,6 +35,9 @@ SUITE = Suite(
         Check("resize", resize),
         Check("crash", crash),
         Check("fio", fio),
+        Check("states", states),
+        Check("memory", memory),
+        Check("replug", replug),
         Check("seabios", seabios),
         Check("ovmf", ovmf),
     ),

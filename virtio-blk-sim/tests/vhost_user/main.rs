@@ -10,6 +10,7 @@ mod flushes;
 mod idle;
 mod images;
 mod images_in_use;
+mod libblkio;
 mod lifecycle;
 mod limit;
 mod log;
