@@ -20,7 +20,8 @@ const AFTER_HELP: &str = "\
 With QEMU (guest memory must be shared):
   vhost-user-blk --socket /run/vm1.sock --image disk.raw
   qemu-system-x86_64 -m 1G -object memory-backend-memfd,id=mem,size=1G,share=on -numa node,memdev=mem \\
-    -chardev socket,id=blk0,path=/run/vm1.sock,reconnect=1 -device vhost-user-blk-pci,chardev=blk0,num-queues=1 ...
+    -chardev socket,id=blk0,path=/run/vm1.sock,reconnect-ms=1000 -device vhost-user-blk-pci,chardev=blk0,num-queues=1 ...
+  A QEMU before 9.2 has reconnect=1 instead of reconnect-ms=1000.
 
 Signals:
   SIGTERM, SIGINT  complete the requests in flight and exit with status 0
