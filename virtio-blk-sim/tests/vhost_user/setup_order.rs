@@ -300,6 +300,30 @@ fn every_order_works_with_regions_that_come_one_by_one() {
     }
 }
 
+/// QEMU unplugs a disk and plugs it in again: the connection stays, and all of the set-up comes
+/// again, without a message that takes the old one back.
+#[test]
+fn a_new_owner_begins_again_on_the_same_connection() {
+    let _watchdog = Watchdog::new("a_new_owner_begins_again_on_the_same_connection");
+    let acks = ACKS | ProtocolFeatures::CONFIGURE_MEM_SLOTS;
+    let steps = [SetFeatures, Region(0), Num, Base, Addr, Kick, Call, Enable];
+    for threads in [0, 1] {
+        let server = TestServer::new(Setup { threads, ..Setup::default() });
+        let mut vmm = Vmm::new(&server, 0, Some(acks));
+        for owner in 0..40 {
+            vmm.frontend.set_owner().unwrap();
+            assert_eq!(server.ask(|server, _| server.stats()), [], "no ring may run");
+            vmm.base = owner;
+            vmm.post();
+            vmm.send_all(&steps);
+            vmm.finish(&format!("owner {owner}"));
+        }
+        drop(vmm);
+        server.wait_disconnected();
+        assert_eq!(server.ask(|server, _| server.sessions()), 1);
+    }
+}
+
 /// Another device has served 3 requests of this ring, so it continues at 3.
 #[test]
 fn the_position_may_come_last() {
