@@ -59,6 +59,8 @@
 //! [`Kick::Polled`](crate::queue::Kick::Polled): its loop does not sleep while the ring is busy,
 //! and has 20,000 turns a second while it is idle.
 //!
+//! The module [`frontends`] has a table of the messages that QEMU, libblkio and others send.
+//!
 //! Facts are from the vhost-user specification (QEMU's `docs/interop/vhost-user.rst`). Numbers are
 //! in native byte order.
 
@@ -70,6 +72,8 @@ mod error;
 mod error_line;
 mod features;
 mod frame;
+#[doc = include_str!("frontends.md")]
+pub mod frontends {}
 mod frontend;
 mod header;
 mod inflight;

@@ -324,6 +324,30 @@ fn a_new_owner_begins_again_on_the_same_connection() {
     }
 }
 
+/// How cloud-hypervisor and crosvm reset a device: they disable each ring, ask for its position, and
+/// set it up again. crosvm sends SET_FEATURES only if the driver has accepted others.
+#[test]
+fn rings_that_were_disabled_are_set_up_again() {
+    let _watchdog = Watchdog::new("rings_that_were_disabled_are_set_up_again");
+    let server = TestServer::new(Setup::default());
+    let cloud_hypervisor = [SetFeatures, Memory, Num, Addr, Base, Call, Kick, Enable];
+    let crosvm = [Memory, Num, Addr, Base, Call, Kick, Enable];
+    let mut vmm = Vmm::new(&server, 0, Some(ACKS));
+    for steps in [&cloud_hypervisor[..], &crosvm, &cloud_hypervisor, &crosvm, &crosvm] {
+        vmm.post();
+        vmm.send_all(steps);
+        vmm.finish(&format!("{steps:?}"));
+        // A pause of cloud-hypervisor.
+        vmm.frontend.set_vring_enable(0, false).unwrap();
+        vmm.post();
+        vmm.kick();
+        vmm.send_all(&[Enable]);
+        vmm.finish("after a pause");
+        vmm.frontend.set_vring_enable(0, false).unwrap();
+        vmm.stop();
+    }
+}
+
 /// Another device has served 3 requests of this ring, so it continues at 3.
 #[test]
 fn the_position_may_come_last() {
