@@ -324,8 +324,8 @@ fn a_new_owner_begins_again_on_the_same_connection() {
     }
 }
 
-/// How cloud-hypervisor and crosvm reset a device: they disable each ring, ask for its position, and
-/// set it up again. crosvm sends SET_FEATURES only if the driver has accepted others.
+/// How cloud-hypervisor and crosvm reset a device: they disable each ring, ask for its position,
+/// and set it up again. crosvm sends SET_FEATURES only if the driver has accepted others.
 #[test]
 fn rings_that_were_disabled_are_set_up_again() {
     let _watchdog = Watchdog::new("rings_that_were_disabled_are_set_up_again");
