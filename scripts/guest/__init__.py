@@ -7,7 +7,7 @@ image       the guest's kernel and initramfs, with init.sh
 qemu        finds a QEMU binary that has a device
 qmp, agent  the two connections to a guest: to QEMU's monitor and to init.sh
 machine     a running guest
-daemon      a vhost-user daemon under test; trace: strace on it
+daemon      a vhost-user daemon under test; trace: strace on it; messages: what it is sent
 device      what has to be known of a device kind
 lab         what a check works with
 checks      checks, and the suite of a device kind

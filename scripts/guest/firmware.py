@@ -15,6 +15,7 @@ from .errors import CheckFailed, Unavailable
 from .image import Kernel
 from .machine import Hardware, Machine
 from .process import run_tool
+from .qemu import Qemu
 
 SECTOR = 512
 MIB = 1 << 20
@@ -78,7 +79,9 @@ def printed_command(daemon: Path, qemu: Path, socket: Path) -> list[str]:
     replaced = [re.sub(r"(?<=path=)[^,]+", str(socket), argument) for argument in arguments]
     if replaced == arguments:
         raise CheckFailed(f"QEMU's line in {daemon.name} --help has no socket")
-    return [str(qemu), *replaced]
+    # Of an older QEMU --help says how its option is called.
+    reconnect = Qemu(qemu).reconnect
+    return [str(qemu), *(re.sub(r"reconnect(-ms)?=\d+", reconnect, it) for it in replaced)]
 
 
 def write_boot_disk(path: Path, kernel: Kernel, initramfs: Path, work: Path) -> None:

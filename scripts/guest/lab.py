@@ -91,13 +91,22 @@ class Lab:
         `properties` are added to QEMU's device, `programs` of this machine to the guest's /bin.
         With `restarts` the QEMU is one that survives the daemon's end.
         """
+        with self.machine(properties, programs, restarts) as machine:
+            yield machine.agent
+
+    @contextmanager
+    def machine(
+        self, properties: str = "", programs: tuple[str, ...] = (), restarts: bool = False,
+        options: tuple[str, ...] = (),
+    ) -> Iterator[Machine]:
+        """Like `guest`, but gives the machine. `options` are added to QEMU's command line."""
         before = self._device.restarts_before if restarts else None
-        hardware = self._hardware(before, properties, programs)
+        hardware = self._hardware(before, properties, programs, options)
         machine = Machine(
             hardware, self.directory, self._log_name("guest"), self.scale, self._device.prelude
         )
         with self._running(machine):
-            yield machine.agent
+            yield machine
 
     def migrating_machine(
         self, name: str, socket: Path, properties: str, programs: tuple[str, ...], waits: bool
@@ -134,7 +143,8 @@ class Lab:
         write_boot_disk(path, settings.kernel, settings.initramfs.make(), self.directory)
 
     def _hardware(
-        self, before: Version | None, properties: str, programs: tuple[str, ...]
+        self, before: Version | None, properties: str, programs: tuple[str, ...],
+        options: tuple[str, ...] = (),
     ) -> Hardware:
         qemu, device = self._settings.qemus.find(self._device.qemu_devices, before)
         self.report.note_once(qemu.title)
@@ -144,7 +154,7 @@ class Lab:
             initramfs=self._settings.initramfs.make(programs),
             device=",".join(part for part in chosen if part), socket=self.socket,
             plugged_late=self._device.plugged_late, modules=self._device.modules,
-            node=self._device.node,
+            node=self._device.node, options=options,
         )
 
     @contextmanager
@@ -163,6 +173,12 @@ class Lab:
         if self._daemon_log is not None:
             words += log_end(self._daemon_log)
         return words
+
+    @property
+    def daemon_log(self) -> Path:
+        """What the daemon of this check prints."""
+        assert self._daemon_log is not None  # lab.daemon() comes first
+        return self._daemon_log
 
     @property
     def socket(self) -> Path:

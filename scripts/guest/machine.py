@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from .agent import Agent
 from .errors import CheckFailed
@@ -33,6 +33,7 @@ class Hardware:
     socket: Path  # where the vhost-user daemon listens
     modules: tuple[str, ...]  # the device's drivers
     node: str  # the path that shows that the driver has found the device
+    options: tuple[str, ...] = ()  # more of QEMU's command line
 
 
 class Machine:
@@ -115,6 +116,17 @@ class Machine:
         self._uptime = self.agent.wait_until_ready(BOOT_TIMEOUT)
         self._load_drivers()
 
+    def reset(self) -> None:
+        """Resets the guest as its reset button does, and waits until it is up again."""
+        self.execute("system_reset")
+        self._uptime = self.agent.wait_until_ready(BOOT_TIMEOUT)
+        self._load_drivers()
+
+    def execute(self, command: str, **arguments: Any) -> Any:
+        """Runs a command of QEMU's monitor. Raises CheckFailed if QEMU refuses it."""
+        assert self._monitor is not None
+        return self._monitor.execute(command, **arguments)
+
     def _load_drivers(self) -> None:
         modules = " ".join((*BASE_MODULES, *self._hardware.modules))
         node = self._hardware.node
@@ -178,7 +190,7 @@ class Machine:
             "-numa", "node,memdev=memory",
             "-kernel", it.kernel.image, "-initrd", it.initramfs,
             "-append", "console=ttyS0 loglevel=5 panic=-1",
-            *self.wires(),
+            *self.wires(), *it.options,
             "-chardev", f"socket,id=device,path={it.socket},{it.qemu.reconnect}",
             # Its vCPUs stay stopped until the device is there. PC's PCI bus takes it at any time.
             *(["-machine", "pc", "-S"] if it.plugged_late else ["-device", it.device]),

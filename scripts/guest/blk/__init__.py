@@ -7,6 +7,7 @@ from .boot import ovmf, seabios
 from .content import data, discard
 from .crash import crash, fio
 from .migrate import migrate
+from .protocol import memory, replug, states
 
 DEVICE = Device(
     name="blk",
@@ -36,6 +37,9 @@ SUITE = Suite(
         Check("crash", crash),
         Check("fio", fio),
         Check("migrate", migrate),
+        Check("states", states),
+        Check("memory", memory),
+        Check("replug", replug),
         Check("seabios", seabios),
         Check("ovmf", ovmf),
     ),

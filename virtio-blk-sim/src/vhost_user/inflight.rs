@@ -10,7 +10,14 @@
 //! ```
 //!
 //! in native byte order. The regions of the queues follow each other, each starting at a multiple
-//! of 64 bytes. The region is updated together with the virtqueue:
+//! of 64 bytes.
+//!
+//! A frontend asks for a region before the driver has chosen the sizes of its rings. QEMU 10.0 asks
+//! for rings of 128 entries and then starts rings of up to 1024. So behind the regions that were
+//! asked for there is a second one for each queue, with 1024 entries, which only such a ring uses.
+//! A backend that knows nothing of them finds the region that it expects.
+//!
+//! The region is updated together with the virtqueue:
 //!
 //! ```text
 //! DeviceQueue::pop      then  InflightQueue::popped     counter = the next number; inflight = 1
@@ -56,6 +63,9 @@ const VERSION: u16 = 1;
 
 /// The largest split virtqueue (virtio 1.2, section 2.7).
 const MAX_QUEUE_SIZE: u16 = 32768;
+
+/// Entries of the second region of a queue: the largest ring that QEMU has (`VIRTQUEUE_MAX_SIZE`).
+const ROOM: u16 = 1024;
 
 /// The alignment of each queue's region, as in libvhost-user and DPDK.
 const QUEUE_ALIGN: u64 = 64;
@@ -144,10 +154,12 @@ pub enum InflightError {
 #[derive(Debug, Clone)]
 pub struct InflightRegion {
     /// Invariant: the mapping starts at a multiple of 8 and has at least `queues` times
-    /// `queue_bytes(queue_size)` bytes.
+    /// `queue_bytes(queue_size)` bytes, and `queues` times `queue_bytes(ROOM)` more if there is
+    /// room.
     mapping: Arc<Mapping>,
     queues: u16,
     queue_size: u16,
+    has_room: bool,
 }
 
 /// The state in which the previous backend left a queue; returned by [`InflightRegion::open`].
@@ -189,7 +201,7 @@ impl InflightRegion {
     /// [`InflightError::Queues`] if there are more than `max_queues`, [`InflightError::QueueSize`],
     /// [`InflightError::Create`].
     pub fn create(request: &Inflight, max_queues: u16) -> Result<(Inflight, OwnedFd), InflightError> {
-        let size = needed(request, max_queues)?;
+        let size = needed(request, max_queues)? + room(request);
         let file = sealed_memfd(c"vhost-user-inflight", size).map_err(InflightError::Create)?;
         let made = Inflight { mmap_size: size, mmap_offset: 0, ..*request };
         Ok((made, file.into()))
@@ -213,6 +225,7 @@ impl InflightRegion {
             mapping: Arc::new(Mapping::new(fd, mmap_offset, mmap_size)?),
             queues: num_queues,
             queue_size,
+            has_room: mmap_size - need >= room(description),
         })
     }
 
@@ -233,10 +246,12 @@ impl InflightRegion {
     /// Returns [`InflightError::NoPlace`], [`InflightError::Layout`], or [`InflightError::Batch`].
     pub fn open(&self, index: u16, size: u16, used_idx: u16) -> Result<Recovered, InflightError> {
         let (queues, queue_size) = (self.queues, self.queue_size);
-        if index >= queues || size > queue_size {
+        let fits = size <= queue_size || (self.has_room && size <= ROOM);
+        if index >= queues || !fits {
             return Err(InflightError::NoPlace { queue: index, size, queues, queue_size });
         }
-        let region = self.queue_region(index);
+        let region = self.queue_region(index, size);
+        let queue_size = region.entries;
         let header = region.header();
         match header.version.load(Ordering::Acquire) {
             0 => region.initialise(),
@@ -284,12 +299,16 @@ impl InflightRegion {
         sigbus::faults() > 0 && self.mapping.is_broken()
     }
 
-    /// `index` must be less than `queues`.
-    fn queue_region(&self, index: u16) -> QueueRegion {
-        let offset = u64::from(index) * queue_bytes(self.queue_size);
+    /// `index` must be less than `queues`, and `size` must fit.
+    fn queue_region(&self, index: u16, size: u16) -> QueueRegion {
+        let asked = queue_bytes(self.queue_size);
+        let (start, entries) = match size <= self.queue_size {
+            true => (u64::from(index) * asked, self.queue_size),
+            false => (u64::from(self.queues) * asked + u64::from(index) * queue_bytes(ROOM), ROOM),
+        };
         QueueRegion {
-            header: self.mapping.as_ptr().wrapping_add(offset as usize).cast(),
-            entries: self.queue_size,
+            header: self.mapping.as_ptr().wrapping_add(start as usize).cast(),
+            entries,
             _mapping: Arc::clone(&self.mapping),
         }
     }
@@ -379,6 +398,12 @@ fn needed(description: &Inflight, max_queues: u16) -> Result<u64, InflightError>
         return Err(InflightError::QueueSize { size: queue_size });
     }
     Ok(u64::from(num_queues) * queue_bytes(queue_size))
+}
+
+/// Returns the size in bytes of the second regions of a description that has been checked.
+fn room(description: &Inflight) -> u64 {
+    let larger = description.queue_size < ROOM;
+    if larger { u64::from(description.num_queues) * queue_bytes(ROOM) } else { 0 }
 }
 
 /// One queue's part of the region. The frontend can write to it at any time, so all fields are

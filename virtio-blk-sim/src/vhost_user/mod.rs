@@ -81,6 +81,8 @@
 //! | SET_VRING_ADDR that differs only in the flag and the place in the log | counts at once |
 //! | SET_LOG_FD | the eventfd is closed: frontends read the log when they need it |
 //!
+//! The module [`frontends`] has a table of the messages that QEMU, libblkio and others send.
+//!
 //! Facts are from the vhost-user specification (QEMU's `docs/interop/vhost-user.rst`). Numbers are
 //! in native byte order.
 
@@ -93,6 +95,8 @@ mod error;
 mod error_line;
 mod features;
 mod frame;
+#[doc = include_str!("frontends.md")]
+pub mod frontends {}
 mod frontend;
 mod header;
 mod inflight;

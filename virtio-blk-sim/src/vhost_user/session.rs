@@ -15,6 +15,7 @@
 //! | SET_VRING_NUM, SET_VRING_ADDR | refused, unless nothing changes but the logging of dirty pages: they only make sense together |
 //! | SET_VRING_BASE | refused, unless the ring has started there: without it, a ring starts at its used index |
 //! | SET_VRING_ENABLE | stops or starts the ring |
+//! | SET_OWNER | stops all rings and forgets memory, features and the in-flight region |
 //! | SET_STATUS | 0 stops the ring until it gets a kick eventfd again; other values change no ring |
 //! | SET_LOG_BASE, and SET_FEATURES that changes only LOG_ALL | counts at once |
 //!
@@ -256,7 +257,7 @@ impl<D: RingDevice> Session<D> {
                 return Ok(Some(Reply::Features(self.served.device.offered() | own)));
             }
             Request::SetFeatures(bits) => self.set_features(bits).await?,
-            Request::SetOwner => {}
+            Request::SetOwner => self.begin_again().await?,
             // The specification says "no longer used", and its meaning was never agreed upon. It
             // does nothing here, as in libvhost-user.
             Request::ResetOwner => {}
@@ -397,15 +398,7 @@ impl<D: RingDevice> Session<D> {
                 self.stop_all().await?;
                 self.inflight = Some(region);
             }
-            Request::ResetDevice => {
-                self.stop_all().await?;
-                for vring in &mut self.vrings {
-                    *vring = Vring::default();
-                }
-                (self.features, self.status) = (None, 0);
-                self.logging.set_all(false);
-                self.served.device.reset();
-            }
+            Request::ResetDevice => self.reset().await?,
             Request::GetMaxMemSlots => return Ok(Some(Reply::MaxMemSlots(MAX_MEM_SLOTS as u64))),
             Request::SetStatus(status) => {
                 self.needs(ProtocolFeatures::STATUS, "STATUS")?;
@@ -417,6 +410,30 @@ impl<D: RingDevice> Session<D> {
             }
         }
         Ok(None)
+    }
+
+    async fn reset(&mut self) -> Result<(), SessionError> {
+        self.stop_all().await?;
+        for vring in &mut self.vrings {
+            *vring = Vring::default();
+        }
+        (self.features, self.status) = (None, 0);
+        self.logging.set_all(false);
+        self.served.device.reset();
+        Ok(())
+    }
+
+    /// Forgets what a previous owner set up. When QEMU unplugs a device and plugs in another one
+    /// with the same chardev, the connection stays, and the new device begins with SET_OWNER and
+    /// adds all of the guest's memory again. It has negotiated protocol features before that, so
+    /// they stay, and so does the channel that depends on them.
+    async fn begin_again(&mut self) -> Result<(), SessionError> {
+        if self.memory.is_empty() {
+            return Ok(());
+        }
+        self.reset().await?;
+        (self.memory, self.inflight, self.logging) = (MemoryTable::default(), None, Logging::default());
+        Ok(())
     }
 
     fn needs(&self, feature: ProtocolFeatures, name: &'static str) -> Result<(), SessionError> {

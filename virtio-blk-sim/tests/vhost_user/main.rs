@@ -18,6 +18,7 @@ mod handover;
 mod idle;
 mod images;
 mod images_in_use;
+mod libblkio;
 mod lifecycle;
 mod limit;
 mod log;

@@ -300,6 +300,54 @@ fn every_order_works_with_regions_that_come_one_by_one() {
     }
 }
 
+/// QEMU unplugs a disk and plugs it in again: the connection stays, and all of the set-up comes
+/// again, without a message that takes the old one back.
+#[test]
+fn a_new_owner_begins_again_on_the_same_connection() {
+    let _watchdog = Watchdog::new("a_new_owner_begins_again_on_the_same_connection");
+    let acks = ACKS | ProtocolFeatures::CONFIGURE_MEM_SLOTS;
+    let steps = [SetFeatures, Region(0), Num, Base, Addr, Kick, Call, Enable];
+    for threads in [0, 1] {
+        let server = TestServer::new(Setup { threads, ..Setup::default() });
+        let mut vmm = Vmm::new(&server, 0, Some(acks));
+        for owner in 0..40 {
+            vmm.frontend.set_owner().unwrap();
+            assert_eq!(server.ask(|server, _| server.stats()), [], "no ring may run");
+            vmm.base = owner;
+            vmm.post();
+            vmm.send_all(&steps);
+            vmm.finish(&format!("owner {owner}"));
+        }
+        drop(vmm);
+        server.wait_disconnected();
+        assert_eq!(server.ask(|server, _| server.sessions()), 1);
+    }
+}
+
+/// How cloud-hypervisor and crosvm reset a device: they disable each ring, ask for its position,
+/// and set it up again. crosvm sends SET_FEATURES only if the driver has accepted others.
+#[test]
+fn rings_that_were_disabled_are_set_up_again() {
+    let _watchdog = Watchdog::new("rings_that_were_disabled_are_set_up_again");
+    let server = TestServer::new(Setup::default());
+    let cloud_hypervisor = [SetFeatures, Memory, Num, Addr, Base, Call, Kick, Enable];
+    let crosvm = [Memory, Num, Addr, Base, Call, Kick, Enable];
+    let mut vmm = Vmm::new(&server, 0, Some(ACKS));
+    for steps in [&cloud_hypervisor[..], &crosvm, &cloud_hypervisor, &crosvm, &crosvm] {
+        vmm.post();
+        vmm.send_all(steps);
+        vmm.finish(&format!("{steps:?}"));
+        // A pause of cloud-hypervisor.
+        vmm.frontend.set_vring_enable(0, false).unwrap();
+        vmm.post();
+        vmm.kick();
+        vmm.send_all(&[Enable]);
+        vmm.finish("after a pause");
+        vmm.frontend.set_vring_enable(0, false).unwrap();
+        vmm.stop();
+    }
+}
+
 /// Another device has served 3 requests of this ring, so it continues at 3.
 #[test]
 fn the_position_may_come_last() {

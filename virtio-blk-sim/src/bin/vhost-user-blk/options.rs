@@ -22,7 +22,8 @@ const AFTER_HELP: &str = "\
 With QEMU (guest memory must be shared):
   vhost-user-blk --socket /run/vm1.sock --image disk.raw
   qemu-system-x86_64 -m 1G -object memory-backend-memfd,id=mem,size=1G,share=on -numa node,memdev=mem \\
-    -chardev socket,id=blk0,path=/run/vm1.sock,reconnect=1 -device vhost-user-blk-pci,chardev=blk0,num-queues=1 ...
+    -chardev socket,id=blk0,path=/run/vm1.sock,reconnect-ms=1000 -device vhost-user-blk-pci,chardev=blk0,num-queues=1 ...
+  A QEMU before 9.2 has reconnect=1 instead of reconnect-ms=1000.
 
 Many disks in one process: --config FILE, in TOML. The keys of a disk are the options of the same name:
   [daemon]

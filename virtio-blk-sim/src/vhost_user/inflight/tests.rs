@@ -24,11 +24,12 @@ fn bytes(file: &File, at: u64, len: usize) -> Vec<u8> {
 
 #[test]
 fn the_layout_is_the_specifications() {
-    // Two queues of 5 entries: 16 + 5 x 16 = 96 bytes, so the second one starts at 128.
+    // Two queues of 5 entries: 16 + 5 x 16 = 96 bytes, so the second one starts at 128. Behind them
+    // is room for 1024 entries each: 16 + 1024 x 16 = 16,400, rounded up to 16,448.
     let (description, fd) = InflightRegion::create(&inflight(2, 5), 2).unwrap();
-    assert_eq!(description, Inflight { mmap_size: 256, ..inflight(2, 5) });
+    assert_eq!(description, Inflight { mmap_size: 256 + 2 * 16_448, ..inflight(2, 5) });
     let file = File::from(fd);
-    assert_eq!(file.metadata().unwrap().len(), 256);
+    assert_eq!(file.metadata().unwrap().len(), 256 + 2 * 16_448);
     let region = InflightRegion::adopt(&description, file.try_clone().unwrap().into(), 2).unwrap();
     let Recovered { mut queue, heads, next_avail } = region.open(1, 4, 0x0102).unwrap();
     assert_eq!((heads, next_avail), (vec![], 0x0102));
@@ -160,7 +161,7 @@ fn queues_that_do_not_match_the_region_are_refused() {
     let (description, fd) = InflightRegion::create(&inflight(2, 8), 2).unwrap();
     let file = File::from(fd);
     let region = InflightRegion::adopt(&description, file.try_clone().unwrap().into(), 2).unwrap();
-    for (index, size) in [(2, 8), (u16::MAX, 8), (0, 9), (0, u16::MAX)] {
+    for (index, size) in [(2, 8), (u16::MAX, 8), (2, 9), (0, 1025), (0, u16::MAX)] {
         let error = region.open(index, size, 0).unwrap_err();
         assert!(matches!(error, InflightError::NoPlace { .. }), "{index} {size}: {error:?}");
     }
@@ -196,6 +197,31 @@ fn queues_that_do_not_match_the_region_are_refused() {
             }
         }
     }
+}
+
+/// QEMU 10.0 asks for a region for 128 entries, and starts a ring of 1024.
+#[test]
+fn a_ring_that_is_larger_than_was_asked_for_has_its_place() {
+    let (description, fd) = InflightRegion::create(&inflight(2, 8), 2).unwrap();
+    let file = File::from(fd);
+    let adopt =
+        |description| InflightRegion::adopt(description, file.try_clone().unwrap().into(), 2).unwrap();
+    for (head, in_flight) in [(1023, vec![]), (500, vec![1023]), (0, vec![1023, 500])] {
+        let Recovered { mut queue, heads, next_avail } = adopt(&description).open(1, 1024, 7).unwrap();
+        assert_eq!((next_avail, &heads), (7 + in_flight.len() as u16, &in_flight));
+        queue.popped(head);
+    }
+    assert_eq!(bytes(&file, 0, 384), [0; 384], "the regions that were asked for");
+    let mut small = adopt(&description).open(0, 8, 0).unwrap();
+    small.queue.popped(7);
+    // A backend that knows nothing of the room.
+    let known = Inflight { mmap_size: 384, ..description };
+    assert_eq!(adopt(&known).open(0, 8, 0).unwrap().heads, [7]);
+    let error = adopt(&known).open(1, 9, 0).unwrap_err();
+    assert!(matches!(error, InflightError::NoPlace { queue: 1, size: 9, .. }), "{error:?}");
+    // What was asked for is already as large.
+    let (description, _) = InflightRegion::create(&inflight(1, 1024), 2).unwrap();
+    assert_eq!(description.mmap_size, 16_448);
 }
 
 #[test]

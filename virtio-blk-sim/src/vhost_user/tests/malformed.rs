@@ -10,6 +10,8 @@ fn is_right_size(code: Code, encoded: usize, len: usize) -> bool {
         // whole C structure.
         Code::GetInflightFd | Code::SetInflightFd => 20,
         Code::GetConfig | Code::SetConfig => 268,
+        // Memory tables: with room for more regions.
+        Code::SetMemTable if len > encoded && len <= 8 + 32 * MAX_REGIONS && len % 32 == 8 => len,
         _ => encoded,
     };
     len == encoded || len == also
@@ -102,14 +104,36 @@ fn memory_tables_have_one_to_eight_regions() {
             assert_eq!(parse(Code::SetMemTable, &body).unwrap_err(), MessageError::Regions { count });
         }
     }
-    // The message states a number of regions that differs from the number that it contains.
-    for (count, regions) in [(1u32, 2), (2, 1), (8, 7), (7, 8)] {
+    // The message states more regions than it contains, or has room for more than eight.
+    for (count, regions) in [(2u32, 1), (8, 7), (8, 9), (1, 9)] {
         let canary = Canary::new();
         let mut body = [count.to_ne_bytes(), [0; 4]].concat();
         body.resize(8 + 32 * regions, 0);
         let header = Header::request(Code::SetMemTable.number(), body.len() as u32);
         let error = Request::parse(&header, &body, canary.fds(regions)).unwrap_err();
         assert!(matches!(error, MessageError::Size { .. }), "{error:?}");
+        canary.assert_all_closed();
+    }
+}
+
+/// User Mode Linux sends a table of one region with room for two.
+#[test]
+fn only_the_stated_number_of_regions_is_used() {
+    for (count, room) in [(1u32, 2), (1, 8), (7, 8)] {
+        let canary = Canary::new();
+        let table = (0..u64::from(count)).map(|number| (region(number), canary.fd())).collect();
+        let (_, mut body, fds) = split(Request::SetMemTable(table).encode(false));
+        body.resize(8 + 32 * room, 0xee);
+        let header = Header::request(Code::SetMemTable.number(), body.len() as u32);
+        let Request::SetMemTable(parsed) = Request::parse(&header, &body, fds).unwrap() else {
+            panic!("another request")
+        };
+        assert!(parsed.iter().map(|(region, _)| *region).eq((0..u64::from(count)).map(region)));
+        drop(parsed);
+        // A descriptor for each region that is used, and no more.
+        let error = Request::parse(&header, &body, canary.fds(room)).unwrap_err();
+        let expected = count as usize;
+        assert_eq!(error, MessageError::Descriptors { code: Code::SetMemTable, count: room, expected });
         canary.assert_all_closed();
     }
 }
