@@ -33,6 +33,9 @@ macro_rules! log {
     };
 }
 
+mod access;
+mod accounts;
+mod capabilities;
 mod config;
 mod control;
 mod descriptors;
@@ -42,26 +45,31 @@ mod events;
 mod failure;
 mod host;
 mod identity;
+mod inherited;
 mod log_file;
+mod notifier;
 mod open;
 mod options;
+mod pid_file;
 mod placement;
+mod privileges;
 mod refusal;
 mod reload;
 mod relocate;
 mod report;
 mod resize;
 mod signals;
-mod socket;
 mod spec;
 mod start;
 mod values;
 mod wait;
+mod watchdog;
 
 use std::process::ExitCode;
 use std::rc::Rc;
 
 use failure::Failure;
+use inherited::Inherited;
 use options::Options;
 use reload::Reloader;
 use signals::{Signal, Signals};
@@ -69,6 +77,15 @@ use start::{Started, start};
 use virtio_blk_sim::log;
 
 fn main() -> ExitCode {
+    if capabilities::are_asked_for() {
+        return match capabilities::print() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                say!("cannot write to stdout: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let options = Options::of_command_line();
     match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
@@ -82,12 +99,14 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<(), Failure> {
     options.check().map_err(Failure::usage)?;
     // Before anything is opened: it could get the number of a descriptor that was not inherited.
-    let inherited = options.source.fd.map(socket::inherited).transpose().map_err(Failure::usage)?;
+    let inherited = Inherited::take(options.source.fd, options.source.config.is_some());
+    let inherited = inherited.map_err(Failure::usage)?;
+    let ends_with_frontend = inherited.is_connected();
     // Before any thread starts, so that all threads inherit the mask and the loop gets the signals.
     let signals = Signals::block()?;
     signals::ignore_file_size_limit()?;
     let started = start(options, inherited)?;
-    let Started { host, context, daemon, .. } = &started;
+    let Started { host, context, daemon, pid_file, .. } = &started;
     let reloader = options.source.config.as_deref().map(|path| Reloader::new(path, daemon.clone()));
     let of_signals = Rc::clone(host);
     let _signals = signals.watch(context, move |signal| match signal {
@@ -105,12 +124,18 @@ fn run(options: &Options) -> Result<(), Failure> {
     if let Some(interval) = daemon.stats {
         report::every(host, interval);
     }
+    if let Some(pid_file) = pid_file {
+        pid_file.write().map_err(Failure::other)?;
+    }
+    context.block_on(host.notify_ready())?;
+    watchdog::start(host);
     // The only frontend, if it was inherited.
-    let only_one = options.source.fd.is_some().then(|| host.disks().first().and_then(|disk| disk.running()));
+    let only_one = ends_with_frontend.then(|| host.disks().first().and_then(|disk| disk.running()));
     let only_one = only_one.flatten();
     while !host.is_stopping() && only_one.as_ref().is_none_or(|disk| disk.server.is_connected()) {
         context.poll(true)?;
     }
+    host.shared.notifier.stopping();
     context.block_on(host.shut_down())?;
     log::left_out();
     Ok(())

@@ -6,7 +6,8 @@ use clap::Args;
 use serde::Deserialize;
 use virtio_blk_sim::blk::device::SECTOR_SIZE;
 
-use crate::values::{block_size, bytes_per_second, de, size};
+use crate::access::Owner;
+use crate::values::{block_size, bytes_per_second, de, size, socket_mode, socket_owner};
 
 /// A disk to serve. Nothing is open yet.
 #[derive(Debug, Clone, PartialEq, Eq, Args, Deserialize)]
@@ -19,9 +20,18 @@ pub(crate) struct DiskSpec {
     #[arg(skip)]
     #[serde(deserialize_with = "de::path")]
     pub(crate) socket: Option<PathBuf>,
+    /// Mode of the socket, in octal: who may connect [default: 600]
+    #[arg(long, value_name = "MODE", value_parser = socket_mode)]
+    #[serde(deserialize_with = "de::socket_mode")]
+    pub(crate) socket_mode: Option<u32>,
+    /// Give the socket to this user and group (names or numbers). A group alone needs no root if
+    /// the server is a member of it
+    #[arg(long, value_name = "[USER][:GROUP]", value_parser = socket_owner)]
+    #[serde(deserialize_with = "de::socket_owner")]
+    pub(crate) socket_owner: Option<Owner>,
     /// Serve this raw disk image or block device. It is locked as by QEMU: only one program may
     /// write to it, several may read it
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, visible_alias = "blk-file", value_name = "PATH")]
     #[serde(deserialize_with = "de::path")]
     pub(crate) image: Option<PathBuf>,
     /// Serve the image as it is. By default an image with the header of another format is refused
@@ -80,6 +90,8 @@ impl Default for DiskSpec {
         Self {
             id: String::new(),
             socket: None,
+            socket_mode: None,
+            socket_owner: None,
             image: None,
             format: None,
             null: None,
@@ -127,6 +139,8 @@ impl DiskSpec {
     pub(crate) fn fixed_difference(&self, other: &Self) -> Option<&'static str> {
         let same = [
             ("socket", self.socket == other.socket),
+            ("socket-mode", self.socket_mode == other.socket_mode),
+            ("socket-owner", self.socket_owner == other.socket_owner),
             ("image", self.image == other.image),
             ("format", self.format == other.format),
             ("null", self.null == other.null),
@@ -171,9 +185,6 @@ impl DiskSpec {
     fn check_keys(&self) -> Result<(), String> {
         if self.id.is_empty() {
             return Err("a disk needs an id".to_owned());
-        }
-        if self.socket.is_none() {
-            return Err(format!("disk {} needs a socket", self.id));
         }
         let content = [self.image.is_some(), self.null.is_some(), self.memory.is_some()];
         match content.into_iter().filter(|given| *given).count() {

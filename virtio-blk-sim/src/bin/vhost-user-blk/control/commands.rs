@@ -183,10 +183,12 @@ async fn run(host: &Host, command: Command<'_>) -> Result<String, Refusal> {
         "add-disk" => {
             let spec: DiskSpec = command.arguments()?;
             host.add(spec, Origin::Control).await?;
+            host.shared.notifier.status(&host.status());
         }
         "remove-disk" => {
             let Remove { id, force } = command.arguments()?;
             host.remove(&id, force).await?;
+            host.shared.notifier.status(&host.status());
         }
         "list-disks" => {
             let Nothing {} = command.arguments()?;
