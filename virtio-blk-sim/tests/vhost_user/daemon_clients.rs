@@ -124,6 +124,22 @@ fn a_client_that_does_not_read_is_closed() {
     other.execute("list-disks", json!({})).unwrap();
 }
 
+/// A client may send many requests before it reads the answers: the next one is carried out when the
+/// answer before it was sent.
+#[test]
+fn a_client_that_reads_late_gets_all_answers() {
+    let _watchdog = Watchdog::new("a_client_that_reads_late_gets_all_answers");
+    let daemon = daemon();
+    let (mut late, mut other) = (daemon.connect(), daemon.connect());
+    late.send("{\"execute\": \"help\"}\n".repeat(2000).as_bytes()).unwrap();
+    // More turns than it takes to carry out what the socket has room for.
+    for _ in 0..2000 {
+        other.execute("statistics", json!({})).unwrap();
+    }
+    let first = late.answer();
+    (1..2000).for_each(|_| assert_eq!(late.answer(), first));
+}
+
 /// The same for events, which a client does not ask for.
 #[test]
 fn a_client_that_does_not_read_its_events_is_closed() {

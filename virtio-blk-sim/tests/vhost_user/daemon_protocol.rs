@@ -60,7 +60,7 @@ fn requests_get_exactly_these_answers() {
         (add("\"id\": \"i\", \"id\": \"j\""), error(INVALID, "the arguments of add-disk: duplicate field `id`")),
         (add(&format!("\"id\": \"i\", \"socket\": {socket:?}, \"null\": 512, \"loops\": [2]")), error(GENERIC, "loops: there is no thread 2, only 0 to 1")),
         (add(&format!("\"id\": \"i\", \"socket\": {socket:?}, \"image\": \"/nonexistent/x\"")), error(GENERIC, "/nonexistent/x: no such file; create it, for example with `truncate -s 1G`")),
-        (add(&format!("\"id\": \"i\", \"socket\": \"/nonexistent/s\", \"null\": 512")), error(GENERIC, "socket /nonexistent/s: No such file or directory (os error 2)")),
+        (add("\"id\": \"i\", \"socket\": \"/nonexistent/s\", \"null\": 512"), error(GENERIC, "socket /nonexistent/s: No such file or directory (os error 2)")),
         (add(&format!("\"id\": \"i\", \"socket\": \"/{}\", \"null\": 512", "x".repeat(120))), error(GENERIC, &format!("socket /{}: the path is too long for a socket: 121 bytes, and 107 are possible", "x".repeat(120)))),
         (add(&format!("\"id\": \"a\", \"socket\": {socket:?}, \"null\": 512")), error(GENERIC, "there is a disk a already")),
         (add(&format!("\"id\": \"i\", \"socket\": {in_a:?}, \"null\": 512")), error(GENERIC, "disks i and a have the same socket")),

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use super::daemon::{Daemon, text};
+use super::process::Process;
 use super::server::TempPath;
 use super::{Watchdog, default_options, driver, exercise};
 
@@ -101,7 +102,25 @@ fn a_bad_file_changes_nothing() {
     daemon.reload("the configuration was read again: 1 disks added, 0 removed, 0 changed");
 }
 
-/// Signals that come while the file is being read are not lost.
+/// A signal that comes while the file is being read is not lost.
+#[test]
+fn a_signal_during_a_reload_reads_the_file_once_more() {
+    let _watchdog = Watchdog::new("a_signal_during_a_reload_reads_the_file_once_more");
+    let (image, by) = (TempPath::image(), TempPath::new("sock"));
+    let _owner = Process::start(&by, &image, &[]);
+    let slow = format!("image = {:?}", text(&image));
+    let mut daemon = Daemon::start("", &[("a", "null = 512")]);
+    let mut control = daemon.connect();
+    // An image in use is waited for, one second long.
+    daemon.write("", &[("a", "null = 512"), ("slow", &slow)]);
+    daemon.process.signal(libc::SIGHUP);
+    while control.disk("slow")["state"] != json!("being added") {}
+    daemon.write("", &[("a", "null = 512"), ("b", "null = 512")]);
+    daemon.reload("the configuration is unchanged: ");
+    daemon.process.wait_for_line("the configuration was read again: 1 disks added, 0 removed, 0 changed");
+    assert_eq!(ids(&daemon), ["a", "b"]);
+}
+
 #[test]
 fn many_signals_end_with_the_last_file() {
     let _watchdog = Watchdog::new("many_signals_end_with_the_last_file");

@@ -5,9 +5,12 @@ use std::cell::Cell;
 use std::io;
 
 /// Descriptors of a session besides those of its queues: its socket and a copy of it, the channel
-/// to the frontend, the in-flight region, those of one message (at most 8), and a connection that
-/// is refused meanwhile.
-const SESSION: u64 = 16;
+/// to the frontend, and the in-flight region.
+const SESSION: u64 = 4;
+
+/// What the sessions have for a moment: the descriptors of one message (at most 8), and connections
+/// that are refused. Counted once, because the main loop handles one message after the other.
+const FOR_A_MOMENT: u64 = 12;
 
 /// Kick, call and error, and for each the ring that signals it.
 const QUEUE: u64 = 6;
@@ -50,7 +53,7 @@ impl Budget {
     /// [added](Self::add) afterwards. Without /proc nothing is known, and nothing is refused.
     pub(crate) fn new(of_disks: u64) -> Self {
         let open = std::fs::read_dir("/proc/self/fd").ok();
-        let needed = open.map(|open| (open.count() as u64).saturating_sub(of_disks));
+        let needed = open.map(|open| (open.count() as u64 + FOR_A_MOMENT).saturating_sub(of_disks));
         Self { needed: Cell::new(needed) }
     }
 

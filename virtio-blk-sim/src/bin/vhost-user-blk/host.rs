@@ -101,6 +101,13 @@ impl Prepared<'_> {
         self.reservation.is_kept = true;
         Ok(())
     }
+
+    /// Closes the disk again. The same as dropping it, but where it may block.
+    pub(crate) async fn discard(self) {
+        let Self { reservation, open, socket } = self;
+        // If there is no thread for that, they are dropped here.
+        let _ = reservation.host.context.blocking(move || drop((open, socket))).await;
+    }
 }
 
 /// What stands in front of the log lines of a disk.
@@ -226,7 +233,11 @@ impl Host {
             });
         }
         let device = Arc::new(ServedDisk::new(disk, id.to_owned(), Arc::clone(&shared.events)));
-        let places = placement::place(shared.rule, spec.queues, &spec.loops, self.queues_of_loops());
+        let rule = match entry.origin {
+            Origin::CommandLine => Rule::RoundRobin,
+            Origin::File | Origin::Control => shared.rule,
+        };
+        let places = placement::place(rule, spec.queues, &spec.loops, self.queues_of_loops());
         let loops = Loops::on(shared.threads.iter().cloned(), places)?;
         let served =
             Served { device, limit: limit.clone(), reset: shared.reset, withheld: ProtocolFeatures::NONE };

@@ -50,6 +50,8 @@ mod log_file;
 mod notifier;
 mod open;
 mod options;
+#[cfg(test)]
+mod pages;
 mod pid_file;
 mod placement;
 mod privileges;
@@ -66,8 +68,9 @@ mod wait;
 mod watchdog;
 
 use std::process::ExitCode;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
+use entry::Running;
 use failure::Failure;
 use inherited::Inherited;
 use options::Options;
@@ -129,10 +132,12 @@ fn run(options: &Options) -> Result<(), Failure> {
     }
     context.block_on(host.notify_ready())?;
     watchdog::start(host);
-    // The only frontend, if it was inherited.
-    let only_one = ends_with_frontend.then(|| host.disks().first().and_then(|disk| disk.running()));
-    let only_one = only_one.flatten();
-    while !host.is_stopping() && only_one.as_ref().is_none_or(|disk| disk.server.is_connected()) {
+    // With an inherited connection, this process ends with it, or when its disk is removed.
+    let inherited = ends_with_frontend.then(|| host.disks().first().and_then(|disk| disk.running()));
+    let inherited = inherited.flatten().map(|running| Rc::downgrade(&running));
+    let is_wanted =
+        |disk: &Weak<Running>| disk.upgrade().is_some_and(|running| running.server.is_connected());
+    while !host.is_stopping() && inherited.as_ref().is_none_or(is_wanted) {
         context.poll(true)?;
     }
     host.shared.notifier.stopping();

@@ -152,7 +152,7 @@ impl Options {
     pub(crate) fn daemon(&self) -> DaemonSpec {
         DaemonSpec {
             loops: self.threads,
-            placement: Rule::RoundRobin,
+            placement: Rule::default(),
             control: self.control.clone(),
             monitor: self.monitor,
             reset: self.reset,

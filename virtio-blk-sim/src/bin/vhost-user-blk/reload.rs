@@ -81,8 +81,15 @@ impl Reloader {
         let mut prepared = Vec::new();
         for ConfiguredDisk { spec, place, .. } in plan.new {
             let id = spec.id.clone();
-            let disk = host.prepare(spec, Origin::File).await;
-            prepared.push((id.clone(), disk.map_err(|error| format!("{place}: disk {id}: {error}"))?));
+            match host.prepare(spec, Origin::File).await {
+                Ok(disk) => prepared.push((id, disk)),
+                Err(error) => {
+                    for (_, disk) in prepared {
+                        disk.discard().await;
+                    }
+                    return Err(format!("{place}: disk {id}: {error}"));
+                }
+            }
         }
         let mut counts = Counts::default();
         for (id, disk) in prepared {

@@ -24,9 +24,9 @@ pub(crate) struct DiskSpec {
     #[arg(long, value_name = "MODE", value_parser = socket_mode)]
     #[serde(deserialize_with = "de::socket_mode")]
     pub(crate) socket_mode: Option<u32>,
-    /// Give the socket to this user and group (names or numbers). A group alone needs no root if
-    /// the server is a member of it
-    #[arg(long, value_name = "[USER][:GROUP]", value_parser = socket_owner)]
+    /// Give the socket to this user, user:group, or :group (names or numbers). A group alone needs
+    /// no root if the server is a member of it
+    #[arg(long, value_name = "USER:GROUP", value_parser = socket_owner)]
     #[serde(deserialize_with = "de::socket_owner")]
     pub(crate) socket_owner: Option<Owner>,
     /// Serve this raw disk image or block device. It is locked as by QEMU: only one program may

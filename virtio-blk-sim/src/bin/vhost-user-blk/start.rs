@@ -1,6 +1,7 @@
 //! The start of the process: everything is opened, in the order that signals, the sandbox and the
 //! limit on descriptors need. If anything cannot be opened, nothing is served.
 
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -143,10 +144,11 @@ pub(crate) fn start(options: &Options, mut inherited: Inherited) -> Result<Start
     descriptors::prepare(daemon.loops, needs);
     let opened = planned.into_iter().map(|disk| disk.open(&mut inherited));
     let opened: Vec<Opened> = opened.collect::<Result<_, _>>().map_err(Failure::usage)?;
-    let control = daemon
-        .control
-        .as_deref()
-        .map(|path| vhost_user::bind(path).map_err(|error| format!("control {}: {error}", path.display())));
+    let names = if options.source.config.is_some() { Names::Keys } else { Names::Options };
+    let option = names.of("control");
+    let bind =
+        |path: &Path| vhost_user::bind(path).map_err(|error| format!("{option} {}: {error}", path.display()));
+    let control = daemon.control.as_deref().map(bind);
     let control = control.transpose().map_err(Failure::usage)?;
     // Everything the server needs is open now. This must also come before any thread starts.
     if let Some(privileges) = privileges {

@@ -74,6 +74,11 @@ const DESCRIPTIONS: &[Description] = &[
     Description { name: "help", arguments: "", help: "Describes all commands. Also: query-commands." },
 ];
 
+#[cfg(test)]
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    DESCRIPTIONS.iter().map(|description| description.name)
+}
+
 /// A list of disks, or of their counters, is made in pieces of so many disks, and other handlers
 /// get their turn between them.
 const PIECE: usize = 32;

@@ -40,8 +40,17 @@ use crate::host::Host;
 use crate::refusal::{Class, Refusal};
 use client::Client;
 
+/// The names of all commands.
+#[cfg(test)]
+pub(crate) fn command_names() -> impl Iterator<Item = &'static str> {
+    commands::names()
+}
+
 /// Clients at the same time.
 pub(crate) const MAX_CLIENTS: usize = 16;
+
+/// Events that are passed on before other handlers of the loop get their turn.
+const PIECE: usize = 32;
 
 /// How long no connection is accepted after accept(2) has failed.
 const REST: Duration = Duration::from_millis(500);
@@ -65,7 +74,10 @@ pub(crate) fn serve(host: &Rc<Host>, listener: UnixListener) -> io::Result<()> {
 }
 
 async fn pass_events_on(host: Rc<Host>, clients: Rc<Clients>) {
-    loop {
+    for count in 1_usize.. {
+        if count.is_multiple_of(PIECE) {
+            host.context.yield_now().await;
+        }
         let event = host.shared.events.next().await;
         let line = notice::line(&event);
         let all: Vec<_> = clients.0.borrow().iter().cloned().collect();
