@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 ///
 /// `C` owns or borrows the context: `AioContext`, `Rc<AioContext>` or `&AioContext`. It must have
 /// been made with [`Builder::embeddable`](crate::Builder::embeddable), and the outer loop must run
-/// in its home thread.
+/// in its home thread. It dereferences to the context, which is used as any other meanwhile.
 ///
 /// # One turn
 ///
@@ -105,7 +105,7 @@ impl<C: Borrow<AioContext>> Embedded<C> {
         Ok(Self { context })
     }
 
-    /// What was embedded.
+    /// What was embedded. For its methods, the `Embedded` itself will do.
     pub fn context(&self) -> &C {
         &self.context
     }
@@ -134,7 +134,9 @@ impl<C: Borrow<AioContext>> Embedded<C> {
     }
 
     /// Runs what is due, in the order of a [turn](AioContext::poll), and with the same rules for
-    /// nesting and panics. Returns true if a callback ran, not counting idle bottom halves.
+    /// nesting and panics. Returns true if a callback ran, not counting idle bottom halves. Makes
+    /// no system call of its own, and waits for nothing but the callbacks. May be called without
+    /// need, and from a callback.
     ///
     /// # Errors
     /// As for [`AioContext::poll`].

@@ -9,7 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
-/// A thread with an event loop. Dropping it stops the loop and waits for the thread.
+/// A thread with an event loop, as QEMU's IOThread. Dropping it stops the loop and waits for the
+/// thread. May be used in any thread, and shared between threads.
 ///
 /// The loop also ends if a callback panics, or if the kernel fails it. [`is_alive`](Self::is_alive)
 /// tells, [`on_exit`](Self::on_exit) reports it, and [`stop`](Self::stop) returns the reason.
@@ -75,7 +76,8 @@ impl IoThread {
 
     /// The same, and runs `init` in the new thread first. What it returns, such as the device with
     /// its registrations, is kept until the loop ends, and is dropped in the home thread before the
-    /// context. That also holds when a callback panics.
+    /// context. That also holds when a callback panics. For an example, see
+    /// [`guide::threads`](crate::guide::threads).
     ///
     /// # Errors
     /// Also what `init` returns, or that it panicked.
@@ -111,7 +113,8 @@ impl IoThread {
         Ok(Self { handle, name: name.to_owned(), thread: Some(thread), exit, process: Process::current() })
     }
 
-    /// The handle of its context.
+    /// The handle of its context: [`schedule`](Handle::schedule) gives the loop work without
+    /// waiting for it.
     pub fn handle(&self) -> &Handle {
         &self.handle
     }
@@ -210,7 +213,11 @@ impl fmt::Debug for IoThread {
     }
 }
 
-/// Why an [`IoThread`] ended before it was stopped.
+/// Why an [`IoThread`] ended before it was stopped: a callback panicked, or the kernel failed the
+/// loop. Returned by [`IoThread::stop`].
+///
+/// `Display` names the thread and the cause. `source()` is the error of the kernel. Converts to an
+/// [`io::Error`] of its kind, or `Other` for a panic.
 #[derive(Debug)]
 pub struct IoThreadError {
     thread: String,

@@ -33,16 +33,20 @@
 //! * **Bottom halves** ([`BottomHalf`]), scheduled lock-free from any thread; **timers**
 //!   ([`Timer`]) with nanosecond deadlines, on real time or on a virtual clock that the emulator
 //!   can stop and step, for all loops of a VM at once.
-//! * **Devices that move from loop to loop** ([`Hosted`]), without losing a ring.
+//! * **Nested turns**: any callback may call [`AioContext::poll`] to wait for something.
+//! * **Futures** ([`AioContext::spawn`], [`AioContext::block_on`]) on the same loop, beside the
+//!   callbacks: they await doorbells, descriptors, times, and operations of the ring.
 //! * **Blocking work in worker threads** ([`AioContext::spawn_blocking`]), with the callback at
 //!   home.
+//! * **Loops in threads** ([`IoThread`]), and **devices that move from loop to loop** ([`Hosted`]),
+//!   without losing a ring.
+//! * **A loop inside another one** ([`Embedded`]): GLib's, tokio's, or your own. To it the context
+//!   is one descriptor and one deadline.
+//! * **Devices in the shape of event-manager** ([`subscriber`]): one `process(&mut self)` for all
+//!   descriptors of a device, which may turn the loop and is not entered again.
 //! * **A loop that can be looked into**: names, a [dump](AioContext::dump) of everything, a
 //!   [profile](AioContext::set_profiling), and a hook for [slow
 //!   callbacks](AioContext::on_slow_callback), which cost nothing while they are off.
-//! * **Nested turns**: any callback may call [`AioContext::poll`] to wait for something.
-//!
-//! * **Futures** ([`AioContext::spawn`], [`AioContext::block_on`]) on the same loop, beside the
-//!   callbacks: they await doorbells, descriptors, times, and operations of the ring.
 //!
 //! It is no network library: it uses one thread and runs on Linux only. For a portable readiness
 //! API use mio.
@@ -146,12 +150,15 @@
 //! | thread | may |
 //! |---|---|
 //! | home thread (made the context) | everything; `AioContext`, registrations, timers and bottom halves cannot leave it |
+//! | home thread, if another event loop sleeps there | turn an [`Embedded`] context: [`prepare`](Embedded::prepare), [`check`](Embedded::check), [`dispatch`](Embedded::dispatch) |
 //! | any, with a [`Handle`] | [`notify`](Handle::notify), [`schedule`](Handle::schedule) a closure, [`stop`](Handle::stop) |
 //! | any, with the `Waker` of a task | wake it |
 //! | any, with a [`BottomHalfHandle`] | [`schedule`](BottomHalfHandle::schedule), [`cancel`](BottomHalfHandle::cancel) |
 //! | any, with a [`TimerHandle`] | [`arm_at`](TimerHandle::arm_at), [`arm_after`](TimerHandle::arm_after), [`cancel`](TimerHandle::cancel) |
 //! | any, with the [`VirtualClock`] of one or more loops | read, start, stop and step it |
+//! | any, with a [`SubscribersHandle`](subscriber::SubscribersHandle) | [`schedule`](subscriber::SubscribersHandle::schedule) a closure that gets the [`Subscribers`](subscriber::Subscribers) |
 //! | any, with a [`Hosted`] device | [`move_to`](Hosted::move_to) another loop |
+//! | any, with an [`IoThread`] | [`run`](IoThread::run) a closure there and wait for its result, [`stop`](IoThread::stop) it; not while the loop waits for this thread |
 //! | any, another process, KVM | ring an [`EventNotifier`] |
 //! | any, another process | [`notify`](BoundedNotifier::notify) and [`take`](BoundedNotifier::take) of a [`BoundedNotifier`] |
 //! | a worker thread | run what [`spawn_blocking`](AioContext::spawn_blocking) or [`blocking`](AioContext::blocking) was given |
@@ -176,16 +183,21 @@
 //! | a classic notifier that rang | read | read | read |
 //! | an autoreset notifier that rang | (read) | none | none |
 //! | timers, bottom halves, tasks | none | none | none |
+//! | a descriptor or a notifier of a [`subscriber`] | as a handler | as a handler | as a handler |
 //! | an [`AsyncFd`] that is awaited | none | epoll_ctl, unless it was awaited in its last turn, too | part of the next enter |
 //! | blocking work | futex, clone3 for a new thread; a write by the worker if the loop sleeps | the same | the same |
 //! | an operation | – | – | part of the next enter |
 //! | register a file, a buffer or a group of buffers; unregister it | – | – | io_uring_register |
 //! | a bounded notifier's count, [atomic](BoundedMethod::Atomic) | as its doorbell | as its doorbell | as its doorbell |
 //! | the same, by the kernel or by credit | read, (write) | read, (write) | read, (write) |
+//! | a device that moves | a write to each loop that sleeps; then to remove and to add | the same | the same |
+//! | [`Embedded::prepare`] | none | none | io_uring_enter if something is to be submitted |
+//! | [`Embedded::check`] | ppoll, and epoll_wait if that finds nothing | epoll_wait | io_uring_enter if something is to be submitted, or memory tells of task work |
+//! | with [`Builder::embeddable`]: add, change, remove a handler | an epoll_ctl more | nothing more | nothing more |
 //!
 //! A turn in the steady state allocates nothing, and its cost does not grow with the number of
-//! registered descriptors, except inside ppoll(2). [`AioContext::stats`] counts every one of these
-//! calls.
+//! registered descriptors, except inside ppoll(2). [`AioContext::stats`] counts the calls of this
+//! table, except for io_uring_register, the epoll probe, and those for blocking work.
 //!
 //! # Features
 //!
@@ -193,6 +205,7 @@
 //!
 //! | | |
 //! |---|---|
+//! | `raw-sqe` | operations whose SQE you make yourself: `AioContext::submit`, `submit_multishot`, `submit_chain` and `operations`. The crate `io-uring` is then part of the API, and is re-exported |
 //! | `tracing` | events of the target `aio` for the crate `tracing`. If a subscriber takes TRACE, each turn sends `aio_poll` and each callback `aio_dispatch` with kind, name and time. `slow_callback` is a warning. Busy polling and the worker threads have the names of QEMU's trace events: `run_poll_handlers_begin`, `run_poll_handlers_end`, `thread_pool_submit_aio`, `thread_pool_complete_aio`, `thread_pool_cancel_aio` |
 //! | `metrics` | `Metrics`: counters, figures and worker threads as OpenMetrics text, and as a collector of the crate `prometheus-client` |
 //!
@@ -224,6 +237,7 @@ mod refused;
 mod request;
 mod reset;
 mod stats;
+pub mod subscriber;
 mod sync;
 mod sys;
 mod task;

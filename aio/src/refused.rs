@@ -4,6 +4,25 @@ use std::fmt;
 use std::io;
 
 /// A call that was refused: why, and the value that was passed in, unharmed.
+///
+/// Converts to an [`io::Error`], so `?` works in a function that returns [`io::Result`], and drops
+/// the value there.
+///
+/// ```
+/// use aio::{AioContext, Interest, Refused};
+/// # fn main() -> std::io::Result<()> {
+/// let ctx = AioContext::new()?;
+/// let file = std::fs::File::open("/dev/null")?; // always ready, so no handler can wait for it
+/// let Err(Refused { error, value: (file, _callback) }) =
+///     ctx.add_fd(file, Interest::READABLE, |_, _| ())
+/// else {
+///     unreachable!()
+/// };
+/// assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+/// drop(file); // it was not closed
+/// # Ok(())
+/// # }
+/// ```
 pub struct Refused<T> {
     /// The reason.
     pub error: io::Error,

@@ -15,6 +15,9 @@ use aio::{AioContext, Interest, Registration, Timer};
 
 const REST: Duration = Duration::from_millis(500);
 
+/// Connections that are accepted before the loop looks at everything else.
+const PER_TURN: usize = 16;
+
 type Take = dyn Fn(&AioContext, UnixStream);
 type Log = dyn Fn(Arguments<'_>);
 
@@ -78,9 +81,9 @@ impl Accepting {
 }
 
 impl Acceptor {
-    /// Accepts all pending connections.
+    /// Accepts pending connections. What is left is found by the next turn.
     fn accept(&self, context: &AioContext) {
-        loop {
+        for _ in 0..PER_TURN {
             match self.listener.accept() {
                 Ok((stream, _)) => {
                     self.failing.set(false);

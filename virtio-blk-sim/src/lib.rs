@@ -22,7 +22,6 @@
 //! | [`memory`] | guest RAM: a memfd that device and guest map separately |
 //! | [`virtqueue`] | both halves of the split ring; does not know what a chain means |
 //! | [`queue`] | a virtqueue on an event loop, for any device |
-//! | [`signals`] | signals such as SIGTERM as events of a loop |
 //! | [`sandbox`], [`chardev`] | fewer rights for a server; a socket with bounded buffers |
 //! | [`vhost_user`] | the protocol and a server, for any device |
 //! | `hosted` | devices written for the crate vhost-user-backend |

@@ -13,7 +13,7 @@ use std::rc::{Rc, Weak};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Work that was given to the worker threads by [`AioContext::spawn_blocking`]. Dropping it cancels
-/// nothing. Home thread.
+/// nothing; clones are the same work. Home thread.
 #[derive(Clone)]
 pub struct Blocking {
     context: Weak<Parts<AioContext>>,
@@ -52,7 +52,8 @@ impl fmt::Debug for Blocking {
     }
 }
 
-/// Why blocking work has no result.
+/// Why blocking work has no result. For the callback of [`AioContext::spawn_blocking`], and from
+/// the future of [`AioContext::blocking`]. Converts to an [`io::Error`].
 pub struct BlockingError(Cause);
 
 enum Cause {
@@ -136,8 +137,11 @@ impl AioContext {
     /// Work begins in the order in which it was submitted. If all
     /// [threads](crate::Builder::worker_threads) are busy and no more are allowed, it waits. A
     /// thread is started here if none is idle, which blocks the loop for some ten microseconds; it
-    /// inherits the signal mask, the CPU affinity, and the priority of the home thread. A panic of
-    /// the work is a result, too.
+    /// is called `aio-worker` and inherits the signal mask, the CPU affinity, and the priority of
+    /// the home thread. A panic of the work is a result, too.
+    ///
+    /// The callback may turn the loop. Dropping what this returns cancels nothing. When the work
+    /// ends, its thread wakes the loop: one write(2) if that sleeps.
     ///
     /// When the context is dropped, work that has not begun is dropped, and work that has begun is
     /// waited for. `done` is then dropped without being called, and so is the result, in the home
@@ -161,7 +165,8 @@ impl AioContext {
     ///
     /// # Errors
     /// What pthread_create(3) returns, if there is no thread and none can be started.
-    /// `Unsupported` in a forked child. Both closures come back.
+    /// `NotConnected` once the context was dropped, `Unsupported` in a forked child. Both closures
+    /// come back.
     pub fn spawn_blocking<T, W, D>(&self, work: W, done: D) -> Result<Blocking, Refused<(W, D)>>
     where
         T: Send + 'static,

@@ -60,7 +60,7 @@ impl BottomHalf {
         self.handle.node.cancel();
     }
 
-    /// A handle for other threads.
+    /// A handle for other threads. No allocation. It does not keep the bottom half.
     pub fn handle(&self) -> BottomHalfHandle {
         self.handle.clone()
     }
@@ -80,8 +80,8 @@ impl fmt::Debug for BottomHalf {
     }
 }
 
-/// Schedules a [`BottomHalf`] from any thread. Does nothing once the bottom half or its context was
-/// dropped.
+/// Schedules a [`BottomHalf`] from any thread. Cheap to clone. Does nothing once the bottom half or
+/// its context was dropped, nor in a forked child.
 #[derive(Clone, Debug)]
 pub struct BottomHalfHandle {
     node: ListArc<Node<Work<Sent<AioContext>>>>,
@@ -102,7 +102,8 @@ impl BottomHalfHandle {
         self.shared.notify();
     }
 
-    /// Cancels a pending schedule. A callback that has begun is not stopped.
+    /// Cancels a pending schedule. A callback that has begun is not stopped. Lock-free; no system
+    /// call, and the loop is not woken.
     pub fn cancel(&self) {
         self.node.cancel();
     }

@@ -36,6 +36,10 @@ impl AioContext {
     /// descriptor holds the count; it is polled level-triggered, and each callback costs one
     /// read(2). If the notifier already has a handler in this context, the new one replaces it.
     ///
+    /// A callback that turns the loop may be entered again from there, if there is a count. A turn
+    /// makes at most 16 calls with the atomic method, and one with the others; what is left follows
+    /// in the next turn, which does not sleep. Home thread.
+    ///
     /// # Errors
     /// The callback is returned with the error: `Unsupported` if the notifier's reset names a
     /// method that this context, or this method of bounding, does not support; else as for
@@ -102,7 +106,8 @@ impl AioContext {
 
     /// Calls `callback` once after each [`arm`](WritableRegistration::arm), when there is room for
     /// one. For a producer that must not sleep in [`notify`](BoundedNotifier::notify). The room may
-    /// be gone again when the callback runs, because other producers may be faster.
+    /// be gone again when the callback runs, because other producers may be faster. The callback
+    /// may arm again, and turn the loop. Home thread.
     ///
     /// # Errors
     /// The callback is returned with the error of duplicating the descriptor, for example if none
@@ -191,8 +196,9 @@ impl<F: Fn(&AioContext, u64)> Consumer<F> {
     }
 }
 
-/// A consumer of a bounded notifier on a loop. Dropping it removes the handler. What it has not
-/// taken stays in the count for the next consumer.
+/// A consumer of a bounded notifier on a loop. Made by [`AioContext::add_bounded`]. Dropping it
+/// removes the handler. What it has not taken stays in the count for the next consumer. Home
+/// thread.
 #[must_use = "dropping a registration removes its handler"]
 pub struct BoundedRegistration {
     /// `None` only in `drop`.
@@ -211,7 +217,7 @@ impl BoundedRegistration {
         self
     }
 
-    /// How the descriptor that wakes the loop is reset.
+    /// The method that was chosen for the descriptor that wakes the loop.
     pub fn method(&self) -> Method {
         self.method
     }
@@ -344,7 +350,8 @@ impl Producer {
     }
 }
 
-/// A producer on a loop that gets a callback when there is room. Dropping it removes the handler.
+/// A producer on a loop that gets a callback when there is room. Made by
+/// [`AioContext::add_writable`]. Dropping it removes the handler. Home thread.
 #[must_use = "dropping a registration removes its handler"]
 pub struct WritableRegistration {
     producer: Rc<Producer>,

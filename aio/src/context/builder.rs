@@ -11,7 +11,11 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-/// Options for building an [`AioContext`].
+/// Options for building an [`AioContext`]. The methods only note what is wanted; [`build`] does
+/// everything, in the thread that is to be the home thread. So a builder can be sent to that
+/// thread, as [`IoThread::spawn`](crate::IoThread::spawn) does, and used for several contexts.
+///
+/// [`build`]: Self::build
 #[derive(Clone, Debug)]
 pub struct Builder {
     monitor: Option<MonitorKind>,
@@ -50,7 +54,10 @@ impl Builder {
         self
     }
 
-    /// How the loop's own notifier is reset; by default [`Reset::Autoreset`].
+    /// How the loop's own notifier is reset, the eventfd with which other threads wake it; by
+    /// default
+    /// [`Reset::Autoreset`]. [`AioContext::own_notifier`] has the method that was chosen. The
+    /// notifiers that you add have their own.
     #[must_use]
     pub fn reset(mut self, reset: Reset) -> Self {
         self.reset = reset;
@@ -68,23 +75,25 @@ impl Builder {
 
     /// Entries of the submission queue (rounded up to a power of two; 256 by default). The
     /// completion queue has eight times as many. More operations than this may be queued at once;
-    /// they cost extra enters.
+    /// they cost extra enters. No effect without a ring.
     #[must_use]
     pub fn ring_entries(mut self, entries: u32) -> Self {
         self.ring_entries = entries;
         self
     }
 
-    /// The newest way of delivering completions to try, for measuring the older ones.
+    /// The newest way of delivering completions to try, for measuring the older ones. By default
+    /// [`RingSetup::DeferTaskrun`], the newest; [`RingInfo::setup`](crate::RingInfo::setup) tells
+    /// which one it was. No effect without a ring.
     #[must_use]
     pub fn ring_setup(mut self, newest: RingSetup) -> Self {
         self.ring_setup = newest;
         self
     }
 
-    /// Sets the timer slack of the calling thread, which becomes the home thread (PR_SET_TIMERSLACK
-    /// of prctl(2)). Linux lets a sleep overrun its deadline by 50,000 ns to save wake-ups; 1 asks
-    /// for the deadline itself.
+    /// Sets the timer slack of the thread that calls [`build`](Self::build), and leaves it set
+    /// (PR_SET_TIMERSLACK of prctl(2)). Linux lets a sleep overrun its deadline by 50,000 ns to
+    /// save wake-ups; 1 asks for the deadline itself, and 0 for the thread's default.
     #[must_use]
     pub fn timer_slack_ns(mut self, ns: u64) -> Self {
         self.timer_slack_ns = Some(ns);
@@ -155,7 +164,7 @@ impl AioContext {
         Self::builder().build()
     }
 
-    /// Options for building a context.
+    /// Options for building a context. No system call.
     pub fn builder() -> Builder {
         Builder::default()
     }

@@ -11,7 +11,8 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 
-/// When an operation of a chain starts. See io_uring_enter(2).
+/// When an operation of a chain starts: for [`AioContext::submit_chain`]. See io_uring_enter(2).
+/// Feature `raw-sqe`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Link {
     /// When the one before it has succeeded (IOSQE_IO_LINK). If one fails, or reads or writes less
@@ -60,7 +61,7 @@ impl AioContext {
     ///
     /// The callback gets the results in the order of the entries, and `held`, when all have
     /// completed. It runs in a later turn, never inside this call. Returns an id for each entry;
-    /// cancelling the one that runs ends the chain. No system call.
+    /// cancelling the one that runs ends the chain. Home thread; no system call; feature `raw-sqe`.
     ///
     /// # Errors
     /// `InvalidInput` for a chain that is empty, or longer than the ring's queue

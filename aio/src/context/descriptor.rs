@@ -13,11 +13,13 @@ use crate::token::Token;
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-/// Identity of a handler of one context; may be sent to other threads. See [`AioContext::remove`].
+/// Identity of a handler of one context; may be sent to other threads. It has a version, so the id
+/// of a handler that was removed removes no other one, unless 2^32 were added since. To be used
+/// with the context that returned it. See [`AioContext::remove`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HandlerId(Token);
 
@@ -32,7 +34,7 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// The handler's id.
+    /// The handler's id, with which it can be [removed](AioContext::remove) from elsewhere.
     pub fn id(&self) -> HandlerId {
         HandlerId(self.token)
     }
@@ -54,7 +56,8 @@ impl Registration {
     }
 
     /// Changes what an fd handler is called for, from the next wait on. Readiness that was
-    /// collected already is masked.
+    /// collected already is masked. May be called by the handler itself. On epoll one system call
+    /// (and on an [embeddable](crate::Builder::embeddable) poll monitor), else none.
     ///
     /// # Errors
     /// `NotFound` if the handler was removed or replaced, `InvalidInput` for a notifier, and what
@@ -107,7 +110,7 @@ impl NotifierRegistration {
         Self { registration: self.registration.named(name), ..self }
     }
 
-    /// Who resets the eventfd.
+    /// The method that was chosen: who resets the eventfd.
     pub fn method(&self) -> Method {
         self.method
     }
@@ -118,7 +121,7 @@ impl NotifierRegistration {
         self.fallback.as_deref()
     }
 
-    /// The registration alone.
+    /// The registration alone, to keep it with those of descriptors. Removes nothing.
     pub fn into_registration(self) -> Registration {
         self.registration
     }
@@ -140,6 +143,63 @@ impl std::ops::Deref for NotifierRegistration {
 ///
 /// A method may panic: the panic unwinds out of [`AioContext::poll`], and what was not done then is
 /// done by the next turn. The device may be asked to process work that is not there after that.
+///
+/// ```
+/// use aio::{AioContext, BusyPolled, BusyPolling, EventNotifier, Reset};
+/// use std::cell::Cell;
+/// use std::rc::Rc;
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicBool, AtomicU16, Ordering, fence};
+///
+/// /// What driver and device share.
+/// #[derive(Default)]
+/// struct Ring {
+///     avail_index: AtomicU16,
+///     no_kicks: AtomicBool,
+/// }
+///
+/// struct Queue {
+///     ring: Arc<Ring>,
+///     next: Cell<u16>,
+/// }
+///
+/// impl BusyPolled for Queue {
+///     fn process(&self, _: &AioContext) {
+///         while self.is_ready() {
+///             self.next.set(self.next.get().wrapping_add(1)); // serves one request
+///         }
+///     }
+///     fn is_ready(&self) -> bool {
+///         self.ring.avail_index.load(Ordering::Acquire) != self.next.get()
+///     }
+///     fn begin(&self) {
+///         self.ring.no_kicks.store(true, Ordering::Relaxed);
+///     }
+///     fn end(&self) {
+///         self.ring.no_kicks.store(false, Ordering::Relaxed);
+///         fence(Ordering::SeqCst); // the loop asks `is_ready` next, which must not come first
+///     }
+/// }
+///
+/// # fn main() -> std::io::Result<()> {
+/// let ctx = AioContext::builder().busy_polling(BusyPolling::up_to_ns(32_768)).build()?;
+/// let (ring, kick) = (Arc::<Ring>::default(), EventNotifier::new(Reset::Autoreset)?);
+/// let queue = Rc::new(Queue { ring: Arc::clone(&ring), next: Cell::new(0) });
+/// let _doorbell = ctx.add_polled_notifier(&kick, Rc::clone(&queue))?;
+///
+/// let driver = std::thread::spawn(move || {
+///     ring.avail_index.fetch_add(1, Ordering::SeqCst);
+///     if !ring.no_kicks.load(Ordering::SeqCst) {
+///         kick.notify().expect("it is an eventfd");
+///     }
+/// });
+/// while queue.next.get() == 0 {
+///     ctx.poll(true)?;
+/// }
+/// driver.join().expect("the driver does not panic");
+/// # Ok(())
+/// # }
+/// ```
 pub trait BusyPolled: 'static {
     /// The doorbell rang, or [`is_ready`](Self::is_ready) returned true: do the work. Tolerate that
     /// there is none.
@@ -231,7 +291,7 @@ impl AioContext {
         D: AsFd + 'static,
         F: Fn(&AioContext, Readiness) + 'static,
     {
-        let target = fd_target(&fd, interest);
+        let target = fd_target(fd.as_fd().as_raw_fd(), interest);
         let mut held = Some((fd, callback));
         let action = || -> Box<dyn Action<Self>> {
             let (fd, callback) = take(&mut held);
@@ -254,6 +314,19 @@ impl AioContext {
     pub fn add_borrowed_fd<F>(
         &self,
         fd: &impl AsFd,
+        interest: Interest,
+        callback: F,
+    ) -> Result<Registration, Refused<F>>
+    where
+        F: Fn(&AioContext, Readiness) + 'static,
+    {
+        self.add_raw_fd(fd.as_fd().as_raw_fd(), interest, callback)
+    }
+
+    /// The same for a descriptor that is known by its number only.
+    pub(crate) fn add_raw_fd<F>(
+        &self,
+        fd: RawFd,
         interest: Interest,
         callback: F,
     ) -> Result<Registration, Refused<F>>
@@ -295,7 +368,9 @@ impl AioContext {
         }
     }
 
-    /// The same for a device that can be busy polled.
+    /// The same for a device that can be busy polled. Its [`process`](BusyPolled::process) may turn
+    /// the loop: it is not entered again from there by busy polling, but by its doorbell. The loop
+    /// keeps a reference to the device until the registration is dropped.
     ///
     /// # Errors
     /// As for [`add_notifier`](Self::add_notifier).
@@ -332,8 +407,9 @@ impl AioContext {
         register(&self.parts, target, action)
     }
 
-    /// Removes a handler by its id. Returns false if it was already removed. Its callback will not
-    /// be entered again.
+    /// Removes a handler by its id, as dropping its [`Registration`] does. Returns false if it was
+    /// already removed. Its callback will not be entered again, and is dropped with what it owns:
+    /// in this call or, if it runs further up the stack, when it returns.
     pub fn remove(&self, handler: HandlerId) -> bool {
         self.parts.remove(handler.0)
     }
@@ -352,8 +428,7 @@ pub(super) fn register(
     Ok(registration)
 }
 
-fn fd_target(fd: &impl AsFd, interest: Interest) -> Target {
-    let fd = fd.as_fd().as_raw_fd();
+fn fd_target(fd: RawFd, interest: Interest) -> Target {
     Target { fd, watch: Watch::Level(interest), known: false, eventfd: None }
 }
 

@@ -21,7 +21,8 @@ const _: fn() = || {
 
 impl Handle {
     /// Wakes the loop: a blocking poll returns (perhaps without progress), or the next one does not
-    /// block. Any thread; lock-free.
+    /// block. Any thread; lock-free; at most one write(2), and none if the loop is awake. Seldom
+    /// needed: everything that other threads can do to a loop wakes it.
     pub fn notify(&self) {
         self.shared.notify();
     }
@@ -57,14 +58,14 @@ impl Handle {
     }
 
     /// Makes [`AioContext::run`] return after the turn it is in. A request that finds no `run` ends
-    /// the next one. Any thread.
+    /// the next one. Any thread; wakes the loop, as [`notify`](Self::notify), and does not wait.
     pub fn stop(&self) {
         self.shared.request_stop();
     }
 }
 
 impl AioContext {
-    /// A handle for other threads.
+    /// A handle for other threads. No allocation, no system call.
     pub fn handle(&self) -> Handle {
         Handle { shared: Arc::clone(&self.parts.shared) }
     }

@@ -20,6 +20,7 @@
 //! | `descriptor.rs` | handlers of descriptors and notifiers, and their registrations |
 //! | `bounded.rs` | bounded notifiers on a loop |
 //! | `timer.rs`, `bottom_half.rs` | timers, bottom halves |
+//! | `alarm.rs`, `expiry.rs` | timers that wake a waker; what a timer does when it expires |
 //! | `operation.rs` | what all operations of the ring have in common |
 //! | `start.rs`, `pool.rs` | operations that own what the kernel needs |
 //! | `registered.rs` | files, buffers and groups of buffers that are registered with the ring |
@@ -30,6 +31,7 @@
 //! | `task.rs`, `perform.rs` | what tasks hold of a context, and of an operation of theirs |
 
 mod action;
+mod alarm;
 mod blocking;
 mod bottom_half;
 mod bounded;
@@ -38,6 +40,7 @@ mod builder;
 mod chain;
 mod descriptor;
 mod dispatch;
+mod expiry;
 mod handle;
 mod observe;
 mod observer;
@@ -56,6 +59,7 @@ mod task;
 mod timer;
 mod turn;
 
+pub(crate) use self::alarm::Alarm;
 pub use self::blocking::{Blocking, BlockingError};
 pub use self::bottom_half::{BottomHalf, BottomHalfHandle};
 pub use self::bounded::{BoundedRegistration, WritableRegistration};
@@ -67,6 +71,7 @@ pub use self::handle::Handle;
 pub use self::observer::SlowCallback;
 pub use self::operation::OperationId;
 pub use self::outer::Prepared;
+pub(crate) use self::panics::{Panics, resume_after};
 pub(crate) use self::perform::Performing;
 pub use self::pool::OperationPool;
 #[cfg(feature = "raw-sqe")]

@@ -15,7 +15,7 @@ use std::time::Duration;
 impl AioContext {
     /// Switches the profile on, from the next turn on, or off, at once. While it is on, each
     /// callback is timed with two readings of the clock. It is off at first, and costs nothing
-    /// while it is off.
+    /// while it is off. Home thread; may be called from a callback.
     ///
     /// Switching it on begins a new profile: all figures are zero. Switching it off keeps them.
     /// [`dump`](Self::dump) has the figures of every handler, timer, bottom half and task, and

@@ -11,7 +11,9 @@ use crate::monitor::{MonitorInfo, UringMonitor};
 use crate::token::Token;
 use std::io;
 
-/// Identity of an operation in flight, for [`AioContext::cancel`].
+/// Identity of an operation in flight, for [`AioContext::cancel`]. It has a version, so the id of
+/// an operation that has completed cancels no other one, unless 2^32 were started since. To be used
+/// with the context that returned it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct OperationId(pub(super) Token);
 
@@ -31,9 +33,13 @@ pub(super) fn ring_with_room(
 }
 
 impl AioContext {
-    /// Asks the kernel to cancel an operation. Its callback runs all the same, with `-ECANCELED`
-    /// or, if it was too late, with its own result. Returns false if the operation has completed
-    /// already. No system call: rides on the next wait.
+    /// Asks the kernel to cancel an operation (IORING_OP_ASYNC_CANCEL). Its callback runs all the
+    /// same, in a later turn, with the error ECANCELED or, if it was too late, with its own result.
+    /// What the operation owns stays with it until then.
+    ///
+    /// Returns false if the operation has completed already, also if its callback has not run yet.
+    /// Home thread; no system call: it rides on the next wait. The future of
+    /// [`perform`](Self::perform) is cancelled by dropping it.
     pub fn cancel(&self, operation: OperationId) -> bool {
         let Some(ring) = self.parts.monitor.ring() else { return false };
         let is_in_flight = ring.completions().is_in_flight(operation.0) && self.parts.is_current();

@@ -35,8 +35,9 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// How long the outer loop may sleep, from now on. `None`: until the descriptor is readable.
-    /// Where a time-out is in milliseconds, round up, or the loop spins through the last one.
+    /// How long the outer loop may sleep, from now on: zero if something is due, `None` until the
+    /// descriptor is readable. Reads the clock, so call it just before the sleep. Where a timeout
+    /// is in milliseconds, round up, or the loop spins through the last one.
     pub fn timeout(&self) -> Option<Duration> {
         if self.ready_now {
             return Some(Duration::ZERO);

@@ -2,6 +2,7 @@
 
 use super::action::OnOwn;
 use super::dispatch::{Action, Registered, Sources};
+use super::expiry::Expiry;
 use super::observer::{Observer, Turn};
 use super::panics::Panics;
 use super::shared::Shared;
@@ -39,7 +40,7 @@ pub(super) type Deferred<C> = Box<dyn FnOnce(&C)>;
 /// A closure of another thread, run once.
 pub(super) type Sent<C> = Box<dyn FnOnce(&C) + Send>;
 /// The timers of a context.
-pub(super) type TimersOf<C> = Timers<Callback<C>, Arc<Shared<Sent<C>>>>;
+pub(super) type TimersOf<C> = Timers<Expiry<C>, Arc<Shared<Sent<C>>>>;
 /// What an operation of the ring holds: the owner that is notified of its completions, and the
 /// owner's key for it.
 pub(super) type Held<C> = (Rc<dyn Owner<C>>, usize);

@@ -19,6 +19,37 @@ use std::rc::{Rc, Weak};
 /// a `T`, typically the request that it belongs to. Dropping the pool cancels nothing: operations
 /// in flight keep what they own, and the callback is still called for their completions. Home
 /// thread.
+///
+/// ```
+/// use aio::op::ReadAt;
+/// # use std::{cell::Cell, fs::File, rc::Rc};
+/// # fn main() -> std::io::Result<()> {
+/// # let ctx = aio::AioContext::new()?;
+/// # if ctx.monitor().kind != aio::MonitorKind::IoUring { return Ok(()); }
+/// # let disk = Rc::new(File::open("/dev/zero")?);
+/// # let done = Rc::new(Cell::new(0));
+/// # let count = Rc::clone(&done);
+/// struct Request {
+///     tag: u16,
+/// }
+///
+/// type Read = ReadAt<Rc<File>, Vec<u8>>;
+/// let reads = ctx.operation_pool::<Read, Request>(move |_, (result, _disk, buffer), request| {
+///     assert_eq!(result.unwrap(), buffer.len());
+///     println!("request {} is done", request.tag);
+/// #   count.set(count.get() + 1);
+/// })?;
+/// for tag in 0..4 {
+///     let read = ReadAt::new(Rc::clone(&disk), vec![0; 512], 512 * u64::from(tag));
+///     reads.start(read, Request { tag })?;
+/// }
+/// while reads.in_flight() > 0 {
+///     ctx.poll(true)?;
+/// }
+/// # assert_eq!(done.get(), 4);
+/// # Ok(())
+/// # }
+/// ```
 pub struct OperationPool<O: Operation, T = ()> {
     context: Weak<Parts<AioContext>>,
     pool: Rc<dyn Pool<O, T>>,
@@ -124,7 +155,8 @@ impl<O, T> Drop for Abandon<'_, O, T> {
 }
 
 impl<O: Operation, T: 'static> OperationPool<O, T> {
-    /// Queues an operation, as [`AioContext::start`]. The callback gets its output and `held`.
+    /// Queues an operation, as [`AioContext::start`]. The callback of the pool gets its output and
+    /// `held`, in a later turn. No system call.
     ///
     /// # Errors
     /// As for [`AioContext::start`]; operation and `held` come back.
@@ -163,7 +195,7 @@ impl<O: Operation, T: 'static> fmt::Debug for OperationPool<O, T> {
 }
 
 impl AioContext {
-    /// Makes a callback for many operations of one kind. Home thread.
+    /// Makes a callback for many operations of one kind. Home thread; no system call.
     ///
     /// The callback may turn the loop. It may then be entered again from there, for another
     /// operation; that is why it is `Fn`.

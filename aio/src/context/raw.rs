@@ -14,7 +14,7 @@ use std::fmt;
 use std::io;
 use std::rc::{Rc, Weak};
 
-/// A kind of operation with one callback: the way to submit without allocations.
+/// A kind of operation with one callback: the way to submit without allocations. Feature `raw-sqe`.
 ///
 /// Made by [`AioContext::operations`]. Each [`submit`](Self::submit) hands over a `T`, typically a
 /// request with its buffers, which the callback gets back. Dropping this cancels nothing:
@@ -77,6 +77,10 @@ impl<T: 'static> Operations<T> {
     /// later turn, never inside this call. No system call, and no allocation once as many
     /// operations were in flight before. For an operation with several completions the callback
     /// runs with the last one; use [`AioContext::submit_multishot`] to see each.
+    ///
+    /// A result that owns something, such as the descriptor of a new connection, is lost if the
+    /// context is dropped before the callback gets it: nobody closes it. The operations of
+    /// [`op`](crate::op) take care of theirs.
     ///
     /// # Errors
     /// `NotConnected` if the context was dropped, ENOSPC if 2^28 operations are in flight,
@@ -161,7 +165,7 @@ impl<T, F: Fn(&AioContext, i32, u32, &T)> Owner<AioContext> for Multishot<T, F> 
 }
 
 impl AioContext {
-    /// Makes a callback for many operations of one kind. Home thread.
+    /// Makes a callback for many operations of one kind. Home thread; feature `raw-sqe`.
     ///
     /// The callback may turn the loop. It may then be entered again from there, for another
     /// operation; that is why it is `Fn`.
@@ -191,7 +195,8 @@ impl AioContext {
     }
 
     /// Queues one operation with a callback of its own, which costs an allocation; otherwise as
-    /// [`Operations::submit`].
+    /// [`Operations::submit`]. For operations that [`op`](crate::op) does not have. Home thread;
+    /// feature `raw-sqe`.
     ///
     /// # Errors
     /// `Unsupported` if the monitor is not io_uring, else as for [`Operations::submit`]; `held`
@@ -215,7 +220,9 @@ impl AioContext {
     }
 
     /// Queues an operation with several completions. The callback gets the result and the flags of
-    /// each; the last one is without `IORING_CQE_F_MORE` (see [`io_uring::cqueue::more`]).
+    /// each; the last one is without `IORING_CQE_F_MORE` (see [`io_uring::cqueue::more`]). It may
+    /// turn the loop, and may then be entered again from there. Home thread; one allocation;
+    /// feature `raw-sqe`.
     ///
     /// # Errors
     /// As for [`submit`](Self::submit).

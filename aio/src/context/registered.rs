@@ -31,7 +31,28 @@ impl Home {
 ///
 /// Made by [`AioContext::register_file`]. It is a handle; clones are the same registration, which
 /// ends when the last of them was dropped. The descriptor may be closed meanwhile: the registration
-/// holds the file open. On the ring of another context, an operation on it ends with EBADF.
+/// holds the file open. On the ring of another context, an operation on it ends with EBADF. Home
+/// thread.
+///
+/// ```
+/// use aio::op::ReadAt;
+/// # use std::fs::File;
+/// # fn main() -> std::io::Result<()> {
+/// # let ctx = aio::AioContext::new()?;
+/// # if ctx.monitor().kind != aio::MonitorKind::IoUring { return Ok(()); }
+/// # if ctx.register_buffer(vec![0; 1]).is_err() { return Ok(()); } // an old kernel
+/// let file = File::open("/dev/zero")?;
+/// let disk = ctx.register_file(&file)?;
+/// drop(file); // the registration is enough
+/// let buffer = ctx.register_buffer(vec![1; 4096])?;
+///
+/// let read = ReadAt::new(disk.clone(), buffer, 0);
+/// let (result, _disk, buffer) = ctx.block_on(ctx.perform(read))?;
+/// assert_eq!(result?, 4096);
+/// assert_eq!(buffer.into_inner(), vec![0; 4096]); // unregisters it
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct FixedFile(Rc<FileSlot>);
 
@@ -62,14 +83,61 @@ impl fmt::Debug for FileSlot {
 /// A buffer whose pages are pinned and registered with the ring of a context
 /// (IORING_REGISTER_BUFFERS): reads and writes need not map them again.
 ///
-/// Made by [`AioContext::register_buffer`]. Dropping it unregisters the buffer and drops it. It is
-/// itself a buffer for operations: [`ReadAt`](crate::op::ReadAt) and
-/// [`WriteAt`](crate::op::WriteAt) use the registration, all others, and those on another context,
-/// use it as ordinary memory.
+/// Made by [`AioContext::register_buffer`]; for an example, see [`FixedFile`]. Dropping it
+/// unregisters the buffer and drops it. It is itself a buffer for operations:
+/// [`ReadAt`](crate::op::ReadAt) and [`WriteAt`](crate::op::WriteAt) use the registration, all
+/// others, and those on another context, use it as ordinary memory. Home thread.
 ///
 /// To use one registered buffer in many operations at once, such as all of a guest's memory, put it
 /// into an [`Rc`], and implement [`StableBuffer`] for a type with that and a range, which passes on
-/// [`registered`](StableBuffer::registered).
+/// [`registered`](StableBuffer::registered):
+///
+/// ```
+/// use aio::FixedBuffer;
+/// use aio::op::{RegisteredBuffer, StableBuffer};
+/// use std::rc::Rc;
+///
+/// /// A range of the memory, which nothing writes to meanwhile.
+/// struct Slice {
+///     memory: Rc<FixedBuffer<Vec<u8>>>,
+///     start: usize,
+///     len: usize,
+/// }
+///
+/// impl Slice {
+///     fn new(memory: &Rc<FixedBuffer<Vec<u8>>>, start: usize, len: usize) -> Option<Self> {
+///         let end = start.checked_add(len)?;
+///         (end <= memory.byte_len()).then(|| Self { memory: Rc::clone(memory), start, len })
+///     }
+/// }
+///
+/// // SAFETY: a range of a stable buffer is stable; `new` has checked that it is inside. The memory
+/// // is shared, so nobody can borrow it mutably.
+/// unsafe impl StableBuffer for Slice {
+///     fn stable_ptr(&self) -> *const u8 {
+///         self.memory.stable_ptr().wrapping_add(self.start)
+///     }
+///     fn byte_len(&self) -> usize {
+///         self.len
+///     }
+///     fn registered(&self) -> Option<RegisteredBuffer> {
+///         self.memory.registered()
+///     }
+/// }
+/// # fn main() -> std::io::Result<()> {
+/// # use aio::op::WriteAt;
+/// # let ctx = aio::AioContext::new()?;
+/// # if ctx.monitor().kind != aio::MonitorKind::IoUring { return Ok(()); }
+/// # let Ok(memory) = ctx.register_buffer(vec![7; 8192]) else { return Ok(()) };
+/// # let memory = Rc::new(memory);
+/// # assert!(Slice::new(&memory, 4096, 4097).is_none());
+/// # let slice = Slice::new(&memory, 4096, 4096).unwrap();
+/// # let null = std::fs::File::options().write(true).open("/dev/null")?;
+/// # let (written, ..) = ctx.block_on(ctx.perform(WriteAt::new(null, slice, 0)))?;
+/// # assert_eq!(written?, 4096);
+/// # Ok(())
+/// # }
+/// ```
 pub struct FixedBuffer<B> {
     slot: BufferSlot,
     /// Freed after it was unregistered: fields are dropped in order.
@@ -93,7 +161,7 @@ impl<B: StableBuffer> FixedBuffer<B> {
         &self.buffer
     }
 
-    /// Unregisters the buffer and returns it.
+    /// Unregisters the buffer, with one system call, and returns it.
     pub fn into_inner(self) -> B {
         self.buffer
     }
@@ -147,8 +215,8 @@ impl AioContext {
         Home(Rc::downgrade(&self.parts))
     }
 
-    /// Registers a file with the ring. One system call, and one when it is unregistered. Linux
-    /// 5.19. Home thread.
+    /// Registers a file with the ring. One system call (two for the first file, which makes the
+    /// table), and one when it is unregistered. Linux 5.19. Home thread.
     ///
     /// # Errors
     /// `Unsupported` if the monitor is not io_uring, or for an older kernel; `StorageFull` if 1024
@@ -159,7 +227,8 @@ impl AioContext {
         Ok(FixedFile(Rc::new(FileSlot { slot, ring: self.parts.ring_id, home: self.home() })))
     }
 
-    /// Registers a buffer with the ring, which pins its pages. One system call, and one when it is
+    /// Registers a buffer with the ring, which pins its pages; for large ones that takes a while.
+    /// One system call (two for the first buffer, which makes the table), and one when it is
     /// unregistered. Linux 5.19. Home thread.
     ///
     /// # Errors

@@ -64,7 +64,11 @@ impl AioContext {
     /// Queues an operation. Its callback gets the output in a later turn, never inside this call.
     ///
     /// Makes no system call: the next wait submits it. One allocation, for the operation and the
-    /// callback. Dropping the id cancels nothing; see [`cancel`](Self::cancel). Home thread.
+    /// callback. Dropping the id cancels nothing; see [`cancel`](Self::cancel). The callback may do
+    /// everything, also turn the loop. Home thread. For an example, see [`op`](crate::op).
+    ///
+    /// If the context is dropped, the operation is cancelled, and callback and operation are
+    /// dropped when the kernel is done with it.
     ///
     /// # Errors
     /// `Unsupported` if the monitor is not io_uring, with the reason; `NotConnected` while the
@@ -146,9 +150,9 @@ impl AioContext {
         Ok(OperationId(unsafe { ring.submit(entry, (shots, 0), true, &self.parts.sources.stats) }))
     }
 
-    /// Reads from `file` at `offset` into the whole of `buffer` (or to the end of the file). The
-    /// callback gets the number of bytes, the file and the buffer. The same as
-    /// [`start`](Self::start) with [`ReadAt`].
+    /// Reads from `file` at `offset`, in bytes, into the whole of `buffer`. The callback gets the
+    /// number of bytes, which may be less than all, also before the end of the file, with the file
+    /// and the buffer. The same as [`start`](Self::start) with [`ReadAt`].
     ///
     /// # Errors
     /// As for [`start`](Self::start); file and buffer come back.

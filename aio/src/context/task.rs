@@ -78,7 +78,7 @@ impl fmt::Debug for WeakContext {
 }
 
 impl AioContext {
-    /// A handle that tasks and callbacks can own.
+    /// A handle that tasks and callbacks can own. No allocation.
     pub fn local_handle(&self) -> LocalHandle {
         LocalHandle(Self { parts: Rc::clone(&self.parts), is_owner: false })
     }
@@ -115,15 +115,14 @@ impl AioContext {
     /// Polls tasks that are ready, without a turn. Returns how many of `most` polls are left; 0
     /// also if none is ready, or there is no loop any more.
     pub(crate) fn poll_ready_tasks(&self, most: usize) -> usize {
-        match self.parts.tasks.get() {
-            Some(tasks) if self.parts.is_current() && self.parts.has(Item::Tasks) => {
-                if self.parts.is_observed() {
-                    self.poll_tasks::<On>(tasks, most)
-                } else {
-                    self.poll_tasks::<Off>(tasks, most)
-                }
-            }
-            _ => 0,
+        if !self.parts.is_current() || !self.parts.has(Item::Tasks) {
+            return 0;
         }
+        let polls = if self.parts.is_observed() {
+            self.poll_tasks::<On>(Some(most))
+        } else {
+            self.poll_tasks::<Off>(Some(most))
+        };
+        most.saturating_sub(polls)
     }
 }

@@ -1,5 +1,6 @@
 //! Timers, as users hold them.
 
+use super::expiry::Expiry;
 use super::parts::{Sent, TimersOf};
 use super::shared::Shared;
 use super::turn::AioContext;
@@ -43,8 +44,8 @@ impl Timer {
         self.timers.arm(self.key, at_ns);
     }
 
-    /// Arms the timer for a time from now. The latest deadline is 584 years after the clock's
-    /// start.
+    /// Arms the timer for a time from now, on its clock, in place of any deadline that it had. The
+    /// latest deadline is 584 years after the clock's start.
     pub fn arm_after(&self, delay: Duration) {
         self.arm_at(after(self.now_ns(), delay));
     }
@@ -67,7 +68,7 @@ impl Timer {
         self.deadline_ns().is_some()
     }
 
-    /// When the timer runs, on its clock; `None` if it is not armed.
+    /// When the timer runs, in nanoseconds of its clock; `None` if it is not armed.
     pub fn deadline_ns(&self) -> Option<u64> {
         self.timers.deadline_ns(self.key)
     }
@@ -77,7 +78,8 @@ impl Timer {
         self.timers.now_ns(self.key.clock)
     }
 
-    /// A handle for other threads. Three allocations; clone it rather than calling this again.
+    /// A handle for other threads. Three allocations; clone it rather than calling this again. It
+    /// does not keep the timer.
     pub fn handle(&self) -> TimerHandle {
         let request = self.timers.request(self.key);
         let node = ListArc::new(Node::new(Work::Request(Arc::clone(&request))));
@@ -87,7 +89,7 @@ impl Timer {
     }
 }
 
-fn after(now_ns: u64, delay: Duration) -> u64 {
+pub(super) fn after(now_ns: u64, delay: Duration) -> u64 {
     now_ns.saturating_add(u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX))
 }
 
@@ -97,6 +99,24 @@ fn after(now_ns: u64, delay: Duration) -> u64 {
 /// The last call wins, whichever thread made it and whether it was made here or on the [`Timer`].
 /// Calls that come faster than the loop turns are carried out as one. No call blocks, allocates, or
 /// takes a lock.
+///
+/// ```
+/// # use aio::AioContext;
+/// # use std::{cell::Cell, rc::Rc, time::Duration};
+/// # fn main() -> std::io::Result<()> {
+/// let ctx = AioContext::new()?;
+/// let expired = Rc::new(Cell::new(false));
+/// let flag = Rc::clone(&expired);
+/// let watchdog = ctx.timer(move |_| flag.set(true));
+/// let handle = watchdog.handle();
+/// // A vCPU thread arms it when the guest writes to a register.
+/// std::thread::spawn(move || handle.arm_after(Duration::from_micros(100)));
+/// while !expired.get() {
+///     ctx.poll(true)?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct TimerHandle {
     request: Arc<Request>,
@@ -121,7 +141,7 @@ impl TimerHandle {
         self.shared.notify();
     }
 
-    /// Arms the timer for a time from now. Otherwise the same.
+    /// Arms the timer for a time from this call on, on its clock. Otherwise the same.
     pub fn arm_after(&self, delay: Duration) {
         self.arm_at(after(self.now_ns(), delay));
     }
@@ -171,14 +191,20 @@ impl AioContext {
         self.timer_on(Clock::Realtime, callback)
     }
 
-    /// Makes a timer on the given clock. For its callback, see [`timer`](Self::timer).
+    /// Makes a timer on the given clock, not armed yet. For its callback, see
+    /// [`timer`](Self::timer). The virtual clock is that of the [context](Self::virtual_clock).
     pub fn timer_on(&self, clock: Clock, callback: impl Fn(&AioContext) + 'static) -> Timer {
+        self.follow(clock);
+        let timers = Rc::clone(&self.parts.timers);
+        let key = timers.create(clock, Expiry::Call(Rc::new(callback)));
+        Timer { timers, key }
+    }
+
+    /// From here on, a change of the clock wakes this loop.
+    pub(super) fn follow(&self, clock: Clock) {
         if clock == Clock::Virtual {
             let shared = Arc::downgrade(&self.parts.shared);
             self.parts.timers.virtual_clock.add_loop(shared);
         }
-        let timers = Rc::clone(&self.parts.timers);
-        let key = timers.create(clock, Rc::new(callback));
-        Timer { timers, key }
     }
 }

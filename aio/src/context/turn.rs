@@ -1,5 +1,6 @@
 //! [`AioContext`]: one turn of the loop, and the end of a context.
 
+use super::expiry::Expiry;
 use super::observer::{Observed, Observer, Off, On, Watcher};
 use super::parts::Parts;
 use crate::agenda::Item;
@@ -11,7 +12,6 @@ use crate::request::Request;
 use crate::reset::{Method, Reset};
 use crate::stats::Stats;
 use crate::sys::{TimeoutNs, monotonic_ns};
-use crate::task::Tasks;
 use crate::timer::VirtualClock;
 use crate::trace;
 use crate::worker_pool::Limits;
@@ -90,7 +90,7 @@ impl AioContext {
         &self.parts.timers.virtual_clock
     }
 
-    /// A snapshot of the counters.
+    /// A snapshot of the counters. No system call.
     pub fn stats(&self) -> Stats {
         let mut stats = self.parts.sources.stats.snapshot();
         stats.syscalls_write = self.parts.shared.wakes.load(Ordering::Relaxed);
@@ -98,6 +98,8 @@ impl AioContext {
     }
 
     /// Sets the busy-polling policy and forgets what was learned. Takes effect in the next turn.
+    /// Runs the [`end`](crate::BusyPolled::end) hooks of devices that are polled now. No effect in
+    /// a forked child.
     pub fn set_busy_polling(&self, policy: BusyPolling) {
         if self.parts.is_current() {
             self.parts.sources.set_policy(policy);
@@ -105,8 +107,8 @@ impl AioContext {
         }
     }
 
-    /// Turns the loop until [`Handle::stop`](crate::Handle::stop). Each stop request ends one
-    /// `run`; a nested `run` takes it first.
+    /// Turns the loop until [`Handle::stop`](crate::Handle::stop), and sleeps while nothing is due.
+    /// Each stop request ends one `run`; a nested `run` takes it first.
     ///
     /// # Errors
     /// As for [`poll`](Self::poll).
@@ -121,9 +123,9 @@ impl AioContext {
     ///
     /// In this order: completions, bottom halves, handlers, timers, tasks. A turn runs what was
     /// there when it got to each of these. What a callback schedules, submits or makes ready
-    /// belongs to the next turn, and at most 1024 bottom halves run in one turn, so a turn always
-    /// ends. Only tasks that become ready while tasks are polled are polled in the same turn, up to
-    /// 64 polls.
+    /// belongs to the next turn, and at most 1024 bottom halves run in one turn, and as many tasks
+    /// are polled, so a turn always ends. Only tasks that become ready while tasks are polled are
+    /// polled in the same turn, up to 64 polls of all.
     ///
     /// May be called from any callback. Such a nested turn also runs what its parents collected and
     /// have not run yet.
@@ -139,7 +141,8 @@ impl AioContext {
     ///
     /// # Errors
     /// What the monitor's system call returns, except EINTR; none is expected while memory lasts.
-    /// The context stays usable. `Unsupported` in a forked child, where it never is.
+    /// The context stays usable. `Unsupported` in a forked child, where it never is, and
+    /// `NotConnected` through a [`LocalHandle`](crate::LocalHandle) of a context that was dropped.
     pub fn poll(&self, blocking: bool) -> io::Result<bool> {
         let parts = &*self.parts;
         parts.check_process()?;
@@ -322,26 +325,25 @@ impl AioContext {
         progress
     }
 
+    /// Only chooses, so that neither pays for the registers that the other one needs.
     #[inline(never)]
     fn run_timers_and_tasks<W: Watcher<Self>>(&self) -> bool {
         let expired = self.parts.has(Item::Timers) && self.run_timers::<W>();
         // Timers may have woken some.
-        self.parts.has(Item::Tasks) && self.run_tasks::<W>() || expired
+        self.parts.has(Item::Tasks) && self.poll_tasks::<W>(None) > 0 || expired
     }
 
+    /// Polls the tasks that are ready, and those that become ready meanwhile: `most` of them, or as
+    /// many as a turn may. Returns how many polls were made.
     #[inline(never)]
-    fn run_tasks<W: Watcher<Self>>(&self) -> bool {
-        let Some(tasks) = self.parts.tasks.get() else { return false };
-        let most = tasks.begin();
-        self.poll_tasks::<W>(tasks, most) < most
-    }
-
-    /// Polls the tasks that are ready, and those that become ready meanwhile. Returns how many
-    /// polls are left.
-    pub(super) fn poll_tasks<W: Watcher<Self>>(&self, tasks: &Tasks, most: usize) -> usize {
+    pub(super) fn poll_tasks<W: Watcher<Self>>(&self, most: Option<usize>) -> usize {
+        let Some(tasks) = self.parts.tasks.get() else { return 0 };
+        let Some(phase) = tasks.begin() else { return 0 };
+        let most = most.unwrap_or_else(|| phase.most());
         let mut left = most;
         while left > 0
-            && let Some(task) = tasks.next()
+            && self.parts.has(Item::Tasks)
+            && let Some(task) = phase.next()
         {
             self.parts.sources.stats.task_polls.bump();
             left -= 1;
@@ -353,16 +355,17 @@ impl AioContext {
                 resume_unwind(payload);
             }
         }
-        left
+        most - left
     }
 
+    #[inline(never)]
     fn run_timers<W: Watcher<Self>>(&self) -> bool {
         let (timers, mut progress) = (&self.parts.timers, false);
         let end = timers.expire();
-        while let Some((callback, record)) = timers.next(end, W::record) {
+        while let Some((expiry, record)) = timers.next(end, Expiry::take, W::record) {
             self.parts.sources.stats.timers.bump();
             progress = true;
-            W::call(self, || CallbackKind::Timer, record, always, || callback(self));
+            W::call(self, || CallbackKind::Timer, record, always, || expiry.run(self));
         }
         progress
     }

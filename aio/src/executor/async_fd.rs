@@ -23,7 +23,8 @@ use std::task::{Context, Poll, Waker};
 ///
 /// The descriptor must be non-blocking (O_NONBLOCK). Several tasks may wait at once, in an `Rc`
 /// for example one that reads and one that writes. All futures can be dropped at any time without
-/// losing readiness or data. Home thread.
+/// losing readiness or data. Home thread. Awaiting makes no system call while a task keeps up with
+/// its descriptor; else see the table of [system calls](crate#system-calls).
 pub struct AsyncFd<D: AsFd> {
     /// Comes first, so the handler is removed before the descriptor is closed.
     listener: Listener,
@@ -52,7 +53,8 @@ struct Waiter {
     waker: Option<Waker>,
 }
 
-/// A descriptor that was reported ready. See [`AsyncFd::ready`].
+/// A descriptor that was reported ready. See [`AsyncFd::ready`]. Dropping it changes nothing: the
+/// descriptor counts as ready until [`clear_ready`](Self::clear_ready).
 #[must_use = "a guard does nothing unless it is used"]
 pub struct ReadyGuard<'a, D: AsFd> {
     async_fd: &'a AsyncFd<D>,
@@ -208,7 +210,8 @@ impl<D: AsFd> AsyncFd<D> {
     }
 
     /// Calls `operation` until it returns anything but `WouldBlock`, and waits for `interest` in
-    /// between. If the future is dropped while it waits, the operation has had no effect.
+    /// between. The first call is made at once. If the future is dropped while it waits, the
+    /// operation has had no effect.
     ///
     /// # Errors
     /// What `operation` returns, and as for [`ready`](Self::ready).
@@ -233,7 +236,7 @@ impl<D: AsFd> AsyncFd<D> {
         &self.fd
     }
 
-    /// Returns the descriptor. The loop has no reference to it any more.
+    /// Returns the descriptor, still open. The loop has no reference to it any more.
     pub fn into_inner(self) -> D {
         drop(self.listener);
         self.fd

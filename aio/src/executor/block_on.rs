@@ -46,6 +46,7 @@ const POLLS: usize = 64;
 
 impl AioContext {
     /// Turns the loop until `future` is done, and returns its result. Sleeps while nothing is due.
+    /// Home thread; no `Send` is needed.
     ///
     /// The future may borrow from the caller. May be called from any callback and from any task, as
     /// QEMU's AIO_WAIT_WHILE: everything else on the loop goes on meanwhile, except for the callers

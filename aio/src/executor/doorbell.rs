@@ -10,8 +10,12 @@ use std::ops::Deref;
 use std::rc::Rc;
 use std::task::Poll;
 
-/// A notifier that a task awaits. Made by [`AioContext::doorbell`]. Dropping it removes the
-/// handler. Dereferences to its registration.
+/// A notifier that a task awaits. Made by [`AioContext::doorbell`]. Dereferences to its
+/// registration. Home thread.
+///
+/// Dropping it removes the handler. A ring that the loop has noticed, and that nobody has awaited,
+/// may be forgotten then, so look at the device's memory once more. One that the loop has not
+/// noticed stays for the notifier's next handler.
 #[derive(Debug)]
 #[must_use = "dropping a doorbell removes its handler"]
 pub struct Doorbell {

@@ -12,7 +12,8 @@ use std::task::{Context, Poll};
 /// A future of the output of an operation. Made by [`AioContext::perform`].
 ///
 /// Dropping it cancels the operation. What the operation owns, such as its buffer, stays with it
-/// until the kernel is done, and is dropped then. Never done if the context is dropped before.
+/// until the kernel is done, and is dropped then; so is what the kernel has returned, such as a
+/// descriptor. Never done if the context is dropped before. Home thread.
 #[must_use = "an operation is not started before it is awaited"]
 pub struct Perform<O: Operation> {
     context: WeakContext,

@@ -94,7 +94,7 @@ impl<T> fmt::Debug for JoinHandle<T> {
 
 impl AioContext {
     /// Runs a future as a task of the loop. It is first polled in the next turn, or in this one if
-    /// tasks are still to be polled in it; never inside this call.
+    /// tasks are still to be polled in it; never inside this call. Home thread; no system call.
     ///
     /// The future stays in the home thread, so it need not be `Send`. Its wakers can be sent to
     /// other threads. Waking it costs no system call in the home thread, and in another thread one

@@ -8,7 +8,8 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
-/// The future of a [`timeout`](AioContext::timeout) was not done in time.
+/// The future of a [`timeout`](AioContext::timeout) was not done in time. Converts to an
+/// [`io::Error`] of the kind `TimedOut`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Elapsed(());
 
@@ -30,8 +31,23 @@ impl AioContext {
     /// A future that returns what `future` returns, or [`Elapsed`] if that takes longer than
     /// `limit`. The time begins with the first poll.
     ///
-    /// If both are ready at once, the result of `future` counts. After [`Elapsed`], `future` was
-    /// dropped. If `future` does not have to wait, no timer is armed.
+    /// If both are ready at once, the result of `future` counts. If `future` does not have to wait,
+    /// no timer is armed. Real time; home thread.
+    ///
+    /// `future` is dropped when what this returns is done. To go on after [`Elapsed`], pass a
+    /// reference to a pinned future.
+    ///
+    /// ```
+    /// # use aio::AioContext;
+    /// # use std::time::Duration;
+    /// # fn main() -> std::io::Result<()> {
+    /// let ctx = AioContext::new()?;
+    /// let never = std::future::pending::<()>();
+    /// let result = ctx.block_on(ctx.timeout(Duration::from_millis(1), never))?;
+    /// assert!(result.is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn timeout<F: Future>(
         &self,
         limit: Duration,

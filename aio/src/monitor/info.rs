@@ -3,7 +3,8 @@
 pub use crate::sys::uring::RingSetup;
 use std::fmt;
 
-/// Which system call the loop sleeps in.
+/// Which system call the loop sleeps in. Chosen by the kernel's abilities, or by
+/// [`Builder::monitor`](crate::Builder::monitor). Handlers behave the same on all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum MonitorKind {
@@ -33,7 +34,7 @@ impl fmt::Display for MonitorKind {
     }
 }
 
-/// What was chosen for a context, and why.
+/// What was chosen for a context, and why: see [`AioContext::monitor`](crate::AioContext::monitor).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MonitorInfo {

@@ -2,19 +2,26 @@
 
 use std::ops::{BitOr, BitOrAssign};
 
-/// What an fd handler is called for. Errors and hang-ups are always reported.
+/// What an fd handler is called for: a set, joined with `|`. Errors and hang-ups are always
+/// reported, as by poll(2).
+///
+/// ```
+/// use aio::Interest;
+/// let both = Interest::READABLE | Interest::WRITABLE;
+/// assert!(both.contains(Interest::READABLE));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Interest(u8);
 
 impl Interest {
-    /// Only errors and hang-ups.
+    /// Only errors and hang-ups. A handler with this interest is off, but stays registered.
     pub const NONE: Self = Self(0);
-    /// Data to read, or the end of the stream.
+    /// POLLIN: data to read, a connection to accept, or the end of the stream.
     pub const READABLE: Self = Self(Readiness::IN.0);
-    /// Room to write.
+    /// POLLOUT: room to write, or a connection that was made.
     pub const WRITABLE: Self = Self(Readiness::OUT.0);
 
-    /// Returns true if every bit of `other` is in `self`.
+    /// Returns true if all of `other` is in `self`.
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
@@ -38,7 +45,9 @@ impl BitOrAssign for Interest {
     }
 }
 
-/// Why an fd handler is called.
+/// Why an fd handler is called: what of its [`Interest`] the descriptor is ready for, and errors
+/// and hang-ups. True when the kernel was asked; a callback that ran in between may have changed
+/// it, so use non-blocking descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Readiness(u8);
 
@@ -68,7 +77,8 @@ impl Readiness {
         self.0 & Self::ERROR.0 != 0
     }
 
-    /// POLLHUP: the other end was closed.
+    /// POLLHUP: the other end was closed, of a stream in both directions. What it sent before can
+    /// still be read.
     pub const fn is_hang_up(self) -> bool {
         self.0 & Self::HANG_UP.0 != 0
     }

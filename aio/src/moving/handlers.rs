@@ -10,14 +10,18 @@ use std::os::fd::AsFd;
 
 /// A notifier and its callback, for [`Hosted`](crate::Hosted). The callback is called on the loop
 /// where the handler is, as one of [`AioContext::add_notifier`] is. It is not called on two loops
-/// at the same time, so it need not be `Sync`.
+/// at the same time, so it need not be `Sync`. For an example, see [`Hosted`](crate::Hosted).
+///
+/// A loop refuses it for the same reasons as `add_notifier`: the reset mode of the notifier must be
+/// possible on each loop that it goes to. [`Reset::Autoreset`](crate::Reset::Autoreset) is, on
+/// every monitor of a stock kernel.
 pub struct MovableNotifier<F> {
     notifier: EventNotifier,
     callback: F,
 }
 
 impl<F: Fn(&AioContext) + Send + 'static> MovableNotifier<F> {
-    /// A handler that is on no loop.
+    /// A handler that is on no loop yet. No system call; any thread.
     pub fn new(notifier: EventNotifier, callback: F) -> Self {
         Self { notifier, callback }
     }
@@ -39,7 +43,9 @@ impl<F> fmt::Debug for MovableNotifier<F> {
 }
 
 /// A descriptor, which this owns, and its callback, for [`Hosted`](crate::Hosted). The callback is
-/// called on the loop where the handler is, as one of [`AioContext::add_fd`] is.
+/// called on the loop where the handler is, as one of [`AioContext::add_fd`] is, and gets the
+/// descriptor, too. It is not called on two loops at the same time, so it need not be `Sync`. The
+/// descriptor stays open on the way, and is closed when this is dropped.
 pub struct MovableFd<D, F> {
     fd: D,
     interest: Interest,
@@ -51,7 +57,7 @@ where
     D: AsFd + Send + 'static,
     F: Fn(&AioContext, &D, Readiness) + Send + 'static,
 {
-    /// A handler that is on no loop.
+    /// A handler that is on no loop yet. No system call; any thread.
     pub fn new(fd: D, interest: Interest, callback: F) -> Self {
         Self { fd, interest, callback }
     }

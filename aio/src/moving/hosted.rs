@@ -56,12 +56,12 @@ use std::sync::Arc;
 pub struct Hosted<D: Movable>(Arc<Place<D>>);
 
 impl<D: Movable> Hosted<D> {
-    /// A device that is on no loop yet.
+    /// A device that is on no loop yet. No system call.
     pub fn new(device: D) -> Self {
         Self(Arc::new(Place::new(device)))
     }
 
-    /// Attaches a device that is on no loop to this one, at once. Home thread of `context`.
+    /// Attaches a device that is on no loop to this one, in this call. Home thread of `context`.
     ///
     /// # Errors
     /// What [`Movable::attach`] returns; the device is on no loop then. `AlreadyExists` if it is on
@@ -95,13 +95,14 @@ impl<D: Movable> Hosted<D> {
         give(&self.0, Order::Release(Box::new(then)));
     }
 
-    /// Takes a device that is on no loop, and not on its way to one. After that there is nothing to
-    /// move.
+    /// Takes a device that is on no loop, and not on its way to one; else `None`. Does not wait.
+    /// After that there is nothing to move: [`attach`](Self::attach) and moves fail.
     pub fn take(&self) -> Option<D> {
         self.0.take(Then::Gone)
     }
 
     /// Returns true if the device lives on the loop of `target`. It may leave just after that.
+    /// While it is on its way, this is false for all loops.
     pub fn is_on(&self, target: &Handle) -> bool {
         self.0.is_on(target)
     }

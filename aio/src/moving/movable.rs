@@ -18,6 +18,54 @@ use std::sync::Arc;
 /// one of them panics, the panic unwinds out of [`AioContext::poll`], and no ring is lost:
 /// after a panic of `attach` the device goes back, as after an error; after one of `detach` it
 /// leaves as it was to.
+///
+/// A device with a doorbell and a timer, which takes its deadline along:
+///
+/// ```
+/// use aio::{AioContext, EventNotifier, Home, Hosted, Movable, NotifierRegistration, Reset, Timer};
+/// use std::cell::Cell;
+/// use std::io;
+///
+/// struct Queue {
+///     kick: EventNotifier,
+///     kicks: Cell<u32>, // changed by the callbacks: `Send`, and need not be `Sync`
+///     flush_at_ns: Cell<Option<u64>>,
+/// }
+///
+/// impl Movable for Queue {
+///     type Attached = (NotifierRegistration, Timer);
+///
+///     fn attach(&self, ctx: &AioContext, home: &Home<Self>) -> io::Result<Self::Attached> {
+///         let kicked = home.callback(|queue, _| queue.kicks.set(queue.kicks.get() + 1));
+///         let doorbell = ctx.add_notifier(&self.kick, kicked)?;
+///         let flush = ctx.timer(home.callback(|_queue, _| { /* ... */ }));
+///         if let Some(at_ns) = self.flush_at_ns.take() {
+///             flush.arm_at(at_ns); // CLOCK_MONOTONIC is the same on each loop
+///         }
+///         Ok((doorbell, flush))
+///     }
+///
+///     fn detach(&self, _: &AioContext, (doorbell, flush): Self::Attached) {
+///         self.flush_at_ns.set(flush.deadline_ns());
+///         drop((doorbell, flush));
+///     }
+/// }
+///
+/// # fn main() -> io::Result<()> {
+/// let ctx = AioContext::new()?;
+/// let kick = EventNotifier::new(Reset::Autoreset)?;
+/// let queue = Queue { kick: kick.clone(), kicks: Cell::new(0), flush_at_ns: Cell::new(None) };
+/// let queue = Hosted::new(queue);
+/// kick.notify()?; // before it is on a loop: heard there
+/// queue.attach(&ctx)?;
+/// ctx.poll(true)?;
+/// # let (give, got) = std::sync::mpsc::channel();
+/// queue.release(move |queue| give.send(queue.kicks.get()).unwrap());
+/// ctx.poll(true)?;
+/// assert!(got.recv().unwrap() >= 1);
+/// # Ok(())
+/// # }
+/// ```
 pub trait Movable: Send + Sized + 'static {
     /// What the device has on one loop: registrations, timers, bottom halves. Everything that it
     /// registers has to be in here.
@@ -53,8 +101,8 @@ pub(super) struct Residence<D: Movable> {
     pub(super) homeless: fn(Self),
 }
 
-/// A device on the loop where it lives, for its callbacks there. Given to [`Movable::attach`].
-/// Home thread.
+/// A device on the loop where it lives, for its callbacks there. Given to [`Movable::attach`]. It
+/// does not keep the device there, so callbacks may own clones of it. Home thread.
 pub struct Home<D: Movable>(pub(super) Weak<Residence<D>>);
 
 impl<D: Movable> Home<D> {
@@ -64,7 +112,8 @@ impl<D: Movable> Home<D> {
         self.0.upgrade().map(Stay::new)
     }
 
-    /// Makes a callback of a function of the device: for notifiers, timers and bottom halves.
+    /// Makes a callback of a function of the device: for notifiers, timers and bottom halves. The
+    /// device stays while the callback runs; once it has left this loop, the callback does nothing.
     pub fn callback(&self, callback: impl Fn(&D, &AioContext) + 'static) -> impl Fn(&AioContext) + 'static {
         let home = self.clone();
         move |context| {
@@ -94,6 +143,8 @@ impl<D: Movable> fmt::Debug for Home<D> {
 }
 
 /// Keeps a device on its loop: while a callback uses it, or while an operation is in flight.
+/// Dereferences to the device. Made by [`Home::stay`]; put one into what the callback of an
+/// operation owns. Home thread. A `Stay` that is never dropped keeps the device for ever.
 pub struct Stay<D: Movable>(Option<Rc<Residence<D>>>);
 
 impl<D: Movable> Stay<D> {

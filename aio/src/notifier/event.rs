@@ -10,7 +10,12 @@ use std::sync::Arc;
 
 /// A doorbell that any thread, another process or KVM may ring, and one event loop answers.
 ///
-/// A cheap handle: clones share one eventfd, which is closed with the last of them.
+/// A cheap handle: clones share one eventfd, which is closed with the last of them, or with the
+/// last registration. `AsFd` and `AsRawFd` give its descriptor, for KVM_IOEVENTFD, KVM_IRQFD, or
+/// another process (SCM_RIGHTS).
+///
+/// The contract: a ring is never lost; several rings may be answered by one call; a call may come
+/// without need; and there is no count. See [`BoundedNotifier`](crate::BoundedNotifier) for one.
 #[derive(Clone, Debug)]
 pub struct EventNotifier {
     fd: Arc<EventFd>,
@@ -72,14 +77,19 @@ impl EventNotifier {
     }
 
     /// Takes over an eventfd of a peer that is not trusted, such as the kick or the call of a
-    /// vhost-user frontend. Nothing that the peer does to the file can block this process.
+    /// vhost-user frontend. Nothing that the peer does to the file can block this process, as long
+    /// as this process may call io_uring_enter(2).
     ///
     /// With [`adopt`](Self::adopt) it can: whoever holds the file may clear O_NONBLOCK and write
     /// 2^64 - 2, and then write(2) sleeps in [`notify`](Self::notify). So this notifier rings
     /// through a small io_uring of its own, whose completions signal the eventfd
     /// (`eventfd_signal()` in the kernel, which never sleeps), and reads with RWF_NOWAIT. Each
-    /// `notify` is an io_uring_enter(2), which costs more than the write(2), and the notifier has
-    /// one descriptor more. A full counter stays full.
+    /// `notify` is an io_uring_enter(2), which costs more than the write(2). From the first one on
+    /// the notifier has one descriptor more. A full counter stays full.
+    ///
+    /// If the ring cannot be made then, or io_uring_enter(2) is refused later, for example by a
+    /// seccomp filter, `notify` calls write(2) after poll(2) has found room. A peer that fills the
+    /// counter in between can then block it.
     ///
     /// # Errors
     /// As for [`adopt`](Self::adopt), and `Unsupported` if io_uring cannot be used here. The
@@ -99,6 +109,7 @@ impl EventNotifier {
     }
 
     /// Rings. Any thread; never blocks; one write(2), three system calls if the counter was full.
+    /// For an eventfd that was [adopted from a peer](Self::adopt_from_peer), one io_uring_enter(2).
     ///
     /// What was written to memory before is visible to the handler that this wakes.
     ///
@@ -110,7 +121,12 @@ impl EventNotifier {
         self.fd.ring()
     }
 
-    /// Resets the notifier. Returns whether it was rung. Never blocks; one read(2).
+    /// Resets the notifier. Returns whether it was rung since it was last reset. Any thread; never
+    /// blocks; one read(2), or preadv2(2) for an eventfd of a peer.
+    ///
+    /// For those who wait without a loop. Not needed in a handler: the loop resets the notifier, or
+    /// nobody has to. With a method that never reads, the count stays, so `true` then says only
+    /// that it was rung at some time since the last reset.
     ///
     /// # Errors
     /// What read(2) returns; an empty counter is `Ok(false)`.

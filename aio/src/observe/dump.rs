@@ -50,7 +50,7 @@ impl Dump {
         &self.0.monitor
     }
 
-    /// The counters.
+    /// The counters, since the context was made.
     pub fn stats(&self) -> Stats {
         self.0.stats
     }
@@ -63,7 +63,8 @@ impl Dump {
         }
     }
 
-    /// Handlers of descriptors and notifiers, the loop's own notifier included.
+    /// Handlers of descriptors and notifiers, the loop's own notifier included. The order is not
+    /// specified, here and below.
     pub fn handlers(&self) -> impl ExactSizeIterator<Item = &HandlerEntry> {
         self.0.handlers.iter()
     }
@@ -78,7 +79,8 @@ impl Dump {
         self.0.bottom_halves.iter()
     }
 
-    /// How many closures wait for a turn.
+    /// How many closures wait for a turn: of [`defer`](crate::AioContext::defer),
+    /// [`Handle::schedule`](crate::Handle::schedule), and of blocking work that has ended.
     pub fn closures(&self) -> usize {
         self.0.closures
     }
@@ -93,7 +95,7 @@ impl Dump {
         self.0.operations.iter()
     }
 
-    /// The worker threads. All zero in a forked child, which has none.
+    /// What the worker threads do. All zero in a forked child, which has none.
     pub fn workers(&self) -> WorkerLoad {
         self.0.workers
     }

@@ -46,7 +46,7 @@ impl Metrics {
         drop(old);
     }
 
-    /// Forgets a loop. Returns false if nothing was published under this name.
+    /// Forgets a loop. Returns false if nothing was published under this name. Waits as `publish`.
     pub fn remove(&self, name: &str) -> bool {
         let old = self.lock().remove(name);
         old.is_some()

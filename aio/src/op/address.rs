@@ -9,7 +9,23 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// The address of a socket, of any family.
+/// The address of a socket, of any family: a `sockaddr` and its length. For
+/// [`Connect`](super::Connect), and what [`Accept`](super::Accept) returns. A plain value without
+/// system calls.
+///
+/// Two addresses are equal if their bytes are.
+///
+/// ```
+/// use aio::op::SocketAddress;
+/// use std::net::SocketAddr;
+/// # fn main() -> std::io::Result<()> {
+/// let ip: SocketAddr = "127.0.0.1:80".parse().unwrap();
+/// assert_eq!(SocketAddress::from(ip).to_ip(), Some(ip));
+/// let unix = SocketAddress::unix("/run/vm1.sock")?;
+/// assert_eq!(unix.family(), libc::AF_UNIX);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy)]
 pub struct SocketAddress {
     storage: libc::sockaddr_storage,
@@ -24,7 +40,8 @@ impl SocketAddress {
     /// any family, as in the man page of the family, such as vsock(7).
     ///
     /// # Errors
-    /// `InvalidInput` if they are more than a `sockaddr_storage` has.
+    /// `InvalidInput` if they are more than a `sockaddr_storage` has, which is 128. Nothing else is
+    /// checked: the system call that gets the address does that.
     pub fn from_bytes(bytes: &[u8]) -> io::Result<Self> {
         let mut address = Self::default();
         let Some(place) = address.bytes_mut().get_mut(..bytes.len()) else {
@@ -55,12 +72,12 @@ impl SocketAddress {
         Self::from_bytes(&[&family[..], path, end].concat())
     }
 
-    /// The family, such as `libc::AF_UNIX`.
+    /// The family, such as `libc::AF_UNIX`. `libc::AF_UNSPEC` if the address is empty.
     pub fn family(&self) -> i32 {
         self.storage.ss_family.into()
     }
 
-    /// The address as a `sockaddr`.
+    /// The address as a `sockaddr`, with as many bytes as it has.
     pub fn as_bytes(&self) -> &[u8] {
         let len = (self.len as usize).min(CAPACITY);
         // SAFETY: at most as many bytes as the storage has, all of them initialised (`default`).
@@ -72,7 +89,8 @@ impl SocketAddress {
         unsafe { std::slice::from_raw_parts_mut((&raw mut self.storage).cast(), CAPACITY) }
     }
 
-    /// The IP address and port, of an address of AF_INET or AF_INET6.
+    /// The IP address and port, of an address of AF_INET or AF_INET6. `None` for other families,
+    /// and for fewer bytes than such an address has.
     pub fn to_ip(&self) -> Option<SocketAddr> {
         let bytes = self.as_bytes();
         let port = u16::from_be_bytes(field(bytes, 2)?);

@@ -42,7 +42,8 @@ pub unsafe trait StableBufferMut: StableBuffer {
     fn stable_mut_ptr(&mut self) -> *mut u8;
 }
 
-/// Where a buffer is registered. See [`StableBuffer::registered`].
+/// Where a buffer is registered: which slot of which ring. See [`StableBuffer::registered`]. Only a
+/// [`FixedBuffer`](crate::FixedBuffer) makes one; it is only to be passed on.
 #[derive(Clone, Copy, Debug)]
 pub struct RegisteredBuffer {
     pub(crate) ring: RingId,
@@ -85,7 +86,22 @@ macro_rules! stable_mut {
 
 stable_mut!(Vec<u8>, Box<[u8]>, &'static mut [u8]);
 
-/// A part of a buffer, to read or write only that; for instance the rest after a short write.
+/// A part of a buffer, to read or write only that; for instance the rest after a short write. It
+/// owns the whole buffer, and [returns](Self::into_inner) it.
+///
+/// ```
+/// use aio::op::{Part, StableBuffer, WriteAt};
+/// # let file = std::io::stdout();
+/// # let (buffer, written, offset) = (vec![0; 4096], 1000, 0);
+/// // 1000 of 4096 bytes were written. The operation came back with file and buffer.
+/// let rest = Part::new(buffer, written..4096);
+/// assert_eq!(rest.byte_len(), 3096);
+/// let next = WriteAt::new(file, rest, offset + written as u64);
+/// # let (_, rest) = next.into_parts();
+/// // ... and when that is done:
+/// let buffer = rest.into_inner();
+/// assert_eq!(buffer.len(), 4096);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Part<B> {
     buffer: B,
@@ -94,7 +110,8 @@ pub struct Part<B> {
 }
 
 impl<B: StableBuffer> Part<B> {
-    /// The bytes of `buffer` in `range`, or as many of them as the buffer has.
+    /// The bytes of `buffer` in `range`, or as many of them as the buffer has: none if the range is
+    /// behind its end, or ends before it starts.
     pub fn new(buffer: B, range: Range<usize>) -> Self {
         let start = range.start.min(buffer.byte_len());
         let len = range.end.min(buffer.byte_len()).saturating_sub(start);

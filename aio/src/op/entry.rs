@@ -44,3 +44,20 @@ pub(super) fn bytes(result: io::Result<u32>) -> io::Result<usize> {
 pub(super) fn length(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_only_the_kernel_knows_are_interruptions() {
+        let number = |result| outcome(result).map_err(|e| e.raw_os_error());
+        for restart in 512..=516 {
+            assert_eq!(number(-restart), Err(Some(libc::EINTR)), "{restart}");
+        }
+        for other in [libc::ECANCELED, libc::EINTR, 511, 517] {
+            assert_eq!(number(-other), Err(Some(other)));
+        }
+        assert_eq!((number(0), number(i32::MAX)), (Ok(0), Ok(i32::MAX as u32)));
+    }
+}

@@ -5,10 +5,11 @@ use io_uring::{squeue, types};
 use std::os::fd::{AsFd, AsRawFd};
 
 /// What an operation can do its I/O on: everything that has a descriptor ([`AsFd`]), and a
-/// [`FixedFile`](crate::FixedFile).
+/// [`FixedFile`](crate::FixedFile). For a type of your own, implement `AsFd`.
 ///
-/// The operation owns the file while it is in flight. To use one file in many operations at once,
-/// put it into an [`Rc`](std::rc::Rc).
+/// The operation owns the file while it is in flight, and its output returns it. To use one file in
+/// many operations at once, put it into an [`Rc`](std::rc::Rc). Its descriptor is asked for once,
+/// when the operation is started.
 pub trait RingFile: 'static {
     #[doc(hidden)]
     fn target(&self, ring: RingId, sealed: Sealed) -> Target;

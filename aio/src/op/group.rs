@@ -41,7 +41,7 @@ impl BufferGroup {
         Self(Rc::new(Group { buffers: ManuallyDrop::new(buffers), ring, lent: Cell::new(0), withdrawal }))
     }
 
-    /// The number of buffers.
+    /// The number of buffers, lent or not: a power of two.
     pub fn buffers(&self) -> usize {
         self.0.buffers.entries().into()
     }
@@ -88,8 +88,12 @@ impl Drop for Group {
     }
 }
 
-/// A buffer that the kernel has filled: it derefs to the bytes that came. Dropping it returns it to
-/// its group, whether the context still exists or not.
+/// A buffer that the kernel has filled: it dereferences to the bytes that came, which are one or
+/// more. Dropping it returns it to its group, whether the context still exists or not, without a
+/// system call. Home thread.
+///
+/// A callback may keep it, for example in a queue, but each one that is kept is missing in the
+/// group. If none is left, the operation [ends](super::RecvMultishot) with ENOBUFS.
 pub struct LentBuffer {
     group: BufferGroup,
     id: u16,

@@ -41,9 +41,36 @@ impl Header {
 /// Sends bytes and descriptors through a Unix socket, as sendmsg(2) with SCM_RIGHTS. The output is
 /// the number of bytes, which may be less than all, the socket, the buffer and the descriptors.
 ///
-/// The descriptors go with the first byte, so the buffer must not be empty; if the rest has to be
-/// sent by another operation, it is sent without them. EINVAL for more than 253 descriptors. Never
+/// The descriptors go with the first byte, so the buffer must not be empty: on a stream, nothing is
+/// sent then, and the result is `Ok(0)`. If the rest has to be sent by another operation, it is
+/// sent without them. EINVAL for more than 253 descriptors. EPIPE if the other end is closed; never
 /// raises SIGPIPE.
+///
+/// The receiver gets descriptors of its own. What comes back can be closed, also before the message
+/// was received.
+///
+/// ```
+/// use aio::op::{RecvMessage, SendMessage};
+/// use std::os::unix::net::UnixStream;
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let ctx = aio::AioContext::new()?;
+/// # if ctx.monitor().kind != aio::MonitorKind::IoUring { return Ok(()); }
+/// let (ours, theirs) = UnixStream::pair()?;
+/// let (reader, writer) = std::io::pipe()?;
+/// let send = SendMessage::new(ours, "a pipe", vec![writer]);
+/// let (sent, _ours, _, writers) = ctx.block_on(ctx.perform(send))?;
+/// assert_eq!(sent?, 6);
+/// drop(writers); // the message has one of its own
+///
+/// let receive = RecvMessage::new(theirs, vec![0; 64], 1);
+/// let (received, _theirs, buffer) = ctx.block_on(ctx.perform(receive))?;
+/// let received = received?;
+/// assert_eq!(&buffer[..received.bytes], b"a pipe");
+/// assert_eq!(received.descriptors.len(), 1); // closed when they are dropped
+/// # drop(reader);
+/// # Ok(())
+/// # }
+/// ```
 pub struct SendMessage<F, B, D> {
     socket: F,
     buffer: B,
@@ -100,7 +127,8 @@ pub struct Received {
 }
 
 /// Receives bytes and descriptors from a Unix socket, as recvmsg(2) with SCM_RIGHTS. The output is
-/// what was [`Received`], the socket and the buffer.
+/// what was [`Received`], the socket and the buffer. For an example, see
+/// [`SendMessage`](super::SendMessage).
 ///
 /// Other control messages are ignored. They take room of the descriptors, so do not ask for them
 /// (SO_PASSCRED and the like) on this socket.

@@ -32,8 +32,37 @@
 //! # }
 //! ```
 //!
-//! All of them need the io_uring monitor. Each kind says which Linux it needs if that is newer than
-//! 5.15; on an older kernel its result is EINVAL.
+//! | operation | as | output |
+//! |---|---|---|
+//! | [`ReadAt`], [`WriteAt`] | pread(2), pwrite(2) | bytes; file, buffer |
+//! | [`Readv`], [`Writev`] | preadv(2), pwritev(2) | bytes; file, buffers |
+//! | [`Fsync`], [`Fallocate`] | fsync(2), fdatasync(2), fallocate(2) | file |
+//! | [`OpenAt`], [`Close`] | openat(2), close(2) | descriptor, directory; nothing |
+//! | [`Statx`] | statx(2) | [`FileStatus`]; directory or file |
+//! | [`Splice`] | splice(2) | bytes; both files |
+//! | [`Accept`], [`Connect`] | accept4(2), connect(2) | connection and address, listener; socket |
+//! | [`Recv`], [`Send`] | recv(2), send(2) | bytes; socket, buffer |
+//! | [`RecvMessage`], [`SendMessage`] | recvmsg(2), sendmsg(2) with SCM_RIGHTS | [`Received`], or bytes; socket, buffer, descriptors that were sent |
+//! | [`PollOnce`], [`Timeout`] | poll(2), nanosleep(2) | [`Readiness`](crate::Readiness), file; nothing |
+//! | [`AcceptMultishot`], [`RecvMultishot`] | accept4(2), recv(2), again and again | a connection, or a [`LentBuffer`], for each [`Shot`] |
+//!
+//! # What holds for all of them
+//!
+//! * They need the io_uring monitor. Each kind says which Linux it needs if that is newer than
+//!   5.15; on an older kernel its result is EINVAL.
+//! * Home thread. Making one makes no system call. Starting one makes none either: the loop's next
+//!   wait submits it, so the loop must turn. An operation that has to wait does so in the kernel,
+//!   and the loop goes on. One that need not wait, such as a read from the page cache, may be
+//!   carried out inside the call that submits it.
+//! * The result is that of the system call: `Ok`, or the error with the number that the man page
+//!   names. In addition: ECANCELED for an operation that was
+//!   [cancelled](crate::AioContext::cancel), EBADF for a [`FixedFile`](crate::FixedFile) of another
+//!   context. Transfers may be short, as those of the system call; [`Part`] is for the rest.
+//! * Operations in flight have no order. To have one run after another, start it from the callback
+//!   of that one.
+//! * On sockets and pipes an operation waits, also if the descriptor is non-blocking. To fail with
+//!   EAGAIN instead, pass `libc::MSG_DONTWAIT` to [`Recv`] or [`Send`]. Seen on Linux 6.18; older
+//!   kernels may not wait with a non-blocking descriptor, so prefer blocking ones.
 #![expect(unsafe_code, reason = "the promise that what an entry points to stays where it is")]
 
 mod address;
@@ -79,7 +108,9 @@ use std::io;
 /// An operation of the ring that owns its files and buffers.
 ///
 /// The kinds of operations are those of this module; others cannot be added. Start one with
-/// [`AioContext::start`](crate::AioContext::start).
+/// [`AioContext::start`](crate::AioContext::start), which takes a callback,
+/// [`OperationPool::start`](crate::OperationPool::start), which allocates nothing, or
+/// [`AioContext::perform`](crate::AioContext::perform), which returns a future.
 ///
 /// If the operation is cancelled, its output is made all the same, with the error ECANCELED or, if
 /// it was too late, with its own result. If the context is dropped, the operation is dropped
@@ -90,7 +121,8 @@ use std::io;
 /// What the entry points to is owned by the operation: it stays valid while the operation is
 /// neither moved nor dropped. The entry has no flags that reach beyond the operation.
 pub unsafe trait Operation: Sized + 'static {
-    /// What the callback gets: usually the result, and what the operation owned.
+    /// What the callback gets: the result, and what the operation owned, if that comes back. Each
+    /// kind says what is in it.
     type Output: 'static;
 
     /// The SQE, for this ring. The operation is in its final place. Called once.

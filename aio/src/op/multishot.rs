@@ -11,9 +11,11 @@ use std::os::fd::OwnedFd;
 
 /// An operation with many results, each of them an item.
 ///
-/// Start one with [`AioContext::start_multishot`](crate::AioContext::start_multishot). It stays in
-/// the kernel until it is cancelled, fails, or the kernel ends it for lack of buffers or memory; it
-/// then [comes back](Shot::Ended).
+/// The kinds of operations are those of this module; others cannot be added. Start one with
+/// [`AioContext::start_multishot`](crate::AioContext::start_multishot). It stays in the kernel
+/// until it is cancelled, fails, or the kernel ends it for lack of buffers or memory; it then
+/// [comes back](Shot::Ended). If the context is dropped, so are the operation and the items that
+/// nobody got.
 ///
 /// # Safety
 /// As for [`Operation`](super::Operation).
@@ -48,7 +50,8 @@ pub enum Shot<O: MultishotOperation> {
 }
 
 /// Accepts connections, as accept4(2). Each item is a connection, which is close-on-exec and
-/// blocking. Linux 5.19.
+/// blocking; ask it for its peer's address with getpeername(2). Linux 5.19. For an example, see
+/// [`AioContext::start_multishot`](crate::AioContext::start_multishot).
 #[derive(Debug)]
 pub struct AcceptMultishot<F> {
     listener: F,
@@ -84,7 +87,35 @@ unsafe impl<F: RingFile> MultishotOperation for AcceptMultishot<F> {
 /// Linux 6.0.
 ///
 /// If all buffers of the group are lent out, the operation ends with ENOBUFS, and the data stays in
-/// the socket. Start it again when buffers have returned.
+/// the socket. Start it again when buffers have returned. The end of a stream ends it without an
+/// error.
+///
+/// ```
+/// use aio::op::{RecvMultishot, Shot};
+/// # use std::{cell::{Cell, RefCell}, io::Write, os::unix::net::UnixStream, rc::Rc};
+/// # fn main() -> std::io::Result<()> {
+/// # let ctx = aio::AioContext::new()?;
+/// # if ctx.monitor().kind != aio::MonitorKind::IoUring { return Ok(()); }
+/// # let (ours, mut theirs) = UnixStream::pair()?;
+/// # let (bytes, ended) = (Rc::new(RefCell::new(Vec::new())), Rc::new(Cell::new(false)));
+/// # let (seen, end) = (bytes, Rc::clone(&ended));
+/// # if ctx.buffer_group(1, 1).is_err() { return Ok(()); } // an old kernel
+/// let group = ctx.buffer_group(8, 4096)?; // one group for all connections
+/// ctx.start_multishot(RecvMultishot::new(ours, &group, 0), move |_, shot| match shot {
+///     // The buffer returns to the group at the end of this arm.
+///     Shot::Item(buffer) => seen.borrow_mut().extend_from_slice(&buffer),
+///     Shot::Ended { operation, error } => {
+/// #       if error.is_none() { assert_eq!(seen.borrow().as_slice(), b"hello"); }
+/// #       end.set(true);
+///         drop(operation.into_socket()); // closes it
+///     }
+/// })?;
+/// # theirs.write_all(b"hello")?;
+/// # drop(theirs);
+/// # while !ended.get() { ctx.poll(true)?; }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct RecvMultishot<F> {
     socket: F,

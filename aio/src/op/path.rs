@@ -12,13 +12,15 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// Where a relative path begins: everything that has the descriptor of a directory, or [`Cwd`].
+/// Where a relative path begins: everything that has the descriptor of a directory ([`AsFd`]), or
+/// [`Cwd`]. An absolute path ignores it. A [`FixedFile`](crate::FixedFile) cannot be one, because
+/// it has no descriptor.
 pub trait Directory: 'static {
     #[doc(hidden)]
     fn dirfd(&self, sealed: Sealed) -> RawFd;
 }
 
-/// The current working directory of the process.
+/// The current working directory of the process, at the time when the operation runs (AT_FDCWD).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cwd;
 
@@ -41,6 +43,8 @@ fn c_string(path: &Path) -> io::Result<CString> {
 
 /// Opens a file, as openat(2). The output is the descriptor, which is close-on-exec, and the
 /// directory.
+///
+/// If nobody takes the descriptor, because the context or the future is dropped, it is closed.
 #[derive(Debug)]
 pub struct OpenAt<D> {
     directory: D,
@@ -122,7 +126,19 @@ unsafe impl Operation for Close {
     }
 }
 
-/// Asks for the status of a file, as statx(2). The output is the status, and the directory or file.
+/// Asks for the status of a file, as statx(2). The output is the [status](FileStatus), and the
+/// directory or file.
+///
+/// ```
+/// use aio::op::{Cwd, Statx};
+/// # fn main() -> std::io::Result<()> {
+/// # let ctx = aio::AioContext::new()?;
+/// # if ctx.monitor().kind != aio::MonitorKind::IoUring { return Ok(()); }
+/// let (status, Cwd) = ctx.block_on(ctx.perform(Statx::new(Cwd, "/dev", 0)?))?;
+/// assert!(status?.is_directory());
+/// # Ok(())
+/// # }
+/// ```
 pub struct Statx<D> {
     directory: D,
     path: CString,
@@ -141,7 +157,7 @@ impl<D: Directory> Statx<D> {
         Ok(Self { directory, path, flags, status: FileStatus::default() })
     }
 
-    /// The status of an open file.
+    /// The status of an open file (AT_EMPTY_PATH), which need not be a directory.
     pub fn of(file: D) -> Self {
         Self {
             directory: file,

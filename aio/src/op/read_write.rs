@@ -12,7 +12,9 @@ use std::io;
 /// buffer.
 ///
 /// Reads at most the length of the buffer (of a `Vec`: not its capacity), less at the end of the
-/// file. For a pipe, a socket or another file without positions the offset is ignored.
+/// file, where the number is zero. For a pipe, a socket or another file without positions the
+/// offset is ignored. If the buffer is [registered](crate::FixedBuffer) with this context, the
+/// kernel uses the registration.
 #[derive(Debug)]
 pub struct ReadAt<F, B> {
     file: F,
@@ -54,7 +56,10 @@ unsafe impl<F: RingFile, B: StableBufferMut> Operation for ReadAt<F, B> {
 /// Writes to a file at an offset, as pwrite(2). The output is the number of bytes, which may be
 /// less than all, the file and the buffer.
 ///
-/// For a pipe, a socket or another file without positions the offset is ignored.
+/// For a pipe, a socket or another file without positions the offset is ignored. On a pipe or a
+/// socket without a reader this raises SIGPIPE, as write(2) does, unless the process ignores it, as
+/// Rust programs do; [`Send`](super::Send) never does. A registered buffer is used as by
+/// [`ReadAt`].
 #[derive(Debug)]
 pub struct WriteAt<F, B> {
     file: F,

@@ -45,7 +45,7 @@ unsafe impl<F: RingFile> Operation for Accept<F> {
 
 /// Connects a socket, as connect(2). The output is the result and the socket.
 ///
-/// Waits for the connection, also if the socket is non-blocking.
+/// Waits for the connection, also if the socket is non-blocking: there is no EINPROGRESS.
 #[derive(Debug)]
 pub struct Connect<F> {
     socket: F,
@@ -75,6 +75,9 @@ unsafe impl<F: RingFile> Operation for Connect<F> {
 
 /// Receives bytes from a socket, as recv(2). The output is the number of bytes, which is zero at
 /// the end of a stream, the socket and the buffer.
+///
+/// For many connections that are idle most of the time, [`RecvMultishot`](super::RecvMultishot)
+/// needs less memory.
 #[derive(Debug)]
 pub struct Recv<F, B> {
     socket: F,
@@ -83,7 +86,8 @@ pub struct Recv<F, B> {
 }
 
 impl<F: RingFile, B: StableBufferMut> Recv<F, B> {
-    /// `flags` are those of recv(2), such as `libc::MSG_WAITALL`.
+    /// An operation that receives from `socket` into `buffer`. `flags` are those of recv(2), such
+    /// as `libc::MSG_WAITALL`.
     pub fn new(socket: F, buffer: B, flags: i32) -> Self {
         Self { socket, buffer, flags }
     }
@@ -107,7 +111,7 @@ unsafe impl<F: RingFile, B: StableBufferMut> Operation for Recv<F, B> {
 /// Sends bytes through a socket, as send(2). The output is the number of bytes, which may be less
 /// than all, the socket and the buffer.
 ///
-/// Never raises SIGPIPE.
+/// EPIPE if the other end is closed; never raises SIGPIPE.
 #[derive(Debug)]
 pub struct Send<F, B> {
     socket: F,
@@ -116,8 +120,8 @@ pub struct Send<F, B> {
 }
 
 impl<F: RingFile, B: StableBuffer> Send<F, B> {
-    /// `flags` are those of send(2), such as `libc::MSG_MORE`; `libc::MSG_WAITALL` sends all bytes
-    /// unless there is an error.
+    /// An operation that sends `buffer` through `socket`. `flags` are those of send(2), such as
+    /// `libc::MSG_MORE`; `libc::MSG_WAITALL` sends all bytes unless there is an error.
     pub fn new(socket: F, buffer: B, flags: i32) -> Self {
         Self { socket, buffer, flags: flags | libc::MSG_NOSIGNAL }
     }

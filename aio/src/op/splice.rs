@@ -23,8 +23,9 @@ pub struct Splice<F, T> {
 }
 
 impl<F: RingFile, T: RingFile> Splice<F, T> {
-    /// Moves at most `len` bytes. An offset is `None` for a pipe, and for a file whose position is
-    /// to be used and moved.
+    /// An operation that moves at most `len` bytes from `from` to `to`. An offset, in bytes, is
+    /// `None` for a pipe, and for a file whose position is to be used and moved. ESPIPE for an
+    /// offset of a pipe, EINVAL if neither of the two is a pipe.
     pub fn new(from: F, from_offset: Option<u64>, to: T, to_offset: Option<u64>, len: usize) -> Self {
         Self { from, from_offset, to, to_offset, len }
     }

@@ -3,7 +3,8 @@
 
 use std::fmt;
 
-/// The status of a file, from statx(2).
+/// The status of a file, from statx(2): the output of [`Statx`](super::Statx). A plain value, as it
+/// was when the operation ran. Fields that the file system does not know are zero.
 #[derive(Clone, Copy)]
 pub struct FileStatus(libc::statx);
 

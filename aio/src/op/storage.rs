@@ -10,8 +10,8 @@ use std::io;
 /// Writes what is cached of a file to its device, as fsync(2) and fdatasync(2). The output is the
 /// result and the file.
 ///
-/// Covers the writes that have completed before it is submitted. It does not wait for those in
-/// flight.
+/// Covers the writes that have completed before it is submitted, that is, before the loop's next
+/// wait. It does not wait for those in flight.
 #[derive(Debug)]
 pub struct Fsync<F> {
     file: F,
@@ -19,12 +19,13 @@ pub struct Fsync<F> {
 }
 
 impl<F: RingFile> Fsync<F> {
-    /// The data and all of the metadata.
+    /// An operation that flushes the data and all of the metadata (fsync).
     pub fn new(file: F) -> Self {
         Self { file, flags: types::FsyncFlags::empty() }
     }
 
-    /// The data, and only such metadata as is needed to read it again.
+    /// An operation that flushes the data, and only such metadata as is needed to read it again
+    /// (fdatasync).
     pub fn data(file: F) -> Self {
         Self { file, flags: types::FsyncFlags::DATASYNC }
     }
@@ -56,7 +57,8 @@ pub struct Fallocate<F> {
 
 impl<F: RingFile> Fallocate<F> {
     /// `mode` is that of fallocate(2), such as `libc::FALLOC_FL_PUNCH_HOLE |
-    /// libc::FALLOC_FL_KEEP_SIZE`. `offset` and `len` are in bytes.
+    /// libc::FALLOC_FL_KEEP_SIZE`. `offset` and `len` are in bytes; EINVAL beyond 2^63 - 1, and for
+    /// a `len` of zero. EOPNOTSUPP if the file system does not have the mode.
     pub fn new(file: F, mode: i32, offset: u64, len: u64) -> Self {
         Self { file, mode, offset, len }
     }

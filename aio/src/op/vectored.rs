@@ -13,6 +13,8 @@ use std::io;
 /// number of bytes, the file and the buffers.
 ///
 /// EINVAL for more than 1024 buffers (IOV_MAX). The offset is that of [`ReadAt`](super::ReadAt).
+/// Registered buffers are used as ordinary memory. Starting it allocates an array of pointers and
+/// lengths.
 pub struct Readv<F, B> {
     file: F,
     buffers: Vec<B>,
@@ -53,6 +55,7 @@ impl<F, B> fmt::Debug for Readv<F, B> {
 /// of bytes, which may be less than all, the file and the buffers.
 ///
 /// EINVAL for more than 1024 buffers (IOV_MAX). The offset is that of [`WriteAt`](super::WriteAt).
+/// Otherwise as [`Readv`].
 pub struct Writev<F, B> {
     file: F,
     buffers: Vec<B>,

@@ -10,8 +10,9 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-/// Waits until a descriptor is ready, once, as poll(2). The output is what it is ready for, and the
-/// file. A hang-up and an error always end it.
+/// Waits until a descriptor is ready, once, as poll(2) (IORING_OP_POLL_ADD). The output is what it
+/// is ready for, and the file. A hang-up and an error always end it. It is no promise: whoever else
+/// reads the file may be faster.
 ///
 /// For a descriptor that is waited for again and again, a
 /// [handler](crate::AioContext::add_fd) is the better way.
@@ -42,7 +43,8 @@ unsafe impl<F: RingFile> Operation for PollOnce<F> {
     }
 }
 
-/// Waits for a time, on CLOCK_MONOTONIC. The output is `Ok` when it is over.
+/// Waits for a time, on CLOCK_MONOTONIC (IORING_OP_TIMEOUT). The output is `Ok` when it is over,
+/// and ECANCELED if it was cancelled. The time begins when the loop's next wait submits it.
 ///
 /// A [`Timer`](crate::Timer) costs less, and can be armed again. This is for code that handles a
 /// timeout like its other operations.

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// Who resets a notifier's eventfd after it woke the loop.
+/// Who resets a notifier's eventfd after it woke the loop: what is asked for when the
+/// [notifier](crate::EventNotifier) is made. The [`Method`] is chosen when it is registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reset {
@@ -16,7 +17,8 @@ pub enum Reset {
     AutoresetBy(Method),
 }
 
-/// How an eventfd is kept from waking the loop twice for one event.
+/// How an eventfd is kept from waking the loop twice for one event. The table of the [crate's
+/// page](crate#two-kinds-of-source) has what each monitor does for each method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Method {

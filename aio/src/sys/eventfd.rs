@@ -7,7 +7,7 @@
 
 use super::check;
 use super::ppoll::is_writable;
-use super::signal::Signal;
+use super::signal::{Signal, Unsent};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
@@ -99,7 +99,7 @@ impl EventFd {
     #[inline]
     pub(crate) fn ring(&self) -> io::Result<()> {
         if let Some(signal) = &self.signal {
-            return signal.send().or_else(|error| self.ring_without_signal(error));
+            return signal.send(self.as_fd()).or_else(|unsent| self.ring_without_signal(unsent));
         }
         let one = 1u64;
         // SAFETY: eight readable bytes, as eventfd(2) requires.
@@ -107,14 +107,13 @@ impl EventFd {
         if written < 0 { self.ring_again(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// `ring` for a peer's file after io_uring_enter(2) was refused, as by a seccomp filter that
-    /// was set up later. Writes if poll(2) finds room. If there is none, the file is readable
-    /// already. A peer that fills the counter in between, with O_NONBLOCK off, can block this.
+    /// `ring` for a peer's file if its ring cannot be made, or io_uring_enter(2) was refused.
+    /// Writes if poll(2) finds room. If there is none, the file is readable already. A peer that
+    /// fills the counter in between, with O_NONBLOCK off, can block this.
     #[cold]
-    fn ring_without_signal(&self, error: io::Error) -> io::Result<()> {
-        match error.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => {}
-            _ => return Err(error),
+    fn ring_without_signal(&self, unsent: Unsent) -> io::Result<()> {
+        if let Unsent::Failed(error) = unsent {
+            return Err(error);
         }
         if is_writable(self.as_raw_fd())? { self.write(1) } else { Ok(()) }
     }

@@ -11,14 +11,15 @@ use super::process::{Process, forked};
 use io_uring::{IoUring, opcode};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// How often a signal is tried if the kernel has no memory for it.
 const TRIES: usize = 100;
 
-/// A ring that signals one eventfd. Costs a descriptor and some pages of memory.
+/// A ring that signals one eventfd. Costs a descriptor and some pages of memory, from the first
+/// signal on: many eventfds of peers are only read, or never signalled.
 pub(crate) struct Signal {
-    ring: Mutex<IoUring>,
+    ring: Mutex<Option<IoUring>>,
     /// A forked child shares the ring's memory with its parent.
     process: Process,
 }
@@ -29,27 +30,47 @@ impl std::fmt::Debug for Signal {
     }
 }
 
+/// Why a signal was not sent.
+#[derive(Debug)]
+pub(crate) enum Unsent {
+    /// There is no ring, and none can be made, or io_uring_enter(2) is refused.
+    NoRing,
+    /// The kernel has no memory for it, or this is a forked child.
+    Failed(io::Error),
+}
+
 impl Signal {
-    /// Makes the ring of an eventfd.
+    /// Prepares to signal eventfds of peers. Tests once in a process that it can be done.
     ///
     /// # Errors
     /// What io_uring_setup(2) and io_uring_register(2) return.
     pub(crate) fn new(eventfd: BorrowedFd<'_>) -> io::Result<Self> {
-        let ring = IoUring::new(1)?;
-        ring.submitter().register_eventfd(eventfd.as_raw_fd())?;
-        Ok(Self { ring: Mutex::new(ring), process: Process::current() })
+        static WORKS: OnceLock<()> = OnceLock::new();
+        let tested = match WORKS.get() {
+            Some(()) => None,
+            None => {
+                let ring = ring_of(eventfd)?;
+                WORKS.get_or_init(|| ());
+                Some(ring)
+            }
+        };
+        Ok(Self { ring: Mutex::new(tested), process: Process::current() })
     }
 
-    /// Adds one to the counter, unless it is full, and wakes the waiters. Any thread. Waits for
-    /// other threads that send on this ring, and for nothing else.
+    /// Adds one to the counter of `eventfd`, unless it is full, and wakes the waiters. Any thread.
+    /// Waits for other threads that send to it, and for nothing else.
     ///
     /// # Errors
-    /// What io_uring_enter(2) returns while memory is short; `Unsupported` in a forked child.
-    pub(crate) fn send(&self) -> io::Result<()> {
+    /// See [`Unsent`].
+    pub(crate) fn send(&self, eventfd: BorrowedFd<'_>) -> Result<(), Unsent> {
         if !self.process.is_current() {
-            return Err(forked());
+            return Err(Unsent::Failed(forked()));
         }
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let ring = match &mut *ring {
+            Some(ring) => ring,
+            none => none.insert(ring_of(eventfd).map_err(|_| Unsent::NoRing)?),
+        };
         // SAFETY: a NOP points to nothing. If the queue is full, it has one that was not taken.
         let _ = unsafe { ring.submission().push(&opcode::Nop::new().build()) };
         let mut tries = 0;
@@ -60,11 +81,59 @@ impl Signal {
             match ring.submit() {
                 Ok(1..) => return Ok(()),
                 Ok(_) if tries < TRIES => {}
-                Ok(_) => return Err(io::ErrorKind::OutOfMemory.into()),
-                Err(error) if tries == TRIES => return Err(error),
+                Ok(_) => return Err(Unsent::Failed(io::ErrorKind::OutOfMemory.into())),
+                Err(error) if is_refusal(&error) => return Err(Unsent::NoRing),
+                Err(error) if tries == TRIES => return Err(Unsent::Failed(error)),
                 // EINTR, or EAGAIN: the kernel had no memory for the request.
                 Err(_) => {}
             }
         }
+    }
+}
+
+fn ring_of(eventfd: BorrowedFd<'_>) -> io::Result<IoUring> {
+    let ring = IoUring::new(1)?;
+    ring.submitter().register_eventfd(eventfd.as_raw_fd())?;
+    Ok(ring)
+}
+
+/// io_uring_enter(2) is not allowed here, as by a seccomp filter that was set up later.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::ENOSYS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::eventfd::EventFd;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_ring_is_made_by_the_first_signal() {
+        let eventfd = EventFd::new().unwrap();
+        let first = match Signal::new(eventfd.as_fd()) {
+            Ok(signal) => signal,
+            Err(error) => return println!("skipped: {error}"),
+        };
+        first.send(eventfd.as_fd()).unwrap();
+        let second = Signal::new(eventfd.as_fd()).unwrap();
+        assert!(second.ring.lock().unwrap().is_none(), "a descriptor for nothing");
+        second.send(eventfd.as_fd()).unwrap();
+        second.send(eventfd.as_fd()).unwrap();
+        assert!(second.ring.lock().unwrap().is_some());
+        assert_eq!(eventfd.read().unwrap(), Some(3));
+    }
+
+    #[test]
+    fn without_a_ring_the_caller_rings_otherwise() {
+        let eventfd = EventFd::new().unwrap();
+        if let Err(error) = Signal::new(eventfd.as_fd()).map(drop) {
+            return println!("skipped: {error}");
+        }
+        let signal = Signal::new(eventfd.as_fd()).unwrap();
+        // No ring can be made for it, as if there were no descriptors left.
+        let (pipe, _other) = std::io::pipe().unwrap();
+        assert!(matches!(signal.send(pipe.as_fd()), Err(Unsent::NoRing)));
+        signal.send(eventfd.as_fd()).unwrap();
     }
 }

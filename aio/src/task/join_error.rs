@@ -5,7 +5,10 @@ use std::fmt;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
-/// Why a task ended without a result: it was aborted, or it panicked.
+/// Why a task ended without a result: it was aborted, or it panicked. Returned by awaiting its
+/// [`JoinHandle`](crate::JoinHandle).
+///
+/// `Display` has the message of the panic. Converts to an [`io::Error`] of the kind `Other`.
 #[derive(Debug)]
 pub struct JoinError(Cause);
 

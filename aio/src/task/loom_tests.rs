@@ -47,7 +47,8 @@ impl Home {
     /// What a turn does after the loop was woken.
     fn turn(&self) {
         self.tasks.receive();
-        while let Some(task) = self.tasks.next() {
+        let phase = self.tasks.begin().unwrap();
+        while let Some(task) = phase.next() {
             let outcome = task.run();
             assert!(self.tasks.polled(&task, outcome).is_none());
         }

@@ -1,7 +1,7 @@
 //! The table of tasks, and the queue of those that are ready.
 
 use super::spawned::{Outcome, Run, Standing};
-use super::waker::{Hub, Target, TaskNode, waker};
+use super::waker::{Hub, Local, Target, TaskNode, waker};
 use crate::agenda::Agenda;
 use crate::bottom_half::{Due, Node};
 use crate::profile::{Record, Slot as RecordSlot};
@@ -74,6 +74,36 @@ impl Runnable {
     }
 }
 
+/// Tasks are being polled. Which thread this is was asked once, at the beginning.
+pub(crate) struct Phase<'a> {
+    tasks: &'a Tasks,
+    local: &'a RefCell<Local>,
+}
+
+impl Phase<'_> {
+    /// How many polls a turn may make that begins now.
+    #[inline(always)]
+    pub(crate) fn most(&self) -> usize {
+        self.local.borrow().ready().clamp(CHAINED_PER_TURN, MOST_PER_TURN)
+    }
+
+    /// The next task to poll. `Item::Tasks` is set as long as there may be one.
+    #[inline(always)]
+    pub(crate) fn next(&self) -> Option<Runnable> {
+        loop {
+            let slot = self.local.borrow_mut().pop()?;
+            let table = self.tasks.table.borrow();
+            let Some(entry) = table.slots.get(slot) else { continue };
+            if let Some(node) = &entry.node {
+                node.value.queued.store(false, Ordering::Relaxed);
+            }
+            if let Some(task) = &entry.task {
+                return Some(Runnable { slot, task: Rc::clone(task) });
+            }
+        }
+    }
+}
+
 /// A task's place in the table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ticket(usize);
@@ -119,25 +149,10 @@ impl Tasks {
         }
     }
 
-    /// A turn begins to poll tasks. Returns how many polls it may make.
-    pub(crate) fn begin(&self) -> usize {
-        self.hub.ready().clamp(CHAINED_PER_TURN, MOST_PER_TURN)
-    }
-
-    /// The next task to poll.
+    /// Begins to poll tasks. `None` in a thread that is not the home thread.
     #[inline(always)]
-    pub(crate) fn next(&self) -> Option<Runnable> {
-        loop {
-            let slot = self.hub.pop()?;
-            let table = self.table.borrow();
-            let Some(entry) = table.slots.get(slot) else { continue };
-            if let Some(node) = &entry.node {
-                node.value.queued.store(false, Ordering::Relaxed);
-            }
-            if let Some(task) = &entry.task {
-                return Some(Runnable { slot, task: Rc::clone(task) });
-            }
-        }
+    pub(crate) fn begin(&self) -> Option<Phase<'_>> {
+        Some(Phase { tasks: self, local: self.hub.local.get()? })
     }
 
     /// After a task was polled. Returns the payload of a panic that is to go on.

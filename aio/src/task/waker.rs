@@ -37,7 +37,7 @@ impl fmt::Debug for Target {
 
 /// What the nodes of one context share.
 pub(super) struct Hub {
-    local: HomeCell<Local>,
+    pub(super) local: HomeCell<Local>,
     /// Nodes that other threads woke.
     pub(super) woken: List<Target>,
     /// The context was dropped: nobody will take from the list any more.
@@ -48,7 +48,7 @@ pub(super) struct Hub {
 
 /// The home thread's part.
 #[derive(Debug, Default)]
-struct Local {
+pub(super) struct Local {
     /// Slots of ready tasks.
     ready: VecDeque<usize>,
     /// `None` once the context was dropped.
@@ -61,6 +61,7 @@ impl Hub {
         Self { local: HomeCell::new(local), woken: List::new(), closed: AtomicBool::new(false), wake_loop }
     }
 
+    #[inline(always)]
     fn wake(&self, node: &Arc<TaskNode>) {
         match self.local.get() {
             Some(local) => local.borrow_mut().push(&node.value),
@@ -85,24 +86,6 @@ impl Hub {
         if let Some(local) = self.local.get() {
             local.borrow_mut().push(target);
         }
-    }
-
-    /// Home thread: takes the first slot off the queue.
-    #[inline(always)]
-    pub(super) fn pop(&self) -> Option<usize> {
-        let mut local = self.local.get()?.borrow_mut();
-        let slot = local.ready.pop_front();
-        if local.ready.is_empty()
-            && let Some(agenda) = &local.agenda
-        {
-            agenda.set(Item::Tasks, false);
-        }
-        slot
-    }
-
-    /// Home thread: how many slots are on the queue.
-    pub(super) fn ready(&self) -> usize {
-        self.local.get().map_or(0, |local| local.borrow().ready.len())
     }
 
     /// Home thread: from here on a wake does nothing.
@@ -130,6 +113,24 @@ impl Local {
         self.ready.push_back(target.slot);
         agenda.set(Item::Tasks, true);
         agenda.nudge();
+    }
+
+    /// Takes the first slot off the queue.
+    #[inline(always)]
+    pub(super) fn pop(&mut self) -> Option<usize> {
+        let slot = self.ready.pop_front();
+        if self.ready.is_empty()
+            && let Some(agenda) = &self.agenda
+        {
+            agenda.set(Item::Tasks, false);
+        }
+        slot
+    }
+
+    /// How many slots are on the queue.
+    #[inline]
+    pub(super) fn ready(&self) -> usize {
+        self.ready.len()
     }
 }
 

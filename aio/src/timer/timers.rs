@@ -17,14 +17,20 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Where a timer is.
+/// Where a timer is: idle, expired and in the queue, or else in its clock's heap at this index.
+/// One word, so that an entry is small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    Idle,
-    /// In its clock's heap, at this index.
-    Armed(u32),
-    /// Expired, in the queue.
-    Due,
+struct Place(u32);
+
+impl Place {
+    const IDLE: Self = Self(u32::MAX);
+    const DUE: Self = Self(u32::MAX - 1);
+
+    /// The index in the heap.
+    #[inline]
+    fn armed(self) -> Option<u32> {
+        (self.0 < Self::DUE.0).then_some(self.0)
+    }
 }
 
 struct Entry<T> {
@@ -62,6 +68,16 @@ impl<T> Tables<T> {
         }
     }
 
+    fn create(&mut self, clock: Clock, value: T) -> TimerKey {
+        self.versions += 1;
+        let version = self.versions;
+        let place = Place::IDLE;
+        let (at_ns, order, record) = (0, 0, Slot::default());
+        let request = None;
+        let slot = self.entries.insert(Entry { version, clock, place, at_ns, order, request, value, record });
+        TimerKey { slot, version, clock }
+    }
+
     fn arm(&mut self, slot: usize, at_ns: u64) {
         self.orders += 1;
         let order = self.orders;
@@ -72,9 +88,9 @@ impl<T> Tables<T> {
         (entry.at_ns, entry.order) = (at_ns, order);
         let (heap, entries) = self.heap(clock);
         let member = Deadline { at_ns, order, slot: slot as u32 };
-        match place {
-            Place::Armed(index) => heap.change(index, member, |slot, index| put(entries, slot, index)),
-            Place::Idle | Place::Due => heap.push(member, |slot, index| put(entries, slot, index)),
+        match place.armed() {
+            Some(index) => heap.change(index, member, |slot, index| put(entries, slot, index)),
+            None => heap.push(member, |slot, index| put(entries, slot, index)),
         }
     }
 
@@ -82,8 +98,8 @@ impl<T> Tables<T> {
         let Some(entry) = self.entries.get_mut(slot) else {
             return;
         };
-        let (clock, place) = (entry.clock, std::mem::replace(&mut entry.place, Place::Idle));
-        if let Place::Armed(index) = place {
+        let (clock, place) = (entry.clock, std::mem::replace(&mut entry.place, Place::IDLE));
+        if let Some(index) = place.armed() {
             let (heap, entries) = self.heap(clock);
             heap.remove(index, |slot, index| put(entries, slot, index));
         }
@@ -106,12 +122,13 @@ impl<T> Tables<T> {
     }
 
     /// Moves what expired by `now_ns` from a heap to `due`.
+    #[inline(always)]
     fn expire(&mut self, clock: Clock, now_ns: u64, due: &TurnQueue<(u32, u64)>) {
         let (heap, entries) = self.heap(clock);
         while let Some(first) = heap.first().filter(|d| d.at_ns <= now_ns).copied() {
             heap.remove(0, |slot, index| put(entries, slot, index));
             if let Some(entry) = entries.get_mut(first.slot as usize) {
-                entry.place = Place::Due;
+                entry.place = Place::DUE;
             }
             due.push((first.slot, first.order));
         }
@@ -132,7 +149,7 @@ impl<T> Default for Tables<T> {
 
 fn put<T>(entries: &mut Slab<Entry<T>>, slot: u32, index: u32) {
     if let Some(entry) = entries.get_mut(slot as usize) {
-        entry.place = Place::Armed(index);
+        entry.place = Place(index);
     }
 }
 
@@ -177,16 +194,22 @@ impl<T, H> Timers<T, H> {
         })
     }
 
+    /// Puts an idle timer into the table.
     pub(crate) fn create(&self, clock: Clock, value: T) -> TimerKey {
+        self.tables.borrow_mut().create(clock, value)
+    }
+
+    /// The same, and arms it.
+    pub(crate) fn create_armed(&self, clock: Clock, value: T, at_ns: u64) -> TimerKey {
+        self.agenda.set(Item::Timers, true);
         let mut tables = self.tables.borrow_mut();
-        tables.versions += 1;
-        let version = tables.versions;
-        let place = Place::Idle;
-        let (at_ns, order, record) = (0, 0, Slot::default());
-        let request = None;
-        let slot =
-            tables.entries.insert(Entry { version, clock, place, at_ns, order, request, value, record });
-        TimerKey { slot, version, clock }
+        let key = tables.create(clock, value);
+        tables.arm(key.slot, at_ns);
+        drop(tables);
+        if self.agenda.has(Item::OuterSleep) {
+            self.nudge_if_first(key);
+        }
+        key
     }
 
     /// Arms a timer for `at_ns` of its clock, in place of any deadline that it had. Does nothing
@@ -227,7 +250,7 @@ impl<T, H> Timers<T, H> {
     pub(crate) fn deadline_ns(&self, key: TimerKey) -> Option<u64> {
         let mut deadline_ns = None;
         self.with(key, |tables| {
-            let entry = tables.entries.get(key.slot).filter(|entry| entry.place != Place::Idle);
+            let entry = tables.entries.get(key.slot).filter(|entry| entry.place != Place::IDLE);
             deadline_ns = entry.map(|entry| entry.at_ns);
         });
         deadline_ns
@@ -279,8 +302,10 @@ impl<T, H> Timers<T, H> {
         if !self.due.is_empty() {
             return Some(0);
         }
-        let is_armed = tables.realtime.first().is_some() || tables.virtual_.first().is_some();
-        self.agenda.set(Item::Timers, is_armed);
+        if tables.realtime.first().or(tables.virtual_.first()).is_none() {
+            self.agenda.set(Item::Timers, false);
+            return None;
+        }
         let realtime = tables.realtime.first().map(|d| d.at_ns.saturating_sub(monotonic_ns()));
         let virtual_ = tables.virtual_.first().and_then(|d| {
             let clock = self.virtual_clock.read();
@@ -306,21 +331,24 @@ impl<T, H> Timers<T, H> {
         self.due.mark(usize::MAX)
     }
 
-    /// The next expired timer in front of `mark`, and what `look` takes from its record. It is idle
-    /// from here on.
-    pub(crate) fn next<R>(&self, mark: Mark, look: impl FnOnce(&Slot) -> R) -> Option<(T, R)>
-    where
-        T: Clone,
-    {
+    /// The next expired timer in front of `mark`: what `take` takes from its value, and `look` from
+    /// its record. It is idle from here on.
+    #[inline]
+    pub(crate) fn next<V, R>(
+        &self,
+        mark: Mark,
+        take: impl FnOnce(&mut T) -> V,
+        look: impl FnOnce(&Slot) -> R,
+    ) -> Option<(V, R)> {
         while let Some((slot, order)) = self.due.pop(mark) {
             let mut tables = self.tables.borrow_mut();
             // Cancelled, dropped or armed again since it expired: this arming is void.
             let entry = tables.entries.get_mut(slot as usize);
-            let Some(entry) = entry.filter(|e| e.place == Place::Due && e.order == order) else {
+            let Some(entry) = entry.filter(|e| e.place == Place::DUE && e.order == order) else {
                 continue;
             };
-            entry.place = Place::Idle;
-            return Some((entry.value.clone(), look(&entry.record)));
+            entry.place = Place::IDLE;
+            return Some((take(&mut entry.value), look(&entry.record)));
         }
         None
     }
@@ -337,10 +365,19 @@ impl<T, H> Timers<T, H> {
         Some(look(&entry.record))
     }
 
+    /// Looks at what a timer holds that has no handle; `None` if it was removed. `look` must not
+    /// clone or drop it.
+    #[inline]
+    pub(crate) fn value<R>(&self, key: TimerKey, look: impl FnOnce(&mut T) -> R) -> Option<R> {
+        let mut tables = self.tables.borrow_mut();
+        let entry = tables.entries.get_mut(key.slot).filter(|entry| entry.version == key.version)?;
+        Some(look(&mut entry.value))
+    }
+
     /// All timers: record, clock, and deadline if it is armed.
     pub(crate) fn each(&self, mut visit: impl FnMut(&Slot, Clock, Option<u64>)) {
         for (_, entry) in &self.tables.borrow().entries {
-            let deadline_ns = (entry.place != Place::Idle).then_some(entry.at_ns);
+            let deadline_ns = (entry.place != Place::IDLE).then_some(entry.at_ns);
             visit(&entry.record, entry.clock, deadline_ns);
         }
     }
@@ -348,7 +385,9 @@ impl<T, H> Timers<T, H> {
     /// Takes every timer out.
     pub(crate) fn take_all(&self) -> Vec<T> {
         self.due.take_all();
-        let mut tables = self.tables.take();
+        let tables = &mut *self.tables.borrow_mut();
+        (tables.realtime, tables.virtual_) = Default::default();
+        // Versions go on, so the keys of these timers find none that is made later.
         tables.entries.drain().map(|entry| entry.value).collect()
     }
 }
@@ -358,7 +397,7 @@ mod tests {
     use super::*;
 
     fn next(timers: &Timers<&'static str, ()>, mark: Mark) -> Option<&'static str> {
-        timers.next(mark, |_| ()).map(|(name, ())| name)
+        timers.next(mark, |name| *name, |_| ()).map(|(name, ())| name)
     }
 
     #[test]

@@ -26,6 +26,11 @@ fn bump(runs: &Count) -> impl Fn(&AioContext) + 'static {
     move |_| runs.bump()
 }
 
+fn bump_ready(calls: &Count) -> impl Fn(&AioContext, aio::Readiness) + 'static {
+    let calls = calls.clone();
+    move |_, _| calls.bump()
+}
+
 const ADDITIONS: [(&str, Addition); 10] = [
     ("a bottom half is scheduled", |_, ctx, runs| {
         let half = ctx.bottom_half(bump(&runs));
@@ -175,6 +180,34 @@ pub(crate) fn a_change_of_an_interest_ends_the_sleep(setup: &Setup) {
                 outer.iterate(true);
             }
             on.set_interest(Interest::READABLE).unwrap();
+        }
+    });
+}
+
+/// A removal looks at the completions of the ring. What it finds of others must not be left to a
+/// descriptor that is not readable any more.
+pub(crate) fn a_removal_in_the_sleep_hides_no_event(setup: &Setup) {
+    OuterLoop::each_kind(setup, |outer| {
+        let (calls, (reader, mut writer)) = (Count::default(), io::pipe().unwrap());
+        let _stays = outer.ctx.add_borrowed_fd(&reader, Interest::READABLE, bump_ready(&calls)).unwrap();
+        for _ in 0..3 {
+            let (quiet, _open) = io::pipe().unwrap();
+            let leaves = outer.ctx.add_fd(quiet, Interest::READABLE, |_, _| ()).unwrap();
+            while outer.ctx.check().unwrap() {
+                outer.ctx.dispatch().unwrap();
+            }
+            outer.prepare_to_sleep();
+            writer.write_all(b"x").unwrap();
+            drop(leaves);
+            let before = calls.get();
+            // Without a time-out: the test hangs if the loop is not told.
+            outer.sleep(None);
+            while calls.get() == before {
+                if outer.ctx.check().unwrap() {
+                    outer.ctx.dispatch().unwrap();
+                }
+            }
+            io::Read::read_exact(&mut &reader, &mut [0]).unwrap();
         }
     });
 }

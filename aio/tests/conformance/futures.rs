@@ -84,6 +84,69 @@ pub(crate) fn a_dropped_sleep_wakes_nobody(setup: &Setup) {
     assert!(turns_of_an_idle_loop(&ctx) < SPIN);
 }
 
+/// Neither one that waits nor one that was never polled.
+pub(crate) fn a_sleep_of_a_dropped_context_is_never_over(setup: &Setup) {
+    let ctx = setup.context();
+    let mut sleeps = [5, 6].map(|at_ns| ctx.sleep_until(Clock::Virtual, at_ns));
+    assert!(poll_once(Pin::new(&mut sleeps[0])).is_pending());
+    drop(ctx);
+    for sleep in &mut sleeps {
+        (0..2).for_each(|_| assert!(poll_once(Pin::new(&mut *sleep)).is_pending()));
+    }
+}
+
+thread_local! {
+    static LOCAL: RefCell<Option<aio::LocalHandle>> = const { RefCell::new(None) };
+    static DROPS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// A waker that uses the timers of a loop when it is dropped.
+struct UsesTimers;
+
+impl std::task::Wake for UsesTimers {
+    fn wake(self: std::sync::Arc<Self>) {}
+}
+
+impl Drop for UsesTimers {
+    fn drop(&mut self) {
+        LOCAL.with_borrow(|local| {
+            let local = local.as_ref().unwrap();
+            local.timer(|_| ()).arm_at(1);
+            // An error if the context was dropped.
+            let _ = local.poll(false);
+            DROPS.set(DROPS.get() + 1);
+        });
+    }
+}
+
+/// It is dropped when another waker takes its place, with the sleep, when it was woken, and with
+/// the context.
+pub(crate) fn a_waker_of_a_sleep_uses_the_loop_while_it_is_dropped(setup: &Setup) {
+    let ctx = setup.context();
+    LOCAL.set(Some(ctx.local_handle()));
+    DROPS.set(0);
+    let start = |at_ns| {
+        let mut sleep = ctx.sleep_until(Clock::Virtual, at_ns);
+        let waker = Waker::from(std::sync::Arc::new(UsesTimers));
+        assert!(Pin::new(&mut sleep).poll(&mut Context::from_waker(&waker)).is_pending());
+        sleep
+    };
+    let mut sleep = start(7);
+    assert!(poll_once(Pin::new(&mut sleep)).is_pending());
+    assert_eq!(DROPS.get(), 1);
+    drop(start(7));
+    assert_eq!(DROPS.get(), 2);
+    let mut woken = start(7);
+    ctx.virtual_clock().step(Duration::from_nanos(7));
+    settle(&ctx);
+    assert_eq!(DROPS.get(), 3);
+    assert!([&mut sleep, &mut woken].map(|sleep| poll_once(Pin::new(sleep)).is_ready()).iter().all(|is| *is));
+    let _waits = start(8);
+    drop(ctx);
+    assert_eq!(DROPS.get(), 4);
+    LOCAL.set(None);
+}
+
 pub(crate) fn a_timeout_limits_a_future(setup: &Setup) {
     let ctx = setup.context();
     let dropped = Rc::new(());

@@ -31,6 +31,7 @@ mod operations;
 mod outer_loops;
 mod performed;
 mod polled;
+mod probe;
 mod progress;
 mod registered;
 mod releases;
@@ -42,6 +43,10 @@ mod setup;
 mod shutdown;
 mod signals;
 mod socket_operations;
+mod subscriber_ends;
+mod subscriber_threads;
+mod subscriber_turns;
+mod subscribers;
 #[path = "../support/mod.rs"]
 mod support;
 mod tasks;
@@ -172,6 +177,7 @@ suite! { $ everywhere
         a_stay_keeps_it,
         a_loop_that_refuses_sends_it_back,
         a_refusal_at_the_first_loop_leaves_it_with_its_owner,
+        an_order_given_in_a_refusal_comes_before_the_way_back,
         a_dropped_target_is_an_error_and_it_stays,
         it_survives_its_loop,
         the_last_move_wins,
@@ -179,6 +185,8 @@ suite! { $ everywhere
         dropping_the_owner_takes_it_off_its_loop,
         a_panic_in_detach_loses_nothing,
         a_panic_in_attach_sends_it_back,
+        a_panic_in_the_report_of_a_replaced_move_loses_nothing,
+        the_attachment_is_dropped_with_the_loop,
         a_stream_moves_between_two_threads,
         rings_of_two_threads_survive_moves_between_two_others,
         a_stay_may_outlive_the_context,
@@ -288,6 +296,49 @@ suite! { $ everywhere
         nothing_is_lost_in_a_storm,
         timers_are_never_early_in_a_storm,
         streams_arrive_whole_in_a_storm,
+    }
+    subscribers {
+        events_say_which_descriptor_and_why,
+        added_in_process_is_heard_in_the_next_turn,
+        a_number_is_taken_once,
+        a_refused_descriptor_leaves_no_trace,
+        removed_in_process_is_not_heard_again,
+        modify_replaces_interest_and_data,
+        what_was_collected_comes_with_new_data,
+        a_removed_subscriber_comes_back,
+        each_of_many_hears_its_own,
+        a_hang_up_is_reported_until_it_is_removed,
+        added_again_in_process_is_not_heard_in_the_same_turn,
+        timers_and_operations_are_at_hand,
+    }
+    subscriber_turns {
+        a_nested_turn_keeps_its_descriptor_back,
+        a_ring_during_the_call_is_processed_after_it,
+        a_nested_turn_serves_the_others,
+        events_wait_for_init_and_with,
+        changes_of_what_is_kept_back_count,
+        a_ring_that_was_kept_back_stays_for_the_next_handler,
+        what_cannot_be_watched_again_is_an_error,
+        a_handler_of_the_context_keeps_a_number_that_it_took,
+    }
+    subscriber_ends {
+        a_subscriber_removes_itself,
+        one_subscriber_removes_the_other_while_both_are_ready,
+        one_that_is_being_called_can_only_be_dropped,
+        a_subscriber_drops_the_manager,
+        a_dropped_manager_leaves_nothing,
+        a_panic_in_process_leaves_all_of_them_working,
+        a_panic_in_init_takes_the_subscriber_away,
+        a_panic_in_drop_spares_the_others,
+        a_subscriber_may_use_the_manager_while_it_is_dropped,
+        a_dead_context_refuses_subscribers,
+    }
+    subscriber_threads {
+        boxes_and_shared_subscribers_are_subscribers,
+        a_thread_of_its_own_serves_others,
+        another_thread_changes_the_subscribers,
+        a_scheduled_closure_may_end_the_manager,
+        a_manager_that_was_dropped_in_a_call_runs_no_closure,
     }
     errors {
         a_regular_file_is_refused,
@@ -425,6 +476,8 @@ suite! { $ by_itself
         a_sleep_follows_its_clock,
         a_sleep_moves_to_another_task,
         a_dropped_sleep_wakes_nobody,
+        a_sleep_of_a_dropped_context_is_never_over,
+        a_waker_of_a_sleep_uses_the_loop_while_it_is_dropped,
         a_timeout_limits_a_future,
         a_doorbell_is_awaited,
         no_ring_is_lost_between_awaits,
@@ -560,6 +613,7 @@ suite! { $ in_an_outer_loop
         a_woken_task_ends_the_sleep,
         a_step_of_the_clock_ends_the_sleep,
         a_change_of_an_interest_ends_the_sleep,
+        a_removal_in_the_sleep_hides_no_event,
         additions_write_once,
         a_later_timer_does_not_end_the_sleep,
         the_deadline_is_the_nearest_timer,

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, mpsc};
 struct Plan {
     /// Turn the loop in the callback.
     nest: AtomicBool,
-    /// Move to this loop in the callback.
+    /// Move to this loop in the callback, or in the `attach` that refuses.
     move_to: Mutex<Option<Handle>>,
     refuse: AtomicBool,
     panic_in_attach: AtomicBool,
@@ -81,6 +81,9 @@ impl Movable for Device {
         )?;
         assert!(!self.plan.panic_in_attach.swap(false, Ordering::SeqCst), "on purpose, in attach");
         if self.plan.refuse.swap(false, Ordering::SeqCst) {
+            if let Some(target) = self.plan.move_to.lock().unwrap().take() {
+                home.move_to(&target);
+            }
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
         HOME.set(Some(home.clone()));
@@ -243,6 +246,18 @@ pub(crate) fn a_refusal_at_the_first_loop_leaves_it_with_its_owner(setup: &Setup
     assert_eq!(Plan::get(&plan.drops), 0);
 }
 
+pub(crate) fn an_order_given_in_a_refusal_comes_before_the_way_back(setup: &Setup) {
+    let (two, third) = (Two::new(setup), setup.context());
+    two.plan.move_to.lock().unwrap().replace(third.handle());
+    two.plan.refuse.store(true, Ordering::SeqCst);
+    two.start_move(&two.b);
+    two.turn_both();
+    let [Some(_)] = two.ended()[..] else { panic!("it was refused, and that is reported once") };
+    (0..4).for_each(|_| _ = look(&third));
+    two.rings_on(&third);
+    assert_eq!(Plan::get(&two.plan.attached), 2, "it was not on the first loop in between");
+}
+
 pub(crate) fn a_dropped_target_is_an_error_and_it_stays(setup: &Setup) {
     let mut two = Two::new(setup);
     // Dropped before the device leaves.
@@ -366,6 +381,40 @@ pub(crate) fn a_panic_in_attach_sends_it_back(setup: &Setup) {
     two.turn_both();
     assert_eq!(two.ended(), [Some(ErrorKind::Other)]);
     two.rings_on(&two.a);
+}
+
+pub(crate) fn a_panic_in_the_report_of_a_replaced_move_loses_nothing(setup: &Setup) {
+    let two = Two::new(setup);
+    two.device().move_then(&two.b.handle(), |_| panic!("on purpose, in the report"));
+    look(&two.a);
+    assert!(!two.is_on(&two.a), "it is on its way");
+    two.start_move(&two.a);
+    panics(&two.b);
+    two.turn_both();
+    assert_eq!((two.ended(), Plan::get(&two.plan.drops)), (vec![None], 0));
+    two.rings_on(&two.a);
+}
+
+/// A device whose attachment holds something.
+struct Holder(Arc<()>);
+
+impl Movable for Holder {
+    type Attached = Arc<()>;
+
+    fn attach(&self, _: &AioContext, _: &Home<Self>) -> io::Result<Arc<()>> {
+        Ok(Arc::clone(&self.0))
+    }
+}
+
+pub(crate) fn the_attachment_is_dropped_with_the_loop(setup: &Setup) {
+    let (ctx, held) = (setup.context(), Arc::new(()));
+    let device = Hosted::new(Holder(Arc::clone(&held)));
+    device.attach(&ctx).unwrap();
+    assert_eq!(Arc::strong_count(&held), 3);
+    drop(ctx);
+    assert_eq!(Arc::strong_count(&held), 2, "the device is kept, what it had on the loop is not");
+    drop(device);
+    assert_eq!(Arc::strong_count(&held), 1);
 }
 
 pub(crate) fn a_stream_moves_between_two_threads(setup: &Setup) {

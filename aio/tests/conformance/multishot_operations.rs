@@ -3,7 +3,7 @@
 use crate::safe_operations::{counted, errno};
 use crate::setup::Setup;
 use crate::socket_operations::{connected, is_at_end, listener};
-use crate::support::{Count, Slot, settle, turn_until};
+use crate::support::{Count, Slot, os, settle, turn_until};
 use aio::AioContext;
 use aio::io_uring::{IoUring, Probe, opcode};
 use aio::op::{AcceptMultishot, BufferGroup, LentBuffer, MultishotOperation, RecvMultishot, Shot};
@@ -79,6 +79,7 @@ pub(crate) fn a_listener_accepts_again_and_again(setup: &Setup) {
         for n in 1..=20 {
             let mut client = connected(&address);
             turn_until(&ctx, || shots.items.borrow().len() == n);
+            assert!(os::is_close_on_exec(&shots.items.borrow()[n - 1]));
             let connection = UnixStream::from(shots.items.borrow()[n - 1].try_clone().unwrap());
             client.write_all(&[n as u8]).unwrap();
             let mut byte = [0];

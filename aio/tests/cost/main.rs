@@ -4,6 +4,7 @@
 //! * `syscalls`: the loop's own counters;
 //! * `strace`: the same, counted by strace;
 //! * `allocations`: none in a steady-state turn;
+//! * `subscribers`: what an event of a subscriber costs beside one of a handler;
 //! * `tasks`: what awaiting costs beside a callback;
 //! * `instructions`: the same number with a thousand registered notifiers as with one.
 #![expect(unsafe_code, reason = "a counting allocator, single stepping, and operations on the ring")]
@@ -11,6 +12,7 @@
 mod allocations;
 mod instructions;
 mod strace;
+mod subscribers;
 mod syscalls;
 mod tasks;
 

@@ -102,8 +102,9 @@ pub(crate) fn all(monitor: MonitorKind) -> Vec<Cell> {
             if hooks_of_removal {
                 add(Doing::SetPolicy, 0..=2);
             }
-            // The callback for room belongs to its registration.
-            if (dropped && kind != Kind::Writable) || hook == Hook::Held || hooks_of_removal {
+            // The callback for room belongs to its registration, and a subscriber to its manager.
+            let is_elsewhere = matches!(kind, Kind::Writable | Kind::Subscriber);
+            if (dropped && !is_elsewhere) || hook == Hook::Held || hooks_of_removal {
                 add(Doing::DropContext, 0..=0);
             }
             if dropped || hook == Hook::Held || hooks_of_removal {

@@ -25,6 +25,7 @@ mod os;
 mod owned;
 mod quarantine;
 mod source;
+mod subscribed;
 mod traffic;
 
 use aio::MonitorKind::{Epoll, IoUring, Poll};

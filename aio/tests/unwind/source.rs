@@ -5,6 +5,7 @@ use crate::bomb::{Fuse, Hook, Ledger, Owned, OwnedReader, OwnedWriter, Value};
 use crate::bystander::Bystander;
 use crate::os;
 use crate::owned::{Moving, Pool, Receiving, Starting, Task};
+use crate::subscribed::Subscribed;
 use aio::io_uring::{opcode, types};
 use aio::{
     AioContext, BottomHalf, BoundedMethod, BoundedNotifier, BoundedRegistration, BusyPolled, Clock,
@@ -44,10 +45,11 @@ pub(crate) enum Kind {
     Task,
     Attach,
     Detach,
+    Subscriber,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::Fd,
         Self::Notifier,
         Self::Device,
@@ -71,6 +73,7 @@ impl Kind {
         Self::Task,
         Self::Attach,
         Self::Detach,
+        Self::Subscriber,
     ];
 
     pub(crate) fn needs_ring(self) -> bool {
@@ -232,6 +235,7 @@ pub(crate) fn make(kind: Kind, bench: &Bench, ctx: &AioContext) -> io::Result<Rc
         Kind::Pool => Pool::make(bench, ctx)?,
         Kind::Task => Rc::new(Task(bench.clone())),
         Kind::Attach | Kind::Detach => Moving::make(kind, bench)?,
+        Kind::Subscriber => Subscribed::make(bench, ctx)?,
     })
 }
 

@@ -171,7 +171,9 @@ pub(crate) fn obstacle(arm: Arm, setup: &Setup) -> Option<String> {
 fn plain(kick: &Kick) -> io::Result<&EventNotifier> {
     match kick {
         Kick::Plain(notifier) => Ok(notifier),
-        Kick::Bounded(_) => Err(io::Error::other("one read(2) more is for doorbells without a maximum")),
+        Kick::Bounded(_) | Kick::Polled => {
+            Err(io::Error::other("one read(2) more is for doorbells without a maximum"))
+        }
     }
 }
 

@@ -238,7 +238,7 @@ fn start_queue(
     })?;
     frontend.set_vring_err(QUEUE, Some(broken.as_fd()))?;
     frontend.set_vring_call(QUEUE, Some(ports.irq.as_fd()))?;
-    frontend.set_vring_kick(QUEUE, Some(ports.kick.as_fd()))?;
+    frontend.set_vring_kick(QUEUE, ports.kick.fd())?;
     frontend.set_vring_enable(index, true)?;
     // A request with a reply, even without REPLY_ACK: when the reply arrives, all requests before
     // it have been handled.

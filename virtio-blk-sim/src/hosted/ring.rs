@@ -23,7 +23,7 @@ use virtio_queue_017::QueueT;
 use vmm_sys_util::epoll::EventSet;
 
 use super::group::Group;
-use crate::queue::{Interrupt, QueueStats, Stopped};
+use crate::queue::{Interrupt, Kick, QueueStats, Stopped};
 use crate::vhost_user::{RingLink, RingOrder, RunningRing, Stopping};
 
 /// How often a ring that stops looks whether the device has returned its chains.
@@ -67,6 +67,10 @@ impl<B: VhostUserBackend + 'static> Ring<B> {
             return Err(io::Error::other("the device has ended this queue's thread"));
         }
         let RingOrder { queue, config, kick, interrupt, link, .. } = order;
+        let Kick::Plain(kick) = kick else {
+            let message = "this device needs a kick eventfd; it cannot poll its ring";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+        };
         let call = file_of(&interrupt)?;
         let kick_file = File::from(kick.as_fd().try_clone_to_owned()?);
         let exit_event = group.exit_event()?;

@@ -1,9 +1,12 @@
-//! The doorbell of a queue: an unbounded counter, like KVM's ioeventfd, or a bounded one.
+//! The doorbell of a queue: an unbounded counter, like KVM's ioeventfd, or a bounded one, or none.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
 
-use aio::{AioContext, BoundedNotifier, BoundedRegistration, EventNotifier, NotifierRegistration};
+use aio::{AioContext, BoundedNotifier, BoundedRegistration, EventNotifier, Method, NotifierRegistration};
+
+use super::no_kick::Looks;
 
 /// A doorbell. All clones refer to the same doorbell.
 ///
@@ -18,6 +21,9 @@ pub enum Kick {
     Plain(EventNotifier),
     /// With a maximum number of kicks that are not yet handled.
     Bounded(BoundedNotifier),
+    /// There is no doorbell. The device looks at the ring again and again: without sleeping while
+    /// it is busy, and otherwise every 50 µs.
+    Polled,
 }
 
 impl Kick {
@@ -33,6 +39,18 @@ impl Kick {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => notifier.notify(1).map(|()| true),
                 result => result.map(|()| false),
             },
+            Self::Polled => Ok(false),
+        }
+    }
+}
+
+impl Kick {
+    /// The eventfd, if there is one.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Plain(notifier) => Some(notifier.as_fd()),
+            Self::Bounded(notifier) => Some(notifier.as_fd()),
+            Self::Polled => None,
         }
     }
 }
@@ -49,15 +67,6 @@ impl From<BoundedNotifier> for Kick {
     }
 }
 
-impl AsFd for Kick {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Plain(notifier) => notifier.as_fd(),
-            Self::Bounded(notifier) => notifier.as_fd(),
-        }
-    }
-}
-
 /// A doorbell that is registered with the event loop of its device.
 #[derive(Debug)]
 pub enum Doorbell {
@@ -65,14 +74,17 @@ pub enum Doorbell {
     Plain(NotifierRegistration),
     /// The registration of a [`Kick::Bounded`].
     Bounded(BoundedRegistration),
+    /// What stands for a doorbell with [`Kick::Polled`].
+    Polled(Rc<Looks>),
 }
 
 impl Doorbell {
-    /// How the doorbell is reset.
-    pub fn method(&self) -> aio::Method {
+    /// How the doorbell is reset. `None` if there is no doorbell.
+    pub fn method(&self) -> Option<Method> {
         match self {
-            Self::Plain(registration) => registration.method(),
-            Self::Bounded(registration) => registration.method(),
+            Self::Plain(registration) => Some(registration.method()),
+            Self::Bounded(registration) => Some(registration.method()),
+            Self::Polled(_) => None,
         }
     }
 
@@ -82,6 +94,7 @@ impl Doorbell {
         match self {
             Self::Plain(registration) => registration.fallback(),
             Self::Bounded(registration) => registration.fallback(),
+            Self::Polled(_) => None,
         }
     }
 }

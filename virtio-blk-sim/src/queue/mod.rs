@@ -16,7 +16,7 @@
 //! | `device.rs`, `worker.rs` | the two traits that a type of device implements |
 //! | `queue.rs` | the queue itself |
 //! | `stats.rs`, `in_flight.rs`, `rate_limit.rs` | counters, the log of in-flight requests, the rate limit |
-//! | `kick.rs` | the doorbell |
+//! | `kick.rs`, `no_kick.rs` | the doorbell, and what is done without one |
 //! | `interrupt.rs`, `irqfd.rs`, `level.rs` | the interrupt line |
 
 mod device;
@@ -25,6 +25,7 @@ mod interrupt;
 mod irqfd;
 mod kick;
 mod level;
+mod no_kick;
 #[expect(clippy::module_inception, reason = "the queue is the main type of this module")]
 mod queue;
 mod rate_limit;

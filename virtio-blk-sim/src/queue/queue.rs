@@ -18,6 +18,7 @@ use aio::{AioContext, BottomHalf, BusyPolled, Timer};
 use super::in_flight::{InFlight, InFlightLog};
 use super::interrupt::Interrupt;
 use super::kick::{self, Doorbell, Kick};
+use super::no_kick::Looks;
 use super::rate_limit::RateLimit;
 use super::stats::QueueStats;
 use super::worker::{Answer, Meter, Worker};
@@ -175,6 +176,16 @@ impl<W: Worker> Queue<W> {
             Kick::Bounded(kick) => {
                 let queue = Rc::clone(&queue);
                 kick::answer(context, kick, move |context| queue.process(context))?
+            }
+            Kick::Polled => {
+                let queue = Rc::clone(&queue);
+                Doorbell::Polled(Looks::start(context, move |context| {
+                    let is_ready = queue.is_ready();
+                    if is_ready {
+                        queue.process(context);
+                    }
+                    is_ready
+                }))
             }
         };
         if queue.ring.borrow().log.is_some() {

@@ -55,6 +55,10 @@
 //! (if protocol features were negotiated) SET_VRING_ENABLE. It starts at the index of
 //! SET_VRING_BASE, or without that message at its used index.
 //!
+//! A ring without a kick eventfd (SET_VRING_KICK with the NOFD flag) is polled, see
+//! [`Kick::Polled`](crate::queue::Kick::Polled): its loop does not sleep while the ring is busy,
+//! and has 20,000 turns a second while it is idle.
+//!
 //! Facts are from the vhost-user specification (QEMU's `docs/interop/vhost-user.rst`). Numbers are
 //! in native byte order.
 

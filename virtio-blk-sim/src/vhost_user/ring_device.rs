@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use aio::{AioContext, EventNotifier};
+use aio::AioContext;
 
 use super::error_line::ErrorLine;
 use super::features::{F_PROTOCOL_FEATURES, ProtocolFeatures};
@@ -17,7 +17,7 @@ use super::memory::MemoryTable;
 use crate::log;
 use crate::memory::GuestMemoryMmap;
 use crate::queue::{
-    Attached, Device, InFlight, Interrupt, Queue, QueueParts, QueueStats, RateLimit, Stopped, Worker,
+    Attached, Device, InFlight, Interrupt, Kick, Queue, QueueParts, QueueStats, RateLimit, Stopped, Worker,
 };
 use crate::virtqueue::{DeviceQueue, QueueConfig, QueueError};
 
@@ -118,8 +118,8 @@ pub struct RingOrder {
     pub queue: DeviceQueue,
     /// The place of the ring in guest memory.
     pub config: QueueConfig,
-    /// The kick eventfd.
-    pub kick: EventNotifier,
+    /// The kick eventfd, or [`Kick::Polled`] if the driver does not kick.
+    pub kick: Kick,
     /// The call eventfd.
     pub interrupt: Interrupt,
     /// The rate limit of the device.
@@ -249,7 +249,7 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> RingDevice for D {
                 memory.is_broken() || record.as_ref().is_some_and(InflightRegion::is_broken)
             })),
             queue: order.queue,
-            kick: order.kick.into(),
+            kick: order.kick,
             interrupt: order.interrupt,
             on_broken: Box::new(on_broken),
             limit: order.limit,

@@ -15,6 +15,7 @@
 //! | SET_VRING_NUM, SET_VRING_ADDR | refused, unless nothing changes: they only make sense together |
 //! | SET_VRING_BASE | refused, unless the ring has started there: without it, a ring starts at its used index |
 //! | SET_VRING_ENABLE | stops or starts the ring |
+//! | SET_STATUS | 0 stops the ring until it gets a kick eventfd again; other values change no ring |
 //!
 //! The module [`vhost_user`](super) has a table of what a guest or a frontend may do wrong.
 
@@ -26,6 +27,7 @@ use std::sync::Arc;
 
 use aio::{EventNotifier, LocalHandle, Reset};
 
+use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_FEATURES_OK;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 use super::connection::Connection;
@@ -39,7 +41,7 @@ use super::reply::{BackendRequest, Reply};
 use super::request::Request;
 use super::ring_device::{RingDevice, RingLink, RingOrder};
 use super::rings::Rings;
-use crate::queue::{Interrupt, RateLimit, adopt_from_peer, set_nonblocking};
+use crate::queue::{Interrupt, Kick, RateLimit, adopt_from_peer, set_nonblocking};
 use crate::virtqueue::{DeviceQueue, QueueConfig, QueueError};
 
 /// A device that a server offers to its frontends.
@@ -84,9 +86,6 @@ pub enum SessionError {
     /// The request needs a stopped vring, but the vring is running.
     #[error("vring {0} is running; stop it with GET_VRING_BASE before changing it")]
     Running(u32),
-    /// A vring was given no kick eventfd.
-    #[error("vring {0} has no kick eventfd; polling the ring instead is not supported")]
-    NoKick(u8),
     /// An index or a size that is too large for a split ring.
     #[error("vring {index}: {value} is not a valid index or size of a split ring")]
     RingNumber {
@@ -134,7 +133,7 @@ struct Vring {
     /// The index at which the ring has first started with this set-up. A restart does not change
     /// it.
     first: Option<u16>,
-    kick: Option<EventNotifier>,
+    kick: Option<Kick>,
     call: Option<Interrupt>,
     error: ErrorLine,
     enabled: bool,
@@ -160,13 +159,15 @@ pub(super) struct Session<D> {
     /// The virtio features that the driver accepted. `None` before SET_FEATURES, and after one that
     /// was refused: then it is not known what the driver relies on, so no ring may start.
     features: Option<u64>,
+    /// The device status register, as the frontend has set it.
+    status: u8,
     inflight: Option<InflightRegion>,
     /// The channel for messages that the backend sends by itself.
     backend_channel: Option<Connection>,
 }
 
 /// The protocol features that the server offers.
-const PROTOCOL: [ProtocolFeatures; 7] = [
+const PROTOCOL: [ProtocolFeatures; 8] = [
     ProtocolFeatures::MQ,
     ProtocolFeatures::REPLY_ACK,
     ProtocolFeatures::BACKEND_REQ,
@@ -174,6 +175,7 @@ const PROTOCOL: [ProtocolFeatures; 7] = [
     ProtocolFeatures::INFLIGHT_SHMFD,
     ProtocolFeatures::RESET_DEVICE,
     ProtocolFeatures::CONFIGURE_MEM_SLOTS,
+    ProtocolFeatures::STATUS,
 ];
 
 impl<D: RingDevice> Session<D> {
@@ -192,6 +194,7 @@ impl<D: RingDevice> Session<D> {
             acked_protocol: ProtocolFeatures::NONE,
             has_protocol_features: false,
             features: None,
+            status: 0,
             inflight: None,
             backend_channel: None,
             socket,
@@ -298,8 +301,10 @@ impl<D: RingDevice> Session<D> {
             }
             Request::SetVringKick(kick) => {
                 let index = kick.index;
-                let fd = kick.fd.ok_or(SessionError::NoKick(index))?;
-                let kick = self.adopt(fd)?;
+                let kick = match kick.fd {
+                    Some(fd) => Kick::Plain(self.adopt(fd)?),
+                    None => Kick::Polled,
+                };
                 self.stop(index.into()).await?;
                 self.vring(index.into())?.kick = Some(kick);
             }
@@ -373,11 +378,18 @@ impl<D: RingDevice> Session<D> {
                 for vring in &mut self.vrings {
                     *vring = Vring::default();
                 }
-                self.features = None;
+                (self.features, self.status) = (None, 0);
                 self.served.device.reset();
             }
             Request::GetMaxMemSlots => return Ok(Some(Reply::MaxMemSlots(MAX_MEM_SLOTS as u64))),
-            Request::SetStatus(_) | Request::GetStatus => return Err(SessionError::NotNegotiated("STATUS")),
+            Request::SetStatus(status) => {
+                self.needs(ProtocolFeatures::STATUS, "STATUS")?;
+                self.set_status(status).await?;
+            }
+            Request::GetStatus => {
+                self.needs(ProtocolFeatures::STATUS, "STATUS")?;
+                return Ok(Some(Reply::Status(self.status)));
+            }
         }
         Ok(None)
     }
@@ -423,6 +435,21 @@ impl<D: RingDevice> Session<D> {
         self.stop_all().await?;
         (self.features, self.has_protocol_features) = (Some(features), has_protocol_features);
         self.served.device.negotiate(bits);
+        Ok(())
+    }
+
+    /// The device status register. It reports to the driver whether its features were accepted. 0
+    /// stops the rings and changes nothing else: QEMU writes it also when it pauses the guest, who
+    /// does not know of a reset. A frontend that resets the device sets everything up again.
+    async fn set_status(&mut self, status: u8) -> Result<(), SessionError> {
+        if status == 0 {
+            self.stop_all().await?;
+            for vring in &mut self.vrings {
+                (vring.kick, vring.first) = (None, None);
+            }
+        }
+        let refused = if self.features.is_some() { 0 } else { VIRTIO_CONFIG_S_FEATURES_OK as u8 };
+        self.status = status & !refused;
         Ok(())
     }
 
@@ -591,7 +618,7 @@ impl<D: RingDevice> Session<D> {
 struct RingSetup {
     features: u64,
     addr: VringAddr,
-    kick: EventNotifier,
+    kick: Kick,
 }
 
 /// Which rings a request can complete, so that they can start.

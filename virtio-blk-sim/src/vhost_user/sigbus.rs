@@ -14,12 +14,12 @@
 //!
 //! # Why this is sound in a signal handler
 //!
-//! **What the handler does.** It reads a fixed table of atomics and calls mmap(2). To pass a signal
-//! on, it calls sigaction(2), raise(3) or another handler. It does not allocate, lock, format or
-//! panic, and it restores `errno`. mmap is not on the POSIX list of async-signal-safe functions
-//! (signal-safety(7)), but on Linux it is a bare system call that shares no state with other
-//! library calls. Also, the signal is synchronous: it interrupts a load or store to guest memory,
-//! and never a library function that holds a lock.
+//! **What the handler does.** It reads a table of atomics that never moves and calls mmap(2). To
+//! pass a signal on, it calls sigaction(2), raise(3) or another handler. It does not allocate,
+//! lock, format or panic, and it restores `errno`. mmap is not on the POSIX list of async-signal-
+//! safe functions (signal-safety(7)), but on Linux it is a bare system call that shares no state
+//! with other library calls. Also, the signal is synchronous: it interrupts a load or store to
+//! guest memory, and never a library function that holds a lock.
 //!
 //! **The entry of a faulting address does not change while the handler reads it.** Code that
 //! accesses a mapping keeps it alive (the contract of [`Guard::new`]). So the mapping was
@@ -54,11 +54,15 @@ use std::ptr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// Maximum number of guarded mappings: enough for eight connections with all their memory slots, or
-/// 256 connections with one region each.
-const CAPACITY: usize = 256;
+/// Maximum number of guarded mappings: half of what a process can have by default
+/// (vm.max_map_count), and enough for 1,000 connections with all their memory slots.
+const CAPACITY: usize = CHUNK * CHUNKS;
+const CHUNK: usize = 256;
+const CHUNKS: usize = 128;
 
-static TABLE: [Entry; CAPACITY] = [const { Entry::new() }; CAPACITY];
+/// The guarded mappings. The table grows by one chunk (10 KiB) at a time and never shrinks, and an
+/// entry never moves. `WRITERS` adds a chunk; the handler only loads pointers.
+static TABLE: [OnceLock<Box<[Entry; CHUNK]>>; CHUNKS] = [const { OnceLock::new() }; CHUNKS];
 
 /// Number of times that the handler has replaced pages, in any mapping.
 static FAULTS: AtomicU64 = AtomicU64::new(0);
@@ -110,7 +114,14 @@ impl Guard {
             install().map_err(GuardError::Handler)?;
             *installed = true;
         }
-        let entry = TABLE.iter().find(|entry| entry.is_free()).ok_or(GuardError::Full)?;
+        let entry = match entries().find(|entry| entry.is_free()) {
+            Some(entry) => entry,
+            None => {
+                let chunk = TABLE.iter().find(|chunk| chunk.get().is_none()).ok_or(GuardError::Full)?;
+                let [first, ..] = &**chunk.get_or_init(|| Box::new([const { Entry::new() }; CHUNK]));
+                first
+            }
+        };
         entry.occupy(start, start + len, page);
         Ok(Self { entry })
     }
@@ -138,6 +149,11 @@ impl Drop for Guard {
 #[inline]
 pub fn faults() -> u64 {
     FAULTS.load(Ordering::Acquire)
+}
+
+/// All entries of the table. Wait-free, for the signal handler.
+fn entries() -> impl Iterator<Item = &'static Entry> {
+    TABLE.iter().map_while(OnceLock::get).flat_map(|chunk| chunk.iter())
 }
 
 /// One slot of the table.
@@ -256,7 +272,7 @@ extern "C" fn on_sigbus(signal: c_int, info: *mut libc::siginfo_t, context: *mut
 /// mapping contains it, or if there is no memory.
 fn replace_page(addr: usize) -> bool {
     let Some((entry, (mapping, page))) =
-        TABLE.iter().find_map(|entry| entry.covers(addr).map(|mapping| (entry, mapping)))
+        entries().find_map(|entry| entry.covers(addr).map(|mapping| (entry, mapping)))
     else {
         return false;
     };

@@ -202,7 +202,7 @@ impl Rig {
     /// Returns the counts of ioeventfd and irqfd: the signals since they were last read.
     pub(crate) fn counts(&self) -> (u64, u64) {
         let ports = self.transport.guest().unwrap();
-        (count(&ports.kick), count(&ports.irq))
+        (count(&ports.kick.fd().unwrap()), count(&ports.irq))
     }
 }
 

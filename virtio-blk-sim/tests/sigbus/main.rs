@@ -278,7 +278,8 @@ fn a_missing_in_flight_region_is_reported() {
 }
 
 #[test]
-fn at_most_256_mappings_are_guarded() {
+fn many_mappings_are_guarded_and_not_more() {
+    const MOST: usize = 1 << 15;
     let _turn = turn();
     let file = memfd(1);
     let one = || MemoryTable::new(vec![(region(PAGE), share(&file))]);
@@ -289,20 +290,20 @@ fn at_most_256_mappings_are_guarded() {
             Ok(table) => tables.push(table),
             Err(error) => break error,
         }
-        assert!(tables.len() <= 256);
+        assert!(tables.len() <= MOST);
     };
     let MemoryError::Mapping { error: MappingError::Guard(GuardError::Full), .. } = error else {
         panic!("{error:?}");
     };
-    assert_eq!(tables.len(), 256);
+    assert_eq!(tables.len(), MOST);
     let descriptors = open();
     one().unwrap_err();
     assert_eq!(open(), descriptors, "a refused mapping must not keep a descriptor");
 
     // The last mapping is guarded like the first, and a released slot can be used again.
     file.set_len(0).unwrap();
-    assert_eq!(byte(&tables[255], 0), 0);
-    assert!(tables[255].is_broken() && !tables[254].is_broken());
+    assert_eq!(byte(&tables[MOST - 1], 0), 0);
+    assert!(tables[MOST - 1].is_broken() && !tables[MOST - 2].is_broken());
     tables.pop();
     file.set_len(PAGE as u64).unwrap();
     let again = one().unwrap();

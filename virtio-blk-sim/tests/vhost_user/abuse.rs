@@ -103,8 +103,9 @@ fn invalid_messages_are_refused() {
         (number(Code::SetInflightFd), words(&[4096, 0, 64 << 16 | 1]), 1),
         (number(Code::GetInflightFd), words(&[0, 0, 64 << 16 | 2]), 0),
         (number(Code::GetInflightFd), words(&[0, 0, 1]), 0),
-        // A ring without a kick eventfd, which would have to be polled.
-        (number(Code::SetVringKick), words(&[1 << 8]), 0),
+        // A ring without a kick eventfd that does not exist, and one that has one after all.
+        (number(Code::SetVringKick), words(&[1 << 8 | 5]), 0),
+        (number(Code::SetVringKick), words(&[1 << 8]), 1),
     ];
     // Rings that do not exist.
     for index in [1, 256, u64::from(u32::MAX)] {
@@ -225,7 +226,7 @@ pub(crate) fn rings_that_cannot_be_do_not_start() {
             .and_then(|()| frontend.set_vring_base(0, 0))
             .and_then(|()| frontend.set_vring_addr(addr))
             .and_then(|()| frontend.set_vring_enable(0, true))
-            .and_then(|()| frontend.set_vring_kick(0, Some(ports.kick.as_fd())));
+            .and_then(|()| frontend.set_vring_kick(0, ports.kick.fd()));
         assert!(matches!(outcome, Err(FrontendError::Refused { .. })), "{size} {addr:?}: {outcome:?}");
         assert_eq!(server.ask(|server, _| server.stats()), []);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
@@ -129,6 +129,15 @@ impl Control {
             Err(error) => panic!("the control socket: {error}"),
         };
         (count > 0).then(|| line.trim_end_matches('\n').to_owned())
+    }
+
+    /// Everything up to the end of the stream.
+    pub(crate) fn rest(&mut self) -> String {
+        let mut rest = String::new();
+        match self.stream.read_to_string(&mut rest) {
+            Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => panic!("{error}"),
+            _ => rest,
+        }
     }
 
     /// The next answer. Events that come before it are kept.

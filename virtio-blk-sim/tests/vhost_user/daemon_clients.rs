@@ -124,8 +124,8 @@ fn a_client_that_does_not_read_is_closed() {
     other.execute("list-disks", json!({})).unwrap();
 }
 
-/// A client may send many requests before it reads the answers: the next one is carried out when the
-/// answer before it was sent.
+/// A client may send many requests before it reads the answers: the next one is carried out when
+/// the answer before it was sent.
 #[test]
 fn a_client_that_reads_late_gets_all_answers() {
     let _watchdog = Watchdog::new("a_client_that_reads_late_gets_all_answers");
@@ -138,6 +138,27 @@ fn a_client_that_reads_late_gets_all_answers() {
     }
     let first = late.answer();
     (1..2000).for_each(|_| assert_eq!(late.answer(), first));
+}
+
+/// An answer that is on its way when the process ends is not cut.
+#[test]
+fn the_end_waits_for_a_client_that_reads_late() {
+    let _watchdog = Watchdog::new("the_end_waits_for_a_client_that_reads_late");
+    // An answer is larger than the piece of it that the socket has room for.
+    let ids: Vec<String> = (0..300).map(|index| format!("disk-with-a-long-name-{index}")).collect();
+    let disks: Vec<_> = ids.iter().map(|id| (id.as_str(), "null = 512")).collect();
+    let mut daemon = Daemon::start("", &disks);
+    let (mut late, mut other) = (daemon.connect(), daemon.connect());
+    late.send("{\"execute\": \"list-disks\"}\n".repeat(20).as_bytes()).unwrap();
+    for _ in 0..100 {
+        other.execute("help", json!({})).unwrap();
+    }
+    other.execute("quit", json!({})).unwrap();
+    let first = late.answer();
+    let mut rest = late.rest();
+    assert_eq!(rest.pop(), Some('\n'));
+    assert!(rest.lines().all(|line| line == first));
+    assert_eq!(daemon.process.wait().code(), Some(0));
 }
 
 /// The same for events, which a client does not ask for.

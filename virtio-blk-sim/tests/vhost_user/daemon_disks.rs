@@ -108,6 +108,82 @@ fn a_disk_that_is_slow_to_open_holds_nobody_up() {
     });
 }
 
+/// Commands of many clients for the same few disks, in any order. Whatever each of them gets for an
+/// answer, nothing is left behind: no disk, no name in the file system, and no descriptor.
+#[test]
+fn commands_of_many_clients_leave_nothing_behind() {
+    let _watchdog = Watchdog::new("commands_of_many_clients_leave_nothing_behind");
+    let mut daemon = Daemon::start("loops = 2", &[("a", "memory = \"1m\"")]);
+    let images: Vec<_> = (0..3).map(|_| TempPath::image()).collect();
+    let sockets: Vec<_> = (0..3).map(|_| TempPath::new("sock")).collect();
+    let process = daemon.process.id();
+    let descriptors = || std::fs::read_dir(format!("/proc/{process}/fd")).unwrap().count();
+    let mut control = daemon.connect();
+    // The event loops make some of theirs when they are first needed.
+    let disk = json!({"id": "d0", "socket": text(&sockets[0]), "image": text(&images[0])});
+    control.execute("add-disk", disk).unwrap();
+    control.execute("remove-disk", json!({"id": "d0"})).unwrap();
+    let before = descriptors();
+    let control_path = &daemon.control;
+    std::thread::scope(|scope| {
+        for seed in 0..8_u64 {
+            let (images, sockets) = (&images, &sockets);
+            scope.spawn(move || {
+                let mut control = Control::connect(control_path);
+                let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+                let mut next = |below: u64| {
+                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    (random >> 33) % below
+                };
+                for _ in 0..60 {
+                    let (disk, image) = (next(3) as usize, next(3) as usize);
+                    let id = format!("d{disk}");
+                    let (command, arguments) = match next(6) {
+                        0 | 1 => (
+                            "add-disk",
+                            json!({"id": id, "socket": text(&sockets[disk]), "image": text(&images[image])}),
+                        ),
+                        2 => ("remove-disk", json!({"id": id})),
+                        3 => ("remove-disk", json!({"id": id, "force": true})),
+                        4 => ("resize-disk", json!({"id": id})),
+                        _ => ("move-disk", json!({"id": id, "loops": [next(2)]})),
+                    };
+                    let outcome = control.execute(command, arguments);
+                    if let Err(why) = outcome {
+                        let known = ["there is", "is being", "have the same", "another server", "is in use"];
+                        assert!(known.iter().any(|part| why.contains(part)), "{why}");
+                    }
+                }
+            });
+        }
+    });
+    for id in ["d0", "d1", "d2"] {
+        let _ = control.execute("remove-disk", json!({"id": id}));
+    }
+    assert_eq!(control.execute("list-disks", json!({})).unwrap().as_array().unwrap().len(), 1);
+    assert!(!sockets.iter().any(|socket| socket.as_ref().exists()));
+    // The clients are gone, which the server notices in a later turn.
+    while descriptors() > before {
+        std::thread::yield_now();
+    }
+    let mut client = Client::connect(daemon.socket("a"), default_options()).unwrap();
+    exercise(&mut driver(&mut client, 0), 100);
+    drop(client);
+    assert_eq!(daemon.terminate().code(), Some(0));
+}
+
+#[test]
+fn statistics_name_the_disk() {
+    let _watchdog = Watchdog::new("statistics_name_the_disk");
+    let mut daemon = Daemon::start("stats = 0.01", &[("a", "memory = \"1m\""), ("b", "null = 512")]);
+    let mut client = Client::connect(daemon.socket("a"), default_options()).unwrap();
+    exercise(&mut driver(&mut client, 0), 100);
+    daemon.process.wait_for_line("vhost-user-blk: a: queue 0: ");
+    daemon.process.signal(libc::SIGUSR1);
+    daemon.process.wait_for_line("vhost-user-blk: a: queue 0: 100 requests, ");
+    daemon.process.wait_for_line("vhost-user-blk: 1 disks have no queue that is running");
+}
+
 #[test]
 fn queues_move_while_a_guest_uses_them() {
     let _watchdog = Watchdog::new("queues_move_while_a_guest_uses_them");

@@ -1,10 +1,14 @@
 //! The control protocol: requests and their exact answers.
 
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
 use serde_json::json;
+use virtio_blk_sim::vhost_user::Frontend;
 
 use super::Watchdog;
 use super::daemon::{Control, Daemon, text};
-use super::process::Process;
+use super::process::{Process, inheriting};
 use super::server::TempPath;
 
 const INVALID: &str = "InvalidRequest";
@@ -148,4 +152,30 @@ fn the_disk_of_the_command_line_is_disk0() {
     server.signal(libc::SIGTERM);
     assert_eq!(server.wait().code(), Some(0));
     assert!(![&socket, &path, &more].iter().any(|path| path.as_ref().exists()));
+}
+
+/// A process with an inherited connection ends when its disk is removed. Its client gets the answer
+/// first, and the events.
+#[test]
+fn the_answer_comes_before_the_end() {
+    let _watchdog = Watchdog::new("the_answer_comes_before_the_end");
+    for command in ["remove-disk", "quit"] {
+        let (image, path) = (TempPath::image(), TempPath::new("ctl"));
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut server = inheriting(theirs, &["--fd=3", "--control", text(&path)], &image).spawn().unwrap();
+        let frontend = Frontend::from_stream(ours, Duration::from_secs(10));
+        while UnixStream::connect(&path).is_err() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let mut control = Control::connect(&path);
+        assert_eq!(control.disk("disk0")["connected"], json!(true));
+        let arguments = if command == "quit" { json!({}) } else { json!({"id": "disk0"}) };
+        assert_eq!(control.execute(command, arguments), Ok(json!({})));
+        if command == "remove-disk" {
+            control.wait_for("frontend-disconnected", "disk0");
+            control.wait_for("disk-removed", "disk0");
+        }
+        assert_eq!(server.wait().unwrap().code(), Some(0), "{command}");
+        drop(frontend);
+    }
 }

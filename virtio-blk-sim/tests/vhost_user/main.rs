@@ -24,6 +24,7 @@ mod long_chains;
 mod memory;
 mod mistakes;
 mod more_cases;
+mod no_kick;
 mod options;
 mod privileges;
 mod process;
@@ -35,6 +36,8 @@ mod server;
 mod service;
 mod session;
 mod setup_order;
+mod shared_loop;
+mod status;
 mod stops;
 mod transfer;
 #[path = "../support/vring.rs"]

@@ -1,6 +1,5 @@
 //! Cases of the list of malformed guests that need more than one chain.
 
-use std::os::fd::AsFd;
 use std::sync::Barrier;
 
 use virtio_blk_sim::blk::device::Features;
@@ -109,11 +108,11 @@ fn a_ring_that_there_is_not_has_no_doorbell() {
     let mut driver = driver(&mut client, 0);
     let kick = driver.ports().kick.clone();
     for index in [2, 3, 200, 255] {
-        assert!(is_refused(client.frontend().set_vring_kick(index, Some(kick.as_fd()))), "{index}");
+        assert!(is_refused(client.frontend().set_vring_kick(index, kick.fd())), "{index}");
         assert!(is_refused(client.frontend().set_vring_enable(index.into(), true)), "{index}");
     }
     // The second ring has a kick eventfd, but no addresses.
-    client.frontend().set_vring_kick(1, Some(kick.as_fd())).unwrap();
+    client.frontend().set_vring_kick(1, kick.fd()).unwrap();
     client.frontend().set_vring_enable(1, true).unwrap();
     exercise(&mut driver, 100);
     let running = server.ask(|server, _| server.stats()).iter().map(|(queue, _)| *queue).collect::<Vec<_>>();

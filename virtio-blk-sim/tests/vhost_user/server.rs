@@ -32,6 +32,11 @@ impl TempPath {
         Self(std::env::temp_dir().join(name))
     }
 
+    /// A file in this directory.
+    pub(crate) fn inside(&self, name: &str) -> Self {
+        Self(self.0.join(name))
+    }
+
     /// Creates an image of zeroes.
     pub(crate) fn image() -> Self {
         Self::zeroes(SECTORS * 512)

@@ -8,7 +8,8 @@ use super::notifier::{BoundedNotifier, Engine};
 use crate::reset::{Method, Reset, unsupported};
 use std::io;
 
-/// Options for building a [`BoundedNotifier`].
+/// Options for building a [`BoundedNotifier`]. Made by [`BoundedNotifier::builder`]; the methods
+/// only note what is wanted.
 #[derive(Clone, Debug)]
 pub struct BoundedBuilder {
     maximum: u64,

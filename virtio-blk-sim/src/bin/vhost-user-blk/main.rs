@@ -68,9 +68,9 @@ mod wait;
 mod watchdog;
 
 use std::process::ExitCode;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 
-use entry::Running;
+use entry::Entry;
 use failure::Failure;
 use inherited::Inherited;
 use options::Options;
@@ -109,7 +109,7 @@ fn run(options: &Options) -> Result<(), Failure> {
     let signals = Signals::block()?;
     signals::ignore_file_size_limit()?;
     let started = start(options, inherited)?;
-    let Started { host, context, daemon, pid_file, .. } = &started;
+    let Started { host, context, daemon, control, pid_file, .. } = &started;
     let reloader = options.source.config.as_deref().map(|path| Reloader::new(path, daemon.clone()));
     let of_signals = Rc::clone(host);
     let _signals = signals.watch(context, move |signal| match signal {
@@ -133,15 +133,23 @@ fn run(options: &Options) -> Result<(), Failure> {
     context.block_on(host.notify_ready())?;
     watchdog::start(host);
     // With an inherited connection, this process ends with it, or when its disk is removed.
-    let inherited = ends_with_frontend.then(|| host.disks().first().and_then(|disk| disk.running()));
-    let inherited = inherited.flatten().map(|running| Rc::downgrade(&running));
-    let is_wanted =
-        |disk: &Weak<Running>| disk.upgrade().is_some_and(|running| running.server.is_connected());
-    while !host.is_stopping() && inherited.as_ref().is_none_or(is_wanted) {
+    let inherited = ends_with_frontend.then(|| host.disks().first().cloned()).flatten();
+    while !host.is_stopping() && inherited.as_ref().is_none_or(|disk| is_wanted(disk)) {
         context.poll(true)?;
     }
     host.shared.notifier.stopping();
-    context.block_on(host.shut_down())?;
+    context.block_on(async {
+        host.shut_down().await;
+        if let Some(control) = control {
+            control.drain().await;
+        }
+    })?;
     log::left_out();
     Ok(())
+}
+
+/// Whether the disk of an inherited connection still has something to do.
+fn is_wanted(disk: &Entry) -> bool {
+    let is_being_removed = disk.removal.has_begun.get() && !disk.removal.is_over.get();
+    is_being_removed || disk.running().is_some_and(|running| running.server.is_connected())
 }

@@ -10,7 +10,7 @@ use virtio_blk_sim::sandbox::Sandbox;
 use virtio_blk_sim::vhost_user::{self, SocketFile};
 
 use crate::config::{self, DaemonSpec};
-use crate::control;
+use crate::control::{Control, MAX_CLIENTS};
 use crate::descriptors::{self, Budget};
 use crate::entry::Origin;
 use crate::events::Outlet;
@@ -32,7 +32,8 @@ pub(crate) struct Started {
     // Dropped in this order: the context last.
     pub(crate) host: Rc<Host>,
     pub(crate) daemon: DaemonSpec,
-    _control: Option<SocketFile>,
+    pub(crate) control: Option<Control>,
+    _control_file: Option<SocketFile>,
     pub(crate) pid_file: Option<PidFile>,
     pub(crate) context: AioContext,
 }
@@ -164,7 +165,7 @@ pub(crate) fn start(options: &Options, mut inherited: Inherited) -> Result<Start
     let threads = (0..daemon.loops).map(spawn).collect::<Result<_, _>>().map_err(Failure::usage)?;
     let budget = Budget::new(opened.iter().map(|disk| disk.planned.spec.descriptors()).sum());
     if control.is_some() {
-        budget.reserve(control::MAX_CLIENTS as u64 + 1);
+        budget.reserve(MAX_CLIENTS as u64 + 1);
     }
     let has_changing_limits = control.is_some() || options.source.config.is_some();
     let (rule, reset, events) = (daemon.placement, daemon.reset, Arc::new(Outlet::default()));
@@ -200,14 +201,14 @@ pub(crate) fn start(options: &Options, mut inherited: Inherited) -> Result<Start
         let in_force = sandbox.restrict_calls(daemon.monitor, &[]).map_err(no_sandbox)?;
         say!("sandbox: {in_force}");
     }
-    let _control = match control {
+    let (control, _control_file) = match control {
         Some((listener, file)) => {
-            control::serve(&host, listener)?;
+            let control = Control::serve(&host, listener)?;
             let path = daemon.control.as_deref().unwrap_or_else(|| "".as_ref());
             say!("control socket {}", path.display());
-            Some(file)
+            (Some(control), Some(file))
         }
-        None => None,
+        None => (None, None),
     };
     for (entry, open, frontends) in entries {
         host.install(&entry, open, frontends).map_err(|error| Failure::other(error.to_string()))?;
@@ -218,5 +219,5 @@ pub(crate) fn start(options: &Options, mut inherited: Inherited) -> Result<Start
     if options.source.config.is_some() {
         say!("ready");
     }
-    Ok(Started { host, daemon, _control, pid_file, context })
+    Ok(Started { host, daemon, control, _control_file, pid_file, context })
 }

@@ -48,6 +48,11 @@ impl Client {
         }
     }
 
+    /// Waits until everything is sent, or nothing more can be.
+    pub(super) async fn drained(&self) {
+        self.outbox.drained().await;
+    }
+
     fn close(&self) {
         self.outbox.close();
         // The other task reads the end of the stream.
@@ -104,8 +109,10 @@ pub(super) async fn read(client: Rc<Client>, host: Rc<Host>) {
             }
         };
         // A client that does not read its answers gets no more of them.
-        client.outbox.drained().await;
+        client.drained().await;
         match after {
+            // What was read before the end of the process is not begun any more.
+            After::Continue if host.is_stopping() => break,
             After::Continue => host.context.yield_now().await,
             After::Stop => {
                 host.stop();
@@ -113,6 +120,6 @@ pub(super) async fn read(client: Rc<Client>, host: Rc<Host>) {
             }
         }
     }
-    client.outbox.drained().await;
+    client.drained().await;
     client.close();
 }

@@ -55,22 +55,54 @@ const PIECE: usize = 32;
 /// How long no connection is accepted after accept(2) has failed.
 const REST: Duration = Duration::from_millis(500);
 
+/// How long the clients get at the end to read what was sent to them.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// The clients that are connected.
 #[derive(Debug, Default)]
 struct Clients(RefCell<Vec<Rc<Client>>>);
 
-/// Serves the control socket from now on. Returns at once.
-///
-/// # Errors
-/// What registering the socket with the loop returns.
-pub(crate) fn serve(host: &Rc<Host>, listener: UnixListener) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let listener = host.context.async_fd(listener)?;
-    let clients = Rc::new(Clients::default());
-    let (events_of, of_events) = (Rc::clone(host), Rc::clone(&clients));
-    drop(host.context.spawn(pass_events_on(events_of, of_events)).named("control: events"));
-    drop(host.context.spawn(accept(Rc::clone(host), clients, listener)).named("control: accept"));
-    Ok(())
+/// A control socket that is served.
+#[derive(Debug)]
+pub(crate) struct Control {
+    host: Rc<Host>,
+    clients: Rc<Clients>,
+}
+
+impl Control {
+    /// Serves the control socket from now on. Returns at once.
+    ///
+    /// # Errors
+    /// What registering the socket with the loop returns.
+    pub(crate) fn serve(host: &Rc<Host>, listener: UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let listener = host.context.async_fd(listener)?;
+        let this = Self { host: Rc::clone(host), clients: Rc::default() };
+        let (events_of, of_events) = (Rc::clone(host), Rc::clone(&this.clients));
+        drop(host.context.spawn(pass_events_on(events_of, of_events)).named("control: events"));
+        let accept = accept(Rc::clone(host), Rc::clone(&this.clients), listener);
+        drop(host.context.spawn(accept).named("control: accept"));
+        Ok(this)
+    }
+
+    /// Waits until the clients have what was sent to them, for a second at most: the process is
+    /// about to end.
+    pub(crate) async fn drain(&self) {
+        // What has just happened becomes an event in this turn.
+        self.host.context.yield_now().await;
+        let all = async {
+            for client in self.clients.all() {
+                client.drained().await;
+            }
+        };
+        let _ = self.host.context.timeout(GRACE, all).await;
+    }
+}
+
+impl Clients {
+    fn all(&self) -> Vec<Rc<Client>> {
+        self.0.borrow().clone()
+    }
 }
 
 async fn pass_events_on(host: Rc<Host>, clients: Rc<Clients>) {
@@ -80,8 +112,7 @@ async fn pass_events_on(host: Rc<Host>, clients: Rc<Clients>) {
         }
         let event = host.shared.events.next().await;
         let line = notice::line(&event);
-        let all: Vec<_> = clients.0.borrow().iter().cloned().collect();
-        for client in all {
+        for client in clients.all() {
             client.send(&line);
         }
     }
