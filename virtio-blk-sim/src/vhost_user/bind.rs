@@ -39,7 +39,7 @@ pub struct SocketFile {
 }
 
 impl SocketFile {
-    /// Gives the socket to another user, group, or both, as chown(2) does. Do it before
+    /// Changes the user of the socket, its group, or both, as chown(2) does. Do it before
     /// [`set_mode`](Self::set_mode) lets a group connect. Blocks as the file system does.
     ///
     /// # Errors

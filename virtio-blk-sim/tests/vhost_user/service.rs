@@ -48,7 +48,7 @@ impl Manager {
     }
 
     /// Whether a message comes within `time`.
-    fn is_told_within(&self, time: Duration) -> bool {
+    fn hears_within(&self, time: Duration) -> bool {
         self.socket.set_read_timeout(Some(time)).unwrap();
         let told = self.socket.recv(&mut [0; 64]).is_ok();
         self.socket.set_read_timeout(Some(Duration::from_secs(50))).unwrap();
@@ -278,10 +278,11 @@ fn threads_of(process: u32, name: &str) -> Vec<i32> {
     tasks.filter(is_named).map(id).collect()
 }
 
-/// Stops one thread of another process until it is dropped. None if this may not be done here.
+/// A thread of another process that is stopped until this is dropped.
 struct Stopped(i32);
 
 impl Stopped {
+    /// Stops a thread, if ptrace(2) is allowed here.
     fn thread(id: i32) -> Option<Self> {
         // SAFETY: takes integers; PTRACE_SEIZE uses neither address nor data.
         if unsafe { libc::ptrace(libc::PTRACE_SEIZE, id, 0, 0) } < 0 {
@@ -327,8 +328,8 @@ fn a_loop_that_hangs_lets_the_watchdog_fire() {
         let Some(stopped) = Stopped::thread(thread) else { return };
         // One report may be under way.
         manager.drain();
-        manager.is_told_within(time);
-        assert!(!manager.is_told_within(time * 3), "thread {thread} hangs, and nobody notices");
+        manager.hears_within(time);
+        assert!(!manager.hears_within(time * 3), "thread {thread} hangs, and nobody notices");
         drop(stopped);
         assert_eq!(manager.message(), "WATCHDOG=1", "it goes on");
     }
@@ -348,7 +349,7 @@ fn the_watchdog_of_another_process_is_not_fed() {
         }
         let mut server = Process::run(&mut command, &socket, Stdio::piped());
         assert!(manager.message().starts_with("READY=1\n"));
-        assert!(!manager.is_told_within(Duration::from_millis(100)));
+        assert!(!manager.hears_within(Duration::from_millis(100)));
         server.signal(libc::SIGTERM);
         assert!(manager.message().starts_with("STOPPING=1\n"));
         server.wait();

@@ -5,7 +5,6 @@ use std::fmt;
 use virtio_blk_sim::vhost_user::SocketFile;
 
 use crate::accounts;
-use crate::spec::Names;
 
 /// The owner of a socket, as `USER`, `USER:GROUP` or `:GROUP`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,24 +34,25 @@ impl fmt::Display for Owner {
     }
 }
 
-/// Gives a socket its owner and its mode. Until then, only this process may connect. Blocks as the
-/// databases of users do. The error is one sentence.
+/// Changes the owner and the mode of a socket. Until then, only this process may connect. Blocks as
+/// the databases of users do. `option` returns how the error names a key. The error is one
+/// sentence.
 pub(crate) fn change(
     file: &SocketFile,
     owner: Option<&Owner>,
     mode: Option<u32>,
-    names: Names,
+    option: impl Fn(&str) -> String,
 ) -> Result<(), String> {
     if let Some(owner) = owner {
-        let option = names.of("socket-owner");
-        let wrong = |error: &dyn fmt::Display| format!("{option} {owner}: {error}");
+        let key = option("socket-owner");
+        let wrong = |error: &dyn fmt::Display| format!("{key} {owner}: {error}");
         let user = owner.user.as_deref().map(accounts::user).transpose().map_err(|error| wrong(&error))?;
         let group = owner.group.as_deref().map(accounts::group).transpose().map_err(|error| wrong(&error))?;
         file.set_owner(user.map(|user| user.uid), group).map_err(|error| wrong(&error))?;
     }
     if let Some(mode) = mode {
-        let option = names.of("socket-mode");
-        file.set_mode(mode).map_err(|error| format!("{option} {mode:o}: {error}"))?;
+        let key = option("socket-mode");
+        file.set_mode(mode).map_err(|error| format!("{key} {mode:o}: {error}"))?;
     }
     Ok(())
 }

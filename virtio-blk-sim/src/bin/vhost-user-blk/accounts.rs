@@ -45,7 +45,8 @@ pub(crate) fn group(text: &str) -> Result<u32, String> {
     }
     let name = c_string(text)?;
     let found = lookup::<libc::group>(|entry, buffer, size, result| {
-        // SAFETY: `entry` and `result` are ours, `buffer` has `size` bytes, and `name` is a C string.
+        // SAFETY: `entry` and `result` are ours, `buffer` has `size` bytes, and `name` is a C
+        // string.
         unsafe { libc::getgrnam_r(name.as_ptr(), entry, buffer, size, result) }
     });
     let found = found.map_err(|error| format!("group {text}: {error}"))?;

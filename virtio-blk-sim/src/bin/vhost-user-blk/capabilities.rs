@@ -1,5 +1,5 @@
-//! `--print-capabilities`: what management software such as libvirt asks a vhost-user program before
-//! it uses it (QEMU's docs/interop/vhost-user.rst, "Backend program conventions", and
+//! `--print-capabilities`: what management software such as libvirt asks a vhost-user program
+//! before it uses it (QEMU's docs/interop/vhost-user.rst, "Backend program conventions", and
 //! vhost-user.json).
 
 use std::ffi::OsStr;

@@ -28,8 +28,8 @@ use crate::refusal::{Class, Refusal};
 use crate::spec::{DiskSpec, Names};
 use crate::wait::{Waiting, either};
 
-/// How often, and how far apart, a service manager that is behind is told that this process is
-/// ready.
+/// How often, and how far apart, this process reports that it is ready to a service manager that
+/// is behind.
 const READY_TRIES: u32 = 500;
 const READY_PAUSE: Duration = Duration::from_millis(20);
 

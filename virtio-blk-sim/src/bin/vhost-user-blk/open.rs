@@ -21,8 +21,8 @@ pub(crate) struct OpenDisk {
     pub(crate) image: Option<Arc<FileImage>>,
 }
 
-/// A socket that listens for the frontends of a disk. The name is `None` for one that was inherited:
-/// whoever made it removes it.
+/// A socket that listens for the frontends of a disk. The name is `None` for one that was
+/// inherited: whoever made it removes it.
 pub(crate) type Socket = (UnixListener, Option<SocketFile>);
 
 impl DiskSpec {
@@ -72,7 +72,7 @@ impl DiskSpec {
         let option = names.of("socket");
         let bound = vhost_user::bind(path);
         let (listener, file) = bound.map_err(|error| format!("{option} {}: {error}", path.display()))?;
-        access::change(&file, self.socket_owner.as_ref(), self.socket_mode, names)?;
+        access::change(&file, self.socket_owner.as_ref(), self.socket_mode, |key| names.of(key))?;
         Ok(Some((listener, Some(file))))
     }
 

@@ -65,7 +65,7 @@ fn the_generated_files_are_up_to_date() {
         }
         let found = std::fs::read(&path).unwrap_or_default();
         let hint = "UPDATE_PAGES=1 cargo test -p virtio-blk-sim --bin vhost-user-blk pages";
-        assert!(found == wanted, "{}: out of date, write it anew: {hint}", path.display());
+        assert!(found == wanted, "{}: out of date; write it again: {hint}", path.display());
     }
 }
 

@@ -67,7 +67,7 @@ impl Privileges {
     }
 }
 
-/// Gives up all capabilities. The kernel takes the ambient ones with the permitted ones
+/// Drops all capabilities. The kernel takes the ambient ones with the permitted ones
 /// (capabilities(7)).
 fn drop_capabilities() -> io::Result<()> {
     /// _LINUX_CAPABILITY_VERSION_3 of linux/capability.h.
