@@ -52,7 +52,7 @@ work=$(mktemp -d /tmp/deb.XXXXXX) root=$work/root
 pid=
 finish() {
   [ -z "$pid" ] || kill "$pid" 2>/dev/null || true
-  [ "$boot" = no ] || machinectl terminate deb-sh 2>/dev/null || true
+
   rm -rf --one-file-system "$work"
 }
 trap finish EXIT
@@ -133,6 +133,9 @@ wait $server || true
 if [ "$boot" = yes ]; then
   step "boot"
   . scripts/deb-boot.sh
+  # The package was purged there. A system that was booted has more files.
+  files >"$work/before"
+  in_root dpkg -i /tmp/package.deb >/dev/null
 fi
 
 step "remove, and install again"
