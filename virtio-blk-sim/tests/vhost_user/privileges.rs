@@ -54,8 +54,13 @@ fn a_server_becomes_another_user_for_good() {
         let (socket, image) = (TempPath::new("sock"), TempPath::image());
         // An image that only root may open.
         std::fs::set_permissions(&image, std::fs::Permissions::from_mode(0o600)).unwrap();
-        let options: Vec<&str> = [options, &["--queues", "2", "--threads", "2"]].concat();
-        let mut server = Process::start(&socket, &image, &options);
+        // And groups that it has to lose.
+        let mut command = Command::new("setpriv");
+        command.args(["--groups", "1,2,54323", PROGRAM]).args(options);
+        command.args(["--queues", "2", "--threads", "2", "--socket", text(&socket)]);
+        command.args(["--image", text(&image)]);
+        let mut server = Process::run(&mut command, &socket, Stdio::piped());
+        server.wait_for_line("listening on");
         let mut client = Client::connect(&socket, default_options()).unwrap();
         exercise(&mut driver(&mut client, 0), 200);
         let ids = |id: u32| [id; 4].map(|id| id.to_string()).join("\t");
