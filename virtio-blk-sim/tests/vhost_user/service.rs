@@ -5,7 +5,7 @@
     reason = "dup2(2) between fork and exec; ptrace(2): a thread of the program stops while the others run"
 )]
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -85,14 +85,17 @@ fn activated(sockets: &[(&UnixListener, &str)], arguments: &[&str]) -> Command {
     command
 }
 
-/// A listening socket with a number that is none of those of a service manager.
-fn inheritable(path: &Path) -> UnixListener {
-    let listener = UnixListener::bind(path).unwrap();
+/// The same socket with a number that is none of those of a service manager.
+fn numbered_high(socket: impl AsRawFd) -> UnixListener {
     // SAFETY: takes integers.
-    let copy = unsafe { libc::fcntl(listener.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 50) };
+    let copy = unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 50) };
     assert!(copy >= 50);
     // SAFETY: the kernel has just returned this descriptor.
-    unsafe { std::os::fd::FromRawFd::from_raw_fd(copy) }
+    unsafe { FromRawFd::from_raw_fd(copy) }
+}
+
+fn inheritable(path: &Path) -> UnixListener {
+    numbered_high(UnixListener::bind(path).unwrap())
 }
 
 fn connect(socket: impl AsRef<Path> + Copy) -> Client {
@@ -186,11 +189,17 @@ fn sockets_that_do_not_fit_are_refused() {
     let _watchdog = Watchdog::new("sockets_that_do_not_fit_are_refused");
     let (socket, other) = (TempPath::new("sock"), TempPath::new("sock"));
     let (one, two) = (inheritable(socket.as_ref()), inheritable(other.as_ref()));
+    // SAFETY: takes integers.
+    let idle = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    assert!(idle >= 0);
+    // SAFETY: the kernel has just returned this descriptor.
+    let idle = numbered_high(unsafe { OwnedFd::from_raw_fd(idle) });
     let config = TempPath::new("toml");
     std::fs::write(&config, "[[disk]]\nid = \"a\"\nsocket = \"/tmp/x\"\nnull = 512\n").unwrap();
     let config = ["--config", text(&config)];
     type Row<'a> = (&'a [(&'a UnixListener, &'a str)], &'a [&'a str], &'a str);
     let rows: &[Row<'_>] = &[
+        (&[(&idle, "x")], &["--null", "1m"], "LISTEN_FDS: not a Unix stream socket that listens or is"),
         (&[(&one, "x"), (&two, "y")], &["--null", "1m"], "LISTEN_FDS: 2 sockets, but the disk"),
         (&[(&one, "x")], &["--null", "1m", "--socket", "/tmp/x"], "LISTEN_FDS gives this process a socket"),
         (&[(&one, "x")], &["--null", "1m", "--fd", "3"], "and so does --fd; use one of them"),
