@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2154
-# A part of deb.sh: boots the Debian in $root, where the package is installed, with systemd-nspawn. A
-# unit in there has systemd start the disks of both kinds of units, and uses them.
+# A part of deb.sh: boots the Debian in $root, where the package is installed, with systemd-nspawn.
+# A unit in there has systemd start the disks of both kinds of units, and uses them.
 command -v systemd-nspawn >/dev/null || die "--boot needs systemd-nspawn (apt-get install systemd-container)"
 cp target/debug/examples/vhost-user-verify "$root/usr/local/bin/"
 cat >"$root/root/check.sh" <<'EOF'
