@@ -101,4 +101,3 @@ cat "$root/root/result" || { tail -n 20 "$work/boot"; die "the container did not
 rm -rf "$root"/{root/check.sh,root/result,usr/local/bin/vhost-user-verify}
 rm -rf "$root"/etc/systemd/system/{check.service,graphical.target.wants,vhost-user-blk@.service.d}
 rm -rf "$root"/var/lib/{,private/}vhost-user-blk{,d} "$root"/etc/vhost-user-blk
-
