@@ -7,15 +7,15 @@
 //! that two servers do not do this at the same time.
 #![expect(
     unsafe_code,
-    reason = "socket(2), bind(2), flock(2), fstatat(2), unlinkat(2), openat(2), SO_PEERCRED"
+    reason = "socket(2), bind(2), flock(2), fchownat(2), fstatat(2), unlinkat(2), openat(2), SO_PEERCRED"
 )]
 
 use std::ffi::{CStr, CString};
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Error, ErrorKind};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -36,6 +36,33 @@ pub struct SocketFile {
     name: CString,
     /// The socket's inode (O_PATH). While it is open, no other file gets its inode number.
     inode: File,
+}
+
+impl SocketFile {
+    /// Changes the user of the socket, its group, or both, as chown(2) does. Do it before
+    /// [`set_mode`](Self::set_mode) lets a group connect. Blocks as the file system does.
+    ///
+    /// # Errors
+    /// `PermissionDenied` if this process may not do that; what else fchownat(2) returns.
+    pub fn set_owner(&self, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
+        // The last number stands for "no change".
+        let (user, group) = (user.unwrap_or(u32::MAX), group.unwrap_or(u32::MAX));
+        // SAFETY: the descriptor is open, and the path is an empty C string.
+        let result =
+            unsafe { libc::fchownat(self.inode.as_raw_fd(), c"".as_ptr(), user, group, libc::AT_EMPTY_PATH) };
+        if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Changes the mode of the socket. Who may write to it may connect (unix(7)). Needs /proc.
+    /// Blocks as the file system does.
+    ///
+    /// # Errors
+    /// What chmod(2) returns.
+    pub fn set_mode(&self, mode: u32) -> io::Result<()> {
+        // fchmod(2) does not take a descriptor of O_PATH, but the link to its file is followed.
+        let link = format!("/proc/self/fd/{}", self.inode.as_raw_fd());
+        std::fs::set_permissions(link, Permissions::from_mode(mode & 0o777))
+    }
 }
 
 impl Drop for SocketFile {

@@ -27,6 +27,9 @@ fn each_key_can_be_wrong() {
         ("linger = \"long\"", "2:10: invalid type: string \"long\""),
         ("stats = 0", "2:9: write a number of seconds, at least 0.001"),
         ("stats = nan", "2:9: write a number of seconds"),
+        ("pid-file = \"\"", "2:12: write a path"),
+        ("user = 0.5", "2:8: invalid type: floating point `0.5`, expected a string"),
+        ("user = \"no such user\"", " there is no user no such user"),
         ("loops = 1\nloops = 2", "3:1: duplicate key"),
         ("loops = ", "2:"),
         ("loops = 1\n[[disks]]", "3:3: unknown field `disks`, expected `daemon` or `disk`"),
@@ -37,8 +40,10 @@ fn each_key_can_be_wrong() {
         assert_eq!(lines.lines().count(), 1, "{lines}");
     }
     let disk: &[(&str, &str)] = &[
-        ("sokcet = \"s\"", "6:1: unknown field `sokcet`, expected one of `id`, `socket`, `image`"),
+        ("sokcet = \"s\"", "6:1: unknown field `sokcet`, expected one of `id`, `socket`, `socket-mode`"),
         ("id = \"x y\"", "6:1: duplicate key"),
+        ("socket-mode = \"888\"", "6:15: write a mode in octal, such as 660"),
+        ("socket-owner = \"u:\"", "6:16: write a user, a user and a group, or a group"),
         ("image = 5", "1:1: disk x has more than one of image, null and memory"),
         ("image = true", "6:9: invalid type: boolean `true`"),
         ("format = \"qcow2\"", "6:10: use raw"),
@@ -76,7 +81,7 @@ fn each_key_can_be_wrong() {
     for (file, error) in [
         ("[[disk]]\n", "1:1: a disk needs an id"),
         ("[[disk]]\nid = \"a b\"\n", "2:6: an id has 1 to 64 characters"),
-        ("[[disk]]\nid = \"a\"\n", "1:1: disk a needs a socket"),
+        ("[[disk]]\nid = \"a\"\nnull = 512\n", "1:1: disk a needs a socket"),
         ("[[disk]]\nid = \"a\"\nsocket = \"s\"\n", "1:1: disk a needs an image, null or memory"),
         (
             "[[disk]]\nid = \"a\"\nsocket = \"/nonexistent/s\"\nnull = 512\n",

@@ -57,7 +57,7 @@ fn requests_get_exactly_these_answers() {
         // add-disk
         (add(""), error(GENERIC, "a disk needs an id")),
         (add("\"id\": \"x y\""), error(INVALID, "the arguments of add-disk: an id has 1 to 64 characters: letters, digits and any of - _ . :")),
-        (add("\"id\": \"i\""), error(GENERIC, "disk i needs a socket")),
+        (add("\"id\": \"i\", \"null\": 512"), error(GENERIC, "disk i needs a socket")),
         (add(&format!("\"id\": \"i\", \"socket\": {socket:?}")), error(GENERIC, "disk i needs an image, null or memory")),
         (add(&format!("\"id\": \"i\", \"socket\": {socket:?}, \"null\": 0")), error(GENERIC, "null 0: a disk has at least one sector of 512 bytes")),
         (add("\"id\": \"i\", \"queues\": 0"), error(INVALID, "the arguments of add-disk: write a number from 1 to 256")),

@@ -1,7 +1,8 @@
 //! Images that bypass the page cache, read-only images, and a frontend on an inherited descriptor.
 
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use virtio_blk_sim::blk::backend::{Backend, FileImage};
@@ -124,11 +125,11 @@ fn the_program_serves_an_inherited_frontend_and_exits_with_it() {
 #[test]
 fn descriptors_that_are_not_frontends_are_refused() {
     let _watchdog = Watchdog::new("descriptors_that_are_not_frontends_are_refused");
-    let (image, socket) = (TempPath::image(), TempPath::new("sock"));
+    let image = TempPath::image();
     let open = || OwnedFd::from(std::fs::File::open(&image).unwrap());
-    let listener = || OwnedFd::from(UnixListener::bind(&socket).unwrap());
-    // Standard input, a closed descriptor, an invalid number, a file, and a socket without a peer.
-    for (number, fd) in [("0", open()), ("77", open()), ("-1", open()), ("3", open()), ("3", listener())] {
+    let tcp = || OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
+    // Standard input, a closed descriptor, an invalid number, a file, and a socket of another kind.
+    for (number, fd) in [("0", open()), ("77", open()), ("-1", open()), ("3", open()), ("3", tcp())] {
         let argument = format!("--fd={number}");
         let outcome = inheriting(fd, &[&argument], &image).output().unwrap();
         let said = String::from_utf8_lossy(&outcome.stderr);

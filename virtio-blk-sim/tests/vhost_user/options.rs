@@ -139,7 +139,7 @@ fn inherited_descriptors_are_checked() {
     let (stream, _peer) = UnixStream::pair().unwrap();
     let rows: [(&str, OwnedFd, &str); 4] = [
         ("0", pair().into(), "--fd 0: 0 to 2 are the standard streams"),
-        ("3", pair().into(), "--fd 3: not a connected Unix stream socket"),
+        ("3", pair().into(), "--fd 3: not a Unix stream socket that listens or is connected"),
         // Numbers that the program itself would use for what it opens.
         ("4", stream.try_clone().unwrap().into(), "--fd 4: no such descriptor was inherited (Bad file"),
         ("-1", stream.into(), "--fd -1: no such descriptor was inherited (Bad file"),

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::identity::Identity;
+use crate::inherited::Listeners;
 use crate::placement::Rule;
 use crate::spec::{DiskSpec, Names};
 use crate::values::de;
@@ -37,6 +38,11 @@ pub(crate) struct DaemonSpec {
     /// In seconds, at least 0.001.
     #[serde(deserialize_with = "de::seconds")]
     pub(crate) stats: Option<Duration>,
+    /// Who the process becomes when everything is open.
+    pub(crate) user: Option<String>,
+    pub(crate) group: Option<String>,
+    #[serde(deserialize_with = "de::path")]
+    pub(crate) pid_file: Option<PathBuf>,
 }
 
 impl Default for DaemonSpec {
@@ -50,6 +56,9 @@ impl Default for DaemonSpec {
             busy_poll: 0,
             linger: 50_000,
             stats: None,
+            user: None,
+            group: None,
+            pid_file: None,
         }
     }
 }
@@ -95,18 +104,19 @@ impl Position {
     }
 }
 
-/// Reads a configuration file. Blocks. The error is one line with the place.
-pub(crate) fn read(path: &Path) -> Result<Config, String> {
+/// Reads a configuration file. Blocks. The error is one line with the place. A disk in `inherited`
+/// needs no socket.
+pub(crate) fn read(path: &Path, inherited: &Listeners) -> Result<Config, String> {
     let name = path.display();
     let size = std::fs::metadata(path).map_err(|error| format!("{name}: {error}"))?;
     if !size.is_file() || size.len() > MAX_FILE_SIZE {
         return Err(format!("{name}: a configuration is a regular file of at most {MAX_FILE_SIZE} bytes"));
     }
     let text = std::fs::read_to_string(path).map_err(|error| format!("{name}: {error}"))?;
-    parse(&text, path)
+    parse(&text, path, inherited)
 }
 
-fn parse(text: &str, path: &Path) -> Result<Config, String> {
+fn parse(text: &str, path: &Path, inherited: &Listeners) -> Result<Config, String> {
     let place = |offset| {
         let Position { line, column } = Position::of(text, offset);
         format!("{}:{line}:{column}", path.display())
@@ -120,7 +130,8 @@ fn parse(text: &str, path: &Path) -> Result<Config, String> {
     for spanned in file.disk {
         let place = place(spanned.span().start);
         let spec = spanned.into_inner();
-        spec.check(Names::Keys, loops).map_err(|error| format!("{place}: {error}"))?;
+        let checked = spec.check(Names::Keys, loops).and_then(|()| inherited.check(&spec));
+        checked.map_err(|error| format!("{place}: {error}"))?;
         let identity = Identity::of(&spec);
         for other in &disks {
             if let Some(part) = conflict((&other.spec, &other.identity), (&spec, &identity)) {
@@ -138,7 +149,7 @@ fn conflict(one: (&DiskSpec, &Identity), other: (&DiskSpec, &Identity)) -> Optio
         return Some("id");
     }
     // Also where nothing is there yet to look at.
-    if one.0.socket == other.0.socket {
+    if one.0.socket.is_some() && one.0.socket == other.0.socket {
         return Some("socket");
     }
     one.1.shares(other.1)
@@ -154,12 +165,12 @@ mod tests {
     use super::*;
 
     fn error(text: &str) -> String {
-        parse(text, Path::new("f.toml")).unwrap_err()
+        parse(text, Path::new("f.toml"), &Listeners::default()).unwrap_err()
     }
 
     #[test]
     fn an_empty_file_is_a_daemon_without_disks() {
-        let config = parse("", Path::new("f.toml")).unwrap();
+        let config = parse("", Path::new("f.toml"), &Listeners::default()).unwrap();
         assert_eq!(config.daemon, DaemonSpec::default());
         assert!(config.disks.is_empty());
     }
@@ -170,7 +181,7 @@ mod tests {
         assert!(error("[daemon]\nloops = 300\n").starts_with("f.toml:2:9: write a number from 0 to 256"));
         assert!(error("x = \n").starts_with("f.toml:1:"));
         assert!(error("[[disk]]\nid = \"a b\"\n").starts_with("f.toml:2:6: an id has"));
-        let missing = "\n[[disk]]\nid = \"a\"\n";
+        let missing = "\n[[disk]]\nid = \"a\"\nnull = 512\n";
         assert_eq!(error(missing), "f.toml:2:1: disk a needs a socket");
     }
 

@@ -54,7 +54,7 @@ pub(crate) struct Removal {
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) server: Rc<Server<ServedDisk>>,
-    pub(crate) listening: RefCell<Option<(Listening<ServedDisk>, SocketFile)>>,
+    pub(crate) listening: RefCell<Option<(Listening<ServedDisk>, Option<SocketFile>)>>,
     pub(crate) image: Option<Arc<FileImage>>,
     /// `None` if this disk can never have a limit.
     pub(crate) limit: Option<Arc<RateLimit>>,

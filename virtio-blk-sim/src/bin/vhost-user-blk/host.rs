@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aio::{IoThread, LocalHandle, Reset};
 use virtio_blk_sim::metrics::{self, Exporter, Meters};
@@ -20,11 +21,18 @@ use crate::device::ServedDisk;
 use crate::entry::{Entry, Limits, Origin, Running};
 use crate::events::{Event, Outlet};
 use crate::identity::Identity;
+use crate::inherited::Listeners;
+use crate::notifier::Notifier;
 use crate::open::{OpenDisk, Socket};
 use crate::placement::{self, Rule};
 use crate::refusal::{Class, Refusal};
 use crate::spec::{DiskSpec, Names};
 use crate::wait::{Waiting, either};
+
+/// How often, and how far apart, this process reports that it is ready to a service manager that
+/// is behind.
+const READY_TRIES: u32 = 500;
+const READY_PAUSE: Duration = Duration::from_millis(20);
 
 /// What all disks have in common.
 #[derive(Debug)]
@@ -38,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) has_changing_limits: bool,
     /// Counts what the disks do, if somebody wants to know.
     pub(crate) exporter: Option<Rc<Exporter>>,
+    pub(crate) inherited: Listeners,
+    pub(crate) notifier: Notifier,
 }
 
 /// The set of disks.
@@ -130,6 +140,23 @@ impl Host {
     pub(crate) fn disk(&self, id: &str) -> Result<Rc<Entry>, Refusal> {
         let found = self.disks.borrow().get(id).cloned();
         found.ok_or_else(|| Refusal::new(Class::DiskNotFound, format_args!("there is no disk {id:?}")))
+    }
+
+    /// How many disks are served, for the service manager.
+    pub(crate) fn status(&self) -> String {
+        let count = self.disks.borrow().values().filter(|entry| entry.running().is_some()).count();
+        format!("serving {count} {}", if count == 1 { "disk" } else { "disks" })
+    }
+
+    /// Tells the service manager that the disks are served, and for the second time, that the
+    /// configuration was read.
+    pub(crate) async fn notify_ready(&self) {
+        for _ in 0..READY_TRIES {
+            if self.shared.notifier.ready(&self.status()) {
+                return;
+            }
+            self.context.sleep(READY_PAUSE).await;
+        }
     }
 
     /// Ends the process in order.
@@ -273,6 +300,7 @@ impl Host {
     /// Opens a disk.
     pub(crate) async fn prepare(&self, spec: DiskSpec, origin: Origin) -> Result<Prepared<'_>, Refusal> {
         spec.check(Names::Keys, self.shared.threads.len())?;
+        self.shared.inherited.check(&spec)?;
         let entry = self.reserve(spec, origin, Identity::default())?;
         let reservation = Reservation { host: self, entry, is_kept: false };
         let entry = &reservation.entry;
@@ -284,7 +312,13 @@ impl Host {
         let open = move || Ok((spec.open(Names::Keys, &name)?, spec.listen(Names::Keys)?));
         let (open, socket) =
             self.context.blocking(open).await?.map_err(|error: String| Refusal::from(error))?;
-        let socket = socket.ok_or_else(|| Refusal::from("a disk needs a socket".to_owned()))?;
+        let socket = match socket {
+            Some(socket) => socket,
+            None => match self.shared.inherited.of_disk(entry.id())? {
+                Some(listener) => (listener, None),
+                None => return Err(format!("disk {} needs a socket", entry.id()).into()),
+            },
+        };
         Ok(Prepared { reservation, open, socket })
     }
 

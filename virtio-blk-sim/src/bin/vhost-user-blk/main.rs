@@ -33,6 +33,9 @@ macro_rules! log {
     };
 }
 
+mod access;
+mod accounts;
+mod capabilities;
 mod config;
 mod control;
 mod descriptors;
@@ -42,29 +45,36 @@ mod events;
 mod failure;
 mod host;
 mod identity;
+mod inherited;
 mod log_file;
 mod logging;
 mod monitoring;
+mod notifier;
 mod open;
 mod options;
+#[cfg(test)]
+mod pages;
+mod pid_file;
 mod placement;
+mod privileges;
 mod refusal;
 mod reload;
 mod relocate;
 mod report;
 mod resize;
 mod signals;
-mod socket;
 mod spec;
 mod start;
 mod values;
 mod wait;
+mod watchdog;
 
 use std::process::ExitCode;
 use std::rc::Rc;
 
 use entry::Entry;
 use failure::Failure;
+use inherited::Inherited;
 use options::Options;
 use reload::Reloader;
 use signals::{Signal, Signals};
@@ -72,6 +82,15 @@ use start::{Started, start};
 use virtio_blk_sim::log;
 
 fn main() -> ExitCode {
+    if capabilities::are_asked_for() {
+        return match capabilities::print() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                say!("cannot write to stdout: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let options = Options::of_command_line();
     let logs = options.log.start().map_err(Failure::usage);
     match logs.and_then(|()| run(&options)) {
@@ -86,12 +105,14 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<(), Failure> {
     options.check().map_err(Failure::usage)?;
     // Before anything is opened: it could get the number of a descriptor that was not inherited.
-    let inherited = options.source.fd.map(socket::inherited).transpose().map_err(Failure::usage)?;
+    let inherited = Inherited::take(options.source.fd, options.source.config.is_some());
+    let inherited = inherited.map_err(Failure::usage)?;
+    let ends_with_frontend = inherited.is_connected();
     // Before any thread starts, so that all threads inherit the mask and the loop gets the signals.
     let signals = Signals::block()?;
     signals::ignore_file_size_limit()?;
     let started = start(options, inherited)?;
-    let Started { host, context, daemon, control, .. } = &started;
+    let Started { host, context, daemon, control, pid_file, .. } = &started;
     let reloader = options.source.config.as_deref().map(|path| Reloader::new(path, daemon.clone()));
     let of_signals = Rc::clone(host);
     let _signals = signals.watch(context, move |signal| match signal {
@@ -109,11 +130,17 @@ fn run(options: &Options) -> Result<(), Failure> {
     if let Some(interval) = daemon.stats {
         report::every(host, interval);
     }
+    if let Some(pid_file) = pid_file {
+        pid_file.write().map_err(Failure::other)?;
+    }
+    context.block_on(host.notify_ready())?;
+    watchdog::start(host);
     // With an inherited connection, this process ends with it, or when its disk is removed.
-    let inherited = options.source.fd.is_some().then(|| host.disks().first().cloned()).flatten();
+    let inherited = ends_with_frontend.then(|| host.disks().first().cloned()).flatten();
     while !host.is_stopping() && inherited.as_ref().is_none_or(|disk| is_wanted(disk)) {
         context.poll(true)?;
     }
+    host.shared.notifier.stopping();
     context.block_on(async {
         host.shut_down().await;
         if let Some(control) = control {

@@ -1,5 +1,6 @@
 //! The options of the metrics, and where they are served.
 
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,7 +11,6 @@ use clap::Args;
 use virtio_blk_sim::metrics::{Exporter, Scrapers, Written};
 use virtio_blk_sim::vhost_user::{self, SocketFile};
 
-use crate::open::Socket;
 use crate::values::seconds;
 
 /// Where the metrics go.
@@ -46,7 +46,7 @@ impl Monitoring {
     }
 
     /// Opens the socket, if there is one. The error is one sentence.
-    pub(crate) fn open(&self) -> Result<Option<Socket>, String> {
+    pub(crate) fn open(&self) -> Result<Option<(UnixListener, SocketFile)>, String> {
         let bind = |path: &PathBuf| {
             vhost_user::bind(path).map_err(|error| format!("--metrics {}: {error}", path.display()))
         };
@@ -68,7 +68,7 @@ impl Monitoring {
         &self,
         exporter: &Rc<Exporter>,
         context: &AioContext,
-        socket: Option<Socket>,
+        socket: Option<(UnixListener, SocketFile)>,
     ) -> std::io::Result<Metrics> {
         let served = match socket {
             Some((listener, file)) => Some((exporter.listen(context, listener)?, file)),

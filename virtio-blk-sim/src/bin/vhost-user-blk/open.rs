@@ -9,6 +9,7 @@ use virtio_blk_sim::blk::backend::{Backend, FileImage, LockError, Null};
 use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig, SECTOR_SIZE, Serial};
 use virtio_blk_sim::vhost_user::{self, SocketFile};
 
+use crate::access;
 use crate::spec::{DiskSpec, Names};
 use crate::values::LockTime;
 
@@ -21,8 +22,9 @@ pub(crate) struct OpenDisk {
     pub(crate) image: Option<Arc<FileImage>>,
 }
 
-/// A socket that listens for the frontends of a disk.
-pub(crate) type Socket = (UnixListener, SocketFile);
+/// A socket that listens for the frontends of a disk. The name is `None` for one that was
+/// inherited: whoever made it removes it.
+pub(crate) type Socket = (UnixListener, Option<SocketFile>);
 
 impl DiskSpec {
     /// Opens the image, or makes the memory. Blocks as the file system does, and up to one second
@@ -70,7 +72,9 @@ impl DiskSpec {
         let Some(path) = &self.socket else { return Ok(None) };
         let option = names.of("socket");
         let bound = vhost_user::bind(path);
-        bound.map(Some).map_err(|error| format!("{option} {}: {error}", path.display()))
+        let (listener, file) = bound.map_err(|error| format!("{option} {}: {error}", path.display()))?;
+        access::change(&file, self.socket_owner.as_ref(), self.socket_mode, |key| names.of(key))?;
+        Ok(Some((listener, Some(file))))
     }
 
     fn open_image(&self, path: &Path, names: Names, name: &str) -> Result<FileImage, String> {

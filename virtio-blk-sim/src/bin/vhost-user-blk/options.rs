@@ -96,6 +96,17 @@ pub(crate) struct Options {
     /// from the main thread
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=256))]
     threads: u16,
+    /// After everything is open, become this user (a name or a number), with its group, without
+    /// supplementary groups and capabilities. Needs root
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+    /// After everything is open, become this group (a name or a number) [default: that of --user]
+    #[arg(long, value_name = "GROUP")]
+    group: Option<String>,
+    /// Write the process id to this file when the disk is served, and keep it locked. A file that
+    /// nobody has locked is replaced
+    #[arg(long, value_name = "PATH")]
+    pid_file: Option<PathBuf>,
     /// Print statistics every this many seconds, if any requests were served in that time
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     stats: Option<Duration>,
@@ -105,17 +116,23 @@ pub(crate) struct Options {
     /// needs the rights that this takes away
     #[arg(long, value_name = "on|off", default_value = "off", value_parser = switch, action = ArgAction::Set)]
     pub(crate) sandbox: bool,
+    /// Print what this program can do as JSON, as QEMU's conventions for vhost-user programs
+    /// define it, and exit. Everything else on the command line is ignored then
+    #[arg(long, exclusive = true)]
+    print_capabilities: bool,
 }
 
 /// How the frontend connects.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
 pub(crate) struct Source {
-    /// Listen on a Unix socket at this path; only its owner may connect (mode 0600)
-    #[arg(long, value_name = "PATH")]
+    /// Listen on a Unix socket at this path; only its owner may connect (mode 0600),
+    /// unless --socket-mode or --socket-owner says otherwise
+    #[arg(long, visible_alias = "socket-path", value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// Serve the frontend connected to this inherited file descriptor, and exit when it disconnects
-    #[arg(long, value_name = "N")]
+    /// Serve frontends on this inherited file descriptor: a socket that listens, or one that is
+    /// connected to the only frontend; then the program exits when that disconnects
+    #[arg(long, value_name = "FDNUM")]
     pub(crate) fd: Option<i32>,
     /// Serve the disks that this file describes (TOML). No other option has a meaning then
     #[arg(long, value_name = "FILE")]
@@ -153,6 +170,9 @@ impl Options {
             busy_poll: self.busy_poll,
             linger: self.linger,
             stats: self.stats,
+            user: self.user.clone(),
+            group: self.group.clone(),
+            pid_file: self.pid_file.clone(),
         }
     }
 
@@ -172,6 +192,15 @@ impl Options {
         }
         if self.source.config.is_some() {
             return Ok(());
+        }
+        let concerns_socket = [
+            ("socket-mode", self.disk.socket_mode.is_some()),
+            ("socket-owner", self.disk.socket_owner.is_some()),
+        ];
+        if self.source.socket.is_none()
+            && let Some((option, _)) = concerns_socket.into_iter().find(|(_, given)| *given)
+        {
+            return Err(format!("--{option} concerns --socket; an inherited socket has its own"));
         }
         self.disk.check(Names::Options, self.threads.into())?;
         self.check_threads()
@@ -209,7 +238,8 @@ mod tests {
 
     #[test]
     fn a_disk_and_a_frontend_are_needed() {
-        assert!(parse(&["--null", "1g"]).is_err());
+        // The socket may be one that a service manager passes.
+        assert!(parse(&["--null", "1g"]).is_ok());
         assert!(parse(&["--socket", "s"]).is_err());
         assert!(parse(&["--socket", "s", "--null", "1g", "--memory", "1m"]).is_err());
         assert!(parse(&["--socket", "s", "--fd", "3", "--null", "1g"]).is_err());

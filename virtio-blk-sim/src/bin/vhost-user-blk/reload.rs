@@ -54,6 +54,7 @@ impl Reloader {
         let task = async move {
             loop {
                 this.is_asked_again.set(false);
+                of_host.shared.notifier.reloading();
                 match this.reload(&of_host).await {
                     Ok(Counts { added, removed, changed }) => say!(
                         "the configuration was read again: {added} disks added, {removed} removed, {changed} \
@@ -61,6 +62,7 @@ impl Reloader {
                     ),
                     Err(error) => say!("the configuration is unchanged: {error}"),
                 }
+                of_host.notify_ready().await;
                 if !this.is_asked_again.get() {
                     break;
                 }
@@ -72,8 +74,8 @@ impl Reloader {
 
     /// An error is returned only before anything has changed.
     async fn reload(&self, host: &Rc<Host>) -> Result<Counts, String> {
-        let path = self.path.clone();
-        let read = host.context.blocking(move || config::read(&path)).await;
+        let (path, inherited) = (self.path.clone(), host.shared.inherited.clone());
+        let read = host.context.blocking(move || config::read(&path, &inherited)).await;
         let config = read.map_err(|error| error.to_string())??;
         let plan = self.plan(host, config)?;
         let mut prepared = Vec::new();

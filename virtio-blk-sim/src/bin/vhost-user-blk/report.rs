@@ -102,9 +102,11 @@ pub(crate) fn every(host: &Rc<Host>, interval: Duration) {
 pub(crate) fn resize_all(host: &Rc<Host>) {
     let of_task = Rc::clone(host);
     let task = async move {
+        of_task.shared.notifier.reloading();
         for entry in of_task.disks() {
             resize_one(&of_task, &entry).await;
         }
+        of_task.notify_ready().await;
     };
     drop(host.context.spawn(task).named("SIGHUP"));
 }

@@ -6,7 +6,8 @@ use clap::Args;
 use serde::Deserialize;
 use virtio_blk_sim::blk::device::SECTOR_SIZE;
 
-use crate::values::{LockTime, block_size, bytes_per_second, de, lock_time, size};
+use crate::access::Owner;
+use crate::values::{LockTime, block_size, bytes_per_second, de, lock_time, size, socket_mode, socket_owner};
 
 /// A disk to serve. Nothing is open yet.
 #[derive(Debug, Clone, PartialEq, Eq, Args, Deserialize)]
@@ -19,9 +20,18 @@ pub(crate) struct DiskSpec {
     #[arg(skip)]
     #[serde(deserialize_with = "de::path")]
     pub(crate) socket: Option<PathBuf>,
+    /// Mode of the socket, in octal: who may connect [default: 600]
+    #[arg(long, value_name = "MODE", value_parser = socket_mode)]
+    #[serde(deserialize_with = "de::socket_mode")]
+    pub(crate) socket_mode: Option<u32>,
+    /// Give the socket to this user, user:group, or :group (names or numbers). A group alone needs
+    /// no root if the server is a member of it
+    #[arg(long, value_name = "USER:GROUP", value_parser = socket_owner)]
+    #[serde(deserialize_with = "de::socket_owner")]
+    pub(crate) socket_owner: Option<Owner>,
     /// Serve this raw disk image or block device. It is locked as by QEMU: only one program may
     /// write to it, several may read it
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, visible_alias = "blk-file", value_name = "PATH")]
     #[serde(deserialize_with = "de::path")]
     pub(crate) image: Option<PathBuf>,
     /// When the image is locked: from the start of this program to its end, or only while a guest's
@@ -86,6 +96,8 @@ impl Default for DiskSpec {
         Self {
             id: String::new(),
             socket: None,
+            socket_mode: None,
+            socket_owner: None,
             image: None,
             lock: LockTime::Start,
             format: None,
@@ -134,6 +146,8 @@ impl DiskSpec {
     pub(crate) fn fixed_difference(&self, other: &Self) -> Option<&'static str> {
         let same = [
             ("socket", self.socket == other.socket),
+            ("socket-mode", self.socket_mode == other.socket_mode),
+            ("socket-owner", self.socket_owner == other.socket_owner),
             ("image", self.image == other.image),
             ("lock", self.lock == other.lock),
             ("format", self.format == other.format),
@@ -183,9 +197,6 @@ impl DiskSpec {
     fn check_keys(&self) -> Result<(), String> {
         if self.id.is_empty() {
             return Err("a disk needs an id".to_owned());
-        }
-        if self.socket.is_none() {
-            return Err(format!("disk {} needs a socket", self.id));
         }
         let content = [self.image.is_some(), self.null.is_some(), self.memory.is_some()];
         match content.into_iter().filter(|given| *given).count() {

@@ -1,7 +1,6 @@
 //! The start of the process: everything is opened, in the order that signals, the sandbox and the
 //! limit on descriptors need. If anything cannot be opened, nothing is served.
 
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,9 +17,13 @@ use crate::events::Outlet;
 use crate::failure::Failure;
 use crate::host::{Frontends, Host, Shared, log_name};
 use crate::identity::Identity;
+use crate::inherited::{self, Inherited};
 use crate::monitoring::Metrics;
-use crate::open::{OpenDisk, Socket};
+use crate::notifier::Notifier;
+use crate::open::OpenDisk;
 use crate::options::Options;
+use crate::pid_file::PidFile;
+use crate::privileges::Privileges;
 use crate::report;
 use crate::spec::{DiskSpec, Names};
 
@@ -33,6 +36,7 @@ pub(crate) struct Started {
     pub(crate) control: Option<Control>,
     _control_file: Option<SocketFile>,
     _metrics: Option<Metrics>,
+    pub(crate) pid_file: Option<PidFile>,
     pub(crate) context: AioContext,
 }
 
@@ -56,16 +60,12 @@ impl Planned {
         if self.place.is_some() { Origin::File } else { Origin::CommandLine }
     }
 
-    fn open(self, inherited: Option<UnixStream>) -> Result<Opened, String> {
+    fn open(self, inherited: &mut Inherited) -> Result<Opened, String> {
         let names = if self.place.is_some() { Names::Keys } else { Names::Options };
-        let opened = self.spec.open(names, &log_name(self.origin(), &self.spec.id)).and_then(|open| {
-            let frontends = match (self.spec.listen(names)?, inherited) {
-                (Some(socket), _) => Frontends::Come(socket),
-                (None, Some(stream)) => Frontends::IsHere(stream),
-                (None, None) => return Err("give --socket PATH or --fd N".to_owned()),
-            };
-            Ok((open, frontends))
-        });
+        let opened = self
+            .spec
+            .open(names, &log_name(self.origin(), &self.spec.id))
+            .and_then(|open| Ok((open, self.frontends(names, inherited)?)));
         match opened {
             Ok((open, frontends)) => Ok(Opened { planned: self, open, frontends }),
             Err(error) => Err(match &self.place {
@@ -76,12 +76,37 @@ impl Planned {
     }
 }
 
-fn plan(options: &Options) -> Result<(DaemonSpec, Vec<Planned>), String> {
+impl Planned {
+    /// Listens at the socket of the disk, or takes the one that this process inherited for it.
+    fn frontends(&self, names: Names, inherited: &mut Inherited) -> Result<Frontends, String> {
+        if names == Names::Keys {
+            let listener = inherited.listeners.of_disk(&self.spec.id)?;
+            return match (self.spec.listen(names)?, listener) {
+                (Some(socket), _) => Ok(Frontends::Come(socket)),
+                (None, Some(listener)) => Ok(Frontends::Come((listener, None))),
+                (None, None) => Err("a disk needs a socket".to_owned()),
+            };
+        }
+        match (inherited.only.take(), &self.spec.socket) {
+            (Some(_), Some(_)) => {
+                Err("--socket: LISTEN_FDS gives this process a socket; use one of them".into())
+            }
+            (Some(inherited::Socket::Listening(listener)), None) => Ok(Frontends::Come((listener, None))),
+            (Some(inherited::Socket::Connected(stream)), None) => Ok(Frontends::IsHere(stream)),
+            (None, _) => match self.spec.listen(names)? {
+                Some(socket) => Ok(Frontends::Come(socket)),
+                None => Err("a frontend needs a way in: give --socket PATH or --fd FDNUM".to_owned()),
+            },
+        }
+    }
+}
+
+fn plan(options: &Options, inherited: &Inherited) -> Result<(DaemonSpec, Vec<Planned>), String> {
     let Some(path) = &options.source.config else {
         let disk = Planned { spec: options.disk(), identity: Identity::of(&options.disk()), place: None };
         return Ok((options.daemon(), vec![disk]));
     };
-    let config = config::read(path)?;
+    let config = config::read(path, &inherited.listeners)?;
     let planned = |disk: config::ConfiguredDisk| Planned {
         spec: disk.spec,
         identity: disk.identity,
@@ -99,23 +124,41 @@ fn builder(daemon: &DaemonSpec) -> Builder {
     }
 }
 
-/// Opens everything and serves it. `inherited` is the descriptor of `--fd`.
-pub(crate) fn start(options: &Options, inherited: Option<UnixStream>) -> Result<Started, Failure> {
-    let (daemon, planned) = plan(options).map_err(Failure::usage)?;
+/// Opens everything and serves it.
+pub(crate) fn start(options: &Options, mut inherited: Inherited) -> Result<Started, Failure> {
+    let (daemon, planned) = plan(options, &inherited).map_err(Failure::usage)?;
+    let privileges = Privileges::find(daemon.user.as_deref(), daemon.group.as_deref());
+    let place = |error| match &options.source.config {
+        Some(path) => format!("{}: {error}", path.display()),
+        None => error,
+    };
+    let privileges = privileges.map_err(place).map_err(Failure::usage)?;
+    let notifier = Notifier::of_environment().unwrap_or_else(|error| {
+        say!("the service manager is not notified: {error}");
+        Notifier::default()
+    });
+    let pid_file = daemon.pid_file.as_deref().map(PidFile::claim).transpose().map_err(Failure::usage)?;
+    for id in inherited.listeners.ids() {
+        if !planned.iter().any(|disk| disk.spec.id == id) {
+            say!("a socket was inherited for disk {id:?}, which the configuration does not have (yet)");
+        }
+    }
     let needs = planned.iter().map(|disk| (disk.spec.descriptors(), disk.spec.queues));
     descriptors::prepare(daemon.loops, needs);
-    let mut inherited = inherited;
-    let opened = planned.into_iter().map(|disk| disk.open(inherited.take()));
+    let opened = planned.into_iter().map(|disk| disk.open(&mut inherited));
     let opened: Vec<Opened> = opened.collect::<Result<_, _>>().map_err(Failure::usage)?;
     let names = if options.source.config.is_some() { Names::Keys } else { Names::Options };
     let option = names.of("control");
     let bind =
         |path: &Path| vhost_user::bind(path).map_err(|error| format!("{option} {}: {error}", path.display()));
     let control = daemon.control.as_deref().map(bind);
-    let control: Option<Socket> = control.transpose().map_err(Failure::usage)?;
+    let control = control.transpose().map_err(Failure::usage)?;
     options.metrics.check(options.sandbox).map_err(Failure::usage)?;
     let scraped = options.metrics.open().map_err(Failure::usage)?;
     // Everything the server needs is open now. This must also come before any thread starts.
+    if let Some(privileges) = privileges {
+        privileges.take_on().map_err(Failure::usage)?;
+    }
     let socket = opened.first().and_then(|disk| disk.planned.spec.socket.as_deref());
     let sandbox = options.sandbox.then(|| Sandbox::restrict_files(socket));
     let no_sandbox = |error| Failure::usage(format!("--sandbox on: {error}; --sandbox off turns it off"));
@@ -134,8 +177,17 @@ pub(crate) fn start(options: &Options, inherited: Option<UnixStream>) -> Result<
     if scraped.is_some() {
         budget.reserve(virtio_blk_sim::metrics::MAX_CLIENTS as u64 + 1);
     }
-    let shared =
-        Shared { threads, rule, reset, budget, events, has_changing_limits, exporter: exporter.clone() };
+    let shared = Shared {
+        threads,
+        rule,
+        reset,
+        budget,
+        events,
+        has_changing_limits,
+        exporter: exporter.clone(),
+        inherited: inherited.listeners,
+        notifier,
+    };
     let host = Host::new(context.local_handle(), shared);
     match opened.as_slice() {
         [only] if only.planned.place.is_none() => {
@@ -178,5 +230,5 @@ pub(crate) fn start(options: &Options, inherited: Option<UnixStream>) -> Result<
     if options.source.config.is_some() {
         say!("ready");
     }
-    Ok(Started { host, daemon, control, _control_file, _metrics, context })
+    Ok(Started { host, daemon, control, _control_file, _metrics, pid_file, context })
 }

@@ -9,6 +9,8 @@ use aio::{Method, MonitorKind, Reset};
 use serde::de::{Deserializer, Error, Unexpected, Visitor};
 use virtio_blk_sim::blk::device::MAX_QUEUES;
 
+use crate::access::Owner;
+
 /// Parses a number of bytes with an optional binary suffix.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     let (digits, shift) = match text.as_bytes().last() {
@@ -109,6 +111,16 @@ fn path(text: &str) -> Result<PathBuf, String> {
     }
 }
 
+/// The bits that connect(2) looks at are those for writing.
+pub(crate) fn socket_mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| "write a mode in octal, such as 660".to_owned())
+}
+
+pub(crate) fn socket_owner(text: &str) -> Result<Owner, String> {
+    Owner::parse(text).ok_or_else(|| "write a user, a user and a group, or a group: U, U:G or :G".to_owned())
+}
+
 fn format(text: &str) -> Result<String, String> {
     if text == "raw" { Ok(text.to_owned()) } else { Err("use raw".to_owned()) }
 }
@@ -188,6 +200,8 @@ pub(crate) mod de {
         path: Option<PathBuf>, super::path;
         format: Option<String>, super::format;
         lock_time: LockTime, super::lock_time;
+        socket_mode: Option<u32>, super::socket_mode;
+        socket_owner: Option<Owner>, super::socket_owner;
         size: Option<u64>, super::size;
         limit: Option<u64>, super::limit;
         block_size: Option<u32>, super::block_size;

@@ -74,6 +74,11 @@ const DESCRIPTIONS: &[Description] = &[
     Description { name: "help", arguments: "", help: "Describes all commands. Also: query-commands." },
 ];
 
+#[cfg(test)]
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    DESCRIPTIONS.iter().map(|description| description.name)
+}
+
 /// A list of disks, or of their counters, is made in pieces of so many disks, and other handlers
 /// get their turn between them.
 const PIECE: usize = 32;
@@ -183,10 +188,12 @@ async fn run(host: &Host, command: Command<'_>) -> Result<String, Refusal> {
         "add-disk" => {
             let spec: DiskSpec = command.arguments()?;
             host.add(spec, Origin::Control).await?;
+            host.shared.notifier.status(&host.status());
         }
         "remove-disk" => {
             let Remove { id, force } = command.arguments()?;
             host.remove(&id, force).await?;
+            host.shared.notifier.status(&host.status());
         }
         "list-disks" => {
             let Nothing {} = command.arguments()?;

@@ -40,6 +40,12 @@ use crate::host::Host;
 use crate::refusal::{Class, Refusal};
 use client::Client;
 
+/// The names of all commands.
+#[cfg(test)]
+pub(crate) fn command_names() -> impl Iterator<Item = &'static str> {
+    commands::names()
+}
+
 /// Clients at the same time.
 pub(crate) const MAX_CLIENTS: usize = 16;
 
