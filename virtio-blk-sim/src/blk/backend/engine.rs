@@ -18,6 +18,8 @@ use aio::AioContext;
 use super::delay::{Delay, DelayEngine};
 use super::done::Done;
 use super::file_image::FileImage;
+#[cfg(feature = "imago")]
+use super::formatted::{FormattedEngine, FormattedImage};
 use super::linux_aio::LinuxAioEngine;
 use super::memory::Memory;
 use super::null::Null;
@@ -39,6 +41,10 @@ pub enum Backend {
     File(Arc<FileImage>),
     /// A file through Linux AIO, like QEMU's `aio=native`. The file must bypass the page cache.
     LinuxAio(Arc<FileImage>),
+    /// An image with metadata, such as qcow2: each request is a task of the loop, whose operations
+    /// use the loop's io_uring, or its worker threads if it has none.
+    #[cfg(feature = "imago")]
+    Formatted(Arc<FormattedImage>),
 }
 
 impl Backend {
@@ -67,6 +73,8 @@ impl Backend {
             }
             Self::File(image) => Kind::Pool(PoolEngine::new(image, context, done)),
             Self::LinuxAio(image) => Kind::LinuxAio(LinuxAioEngine::new(image, context, done)?),
+            #[cfg(feature = "imago")]
+            Self::Formatted(image) => Kind::Formatted(FormattedEngine::new(image, context, done)),
         }))
     }
 }
@@ -86,6 +94,8 @@ enum Kind {
     Ring(RingEngine),
     Pool(PoolEngine),
     LinuxAio(LinuxAioEngine),
+    #[cfg(feature = "imago")]
+    Formatted(FormattedEngine),
 }
 
 impl Engine {
@@ -114,6 +124,11 @@ impl Engine {
             }
             Kind::LinuxAio(aio) => {
                 aio.submit(request);
+                None
+            }
+            #[cfg(feature = "imago")]
+            Kind::Formatted(image) => {
+                image.submit(request);
                 None
             }
         }
