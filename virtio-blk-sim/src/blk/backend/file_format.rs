@@ -54,19 +54,6 @@ impl FileImage {
         Ok(FOOTERS.iter().find(|(magic, _)| tail.starts_with(magic)).map(|(_, name)| *name))
     }
 
-    /// Reads bytes of the first block, at `offset`.
-    ///
-    /// # Errors
-    /// `UnexpectedEof` if the file is shorter, and errors of pread(2).
-    #[cfg(feature = "imago")]
-    pub(super) fn read_header(&self, offset: usize, bytes: &mut [u8]) -> io::Result<()> {
-        let mut buffer = AlignedBuffer::new(BLOCK as usize, BLOCK as usize);
-        let head = self.read_some(&mut buffer, 0)?;
-        let found = head.get(offset..).and_then(|tail| tail.get(..bytes.len()));
-        bytes.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
-    }
-
     fn read_some<'a>(&self, buffer: &'a mut AlignedBuffer, offset: u64) -> io::Result<&'a [u8]> {
         let bytes = buffer.bytes_mut();
         let len = self.file().read_at(bytes, offset)?;

@@ -15,6 +15,7 @@ use imago::raw::Raw;
 use imago::FormatAccess;
 
 use super::health::Health;
+use super::metadata;
 use super::storage::FileStorage;
 use crate::blk::backend::file_image::FileImage;
 use crate::blk::backend::file_lock::LockError;
@@ -52,7 +53,7 @@ impl<'a> Layers<'a> {
     pub(super) async fn open(&mut self, file: FileImage, path: &Path) -> Result<Layer, ImageError> {
         let fail = |error: io::Error| ImageError::Header { path: path.into(), error };
         let writable = !file.is_read_only();
-        check_encryption(&file, path)?;
+        metadata::check(&file, path)?;
         self.note(&file, path)?;
         let storage = FileStorage::new(file, path.into(), self.health);
         let mut image = Qcow2::<FileStorage>::open_image(storage, writable).await.map_err(fail)?;
@@ -163,12 +164,4 @@ impl<'a> Layers<'a> {
 /// The path of an open file, from /proc.
 fn path_of(file: &File) -> io::Result<PathBuf> {
     std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
-}
-
-/// imago does not look at the header's encryption method.
-fn check_encryption(file: &FileImage, path: &Path) -> Result<(), ImageError> {
-    let fail = |error| ImageError::Header { path: path.into(), error };
-    let mut method = [0; 4];
-    file.read_header(32, &mut method).map_err(fail)?;
-    if method == [0; 4] { Ok(()) } else { Err(ImageError::Encrypted(path.into())) }
 }

@@ -8,7 +8,7 @@
 //! imago        metadata: caches, allocation, locks between tasks
 //!     │
 //! storage.rs   a file, as imago sees it         layers.rs  which files make up an image
-//!     │
+//!     │                                         metadata.rs  what is checked before it is opened
 //! file_io.rs   an operation: on the ring of the loop, or in a worker thread
 //! current.rs   which loop that is; panics of imago
 //! ```
@@ -26,6 +26,7 @@ mod engine;
 mod file_io;
 mod health;
 mod layers;
+mod metadata;
 mod requests;
 mod storage;
 
