@@ -20,6 +20,8 @@ mod more_cases;
 mod no_kick;
 mod options;
 mod process;
+#[cfg(feature = "imago")]
+mod qcow2;
 mod reconnects;
 mod requests;
 mod rings;

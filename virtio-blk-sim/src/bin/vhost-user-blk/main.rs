@@ -176,7 +176,7 @@ fn report_start(options: &Options, disk: &Disk, context: &AioContext) {
 /// Handles SIGHUP: reads the size of the image again and tells the guest.
 fn resize(server: &Server<Disk>, image: Option<&FileImage>) {
     let Some(image) = image else {
-        say!("SIGHUP: only the size of --image can change");
+        say!("SIGHUP: only the size of a raw image can change");
         return;
     };
     let resized = image.current_sectors().and_then(|sectors| {

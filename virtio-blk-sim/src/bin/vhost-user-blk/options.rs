@@ -1,13 +1,13 @@
 //! The command-line options.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aio::{AioContext, Builder, BusyPolling, Method, MonitorKind, Reset};
 use clap::{ArgAction, ArgGroup, Args, Parser};
 use virtio_blk_sim::blk::Disk;
-use virtio_blk_sim::blk::backend::{Backend, FileImage, LockError, Null};
+use virtio_blk_sim::blk::backend::{Backend, FileImage, ImageFormat, LockError, Null};
 use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig, SECTOR_SIZE, Serial};
 use virtio_blk_sim::queue::RateLimit;
 use virtio_blk_sim::vhost_user::{ProtocolFeatures, Served};
@@ -40,15 +40,21 @@ ten of a kind are written in ten seconds; SIGUSR1 prints how many were left out.
 pub(crate) struct Options {
     #[command(flatten)]
     pub(crate) source: Source,
-    /// Serve this raw disk image or block device. It is locked as by QEMU: only one program may
-    /// write to it, several may read it
+    /// Serve this disk image or block device. It is locked as by QEMU: only one program may write to
+    /// it, several may read it
     #[arg(long, value_name = "PATH")]
     image: Option<PathBuf>,
-    /// Serve the image as it is. By default an image with the header of another format is refused
-    /// (qcow2, VMDK, VHDX, VHD, VDI, QED, Parallels, DMG, Bochs, cloop). A guest can write such a
-    /// header to its raw disk, which is then refused at the next start unless this is given
-    #[arg(long, value_name = "raw", value_parser = ["raw"])]
-    format: Option<String>,
+    /// Format of the image. raw: serve it as it is. qcow2: needs a build with the feature imago. auto:
+    /// what the header says, and raw without a header, but only with --read-only. By default it is
+    /// raw, and refused if it has the header of another format (qcow2, VMDK, VHDX, VHD, VDI, QED,
+    /// Parallels, DMG, Bochs, cloop). A guest can write such a header to its raw disk, which is then
+    /// refused at the next start unless raw is given
+    #[arg(long, value_name = "raw|qcow2|auto")]
+    format: Option<ImageFormat>,
+    /// Let a qcow2 image use the files of this directory as backing files or as its data file; may be
+    /// given several times. Without it, no file that the image names is opened
+    #[arg(long, value_name = "DIR")]
+    allow_backing: Vec<PathBuf>,
     /// Serve a disk of this size that stores nothing, to measure the cost of everything except the
     /// disk
     #[arg(long, value_name = "SIZE", value_parser = size)]
@@ -208,7 +214,11 @@ impl Options {
     /// Refuses what would have no effect. The error is one sentence.
     pub(crate) fn check(&self) -> Result<(), String> {
         if self.image.is_none() {
-            let given = [("--direct", self.direct), ("--format", self.format.is_some())];
+            let given = [
+                ("--direct", self.direct),
+                ("--format", self.format.is_some()),
+                ("--allow-backing", !self.allow_backing.is_empty()),
+            ];
             if let Some((option, _)) = given.into_iter().find(|(_, given)| *given) {
                 return Err(format!("{option} concerns an image, and there is no --image"));
             }
@@ -248,33 +258,12 @@ impl Options {
         }
     }
 
-    fn check_format(&self, path: &Path, image: &FileImage) -> Result<(), String> {
-        if self.format.is_some() {
-            return Ok(());
-        }
-        let found = image.foreign_format().map_err(|error| format!("{}: {error}", path.display()))?;
-        let Some(name) = found else { return Ok(()) };
-        Err(format!(
-            "{}: this looks like a {name} image, and only raw images can be served; convert it (qemu-img \
-             convert -O raw). If it is a raw disk to which the guest has written such a header, serve it \
-             with --format raw",
-            path.display()
-        ))
-    }
-
     /// Opens the disk. The error is one sentence that reports the reason.
     pub(crate) fn disk(&self) -> Result<(Served<Disk>, Image), String> {
         let (backend, config, image) = match (&self.image, self.null, self.memory) {
             (Some(path), ..) => {
                 let image =
                     FileImage::open(path, self.read_only, self.direct).map_err(|error| error.to_string())?;
-                if image.dropped_bytes() > 0 {
-                    say!(
-                        "the last {} bytes of the image are ignored: they do not fill a sector",
-                        image.dropped_bytes()
-                    );
-                }
-                self.check_format(path, &image)?;
                 match image.lock() {
                     Ok(()) => {}
                     Err(error @ LockError::InUse(_)) => {
@@ -284,8 +273,14 @@ impl Options {
                         say!("the image is not locked, make sure that nothing else uses it: {error}");
                     }
                 }
-                let image = Arc::new(image);
-                (Backend::File(Arc::clone(&image)), image.device_config(), Some(image))
+                let opened = Backend::open(image, path, self.format, &self.allow_backing);
+                let (backend, config) = opened.map_err(|error| error.to_string())?;
+                // Only the size of a raw image can change while it is served.
+                let image = if let Backend::File(image) = &backend { Some(Arc::clone(image)) } else { None };
+                if let Some(bytes) = image.as_ref().map(|image| image.dropped_bytes()).filter(|bytes| *bytes > 0) {
+                    say!("the last {bytes} bytes of the image are ignored: they do not fill a sector");
+                }
+                (backend, config, image)
             }
             (None, Some(size), _) => {
                 (Backend::Null(Null::default()), DeviceConfig::new(size / SECTOR_SIZE), None)
