@@ -277,7 +277,9 @@ impl Options {
                 let (backend, config) = opened.map_err(|error| error.to_string())?;
                 // Only the size of a raw image can change while it is served.
                 let image = if let Backend::File(image) = &backend { Some(Arc::clone(image)) } else { None };
-                if let Some(bytes) = image.as_ref().map(|image| image.dropped_bytes()).filter(|bytes| *bytes > 0) {
+                if let Some(bytes) =
+                    image.as_ref().map(|image| image.dropped_bytes()).filter(|bytes| *bytes > 0)
+                {
                     say!("the last {bytes} bytes of the image are ignored: they do not fill a sector");
                 }
                 (backend, config, image)

@@ -39,10 +39,10 @@ pub use done::Done;
 pub use engine::{Backend, Engine};
 pub use file_image::{DirectAlignment, FileImage, OpenError};
 pub use file_lock::LockError;
+pub use file_ops::{DISCARD_MODE, is_unsupported, write_zeroes_modes};
 #[cfg(feature = "imago")]
 pub use formatted::FormattedImage;
 pub use image_format::{ImageError, ImageFormat};
-pub use file_ops::{DISCARD_MODE, is_unsupported, write_zeroes_modes};
 pub use memory::Memory;
 pub use null::Null;
 

@@ -1,6 +1,9 @@
 //! Operations on a file on behalf of a task: on the ring of its loop, or in the loop's worker
 //! threads if it has no ring, or in the calling thread if there is no loop.
-#![expect(unsafe_code, reason = "memory that operations own by a pointer; preadv(2), pwritev(2), fallocate(2)")]
+#![expect(
+    unsafe_code,
+    reason = "memory that operations own by a pointer; preadv(2), pwritev(2), fallocate(2)"
+)]
 
 use std::any::Any;
 use std::io;

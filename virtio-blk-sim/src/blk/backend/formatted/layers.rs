@@ -10,9 +10,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use imago::FormatAccess;
 use imago::qcow2::Qcow2;
 use imago::raw::Raw;
-use imago::FormatAccess;
 
 use super::health::Health;
 use super::metadata;

@@ -50,12 +50,16 @@ impl FileStorage {
     }
 
     fn reading(&self) -> io::Result<Target> {
+        #[cfg(test)]
+        super::tests::panics::panic_if_armed();
         self.health.check_read()?;
         Ok(Target::new(&self.image, None))
     }
 
     async fn changing(&self) -> io::Result<Target> {
         let guard: OwnedRwLockReadGuard<()> = Arc::clone(&self.changes).read_owned().await;
+        #[cfg(test)]
+        super::tests::panics::panic_if_armed();
         self.health.check_change()?;
         Ok(Target::new(&self.image, Some(guard)))
     }

@@ -2,6 +2,7 @@
 //! `qemu-img` these tests print that they skip.
 
 mod damage;
+pub(super) mod panics;
 mod references;
 
 use std::cell::RefCell;
@@ -142,8 +143,7 @@ proptest! {
 /// backing file, from compressed data.
 #[test]
 fn clusters_of_all_sizes_are_filled_up() {
-    for (cluster, version) in
-        [("512", "1.1"), ("64k", "1.1"), ("2M", "1.1"), ("64k", "0.10"), ("2M", "0.10")]
+    for (cluster, version) in [("512", "1.1"), ("64k", "1.1"), ("2M", "1.1"), ("64k", "0.10"), ("2M", "0.10")]
     {
         for compressed in [&[][..], &["-c"]] {
             let options = format!("cluster_size={cluster},compat={version}");
@@ -177,7 +177,10 @@ fn a_flush_writes_the_metadata() {
     let write = Posted::request(vb::VIRTIO_BLK_T_OUT, 0).readable(&[3; 4096]).status();
     assert_eq!(run(&mut rig, &attached, &write).status(), Some(0));
     let before = file.content();
-    assert_eq!(run(&mut rig, &attached, &Posted::request(vb::VIRTIO_BLK_T_FLUSH, 0).status()).status(), Some(0));
+    assert_eq!(
+        run(&mut rig, &attached, &Posted::request(vb::VIRTIO_BLK_T_FLUSH, 0).status()).status(),
+        Some(0)
+    );
     assert!(file.content() != before, "the mappings were in the file before the flush");
     // A copy, because the image itself is locked.
     let copy = TempFile::with(&file.content());
@@ -252,7 +255,8 @@ fn queues_on_several_loops_share_an_image() {
         scope.spawn(|| work(1, MonitorKind::Epoll));
     });
     drop(image);
-    let expected: Vec<u8> = (0..CAPACITY).flat_map(|sector| [30_u8.wrapping_add(sector as u8); 512]).collect();
+    let expected: Vec<u8> =
+        (0..CAPACITY).flat_map(|sector| [30_u8.wrapping_add(sector as u8); 512]).collect();
     assert_clean(&file, &expected);
 }
 

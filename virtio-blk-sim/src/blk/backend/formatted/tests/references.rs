@@ -7,9 +7,9 @@ use aio::MonitorKind;
 use virtio_bindings::virtio_blk as vb;
 
 use super::{Attached, assert_clean, open, open_as, qemu_img, read_all, run, said, text};
+use crate::blk::backend::FileImage;
 use crate::blk::backend::image_format::ImageError;
 use crate::blk::backend::tests::{CAPACITY, TempFile};
-use crate::blk::backend::FileImage;
 use crate::blk::device::test_rig::{Posted, Rig, disk_content};
 
 /// A directory of its own.
@@ -161,7 +161,9 @@ fn a_data_file_needs_permission_and_has_the_data() {
     let (image, data) = (dir.file("image.qcow2"), dir.file("data.raw"));
     let options = format!("data_file={},data_file_raw=on", text(&data));
     let size = (CAPACITY * 512).to_string();
-    let Some(made) = qemu_img(&["create", "-f", "qcow2", "-o", &options, text(&image), &size]) else { return };
+    let Some(made) = qemu_img(&["create", "-f", "qcow2", "-o", &options, text(&image), &size]) else {
+        return;
+    };
     assert!(made.status.success(), "{}", said(&made));
     assert!(why(&image, &[]).contains("--allow-backing"));
     let opened = Arc::new(open(&image, &dir.allowed()).unwrap());
