@@ -4,6 +4,7 @@
 //! engine.rs    a request is a task of its queue's loop
 //!     │
 //! requests.rs  what a request does with the image: mappings, data, flushes
+//!     │        unwritten.rs  metadata is in the file before a write is answered
 //!     │
 //! imago        metadata: caches, allocation, locks between tasks
 //!     │
@@ -29,6 +30,7 @@ mod layers;
 mod metadata;
 mod requests;
 mod storage;
+mod unwritten;
 
 pub(super) use engine::FormattedEngine;
 
@@ -40,6 +42,7 @@ use tokio::sync::{Mutex, RwLock};
 use self::current::{Panicked, blocking};
 use self::health::Health;
 use self::layers::{Layer, Layers};
+use self::unwritten::Unwritten;
 use super::file_image::FileImage;
 use super::image_format::ImageError;
 use crate::blk::device::{DeviceConfig, SECTOR_SIZE};
@@ -47,11 +50,12 @@ use crate::log;
 
 /// An open image with metadata: a qcow2 image of version 2 or 3.
 ///
-/// Metadata is cached, and written when the guest flushes, when the cache is full, and when the
-/// last reference is dropped (which blocks). So a process that is killed loses what the guest has
-/// not flushed, as with QEMU, and the image may have leaked clusters, which `qemu-img check -r
-/// leaks` frees. The cache has up to 128 tables of mappings and 32 of reference counts for each
-/// file of the chain, one cluster each: 10 MiB with clusters of 64 KiB, 320 MiB with 2 MiB.
+/// Metadata that a write has changed is in the file before the write is answered, so a process that
+/// is killed loses nothing that was answered. A flush also puts it on the disk. After a kill the
+/// image may have leaked clusters, which `qemu-img check -r leaks` frees. The last reference, when
+/// it is dropped, flushes the image, which blocks. The cache has up to 128 tables of mappings and
+/// 32 of reference counts for each file of the chain, one cluster each: 10 MiB with clusters of
+/// 64 KiB, 320 MiB with 2 MiB.
 ///
 /// If a flush fails, all later writes and flushes fail, as for a [`FileImage`]. If imago panics,
 /// which metadata that contradicts itself might make it do, every later request of this image
@@ -64,6 +68,7 @@ pub struct FormattedImage {
     image: RwLock<Layer>,
     /// Held during a flush. One after the other, each covers all that were answered before it.
     flushing: Mutex<()>,
+    unwritten: Unwritten,
     health: Arc<Health>,
     path: PathBuf,
     capacity_sectors: u64,
@@ -106,6 +111,7 @@ impl FormattedImage {
         Ok(Self {
             image: RwLock::new(image),
             flushing: Mutex::default(),
+            unwritten: Unwritten::default(),
             health,
             path: path.into(),
             capacity_sectors,

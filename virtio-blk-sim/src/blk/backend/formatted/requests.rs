@@ -69,10 +69,15 @@ impl FormattedImage {
             let mapping = image.prepare_data_mapping(offset, left, true).await?;
             let (storage, at, len) = (mapping.storage(), mapping.offset(), mapping.length());
             storage.write_guest(request, at, len).await?;
-            // Only now do readers see the cluster, if it is new.
-            image.commit_data_mapping(mapping).await?;
+            if mapping.is_nonblocking() {
+                image.commit_data_mapping(mapping).await?;
+            } else {
+                // Only now do readers see the cluster, which is new.
+                let _change = self.unwritten.change();
+                image.commit_data_mapping(mapping).await?;
+            }
         }
-        Ok(())
+        self.unwritten.write(&image).await
     }
 
     async fn flush_if(&self, durable: bool) -> io::Result<()> {
@@ -93,20 +98,25 @@ impl FormattedImage {
 
     async fn discard(&self, ranges: &SectorRanges) -> io::Result<()> {
         let mut image = self.image.write().await;
+        let change = self.unwritten.change();
         for range in ranges.iter() {
             image.discard_to_any(range.offset(), range.len_bytes()).await.map_err(unsupported)?;
         }
-        Ok(())
+        drop(change);
+        self.unwritten.write(&image).await
     }
 
     async fn write_zeroes(&self, range: &SectorRange) -> io::Result<()> {
         let (offset, len) = (range.offset(), range.len_bytes());
-        let result = if range.unmap {
-            self.image.write().await.discard_to_zero(offset, len).await
+        let change = self.unwritten.change();
+        if range.unmap {
+            let mut image = self.image.write().await;
+            image.discard_to_zero(offset, len).await.map_err(unsupported)?;
         } else {
-            self.image.read().await.write_zeroes(offset, len).await
-        };
-        result.map_err(unsupported)
+            self.image.read().await.write_zeroes(offset, len).await.map_err(unsupported)?;
+        }
+        drop(change);
+        self.unwritten.write(&*self.image.read().await).await
     }
 }
 

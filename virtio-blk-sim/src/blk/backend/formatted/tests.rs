@@ -165,9 +165,9 @@ fn clusters_of_all_sizes_are_filled_up() {
     }
 }
 
-/// What a flush has covered is in the file, without the image being closed.
+/// What was answered is in the file, without a flush and without the image being closed.
 #[test]
-fn a_flush_writes_the_metadata() {
+fn the_metadata_is_written_before_the_answer() {
     let Some(file) = image_of(&vec![0; (CAPACITY * 512) as usize], &["-o", "cluster_size=512"]) else {
         return;
     };
@@ -176,12 +176,6 @@ fn a_flush_writes_the_metadata() {
     let attached = Attached::new(MonitorKind::IoUring, &image);
     let write = Posted::request(vb::VIRTIO_BLK_T_OUT, 0).readable(&[3; 4096]).status();
     assert_eq!(run(&mut rig, &attached, &write).status(), Some(0));
-    let before = file.content();
-    assert_eq!(
-        run(&mut rig, &attached, &Posted::request(vb::VIRTIO_BLK_T_FLUSH, 0).status()).status(),
-        Some(0)
-    );
-    assert!(file.content() != before, "the mappings were in the file before the flush");
     // A copy, because the image itself is locked.
     let copy = TempFile::with(&file.content());
     let mut expected = vec![0; (CAPACITY * 512) as usize];
