@@ -40,19 +40,19 @@ ten of a kind are written in ten seconds; SIGUSR1 prints how many were left out.
 pub(crate) struct Options {
     #[command(flatten)]
     pub(crate) source: Source,
-    /// Serve this disk image or block device. It is locked as by QEMU: only one program may write to
-    /// it, several may read it
+    /// Serve this disk image or block device. It is locked as by QEMU: only one program may write
+    /// to it, several may read it
     #[arg(long, value_name = "PATH")]
     image: Option<PathBuf>,
-    /// Format of the image. raw: serve it as it is. qcow2: needs a build with the feature imago. auto:
-    /// what the header says, and raw without a header, but only with --read-only. By default it is
+    /// Format of the image. raw: serve it as it is. qcow2: needs a build with the feature imago.
+    /// auto: what the header says; without a header raw, which needs --read-only. By default it is
     /// raw, and refused if it has the header of another format (qcow2, VMDK, VHDX, VHD, VDI, QED,
-    /// Parallels, DMG, Bochs, cloop). A guest can write such a header to its raw disk, which is then
-    /// refused at the next start unless raw is given
+    /// Parallels, DMG, Bochs, cloop). A guest can write such a header to its raw disk, which is
+    /// then refused at the next start unless raw is given
     #[arg(long, value_name = "raw|qcow2|auto")]
     format: Option<ImageFormat>,
-    /// Let a qcow2 image use the files of this directory as backing files or as its data file; may be
-    /// given several times. Without it, no file that the image names is opened
+    /// Let a qcow2 image use the files of this directory as backing files or as its data file; may
+    /// be given several times. Without it, no file that the image names is opened
     #[arg(long, value_name = "DIR")]
     allow_backing: Vec<PathBuf>,
     /// Serve a disk of this size that stores nothing, to measure the cost of everything except the

@@ -27,10 +27,12 @@ mod file_ops;
 mod file_sync;
 #[cfg(feature = "imago")]
 mod formatted;
+mod image_error;
 mod image_format;
 mod linux_aio;
 mod memory;
 mod null;
+mod open;
 mod pool;
 mod ring;
 
@@ -42,7 +44,8 @@ pub use file_lock::LockError;
 pub use file_ops::{DISCARD_MODE, is_unsupported, write_zeroes_modes};
 #[cfg(feature = "imago")]
 pub use formatted::FormattedImage;
-pub use image_format::{ImageError, ImageFormat};
+pub use image_error::ImageError;
+pub use image_format::ImageFormat;
 pub use memory::Memory;
 pub use null::Null;
 

@@ -38,8 +38,8 @@ impl AsFd for Target {
     }
 }
 
-/// Who keeps the memory of a [`Piece`]: a request, whose chain keeps the guest's memory mapped, or a
-/// buffer.
+/// Who keeps the memory of a [`Piece`]: a buffer, or a request, whose chain keeps the guest's
+/// memory mapped.
 type Owner = Arc<dyn Any + Send + Sync>;
 
 /// Contiguous memory that an operation reads or fills, with a share in its owner.

@@ -19,7 +19,7 @@ use super::metadata;
 use super::storage::FileStorage;
 use crate::blk::backend::file_image::FileImage;
 use crate::blk::backend::file_lock::LockError;
-use crate::blk::backend::image_format::ImageError;
+use crate::blk::backend::image_error::ImageError;
 use crate::log;
 
 /// The most images in a chain of backing files. Each has its own cache of metadata.

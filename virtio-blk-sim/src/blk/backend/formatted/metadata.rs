@@ -13,7 +13,7 @@ use std::path::Path;
 
 use crate::blk::backend::aligned_buffer::AlignedBuffer;
 use crate::blk::backend::file_image::FileImage;
-use crate::blk::backend::image_format::ImageError;
+use crate::blk::backend::image_error::ImageError;
 
 /// More than direct I/O requires.
 const BLOCK: u64 = 4096;
@@ -147,7 +147,7 @@ fn read(file: &FileImage, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         let at = (offset - skip).checked_add(done as u64).ok_or(io::ErrorKind::InvalidData)?;
         match file.file().read_at(rest, at) {
             // Direct I/O returns part of a block only at the end.
-            Ok(count) if count > 0 && count as u64 % BLOCK == 0 => done += count,
+            Ok(count) if count > 0 && (count as u64).is_multiple_of(BLOCK) => done += count,
             Ok(_) => break,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

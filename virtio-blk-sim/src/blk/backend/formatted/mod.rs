@@ -44,7 +44,7 @@ use self::health::Health;
 use self::layers::{Layer, Layers};
 use self::unwritten::Unwritten;
 use super::file_image::FileImage;
-use super::image_format::ImageError;
+use super::image_error::ImageError;
 use crate::blk::device::{DeviceConfig, SECTOR_SIZE};
 use crate::log;
 

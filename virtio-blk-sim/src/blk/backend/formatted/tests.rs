@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use virtio_bindings::virtio_blk as vb;
 
 use super::FormattedImage;
-use crate::blk::backend::image_format::ImageError;
+use crate::blk::backend::image_error::ImageError;
 use crate::blk::backend::tests::{CAPACITY, TempFile, conforms, step};
 use crate::blk::backend::{Backend, Engine, FileImage};
 use crate::blk::device::test_rig::{Answer, Posted, Rig, disk_content, range};

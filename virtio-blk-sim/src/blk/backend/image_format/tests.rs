@@ -1,4 +1,6 @@
 use super::*;
+#[cfg(not(feature = "imago"))]
+use crate::blk::backend::Backend;
 use crate::blk::backend::tests::{CAPACITY, TempFile};
 use crate::blk::device::test_rig::disk_content;
 

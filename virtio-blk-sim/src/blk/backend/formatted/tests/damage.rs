@@ -7,7 +7,7 @@ use aio::MonitorKind;
 use virtio_bindings::virtio_blk as vb;
 
 use super::{Attached, image_of, open, run};
-use crate::blk::backend::image_format::ImageError;
+use crate::blk::backend::image_error::ImageError;
 use crate::blk::backend::tests::{CAPACITY, TempFile};
 use crate::blk::device::test_rig::{Posted, Rig, disk_content, range};
 

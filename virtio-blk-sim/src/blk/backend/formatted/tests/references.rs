@@ -8,7 +8,7 @@ use virtio_bindings::virtio_blk as vb;
 
 use super::{Attached, assert_clean, open, open_as, qemu_img, read_all, run, said, text};
 use crate::blk::backend::FileImage;
-use crate::blk::backend::image_format::ImageError;
+use crate::blk::backend::image_error::ImageError;
 use crate::blk::backend::tests::{CAPACITY, TempFile};
 use crate::blk::device::test_rig::{Posted, Rig, disk_content};
 
