@@ -43,13 +43,14 @@ fn create(arguments: &[&str]) -> Option<TempPath> {
 /// The content as a raw file.
 fn raw(image: &TempPath) -> Vec<u8> {
     let raw = TempPath::new("img");
-    let output = qemu_img(&["convert", "-f", "qcow2", "-O", "raw", text(image), text(&raw)]).unwrap();
+    let output = qemu_img(&["convert", "-U", "-f", "qcow2", "-O", "raw", text(image), text(&raw)]).unwrap();
     assert!(output.status.success(), "{}", said(&output));
     std::fs::read(&raw).unwrap()
 }
 
+/// Without locks (-U): those of a killed server remain for a moment.
 fn check(image: &TempPath) -> Output {
-    qemu_img(&["check", "-f", "qcow2", text(image)]).unwrap()
+    qemu_img(&["check", "-U", "-f", "qcow2", text(image)]).unwrap()
 }
 
 /// Reads the whole disk as the guest.

@@ -74,7 +74,7 @@ impl Backend {
             Self::File(image) => Kind::Pool(PoolEngine::new(image, context, done)),
             Self::LinuxAio(image) => Kind::LinuxAio(LinuxAioEngine::new(image, context, done)?),
             #[cfg(feature = "imago")]
-            Self::Formatted(image) => Kind::Formatted(FormattedEngine::new(image, context, done)),
+            Self::Formatted(image) => Kind::Formatted(Box::new(FormattedEngine::new(image, context, done))),
         }))
     }
 }
@@ -94,8 +94,9 @@ enum Kind {
     Ring(RingEngine),
     Pool(PoolEngine),
     LinuxAio(LinuxAioEngine),
+    /// In a box, so that the others are laid out as without it.
     #[cfg(feature = "imago")]
-    Formatted(FormattedEngine),
+    Formatted(Box<FormattedEngine>),
 }
 
 impl Engine {

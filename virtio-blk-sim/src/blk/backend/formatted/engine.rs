@@ -52,6 +52,7 @@ impl FormattedEngine {
     }
 
     /// The request is answered later.
+    #[cold] // for the other backends, whose code this would otherwise be part of
     pub(in crate::blk::backend) fn submit(&self, request: PendingRequest) {
         let image = Arc::clone(&self.image);
         let (local, answers) = (self.local.clone(), Rc::clone(&self.answers));

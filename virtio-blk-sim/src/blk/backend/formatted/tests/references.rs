@@ -84,7 +84,7 @@ fn backing_files_are_read_and_not_written() {
     assert!(std::fs::read(&base).unwrap() == disk_content(CAPACITY)[..40 * 512]);
     assert!(std::fs::read(dir.file("middle.qcow2")).unwrap() == middle);
     let expected = TempFile::with(&content);
-    let compare = ["compare", "-f", "qcow2", "-F", "raw", text(&top), text(expected.path())];
+    let compare = ["compare", "-U", "-f", "qcow2", "-F", "raw", text(&top), text(expected.path())];
     let compared = qemu_img(&compare).unwrap();
     assert!(compared.status.success(), "{}", said(&compared));
 }
