@@ -78,8 +78,8 @@ impl fmt::Debug for Sleep {
 
 impl AioContext {
     /// A future that is done after a time, which begins with its first poll. Real time
-    /// (CLOCK_MONOTONIC), with nanoseconds; never early. As for a [`Timer`](crate::Timer), no system
-    /// call; and no allocation once as many timers existed before.
+    /// (CLOCK_MONOTONIC), with nanoseconds; never early. As for a [`Timer`](crate::Timer), no
+    /// system call; and no allocation once as many timers existed before.
     pub fn sleep(&self, delay: Duration) -> Sleep {
         self.sleep_with(Clock::Realtime, Until::After(delay))
     }

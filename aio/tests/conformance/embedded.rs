@@ -26,6 +26,11 @@ fn bump(runs: &Count) -> impl Fn(&AioContext) + 'static {
     move |_| runs.bump()
 }
 
+fn bump_ready(calls: &Count) -> impl Fn(&AioContext, aio::Readiness) + 'static {
+    let calls = calls.clone();
+    move |_, _| calls.bump()
+}
+
 const ADDITIONS: [(&str, Addition); 10] = [
     ("a bottom half is scheduled", |_, ctx, runs| {
         let half = ctx.bottom_half(bump(&runs));
@@ -175,6 +180,34 @@ pub(crate) fn a_change_of_an_interest_ends_the_sleep(setup: &Setup) {
                 outer.iterate(true);
             }
             on.set_interest(Interest::READABLE).unwrap();
+        }
+    });
+}
+
+/// A removal looks at the completions of the ring. What it finds of others must not be left to a
+/// descriptor that is not readable any more.
+pub(crate) fn a_removal_in_the_sleep_hides_no_event(setup: &Setup) {
+    OuterLoop::each_kind(setup, |outer| {
+        let (calls, (reader, mut writer)) = (Count::default(), io::pipe().unwrap());
+        let _stays = outer.ctx.add_borrowed_fd(&reader, Interest::READABLE, bump_ready(&calls)).unwrap();
+        for _ in 0..3 {
+            let (quiet, _open) = io::pipe().unwrap();
+            let leaves = outer.ctx.add_fd(quiet, Interest::READABLE, |_, _| ()).unwrap();
+            while outer.ctx.check().unwrap() {
+                outer.ctx.dispatch().unwrap();
+            }
+            outer.prepare_to_sleep();
+            writer.write_all(b"x").unwrap();
+            drop(leaves);
+            let before = calls.get();
+            // Without a time-out: the test hangs if the loop is not told.
+            outer.sleep(None);
+            while calls.get() == before {
+                if outer.ctx.check().unwrap() {
+                    outer.ctx.dispatch().unwrap();
+                }
+            }
+            io::Read::read_exact(&mut &reader, &mut [0]).unwrap();
         }
     });
 }
@@ -512,7 +545,7 @@ pub(crate) fn one_outer_loop_at_a_time(setup: &Setup) {
     let ctx = Rc::new(setup.context());
     let first = Embedded::new(Rc::clone(&ctx)).unwrap();
     let busy = Embedded::new(&*ctx).unwrap_err();
-    assert_eq!(busy.kind(), io::ErrorKind::ResourceBusy);
+    assert_eq!(busy.error.kind(), io::ErrorKind::ResourceBusy);
     assert!(!first.prepare().unwrap().ready_now || first.check().is_ok());
     drop(first);
     let second = Embedded::new(&*ctx).unwrap();
@@ -529,8 +562,12 @@ pub(crate) fn one_outer_loop_at_a_time(setup: &Setup) {
 pub(crate) fn a_context_has_to_be_made_for_it(setup: &Setup) {
     let plain = AioContext::builder().monitor(setup.monitor).build().unwrap();
     let refused = Embedded::new(plain).unwrap_err();
-    assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+    assert_eq!(refused.error.kind(), io::ErrorKind::InvalidInput);
     assert!(refused.to_string().contains("Builder::embeddable"), "{refused}");
+    // It came back, and works.
+    let plain = refused.value;
+    plain.defer(|_| ());
+    assert!(plain.poll(true).unwrap());
 }
 
 /// The doorbells are on while the outer loop sleeps.
@@ -584,4 +621,38 @@ pub(crate) fn an_outer_loop_may_go_in_a_callback(setup: &Setup) {
     ctx.defer(bump(&runs));
     assert!(ctx.poll(true).unwrap());
     assert_eq!(runs.get(), 2);
+}
+
+/// `check` is what finds an idle bottom half: no deadline stands for it, or it would cost a turn
+/// every ten milliseconds.
+pub(crate) fn check_finds_an_idle_bottom_half(setup: &Setup) {
+    OuterLoop::each_kind(setup, |outer| {
+        outer.settle();
+        // Nobody sleeps, so the own eventfd is not written to.
+        outer.ctx.dispatch().unwrap();
+        let runs = Count::default();
+        let half = outer.ctx.bottom_half(bump(&runs));
+        half.schedule_idle();
+        outer.ctx.prepare().unwrap();
+        assert!(outer.ctx.check().unwrap(), "an idle bottom half is due");
+        outer.ctx.dispatch().unwrap();
+        assert_eq!(runs.get(), 1);
+    });
+}
+
+/// A dispatch without a check takes the notification of another thread, too: what it brought has
+/// run. On a ring, the completion that woke the outer loop is still to be looked at.
+pub(crate) fn dispatch_alone_takes_a_notification(setup: &Setup) {
+    if setup.has_ring() {
+        return;
+    }
+    OuterLoop::each_kind(setup, |outer| {
+        outer.prepare_to_sleep();
+        let handle = outer.ctx.handle();
+        std::thread::spawn(move || assert!(handle.schedule(|_| ()))).join().unwrap();
+        let before = outer.ctx.stats();
+        outer.ctx.dispatch().unwrap();
+        assert_eq!((outer.ctx.stats() - before).bottom_halves, 1);
+        assert!(!outer.ctx.prepare().unwrap().ready_now, "the notification is over");
+    });
 }

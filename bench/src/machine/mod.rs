@@ -1,8 +1,9 @@
-//! The machine below a measurement: CPUs, pinned threads, limits.
+//! The machine below a measurement: CPUs, pinned threads, processes, limits.
 
 mod cpus;
 mod descriptors;
 mod placement;
+pub(crate) mod process;
 mod worker;
 
 pub(crate) use cpus::{CpuSet, let_others_finish, pin_current_thread};

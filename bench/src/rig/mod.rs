@@ -4,6 +4,7 @@
 mod device;
 mod dose;
 mod guest;
+pub(crate) mod idle;
 mod sample;
 mod setup;
 

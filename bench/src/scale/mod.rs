@@ -1,27 +1,41 @@
 //! `bench scale`: how costs grow with the number of notifiers and of devices on one loop, how
-//! evenly a loop serves many devices, how much memory a handler needs, and what several IoThreads
-//! gain.
+//! evenly a loop serves many devices, how much memory a handler needs, what several IoThreads gain,
+//! and what many idle disks of vhost-user-blk cost.
 
 mod devices;
+mod disks;
 mod heap;
+mod neighbour;
 mod notifiers;
 mod report;
 
 use crate::arm::Arm;
-use crate::campaign::{Case, Collected, calibrated};
+use crate::campaign::{self, Case, Collected, Watch, calibrated};
 use crate::cli::{PlacementArgs, ScheduleArgs};
 use crate::error::Error;
 use crate::machine::Placement;
 use crate::measure::Plan;
 use crate::report::Report;
+use crate::rig::idle;
 use crate::session::Session;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use devices::{Devices, Rig};
+use disks::{Daemon, Load};
 use notifiers::Notifiers;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const FULL: Plan = Plan { rounds: 8, runtime: Duration::from_millis(25) };
 const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(5) };
+
+/// A sample of disks is longer: a p99 needs many requests.
+const DISK_RUNTIME: u32 = 10;
+
+/// How long the disks are watched while none of them is used.
+const IDLE: Duration = Duration::from_secs(2);
 
 /// The arms that are shown: the cheapest of each monitor on a stock kernel.
 const ARMS: [&str; 2] = ["epoll/edge", "io_uring/edge"];
@@ -33,6 +47,25 @@ pub(crate) struct ScaleArgs {
     pub(crate) schedule: ScheduleArgs,
     #[command(flatten)]
     pub(crate) placement: PlacementArgs,
+    /// Measure only this part
+    #[arg(long, value_name = "PART")]
+    part: Option<Part>,
+    /// The program vhost-user-blk, for the disks [default: the one beside this program]
+    #[arg(long, value_name = "PATH")]
+    server: Option<PathBuf>,
+}
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Notifiers on one loop
+    Notifiers,
+    /// Devices on one loop
+    Devices,
+    /// Queues spread over IoThreads
+    Threads,
+    /// Disks in one process of vhost-user-blk
+    Disks,
 }
 
 /// Runs the benchmark. Blocks until it is done or Ctrl-C is pressed.
@@ -45,13 +78,26 @@ pub(crate) fn run(args: &ScaleArgs, session: &mut Session) -> Result<Report, Err
     let notifiers: Vec<Notifiers> = arms.iter().copied().flat_map(Notifiers::all).collect();
     let on_one = sizes(Devices::on_one_loop);
     let spread = sizes(Devices::spread);
-    let plan = args.schedule.plan(QUICK, FULL, notifiers.len() + on_one.len() + spread.len())?;
+    let cases = notifiers.len() + on_one.len() + spread.len() + DISK_RUNTIME as usize * Load::all().len();
+    let plan = args.schedule.plan(QUICK, FULL, cases)?;
     crate::machine::raise_descriptor_limit();
 
-    let mut all = measure_notifiers(notifiers, placement.device, plan, session)?;
-    all.extend(measure_devices("devices on one loop", on_one, placement, plan, session)?);
-    let cpus: Vec<usize> = session.environment.allowed.iter().filter(|&cpu| cpu != placement.guest).collect();
-    all.extend(measure_spread(spread, placement, &cpus, plan, session)?);
+    let mut all = Collected::nothing();
+    let wanted = |part| args.part.is_none_or(|only| only == part);
+    if wanted(Part::Notifiers) {
+        all.extend(measure_notifiers(notifiers, placement.device, plan, session)?);
+    }
+    if wanted(Part::Devices) {
+        all.extend(measure_devices("devices on one loop", on_one, placement, plan, session)?);
+    }
+    if wanted(Part::Threads) {
+        let allowed = session.environment.allowed.iter();
+        let cpus: Vec<usize> = allowed.filter(|&cpu| cpu != placement.guest).collect();
+        all.extend(measure_spread(spread, placement, &cpus, plan, session)?);
+    }
+    if wanted(Part::Disks) {
+        all.extend(measure_disks(args.server.as_deref(), placement, plan, session)?);
+    }
     Ok(all.report("scale", session.colour, report::tables, report::conclusions))
 }
 
@@ -101,6 +147,76 @@ fn measure_spread(
     let place = format!("guest on CPU {}, IoThreads on {} CPU(s)", placement.guest, cpus.len());
     let cases = cases(&devices, |it| it.group(&place), |it| it.to_string());
     record("IoThreads", &cases, &devices, placement.guest, cpus, plan, session)
+}
+
+/// One busy disk of vhost-user-blk, alone in its process and beside idle ones.
+fn measure_disks(
+    server: Option<&Path>,
+    placement: Placement,
+    plan: Plan,
+    session: &mut Session,
+) -> Result<Collected, Error> {
+    let group = format!("{}, {} loops, {placement}", disks::GROUP, disks::LOOPS);
+    let loads = Load::all();
+    let cases = cases(&loads, |_| group.clone(), |load| load.to_string());
+    let program = server.map_or_else(disks::program, |path| Ok(path.to_owned()));
+    // By number of disks: loads share the process.
+    let daemons: RefCell<BTreeMap<usize, Daemon>> = RefCell::default();
+    let warm_up = |index: usize| {
+        let load = loads[index];
+        let mut daemons = daemons.borrow_mut();
+        if let Entry::Vacant(place) = daemons.entry(load.disks) {
+            match program.clone().and_then(|program| Daemon::start(&program, load.disks, placement)) {
+                Ok(daemon) => _ = place.insert(daemon),
+                Err(why) => return Ok(Err(why)),
+            }
+        }
+        let Some(daemon) = daemons.get_mut(&load.disks) else { return Err(gone()) };
+        daemon.sample(load, plan.runtime)?;
+        Ok(Ok(load))
+    };
+    let visit = |_, &mut load: &mut Load| match daemons.borrow_mut().get_mut(&load.disks) {
+        Some(daemon) => daemon.sample(load, plan.runtime * DISK_RUNTIME),
+        None => Err(gone()),
+    };
+    let recorded = campaign::run("disks", &cases, plan.rounds, session, warm_up, visit)?;
+    let mut collected = recorded.collect(&cases);
+    let daemons = daemons.into_inner();
+    if collected.complete && !watch_disks(&loads, &daemons, &mut collected, session)? {
+        collected.complete = false;
+    }
+    Ok(collected)
+}
+
+fn gone() -> Error {
+    Error::Failed("a server that was started is gone".to_owned())
+}
+
+/// Adds what is measured once, while no disk is used. Returns false after Ctrl-C.
+fn watch_disks(
+    loads: &[Load],
+    daemons: &BTreeMap<usize, Daemon>,
+    collected: &mut Collected,
+    session: &mut Session,
+) -> Result<bool, Error> {
+    let processes: Vec<_> = daemons.values().map(Daemon::process).collect();
+    session.phase("disks: idle", 1);
+    session.step("all servers");
+    let unseen = |error: &std::io::Error| Error::failed("a server cannot be watched any more", error);
+    let seen = idle::watch(&processes, IDLE, session).map_err(|(_, error)| unseen(&error))?;
+    session.end();
+    let Some(seen) = seen else { return Ok(false) };
+    let one = daemons.values().next();
+    for ((disks, daemon), idle) in daemons.iter().zip(&seen) {
+        let once = daemon.once(one).map_err(|error| unseen(&error))?;
+        let row = loads.iter().position(|load| load.disks == *disks);
+        let row = row.and_then(|row| collected.rows.get_mut(row));
+        if let Some(Ok(metrics)) = row.map(|row| row.result.as_mut()) {
+            metrics.extend(once);
+            metrics.extend(idle.metrics());
+        }
+    }
+    Ok(true)
 }
 
 fn record(

@@ -5,9 +5,7 @@
 //! slept, both reported by the kernel. Several servers are the arms of one interleaved run. All of
 //! them stay connected during the whole run and sleep while another one is measured.
 
-mod idle;
 mod options;
-mod process;
 mod report;
 mod rig;
 
@@ -19,6 +17,7 @@ use crate::error::Error;
 use crate::machine::pin_current_thread;
 use crate::measure::Plan;
 use crate::report::Report;
+use crate::rig::idle;
 use crate::session::Session;
 use rig::Rig;
 use std::cell::RefCell;

@@ -1,9 +1,9 @@
 //! The options of `bench vhost-user`, in fio's terms, and the setup that follows from them.
 
-use super::process::MOST_PID;
 use crate::cli::{ScheduleArgs, WorkloadArgs, value};
 use crate::error::Error;
 use crate::machine::CpuSet;
+use crate::machine::process::MOST_PID;
 use crate::rig::features;
 use clap::{Args, ValueEnum};
 use std::collections::HashSet;

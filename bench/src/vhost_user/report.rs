@@ -1,12 +1,12 @@
 //! The tables and sentences of `bench vhost-user`. Pure functions of the rows.
 
-use super::idle::Idle;
 use crate::measure::{Comparison, Verdict};
 use crate::report::Row;
 use crate::report::number::{fixed, number};
 use crate::report::rows::{self, Shown};
 use crate::report::table::Table;
 use crate::report::versus::Versus;
+use crate::rig::idle::Idle;
 
 /// A table of results, and one of ratios if there is something to compare.
 pub(super) fn tables(rows: &[Row], colour: bool) -> String {

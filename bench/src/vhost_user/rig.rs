@@ -1,9 +1,9 @@
 //! One arm, connected and ready: a server in another process, a guest on a thread here.
 
 use super::options::{ServerArg, Setup};
-use super::process::{self, Process, Usage};
 use crate::cli::check_verify;
 use crate::error::{Error, reason};
+use crate::machine::process::{self, Process, Usage};
 use crate::machine::{NoOutcome, Worker};
 use crate::measure::{quantile_us, sample};
 use std::time::Duration;

@@ -6,6 +6,7 @@ from .attributes import disk, flush, readonly, resize
 from .boot import ovmf, seabios
 from .content import data, discard
 from .crash import crash, fio
+from .migrate import migrate
 from .qcow2 import qcow2
 
 DEVICE = Device(
@@ -36,6 +37,7 @@ SUITE = Suite(
         Check("crash", crash),
         Check("fio", fio),
         Check("qcow2", qcow2),
+        Check("migrate", migrate),
         Check("seabios", seabios),
         Check("ovmf", ovmf),
     ),

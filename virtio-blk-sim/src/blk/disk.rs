@@ -7,17 +7,18 @@ use std::sync::Arc;
 
 use aio::AioContext;
 
-use super::backend::{Backend, Engine};
+use super::backend::{Backend, Engine, FileImage};
 use super::device::{
     BlockDevice, Features, FinishedRequest, Operation, RequestSlot, SECTOR_SIZE, SectorRanges, Started,
     Status,
 };
+use super::lock_wait::LockWait;
 use crate::log;
 use crate::memory::GuestMemoryMmap;
 use crate::queue::{self, Answer, Device, Meter, Queue, QueueRef, Worker};
 use crate::virtqueue::{Chain, QueueError};
 
-/// Stands in front of log lines.
+/// Stands in front of log lines, unless the disk has another name.
 const NAME: &str = "vhost-user-blk";
 
 /// A block device with what its requests are carried out on.
@@ -27,6 +28,8 @@ pub struct Disk {
     pub device: Arc<BlockDevice>,
     /// What requests are carried out on.
     pub backend: Backend,
+    /// Stands in front of log lines.
+    pub name: Arc<str>,
 }
 
 /// A running queue of a disk.
@@ -40,12 +43,27 @@ pub type Attached = queue::Attached<BlkWorker>;
 pub struct BlkWorker {
     device: Arc<BlockDevice>,
     engine: Engine,
+    name: Arc<str>,
+    /// For an image that is locked while it is used.
+    lock: Option<LockWait>,
 }
 
 impl Disk {
     /// A disk with what its requests are carried out on.
     pub fn new(device: BlockDevice, backend: Backend) -> Self {
-        Self { device: Arc::new(device), backend }
+        Self::shared(Arc::new(device), backend)
+    }
+
+    /// The same, for a device that others look at, too.
+    pub fn shared(device: Arc<BlockDevice>, backend: Backend) -> Self {
+        Self { device, backend, name: NAME.into() }
+    }
+
+    /// Sets the name that stands in front of log lines. By default it is that of the program
+    /// vhost-user-blk.
+    #[must_use]
+    pub fn named(self, name: &str) -> Self {
+        Self { name: name.into(), ..self }
     }
 
     /// Makes the worker of a queue on the loop of `context`. The same as [`Device::start`], for
@@ -54,19 +72,32 @@ impl Disk {
     /// # Errors
     /// As for [`Backend::attach`].
     pub fn worker(&self, context: &AioContext, queue: QueueRef<BlkWorker>) -> io::Result<BlkWorker> {
+        let name = Arc::clone(&self.name);
+        let waiting = queue.clone();
         let done = move |_: &AioContext, finished: &mut Vec<FinishedRequest>| {
-            queue.answer(finished.drain(..).map(answer));
+            queue.answer(finished.drain(..).map(|finished| answer(finished, &name)));
         };
         let engine = self.backend.clone().attach(context, Rc::new(done))?;
-        Ok(BlkWorker { device: Arc::clone(&self.device), engine })
+        let wait = |image| LockWait::begin(context, image, log_wait, move || waiting.wake());
+        let lock = self.image_to_lock().cloned().map(wait);
+        Ok(BlkWorker { device: Arc::clone(&self.device), engine, name: Arc::clone(&self.name), lock })
     }
+
+    /// The image, if it is locked while it is used.
+    fn image_to_lock(&self) -> Option<&Arc<FileImage>> {
+        self.backend.image().filter(|image| image.is_locked_while_used())
+    }
+}
+
+fn log_wait(line: std::fmt::Arguments<'_>) {
+    log::limited(format_args!("{NAME}: {line}"));
 }
 
 impl Device for Disk {
     type Worker = BlkWorker;
 
     fn name(&self) -> &str {
-        NAME
+        &self.name
     }
 
     fn queues(&self) -> u16 {
@@ -98,6 +129,12 @@ impl Device for Disk {
         self.device.reset();
     }
 
+    fn idle(&self) {
+        if let Some(image) = self.image_to_lock() {
+            image.unlock();
+        }
+    }
+
     fn start(
         self: Arc<Self>,
         _: u16,
@@ -126,17 +163,21 @@ impl Worker for BlkWorker {
         match slot.begin(&self.device) {
             Started::Finished(finished) => {
                 meter.charge(|| 0);
-                Some(answer(finished))
+                Some(answer(finished, &self.name))
             }
             Started::Pending(request) => {
                 meter.charge(|| bytes(request.operation()));
-                self.engine.submit(request).map(answer)
+                self.engine.submit(request).map(|finished| answer(finished, &self.name))
             }
         }
     }
 
     fn refuse(&self, slot: RequestSlot, error: QueueError) -> Answer<RequestSlot> {
-        answer(slot.refuse(error))
+        answer(slot.refuse(error), &self.name)
+    }
+
+    fn waits(&self) -> bool {
+        self.lock.as_ref().is_some_and(|lock| !lock.is_over())
     }
 
     #[inline]
@@ -155,9 +196,9 @@ impl Worker for BlkWorker {
 }
 
 #[inline]
-fn answer(finished: FinishedRequest) -> Answer<RequestSlot> {
+fn answer(finished: FinishedRequest, name: &Arc<str>) -> Answer<RequestSlot> {
     if finished.failure().is_some() {
-        log_failure(&finished);
+        log_failure(&finished, name);
     }
     let written = finished.written();
     Answer { slot: finished.into_slot(), written }
@@ -165,7 +206,7 @@ fn answer(finished: FinishedRequest) -> Answer<RequestSlot> {
 
 /// Writes a line about an error of the backend, which the guest sees only as an I/O error.
 #[cold]
-fn log_failure(finished: &FinishedRequest) {
+fn log_failure(finished: &FinishedRequest, name: &str) {
     let Some((operation, error)) = finished.failure() else { return };
     // A file system that cannot punch holes is no fault.
     let optional = matches!(operation, Operation::Discard(_) | Operation::WriteZeroes { .. });
@@ -178,8 +219,8 @@ fn log_failure(finished: &FinishedRequest) {
     };
     match operation {
         // A separate line has a separate limit: this is worse than a failed transfer.
-        Operation::Flush => log::limited(format_args!("{NAME}: a flush failed: {error}")),
-        operation => log::limited(format_args!("{NAME}: {} failed: {error}", Described(operation))),
+        Operation::Flush => log::limited(format_args!("{name}: a flush failed: {error}")),
+        operation => log::limited(format_args!("{name}: {} failed: {error}", Described(operation))),
     }
 }
 

@@ -208,7 +208,7 @@ impl SimTransport {
     ) -> io::Result<Attached> {
         let queue = queue.map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
         let (needs_reset, config) = (Arc::clone(&self.needs_reset), self.config.clone());
-        let disk = Disk { device: Arc::clone(&self.device), backend };
+        let disk = Disk::shared(Arc::clone(&self.device), backend);
         let parts = QueueParts {
             queue,
             kick,

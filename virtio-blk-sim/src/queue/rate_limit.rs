@@ -9,35 +9,55 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A bucket: on average `rate` units per second, and up to `burst` units at once.
-#[derive(Debug)]
+/// A bucket: on average `rate` units per second, and up to a burst at once. Or no limit at all.
+///
+/// Relaxed ordering is enough: no other data depends on these numbers. While a rate is being
+/// changed, a request may be charged at a mix of both rates.
+#[derive(Debug, Default)]
 struct Bucket {
-    /// The time that the bucket needs to gain one unit, in picoseconds.
-    unit_ps: u64,
+    /// The time that the bucket needs to gain one unit, in picoseconds. 0 if there is no limit.
+    unit_ps: AtomicU64,
     /// The time that an empty bucket needs to become full, in nanoseconds.
-    burst_ns: u64,
+    burst_ns: AtomicU64,
     /// The time at which the bucket will be full, on the clock that the callers use.
     full_at_ns: AtomicU64,
 }
 
 impl Bucket {
-    /// `rate` is in units per second, at least 1. The burst is what the bucket gains in a tenth of
-    /// a second, or one unit if that is more.
-    fn new(rate: u64) -> Self {
-        let unit_ps = (1_000_000_000_000 / rate.max(1)).max(1);
-        let burst_ns = (unit_ps / 1_000).max(BURST.as_nanos() as u64);
-        Self { unit_ps, burst_ns, full_at_ns: AtomicU64::new(0) }
+    fn new(rate: Option<u64>) -> Self {
+        let bucket = Self::default();
+        bucket.set(rate);
+        bucket
+    }
+
+    /// `rate` is in units per second. The burst is what the bucket gains in a tenth of a second, or
+    /// one unit if that is more. The bucket is full afterwards.
+    fn set(&self, rate: Option<u64>) {
+        let unit_ps = rate.filter(|rate| *rate != 0).map_or(0, |rate| (1_000_000_000_000 / rate).max(1));
+        self.burst_ns.store((unit_ps / 1_000).max(BURST.as_nanos() as u64), Ordering::Relaxed);
+        self.full_at_ns.store(0, Ordering::Relaxed);
+        self.unit_ps.store(unit_ps, Ordering::Relaxed);
+    }
+
+    fn is_unlimited(&self) -> bool {
+        self.unit_ps.load(Ordering::Relaxed) == 0
     }
 
     /// How long to wait before the next request may start, in nanoseconds.
     fn wait_ns(&self, now_ns: u64) -> u64 {
-        // Relaxed: no other data depends on this number.
+        if self.is_unlimited() {
+            return 0;
+        }
         let empty_for = self.full_at_ns.load(Ordering::Relaxed).saturating_sub(now_ns);
-        empty_for.saturating_sub(self.burst_ns)
+        empty_for.saturating_sub(self.burst_ns.load(Ordering::Relaxed))
     }
 
     fn charge(&self, units: u64, now_ns: u64) {
-        let cost_ns = u128::from(units) * u128::from(self.unit_ps) / 1_000;
+        let unit_ps = self.unit_ps.load(Ordering::Relaxed);
+        if unit_ps == 0 {
+            return;
+        }
+        let cost_ns = u128::from(units) * u128::from(unit_ps) / 1_000;
         let cost_ns = u64::try_from(cost_ns).unwrap_or(u64::MAX);
         let later = |full_at: u64| Some(full_at.max(now_ns).saturating_add(cost_ns));
         let _ = self.full_at_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
@@ -50,37 +70,43 @@ const BURST: Duration = Duration::from_millis(100);
 /// The limits of a device. It is lock-free and may be used from any thread.
 #[derive(Debug, Default)]
 pub struct RateLimit {
-    requests: Option<Bucket>,
-    bytes: Option<Bucket>,
+    requests: Bucket,
+    bytes: Bucket,
 }
 
 impl RateLimit {
     /// Limits the average requests per second and bytes per second. `None` or 0 means no limit.
     /// After a pause, a tenth of a second's worth may start at once.
     pub fn new(iops: Option<u64>, bytes_per_second: Option<u64>) -> Self {
-        let bucket = |rate: Option<u64>| rate.filter(|rate| *rate != 0).map(Bucket::new);
-        Self { requests: bucket(iops), bytes: bucket(bytes_per_second) }
+        Self { requests: Bucket::new(iops), bytes: Bucket::new(bytes_per_second) }
     }
 
-    /// Returns true if neither requests nor bytes are limited.
+    /// Changes the limit on requests per second. `None` or 0 means no limit. A queue that waits
+    /// notices it within a tenth of a second, and what it used before is forgotten.
+    pub fn set_iops(&self, iops: Option<u64>) {
+        self.requests.set(iops);
+    }
+
+    /// Changes the limit on bytes per second, as [`set_iops`](Self::set_iops) does for requests.
+    pub fn set_bytes_per_second(&self, bytes_per_second: Option<u64>) {
+        self.bytes.set(bytes_per_second);
+    }
+
+    /// Returns true if neither requests nor bytes are limited at present.
+    #[inline]
     pub fn is_unlimited(&self) -> bool {
-        self.requests.is_none() && self.bytes.is_none()
+        self.requests.is_unlimited() && self.bytes.is_unlimited()
     }
 
     /// How long to wait before another request may be taken, in nanoseconds. 0 means no wait.
     pub fn wait_ns(&self, now_ns: u64) -> u64 {
-        let wait = |bucket: &Option<Bucket>| bucket.as_ref().map_or(0, |bucket| bucket.wait_ns(now_ns));
-        wait(&self.requests).max(wait(&self.bytes))
+        self.requests.wait_ns(now_ns).max(self.bytes.wait_ns(now_ns))
     }
 
     /// Charges a request of `bytes` bytes that was taken off the ring.
     pub fn charge(&self, bytes: u64, now_ns: u64) {
-        if let Some(bucket) = &self.requests {
-            bucket.charge(1, now_ns);
-        }
-        if let Some(bucket) = &self.bytes {
-            bucket.charge(bytes, now_ns);
-        }
+        self.requests.charge(1, now_ns);
+        self.bytes.charge(bytes, now_ns);
     }
 }
 
@@ -133,6 +159,23 @@ mod tests {
         let at_once =
             (0..10_000).take_while(|_| limit.wait_ns(start) == 0).map(|_| limit.charge(0, start)).count();
         assert!((100..=101).contains(&at_once), "{at_once}");
+    }
+
+    #[test]
+    fn a_limit_that_is_changed_starts_with_a_full_bucket() {
+        let limit = RateLimit::new(None, Some(1));
+        limit.charge(1 << 30, SECOND);
+        assert!(limit.wait_ns(SECOND) > 1_000 * SECOND);
+        limit.set_bytes_per_second(Some(1 << 20));
+        assert_eq!(limit.wait_ns(SECOND), 0);
+        limit.charge(1 << 20, SECOND);
+        assert!(limit.wait_ns(SECOND) > 0);
+        limit.set_bytes_per_second(None);
+        assert_eq!(limit.wait_ns(SECOND), 0);
+        assert!(limit.is_unlimited());
+        limit.set_iops(Some(100));
+        let taken = take_until(&limit, 4096, 10 * SECOND);
+        assert!((1_000..=1_012).contains(&taken), "{taken}");
     }
 
     proptest! {

@@ -57,6 +57,14 @@ pub trait Worker: 'static {
         true
     }
 
+    /// Asked once, when the queue starts: whether the worker has to wait for something before it
+    /// may work at all. Then nothing is taken off the ring, not even what a former process left,
+    /// until [`QueueRef::wake`](super::QueueRef::wake) is called. The queue can be stopped
+    /// meanwhile.
+    fn waits(&self) -> bool {
+        false
+    }
+
     /// The largest number of chains that are taken off the ring before [`commit`](Self::commit).
     fn batch(&self) -> u16 {
         u16::MAX
@@ -93,7 +101,9 @@ impl Meter<'_> {
     /// Charges one request that moves so many bytes. `bytes` is called only if there is a limit.
     #[inline]
     pub fn charge(self, bytes: impl FnOnce() -> u64) {
-        if let Some(limit) = self.limit {
+        if let Some(limit) = self.limit
+            && !limit.is_unlimited()
+        {
             limit.charge(bytes(), self.clock.now_ns());
         }
     }

@@ -91,7 +91,8 @@ const ALWAYS: &[i64] = &[
     libc::SYS_sigaltstack,
     libc::SYS_restart_syscall,
     // Exit.
-    libc::SYS_flock, // the directory of the socket, while its name is removed
+    libc::SYS_flock,           // the directory of the socket, while its name is removed
+    libc::SYS_clock_nanosleep, // while another server has that lock
     libc::SYS_unlinkat,
     libc::SYS_exit,
     libc::SYS_exit_group,

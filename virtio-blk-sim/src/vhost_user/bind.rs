@@ -5,7 +5,10 @@
 //! refers to the socket that was bound here. At the start a socket is replaced only if no process
 //! has it open. Both are a check followed by a removal, and take the flock(2) of the directory, so
 //! that two servers do not do this at the same time.
-#![expect(unsafe_code, reason = "umask(2), flock(2), fstatat(2), unlinkat(2), openat(2), SO_PEERCRED")]
+#![expect(
+    unsafe_code,
+    reason = "socket(2), bind(2), flock(2), fstatat(2), unlinkat(2), openat(2), SO_PEERCRED"
+)]
 
 use std::ffi::{CStr, CString};
 use std::fs::{File, Metadata, OpenOptions};
@@ -53,11 +56,10 @@ impl Drop for SocketFile {
 /// is replaced. A socket of any type that a process has open is not, and neither is any other kind
 /// of file. Waits for at most five seconds, and normally not at all.
 ///
-/// Changes the umask for a moment, so call it before there are threads that make files.
-///
 /// # Errors
-/// `AlreadyExists` if something is there that is not replaced; what open(2) returns for the
-/// directory, and what unlink(2) and bind(2) return.
+/// `AlreadyExists` if something is there that is not replaced; `InvalidInput` for a path that is no
+/// address of a socket; what open(2) returns for the directory, and what unlink(2) and bind(2)
+/// return.
 pub fn bind(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     let name = path.file_name().and_then(|name| CString::new(name.as_bytes()).ok());
     let name = name.ok_or_else(|| Error::new(ErrorKind::InvalidInput, "the path has no file name"))?;
@@ -71,13 +73,7 @@ pub fn bind(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
             std::fs::remove_file(path)?;
         }
     }
-    // With the umask the mode is right from the first moment on; chmod(2) would come too late.
-    // SAFETY: umask(2) takes an integer; no other thread makes files yet.
-    let old = unsafe { libc::umask(0o177) };
-    let listener = UnixListener::bind(path);
-    // SAFETY: as above.
-    unsafe { libc::umask(old) };
-    let listener = listener?;
+    let socket = bind_for_owner(path)?;
     // SAFETY: the descriptor is open, and the name is a C string.
     let inode = unsafe {
         libc::openat(directory.as_raw_fd(), name.as_ptr(), libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC)
@@ -88,7 +84,53 @@ pub fn bind(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     // SAFETY: the kernel has just returned this descriptor; nobody else owns it.
     let inode = File::from(unsafe { OwnedFd::from_raw_fd(inode) });
     drop(lock);
-    Ok((listener, SocketFile { directory, name, inode }))
+    let file = SocketFile { directory, name, inode };
+    if file.inode.metadata()?.mode() & 0o177 != 0 {
+        return Err(Error::other("the socket is not for its owner alone: this kernel gave it another mode"));
+    }
+    // Nobody could connect before.
+    // SAFETY: takes integers.
+    if unsafe { libc::listen(socket.as_raw_fd(), libc::SOMAXCONN) } < 0 {
+        return Err(Error::last_os_error());
+    }
+    Ok((socket.into(), file))
+}
+
+/// A stream socket with a name to which only its owner may connect.
+fn bind_for_owner(path: &Path) -> io::Result<OwnedFd> {
+    let address = address_of(path);
+    // One byte is left for the end of the path.
+    let length = path.as_os_str().as_bytes().len();
+    if length >= address.sun_path.len() {
+        let most = address.sun_path.len() - 1;
+        let why = format!("the path is too long for a socket: {length} bytes, and {most} are possible");
+        return Err(Error::new(ErrorKind::InvalidInput, why));
+    }
+    let socket = stream_socket(0)?;
+    // The name gets the mode of the socket (unix_bind_bsd() in net/unix/af_unix.c), less the umask.
+    // So the mode is right from the first moment on, and the umask, which belongs to all threads,
+    // stays as it is.
+    // SAFETY: takes integers.
+    if unsafe { libc::fchmod(socket.as_raw_fd(), 0o600) } < 0 {
+        return Err(Error::last_os_error());
+    }
+    let size = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: `address` is ours and has `size` bytes.
+    if unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size) } < 0 {
+        return Err(Error::last_os_error());
+    }
+    Ok(socket)
+}
+
+fn stream_socket(flags: libc::c_int) -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | flags;
+    // SAFETY: takes integers.
+    let fd = unsafe { libc::socket(libc::AF_UNIX, kind, 0) };
+    if fd < 0 {
+        return Err(Error::last_os_error());
+    }
+    // SAFETY: the kernel has just returned this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn taken(why: &str) -> Error {
@@ -174,14 +216,7 @@ fn address_of(path: &Path) -> libc::sockaddr_un {
 /// Tells apart the sockets that are no datagram sockets.
 fn connect_stream(path: &Path) -> io::Result<Found> {
     let address = address_of(path);
-    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-    // SAFETY: takes integers.
-    let fd = unsafe { libc::socket(libc::AF_UNIX, kind, 0) };
-    if fd < 0 {
-        return Err(Error::last_os_error());
-    }
-    // SAFETY: the kernel has just returned this descriptor; nobody else owns it.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let socket = stream_socket(libc::SOCK_NONBLOCK)?;
     let size = size_of_val(&address) as libc::socklen_t;
     // SAFETY: `address` is ours and has `size` bytes; the datagram socket was connected to
     // this path, so it fits.

@@ -35,8 +35,8 @@ pub struct Daemon<D> {
 }
 
 impl<D: RingDevice> Daemon<D> {
-    /// Listens at `path`. Blocks SIGTERM, SIGINT and the signals of `more` for this thread, and
-    /// changes the umask for a moment, so call it before any thread starts.
+    /// Listens at `path`. Blocks SIGTERM, SIGINT and the signals of `more` for this thread, so call
+    /// it before any thread starts.
     ///
     /// # Errors
     /// As for [`bind`], [`Signals::block`] and [`AioContext::new`].

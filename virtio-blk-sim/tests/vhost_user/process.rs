@@ -141,6 +141,12 @@ impl Process {
         while !self.lines.recv().expect("the server's stderr is open").contains(part) {}
     }
 
+    /// Waits for a line that contains `part`, and returns it.
+    pub(crate) fn next_line(&self, part: &str) -> String {
+        let mut lines = self.lines.iter();
+        lines.find(|line| line.contains(part)).expect("the server's stderr is open")
+    }
+
     /// Returns what the program prints, if it ends without a line that contains `part`.
     pub(crate) fn lines_before(&self, part: &str) -> Option<String> {
         let mut lines = String::new();
@@ -151,6 +157,11 @@ impl Process {
             lines = lines + &line + "\n";
         }
         Some(lines)
+    }
+
+    /// Returns whether a line that contains `part` was printed, of those that nobody has read.
+    pub(crate) fn has_line(&self, part: &str) -> bool {
+        self.lines.try_iter().any(|line| line.contains(part))
     }
 
     pub(crate) fn is_alive(&mut self) -> bool {

@@ -1,10 +1,11 @@
 //! With `--sandbox on` the server must do everything that it does without, for every monitor and
 //! every disk.
+#![expect(unsafe_code, reason = "flock(2) of a directory")]
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 
 use aio::{AioContext, Method, MonitorKind, Reset};
@@ -247,4 +248,22 @@ fn a_restricted_server_serves_a_frontend_that_it_inherits() {
     drop(client);
     let outcome = server.wait_with_output().unwrap();
     assert_eq!(outcome.status.code(), Some(0), "{outcome:?}");
+}
+
+/// The directory's lock is held by another server while this one ends, which then waits for it.
+#[test]
+fn a_restricted_server_waits_for_the_lock_of_the_directory() {
+    let _watchdog = Watchdog::new("a_restricted_server_waits_for_the_lock_of_the_directory");
+    let (directory, image) = (TempPath::new("dir"), TempPath::image());
+    std::fs::create_dir(&directory).unwrap();
+    let socket = directory.inside("vm.sock");
+    let mut server = Process::start(&socket, &image, &["--sandbox", "on"]);
+    let lock = File::open(&directory).unwrap();
+    // SAFETY: takes integers.
+    assert_eq!(unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX) }, 0);
+    server.signal(libc::SIGTERM);
+    let outcome = server.wait();
+    assert_eq!(outcome.code(), Some(0), "{outcome}");
+    drop((server, socket));
+    std::fs::remove_dir(&directory).unwrap();
 }

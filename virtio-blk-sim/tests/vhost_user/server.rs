@@ -32,6 +32,11 @@ impl TempPath {
         Self(std::env::temp_dir().join(name))
     }
 
+    /// A file in this directory.
+    pub(crate) fn inside(&self, name: &str) -> Self {
+        Self(self.0.join(name))
+    }
+
     /// Creates an image of zeroes.
     pub(crate) fn image() -> Self {
         Self::zeroes(SECTORS * 512)
@@ -113,7 +118,7 @@ impl TestServer {
             let config = device.unwrap_or(sized);
             let device = Arc::new(BlockDevice::new(config).unwrap());
             let loops = Loops::spawn(threads, Vec::new(), &of_queues)?;
-            let device = Arc::new(Disk { device, backend });
+            let device = Arc::new(Disk::shared(device, backend));
             let server =
                 Server::new(Served { device, limit, reset, withheld: ProtocolFeatures::NONE }, loops);
             let listening = server.listen(context, listener)?;

@@ -10,6 +10,7 @@
 mod backlog;
 mod reads;
 mod ring_monitor;
+mod shutdown;
 mod tables;
 
 pub(crate) use self::ring_monitor::UringMonitor;

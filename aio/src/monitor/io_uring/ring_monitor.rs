@@ -1,4 +1,4 @@
-//! The monitor itself: arming, waiting, reaping, and the shutdown of the ring that it owns.
+//! The monitor itself: arming, waiting, and reaping.
 #![expect(
     unsafe_code,
     reason = "pushes SQEs; those with a buffer point into `reads`, or are a user's, and what they point \
@@ -9,22 +9,19 @@ use super::backlog::Backlog;
 use super::reads::{COUNTER_GROUP, ReadDone, Reads};
 use super::tables::Tables;
 use crate::agenda::Agenda;
-use crate::completion::Completions;
+use crate::completion::{Completes, Completions};
 use crate::monitor::readiness::{Interest, Readiness, Watch};
 use crate::monitor::watched::{Arm, RingState, Sink, State, Table, Watched};
 use crate::stats::Counters;
+use crate::sys::TimeoutNs;
 use crate::sys::buffer_ring::BufferRing;
 use crate::sys::uring::{Cqe, Ring};
-use crate::sys::{TimeoutNs, monotonic_ns};
 use crate::token::{Kind, Token};
 use io_uring::{cqueue, opcode, squeue, types};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::rc::Rc;
-
-/// How long the shutdown waits for its cancelled operations before it leaks their buffers.
-const SHUTDOWN_NS: u64 = 10_000_000_000;
 
 /// How often, and how long, a removal waits for the end of a poll whose wake-up another CPU is
 /// working on at this moment.
@@ -36,17 +33,17 @@ const REMOVAL_NS: u64 = 50_000;
 /// Whatever drops this, nothing is freed before the kernel is done with it: see `drop`.
 #[derive(Debug)]
 pub(crate) struct UringMonitor<T> {
-    ring: RefCell<Ring>,
+    pub(super) ring: RefCell<Ring>,
     /// Handlers to arm in the next wait.
-    queued: RefCell<Vec<Token>>,
+    pub(super) queued: RefCell<Vec<Token>>,
     /// SQEs that found the queue full.
     backlog: RefCell<Backlog>,
     /// `queued` or `backlog` may have something: the next wait has more to do than to enter.
     unfinished: Cell<bool>,
     /// READs of eventfds.
-    reads: Reads,
+    pub(super) reads: Reads,
     /// Operations of users.
-    completions: Completions<T>,
+    pub(super) completions: Completions<T>,
     /// What users have registered.
     tables: Tables,
     /// A poll ended in this wait only to be armed in another way.
@@ -54,7 +51,7 @@ pub(crate) struct UringMonitor<T> {
     /// The poll or read whose last completion a removal waits for.
     leaving: Cell<Option<Token>>,
     /// The shutdown has begun: nothing is armed any more.
-    is_down: Cell<bool>,
+    pub(super) is_down: Cell<bool>,
     agenda: Rc<Agenda>,
 }
 
@@ -78,7 +75,7 @@ fn level_poll(watched: &Watched, state: &RingState, interest: Interest) -> squeu
 
 /// Every descriptor that this monitor watches has a state of this kind.
 #[inline(always)]
-fn state_of(watched: &Watched) -> Option<&RingState> {
+pub(super) fn state_of(watched: &Watched) -> Option<&RingState> {
     match &watched.state {
         State::IoUring(state) => Some(state),
         _ => None,
@@ -214,13 +211,27 @@ impl<T> UringMonitor<T> {
         &self,
         entry: squeue::Entry,
         held: T,
-        multishot: bool,
+        completes: Completes,
         stats: &Counters,
     ) -> Token {
-        let token = self.completions.insert(held, multishot);
+        let token = self.completions.insert(held, completes);
         // SAFETY: the caller's promise; `completions` keeps `held` until the last completion.
         unsafe { self.queue(entry.user_data(token.bits()), stats) };
         token
+    }
+
+    /// Queues the entry of an operation that is finished once more. Returns false if it was
+    /// cancelled, or the ring is shut down.
+    ///
+    /// # Safety
+    /// As for `submit`: it is the entry that this operation was submitted with.
+    pub(crate) unsafe fn submit_again(&self, token: Token, entry: squeue::Entry, stats: &Counters) -> bool {
+        let resumed = self.completions.resume(token);
+        if resumed {
+            // SAFETY: as in `submit`.
+            unsafe { self.queue(entry.user_data(token.bits()), stats) };
+        }
+        resumed
     }
 
     /// Queues the cancellation of a poll, a read, or a user's operation, which will then complete
@@ -245,7 +256,7 @@ impl<T> UringMonitor<T> {
     ) -> Vec<Token> {
         let mut tokens = Vec::with_capacity(entries.len());
         for (index, entry) in entries.iter_mut().enumerate() {
-            let token = self.completions.insert(held(index), false);
+            let token = self.completions.insert(held(index), Completes::Once);
             *entry = entry.clone().user_data(token.bits());
             tokens.push(token);
         }
@@ -695,104 +706,5 @@ impl<T> UringMonitor<T> {
             }
         }
         true
-    }
-
-    fn has_memory_in_flight(&self) -> bool {
-        self.reads.any_in_flight() || !self.completions.in_flight().is_empty()
-    }
-
-    /// For a forked child, which shares the ring with its parent: it is not touched any more. What
-    /// the operations hold is the child's own copy, so it may be dropped.
-    pub(crate) fn abandon(&self) {
-        self.is_down.set(true);
-        self.completions.close();
-        self.ring.borrow_mut().abandon();
-    }
-
-    /// Cancels everything and waits until the kernel is done with every buffer and has no reference
-    /// to a file. Calls no user code and drops nothing that operations hold. Doing it again does
-    /// nothing.
-    ///
-    /// What does not end (a disk that does not answer) is leaked after ten seconds: memory that the
-    /// kernel may still write to must not be used again.
-    pub(crate) fn shutdown(&self, sink: &impl Sink) {
-        if self.is_down.replace(true) {
-            return;
-        }
-        self.completions.close();
-        self.queued.borrow_mut().clear();
-        // Closing the ring would end the polls, too, but at some time after that.
-        let polls = armed_polls(sink);
-        for token in self.reads.in_flight().into_iter().chain(self.completions.in_flight()).chain(polls) {
-            self.cancel(token, sink.stats());
-        }
-        let deadline_ns = monotonic_ns().saturating_add(SHUTDOWN_NS);
-        let is_busy = || self.has_memory_in_flight() || !armed_polls(sink).is_empty();
-        while is_busy() && monotonic_ns() < deadline_ns {
-            // What ends is not armed again: `queue_token`.
-            if self.wait(Some(100_000_000), sink).is_err() {
-                break;
-            }
-        }
-        if self.has_memory_in_flight() {
-            self.reads.leak();
-            self.completions.leak();
-        } else {
-            self.reads.withdraw_counters(&mut self.ring.borrow_mut());
-        }
-    }
-}
-
-/// The polls that the kernel has.
-fn armed_polls(sink: &impl Sink) -> Vec<Token> {
-    let mut armed = Vec::new();
-    sink.live().each(|watched| {
-        let is_poll = state_of(watched).is_some_and(|state| state.read.get().is_none() && state.is_armed());
-        armed.extend(is_poll.then_some(watched.token));
-    });
-    armed
-}
-
-impl<T> Drop for UringMonitor<T> {
-    /// The fields are dropped after this: first the kernel is done with what they hold.
-    fn drop(&mut self) {
-        self.shutdown(&NoContext::default());
-    }
-}
-
-/// In place of the context of a ring that has none any more.
-#[derive(Default)]
-pub(super) struct NoContext(Counters);
-
-impl Sink for NoContext {
-    type Handler = Watched;
-    type Live<'a> = NoHandlers;
-
-    fn live(&self) -> NoHandlers {
-        NoHandlers
-    }
-
-    fn mark(&self, _: &Watched, _: Readiness) {}
-
-    fn stats(&self) -> &Counters {
-        &self.0
-    }
-}
-
-pub(super) struct NoHandlers;
-
-impl Table for NoHandlers {
-    type Handler = Watched;
-
-    fn get(&self, _: Token) -> Option<&Watched> {
-        None
-    }
-
-    fn each(&self, _: impl FnMut(&Watched)) {}
-}
-
-impl AsRef<Watched> for Watched {
-    fn as_ref(&self) -> &Watched {
-        self
     }
 }

@@ -171,6 +171,7 @@ fn slot_of(group: u16) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::uring::RingSetup;
 
     #[test]
     fn a_slot_is_given_again_when_it_is_free() {
@@ -183,6 +184,23 @@ mod tests {
         let refused = slots.fill("files", |_| Err(io::ErrorKind::PermissionDenied.into()));
         assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
         assert_eq!(slots.take("files").unwrap(), 0, "a slot that could not be filled is free");
+    }
+
+    #[test]
+    fn the_number_of_a_group_is_given_again() {
+        let Ok(ring) = Ring::new(4, RingSetup::Plain, false) else { return println!("skipped: no io_uring") };
+        let tables = Tables::default();
+        for _ in 0..3 {
+            // SAFETY: withdrawn before it is freed.
+            let Ok(buffers) = (unsafe { tables.add_group(&ring, 1, 8) }) else {
+                return println!("skipped: no provided buffers");
+            };
+            assert!(tables.remove_group(&ring, buffers.group()));
+            // SAFETY: it is refused.
+            let refused = unsafe { tables.add_group(&ring, 0, 8) }.unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+        }
+        assert_eq!(tables.groups.borrow().next, 1, "one number is enough");
     }
 
     #[test]

@@ -64,3 +64,34 @@ fn of_devices_and_queues() {
         );
     }
 }
+
+#[test]
+fn of_disks() {
+    let metrics: &[(&'static str, f64)] = &[
+        ("iops", 20_000.0),
+        ("p50_us", 45.0),
+        ("p99_us", 90.0),
+        ("server_cpu_ns", 9_000.0),
+        ("start_s", 1.25),
+        ("disk_bytes", 20_480.0),
+        ("idle_wakeups_per_s", 0.5),
+    ];
+    let one = row("disks in one process, 2 loops", &[("p99_us", 80.0)]);
+    let many = Row { case: "1000".to_owned(), ..row("disks in one process, 2 loops", metrics) };
+    let found = cells(many.clone());
+    assert_eq!(
+        [&found[..5], &found[8..]].concat(),
+        ["1000", "20,000", "45.0", "90.0", "+3.5%", "9,000", "1.25", "20.0", "0.5"],
+        "{found:?}"
+    );
+    let sentences = conclusions(&[one, many]);
+    assert_eq!(sentences.len(), 1);
+    for words in [
+        "is 90.0 us beside 999 that are idle and 80.0 us alone (+3.5%",
+        "takes 20.0 KiB",
+        "in 1.25 s",
+        "0.5 times",
+    ] {
+        assert!(sentences[0].contains(words), "{sentences:?}");
+    }
+}

@@ -7,6 +7,7 @@ use crate::report::{Row, rows};
 
 const NOTIFIERS: &str = "notifiers on one loop, ";
 const DEVICES: &str = "devices on one loop, ";
+const DISKS: &str = super::disks::GROUP;
 
 /// The tables, one for each group of rows.
 pub(super) fn tables(rows: &[Row], colour: bool) -> String {
@@ -34,6 +35,36 @@ fn table(rows: &[Row]) -> Table {
                 interval,
                 rows::median_fixed(row, "syscalls", 2),
                 rows::median_fixed(row, "handler_bytes", 0),
+            ]
+        });
+    }
+    if group.starts_with(DISKS) {
+        let columns = [
+            Column::number("disks", ""),
+            Column::number("IOPS", "1/s"),
+            Column::number("p50", "us"),
+            Column::number("p99", "us"),
+            Column::number("over the first", ""),
+            Column::number("95% interval", ""),
+            Column::number("server CPU", "ns/request"),
+            Column::number("start", "s"),
+            Column::number("memory", "KiB/idle disk"),
+            Column::number("idle wake-ups", "1/s"),
+        ];
+        return rows::table(group, &columns, rows, |row| {
+            let ratio =
+                row.metric("p99_us").and_then(|measured| measured.versus).and_then(|versus| versus.ratio);
+            let kib = row.median("disk_bytes").map(|bytes| fixed(bytes / 1024.0, 1)).unwrap_or_default();
+            vec![
+                rows::median(row, "iops"),
+                rows::median(row, "p50_us"),
+                rows::median(row, "p99_us"),
+                ratio.map(|ratio| percent(ratio.median)).unwrap_or_default().into(),
+                rows::interval(ratio.and_then(|ratio| ratio.interval), percent),
+                rows::median(row, "server_cpu_ns"),
+                rows::median_fixed(row, "start_s", 2),
+                kib.into(),
+                rows::median_fixed(row, "idle_wakeups_per_s", 1),
             ]
         });
     }
@@ -115,7 +146,44 @@ fn ends(group: &[Row]) -> Option<Ends<'_>> {
     Some(Ends { first, last, change: last.metric("time_ns")?.versus?.ratio? })
 }
 
+/// What many idle disks cost a busy one, and the process.
+fn disks_conclusion(group: &[Row]) -> Option<String> {
+    let measured = || group.iter().filter(|row| row.result.is_ok());
+    let first = measured().next()?;
+    let last = measured().filter(|row| row.case.parse::<usize>().is_ok()).next_back()?;
+    let against = |row: &Row| {
+        let versus = row.metric("p99_us")?.versus?.ratio?;
+        let interval =
+            versus.interval.map(|i| format!(", 95% interval {}", range(i, percent))).unwrap_or_default();
+        Some(format!("{}{interval}", percent(versus.median)))
+    };
+    let bad = measured().filter_map(|row| {
+        let (_, neighbour) = row.case.split_once(", ")?;
+        Some(format!("; while {neighbour}, {} us ({})", number(row.median("p99_us")?), against(row)?))
+    });
+    let bad: String = bad.collect();
+    let once = [("start_s", 1.0, 2), ("disk_bytes", 1024.0, 1), ("idle_wakeups_per_s", 1.0, 1)];
+    let [start, kib, wakeups] =
+        once.map(|(name, unit, digits)| last.median(name).map(|value| fixed(value / unit, digits)));
+    Some(format!(
+        "{}: the p99 of a busy disk is {} us beside {} that are idle and {} us alone ({}){bad}; each idle disk \
+         with its frontend takes {} KiB of private memory, all of them start in {} s, and the idle process wakes up \
+         {} times per second.",
+        capital(&first.group),
+        number(last.median("p99_us")?),
+        last.case.parse::<usize>().ok()?.saturating_sub(1),
+        number(first.median("p99_us")?),
+        against(last)?,
+        kib?,
+        start?,
+        wakeups?,
+    ))
+}
+
 fn conclusion(group: &[Row]) -> Option<String> {
+    if group.first()?.group.starts_with(DISKS) {
+        return disks_conclusion(group);
+    }
     let Ends { first, last, change: versus } = ends(group)?;
     let name = first.group.as_str();
     let time = |row: &Row| row.median("time_ns");

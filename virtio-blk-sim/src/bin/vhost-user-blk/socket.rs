@@ -1,17 +1,9 @@
-//! The socket to the frontend: a listening socket, or an inherited connection.
+//! An inherited connection to the frontend.
 #![expect(unsafe_code, reason = "takes over a file descriptor that this process inherited")]
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
-
-use virtio_blk_sim::vhost_user::{self, SocketFile};
-
-/// Listens on a Unix socket at `path`; see [`vhost_user::bind`].
-pub(crate) fn bind(path: &Path) -> Result<(UnixListener, SocketFile), String> {
-    vhost_user::bind(path).map_err(|error| format!("--socket {}: {error}", path.display()))
-}
+use std::os::unix::net::UnixStream;
 
 /// Takes over an inherited file descriptor, which must be a connected Unix stream socket. Call it
 /// before this process opens anything, or the number may be that of its own descriptor.

@@ -6,7 +6,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::aligned_buffer::AlignedBuffer;
 use super::file_sync::Syncs;
@@ -36,6 +36,9 @@ pub struct FileImage {
     dropped_bytes: u64,
     read_only: bool,
     direct: Option<DirectAlignment>,
+    is_locked_while_used: bool,
+    /// The image is locked. The queues of a disk, on several threads, share the lock.
+    pub(super) is_locked: Mutex<bool>,
     syncs: Arc<Syncs>,
 }
 
@@ -67,7 +70,16 @@ impl FileImage {
             return Err(OpenError::TooSmall { path: path.into(), size, unit });
         }
         let capacity_sectors = (size - dropped_bytes) / SECTOR_SIZE;
-        Ok(Self { file, capacity_sectors, dropped_bytes, read_only, direct, syncs: Arc::default() })
+        Ok(Self {
+            file,
+            capacity_sectors,
+            dropped_bytes,
+            read_only,
+            direct,
+            is_locked_while_used: false,
+            is_locked: Mutex::new(false),
+            syncs: Arc::default(),
+        })
     }
 
     /// Returns the current size of the file in whole sectors (whole direct I/O blocks): the value
@@ -86,6 +98,47 @@ impl FileImage {
         Ok((size - size % unit) / SECTOR_SIZE)
     }
 
+    /// Makes the file `sectors` sectors long. What is added reads as zeros. Blocks as ftruncate(2)
+    /// does. The disk still has to be told: [`BlockDevice::resize`].
+    ///
+    /// [`BlockDevice::resize`]: crate::blk::device::BlockDevice::resize
+    ///
+    /// # Errors
+    /// `InvalidInput` if the file is larger than that, or if this is not a whole number of direct
+    /// I/O blocks; `Unsupported` for a block device and for an image that was opened for reading;
+    /// and errors of ftruncate(2).
+    pub fn grow(&self, sectors: u64) -> io::Result<()> {
+        let refuse = |kind, why: &str| Err(io::Error::new(kind, why));
+        if self.read_only {
+            return refuse(io::ErrorKind::Unsupported, "the image is read-only");
+        }
+        let metadata = self.file.metadata()?;
+        if !metadata.is_file() {
+            return refuse(io::ErrorKind::Unsupported, "only a regular file can be made larger");
+        }
+        let block = self.direct.map_or(SECTOR_SIZE, |alignment| u64::from(alignment.offset));
+        let bytes = sectors.checked_mul(SECTOR_SIZE).filter(|bytes| *bytes <= i64::MAX as u64);
+        let Some(bytes) = bytes.filter(|bytes| bytes.is_multiple_of(block)) else {
+            return refuse(io::ErrorKind::InvalidInput, "this is not a size of whole blocks of a file");
+        };
+        if bytes < metadata.len() {
+            return refuse(io::ErrorKind::InvalidInput, "the image is larger than that, and is not cut");
+        }
+        self.file.set_len(bytes)
+    }
+
+    /// Calls `hook` with the error of the first flush that fails, on the thread that finds out.
+    /// From then on the image counts as failed. Only the first hook is kept. A panic of it is
+    /// caught. It must not block.
+    pub fn on_failure(&self, hook: impl Fn(&io::Error) + Send + Sync + 'static) {
+        self.syncs.on_failure(Box::new(hook));
+    }
+
+    /// Returns true once a flush has failed, so that writes and flushes fail.
+    pub fn has_failed(&self) -> bool {
+        self.syncs.has_failed()
+    }
+
     /// Returns the size of the disk in sectors, as it was when the image was opened.
     pub fn capacity_sectors(&self) -> u64 {
         self.capacity_sectors
@@ -100,6 +153,21 @@ impl FileImage {
     /// Returns whether the image was opened for reading only.
     pub fn is_read_only(&self) -> bool {
         self.read_only
+    }
+
+    /// Lets the disk lock the image while its queues run, and only then: a queue that starts takes
+    /// requests once the image is locked, and the lock ends when the last queue has been stopped
+    /// ([`Device::idle`](crate::queue::Device::idle)). So a disk can wait for another process that
+    /// still uses the image, such as the source of a live migration. Without this, call
+    /// [`lock`](Self::lock).
+    #[must_use]
+    pub fn locked_while_used(self) -> Self {
+        Self { is_locked_while_used: true, ..self }
+    }
+
+    /// Returns true after [`locked_while_used`](Self::locked_while_used).
+    pub fn is_locked_while_used(&self) -> bool {
+        self.is_locked_while_used
     }
 
     /// Returns the alignment that direct I/O needs; `None` if the page cache is used.
@@ -124,7 +192,16 @@ impl FileImage {
     /// Makes an image of any file, for tests of I/O errors.
     #[cfg(test)]
     pub(super) fn from_parts(file: File, capacity_sectors: u64, direct: Option<DirectAlignment>) -> Self {
-        Self { file, capacity_sectors, dropped_bytes: 0, read_only: false, direct, syncs: Arc::default() }
+        Self {
+            file,
+            capacity_sectors,
+            dropped_bytes: 0,
+            read_only: false,
+            direct,
+            is_locked_while_used: false,
+            is_locked: Mutex::new(false),
+            syncs: Arc::default(),
+        }
     }
 
     /// The flushes of this file, from all queues.

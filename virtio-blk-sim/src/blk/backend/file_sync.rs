@@ -24,8 +24,9 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::blk::device::Operation;
 use crate::log;
@@ -33,13 +34,17 @@ use crate::log;
 /// Takes the result of a flush, on any thread.
 type Answer = Box<dyn FnOnce(io::Result<()>) + Send>;
 
+/// Learns of the first flush that fails, on any thread.
+type Hook = Box<dyn Fn(&io::Error) + Send + Sync>;
+
 /// The flushes of one open file, from all queues.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Syncs {
     /// Set before any flush that fails, or is affected, is answered. The order relative to other
     /// memory does not matter.
     failed: AtomicBool,
     state: Mutex<State>,
+    on_failure: OnceLock<Hook>,
 }
 
 #[derive(Default)]
@@ -50,6 +55,15 @@ struct State {
     open: BTreeSet<u64>,
     /// Flushes that succeeded, while others were open whose numbers are less than `.0`.
     held: Vec<(u64, Answer)>,
+}
+
+impl std::fmt::Debug for Syncs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Syncs")
+            .field("failed", &self.failed)
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
 }
 
 impl std::fmt::Debug for State {
@@ -72,6 +86,16 @@ fn lost() -> io::Error {
 }
 
 impl Syncs {
+    /// Sets who learns of the first flush that fails, unless somebody was set before.
+    pub(super) fn on_failure(&self, hook: Hook) {
+        let _ = self.on_failure.set(hook);
+    }
+
+    /// Returns true once a flush has failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
     /// Returns an error if the operation is not carried out because a flush has failed.
     pub(super) fn check(&self, operation: &Operation) -> io::Result<()> {
         let refused = !matches!(operation, Operation::In { .. }) && self.failed.load(Ordering::Relaxed);
@@ -97,6 +121,10 @@ impl Syncs {
                 "disk image: a flush failed ({error}), so what was written before may be lost: from now on \
                  every write and flush fails, until the image is opened again"
             ));
+            if let Some(hook) = self.on_failure.get() {
+                // The request that failed is still to be answered, whatever the hook does.
+                let _ = catch_unwind(AssertUnwindSafe(|| hook(error)));
+            }
         }
     }
 

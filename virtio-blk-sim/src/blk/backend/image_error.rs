@@ -38,6 +38,12 @@ pub enum ImageError {
          convert the image (qemu-img convert -O raw)", .0.display()
     )]
     NotBuilt(PathBuf),
+    /// The file is locked only while queues run, and its metadata is read before that.
+    #[error(
+        "{}: a qcow2 image has to be locked from the start (not --lock running), because its metadata is kept \
+         in memory", .0.display()
+    )]
+    LockedWhileUsed(PathBuf),
     /// The metadata cannot be read or makes no sense, or has features that are not known.
     #[error("{}: {error}", .path.display())]
     Header {

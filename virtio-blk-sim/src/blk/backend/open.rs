@@ -26,6 +26,9 @@ impl Backend {
         allow_backing: &[PathBuf],
     ) -> Result<(Self, DeviceConfig), ImageError> {
         match decide(&file, path, format)? {
+            ImageFormat::Qcow2 if file.is_locked_while_used() => {
+                Err(ImageError::LockedWhileUsed(path.into()))
+            }
             ImageFormat::Qcow2 => open_qcow2(file, path, allow_backing),
             ImageFormat::Raw | ImageFormat::Auto => {
                 let config = file.device_config();

@@ -33,6 +33,24 @@ fn bytes_after_the_last_sector_are_reported() {
 }
 
 #[test]
+fn an_image_grows_and_is_never_cut() {
+    let file = TempFile::with(&[1; 1000]);
+    let image = open(file.path()).unwrap();
+    image.grow(4).unwrap();
+    assert_eq!(image.current_sectors().unwrap(), 4);
+    let content = std::fs::read(file.path()).unwrap();
+    assert_eq!(content, [vec![1; 1000], vec![0; 1048]].concat());
+    // The size that it has is no change.
+    image.grow(4).unwrap();
+    for sectors in [3, u64::MAX, 1 << 54] {
+        assert_eq!(image.grow(sectors).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{sectors}");
+        assert_eq!(image.current_sectors().unwrap(), 4);
+    }
+    let image = FileImage::open(file.path(), true, false).unwrap();
+    assert_eq!(image.grow(8).unwrap_err().kind(), io::ErrorKind::Unsupported);
+}
+
+#[test]
 fn a_file_without_a_sector_is_refused() {
     for size in [0, 1, 511] {
         let file = TempFile::with(&vec![1; size]);

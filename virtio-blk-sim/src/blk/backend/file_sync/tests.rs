@@ -47,6 +47,26 @@ fn a_flush_waits_for_those_that_overlap_with_it_and_not_for_later_ones() {
     assert_eq!(answers.take(), [('a', Ok(())), ('c', Ok(()))]);
 }
 
+/// The hook is called once, and its panic costs no answer.
+#[test]
+fn a_hook_learns_of_the_first_failure() {
+    let (syncs, answers) = (Arc::new(Syncs::default()), Answers::default());
+    let calls = Answers::default();
+    let of_hook = calls.clone();
+    syncs.on_failure(Box::new(move |error| {
+        of_hook.of('h')(Err(io::Error::from_raw_os_error(error.raw_os_error().unwrap())));
+        panic!("of the hook");
+    }));
+    syncs.begin().end(Ok(()), answers.of('a'));
+    assert!(!syncs.has_failed());
+    for name in ['b', 'c'] {
+        syncs.begin().end(errno(libc::ENOSPC), answers.of(name));
+    }
+    assert!(syncs.has_failed());
+    assert_eq!(calls.take(), [('h', Err(libc::ENOSPC))]);
+    assert_eq!(answers.take(), [('a', Ok(())), ('b', Err(libc::ENOSPC)), ('c', Err(libc::ENOSPC))]);
+}
+
 #[test]
 fn a_failure_fails_all_that_overlap_and_all_that_follow() {
     let (syncs, answers) = (Arc::new(Syncs::default()), Answers::default());

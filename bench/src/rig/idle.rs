@@ -1,7 +1,7 @@
 //! What an idle server does while its guest is attached: no thread of it should run.
 
-use super::process::{Process, Thread};
 use crate::campaign::Watch;
+use crate::machine::process::{Process, Thread};
 use crate::measure::Measured;
 use std::io;
 use std::thread::sleep;
@@ -14,16 +14,16 @@ const SLICE: Duration = Duration::from_millis(100);
 
 /// What an idle server did.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Idle {
-    pub(super) wakeups_per_s: f64,
-    pub(super) cpu_ns_per_s: f64,
+pub(crate) struct Idle {
+    pub(crate) wakeups_per_s: f64,
+    pub(crate) cpu_ns_per_s: f64,
     /// The threads that ran, and how often.
-    pub(super) woken: Vec<(String, u64)>,
+    pub(crate) woken: Vec<(String, u64)>,
 }
 
 /// Watches all idle processes for `time`. `None` if it was interrupted. An error has the index of
 /// the process that could not be watched. Blocks.
-pub(super) fn watch(
+pub(crate) fn watch(
     processes: &[&Process],
     time: Duration,
     watch: &mut impl Watch,
@@ -92,7 +92,7 @@ fn woken(before: &[Thread], after: &[Thread]) -> Vec<(String, u64)> {
 
 impl Idle {
     /// The metrics of the server's row: measured once, so they have one value and no comparison.
-    pub(super) fn metrics(&self) -> Vec<Measured> {
+    pub(crate) fn metrics(&self) -> Vec<Measured> {
         vec![
             Measured::once("idle_wakeups_per_s", "1/s", self.wakeups_per_s),
             Measured::once("idle_cpu_ns_per_s", "ns/s", self.cpu_ns_per_s),

@@ -13,11 +13,11 @@ const PATIENCE: usize = 25;
 
 /// The largest process id (PID_MAX_LIMIT of Linux). The id of a CPU clock has room for 29 bits: a
 /// larger number would be the clock of another process.
-pub(super) const MOST_PID: libc::pid_t = 1 << 22;
+pub(crate) const MOST_PID: libc::pid_t = 1 << 22;
 
 /// A process of this PID namespace.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     pid: libc::pid_t,
     clock: libc::clockid_t,
 }
@@ -25,15 +25,15 @@ pub(super) struct Process {
 /// The usage of a process: all its threads together, in case of the CPU time also those that have
 /// ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Usage {
-    pub(super) cpu_ns: u64,
+pub(crate) struct Usage {
+    pub(crate) cpu_ns: u64,
     /// How often one of its threads slept (voluntary context switches).
-    pub(super) sleeps: u64,
+    pub(crate) sleeps: u64,
 }
 
 /// The process that listened on the other end's socket, or created the pair (unix(7), SO_PEERCRED).
 /// If it forked later, the server may be another process.
-pub(super) fn peer(socket: impl AsFd) -> io::Result<libc::pid_t> {
+pub(crate) fn peer(socket: impl AsFd) -> io::Result<libc::pid_t> {
     let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut len = mem::size_of_val(&credentials) as libc::socklen_t;
     // SAFETY: `credentials` is ours and has the `len` bytes that the call may fill.
@@ -54,7 +54,7 @@ pub(super) fn peer(socket: impl AsFd) -> io::Result<libc::pid_t> {
 
 impl Process {
     /// The process `pid`. The error is the reason why it cannot be watched.
-    pub(super) fn new(pid: libc::pid_t) -> Result<Self, String> {
+    pub(crate) fn new(pid: libc::pid_t) -> Result<Self, String> {
         if pid <= 0 {
             // SO_PEERCRED of a process in another PID namespace.
             return Err("the kernel does not say which process it is; name it by --pid".to_owned());
@@ -76,12 +76,12 @@ impl Process {
         }
     }
 
-    pub(super) fn pid(&self) -> libc::pid_t {
+    pub(crate) fn pid(&self) -> libc::pid_t {
         self.pid
     }
 
     /// The CPUs that its main thread may run on.
-    pub(super) fn cpus(&self) -> Option<String> {
+    pub(crate) fn cpus(&self) -> Option<String> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
         field(&status, "Cpus_allowed_list").map(str::to_owned)
     }
@@ -89,7 +89,7 @@ impl Process {
     /// Waits until the process sleeps and returns its usage. The kernel updates the CPU time of
     /// another process at every tick while it runs, and exactly when it sleeps. Blocks for a
     /// moment.
-    pub(super) fn settled(&self) -> io::Result<Usage> {
+    pub(crate) fn settled(&self) -> io::Result<Usage> {
         let mut last = self.usage()?;
         for _ in 0..PATIENCE {
             thread::sleep(SETTLING);
@@ -119,8 +119,20 @@ impl Process {
         Ok(self.statuses()?.iter().map(|status| count(status, "voluntary_ctxt_switches")).sum())
     }
 
+    /// The memory that only this process has, in bytes (smaps_rollup of proc_pid_smaps(5)): what it
+    /// maps from others, such as guest memory, does not count. Nor does what the kernel keeps for
+    /// it.
+    pub(crate) fn private_bytes(&self) -> io::Result<u64> {
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid))?;
+        let kib = |name| {
+            let words = field(&rollup, name).and_then(|value| value.split_whitespace().next());
+            words.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0)
+        };
+        Ok(1024 * (kib("Private_Clean") + kib("Private_Dirty")))
+    }
+
     /// Its threads, as they are now.
-    pub(super) fn threads(&self) -> io::Result<Vec<Thread>> {
+    pub(crate) fn threads(&self) -> io::Result<Vec<Thread>> {
         let thread = |status: &String| Thread {
             id: count(status, "Pid"),
             name: field(status, "Name").unwrap_or_default().to_owned(),
@@ -142,16 +154,16 @@ impl Process {
 
 /// A thread of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Thread {
-    pub(super) id: u64,
-    pub(super) name: String,
+pub(crate) struct Thread {
+    pub(crate) id: u64,
+    pub(crate) name: String,
     /// Context switches of both kinds: to wait, or because other threads were scheduled.
-    pub(super) switches: u64,
+    pub(crate) switches: u64,
 }
 
 impl Usage {
     /// The usage since `before`. `sleeps` may decrease because a thread has ended; then it is 0.
-    pub(super) fn since(self, before: Self) -> Self {
+    pub(crate) fn since(self, before: Self) -> Self {
         Self {
             cpu_ns: self.cpu_ns.saturating_sub(before.cpu_ns),
             sleeps: self.sleeps.saturating_sub(before.sleeps),

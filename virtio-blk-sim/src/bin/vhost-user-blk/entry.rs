@@ -1,0 +1,162 @@
+//! One disk of the process: what it was made from, and what it has while it is served.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use virtio_blk_sim::blk::backend::FileImage;
+use virtio_blk_sim::blk::device::BlockDevice;
+use virtio_blk_sim::queue::RateLimit;
+use virtio_blk_sim::vhost_user::{Listening, Server, SocketFile};
+
+use crate::descriptors::Need;
+use crate::device::ServedDisk;
+use crate::identity::Identity;
+use crate::refusal::Refusal;
+use crate::spec::DiskSpec;
+use crate::wait::Waiting;
+
+/// Who asked for a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    CommandLine,
+    /// The configuration file. If it is read again and does not have the disk any more, the disk is
+    /// removed.
+    File,
+    /// A command on the control socket. Remains until a command removes it.
+    Control,
+}
+
+/// A disk, from the moment when its id is taken until its id is free again.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) spec: DiskSpec,
+    pub(crate) origin: Origin,
+    pub(crate) identity: RefCell<Identity>,
+    pub(crate) need: Cell<Option<Need>>,
+    /// `None` while it is being opened, and at the end of its removal.
+    running: RefCell<Option<Rc<Running>>>,
+    pub(crate) removal: Removal,
+}
+
+/// How far the removal of a disk is.
+#[derive(Debug, Default)]
+pub(crate) struct Removal {
+    pub(crate) has_begun: Cell<bool>,
+    /// Do not wait for requests in flight.
+    pub(crate) is_forced: Cell<bool>,
+    pub(crate) is_over: Cell<bool>,
+    /// Who waits for one of them.
+    pub(crate) changed: Waiting,
+}
+
+/// A disk that is served.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) server: Rc<Server<ServedDisk>>,
+    pub(crate) listening: RefCell<Option<(Listening<ServedDisk>, SocketFile)>>,
+    pub(crate) image: Option<Arc<FileImage>>,
+    /// `None` if this disk can never have a limit.
+    pub(crate) limit: Option<Arc<RateLimit>>,
+    pub(crate) limits: Cell<Limits>,
+    pub(crate) is_resizing: Cell<bool>,
+}
+
+/// The limits of a disk, per second. `None` and 0 are no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) iops: Option<u64>,
+    pub(crate) bps: Option<u64>,
+}
+
+impl Limits {
+    pub(crate) fn of(spec: &DiskSpec) -> Self {
+        let some = |limit: Option<u64>| limit.filter(|limit| *limit != 0);
+        Self { iops: some(spec.iops), bps: some(spec.bps) }
+    }
+
+    pub(crate) fn is_none(self) -> bool {
+        self == Self::default()
+    }
+}
+
+impl Entry {
+    pub(crate) fn new(spec: DiskSpec, origin: Origin, identity: Identity) -> Rc<Self> {
+        Rc::new(Self {
+            spec,
+            origin,
+            identity: RefCell::new(identity),
+            need: Cell::new(None),
+            running: RefCell::default(),
+            removal: Removal::default(),
+        })
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.spec.id
+    }
+
+    pub(crate) fn start(&self, running: Running) {
+        self.running.replace(Some(Rc::new(running)));
+    }
+
+    pub(crate) fn end(&self) -> Option<Rc<Running>> {
+        self.running.take()
+    }
+
+    /// What it has while it is served. `None` before and after that.
+    pub(crate) fn running(&self) -> Option<Rc<Running>> {
+        self.running.borrow().clone()
+    }
+
+    /// The same, for a command that needs it.
+    pub(crate) fn served(&self) -> Result<Rc<Running>, Refusal> {
+        let running = self.running().filter(|_| !self.removal.has_begun.get());
+        running.ok_or_else(|| format!("disk {} is {}", self.id(), self.state()).into())
+    }
+
+    pub(crate) fn state(&self) -> &'static str {
+        match (self.removal.has_begun.get(), self.running.borrow().is_some()) {
+            (true, _) => "being removed",
+            (false, true) => "served",
+            (false, false) => "being added",
+        }
+    }
+}
+
+impl Running {
+    pub(crate) fn device(&self) -> &BlockDevice {
+        &self.server.device().disk.device
+    }
+
+    /// Changes those limits that are given; 0 means no limit.
+    pub(crate) fn set_limits(&self, iops: Option<u64>, bps: Option<u64>) -> Result<Limits, Refusal> {
+        let Some(limit) = &self.limit else {
+            return Err("the limits of this disk are fixed: it was started without --control"
+                .to_owned()
+                .into());
+        };
+        let mut limits = self.limits.get();
+        let some = |limit: u64| Some(limit).filter(|limit| *limit != 0);
+        if let Some(iops) = iops.map(some)
+            && iops != limits.iops
+        {
+            limit.set_iops(iops);
+            limits.iops = iops;
+        }
+        if let Some(bps) = bps.map(some)
+            && bps != limits.bps
+        {
+            limit.set_bytes_per_second(bps);
+            limits.bps = bps;
+        }
+        self.limits.set(limits);
+        Ok(limits)
+    }
+
+    /// The loop of each queue; empty if all run on the main loop.
+    pub(crate) fn loops(&self) -> Vec<usize> {
+        let queues = self.device().config().num_queues;
+        (0..queues).filter_map(|queue| self.server.loops().place(queue)).collect()
+    }
+}

@@ -1,0 +1,124 @@
+//! What is printed about the disks: at the start, on signals, and every so often.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use aio::MonitorInfo;
+use virtio_blk_sim::blk::device::DeviceConfig;
+use virtio_blk_sim::log;
+use virtio_blk_sim::queue::QueueStats;
+
+use crate::entry::{Entry, Origin};
+use crate::host::{Host, log_name};
+use crate::resize::resize;
+
+type Counters = Vec<(usize, QueueStats)>;
+
+/// Describes the only disk.
+pub(crate) fn start_of_one(config: &DeviceConfig, threads: u16, monitor: &MonitorInfo) {
+    say!(
+        "{} sectors{}, {} queues of up to {}, monitor {} ({}), {}",
+        config.capacity_sectors,
+        if config.read_only { ", read-only" } else { "" },
+        config.num_queues,
+        config.queue_size,
+        monitor.kind,
+        monitor.reason,
+        match threads {
+            0 => "one thread".to_owned(),
+            n => format!("{n} I/O threads"),
+        },
+    );
+}
+
+/// Describes the process.
+pub(crate) fn start_of_many(disks: usize, threads: u16, monitor: &MonitorInfo) {
+    let loops = if threads == 0 { "one thread".to_owned() } else { format!("{threads} I/O threads") };
+    say!("serving {disks} disks, monitor {} ({}), {loops}", monitor.kind, monitor.reason);
+}
+
+/// Prints the counters of all queues, in a task.
+pub(crate) fn statistics(host: &Rc<Host>) {
+    let of_task = Rc::clone(host);
+    let task = async move {
+        let mut without = 0;
+        for entry in of_task.disks() {
+            let Some(running) = entry.running() else { continue };
+            let stats = running.server.query_stats().await;
+            let name = log_name(entry.origin, entry.id());
+            match (stats.is_empty(), entry.origin) {
+                (true, Origin::CommandLine) => {
+                    log!(name, "no queue is running; {} frontends so far", running.server.sessions());
+                }
+                (true, _) => without += 1,
+                (false, _) => print(&name, &stats, None),
+            }
+        }
+        if without > 0 {
+            say!("{without} disks have no queue that is running");
+        }
+        log::left_out();
+    };
+    drop(host.context.spawn(task).named("statistics"));
+}
+
+fn print(name: &str, now: &Counters, since: Option<&Counters>) {
+    for &(index, now) in now {
+        let before = since.and_then(|all| all.iter().find(|(queue, _)| *queue == index));
+        // A queue that was restarted counts from zero again.
+        let delta = before
+            .filter(|(_, before)| before.requests <= now.requests)
+            .map_or(now, |(_, before)| now - *before);
+        let QueueStats { requests, drains, interrupts, .. } = delta;
+        log!(name, "queue {index}: {requests} requests, {drains} drains, {interrupts} interrupts");
+    }
+}
+
+/// Prints the counters of each interval in which they changed, from now on.
+pub(crate) fn every(host: &Rc<Host>, interval: Duration) {
+    let of_task = Rc::clone(host);
+    let task = async move {
+        let mut last: BTreeMap<String, Counters> = BTreeMap::new();
+        loop {
+            of_task.context.sleep(interval).await;
+            let mut current = BTreeMap::new();
+            for entry in of_task.disks() {
+                let Some(running) = entry.running() else { continue };
+                let now = running.server.query_stats().await;
+                let before = last.get(entry.id());
+                if before.is_none_or(|before| *before != now) {
+                    print(&log_name(entry.origin, entry.id()), &now, before);
+                }
+                current.insert(entry.id().to_owned(), now);
+            }
+            last = current;
+        }
+    };
+    drop(host.context.spawn(task).named("statistics"));
+}
+
+/// Reads the sizes of all images again, in a task: SIGHUP without a configuration file.
+pub(crate) fn resize_all(host: &Rc<Host>) {
+    let of_task = Rc::clone(host);
+    let task = async move {
+        for entry in of_task.disks() {
+            resize_one(&of_task, &entry).await;
+        }
+    };
+    drop(host.context.spawn(task).named("SIGHUP"));
+}
+
+async fn resize_one(host: &Host, entry: &Entry) {
+    let name = log_name(entry.origin, entry.id());
+    if entry.running().is_none_or(|running| running.image.is_none()) {
+        if entry.origin == Origin::CommandLine {
+            log!(name, "SIGHUP: only the size of a raw image can change");
+        }
+        return;
+    }
+    match resize(host, entry, None).await {
+        Ok(sectors) => log!(name, "the disk now has {sectors} sectors"),
+        Err(error) => log!(name, "the disk size is unchanged: {error}"),
+    }
+}
