@@ -121,7 +121,6 @@ impl<T> Completions<T> {
     }
 
     /// Adds an operation; `check_room` found room for it.
-    #[inline(always)] // part of `UringMonitor::submit`
     pub(crate) fn insert(&self, held: T, completes: Completes) -> Token {
         let version = self.versions.get().wrapping_add(1);
         self.versions.set(version);
