@@ -8,6 +8,7 @@ from .content import data, discard
 from .crash import crash, fio
 from .migrate import migrate
 from .protocol import memory, replug, states
+from .qcow2 import qcow2
 
 DEVICE = Device(
     name="blk",
@@ -36,6 +37,7 @@ SUITE = Suite(
         Check("resize", resize),
         Check("crash", crash),
         Check("fio", fio),
+        Check("qcow2", qcow2),
         Check("migrate", migrate),
         Check("states", states),
         Check("memory", memory),

@@ -32,12 +32,17 @@ class ImageFile:
 
     def sum(self, offset: int, length: int) -> str:
         """Returns the SHA-256 of a part."""
-        digest = hashlib.sha256()
-        with self.path.open("rb") as file:
-            file.seek(offset * MIB)
-            for _ in range(length):
-                digest.update(file.read(MIB))
-        return digest.hexdigest()
+        return sum_of(self.path, offset, length)
+
+
+def sum_of(path: Path, offset: int, length: int) -> str:
+    """Returns the SHA-256 of a part of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(offset * MIB)
+        for _ in range(length):
+            digest.update(file.read(MIB))
+    return digest.hexdigest()
 
 
 def sum_of_zeroes(length: int) -> str:

@@ -23,7 +23,7 @@ _vhost__user__blk() {
 
     case "${cmd}" in
         vhost__user__blk)
-            opts="-h -V --socket-path --socket --fd --config --socket-mode --socket-owner --blk-file --image --format --null --memory --read-only --serial --block-size --queues --queue-size --direct --mapping --iops --bps --control --monitor --reset --busy-poll --linger --threads --user --group --pid-file --stats --sandbox --print-capabilities --help --version"
+            opts="-h -V --socket-path --socket --fd --config --log-level --log-format --log-file --metrics --metrics-file --metrics-interval --socket-mode --socket-owner --blk-file --image --lock --format --null --memory --read-only --serial --block-size --queues --queue-size --direct --mapping --iops --bps --control --monitor --reset --busy-poll --linger --threads --user --group --pid-file --stats --sandbox --print-capabilities --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -45,6 +45,30 @@ _vhost__user__blk() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --log-level)
+                    COMPREPLY=($(compgen -W "off error warn info" -- "${cur}"))
+                    return 0
+                    ;;
+                --log-format)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --log-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --metrics)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --metrics-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --metrics-interval)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --socket-mode)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -58,6 +82,10 @@ _vhost__user__blk() {
                     return 0
                     ;;
                 --blk-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --lock)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

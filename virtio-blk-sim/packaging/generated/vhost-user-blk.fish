@@ -1,9 +1,20 @@
 complete -c vhost-user-blk -l socket -l socket-path -d 'Listen on a Unix socket at this path; only its owner may connect (mode 0600), unless --socket-mode or --socket-owner says otherwise' -r -F
 complete -c vhost-user-blk -l fd -d 'Serve frontends on this inherited file descriptor: a socket that listens, or one that is connected to the only frontend; then the program exits when that disconnects' -r
 complete -c vhost-user-blk -l config -d 'Serve the disks that this file describes (TOML). No other option has a meaning then' -r -F
+complete -c vhost-user-blk -l log-level -d 'Write log messages of this level and of those before it' -r -f -a "off\t''
+error\t''
+warn\t''
+info\t''"
+complete -c vhost-user-blk -l log-format -d 'Write log messages as lines of text, or each as one JSON object with its level, time and fields (device, queue, sector, errno)' -r -f -a "text\t''
+json\t''"
+complete -c vhost-user-blk -l log-file -d 'Write log messages to the end of this file instead of stderr' -r -F
+complete -c vhost-user-blk -l metrics -d 'Serve metrics as OpenMetrics text on a Unix socket at this path (mode 0600), to HTTP clients (curl --unix-socket PATH http://vub/metrics) and to those that send an empty line' -r -F
+complete -c vhost-user-blk -l metrics-file -d 'Write metrics as OpenMetrics text to this file now and then, for the textfile collector of node_exporter. The file is replaced by rename(2)' -r -F
+complete -c vhost-user-blk -l metrics-interval -d 'How often --metrics-file is written' -r
 complete -c vhost-user-blk -l socket-mode -d 'Mode of the socket, in octal: who may connect [default: 600]' -r
 complete -c vhost-user-blk -l socket-owner -d 'Give the socket to this user, user:group, or :group (names or numbers). A group alone needs no root if the server is a member of it' -r
 complete -c vhost-user-blk -l image -l blk-file -d 'Serve this raw disk image or block device. It is locked as by QEMU: only one program may write to it, several may read it' -r -F
+complete -c vhost-user-blk -l lock -d 'When the image is locked: from the start of this program to its end, or only while a guest\'s queues run. With `running`, the source and the destination of a live migration on one host can both be started; a queue waits until the other program has given the image back' -r
 complete -c vhost-user-blk -l format -d 'Serve the image as it is. By default an image with the header of another format is refused (qcow2, VMDK, VHDX, VHD, VDI, QED, Parallels, DMG, Bochs, cloop). A guest can write such a header to its raw disk, which is then refused at the next start unless this is given' -r -f -a "raw\t''"
 complete -c vhost-user-blk -l null -d 'Serve a disk of this size that stores nothing, to measure the cost of everything except the disk' -r
 complete -c vhost-user-blk -l memory -d 'Serve a disk of this size in memory; its contents are lost at exit' -r

@@ -46,7 +46,7 @@ fn each_key_can_be_wrong() {
         ("socket-owner = \"u:\"", "6:16: write a user, a user and a group, or a group"),
         ("image = 5", "1:1: disk x has more than one of image, null and memory"),
         ("image = true", "6:9: invalid type: boolean `true`"),
-        ("format = \"qcow2\"", "6:10: use raw"),
+        ("format = \"vmdk\"", "6:10: vmdk: the format of an image is raw, qcow2 or auto"),
         ("null = \"1x\"", "6:8: write a size such as 4096, 64k"),
         ("null = -5", "6:8: invalid value: integer `-5`"),
         ("memory = \"1m\"\nnull = 4096", "1:1: disk x has more than one of image, null and memory"),

@@ -74,7 +74,7 @@ fn requests_get_exactly_these_answers() {
         // resize-disk
         (do_it("resize-disk", "{}"), error(INVALID, "the arguments of resize-disk: missing field `id`")),
         (do_it("resize-disk", "{\"id\": \"x\"}"), no_disk.clone()),
-        (do_it("resize-disk", "{\"id\": \"a\"}"), error(GENERIC, "only the size of an image can change")),
+        (do_it("resize-disk", "{\"id\": \"a\"}"), error(GENERIC, "only the size of a raw image can change")),
         (do_it("resize-disk", "{\"id\": \"i\"}"), "{\"return\": {\"sectors\": 2048}}".into()),
         (do_it("resize-disk", "{\"id\": \"i\", \"size\": 1000}"), error(GENERIC, "size 1000: this disk consists of blocks of 512 bytes")),
         (do_it("resize-disk", "{\"id\": \"i\", \"size\": 512}"), error(GENERIC, "the image is larger than that, and is not cut")),

@@ -31,6 +31,8 @@ mod no_kick;
 mod options;
 mod privileges;
 mod process;
+#[cfg(feature = "imago")]
+mod qcow2;
 mod reconnects;
 mod requests;
 mod rings;

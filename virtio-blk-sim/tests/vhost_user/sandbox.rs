@@ -167,7 +167,7 @@ fn live(disk: Disk, queues: u16, more: &[&str]) {
         assert_eq!(client.frontend().get_config(0, 8).unwrap(), (SECTORS * 2).to_le_bytes());
     } else {
         server.signal(libc::SIGHUP);
-        server.wait_for_line("only the size of --image can change");
+        server.wait_for_line("only the size of a raw image can change");
     }
     lose_memory(&mut client);
     drop(client);

@@ -205,6 +205,8 @@ impl<T> UringMonitor<T> {
     ///
     /// # Safety
     /// What the entry points to must stay valid as long as `held` is not dropped.
+    // Inlined where it is hot, however many other callers a program has.
+    #[inline(always)]
     pub(crate) unsafe fn submit(
         &self,
         entry: squeue::Entry,

@@ -33,8 +33,17 @@ impl DiskSpec {
     pub(crate) fn open(&self, names: Names, name: &str) -> Result<OpenDisk, String> {
         let (backend, config, image) = match (&self.image, self.null, self.memory) {
             (Some(path), ..) => {
-                let image = Arc::new(self.open_image(path, names, name)?);
-                (Backend::File(Arc::clone(&image)), image.device_config(), Some(image))
+                let image = self.open_image(path, names, name)?;
+                let opened = Backend::open(image, path, self.format, &self.allow_backing);
+                let (backend, config) = opened.map_err(|error| error.to_string())?;
+                // Only the size of a raw image can change while it is served.
+                let image = if let Backend::File(image) = &backend { Some(Arc::clone(image)) } else { None };
+                if let Some(bytes) =
+                    image.as_ref().map(|image| image.dropped_bytes()).filter(|bytes| *bytes > 0)
+                {
+                    log!(name, "the last {bytes} bytes of the image are ignored: they do not fill a sector");
+                }
+                (backend, config, image)
             }
             (None, Some(size), _) => {
                 (Backend::Null(Null::default()), DeviceConfig::new(size / SECTOR_SIZE), None)
@@ -79,11 +88,6 @@ impl DiskSpec {
 
     fn open_image(&self, path: &Path, names: Names, name: &str) -> Result<FileImage, String> {
         let image = FileImage::open(path, self.read_only, self.direct).map_err(|error| error.to_string())?;
-        if image.dropped_bytes() > 0 {
-            let bytes = image.dropped_bytes();
-            log!(name, "the last {bytes} bytes of the image are ignored: they do not fill a sector");
-        }
-        self.check_format(path, &image, names)?;
         if self.lock == LockTime::Running {
             let lock = names.of("lock");
             let checked = image.check_locking();
@@ -100,23 +104,5 @@ impl DiskSpec {
             }
         }
         Ok(image)
-    }
-
-    fn check_format(&self, path: &Path, image: &FileImage, names: Names) -> Result<(), String> {
-        if self.format.is_some() {
-            return Ok(());
-        }
-        let found = image.foreign_format().map_err(|error| format!("{}: {error}", path.display()))?;
-        let Some(format) = found else { return Ok(()) };
-        let raw = match names {
-            Names::Options => "--format raw",
-            Names::Keys => "format = \"raw\"",
-        };
-        Err(format!(
-            "{}: this looks like a {format} image, and only raw images can be served; convert it (qemu-img \
-             convert -O raw). If it is a raw disk to which the guest has written such a header, serve it \
-             with {raw}",
-            path.display()
-        ))
     }
 }

@@ -115,7 +115,7 @@ async fn resize_one(host: &Host, entry: &Entry) {
     let name = log_name(entry.origin, entry.id());
     if entry.running().is_none_or(|running| running.image.is_none()) {
         if entry.origin == Origin::CommandLine {
-            log!(name, "SIGHUP: only the size of --image can change");
+            log!(name, "SIGHUP: only the size of a raw image can change");
         }
         return;
     }

@@ -24,7 +24,7 @@ impl Drop for Resizing<'_> {
 pub(crate) async fn resize(host: &Host, entry: &Entry, bytes: Option<u64>) -> Result<u64, Refusal> {
     let running = entry.served()?;
     let Some(image) = running.image.clone() else {
-        return Err("only the size of an image can change".to_owned().into());
+        return Err("only the size of a raw image can change".to_owned().into());
     };
     let block = u64::from(running.device().config().logical_block_size);
     if let Some(bytes) = bytes.filter(|bytes| !bytes.is_multiple_of(block)) {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Deserialize;
+use virtio_blk_sim::blk::backend::ImageFormat;
 use virtio_blk_sim::blk::device::SECTOR_SIZE;
 
 use crate::access::Owner;
@@ -29,7 +30,7 @@ pub(crate) struct DiskSpec {
     #[arg(long, value_name = "USER:GROUP", value_parser = socket_owner)]
     #[serde(deserialize_with = "de::socket_owner")]
     pub(crate) socket_owner: Option<Owner>,
-    /// Serve this raw disk image or block device. It is locked as by QEMU: only one program may
+    /// Serve this disk image or block device. It is locked as by QEMU: only one program may
     /// write to it, several may read it
     #[arg(long, visible_alias = "blk-file", value_name = "PATH")]
     #[serde(deserialize_with = "de::path")]
@@ -40,12 +41,18 @@ pub(crate) struct DiskSpec {
     #[arg(long, value_name = "start|running", default_value = "start", value_parser = lock_time)]
     #[serde(deserialize_with = "de::lock_time")]
     pub(crate) lock: LockTime,
-    /// Serve the image as it is. By default an image with the header of another format is refused
-    /// (qcow2, VMDK, VHDX, VHD, VDI, QED, Parallels, DMG, Bochs, cloop). A guest can write such a
-    /// header to its raw disk, which is then refused at the next start unless this is given
-    #[arg(long, value_name = "raw", value_parser = ["raw"])]
+    /// Format of the image. raw: serve it as it is. qcow2: needs a build with the feature imago.
+    /// auto: what the header says; without a header raw, which needs --read-only. By default it is
+    /// raw, and refused if it has the header of another format (qcow2, VMDK, VHDX, VHD, VDI, QED,
+    /// Parallels, DMG, Bochs, cloop). A guest can write such a header to its raw disk, which is
+    /// then refused at the next start unless raw is given
+    #[arg(long, value_name = "raw|qcow2|auto")]
     #[serde(deserialize_with = "de::format")]
-    pub(crate) format: Option<String>,
+    pub(crate) format: Option<ImageFormat>,
+    /// Let a qcow2 image use the files of this directory as backing files or as its data file; may
+    /// be given several times. Without it, no file that the image names is opened
+    #[arg(long, value_name = "DIR")]
+    pub(crate) allow_backing: Vec<PathBuf>,
     /// Serve a disk of this size that stores nothing, to measure the cost of everything except the
     /// disk
     #[arg(long, value_name = "SIZE", value_parser = size)]
@@ -101,6 +108,7 @@ impl Default for DiskSpec {
             image: None,
             lock: LockTime::Start,
             format: None,
+            allow_backing: Vec::new(),
             null: None,
             memory: None,
             read_only: false,
@@ -151,6 +159,7 @@ impl DiskSpec {
             ("image", self.image == other.image),
             ("lock", self.lock == other.lock),
             ("format", self.format == other.format),
+            ("allow-backing", self.allow_backing == other.allow_backing),
             ("null", self.null == other.null),
             ("memory", self.memory == other.memory),
             ("read-only", self.read_only == other.read_only),
@@ -173,6 +182,7 @@ impl DiskSpec {
             let given = [
                 ("direct", self.direct),
                 ("format", self.format.is_some()),
+                ("allow-backing", !self.allow_backing.is_empty()),
                 ("lock", self.lock != LockTime::Start),
             ];
             if let Some((option, _)) = given.into_iter().find(|(_, given)| *given) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use aio::{Method, MonitorKind, Reset};
 use serde::de::{Deserializer, Error, Unexpected, Visitor};
+use virtio_blk_sim::blk::backend::ImageFormat;
 use virtio_blk_sim::blk::device::MAX_QUEUES;
 
 use crate::access::Owner;
@@ -121,8 +122,8 @@ pub(crate) fn socket_owner(text: &str) -> Result<Owner, String> {
     Owner::parse(text).ok_or_else(|| "write a user, a user and a group, or a group: U, U:G or :G".to_owned())
 }
 
-fn format(text: &str) -> Result<String, String> {
-    if text == "raw" { Ok(text.to_owned()) } else { Err("use raw".to_owned()) }
+fn format(text: &str) -> Result<ImageFormat, String> {
+    text.parse()
 }
 
 fn placement(text: &str) -> Result<crate::placement::Rule, String> {
@@ -198,7 +199,7 @@ pub(crate) mod de {
     parsed! {
         id: String, super::id;
         path: Option<PathBuf>, super::path;
-        format: Option<String>, super::format;
+        format: Option<ImageFormat>, super::format;
         lock_time: LockTime, super::lock_time;
         socket_mode: Option<u32>, super::socket_mode;
         socket_owner: Option<Owner>, super::socket_owner;

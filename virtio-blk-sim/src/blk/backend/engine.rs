@@ -18,6 +18,8 @@ use aio::AioContext;
 use super::delay::{Delay, DelayEngine};
 use super::done::Done;
 use super::file_image::FileImage;
+#[cfg(feature = "imago")]
+use super::formatted::{FormattedEngine, FormattedImage};
 use super::linux_aio::LinuxAioEngine;
 use super::memory::Memory;
 use super::null::Null;
@@ -39,6 +41,10 @@ pub enum Backend {
     File(Arc<FileImage>),
     /// A file through Linux AIO, like QEMU's `aio=native`. The file must bypass the page cache.
     LinuxAio(Arc<FileImage>),
+    /// An image with metadata, such as qcow2: each request is a task of the loop, whose operations
+    /// use the loop's io_uring, or its worker threads if it has none.
+    #[cfg(feature = "imago")]
+    Formatted(Arc<FormattedImage>),
 }
 
 impl Backend {
@@ -56,6 +62,9 @@ impl Backend {
         match self {
             Self::File(image) | Self::LinuxAio(image) => Some(image),
             Self::Null(_) | Self::Memory(_) | Self::Delay(_) => None,
+            // Locked from its start to its end.
+            #[cfg(feature = "imago")]
+            Self::Formatted(_) => None,
         }
     }
 
@@ -75,6 +84,8 @@ impl Backend {
             }
             Self::File(image) => Kind::Pool(PoolEngine::new(image, context, done)),
             Self::LinuxAio(image) => Kind::LinuxAio(LinuxAioEngine::new(image, context, done)?),
+            #[cfg(feature = "imago")]
+            Self::Formatted(image) => Kind::Formatted(Box::new(FormattedEngine::new(image, context, done))),
         }))
     }
 }
@@ -94,6 +105,9 @@ enum Kind {
     Ring(RingEngine),
     Pool(PoolEngine),
     LinuxAio(LinuxAioEngine),
+    /// In a box, so that the others are laid out as without it.
+    #[cfg(feature = "imago")]
+    Formatted(Box<FormattedEngine>),
 }
 
 impl Engine {
@@ -122,6 +136,11 @@ impl Engine {
             }
             Kind::LinuxAio(aio) => {
                 aio.submit(request);
+                None
+            }
+            #[cfg(feature = "imago")]
+            Kind::Formatted(image) => {
+                image.submit(request);
                 None
             }
         }

@@ -10,6 +10,7 @@
 //! | [`Memory`] | this process's memory | answers at once |
 //! | [`FileImage`] | a file or a block device | blocks the thread on the disk |
 //! | [`Delay`] | none | – |
+//! | `FormattedImage`, feature `imago` | a qcow2 image | – |
 //!
 //! When a [`Backend`] is attached to an event loop it becomes an [`Engine`], which does the same
 //! without blocking the loop. A file then uses the loop's io_uring, or a few threads if the loop
@@ -24,9 +25,14 @@ mod file_image;
 mod file_lock;
 mod file_ops;
 mod file_sync;
+#[cfg(feature = "imago")]
+mod formatted;
+mod image_error;
+mod image_format;
 mod linux_aio;
 mod memory;
 mod null;
+mod open;
 mod pool;
 mod ring;
 
@@ -36,6 +42,10 @@ pub use engine::{Backend, Engine};
 pub use file_image::{DirectAlignment, FileImage, OpenError};
 pub use file_lock::LockError;
 pub use file_ops::{DISCARD_MODE, is_unsupported, write_zeroes_modes};
+#[cfg(feature = "imago")]
+pub use formatted::FormattedImage;
+pub use image_error::ImageError;
+pub use image_format::ImageFormat;
 pub use memory::Memory;
 pub use null::Null;
 

@@ -62,7 +62,7 @@ pub(super) fn open_direct(file: &TempFile) -> Option<FileImage> {
 }
 
 #[derive(Debug, Clone)]
-enum Step {
+pub(super) enum Step {
     Read { sector: u64, sectors: u64, cut: usize },
     Write { sector: u64, sectors: u64, cut: usize, fill: u8 },
     Discard(Vec<(u64, u32)>),
@@ -71,7 +71,7 @@ enum Step {
     WriteThrough(bool),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub(super) fn step() -> impl Strategy<Value = Step> {
     let run = || (0..CAPACITY).prop_flat_map(|sector| (Just(sector), 1..=(CAPACITY - sector).min(20)));
     let short =
         || (0..CAPACITY).prop_flat_map(|sector| (Just(sector), 0..=(CAPACITY - sector).min(12) as u32));
@@ -115,7 +115,11 @@ impl Model {
 
 /// Runs the steps on a backend whose initial content is [`disk_content`]. Compares every answer
 /// with the model, and the whole disk at the end.
-fn conforms(rig: &mut Rig, steps: &[Step], mut execute: impl FnMut(PendingRequest) -> FinishedRequest) {
+pub(super) fn conforms(
+    rig: &mut Rig,
+    steps: &[Step],
+    mut execute: impl FnMut(PendingRequest) -> FinishedRequest,
+) {
     let mut model = Model::default();
     model.write(0, &disk_content(CAPACITY));
     let last = Step::Read { sector: 0, sectors: CAPACITY, cut: 1 };
