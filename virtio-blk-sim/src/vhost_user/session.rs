@@ -459,12 +459,18 @@ impl<D: RingDevice> Session<D> {
         vring.ok_or(SessionError::NoSuchVring { index, queues })
     }
 
-    /// Stops a ring and stores its position in `base`.
+    /// Stops a ring and stores its position in `base`. If its loop has ended, nobody knows the
+    /// position: then it goes on at its used index, because the former `base` was answered long
+    /// ago.
     async fn stop(&mut self, index: u32) -> Result<(), SessionError> {
         self.vring(index)?;
-        if let Some(stopped) = self.rings.stop(index, &self.context).await? {
-            self.vring(index)?.base = Some(stopped.next_avail);
+        let stopped = self.rings.stop(index, &self.context).await;
+        match &stopped {
+            Ok(Some(stopped)) => self.vring(index)?.base = Some(stopped.next_avail),
+            Ok(None) => {}
+            Err(_) => self.vring(index)?.base = None,
         }
+        stopped?;
         Ok(())
     }
 

@@ -20,6 +20,7 @@ mod lifecycle;
 mod limit;
 mod log;
 mod long_chains;
+mod loop_ends;
 mod memory;
 mod mistakes;
 mod more_cases;
