@@ -10,6 +10,7 @@ mod daemon;
 mod daemon_clients;
 mod daemon_config;
 mod daemon_disks;
+mod daemon_ends;
 mod daemon_protocol;
 mod daemon_reload;
 mod flushes;
