@@ -15,8 +15,8 @@
 //! is missing after five seconds, 5 the loop made many more turns than there was work.
 #![expect(unsafe_code, reason = "sigaction(2), for a handler that interrupts system calls")]
 
-use aio::{AioContext, EventNotifier, Interest, MonitorKind, Reset, Timer};
-use std::cell::{Cell, OnceCell};
+use aio::{AioContext, EventNotifier, Interest, MonitorKind, Reset};
+use std::cell::Cell;
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write};
@@ -240,27 +240,16 @@ fn closures(lab: &Lab, _: Reset) {
 /// A timer arms itself again, and never runs before its time.
 fn timers(lab: &Lab, _: Reset) {
     let (ran, bump) = counter();
-    let own: Rc<OnceCell<Timer>> = Rc::default();
-    let due_ns = Rc::new(Cell::new(0));
-    let arm = {
-        let (own, due_ns) = (Rc::downgrade(&own), Rc::clone(&due_ns));
-        move || {
-            if let Some(timer) = own.upgrade().as_ref().and_then(|own| own.get()) {
-                timer.arm_after(Duration::from_micros(300));
-                due_ns.set(timer.deadline_ns().unwrap_or(0));
-            }
-        }
-    };
-    let again = arm.clone();
-    let timer = lab.ctx.timer(move |ctx| {
+    let due_ns = Cell::new(0);
+    let timer = lab.ctx.timer_with(move |ctx, timer| {
         if ctx.now_ns() < due_ns.get() {
             fail("a timer", "it ran early");
         }
         bump();
-        again();
+        timer.arm_after(Duration::from_micros(300));
+        due_ns.set(timer.deadline_ns().unwrap_or(0));
     });
-    let _ = own.set(timer);
-    arm();
+    timer.arm_after(Duration::from_micros(300));
     lab.until("timers", || ran.get());
 }
 

@@ -66,30 +66,16 @@ impl Queue {
     }
 }
 
-/// A queue's timer, which its own callback arms again.
-type SharedTimer = std::rc::Rc<std::cell::RefCell<Option<Timer>>>;
-
 impl Movable for Queue {
-    type Attached = (NotifierRegistration, SharedTimer);
+    type Attached = (NotifierRegistration, Timer);
 
     fn attach(&self, context: &AioContext, home: &Home<Self>) -> io::Result<Self::Attached> {
         let doorbell = context.add_notifier(&self.kick, home.callback(|queue, _| queue.serve()))?;
-        let timer = SharedTimer::default();
-        let callback = {
-            let timer = std::rc::Rc::downgrade(&timer);
-            home.callback(move |queue, _| {
-                if let Some(timer) = timer.upgrade()
-                    && let Some(timer) = &*timer.borrow()
-                {
-                    queue.tick(timer);
-                }
-            })
-        };
-        let ticker = context.timer_on(Clock::Virtual, callback);
+        let tick = home.timer_callback(|queue, _, timer| queue.tick(timer));
+        let ticker = context.timer_with_on(Clock::Virtual, tick);
         // The same deadline as on the last loop: both have the same clock.
         ticker.arm_at(self.next_tick_ns.get());
-        timer.replace(Some(ticker));
-        Ok((doorbell, timer))
+        Ok((doorbell, ticker))
     }
 }
 
@@ -156,12 +142,12 @@ fn run(kicks: u64) -> Result<(), Box<dyn Error>> {
     // The balance is looked at on a loop of its own, here.
     let balancer = AioContext::new()?;
     let moves = std::rc::Rc::new(Cell::new(0u64));
-    let look = balancer.timer({
+    let _look = balancer.interval(Duration::from_micros(500), {
         let (moves, hosted) = (std::rc::Rc::clone(&moves), queues.iter().map(|q| Arc::clone(&q.0)));
         let hosted: Vec<_> = hosted.collect();
         let (handles, load) = ([first.handle().clone(), second.handle().clone()], Arc::clone(&load));
         let last = Cell::new([0; LOOPS]);
-        move |_| {
+        move |_, _| {
             let now = load.each_ref().map(|served| served.load(Ordering::Relaxed));
             let [a, b] = [0, 1].map(|i| now[i] - last.get()[i]);
             last.set(now);
@@ -173,7 +159,6 @@ fn run(kicks: u64) -> Result<(), Box<dyn Error>> {
         }
     });
     while guests.iter().any(|guest| !guest.is_finished()) {
-        look.arm_after(Duration::from_micros(500));
         balancer.poll(true)?;
     }
     for guest in guests {

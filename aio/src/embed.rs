@@ -1,6 +1,7 @@
 //! A context inside another event loop.
 
 use crate::context::{AioContext, Prepared};
+use crate::refused::Refused;
 use std::borrow::Borrow;
 use std::fmt;
 use std::io;
@@ -98,11 +99,14 @@ impl<C: Borrow<AioContext>> Embedded<C> {
     ///
     /// # Errors
     /// `InvalidInput` if it was not made with [`Builder::embeddable`](crate::Builder::embeddable),
-    /// `ResourceBusy` if it is embedded already, `Unsupported` in a forked child. The context is
-    /// dropped with the error if it was passed by value.
-    pub fn new(context: C) -> io::Result<Self> {
-        context.borrow().begin_embedding()?;
-        Ok(Self { context })
+    /// `ResourceBusy` if it is embedded already, `Unsupported` in a forked child. The context comes
+    /// back with the error.
+    pub fn new(context: C) -> Result<Self, Refused<C>> {
+        let begun = context.borrow().begin_embedding();
+        match begun {
+            Ok(()) => Ok(Self { context }),
+            Err(error) => Err(Refused { error, value: context }),
+        }
     }
 
     /// What was embedded. For its methods, the `Embedded` itself will do.

@@ -31,8 +31,8 @@
 //!   sockets, messages with descriptors. They are submitted with its next wait, and own their
 //!   buffers until they complete.
 //! * **Bottom halves** ([`BottomHalf`]), scheduled lock-free from any thread; **timers**
-//!   ([`Timer`]) with nanosecond deadlines, on real time or on a virtual clock that the emulator
-//!   can stop and step, for all loops of a VM at once.
+//!   ([`Timer`], [periodic](AioContext::interval) ones) with nanosecond deadlines, on real time or
+//!   on a virtual clock that the emulator can stop and step, for all loops of a VM at once.
 //! * **Nested turns**: any callback may call [`AioContext::poll`] to wait for something.
 //! * **Futures** ([`AioContext::spawn`], [`AioContext::block_on`]) on the same loop, beside the
 //!   callbacks: they await doorbells, descriptors, times, and operations of the ring.
@@ -206,7 +206,7 @@
 //! | | |
 //! |---|---|
 //! | `raw-sqe` | operations whose SQE you make yourself: `AioContext::submit`, `submit_multishot`, `submit_chain` and `operations`. The crate `io-uring` is then part of the API, and is re-exported |
-//! | `tracing` | events of the target `aio` for the crate `tracing`. If a subscriber takes TRACE, each turn sends `aio_poll` and each callback `aio_dispatch` with kind, name and time. `slow_callback` is a warning. Busy polling and the worker threads have the names of QEMU's trace events: `run_poll_handlers_begin`, `run_poll_handlers_end`, `thread_pool_submit_aio`, `thread_pool_complete_aio`, `thread_pool_cancel_aio` |
+//! | `tracing` | events of the target `aio` for the crate `tracing`. If a subscriber takes TRACE, each turn sends `aio_poll` and each callback `aio_dispatch` with kind, name, time and own time. `slow_callback` is a warning; it is sent only while there is a hook ([`on_slow_callback`](AioContext::on_slow_callback)), whose limit it has. Busy polling and the worker threads have the names of QEMU's trace events: `run_poll_handlers_begin`, `run_poll_handlers_end`, `thread_pool_submit_aio`, `thread_pool_complete_aio`, `thread_pool_cancel_aio` |
 //! | `metrics` | `Metrics`: counters, figures and worker threads as OpenMetrics text, and as a collector of the crate `prometheus-client` |
 //!
 //! # Kernels
@@ -267,8 +267,8 @@ pub use notifier::{BoundedBuilder, BoundedMethod, BoundedNotifier, BoundedStats,
 #[cfg(feature = "metrics")]
 pub use observe::Metrics;
 pub use observe::{
-    BottomHalfEntry, BottomHalfState, Dump, HandlerEntry, OperationEntry, TaskEntry, TaskState, TimerEntry,
-    WorkerLoad,
+    BottomHalfEntry, BottomHalfState, Dump, EndedEntry, HandlerEntry, OperationEntry, TaskEntry, TaskState,
+    TimerEntry, WorkerLoad,
 };
 pub use profile::{CallbackKind, Figures};
 pub use refused::Refused;

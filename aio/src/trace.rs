@@ -24,10 +24,10 @@ macro_rules! events {
 events! {
     /// A turn has ended. Not in QEMU.
     TRACE aio_poll(blocking: bool, progress: bool);
-    /// A callback has returned. Not in QEMU.
-    TRACE aio_dispatch(kind: &str, name: Option<&str>, took_ns: u64);
-    /// A callback took longer than the limit of the hook. Not in QEMU.
-    WARN slow_callback(kind: &str, name: Option<&str>, took_ns: u64, limit_ns: u64);
+    /// A callback has returned. `own_ns` is its time without nested turns. Not in QEMU.
+    TRACE aio_dispatch(kind: &str, name: Option<&str>, took_ns: u64, own_ns: u64);
+    /// A callback held the loop up for longer than the limit of the hook. Not in QEMU.
+    WARN slow_callback(kind: &str, name: Option<&str>, took_ns: u64, own_ns: u64, limit_ns: u64);
     /// The loop begins to look for work in memory.
     TRACE run_poll_handlers_begin(max_ns: u64, timeout_ns: Option<u64>);
     /// It has found some, or the window has passed.

@@ -72,6 +72,37 @@ fn counters_gauges_and_times() {
     assert_eq!(sum, ctx.figures(aio::CallbackKind::Timer).total.as_secs_f64());
 }
 
+/// A connection comes and goes; a scrape may fall anywhere.
+#[test]
+fn a_counter_of_a_name_never_goes_back() {
+    let (ctx, metrics) = (AioContext::new().unwrap(), Metrics::default());
+    ctx.set_profiling(true);
+    let count = || {
+        metrics.publish("main", ctx.dump());
+        let found = samples(&metrics.to_string());
+        let of = |family: &str| {
+            found.get(&format!(r#"{family}{{loop="main",kind="timer",name="idle"}}"#)).copied()
+        };
+        assert!(of("aio_named_callback_own_seconds_total") <= of("aio_named_callback_seconds_total"));
+        of("aio_named_callbacks_total")
+    };
+    let timers = [(); 2].map(|()| ctx.timer(|_| ()).named("idle"));
+    timers.iter().for_each(|timer| timer.arm_at(0));
+    assert!(ctx.poll(true).unwrap());
+    let [first, second] = timers;
+    let mut counts = vec![count()];
+    drop(first);
+    counts.push(count());
+    drop(second);
+    counts.push(count());
+    assert_eq!(counts, [Some(2.0); 3]);
+    // The next one goes on where the others ended.
+    let third = ctx.timer(|_| ()).named("idle");
+    third.arm_at(0);
+    assert!(ctx.poll(true).unwrap());
+    assert_eq!(count(), Some(3.0));
+}
+
 #[test]
 fn several_loops_are_published_and_removed() {
     let (first, second, metrics) =

@@ -116,6 +116,19 @@ class Agent:
             raise CheckFailed(f"{name!r} failed in the guest with status {result.status}")
         return result.output.strip()
 
+    def move_to(self, connection: socket.socket) -> None:
+        """Goes on with the guest on another connection, after the old one has ended.
+
+        A command may be running: what the guest sent on the old connection comes first.
+        """
+        self._connection.settimeout(60 * self.scale)
+        try:
+            while received := self._connection.recv(65536):
+                self._buffer += received
+        except OSError as error:
+            raise CheckFailed(f"the guest's old connection does not end: {error}") from error
+        self._connection = connection
+
     def has_line(self) -> bool:
         """Returns true if a whole line has come; does not wait for one."""
         while b"\n" not in self._buffer:

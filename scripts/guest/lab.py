@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .agent import Agent
@@ -13,6 +13,7 @@ from .errors import CheckFailed, Unavailable
 from .firmware import Firmware, FirmwareMachine, printed_command, write_boot_disk
 from .image import InitramfsMaker, Kernel
 from .machine import Hardware, Machine
+from .migrating import MigratingMachine
 from .process import is_program, log_end
 from .qemu import QemuFinder, Version
 from .report import Report
@@ -63,19 +64,23 @@ class Lab:
         else:
             self.report.fails(f"{what}: not so{f' ({found})' if found else ''}")
 
-    def daemon(self, *arguments: str | Path, terminal: int | None = None) -> Daemon:
+    def daemon(
+        self, *arguments: str | Path, terminal: int | None = None, socket: Path | None = None
+    ) -> Daemon:
         """Returns the device's daemon with these arguments; its context starts and ends it.
 
-        `terminal` becomes its standard input.
+        `terminal` becomes its standard input; `socket` is where it listens, if not in the usual
+        place.
         """
+        socket = socket or self.socket
         if not is_program(self._daemon):
             raise Unavailable(f"no daemon at {self._daemon}: {self._device.build}")
         log = self._daemon_log = self._log_name("server")
         sandbox = self._settings.sandbox if self._device.has_sandbox else ""
         if sandbox:
             arguments = (*arguments, "--sandbox", sandbox)
-        command = [self._daemon, "--socket", self.socket, *arguments]
-        return Daemon(command, self.socket, log, self.scale, terminal)
+        command = [self._daemon, "--socket", socket, *arguments]
+        return Daemon(command, socket, log, self.scale, terminal)
 
     @contextmanager
     def guest(
@@ -93,6 +98,20 @@ class Lab:
         )
         with self._running(machine):
             yield machine.agent
+
+    def migrating_machine(
+        self, name: str, socket: Path, properties: str, programs: tuple[str, ...], waits: bool
+    ) -> MigratingMachine:
+        """Returns a machine whose guest can be migrated, with the daemon at `socket`.
+
+        If it `waits`, it boots no guest, and gets one by migration. Its context starts and ends it.
+        """
+        directory = self.directory / name
+        directory.mkdir(exist_ok=True)
+        hardware = replace(self._hardware(None, properties, programs), socket=socket)
+        return MigratingMachine(
+            hardware, directory, self._log_name("guest"), self.scale, self._device.prelude, waits
+        )
 
     @contextmanager
     def boot(self, firmware: Firmware) -> Iterator[Machine]:

@@ -62,6 +62,7 @@ pub(crate) struct Line {
     socket: Rc<UnixStream>,
     /// `None` once the peer has hung up.
     watched: RefCell<Option<Registration>>,
+    /// The peer sends nothing more. It may still read, so the socket is watched on.
     ended: Cell<bool>,
     timeout: Timer,
     _work: BottomHalf,
@@ -85,8 +86,9 @@ impl Line {
         let registration = ctx.add_fd(socket, Interest::READABLE, move |_, ready| {
             let Some(line) = weak.upgrade() else { return };
             if ready.is_hang_up() {
-                // Nothing more will come than what is there. A hang-up is always reported, so
-                // the loop would spin for as long as the FIFO has no room for the rest.
+                // Nothing more will come than what is there, and nothing will go. A hang-up is
+                // always reported, so the loop would spin for as long as the FIFO has no room for
+                // the rest.
                 drop(line.watched.take());
             }
             line.serve();
@@ -106,7 +108,7 @@ impl Line {
             self.receive(registers);
             self.send(registers);
             let mut interest = Interest::NONE;
-            if registers.room() > 0 {
+            if registers.room() > 0 && !self.ended.get() {
                 interest |= Interest::READABLE;
             }
             if !registers.to_send().is_empty() {
@@ -117,9 +119,6 @@ impl Line {
         match timeout {
             Some(delay) => self.timeout.arm_after(delay),
             None => self.timeout.cancel(),
-        }
-        if self.ended.get() {
-            drop(self.watched.take());
         }
         if let Some(registration) = &*self.watched.borrow()
             && let Err(error) = registration.set_interest(interest)
@@ -148,7 +147,7 @@ impl Line {
         match (&*self.socket).write(registers.to_send()) {
             Ok(count) => registers.sent(count),
             Err(error) if is_temporary(&error) => {}
-            // Nobody is at the other end: the bytes are lost, as with an unplugged cable.
+            // The peer does not read any more: the bytes are lost, as with an unplugged cable.
             Err(_) => registers.sent(FIFO),
         }
     }

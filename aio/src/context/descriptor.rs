@@ -43,11 +43,15 @@ impl Registration {
     /// It takes the place of an earlier name. No effect once the handler was removed.
     #[must_use = "dropping a registration removes its handler"]
     pub fn named(self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.set_name(name.into());
+        self
+    }
+
+    pub(crate) fn set_name(&self, name: Cow<'static, str>) {
         let handler = self.context.upgrade().and_then(|context| context.sources.handlers.get(self.token));
         if let Some(handler) = handler {
-            handler.record.set_name(name.into());
+            handler.record.set_name(name);
         }
-        self
     }
 
     /// Returns true until the handler is removed or replaced, or its context dropped.

@@ -92,8 +92,9 @@ impl<C> Sources<C> {
         let mut progress = false;
         self.handlers.begin_dispatch();
         while let Some(handler) = self.handlers.next_due() {
-            let (kind, ran) = (|| handler.action.kind(), |ran: &io::Result<bool>| matches!(ran, Ok(true)));
-            progress |= W::call(context, kind, W::record(&handler.record), ran, || {
+            let record = W::record(&handler.record, || handler.action.kind());
+            let ran = |ran: &io::Result<bool>| matches!(ran, Ok(true));
+            progress |= W::call(context, record, ran, || {
                 handler.action.run(self, context, &handler, handler.watched.take_ready())
             })?;
         }

@@ -10,6 +10,7 @@
 //! | `observer.rs` | who watches the callbacks of a turn |
 //! | `outer.rs` | a turn in three parts, for an outer loop that sleeps in the context's place |
 //! | `shared.rs` | the part that other threads may touch |
+//! | `ending.rs`, `at_end.rs` | callbacks before the context is dropped |
 //! | `panics.rs` | how a panic of user code is kept from skipping what follows it |
 //!
 //! On top of `turn.rs`, one file for each thing that a context offers:
@@ -19,7 +20,7 @@
 //! | `builder.rs` | options for building a context |
 //! | `descriptor.rs` | handlers of descriptors and notifiers, and their registrations |
 //! | `bounded.rs` | bounded notifiers on a loop |
-//! | `timer.rs`, `bottom_half.rs` | timers, bottom halves |
+//! | `timer.rs`, `interval.rs`, `bottom_half.rs` | timers, periodic ones, bottom halves |
 //! | `alarm.rs`, `expiry.rs` | timers that wake a waker; what a timer does when it expires |
 //! | `operation.rs` | what all operations of the ring have in common |
 //! | `start.rs`, `pool.rs` | operations that own what the kernel needs |
@@ -32,6 +33,7 @@
 
 mod action;
 mod alarm;
+mod at_end;
 mod blocking;
 mod bottom_half;
 mod bounded;
@@ -40,8 +42,10 @@ mod builder;
 mod chain;
 mod descriptor;
 mod dispatch;
+mod ending;
 mod expiry;
 mod handle;
+mod interval;
 mod observe;
 mod observer;
 mod operation;
@@ -60,6 +64,7 @@ mod timer;
 mod turn;
 
 pub(crate) use self::alarm::Alarm;
+pub(crate) use self::at_end::Ending;
 pub use self::blocking::{Blocking, BlockingError};
 pub use self::bottom_half::{BottomHalf, BottomHalfHandle};
 pub use self::bounded::{BoundedRegistration, WritableRegistration};

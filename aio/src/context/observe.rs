@@ -4,7 +4,7 @@ use super::observer::{Slow, SlowCallback};
 use super::turn::AioContext;
 use crate::monitor::Watch;
 use crate::observe::{
-    self as dump, BottomHalfEntry, Dump, HandlerEntry, OperationEntry, TaskEntry, TimerEntry,
+    self as dump, BottomHalfEntry, Dump, EndedEntry, HandlerEntry, OperationEntry, TaskEntry, TimerEntry,
 };
 use crate::profile::{CallbackKind, Figures, Slot};
 use crate::worker_pool::Load;
@@ -13,6 +13,42 @@ use std::rc::Rc;
 use std::time::Duration;
 
 impl AioContext {
+    /// Names the callback that runs, for [`SlowCallback`](crate::SlowCallback), and for the figures
+    /// of [`Dump::ended`](crate::Dump::ended) if the loop is profiled. For callbacks that `named`
+    /// cannot name: closures, the callbacks of operations and of blocking work. Home thread.
+    ///
+    /// No effect outside of callbacks, on a callback that was given a name where it was made, and
+    /// while nobody observes the loop. The last call counts.
+    ///
+    /// ```
+    /// # use aio::{AioContext, CallbackKind};
+    /// # fn main() -> std::io::Result<()> {
+    /// let ctx = AioContext::new()?;
+    /// ctx.set_profiling(true);
+    /// ctx.handle().schedule(|ctx| {
+    ///     ctx.name_callback("pause");
+    ///     // ...
+    /// });
+    /// ctx.poll(true)?;
+    /// let dump = ctx.dump();
+    /// let pause = dump.ended().find(|entry| entry.name() == "pause").unwrap();
+    /// assert_eq!((pause.kind, pause.figures.calls), (CallbackKind::Closure, 1));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn name_callback(&self, name: impl Into<Cow<'static, str>>) {
+        if self.parts.is_observed() {
+            self.parts.observer.name_callback(name.into());
+        }
+    }
+
+    /// The same with a name that is made only if somebody observes the loop.
+    pub(crate) fn name_callback_with(&self, name: impl FnOnce() -> Cow<'static, str>) {
+        if self.parts.is_observed() {
+            self.parts.observer.name_callback(name());
+        }
+    }
+
     /// Switches the profile on, from the next turn on, or off, at once. While it is on, each
     /// callback is timed with two readings of the clock. It is off at first, and costs nothing
     /// while it is off. Home thread; may be called from a callback.
@@ -36,12 +72,16 @@ impl AioContext {
         self.parts.observer.of_kind(kind)
     }
 
-    /// Calls `hook` after each callback that took longer than `limit`, from the next turn on. It
-    /// takes the place of an earlier hook.
+    /// Calls `hook` after each callback that held the loop up for longer than `limit`, from the
+    /// next turn on. It takes the place of an earlier hook.
     ///
     /// A callback that blocks holds up every device of the loop; this finds it. Each callback is
-    /// timed while there is a hook, with two readings of the clock. If a callback turns the loop,
-    /// the nested turns are part of its time.
+    /// timed while there is a hook, with two readings of the clock. While a callback turns the loop
+    /// it does not hold it up, so nested turns do not count. [What it does not
+    /// see](crate::guide::debugging#what-is-not-seen) is in the guide.
+    ///
+    /// After a callback that panics it is called before the panic goes on. If the hook panics, too,
+    /// that ends there.
     ///
     /// The hook runs in the home thread, between two callbacks, and may do everything that a
     /// callback may. If it turns the loop it may be entered again from there; that is why it is
@@ -96,6 +136,7 @@ impl AioContext {
             // In a forked child another thread may hold the lock for ever.
             workers: if parts.is_current() { parts.workers.load().into() } else { Load::default().into() },
             figures: CallbackKind::ALL.map(|kind| self.figures(kind)),
+            ended: Vec::new(),
         };
         parts.sources.handlers.each(|handler| {
             let (name, figures) = self.recorded(&handler.record);
@@ -126,6 +167,9 @@ impl AioContext {
                 dump.operations.push(OperationEntry { slot: token.slot(), multishot, in_flight });
             });
         }
+        parts.observer.each_ended(|kind, name, figures| {
+            dump.ended.push(EndedEntry { name: name.clone(), kind, figures });
+        });
         dump.into()
     }
 

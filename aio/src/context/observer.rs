@@ -4,36 +4,45 @@
 //! [`On`] is used by turns of a context whose agenda has
 //! [`Item::Observed`](crate::agenda::Item::Observed).
 
+use super::panics::resume_after;
 use crate::agenda::{Agenda, Item};
-use crate::profile::{CallbackKind, Figures, Record, Slot, Tally};
+use crate::profile::{CallbackKind, Ended, Figures, Name, Record, Slot, Tally, Took};
 use crate::sys::monotonic_ns;
 use crate::trace;
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// A callback that took longer than the limit of [`AioContext::on_slow_callback`].
-///
-/// [`AioContext::on_slow_callback`]: crate::AioContext::on_slow_callback
+/// A callback that held the loop up for longer than the limit of
+/// [`AioContext::on_slow_callback`](crate::AioContext::on_slow_callback).
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct SlowCallback<'a> {
-    /// The name that the handler, timer, bottom half or task was given.
+    /// The name that the handler, timer, bottom half or task was given, or that the callback gave
+    /// itself ([`name_callback`](crate::AioContext::name_callback)).
     pub name: Option<&'a str>,
     /// What was called.
     pub kind: CallbackKind,
     /// How long the call took, nested turns and preemption included (CLOCK_MONOTONIC).
     pub took: Duration,
+    /// The same without nested turns: the time for which the loop was held up.
+    pub own: Duration,
 }
 
 impl fmt::Display for SlowCallback<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, kind, took } = self;
+        let Self { name, kind, took, own } = self;
         match name {
-            Some(name) => write!(f, "the callback of {kind} '{name}' took {took:?}"),
-            None => write!(f, "the callback of a {kind} without a name took {took:?}"),
+            Some(name) => write!(f, "the callback of {kind} '{name}' took {own:?}")?,
+            None => write!(f, "the callback of {} without a name took {own:?}", kind.with_article())?,
+        }
+        match took.saturating_sub(*own) {
+            Duration::ZERO => Ok(()),
+            nested => write!(f, ", and {nested:?} in nested turns"),
         }
     }
 }
@@ -44,18 +53,16 @@ pub(super) trait Watcher<C> {
     type Record;
 
     /// For a callback with a slot for its record.
-    fn record(slot: &Slot) -> Self::Record;
+    fn record(slot: &Slot, kind: impl FnOnce() -> CallbackKind) -> Self::Record;
 
     /// For a callback whose record has to be looked for.
-    fn find_record(find: impl FnOnce() -> Option<Rc<Record>>) -> Self::Record;
+    fn find_record(kind: CallbackKind, find: impl FnOnce() -> Option<Rc<Record>>) -> Self::Record;
 
-    /// For a callback without one.
-    fn no_record() -> Self::Record;
-
-    /// Calls. `counts` tells from the result whether a callback ran.
+    /// Calls. `counts` tells from the result whether a callback ran; if the call panics, one did.
+    /// What `call` owns is dropped within the time of the call. A ready handler is not: that would
+    /// cost the usual turn an instruction.
     fn call<R>(
         context: &C,
-        kind: impl FnOnce() -> CallbackKind,
         record: Self::Record,
         counts: impl FnOnce(&R) -> bool,
         call: impl FnOnce() -> R,
@@ -69,22 +76,13 @@ impl<C> Watcher<C> for Off {
     type Record = ();
 
     #[inline(always)]
-    fn record(_: &Slot) {}
+    fn record(_: &Slot, _: impl FnOnce() -> CallbackKind) {}
 
     #[inline(always)]
-    fn find_record(_: impl FnOnce() -> Option<Rc<Record>>) {}
+    fn find_record(_: CallbackKind, _: impl FnOnce() -> Option<Rc<Record>>) {}
 
     #[inline(always)]
-    fn no_record() {}
-
-    #[inline(always)]
-    fn call<R>(
-        _: &C,
-        _: impl FnOnce() -> CallbackKind,
-        (): (),
-        _: impl FnOnce(&R) -> bool,
-        call: impl FnOnce() -> R,
-    ) -> R {
+    fn call<R>(_: &C, (): (), _: impl FnOnce(&R) -> bool, call: impl FnOnce() -> R) -> R {
         call()
     }
 }
@@ -93,35 +91,82 @@ impl<C> Watcher<C> for Off {
 pub(super) enum On {}
 
 impl<C: Observed> Watcher<C> for On {
-    type Record = Option<Rc<Record>>;
+    type Record = (CallbackKind, Option<Rc<Record>>);
 
-    fn record(slot: &Slot) -> Self::Record {
-        Some(slot.get_or_make())
+    fn record(slot: &Slot, kind: impl FnOnce() -> CallbackKind) -> Self::Record {
+        (kind(), Some(slot.get_or_make()))
     }
 
-    fn find_record(find: impl FnOnce() -> Option<Rc<Record>>) -> Self::Record {
-        find()
-    }
-
-    fn no_record() -> Self::Record {
-        None
+    fn find_record(kind: CallbackKind, find: impl FnOnce() -> Option<Rc<Record>>) -> Self::Record {
+        (kind, find())
     }
 
     fn call<R>(
         context: &C,
-        kind: impl FnOnce() -> CallbackKind,
-        record: Self::Record,
+        (kind, record): Self::Record,
         counts: impl FnOnce(&R) -> bool,
         call: impl FnOnce() -> R,
     ) -> R {
-        let kind = kind();
+        let observer = context.observer();
+        let outer = observer.call.begin();
         let start_ns = monotonic_ns();
-        let result = call();
-        if counts(&result) {
-            let took_ns = monotonic_ns().saturating_sub(start_ns);
-            context.observer().called(context, kind, record.as_deref(), took_ns);
+        let result = catch_unwind(AssertUnwindSafe(call));
+        let ns = monotonic_ns().saturating_sub(start_ns);
+        let Frame { nested_ns, name, .. } = observer.call.end(outer);
+        let took = Took { ns, own_ns: ns.saturating_sub(nested_ns) };
+        let report = || observer.called(context, kind, record.as_deref(), name, took);
+        match result {
+            Ok(result) => {
+                if counts(&result) {
+                    report();
+                }
+                result
+            }
+            Err(payload) => resume_after(payload, report),
         }
-        result
+    }
+}
+
+/// What is remembered of the innermost callback that runs.
+#[derive(Debug, Default)]
+struct Frame {
+    /// A callback runs.
+    is_open: bool,
+    /// The time of nested turns that have ended.
+    nested_ns: u64,
+    /// The name that it gave itself.
+    name: Name,
+}
+
+/// The innermost callback that runs. The frames of the others are on the stack.
+#[derive(Default)]
+struct Call(RefCell<Frame>);
+
+impl Call {
+    /// A callback begins. Returns the frame of the one around it.
+    fn begin(&self) -> Frame {
+        self.0.replace(Frame { is_open: true, ..Frame::default() })
+    }
+
+    /// It has ended.
+    fn end(&self, outer: Frame) -> Frame {
+        self.0.replace(outer)
+    }
+}
+
+/// A nested turn. Its time is not that of the callback around it.
+pub(super) struct Nested<'a> {
+    call: &'a Call,
+    start_ns: Option<u64>,
+}
+
+impl Drop for Nested<'_> {
+    fn drop(&mut self) {
+        if let Some(start_ns) = self.start_ns {
+            let ns = monotonic_ns().saturating_sub(start_ns);
+            let nested_ns = &mut self.call.0.borrow_mut().nested_ns;
+            *nested_ns = nested_ns.saturating_add(ns);
+        }
     }
 }
 
@@ -148,6 +193,9 @@ pub(super) struct Observer<C> {
     /// The number of the last profile; zero if there was none.
     profile: Cell<u64>,
     kinds: [Tally; CallbackKind::ALL.len()],
+    /// Of names whose callbacks are gone.
+    ended: Rc<Ended>,
+    call: Call,
     slow: RefCell<Option<Slow<C>>>,
     /// What `poll` does if busy polling or the observer is on. A pointer, because choosing costs a
     /// context that only busy polls nothing then.
@@ -161,6 +209,8 @@ impl<C> Observer<C> {
             profiling: Cell::new(false),
             profile: Cell::new(0),
             kinds: Default::default(),
+            ended: Rc::default(),
+            call: Call::default(),
             slow: RefCell::new(None),
             turn: Cell::new(turn),
             agenda: Rc::clone(agenda),
@@ -208,26 +258,52 @@ impl<C> Observer<C> {
         tally.figures(self.profile.get())
     }
 
+    /// What was counted under names whose callbacks are gone.
+    pub(super) fn each_ended(&self, visit: impl FnMut(CallbackKind, &Cow<'static, str>, Figures)) {
+        self.ended.each(self.profile.get(), visit);
+    }
+
+    /// Names the callback that runs.
+    pub(super) fn name_callback(&self, name: Cow<'static, str>) {
+        let mut frame = self.call.0.borrow_mut();
+        if frame.is_open {
+            frame.name = Some(name);
+        }
+    }
+
+    /// To be held while the loop turns inside a callback.
+    pub(super) fn nested(&self) -> Nested<'_> {
+        let start_ns = self.call.0.borrow().is_open.then(monotonic_ns);
+        Nested { call: &self.call, start_ns }
+    }
+
     /// A callback has returned. Runs the hook if it took too long.
-    fn called(&self, context: &C, kind: CallbackKind, record: Option<&Record>, took_ns: u64) {
-        let name = record.and_then(|record| record.name.as_deref());
-        trace::aio_dispatch(kind.as_str(), name, took_ns);
+    fn called(&self, context: &C, kind: CallbackKind, record: Option<&Record>, own: Name, took: Took) {
+        // The name that it was given wins.
+        let given = record.and_then(|record| record.name.as_deref());
+        let own = own.filter(|_| given.is_none());
+        let name = given.or(own.as_deref());
+        trace::aio_dispatch(kind.as_str(), name, took.ns, took.own_ns);
         if self.profiling.get() {
             let profile = self.profile.get();
             if let Some(tally) = self.kinds.get(kind as usize) {
-                tally.add(profile, took_ns);
+                tally.add(profile, took);
             }
             if let Some(record) = record {
-                record.tally.add(profile, took_ns);
+                record.add(kind, profile, took, &self.ended);
+            }
+            if let Some(own) = &own {
+                self.ended.add(kind, own.clone(), profile, took);
             }
         }
         // A statement of its own: the hook may do anything, so nothing may be borrowed while it
         // runs.
         let (hook, limit_ns) = match &*self.slow.borrow() {
-            Some(slow) if took_ns > slow.limit_ns => (Rc::clone(&slow.hook), slow.limit_ns),
+            Some(slow) if took.own_ns > slow.limit_ns => (Rc::clone(&slow.hook), slow.limit_ns),
             _ => return,
         };
-        trace::slow_callback(kind.as_str(), name, took_ns, limit_ns);
-        hook(context, &SlowCallback { name, kind, took: Duration::from_nanos(took_ns) });
+        trace::slow_callback(kind.as_str(), name, took.ns, took.own_ns, limit_ns);
+        let [took, own] = [took.ns, took.own_ns].map(Duration::from_nanos);
+        hook(context, &SlowCallback { name, kind, took, own });
     }
 }

@@ -7,6 +7,7 @@
 
 use super::parts::{Held, Parts};
 use super::turn::AioContext;
+use crate::completion::Cancel;
 use crate::monitor::{MonitorInfo, UringMonitor};
 use crate::token::Token;
 use std::io;
@@ -37,15 +38,22 @@ impl AioContext {
     /// same, in a later turn, with the error ECANCELED or, if it was too late, with its own result.
     /// What the operation owns stays with it until then.
     ///
+    /// A [multishot operation](Self::start_multishot) is not started again after this, and its
+    /// [end](crate::op::Shot::Ended) has the error ECANCELED unless it ends by itself just before.
+    /// Items that the kernel had for it still come first.
+    ///
     /// Returns false if the operation has completed already, also if its callback has not run yet.
     /// Home thread; no system call: it rides on the next wait. The future of
     /// [`perform`](Self::perform) is cancelled by dropping it.
     pub fn cancel(&self, operation: OperationId) -> bool {
         let Some(ring) = self.parts.monitor.ring() else { return false };
-        let is_in_flight = ring.completions().is_in_flight(operation.0) && self.parts.is_current();
-        if is_in_flight {
+        if !self.parts.is_current() {
+            return false;
+        }
+        let found = ring.completions().cancel(operation.0);
+        if found == Cancel::InKernel {
             ring.cancel(operation.0, &self.parts.sources.stats);
         }
-        is_in_flight
+        found != Cancel::Over
     }
 }

@@ -191,6 +191,11 @@ impl AioContext {
         parts.end_outer_sleep();
         parts.sources.stats.turns.bump();
         parts.accept();
-        if parts.is_observed() { self.run_due::<On>() } else { self.run_due::<Off>() }
+        if parts.is_observed() {
+            let _nested = parts.observer.nested();
+            self.run_due::<On>()
+        } else {
+            self.run_due::<Off>()
+        }
     }
 }

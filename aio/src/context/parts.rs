@@ -2,6 +2,7 @@
 
 use super::action::OnOwn;
 use super::dispatch::{Action, Registered, Sources};
+use super::ending::Endings;
 use super::expiry::Expiry;
 use super::observer::{Observer, Turn};
 use super::panics::Panics;
@@ -83,6 +84,7 @@ pub(super) struct Parts<C> {
     pub(super) observer: Observer<C>,
     pub(super) is_embeddable: bool,
     pub(super) outer: OuterSleep,
+    pub(super) endings: Rc<Endings<C>>,
 }
 
 /// The sleep of an outer loop, as the context knows it.
@@ -133,6 +135,7 @@ impl<C: 'static> Parts<C> {
             observer: Observer::new(&agenda, busy_turn),
             is_embeddable,
             outer: OuterSleep::default(),
+            endings: Rc::default(),
             agenda,
         };
         if is_embeddable {
@@ -318,12 +321,14 @@ impl<C: 'static> Parts<C> {
         }
     }
 
-    /// Ends everything, as the context is dropped. What the kernel holds comes first and calls no
-    /// user code. Then each hook and each `Drop` of the user runs, whatever the others do; they may
-    /// still use the context. In a forked child only the `Drop`s run.
-    pub(super) fn shut_down(&self) {
+    /// Ends everything, as the context is dropped. Those who asked for it get a callback while
+    /// everything still works. Then what the kernel holds comes first and calls no user code. Then
+    /// each hook and each `Drop` of the user runs, whatever the others do; they may still use the
+    /// context. In a forked child only the `Drop`s run.
+    pub(super) fn shut_down(&self, context: &C) {
         let mut panics = Panics::default();
         let is_ours = self.is_current();
+        self.endings.end(context, is_ours, &mut panics);
         if is_ours {
             // Before any user code, which could submit more of it.
             let unstarted = self.workers.close();

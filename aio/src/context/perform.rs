@@ -4,6 +4,7 @@
 use super::operation::{OperationId, ring_with_room};
 use super::parts::Owner;
 use super::turn::AioContext;
+use crate::completion::Completes;
 use crate::op::{Operation, Place};
 use crate::refused::Refused;
 use crate::task::WakerSlot;
@@ -80,7 +81,7 @@ impl AioContext {
         let entry = unsafe { performing.place.put(operation, self.parts.ring_id) };
         let owner = Rc::clone(&performing);
         // SAFETY: what the entry points to is owned by the operation, in its place.
-        let token = unsafe { ring.submit(entry, (owner, 0), false, &self.parts.sources.stats) };
+        let token = unsafe { ring.submit(entry, (owner, 0), Completes::Once, &self.parts.sources.stats) };
         Ok((performing, OperationId(token)))
     }
 }

@@ -4,6 +4,7 @@
 use super::operation::{OperationId, ring_with_room};
 use super::parts::{Owner, Parts};
 use super::turn::AioContext;
+use crate::completion::Completes;
 use crate::op::{Operation, Place};
 use crate::refused::Refused;
 use io_uring::cqueue;
@@ -179,7 +180,7 @@ impl<O: Operation, T: 'static> OperationPool<O, T> {
         pooled.held.set(Some(held));
         let owner = Rc::clone(&self.pool).as_owner();
         // SAFETY: what the entry points to is owned by the operation, in its place.
-        Ok(OperationId(unsafe { ring.submit(entry, (owner, key), false, &context.sources.stats) }))
+        Ok(OperationId(unsafe { ring.submit(entry, (owner, key), Completes::Once, &context.sources.stats) }))
     }
 
     /// How many operations were started here whose callback has not begun.

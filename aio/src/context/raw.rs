@@ -4,6 +4,7 @@
 use super::operation::{OperationId, ring_with_room};
 use super::parts::{Held, Owner, Parts};
 use super::turn::AioContext;
+use crate::completion::Completes;
 use crate::monitor::UringMonitor;
 use crate::refused::Refused;
 use crate::sys::uring::flags_of;
@@ -104,7 +105,7 @@ impl<T: 'static> Operations<T> {
         let key = self.owner.hold(held);
         let owner = Rc::clone(&self.owner).as_owner();
         // SAFETY: the caller's promise, for as long as the owner holds `held`.
-        Ok(OperationId(unsafe { ring.submit(entry, (owner, key), false, &context.sources.stats) }))
+        Ok(OperationId(unsafe { ring.submit(entry, (owner, key), Completes::Once, &context.sources.stats) }))
     }
 
     /// How many operations were submitted here whose callback has not begun.
@@ -188,10 +189,10 @@ impl AioContext {
         ring: &UringMonitor<Held<Self>>,
         entry: squeue::Entry,
         owner: Rc<dyn Owner<Self>>,
-        multishot: bool,
+        completes: Completes,
     ) -> OperationId {
         // SAFETY: the caller's promise.
-        OperationId(unsafe { ring.submit(entry, (owner, 0), multishot, &self.parts.sources.stats) })
+        OperationId(unsafe { ring.submit(entry, (owner, 0), completes, &self.parts.sources.stats) })
     }
 
     /// Queues one operation with a callback of its own, which costs an allocation; otherwise as
@@ -216,7 +217,7 @@ impl AioContext {
         };
         let owner = Rc::new(OneShot(Cell::new(Some((held, callback)))));
         // SAFETY: the caller's promise; the owner keeps `held` until the last completion.
-        Ok(unsafe { self.submit_for(ring, entry, owner, false) })
+        Ok(unsafe { self.submit_for(ring, entry, owner, Completes::Once) })
     }
 
     /// Queues an operation with several completions. The callback gets the result and the flags of
@@ -240,6 +241,6 @@ impl AioContext {
             Err(error) => return Err(Refused { error, value: held }),
         };
         // SAFETY: as above.
-        Ok(unsafe { self.submit_for(ring, entry, Rc::new(Multishot { held, callback }), true) })
+        Ok(unsafe { self.submit_for(ring, entry, Rc::new(Multishot { held, callback }), Completes::Often) })
     }
 }

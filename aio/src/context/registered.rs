@@ -6,8 +6,8 @@ use super::parts::Parts;
 use super::turn::AioContext;
 use crate::monitor::UringMonitor;
 use crate::op::{
-    BufferGroup, RegisteredBuffer, RingFile, RingId, Sealed, StableBuffer, StableBufferMut, Target,
-    Withdrawal,
+    Again, BufferGroup, GroupHome, RegisteredBuffer, RingFile, RingId, Sealed, StableBuffer, StableBufferMut,
+    Target,
 };
 use crate::refused::Refused;
 use std::fmt;
@@ -202,11 +202,24 @@ impl<B> fmt::Debug for FixedBuffer<B> {
     }
 }
 
-impl Withdrawal for Home {
+impl GroupHome for Home {
     fn withdraw(&self, group: u16) -> bool {
         // Without a ring the kernel is done with the buffers: the end of a context waits for its
         // operations. A child that was forked frees its own copy.
         self.with(|ring| ring.remove_group(group)).unwrap_or(true)
+    }
+
+    fn submit_again(&self, Again { token, entry }: Again) -> bool {
+        let Some(parts) = self.0.upgrade().filter(|parts| parts.is_current()) else { return false };
+        let Some(ring) = parts.monitor.ring() else { return false };
+        // SAFETY: the entry of this operation, which the ring still holds.
+        unsafe { ring.submit_again(token, entry, &parts.sources.stats) }
+    }
+
+    fn defer(&self, closure: Box<dyn FnOnce()>) {
+        if let Some(parts) = self.0.upgrade().filter(|parts| parts.is_current()) {
+            parts.bottom_halves.defer(Box::new(move |_| closure()));
+        }
     }
 }
 

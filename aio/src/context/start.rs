@@ -4,12 +4,14 @@
 use super::operation::{OperationId, ring_with_room};
 use super::parts::Owner;
 use super::turn::AioContext;
+use crate::completion::Completes;
 use crate::op::{
-    MultishotOperation, Operation, Place, ReadAt, RingFile, Shot, StableBuffer, StableBufferMut, WriteAt,
+    Again, MultishotOperation, Next, Operation, Place, ReadAt, RingFile, Shot, StableBuffer, StableBufferMut,
+    WriteAt,
 };
 use crate::refused::Refused;
 use io_uring::cqueue;
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::io;
 use std::rc::Rc;
 
@@ -40,17 +42,46 @@ impl<O: Operation, F: FnOnce(&AioContext, O::Output)> Owner<AioContext> for Star
 struct Shots<O, F> {
     place: Place<O>,
     callback: F,
+    /// Set once the operation was submitted.
+    again: OnceCell<Again>,
+}
+
+impl<O: MultishotOperation, F> Shots<O, F> {
+    /// The last completion was dispatched. Starts the operation again, has it wait for that, or
+    /// takes it out if it has ended. Calls no user code.
+    fn go_on(&self, context: &AioContext, result: i32) -> Option<(O, Option<io::Error>)> {
+        let (ring, again) = (context.parts.monitor.ring()?, self.again.get()?);
+        let next = self.place.next(result);
+        let goes_on = match next {
+            // SAFETY: the entry that it was submitted with, and the operation is in its place.
+            Next::Start => unsafe {
+                ring.submit_again(again.token, again.entry.clone(), &context.parts.sources.stats)
+            },
+            Next::Wait => ring.completions().park(again.token),
+            Next::End => false,
+        };
+        if goes_on {
+            if next == Next::Wait {
+                self.place.wait(again);
+            }
+            return None;
+        }
+        // The dispatch holds this, too.
+        drop(ring.completions().remove(again.token));
+        let result = if next == Next::End { result } else { -libc::ECANCELED };
+        Some((self.place.take()?, Place::<O>::error(result)))
+    }
 }
 
 impl<O: MultishotOperation, F: Fn(&AioContext, Shot<O>)> Owner<AioContext> for Shots<O, F> {
     fn complete(&self, context: &AioContext, _key: usize, result: i32, flags: u32) {
-        if let Some(item) = self.place.item(result, flags) {
+        let item = self.place.item(result, flags);
+        // Before the callback, which may unwind, or cancel the operation.
+        let ended = if cqueue::more(flags) { None } else { self.go_on(context, result) };
+        if let Some(item) = item {
             (self.callback)(context, Shot::Item(item));
         }
-        if !cqueue::more(flags)
-            && let Some(operation) = self.place.take()
-        {
-            let error = Place::<O>::error(result);
+        if let Some((operation, error)) = ended {
             (self.callback)(context, Shot::Ended { operation, error });
         }
     }
@@ -87,42 +118,31 @@ impl AioContext {
         // SAFETY: the place is new, and the ring keeps it until the completion.
         let entry = unsafe { started.place.put(operation, self.parts.ring_id) };
         // SAFETY: what the entry points to is owned by the operation, in its place.
-        Ok(OperationId(unsafe { ring.submit(entry, (started, 0), false, &self.parts.sources.stats) }))
+        Ok(OperationId(unsafe {
+            ring.submit(entry, (started, 0), Completes::Once, &self.parts.sources.stats)
+        }))
     }
 
     /// Queues an operation with many results. The callback gets each [item](Shot::Item), and the
-    /// operation when it [has ended](Shot::Ended), in later turns. To go on after an end, start the
-    /// operation again:
+    /// operation when it [has ended](Shot::Ended), in later turns.
     ///
     /// ```
-    /// use aio::AioContext;
     /// use aio::op::{AcceptMultishot, Shot};
-    /// use std::os::fd::OwnedFd;
     /// # use std::{cell::Cell, io, net::{TcpListener, TcpStream}, rc::Rc};
-    ///
-    /// type Serve = Rc<dyn Fn(OwnedFd)>;
-    ///
-    /// type Listen = AcceptMultishot<TcpListener>;
-    ///
-    /// fn listen(ctx: &AioContext, accept: Listen, serve: Serve) -> io::Result<()> {
-    ///     ctx.start_multishot(accept, move |ctx, shot| match shot {
-    ///         Shot::Item(connection) => serve(connection),
-    ///         Shot::Ended { operation, error: None } => {
-    ///             listen(ctx, operation, Rc::clone(&serve)).expect("a ring");
-    ///         }
-    ///         Shot::Ended { error: Some(error), .. } => eprintln!("accept: {error}"),
-    ///     })?;
-    ///     Ok(())
-    /// }
     /// # fn main() -> io::Result<()> {
+    /// # use aio::AioContext;
     /// # let ctx = AioContext::new()?;
     /// # if ctx.monitor().kind != aio::MonitorKind::IoUring { return Ok(()); }
     /// # let Ok(listener) = TcpListener::bind("127.0.0.1:0") else { return Ok(()) };
     /// # let address = listener.local_addr()?;
     /// # let accepted = Rc::new(Cell::new(0));
     /// # let seen = Rc::clone(&accepted);
-    /// # let serve: Serve = Rc::new(move |_| seen.set(seen.get() + 1));
-    /// # listen(&ctx, AcceptMultishot::new(listener), serve)?;
+    /// # let serve = move |_| seen.set(seen.get() + 1);
+    /// ctx.start_multishot(AcceptMultishot::new(listener), move |_, shot| match shot {
+    ///     Shot::Item(connection) => serve(connection),
+    ///     // Such as EMFILE. Start `operation` again once there is room.
+    ///     Shot::Ended { error, .. } => eprintln!("accept: {error:?}"),
+    /// })?;
     /// # let _peers = [TcpStream::connect(address)?, TcpStream::connect(address)?];
     /// # while accepted.get() < 2 { ctx.poll(true)?; }
     /// # Ok(())
@@ -143,11 +163,14 @@ impl AioContext {
             Ok(ring) => ring,
             Err(error) => return Err(Refused { error, value: operation }),
         };
-        let shots = Rc::new(Shots { place: Place::default(), callback });
+        let shots = Rc::new(Shots { place: Place::default(), callback, again: OnceCell::new() });
         // SAFETY: as in `start`, until the last completion.
         let entry = unsafe { shots.place.put_multishot(operation, self.parts.ring_id) };
+        let (again, held) = (entry.clone(), (Rc::clone(&shots) as Rc<dyn Owner<Self>>, 0));
         // SAFETY: as in `start`.
-        Ok(OperationId(unsafe { ring.submit(entry, (shots, 0), true, &self.parts.sources.stats) }))
+        let token = unsafe { ring.submit(entry, held, Completes::UntilRemoved, &self.parts.sources.stats) };
+        let _ = shots.again.set(Again { token, entry: again });
+        Ok(OperationId(token))
     }
 
     /// Reads from `file` at `offset`, in bytes, into the whole of `buffer`. The callback gets the

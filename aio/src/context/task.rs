@@ -119,6 +119,7 @@ impl AioContext {
             return 0;
         }
         let polls = if self.parts.is_observed() {
+            let _nested = self.parts.observer.nested();
             self.poll_tasks::<On>(Some(most))
         } else {
             self.poll_tasks::<Off>(Some(most))

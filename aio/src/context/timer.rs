@@ -58,6 +58,18 @@ impl Timer {
         }
     }
 
+    /// In its callback: arms it for what `next` makes of the deadline that has passed and the time
+    /// of its clock. Another thread that has armed or cancelled it since then comes first.
+    pub(super) fn arm_next(&self, next: impl FnOnce(u64, u64) -> u64) {
+        let now_ns = self.now_ns();
+        self.timers.arm_next(self.key, |at_ns| next(at_ns, now_ns));
+    }
+
+    /// A second owner of the timer. The first one that is dropped removes it.
+    pub(super) fn again(&self) -> Self {
+        Self { timers: Rc::clone(&self.timers), key: self.key }
+    }
+
     /// Disarms the timer. Its callback does not run, even if it expired in this very turn.
     pub fn cancel(&self) {
         self.timers.cancel(self.key);

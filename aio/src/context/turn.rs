@@ -190,6 +190,7 @@ impl AioContext {
     /// A turn whose callbacks are observed.
     fn observed_turn(&self, blocking: bool) -> io::Result<bool> {
         let parts = &*self.parts;
+        let _nested = parts.observer.nested();
         let progress = if parts.has(Item::BusyPolling) {
             self.busy_turn::<On>(blocking)?
         } else {
@@ -293,15 +294,11 @@ impl AioContext {
             self.parts.sources.stats.completions.bump();
             progress = true;
             let (owner, key) = completed.held;
-            W::call(
-                self,
-                || CallbackKind::Operation,
-                W::no_record(),
-                always,
-                || {
-                    owner.complete(self, key, completed.result, completed.flags);
-                },
-            );
+            let record = W::find_record(CallbackKind::Operation, || None);
+            W::call(self, record, always, move || {
+                let owner = owner;
+                owner.complete(self, key, completed.result, completed.flags);
+            });
         }
         progress
     }
@@ -309,17 +306,18 @@ impl AioContext {
     fn run_bottom_halves<W: Watcher<Self>>(&self) -> bool {
         let (halves, mut progress) = (&self.parts.bottom_halves, false);
         let end = halves.collect(&self.parts.shared.bottom_halves);
-        let closure = || CallbackKind::Closure;
+        let half = |slot: &_| W::record(slot, || CallbackKind::BottomHalf);
+        let closure = || W::find_record(CallbackKind::Closure, || None);
         let carry_out = |request: &Request| self.parts.timers.carry_out(request);
-        while let Some(job) = halves.next(end, W::record, carry_out) {
+        while let Some(job) = halves.next(end, half, carry_out) {
             self.parts.sources.stats.bottom_halves.bump();
             progress |= !matches!(job, Job::Half { idle: true, .. });
             match job {
                 Job::Half { callback, record, .. } => {
-                    W::call(self, || CallbackKind::BottomHalf, record, always, || callback(self));
+                    W::call(self, record, always, move || callback(self));
                 }
-                Job::Sent(run) => W::call(self, closure, W::no_record(), always, || run(self)),
-                Job::Deferred(run) => W::call(self, closure, W::no_record(), always, || run(self)),
+                Job::Sent(run) => W::call(self, closure(), always, || run(self)),
+                Job::Deferred(run) => W::call(self, closure(), always, || run(self)),
             }
         }
         progress
@@ -347,13 +345,14 @@ impl AioContext {
         {
             self.parts.sources.stats.task_polls.bump();
             left -= 1;
-            let record = W::find_record(|| tasks.record(&task));
-            let counts = |panic: &Option<_>| panic.is_none() && task.standing().is_some();
+            let record = W::find_record(CallbackKind::Task, || tasks.record(&task));
+            let is_of_user = |_: &()| task.standing().is_some();
             // The task is back in its place before anybody hears of the call.
-            let call = || tasks.polled(&task, task.run());
-            if let Some(payload) = W::call(self, || CallbackKind::Task, record, counts, call) {
-                resume_unwind(payload);
-            }
+            W::call(self, record, is_of_user, || {
+                if let Some(payload) = tasks.polled(&task, task.run()) {
+                    resume_unwind(payload);
+                }
+            });
         }
         most - left
     }
@@ -362,10 +361,11 @@ impl AioContext {
     fn run_timers<W: Watcher<Self>>(&self) -> bool {
         let (timers, mut progress) = (&self.parts.timers, false);
         let end = timers.expire();
-        while let Some((expiry, record)) = timers.next(end, Expiry::take, W::record) {
+        let record = |slot: &_| W::record(slot, || CallbackKind::Timer);
+        while let Some((expiry, record)) = timers.next(end, Expiry::take, record) {
             self.parts.sources.stats.timers.bump();
             progress = true;
-            W::call(self, || CallbackKind::Timer, record, always, || expiry.run(self));
+            W::call(self, record, always, move || expiry.run(self));
         }
         progress
     }
@@ -385,10 +385,10 @@ impl Observed for AioContext {
 
 impl Drop for AioContext {
     /// See the type's documentation. The ring comes first: no user code runs before it is shut
-    /// down.
+    /// down, but [`Movable::detach`](crate::Movable::detach), which needs a loop that works.
     fn drop(&mut self) {
         if self.is_owner {
-            self.parts.shut_down();
+            self.parts.shut_down(self);
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::context::{AioContext, Registration, WeakContext};
 use crate::monitor::{Interest, Readiness};
 use crate::refused::Refused;
 use slab::Slab;
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
@@ -45,6 +46,7 @@ struct State {
     /// `None` while it is off because of a hang-up, which is reported whatever the interest is.
     registration: RefCell<Option<Registration>>,
     waiters: RefCell<Slab<Waiter>>,
+    name: RefCell<Option<Cow<'static, str>>>,
 }
 
 struct Waiter {
@@ -177,6 +179,18 @@ impl Drop for Listener {
 }
 
 impl<D: AsFd> AsyncFd<D> {
+    /// Names the handler of the descriptor, as
+    /// [`Registration::named`](crate::Registration::named) does. The work that a task does with the
+    /// descriptor goes under the name of the task.
+    pub fn named(self, name: impl Into<Cow<'static, str>>) -> Self {
+        let (state, name) = (&self.listener.state, name.into());
+        if let Some(registration) = &*state.registration.borrow() {
+            registration.set_name(name.clone());
+        }
+        state.name.replace(Some(name));
+        self
+    }
+
     /// Waits until the descriptor is ready for something of `interest`, or has an error or a
     /// hang-up to report.
     ///
@@ -266,8 +280,12 @@ fn register(
     interest: Interest,
     state: &Rc<State>,
 ) -> io::Result<Registration> {
-    let state = Rc::clone(state);
-    Ok(context.add_borrowed_fd(fd, interest, move |_, ready| state.report(ready))?)
+    let listening = Rc::clone(state);
+    let registration = context.add_borrowed_fd(fd, interest, move |_, ready| listening.report(ready))?;
+    if let Some(name) = &*state.name.borrow() {
+        registration.set_name(name.clone());
+    }
+    Ok(registration)
 }
 
 impl<D: AsFd> ReadyGuard<'_, D> {
@@ -331,6 +349,7 @@ impl AioContext {
             interest: Cell::new(Interest::NONE),
             registration: RefCell::new(None),
             waiters: RefCell::default(),
+            name: RefCell::default(),
         });
         match register(self, &fd, Interest::NONE, &state) {
             Ok(registration) => {

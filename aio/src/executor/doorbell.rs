@@ -2,7 +2,9 @@
 
 use crate::context::{AioContext, NotifierRegistration};
 use crate::notifier::EventNotifier;
+use crate::sys::process::Process;
 use crate::task::WakerSlot;
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
@@ -13,9 +15,9 @@ use std::task::Poll;
 /// A notifier that a task awaits. Made by [`AioContext::doorbell`]. Dereferences to its
 /// registration. Home thread.
 ///
-/// Dropping it removes the handler. A ring that the loop has noticed, and that nobody has awaited,
-/// may be forgotten then, so look at the device's memory once more. One that the loop has not
-/// noticed stays for the notifier's next handler.
+/// Dropping it removes the handler. A ring that nobody has awaited stays for the notifier's next
+/// handler, on this loop or another: if this loop has noticed the ring already, the notifier is
+/// rung again.
 #[derive(Debug)]
 #[must_use = "dropping a doorbell removes its handler"]
 pub struct Doorbell {
@@ -23,13 +25,33 @@ pub struct Doorbell {
     bell: Rc<Bell>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Bell {
     rung: Cell<bool>,
     waiting: WakerSlot,
+    notifier: EventNotifier,
+    process: Process,
+}
+
+impl Drop for Bell {
+    /// Both the handler and the doorbell are gone: nothing takes the ring away from the next
+    /// handler.
+    fn drop(&mut self) {
+        // A forked child leaves its parent's notifier alone.
+        if self.rung.get() && self.process.is_current() {
+            // The eventfd is open, and a full counter is no error: a caller could not do anything.
+            let _ = self.notifier.notify();
+        }
+    }
 }
 
 impl Doorbell {
+    /// The same as [`Registration::named`](crate::Registration::named).
+    pub fn named(self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.registration.set_name(name.into());
+        self
+    }
+
     /// Waits until the notifier was rung since this was last awaited: once for many rings, and
     /// perhaps without need, like the callback of [`AioContext::add_notifier`].
     ///
@@ -78,7 +100,12 @@ impl AioContext {
     /// # Errors
     /// As for [`add_notifier`](Self::add_notifier).
     pub fn doorbell(&self, notifier: &EventNotifier) -> io::Result<Doorbell> {
-        let bell = Rc::<Bell>::default();
+        let bell = Rc::new(Bell {
+            rung: Cell::new(false),
+            waiting: WakerSlot::default(),
+            notifier: notifier.clone(),
+            process: Process::current(),
+        });
         let rung = Rc::clone(&bell);
         let registration = self.add_notifier(notifier, move |_| {
             rung.rung.set(true);

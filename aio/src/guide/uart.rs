@@ -27,7 +27,7 @@
 //! # 2. The line
 //!
 //! Now a socket joins. [`add_fd`](crate::AioContext::add_fd) calls a closure in each turn in which
-//! the socket is ready. Three rules make such a handler short:
+//! the socket is ready. Four rules make such a handler short:
 //!
 //! * **One function for everything.** `serve` moves what can be moved, in both directions, and then
 //!   decides what to wait for. It does not matter why it was called, so every callback can call it.
@@ -35,8 +35,13 @@
 //!   readable socket would wake the loop again and again. So `serve` takes `READABLE` out of its
 //!   interest until there is room. The kernel's socket buffer fills up, and the peer is slowed
 //!   down: this is the flow control of the line.
-//! * **Errors and hang-ups are always reported**, whatever the interest is. A handler that cannot
-//!   do anything about them yet must be removed, or the loop spins.
+//! * **The two directions end one by one.** After the end of the stream the peer may still read, so
+//!   the handler stays, without `READABLE`, for the output that is left. And a peer that does not
+//!   read any more may still send: a write fails then (EPIPE), again and again, while the socket
+//!   stays writable. So its bytes are dropped, as with an unplugged cable.
+//! * **Errors and hang-ups are always reported**, whatever the interest is. A hang-up means that
+//!   both directions have ended. A handler that cannot do anything about it yet must be removed, or
+//!   the loop spins.
 //!
 //! The closure holds a [`Weak`](std::rc::Weak) pointer. The device owns the registration, the
 //! registration owns the closure; if the closure also owned the device, nothing would ever be
@@ -46,87 +51,13 @@
 //! # mod registers {
 //! #     include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/uart/registers.rs"));
 //! # }
-//! use aio::{AioContext, Interest, Registration};
-//! use registers::{FIFO, Registers};
-//! use std::cell::RefCell;
-//! use std::io::{self, Read, Write};
-//! use std::os::unix::net::UnixStream;
-//! use std::rc::Rc;
-//!
-//! struct Uart {
-//!     registers: RefCell<Registers>,
-//!     socket: Rc<UnixStream>,
-//!     watched: RefCell<Option<Registration>>,
-//! }
-//!
-//! impl Uart {
-//!     fn attach(ctx: &AioContext, socket: UnixStream) -> io::Result<Rc<Self>> {
-//!         socket.set_nonblocking(true)?;
-//!         let socket = Rc::new(socket);
-//!         let (registers, watched) = (RefCell::default(), RefCell::default());
-//!         let uart = Rc::new(Self { registers, socket: Rc::clone(&socket), watched });
-//!         let weak = Rc::downgrade(&uart);
-//!         let registration = ctx.add_fd(socket, Interest::READABLE, move |_, ready| {
-//!             let Some(uart) = weak.upgrade() else { return };
-//!             if ready.is_hang_up() {
-//!                 // What is there can still be read, and nothing else will come.
-//!                 drop(uart.watched.take());
-//!             }
-//!             uart.serve();
-//!         })?;
-//!         uart.watched.replace(Some(registration));
-//!         Ok(uart)
-//!     }
-//!
-//!     /// The guest reads a register.
-//!     fn read(&self, offset: u16) -> u8 {
-//!         let value = self.registers.borrow_mut().read(offset);
-//!         if offset == 0 {
-//!             self.serve(); // there is room for another byte now
-//!         }
-//!         value
-//!     }
-//!
-//!     /// The guest writes a register.
-//!     fn write(&self, offset: u16, value: u8) {
-//!         self.registers.borrow_mut().write(offset, value);
-//!         if offset == 0 {
-//!             self.serve(); // there is a byte to send now
-//!         }
-//!     }
-//!
-//!     /// Moves what can be moved now, and then waits for what could not.
-//!     fn serve(&self) {
-//!         let registers = &mut *self.registers.borrow_mut();
-//!         let mut bytes = [0; FIFO];
-//!         let room = registers.room();
-//!         let mut ended = false;
-//!         if room > 0 {
-//!             match (&*self.socket).read(&mut bytes[..room]) {
-//!                 Ok(0) => ended = true,
-//!                 Ok(count) => registers.receive(&bytes[..count]),
-//!                 Err(_) => {} // WouldBlock: nothing is there
-//!             }
-//!         }
-//!         if !registers.to_send().is_empty()
-//!             && let Ok(count) = (&*self.socket).write(registers.to_send())
-//!         {
-//!             registers.sent(count);
-//!         }
-//!         let mut interest = Interest::NONE;
-//!         if registers.room() > 0 {
-//!             interest |= Interest::READABLE;
-//!         }
-//!         if !registers.to_send().is_empty() {
-//!             interest |= Interest::WRITABLE;
-//!         }
-//!         if ended {
-//!             drop(self.watched.take());
-//!         } else if let Some(registration) = &*self.watched.borrow() {
-//!             registration.set_interest(interest).expect("the socket is open");
-//!         }
-//!     }
-//! }
+//! # mod uart {
+#![doc = include_str!("../../examples/uart/one_thread.rs")]
+//! # }
+//! # use aio::AioContext;
+//! # use std::io::{self, Read, Write};
+//! # use std::os::unix::net::UnixStream;
+//! # use uart::Uart;
 //!
 //! fn main() -> io::Result<()> {
 //!     let ctx = AioContext::new()?;

@@ -19,11 +19,18 @@ use std::sync::Arc;
 /// loop, and not while a [`Stay`](crate::Stay) exists, such as an operation in flight may hold.
 ///
 /// It is never lost. If the other loop refuses it (for example with EMFILE) or ends, it goes back
-/// to the loop that it came from. If it cannot be there either, or its loop ends, it is on no loop:
-/// [`take`](Self::take) returns it, and [`move_to`](Self::move_to) gives it another one.
+/// to the loop that it came from. If it cannot be there either, or its loop ends, it is
+/// [detached](Movable::detach) and on no loop: [`take`](Self::take) returns it, and
+/// [`move_to`](Self::move_to) gives it another one. The owner is not told when a loop ends:
+/// [`IoThread::on_exit`](crate::IoThread::on_exit) reports that, and after it `take` has the
+/// device.
 ///
-/// Any thread. Dropping this takes the device off its loop in the next turn and drops it there. In
-/// a forked child it is inert.
+/// Any thread. Dropping this takes the device off its loop in the next turn and drops it there, or
+/// drops it at once if it is on no loop or on its way to one. In a forked child it is inert.
+///
+/// While the device is on its way, nobody serves it: it waits for the loop that it goes to. If that
+/// one does not turn, because a callback takes long, another [`move_to`](Self::move_to) calls the
+/// device back.
 ///
 /// ```
 /// use aio::{AioContext, EventNotifier, Hosted, IoThread, MovableNotifier, Reset};
@@ -65,13 +72,15 @@ impl<D: Movable> Hosted<D> {
     ///
     /// # Errors
     /// What [`Movable::attach`] returns; the device is on no loop then. `AlreadyExists` if it is on
-    /// a loop, or on its way to one.
+    /// a loop, or on its way to one. `NotFound` if it was [taken](Self::take). `Unsupported` in a
+    /// forked child.
     pub fn attach(&self, context: &AioContext) -> io::Result<()> {
         attach(&self.0, context)
     }
 
     /// Moves the device to the loop of `target`, or attaches it there if it is on no loop. Never
-    /// blocks: it arrives later. The last call wins, whichever thread made it.
+    /// blocks: it arrives later. The last call wins, whichever thread made it, also if the device
+    /// is on its way to a loop that does not turn: it goes elsewhere at once then.
     pub fn move_to(&self, target: &Handle) {
         self.move_then(target, |_| ());
     }
@@ -81,24 +90,26 @@ impl<D: Movable> Hosted<D> {
     ///
     /// It gets `Ok` when the device has been attached to `target`, also if it was there already.
     /// Otherwise it gets why not: what [`Movable::attach`] returned, `NotConnected` if that loop
-    /// was dropped, or `Interrupted` if a later call, or dropping this, sent the device elsewhere.
+    /// was dropped, `Interrupted` if a later call, or dropping this, sent the device elsewhere, or
+    /// `NotFound` if the device was [taken](Self::take).
     /// The device is where it was before then, or on no loop, unless it was sent elsewhere.
     pub fn move_then(&self, target: &Handle, done: impl FnOnce(io::Result<()>) + Send + 'static) {
         give(&self.0, Order::Move { to: target.clone(), done: Box::new(done) });
     }
 
     /// Takes the device off its loop and gives it to `then`: in that loop's home thread, in its
-    /// next turn, or in this call if the device is on no loop. Not called if the device was
-    /// [taken](Self::take) before, nor in a forked child.
+    /// next turn, or in this call if the device is on no loop or on its way to one. Not called if
+    /// the device was [taken](Self::take) before, nor in a forked child.
     pub fn release(self, then: impl FnOnce(D) + Send + 'static) {
         // What follows this is the drop of `self`, which does not replace it.
         give(&self.0, Order::Release(Box::new(then)));
     }
 
     /// Takes a device that is on no loop, and not on its way to one; else `None`. Does not wait.
-    /// After that there is nothing to move: [`attach`](Self::attach) and moves fail.
+    /// After that there is nothing to move: [`attach`](Self::attach) and moves fail with
+    /// `NotFound`.
     pub fn take(&self) -> Option<D> {
-        self.0.take(Then::Gone)
+        self.0.take(Then::Gone).ok()
     }
 
     /// Returns true if the device lives on the loop of `target`. It may leave just after that.

@@ -1,8 +1,8 @@
 //! How a device leaves a loop, arrives at the next one, and comes back from one that refuses it.
 
 use super::movable::{Home, Movable, Residence, Stay};
-use super::place::{Done, Order, Place, Then, no_loop, replaced};
-use crate::context::{AioContext, BottomHalf, Handle};
+use super::place::{Done, InHand, Order, Passage, Place, Then, no_loop};
+use crate::context::{AioContext, BottomHalf, Ending, Handle};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
@@ -12,10 +12,11 @@ use std::sync::Arc;
 struct Tenant<D: Movable> {
     residence: Option<Rc<Residence<D>>>,
     _agent: BottomHalf,
+    _ending: Ending,
 }
 
 impl<D: Movable> Drop for Tenant<D> {
-    /// The context is dropped, and the device has not left it.
+    /// The context was dropped, and the device has not left it.
     fn drop(&mut self) {
         if let Some(residence) = self.residence.take() {
             let stay = Stay::new(residence);
@@ -50,6 +51,7 @@ fn look_at_orders<D: Movable>(slot: &Slot<D>, context: &AioContext) {
             stay.end();
             return done(result);
         }
+        context.name_callback_with(|| format!("{}: detach", residence.device.name()).into());
         let attached = residence.attached.take();
         if let Some(attached) = attached {
             residence.device.detach(context, attached);
@@ -67,6 +69,18 @@ fn look_at_orders<D: Movable>(slot: &Slot<D>, context: &AioContext) {
     let order = place.next_order();
     let from = was_attached.get().then(|| context.handle());
     follow(place, device, order, from);
+}
+
+/// The context is about to be dropped. The device is detached while everything works, and leaves
+/// with its [`Tenant`].
+fn detach_at_end<D: Movable>(slot: &Slot<D>, context: &AioContext) {
+    let residence = slot.borrow().as_ref().and_then(|tenant| tenant.residence.clone());
+    let Some(residence) = residence else { return };
+    let stay = Stay::new(residence);
+    let attached = stay.residence().attached.take();
+    if let Some(attached) = attached {
+        stay.detach(context, attached);
+    }
 }
 
 /// A device whose loop was dropped.
@@ -88,9 +102,11 @@ fn strand<D: Movable>(place: Arc<Place<D>>, device: D) {
 /// goes back to `from`.
 fn follow<D: Movable>(place: Arc<Place<D>>, device: D, order: Option<Order<D>>, from: Option<Handle>) {
     match order {
-        Some(Order::Move { to, done }) => Journey::new(place, device, done, from, None).begin(&to),
+        Some(Order::Move { to, done }) => {
+            depart(place, device, Passage { done, from, refusal: None }, &to);
+        }
         Some(Order::Back { to: Some(to), done, error }) => {
-            Journey::new(place, device, done, None, Some(error)).begin(&to);
+            depart(place, device, Passage { done, from: None, refusal: Some(error) }, &to);
         }
         Some(Order::Back { to: None, done, error }) => {
             strand(place, device);
@@ -108,42 +124,38 @@ fn follow<D: Movable>(place: Arc<Place<D>>, device: D, order: Option<Order<D>>, 
     }
 }
 
-/// A device on its way. If it is dropped there, the loop that it was to go to has ended.
+/// The same, and reports the journey that the order has ended.
+fn follow_in_hand<D: Movable>(place: Arc<Place<D>>, InHand { device, order, from, ended }: InHand<D>) {
+    follow(place, device, Some(order), from);
+    // The order comes first: the report may unwind.
+    ended.report();
+}
+
+/// Sends a device to a loop. It stays in its place meanwhile, so that a later order need not wait
+/// for that loop.
+fn depart<D: Movable>(place: Arc<Place<D>>, device: D, passage: Passage, to: &Handle) {
+    match place.depart(device, passage) {
+        Ok(ticket) => {
+            let journey = Journey { place, ticket };
+            // If the loop has ended, this drops the closure.
+            to.schedule(move |context| journey.end(context));
+        }
+        Err(in_hand) => follow_in_hand(place, in_hand),
+    }
+}
+
+/// What the loop has of a device that is on its way there. If this is dropped there, the loop has
+/// ended.
 struct Journey<D: Movable> {
     place: Arc<Place<D>>,
-    freight: Option<(D, Done)>,
-    /// Where it goes if it is refused.
-    from: Option<Handle>,
-    /// It is on its way back, because of this.
-    refusal: Option<io::Error>,
+    ticket: u64,
 }
 
 impl<D: Movable> Journey<D> {
-    fn new(
-        place: Arc<Place<D>>,
-        device: D,
-        done: Done,
-        from: Option<Handle>,
-        refusal: Option<io::Error>,
-    ) -> Self {
-        Self { place, freight: Some((device, done)), from, refusal }
-    }
-
-    fn begin(self, to: &Handle) {
-        // If the loop has ended, this drops the closure.
-        to.schedule(move |context| self.end(context));
-    }
-
-    fn end(mut self, context: &AioContext) {
-        let Some((device, done)) = self.freight.take() else { return };
-        let (place, from, refusal) = (Arc::clone(&self.place), self.from.take(), self.refusal.take());
-        drop(self);
-        if let Some(order) = place.next_order() {
-            // The next order comes first: the report may unwind.
-            follow(place, device, Some(order), from);
-            return done(Err(refusal.unwrap_or_else(replaced)));
-        }
-        match (arrive(context, place, device, done, from), refusal) {
+    fn end(self, context: &AioContext) {
+        let Some((device, Passage { done, from, refusal })) = self.place.arrive(self.ticket) else { return };
+        context.name_callback_with(|| format!("{}: attach", device.name()).into());
+        match (arrive(context, Arc::clone(&self.place), device, done, from), refusal) {
             (Some((done, Ok(()))), Some(refusal)) => done(Err(refusal)),
             (Some((done, result)), _) => done(result),
             (None, _) => {}
@@ -153,18 +165,18 @@ impl<D: Movable> Journey<D> {
 
 impl<D: Movable> Drop for Journey<D> {
     fn drop(&mut self) {
-        let Some((device, done)) = self.freight.take() else { return };
-        let error = self.refusal.take().unwrap_or_else(no_loop);
-        let place = Arc::clone(&self.place);
-        if !place.is_ours() {
+        if !self.place.is_ours() {
             return;
         }
+        let Some((device, Passage { done, from, refusal })) = self.place.arrive(self.ticket) else { return };
+        let error = refusal.unwrap_or_else(no_loop);
+        let place = Arc::clone(&self.place);
         match place.next_order() {
             Some(order) => {
-                follow(place, device, Some(order), self.from.take());
+                follow(place, device, Some(order), from);
                 done(Err(error));
             }
-            None => follow(place, device, Some(Order::Back { to: self.from.take(), done, error }), None),
+            None => follow(place, device, Some(Order::Back { to: from, done, error }), None),
         }
     }
 }
@@ -213,7 +225,17 @@ fn arrive<D: Movable>(
         homeless,
     });
     let home = Home(Rc::downgrade(&residence));
-    slot.replace(Some(Tenant { residence: Some(Rc::clone(&residence)), _agent: agent }));
+    let ending = context.at_end({
+        // The tenant in the slot owns this.
+        let slot = Rc::downgrade(&slot);
+        move |context| {
+            if let Some(slot) = slot.upgrade() {
+                detach_at_end(&slot, context);
+            }
+        }
+    });
+    let tenant = Tenant { residence: Some(Rc::clone(&residence)), _agent: agent, _ending: ending };
+    slot.replace(Some(tenant));
     let mut refusal = Refusal { stay: Some(Stay::new(residence)), back: Some((from, done)) };
     let stay = refusal.stay.as_ref()?;
     match stay.attach(context, &home) {
@@ -246,17 +268,14 @@ impl<D: Movable> Home<D> {
 
 /// Places an order, and carries it out if the device is on no loop.
 pub(super) fn give<D: Movable>(place: &Arc<Place<D>>, order: Order<D>) {
-    if let Some((device, order)) = place.order(order) {
-        follow(Arc::clone(place), device, Some(order), None);
+    if let Some(in_hand) = place.order(order) {
+        follow_in_hand(Arc::clone(place), in_hand);
     }
 }
 
 /// Attaches a device that is on no loop to this one.
 pub(super) fn attach<D: Movable>(place: &Arc<Place<D>>, context: &AioContext) -> io::Result<()> {
-    let Some(device) = place.take(Then::Travelling) else {
-        let why = "the device is on a loop already, or on its way to one; use move_to";
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
-    };
+    let device = place.take(Then::InHand)?;
     let result = Arc::new(std::sync::Mutex::new(None));
     let done: Done = {
         let result = Arc::clone(&result);

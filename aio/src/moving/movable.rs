@@ -1,7 +1,9 @@
 //! What a device that moves has to do, and how its callbacks reach it.
 
 use super::place::Place;
-use crate::context::{AioContext, BottomHalfHandle};
+use crate::context::{AioContext, BottomHalfHandle, Timer};
+use crate::monitor::Readiness;
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
@@ -66,6 +68,57 @@ use std::sync::Arc;
 /// # Ok(())
 /// # }
 /// ```
+/// A device with a task: what the task awaits is made in `attach`, and the task is aborted in
+/// `detach`. A task that is aborted is dropped in one of the next turns, and its
+/// [`Doorbell`](crate::Doorbell) hands a ring that it has heard meanwhile to the next loop. Keep
+/// the [`JoinHandle`](crate::JoinHandle) in [`Attached`](Self::Attached), and abort it: dropping it
+/// leaves the task running, and the task would go on to take rings. Hold a
+/// [`Stay`](crate::Stay) while the task works, and none while it waits, or the device cannot leave.
+/// Work that a task has begun and not finished when it is aborted has to be looked for in `attach`:
+///
+/// ```
+/// use aio::{AioContext, EventNotifier, Home, Hosted, JoinHandle, Movable, Reset};
+/// use std::cell::Cell;
+/// use std::io;
+///
+/// struct Queue {
+///     kick: EventNotifier,
+///     kicks: Cell<u32>,
+/// }
+///
+/// impl Movable for Queue {
+///     type Attached = JoinHandle<()>;
+///
+///     fn attach(&self, ctx: &AioContext, home: &Home<Self>) -> io::Result<JoinHandle<()>> {
+///         let (mut doorbell, home) = (ctx.doorbell(&self.kick)?, home.clone());
+///         Ok(ctx.spawn(async move {
+///             loop {
+///                 doorbell.rung().await;
+///                 let Some(queue) = home.stay() else { break };
+///                 queue.kicks.set(queue.kicks.get() + 1);
+///             }
+///         }))
+///     }
+///
+///     fn detach(&self, _: &AioContext, task: JoinHandle<()>) {
+///         task.abort();
+///     }
+/// }
+/// # fn main() -> io::Result<()> {
+/// # let (first, second) = (AioContext::new()?, AioContext::new()?);
+/// # let kick = EventNotifier::new(Reset::Autoreset)?;
+/// # let queue = Hosted::new(Queue { kick: kick.clone(), kicks: Cell::new(0) });
+/// # queue.attach(&first)?;
+/// # kick.notify()?;
+/// # queue.move_to(&second.handle());
+/// # for _ in 0..3 { first.poll(false)?; second.poll(false)?; }
+/// # let (give, got) = std::sync::mpsc::channel();
+/// # queue.release(move |queue| give.send(queue.kicks.get()).unwrap());
+/// # second.poll(true)?;
+/// # assert!(got.recv().unwrap() >= 1);
+/// # Ok(())
+/// # }
+/// ```
 pub trait Movable: Send + Sized + 'static {
     /// What the device has on one loop: registrations, timers, bottom halves. Everything that it
     /// registers has to be in here.
@@ -82,9 +135,21 @@ pub trait Movable: Send + Sized + 'static {
 
     /// Takes the device off its loop: drops `attached`. Keep here what has to be known on the next
     /// loop, such as the [deadline](crate::Timer::deadline_ns) of a timer.
+    ///
+    /// Also called if the loop ends with the device on it, because the context is dropped or a
+    /// panic unwinds out of it: in the home thread, before anything of the context is taken down,
+    /// and also while a [`Stay`] exists. What is begun here is cancelled then. Not called in a
+    /// forked child, and not if the home thread is killed.
     fn detach(&self, context: &AioContext, attached: Self::Attached) {
         let _ = context;
         drop(attached);
+    }
+
+    /// The name under which a [slow](crate::SlowCallback) `attach` or `detach` is reported:
+    /// `"disk0"` gives `"disk0: attach"`. The name of the type by default. Called in the home
+    /// thread of a loop, and only while that is observed.
+    fn name(&self) -> Cow<'static, str> {
+        std::any::type_name::<Self>().into()
     }
 }
 
@@ -114,11 +179,97 @@ impl<D: Movable> Home<D> {
 
     /// Makes a callback of a function of the device: for notifiers, timers and bottom halves. The
     /// device stays while the callback runs; once it has left this loop, the callback does nothing.
+    ///
+    /// The function gets the device first, and then what the callback gets, here and below.
     pub fn callback(&self, callback: impl Fn(&D, &AioContext) + 'static) -> impl Fn(&AioContext) + 'static {
         let home = self.clone();
         move |context| {
             if let Some(device) = home.stay() {
                 callback(&device, context);
+            }
+        }
+    }
+
+    /// The same for a descriptor: [`AioContext::add_fd`], [`add_borrowed_fd`].
+    ///
+    /// [`add_borrowed_fd`]: AioContext::add_borrowed_fd
+    pub fn fd_callback(
+        &self,
+        callback: impl Fn(&D, &AioContext, Readiness) + 'static,
+    ) -> impl Fn(&AioContext, Readiness) + 'static {
+        let home = self.clone();
+        move |context, ready| {
+            if let Some(device) = home.stay() {
+                callback(&device, context, ready);
+            }
+        }
+    }
+
+    /// The same for a timer that its callback arms again: [`AioContext::timer_with`],
+    /// [`AioContext::interval`].
+    pub fn timer_callback(
+        &self,
+        callback: impl Fn(&D, &AioContext, &Timer) + 'static,
+    ) -> impl Fn(&AioContext, &Timer) + 'static {
+        let home = self.clone();
+        move |context, timer| {
+            if let Some(device) = home.stay() {
+                callback(&device, context, timer);
+            }
+        }
+    }
+
+    /// Makes the callback of something that runs once and ends with a `T`: an operation
+    /// ([`AioContext::start`]), or blocking work ([`AioContext::spawn_blocking`]). The device stays
+    /// on this loop from here until the callback has run, or was dropped.
+    ///
+    /// A device that has left this loop already begins nothing here: the callback drops its `T`
+    /// then.
+    ///
+    /// ```
+    /// use aio::{AioContext, BlockingError, Home, Hosted, Movable};
+    /// # use std::cell::Cell;
+    /// # use std::io;
+    ///
+    /// struct Disk {
+    ///     blocks: Cell<Option<u64>>,
+    /// }
+    ///
+    /// impl Movable for Disk {
+    ///     type Attached = ();
+    ///
+    ///     fn attach(&self, ctx: &AioContext, home: &Home<Self>) -> io::Result<()> {
+    ///         let sized = home.completion(|disk, _, blocks: Result<u64, BlockingError>| {
+    ///             disk.blocks.set(blocks.ok());
+    ///         });
+    ///         ctx.spawn_blocking(|| 2048, sized)?;
+    ///         Ok(())
+    ///     }
+    /// }
+    /// # fn main() -> io::Result<()> {
+    /// # let ctx = AioContext::new()?;
+    /// # let disk = Hosted::new(Disk { blocks: Cell::new(None) });
+    /// # disk.attach(&ctx)?;
+    /// # let (give, got) = std::sync::mpsc::channel();
+    /// # disk.release(move |disk| give.send(disk.blocks.get()).unwrap());
+    /// # let blocks = loop {
+    /// #     ctx.poll(true)?;
+    /// #     if let Ok(blocks) = got.try_recv() {
+    /// #         break blocks;
+    /// #     }
+    /// # };
+    /// # assert_eq!(blocks, Some(2048));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn completion<T>(
+        &self,
+        callback: impl FnOnce(&D, &AioContext, T) + 'static,
+    ) -> impl FnOnce(&AioContext, T) + 'static {
+        let stay = self.stay();
+        move |context, result| {
+            if let Some(device) = &stay {
+                callback(device, context, result);
             }
         }
     }

@@ -47,6 +47,11 @@ pub(super) fn replaced() -> io::Error {
     io::Error::new(io::ErrorKind::Interrupted, "another call has sent the device elsewhere")
 }
 
+/// The error of calls for a device that was taken.
+fn taken() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "the device was taken from this Hosted; there is nothing to move")
+}
+
 /// The error of a move to a loop that was dropped.
 pub(super) fn no_loop() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, "the event loop that the device was to move to was dropped")
@@ -57,15 +62,56 @@ enum State<D> {
     Nowhere(D),
     /// On this loop. Its bottom half looks for orders.
     On { context: Handle, agent: BottomHalfHandle },
-    /// On its way. Whoever has it looks for orders when it arrives.
-    Travelling,
+    /// On its way to a loop, which takes it with this ticket when it gets to it.
+    OnTheWay { device: D, passage: Passage, ticket: u64 },
+    /// In the hands of a call, which looks for orders when it puts the device down.
+    InHand,
     /// Handed out or dropped.
     Gone,
+}
+
+/// What a device on its way has with it.
+pub(super) struct Passage {
+    pub(super) done: Done,
+    /// Where it goes if it is refused.
+    pub(super) from: Option<Handle>,
+    /// It is on its way back, because of this.
+    pub(super) refusal: Option<io::Error>,
+}
+
+impl Passage {
+    /// Reports that a later order has ended this journey. Runs user code.
+    fn give_up(self) {
+        (self.done)(Err(self.refusal.unwrap_or_else(replaced)));
+    }
 }
 
 struct Inner<D> {
     state: State<D>,
     order: Option<Order<D>>,
+    tickets: u64,
+}
+
+/// A device in the hands of a call, and what is to be done with it.
+pub(super) struct InHand<D> {
+    pub(super) device: D,
+    pub(super) order: Order<D>,
+    /// Where it goes if it is refused.
+    pub(super) from: Option<Handle>,
+    /// Called after the order was followed, because it may unwind.
+    pub(super) ended: Ended,
+}
+
+/// The journey that an order has ended, if there was one.
+pub(super) struct Ended(Option<Passage>);
+
+impl Ended {
+    /// Reports it. Runs user code.
+    pub(super) fn report(self) {
+        if let Some(passage) = self.0 {
+            passage.give_up();
+        }
+    }
 }
 
 pub(super) struct Place<D> {
@@ -77,7 +123,7 @@ pub(super) struct Place<D> {
 
 impl<D> Place<D> {
     pub(super) fn new(device: D) -> Self {
-        let inner = Inner { state: State::Nowhere(device), order: None };
+        let inner = Inner { state: State::Nowhere(device), order: None, tickets: 0 };
         Self { inner: Mutex::new(inner), leaving: AtomicBool::new(false), process: Process::current() }
     }
 
@@ -95,20 +141,25 @@ impl<D> Place<D> {
     }
 
     /// Takes an order. The last one wins, but nothing follows one that is final. A device that is
-    /// on no loop comes back with the order, for the caller to carry it out.
-    pub(super) fn order(&self, order: Order<D>) -> Option<(D, Order<D>)> {
+    /// on no loop, or on its way to one, comes back with the order, for the caller to carry it out.
+    pub(super) fn order(&self, order: Order<D>) -> Option<InHand<D>> {
         if !self.is_ours() {
             order.give_up(forked);
             return None;
         }
         let mut inner = self.lock();
-        let state = std::mem::replace(&mut inner.state, State::Travelling);
+        let state = std::mem::replace(&mut inner.state, State::InHand);
         let (state, agent) = match state {
-            State::Nowhere(device) => return Some((device, order)),
+            State::Nowhere(device) => return Some(InHand { device, order, from: None, ended: Ended(None) }),
+            State::OnTheWay { device, mut passage, .. } => {
+                let from = passage.from.take();
+                return Some(InHand { device, order, from, ended: Ended(Some(passage)) });
+            }
             State::On { context, agent } => (State::On { context, agent: agent.clone() }, Some(agent)),
             other => (other, None),
         };
-        let is_over = matches!(state, State::Gone) || inner.order.as_ref().is_some_and(Order::is_final);
+        let is_gone = matches!(state, State::Gone);
+        let is_over = is_gone || inner.order.as_ref().is_some_and(Order::is_final);
         inner.state = state;
         let not_carried_out = if is_over { Some(order) } else { inner.order.replace(order) };
         self.leaving.store(inner.order.is_some(), Ordering::Release);
@@ -117,9 +168,36 @@ impl<D> Place<D> {
             agent.schedule();
         }
         if let Some(order) = not_carried_out {
-            order.give_up(replaced);
+            order.give_up(if is_gone { taken } else { replaced });
         }
         None
+    }
+
+    /// Sends a device on its way. Returns its ticket. If there is an order, the device comes back
+    /// with it instead, for the caller to carry it out.
+    pub(super) fn depart(&self, device: D, mut passage: Passage) -> Result<u64, InHand<D>> {
+        let mut inner = self.lock();
+        if let Some(order) = self.take_order(&mut inner) {
+            let from = passage.from.take();
+            return Err(InHand { device, order, from, ended: Ended(Some(passage)) });
+        }
+        let ticket = inner.tickets;
+        inner.tickets = ticket.wrapping_add(1);
+        inner.state = State::OnTheWay { device, passage, ticket };
+        Ok(ticket)
+    }
+
+    /// The device with this ticket is where it was to go, or cannot get there. `None` if an order
+    /// has sent it elsewhere.
+    pub(super) fn arrive(&self, ticket: u64) -> Option<(D, Passage)> {
+        let mut inner = self.lock();
+        match std::mem::replace(&mut inner.state, State::InHand) {
+            State::OnTheWay { device, passage, ticket: own } if own == ticket => Some((device, passage)),
+            other => {
+                inner.state = other;
+                None
+            }
+        }
     }
 
     /// The order, if it can be answered while the device stays on `here`: it is there already, or
@@ -141,10 +219,10 @@ impl<D> Place<D> {
         inner.order.take()
     }
 
-    /// The device left its loop, or has come where it was to go. Returns the order to follow.
+    /// The device left its loop. Returns the order to follow.
     pub(super) fn next_order(&self) -> Option<Order<D>> {
         let mut inner = self.lock();
-        inner.state = State::Travelling;
+        inner.state = State::InHand;
         self.take_order(&mut inner)
     }
 
@@ -171,7 +249,7 @@ impl<D> Place<D> {
         let mut inner = self.lock();
         match self.take_order(&mut inner) {
             Some(order) => {
-                inner.state = State::Travelling;
+                inner.state = State::InHand;
                 Some((device, order))
             }
             None => {
@@ -186,21 +264,27 @@ impl<D> Place<D> {
         self.lock().state = State::Gone;
     }
 
-    /// Takes a device that is on no loop.
-    pub(super) fn take(&self, then: Then) -> Option<D> {
+    /// Takes a device that is on no loop, for ever or in the hands of the caller. Reports why there
+    /// is none.
+    pub(super) fn take(&self, then: Then) -> io::Result<D> {
         if !self.is_ours() {
-            return None;
+            return Err(forked());
         }
         let mut inner = self.lock();
         let next = match then {
             Then::Gone => State::Gone,
-            Then::Travelling => State::Travelling,
+            Then::InHand => State::InHand,
         };
+        let exists = |why: &str| Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
         match std::mem::replace(&mut inner.state, next) {
-            State::Nowhere(device) => Some(device),
+            State::Nowhere(device) => Ok(device),
             other => {
                 inner.state = other;
-                None
+                match &inner.state {
+                    State::Gone => Err(taken()),
+                    State::On { .. } => exists("the device is on a loop already; use move_to"),
+                    _ => exists("the device is on its way to a loop; use move_to"),
+                }
             }
         }
     }
@@ -214,5 +298,5 @@ impl<D> Place<D> {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Then {
     Gone,
-    Travelling,
+    InHand,
 }

@@ -2,15 +2,12 @@
 
 use crate::bottom_half::Due;
 use crate::monitor::{Interest, MonitorInfo};
-use crate::profile::{CallbackKind, Figures};
+use crate::profile::{CallbackKind, Figures, Name};
 use crate::stats::Stats;
 use crate::task::Standing;
 use crate::timer::Clock;
 use crate::worker_pool::Load;
 use std::borrow::Cow;
-
-/// The name that a user gave to something.
-pub(crate) type Name = Option<Cow<'static, str>>;
 
 /// Everything that a loop had when [`AioContext::dump`](crate::AioContext::dump) was called. It can
 /// be sent to another thread. `Display` prints it as a table, for logs and monitor commands; that
@@ -36,6 +33,7 @@ pub(crate) struct Parts {
     pub(crate) operations: Vec<OperationEntry>,
     pub(crate) workers: WorkerLoad,
     pub(crate) figures: [Figures; CallbackKind::ALL.len()],
+    pub(crate) ended: Vec<EndedEntry>,
 }
 
 impl From<Parts> for Dump {
@@ -98,6 +96,14 @@ impl Dump {
     /// What the worker threads do. All zero in a forked child, which has none.
     pub fn workers(&self) -> WorkerLoad {
         self.0.workers
+    }
+
+    /// What the profile has counted under names of callbacks that are gone: dropped, finished,
+    /// named again, or called once with [`name_callback`](crate::AioContext::name_callback). One
+    /// entry for each kind and name. At most 256: the names that were not heard of longest are
+    /// forgotten.
+    pub fn ended(&self) -> impl ExactSizeIterator<Item = &EndedEntry> {
+        self.0.ended.iter()
     }
 
     /// The figures of all callbacks of a kind, also of those that were removed since.
@@ -232,6 +238,24 @@ impl From<Load> for WorkerLoad {
     fn from(load: Load) -> Self {
         let Load { threads, queued, running } = load;
         Self { threads, queued, running }
+    }
+}
+
+/// Callbacks of one kind and one name that are gone.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct EndedEntry {
+    pub(crate) name: Cow<'static, str>,
+    /// What called them.
+    pub kind: CallbackKind,
+    /// What the profile has counted.
+    pub figures: Figures,
+}
+
+impl EndedEntry {
+    /// Their name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 }
 

@@ -20,9 +20,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// or through a registry of the crate `prometheus-client`, with which this registers as a
 /// [`Collector`]. A clone is the same collection.
 ///
-/// Counters never go back, except that a loop which is published under the name of another one
-/// begins again. Times are those of the last [profile](crate::AioContext::set_profiling); they
-/// begin again with each.
+/// Counters never go back, with two exceptions: a loop which is published under the name of another
+/// one begins again, and what the [profile](crate::AioContext::set_profiling) has counted begins
+/// again with each profile. What callbacks with a name had counted when they ended stays in the
+/// sums of that name. Only the 256 names of which the loop heard last are kept so: if you make up a
+/// name for each connection, the series of the oldest ones end, and a name that comes back after
+/// that begins again.
 ///
 /// ```
 /// # use aio::{AioContext, Metrics};
@@ -168,6 +171,9 @@ const FAMILIES: &[Family] = &[
     ("aio_callback_seconds", "Time that callbacks took.", Counter, |d, s| {
         of_kinds(d, |kind, figures| s.put_seconds(&[("kind", kind)], figures.total.as_secs_f64()))
     }),
+    ("aio_callback_own_seconds", "Time that callbacks took, without nested turns.", Counter, |d, s| {
+        of_kinds(d, |kind, figures| s.put_seconds(&[("kind", kind)], figures.own.as_secs_f64()))
+    }),
     ("aio_longest_callback_seconds", "Time of the longest callback.", Gauge, |d, s| {
         of_kinds(d, |kind, figures| s.put_seconds(&[("kind", kind)], figures.longest.as_secs_f64()))
     }),
@@ -177,6 +183,11 @@ const FAMILIES: &[Family] = &[
     ("aio_named_callback_seconds", "Time that callbacks with a name took.", Counter, |d, s| {
         of_names(d, |kind, name, figures| {
             s.put_seconds(&[("kind", kind), ("name", name)], figures.total.as_secs_f64())
+        })
+    }),
+    ("aio_named_callback_own_seconds", "The same without nested turns.", Counter, |d, s| {
+        of_names(d, |kind, name, figures| {
+            s.put_seconds(&[("kind", kind), ("name", name)], figures.own.as_secs_f64())
         })
     }),
     ("aio_named_longest_callback_seconds", "Time of the longest callback with a name.", Gauge, |d, s| {
@@ -223,19 +234,22 @@ fn of_kinds(dump: &Dump, mut put: impl FnMut(&str, Figures) -> fmt::Result) -> f
 }
 
 /// The same by name. Callbacks of one kind with the same name count together, because a sample must
-/// not come twice.
+/// not come twice, and so do those that are gone, because a counter must not go back.
 fn of_names(dump: &Dump, mut put: impl FnMut(&str, &str, Figures) -> fmt::Result) -> fmt::Result {
     let handlers = dump.handlers().map(|entry| (entry.kind, entry.name(), entry.figures));
     let timers = dump.timers().map(|entry| (CallbackKind::Timer, entry.name(), entry.figures));
     let halves = dump.bottom_halves().map(|entry| (CallbackKind::BottomHalf, entry.name(), entry.figures));
     let tasks = dump.tasks().map(|entry| (CallbackKind::Task, entry.name(), entry.figures));
     let mut sums = BTreeMap::<_, Figures>::new();
-    for (kind, name, figures) in handlers.chain(timers).chain(halves).chain(tasks) {
+    let ended = dump.ended().map(|entry| (entry.kind, Some(entry.name()), entry.figures));
+    for (kind, name, figures) in handlers.chain(timers).chain(halves).chain(tasks).chain(ended) {
         if let Some(name) = name.filter(|_| figures.calls != 0) {
             let sum = sums.entry((kind.as_str(), name)).or_default();
             sum.calls = sum.calls.wrapping_add(figures.calls);
             sum.total = sum.total.saturating_add(figures.total);
             sum.longest = sum.longest.max(figures.longest);
+            sum.own = sum.own.saturating_add(figures.own);
+            sum.longest_own = sum.longest_own.max(figures.longest_own);
         }
     }
     sums.into_iter().try_for_each(|((kind, name), figures)| put(kind, name, figures))

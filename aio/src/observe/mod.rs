@@ -9,8 +9,8 @@ mod text;
 
 pub(crate) use self::dump::Parts;
 pub use self::dump::{
-    BottomHalfEntry, BottomHalfState, Dump, HandlerEntry, OperationEntry, TaskEntry, TaskState, TimerEntry,
-    WorkerLoad,
+    BottomHalfEntry, BottomHalfState, Dump, EndedEntry, HandlerEntry, OperationEntry, TaskEntry, TaskState,
+    TimerEntry, WorkerLoad,
 };
 #[cfg(feature = "metrics")]
 pub use self::metrics::Metrics;

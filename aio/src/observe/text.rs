@@ -48,6 +48,10 @@ impl fmt::Display for Dump {
             })?;
             finish(f, task.name(), task.figures)?;
         }
+        for ended in self.ended() {
+            write!(f, "ended {}", ended.kind)?;
+            finish(f, Some(ended.name()), ended.figures)?;
+        }
         for operation in self.operations() {
             let state = if operation.in_flight { "in flight" } else { "completed" };
             let multishot = if operation.multishot { ", multishot" } else { "" };
@@ -84,9 +88,12 @@ fn finish(f: &mut fmt::Formatter<'_>, name: Option<&str>, figures: Figures) -> f
     if let Some(name) = name {
         write!(f, " {name:?}")?;
     }
-    let Figures { calls, total, longest } = figures;
+    let Figures { calls, total, longest, own, longest_own } = figures;
     if calls != 0 {
-        write!(f, ": {calls} calls, {total:?}, longest {longest:?}")?;
+        write!(f, ": {calls} calls, {own:?}, longest {longest_own:?}")?;
+    }
+    if own != total {
+        write!(f, ", with nested turns {total:?}, longest {longest:?}")?;
     }
     writeln!(f)
 }

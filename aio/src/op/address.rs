@@ -56,16 +56,27 @@ impl SocketAddress {
     }
 
     /// The address of a Unix socket that is bound to `path`. A path that begins with a NUL byte is
-    /// one in the abstract namespace; see unix(7).
+    /// a name in the abstract namespace, in which further NUL bytes have no meaning; see unix(7).
     ///
     /// # Errors
-    /// `InvalidInput` for a path of more than 107 bytes, or with a NUL byte in it.
+    /// `InvalidInput` for an empty path, one of more than 107 bytes, one with a NUL byte in it, and
+    /// an abstract name of more than 107 bytes behind the first NUL byte.
     pub fn unix(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref().as_os_str().as_bytes();
+        let refused = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         let is_abstract = path.first() == Some(&0);
-        if path.len() > CAPACITY_OF_PATH - 1 || !is_abstract && path.contains(&0) {
-            let why = "the path of a Unix socket has at most 107 bytes, and no NUL byte";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        if path.is_empty() {
+            // With the NUL byte at its end it would be the abstract name without bytes.
+            return refused("the path of a Unix socket is empty");
+        }
+        if is_abstract && path.len() > CAPACITY_OF_PATH {
+            return refused("an abstract name of a Unix socket has at most 107 bytes behind the NUL byte");
+        }
+        if !is_abstract && path.len() > CAPACITY_OF_PATH - 1 {
+            return refused("the path of a Unix socket has at most 107 bytes");
+        }
+        if !is_abstract && path.contains(&0) {
+            return refused("the path of a Unix socket has a NUL byte in it");
         }
         let family = (libc::AF_UNIX as libc::sa_family_t).to_ne_bytes();
         let end: &[u8] = if is_abstract { &[] } else { &[0] };
@@ -210,9 +221,25 @@ mod tests {
         assert_eq!(this.as_bytes().len(), 2 + 13 + 1, "with the NUL byte");
         let this = SocketAddress::unix("\0abstract").unwrap();
         assert_eq!((this.to_path(), this.as_bytes().len()), (None, 2 + 9), "exactly the name");
-        assert!(SocketAddress::unix("x".repeat(107)).is_ok());
-        for refused in ["x".repeat(108), "a\0b".to_owned()] {
-            assert_eq!(SocketAddress::unix(refused).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        let all = "x".repeat(107);
+        for (path, len) in
+            [(all.clone(), 108), (format!("\0{all}"), 108), ("\0".to_owned(), 1), ("\0a\0b".to_owned(), 4)]
+        {
+            assert_eq!(SocketAddress::unix(&path).unwrap().as_bytes().len(), 2 + len, "{path:?}");
+        }
+        let refused = [
+            (String::new(), "is empty"),
+            ("x".repeat(108), "107 bytes"),
+            ("x".repeat(109), "107 bytes"),
+            (format!("\0x{all}"), "107 bytes behind"),
+            (format!("\0xx{all}"), "107 bytes behind"),
+            ("a\0b".to_owned(), "NUL byte in it"),
+            ("a\0".to_owned(), "NUL byte in it"),
+        ];
+        for (path, why) in refused {
+            let error = SocketAddress::unix(&path).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+            assert!(error.to_string().contains(why), "{path:?}: {error}");
         }
     }
 

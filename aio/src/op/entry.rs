@@ -1,5 +1,6 @@
 //! What an operation and the ring tell each other. Users cannot reach it.
 
+use crate::token::Token;
 use io_uring::squeue;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +19,24 @@ impl RingId {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
+}
+
+/// What is needed to start an operation that has ended again.
+#[derive(Clone, Debug)]
+pub struct Again {
+    pub(crate) token: Token,
+    pub(crate) entry: squeue::Entry,
+}
+
+/// What follows the last completion of an operation with many of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The kernel has ended it, and it can go on.
+    Start,
+    /// It can go on when a buffer is free.
+    Wait,
+    /// It has ended by itself, or it was cancelled.
+    End,
 }
 
 /// Only the crate can call the hidden methods of an operation, because only it has this.

@@ -6,6 +6,7 @@ use super::buffer::{StableBuffer, StableBufferMut};
 use super::control;
 use super::entry::{Entry, RingId, Sealed, bytes};
 use super::file::{RingFile, on};
+use crate::sys::fd::is_stream_socket;
 use io_uring::opcode;
 use std::fmt;
 use std::io;
@@ -41,10 +42,11 @@ impl Header {
 /// Sends bytes and descriptors through a Unix socket, as sendmsg(2) with SCM_RIGHTS. The output is
 /// the number of bytes, which may be less than all, the socket, the buffer and the descriptors.
 ///
-/// The descriptors go with the first byte, so the buffer must not be empty: on a stream, nothing is
-/// sent then, and the result is `Ok(0)`. If the rest has to be sent by another operation, it is
-/// sent without them. EINVAL for more than 253 descriptors. EPIPE if the other end is closed; never
-/// raises SIGPIPE.
+/// The descriptors go with the first byte. On a stream, an empty buffer would therefore lose them:
+/// EINVAL, if there are any. (The type of the socket is asked for then, with a system call; that of
+/// a [`FixedFile`](crate::FixedFile) is not known and counts as a stream.) If the rest has to be
+/// sent by another operation, it is sent without them. EINVAL for more than 253 descriptors. EPIPE
+/// if the other end is closed; never raises SIGPIPE.
 ///
 /// The receiver gets descriptors of its own. What comes back can be closed, also before the message
 /// was received.
@@ -76,12 +78,14 @@ pub struct SendMessage<F, B, D> {
     buffer: B,
     descriptors: Vec<D>,
     header: Header,
+    /// The kernel would take the message, and lose the descriptors.
+    is_refused: bool,
 }
 
 impl<F: RingFile, B: StableBuffer, D: AsFd + 'static> SendMessage<F, B, D> {
     /// An operation that sends `buffer` and `descriptors` through `socket`.
     pub fn new(socket: F, buffer: B, descriptors: Vec<D>) -> Self {
-        Self { socket, buffer, descriptors, header: Header::new(Box::default()) }
+        Self { socket, buffer, descriptors, header: Header::new(Box::default()), is_refused: false }
     }
 }
 
@@ -91,17 +95,27 @@ unsafe impl<F: RingFile, B: StableBuffer, D: AsFd + 'static> Operation for SendM
     type Output = (io::Result<usize>, F, B, Vec<D>);
 
     fn entry(&mut self, ring: RingId, _: Sealed) -> Entry {
+        let target = self.socket.target(ring, Sealed(()));
+        let loses_descriptors = self.buffer.byte_len() == 0 && !self.descriptors.is_empty();
+        self.is_refused = loses_descriptors && (target.is_fixed() || is_stream_socket(target.fd().0));
+        if self.is_refused {
+            return Entry(opcode::Nop::new().build());
+        }
         let numbers: Vec<_> = self.descriptors.iter().map(|d| d.as_fd().as_raw_fd()).collect();
         let (control, control_len) = control::rights(&numbers);
         self.header.control = control;
         let (pointer, len) = (self.buffer.stable_ptr().cast_mut(), self.buffer.byte_len());
         let message = self.header.tie(pointer, len, control_len);
         let flags = libc::MSG_NOSIGNAL as u32;
-        Entry(on(&self.socket, ring, |fd| opcode::SendMsg::new(fd, message).flags(flags).build()))
+        Entry(target.entry(|fd| opcode::SendMsg::new(fd, message).flags(flags).build()))
     }
 
     fn complete(self, result: io::Result<u32>, _: Sealed) -> Self::Output {
-        (bytes(result), self.socket, self.buffer, self.descriptors)
+        let result = match self.is_refused {
+            true => result.and(Err(io::Error::from_raw_os_error(libc::EINVAL))),
+            false => bytes(result),
+        };
+        (result, self.socket, self.buffer, self.descriptors)
     }
 }
 

@@ -1,10 +1,11 @@
 //! Operations that complete many times: one item for each connection, or each piece of data.
 #![expect(unsafe_code, reason = "the promise that what an entry points to stays where it is")]
 
-use super::entry::{Entry, RingId, Sealed};
+use super::entry::{Again, Entry, Next, RingId, Sealed};
 use super::file::{RingFile, on};
 use super::group::{BufferGroup, LentBuffer};
 use super::path::new_descriptor;
+use super::seat::Seat;
 use io_uring::{cqueue, opcode, squeue, types};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,10 +13,13 @@ use std::os::fd::OwnedFd;
 /// An operation with many results, each of them an item.
 ///
 /// The kinds of operations are those of this module; others cannot be added. Start one with
-/// [`AioContext::start_multishot`](crate::AioContext::start_multishot). It stays in the kernel
-/// until it is cancelled, fails, or the kernel ends it for lack of buffers or memory; it then
-/// [comes back](Shot::Ended). If the context is dropped, so are the operation and the items that
-/// nobody got.
+/// [`AioContext::start_multishot`](crate::AioContext::start_multishot). It goes on until it is
+/// cancelled, fails, or comes to the end of its stream; it then [comes back](Shot::Ended). If the
+/// context is dropped, so are the operation and the items that nobody got.
+///
+/// The kernel ends such operations for reasons of its own: the completion queue is full, or no
+/// buffer is free. The library then starts the operation again, with the same id, and the callback
+/// does not notice. Nothing is lost by that.
 ///
 /// # Safety
 /// As for [`Operation`](super::Operation).
@@ -30,6 +34,16 @@ pub unsafe trait MultishotOperation: Sized + 'static {
     /// The item in a CQE, if there is one. Called once for each CQE.
     #[doc(hidden)]
     fn item(&self, result: i32, flags: u32, sealed: Sealed) -> Option<Self::Item>;
+
+    /// What follows the last CQE, which has this result.
+    #[doc(hidden)]
+    fn next(&self, result: i32, sealed: Sealed) -> Next;
+
+    /// [`Next::Wait`]: keeps what is needed to start the operation again.
+    #[doc(hidden)]
+    fn wait(&self, again: &Again, sealed: Sealed) {
+        let _ = (again, sealed);
+    }
 }
 
 /// What the callback of a [`MultishotOperation`] gets.
@@ -41,10 +55,9 @@ pub enum Shot<O: MultishotOperation> {
     Ended {
         /// What was started.
         operation: O,
-        /// The reason: ECANCELED if it was [cancelled](crate::AioContext::cancel); ENOBUFS if all
-        /// buffers of its group are lent out; what accept4(2) or recv(2) returns. `None` at the end
-        /// of a stream, and if the kernel has ended the operation after its last item because the
-        /// completion queue was full.
+        /// `None` at the end of a stream: recv(2) has returned zero. That never ends an
+        /// [`AcceptMultishot`]. Otherwise the reason: ECANCELED if it was
+        /// [cancelled](crate::AioContext::cancel), or what accept4(2) or recv(2) returns.
         error: Option<io::Error>,
     },
 }
@@ -81,14 +94,22 @@ unsafe impl<F: RingFile> MultishotOperation for AcceptMultishot<F> {
     fn item(&self, result: i32, _: u32, _: Sealed) -> Option<OwnedFd> {
         u32::try_from(result).ok().map(new_descriptor)
     }
+
+    fn next(&self, result: i32, _: Sealed) -> Next {
+        // After a connection there is no reason to end but a full completion queue.
+        if result >= 0 { Next::Start } else { Next::End }
+    }
 }
 
 /// Receives from a socket, as recv(2), into buffers of a group. Each item is what has come at once.
 /// Linux 6.0.
 ///
-/// If all buffers of the group are lent out, the operation ends with ENOBUFS, and the data stays in
-/// the socket. Start it again when buffers have returned. The end of a stream ends it without an
-/// error.
+/// If all buffers of the group are lent out, the data stays in the socket, and the operation
+/// [waits](BufferGroup::waiting) until a buffer returns. Operations of one group are served in
+/// turn. The end of a stream ends the operation without an error; so does an empty datagram.
+///
+/// A socket that itself reports ENOBUFS, as netlink(7) does when it has lost messages, goes on in
+/// the same way: use [`Recv`](super::Recv) to see that.
 ///
 /// ```
 /// use aio::op::{RecvMultishot, Shot};
@@ -119,7 +140,7 @@ unsafe impl<F: RingFile> MultishotOperation for AcceptMultishot<F> {
 #[derive(Debug)]
 pub struct RecvMultishot<F> {
     socket: F,
-    group: BufferGroup,
+    seat: Seat,
     flags: i32,
 }
 
@@ -128,7 +149,7 @@ impl<F: RingFile> RecvMultishot<F> {
     /// context that the operation is started on (EBADF otherwise). `flags` are those of recv(2),
     /// without MSG_WAITALL.
     pub fn new(socket: F, group: &BufferGroup, flags: i32) -> Self {
-        Self { socket, group: group.clone(), flags }
+        Self { socket, seat: Seat::new(group), flags }
     }
 
     /// The socket, of an operation that has ended or was not started.
@@ -144,7 +165,7 @@ unsafe impl<F: RingFile> MultishotOperation for RecvMultishot<F> {
 
     fn entry(&mut self, ring: RingId, _: Sealed) -> Entry {
         let flags = self.flags;
-        Entry(match self.group.number_on(ring) {
+        Entry(match self.seat.group().number_on(ring) {
             Some(group) => {
                 on(&self.socket, ring, |fd| opcode::RecvMulti::new(fd, group).flags(flags).build())
             }
@@ -155,8 +176,24 @@ unsafe impl<F: RingFile> MultishotOperation for RecvMultishot<F> {
     fn item(&self, result: i32, flags: u32, _: Sealed) -> Option<LentBuffer> {
         let len = u32::try_from(result).unwrap_or(0);
         // A buffer without bytes returns to its group here.
-        let lent = cqueue::buffer_select(flags).map(|id| self.group.lend(id, len));
+        let lent = cqueue::buffer_select(flags).map(|id| self.seat.lend(id, len));
         lent.filter(|_| len > 0)
+    }
+
+    fn next(&self, result: i32, _: Sealed) -> Next {
+        match result {
+            // With data there is no reason to end but a full completion queue.
+            1.. => Next::Start,
+            _ if result == -libc::ENOBUFS => Next::Wait,
+            _ => {
+                self.seat.leave();
+                Next::End
+            }
+        }
+    }
+
+    fn wait(&self, again: &Again, _: Sealed) {
+        self.seat.wait(again);
     }
 }
 

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "borrows the operation in its place for the moment of asking it something")]
 
 use super::Operation;
-use super::entry::{RingId, Sealed, outcome};
+use super::entry::{Again, Next, RingId, Sealed, outcome};
 use super::multishot::MultishotOperation;
 use io_uring::squeue;
 use std::cell::Cell;
@@ -55,6 +55,16 @@ impl<O: MultishotOperation> Place<O> {
         operation.entry(ring, Sealed(())).0
     }
 
+    /// What follows the last completion.
+    pub(crate) fn next(&self, result: i32) -> Next {
+        self.with(|operation| operation.next(result, Sealed(()))).unwrap_or(Next::End)
+    }
+
+    /// The operation waits until it can be started again.
+    pub(crate) fn wait(&self, again: &Again) {
+        self.with(|operation| operation.wait(again, Sealed(())));
+    }
+
     /// The reason for an end, from the last CQE.
     pub(crate) fn error(result: i32) -> Option<io::Error> {
         outcome(result).err()
@@ -62,9 +72,14 @@ impl<O: MultishotOperation> Place<O> {
 
     /// The item in a CQE of the operation.
     pub(crate) fn item(&self, result: i32, flags: u32) -> Option<O::Item> {
-        // SAFETY: valid as long as `self` is borrowed. `item` of this crate's operations calls no
-        // code of users, so nothing takes the operation out meanwhile.
+        self.with(|operation| operation.item(result, flags, Sealed(()))).flatten()
+    }
+
+    /// `f` must not call code of users.
+    fn with<R>(&self, f: impl FnOnce(&O) -> R) -> Option<R> {
+        // SAFETY: valid as long as `self` is borrowed. These methods of this crate's operations
+        // call no code of users, so nothing takes the operation out meanwhile.
         let operation = unsafe { (*self.0.as_ptr()).as_ref() };
-        operation?.item(result, flags, Sealed(()))
+        operation.map(f)
     }
 }

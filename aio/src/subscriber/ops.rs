@@ -6,6 +6,7 @@ use super::source::Source;
 use crate::context::AioContext;
 use crate::monitor::Interest;
 use crate::notifier::EventNotifier;
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -70,6 +71,17 @@ impl<'a> Ops<'a> {
         let source = self.registry.source(self.key, fd.as_raw_fd())?;
         let target = self.registry.get(self.key).ok_or_else(removed)?;
         source.modify(self.context, &target, interest, data)
+    }
+
+    /// Names a descriptor or a notifier that this subscriber has added, for
+    /// [`AioContext::dump`] and [`SlowCallback`](crate::SlowCallback). It takes the place of an
+    /// earlier name.
+    ///
+    /// # Errors
+    /// `NotFound` if it has not.
+    pub fn name(&self, fd: &impl AsRawFd, name: impl Into<Cow<'static, str>>) -> io::Result<()> {
+        self.registry.source(self.key, fd.as_raw_fd())?.set_name(name.into());
+        Ok(())
     }
 
     /// Removes a descriptor or a notifier that this subscriber has added. The loop and the kernel

@@ -14,6 +14,7 @@ use crate::context::{AioContext, Registration};
 use crate::monitor::{Interest, Readiness};
 use crate::notifier::EventNotifier;
 use std::any::Any;
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -43,6 +44,7 @@ pub(super) struct Source {
     is_removed: Cell<bool>,
     /// `None` while it is not watched.
     registration: RefCell<Option<Registration>>,
+    name: RefCell<Option<Cow<'static, str>>>,
 }
 
 impl Source {
@@ -57,6 +59,7 @@ impl Source {
             is_kept: Cell::new(false),
             is_removed: Cell::new(false),
             registration: RefCell::new(None),
+            name: RefCell::new(None),
         }
     }
 
@@ -93,6 +96,9 @@ impl Source {
         if self.is_removed() {
             return Err(unknown_descriptor());
         }
+        if let Some(name) = &*self.name.borrow() {
+            registration.set_name(name.clone());
+        }
         // One that was there is dead: the number has a new handler.
         drop(self.registration.replace(Some(registration)));
         Ok(())
@@ -122,6 +128,14 @@ impl Source {
         self.interest.set(interest);
         self.data.set(data);
         Ok(())
+    }
+
+    /// Names its handler, also those that it gets later.
+    pub(super) fn set_name(&self, name: Cow<'static, str>) {
+        if let Some(registration) = &*self.registration.borrow() {
+            registration.set_name(name.clone());
+        }
+        self.name.replace(Some(name));
     }
 
     /// `None` if it is not watched.

@@ -1,5 +1,8 @@
 //! Checks of a file descriptor that a caller passed in.
-#![expect(unsafe_code, reason = "fstat(2) and fcntl(2) on a caller's descriptor, getrlimit(2)")]
+#![expect(
+    unsafe_code,
+    reason = "fstat(2), fcntl(2) and getsockopt(2) on a caller's descriptor, getrlimit(2)"
+)]
 
 use super::{check, epoll::Epoll};
 use std::io;
@@ -52,6 +55,18 @@ pub(crate) fn descriptor_limit() -> io::Result<u64> {
     // SAFETY: the call fills the live `limit`.
     check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }.into())?;
     Ok(limit.rlim_cur)
+}
+
+/// Returns true for a socket that transfers bytes without boundaries of messages (SO_TYPE of
+/// socket(7)). Anything else is none.
+pub(crate) fn is_stream_socket(fd: RawFd) -> bool {
+    let mut kind: libc::c_int = 0;
+    let mut len = size_of_val(&kind) as libc::socklen_t;
+    // SAFETY: the call fills `kind`, whose size is `len`; a bad `fd` is an error.
+    let r = unsafe {
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_TYPE, (&raw mut kind).cast(), &raw mut len)
+    };
+    r == 0 && kind == libc::SOCK_STREAM
 }
 
 /// Returns true if O_NONBLOCK is set (fcntl(2) F_GETFL).

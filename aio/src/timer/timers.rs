@@ -113,12 +113,17 @@ impl<T> Tables<T> {
         let Some(entry) = entry.filter(|e| e.version == target.version | HAS_HANDLE) else {
             return false;
         };
-        match entry.request.as_ref().and_then(|request| request.take()) {
-            Some(Wanted::Armed { at_ns }) => self.arm(target.slot, at_ns),
-            Some(Wanted::Cancelled) => self.cancel(target.slot),
-            None => {}
+        if let Some(wanted) = entry.request.as_ref().and_then(|request| request.take()) {
+            self.follow(target.slot, wanted);
         }
         true
+    }
+
+    fn follow(&mut self, slot: usize, wanted: Wanted) {
+        match wanted {
+            Wanted::Armed { at_ns } => self.arm(slot, at_ns),
+            Wanted::Cancelled => self.cancel(slot),
+        }
     }
 
     /// Moves what expired by `now_ns` from a heap to `due`.
@@ -217,6 +222,25 @@ impl<T, H> Timers<T, H> {
     pub(crate) fn arm(&self, key: TimerKey, at_ns: u64) {
         self.agenda.set(Item::Timers, true);
         self.with(key, |tables| tables.arm(key.slot, at_ns));
+        if self.agenda.has(Item::OuterSleep) {
+            self.nudge_if_first(key);
+        }
+    }
+
+    /// Arms a timer that has expired for what `next` makes of its last deadline, unless other
+    /// threads have wanted something else of it since.
+    pub(crate) fn arm_next(&self, key: TimerKey, next: impl FnOnce(u64) -> u64) {
+        self.agenda.set(Item::Timers, true);
+        {
+            let tables = &mut *self.tables.borrow_mut();
+            let entry = tables.entries.get(key.slot).filter(|e| e.version & !HAS_HANDLE == key.version);
+            let Some(entry) = entry else { return };
+            // One look: what is wanted after it comes after this arming, too.
+            match entry.request.as_ref().and_then(|request| request.take()) {
+                Some(wanted) => tables.follow(key.slot, wanted),
+                None => tables.arm(key.slot, next(entry.at_ns)),
+            }
+        }
         if self.agenda.has(Item::OuterSleep) {
             self.nudge_if_first(key);
         }

@@ -545,7 +545,7 @@ pub(crate) fn one_outer_loop_at_a_time(setup: &Setup) {
     let ctx = Rc::new(setup.context());
     let first = Embedded::new(Rc::clone(&ctx)).unwrap();
     let busy = Embedded::new(&*ctx).unwrap_err();
-    assert_eq!(busy.kind(), io::ErrorKind::ResourceBusy);
+    assert_eq!(busy.error.kind(), io::ErrorKind::ResourceBusy);
     assert!(!first.prepare().unwrap().ready_now || first.check().is_ok());
     drop(first);
     let second = Embedded::new(&*ctx).unwrap();
@@ -562,8 +562,12 @@ pub(crate) fn one_outer_loop_at_a_time(setup: &Setup) {
 pub(crate) fn a_context_has_to_be_made_for_it(setup: &Setup) {
     let plain = AioContext::builder().monitor(setup.monitor).build().unwrap();
     let refused = Embedded::new(plain).unwrap_err();
-    assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+    assert_eq!(refused.error.kind(), io::ErrorKind::InvalidInput);
     assert!(refused.to_string().contains("Builder::embeddable"), "{refused}");
+    // It came back, and works.
+    let plain = refused.value;
+    plain.defer(|_| ());
+    assert!(plain.poll(true).unwrap());
 }
 
 /// The doorbells are on while the outer loop sleeps.

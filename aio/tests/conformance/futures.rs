@@ -2,7 +2,7 @@
 
 use crate::setup::Setup;
 use crate::support::{Count, SPIN, settle, turn, turn_until, turns_of_an_idle_loop};
-use aio::{AsyncFd, Clock, Elapsed, Interest};
+use aio::{AioContext, AsyncFd, Clock, Elapsed, Interest, Method};
 use std::cell::{Cell, RefCell};
 use std::future::{pending, poll_fn};
 use std::io::{ErrorKind, Read, Write};
@@ -223,6 +223,78 @@ pub(crate) fn no_ring_is_lost_between_awaits(setup: &Setup) {
     };
     assert!(waiting);
     assert!(poll_once(pin!(doorbell.rung())).is_ready());
+}
+
+pub(crate) fn a_dropped_doorbell_leaves_its_ring_to_the_next_handler(setup: &Setup) {
+    let (ctx, other, notifier) = (setup.context(), setup.context(), setup.notifier());
+    // Whether the next handler, on this loop or another, is called.
+    let next_hears = |next: &AioContext| {
+        let calls = Count::default();
+        let seen = calls.clone();
+        let _next = next.add_notifier(&notifier, move |_| seen.bump()).unwrap();
+        settle(next);
+        calls.get() != 0
+    };
+    for next in [&other, &ctx] {
+        // Noticed by the loop, and awaited by nobody.
+        let doorbell = ctx.doorbell(&notifier).unwrap();
+        notifier.notify().unwrap();
+        settle(&ctx);
+        drop(doorbell);
+        assert!(next_hears(next));
+
+        // Not noticed.
+        let doorbell = ctx.doorbell(&notifier).unwrap();
+        settle(&ctx);
+        notifier.notify().unwrap();
+        drop(doorbell);
+        assert!(next_hears(next));
+
+        // Removed by its id, and dropped later.
+        let doorbell = ctx.doorbell(&notifier).unwrap();
+        notifier.notify().unwrap();
+        settle(&ctx);
+        assert!(ctx.remove(doorbell.id()));
+        drop(doorbell);
+        assert!(next_hears(next));
+
+        // Awaited, or not rung: nothing is made up.
+        let mut doorbell = ctx.doorbell(&notifier).unwrap();
+        notifier.notify().unwrap();
+        settle(&ctx);
+        assert!(poll_once(pin!(doorbell.rung())).is_ready());
+        // With this method the count stays in the eventfd, and a new handler is called for it.
+        let keeps_count = doorbell.method() == Method::Edge;
+        drop(doorbell);
+        assert!(keeps_count || !next_hears(next));
+
+        // A time limit that is over first.
+        let mut doorbell = ctx.doorbell(&notifier).unwrap();
+        settle(&ctx);
+        let _ = poll_once(pin!(doorbell.rung())).is_ready();
+        let rung = ctx.timeout(Duration::ZERO, doorbell.rung());
+        assert!(ctx.block_on(rung).unwrap().is_err());
+        notifier.notify().unwrap();
+        settle(&ctx);
+        drop(doorbell);
+        assert!(next_hears(next));
+
+        // The task that awaits it is aborted in the turn that collects the ring.
+        let mut doorbell = ctx.doorbell(&notifier).unwrap();
+        let task = ctx.spawn(async move { doorbell.rung().await });
+        settle(&ctx);
+        notifier.notify().unwrap();
+        ctx.defer(move |_| task.abort());
+        settle(&ctx);
+        assert!(next_hears(next));
+    }
+    // The loop ends first.
+    let doorbell = ctx.doorbell(&notifier).unwrap();
+    notifier.notify().unwrap();
+    settle(&ctx);
+    drop(ctx);
+    drop(doorbell);
+    assert!(next_hears(&other));
 }
 
 pub(crate) fn a_doorbell_rung_by_a_thread_is_heard_each_time(setup: &Setup) {

@@ -20,12 +20,16 @@ mod fd_reuse;
 mod file_operations;
 mod futures;
 mod gsource;
+mod guide_uart;
+mod intervals;
 mod io_thread;
 mod levels;
 mod moving;
+mod moving_callbacks;
 mod multishot_operations;
 mod nesting;
 mod notifiers;
+mod observed_calls;
 mod observing;
 mod operations;
 mod outer_loops;
@@ -79,6 +83,35 @@ macro_rules! suite {
 }
 
 suite! { $ everywhere
+    observed_calls {
+        what_a_name_has_counted_outlives_its_callbacks,
+        a_nested_turn_is_not_the_time_of_its_callback,
+        a_panic_out_of_a_nested_turn_keeps_the_times_right,
+        a_panic_of_hook_and_callback_is_that_of_the_callback,
+        what_a_callback_drops_with_itself_is_its_time,
+        a_callback_names_itself,
+        what_tasks_and_subscribers_wait_for_has_names,
+        a_device_that_moves_is_named,
+        a_report_is_grammatical,
+    }
+    intervals {
+        ticks_keep_their_distance,
+        a_tick_ends_the_ticks,
+        a_period_of_zero_lets_everything_else_run,
+        a_timer_is_armed_by_its_callback,
+        its_captures_go_with_it,
+        a_cancel_of_another_thread_is_not_lost,
+        a_nested_turn_may_enter_a_tick_again,
+    }
+    moving_callbacks {
+        a_descriptor_calls_the_device,
+        a_completion_keeps_the_device,
+    }
+    guide_uart {
+        output_reaches_a_peer_that_sends_nothing_more,
+        a_peer_that_does_not_read_costs_no_turns,
+        a_peer_that_is_gone_costs_no_turns,
+    }
     progress {
         a_turn_without_events_is_not_progress,
         the_own_notifier_is_not_progress,
@@ -180,7 +213,11 @@ suite! { $ everywhere
         an_order_given_in_a_refusal_comes_before_the_way_back,
         a_dropped_target_is_an_error_and_it_stays,
         it_survives_its_loop,
+        it_is_detached_when_its_loop_ends,
+        a_panic_in_detach_at_the_end_of_a_loop_loses_nothing,
         the_last_move_wins,
+        it_is_called_back_from_its_way_to_a_loop_that_does_not_turn,
+        each_call_reports_the_reason_in_each_state,
         release_gives_it_back,
         dropping_the_owner_takes_it_off_its_loop,
         a_panic_in_detach_loses_nothing,
@@ -189,6 +226,7 @@ suite! { $ everywhere
         the_attachment_is_dropped_with_the_loop,
         a_stream_moves_between_two_threads,
         rings_of_two_threads_survive_moves_between_two_others,
+        rings_survive_moves_of_a_device_with_a_task,
         a_stay_may_outlive_the_context,
     }
     notifiers {
@@ -421,7 +459,7 @@ suite! { $ by_itself
         a_profile_counts_every_kind_of_callback,
         a_profile_begins_from_zero_and_is_kept_when_it_ends,
         a_profile_measures_the_time_of_a_callback,
-        a_callback_that_panics_is_not_counted,
+        a_callback_that_panics_counts,
         a_callback_may_dump_and_switch_the_profile,
         slow_callbacks_are_reported_with_name_and_kind,
         a_hook_that_was_replaced_or_removed_is_not_called,
@@ -482,6 +520,7 @@ suite! { $ by_itself
         a_doorbell_is_awaited,
         no_ring_is_lost_between_awaits,
         a_doorbell_rung_by_a_thread_is_heard_each_time,
+        a_dropped_doorbell_leaves_its_ring_to_the_next_handler,
         a_descriptor_is_awaited,
         both_directions_of_a_stream_are_awaited_at_once,
         a_descriptor_that_nobody_awaits_is_silent,
@@ -558,13 +597,20 @@ suite! { $ on_a_ring
         bytes_of_a_stream_are_received_as_they_come,
         descriptors_are_passed,
         what_does_not_fit_is_reported,
+        an_empty_message_with_descriptors_is_refused_on_a_stream,
         a_dropped_context_closes_what_the_kernel_has_opened,
     }
     multishot_operations {
         a_listener_accepts_again_and_again,
-        a_full_completion_queue_ends_no_listener_for_good,
+        a_full_completion_queue_ends_no_listener,
+        a_full_completion_queue_ends_no_stream,
+        an_item_of_an_interrupted_operation_may_cancel_it,
         a_stream_is_received_in_pieces,
         without_buffers_the_data_waits,
+        many_connections_share_four_buffers,
+        a_connection_that_found_no_buffer_keeps_its_turn,
+        a_receive_that_waits_for_a_buffer_can_be_cancelled,
+        an_operation_that_waits_for_a_buffer_ends_with_its_context,
         a_group_belongs_to_its_context,
         groups_come_and_go,
         lent_buffers_outlive_their_context,

@@ -3,8 +3,8 @@
 use crate::setup::Setup;
 use crate::support::{look, turn_until};
 use aio::{AioContext, EventNotifier, Handle, Home, Hosted, Interest, Movable, MovableFd, MovableNotifier};
-use aio::{NotifierRegistration, Stay};
-use std::cell::RefCell;
+use aio::{JoinHandle, NotifierRegistration, Stay, Timer};
+use std::cell::{Cell, RefCell};
 use std::io::{self, ErrorKind, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -298,7 +298,88 @@ pub(crate) fn it_survives_its_loop(setup: &Setup) {
     assert_eq!(Plan::get(&two.plan.drops), 0);
     drop(device);
     two.start_move(&two.b);
-    assert_eq!(two.ended(), [Some(ErrorKind::Interrupted)], "there is nothing to move");
+    assert_eq!(two.ended(), [Some(ErrorKind::NotFound)], "there is nothing to move");
+}
+
+/// Takes the deadline of its timer along, and rings what it has begun.
+struct Timed {
+    deadline_ns: Option<u64>,
+    kept: Cell<Option<u64>>,
+    detached: Cell<u32>,
+}
+
+impl Movable for Timed {
+    type Attached = Timer;
+
+    fn attach(&self, context: &AioContext, home: &Home<Self>) -> io::Result<Timer> {
+        let timer = context.timer(home.callback(|_, _| ()));
+        self.deadline_ns.into_iter().for_each(|at| timer.arm_at(at));
+        Ok(timer)
+    }
+
+    fn detach(&self, context: &AioContext, timer: Timer) {
+        self.detached.set(self.detached.get() + 1);
+        self.kept.set(timer.deadline_ns());
+        // Everything works still; this is dropped with the context.
+        let _ = context.spawn(std::future::pending::<()>());
+        context.defer(|_| unreachable!("the loop does not turn any more"));
+    }
+}
+
+pub(crate) fn it_is_detached_when_its_loop_ends(setup: &Setup) {
+    const LATER: Option<u64> = Some(u64::MAX / 2);
+    let new =
+        || Arc::new(Hosted::new(Timed { deadline_ns: LATER, kept: Cell::new(None), detached: Cell::new(0) }));
+    let is_kept = |device: &Hosted<Timed>| {
+        let device = device.take().expect("it is on no loop");
+        assert_eq!((device.kept.get(), device.detached.get()), (LATER, 1));
+    };
+    let (ctx, device) = (setup.context(), new());
+    device.attach(&ctx).unwrap();
+    drop(ctx);
+    is_kept(&device);
+
+    for panics in [false, true] {
+        let (thread, device) = (setup.io_thread(), new());
+        let (done, arrived) = mpsc::channel();
+        device.move_then(thread.handle(), move |result| done.send(result).unwrap());
+        arrived.recv().unwrap().unwrap();
+        let (told, ended) = mpsc::channel();
+        let owner = Arc::clone(&device);
+        thread.on_exit(move || told.send(owner.take()).unwrap());
+        if panics {
+            thread.handle().schedule(|_| panic!("on purpose, in an IoThread"));
+        } else {
+            thread.handle().stop();
+        }
+        let device = ended.recv().unwrap().expect("the owner gets it in on_exit");
+        assert_eq!((device.kept.get(), device.detached.get()), (LATER, 1));
+        let _ = catch_unwind(AssertUnwindSafe(|| thread.stop()));
+    }
+
+    // Held, and on its way out.
+    let two = Two::new(setup);
+    let held = stay().unwrap();
+    two.start_move(&two.b);
+    let Two { a, b, device, plan, .. } = two;
+    drop(a);
+    assert_eq!((Plan::get(&plan.detached), Plan::get(&plan.attached)), (1, 1));
+    drop(held);
+    look(&b);
+    assert_eq!((Plan::get(&plan.detached), Plan::get(&plan.attached)), (1, 2));
+    drop(device);
+}
+
+pub(crate) fn a_panic_in_detach_at_the_end_of_a_loop_loses_nothing(setup: &Setup) {
+    let mut two = Two::new(setup);
+    two.plan.panic_in_detach.store(true, Ordering::SeqCst);
+    two.kick.notify().unwrap();
+    let a = std::mem::replace(&mut two.a, setup.context());
+    assert!(catch_unwind(AssertUnwindSafe(|| drop(a))).is_err());
+    two.start_move(&two.b);
+    two.turn_both();
+    assert_eq!((two.ended(), Plan::get(&two.plan.calls)), (vec![None], 1));
+    two.rings_on(&two.b);
 }
 
 pub(crate) fn the_last_move_wins(setup: &Setup) {
@@ -317,6 +398,110 @@ pub(crate) fn the_last_move_wins(setup: &Setup) {
     two.turn_both();
     assert_eq!(two.ended(), [Some(ErrorKind::Interrupted), None]);
     two.rings_on(&two.b);
+}
+
+pub(crate) fn it_is_called_back_from_its_way_to_a_loop_that_does_not_turn(setup: &Setup) {
+    let stuck = setup.context();
+    let on_its_way = || {
+        let two = Two::new(setup);
+        two.start_move(&stuck);
+        look(&two.a);
+        assert!(two.ended().is_empty() && !two.is_on(&two.a) && !two.is_on(&stuck));
+        two
+    };
+    // To another loop, and to the one that it came from.
+    let two = on_its_way();
+    for to in [&two.b, &two.a] {
+        two.start_move(to);
+        assert_eq!(two.ended(), [Some(ErrorKind::Interrupted)], "at once");
+        turn_until(to, || two.is_on(to));
+        assert_eq!(two.ended(), [None]);
+        two.rings_on(to);
+        two.start_move(&stuck);
+        look(to);
+    }
+    // A loop that refuses it sends it to the loop that it came from before.
+    two.plan.refuse.store(true, Ordering::SeqCst);
+    two.start_move(&two.b);
+    two.turn_both();
+    let [Some(ErrorKind::Interrupted), Some(_)] = two.ended()[..] else { panic!("it was refused") };
+    two.rings_on(&two.a);
+
+    let mut two = on_its_way();
+    let (back, released) = mpsc::channel();
+    two.device.take().unwrap().release(move |device| back.send(device).unwrap());
+    drop(released.try_recv().expect("at once"));
+    assert_eq!((two.ended(), Plan::get(&two.plan.drops)), (vec![Some(ErrorKind::Interrupted)], 1));
+
+    let mut two = on_its_way();
+    two.device = None;
+    assert_eq!((two.ended(), Plan::get(&two.plan.drops)), (vec![Some(ErrorKind::Interrupted)], 1));
+
+    // What the loop had been sent means nothing any more, but for the last one.
+    let two = on_its_way();
+    two.start_move(&stuck);
+    assert_eq!(two.ended(), [Some(ErrorKind::Interrupted)]);
+    turn_until(&stuck, || two.is_on(&stuck));
+    assert_eq!((two.ended(), Plan::get(&two.plan.attached)), (vec![None], 2));
+    two.rings_on(&stuck);
+}
+
+pub(crate) fn each_call_reports_the_reason_in_each_state(setup: &Setup) {
+    use ErrorKind::{AlreadyExists, NotFound};
+    type Enter = fn(&Two);
+    const ON_ITS_WAY: &str = "on its way";
+    // How to get there, and why `attach` fails.
+    type Why = Option<(ErrorKind, &'static str)>;
+    let states: [(&str, Enter, Why); 3] = [
+        ("on the same loop", |_| {}, Some((AlreadyExists, "on a loop already"))),
+        (
+            "on another loop",
+            |two| {
+                two.start_move(&two.b);
+                two.turn_both();
+            },
+            Some((AlreadyExists, "on a loop already")),
+        ),
+        (
+            ON_ITS_WAY,
+            |two| {
+                two.start_move(&two.b);
+                look(&two.a);
+            },
+            Some((AlreadyExists, "on its way")),
+        ),
+    ];
+    let check = |what: &str, call: &str, result: io::Result<()>, why: Why| match (result, why) {
+        (Ok(()), None) => {}
+        (Err(error), Some((kind, text))) => {
+            assert!(error.kind() == kind && error.to_string().contains(text), "{what}, {call}: {error}");
+        }
+        (result, why) => panic!("{what}, {call}: {result:?} instead of {why:?}"),
+    };
+    for (what, enter, attach) in states {
+        let two = Two::new(setup);
+        enter(&two);
+        two.results.1.try_iter().for_each(drop);
+        check(what, "attach", two.device().attach(&two.a), attach);
+        assert!(two.device().take().is_none(), "{what}, take");
+        two.start_move(&two.b);
+        two.turn_both();
+        if what == ON_ITS_WAY {
+            assert_eq!(two.results.1.try_recv().unwrap().unwrap_err().kind(), ErrorKind::Interrupted);
+        }
+        check(what, "move", two.results.1.try_recv().expect("an outcome"), None);
+    }
+    // On no loop: taken, or not.
+    let (ctx, plan) = (setup.context(), Arc::<Plan>::default());
+    let device = Hosted::new(Device { kick: setup.notifier(), plan });
+    assert!(device.take().is_some());
+    assert!(device.take().is_none());
+    let gone = Some((NotFound, "was taken"));
+    check("taken", "attach", device.attach(&ctx), gone);
+    let (done, outcome) = mpsc::channel();
+    device.move_then(&ctx.handle(), move |result| done.send(result).unwrap());
+    check("taken", "move", outcome.try_recv().expect("at once"), gone);
+    device.release(|_| unreachable!("it was taken"));
 }
 
 pub(crate) fn release_gives_it_back(setup: &Setup) {
@@ -388,8 +573,9 @@ pub(crate) fn a_panic_in_the_report_of_a_replaced_move_loses_nothing(setup: &Set
     two.device().move_then(&two.b.handle(), |_| panic!("on purpose, in the report"));
     look(&two.a);
     assert!(!two.is_on(&two.a), "it is on its way");
-    two.start_move(&two.a);
-    panics(&two.b);
+    // The new order ends the journey at once, and reports that in this call.
+    let reported = catch_unwind(AssertUnwindSafe(|| two.start_move(&two.a)));
+    assert!(reported.is_err());
     two.turn_both();
     assert_eq!((two.ended(), Plan::get(&two.plan.drops)), (vec![None], 0));
     two.rings_on(&two.a);
@@ -496,6 +682,56 @@ pub(crate) fn rings_of_two_threads_survive_moves_between_two_others(setup: &Setu
     over.store(true, Ordering::Relaxed);
     ringers.into_iter().for_each(|ringer| ringer.join().unwrap());
     assert!(seen.load(Ordering::SeqCst) > 0);
+}
+
+/// A device whose doorbell is awaited by a task: see the documentation of [`Movable`].
+struct Tasked {
+    kick: EventNotifier,
+    rung: Arc<AtomicU64>,
+    seen: Arc<AtomicU64>,
+}
+
+impl Movable for Tasked {
+    type Attached = JoinHandle<()>;
+
+    fn attach(&self, context: &AioContext, home: &Home<Self>) -> io::Result<JoinHandle<()>> {
+        let (mut doorbell, home) = (context.doorbell(&self.kick)?, home.clone());
+        Ok(context.spawn(async move {
+            loop {
+                doorbell.rung().await;
+                let Some(device) = home.stay() else { break };
+                device.seen.store(device.rung.load(Ordering::SeqCst), Ordering::SeqCst);
+            }
+        }))
+    }
+
+    fn detach(&self, _: &AioContext, task: JoinHandle<()>) {
+        task.abort();
+    }
+}
+
+pub(crate) fn rings_survive_moves_of_a_device_with_a_task(setup: &Setup) {
+    const MOVES: u64 = 300;
+    let threads = [setup.io_thread(), setup.io_thread()];
+    let (kick, rung, seen) = (setup.notifier(), Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+    let device = Hosted::new(Tasked { kick: kick.clone(), rung: Arc::clone(&rung), seen: Arc::clone(&seen) });
+    let (done, arrived) = mpsc::channel();
+    for n in 0..MOVES {
+        let done = done.clone();
+        device.move_then(threads[n as usize % 2].handle(), move |result| done.send(result).unwrap());
+        for _ in 0..n % 7 {
+            rung.fetch_add(1, Ordering::SeqCst);
+            kick.notify().unwrap();
+            (0..n * 31 % 200).for_each(|_| std::hint::spin_loop());
+        }
+        arrived.recv().unwrap().unwrap();
+        // A ring that is lost is never seen, and the hang guard reports it.
+        while seen.load(Ordering::SeqCst) < rung.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+    }
+    let tasks = threads.map(|thread| thread.run(|context| context.dump().tasks().count()).unwrap());
+    assert!(tasks.iter().sum::<usize>() <= 2, "tasks that have ended stay behind: {tasks:?}");
 }
 
 pub(crate) fn a_stay_may_outlive_the_context(setup: &Setup) {

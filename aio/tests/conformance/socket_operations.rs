@@ -163,6 +163,30 @@ pub(crate) fn descriptors_are_passed(setup: &Setup) {
     assert_eq!(errno(finish(&ctx, RecvMessage::new(reader, vec![0], 1)).0), Some(libc::ENOTSOCK));
 }
 
+pub(crate) fn an_empty_message_with_descriptors_is_refused_on_a_stream(setup: &Setup) {
+    let ctx = setup.context();
+    let (here, there) = UnixStream::pair().unwrap();
+    let (readers, writers) = pipes(2);
+    let (result, here, _, writers) = finish(&ctx, SendMessage::new(here, "", writers));
+    assert_eq!((errno(result), writers.len()), (Some(libc::EINVAL), 2));
+    if let Ok(fixed) = ctx.register_file(&here) {
+        let (result, ..) = finish(&ctx, SendMessage::new(fixed, "", vec![io::pipe().unwrap().1]));
+        assert_eq!(errno(result), Some(libc::EINVAL));
+    }
+    // Without descriptors there is nothing to lose.
+    let (result, ..) = finish(&ctx, SendMessage::new(here, "", Vec::<OwnedFd>::new()));
+    assert_eq!(result.unwrap(), 0);
+    is_at_end(there);
+    // A message without bytes carries descriptors where messages have boundaries.
+    let (here, there) = UnixDatagram::pair().unwrap();
+    let (result, ..) = finish(&ctx, SendMessage::new(here, "", writers));
+    assert_eq!(result.unwrap(), 0);
+    let received = finish(&ctx, RecvMessage::new(there, vec![0; 4], 2)).0.unwrap();
+    assert_eq!((received.bytes, received.descriptors.len()), (0, 2));
+    let (result, ..) = finish(&ctx, SendMessage::new(io::pipe().unwrap().1, "", readers));
+    assert_eq!(errno(result), Some(libc::ENOTSOCK));
+}
+
 pub(crate) fn what_does_not_fit_is_reported(setup: &Setup) {
     let ctx = setup.context();
     let (here, there) = UnixDatagram::pair().unwrap();

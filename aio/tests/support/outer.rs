@@ -23,7 +23,7 @@ pub(super) fn turn(ctx: &AioContext, blocking: bool) -> io::Result<bool> {
         return ctx.poll(blocking);
     }
     let embedded = match Embedded::new(ctx) {
-        Err(e) if e.kind() == io::ErrorKind::ResourceBusy => return ctx.poll(blocking),
+        Err(e) if e.error.kind() == io::ErrorKind::ResourceBusy => return ctx.poll(blocking),
         embedded => embedded?,
     };
     let prepared = embedded.prepare()?;

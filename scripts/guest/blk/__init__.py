@@ -6,6 +6,7 @@ from .attributes import disk, flush, readonly, resize
 from .boot import ovmf, seabios
 from .content import data, discard
 from .crash import crash, fio
+from .migrate import migrate
 
 DEVICE = Device(
     name="blk",
@@ -34,6 +35,7 @@ SUITE = Suite(
         Check("resize", resize),
         Check("crash", crash),
         Check("fio", fio),
+        Check("migrate", migrate),
         Check("seabios", seabios),
         Check("ovmf", ovmf),
     ),

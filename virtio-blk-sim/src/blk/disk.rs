@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use aio::AioContext;
 
-use super::backend::{Backend, Engine};
+use super::backend::{Backend, Engine, FileImage};
 use super::device::{
     BlockDevice, Features, FinishedRequest, Operation, RequestSlot, SECTOR_SIZE, SectorRanges, Started,
     Status,
 };
+use super::lock_wait::LockWait;
 use crate::log;
 use crate::memory::GuestMemoryMmap;
 use crate::queue::{self, Answer, Device, Meter, Queue, QueueRef, Worker};
@@ -43,6 +44,8 @@ pub struct BlkWorker {
     device: Arc<BlockDevice>,
     engine: Engine,
     name: Arc<str>,
+    /// For an image that is locked while it is used.
+    lock: Option<LockWait>,
 }
 
 impl Disk {
@@ -70,12 +73,24 @@ impl Disk {
     /// As for [`Backend::attach`].
     pub fn worker(&self, context: &AioContext, queue: QueueRef<BlkWorker>) -> io::Result<BlkWorker> {
         let name = Arc::clone(&self.name);
+        let waiting = queue.clone();
         let done = move |_: &AioContext, finished: &mut Vec<FinishedRequest>| {
             queue.answer(finished.drain(..).map(|finished| answer(finished, &name)));
         };
         let engine = self.backend.clone().attach(context, Rc::new(done))?;
-        Ok(BlkWorker { device: Arc::clone(&self.device), engine, name: Arc::clone(&self.name) })
+        let wait = |image| LockWait::begin(context, image, log_wait, move || waiting.wake());
+        let lock = self.image_to_lock().cloned().map(wait);
+        Ok(BlkWorker { device: Arc::clone(&self.device), engine, name: Arc::clone(&self.name), lock })
     }
+
+    /// The image, if it is locked while it is used.
+    fn image_to_lock(&self) -> Option<&Arc<FileImage>> {
+        self.backend.image().filter(|image| image.is_locked_while_used())
+    }
+}
+
+fn log_wait(line: std::fmt::Arguments<'_>) {
+    log::limited(format_args!("{NAME}: {line}"));
 }
 
 impl Device for Disk {
@@ -112,6 +127,12 @@ impl Device for Disk {
 
     fn reset(&self) {
         self.device.reset();
+    }
+
+    fn idle(&self) {
+        if let Some(image) = self.image_to_lock() {
+            image.unlock();
+        }
     }
 
     fn start(
@@ -153,6 +174,10 @@ impl Worker for BlkWorker {
 
     fn refuse(&self, slot: RequestSlot, error: QueueError) -> Answer<RequestSlot> {
         answer(slot.refuse(error), &self.name)
+    }
+
+    fn waits(&self) -> bool {
+        self.lock.as_ref().is_some_and(|lock| !lock.is_over())
     }
 
     #[inline]

@@ -20,15 +20,12 @@ use super::memory::Memory;
 use super::ring::Ring;
 use crate::queue::{check_features, read_space};
 use crate::vhost_user::{
-    F_PROTOCOL_FEATURES, Loops, MemoryTable, ProtocolFeatures, RingDevice, RingOrder, RunningRing,
+    F_LOG_ALL, F_PROTOCOL_FEATURES, Loops, MemoryTable, ProtocolFeatures, RingDevice, RingOrder, RunningRing,
 };
-
-/// `VHOST_F_LOG_ALL`: the log of dirty pages, which the server does not keep.
-const LOG_ALL: u64 = 1 << 26;
 
 /// Features that the server cannot serve, whatever the device does.
 const NOT_SERVED: u64 =
-    LOG_ALL | F_PROTOCOL_FEATURES | 1 << VIRTIO_F_ACCESS_PLATFORM | 1 << VIRTIO_F_RING_PACKED;
+    F_LOG_ALL | F_PROTOCOL_FEATURES | 1 << VIRTIO_F_ACCESS_PLATFORM | 1 << VIRTIO_F_RING_PACKED;
 
 /// How long a ring that stops waits for the chains that the device works on.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
@@ -200,7 +197,8 @@ where
 
     fn offered_protocol(&self) -> ProtocolFeatures {
         let offered = ProtocolFeatures::from_bits(self.backend.protocol_features().bits());
-        offered.without(ProtocolFeatures::INFLIGHT_SHMFD)
+        // The device writes to guest memory itself, and the server does not learn where.
+        offered.without(ProtocolFeatures::INFLIGHT_SHMFD).without(ProtocolFeatures::LOG_SHMFD)
     }
 
     fn check_features(&self, driver: u64) -> Result<(), Box<dyn Error + Send + Sync>> {

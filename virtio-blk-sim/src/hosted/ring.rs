@@ -25,6 +25,7 @@ use vmm_sys_util::epoll::EventSet;
 use super::group::Group;
 use crate::queue::{Interrupt, Kick, QueueStats, Stopped};
 use crate::vhost_user::{RingLink, RingOrder, RunningRing, Stopping};
+use crate::virtqueue::DirtyPages;
 
 /// How often a ring that stops looks whether the device has returned its chains.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
@@ -213,6 +214,10 @@ impl<B: VhostUserBackend + 'static> RunningRing for Attached<B> {
             }
         }
         interrupt.signal();
+    }
+
+    fn set_dirty_log(&self, _: Option<DirtyPages>) {
+        // Never called with a log: LOG_SHMFD is not offered.
     }
 
     fn stats(&self) -> QueueStats {

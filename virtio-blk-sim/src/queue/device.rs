@@ -60,6 +60,10 @@ pub trait Device: Send + Sync + 'static {
     /// Device reset: forgets what the driver set up. No queue runs.
     fn reset(&self) {}
 
+    /// No queue runs any more, and none is about to be started again: the frontend has stopped
+    /// them, or is gone. What is only needed by running queues can be given back.
+    fn idle(&self) {}
+
     /// Makes the worker of queue `index`, in the home thread of the loop that the queue will run
     /// on. The worker uses `queue` for answers that it does not give at once.
     ///

@@ -23,7 +23,7 @@ use super::rate_limit::RateLimit;
 use super::stats::QueueStats;
 use super::worker::{Answer, Meter, Worker};
 use crate::memory::GuestMemoryMmap;
-use crate::virtqueue::{DeviceQueue, QueueError};
+use crate::virtqueue::{Chain, DeviceQueue, DirtyPages, QueueError};
 use crate::waiters::Waiters;
 
 /// The longest that a queue rests before it looks at its limit again: it may have been changed.
@@ -66,12 +66,12 @@ pub struct Queue<W: Worker> {
     interrupt: RefCell<Interrupt>,
     on_broken: Box<dyn Fn(QueueError)>,
     limit: Option<Arc<RateLimit>>,
-    memory_lost: Option<Box<dyn Fn() -> bool>>,
     /// The driver broke the rules: the queue is stopped, and this is the first rule.
     broken: Cell<Option<QueueError>>,
     /// Busy polling is on: kicks are off, and stay off.
     polling: Cell<bool>,
-    /// The limit is used up, or the worker may not begin: kicks are off until that is over.
+    /// The limit is used up, the worker may not begin, or waits for something else: kicks are off
+    /// until that is over.
     resting: Cell<bool>,
     /// Nothing new is taken any more.
     stopping: Cell<bool>,
@@ -91,6 +91,11 @@ struct Ring<W: Worker> {
     /// Slots without a chain; there are never more slots than entries in the queue.
     slots: Vec<W::Slot>,
     log: Option<Box<dyn InFlightLog>>,
+    /// Asked before each batch of answers: is there a reason to look closer ([`Ring::failure`])?
+    /// While there is no dirty log, this is [`QueueParts::memory_lost`] itself.
+    suspect: Option<Box<dyn Fn() -> bool>>,
+    /// [`QueueParts::memory_lost`] while there is a dirty log.
+    memory_lost: Option<Box<dyn Fn() -> bool>>,
 }
 
 impl<W: Worker> Ring<W> {
@@ -101,14 +106,49 @@ impl<W: Worker> Ring<W> {
     /// Puts a chain in flight on the used ring, for [`Queue::publish`]. The log keeps the chain if
     /// the queue is broken, because a broken queue writes nothing to the used ring.
     #[inline]
-    fn push(&mut self, head: u16, written: u32) {
-        let pushed = self.queue.push(head, written);
+    fn push(&mut self, chain: &Chain<W::Memory>, written: u32) {
+        let pushed = self.queue.push_chain(chain, written);
         debug_assert_eq!(pushed, Ok(()));
+        self.log_push(chain.head());
+    }
+
+    /// The same for a chain that is gone, with nothing written.
+    #[cold]
+    fn push_lost(&mut self, head: u16) {
+        let pushed = self.queue.push_lost(head);
+        debug_assert_eq!(pushed, Ok(()));
+        self.log_push(head);
+    }
+
+    #[inline]
+    fn log_push(&mut self, head: u16) {
         if let Some(log) = &mut self.log
             && !self.queue.is_broken()
         {
             log.pushed(head);
         }
+    }
+
+    /// Starts or ends the log of dirty pages, or replaces it.
+    fn set_dirty_log(&mut self, pages: Option<DirtyPages>) {
+        match (self.queue.has_dirty_log(), &pages) {
+            (false, Some(_)) => {
+                self.memory_lost = self.suspect.replace(Box::new(|| true));
+            }
+            (true, None) => self.suspect = self.memory_lost.take(),
+            (false, None) | (true, Some(_)) => {}
+        }
+        self.queue.set_dirty_log(pages);
+    }
+
+    /// Returns why the driver must get no more answers. Called when `suspect` says so.
+    #[cold]
+    fn failure(&self) -> Option<QueueError> {
+        if !self.queue.has_dirty_log() {
+            return Some(QueueError::MemoryLost);
+        }
+        let lost = self.memory_lost.as_ref().is_some_and(|lost| lost());
+        lost.then_some(QueueError::MemoryLost).or_else(|| self.queue.dirty_log_failure())
     }
 }
 
@@ -154,16 +194,21 @@ impl<W: Worker> Queue<W> {
         });
         let (log, mut resubmit) = parts.in_flight.map_or((None, Vec::new()), |f| (Some(f.log), f.resubmit));
         resubmit.reverse();
+        let waits = worker.waits();
+        let (suspect, memory_lost) = match parts.queue.has_dirty_log() {
+            true => (Some(Box::new(|| true) as Box<dyn Fn() -> bool>), parts.memory_lost),
+            false => (parts.memory_lost, None),
+        };
+        let ring = Ring { queue: parts.queue, resubmit, slots: Vec::new(), log, suspect, memory_lost };
         let queue = Rc::new(Self {
             worker,
-            ring: RefCell::new(Ring { queue: parts.queue, resubmit, slots: Vec::new(), log }),
+            ring: RefCell::new(ring),
             interrupt: RefCell::new(parts.interrupt),
             on_broken: parts.on_broken,
             limit: parts.limit,
-            memory_lost: parts.memory_lost,
             broken: Cell::new(None),
             polling: Cell::new(false),
-            resting: Cell::new(false),
+            resting: Cell::new(waits),
             stopping: Cell::new(false),
             idle: Waiters::default(),
             stats: Cell::default(),
@@ -192,7 +237,9 @@ impl<W: Worker> Queue<W> {
             // A process that was killed may have shown answers and not interrupted for them.
             queue.interrupt();
         }
-        queue.resubmit(&mut queue.ring.borrow_mut());
+        if !waits {
+            queue.resubmit(&mut queue.ring.borrow_mut());
+        }
         // The previous owner of this queue may have told the guest not to kick (virtio 1.2 section
         // 2.7.10 leaves the suppression as it is), so look once without a kick.
         queue.again.schedule();
@@ -245,6 +292,14 @@ impl<W: Worker> Queue<W> {
     pub fn set_interrupt(&self, interrupt: Interrupt) {
         self.interrupt.replace(interrupt);
         self.interrupt();
+    }
+
+    /// Records the guest pages that are written from now on, or with `None` does not record them
+    /// any more: see [`DeviceQueue::set_dirty_log`]. The queue keeps running. If a page cannot be
+    /// recorded, the queue stops with the reason ([`DeviceQueue::dirty_log_failure`]), before the
+    /// driver sees the answer. Not inside a method of the worker, like [`QueueRef::answer`].
+    pub fn set_dirty_log(&self, pages: Option<DirtyPages>) {
+        self.ring.borrow_mut().set_dirty_log(pages);
     }
 
     fn count(&self, change: impl FnOnce(&mut QueueStats)) {
@@ -334,9 +389,8 @@ impl<W: Worker> Queue<W> {
     #[inline]
     fn answer(&self, ring: &mut Ring<W>, answer: Answer<W::Slot>) {
         let Answer { mut slot, written } = answer;
-        let head = W::chain(&mut slot).head();
+        ring.push(W::chain(&mut slot), written);
         ring.slots.push(slot);
-        ring.push(head, written);
         self.count(|stats| stats.requests += 1);
     }
 
@@ -354,10 +408,12 @@ impl<W: Worker> Queue<W> {
 
     /// Shows the answers to the guest.
     fn publish(&self, ring: &mut Ring<W>) {
-        if self.memory_lost.as_ref().is_some_and(|lost| lost()) {
-            // What was read may not be what the guest wrote, and what was written reached nobody.
+        if ring.suspect.as_ref().is_some_and(|suspect| suspect())
+            && let Some(error) = ring.failure()
+        {
+            // What was read may not be what the guest wrote, and what was written may reach nobody.
             ring.queue.mark_broken();
-            self.stop(QueueError::MemoryLost);
+            self.stop(error);
             return;
         }
         let wanted = ring.queue.publish();
@@ -400,7 +456,7 @@ struct Lost<'a, W: Worker> {
 
 impl<W: Worker> Drop for Lost<'_, W> {
     fn drop(&mut self) {
-        self.ring.push(self.head, 0);
+        self.ring.push_lost(self.head);
     }
 }
 
@@ -442,7 +498,8 @@ impl<W: Worker> QueueRef<W> {
         }
     }
 
-    /// To call when [`Worker::may_begin`] has become true: looks at the ring in the next turn.
+    /// To call when [`Worker::may_begin`] has become true, or what the worker waits for is there
+    /// ([`Worker::waits`]): looks at the ring in the next turn.
     /// Calls while the queue is not waiting for the worker have no effect. To call it from another
     /// thread, or from a callback that outlives the queue, schedule a [`BottomHalf`] that calls it.
     pub fn wake(&self) {

@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use aio::{AioContext, EventNotifier, MonitorKind, Reset};
 
@@ -9,8 +10,9 @@ use super::interrupt::Interrupt;
 use super::irqfd::Irqfd;
 use super::queue::{Queue, QueueParts};
 use super::worker::{Handled, Immediate};
+use crate::memory::log_bits::LogBits;
 use crate::memory::{GuestAddress, GuestRam};
-use crate::virtqueue::{Chain, DeviceQueue, DriverQueue, QueueConfig};
+use crate::virtqueue::{Chain, DeviceQueue, DirtyPages, DriverQueue, QueueConfig};
 
 /// Answers each chain with its first byte, and panics if that is 7.
 struct Panics;
@@ -33,21 +35,28 @@ fn a_panic_of_a_worker_costs_its_chain_only() {
             println!("skipped: no {kind}");
             continue;
         };
-        for by_kick in [false, true] {
-            one_of_three_chains_panics(&context, kind, by_kick);
+        for (by_kick, logged) in [(false, false), (true, false), (false, true), (true, true)] {
+            one_of_three_chains_panics(&context, kind, by_kick, logged);
         }
     }
 }
 
-fn one_of_three_chains_panics(context: &AioContext, kind: MonitorKind, by_kick: bool) {
+/// If the pages are `logged`, so are those of the chain that is lost.
+fn one_of_three_chains_panics(context: &AioContext, kind: MonitorKind, by_kick: bool, logged: bool) {
     use vm_memory::Bytes;
     let ram = GuestRam::new(64 << 10).unwrap();
     let memory = ram.map().unwrap();
     let config = QueueConfig::at(GuestAddress(0), 16);
+    let bits = Arc::<LogBits>::default();
+    let mut queue = DeviceQueue::new(ram.memory().clone(), config).unwrap();
+    if logged {
+        let used_ring = Some(config.used_ring);
+        queue.set_dirty_log(Some(DirtyPages { log: bits.log(32), buffers: true, used_ring }));
+    }
     let mut driver = DriverQueue::new(ram.map().unwrap(), config).unwrap();
     let kick = EventNotifier::new(Reset::Autoreset).unwrap();
     let parts = QueueParts {
-        queue: DeviceQueue::new(ram.memory().clone(), config).unwrap(),
+        queue,
         kick: kick.clone().into(),
         interrupt: Interrupt::Irqfd(Irqfd::new().unwrap()),
         on_broken: Box::new(|error| panic!("the queue is broken: {error}")),
@@ -60,7 +69,7 @@ fn one_of_three_chains_panics(context: &AioContext, kind: MonitorKind, by_kick: 
         while context.poll(false).unwrap() {}
     }
     let add = |driver: &mut DriverQueue, byte: u8| {
-        let place = GuestAddress(0x8000 + u64::from(byte) * 16);
+        let place = GuestAddress(0x8000 + u64::from(byte) * 0x1000);
         memory.write_obj(byte, place).unwrap();
         driver.add(&[(place, 1)], &[(GuestAddress(place.0 + 8), 1)]).unwrap().unwrap()
     };
@@ -76,6 +85,7 @@ fn one_of_three_chains_panics(context: &AioContext, kind: MonitorKind, by_kick: 
     while context.poll(false).unwrap() {}
     let used = [(); 4].map(|()| driver.pop_used().unwrap());
     assert_eq!(used, [Some((heads[0], 1)), Some((heads[1], 0)), Some((heads[2], 1)), None], "{kind}");
+    assert_eq!(bits.take(), if logged { vec![0, 9, 10, 15] } else { vec![] }, "{kind}");
     // Kicks are on again.
     let head = add(&mut driver, 3);
     assert!(driver.publish(), "{kind}: the device needs a kick");

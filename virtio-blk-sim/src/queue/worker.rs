@@ -57,6 +57,14 @@ pub trait Worker: 'static {
         true
     }
 
+    /// Asked once, when the queue starts: whether the worker has to wait for something before it
+    /// may work at all. Then nothing is taken off the ring, not even what a former process left,
+    /// until [`QueueRef::wake`](super::QueueRef::wake) is called. The queue can be stopped
+    /// meanwhile.
+    fn waits(&self) -> bool {
+        false
+    }
+
     /// The largest number of chains that are taken off the ring before [`commit`](Self::commit).
     fn batch(&self) -> u16 {
         u16::MAX

@@ -7,6 +7,10 @@ use crate::bit_set::bit_set;
 /// that it supports protocol features. It is never passed on to the driver.
 pub const F_PROTOCOL_FEATURES: u64 = 1 << 30;
 
+/// `VHOST_F_LOG_ALL`: a bit among the *virtio* features. A frontend enables it while the pages that
+/// the device writes are to be recorded. It is never passed on to the driver or the device.
+pub const F_LOG_ALL: u64 = 1 << 26;
+
 bit_set! {
     /// A set of protocol features.
     pub struct ProtocolFeatures {

@@ -12,7 +12,7 @@ use super::error::FrontendError;
 use super::features::ProtocolFeatures;
 use super::frame::Frame;
 use super::header::Header;
-use super::payload::{ConfigAccess, ConfigData, Inflight, MemoryRegion, VringAddr, VringState};
+use super::payload::{ConfigAccess, ConfigData, Inflight, LogArea, MemoryRegion, VringAddr, VringState};
 use super::reply::{Ack, BackendRequest, Reply};
 use super::request::{Request, VringFd};
 use super::socket;
@@ -132,6 +132,22 @@ impl Frontend {
     /// Removes a region.
     pub fn remove_mem_region(&mut self, region: MemoryRegion) -> Result<()> {
         self.tell(Request::RemMemReg(region))
+    }
+
+    /// Shares a log of dirty pages with the backend. When this returns, the backend does not use
+    /// the former one any more. Needs LOG_SHMFD.
+    pub fn set_log_base(&mut self, area: LogArea, fd: BorrowedFd<'_>) -> Result<()> {
+        let fd = fd.try_clone_to_owned()?;
+        match self.ask(Request::SetLogBase(area, fd))? {
+            Reply::LogBase(taken) if taken != LogArea::NONE => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Sends an eventfd that the backend may signal when it has modified the log.
+    pub fn set_log_fd(&mut self, fd: BorrowedFd<'_>) -> Result<()> {
+        let fd = fd.try_clone_to_owned()?;
+        self.tell(Request::SetLogFd(fd))
     }
 
     /// Sets the size of a vring in entries.

@@ -1,4 +1,5 @@
-//! Maps a peer's file: the common part of guest memory and the in-flight region.
+//! Maps a peer's file: the common part of guest memory, the in-flight region and the log of dirty
+//! pages.
 //!
 //! The file can be any file. What can be checked is checked before it is mapped;
 //! [`sigbus`](super::sigbus) handles what the peer does to the file afterwards.
@@ -10,8 +11,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
 use std::sync::Arc;
 
-use super::sigbus::{Guard, GuardError};
-use crate::memory::{GuestAddress, GuestRegion};
+use super::sigbus::{self, Guard, GuardError};
+use crate::memory::{DirtyLog, GuestAddress, GuestRegion, LogOwner};
 
 /// The protection of a mapping. mmap(2) refuses a file that is not open for writing, or sealed
 /// against writing.
@@ -151,11 +152,26 @@ impl Mapping {
         unsafe { GuestRegion::from_raw(start, self.as_ptr(), self.len, ACCESS, owner) }
     }
 
+    /// Returns the requested bytes as a log of dirty pages that keeps the mapping alive. `None` if
+    /// they do not start at a multiple of 8.
+    pub(super) fn dirty_log(self: &Arc<Self>) -> Option<DirtyLog> {
+        let owner = Arc::clone(self);
+        // SAFETY: the bytes stay mapped readable and writable until this object, the owner, is
+        // dropped, and nothing else here accesses them.
+        unsafe { DirtyLog::from_raw(self.as_ptr(), self.len, owner) }
+    }
+
     /// Returns true if the peer has taken pages away and one of them was accessed since; see
     /// [`Guard::is_broken`].
     #[inline]
     pub(super) fn is_broken(&self) -> bool {
         self.guard.as_ref().is_some_and(Guard::is_broken)
+    }
+}
+
+impl LogOwner for Mapping {
+    fn is_lost(&self) -> bool {
+        sigbus::faults() > 0 && self.is_broken()
     }
 }
 

@@ -203,6 +203,12 @@ impl MemoryTable {
         self.slots.is_empty()
     }
 
+    /// Returns the guest address after the last byte, or `None` if there are no regions.
+    pub fn end(&self) -> Option<u64> {
+        // Cannot overflow: this was checked when the region was added.
+        self.slots.iter().map(|Slot { region, .. }| region.guest_addr + region.size).max()
+    }
+
     /// Translates the `len` bytes at the frontend's virtual address `addr` to a guest address.
     ///
     /// # Errors

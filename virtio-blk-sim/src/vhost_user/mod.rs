@@ -22,6 +22,7 @@
 //! | `connection.rs` | framing: whole messages from a stream of pieces, and back |
 //! | `memory.rs`, `mapping.rs`, `sigbus.rs` | guest memory, also if a peer truncates it |
 //! | `inflight.rs` | records of requests in flight, in memory that survives a crash |
+//! | `dirty_log.rs` | the log of dirty pages, for live migration |
 //! | `error_line.rs` | the eventfd that reports a ring error |
 //! | `ring_device.rs` | what the server asks of a device |
 //! | `session.rs` | the state of a session, and the execution of requests |
@@ -43,7 +44,9 @@
 //! | any other request that cannot be carried out, or a message with an invalid body | the request is refused; the session continues |
 //! | a request for data that cannot be given, such as GET_VRING_BASE of a ring that does not exist | the connection is closed: the reply cannot express an error |
 //! | a byte stream that is not vhost-user, descriptors that get lost, unread replies | the connection is closed |
-//! | guest memory that is truncated while it is shared | the connection is closed |
+//! | guest memory, or a log of dirty pages, that is truncated while it is shared | the connection is closed |
+//! | a log of dirty pages that is too small or cannot be mapped | the request is refused, and so is LOG_ALL from then on; if LOG_ALL is enabled already, the connection is closed |
+//! | guest memory that grows beyond the log of dirty pages | the ring that writes there stops, and its error eventfd is signalled |
 //!
 //! A refused request, or a ring that cannot start, is logged with one line. If the frontend asked
 //! for an acknowledgement of a refused request, it gets an error.
@@ -58,6 +61,25 @@
 //! A ring without a kick eventfd (SET_VRING_KICK with the NOFD flag) is polled, see
 //! [`Kick::Polled`](crate::queue::Kick::Polled): its loop does not sleep while the ring is busy,
 //! and has 20,000 turns a second while it is idle.
+//! # Live migration
+//!
+//! A frontend that migrates the guest shares a log of dirty pages (SET_LOG_BASE), and then enables
+//! it: LOG_ALL of SET_FEATURES for what requests write, and the flag of SET_VRING_ADDR for each
+//! used ring. Rings keep running meanwhile. A bit is set after the page was written; all of a
+//! ring's bits are set when GET_VRING_BASE is answered. While there is no log, nothing is recorded,
+//! and it costs nothing. The order is in [`DirtyLog`](crate::memory::DirtyLog) and
+//! [`virtqueue`](crate::virtqueue).
+//!
+//! The in-flight region is empty once the rings have been stopped, because GET_VRING_BASE waits for
+//! the requests in flight. So the destination may start with a new region or with the one that the
+//! frontend has migrated (SET_INFLIGHT_FD).
+//!
+//! | message | on a running ring |
+//! |---|---|
+//! | SET_LOG_BASE | counts at once; when it is answered, no bit is set in the former log any more |
+//! | SET_FEATURES that differs only in LOG_ALL | counts at once |
+//! | SET_VRING_ADDR that differs only in the flag and the place in the log | counts at once |
+//! | SET_LOG_FD | the eventfd is closed: frontends read the log when they need it |
 //!
 //! Facts are from the vhost-user specification (QEMU's `docs/interop/vhost-user.rst`). Numbers are
 //! in native byte order.
@@ -66,6 +88,7 @@ mod bind;
 mod connection;
 mod conversation;
 mod daemon;
+mod dirty_log;
 mod error;
 mod error_line;
 mod features;
@@ -90,8 +113,9 @@ mod socket;
 pub use bind::{SocketFile, bind};
 pub use connection::{Connection, Incoming, MAX_QUEUED_FRAMES};
 pub use daemon::Daemon;
+pub use dirty_log::LogError;
 pub use error::{ConnectionError, FrontendError, MessageError};
-pub use features::{F_PROTOCOL_FEATURES, ProtocolFeatures};
+pub use features::{F_LOG_ALL, F_PROTOCOL_FEATURES, ProtocolFeatures};
 pub use frame::Frame;
 pub use frontend::{Frontend, RawMessage};
 pub use header::{Code, HEADER_SIZE, Header, MAX_BODY_SIZE};
@@ -100,7 +124,8 @@ pub use loops::Loops;
 pub use mapping::MappingError;
 pub use memory::{MAX_MEM_SLOTS, MemoryError, MemoryTable, Space};
 pub use payload::{
-    ConfigAccess, ConfigData, Inflight, MAX_CONFIG_SIZE, MAX_REGIONS, MemoryRegion, VringAddr, VringState,
+    ConfigAccess, ConfigData, Inflight, LogArea, MAX_CONFIG_SIZE, MAX_REGIONS, MemoryRegion, VringAddr,
+    VringState,
 };
 pub use reply::{Ack, BackendRequest, Refusal, Reply};
 pub use request::{Request, VringFd};

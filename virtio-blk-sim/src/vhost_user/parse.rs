@@ -34,6 +34,8 @@ impl Request {
             Code::SetOwner => message.nothing(Self::SetOwner)?,
             Code::ResetOwner => message.nothing(Self::ResetOwner)?,
             Code::SetMemTable => Self::SetMemTable(message.mem_table()?),
+            Code::SetLogBase => Self::SetLogBase(message.body()?, message.one_descriptor()?),
+            Code::SetLogFd => Self::SetLogFd(message.descriptor()?),
             Code::SetVringNum => Self::SetVringNum(message.value()?),
             Code::SetVringAddr => Self::SetVringAddr(message.value()?),
             Code::SetVringBase => Self::SetVringBase(message.value()?),
@@ -81,7 +83,7 @@ impl Request {
                 )
             }
             Code::GetStatus => message.nothing(Self::GetStatus)?,
-            // Dirty logging, other devices, and requests of features that we do not offer.
+            // Other devices, and requests of features that we do not offer.
             _ => return Err(MessageError::Unsupported { request }),
         })
     }

@@ -137,7 +137,8 @@ impl Wire for VringState {
 pub struct VringAddr {
     /// Index of the queue. Not checked.
     pub index: u32,
-    /// Bit 0: log writes to the used ring. A backend without dirty logging must refuse it.
+    /// Bit 0: record writes to the used ring in the log of dirty pages; see
+    /// [`VringAddr::is_logged`].
     pub flags: u32,
     /// The descriptor table.
     pub descriptor: u64,
@@ -145,8 +146,18 @@ pub struct VringAddr {
     pub used: u64,
     /// The avail ring.
     pub available: u64,
-    /// Guest address of the used ring, for dirty logging.
+    /// Guest address at which writes to the used ring are recorded. It may be outside guest memory.
     pub log: u64,
+}
+
+impl VringAddr {
+    /// `VHOST_VRING_F_LOG` in [`VringAddr::flags`].
+    pub const LOG: u32 = 1;
+
+    /// Whether writes to the used ring are to be recorded in the log of dirty pages.
+    pub const fn is_logged(&self) -> bool {
+        self.flags & Self::LOG != 0
+    }
 }
 
 impl Wire for VringAddr {
@@ -170,6 +181,35 @@ impl Wire for VringAddr {
         self.used.write(out);
         self.available.write(out);
         self.log.write(out);
+    }
+}
+
+/// The place of the log of dirty pages in its file.
+///
+/// Only the format was checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogArea {
+    /// Size in bytes. Each byte has the bits of eight guest pages of 4 KiB.
+    pub mmap_size: u64,
+    /// Offset in the file, in bytes.
+    pub mmap_offset: u64,
+}
+
+impl LogArea {
+    /// No area: the reply to a SET_LOG_BASE that was refused.
+    pub const NONE: Self = Self { mmap_size: 0, mmap_offset: 0 };
+}
+
+impl Wire for LogArea {
+    const SIZE: usize = 16;
+
+    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        Some(Self { mmap_size: fields.next()?, mmap_offset: fields.next()? })
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        self.mmap_size.write(out);
+        self.mmap_offset.write(out);
     }
 }
 

@@ -6,7 +6,7 @@ use super::error::MessageError;
 use super::features::ProtocolFeatures;
 use super::frame::Frame;
 use super::header::{Code, Header};
-use super::payload::{ConfigAccess, ConfigData, Fields, Inflight, VringState, Wire};
+use super::payload::{ConfigAccess, ConfigData, Fields, Inflight, LogArea, VringState, Wire};
 
 /// The reply to a request, for [`Connection::send`](super::Connection::send).
 #[derive(Debug)]
@@ -27,6 +27,11 @@ pub enum Reply {
     Config(ConfigData),
     /// The region for requests in flight, or size 0 and no descriptor if there is none.
     Inflight(Inflight, Option<OwnedFd>),
+    /// The log of dirty pages is in use, and the former one is not any more; or [`LogArea::NONE`]
+    /// if it was refused. The specification does not say what the reply contains. libvhost-user
+    /// sends a number and the vhost crate this structure. QEMU accepts any body, but the vhost
+    /// crate's frontend waits for as many bytes, and takes an empty area for an error.
+    LogBase(LogArea),
     /// Success or failure.
     Ack(Ack),
 }
@@ -72,6 +77,10 @@ impl Reply {
                 let value: u64 = payload(number, header, body, fds)?;
                 Self::Status(u8::try_from(value).map_err(|_| MessageError::Value { code, value })?)
             }
+            // Without LOG_SHMFD it has no reply of its own, but may be acknowledged.
+            Some(Code::SetLogBase) if body.len() == LogArea::SIZE => {
+                Self::LogBase(payload(number, header, body, fds)?)
+            }
             Some(Code::GetVringBase) => Self::VringBase(payload(number, header, body, fds)?),
             _ => Self::Ack(Ack::parse(number, header, body, fds)?),
         })
@@ -106,6 +115,7 @@ impl Reply {
             Self::VringBase(_) => Code::GetVringBase.number(),
             Self::Config(_) => Code::GetConfig.number(),
             Self::Inflight(..) => Code::GetInflightFd.number(),
+            Self::LogBase(_) => Code::SetLogBase.number(),
             Self::Ack(ack) => ack.request,
         }
     }
@@ -121,6 +131,7 @@ impl Reply {
                 Self::ProtocolFeatures(features) => features.bits().write(out),
                 Self::Status(status) => u64::from(status).write(out),
                 Self::VringBase(state) => state.write(out),
+                Self::LogBase(area) => area.write(out),
                 Self::Config(config) => {
                     config.access().write(out);
                     out.extend_from_slice(&config.data);
@@ -172,6 +183,10 @@ impl Refusal {
             // should rather return zeros for bytes beyond its fields.)
             Some(Code::GetConfig) => {
                 Self::Reply(Reply::Config(ConfigData { offset: 0, flags: 0, data: Vec::new() }))
+            }
+            // A frontend that shares a log waits for the reply, whether or not it set need_reply.
+            Some(Code::SetLogBase) if negotiated.contains(ProtocolFeatures::LOG_SHMFD) => {
+                Self::Reply(Reply::LogBase(LogArea::NONE))
             }
             // QEMU interprets a size of 0 as "no region" and continues without one.
             Some(Code::GetInflightFd) => Self::Reply(Reply::Inflight(Inflight::NONE, None)),

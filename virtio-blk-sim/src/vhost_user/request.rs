@@ -6,8 +6,8 @@ use super::features::ProtocolFeatures;
 use super::frame::Frame;
 use super::header::{Code, Header};
 use super::payload::{
-    ConfigAccess, ConfigData, Inflight, MAX_CONFIG_SIZE, MemoryRegion, SingleRegion, VringAddr, VringState,
-    Wire,
+    ConfigAccess, ConfigData, Inflight, LogArea, MAX_CONFIG_SIZE, MemoryRegion, SingleRegion, VringAddr,
+    VringState, Wire,
 };
 
 /// Bits 0 to 7 of the payload of SET_VRING_KICK, CALL and ERR are the index of the vring.
@@ -44,6 +44,12 @@ pub enum Request {
     /// Set the guest's memory: 1 to [`MAX_REGIONS`](super::MAX_REGIONS) regions, each with its
     /// file. Replaces the previous table.
     SetMemTable(Vec<(MemoryRegion, OwnedFd)>),
+    /// Set the log of dirty pages. Needs [`ProtocolFeatures::LOG_SHMFD`]. Answered with
+    /// [`Reply::LogBase`](super::Reply::LogBase).
+    SetLogBase(LogArea, OwnedFd),
+    /// Set an eventfd for "the log has been modified". A backend need not signal it. Not checked:
+    /// it can be any descriptor that the frontend sent.
+    SetLogFd(OwnedFd),
     /// Set the size of a vring in entries.
     SetVringNum(VringState),
     /// Set the addresses of a vring.
@@ -112,6 +118,8 @@ impl Request {
             Self::SetOwner => Code::SetOwner,
             Self::ResetOwner => Code::ResetOwner,
             Self::SetMemTable(_) => Code::SetMemTable,
+            Self::SetLogBase(..) => Code::SetLogBase,
+            Self::SetLogFd(_) => Code::SetLogFd,
             Self::SetVringNum(_) => Code::SetVringNum,
             Self::SetVringAddr(_) => Code::SetVringAddr,
             Self::SetVringBase(_) => Code::SetVringBase,
@@ -143,6 +151,7 @@ impl Request {
         matches!(
             self,
             Self::GetFeatures
+                | Self::SetLogBase(..)
                 | Self::GetVringBase { .. }
                 | Self::GetProtocolFeatures
                 | Self::GetQueueNum
@@ -193,7 +202,11 @@ impl Request {
             }
             Self::SetProtocolFeatures(features) => features.bits().write(out),
             Self::SetVringEnable { index, enable } => VringState { index, num: enable.into() }.write(out),
-            Self::SetBackendReqFd(fd) => fds.push(fd),
+            Self::SetLogBase(area, fd) => {
+                area.write(out);
+                fds.push(fd);
+            }
+            Self::SetBackendReqFd(fd) | Self::SetLogFd(fd) => fds.push(fd),
             Self::GetConfig(access) => {
                 access.write(out);
                 // "Virtio device config space": as many bytes as the reply will have. Their content

@@ -19,7 +19,7 @@ use crate::memory::GuestMemoryMmap;
 use crate::queue::{
     Attached, Device, InFlight, Interrupt, Kick, Queue, QueueParts, QueueStats, RateLimit, Stopped, Worker,
 };
-use crate::virtqueue::{DeviceQueue, QueueConfig, QueueError};
+use crate::virtqueue::{DeviceQueue, DirtyPages, QueueConfig, QueueError};
 
 /// A device as a [`Server`](super::Server) knows it: it runs its rings itself.
 ///
@@ -45,6 +45,9 @@ pub trait RingDevice: Send + Sync + 'static {
     fn offered(&self) -> u64;
 
     /// Those of the server's protocol features that the device can serve. By default all of them.
+    /// With LOG_SHMFD the server also offers [`F_LOG_ALL`](super::F_LOG_ALL), and the device's
+    /// rings must record what they write: [`RingOrder::queue`] when they start, and
+    /// [`RunningRing::set_dirty_log`].
     fn offered_protocol(&self) -> ProtocolFeatures {
         ProtocolFeatures::from_bits(u64::MAX)
     }
@@ -70,6 +73,10 @@ pub trait RingDevice: Send + Sync + 'static {
 
     /// A frontend has connected.
     fn begin_session(&self) {}
+
+    /// The frontend has stopped the last ring that ran. (Not called for rings that are stopped and
+    /// started again by one request.)
+    fn idle(&self) {}
 
     /// The frontend is gone, and all rings are stopped.
     fn end_session(&self) {}
@@ -114,7 +121,8 @@ pub trait RingDevice: Send + Sync + 'static {
 /// What a ring needs to run, on any loop.
 #[derive(Debug)]
 pub struct RingOrder {
-    /// The ring at its current position. Its addresses were checked.
+    /// The ring at its current position. Its addresses were checked. It records what it writes, if
+    /// the frontend wants that.
     pub queue: DeviceQueue,
     /// The place of the ring in guest memory.
     pub config: QueueConfig,
@@ -172,6 +180,10 @@ pub trait RunningRing {
     /// Sets another call eventfd, and signals it: nobody may have seen the signals on the old one.
     fn set_interrupt(&self, interrupt: Interrupt);
 
+    /// Records the guest pages that the ring writes from now on, or with `None` does not record
+    /// them any more. When this returns, no page is recorded in the former log.
+    fn set_dirty_log(&self, pages: Option<DirtyPages>);
+
     /// The counters.
     fn stats(&self) -> QueueStats;
 
@@ -223,6 +235,14 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> RingDevice for D {
         Device::reset(self);
     }
 
+    fn idle(&self) {
+        Device::idle(self);
+    }
+
+    fn end_session(&self) {
+        Device::idle(self);
+    }
+
     fn reset(&self) {
         Device::reset(self);
     }
@@ -267,6 +287,10 @@ impl<D: Device<Worker: Worker<Memory = GuestMemoryMmap>>> RingDevice for D {
 impl<W: Worker> RunningRing for Attached<W> {
     fn set_interrupt(&self, interrupt: Interrupt) {
         Queue::set_interrupt(self, interrupt);
+    }
+
+    fn set_dirty_log(&self, pages: Option<DirtyPages>) {
+        Queue::set_dirty_log(self, pages);
     }
 
     fn stats(&self) -> QueueStats {

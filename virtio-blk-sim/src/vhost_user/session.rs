@@ -12,10 +12,11 @@
 //! | request | on a running ring |
 //! |---|---|
 //! | SET_VRING_CALL, SET_VRING_ERR | counts at once; the new eventfd is signalled if it may have missed a signal |
-//! | SET_VRING_NUM, SET_VRING_ADDR | refused, unless nothing changes: they only make sense together |
+//! | SET_VRING_NUM, SET_VRING_ADDR | refused, unless nothing changes but the logging of dirty pages: they only make sense together |
 //! | SET_VRING_BASE | refused, unless the ring has started there: without it, a ring starts at its used index |
 //! | SET_VRING_ENABLE | stops or starts the ring |
 //! | SET_STATUS | 0 stops the ring until it gets a kick eventfd again; other values change no ring |
+//! | SET_LOG_BASE, and SET_FEATURES that changes only LOG_ALL | counts at once |
 //!
 //! The module [`vhost_user`](super) has a table of what a guest or a frontend may do wrong.
 
@@ -31,12 +32,13 @@ use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_FEATURES_OK;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 use super::connection::Connection;
+use super::dirty_log::{LogError, Logging};
 use super::error_line::ErrorLine;
-use super::features::{F_PROTOCOL_FEATURES, ProtocolFeatures};
+use super::features::{F_LOG_ALL, F_PROTOCOL_FEATURES, ProtocolFeatures};
 use super::inflight::{InflightError, InflightQueue, InflightRegion};
 use super::loops::Loops;
 use super::memory::{MAX_MEM_SLOTS, MemoryError, MemoryTable};
-use super::payload::{ConfigData, Inflight, VringAddr, VringState};
+use super::payload::{ConfigData, Inflight, LogArea, VringAddr, VringState};
 use super::reply::{BackendRequest, Reply};
 use super::request::Request;
 use super::ring_device::{RingDevice, RingLink, RingOrder};
@@ -117,6 +119,9 @@ pub enum SessionError {
     /// An in-flight region that cannot be used.
     #[error(transparent)]
     Inflight(#[from] InflightError),
+    /// A log of dirty pages that cannot be used.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// A system call failed.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -162,13 +167,15 @@ pub(super) struct Session<D> {
     /// The device status register, as the frontend has set it.
     status: u8,
     inflight: Option<InflightRegion>,
+    logging: Logging,
     /// The channel for messages that the backend sends by itself.
     backend_channel: Option<Connection>,
 }
 
 /// The protocol features that the server offers.
-const PROTOCOL: [ProtocolFeatures; 8] = [
+const PROTOCOL: [ProtocolFeatures; 9] = [
     ProtocolFeatures::MQ,
+    ProtocolFeatures::LOG_SHMFD,
     ProtocolFeatures::REPLY_ACK,
     ProtocolFeatures::BACKEND_REQ,
     ProtocolFeatures::CONFIG,
@@ -196,6 +203,7 @@ impl<D: RingDevice> Session<D> {
             features: None,
             status: 0,
             inflight: None,
+            logging: Logging::default(),
             backend_channel: None,
             socket,
             served,
@@ -219,6 +227,7 @@ impl<D: RingDevice> Session<D> {
     /// the request is refused, and a later one can correct it.
     pub(super) async fn handle(&mut self, request: Request) -> Result<Option<Reply>, SessionError> {
         let completes = Completes::of(&request);
+        let ran = self.rings.is_any_running();
         let applied = self.apply(request).await;
         // Also after a refusal: it may have stopped rings.
         let started = match completes {
@@ -230,6 +239,9 @@ impl<D: RingDevice> Session<D> {
                 Ok(())
             }
         };
+        if ran && !self.rings.is_any_running() {
+            self.served.device.idle();
+        }
         let reply = applied?;
         started?;
         Ok(reply)
@@ -239,7 +251,8 @@ impl<D: RingDevice> Session<D> {
     async fn apply(&mut self, request: Request) -> Result<Option<Reply>, SessionError> {
         match request {
             Request::GetFeatures => {
-                return Ok(Some(Reply::Features(self.served.device.offered() | F_PROTOCOL_FEATURES)));
+                let own = self.offered_log() | F_PROTOCOL_FEATURES;
+                return Ok(Some(Reply::Features(self.served.device.offered() | own)));
             }
             Request::SetFeatures(bits) => self.set_features(bits).await?,
             Request::SetOwner => {}
@@ -258,6 +271,14 @@ impl<D: RingDevice> Session<D> {
                 let memory = self.memory.without(&region)?;
                 self.set_memory(memory).await?;
             }
+            Request::SetLogBase(area, fd) => {
+                self.needs(ProtocolFeatures::LOG_SHMFD, "LOG_SHMFD")?;
+                self.set_log(&area, fd).await?;
+                return Ok(Some(Reply::LogBase(area)));
+            }
+            // It may be used "to inform the front-end that the log has been modified", and need
+            // not.
+            Request::SetLogFd(_) => {}
             Request::SetVringNum(VringState { index, num }) => {
                 let largest = self.served.device.max_queue_size();
                 let fits = |size: &u16| QueueConfig::is_valid_size(*size) && *size <= largest;
@@ -274,12 +295,14 @@ impl<D: RingDevice> Session<D> {
                 let is_running = self.rings.is_running(addr.index);
                 let vring = self.vring(addr.index)?;
                 // QEMU sends the addresses of a running ring again to change its logging flag.
-                // Dirty logging is not offered, so only the addresses matter.
                 let same = vring.addr.is_some_and(|old| same_place(&old, &addr));
                 if is_running && !same {
                     return Err(SessionError::Running(addr.index));
                 }
-                vring.addr = Some(addr);
+                let size = vring.size;
+                self.logging.check_ring(&addr, size)?;
+                self.vring(addr.index)?.addr = Some(addr);
+                self.switch_log(addr.index).await?;
             }
             Request::SetVringBase(VringState { index, num }) => {
                 let base = u16::try_from(num).map_err(|_| SessionError::RingNumber { index, value: num })?;
@@ -379,6 +402,7 @@ impl<D: RingDevice> Session<D> {
                     *vring = Vring::default();
                 }
                 (self.features, self.status) = (None, 0);
+                self.logging.set_all(false);
                 self.served.device.reset();
             }
             Request::GetMaxMemSlots => return Ok(Some(Reply::MaxMemSlots(MAX_MEM_SLOTS as u64))),
@@ -416,7 +440,45 @@ impl<D: RingDevice> Session<D> {
         Ok(adopt_from_peer(fd, self.served.reset)?)
     }
 
+    /// Returns `F_LOG_ALL` if the log of dirty pages is offered.
+    fn offered_log(&self) -> u64 {
+        if self.offered_protocol().contains(ProtocolFeatures::LOG_SHMFD) { F_LOG_ALL } else { 0 }
+    }
+
+    /// Takes a log of dirty pages, which counts for running rings at once.
+    async fn set_log(&mut self, area: &LogArea, fd: OwnedFd) -> Result<(), SessionError> {
+        let rings = self.vrings.iter().filter_map(|vring| Some((vring.addr.as_ref()?, vring.size)));
+        let taken = self.logging.set_log(area, fd, &self.memory, rings);
+        if taken.is_err() && self.logging.all() {
+            // What is written from here on would be missing at the frontend's destination, and it
+            // may not look at the answer.
+            let _ = self.socket.shutdown(std::net::Shutdown::Both);
+        }
+        self.switch_all_logs().await?;
+        Ok(taken?)
+    }
+
+    /// Tells a running ring what to record from now on. When this returns, the ring uses the new
+    /// log, and not the old one.
+    async fn switch_log(&mut self, index: u32) -> Result<(), SessionError> {
+        let pages = self.vring(index)?.addr.and_then(|addr| self.logging.of_ring(&addr));
+        let set = self.rings.ask(index, move |ring| ring.set_dirty_log(pages));
+        if let Some(set) = set {
+            set.answer().await;
+        }
+        Ok(())
+    }
+
+    async fn switch_all_logs(&mut self) -> Result<(), SessionError> {
+        for index in 0..self.vrings.len() as u32 {
+            self.switch_log(index).await?;
+        }
+        Ok(())
+    }
+
     async fn set_features(&mut self, bits: u64) -> Result<(), SessionError> {
+        let log = bits & self.offered_log();
+        let bits = bits & !log;
         let features = bits & !F_PROTOCOL_FEATURES;
         let has_protocol_features = bits & F_PROTOCOL_FEATURES != 0;
         // Check first, so that a refusal does not stop any ring.
@@ -427,10 +489,12 @@ impl<D: RingDevice> Session<D> {
             }
             return Err(SessionError::Features(error));
         }
+        self.logging.check_all(log != 0)?;
+        self.logging.set_all(log != 0);
         let unchanged =
             self.features == Some(features) && has_protocol_features == self.has_protocol_features;
         if unchanged {
-            return Ok(());
+            return self.switch_all_logs().await;
         }
         self.stop_all().await?;
         (self.features, self.has_protocol_features) = (Some(features), has_protocol_features);
@@ -546,7 +610,10 @@ impl<D: RingDevice> Session<D> {
         // The cast is lossless: a device has at most 256 queues.
         let number = index as u16;
         let config = self.locate_ring(size, &addr, features)?;
-        let (queue, in_flight) = self.open_ring(number, config, base)?;
+        let (mut queue, in_flight) = self.open_ring(number, config, base)?;
+        if let Some(pages) = self.logging.of_ring(&addr) {
+            queue.set_dirty_log(Some(pages));
+        }
         let base = queue.next_avail();
         let link = RingLink {
             memory: self.memory.clone(),
@@ -652,6 +719,8 @@ impl Completes {
             Request::GetFeatures
             | Request::SetOwner
             | Request::ResetOwner
+            | Request::SetLogBase(..)
+            | Request::SetLogFd(_)
             // A stopped ring waits for a new kick eventfd.
             | Request::GetVringBase { .. }
             // A ring needs no call eventfd: the driver may poll.

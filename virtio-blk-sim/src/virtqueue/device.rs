@@ -6,9 +6,10 @@ use std::sync::atomic::{Ordering, fence};
 use vm_memory::GuestMemoryBackend;
 
 use super::chain::Chain;
+use super::dirty::{DirtyPages, Marker};
 use super::error::QueueError;
 use super::in_flight::InFlight;
-use super::layout::{Descriptor, MAX_CHAIN, QueueConfig, Rings};
+use super::layout::{Descriptor, MAX_CHAIN, QueueConfig, Rings, USED_IDX};
 use super::refused::last_writable;
 use super::segment::Segments;
 use super::suppression::{Request, wanted};
@@ -46,9 +47,8 @@ const MAX_CHAIN_BYTES: u64 = 1 << 32;
 ///   [`QueueError::Unmapped`]. For other region types the `VolatileSlice` must be writable, else a
 ///   guest can cause a SIGSEGV.
 /// - Changing the memory map means a new `Arc` and a new queue ([`DeviceQueue::resume`]).
-/// - Dirty bitmaps are not supported: the bitmap is not told about writes to the rings and the
-///   buffers,
-///   which are often done by the kernel through iovecs. Do not use it for live migration.
+/// - The dirty bitmap of `M` is not told about writes to the rings and the buffers, which are often
+///   done by the kernel through iovecs. For live migration, see [`DeviceQueue::set_dirty_log`].
 /// - vm-memory's `xen` feature is not supported, because its pointers are valid only while a guard
 ///   lives.
 ///
@@ -102,7 +102,40 @@ pub struct DeviceQueue<M = GuestMemoryMmap> {
     longest_chain: u16,
     /// The next [`DeviceQueue::publish`] after a push returns true, whatever the driver asked for.
     must_interrupt: bool,
-    broken: bool,
+    mode: Mode,
+    /// Present in [`Mode::LOGGED`].
+    marker: Option<Box<Marker>>,
+}
+
+/// What makes a queue different from the usual one. One comparison tells whether it is; the rest is
+/// off the usual path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mode(u8);
+
+impl Mode {
+    const USUAL: Self = Self(0);
+    /// Pops and writes nothing more.
+    const BROKEN: Self = Self(1);
+    /// Records the pages that it writes.
+    const LOGGED: Self = Self(2);
+
+    #[inline(always)]
+    fn is_usual(self) -> bool {
+        self.0 == 0
+    }
+
+    #[inline(always)]
+    fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    fn set(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+
+    fn clear(&mut self, other: Self) {
+        self.0 &= !other.0;
+    }
 }
 
 impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
@@ -133,7 +166,8 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
             event_idx: config.event_idx,
             indirect: config.indirect,
             must_interrupt: false,
-            broken: false,
+            mode: Mode::USUAL,
+            marker: None,
         })
     }
 
@@ -183,7 +217,7 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
     pub fn has_available(&self) -> bool {
         // Relaxed is enough: `pop` loads the index again with Acquire before it reads anything
         // else.
-        !self.broken
+        !self.is_broken()
             && (self.avail_idx != self.next_avail
                 || self.rings.avail_idx().load(Ordering::Relaxed) != self.next_avail)
     }
@@ -205,7 +239,7 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
     /// [`QueueError::Broken`].
     #[inline]
     pub fn pop(&mut self, into: &mut Chain<M>) -> Result<bool, QueueError> {
-        if self.broken {
+        if self.is_broken() {
             return Err(QueueError::Broken);
         }
         if self.avail_idx == self.next_avail {
@@ -225,7 +259,7 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
         }
         let head = self.rings.avail_entry(self.next_avail).load(Ordering::Relaxed);
         let outcome = self.read_chain(head, into);
-        if !self.broken {
+        if !self.is_broken() {
             self.next_avail = self.next_avail.wrapping_add(1);
         }
         outcome.map(|()| true)
@@ -243,7 +277,7 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
     /// As [`DeviceQueue::pop`]: a head that is out of range or already in flight breaks the queue.
     #[cold]
     pub fn resubmit(&mut self, head: u16, into: &mut Chain<M>) -> Result<(), QueueError> {
-        if self.broken {
+        if self.is_broken() {
             return Err(QueueError::Broken);
         }
         self.read_chain(head, into)
@@ -343,19 +377,24 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
             self.violated(into);
             return error;
         }
+        self.find_status(head, into);
+        self.in_flight.insert(head);
+        error
+    }
+
+    /// Leaves only the place of the status in a chain that cannot be served.
+    fn find_status(&mut self, head: u16, into: &mut Chain<M>) {
         into.clear();
         let place = last_writable(&self.rings, &mut self.tables, self.indirect, head);
         if let Some(addr) = place {
             // If the byte is not in guest memory, there is no place for a status.
             let _ = into.add_writable(&mut self.buffers, addr, 1);
         }
-        self.in_flight.insert(head);
-        error
     }
 
     #[cold]
     fn violated(&mut self, chain: &mut Chain<M>) {
-        self.broken = true;
+        self.mode.set(Mode::BROKEN);
         chain.clear();
     }
 
@@ -366,19 +405,77 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
     /// does that for all pushes together. On a broken queue this only removes the head from the set
     /// in flight.
     ///
+    /// If the queue has a dirty log, use [`DeviceQueue::push_chain`], which marks the buffers of
+    /// the chain: this method does not know them, and marks only the used ring.
+    ///
     /// # Errors
     /// [`QueueError::NotInFlight`] if the head is not in flight, which is a bug in the caller.
     /// Nothing is changed then.
     #[inline]
     pub fn push(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
+        self.push_written(head, written, |_| ())
+    }
+
+    /// Same as [`DeviceQueue::push`], for a chain of this queue that is still there. If the queue
+    /// has a dirty log, the buffers that the device may have written are marked.
+    ///
+    /// # Errors
+    /// Same as [`DeviceQueue::push`].
+    #[inline]
+    pub fn push_chain(&mut self, chain: &Chain<M>, written: u32) -> Result<(), QueueError> {
+        self.push_written(chain.head(), written, |marker| marker.buffers(chain.writable()))
+    }
+
+    /// Same as [`DeviceQueue::push`], for a chain that was lost with whatever worked on it. The
+    /// descriptors are read again to find its buffers for the dirty log. (If the driver has changed
+    /// them in the meantime, against the rules, then its own pages are missing in the log.)
+    #[cold]
+    pub(crate) fn push_lost(&mut self, head: u16) -> Result<(), QueueError> {
+        let mut chain = self.new_chain();
+        chain.reset(&self.buffers, head);
+        if self.has_dirty_log() && self.read_buffers(head, &mut chain).is_err() {
+            // It was refused when it was popped, too, so only its status may have been written.
+            self.find_status(head, &mut chain);
+        }
+        self.push_chain(&chain, 0)
+    }
+
+    /// `mark` marks the buffers of the chain.
+    #[inline(always)]
+    fn push_written(
+        &mut self,
+        head: u16,
+        written: u32,
+        mark: impl FnOnce(&mut Marker),
+    ) -> Result<(), QueueError> {
         if !self.in_flight.remove(head) {
             return Err(QueueError::NotInFlight { head });
         }
-        if !self.broken {
+        if self.mode.is_usual() {
             self.rings.set_used_entry(self.next_used, u32::from(head), written);
             self.next_used = self.next_used.wrapping_add(1);
+        } else {
+            self.push_unusual(head, written, mark);
         }
         Ok(())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn push_unusual(&mut self, head: u16, written: u32, mark: impl FnOnce(&mut Marker)) {
+        // Also on a broken queue: the buffers were written all the same.
+        if let Some(marker) = &mut self.marker {
+            mark(marker);
+        }
+        if self.is_broken() {
+            return;
+        }
+        let at = self.next_used;
+        self.rings.set_used_entry(at, u32::from(head), written);
+        self.next_used = at.wrapping_add(1);
+        if let Some(marker) = &mut self.marker {
+            marker.used_ring(self.rings.used_entry_offset(at), 8);
+        }
     }
 
     /// Makes all pushes since the last call visible to the driver. Returns true if the driver wants
@@ -388,11 +485,32 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
     #[inline]
     #[must_use = "true means that the driver waits for an interrupt"]
     pub fn publish(&mut self) -> bool {
-        let old = self.published;
-        let new = self.next_used;
-        if old == new || self.broken {
+        let (old, new) = (self.published, self.next_used);
+        if old == new {
             return false;
         }
+        if !self.mode.is_usual() {
+            return self.publish_unusual(old, new);
+        }
+        self.show(old, new)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn publish_unusual(&mut self, old: u16, new: u16) -> bool {
+        if self.is_broken() {
+            return false;
+        }
+        let wanted = self.show(old, new);
+        if let Some(marker) = &mut self.marker {
+            marker.used_ring(USED_IDX, 2);
+        }
+        wanted
+    }
+
+    // Always inlined, for the usual path of `publish`.
+    #[inline(always)]
+    fn show(&mut self, old: u16, new: u16) -> bool {
         // Release pairs with the Acquire load of used.idx in `DriverQueue::pop_used`: the used
         // entries, and the data and status bytes written before them, are seen with it.
         self.rings.used_idx().store(new, Ordering::Release);
@@ -427,8 +545,10 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
     /// come.
     #[inline]
     pub fn disable_kicks(&mut self) {
-        if !self.broken {
+        if self.mode.is_usual() {
             self.kicks.disable(self.rings.avail_idx(), self.rings.kick_request(self.event_idx));
+        } else {
+            self.request_kicks(false);
         }
     }
 
@@ -438,15 +558,68 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
     #[inline]
     #[must_use = "true means that there is work for which no kick will come"]
     pub fn enable_kicks(&mut self) -> bool {
-        if self.broken {
-            return false;
+        if self.mode.is_usual() {
+            self.kicks.enable(self.next_avail, self.rings.kick_request(self.event_idx));
+        } else {
+            self.request_kicks(true);
         }
-        self.kicks.enable(self.next_avail, self.rings.kick_request(self.event_idx));
         // Pairs with the fence in `DriverQueue::publish`. Here: store the request, fence, load
         // avail.idx. There: store avail.idx, fence, load the request. At least one side sees the
         // store of the other, so the chain is either found here or the driver kicks.
         fence(Ordering::SeqCst);
         self.has_available()
+    }
+
+    /// Writes the request for kicks to a queue that is broken or logged.
+    #[cold]
+    #[inline(never)]
+    fn request_kicks(&mut self, on: bool) {
+        if self.is_broken() {
+            return;
+        }
+        let before = self.kicks.stored();
+        let field = self.rings.kick_request(self.event_idx);
+        match on {
+            true => self.kicks.enable(self.next_avail, field),
+            false => self.kicks.disable(self.rings.avail_idx(), field),
+        }
+        if before != self.kicks.stored()
+            && let Some(marker) = &mut self.marker
+        {
+            marker.used_ring(self.rings.kick_request_offset(self.event_idx), 2);
+        }
+    }
+
+    /// Records the guest pages that the queue writes from now on, or with `None` does not record
+    /// them any more. Replaces the former log: once this returns, nothing is marked there.
+    ///
+    /// May be called at any time, also while chains are in flight: their buffers are marked when
+    /// they are pushed, whenever they were written. The buffers are marked before
+    /// [`DeviceQueue::publish`] shows the chain, and the used ring before `publish` returns.
+    pub fn set_dirty_log(&mut self, pages: Option<DirtyPages>) {
+        match pages {
+            Some(pages) => {
+                self.marker = Some(Box::new(Marker::new(pages, &**self.buffers.memory())));
+                self.mode.set(Mode::LOGGED);
+            }
+            None => {
+                self.marker = None;
+                self.mode.clear(Mode::LOGGED);
+            }
+        }
+    }
+
+    /// Returns true if the queue has a dirty log.
+    pub fn has_dirty_log(&self) -> bool {
+        self.marker.is_some()
+    }
+
+    /// Returns why pages are missing in the dirty log, if any are:
+    /// [`QueueError::BeyondDirtyLog`], or [`QueueError::MemoryLost`] if the log itself is gone
+    /// ([`DirtyLog::is_lost`](crate::memory::DirtyLog::is_lost)). The queue goes on; its user
+    /// should break it ([`DeviceQueue::mark_broken`]).
+    pub fn dirty_log_failure(&self) -> Option<QueueError> {
+        self.marker.as_ref()?.failure()
     }
 
     /// Returns the number of chains popped and not pushed yet, at most the queue size.
@@ -458,13 +631,13 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
     /// Returns true if the driver violated the protocol or [`DeviceQueue::mark_broken`] was called.
     #[inline]
     pub fn is_broken(&self) -> bool {
-        self.broken
+        self.mode.has(Mode::BROKEN)
     }
 
     /// Breaks the queue for a reason outside the rings, such as a request that the device treats as
     /// a fatal error.
     pub fn mark_broken(&mut self) {
-        self.broken = true;
+        self.mode.set(Mode::BROKEN);
     }
 
     /// Returns the number of entries of the queue.

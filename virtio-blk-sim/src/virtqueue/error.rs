@@ -41,6 +41,16 @@ pub enum QueueError {
         "guest memory became inaccessible while the queue ran; its file must keep its size while it is shared"
     )]
     MemoryLost,
+    /// A page that the device has written has no bit in the log of dirty pages.
+    #[error(
+        "the log of dirty pages has {log_bytes} bytes and no bit for a write at guest address {addr:#x}; make it large enough for all guest memory and the rings"
+    )]
+    BeyondDirtyLog {
+        /// The guest address of the write.
+        addr: u64,
+        /// The size of the log in bytes.
+        log_bytes: u64,
+    },
 
     // Setting a queue up.
     /// The size is 0, over 32768, or not a power of two (virtio 1.2, section 2.7).
@@ -234,6 +244,7 @@ impl QueueError {
             | Self::IndirectUnmapped { .. } => true,
             Self::Broken
             | Self::MemoryLost
+            | Self::BeyondDirtyLog { .. }
             | Self::Size { .. }
             | Self::Misaligned { .. }
             | Self::RingUnmapped { .. }

@@ -45,6 +45,8 @@ pub const MAX_CHAIN: u16 = 1024;
 const MAX_SIZE: u16 = 32768;
 /// flags and idx, at the start of both rings.
 const RING_HEADER: usize = 4;
+/// The offset of used.idx in the used ring.
+pub(super) const USED_IDX: usize = 2;
 
 /// The location of a queue and the features negotiated for it.
 ///
@@ -288,13 +290,25 @@ impl<M> Rings<M> {
     /// used.idx: how many chains the device has ever completed, modulo 2^16.
     #[inline]
     pub(super) fn used_idx(&self) -> Le16<'_> {
-        self.used_u16(2)
+        self.used_u16(USED_IDX)
     }
 
     /// The request of the device: avail_event, after used.ring, or used.flags.
     #[inline]
     pub(super) fn kick_request(&self, event_idx: bool) -> Le16<'_> {
-        self.used_u16(if event_idx { RING_HEADER + 8 * usize::from(self.size()) } else { 0 })
+        self.used_u16(self.kick_request_offset(event_idx))
+    }
+
+    /// The offset of [`kick_request`](Self::kick_request) in the used ring.
+    #[inline]
+    pub(super) fn kick_request_offset(&self, event_idx: bool) -> usize {
+        if event_idx { RING_HEADER + 8 * usize::from(self.size()) } else { 0 }
+    }
+
+    /// The offset of the entry for index `at` in the used ring, which has 8 bytes.
+    #[inline]
+    pub(super) fn used_entry_offset(&self, at: u16) -> usize {
+        RING_HEADER + 8 * usize::from(at & self.mask)
     }
 
     /// Reads the entry of used.ring for index `at`: id and len.
@@ -314,7 +328,7 @@ impl<M> Rings<M> {
 
     #[inline]
     fn used_words(&self, at: u16) -> (&AtomicU32, &AtomicU32) {
-        let entry = self.used.wrapping_add(RING_HEADER + 8 * usize::from(at & self.mask));
+        let entry = self.used.wrapping_add(self.used_entry_offset(at));
         // SAFETY: the masked index is an entry of the ring, so these 4 bytes are in `used` (the
         // invariant of `Rings`); the ring and its header are multiples of 4.
         let id = unsafe { AtomicU32::from_ptr(entry.cast()) };

@@ -88,9 +88,17 @@
 //! The fences are SeqCst. Each one is between a store and a load of another location, an order that
 //! even x86 does not keep without a fence. Devices that lacked one have hung (cloud-hypervisor
 //! issue 2179, SPDK issue 3178).
+//!
+//! # Live migration
+//!
+//! [`DeviceQueue::set_dirty_log`] makes a queue record the guest pages that it writes in a
+//! [`DirtyLog`](crate::memory::DirtyLog). Each page is marked after it was written. The buffers of
+//! a chain are marked before used.idx shows the chain, and the used ring before the interrupt. All
+//! marks of a queue are made once it is drained: nothing is written later.
 
 mod chain;
 mod device;
+mod dirty;
 mod driver;
 mod error;
 mod in_flight;
@@ -104,6 +112,7 @@ mod translate;
 
 pub use chain::Chain;
 pub use device::DeviceQueue;
+pub use dirty::DirtyPages;
 pub use driver::DriverQueue;
 pub use error::{QueueError, RingPart};
 pub use layout::{Descriptor, MAX_CHAIN, QueueConfig};

@@ -31,6 +31,11 @@ impl Request {
         Self { event_idx, stored: None }
     }
 
+    /// The value stored last.
+    pub(super) fn stored(&self) -> Option<u16> {
+        self.stored
+    }
+
     /// Asks for a notification when the other side's index passes `next`. The caller then needs a
     /// fence and must check the index.
     #[inline]

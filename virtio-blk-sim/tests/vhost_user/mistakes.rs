@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 
 use virtio_blk_sim::blk::device::Features;
-use virtio_blk_sim::vhost_user::{Code, FrontendError, Header, ProtocolFeatures, VringAddr};
+use virtio_blk_sim::vhost_user::{Code, F_LOG_ALL, FrontendError, Header, ProtocolFeatures, VringAddr};
 
 use super::Watchdog;
 use super::server::{Setup, TestServer};
@@ -25,7 +25,7 @@ fn raw(vmm: &mut Vmm, code: Code, body: &[u8]) -> Result<(), FrontendError> {
 }
 
 /// Mistakes, each followed by whether the ring's error eventfd is signalled.
-const MISTAKES: [(&str, Mistake, bool); 11] = [
+const MISTAKES: [(&str, Mistake, bool); 15] = [
     ("an unknown feature", |vmm| vmm.frontend.set_features(1 << 32 | 1 << 63), false),
     ("a feature of another device", |vmm| vmm.frontend.set_features(1 << 32 | 1 << 24), false),
     ("rings outside the memory", |vmm| complete(vmm, |addr| addr.descriptor += 1 << 40), true),
@@ -35,6 +35,10 @@ const MISTAKES: [(&str, Mistake, bool); 11] = [
     ("a size of 0", |vmm| vmm.frontend.set_vring_num(0, 0), false),
     ("a ring that does not exist", |vmm| vmm.frontend.set_vring_base(9, 0), false),
     ("a message of the wrong size", |vmm| raw(vmm, Code::SetVringNum, &[0; 3]), false),
+    ("a log message without a descriptor", |vmm| raw(vmm, Code::SetLogBase, &[0; 16]), false),
+    ("a log message of another kind", |vmm| raw(vmm, Code::SetLogBase, &[0; 8]), false),
+    ("a message with a log eventfd and a body", |vmm| raw(vmm, Code::SetLogFd, &[0; 8]), false),
+    ("LOG_ALL without a log", |vmm| vmm.frontend.set_features(1 << 32 | F_LOG_ALL | 1 << 63), false),
     ("an unsupported request", |vmm| raw(vmm, Code::SendRarp, &[0; 8]), false),
     ("no memory at all", |vmm| raw(vmm, Code::SetMemTable, &[0; 8]), false),
 ];

@@ -9,7 +9,7 @@ use super::backlog::Backlog;
 use super::reads::{COUNTER_GROUP, ReadDone, Reads};
 use super::tables::Tables;
 use crate::agenda::Agenda;
-use crate::completion::Completions;
+use crate::completion::{Completes, Completions};
 use crate::monitor::readiness::{Interest, Readiness, Watch};
 use crate::monitor::watched::{Arm, RingState, Sink, State, Table, Watched};
 use crate::stats::Counters;
@@ -209,13 +209,27 @@ impl<T> UringMonitor<T> {
         &self,
         entry: squeue::Entry,
         held: T,
-        multishot: bool,
+        completes: Completes,
         stats: &Counters,
     ) -> Token {
-        let token = self.completions.insert(held, multishot);
+        let token = self.completions.insert(held, completes);
         // SAFETY: the caller's promise; `completions` keeps `held` until the last completion.
         unsafe { self.queue(entry.user_data(token.bits()), stats) };
         token
+    }
+
+    /// Queues the entry of an operation that is finished once more. Returns false if it was
+    /// cancelled, or the ring is shut down.
+    ///
+    /// # Safety
+    /// As for `submit`: it is the entry that this operation was submitted with.
+    pub(crate) unsafe fn submit_again(&self, token: Token, entry: squeue::Entry, stats: &Counters) -> bool {
+        let resumed = self.completions.resume(token);
+        if resumed {
+            // SAFETY: as in `submit`.
+            unsafe { self.queue(entry.user_data(token.bits()), stats) };
+        }
+        resumed
     }
 
     /// Queues the cancellation of a poll, a read, or a user's operation, which will then complete
@@ -240,7 +254,7 @@ impl<T> UringMonitor<T> {
     ) -> Vec<Token> {
         let mut tokens = Vec::with_capacity(entries.len());
         for (index, entry) in entries.iter_mut().enumerate() {
-            let token = self.completions.insert(held(index), false);
+            let token = self.completions.insert(held(index), Completes::Once);
             *entry = entry.clone().user_data(token.bits());
             tokens.push(token);
         }

@@ -4,6 +4,7 @@
 use super::UringMonitor;
 use super::backlog::Backlog;
 use super::shutdown::NoContext;
+use crate::completion::Completes;
 use crate::stats::Counters;
 use crate::sys::uring::{Ring, RingSetup};
 use io_uring::{opcode, types};
@@ -23,7 +24,7 @@ fn a_ring_that_is_dropped_without_a_shutdown_leaves_nothing_to_the_kernel() {
         let mut byte = Box::new(0_u8);
         let entry = opcode::Read::new(types::Fd(from.as_raw_fd()), &raw mut *byte, 1);
         // SAFETY: the entry points into a box, which the ring holds.
-        unsafe { monitor.submit(entry.build(), (byte, from), false, &Counters::default()) };
+        unsafe { monitor.submit(entry.build(), (byte, from), Completes::Once, &Counters::default()) };
         monitor.wait(Some(0), &NoContext::default()).unwrap();
         assert_eq!(monitor.completions().in_flight().len(), 1);
         drop(monitor);

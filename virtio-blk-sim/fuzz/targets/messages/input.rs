@@ -91,7 +91,9 @@ pub(super) enum Ask {
     SetConfig(u8, Vec<u8>),
     GetInflight(u8, u16),
     SetInflight(Option<(u32, u16, u8, u16)>, Fd),
-    Status(u8),
+    /// SET_STATUS, or a request of the log of dirty pages. (One more variant would change what the
+    /// stored inputs mean.)
+    StatusOrLog(u8),
 }
 
 #[derive(Debug, Arbitrary)]

@@ -45,6 +45,7 @@ pub(crate) fn run(data: &[u8]) {
 /// The protocol features that the server offers.
 fn all_protocol() -> ProtocolFeatures {
     ProtocolFeatures::MQ
+        | ProtocolFeatures::LOG_SHMFD
         | ProtocolFeatures::REPLY_ACK
         | ProtocolFeatures::BACKEND_REQ
         | ProtocolFeatures::CONFIG

@@ -24,14 +24,21 @@ pub(super) struct Oracle {
     partial: Option<Vec<u8>>,
     partial_fds: bool,
     asked: VecDeque<Asked>,
-    /// Whether the server has REPLY_ACK negotiated; `None` if unknown.
+    negotiated: Negotiated,
+}
+
+/// Whether the server has negotiated these protocol features; `None` if unknown.
+#[derive(Debug, Clone, Copy)]
+struct Negotiated {
     reply_ack: Option<bool>,
+    log_shmfd: Option<bool>,
 }
 
 impl Oracle {
     /// The state of a new connection.
     pub(super) fn new() -> Self {
-        Self { partial: Some(Vec::new()), partial_fds: false, asked: VecDeque::new(), reply_ack: Some(false) }
+        let negotiated = Negotiated { reply_ack: Some(false), log_shmfd: Some(false) };
+        Self { partial: Some(Vec::new()), partial_fds: false, asked: VecDeque::new(), negotiated }
     }
 
     /// Records bytes that were sent.
@@ -62,17 +69,18 @@ impl Oracle {
     /// Checks that a message waits for this reply, and that no earlier message does.
     pub(super) fn answered(&mut self, request: u32, reply: &Reply) {
         while let Some(asked) = self.asked.pop_front() {
-            let before = self.reply_ack;
+            let before = self.negotiated;
             let waits_before = waits(&asked, before);
             // The reply may be for this message, or for a later one of the same kind that asked for
             // it.
             let is_own = asked.header.request == request && asked.header.needs_reply();
             let accepted = match reply {
-                Reply::Ack(ack) if is_own && (before != Some(false) || ack.ok) => Some(ack.ok),
+                Reply::Ack(ack) if is_own && (before.reply_ack != Some(false) || ack.ok) => Some(ack.ok),
                 _ => None,
             };
-            self.reply_ack = after(&asked, before, accepted);
-            let may_be_answered = waits_before != Some(false) || waits(&asked, self.reply_ack) != Some(false);
+            self.negotiated = after(&asked, before, accepted);
+            let may_be_answered =
+                waits_before != Some(false) || waits(&asked, self.negotiated) != Some(false);
             if asked.header.request == request && may_be_answered {
                 return;
             }
@@ -83,17 +91,22 @@ impl Oracle {
 
     /// Checks that every message that expects a reply got one.
     pub(super) fn nobody_waits(&self) {
-        let mut reply_ack = self.reply_ack;
+        let mut negotiated = self.negotiated;
         for asked in &self.asked {
-            assert_ne!(waits(asked, reply_ack), Some(true), "no reply to {asked:?}");
-            reply_ack = after(asked, reply_ack, None);
+            assert_ne!(waits(asked, negotiated), Some(true), "no reply to {asked:?}");
+            negotiated = after(asked, negotiated, None);
         }
     }
 }
 
 /// Returns whether the sender expects a reply to this message; `None` if unknown.
-fn waits(asked: &Asked, reply_ack: Option<bool>) -> Option<bool> {
+fn waits(asked: &Asked, negotiated: Negotiated) -> Option<bool> {
     let header = &asked.header;
+    // "VHOST_USER_SET_LOG_BASE (if VHOST_USER_PROTOCOL_F_LOG_SHMFD)" is among the messages that
+    // require a reply (specification, "Communication").
+    if header.request == Code::SetLogBase.number() && negotiated.log_shmfd != Some(false) {
+        return negotiated.log_shmfd;
+    }
     let has_answer = matches!(
         Code::from_number(header.request),
         Some(
@@ -109,28 +122,34 @@ fn waits(asked: &Asked, reply_ack: Option<bool>) -> Option<bool> {
     if has_answer {
         return Some(true);
     }
-    if header.needs_reply() { reply_ack } else { Some(false) }
+    if header.needs_reply() { negotiated.reply_ack } else { Some(false) }
 }
 
-/// Returns the state of REPLY_ACK after this message was executed or refused.
-fn after(asked: &Asked, reply_ack: Option<bool>, accepted: Option<bool>) -> Option<bool> {
+/// Returns what is negotiated after this message was executed or refused.
+fn after(asked: &Asked, before: Negotiated, accepted: Option<bool>) -> Negotiated {
     let header = &asked.header;
     if header.request != Code::SetProtocolFeatures.number() {
-        return reply_ack;
+        return before;
     }
     match Request::parse(header, &asked.body, Vec::new()) {
         Ok(Request::SetProtocolFeatures(features))
             if features.without(all_protocol()) == ProtocolFeatures::NONE =>
         {
-            let new = features.contains(ProtocolFeatures::REPLY_ACK);
-            match accepted {
-                Some(false) => reply_ack,
-                Some(true) => Some(new),
-                // If surplus descriptors came with this message, it was refused.
-                None if asked.had_fds && reply_ack != Some(new) => None,
-                None => Some(new),
+            let set = |before, feature| {
+                let new = features.contains(feature);
+                match accepted {
+                    Some(false) => before,
+                    Some(true) => Some(new),
+                    // If surplus descriptors came with this message, it was refused.
+                    None if asked.had_fds && before != Some(new) => None,
+                    None => Some(new),
+                }
+            };
+            Negotiated {
+                reply_ack: set(before.reply_ack, ProtocolFeatures::REPLY_ACK),
+                log_shmfd: set(before.log_shmfd, ProtocolFeatures::LOG_SHMFD),
             }
         }
-        _ => reply_ack,
+        _ => before,
     }
 }

@@ -58,6 +58,10 @@ impl RingDevice for ServedDisk {
         self.events.send(Event::FrontendConnected { id: self.id.clone() });
     }
 
+    fn idle(&self) {
+        RingDevice::idle(&*self.disk);
+    }
+
     fn end_session(&self) {
         self.disk.end_session();
         self.events.send(Event::FrontendDisconnected { id: self.id.clone() });

@@ -10,6 +10,7 @@ use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig, SECTOR_SIZE, Serial
 use virtio_blk_sim::vhost_user::{self, SocketFile};
 
 use crate::spec::{DiskSpec, Names};
+use crate::values::LockTime;
 
 /// A disk whose files are open.
 #[derive(Debug)]
@@ -79,6 +80,12 @@ impl DiskSpec {
             log!(name, "the last {bytes} bytes of the image are ignored: they do not fill a sector");
         }
         self.check_format(path, &image, names)?;
+        if self.lock == LockTime::Running {
+            let lock = names.of("lock");
+            let checked = image.check_locking();
+            checked.map_err(|error| format!("{lock} running: {}: {error}", path.display()))?;
+            return Ok(image.locked_while_used());
+        }
         match image.lock() {
             Ok(()) => {}
             Err(error @ LockError::InUse(_)) => {

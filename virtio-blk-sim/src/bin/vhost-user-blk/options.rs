@@ -38,6 +38,10 @@ The control socket takes requests as JSON, one object a line, and answers each w
   {\"execute\": \"add-disk\", \"arguments\": {\"id\": \"vm2\", \"socket\": ..., \"image\": ...}, \"id\": 1}
   {\"return\": {}, \"id\": 1}   or   {\"error\": {\"class\": ..., \"desc\": ...}, \"id\": 1}
 The command help lists the commands. Events come as lines, too. The disk of --image is disk0 there.
+Live migration, on one host (the image is handed over when the guest has stopped at its source):
+  vhost-user-blk --socket /run/vm1-new.sock --image disk.raw --lock running      # as the first server
+  qemu-system-x86_64 ... -chardev socket,id=blk0,path=/run/vm1-new.sock,reconnect=1 ... -incoming unix:/run/vm1.mig
+  and in the monitor of the first QEMU: migrate unix:/run/vm1.mig
 
 Signals:
   SIGTERM, SIGINT  complete the requests in flight and exit with status 0

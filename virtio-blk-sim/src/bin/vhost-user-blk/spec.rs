@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Deserialize;
 use virtio_blk_sim::blk::device::SECTOR_SIZE;
 
-use crate::values::{block_size, bytes_per_second, de, size};
+use crate::values::{LockTime, block_size, bytes_per_second, de, lock_time, size};
 
 /// A disk to serve. Nothing is open yet.
 #[derive(Debug, Clone, PartialEq, Eq, Args, Deserialize)]
@@ -24,6 +24,12 @@ pub(crate) struct DiskSpec {
     #[arg(long, value_name = "PATH")]
     #[serde(deserialize_with = "de::path")]
     pub(crate) image: Option<PathBuf>,
+    /// When the image is locked: from the start of this program to its end, or only while a guest's
+    /// queues run. With `running`, the source and the destination of a live migration on one host
+    /// can both be started; a queue waits until the other program has given the image back
+    #[arg(long, value_name = "start|running", default_value = "start", value_parser = lock_time)]
+    #[serde(deserialize_with = "de::lock_time")]
+    pub(crate) lock: LockTime,
     /// Serve the image as it is. By default an image with the header of another format is refused
     /// (qcow2, VMDK, VHDX, VHD, VDI, QED, Parallels, DMG, Bochs, cloop). A guest can write such a
     /// header to its raw disk, which is then refused at the next start unless this is given
@@ -81,6 +87,7 @@ impl Default for DiskSpec {
             id: String::new(),
             socket: None,
             image: None,
+            lock: LockTime::Start,
             format: None,
             null: None,
             memory: None,
@@ -128,6 +135,7 @@ impl DiskSpec {
         let same = [
             ("socket", self.socket == other.socket),
             ("image", self.image == other.image),
+            ("lock", self.lock == other.lock),
             ("format", self.format == other.format),
             ("null", self.null == other.null),
             ("memory", self.memory == other.memory),
@@ -148,7 +156,11 @@ impl DiskSpec {
             self.check_keys()?;
         }
         if self.image.is_none() {
-            let given = [("direct", self.direct), ("format", self.format.is_some())];
+            let given = [
+                ("direct", self.direct),
+                ("format", self.format.is_some()),
+                ("lock", self.lock != LockTime::Start),
+            ];
             if let Some((option, _)) = given.into_iter().find(|(_, given)| *given) {
                 let (option, image) = (names.of(option), names.of("image"));
                 return Err(format!("{option} concerns an image, and there is no {image}"));

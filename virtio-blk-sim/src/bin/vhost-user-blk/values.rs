@@ -39,6 +39,23 @@ pub(crate) fn block_size(text: &str) -> Result<u32, String> {
     }
 }
 
+/// When an image is locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LockTime {
+    /// As long as the disk exists.
+    Start,
+    /// While a guest's queues run.
+    Running,
+}
+
+pub(crate) fn lock_time(text: &str) -> Result<LockTime, String> {
+    match text {
+        "start" => Ok(LockTime::Start),
+        "running" => Ok(LockTime::Running),
+        _ => Err("use start or running".to_owned()),
+    }
+}
+
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: Option<f64> = text.parse().ok();
     let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
@@ -170,6 +187,7 @@ pub(crate) mod de {
         id: String, super::id;
         path: Option<PathBuf>, super::path;
         format: Option<String>, super::format;
+        lock_time: LockTime, super::lock_time;
         size: Option<u64>, super::size;
         limit: Option<u64>, super::limit;
         block_size: Option<u32>, super::block_size;

@@ -51,6 +51,14 @@ impl Backend {
         Ok(Self::Memory(Arc::new(Mutex::new(memory))))
     }
 
+    /// Returns the image, if there is one.
+    pub fn image(&self) -> Option<&Arc<FileImage>> {
+        match self {
+            Self::File(image) | Self::LinuxAio(image) => Some(image),
+            Self::Null(_) | Self::Memory(_) | Self::Delay(_) => None,
+        }
+    }
+
     /// Starts the backend on the loop of `context`. Must be called on the loop's home thread.
     /// `done` receives the requests that `submit` does not complete at once.
     ///

@@ -6,7 +6,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::aligned_buffer::AlignedBuffer;
 use super::file_sync::Syncs;
@@ -36,6 +36,9 @@ pub struct FileImage {
     dropped_bytes: u64,
     read_only: bool,
     direct: Option<DirectAlignment>,
+    is_locked_while_used: bool,
+    /// The image is locked. The queues of a disk, on several threads, share the lock.
+    pub(super) is_locked: Mutex<bool>,
     syncs: Arc<Syncs>,
 }
 
@@ -67,7 +70,16 @@ impl FileImage {
             return Err(OpenError::TooSmall { path: path.into(), size, unit });
         }
         let capacity_sectors = (size - dropped_bytes) / SECTOR_SIZE;
-        Ok(Self { file, capacity_sectors, dropped_bytes, read_only, direct, syncs: Arc::default() })
+        Ok(Self {
+            file,
+            capacity_sectors,
+            dropped_bytes,
+            read_only,
+            direct,
+            is_locked_while_used: false,
+            is_locked: Mutex::new(false),
+            syncs: Arc::default(),
+        })
     }
 
     /// Returns the current size of the file in whole sectors (whole direct I/O blocks): the value
@@ -143,6 +155,21 @@ impl FileImage {
         self.read_only
     }
 
+    /// Lets the disk lock the image while its queues run, and only then: a queue that starts takes
+    /// requests once the image is locked, and the lock ends when the last queue has been stopped
+    /// ([`Device::idle`](crate::queue::Device::idle)). So a disk can wait for another process that
+    /// still uses the image, such as the source of a live migration. Without this, call
+    /// [`lock`](Self::lock).
+    #[must_use]
+    pub fn locked_while_used(self) -> Self {
+        Self { is_locked_while_used: true, ..self }
+    }
+
+    /// Returns true after [`locked_while_used`](Self::locked_while_used).
+    pub fn is_locked_while_used(&self) -> bool {
+        self.is_locked_while_used
+    }
+
     /// Returns the alignment that direct I/O needs; `None` if the page cache is used.
     pub fn direct(&self) -> Option<DirectAlignment> {
         self.direct
@@ -165,7 +192,16 @@ impl FileImage {
     /// Makes an image of any file, for tests of I/O errors.
     #[cfg(test)]
     pub(super) fn from_parts(file: File, capacity_sectors: u64, direct: Option<DirectAlignment>) -> Self {
-        Self { file, capacity_sectors, dropped_bytes: 0, read_only: false, direct, syncs: Arc::default() }
+        Self {
+            file,
+            capacity_sectors,
+            dropped_bytes: 0,
+            read_only: false,
+            direct,
+            is_locked_while_used: false,
+            is_locked: Mutex::new(false),
+            syncs: Arc::default(),
+        }
     }
 
     /// The flushes of this file, from all queues.

@@ -17,11 +17,24 @@
 //! read it but not write it: bytes 100 and 201, and 101 for a writer. QEMU locks the same bytes for
 //! a raw disk of a guest. So two programs can share an image if neither writes to it. A reader that
 //! does not object to writers, such as `qemu-img info` of a raw image, may read it at any time.
+//!
+//! # Live migration
+//!
+//! Two processes have the image open, and one of them uses it. QEMU calls the disk of the other one
+//! inactive: it is open without any permission, so without locks. The destination's disks are
+//! inactive until the guest's state has arrived (`bdrv_activate`), and the source's disks become
+//! inactive when the guest has stopped there (`bdrv_inactivate`). Here, the lock is taken when the
+//! first ring starts and given back when the last one is stopped
+//! ([`FileImage::locked_while_used`]): the frontend stops the rings of a guest that has stopped,
+//! before it sends the rest of its state, and starts them when the guest continues. The content
+//! goes through the page cache of the host, so both processes must be on one host, or on a file
+//! system that keeps the caches of its hosts coherent.
 #![expect(unsafe_code, reason = "fcntl(2) with F_OFD_SETLK and F_OFD_GETLK")]
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use super::file_image::FileImage;
@@ -59,7 +72,7 @@ impl FileImage {
     pub fn lock(&self) -> Result<(), LockError> {
         let deadline = Instant::now() + ENDING;
         loop {
-            match try_lock(self.file(), !self.is_read_only()) {
+            match self.try_lock() {
                 Err(LockError::InUse(_)) if Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(10));
                 }
@@ -69,13 +82,51 @@ impl FileImage {
     }
 }
 
+impl FileImage {
+    /// Locks the image like [`lock`](Self::lock), but does not wait. An image that is locked stays
+    /// so, whoever else tries to lock it.
+    ///
+    /// # Errors
+    /// [`LockError`]; then the image is not locked.
+    pub fn try_lock(&self) -> Result<(), LockError> {
+        let mut is_locked = self.is_locked.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*is_locked {
+            // For an image that is locked, this would find the attempts of others, and unlock it.
+            try_lock(self.file(), !self.is_read_only())?;
+            *is_locked = true;
+        }
+        Ok(())
+    }
+
+    /// Ends the lock. Nothing happens if the image is not locked.
+    pub fn unlock(&self) {
+        let mut is_locked = self.is_locked.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::take(&mut *is_locked) {
+            unlock(self.file());
+        }
+    }
+
+    /// Checks whether the image can be locked at all, now or later.
+    ///
+    /// # Errors
+    /// [`LockError::Unsupported`].
+    pub fn check_locking(&self) -> Result<(), LockError> {
+        let mut found = range(libc::F_WRLCK, HELD, 1);
+        call(self.file(), libc::F_OFD_GETLK, &mut found).map_err(LockError::Unsupported)
+    }
+}
+
 fn try_lock(file: &File, write: bool) -> Result<(), LockError> {
     let outcome = lock_and_check(file, write);
     if outcome.is_err() {
-        // Of the whole file: this is the only place that locks it.
-        let _ = call(file, libc::F_OFD_SETLK, &mut range(libc::F_UNLCK, 0, 0));
+        unlock(file);
     }
     outcome
+}
+
+fn unlock(file: &File) {
+    // Of the whole file: this is the only place that locks it.
+    let _ = call(file, libc::F_OFD_SETLK, &mut range(libc::F_UNLCK, 0, 0));
 }
 
 /// Takes the locks first and checks afterwards. Of two programs that do this at the same time, at

@@ -7,6 +7,7 @@ use super::*;
 pub(super) const FEATURES: u64 = F_PROTOCOL_FEATURES | 1 << 32 | 1 << 9;
 pub(super) const PROTOCOL: ProtocolFeatures = ProtocolFeatures::from_bits(
     ProtocolFeatures::MQ.bits()
+        | ProtocolFeatures::LOG_SHMFD.bits()
         | ProtocolFeatures::REPLY_ACK.bits()
         | ProtocolFeatures::BACKEND_REQ.bits()
         | ProtocolFeatures::CONFIG.bits()
@@ -126,6 +127,10 @@ impl TestBackend {
             Request::GetInflightFd(_) => return Err(refused),
             Request::SetVringNum(VringState { num, .. }) if num > 1024 => return Err(refused),
             mut told => {
+                let reply = match &told {
+                    Request::SetLogBase(area, _) => Some(Reply::LogBase(*area)),
+                    _ => None,
+                };
                 match &mut told {
                     Request::SetProtocolFeatures(features) => self.negotiated = *features,
                     Request::SetStatus(status) => self.status = *status,
@@ -143,7 +148,7 @@ impl TestBackend {
                     _ => {}
                 }
                 self.told.requests.push(told);
-                return Ok(None);
+                return Ok(reply);
             }
         }))
     }

@@ -104,6 +104,8 @@ fn requests(mut fd: impl FnMut() -> OwnedFd) -> Vec<Request> {
         Request::ResetOwner,
         Request::SetMemTable(vec![(region(1), fd())]),
         Request::SetMemTable((0..8).map(|number| (region(number), fd())).collect()),
+        Request::SetLogBase(LogArea { mmap_size: 0x1122_3344, mmap_offset: 0x5566 }, fd()),
+        Request::SetLogFd(fd()),
         Request::SetVringNum(VringState { index: 1, num: 256 }),
         Request::SetVringAddr(addr),
         Request::SetVringBase(VringState { index: 2, num: 65535 }),
@@ -152,6 +154,8 @@ fn replies(mut fd: impl FnMut() -> OwnedFd) -> Vec<Reply> {
         Reply::Inflight(Inflight::NONE, None),
         Reply::Ack(Ack { request: Code::SetFeatures.number(), ok: true }),
         Reply::Ack(Ack { request: 4711, ok: false }),
+        Reply::LogBase(LogArea { mmap_size: 0x1122_3344, mmap_offset: 0x5566 }),
+        Reply::LogBase(LogArea::NONE),
     ]
 }
 

@@ -74,7 +74,11 @@ fn a_request_whose_reply_cannot_express_an_error_closes_the_connection() {
 fn every_refused_request_with_a_reply_gets_an_answer_or_a_close() {
     for request in requests(|| Canary::new().fd()).into_iter().filter(Request::has_reply) {
         let code = request.code();
-        let refusal = Refusal::of(&Header::request(code.number(), 0), ProtocolFeatures::NONE);
+        let header = Header::request(code.number(), 0);
+        let refusal = Refusal::of(&header, ProtocolFeatures::LOG_SHMFD);
         assert!(!matches!(refusal, Refusal::Silence), "{code}");
+        // Without LOG_SHMFD, no frontend waits for an answer to SET_LOG_BASE.
+        let refusal = Refusal::of(&header, ProtocolFeatures::NONE);
+        assert_eq!(matches!(refusal, Refusal::Silence), code == Code::SetLogBase, "{code}");
     }
 }

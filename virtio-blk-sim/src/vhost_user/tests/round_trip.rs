@@ -31,7 +31,7 @@ fn every_request_survives_the_socket() {
     }
     assert!(backend.receive().unwrap().is_none(), "no message is left");
     let served = Code::ALL.iter().filter(|&code| seen.contains(code)).count();
-    assert_eq!(served, 27, "requests() has one of each kind");
+    assert_eq!(served, 29, "requests() has one of each kind");
 }
 
 #[test]
@@ -87,6 +87,10 @@ fn layouts_match_the_specification() {
 
     let addr = VringAddr { index: 1, flags: 2, descriptor: 3, used: 4, available: 5, log: 6 };
     assert_eq!(bytes(Request::SetVringAddr(addr)), [halves(&[1, 2]), words(&[3, 4, 5, 6])].concat());
+    let area = LogArea { mmap_size: 1, mmap_offset: 2 };
+    assert_eq!(bytes(Request::SetLogBase(area, canary.fd())), words(&[1, 2]));
+    assert_eq!(bytes(Request::SetLogFd(canary.fd())), []);
+    assert_eq!(split(Reply::LogBase(area).encode()).1, words(&[1, 2]));
     assert_eq!(bytes(Request::SetVringNum(VringState { index: 1, num: 2 })), halves(&[1, 2]));
     assert_eq!(bytes(Request::SetVringEnable { index: 1, enable: true }), halves(&[1, 1]));
     assert_eq!(bytes(Request::SetVringKick(VringFd { index: 9, fd: None })), words(&[0x109]));

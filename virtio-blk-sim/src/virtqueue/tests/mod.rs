@@ -3,6 +3,7 @@
 
 mod cases;
 mod differential;
+mod dirty;
 mod foreign;
 mod guest_map;
 mod hostile;

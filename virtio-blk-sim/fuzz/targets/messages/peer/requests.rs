@@ -2,8 +2,8 @@
 
 use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig};
 use virtio_blk_sim::vhost_user::{
-    ConfigAccess, ConfigData, F_PROTOCOL_FEATURES, Inflight, MemoryRegion, ProtocolFeatures, Request,
-    VringAddr, VringFd, VringState,
+    ConfigAccess, ConfigData, F_LOG_ALL, F_PROTOCOL_FEATURES, Inflight, LogArea, MemoryRegion,
+    ProtocolFeatures, Request, VringAddr, VringFd, VringState,
 };
 
 use super::{FILES, Peer, RING, RING_STEP, copies};
@@ -78,30 +78,43 @@ impl Peer {
                 };
                 Request::SetInflightFd(description, self.fd(&fd))
             }
-            Ask::Status(status) => Request::SetStatus(status),
+            Ask::StatusOrLog(status @ 0..16) => Request::SetStatus(status),
+            Ask::StatusOrLog(which) => self.log_request(which / 8, which % 8),
+        }
+    }
+
+    /// A request of the log of dirty pages. Each page of guest memory has its bit in the first
+    /// byte.
+    fn log_request(&self, number: u8, kind: u8) -> Request {
+        let fd = || self.fd(&Fd::Memory(number));
+        let area = |mmap_size, mmap_offset| LogArea { mmap_size, mmap_offset };
+        let addr = |log| {
+            let index = u32::from(number) % 2;
+            VringAddr { flags: VringAddr::LOG, log, ..ring_addr(index) }
+        };
+        match kind {
+            0 => Request::SetLogBase(area(1, 0), fd()),
+            1 => Request::SetLogBase(area(u64::from(number), 8 * u64::from(number)), fd()),
+            2 => Request::SetLogBase(area(0x1000, u64::from(number) << 9), fd()),
+            3 => Request::SetLogFd(fd()),
+            4 => Request::SetFeatures(offered(0, true) | F_LOG_ALL),
+            5 => Request::SetVringAddr(addr(ring_addr(u32::from(number) % 2).used - USER)),
+            6 => Request::SetVringAddr(addr(u64::from(number) << 14)),
+            _ => Request::SetVringAddr(addr(u64::MAX - u64::from(number))),
         }
     }
 
     /// Sends the messages of a correct frontend that starts a ring.
     pub(super) fn set_up(&mut self, vring: u8, protocol: bool, base: u8, inflight: bool) {
         let index = u32::from(vring);
-        let at = u64::from(vring) * RING_STEP;
         let region = MemoryRegion { guest_addr: 0, size: FILES[0], user_addr: USER, mmap_offset: 0 };
-        let addr = VringAddr {
-            index,
-            flags: 0,
-            descriptor: USER + at,
-            available: USER + at + 0x200,
-            used: USER + at + 0x300,
-            log: 0,
-        };
         let mut requests = vec![
             Request::SetFeatures(offered(0, protocol)),
             Request::SetProtocolFeatures(all_protocol()),
             Request::SetMemTable(vec![(region, self.fd(&Fd::Memory(0)))]),
             Request::SetVringNum(VringState { index, num: RING.into() }),
             Request::SetVringBase(VringState { index, num: base.into() }),
-            Request::SetVringAddr(addr),
+            Request::SetVringAddr(ring_addr(index)),
             Request::SetVringCall(VringFd { index: vring, fd: Some(self.fd(&Fd::Event)) }),
         ];
         if let Some(description) = self.inflight_description.filter(|_| inflight) {
@@ -115,6 +128,12 @@ impl Peer {
         }
         self.turn(2);
     }
+}
+
+/// Returns the addresses of a ring that [`Peer::set_up`] makes.
+fn ring_addr(index: u32) -> VringAddr {
+    let at = USER + u64::from(index) * RING_STEP;
+    VringAddr { index, flags: 0, descriptor: at, available: at + 0x200, used: at + 0x300, log: 0 }
 }
 
 /// Returns the features that the server offers, without some of them.

@@ -60,3 +60,23 @@ fn a_user_that_ends_in_time_is_waited_for() {
     ends.join().unwrap();
     assert!(FileImage::open(file.path(), false, false).unwrap().lock().is_err());
 }
+
+/// Another program that tries to lock the image has locks for a moment.
+#[test]
+fn locking_again_does_not_lose_the_lock_to_an_attempt_of_another() {
+    let file = TempFile::with(&[0; 512]);
+    let image = FileImage::open(file.path(), false, false).unwrap();
+    image.try_lock().unwrap();
+    let attempt = File::open(file.path()).unwrap();
+    for byte in [HELD + READ, HELD + WRITE, NOT_SHARED + WRITE] {
+        call(&attempt, libc::F_OFD_SETLK, &mut range(libc::F_RDLCK, byte, 1)).unwrap();
+    }
+    image.try_lock().unwrap();
+    drop(attempt);
+    assert_eq!(locked_bytes(&file), [100, 101, 201]);
+    image.unlock();
+    assert_eq!(locked_bytes(&file), [0_i64; 0]);
+    image.unlock();
+    image.try_lock().unwrap();
+    assert_eq!(locked_bytes(&file), [100, 101, 201]);
+}
