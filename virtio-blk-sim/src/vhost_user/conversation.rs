@@ -87,10 +87,10 @@ impl Line {
         self.news.wake();
     }
 
-    /// Closes the connection and drops the rings, without waiting for what is in flight. Only a
-    /// request that the task carries out at the moment is still completed.
+    /// Closes the connection and drops the rings, without waiting for what is in flight. A
+    /// request that the task carries out at the moment is completed, but starts no ring.
     pub(super) fn abandon(&self) {
-        self.rings.clear();
+        self.rings.close();
         let _ = self.socket.shutdown(Shutdown::Both);
         self.cut();
     }
@@ -156,7 +156,7 @@ struct Over<'a>(&'a Line);
 impl Drop for Over<'_> {
     fn drop(&mut self) {
         self.0.ending.set(true);
-        self.0.rings.clear();
+        self.0.rings.close();
         self.0.moved.wake();
     }
 }

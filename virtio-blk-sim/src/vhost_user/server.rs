@@ -207,7 +207,7 @@ impl<D: RingDevice> Server<D> {
 
     /// Closes the connection, and those that wait to be served next, and stops the queues without
     /// waiting for what is in flight: as if the server was dropped, whoever else holds it. A queue
-    /// that is being stopped or started for the frontend ends when that is done.
+    /// that is being stopped ends when that is done, and none starts any more.
     pub fn abandon(&self) {
         let waiting = self.next.take();
         drop(waiting);

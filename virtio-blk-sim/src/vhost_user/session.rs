@@ -592,10 +592,10 @@ impl<D: RingDevice> Session<D> {
     fn ready(&mut self, index: u32) -> Result<Option<RingSetup>, SessionError> {
         let (features, has_memory) = (self.features, !self.memory.is_empty());
         let has_protocol_features = self.has_protocol_features;
-        let is_running = self.rings.is_running(index);
+        let (is_running, is_closed) = (self.rings.is_running(index), self.rings.is_closed());
         let vring = self.vring(index)?;
         let enabled = vring.enabled || !has_protocol_features;
-        let idle = !is_running && vring.size != 0 && enabled && has_memory;
+        let idle = !is_running && !is_closed && vring.size != 0 && enabled && has_memory;
         Ok(match (features, vring.addr, vring.kick.clone()) {
             (Some(features), Some(addr), Some(kick)) if idle => Some(RingSetup { features, addr, kick }),
             _ => None,

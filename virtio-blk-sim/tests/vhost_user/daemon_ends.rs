@@ -55,7 +55,7 @@ fn a_forced_removal_ends_the_session_while_a_queue_moves() {
     let keys = format!("image = {:?}\nloops = [0]", text(&image));
     let mut daemon = Daemon::run(command, "monitor = \"epoll\"\nloops = 2", &[("a", &keys)]);
     let (mut control, mut moving) = (daemon.connect(), daemon.connect());
-    let (mut client, _driver) = flushing(&mut daemon, &mut control);
+    let (mut client, mut driver) = flushing(&mut daemon, &mut control);
     moving.start("move-disk", json!({"id": "a", "loops": [1]}));
     while control.disk("a")["loops"] != json!([1]) {}
     control.execute("remove-disk", json!({"id": "a", "force": true})).unwrap();
@@ -63,4 +63,12 @@ fn a_forced_removal_ends_the_session_while_a_queue_moves() {
     let second = Timespec { tv_sec: 1, tv_nsec: 0 };
     assert_eq!(poll(&mut socket, Some(&second)).unwrap(), 1, "the frontend of a removed disk is connected");
     assert!(is_held(daemon.process.id()), "the flush has ended, so the removal may have waited for it");
+    // When the storage answers again, nothing more is done for this guest.
+    driver.read(1, 0).unwrap();
+    driver.kick().unwrap();
+    while driver.queue_mut().used_idx() == 0 {
+        std::thread::yield_now();
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(driver.queue_mut().used_idx(), 1, "the queue was started again for a disk that was removed");
 }

@@ -29,6 +29,7 @@ mod mistakes;
 mod more_cases;
 mod no_kick;
 mod options;
+mod panics;
 mod process;
 mod reconnects;
 mod requests;
