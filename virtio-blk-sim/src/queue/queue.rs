@@ -478,6 +478,17 @@ impl<W: Worker> Drop for Continue<'_, W> {
     }
 }
 
+/// Tells those who wait for the last answer that there were answers, also if showing them unwinds.
+struct Answered<'a, W: Worker>(&'a Queue<W>);
+
+impl<W: Worker> Drop for Answered<'_, W> {
+    fn drop(&mut self) {
+        if self.0.stopping.get() {
+            self.0.idle.wake();
+        }
+    }
+}
+
 /// A queue as its worker sees it. Does nothing once the queue is gone.
 pub struct QueueRef<W: Worker>(Rc<RefCell<Weak<Queue<W>>>>);
 
@@ -498,15 +509,13 @@ impl<W: Worker> QueueRef<W> {
     /// is in use.
     pub fn answer(&self, answers: impl IntoIterator<Item = Answer<W::Slot>>) {
         let Some(queue) = self.get() else { return };
+        // Before the ring, so it is dropped after it.
+        let _answered = Answered(&queue);
         let mut ring = queue.ring.borrow_mut();
         for answer in answers {
             queue.answer(&mut ring, answer);
         }
         queue.publish(&mut ring);
-        if queue.stopping.get() {
-            drop(ring);
-            queue.idle.wake();
-        }
     }
 
     /// To call when [`Worker::may_begin`] has become true, or what the worker waits for is there

@@ -420,6 +420,33 @@ fn a_wake_up_during_a_stop_takes_no_chain() {
     assert!(keeper.kept.borrow().is_none());
 }
 
+/// The answer counts, although `on_broken` panics on it.
+#[test]
+fn a_panic_in_the_last_answer_does_not_keep_a_queue_from_stopping() {
+    let context = AioContext::new().unwrap();
+    let posted = Posted::new(1);
+    let (is_lost, mut keeper) = (Rc::new(Cell::new(false)), None);
+    let asked = Rc::clone(&is_lost);
+    let parts = QueueParts { memory_lost: Some(Box::new(move || asked.get())), ..posted.parts() };
+    let attached = Queue::attach(&context, parts, |queue| {
+        let worker = Rc::new(Keeper { kept: RefCell::default(), queue });
+        keeper = Some(Rc::clone(&worker));
+        io::Result::Ok(worker)
+    })
+    .unwrap();
+    let keeper = keeper.unwrap();
+    while context.poll(false).unwrap() {}
+    assert_eq!(attached.in_flight(), 1);
+    let stopping = context.spawn(attached.stopped());
+    while context.poll(false).unwrap() {}
+    is_lost.set(true);
+    assert!(catch_unwind(AssertUnwindSafe(|| keeper.release())).is_err());
+    let watchdog = context.timer(|_| panic!("the queue does not stop"));
+    watchdog.arm_after(Duration::from_secs(10));
+    let stopped = context.block_on(stopping).unwrap().unwrap();
+    assert_eq!((stopped.next_avail, stopped.next_used), (1, 1));
+}
+
 /// Collects chains until `commit`, which answers them in a bottom half.
 struct Collector {
     begun: RefCell<Vec<Chain>>,

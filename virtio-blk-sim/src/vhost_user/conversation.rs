@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::rc::Rc;
@@ -39,6 +40,9 @@ pub(super) struct Line {
     config_changed: Cell<bool>,
     /// Rings that are to be started again where their place is now.
     moving: RefCell<Vec<u16>>,
+    /// The one of them that is being started again. It is no longer in the list: its place may
+    /// change once more after it was looked up.
+    restarting: Cell<Option<u16>>,
     news: Waiters,
     moved: Waiters,
 }
@@ -67,6 +71,7 @@ impl Line {
             cut: Cell::new(false),
             config_changed: Cell::new(false),
             moving: RefCell::default(),
+            restarting: Cell::new(None),
             news: Waiters::default(),
             moved: Waiters::default(),
         })
@@ -83,6 +88,14 @@ impl Line {
         self.news.wake();
     }
 
+    /// Closes the connection and drops the rings, without waiting for what is in flight. A
+    /// request that the task carries out at the moment is completed, but starts no ring.
+    pub(super) fn abandon(&self) {
+        self.rings.close();
+        let _ = self.socket.shutdown(Shutdown::Both);
+        self.cut();
+    }
+
     /// Notifies the frontend of a change of the configuration space.
     pub(super) fn config_changed(&self) {
         self.config_changed.set(true);
@@ -91,12 +104,13 @@ impl Line {
 
     /// Starts a ring again where its place is now, if it is running, and waits for that.
     pub(super) async fn restart(&self, index: u16) {
-        let has = |index| self.moving.borrow().contains(&index);
-        if !has(index) {
+        let waits = || self.moving.borrow().contains(&index);
+        if !waits() {
             self.moving.borrow_mut().push(index);
         }
         self.news.wake();
-        self.moved.until(|| (self.ending.get() || !has(index)).then_some(())).await;
+        let is_done = || !waits() && self.restarting.get() != Some(index);
+        self.moved.until(|| (self.ending.get() || is_done()).then_some(())).await;
     }
 
     fn has_news(&self) -> bool {
@@ -145,7 +159,7 @@ struct Over<'a>(&'a Line);
 impl Drop for Over<'_> {
     fn drop(&mut self) {
         self.0.ending.set(true);
-        self.0.rings.clear();
+        self.0.rings.close();
         self.0.moved.wake();
     }
 }
@@ -212,12 +226,13 @@ impl<D: RingDevice> Conversation<D> {
             self.served.device.log_line(log::Line::warn(line).caused_by(&error));
         }
         loop {
-            let Some(index) = self.line.moving.borrow().first().copied() else { return Ok(()) };
+            let Some(index) = self.line.moving.borrow_mut().pop() else { return Ok(()) };
+            self.line.restarting.set(Some(index));
             if let Err(error) = self.session.restart(index.into()).await {
                 let line = format_args!("vring {index} cannot start on another loop: {error}");
                 self.served.device.log_line(log::Line::error(line).queue(index).caused_by(&error));
             }
-            self.line.moving.borrow_mut().retain(|moving| *moving != index);
+            self.line.restarting.set(None);
             self.line.moved.wake();
         }
     }

@@ -1,7 +1,7 @@
 //! The running rings of a session. The task of the session starts and stops them; the server asks
 //! them meanwhile.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use aio::AioContext;
 
@@ -11,31 +11,44 @@ use crate::queue::Stopped;
 
 /// The running rings, by index. Dropping it stops them without waiting.
 #[derive(Debug)]
-pub(super) struct Rings(RefCell<Vec<Option<RunningQueue>>>);
+pub(super) struct Rings {
+    running: RefCell<Vec<Option<RunningQueue>>>,
+    /// No ring starts any more.
+    is_closed: Cell<bool>,
+}
 
 impl Rings {
     pub(super) fn new(queues: u16) -> Self {
-        Self(RefCell::new((0..queues).map(|_| None).collect()))
+        let running = RefCell::new((0..queues).map(|_| None).collect());
+        Self { running, is_closed: Cell::new(false) }
     }
 
     pub(super) fn is_running(&self, index: u32) -> bool {
-        self.0.borrow().get(index as usize).is_some_and(Option::is_some)
+        self.running.borrow().get(index as usize).is_some_and(Option::is_some)
     }
 
     pub(super) fn is_any_running(&self) -> bool {
-        self.0.borrow().iter().any(Option::is_some)
+        self.running.borrow().iter().any(Option::is_some)
     }
 
-    /// Adds a ring that was started. No ring of this index is running.
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed.get()
+    }
+
+    /// Adds a ring that was started. No ring of this index is running. If no more may run, it is
+    /// dropped.
     pub(super) fn add(&self, index: u16, ring: RunningQueue) {
-        if let Some(place) = self.0.borrow_mut().get_mut(usize::from(index)) {
+        if self.is_closed() {
+            return drop(ring);
+        }
+        if let Some(place) = self.running.borrow_mut().get_mut(usize::from(index)) {
             *place = Some(ring);
         }
     }
 
     /// Stops a ring and waits for its requests in flight. `None` if it was not running.
     pub(super) async fn stop(&self, index: u32, own: &AioContext) -> std::io::Result<Option<Stopped>> {
-        let running = self.0.borrow_mut().get_mut(index as usize).and_then(Option::take);
+        let running = self.running.borrow_mut().get_mut(index as usize).and_then(Option::take);
         match running {
             Some(running) => running.stop(own).await.map(Some),
             None => Ok(None),
@@ -48,7 +61,7 @@ impl Rings {
         index: u32,
         question: impl FnOnce(&dyn RunningRing) -> R + Send + 'static,
     ) -> Option<Asked<R>> {
-        self.0.borrow().get(index as usize)?.as_ref().map(|ring| ring.ask(question))
+        self.running.borrow().get(index as usize)?.as_ref().map(|ring| ring.ask(question))
     }
 
     /// Asks all running rings.
@@ -56,14 +69,16 @@ impl Rings {
         &self,
         question: fn(&dyn RunningRing) -> R,
     ) -> Vec<(usize, Asked<R>)> {
-        let rings = self.0.borrow();
+        let rings = self.running.borrow();
         let running = rings.iter().enumerate().filter_map(|(index, ring)| Some((index, ring.as_ref()?)));
         running.map(|(index, ring)| (index, ring.ask(question))).collect()
     }
 
-    /// Drops all rings, without waiting for their requests in flight.
-    pub(super) fn clear(&self) {
-        let rings: Vec<_> = self.0.borrow_mut().iter_mut().map(Option::take).collect();
+    /// Drops all rings, without waiting for their requests in flight. No ring is started after
+    /// that, also if a request that was begun would start one.
+    pub(super) fn close(&self) {
+        self.is_closed.set(true);
+        let rings: Vec<_> = self.running.borrow_mut().iter_mut().map(Option::take).collect();
         drop(rings);
     }
 }

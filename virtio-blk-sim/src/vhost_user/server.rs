@@ -207,6 +207,17 @@ impl<D: RingDevice> Server<D> {
         }
     }
 
+    /// Closes the connection, and those that wait to be served next, and stops the queues without
+    /// waiting for what is in flight: as if the server was dropped, whoever else holds it. A queue
+    /// that is being stopped ends when that is done, and none starts any more.
+    pub fn abandon(&self) {
+        let waiting = self.next.take();
+        drop(waiting);
+        if let Some(line) = self.line() {
+            line.abandon();
+        }
+    }
+
     /// Like [`disconnect`](Self::disconnect), and turns the loop meanwhile.
     pub fn shut_down(&self, context: &AioContext) {
         if let Err(error) = context.block_on(self.disconnect()) {
@@ -243,8 +254,7 @@ impl<D: RingDevice> Drop for Ended<D> {
 impl<D> Drop for Server<D> {
     fn drop(&mut self) {
         if let Some(line) = self.line.take() {
-            line.rings.clear();
-            line.cut();
+            line.abandon();
         }
     }
 }

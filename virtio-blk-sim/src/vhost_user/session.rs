@@ -541,12 +541,18 @@ impl<D: RingDevice> Session<D> {
         vring.ok_or(SessionError::NoSuchVring { index, queues })
     }
 
-    /// Stops a ring and stores its position in `base`.
+    /// Stops a ring and stores its position in `base`. If its loop has ended, nobody knows the
+    /// position: then it goes on at its used index, because the former `base` was answered long
+    /// ago.
     async fn stop(&mut self, index: u32) -> Result<(), SessionError> {
         self.vring(index)?;
-        if let Some(stopped) = self.rings.stop(index, &self.context).await? {
-            self.vring(index)?.base = Some(stopped.next_avail);
+        let stopped = self.rings.stop(index, &self.context).await;
+        match &stopped {
+            Ok(Some(stopped)) => self.vring(index)?.base = Some(stopped.next_avail),
+            Ok(None) => {}
+            Err(_) => self.vring(index)?.base = None,
         }
+        stopped?;
         Ok(())
     }
 
@@ -606,10 +612,10 @@ impl<D: RingDevice> Session<D> {
     fn ready(&mut self, index: u32) -> Result<Option<RingSetup>, SessionError> {
         let (features, has_memory) = (self.features, !self.memory.is_empty());
         let has_protocol_features = self.has_protocol_features;
-        let is_running = self.rings.is_running(index);
+        let (is_running, is_closed) = (self.rings.is_running(index), self.rings.is_closed());
         let vring = self.vring(index)?;
         let enabled = vring.enabled || !has_protocol_features;
-        let idle = !is_running && vring.size != 0 && enabled && has_memory;
+        let idle = !is_running && !is_closed && vring.size != 0 && enabled && has_memory;
         Ok(match (features, vring.addr, vring.kick.clone()) {
             (Some(features), Some(addr), Some(kick)) if idle => Some(RingSetup { features, addr, kick }),
             _ => None,

@@ -315,7 +315,7 @@ fn a_removal_waits_for_requests_unless_it_is_forced() {
 }
 
 /// Whether strace holds a thread of the process, as it does with the flush.
-fn is_held(process: u32) -> bool {
+pub(super) fn is_held(process: u32) -> bool {
     let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
     let status =
         |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("status")).unwrap_or_default();

@@ -350,6 +350,10 @@ impl Host {
             let forced = removal.changed.until(|| removal.is_forced.get().then_some(()));
             either(running.server.disconnect(), forced).await;
         }
+        if removal.is_forced.get() {
+            // Another command may hold the disk and wait for its requests.
+            running.server.abandon();
+        }
         let image = running.image.clone();
         drop(entry.end());
         drop(running);
@@ -369,6 +373,11 @@ impl Host {
     pub(crate) async fn shut_down(&self) {
         self.is_stopping.set(true);
         let running: Vec<_> = self.disks().iter().filter_map(|entry| entry.running()).collect();
+        // First of all, or a frontend that comes back would be served until the last disk has
+        // ended, and its requests would not be completed. The names go at the end: that takes a
+        // lock.
+        let listening: Vec<_> = running.iter().filter_map(|running| running.listening.take()).collect();
+        let _names: Vec<_> = listening.into_iter().map(|(_, name)| name).collect();
         let ends: Vec<_> = running
             .iter()
             .map(|running| {

@@ -1,0 +1,74 @@
+//! The end of a disk and of the process while a request takes long.
+
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde_json::json;
+use virtio_blk_sim::guest::BlkDriver;
+
+use super::client::Client;
+use super::daemon::{Control, Daemon, text};
+use super::daemon_disks::is_held;
+use super::process::injecting;
+use super::server::TempPath;
+use super::{Watchdog, default_options, driver};
+
+/// A frontend of disk A whose flush takes ten seconds.
+fn flushing(daemon: &mut Daemon, control: &mut Control) -> (Client, BlkDriver) {
+    let mut client = Client::connect(daemon.socket("a"), default_options()).unwrap();
+    let mut driver = driver(&mut client, 0);
+    driver.flush(0).unwrap();
+    driver.kick().unwrap();
+    let drains = |control: &mut Control| {
+        control.execute("statistics", json!({"id": "a"})).unwrap()[0]["queues"][0]["drains"].as_u64()
+    };
+    while drains(control) < Some(1) || !is_held(daemon.process.id()) {}
+    (client, driver)
+}
+
+/// The requests of a frontend that comes back now would not be completed.
+#[test]
+fn no_frontend_is_served_while_the_process_ends() {
+    let _watchdog = Watchdog::new("no_frontend_is_served_while_the_process_ends");
+    let Some(command) = injecting("fdatasync:delay_enter=10000000") else { return };
+    let image = TempPath::image();
+    let keys = format!("image = {:?}", text(&image));
+    let mut daemon = Daemon::run(command, "monitor = \"epoll\"", &[("a", &keys), ("b", "memory = \"1m\"")]);
+    let mut control = daemon.connect();
+    let _flushing = flushing(&mut daemon, &mut control);
+    control.execute("quit", json!({})).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while UnixStream::connect(daemon.socket("b")).is_ok() {
+        assert!(Instant::now() < deadline, "frontends are accepted until the process ends");
+    }
+    assert!(is_held(daemon.process.id()), "the process has ended before");
+    assert_eq!(daemon.process.wait().code(), Some(0));
+}
+
+/// Another command that waits for the disk does not keep its frontend.
+#[test]
+fn a_forced_removal_ends_the_session_while_a_queue_moves() {
+    let _watchdog = Watchdog::new("a_forced_removal_ends_the_session_while_a_queue_moves");
+    let Some(command) = injecting("fdatasync:delay_enter=10000000") else { return };
+    let image = TempPath::image();
+    let keys = format!("image = {:?}\nloops = [0]", text(&image));
+    let mut daemon = Daemon::run(command, "monitor = \"epoll\"\nloops = 2", &[("a", &keys)]);
+    let (mut control, mut moving) = (daemon.connect(), daemon.connect());
+    let (mut client, mut driver) = flushing(&mut daemon, &mut control);
+    moving.start("move-disk", json!({"id": "a", "loops": [1]}));
+    while control.disk("a")["loops"] != json!([1]) {}
+    control.execute("remove-disk", json!({"id": "a", "force": true})).unwrap();
+    let mut socket = [PollFd::new(client.frontend(), PollFlags::RDHUP)];
+    let second = Timespec { tv_sec: 1, tv_nsec: 0 };
+    assert_eq!(poll(&mut socket, Some(&second)).unwrap(), 1, "the frontend of a removed disk is connected");
+    assert!(is_held(daemon.process.id()), "the flush has ended, so the removal may have waited for it");
+    // When the storage answers again, nothing more is done for this guest.
+    driver.read(1, 0).unwrap();
+    driver.kick().unwrap();
+    while driver.queue_mut().used_idx() == 0 {
+        std::thread::yield_now();
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(driver.queue_mut().used_idx(), 1, "the queue was started again for a disk that was removed");
+}
