@@ -321,7 +321,7 @@ impl Movable for Timed {
         self.detached.set(self.detached.get() + 1);
         self.kept.set(timer.deadline_ns());
         // Everything works still; this is dropped with the context.
-        let _ = context.spawn(std::future::pending::<()>());
+        drop(context.spawn(std::future::pending::<()>()));
         context.defer(|_| unreachable!("the loop does not turn any more"));
     }
 }

@@ -13,9 +13,10 @@ complete -c vhost-user-blk -l metrics-file -d 'Write metrics as OpenMetrics text
 complete -c vhost-user-blk -l metrics-interval -d 'How often --metrics-file is written' -r
 complete -c vhost-user-blk -l socket-mode -d 'Mode of the socket, in octal: who may connect [default: 600]' -r
 complete -c vhost-user-blk -l socket-owner -d 'Give the socket to this user, user:group, or :group (names or numbers). A group alone needs no root if the server is a member of it' -r
-complete -c vhost-user-blk -l image -l blk-file -d 'Serve this raw disk image or block device. It is locked as by QEMU: only one program may write to it, several may read it' -r -F
+complete -c vhost-user-blk -l image -l blk-file -d 'Serve this disk image or block device. It is locked as by QEMU: only one program may write to it, several may read it' -r -F
 complete -c vhost-user-blk -l lock -d 'When the image is locked: from the start of this program to its end, or only while a guest\'s queues run. With `running`, the source and the destination of a live migration on one host can both be started; a queue waits until the other program has given the image back' -r
-complete -c vhost-user-blk -l format -d 'Serve the image as it is. By default an image with the header of another format is refused (qcow2, VMDK, VHDX, VHD, VDI, QED, Parallels, DMG, Bochs, cloop). A guest can write such a header to its raw disk, which is then refused at the next start unless this is given' -r -f -a "raw\t''"
+complete -c vhost-user-blk -l format -d 'Format of the image. raw: serve it as it is. qcow2: needs a build with the feature imago. auto: what the header says; without a header raw, which needs --read-only. By default it is raw, and refused if it has the header of another format (qcow2, VMDK, VHDX, VHD, VDI, QED, Parallels, DMG, Bochs, cloop). A guest can write such a header to its raw disk, which is then refused at the next start unless raw is given' -r
+complete -c vhost-user-blk -l allow-backing -d 'Let a qcow2 image use the files of this directory as backing files or as its data file; may be given several times. Without it, no file that the image names is opened' -r -F
 complete -c vhost-user-blk -l null -d 'Serve a disk of this size that stores nothing, to measure the cost of everything except the disk' -r
 complete -c vhost-user-blk -l memory -d 'Serve a disk of this size in memory; its contents are lost at exit' -r
 complete -c vhost-user-blk -l serial -d 'Serial number of the disk, up to 20 characters' -r

@@ -150,7 +150,7 @@ fn ends(group: &[Row]) -> Option<Ends<'_>> {
 fn disks_conclusion(group: &[Row]) -> Option<String> {
     let measured = || group.iter().filter(|row| row.result.is_ok());
     let first = measured().next()?;
-    let last = measured().filter(|row| row.case.parse::<usize>().is_ok()).next_back()?;
+    let last = measured().rfind(|row| row.case.parse::<usize>().is_ok())?;
     let against = |row: &Row| {
         let versus = row.metric("p99_us")?.versus?.ratio?;
         let interval =
