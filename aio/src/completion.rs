@@ -30,6 +30,7 @@ struct Operation<T> {
 pub(crate) enum Completes {
     Once,
     /// Nobody knows when the next completion comes.
+    #[cfg_attr(not(any(test, feature = "raw-sqe")), expect(dead_code, reason = "for raw operations"))]
     Often,
     /// As `Often`. After a last completion the operation stays in the table, with the same token,
     /// until its owner starts it again or removes it.

@@ -10,8 +10,8 @@ use std::time::Duration;
 /// A future that is done at a time. Made by [`AioContext::sleep`] and [`AioContext::sleep_until`].
 /// Dropping it disarms its timer. Never done if the context is dropped before. Home thread.
 ///
-/// It is a [`Timer`] whose callback wakes the task: one allocation, no system call. Once it is
-/// done, polling it again returns `Ready` again.
+/// It is a [`Timer`](crate::Timer) that wakes the task: no system call, and no allocation once as
+/// many timers existed before. Once it is done, polling it again returns `Ready` again.
 ///
 /// ```
 /// # use aio::AioContext;

@@ -429,6 +429,7 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
     /// Same as [`DeviceQueue::push`], for a chain that was lost with whatever worked on it. The
     /// descriptors are read again to find its buffers for the dirty log. (If the driver has changed
     /// them in the meantime, against the rules, then its own pages are missing in the log.)
+    #[cfg(feature = "device")]
     #[cold]
     pub(crate) fn push_lost(&mut self, head: u16) -> Result<(), QueueError> {
         let mut chain = self.new_chain();
