@@ -529,7 +529,13 @@ fn scale_reports_every_size_with_its_memory_and_fairness() {
     assert_eq!(report["benchmark"], "scale");
     let rows = report["results"].as_array().unwrap();
     let measured = |row: &&Value| row["status"] == "measured";
-    for row in rows.iter().filter(measured) {
+    let of_disks = |row: &&Value| row["group"].as_str().unwrap().starts_with("disks in one process");
+    let disks: Vec<_> = rows.iter().filter(of_disks).collect();
+    assert_eq!(disks.len(), 7, "three numbers of disks, and four bad neighbours");
+    for row in disks.iter().copied().filter(measured) {
+        assert!(row["metrics"]["p99_us"]["median"].as_f64().unwrap() > 0.0, "{row}");
+    }
+    for row in rows.iter().filter(measured).filter(|row| !of_disks(row)) {
         let metrics = &row["metrics"];
         let memory = if row["group"].as_str().unwrap().starts_with("notifiers") {
             "handler_bytes"
