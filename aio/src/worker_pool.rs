@@ -9,7 +9,7 @@
 //! thread.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -72,7 +72,7 @@ struct Threads {
 #[derive(Default)]
 struct State {
     queue: BTreeMap<JobId, Job>,
-    threads: HashMap<u64, JoinHandle<()>>,
+    threads: BTreeMap<u64, JoinHandle<()>>,
     started: u64,
     /// Threads that wait. One that was woken and has not run yet still counts.
     idle: usize,

@@ -16,7 +16,7 @@ use crate::turn_queue::{Mark, TurnQueue};
 use slab::Slab;
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
@@ -26,7 +26,7 @@ use std::sync::{Mutex, PoisonError};
 const MOST_PER_TURN: usize = 1024;
 
 /// Identity of a bottom half in the home thread's table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct HalfKey {
     slot: usize,
     version: u64,
@@ -234,7 +234,7 @@ impl<T, S, D> BottomHalves<T, S, D> {
     /// All bottom halves, with their records and whether they are scheduled. Returns how many
     /// closures wait for a turn. Home thread.
     pub(crate) fn each(&self, list: &List<Work<S>>, mut visit: impl FnMut(&Slot, Due)) -> usize {
-        let (mut scheduled, mut closures) = (HashMap::new(), self.deferred.borrow().len());
+        let (mut scheduled, mut closures) = (BTreeMap::new(), self.deferred.borrow().len());
         let mut count = |node: &Node<Work<S>>| match node.value {
             Work::Half(key) => _ = scheduled.insert(key, node.due()),
             Work::Sent(_) => closures += 1,

@@ -6,7 +6,7 @@
 use super::figures::{CallbackKind, Figures, Tally, Took};
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// The most names that are kept. A program may make up a name for each connection.
@@ -24,7 +24,7 @@ struct Entry {
 /// Counts by kind and name. Home thread. Calls no user code.
 #[derive(Default)]
 pub(crate) struct Ended {
-    entries: RefCell<HashMap<Key, Entry>>,
+    entries: RefCell<BTreeMap<Key, Entry>>,
     counted: Cell<u64>,
 }
 

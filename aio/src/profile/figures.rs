@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// What a callback was called for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum CallbackKind {
     /// A descriptor was ready: [`AioContext::add_fd`](crate::AioContext::add_fd).

@@ -9,7 +9,7 @@ use crate::sync::Arc;
 use std::any::Any;
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +32,7 @@ struct Table {
     slots: Vec<Slot>,
     free: Vec<usize>,
     /// Of tasks that have a name or were observed, by slot.
-    records: HashMap<usize, Recorded>,
+    records: BTreeMap<usize, Recorded>,
     closed: bool,
 }
 
