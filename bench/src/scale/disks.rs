@@ -188,10 +188,10 @@ impl Daemon {
     /// Takes one sample: the guest works for `runtime`. All other disks are idle, but for the last
     /// one if the load says so.
     pub(super) fn sample(&mut self, load: Load, runtime: Duration) -> Result<DiskSample, Error> {
-        let (Some(neighbour), Some(mut driver)) = (load.neighbour, self.last.take()) else {
-            return self.measure(runtime);
-        };
-        let Some(mut disk) = self.frontends.pop() else { return self.measure(runtime) };
+        let Some(neighbour) = load.neighbour else { return self.measure(runtime) };
+        let missing = || Error::Failed(format!("{load}: there is no other disk"));
+        let mut driver = self.last.take().ok_or_else(missing)?;
+        let mut disk = self.frontends.pop().ok_or_else(missing)?;
         let socket = self.directory.path().join(format!("{}.sock", self.disks - 1));
         let stop = AtomicBool::new(false);
         let result = std::thread::scope(|scope| {
