@@ -30,8 +30,8 @@ class MigratingMachine(Machine):
     def command_line(self) -> list[str | Path]:
         """Returns QEMU's command line."""
         incoming = ["-incoming", f"unix:{self._incoming}"] if self._waits else []
-        # The last -smp counts. With two processors, some guests did not survive: kernel memory that
-        # no device writes was wrong at the destination (QEMU 7.2, its threads for several CPUs).
+        # The last -smp counts. With two processors 2 of 7 runs ended in a broken guest (QEMU 7.2).
+        # The cause is not known: neither QEMU's threads for several CPUs nor the server is cleared.
         return [*super().command_line(), "-smp", "1", *incoming]
 
     def _boot(self) -> None:

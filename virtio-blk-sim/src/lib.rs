@@ -128,3 +128,6 @@ pub mod vhost_user;
 pub mod virtqueue;
 #[cfg(feature = "device")]
 mod waiters;
+
+#[cfg(feature = "device")]
+pub use waiters::Waiters;

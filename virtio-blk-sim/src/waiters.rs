@@ -7,14 +7,15 @@ use std::task::Poll;
 
 use std::task::Waker;
 
-/// Who waits. Whoever changes the state calls [`wake`](Self::wake).
+/// Tasks of one thread that wait for a change of some state. Whoever changes the state calls
+/// [`wake`](Self::wake). Any executor will do.
 #[derive(Default)]
-pub(crate) struct Waiters(RefCell<Vec<Waker>>);
+pub struct Waiters(RefCell<Vec<Waker>>);
 
 impl Waiters {
-    /// Waits until `look` returns something. It is asked at once, and again after each
-    /// [`wake`](Self::wake).
-    pub(crate) async fn until<R>(&self, mut look: impl FnMut() -> Option<R>) -> R {
+    /// Waits until `look` returns something, and returns that. It is asked at once, and again after
+    /// each [`wake`](Self::wake). The future can be dropped at any time.
+    pub async fn until<R>(&self, mut look: impl FnMut() -> Option<R>) -> R {
         poll_fn(|cx| {
             if let Some(found) = look() {
                 return Poll::Ready(found);
@@ -30,8 +31,8 @@ impl Waiters {
         .await
     }
 
-    /// Has everybody who waits look again.
-    pub(crate) fn wake(&self) {
+    /// Has everybody who waits look again. Makes no system call for tasks of `aio`.
+    pub fn wake(&self) {
         for waker in self.0.take() {
             waker.wake();
         }

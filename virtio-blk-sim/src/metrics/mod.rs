@@ -15,12 +15,11 @@
 //!
 //! # What it costs
 //!
-//! A disk without meters has one test more for each request (nine instructions of 1,015 for a null
-//! disk, with the room that the other way takes in the code) and none for a completion,
-//! and reads no clock. A disk with meters reads the clock (CLOCK_MONOTONIC, in the vDSO) once for
-//! each batch that it takes off the ring, once for each batch of completions, and once for each
-//! request that is answered at once. The memory of a queue's histogram, 4 KiB for each kind of
-//! request, is allocated with the first request of that kind.
+//! A disk without meters has one test and a few instructions more for each request, none for a
+//! completion, and reads no clock. A disk with meters reads the clock (CLOCK_MONOTONIC, in the
+//! vDSO) once for each batch that it takes off the ring, once for each batch of completions, and
+//! once for each request that is answered at once. The memory of a queue's histogram, 4 KiB for
+//! each kind of request, is allocated with the first request of that kind.
 //!
 //! # Families
 //!

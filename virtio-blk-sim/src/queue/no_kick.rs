@@ -11,12 +11,9 @@
 //! 50 µs. The cost: one CPU while the ring is busy, and 20,000 turns of the loop a second while it
 //! is not, which also run whatever else the loop has. [`BUSY`] and [`PERIOD`] are the two times.
 //!
-//! 20,000 is the most. On two CPUs with ten runnable threads, one idle ring was looked at 5,800
-//! times a second on io_uring and 5,100 times on epoll, with one sleep for each look. That took 81
-//! and 147 ms of CPU time a second: 14 and 29 µs for a sleep, a wake-up and a look. A busy ring of
-//! 16 requests in flight took 9 to 13 turns for each request, none of them asleep for longer than a
-//! look. An idle ring with a kick eventfd costs nothing, so a frontend should send one; QEMU,
-//! libblkio, cloud-hypervisor and crosvm do.
+//! 20,000 is the most: a sleep, a wake-up and a look take longer on a busy machine. An idle ring
+//! with a kick eventfd costs nothing, so a frontend should send one; QEMU, libblkio,
+//! cloud-hypervisor and crosvm do.
 
 use std::cell::Cell;
 use std::rc::{Rc, Weak};

@@ -29,6 +29,8 @@ const MAX_WAITING: usize = 16;
 /// Dropping it closes the connection and stops the rings, without waiting for what is in flight.
 pub struct Server<D> {
     served: Rc<Served<D>>,
+    /// How many queues the device has, which does not change.
+    queues: u16,
     loops: Rc<Loops>,
     /// The connected frontend. Also present while its rings are being stopped.
     line: RefCell<Option<Rc<Line>>>,
@@ -64,6 +66,7 @@ impl<D: RingDevice> Server<D> {
     /// Creates a server for a device. Its queues run on `loops`.
     pub fn new(served: Served<D>, loops: Loops) -> Rc<Self> {
         Rc::new(Self {
+            queues: served.device.queues(),
             served: Rc::new(served),
             loops: Rc::new(loops),
             line: RefCell::default(),
@@ -113,7 +116,7 @@ impl<D: RingDevice> Server<D> {
             ));
         }
         stream.set_nonblocking(true)?;
-        let line = Line::new(self.served.device.queues(), stream.try_clone()?);
+        let line = Line::new(self.queues, stream.try_clone()?);
         self.line.replace(Some(Rc::clone(&line)));
         self.sessions.set(self.sessions.get() + 1);
         let (served, loops, context) =
@@ -175,7 +178,7 @@ impl<D: RingDevice> Server<D> {
     /// Returns `InvalidInput` if there is no such queue or thread. A queue that cannot be started
     /// there is logged, and stays stopped, as one that cannot be started for the frontend.
     pub async fn move_queue(&self, queue: u16, thread: usize) -> io::Result<()> {
-        if queue >= self.served.device.queues() {
+        if queue >= self.queues {
             let message = format!("queue {queue} does not exist");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }

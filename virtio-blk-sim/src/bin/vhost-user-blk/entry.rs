@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use virtio_blk_sim::Waiters;
 use virtio_blk_sim::blk::backend::FileImage;
 use virtio_blk_sim::blk::device::BlockDevice;
 use virtio_blk_sim::queue::RateLimit;
@@ -14,7 +15,6 @@ use crate::device::ServedDisk;
 use crate::identity::Identity;
 use crate::refusal::Refusal;
 use crate::spec::DiskSpec;
-use crate::wait::Waiting;
 
 /// Who asked for a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub(crate) struct Removal {
     pub(crate) is_forced: Cell<bool>,
     pub(crate) is_over: Cell<bool>,
     /// Who waits for one of them.
-    pub(crate) changed: Waiting,
+    pub(crate) changed: Waiters,
 }
 
 /// A disk that is served.

@@ -27,7 +27,7 @@ use crate::open::{OpenDisk, Socket};
 use crate::placement::{self, Rule};
 use crate::refusal::{Class, Refusal};
 use crate::spec::{DiskSpec, Names};
-use crate::wait::{Waiting, either};
+use crate::wait::either;
 
 /// How often, and how far apart, this process reports that it is ready to a service manager that
 /// is behind.
@@ -57,7 +57,6 @@ pub(crate) struct Host {
     pub(crate) shared: Shared,
     disks: RefCell<BTreeMap<String, Rc<Entry>>>,
     is_stopping: Cell<bool>,
-    stop_asked: Waiting,
 }
 
 /// How frontends reach a disk.
@@ -123,13 +122,7 @@ pub(crate) fn log_name(origin: Origin, id: &str) -> String {
 
 impl Host {
     pub(crate) fn new(context: LocalHandle, shared: Shared) -> Rc<Self> {
-        Rc::new(Self {
-            context,
-            shared,
-            disks: RefCell::default(),
-            is_stopping: Cell::new(false),
-            stop_asked: Waiting::default(),
-        })
+        Rc::new(Self { context, shared, disks: RefCell::default(), is_stopping: Cell::new(false) })
     }
 
     /// All disks, by id.
@@ -162,7 +155,6 @@ impl Host {
     /// Ends the process in order.
     pub(crate) fn stop(&self) {
         self.is_stopping.set(true);
-        self.stop_asked.wake();
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

@@ -194,12 +194,12 @@ fn fallocate(file: &File, mode: i32, range: &SectorRange) -> io::Result<()> {
     retry(|| unsafe { libc::fallocate(fd, mode, offset, len) } as isize).map(drop)
 }
 
-fn to_off_t(bytes: u64) -> io::Result<libc::off_t> {
+pub(super) fn to_off_t(bytes: u64) -> io::Result<libc::off_t> {
     libc::off_t::try_from(bytes).map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))
 }
 
 /// Repeats the call while it is interrupted by a signal.
-fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
+pub(super) fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
     loop {
         match usize::try_from(call()) {
             Ok(result) => return Ok(result),

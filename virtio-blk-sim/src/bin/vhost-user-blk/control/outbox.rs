@@ -1,8 +1,7 @@
 //! What waits to be sent to a client.
 
 use std::cell::{Cell, RefCell};
-
-use crate::wait::Waiting;
+use virtio_blk_sim::Waiters;
 
 /// If this much waits for a client, nothing is added.
 const MAX_UNSENT: usize = 256 << 10;
@@ -16,7 +15,7 @@ pub(super) struct Outbox {
     on_the_way: Cell<usize>,
     /// No more is sent.
     is_closed: Cell<bool>,
-    changed: Waiting,
+    changed: Waiters,
 }
 
 impl Outbox {

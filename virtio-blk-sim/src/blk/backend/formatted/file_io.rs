@@ -15,6 +15,7 @@ use tokio::sync::OwnedRwLockReadGuard;
 
 use super::current::current;
 use crate::blk::backend::aligned_buffer::AlignedBuffer;
+use crate::blk::backend::file_ops::{retry, to_off_t};
 use crate::blk::backend::{DirectAlignment, FileImage};
 use crate::blk::device::PendingRequest;
 
@@ -213,7 +214,7 @@ fn transfer_now(file: &Target, pieces: &[Piece], offset: u64, is_write: bool) ->
     let iovecs: Vec<libc::iovec> = pieces.iter().map(iovec).collect();
     let (fd, array, count) = (file.as_fd().as_raw_fd(), iovecs.as_ptr(), iovecs.len() as libc::c_int);
     let offset = to_off_t(offset)?;
-    repeat(|| {
+    retry(|| {
         if is_write {
             // SAFETY: the array is borrowed here, and its entries are those of pieces, which keep
             // their memory valid.
@@ -228,24 +229,5 @@ fn transfer_now(file: &Target, pieces: &[Piece], offset: u64, is_write: bool) ->
 fn allocate_now(file: &Target, mode: i32, offset: u64, len: u64) -> io::Result<()> {
     let (fd, offset, len) = (file.as_fd().as_raw_fd(), to_off_t(offset)?, to_off_t(len)?);
     // SAFETY: passes no memory, and the descriptor is open during the call.
-    repeat(|| unsafe { libc::fallocate(fd, mode, offset, len) } as isize).map(drop)
-}
-
-fn to_off_t(bytes: u64) -> io::Result<libc::off_t> {
-    libc::off_t::try_from(bytes).map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))
-}
-
-/// Repeats a system call while signals interrupt it.
-fn repeat(mut call: impl FnMut() -> isize) -> io::Result<usize> {
-    loop {
-        match usize::try_from(call()) {
-            Ok(result) => return Ok(result),
-            Err(_) => {
-                let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
-        }
-    }
+    retry(|| unsafe { libc::fallocate(fd, mode, offset, len) } as isize).map(drop)
 }
