@@ -2,6 +2,7 @@
 //! edge-triggered, and the context is all that they have.
 
 use crate::setup::Setup;
+use crate::support::outer::with_outer_loop;
 use crate::support::{Count, os};
 use aio::{AioContext, Embedded, Prepared};
 use std::os::fd::{AsFd, OwnedFd};
@@ -38,10 +39,13 @@ impl OuterLoop {
         Self { ctx, kind, epoll, sleeps: Count::default() }
     }
 
-    /// Runs a test with an outer loop of each kind.
-    pub(crate) fn each_kind(setup: &Setup, test: impl Fn(&Self)) {
+    /// Runs a test with an outer loop of each kind, each in its own thread: the kernel takes a
+    /// dropped ring apart later, and interrupts the sleeps of the thread that had it.
+    pub(crate) fn each_kind(setup: &Setup, test: impl Fn(&Self) + Sync) {
         for kind in [Kind::Poll, Kind::Epoll, Kind::EpollEdge] {
-            test(&Self::new(setup, kind));
+            let test = || with_outer_loop(setup.is_embedded, || test(&Self::new(setup, kind)));
+            std::thread::scope(|scope| scope.spawn(test).join())
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
     }
 
