@@ -30,6 +30,19 @@ fn check(r: impl Into<i64>) -> io::Result<i64> {
     if r < 0 { Err(io::Error::last_os_error()) } else { Ok(r) }
 }
 
+/// A call that waits, until no signal interrupts it. The kernel takes a dropped ring apart later,
+/// and that interrupts the waits of the thread that had it.
+fn wait<R: Into<i64>>(timeout: Duration, call: impl Fn(Duration) -> R) -> io::Result<i64> {
+    let until = Instant::now() + timeout;
+    let mut left = timeout;
+    loop {
+        match check(call(left)) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => left = until - Instant::now(),
+            result => return result,
+        }
+    }
+}
+
 /// A raw eventfd.
 #[derive(Debug)]
 pub(crate) struct EventFd(OwnedFd);
@@ -121,8 +134,9 @@ fn ms(timeout: Duration) -> i32 {
 /// poll(2) of these descriptors; what each has.
 pub(crate) fn poll<const N: usize>(fds: [(&EventFd, i16); N], timeout: Duration) -> [i16; N] {
     let mut fds = fds.map(|(fd, events)| libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 });
+    let fds_at = fds.as_mut_ptr();
     // SAFETY: N live entries.
-    check(unsafe { libc::poll(fds.as_mut_ptr(), N as libc::nfds_t, ms(timeout)) }).expect("poll");
+    wait(timeout, |left| unsafe { libc::poll(fds_at, N as libc::nfds_t, ms(left)) }).expect("poll");
     fds.map(|fd| fd.revents)
 }
 
@@ -298,7 +312,8 @@ impl Epoll {
         timeout: Duration,
     ) -> io::Result<usize> {
         // SAFETY: the caller's.
-        check(unsafe { libc::epoll_wait(self.as_raw_fd(), at, most as i32, ms(timeout)) }).map(|n| n as usize)
+        let call = |left| unsafe { libc::epoll_wait(self.as_raw_fd(), at, most as i32, ms(left)) };
+        wait(timeout, call).map(|n| n as usize)
     }
 }
 
