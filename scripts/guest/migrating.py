@@ -21,6 +21,10 @@ KEEPS_PAGES = (9, 0)
 class MigratingMachine(Machine):
     """A machine that its guest can leave, or that waits for a guest."""
 
+    # A page that the kernel clears when it allocates it is sent again anyway, whether or not the
+    # device marks what it writes there soon after.
+    kernel_options = f"{Machine.kernel_options} init_on_alloc=0"
+
     def __init__(
         self, hardware: Hardware, directory: Path, log: Path, scale: float, prelude: str,
         waits: bool,
