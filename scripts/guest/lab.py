@@ -13,7 +13,7 @@ from .errors import CheckFailed, Unavailable
 from .firmware import Firmware, FirmwareMachine, printed_command, write_boot_disk
 from .image import InitramfsMaker, Kernel
 from .machine import Hardware, Machine
-from .migrating import MigratingMachine
+from .migrating import KEEPS_PAGES, MigratingMachine
 from .process import is_program, log_end
 from .qemu import QemuFinder, Version
 from .report import Report
@@ -114,10 +114,12 @@ class Lab:
         """Returns a machine whose guest can be migrated, with the daemon at `socket`.
 
         If it `waits`, it boots no guest, and gets one by migration. Its context starts and ends it.
+        Raises Unavailable if there is no QEMU that keeps all of its pages.
         """
         directory = self.directory / name
         directory.mkdir(exist_ok=True)
-        hardware = replace(self._hardware(None, properties, programs), socket=socket)
+        found = self._hardware(None, properties, programs, since=KEEPS_PAGES)
+        hardware = replace(found, socket=socket)
         return MigratingMachine(
             hardware, directory, self._log_name("guest"), self.scale, self._device.prelude, waits
         )
@@ -144,9 +146,9 @@ class Lab:
 
     def _hardware(
         self, before: Version | None, properties: str, programs: tuple[str, ...],
-        options: tuple[str, ...] = (),
+        options: tuple[str, ...] = (), since: Version | None = None,
     ) -> Hardware:
-        qemu, device = self._settings.qemus.find(self._device.qemu_devices, before)
+        qemu, device = self._settings.qemus.find(self._device.qemu_devices, before, since)
         self.report.note_once(qemu.title)
         chosen = [device, "chardev=device", self._device.properties, properties]
         return Hardware(

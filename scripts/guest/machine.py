@@ -42,6 +42,8 @@ class Machine:
     `directory` takes its sockets, `log` is the path of its logs without their suffixes.
     """
 
+    kernel_options = "console=ttyS0 loglevel=5 panic=-1"
+
     def __init__(
         self, hardware: Hardware, directory: Path, log: Path, scale: float, prelude: str = ""
     ) -> None:
@@ -189,7 +191,7 @@ class Machine:
             "-object", f"memory-backend-memfd,id=memory,size={MEMORY},share=on",
             "-numa", "node,memdev=memory",
             "-kernel", it.kernel.image, "-initrd", it.initramfs,
-            "-append", "console=ttyS0 loglevel=5 panic=-1",
+            "-append", self.kernel_options,
             *self.wires(), *it.options,
             "-chardev", f"socket,id=device,path={it.socket},{it.qemu.reconnect}",
             # Its vCPUs stay stopped until the device is there. PC's PCI bus takes it at any time.

@@ -72,10 +72,13 @@ class QemuFinder:
         self._install = install
         self._known: dict[Path, Qemu] = {}
 
-    def find(self, devices: tuple[str, ...], before: Version | None) -> tuple[Qemu, str]:
+    def find(
+        self, devices: tuple[str, ...], before: Version | None, since: Version | None = None
+    ) -> tuple[Qemu, str]:
         """Returns a QEMU and the first of `devices` that it has.
 
-        It is older than `before`, if that is given. Raises Unavailable if there is none.
+        It is older than `before` and not older than `since`, if they are given. Raises Unavailable
+        if there is none.
         """
         tried = []
         for binary in self._candidates():
@@ -83,16 +86,19 @@ class QemuFinder:
                 self._known[binary] = Qemu(binary)
             qemu = self._known[binary]
             device = qemu.device(devices)
-            if device is not None and (before is None or qemu.version < before):
+            fits = (before is None or qemu.version < before) and qemu.version >= (since or (0, 0))
+            if device is not None and fits:
                 return qemu, device
             tried.append(qemu.title)
         wanted, hint = " or ".join(devices), "--qemu takes a binary"
         if before is not None:
             wanted += f" in a QEMU before {before[0]}.{before[1]}"
-        elif self._given is None:
+        elif since is not None:
+            wanted += f" in a QEMU since {since[0]}.{since[1]}"
+        if before is None and self._given is None:
             if self._install and not self._prefix().exists():
                 self._fill_prefix()
-                return self.find(devices, before)
+                return self.find(devices, before, since)
             hint = "--install gets a newer QEMU, " + hint
         raise Unavailable(f"no {wanted} here, only {', '.join(tried) or 'nothing'} ({hint})")
 
