@@ -65,6 +65,7 @@ impl TokenBucket {
     }
 
     /// Returns true if nothing was taken that was not gained back.
+    #[cfg(feature = "vhost-user")]
     pub(crate) fn is_full(&self, now_ns: u64) -> bool {
         self.full_at_ns.load(Ordering::Relaxed) <= now_ns
     }

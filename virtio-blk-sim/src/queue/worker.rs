@@ -67,8 +67,8 @@ pub trait Worker: 'static {
     }
 
     /// The largest number of chains that are taken off the ring before [`commit`](Self::commit) and
-    /// before other handlers of the loop get their turn. At least 1. By default 1024: as many as the
-    /// longest queue of QEMU has, while a driver may make one of 32768 entries.
+    /// before other handlers of the loop get their turn. At least 1. By default 1024: as many as
+    /// QEMU's longest queue has, while a driver may make one of 32768 entries.
     fn batch(&self) -> u16 {
         1024
     }

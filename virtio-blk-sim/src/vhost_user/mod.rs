@@ -72,9 +72,9 @@
 //! trusts its frontends turns all this off with [`Served::throttles`].
 //!
 //! What a guest does with its rings has no such limit. A request costs about the same whether it is
-//! right or wrong, so a guest that makes mistakes takes no more from the other rings of its loop
-//! than one that is busy; see [`queue`](crate::queue) for the bound of a turn, and
-//! [`RateLimit`](crate::queue::RateLimit) for a limit to what a disk may do.
+//! right or wrong, and few chains that cannot be served are looked at in a turn. So a guest that
+//! makes mistakes takes no more from the other rings of its loop than one that is busy. A
+//! [`RateLimit`](crate::queue::RateLimit) bounds what a disk may do.
 //!
 //! # Setting a ring up
 //!

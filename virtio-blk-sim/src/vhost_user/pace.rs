@@ -6,6 +6,10 @@
 //! migration begins or ends. In between it sends next to nothing. So the allowance of a disk is
 //! large for a moment and small in the long run. It belongs to the disk: a frontend that connects
 //! again gets no new one.
+//!
+//! A lower priority of the main loop would be no substitute. A flood would still use all the time
+//! that the I/O threads leave, and the good frontends would pay for it: a reset or a migration of
+//! their guests waits for messages that the main loop has not served yet.
 
 use super::request::Request;
 use crate::allowance::{Allowance, Terms};
