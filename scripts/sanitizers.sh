@@ -28,7 +28,7 @@ skip_address=(
   sandbox
   every_pair_of_options_works_or_is_refused
   # The runtime keeps freed memory for a while, and these tests compare the memory of a process.
-  a_thousand_frontends_leave_nothing_behind
+  hundreds_of_frontends_leave_nothing_behind
   a_server_keeps_nothing_of_its_frontends
   # The runtime has a handler for SIGBUS, where the test expects none.
   other_signals_keep_their_effect

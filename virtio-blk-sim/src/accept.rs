@@ -3,6 +3,9 @@
 //! accept(2) fails while the process or the machine has no descriptor or memory left, and the
 //! socket stays readable. Then it is left alone for half a second, so that the loop does not spin,
 //! and one line is logged. The loop serves what it has meanwhile.
+//!
+//! It is also left alone for a while if connections come too fast. They wait in the backlog of the
+//! socket (listen(2)), and when that is full, connect(2) waits.
 
 use std::cell::{Cell, OnceCell};
 use std::fmt::Arguments;
@@ -13,10 +16,16 @@ use std::time::Duration;
 
 use aio::{AioContext, Interest, Registration, Timer};
 
+use crate::allowance::{Allowance, Terms};
+
 const REST: Duration = Duration::from_millis(500);
 
 /// Connections that are accepted before the loop looks at everything else.
 const PER_TURN: usize = 16;
+
+/// Connections to one socket. A frontend whose server has ended tries again every second or so, and
+/// a program that looks whether the socket is there does it every few milliseconds.
+const CONNECTIONS: Terms = Terms { rate: 100, burst: 100, pause: PER_TURN as u64 };
 
 type Take = dyn Fn(&AioContext, UnixStream);
 type Log = dyn Fn(Arguments<'_>);
@@ -32,6 +41,7 @@ struct Acceptor {
     registration: OnceCell<Registration>,
     listener: UnixListener,
     timer: Timer,
+    allowance: Rc<Allowance>,
     /// Whether the last accept(2) failed, which was logged.
     failing: Cell<bool>,
     take: Box<Take>,
@@ -45,6 +55,11 @@ impl std::fmt::Debug for Accepting {
 }
 
 impl Accepting {
+    /// What clients of one socket, or of all sockets of a device, may use.
+    pub(crate) fn allowance() -> Allowance {
+        Allowance::new(CONNECTIONS)
+    }
+
     /// Calls `take` from the loop with each connection, and `log` when there is something to say.
     ///
     /// # Errors
@@ -52,6 +67,7 @@ impl Accepting {
     pub(crate) fn new(
         context: &AioContext,
         listener: UnixListener,
+        allowance: Rc<Allowance>,
         take: impl Fn(&AioContext, UnixStream) + 'static,
         log: impl Fn(Arguments<'_>) + 'static,
     ) -> io::Result<Self> {
@@ -65,7 +81,8 @@ impl Accepting {
             });
             let registration = OnceCell::new();
             let (take, log) = (Box::new(take), Box::new(log));
-            Acceptor { registration, listener, timer, failing: Cell::new(false), take, log }
+            let failing = Cell::new(false);
+            Acceptor { registration, listener, timer, allowance, failing, take, log }
         });
         let weak = Rc::downgrade(&acceptor);
         let registration =
@@ -84,27 +101,39 @@ impl Acceptor {
     /// Accepts pending connections. What is left is found by the next turn.
     fn accept(&self, context: &AioContext) {
         for _ in 0..PER_TURN {
+            if let Some(pause) = self.allowance.pause(context.now_ns()) {
+                if pause.is_first {
+                    let rate = self.allowance.terms().rate;
+                    (self.log)(format_args!("more than {rate} connections a second; the others wait"));
+                }
+                return self.rest(pause.length);
+            }
             match self.listener.accept() {
                 Ok((stream, _)) => {
                     self.failing.set(false);
+                    self.allowance.charge(1, context.now_ns());
                     (self.take)(context, stream);
                 }
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => return,
                     // This connection ended before it was accepted.
                     ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {}
-                    _ => return self.rest(&error),
+                    _ => return self.fail(&error),
                 },
             }
         }
     }
 
-    fn rest(&self, error: &io::Error) {
+    fn fail(&self, error: &io::Error) {
         if !self.failing.replace(true) {
             (self.log)(format_args!("cannot accept connections for now: {error}"));
         }
+        self.rest(REST);
+    }
+
+    fn rest(&self, length: Duration) {
         self.watch(Interest::NONE);
-        self.timer.arm_after(REST);
+        self.timer.arm_after(length);
     }
 
     fn watch(&self, interest: Interest) {

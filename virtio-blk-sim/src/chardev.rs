@@ -184,7 +184,7 @@ impl Chardev {
         socket.chardev.state().look = Some(look.handle());
         let take = move |context: &AioContext, stream| socket.take(context, stream);
         let log = |line: Arguments<'_>| Line::warn(line).device("character device").limited();
-        let accepting = Accepting::new(context, listener, take, log)?;
+        let accepting = Accepting::new(context, listener, Accepting::allowance().into(), take, log)?;
         Ok(Clients { _accepting: accepting, _look: look })
     }
 }

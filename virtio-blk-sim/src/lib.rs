@@ -99,6 +99,8 @@
 
 #[cfg(feature = "vhost-user")]
 mod accept;
+#[cfg(feature = "vhost-user")]
+mod allowance;
 #[cfg(feature = "device")]
 mod bit_set;
 #[cfg(feature = "device")]
@@ -123,6 +125,8 @@ pub mod queue;
 pub mod sandbox;
 #[cfg(feature = "device")]
 pub mod signals;
+#[cfg(feature = "device")]
+mod token_bucket;
 #[cfg(feature = "vhost-user")]
 pub mod vhost_user;
 pub mod virtqueue;

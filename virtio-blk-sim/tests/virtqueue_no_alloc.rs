@@ -5,6 +5,7 @@ mod counting;
 
 use virtio_blk_sim::memory::{GuestAddress, GuestRam};
 use virtio_blk_sim::virtqueue::{DeviceQueue, DriverQueue, QueueConfig};
+use vm_memory::Bytes;
 
 #[test]
 fn pop_push_and_publish_allocate_nothing() {
@@ -54,4 +55,34 @@ fn pop_push_and_publish_allocate_nothing() {
     }
     assert_eq!(counting::allocations() - before, 0);
     assert_eq!(served, 8 * 1002);
+}
+
+/// A chain that cannot be served must not cost more than others do: its descriptors are read again,
+/// to find its status.
+#[test]
+fn refusing_a_chain_allocates_nothing() {
+    const LAST: u64 = 1023;
+    let ram = GuestRam::new(1 << 20).unwrap();
+    let memory = ram.map().unwrap();
+    let config = QueueConfig::at(GuestAddress(0), 1024);
+    let mut driver = DriverQueue::new(memory.clone(), config).unwrap();
+    let mut device = DeviceQueue::new(ram.memory().clone(), config).unwrap();
+    let mut chain = device.new_chain();
+    let (table, buffer) = (GuestAddress(0x1_0000), (GuestAddress(0x2_0000), 1));
+    let mut round = || {
+        driver.add_indirect(table, &[], &[buffer; LAST as usize + 1]).unwrap().unwrap();
+        // The last descriptor of the table points behind its end.
+        let flags_and_next = (3_u32 | 2000 << 16).to_le();
+        memory.write_obj(flags_and_next, GuestAddress(table.0 + LAST * 16 + 12)).unwrap();
+        let _ = driver.publish();
+        assert!(device.pop(&mut chain).unwrap_err().is_of_one_chain());
+        device.push(chain.head(), 0).unwrap();
+        let _ = device.publish();
+        assert!(driver.pop_used().unwrap().is_some());
+    };
+    round();
+    round();
+    let before = counting::allocations();
+    (0..100).for_each(|_| round());
+    assert_eq!(counting::allocations() - before, 0);
 }

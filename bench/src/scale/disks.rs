@@ -41,6 +41,9 @@ const DISK: &str = "64m";
 /// How long the server may take to listen, and to answer a message.
 const START: Duration = Duration::from_secs(60);
 const EXCHANGE: Duration = Duration::from_secs(10);
+/// How long a neighbour goes on before something is measured: what any frontend may send at once
+/// is over then, and what it can do in the long run is left.
+const HEAD_START: Duration = Duration::from_millis(200);
 /// How much longer than requested a sample may take before it counts as a hang.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -61,8 +64,8 @@ impl Load {
     pub(super) fn all() -> Vec<Self> {
         let alone = DISKS.map(|disks| Self { disks, neighbour: None });
         let most = DISKS.into_iter().max().unwrap_or(1);
-        let bad = Neighbour::ALL.map(|neighbour| Self { disks: most, neighbour: Some(neighbour) });
-        alone.into_iter().chain(bad).collect()
+        let beside = Neighbour::ALL.map(|neighbour| Self { disks: most, neighbour: Some(neighbour) });
+        alone.into_iter().chain(beside).collect()
     }
 }
 
@@ -87,6 +90,8 @@ pub(super) struct Daemon {
     _child: Ended,
     directory: TempDir,
     disks: usize,
+    /// The CPU of the guest or frontend that is not measured.
+    elsewhere: usize,
     started: Duration,
     seed: u64,
 }
@@ -116,7 +121,12 @@ pub(super) fn program() -> Result<PathBuf, String> {
 impl Daemon {
     /// Starts a server of null disks, and connects a frontend to each of them. Blocks. The inner
     /// error is the reason why this machine cannot.
-    pub(super) fn start(program: &Path, disks: usize, placement: Placement) -> Result<Self, String> {
+    pub(super) fn start(
+        program: &Path,
+        disks: usize,
+        placement: Placement,
+        elsewhere: usize,
+    ) -> Result<Self, String> {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
         let needed = DESCRIPTORS * disks as u64 + 100;
         if limit.is_some_and(|limit| limit < needed) {
@@ -176,6 +186,7 @@ impl Daemon {
             _child: child,
             directory,
             disks,
+            elsewhere,
             started,
             seed: 1,
         })
@@ -186,17 +197,23 @@ impl Daemon {
     }
 
     /// Takes one sample: the guest works for `runtime`. All other disks are idle, but for the last
-    /// one if the load says so.
+    /// one if the load says so. Its frontend or guest has a CPU of its own if there is one, so that
+    /// only its work in the server counts.
     pub(super) fn sample(&mut self, load: Load, runtime: Duration) -> Result<DiskSample, Error> {
         let Some(neighbour) = load.neighbour else { return self.measure(runtime) };
         let missing = || Error::Failed(format!("{load}: there is no other disk"));
         let mut driver = self.last.take().ok_or_else(missing)?;
         let mut disk = self.frontends.pop().ok_or_else(missing)?;
         let socket = self.directory.path().join(format!("{}.sock", self.disks - 1));
-        let stop = AtomicBool::new(false);
+        let (stop, cpu) = (AtomicBool::new(false), self.elsewhere);
         let result = std::thread::scope(|scope| {
             let (stop, disk, driver) = (&stop, &mut disk, &mut driver);
-            scope.spawn(move || neighbour.run(disk, driver, &socket, stop));
+            scope.spawn(move || {
+                // The CPU is one that this process may use.
+                let _ = pin_current_thread(cpu);
+                neighbour.run(disk, driver, &socket, stop);
+            });
+            std::thread::sleep(HEAD_START);
             let result = self.measure(runtime);
             stop.store(true, Ordering::Relaxed);
             result

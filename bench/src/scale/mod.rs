@@ -160,13 +160,19 @@ fn measure_disks(
     let loads = Load::all();
     let cases = cases(&loads, |_| group.clone(), |load| load.to_string());
     let program = server.map_or_else(disks::program, |path| Ok(path.to_owned()));
+    let allowed = session.environment.allowed.iter();
+    let others = allowed.filter(|cpu| ![placement.guest, placement.device].contains(cpu));
+    let elsewhere = others.last().unwrap_or(placement.guest);
     // By number of disks: loads share the process.
     let daemons: RefCell<BTreeMap<usize, Daemon>> = RefCell::default();
     let warm_up = |index: usize| {
         let load = loads[index];
         let mut daemons = daemons.borrow_mut();
         if let Entry::Vacant(place) = daemons.entry(load.disks) {
-            match program.clone().and_then(|program| Daemon::start(&program, load.disks, placement)) {
+            match program
+                .clone()
+                .and_then(|program| Daemon::start(&program, load.disks, placement, elsewhere))
+            {
                 Ok(daemon) => _ = place.insert(daemon),
                 Err(why) => return Ok(Err(why)),
             }

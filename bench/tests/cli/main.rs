@@ -531,7 +531,7 @@ fn scale_reports_every_size_with_its_memory_and_fairness() {
     let measured = |row: &&Value| row["status"] == "measured";
     let of_disks = |row: &&Value| row["group"].as_str().unwrap().starts_with("disks in one process");
     let disks: Vec<_> = rows.iter().filter(of_disks).collect();
-    assert_eq!(disks.len(), 7, "three numbers of disks, and four bad neighbours");
+    assert_eq!(disks.len(), 9, "three numbers of disks, and six neighbours");
     for row in disks.iter().copied().filter(measured) {
         assert!(row["metrics"]["p99_us"]["median"].as_f64().unwrap() > 0.0, "{row}");
     }

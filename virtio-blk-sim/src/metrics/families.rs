@@ -168,6 +168,16 @@ const OF_DISKS: &[OfDisk] = &[
     ("virtio_blk_frontends", "Frontends that were served.", None, Counter, |disk, samples| {
         samples.put(&[], disk.frontends.sessions)
     }),
+    (
+        "virtio_blk_frontend_throttled",
+        "Times that frontends had to wait because there were too many messages or connections.",
+        None,
+        Counter,
+        |disk, samples| {
+            samples.put(&[("of", "messages")], disk.frontends.throttled_messages)?;
+            samples.put(&[("of", "connections")], disk.frontends.throttled_connections)
+        },
+    ),
 ];
 
 /// Name, help, type, and what makes the samples of a loop.

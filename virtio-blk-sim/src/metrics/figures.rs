@@ -50,6 +50,10 @@ pub struct Frontends {
     pub is_connected: bool,
     /// How many there were, with the present one.
     pub sessions: u64,
+    /// How often they had to wait because they sent too many messages.
+    pub throttled_messages: u64,
+    /// How often they had to wait because they connected too often.
+    pub throttled_connections: u64,
 }
 
 /// What a queue has counted since its disk was made.

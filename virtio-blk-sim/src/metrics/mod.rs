@@ -32,6 +32,7 @@
 //! | `virtio_blk_interrupts`, `virtio_blk_drains` | disk, queue | as in [`QueueStats`](crate::queue::QueueStats) |
 //! | `virtio_blk_ring_running` | disk, queue | 1 while the driver has the ring running |
 //! | `virtio_blk_frontend_connected`, `virtio_blk_frontends` | disk | whether there is a frontend, and how many there were |
+//! | `virtio_blk_frontend_throttled` | disk, of | how often the `messages` or `connections` of frontends had to wait, as in `vhost_user::Throttled` |
 //! | `virtio_blk_loop_answered` | loop | 0 if the loop did not answer in time |
 //! | `aio_turns`, `aio_wakeups`, `aio_syscalls`, `aio_busy_polling_rounds` | loop | as in [`aio::Stats`] |
 //!

@@ -57,7 +57,9 @@ impl Exporter {
             }));
         };
         let log = |line: std::fmt::Arguments<'_>| Line::warn(line).device("metrics").limited();
-        Ok(Scrapers { _accepting: Accepting::new(context, listener, take, log)? })
+        Ok(Scrapers {
+            _accepting: Accepting::new(context, listener, Accepting::allowance().into(), take, log)?,
+        })
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! Kicks stay off while the queue is drained, and for as long as the loop busy polls (`begin` ..
 //! `end`). One drain takes at most as many chains as the queue has entries, or as the worker takes
-//! in a batch. If the guest made more available meanwhile, the rest waits for the next turn, so no
-//! guest can keep the other handlers of the loop from running. A queue that used up its
+//! in a batch, and few of those that are refused: to find that out can take longer than many good
+//! ones. If the guest made more available meanwhile, the rest waits for the next turn, so no guest
+//! can keep the other handlers of the loop from running. A queue that used up its
 //! [`RateLimit`] rests, kicks off, until a timer continues it. One whose worker may not begin rests
 //! until the worker wakes it.
 
@@ -23,11 +24,16 @@ use super::rate_limit::RateLimit;
 use super::stats::QueueStats;
 use super::worker::{Answer, Meter, Worker};
 use crate::memory::GuestMemoryMmap;
-use crate::virtqueue::{Chain, DeviceQueue, DirtyPages, QueueError};
+use crate::virtqueue::{Chain, DeviceQueue, DirtyPages, MAX_CHAIN, QueueError};
 use crate::waiters::Waiters;
 
 /// The longest that a queue rests before it looks at its limit again: it may have been changed.
 const LONGEST_REST_NS: u64 = 100_000_000;
+
+/// Descriptors that are read in vain, at most, before other handlers of the loop get their turn:
+/// those of sixteen refused chains of the longest kind, each of them read twice, or of one if the
+/// queue has more entries.
+const READ_IN_VAIN: u32 = 16 * 2 * MAX_CHAIN as u32;
 
 /// What a queue is made of, besides its worker.
 pub struct QueueParts<M = GuestMemoryMmap> {
@@ -78,6 +84,8 @@ pub struct Queue<W: Worker> {
     /// Who waits for the end of what is in flight.
     idle: Waiters,
     stats: Cell<QueueStats>,
+    /// Descriptors that may have been read in vain since a drain was ended because of that.
+    in_vain: Cell<u32>,
     /// Continues a drain that reached its bound or panicked.
     again: BottomHalf,
     /// Continues a drain that reached its limit.
@@ -212,6 +220,7 @@ impl<W: Worker> Queue<W> {
             stopping: Cell::new(false),
             idle: Waiters::default(),
             stats: Cell::default(),
+            in_vain: Cell::new(0),
             again,
             rest,
         });
@@ -246,11 +255,17 @@ impl<W: Worker> Queue<W> {
         Ok(Attached { queue, doorbell })
     }
 
-    /// Carries out what a former process took and did not answer, as far as the worker may begin.
-    /// What is left stays in the log, and is found there again should the queue stop before.
+    /// Carries out what a former process took and did not answer, as far as the worker may begin,
+    /// and at most as much as in a drain. What is left stays in the log, and is found there again
+    /// should the queue stop before.
     #[cold]
     fn resubmit(&self, ring: &mut Ring<W>) {
-        while let Some(head) = ring.resubmit.pop() {
+        let mut is_last = false;
+        for _ in 0..ring.queue.size().min(self.worker.batch()) {
+            if is_last {
+                break;
+            }
+            let Some(head) = ring.resubmit.pop() else { break };
             if !self.worker.may_begin() {
                 ring.resubmit.push(head);
                 self.resting.set(true);
@@ -259,7 +274,10 @@ impl<W: Worker> Queue<W> {
             let mut slot = ring.slot(&self.worker);
             let refused = match ring.queue.resubmit(head, W::chain(&mut slot)) {
                 Ok(()) => None,
-                Err(error) if error.is_of_one_chain() => Some(error),
+                Err(error) if error.is_of_one_chain() => {
+                    is_last = self.was_in_vain(ring.queue.size());
+                    Some(error)
+                }
                 Err(error) => {
                     self.stop(error);
                     ring.resubmit.clear();
@@ -325,7 +343,12 @@ impl<W: Worker> Queue<W> {
                 let mut slot = ring.slot(&self.worker);
                 let refused = match ring.queue.pop(W::chain(&mut slot)) {
                     Ok(true) => None,
-                    Err(error) if error.is_of_one_chain() => Some(error),
+                    Err(error) if error.is_of_one_chain() => {
+                        if self.was_in_vain(ring.queue.size()) {
+                            taken = bound.saturating_sub(1);
+                        }
+                        Some(error)
+                    }
                     other => {
                         ring.slots.push(slot);
                         other?;
@@ -346,6 +369,15 @@ impl<W: Worker> Queue<W> {
                 return Ok(false);
             }
         }
+    }
+
+    /// Counts a chain that is refused. Returns true if it is the last of this turn.
+    #[cold]
+    fn was_in_vain(&self, size: u16) -> bool {
+        let descriptors = self.in_vain.get() + 2 * u32::from(size.max(MAX_CHAIN));
+        let is_last = descriptors >= READ_IN_VAIN;
+        self.in_vain.set(if is_last { 0 } else { descriptors });
+        is_last
     }
 
     /// Passes a popped chain to the worker, and answers it if that is done at once. `refused` is
@@ -553,9 +585,10 @@ impl<W: Worker> BusyPolled for Queue<W> {
         let mut ring = self.ring.borrow_mut();
         if !ring.resubmit.is_empty() {
             self.resubmit(&mut ring);
-            if self.resting.get() {
-                return std::mem::forget(unwound);
+            if !self.resting.get() {
+                self.again.schedule();
             }
+            return std::mem::forget(unwound);
         }
         let drained = self.drain(&mut ring);
         // Whatever ended the drain, the chains before that have begun.

@@ -93,3 +93,56 @@ fn only_the_chain_that_cannot_be_served_is_returned_empty() {
         }
     }
 }
+
+/// How many chains of a full ring are answered by the start of the queue, and by each turn after
+/// that. The first `taken` of them were taken by a former process.
+fn answers_of_turns(size: u16, is_bad: bool, taken: u16) -> Vec<u64> {
+    const BUFFER: GuestAddress = GuestAddress(0xf_0000);
+    let context = AioContext::new().unwrap();
+    let ram = GuestRam::new(0x10_0000).unwrap();
+    let config = QueueConfig::at(GuestAddress(0), size);
+    let mut driver = DriverQueue::new(ram.map().unwrap(), config).unwrap();
+    for _ in 0..size {
+        driver.add(&[], &[(if is_bad { OUTSIDE } else { BUFFER }, 16)]).unwrap().unwrap();
+    }
+    let _ = driver.publish();
+    let in_flight = InFlight { log: Box::new(Log::default()), resubmit: (0..taken).collect() };
+    let parts = QueueParts {
+        queue: DeviceQueue::resume(ram.memory().clone(), config, taken, 0).unwrap(),
+        kick: EventNotifier::new(Reset::Autoreset).unwrap().into(),
+        interrupt: Interrupt::None,
+        on_broken: Box::new(|error| panic!("the queue broke: {error}")),
+        limit: None,
+        in_flight: Some(in_flight),
+        memory_lost: None,
+    };
+    let attached = Queue::attach(&context, parts, |_| Ok(Immediate::new(Rc::new(Echo)))).unwrap();
+    let mut answers = vec![attached.stats().requests];
+    let mut sum = answers[0];
+    while context.poll(false).unwrap() {
+        answers.push(attached.stats().requests - sum);
+        sum = attached.stats().requests;
+    }
+    assert_eq!(sum, u64::from(size));
+    answers
+}
+
+/// Other handlers of the loop wait for what a turn does for one queue.
+#[test]
+fn a_turn_is_bounded_whatever_the_guest_offers() {
+    for (size, is_bad, most) in
+        [(256, false, 256), (256, true, 16), (1024, true, 16), (4096, false, 1024), (4096, true, 4)]
+    {
+        // Also if a former process took them.
+        for taken in [0, size / 2, size] {
+            let answers = answers_of_turns(size, is_bad, taken);
+            let largest = answers.iter().copied().max().unwrap();
+            assert!(largest <= most, "{size} {is_bad} {taken}: {answers:?}");
+            // Neither does it do much less than it may.
+            assert!(
+                answers.len() as u64 <= u64::from(size) / most + 4,
+                "{size} {is_bad} {taken}: {answers:?}"
+            );
+        }
+    }
+}

@@ -66,9 +66,11 @@ pub trait Worker: 'static {
         false
     }
 
-    /// The largest number of chains that are taken off the ring before [`commit`](Self::commit).
+    /// The largest number of chains that are taken off the ring before [`commit`](Self::commit) and
+    /// before other handlers of the loop get their turn. At least 1. By default 1024: as many as
+    /// QEMU's longest queue has, while a driver may make one of 32768 entries.
     fn batch(&self) -> u16 {
-        u16::MAX
+        1024
     }
 
     /// Called at the end of a batch: submits what [`begin`](Self::begin) has collected for the

@@ -28,6 +28,10 @@ const DYING: Duration = Duration::from_secs(2);
 /// server from starting.
 const LOCKED: Duration = Duration::from_secs(3);
 
+/// Connections that wait to be accepted. At the rate of `accept.rs`, whoever comes after a flood of
+/// them waits for little more than a second.
+const BACKLOG: libc::c_int = 128;
+
 /// A socket's name in the file system. Dropping it removes the name, unless the name refers to
 /// something else by then.
 #[derive(Debug)]
@@ -117,7 +121,7 @@ pub fn bind(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     }
     // Nobody could connect before.
     // SAFETY: takes integers.
-    if unsafe { libc::listen(socket.as_raw_fd(), libc::SOMAXCONN) } < 0 {
+    if unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) } < 0 {
         return Err(Error::last_os_error());
     }
     Ok((socket.into(), file))

@@ -113,6 +113,11 @@ impl Connection {
         }))
     }
 
+    /// How many bytes of an incomplete message have arrived.
+    pub(super) fn partial(&self) -> usize {
+        self.filled
+    }
+
     /// Reads until a message is complete or no more data is available. Each iteration reads at
     /// least one byte of a message of bounded size.
     fn advance(&mut self) -> Result<Option<Header>, ConnectionError> {

@@ -1,5 +1,8 @@
 //! The task that serves one frontend: it receives requests, carries them out one after the other,
 //! and replies. A request may wait for rings; then only this frontend waits.
+//!
+//! A frontend that has used up the allowance of its disk (`pace.rs`) is not listened to until the
+//! pause is over. Its messages wait in the socket, and when that is full, the frontend waits.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -10,22 +13,22 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use aio::{AsyncFd, Interest, LocalHandle};
 
 use super::connection::Connection;
 use super::error::ConnectionError;
 use super::loops::Loops;
+use super::pace::{self, MESSAGES_PER_TURN};
 use super::reply::{Ack, Refusal, Reply};
 use super::request::Request;
 use super::ring_device::RingDevice;
 use super::rings::Rings;
 use super::session::{Served, Session};
+use crate::allowance::Allowance;
 use crate::log;
 use crate::waiters::Waiters;
-
-/// Messages of one frontend that are handled before the loop looks at everything else.
-const MESSAGES_PER_TURN: usize = 16;
 
 /// What the server and the task share.
 #[derive(Debug)]
@@ -123,6 +126,7 @@ pub(super) async fn serve<D: RingDevice>(
     served: Rc<Served<D>>,
     loops: Rc<Loops>,
     line: Rc<Line>,
+    allowance: Rc<Allowance>,
     stream: UnixStream,
     context: LocalHandle,
 ) {
@@ -134,9 +138,10 @@ pub(super) async fn serve<D: RingDevice>(
         context.clone(),
         Arc::clone(&line.socket),
     );
+    let (line_of_task, connection) = (Rc::clone(&line), Connection::new(stream));
     let mut conversation =
-        Conversation { served, line: Rc::clone(&line), connection: Connection::new(stream), session };
-    let why = conversation.talk(&context).await;
+        Conversation { served, line: line_of_task, allowance, context, connection, session };
+    let why = conversation.talk().await;
     line.ending.set(true);
     let Conversation { served, connection, mut session, .. } = conversation;
     if !matches!(why, HangUp::Connection(ConnectionError::Closed) | HangUp::Cut) {
@@ -167,29 +172,39 @@ impl Drop for Over<'_> {
 struct Conversation<D> {
     served: Rc<Served<D>>,
     line: Rc<Line>,
+    /// What the frontends of the device may use.
+    allowance: Rc<Allowance>,
+    context: LocalHandle,
     connection: Connection,
     session: Session<D>,
 }
 
 impl<D: RingDevice> Conversation<D> {
     /// Returns why it is over.
-    async fn talk(&mut self, context: &LocalHandle) -> HangUp {
-        match self.listen(context).await {
+    async fn talk(&mut self) -> HangUp {
+        match self.listen().await {
             Ok(never) => match never {},
             Err(why) => why,
         }
     }
 
-    async fn listen(&mut self, context: &LocalHandle) -> Result<std::convert::Infallible, HangUp> {
+    async fn listen(&mut self) -> Result<std::convert::Infallible, HangUp> {
         let socket = Arc::clone(&self.line.socket);
-        let socket = context.async_fd(socket).map_err(|refused| refused.error)?;
+        let socket = self.context.async_fd(socket).map_err(|refused| refused.error)?;
         loop {
             self.obey().await?;
             self.connection.flush()?;
-            for _ in 0..MESSAGES_PER_TURN {
-                if self.connection.wants_write() || !self.answer_one().await? {
-                    break;
-                }
+            let (mut answered, partial) = (0, self.connection.partial());
+            while answered < MESSAGES_PER_TURN
+                && !self.connection.wants_write()
+                && !self.allowance.is_used_up(self.context.now_ns())
+                && self.answer_one().await?
+            {
+                answered += 1;
+            }
+            // A peer can send a message in thousands of pieces.
+            if answered == 0 && self.connection.partial() != partial {
+                self.allowance.charge(1, self.context.now_ns());
             }
             self.wait(&socket).await?;
         }
@@ -198,13 +213,24 @@ impl<D: RingDevice> Conversation<D> {
     /// Waits until the socket is ready or the server wants something. What is left in the socket is
     /// found by the next turn of the loop.
     async fn wait(&self, socket: &AsyncFd<Arc<UnixStream>>) -> io::Result<()> {
+        let mut news = pin!(self.line.news.until(|| self.line.has_news().then_some(())));
         // Pending replies first. No more requests are read until the frontend reads its replies.
         let interest = match self.connection.wants_write() {
             true => Interest::WRITABLE,
             false => Interest::READABLE,
         };
+        if interest == Interest::READABLE
+            && let Some(length) = self.pause()
+        {
+            let mut pause = pin!(self.context.sleep(length));
+            poll_fn(|cx| match news.as_mut().poll(cx) {
+                Poll::Ready(()) => Poll::Ready(()),
+                Poll::Pending => pause.as_mut().poll(cx),
+            })
+            .await;
+            return Ok(());
+        }
         let mut ready = pin!(socket.ready(interest));
-        let mut news = pin!(self.line.news.until(|| self.line.has_news().then_some(())));
         poll_fn(|cx| {
             if news.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Ok(()));
@@ -212,6 +238,17 @@ impl<D: RingDevice> Conversation<D> {
             ready.as_mut().poll(cx).map(|ready| ready.map(|mut ready| ready.clear_ready()))
         })
         .await
+    }
+
+    /// Returns how long the frontend is not listened to, if it has used up its allowance.
+    fn pause(&self) -> Option<Duration> {
+        let pause = self.allowance.pause(self.context.now_ns())?;
+        if pause.is_first {
+            let rate = self.allowance.terms().rate;
+            let line = format_args!("the frontend sends more than {rate} messages a second; they wait");
+            self.served.device.log_line(log::Line::warn(line));
+        }
+        Some(pause.length)
     }
 
     /// Does what the server wants.
@@ -242,6 +279,8 @@ impl<D: RingDevice> Conversation<D> {
         let Some(incoming) = self.connection.receive()? else { return Ok(false) };
         let header = incoming.header;
         let request = Request::parse(&header, incoming.body, incoming.fds);
+        let tokens = request.as_ref().map_or(1, pace::tokens);
+        self.allowance.charge(tokens, self.context.now_ns());
         let negotiated = self.session.negotiated();
         let outcome = match request {
             Ok(request) => {

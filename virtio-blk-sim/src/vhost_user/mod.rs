@@ -29,6 +29,7 @@
 //! | `loops.rs` | the event loops that run the queues |
 //! | `bind.rs` | a listening socket in the file system |
 //! | `rings.rs` | the running rings of a session |
+//! | `pace.rs` | how fast the messages of a disk's frontends are served |
 //! | `conversation.rs` | the task that serves one frontend |
 //! | `server.rs` | the socket on the event loop, one frontend at a time |
 //! | `daemon.rs` | a complete daemon for one device |
@@ -44,12 +45,36 @@
 //! | any other request that cannot be carried out, or a message with an invalid body | the request is refused; the session continues |
 //! | a request for data that cannot be given, such as GET_VRING_BASE of a ring that does not exist | the connection is closed: the reply cannot express an error |
 //! | a byte stream that is not vhost-user, descriptors that get lost, unread replies | the connection is closed |
+//! | more messages or connections than any frontend needs | they wait, see below |
 //! | guest memory, or a log of dirty pages, that is truncated while it is shared | the connection is closed |
 //! | a log of dirty pages that is too small or cannot be mapped | the request is refused, and so is LOG_ALL from then on; if LOG_ALL is enabled already, the connection is closed |
 //! | guest memory that grows beyond the log of dirty pages | the ring that writes there stops, and its error eventfd is signalled |
 //!
 //! A refused request, or a ring that cannot start, is logged with one line. If the frontend asked
 //! for an acknowledgement of a refused request, it gets an error.
+//!
+//! # What a frontend may ask for
+//!
+//! One loop serves the frontends of many devices. So each device has an allowance for its
+//! frontends, which is far above what they need when they connect, start the rings, migrate, or
+//! come back after a crash:
+//!
+//! | | at once | after that, each second |
+//! |---|---|---|
+//! | messages | 1,000, and 200 for each ring | 500 |
+//! | connections | 100 | 100 |
+//!
+//! A message that maps memory, or for which rings are stopped or asked, counts as eight. When the
+//! allowance is used up, the server reads nothing more from the socket for a few hundredths of a
+//! second, until there is enough for sixteen more messages. The frontend notices only the delay,
+//! and its rings do not wait. The server writes one line to the log and counts the pauses
+//! ([`Server::throttled`]). A frontend that connects again has no new allowance. A program that
+//! trusts its frontends turns all this off with [`Served::throttles`].
+//!
+//! What a guest does with its rings has no such limit. A request costs about the same whether it is
+//! right or wrong, and few chains that cannot be served are looked at in a turn. So a guest that
+//! makes mistakes takes no more from the other rings of its loop than one that is busy. A
+//! [`RateLimit`](crate::queue::RateLimit) bounds what a disk may do.
 //!
 //! # Setting a ring up
 //!
@@ -103,6 +128,7 @@ mod inflight;
 mod loops;
 mod mapping;
 mod memory;
+mod pace;
 mod parse;
 mod payload;
 mod reply;
@@ -134,7 +160,7 @@ pub use payload::{
 pub use reply::{Ack, BackendRequest, Refusal, Reply};
 pub use request::{Request, VringFd};
 pub use ring_device::{RingDevice, RingLink, RingOrder, RunningRing, Stopping};
-pub use server::{Listening, Server};
+pub use server::{Listening, Server, Throttled};
 pub use session::{Served, SessionError};
 pub use socket::MAX_FDS;
 

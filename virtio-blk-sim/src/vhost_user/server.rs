@@ -2,6 +2,7 @@
 //! server's loop, see `conversation.rs`.
 
 use std::cell::{Cell, RefCell};
+use std::fmt::Arguments;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::{Rc, Weak};
@@ -11,9 +12,11 @@ use aio::{AioContext, LocalHandle};
 
 use super::conversation::{self, Line};
 use super::loops::Loops;
+use super::pace;
 use super::ring_device::RingDevice;
 use super::session::Served;
 use crate::accept::Accepting;
+use crate::allowance::Allowance;
 use crate::log;
 use crate::queue::QueueStats;
 use crate::waiters::Waiters;
@@ -41,6 +44,19 @@ pub struct Server<D> {
     sessions: Cell<u64>,
     /// Who waits for the end of a frontend.
     ended: Waiters,
+    /// What the frontends may use of the server's time.
+    messages: Rc<Allowance>,
+    connections: Rc<Allowance>,
+}
+
+/// How often a server let its frontends wait because they asked for too much.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Throttled {
+    /// Pauses in which no message was read.
+    pub messages: u64,
+    /// Pauses in which no connection was accepted.
+    pub connections: u64,
 }
 
 /// A server together with its listening socket. Dropping it stops listening.
@@ -65,8 +81,15 @@ impl<D> std::fmt::Debug for Listening<D> {
 impl<D: RingDevice> Server<D> {
     /// Creates a server for a device. Its queues run on `loops`.
     pub fn new(served: Served<D>, loops: Loops) -> Rc<Self> {
+        let queues = served.device.queues();
+        let (messages, connections) = match served.throttles {
+            true => (pace::of_messages(queues), Accepting::allowance()),
+            false => (Allowance::unlimited(), Allowance::unlimited()),
+        };
         Rc::new(Self {
-            queues: served.device.queues(),
+            queues,
+            messages: Rc::new(messages),
+            connections: Rc::new(connections),
             served: Rc::new(served),
             loops: Rc::new(loops),
             line: RefCell::default(),
@@ -89,7 +112,8 @@ impl<D: RingDevice> Server<D> {
                 server.served.device.log_line(log::Line::warn(line).caused_by(&error));
             }
         };
-        let accepting = Accepting::new(context, listener, take, move |line| device.log(line))?;
+        let (allowance, log) = (Rc::clone(&self.connections), move |line: Arguments<'_>| device.log(line));
+        let accepting = Accepting::new(context, listener, allowance, take, log)?;
         Ok(Listening { server: Rc::clone(self), _accepting: accepting })
     }
 
@@ -119,15 +143,16 @@ impl<D: RingDevice> Server<D> {
         let line = Line::new(self.queues, stream.try_clone()?);
         self.line.replace(Some(Rc::clone(&line)));
         self.sessions.set(self.sessions.get() + 1);
-        let (served, loops, context) =
-            (Rc::clone(&self.served), Rc::clone(&self.loops), context.local_handle());
+        let (served, loops, allowance) =
+            (Rc::clone(&self.served), Rc::clone(&self.loops), Rc::clone(&self.messages));
+        let context = context.local_handle();
         let ended = Ended { server: Rc::downgrade(self), context: context.clone() };
         // A panic of the device unwinds out of the loop, as that of a callback, because nobody
         // waits for the task.
         let spawner = context.clone();
         drop(spawner.spawn(async move {
             let _ended = ended;
-            conversation::serve(served, loops, line, stream, context).await;
+            conversation::serve(served, loops, line, allowance, stream, context).await;
         }));
         Ok(())
     }
@@ -140,6 +165,11 @@ impl<D: RingDevice> Server<D> {
     /// Returns how many frontends have been served, including the current one.
     pub fn sessions(&self) -> u64 {
         self.sessions.get()
+    }
+
+    /// Returns how often frontends had to wait, since the server was made.
+    pub fn throttled(&self) -> Throttled {
+        Throttled { messages: self.messages.pauses(), connections: self.connections.pauses() }
     }
 
     /// Returns the counters of each running queue, by queue index. Blocks until the loops that run

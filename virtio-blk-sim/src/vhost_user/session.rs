@@ -59,17 +59,21 @@ pub struct Served<D> {
     pub reset: Reset,
     /// Protocol features that are not offered, for frontends that cannot cope with them.
     pub withheld: ProtocolFeatures,
+    /// Whether frontends that send too many messages, or connect too often, have to wait. The
+    /// module [`vhost_user`](super) has the numbers.
+    pub throttles: bool,
 }
 
 impl<D> Served<D> {
     /// Creates an entry for a device without a rate limit. Its kicks are reset in the best way that
-    /// the event loop supports.
+    /// the event loop supports, and its frontends are throttled.
     pub fn new(device: D) -> Self {
         Self {
             device: Arc::new(device),
             limit: None,
             reset: Reset::Autoreset,
             withheld: ProtocolFeatures::NONE,
+            throttles: true,
         }
     }
 }

@@ -385,7 +385,7 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
     /// Leaves only the place of the status in a chain that cannot be served.
     fn find_status(&mut self, head: u16, into: &mut Chain<M>) {
         into.clear();
-        let place = last_writable(&self.rings, &mut self.tables, self.indirect, head);
+        let place = last_writable(&self.rings, &mut self.tables, &mut self.table, self.indirect, head);
         if let Some(addr) = place {
             // If the byte is not in guest memory, there is no place for a status.
             let _ = into.add_writable(&mut self.buffers, addr, 1);

@@ -18,6 +18,7 @@ use super::translate::Translator;
 pub(super) fn last_writable<M: GuestMemoryBackend + 'static>(
     rings: &Rings<M>,
     tables: &mut Translator<M>,
+    entry: &mut Segments,
     has_indirect: bool,
     head: u16,
 ) -> Option<u64> {
@@ -25,17 +26,21 @@ pub(super) fn last_writable<M: GuestMemoryBackend + 'static>(
     let table = follow(|index| rings.descriptor(index), head, rings.size(), &mut last)?;
     match table {
         None => last,
-        Some(table) if has_indirect => in_table(table, tables).or(last),
+        Some(table) if has_indirect => in_table(table, tables, entry).or(last),
         Some(_) => None,
     }
 }
 
 /// Like [`last_writable`], in an indirect table. If the descriptors in it cannot be followed to
 /// their end, the last entry of the table is taken for it: no known driver puts it elsewhere.
-fn in_table<M: GuestMemoryBackend + 'static>(at: Descriptor, tables: &mut Translator<M>) -> Option<u64> {
+fn in_table<M: GuestMemoryBackend + 'static>(
+    at: Descriptor,
+    tables: &mut Translator<M>,
+    entry: &mut Segments,
+) -> Option<u64> {
     let mut read = |index: u32| -> Option<Descriptor> {
         let addr = at.addr.checked_add(Descriptor::BYTES as u64 * u64::from(index))?;
-        let mut entry = Segments::default();
+        entry.clear();
         tables.translate(addr, Descriptor::BYTES as u32, |segment| entry.push(segment)).ok()?;
         entry.array(0).map(Descriptor::from_bytes)
     };

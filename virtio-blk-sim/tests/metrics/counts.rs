@@ -45,7 +45,12 @@ fn requests_and_bytes_are_counted_by_operation_and_times_add_up() {
         let context = AioContext::new().unwrap();
         let exporter = Exporter::new(&context);
         let (disk, meters) = disk(backend.clone(), 1);
-        exporter.add_disk("vm1", &meters, || Frontends { is_connected: true, sessions: 3 });
+        exporter.add_disk("vm1", &meters, || Frontends {
+            is_connected: true,
+            sessions: 3,
+            throttled_messages: 4,
+            throttled_connections: 5,
+        });
         let mut guest = Guest::new();
         let attached = guest.attach(&context, &disk, 0);
         for (request, times) in [
@@ -100,6 +105,10 @@ fn requests_and_bytes_are_counted_by_operation_and_times_add_up() {
         assert_eq!(document.get("virtio_blk_ring_running", &of_queue), Some(1.0));
         assert_eq!(document.get("virtio_blk_frontend_connected", &[("disk", "vm1")]), Some(1.0));
         assert_eq!(document.get("virtio_blk_frontends_total", &[("disk", "vm1")]), Some(3.0));
+        for (of, times) in [("messages", 4.0), ("connections", 5.0)] {
+            let labels = [("disk", "vm1"), ("of", of)];
+            assert_eq!(document.get("virtio_blk_frontend_throttled_total", &labels), Some(times));
+        }
         assert_eq!(document.sum("virtio_blk_errors_total", &[]), 0.0);
     }
 }

@@ -351,8 +351,8 @@ fn usage(server: &Process) -> (usize, u64) {
 }
 
 #[test]
-fn a_thousand_frontends_leave_nothing_behind() {
-    let _watchdog = Watchdog::new("a_thousand_frontends_leave_nothing_behind");
+fn hundreds_of_frontends_leave_nothing_behind() {
+    let _watchdog = Watchdog::new("hundreds_of_frontends_leave_nothing_behind");
     let (socket, image) = (TempPath::new("sock"), TempPath::image());
     let mut server = Process::start(&socket, &image, &["--queues", "2"]);
     let null: OwnedFd = File::open("/dev/null").unwrap().into();
@@ -388,17 +388,17 @@ fn a_thousand_frontends_leave_nothing_behind() {
         assert!(matches!(last.exchange(Request::GetFeatures), Ok(Some(Reply::Features(_)))));
         last
     };
-    (0..200).for_each(cycle);
+    (0..100).for_each(cycle);
     let (fds, rss) = {
         let _last = settle();
         usage(&server)
     };
-    (0..1_000).for_each(cycle);
+    (0..300).for_each(cycle);
     let (fds_after, rss_after) = {
         let _last = settle();
         usage(&server)
     };
     assert!(server.is_alive());
     assert_eq!(fds_after, fds, "the server leaks descriptors");
-    assert!(rss_after <= rss + 512, "resident memory grew from {rss} KiB to {rss_after} KiB");
+    assert!(rss_after <= rss + 256, "resident memory grew from {rss} KiB to {rss_after} KiB");
 }

@@ -22,7 +22,8 @@ fn requests_come_in_any_pieces() {
     let daemon = daemon();
     let mut control = daemon.connect();
     let request = "{\"execute\": \"statistics\", \"id\": 1}\n".repeat(3);
-    let answer = "{\"return\": [{\"id\": \"a\", \"frontends\": 0, \"queues\": []}], \"id\": 1}";
+    let answer = "{\"return\": [{\"id\":\"a\",\"frontends\":0,\"throttled\":{\"messages\":0,\"connections\":0},\
+                  \"queues\":[]}], \"id\": 1}";
     for size in [1, 2, 7, 50, request.len()] {
         for piece in request.as_bytes().chunks(size) {
             control.send(piece).unwrap();

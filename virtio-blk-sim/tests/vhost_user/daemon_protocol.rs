@@ -92,7 +92,8 @@ fn requests_get_exactly_these_answers() {
         (do_it("move-disk", "{\"id\": \"a\", \"loops\": [1, 1]}"), done.clone()),
         // The rest.
         (do_it("rotate-log", "{}"), error(GENERIC, "log lines go to stderr, and there is no log file to open again")),
-        (do_it("statistics", "{\"id\": \"a\"}"), "{\"return\": [{\"id\": \"a\", \"frontends\": 0, \"queues\": []}]}".into()),
+        (do_it("statistics", "{\"id\": \"a\"}"), "{\"return\": [{\"id\":\"a\",\"frontends\":0,\"throttled\":{\"messages\":0,\"connections\":0},\
+             \"queues\":[]}]}".into()),
         (do_it("statistics", "{\"id\": \"x\"}"), no_disk.clone()),
         (do_it("remove-disk", "{\"id\": \"x\"}"), no_disk),
         (do_it("remove-disk", "{\"id\": \"i\", \"force\": 1}"), error(INVALID, "the arguments of remove-disk: invalid type: integer `1`, expected a boolean")),

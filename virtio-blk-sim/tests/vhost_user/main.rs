@@ -15,6 +15,7 @@ mod daemon_ends;
 mod daemon_protocol;
 mod daemon_reload;
 mod dirty_log;
+mod floods;
 mod flushes;
 mod handover;
 mod idle;

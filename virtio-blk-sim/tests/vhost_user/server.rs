@@ -73,6 +73,8 @@ pub(crate) struct Setup {
     pub(crate) queue_size: u16,
     pub(crate) threads: usize,
     pub(crate) limit: Option<Arc<RateLimit>>,
+    /// Most tests send more messages than any frontend.
+    pub(crate) throttles: bool,
 }
 
 impl Default for Setup {
@@ -86,6 +88,7 @@ impl Default for Setup {
             queue_size: 256,
             threads: 0,
             limit: None,
+            throttles: false,
         }
     }
 }
@@ -106,7 +109,7 @@ impl TestServer {
     pub(crate) fn new(setup: Setup) -> Self {
         let socket = TempPath::new("sock");
         let listener = UnixListener::bind(&socket).unwrap();
-        let Setup { builder, reset, backend, device, queues, queue_size, threads, limit } = setup;
+        let Setup { builder, reset, backend, device, queues, queue_size, threads, limit, throttles } = setup;
         let sectors = match &backend {
             Backend::File(image) => image.capacity_sectors(),
             _ => SECTORS,
@@ -119,8 +122,8 @@ impl TestServer {
             let device = Arc::new(BlockDevice::new(config).unwrap());
             let loops = Loops::spawn(threads, Vec::new(), &of_queues)?;
             let device = Arc::new(Disk::shared(device, backend));
-            let server =
-                Server::new(Served { device, limit, reset, withheld: ProtocolFeatures::NONE }, loops);
+            let withheld = ProtocolFeatures::NONE;
+            let server = Server::new(Served { device, limit, reset, withheld, throttles }, loops);
             let listening = server.listen(context, listener)?;
             SERVER.with_borrow_mut(|slot| *slot = Some(listening));
             Ok(())

@@ -12,7 +12,7 @@ use virtio_blk_sim::blk::Disk;
 use virtio_blk_sim::blk::backend::{Backend, Delay};
 use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig};
 use virtio_blk_sim::guest::BlkDriver;
-use virtio_blk_sim::vhost_user::{Code, Header, Listening, Loops, Served, Server};
+use virtio_blk_sim::vhost_user::{Code, Header, Listening, Loops, Served, Server, Throttled};
 
 use super::client::{Client, ClientOptions};
 use super::server::{Setup, TempPath, TestServer};
@@ -25,13 +25,22 @@ thread_local! {
 
 /// Servers of disks with these latencies, all on one loop. Their queues run on that loop, or all of
 /// them on one other loop.
-struct Host {
+pub(crate) struct Host {
     sockets: Vec<TempPath>,
     loop_thread: IoThread,
 }
 
 impl Host {
     fn new(latencies: &[Duration], elsewhere: bool) -> Self {
+        Self::start(latencies, elsewhere, false)
+    }
+
+    /// Servers that throttle their frontends.
+    pub(crate) fn throttling(servers: usize, elsewhere: bool) -> Self {
+        Self::start(&vec![Duration::ZERO; servers], elsewhere, true)
+    }
+
+    fn start(latencies: &[Duration], elsewhere: bool, throttles: bool) -> Self {
         let sockets: Vec<_> = latencies.iter().map(|_| TempPath::new("sock")).collect();
         let listeners: Vec<_> = sockets.iter().map(|path| UnixListener::bind(path).unwrap()).collect();
         let latencies = latencies.to_vec();
@@ -45,7 +54,8 @@ impl Host {
                 };
                 let device = BlockDevice::new(DeviceConfig::new(SECTORS)).unwrap();
                 let loops = Loops::on(queues.clone(), Vec::new())?;
-                let server = Server::new(Served::new(Disk::new(device, backend)), loops);
+                let served = Served { throttles, ..Served::new(Disk::new(device, backend)) };
+                let server = Server::new(served, loops);
                 let listening = server.listen(context, listener)?;
                 SERVERS.with_borrow_mut(|servers| servers.push(listening));
             }
@@ -55,7 +65,11 @@ impl Host {
         Self { sockets, loop_thread }
     }
 
-    fn connect(&self, index: usize) -> (Client, BlkDriver) {
+    pub(crate) fn throttled(&self, index: usize) -> Throttled {
+        self.loop_thread.run(move |_| SERVERS.with_borrow(|servers| servers[index].throttled())).unwrap()
+    }
+
+    pub(crate) fn connect(&self, index: usize) -> (Client, BlkDriver) {
         let mut client = Client::connect(&self.sockets[index], default_options()).unwrap();
         let driver = driver(&mut client, 0);
         (client, driver)

@@ -239,8 +239,13 @@ impl Host {
         };
         let places = placement::place(rule, spec.queues, &spec.loops, self.queues_of_loops());
         let loops = Loops::on(shared.threads.iter().cloned(), places)?;
-        let served =
-            Served { device, limit: limit.clone(), reset: shared.reset, withheld: ProtocolFeatures::NONE };
+        let served = Served {
+            device,
+            limit: limit.clone(),
+            reset: shared.reset,
+            withheld: ProtocolFeatures::NONE,
+            throttles: true,
+        };
         let server = Server::new(served, loops);
         let listening = match frontends {
             Frontends::Come((listener, file)) => Some((server.listen(&self.context, listener)?, file)),
@@ -252,9 +257,14 @@ impl Host {
         if let (Some(exporter), Some(meters)) = (&shared.exporter, &meters) {
             let server = Rc::downgrade(&server);
             exporter.add_disk(id, meters, move || {
-                let frontends = |server: Rc<Server<ServedDisk>>| metrics::Frontends {
-                    is_connected: server.is_connected(),
-                    sessions: server.sessions(),
+                let frontends = |server: Rc<Server<ServedDisk>>| {
+                    let throttled = server.throttled();
+                    metrics::Frontends {
+                        is_connected: server.is_connected(),
+                        sessions: server.sessions(),
+                        throttled_messages: throttled.messages,
+                        throttled_connections: throttled.connections,
+                    }
                 };
                 server.upgrade().map_or_else(metrics::Frontends::default, frontends)
             });

@@ -8,6 +8,7 @@ use aio::MonitorInfo;
 use virtio_blk_sim::blk::device::DeviceConfig;
 use virtio_blk_sim::log;
 use virtio_blk_sim::queue::QueueStats;
+use virtio_blk_sim::vhost_user::Throttled;
 
 use crate::entry::{Entry, Origin};
 use crate::host::{Host, log_name};
@@ -53,6 +54,11 @@ pub(crate) fn statistics(host: &Rc<Host>) {
                 }
                 (true, _) => without += 1,
                 (false, _) => print(&name, &stats, None),
+            }
+            let throttled = running.server.throttled();
+            if throttled != Throttled::default() {
+                let Throttled { messages, connections, .. } = throttled;
+                log!(name, "throttled: {messages} times messages, {connections} times connections");
             }
         }
         if without > 0 {

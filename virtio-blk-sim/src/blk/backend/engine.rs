@@ -115,7 +115,7 @@ impl Engine {
     /// would save a small part of a system call, but the first request would wait for the last:
     /// io_uring reads from the page cache during submission.
     pub fn batch(&self) -> u16 {
-        if matches!(self.0, Kind::Ring(_)) { 8 } else { u16::MAX }
+        if matches!(self.0, Kind::Ring(_)) { 8 } else { 1024 }
     }
 
     /// Carries a request out, at once or later. Never blocks on a disk

@@ -64,7 +64,8 @@ const DESCRIPTIONS: &[Description] = &[
     Description {
         name: "statistics",
         arguments: "id (optional)",
-        help: "The counters of each queue that runs, of one disk or of all.",
+        help: "The counters of each queue that runs, of one disk or of all, and how often frontends had to \
+               wait because of too many messages or connections.",
     },
     Description {
         name: "quit",
@@ -161,6 +162,22 @@ struct ListedState {
     connected: bool,
     frontends: u64,
     failed: bool,
+}
+
+/// The counters of a disk.
+#[derive(Debug, Serialize)]
+struct DiskCounters<'a> {
+    id: &'a str,
+    frontends: u64,
+    throttled: ThrottledCounters,
+    queues: Vec<QueueCounters>,
+}
+
+/// How often frontends had to wait.
+#[derive(Debug, Serialize)]
+struct ThrottledCounters {
+    messages: u64,
+    connections: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -292,9 +309,12 @@ async fn statistics(host: &Host, id: Option<&str>) -> Result<String, Refusal> {
             interrupts: stats.interrupts,
             submits: stats.submits,
         });
-        let queues = json(&queues.collect::<Vec<_>>())?;
-        let (id, frontends) = (json(&entry.id())?, running.server.sessions());
-        disks.push(format!("{{\"id\": {id}, \"frontends\": {frontends}, \"queues\": {queues}}}"));
+        let queues = queues.collect();
+        let throttled = running.server.throttled();
+        let throttled =
+            ThrottledCounters { messages: throttled.messages, connections: throttled.connections };
+        let frontends = running.server.sessions();
+        disks.push(json(&DiskCounters { id: entry.id(), frontends, throttled, queues })?);
         if index % PIECE == PIECE - 1 {
             host.context.yield_now().await;
         }
