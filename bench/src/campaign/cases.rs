@@ -267,7 +267,7 @@ mod tests {
         assert_eq!(rows[1].result, Err(Missing::Unavailable("no such kernel".to_owned())));
         assert_eq!((rows[0].baseline.as_deref(), rows[2].baseline.as_deref()), (None, Some("classic")));
         let versus = rows[2].metric("cost").unwrap().versus.unwrap();
-        assert_eq!((versus.difference.median, versus.verdict), (-50.0, Verdict::Faster));
+        assert_eq!((versus.difference.median, versus.verdict), (-50.0, Verdict::Saves));
     }
 
     #[test]

@@ -49,6 +49,15 @@ impl Estimate {
         let values: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
         Some(Self { median: median(&values)?, interval: interval(&values, RESAMPLES) })
     }
+
+    /// Applies a monotonic function.
+    pub(crate) fn map(self, function: impl Fn(f64) -> f64) -> Self {
+        let interval = self.interval.map(|interval| {
+            let (a, b) = (function(interval.low), function(interval.high));
+            Interval { low: a.min(b), high: a.max(b) }
+        });
+        Self { median: function(self.median), interval }
+    }
 }
 
 /// A statistic of the medians of two runs, whose values cannot be paired: its value, and its

@@ -13,10 +13,12 @@ mod disturbance;
 mod latency;
 mod rounds;
 mod statistics;
+mod verdict;
 
 pub(crate) use bootstrap::{Estimate, Interval, MIN_VALUES, of_two};
-pub(crate) use comparison::{Better, Comparison, Verdict};
+pub(crate) use comparison::{Better, Comparison, saved};
 pub(crate) use disturbance::{Cause, Disturbed, Witness, gaps, install as watch_for_stops};
 pub(crate) use latency::{latencies, quantile_us};
 pub(crate) use rounds::{Measured, Metric, Plan, Recording, Sample, analyse, find, interleave, sample};
 pub(crate) use statistics::{Summary, median, quantile, sorted};
+pub(crate) use verdict::{ASKED, Verdict, is_narrow};

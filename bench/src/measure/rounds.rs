@@ -256,7 +256,7 @@ mod tests {
         let versus = measured[0].versus.unwrap();
         assert_eq!(versus.difference.median, 2_000.0);
         assert_eq!(versus.difference.interval, Some(Interval { low: 2_000.0, high: 2_000.0 }));
-        assert_eq!(versus.verdict, Verdict::Slower);
+        assert_eq!(versus.verdict, Verdict::Costs);
         assert_eq!(measured[0].values.len(), 8);
     }
 

@@ -27,7 +27,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<Savings>, Error> {
 }
 
 fn parse(text: &str) -> Result<Vec<Savings>, String> {
-    let Document { unit, savings } = of_schema(text, SCHEMA, "scripts/kernel-lab.sh bench --json")?;
+    let Document { unit, savings } = of_schema(text, &[SCHEMA], "scripts/kernel-lab.sh bench --json")?;
     if unit != UNIT {
         return Err(format!("it counts '{}', and this bench reads {UNIT}", unit.escape_debug()));
     }

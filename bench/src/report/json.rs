@@ -1,7 +1,8 @@
-//! The JSON report, schema `bench/1`.
+//! The JSON report, schema `bench/2`.
 //!
 //! ```text
-//! schema       "bench/1"; a change that breaks readers changes the number
+//! schema       "bench/2"; a change that breaks readers changes the number. This program also reads
+//!              "bench/1", whose verdicts were other words; it judges those reports anew
 //! benchmark    the subcommand: "eventfd", "virtio-blk", "vhost-user", "flow-control", "scale",
 //!              "loops", "one-percent"
 //! command      the command line, quoted for a shell
@@ -29,7 +30,7 @@
 //!         pairs        rounds that measured both
 //!         difference   {median, interval: {low, high} | null}, in the unit; 95% bootstrap interval
 //!         ratio        the same for arm / baseline, or null
-//!         verdict      "faster" | "slower" | "no-detectable-difference"
+//!         verdict      "saves" | "costs" | "no-difference-seen" | "inconclusive" (measure/verdict.rs)
 //! ```
 
 use super::row::{Missing, Report, Row};
@@ -39,7 +40,9 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// The name and version of the format.
-pub(crate) const SCHEMA: &str = "bench/1";
+pub(crate) const SCHEMA: &str = "bench/2";
+/// Versions that can still be read.
+pub(super) const OLDER: [&str; 1] = ["bench/1"];
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -133,7 +136,7 @@ mod tests {
         let disturbed = Disturbed { campaign: "one thread".to_owned(), rounds: 6, left_out: true, causes };
         let text = to_string(&report(), &Environment::gather(), &[disturbed]).unwrap();
         let json: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(json["schema"], "bench/1");
+        assert_eq!(json["schema"], "bench/2");
         assert_eq!(json["benchmark"], "eventfd");
         assert_eq!(json["complete"], true);
         assert_eq!(json["conclusions"][0], "It is so.");
@@ -158,7 +161,7 @@ mod tests {
         assert_eq!(metric["versus"]["difference"]["median"], -2.0);
         assert_eq!(metric["versus"]["difference"]["interval"], Value::Null);
         assert!(metric["versus"]["ratio"]["median"].is_f64());
-        assert_eq!(metric["versus"]["verdict"], "no-detectable-difference");
+        assert_eq!(metric["versus"]["verdict"], "inconclusive");
         assert_eq!(missing["status"], "unavailable");
         assert_eq!(missing["reason"], "no io_uring");
     }

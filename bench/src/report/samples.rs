@@ -3,7 +3,7 @@
 use super::row::{Missing, Row};
 use crate::measure::{Better, Comparison, Measured, Summary};
 
-/// Six rounds, and six rounds of a baseline without a detectable difference.
+/// Six rounds, and six rounds of a baseline whose difference is inconclusive.
 pub(crate) const NOISY: [f64; 6] = [1.0, 1.1, 0.9, 1.05, 0.95, 1.0];
 pub(crate) const NOISE: [f64; 6] = [1.1, 1.0, 0.95, 1.0, 0.9, 1.05];
 

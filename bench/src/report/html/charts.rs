@@ -196,9 +196,10 @@ fn intervals(title: &str, arms: &[(String, &Comparison, Estimate)]) -> Option<St
             svg.line(class, (x.at(tick), y), (x.at(tick), y + MARK - 6.0));
         }
         let (class, hollow) = match versus.verdict {
-            Verdict::Faster => ("good", ""),
-            Verdict::Slower => ("bad", ""),
-            Verdict::NoDetectableDifference => ("c5", " hollow"),
+            Verdict::Saves => ("good", ""),
+            Verdict::Costs => ("bad", ""),
+            Verdict::NoDifferenceSeen => ("c5", ""),
+            Verdict::Inconclusive => ("c5", " hollow"),
         };
         let [low, high] = ends(ratio);
         let middle = y + 5.0;

@@ -57,7 +57,7 @@ pub(crate) fn render(document: &Document, compared: Option<&Compared>) -> String
         (
             "Against the baseline, with intervals",
             "The median of the paired differences and its 95% interval. Green is better, red is worse, and a hollow mark \
-             means that the interval includes zero.",
+             means that the verdict is inconclusive.",
             charts::changes as Chart,
         ),
         ("System calls", "Counted in the device's thread, by kind.", charts::syscalls),

@@ -85,9 +85,9 @@ fn cell(entry: &Entry, name: &str) -> String {
     let median = entry.median(name).map(number).unwrap_or_default();
     let versus = entry.versus(name).map(|versus| {
         let class = match versus.verdict {
-            Verdict::Faster => " class=\"good\"",
-            Verdict::Slower => " class=\"bad\"",
-            Verdict::NoDetectableDifference => "",
+            Verdict::Saves => " class=\"good\"",
+            Verdict::Costs => " class=\"bad\"",
+            Verdict::NoDifferenceSeen | Verdict::Inconclusive => "",
         };
         let change = match versus.ratio {
             Some(ratio) => percent(ratio.median),
