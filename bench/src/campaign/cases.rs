@@ -3,7 +3,7 @@
 
 use super::watch::Watch;
 use crate::error::Error;
-use crate::measure::{Cause, Disturbed, Measured, Recording, Sample, analyse, gaps, interleave};
+use crate::measure::{Cause, Disturbed, Measured, Raw, Recording, Sample, analyse, gaps, interleave};
 use crate::report::{Missing, Report, Row};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -200,6 +200,7 @@ impl<S: Sample> Campaign<S> {
                 case: case.name.clone(),
                 baseline: baseline.and(case.baseline.clone()),
                 result: metrics,
+                raw: own.as_ref().map(|own| Raw::of(&self.recording, *own)).unwrap_or_default(),
             }
         });
         rows.collect()

@@ -32,6 +32,9 @@ pub(crate) struct OutputArgs {
     /// Also write the results as JSON; - is stdout, and the text then goes to stderr
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Also write every sample of every round as CSV; - is stdout, as for --json
+    #[arg(long, value_name = "FILE")]
+    pub(crate) csv: Option<PathBuf>,
     /// Also write an HTML page: one file that loads nothing else; - is stdout, as for --json
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,

@@ -29,6 +29,7 @@ pub(crate) struct Interval {
 
 impl Interval {
     /// Returns true if zero is inside, ends included.
+    #[cfg(test)]
     pub(crate) fn spans_zero(self) -> bool {
         self.low <= 0.0 && self.high >= 0.0
     }

@@ -1,6 +1,7 @@
 //! Interleaved rounds: the order of the visits, and the results of an arm.
 
 use super::comparison::{Better, Comparison};
+use super::latency::Encoded;
 use super::statistics::Summary;
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -33,14 +34,16 @@ pub(crate) struct Metric<S> {
 }
 
 /// Defines a [`Sample`]: a struct of numbers, each with its unit and which way it is better.
+/// `with NAME` adds the latencies of its requests.
 macro_rules! sample {
     ($(#[$doc:meta])* $vis:vis struct $name:ident {
         $($(#[$field_doc:meta])* $field:ident: $unit:literal $better:ident,)*
-    }) => {
+    } $(with $latencies:ident)?) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq)]
+        #[derive(Debug, Clone, PartialEq)]
         $vis struct $name {
             $($(#[$field_doc])* pub(crate) $field: f64,)*
+            $(pub(crate) $latencies: $crate::measure::Encoded,)?
         }
 
         impl $crate::measure::Sample for $name {
@@ -50,6 +53,10 @@ macro_rules! sample {
                 better: $crate::measure::Better::$better,
                 value: |sample| sample.$field,
             },)*];
+
+            $(fn latencies(&self) -> Option<&$crate::measure::Encoded> {
+                Some(&self.$latencies)
+            })?
         }
     };
 }
@@ -58,6 +65,11 @@ pub(crate) use sample;
 /// The result of one visit of one arm: a struct of named numbers.
 pub(crate) trait Sample: Sized + 'static {
     const METRICS: &'static [Metric<Self>];
+
+    /// The latencies of its requests, if they were recorded.
+    fn latencies(&self) -> Option<&Encoded> {
+        None
+    }
 }
 
 /// Samples by arm and round: two of each if the round was finished, fewer if it was interrupted.
@@ -116,6 +128,12 @@ impl<S> Recording<S> {
             self.left_out = disturbed;
         }
         remains
+    }
+
+    /// Each round of an arm: its number from 0, whether it is left out, and its samples.
+    pub(super) fn of_arm(&self, arm: usize) -> impl Iterator<Item = (usize, bool, &[S])> {
+        let rounds = self.visits.get(arm).into_iter().flatten().enumerate();
+        rounds.map(|(round, samples)| (round, self.left_out.contains(&round), samples.as_slice()))
     }
 
     /// The visits of an arm in each round that counts.

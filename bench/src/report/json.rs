@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! schema       "bench/2"; a change that breaks readers changes the number. This program also reads
-//!              "bench/1", whose verdicts were other words; it judges those reports anew
+//!              "bench/1", whose verdicts were other words: their
+//!              intervals are judged by the present rule
 //! benchmark    the subcommand: "eventfd", "virtio-blk", "vhost-user", "flow-control", "scale",
 //!              "loops", "one-percent"
 //! command      the command line, quoted for a shell
@@ -21,6 +22,11 @@
 //!   status     "measured" | "unavailable" (here) | "interrupted" (before its first sample)
 //!   reason     why it is unavailable; else null
 //!   baseline   the case of the same group that it is compared with; null without one
+//!   rounds[]   the rounds that count, from 1: one for each value. Empty if not known
+//!   left_out   the rounds that were disturbed and do not count: their numbers as rounds[], and by
+//!              metric their values
+//!   latency    of every request of the rounds that count, in ns: an HdrHistogram (V2, deflated,
+//!              base64); null if the benchmark records none
 //!   metrics    by name; empty unless measured
 //!     NAME
 //!       unit, better   "ns", "lower" | "higher"
@@ -35,7 +41,7 @@
 
 use super::row::{Missing, Report, Row};
 use crate::environment::Environment;
-use crate::measure::{Disturbed, Measured};
+use crate::measure::{Disturbed, LeftOut, Measured, to_base64};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -64,6 +70,9 @@ struct Result<'a> {
     status: &'static str,
     reason: Option<&'a str>,
     baseline: Option<&'a str>,
+    rounds: Vec<usize>,
+    left_out: LeftOut,
+    latency: Option<String>,
     metrics: BTreeMap<&'static str, &'a Measured>,
 }
 
@@ -80,6 +89,9 @@ impl<'a> From<&'a Row> for Result<'a> {
             status,
             reason,
             baseline: row.baseline.as_deref(),
+            rounds: row.raw.rounds(),
+            left_out: row.raw.left_out(),
+            latency: row.raw.latencies_ns.as_ref().and_then(to_base64),
             metrics: metrics.iter().map(|measured| (measured.name, measured)).collect(),
         }
     }

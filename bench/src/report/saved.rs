@@ -5,7 +5,7 @@ use super::json::{OLDER, SCHEMA};
 use super::row::{Missing, Report, Row};
 use crate::environment::Environment;
 use crate::error::{Error, reason};
-use crate::measure::{Better, Comparison, Disturbed, Summary};
+use crate::measure::{Better, Comparison, Disturbed, LeftOut, Summary};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -39,6 +39,14 @@ pub(crate) struct Entry {
     pub(crate) baseline: Option<String>,
     /// Why there are no metrics, if the case is not available on this machine.
     pub(crate) reason: Option<String>,
+    /// The rounds that count. Older reports do not have them, nor what follows.
+    #[serde(default)]
+    pub(crate) rounds: Vec<usize>,
+    #[serde(default)]
+    pub(crate) left_out: LeftOut,
+    /// The histogram of all latencies, as text.
+    #[serde(default)]
+    pub(crate) latency: Option<String>,
     pub(crate) metrics: BTreeMap<String, SavedMetric>,
 }
 
@@ -148,6 +156,9 @@ impl From<&Row> for Entry {
             case: row.case.clone(),
             baseline: row.baseline.clone(),
             reason,
+            rounds: row.raw.rounds(),
+            left_out: row.raw.left_out(),
+            latency: None,
             metrics: metrics.collect(),
         }
     }
@@ -247,7 +258,7 @@ mod tests {
 
     /// A file of the first version, in which an interval that excludes zero was enough for a verdict.
     #[test]
-    fn an_older_report_is_read_and_judged_anew() {
+    fn an_older_report_is_read_and_judged_by_the_present_rule() {
         let document = Document::parse(
             r#"{"schema":"bench/1","benchmark":"b","command":"","workload":null,"complete":true,"environment":{},
             "conclusions":[],"results":[{"group":"g","case":"c","status":"measured","reason":null,"baseline":"a",

@@ -33,7 +33,16 @@ pub(crate) fn arm(
     metrics.insert("reads".to_owned(), metric(reads, None, Better::Lower));
     metrics.insert("syscalls".to_owned(), metric(2.0 + reads, None, Better::Lower));
     metrics.insert("kicks".to_owned(), metric(1.0, None, Better::Lower));
-    Entry { group: group.to_owned(), case: case.to_owned(), baseline: None, reason: None, metrics }
+    Entry {
+        group: group.to_owned(),
+        case: case.to_owned(),
+        baseline: None,
+        reason: None,
+        rounds: Vec::new(),
+        left_out: Default::default(),
+        latency: None,
+        metrics,
+    }
 }
 
 /// A cell of epoll in which a read costs 200 ns of `iteration_ns`, and leaving it out saves

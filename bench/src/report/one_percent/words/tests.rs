@@ -296,7 +296,7 @@ fn the_sentences_of_saved_reports_follow_from_their_numbers() {
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
             update(&path, &text, &document, &sentences);
         } else {
-            assert_eq!(sentences, document.conclusions, "UPDATE_GOLDEN=1 writes them anew");
+            assert_eq!(sentences, document.conclusions, "UPDATE_GOLDEN=1 writes them again");
         }
         let reached = |outcome: &Outcome| {
             let bound = outcome.saved?.interval?;
@@ -319,7 +319,7 @@ fn the_sentences_of_saved_reports_follow_from_their_numbers() {
     }
 }
 
-/// Writes the sentences and verdicts of a saved report anew, in the present format.
+/// Writes the sentences and verdicts of a saved report again, in the present format.
 fn update(path: &str, text: &str, document: &Document, sentences: &[String]) {
     let mut json: serde_json::Value = serde_json::from_str(text).unwrap();
     json["schema"] = crate::report::json::SCHEMA.into();
