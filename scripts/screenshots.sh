@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Checks pages of bench --html in a headless browser. Draws them at 400 and 1200 pixels, in light
-# and dark mode, with all folded parts open, and on paper, and fails if a page uses the network, prints to the browser's
-# console, is wider than the screen, has a table that does not fit on paper, or has text that is
-# cut off, covered by other text, or low in contrast.
+# and dark mode, with all folded parts open, and on paper, and fails if a page uses the network,
+# prints to the browser's console, is wider than the screen, has a table that does not fit on paper,
+# or has text that is cut off, covered by other text, or low in contrast.
 #
 #   scripts/screenshots.sh [--out DIR] [PAGE.html...]
 #

@@ -5,21 +5,6 @@ use super::latency::Encoded;
 use super::statistics::Summary;
 use serde::Serialize;
 use std::collections::BTreeSet;
-use std::time::Duration;
-
-/// How often and how long to measure each arm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Plan {
-    pub(crate) rounds: usize,
-    pub(crate) runtime: Duration,
-}
-
-impl Plan {
-    /// A sample that takes longer than this hangs.
-    pub(crate) fn patience(self) -> Duration {
-        Duration::from_secs(60) + 10 * self.runtime
-    }
-}
 
 /// One named number of a sample.
 #[derive(Debug)]
@@ -88,31 +73,40 @@ pub(crate) fn round_order(arms: usize) -> impl Iterator<Item = usize> {
     (0..arms).chain((0..arms).rev())
 }
 
-/// Visits every arm twice in each round, as long as `next(round)` returns true. `proceed(round,
-/// arm)` is called before each visit; if it returns false, the recording ends with what there is.
-/// An error of `visit` ends it without a result.
+/// Visits every arm twice in each round, as long as `next(round, recording)` returns true, which
+/// gets what there is so far. `proceed(round, arm)` is called before each visit; if it returns
+/// false, the recording ends with what there is. An error of `visit` ends it without a result.
 pub(crate) fn interleave<S, E>(
     arms: usize,
-    mut next: impl FnMut(usize) -> bool,
+    mut next: impl FnMut(usize, &Recording<S>) -> bool,
     mut proceed: impl FnMut(usize, usize) -> bool,
     mut visit: impl FnMut(usize) -> Result<S, E>,
 ) -> Result<Recording<S>, E> {
-    let mut visits: Vec<Vec<Vec<S>>> = (0..arms).map(|_| Vec::new()).collect();
-    for round in (0..).take_while(|round| next(*round)) {
-        for arm in &mut visits {
+    let visits: Vec<Vec<Vec<S>>> = (0..arms).map(|_| Vec::new()).collect();
+    let mut recording = Recording { visits, left_out: BTreeSet::new(), complete: true };
+    let mut round = 0;
+    while next(round, &recording) {
+        for arm in &mut recording.visits {
             arm.push(Vec::with_capacity(2));
         }
         for arm in round_order(arms) {
             if !proceed(round, arm) {
-                return Ok(Recording { visits, left_out: BTreeSet::new(), complete: false });
+                recording.complete = false;
+                return Ok(recording);
             }
-            visits[arm][round].push(visit(arm)?);
+            recording.visits[arm][round].push(visit(arm)?);
         }
+        round += 1;
     }
-    Ok(Recording { visits, left_out: BTreeSet::new(), complete: true })
+    Ok(recording)
 }
 
 impl<S> Recording<S> {
+    /// The number of arms.
+    pub(crate) fn arms(&self) -> usize {
+        self.visits.len()
+    }
+
     /// The number of rounds that were begun.
     pub(crate) fn rounds(&self) -> usize {
         self.visits.first().map_or(0, Vec::len)
@@ -164,6 +158,18 @@ fn mean<S>(visits: &[S], value: fn(&S) -> f64) -> Option<f64> {
         return None;
     }
     Some(visits.iter().map(value).sum::<f64>() / visits.len() as f64)
+}
+
+impl<S: Sample> Recording<S> {
+    /// Returns true if the interval of the most important metric of `arm`, as a share of
+    /// `baseline`, is no wider than `precision`.
+    pub(crate) fn is_precise(&self, arm: usize, baseline: usize, precision: f64) -> bool {
+        let Some(metric) = S::METRICS.first() else { return true };
+        let versus = Comparison::of(&self.pairs(arm, baseline, metric.value), metric.better);
+        let ratio = versus.and_then(|versus| versus.ratio);
+        // Without a ratio there is no share.
+        ratio.is_none_or(|ratio| ratio.interval.is_some_and(|i| i.high - i.low <= precision))
+    }
 }
 
 /// Everything that is known about one metric of one arm.
@@ -245,7 +251,7 @@ mod tests {
         let (mut asked, mut order) = (0, Vec::new());
         let recording = interleave(
             arms,
-            |round| round < rounds,
+            |round, _| round < rounds,
             |_, _| {
                 asked += 1;
                 asked <= limit
@@ -333,7 +339,7 @@ mod tests {
     fn an_error_ends_the_recording() {
         let result = interleave(
             2,
-            |round| round < 2,
+            |round, _| round < 2,
             |_, _| true,
             |arm| if arm == 1 { Err("broken") } else { Ok(Ticks(0.0)) },
         );

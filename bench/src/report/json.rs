@@ -36,7 +36,7 @@
 //!         pairs        rounds that measured both
 //!         difference   {median, interval: {low, high} | null}, in the unit; 95% bootstrap interval
 //!         ratio        the same for arm / baseline, or null
-//!         verdict      "saves" | "costs" | "no-difference-seen" | "inconclusive" (measure/verdict.rs)
+//!         verdict      "saves" | "costs" | "no-difference-seen" | "inconclusive"
 //! ```
 
 use super::row::{Missing, Report, Row};

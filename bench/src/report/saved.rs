@@ -5,7 +5,7 @@ use super::json::{OLDER, SCHEMA};
 use super::row::{Missing, Report, Row};
 use crate::environment::Environment;
 use crate::error::{Error, reason};
-use crate::measure::{Better, Comparison, Disturbed, LeftOut, Summary};
+use crate::measure::{Better, Comparison, Disturbed, LeftOut, Summary, settle};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -81,8 +81,9 @@ impl Document {
 
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut document: Self = of_schema(text, &[&[SCHEMA], &OLDER[..]].concat(), "bench --json")?;
-        for metric in document.results.iter_mut().flat_map(|entry| entry.metrics.values_mut()) {
-            metric.versus = metric.versus.map(|versus| versus.judged(metric.better));
+        for group in document.results.chunk_by_mut(|a, b| a.group == b.group) {
+            let metrics = group.iter_mut().flat_map(|entry| entry.metrics.values_mut());
+            settle(metrics.filter_map(|metric| Some((metric.versus.as_mut()?, metric.better))));
         }
         Ok(document)
     }
@@ -256,7 +257,7 @@ mod tests {
         assert_eq!(groups, [Some("a"), None]);
     }
 
-    /// A file of the first version, in which an interval that excludes zero was enough for a verdict.
+    /// A file of the first version: an interval that excludes zero was enough for a verdict.
     #[test]
     fn an_older_report_is_read_and_judged_by_the_present_rule() {
         let document = Document::parse(

@@ -176,6 +176,10 @@ impl Watch for Session {
         self.progress.phase(name, steps);
     }
 
+    fn more(&mut self, steps: usize) {
+        self.progress.more(steps);
+    }
+
     fn step(&mut self, what: &str) {
         self.progress.step(what);
     }

@@ -58,7 +58,17 @@ pub(super) fn figures(group: &[Entry]) -> Option<String> {
     let drawn: Vec<Distribution<'_>> = group.iter().filter_map(Distribution::of).collect();
     let latencies = || drawn.iter().flat_map(|one| one.points.iter().map(|(us, _)| *us));
     let ends = (latencies().reduce(f64::min)? * 0.9, latencies().reduce(f64::max)? * 1.1);
-    Some(shares(group, &drawn, ends) + &percentiles(group, &drawn, ends))
+    Some(shares(group, &drawn, body(&drawn)?) + &percentiles(group, &drawn, ends))
+}
+
+/// Where the latencies of nearly all requests begin and end. The other drawing has the tail.
+fn body(drawn: &[Distribution<'_>]) -> Option<(f64, f64)> {
+    let at = |one: &Distribution<'_>, wanted: f64| {
+        one.points.iter().find(|(_, share)| *share >= wanted).or(one.points.last()).map(|(us, _)| *us)
+    };
+    let first = drawn.iter().filter_map(|one| at(one, 0.0)).reduce(f64::min)?;
+    let last = drawn.iter().filter_map(|one| at(one, 0.995)).reduce(f64::max)?;
+    Some((first * 0.95, last * 1.05))
 }
 
 /// Share of requests against latency.

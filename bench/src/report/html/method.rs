@@ -22,6 +22,8 @@ pub(super) fn render(document: &Document) -> String {
          <li>Two arms are compared round by round. A result is the median of paired differences, with a 95% bootstrap \
          interval. That is not the difference of the medians, which may have another sign.</li>\
          <li>The verdict: {}</li>\
+         <li>The verdicts of a table hold together: of those that say saves or costs, at most 5% are expected to be wrong (the \
+         false discovery rate by Benjamini and Hochberg). An interval that excludes zero may therefore be inconclusive.</li>\
          <li>The loop counts its own system calls. Latencies are kept in histograms with three digits (HdrHistogram).</li>\
          <li>The question comes from two mails: \u{201c}[RFC] eventfd: add EFD_AUTORESET flag\u{201d} (2020) and \u{201c}[RFC PATCH v5 \
          0/2] eventfd: add configurable maximum counter value for flow control\u{201d}.</li>\

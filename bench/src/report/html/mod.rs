@@ -168,7 +168,7 @@ fn folded(document: &Document, cells: &[Outcome]) -> Vec<(&'static str, &'static
         "Every number",
         format!(
             "<p class=\"note\">Medians over the rounds. In brackets: the median of paired differences against the baseline, \
-             which is not the difference of the medians; a question mark where it is inconclusive.</p>\
+             which is not the difference of the medians; a question mark where it is inconclusive. The verdicts of each table hold together (false discovery rate 5%).</p>\
              <div class=\"tables\">{numbers}</div>"
         ),
     ));

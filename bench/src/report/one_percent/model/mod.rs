@@ -15,7 +15,7 @@
 //!   prediction; cells that saved more are compared with it.
 
 use super::cell::{Cell, and_its_read};
-use crate::measure::{Better, Estimate, Interval, Verdict, is_narrow};
+use crate::measure::{Better, Estimate, Interval, Verdict, hold_together, is_narrow};
 use crate::report::number::{number, signed};
 use crate::report::saved::Entry;
 
@@ -53,6 +53,8 @@ pub(crate) struct Outcome {
     pub(crate) predicted: Option<Estimate>,
     /// Share of t_iter.
     pub(crate) saved: Option<Estimate>,
+    /// The verdict on the saving, beside those of all other cells.
+    verdict: Option<Verdict>,
     /// Device CPU per request.
     pub(crate) cpu_predicted_ns: Option<Estimate>,
     pub(crate) cpu_saved_ns: Option<Estimate>,
@@ -119,7 +121,7 @@ pub(crate) fn prediction(measured: Estimate, predicted: Estimate) -> Option<Pred
 impl Outcome {
     /// Whether an iteration is shorter without the read. `None` if that was not measured.
     pub(crate) fn verdict(&self) -> Option<Verdict> {
-        self.saved.map(Verdict::on_share)
+        self.verdict
     }
 
     /// The saving of the time against its prediction.
@@ -249,6 +251,15 @@ pub(crate) fn outcomes(entries: &[Entry]) -> Vec<Outcome> {
             outcome.own_read_ns = lent(&simplest, outcome, |other| other.own_read_ns).or(outcome.own_read_ns);
         }
     }
+    let saved: Vec<Estimate> = outcomes.iter().filter_map(|outcome| outcome.saved).collect();
+    let mut hold = hold_together(&saved).into_iter();
+    for outcome in &mut outcomes {
+        let Some(saved) = outcome.saved else { continue };
+        outcome.verdict = Some(match (Verdict::on_share(saved), hold.next()) {
+            (verdict, Some(false)) if verdict.is_effect() => Verdict::Inconclusive,
+            (verdict, _) => verdict,
+        });
+    }
     for outcome in &mut outcomes {
         let reads = outcome.reads_saved();
         outcome.cpu_predicted_ns = outcome.read_ns.map(|read_ns| read_ns.map(|ns| ns * reads));
@@ -297,6 +308,7 @@ fn outcome(group: &[Entry]) -> Option<Outcome> {
         saved: measured
             .and_then(|entry| entry.versus("iops")?.ratio)
             .map(|ratio| crate::measure::saved(ratio, Better::Higher)),
+        verdict: None,
         cpu_predicted_ns: None,
         dose_cost: find(&cell.dosed())
             .and_then(|dosed| dosed.versus("iops")?.ratio)
