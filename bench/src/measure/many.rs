@@ -41,7 +41,7 @@ pub(crate) fn hold_together(table: &[Estimate]) -> Vec<bool> {
     sorted.sort_by(f64::total_cmp);
     let all = sorted.len() as f64;
     let within = |(index, chance): &(usize, &f64)| **chance <= (index + 1) as f64 / all * RATE;
-    let limit = sorted.iter().enumerate().filter(within).last().map_or(0.0, |(_, chance)| *chance);
+    let limit = sorted.iter().enumerate().rfind(within).map_or(0.0, |(_, chance)| *chance);
     chances.into_iter().map(|chance| chance.is_none_or(|chance| chance <= limit)).collect()
 }
 

@@ -109,14 +109,12 @@ fn loops(document: &Document) -> Option<Found> {
             continue;
         }
         let less = all.iter().filter(|versus| versus.verdict == Verdict::Saves).count();
-        parts.push(format!("on {monitor} in {less} of {} comparisons", all.len()));
+        parts.push(format!("aio on {monitor} saves in {less} of {}", all.len()));
         verdicts.extend(all.iter().map(|versus| versus.verdict));
     }
     (!parts.is_empty()).then(|| {
-        (
-            format!("An event costs less on aio than on another event loop {}.", parts.join(", ")),
-            tally(verdicts),
-        )
+        let sentence = format!("Per event, {} comparisons with other event loops.", parts.join(" and "));
+        (sentence, tally(verdicts))
     })
 }
 
@@ -163,5 +161,60 @@ impl Answer {
             let _ = writeln!(text, "Verdict: {verdict}.");
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn golden() -> Document {
+        Document::parse(include_str!("../one_percent/golden/first.json")).unwrap()
+    }
+
+    #[test]
+    fn the_answer_of_one_percent_is_the_proposals_iteration() {
+        let answer = of(&golden());
+        assert!(answer.question.ends_with("as was proposed in 2020?"), "{answer:?}");
+        assert_eq!(answer.verdict().as_deref(), Some("no difference that could be seen"));
+        let lines: Vec<String> = answer.text().lines().map(str::to_owned).collect();
+        assert!(lines[1].starts_with("Of an iteration of 105 us") && lines[1].ends_with("less than 1%)."));
+        assert_eq!(lines[2], "Verdict: no difference that could be seen.");
+    }
+
+    #[test]
+    fn the_answer_of_loops_counts_its_comparisons() {
+        // A peer that takes twice as long, one that cannot be told apart, and the bare calls.
+        let row = |case: &str, low: f64, high: f64| {
+            let ratio = format!(r#"{{"median":{low},"interval":{{"low":{low},"high":{high}}}}}"#);
+            format!(
+                r#"{{"group":"g","case":"{case}","status":"measured","reason":null,"baseline":null,"metrics":{{"aio_epoll_ns":
+                {{"unit":"ns","better":"lower","n":6,"median":1.0,"mad":0.0,"min":1.0,"max":1.0,"values":[1.0],"versus":
+                {{"pairs":6,"difference":{ratio},"ratio":{ratio},"verdict":"saves"}}}}}}}}"#
+            )
+        };
+        let rows = [row("mio", 0.49, 0.51), row("tokio", 0.8, 1.3), row("raw epoll, read", 1.4, 1.5)];
+        let json = format!(
+            r#"{{"schema":"bench/2","benchmark":"loops","command":"","workload":null,"complete":true,"environment":{{}},
+            "conclusions":[],"results":[{}]}}"#,
+            rows.join(",")
+        );
+        let answer = of(&Document::parse(&json).unwrap());
+        assert_eq!(
+            answer.sentence,
+            "Per event, aio on epoll saves in 1 of 2 comparisons with other event loops."
+        );
+        assert_eq!(answer.verdict().as_deref(), Some("saves in 1, inconclusive in 1"));
+    }
+
+    #[test]
+    fn without_a_comparison_the_first_sentence_is_the_answer() {
+        let mut document = golden();
+        document.benchmark = "scale".to_owned();
+        document.conclusions = vec!["It is so.".to_owned()];
+        let answer = of(&document);
+        assert_eq!((answer.sentence.as_str(), answer.verdict()), ("It is so.", None));
+        document.conclusions.clear();
+        assert_eq!(of(&document).sentence, "Nothing was measured.");
     }
 }

@@ -16,12 +16,19 @@ struct Dot {
     /// The index of the loop in the key.
     who: usize,
     times: f64,
+    /// Whether the eventfd is read after each event.
+    reads: bool,
     title: String,
 }
 
 /// The loop of a case, however it is used: `mio, unread` is mio.
 fn who(case: &str) -> &str {
     case.split([',', '/']).next().unwrap_or(case)
+}
+
+/// Whether a loop reads its eventfds: only an edge-triggered one does not.
+fn reads(case: &str) -> bool {
+    !case.ends_with("unread") && !case.contains("/edge")
 }
 
 /// Times of a group by case.
@@ -47,7 +54,7 @@ pub(super) fn render(document: &Document, width: f64) -> Option<String> {
                 loops.len() - 1
             });
             let title = format!("{case}: {} ns, {} times {floor}", number(*ns), fixed(ns / floor_ns, 2));
-            dots.push(Dot { who: index, times: ns / floor_ns, title });
+            dots.push(Dot { who: index, times: ns / floor_ns, reads: reads(case), title });
         }
         let name = group.first().map_or("", |entry| entry.group.as_str());
         lanes.push((format!("{name}: floor {} ns ({floor})", number(floor_ns)), dots));
@@ -73,7 +80,8 @@ pub(super) fn render(document: &Document, width: f64) -> Option<String> {
         let (ours, others): (Vec<&Dot>, Vec<&Dot>) =
             dots.iter().partition(|dot| loops.get(dot.who).is_some_and(|name| name.starts_with("aio")));
         for dot in others.into_iter().chain(ours) {
-            svg.mark(dot.who, "", (x.at(dot.times), y + LANE / 2.0 - 2.5), 4.5, &dot.title);
+            let class = if dot.reads { "hollow" } else { "" };
+            svg.mark(dot.who, class, (x.at(dot.times), y + LANE / 2.0 - 2.5), 4.5, &dot.title);
         }
         y += LANE;
     }
@@ -84,4 +92,40 @@ pub(super) fn render(document: &Document, width: f64) -> Option<String> {
     svg.text("", (width / 2.0, bottom + 30.0), Anchor::Middle, words);
     let loops: Vec<String> = loops.iter().map(|name| (*name).to_owned()).collect();
     Some(format!("<figure>{}{}</figure>", svg.finish(), key_of_marks(&loops)))
+}
+
+/// What the drawing shows.
+pub(super) const NOTE: &str = "<p class=\"note\">Each line is a kind of work; each mark is a loop, at the median of its time. The floor is the time of \
+    bare calls of epoll, or for tasks that of a callback. Filled: the eventfd is not read (edge-triggered). Hollow: it is read after \
+    each event.</p>";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_each_loop_is_a_multiple_of_the_floor() {
+        let row = |case: &str, ns: f64| {
+            format!(
+                r#"{{"group":"1 notifier","case":"{case}","status":"measured","reason":null,"baseline":null,"metrics":{{"time_ns":
+                {{"unit":"ns","better":"lower","n":6,"median":{ns:?},"mad":0.0,"min":1.0,"max":1.0,"values":[1.0],"versus":null}}}}}}"#
+            )
+        };
+        let rows = [row("raw epoll, unread", 500.0), row("aio epoll/edge", 550.0), row("mio", 1_000.0)];
+        let json = format!(
+            r#"{{"schema":"bench/2","benchmark":"loops","command":"","workload":null,"complete":true,"environment":{{}},
+            "conclusions":[],"results":[{}]}}"#,
+            rows.join(",")
+        );
+        let document = Document::parse(&json).unwrap();
+        let drawing = render(&document, 860.0).unwrap();
+        assert!(drawing.contains("1 notifier: floor 500 ns (raw epoll, unread)"), "{drawing}");
+        assert!(drawing.contains("<title>mio: 1,000 ns, 2.00 times raw epoll, unread</title>"), "{drawing}");
+        assert!(drawing.contains("mark c0 \"") && drawing.contains("mark c1 hollow\""), "{drawing}");
+        assert_eq!(drawing.matches("class=\"floor\"").count(), 1);
+        // Without a floor there is nothing to compare with.
+        assert!(render(&Document::parse(&json.replace("raw epoll", "other")).unwrap(), 860.0).is_some());
+        let nothing = json.replace("raw epoll", "other").replace("aio epoll", "aio other");
+        assert!(render(&Document::parse(&nothing).unwrap(), 860.0).is_none());
+    }
 }

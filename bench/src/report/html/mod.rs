@@ -103,7 +103,7 @@ fn picture(document: &Document, cells: &[Outcome]) -> String {
         return both(&draw) + curve::NOTE;
     }
     if document.benchmark == "loops" {
-        return both(&|width| dots::render(document, width));
+        return both(&|width| dots::render(document, width)) + dots::NOTE;
     }
     let first = document.groups().find_map(charts::changes).unwrap_or_default();
     if first.is_empty() { first } else { format!("<div class=\"first\">{first}</div>") }
