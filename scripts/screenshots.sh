@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Checks pages of bench --html in a headless browser. Draws them at 400 and 1200 pixels, in light
-# and dark mode and on paper, and fails if a page uses the network, prints to the browser's
-# console, is wider than the screen, has a table that does not fit on paper, or has text that is
-# cut off, covered by other text, or low in contrast.
+# and dark mode, with all folded parts open, and on paper, and fails if a page uses the network,
+# prints to the browser's console, is wider than the screen, has a table that does not fit on paper,
+# or has text that is cut off, covered by other text, or low in contrast.
 #
 #   scripts/screenshots.sh [--out DIR] [PAGE.html...]
 #
@@ -109,10 +109,13 @@ JS
 
 # look PAGE
 look() {
-  local page name size width scheme number title
+  local page name size width scheme number title opened
   page=$(realpath "$1")
   name=$(basename "$page" .html)
   size=$(stat -c %s "$page")
+  # The checks look at everything, so they need the folded parts open.
+  opened=$work/$name-open.html
+  sed 's/<details /<details open /g' "$page" >"$opened"
   ((size < 1 << 20)) || fail "$name has $size bytes, more than 1 MiB"
   for scheme in light dark; do
     number=$([ $scheme = dark ] && echo 0 || echo 1)
@@ -124,9 +127,11 @@ look() {
         fail "$name, $scheme: the page loaded something or reported an error"
       fi
     done
+    browse --blink-settings=preferredColorScheme="$number" --window-size=1200,8000 \
+      --screenshot="$out/$name-$scheme-open.png" "file://$opened" >/dev/null || fail "$name, $scheme: the browser ended with an error"
     {
       for width in 400 703 1200; do
-        echo "<iframe id=f$width style='width:${width}px;height:900px;border:0' src='file://$page'></iframe>"
+        echo "<iframe id=f$width style='width:${width}px;height:900px;border:0' src='file://$opened'></iframe>"
       done
       echo "<script>"
       cat "$work/frame.js"

@@ -21,6 +21,7 @@ mod loops;
 mod machine;
 mod measure;
 mod one_percent;
+mod redraw;
 mod report;
 mod rig;
 mod scale;
@@ -38,6 +39,7 @@ use flow_control::FlowControlArgs;
 #[cfg(feature = "peers")]
 use loops::LoopsArgs;
 use one_percent::OnePercentArgs;
+use redraw::ReportArgs;
 use report::{Report, Stream, complain};
 use scale::ScaleArgs;
 use session::Session;
@@ -100,6 +102,8 @@ enum Command {
     OnePercent(OnePercentArgs),
     /// Compare two reports of one subcommand, arm by arm; exit code 1 if the second is worse
     Compare(CompareArgs),
+    /// Present a saved report again, as text, Markdown or a page
+    Report(ReportArgs),
     /// List the arms and the operations that can be measured
     List,
 }
@@ -140,6 +144,7 @@ fn run() -> Result<u8, Error> {
             in_session("one-percent", &args.schedule, |session| one_percent::run(&args, session))
         }
         Command::Compare(args) => compare::run(&args),
+        Command::Report(args) => redraw::run(&args),
         Command::List => print(&list::render(Stream::Stdout.is_coloured())),
     }
 }

@@ -185,7 +185,7 @@ pub(crate) fn one_thread(
 }
 
 /// The plan of [`cost_of_a_read`].
-const COST: Plan = Plan { rounds: 6, runtime: Duration::from_millis(8) };
+const COST: Plan = Plan::new(6, Duration::from_millis(8));
 
 /// Measures what a read(2) of an eventfd costs on `cpu`: a row beside the results of another
 /// benchmark.

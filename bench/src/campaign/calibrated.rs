@@ -27,7 +27,7 @@ pub(crate) fn calibrated<S: Sample>(
             .map(|(_, sample)| sample)
             .map_err(|why| Error::Failed(format!("{}: {why}", cases[index].name)))
     };
-    run(name, cases, plan.rounds, watch, warm_up, visit)
+    run(name, cases, plan, watch, warm_up, visit)
 }
 
 /// Finds the number of repetitions for a sample of about `target`, by trying larger and larger

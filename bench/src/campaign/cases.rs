@@ -1,9 +1,12 @@
 //! A campaign: named cases are warmed up, measured in interleaved rounds, and turned into the rows
 //! of a report.
 
+use super::growing::Growing;
 use super::watch::Watch;
 use crate::error::Error;
-use crate::measure::{Cause, Disturbed, Measured, Recording, Sample, analyse, gaps, interleave};
+use crate::measure::{
+    Cause, Disturbed, Measured, Plan, Raw, Recording, Sample, analyse, gaps, interleave, settle,
+};
 use crate::report::{Missing, Report, Row};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,16 +30,17 @@ pub(crate) struct Campaign<S> {
     recording: Recording<S>,
 }
 
-/// Warms up every case in order, and then visits the available ones in `rounds` interleaved rounds.
+/// Warms up every case in order, and then visits the available ones in the interleaved rounds of
+/// `plan`.
 ///
 /// `warm_up(case)` returns what `visit` needs (a number of repetitions, or a rig that sleeps
 /// between its samples), or in the inner error the reason why the case is not available here. The
 /// value is kept until the end. `visit(case, warm)` takes a sample. An error of either ends the
 /// campaign. Ctrl-C ends it after the current sample and keeps what was measured.
-pub(crate) fn run<S, W>(
+pub(crate) fn run<S: Sample, W>(
     name: &str,
     cases: &[Case],
-    rounds: usize,
+    plan: Plan,
     watch: &mut impl Watch,
     mut warm_up: impl FnMut(usize) -> Result<Result<W, String>, Error>,
     mut visit: impl FnMut(usize, &mut W) -> Result<S, Error>,
@@ -56,14 +60,34 @@ pub(crate) fn run<S, W>(
             warm.len() - 1
         }));
     }
-    watch.phase(&format!("{name}: rounds"), 2 * rounds * warm.len());
+    watch.phase(&format!("{name}: rounds"), 2 * plan.rounds * warm.len());
+    let index_of = |group: &str, name: &str| {
+        available.iter().position(|&index| cases[index].group == group && cases[index].name == name)
+    };
+    let compared: Vec<(usize, usize)> = available
+        .iter()
+        .enumerate()
+        .filter_map(|(arm, &index)| {
+            let case = &cases[index];
+            Some((arm, index_of(&case.group, case.baseline.as_deref()?)?))
+        })
+        .collect();
+    let rounds = plan.rounds;
+    let mut growth = Growing::new(plan, compared);
     let (journal, round_now) = (RefCell::new(Journal::new(warm.len())), Cell::new(0));
     // Both closures report to it.
     let watch = RefCell::new(watch);
     let mut recording = interleave(
         warm.len(),
         // Rounds that will be left out are made up for, within limits: intervals need their number.
-        |round| round < rounds + journal.borrow().disturbed().len().min(rounds / 2),
+        |round, recording| {
+            let planned = rounds + journal.borrow().disturbed().len().min(rounds / 2);
+            let more = growth.another(round, planned, recording);
+            if more && round >= planned {
+                watch.borrow_mut().more(2 * recording.arms());
+            }
+            more
+        },
         |round, arm| {
             let mut watch = watch.borrow_mut();
             watch.step(&cases[available[arm]].name);
@@ -200,9 +224,12 @@ impl<S: Sample> Campaign<S> {
                 case: case.name.clone(),
                 baseline: baseline.and(case.baseline.clone()),
                 result: metrics,
+                raw: own.as_ref().map(|own| Raw::of(&self.recording, *own)).unwrap_or_default(),
             }
         });
-        rows.collect()
+        let mut rows: Vec<Row> = rows.collect();
+        settle_rows(&mut rows);
+        rows
     }
 
     /// The arm of case `name` of `group`, if it was available.
@@ -221,146 +248,14 @@ impl<S: Sample> Campaign<S> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::campaign::StepsLeft;
-    use crate::measure::{Better, Metric, Verdict};
-
-    #[derive(Debug)]
-    struct Cost(f64);
-
-    impl Sample for Cost {
-        const METRICS: &'static [Metric<Self>] =
-            &[Metric { name: "cost", unit: "ns", better: Better::Lower, value: |sample| sample.0 }];
-    }
-
-    fn cases() -> Vec<Case> {
-        let case = |name: &str, baseline: Option<&str>| Case {
-            group: "group".to_owned(),
-            name: name.to_owned(),
-            baseline: baseline.map(str::to_owned),
-        };
-        vec![case("classic", None), case("absent", Some("classic")), case("edge", Some("classic"))]
-    }
-
-    /// The second case is not available; the others cost 100 and 50.
-    fn campaign(left: usize) -> (Vec<Row>, bool, Vec<(String, usize)>) {
-        let mut watch = StepsLeft { left, ..StepsLeft::default() };
-        let warm_up = |case| {
-            Ok(if case == 1 {
-                Err("no such kernel".to_owned())
-            } else {
-                Ok(100.0 / (1.0 + case as f64 / 2.0))
-            })
-        };
-        let visit = |_, cost: &mut f64| Ok(Cost(*cost));
-        let campaign = run("test", &cases(), 6, &mut watch, warm_up, visit).unwrap();
-        (campaign.rows(&cases()), campaign.complete(), watch.phases)
-    }
-
-    #[test]
-    fn available_cases_are_measured_and_compared() {
-        let (rows, complete, phases) = campaign(usize::MAX);
-        assert!(complete);
-        assert_eq!(phases, [("test: warm-up".to_owned(), 3), ("test: rounds".to_owned(), 24)]);
-        assert_eq!(rows[1].result, Err(Missing::Unavailable("no such kernel".to_owned())));
-        assert_eq!((rows[0].baseline.as_deref(), rows[2].baseline.as_deref()), (None, Some("classic")));
-        let versus = rows[2].metric("cost").unwrap().versus.unwrap();
-        assert_eq!((versus.difference.median, versus.verdict), (-50.0, Verdict::Faster));
-    }
-
-    #[test]
-    fn ctrl_c_in_the_warm_up_leaves_rows_that_say_so() {
-        // The first case was warmed up but not visited.
-        let (rows, complete, _) = campaign(2);
-        assert!(!complete);
-        assert!(rows.iter().all(|row| row.result.is_err()));
-        assert_eq!(rows[2].result, Err(Missing::Interrupted));
-    }
-
-    #[test]
-    fn ctrl_c_in_the_rounds_keeps_what_was_finished() {
-        // Three steps of warm-up, one whole round of four visits, and one visit more.
-        let (rows, complete, _) = campaign(3 + 4 + 2);
-        assert!(!complete);
-        assert_eq!(rows[0].metric("cost").unwrap().summary.n, 2);
-        let edge = rows[2].metric("cost").unwrap();
-        assert_eq!((edge.summary.n, edge.versus.unwrap().pairs), (1, 1));
-    }
-
-    #[test]
-    fn disturbed_rounds_are_reported_and_left_out() {
-        let cases = cases();
-        // Three steps of warm-up, and four visits in each of six rounds.
-        let visit = |round: usize, visit: usize| 1_000 - 3 - 4 * (round - 1) - visit;
-        let disturbed_at = |stolen_at: Vec<usize>| {
-            let mut watch = StepsLeft { left: 1_000, stolen_at, ..StepsLeft::default() };
-            let warm_up = |case| Ok(if case == 1 { Err("no".to_owned()) } else { Ok(()) });
-            let campaign = run("test", &cases, 6, &mut watch, warm_up, |_, ()| Ok(Cost(1.0))).unwrap();
-            let summary = campaign.rows(&cases)[0].metric("cost").unwrap().summary;
-            (watch.disturbed, summary.n)
-        };
-        assert_eq!(disturbed_at(Vec::new()), (Vec::new(), 6));
-        // Two more rounds make up for two that are left out.
-        let (disturbed, n) = disturbed_at(vec![visit(2, 4), visit(6, 3)]);
-        assert_eq!(n, 6);
-        let expected = Disturbed {
-            campaign: "test".to_owned(),
-            rounds: 8,
-            left_out: true,
-            causes: BTreeMap::from([(Cause::Stolen, vec![2, 6])]),
-        };
-        assert_eq!(disturbed, [expected]);
-        // Every round: half as many are added, and all of them count.
-        let (disturbed, n) = disturbed_at((0..1_000).collect());
-        assert_eq!((disturbed[0].rounds, disturbed[0].left_out, n), (9, false, 9));
-    }
-
-    #[test]
-    fn a_gap_in_the_clock_disturbs_its_round() {
-        let mut watch = StepsLeft { left: usize::MAX, ..StepsLeft::default() };
-        let mut visits = 0;
-        let visit = |_, &mut (): &mut ()| {
-            visits += 1;
-            std::thread::sleep(Duration::from_millis(if visits == 7 { 200 } else { 1 }));
-            Ok(Cost(1.0))
-        };
-        let cases = &cases()[..1];
-        let campaign = run("test", cases, 6, &mut watch, |_| Ok(Ok(())), visit).unwrap();
-        // Two visits a round: the seventh is in the fourth. A busy machine may add others.
-        let causes = &watch.disturbed[0].causes;
-        assert!(causes[&Cause::Gap].contains(&4), "{causes:?}");
-        let summary = campaign.rows(cases)[0].metric("cost").unwrap().summary;
-        assert!(summary.n < watch.disturbed[0].rounds, "{summary:?}");
-    }
-
-    #[test]
-    fn a_baseline_that_is_not_available_is_none() {
-        let mut cases = cases();
-        cases[2].baseline = Some("absent".to_owned());
-        let mut watch = StepsLeft { left: usize::MAX, ..StepsLeft::default() };
-        let warm_up = |case| Ok(if case == 1 { Err("no".to_owned()) } else { Ok(()) });
-        let campaign = run("test", &cases, 6, &mut watch, warm_up, |_, ()| Ok(Cost(1.0))).unwrap();
-        let rows = campaign.rows(&cases);
-        assert_eq!(rows[2].baseline, None);
-        assert!(rows[2].metric("cost").unwrap().versus.is_none());
-    }
-
-    #[test]
-    fn errors_end_a_campaign() {
-        let broken = || Error::Failed("broken".to_owned());
-        let mut watch = StepsLeft { left: usize::MAX, ..StepsLeft::default() };
-        let warm = run(
-            "test",
-            &cases(),
-            6,
-            &mut watch,
-            |_| Err::<Result<(), _>, _>(broken()),
-            |_, ()| Ok(Cost(1.0)),
-        );
-        assert_eq!(warm.unwrap_err().to_string(), "broken");
-        let visits = run("test", &cases(), 6, &mut watch, |_| Ok(Ok(())), |_, ()| Err::<Cost, _>(broken()));
-        assert_eq!(visits.unwrap_err().to_string(), "broken");
+/// Judges all comparisons of each group so that they hold together. For rows that get more of them
+/// after they were collected.
+pub(crate) fn settle_rows(rows: &mut [Row]) {
+    for group in rows.chunk_by_mut(|a, b| a.group == b.group) {
+        let measured = group.iter_mut().filter_map(|row| row.result.as_mut().ok()).flatten();
+        settle(measured.filter_map(|one| Some((one.versus.as_mut()?, one.better))));
     }
 }
+
+#[cfg(test)]
+mod tests;

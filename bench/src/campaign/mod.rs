@@ -2,11 +2,12 @@
 
 mod calibrated;
 mod cases;
+mod growing;
 mod repeater;
 mod watch;
 
 pub(crate) use calibrated::calibrated;
-pub(crate) use cases::{Campaign, Case, Collected, run};
+pub(crate) use cases::{Campaign, Case, Collected, run, settle_rows};
 pub(crate) use repeater::Repeater;
 #[cfg(test)]
 pub(crate) use watch::StepsLeft;

@@ -6,6 +6,8 @@ use crate::measure::{Cause, Disturbed};
 pub(crate) trait Watch {
     /// A phase of `steps` steps begins.
     fn phase(&mut self, name: &str, steps: usize);
+    /// The phase has so many steps more than it was said to have.
+    fn more(&mut self, steps: usize);
     /// One step begins: the measurement of `what`.
     fn step(&mut self, what: &str);
     /// Returns true if the campaign should stop here.
@@ -24,6 +26,8 @@ pub(crate) trait Watch {
 pub(crate) struct StepsLeft {
     pub(crate) left: usize,
     pub(crate) phases: Vec<(String, usize)>,
+    /// Steps that were added to phases.
+    pub(crate) more: usize,
     /// How many steps are left when the hypervisor steals time.
     pub(crate) stolen_at: Vec<usize>,
     pub(crate) disturbed: Vec<Disturbed>,
@@ -33,6 +37,9 @@ pub(crate) struct StepsLeft {
 impl Watch for StepsLeft {
     fn phase(&mut self, name: &str, steps: usize) {
         self.phases.push((name.to_owned(), steps));
+    }
+    fn more(&mut self, steps: usize) {
+        self.more += steps;
     }
     fn step(&mut self, _: &str) {
         self.left = self.left.saturating_sub(1);

@@ -4,7 +4,7 @@
 use super::value;
 use crate::error::Error;
 use crate::machine::{CpuSet, Placement, default_placements};
-use crate::measure::Plan;
+use crate::measure::{Growth, Plan};
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,6 +22,14 @@ pub(crate) struct ScheduleArgs {
     /// Length of one sample (each arm has two per round) in seconds, or with a suffix: 200ms
     #[arg(long, value_name = "SECONDS", value_parser = runtime)]
     runtime: Option<Duration>,
+    /// Add rounds until the 95% interval of every comparison is no wider than this share of its
+    /// baseline, or --time is over (without it: 20 times the rounds)
+    #[arg(long, value_name = "PERCENT", value_parser = value::percent)]
+    precision: Option<f64>,
+    /// Add rounds until the run has taken about this long, in seconds or with a suffix; end early
+    /// if it is over sooner, but not before six rounds
+    #[arg(long, value_name = "SECONDS", value_parser = time)]
+    time: Option<Duration>,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -32,6 +40,9 @@ pub(crate) struct OutputArgs {
     /// Also write the results as JSON; - is stdout, and the text then goes to stderr
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Also write every sample of every round as CSV; - is stdout, as for --json
+    #[arg(long, value_name = "FILE")]
+    pub(crate) csv: Option<PathBuf>,
     /// Also write an HTML page: one file that loads nothing else; - is stdout, as for --json
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
@@ -63,6 +74,12 @@ fn rounds(text: &str) -> Result<usize, String> {
     value::within(text, 1, 10_000).map(|rounds| rounds as usize)
 }
 
+fn time(text: &str) -> Result<Duration, String> {
+    let time = value::duration(text, Duration::from_secs(1))?;
+    let range = Duration::from_secs(1)..=LONGEST_RUN;
+    if range.contains(&time) { Ok(time) } else { Err("must be 1s to 86400s".to_owned()) }
+}
+
 fn runtime(text: &str) -> Result<Duration, String> {
     let runtime = value::duration(text, Duration::from_secs(1))?;
     let range = Duration::from_millis(1)..=Duration::from_secs(3600);
@@ -77,6 +94,10 @@ impl ScheduleArgs {
         let plan = Plan {
             rounds: self.rounds.unwrap_or(default.rounds),
             runtime: self.runtime.unwrap_or(default.runtime),
+            growth: Growth {
+                precision: self.precision,
+                time_per_arm: self.time.map(|time| time / u32::try_from(arms.max(1)).unwrap_or(u32::MAX)),
+            },
         };
         let samples = 2.0 * plan.rounds as f64 * arms as f64;
         let seconds = samples * plan.runtime.as_secs_f64();
@@ -126,8 +147,8 @@ mod tests {
         placement: PlacementArgs,
     }
 
-    const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(10) };
-    const FULL: Plan = Plan { rounds: 10, runtime: Duration::from_millis(100) };
+    const QUICK: Plan = Plan::new(6, Duration::from_millis(10));
+    const FULL: Plan = Plan::new(10, Duration::from_millis(100));
 
     fn parse(arguments: &[&str]) -> Result<Harness, String> {
         let arguments = ["bench"].iter().chain(arguments);
@@ -148,12 +169,21 @@ mod tests {
     }
 
     #[test]
+    fn the_time_of_a_run_is_shared_by_its_arms() {
+        let plan = schedule(&["--time", "60s", "--precision", "1%"]).unwrap().plan(QUICK, FULL, 4).unwrap();
+        let growth = Growth { precision: Some(0.01), time_per_arm: Some(Duration::from_secs(15)) };
+        assert_eq!(plan, Plan { growth, ..FULL });
+    }
+
+    #[test]
     fn absurd_numbers_are_refused() {
         for (arguments, end) in [
             (["--rounds", "0"], "must be 1 to 10000"),
             (["--rounds", "1000000"], "must be 1 to 10000"),
             (["--rounds", "-1"], "must be 1 to 10000"),
             (["--runtime", "0"], "must be 1ms to 3600s"),
+            (["--time", "0"], "must be 1s to 86400s"),
+            (["--precision", "-1"], "write a percentage from 0 to 1000, such as 5"),
             (["--runtime", "2h"], "write a time, such as 500ns, 20us, 200ms or 2s"),
             (["--pin", "1"], "write two CPU numbers, GUEST,DEVICE, such as 0,1 or 0,0"),
         ] {

@@ -18,8 +18,8 @@ use loop_turns::Turn;
 use std::time::Duration;
 use two_threads::TwoThreads;
 
-const FULL: Plan = Plan { rounds: 10, runtime: Duration::from_millis(30) };
-const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(8) };
+const FULL: Plan = Plan::new(10, Duration::from_millis(30));
+const QUICK: Plan = Plan::new(6, Duration::from_millis(8));
 
 /// Options of `bench eventfd`.
 #[derive(Debug, Args)]

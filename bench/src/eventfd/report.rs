@@ -1,7 +1,7 @@
 //! The tables and sentences of `bench eventfd`. Pure functions of the rows.
 
 use crate::bare::{Method, Operation};
-use crate::measure::{Comparison, MIN_VALUES, Verdict};
+use crate::measure::{Comparison, MIN_VALUES};
 use crate::report::number::{number, percent, range, signed};
 use crate::report::rows::{self, Shown};
 use crate::report::table::{Column, Table};
@@ -69,7 +69,7 @@ const DIFFERENCE: [Column; 4] = [
     Column::number("difference", "ns"),
     Column::number("95% interval", "ns"),
     Column::number("change", ""),
-    Column::text("than level + read"),
+    Column::text("against level + read"),
 ];
 
 impl Layout {
@@ -79,7 +79,11 @@ impl Layout {
             vec![Column::text(self.case), Column::number(heading, unit), Column::number("\u{b1}MAD", unit)];
         columns.extend(self.counts.iter().map(|(_, heading, unit)| Column::number(heading, unit)));
         columns.extend(self.difference);
-        let title = format!("Per {}, {}", self.per, rows::group_name(rows));
+        let title = format!(
+            "Per {}, {} (difference: the median of paired differences)",
+            self.per,
+            rows::group_name(rows)
+        );
         rows::table(title, &columns, rows, |row| {
             let mut cells = vec![rows::median(row, metric), rows::mad(row, metric)];
             cells.extend(self.counts.iter().map(|(name, ..)| rows::median(row, name)));
@@ -179,7 +183,7 @@ fn over_the_floor(group: &[Row]) -> Option<String> {
         .then(|| format!("In addition to the bare system calls, {name} takes: {}.", added.join("; ")))
 }
 
-/// A difference in words: `80.0 ns faster (95% interval -82.0 to -78.0 ns, -14.0%)`.
+/// A difference in words: `saves 80.0 ns (95% interval -82.0 to -78.0 ns, -14.0%)`.
 fn effect(versus: &Comparison) -> String {
     let Some(interval) = versus.difference.interval else {
         return format!("{} ({} of {MIN_VALUES} rounds)", versus.verdict, versus.pairs);
@@ -187,8 +191,10 @@ fn effect(versus: &Comparison) -> String {
     let change = versus.ratio.map(|ratio| format!(", {}", percent(ratio.median))).unwrap_or_default();
     let details = format!("(95% interval {} ns{change})", range(interval, signed));
     match versus.verdict {
-        none @ Verdict::NoDetectableDifference => format!("{none} {details}"),
-        verdict => format!("{} ns {verdict} {details}", number(versus.difference.median.abs())),
+        verdict if verdict.is_effect() => {
+            format!("{verdict} {} ns {details}", number(versus.difference.median.abs()))
+        }
+        verdict => format!("{verdict} {details}"),
     }
 }
 
@@ -237,8 +243,8 @@ mod tests {
         );
         assert!(
             sentences[1].starts_with(
-                "Without the read, a notification on one thread, CPU 0: epoll 80.0 ns faster (95% interval -80.0 to -80.0 \
-                 ns, -14.3%); io_uring no detectable difference (95% interval "
+                "Without the read, a notification on one thread, CPU 0: epoll saves 80.0 ns (95% interval -80.0 to -80.0 \
+                 ns, -14.3%); io_uring inconclusive (95% interval "
             ),
             "{}",
             sentences[1]
@@ -258,15 +264,15 @@ mod tests {
         let few = measured("time_ns", &[1.0, 1.0], Some(&[2.0, 2.0]));
         let rows = [row("one thread, CPU 0", &Operation::Signal(Method::EpollEdge).to_string(), vec![few])];
         let sentence = &conclusions(&rows)[0];
-        assert!(sentence.contains("epoll no detectable difference (2 of 6 rounds)."), "{sentence}");
-        assert!(tables(&rows, false).contains("no detectable difference (2 of 6 rounds)"));
+        assert!(sentence.contains("epoll inconclusive (2 of 6 rounds)."), "{sentence}");
+        assert!(tables(&rows, false).contains("inconclusive (2 of 6 rounds)"));
     }
 
     #[test]
     fn each_group_has_a_table_and_each_row_a_line() {
         let text = tables(&rows(), false);
-        assert!(text.contains("Per operation, one thread, CPU 0\n"));
-        assert!(text.contains("\nPer round trip, two threads, one CPU (0)\n"));
+        assert!(text.contains("Per operation, one thread, CPU 0 ("));
+        assert!(text.contains("\nPer round trip, two threads, one CPU (0) ("));
         let line = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap().to_owned();
         let edge: Vec<String> =
             line("write + epoll_wait edge").split("  ").map(|s| s.trim().to_owned()).collect();
@@ -282,10 +288,10 @@ mod tests {
                 "-80.0",
                 "-80.0 to -80.0",
                 "-14.3%",
-                "faster"
+                "saves"
             ]
         );
         assert!(line("ring READ re-armed").ends_with("not available: io_uring is not enabled here"));
-        assert!(!text.contains('\x1b') && tables(&rows(), true).contains("\x1b[38;5;2mfaster"));
+        assert!(!text.contains('\x1b') && tables(&rows(), true).contains("\x1b[38;5;2msaves"));
     }
 }

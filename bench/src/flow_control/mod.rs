@@ -27,8 +27,8 @@ use way::Way;
 
 /// `runtime` applies to bench 1 and to the uncontended pairs; the other benchmarks have a fixed
 /// number of events.
-const FULL: Plan = Plan { rounds: 3, runtime: Duration::from_secs(1) };
-const QUICK: Plan = Plan { rounds: 1, runtime: Duration::from_millis(200) };
+const FULL: Plan = Plan::new(3, Duration::from_secs(1));
+const QUICK: Plan = Plan::new(1, Duration::from_millis(200));
 
 /// Options of `bench flow-control`.
 #[derive(Debug, Args)]
@@ -64,19 +64,25 @@ pub(crate) fn run(args: &FlowControlArgs, session: &mut Session) -> Result<Repor
     let on = |name: &str| format!("{name}, {placement}");
     let pairs: Vec<Way> = counters.iter().copied().filter(|way| matches!(way, Way::Bounded { .. })).collect();
     let take = |way: Way| benches::burst(way, placement, runtime);
-    all.extend(measure(&on(report::BURST), &counters, plan.rounds, session, take)?);
+    all.extend(measure(&on(report::BURST), &counters, plan, session, take)?);
     let take = |way: Way| benches::tail(way, placement);
-    all.extend(measure(&on(report::TAIL), &semaphores, plan.rounds, session, take)?);
+    all.extend(measure(&on(report::TAIL), &semaphores, plan, session, take)?);
     let take = |way: Way| benches::coalescing(way, placement);
-    all.extend(measure(&on(report::COALESCING), &counters, plan.rounds, session, take)?);
+    all.extend(measure(&on(report::COALESCING), &counters, plan, session, take)?);
     let take = |way: Way| benches::uncontended(way, placement, runtime / 10);
-    all.extend(measure(&on(report::PAIR), &pairs, plan.rounds.max(6), session, take)?);
+    all.extend(measure(
+        &on(report::PAIR),
+        &pairs,
+        Plan { rounds: plan.rounds.max(6), ..plan },
+        session,
+        take,
+    )?);
 
     let best = [BoundedMethod::Kernel, BoundedMethod::Atomic].into_iter().find(|m| m.obstacle().is_none());
     let method = best.unwrap_or(BoundedMethod::Atomic);
     let curve: Vec<Way> = maxima.into_iter().map(|maximum| Way::Bounded { method, maximum }).collect();
     let take = |way: Way| point(way, placement, runtime);
-    all.extend(measure(&on(report::CURVE), &curve, plan.rounds, session, take)?);
+    all.extend(measure(&on(report::CURVE), &curve, plan, session, take)?);
     Ok(all.report("flow-control", session.colour, report::tables, report::conclusions))
 }
 
@@ -84,7 +90,7 @@ pub(crate) fn run(args: &FlowControlArgs, session: &mut Session) -> Result<Repor
 fn measure<S: Sample>(
     group: &str,
     ways: &[Way],
-    rounds: usize,
+    plan: Plan,
     watch: &mut impl Watch,
     take: impl Fn(Way) -> Taken<S>,
 ) -> Result<Collected, Error> {
@@ -97,7 +103,7 @@ fn measure<S: Sample>(
     let warm_up = |index: usize| Ok(sample(index)?.map(drop));
     // It worked in the warm-up, so this is a failure and not a missing feature.
     let visit = |index: usize, (): &mut ()| sample(index)?.map_err(Error::Failed);
-    let campaign: Campaign<S> = campaign::run(group, &cases, rounds, watch, warm_up, visit)?;
+    let campaign: Campaign<S> = campaign::run(group, &cases, plan, watch, warm_up, visit)?;
     Ok(campaign.collect(&cases))
 }
 

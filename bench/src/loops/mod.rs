@@ -26,7 +26,7 @@ mod task_work;
 mod work;
 
 use crate::campaign::Watch;
-use crate::campaign::{Case, Collected, Repeater, calibrated};
+use crate::campaign::{Case, Collected, Repeater, calibrated, settle_rows};
 use crate::cli::{PlacementArgs, ScheduleArgs};
 use crate::error::Error;
 use crate::machine::Placement;
@@ -40,8 +40,8 @@ use std::fmt::Display;
 use std::time::Duration;
 use work::{Visit, Work};
 
-const FULL: Plan = Plan { rounds: 10, runtime: Duration::from_millis(15) };
-const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(3) };
+const FULL: Plan = Plan::new(10, Duration::from_millis(15));
+const QUICK: Plan = Plan::new(6, Duration::from_millis(3));
 
 sample! {
     /// What one event costs.
@@ -183,5 +183,6 @@ fn measure(
                 .extend(against.into_iter().filter(|m| m.name == "time_ns").map(|m| Measured { name, ..m }));
         }
     }
+    settle_rows(&mut collected.rows);
     Ok(collected)
 }

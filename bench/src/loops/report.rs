@@ -3,8 +3,8 @@
 use super::contender::{Contender, Monitor, Reset};
 use super::task_work::TaskWork;
 use super::work::Work;
-use crate::measure::{Estimate, Interval, MIN_VALUES};
-use crate::report::number::{fixed, number, percent, signed};
+use crate::measure::{Estimate, Interval, MIN_VALUES, Verdict};
+use crate::report::number::{fixed, number, percent, range, signed};
 use crate::report::rows;
 use crate::report::table::{Cell, Column, Table, Tint};
 use crate::report::{Missing, Row};
@@ -80,7 +80,7 @@ fn cells(row: &Row) -> Vec<Cell> {
     ];
     for monitor in [Monitor::Epoll, Monitor::IoUring] {
         let ratio = ratio(row, monitor);
-        cells.push(ratio.map(|ratio| fixed(ratio.median, 3)).unwrap_or_default().into());
+        cells.push(ratio.map(|ratio| times(ratio.median)).unwrap_or_default().into());
         cells.push(match ratio.and_then(|ratio| ratio.interval) {
             Some(interval) => tinted(row, interval),
             None => Cell::default(),
@@ -90,13 +90,24 @@ fn cells(row: &Row) -> Vec<Cell> {
 }
 
 fn tinted(row: &Row, interval: Interval) -> Cell {
-    let text = format!("{} to {}", fixed(interval.low, 3), fixed(interval.high, 3));
+    let text = range(interval, times);
     let (good, bad) = if is_raw(row) { (NEAR, NEAR) } else { (1.0, 1.0) };
     match interval {
         Interval { high, .. } if high < good => Cell::tinted(text, Tint::Green),
         Interval { low, .. } if low > bad => Cell::tinted(text, Tint::Red),
         _ => text.into(),
     }
+}
+
+/// A ratio with three significant digits, so that none is rounded to zero: `1.03`, `0.00042`.
+fn times(ratio: f64) -> String {
+    let decimals = match ratio.abs() {
+        magnitude if magnitude > 0.0 && magnitude < 1.0 => (2 - magnitude.log10().floor() as i32).clamp(3, 9),
+        magnitude if magnitude < 10.0 => 2,
+        magnitude if magnitude < 100.0 => 1,
+        _ => 0,
+    };
+    fixed(ratio, decimals.unsigned_abs() as usize)
 }
 
 fn ratio(row: &Row, monitor: Monitor) -> Option<Estimate> {
@@ -142,13 +153,19 @@ fn compared(rows: &[Row], monitor: Monitor, kind: fn(&Row) -> bool) -> Vec<(&Row
     rows.iter().filter(|row| kind(row)).filter_map(one).collect()
 }
 
-fn named(row: &Row, median: f64, interval: Interval) -> String {
-    let [low, high] = [interval.low, interval.high].map(|ratio| fixed(ratio, 3));
-    format!("{} in '{}' ({}: {low} to {high})", row.case, row.group, fixed(median, 3))
-}
+/// The most comparisons that a sentence names. The others are in the tables.
+const NAMED: usize = 3;
 
-fn list<'a>(those: impl Iterator<Item = &'a (&'a Row, f64, Interval)>) -> Vec<String> {
-    those.map(|&(row, median, interval)| named(row, median, interval)).collect()
+/// `3 more: tokio in '...' (0.98 to 1.02), ...`; nothing for none.
+fn exceptions(what: &str, those: &[&(&Row, f64, Interval)]) -> String {
+    let named = those
+        .iter()
+        .take(NAMED)
+        .map(|(row, _, interval)| format!("{} in '{}' ({})", row.case, row.group, range(*interval, times)));
+    let named = named.collect::<Vec<_>>().join(", ");
+    let rest = those.len().saturating_sub(NAMED);
+    let rest = if rest > 0 { format!(" and {rest} others, see the tables") } else { String::new() };
+    if those.is_empty() { String::new() } else { format!("; {what} in {}: {named}{rest}", those.len()) }
 }
 
 fn against_peers(rows: &[Row], monitor: Monitor) -> Option<String> {
@@ -156,20 +173,20 @@ fn against_peers(rows: &[Row], monitor: Monitor) -> Option<String> {
     if all.is_empty() {
         return too_few(rows, monitor, is_peer);
     }
-    let ahead = all.iter().filter(|(_, _, interval)| interval.high < 1.0).count();
-    let behind = list(all.iter().filter(|(_, _, interval)| interval.low > 1.0));
-    let open = list(all.iter().filter(|(_, _, i)| i.low <= 1.0 && i.high >= 1.0));
-    let mut text = format!(
-        "aio on {monitor} takes less time than the peer in {ahead} of {} comparisons (ratio interval below 1.0)",
-        all.len()
-    );
-    if !open.is_empty() {
-        text += &format!("; no detectable difference from {}", open.join(", "));
-    }
-    if !behind.is_empty() {
-        text += &format!("; more than {}", behind.join(", "));
-    }
-    Some(text + ".")
+    let verdict =
+        |row: &Row| row.metric(metric_of(monitor)).and_then(|one| one.versus).map(|one| one.verdict);
+    let of = |wanted: Verdict| -> Vec<&(&Row, f64, Interval)> {
+        all.iter().filter(|(row, ..)| verdict(row) == Some(wanted)).collect()
+    };
+    let equal = of(Verdict::NoDifferenceSeen).len();
+    Some(format!(
+        "aio on {monitor} against the peers, per event: saves in {} of {} comparisons, no difference that could be seen in \
+         {equal}{}{}.",
+        of(Verdict::Saves).len(),
+        all.len(),
+        exceptions("inconclusive", &of(Verdict::Inconclusive)),
+        exceptions("costs", &of(Verdict::Costs)),
+    ))
 }
 
 fn against_raw(rows: &[Row], monitor: Monitor) -> Option<String> {
@@ -178,19 +195,14 @@ fn against_raw(rows: &[Row], monitor: Monitor) -> Option<String> {
         return too_few(rows, monitor, is_raw);
     }
     let near = all.iter().filter(|(_, _, interval)| interval.high <= NEAR).count();
-    let over = list(all.iter().filter(|(_, _, interval)| interval.low > NEAR));
-    let open = list(all.iter().filter(|(_, _, i)| i.low <= NEAR && i.high > NEAR));
-    let mut text = format!(
-        "aio on {monitor}, including its dispatch, is within 5% of bare calls in {near} of {} comparisons",
-        all.len()
-    );
-    if !open.is_empty() {
-        text += &format!("; the interval spans 5% over {}", open.join(", "));
-    }
-    if !over.is_empty() {
-        text += &format!("; more than 5% over {}", over.join(", "));
-    }
-    Some(text + ".")
+    let over: Vec<_> = all.iter().filter(|(_, _, interval)| interval.low > NEAR).collect();
+    let open: Vec<_> = all.iter().filter(|(_, _, i)| i.low <= NEAR && i.high > NEAR).collect();
+    Some(format!(
+        "aio on {monitor}, including its dispatch, is within 5% of bare calls in {near} of {} comparisons{}{}.",
+        all.len(),
+        exceptions("inconclusive", &open),
+        exceptions("more than 5% over", &over),
+    ))
 }
 
 /// The sentence for a comparison in too few rounds for an interval.
@@ -228,135 +240,4 @@ fn growth(rows: &[Row], monitor: Monitor) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::report::samples::{self, measured};
-
-    /// A row that takes `ns`, while ours on epoll takes 100 to 102.
-    fn row(work: Work, case: &str, ns: f64, rounds: usize) -> Row {
-        let ours: Vec<f64> = (0..rounds).map(|round| 100.0 + (round % 3) as f64).collect();
-        let own = vec![ns; rounds];
-        let metrics = vec![
-            measured("time_ns", &own, None),
-            measured("syscalls", &[2.0], None),
-            measured("aio_epoll_ns", &ours, Some(&own)),
-        ];
-        samples::row(&format!("{work}, CPU 0"), case, metrics)
-    }
-
-    const ONE: Work = Work::Bells { registered: 1, ready: 1 };
-
-    #[test]
-    fn the_interval_decides_if_a_peer_is_faster_or_slower() {
-        let rows = [row(ONE, "mio", 200.0, 6), row(ONE, "tokio", 101.0, 6), row(ONE, "eventp", 50.0, 6)];
-        let sentence = &conclusions(&rows)[0];
-        assert!(
-            sentence.starts_with("aio on epoll takes less time than the peer in 1 of 3 comparisons"),
-            "{sentence}"
-        );
-        assert!(sentence.contains("; no detectable difference from tokio in '1 notifier, rung, CPU 0' (1.0"));
-        assert!(sentence.contains("; more than eventp in '1 notifier, rung, CPU 0' (2.0"), "{sentence}");
-    }
-
-    #[test]
-    fn the_interval_decides_if_aio_is_near_the_bare_calls() {
-        let raw = "raw epoll, unread";
-        let near = &conclusions(&[row(ONE, raw, 100.0, 6)])[0];
-        assert_eq!(
-            near,
-            "aio on epoll, including its dispatch, is within 5% of bare calls in 1 of 1 comparisons."
-        );
-        let over = &conclusions(&[row(ONE, raw, 90.0, 6)])[0];
-        assert!(over.contains("in 0 of 1 comparisons; more than 5% over raw epoll, unread in"), "{over}");
-        let open = &conclusions(&[row(ONE, raw, 96.2, 6)])[0];
-        assert!(open.contains("in 0 of 1 comparisons; the interval spans 5% over"), "{open}");
-    }
-
-    #[test]
-    fn too_few_rounds_conclude_nothing() {
-        let sentences = conclusions(&[row(ONE, "mio", 200.0, 3)]);
-        assert_eq!(sentences, ["aio on epoll: an interval needs 6 rounds, so nothing is concluded."]);
-        assert!(conclusions(&[]).is_empty());
-    }
-
-    #[test]
-    fn an_interval_is_coloured_by_its_goal() {
-        // Ours takes 100 to 102 ns.
-        let colour = |case: &str, ns: f64| {
-            let text = tables(&[row(ONE, case, ns, 6)], true);
-            match (text.contains("\u{1b}[38;5;2m"), text.contains("\u{1b}[38;5;1m")) {
-                (true, false) => "green",
-                (false, true) => "red",
-                (false, false) => "none",
-                (true, true) => "both",
-            }
-        };
-        let peers = [200.0, 50.0, 101.0].map(|ns| colour("mio", ns));
-        assert_eq!(peers, ["green", "red", "none"], "the goal is that a peer takes longer");
-        let raw = [100.0, 90.0, 96.2].map(|ns| colour("raw epoll, unread", ns));
-        assert_eq!(raw, ["green", "red", "none"], "bare calls may take 5% less");
-    }
-
-    /// A row of our own loop, which has no comparison.
-    fn own(work: Work, ns: f64) -> Row {
-        let row = row(work, "aio epoll/edge", ns, 6);
-        Row { result: row.result.map(|metrics| metrics.into_iter().take(2).collect()), ..row }
-    }
-
-    #[test]
-    fn growth_with_all_of_them_rung_is_between_a_hundred_and_ten_thousand() {
-        let all = |registered| Work::Bells { registered, ready: registered };
-        let many = Work::Bells { registered: 10_000, ready: 1 };
-        let rows = [own(ONE, 100.0), own(many, 103.0), own(all(100), 50.0), own(all(10_000), 60.0)];
-        assert_eq!(
-            conclusions(&rows),
-            [
-                "An event of aio on epoll costs 103 ns with 10,000 registered and 100 ns with 1 (+3.0%); if all of them are \
-              rung, 60.0 ns with 10,000 and 50.0 ns with 100 (+20.0%)."
-            ]
-        );
-    }
-
-    #[test]
-    fn an_awaited_event_is_compared_with_a_callback() {
-        let work = Work::Tasks(TaskWork::Rung { tasks: 1, ready: 1 });
-        let task = |rounds: usize| {
-            let (task, callback) = (vec![130.0; rounds], vec![100.0; rounds]);
-            let metrics = vec![measured("time_ns", &task, Some(&callback))];
-            samples::row(&format!("{work}, CPU 0"), "aio epoll/edge, task", metrics)
-        };
-        assert_eq!(
-            conclusions(&[task(6)]),
-            ["An awaited event of aio on epoll costs +30.0 ns over a callback (+30.0 to +30.0)."]
-        );
-        assert!(conclusions(&[task(3)]).is_empty(), "no interval, no conclusion");
-        let text = tables(&[task(6)], false);
-        let line = text.lines().find(|line| line.starts_with("aio epoll/edge, task")).unwrap();
-        assert!(line.contains("130") && line.contains("+30.0"), "{text}");
-    }
-
-    #[test]
-    fn growth_compares_the_first_and_the_last_row() {
-        let many = Work::Bells { registered: 10_000, ready: 1 };
-        let rows = [own(ONE, 100.0), own(many, 103.0)];
-        assert_eq!(
-            conclusions(&rows),
-            ["An event of aio on epoll costs 103 ns with 10,000 registered and 100 ns with 1 (+3.0%)."]
-        );
-    }
-
-    #[test]
-    fn a_row_that_is_not_available_reports_the_reason() {
-        let cannot = Row {
-            result: Err(Missing::Unavailable("it has no timers".to_owned())),
-            ..row(Work::Rearm { armed: 1 }, "mio", 1.0, 1)
-        };
-        let text = tables(&[row(ONE, "mio", 200.0, 6), cannot], false);
-        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("mio ")).collect();
-        assert!(
-            lines[0].contains("200") && lines[0].contains("2.00") && lines[0].contains("0.505"),
-            "{text}"
-        );
-        assert!(lines[1].ends_with("cannot: it has no timers"), "{text}");
-    }
-}
+mod tests;

@@ -18,7 +18,7 @@ pub(crate) const MIN_VALUES: usize = 6;
 const RESAMPLES: usize = 4_999;
 const SEED: u64 = 0x005E_ED0F_B007;
 /// The normal quantile of 97.5%.
-const Z: f64 = 1.959_963_984_540_054;
+pub(super) const Z: f64 = 1.959_963_984_540_054;
 
 /// A 95% confidence interval, in the unit of the values.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -29,6 +29,7 @@ pub(crate) struct Interval {
 
 impl Interval {
     /// Returns true if zero is inside, ends included.
+    #[cfg(test)]
     pub(crate) fn spans_zero(self) -> bool {
         self.low <= 0.0 && self.high >= 0.0
     }
@@ -48,6 +49,15 @@ impl Estimate {
     pub(crate) fn of(values: &[f64]) -> Option<Self> {
         let values: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
         Some(Self { median: median(&values)?, interval: interval(&values, RESAMPLES) })
+    }
+
+    /// Applies a monotonic function.
+    pub(crate) fn map(self, function: impl Fn(f64) -> f64) -> Self {
+        let interval = self.interval.map(|interval| {
+            let (a, b) = (function(interval.low), function(interval.high));
+            Interval { low: a.min(b), high: a.max(b) }
+        });
+        Self { median: function(self.median), interval }
     }
 }
 
@@ -115,7 +125,7 @@ fn student_t(freedom: f64) -> f64 {
 
 /// The standard normal distribution function for x <= 0 (Abramowitz and Stegun 26.2.17, error below
 /// 7.5e-8).
-fn normal_below(x: f64) -> f64 {
+pub(super) fn normal_below(x: f64) -> f64 {
     let t = 1.0 / (1.0 - 0.231_641_9 * x);
     let series = t
         * (0.319_381_530

@@ -1,8 +1,8 @@
 //! One metric of one arm against the same metric of its baseline, paired by round.
 
 use super::bootstrap::Estimate;
+use super::verdict::Verdict;
 use serde::{Deserialize, Serialize};
-use std::fmt;
 
 /// Whether less or more of a metric is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -10,26 +10,6 @@ use std::fmt;
 pub(crate) enum Better {
     Lower,
     Higher,
-}
-
-/// What follows from the interval of a difference. For a cost "faster" means less of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Verdict {
-    Faster,
-    Slower,
-    /// The interval spans zero, or there were too few rounds for an interval.
-    NoDetectableDifference,
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Verdict::Faster => "faster",
-            Verdict::Slower => "slower",
-            Verdict::NoDetectableDifference => "no detectable difference",
-        })
-    }
 }
 
 /// The paired differences and ratios of an arm against its baseline.
@@ -41,6 +21,7 @@ pub(crate) struct Comparison {
     pub(crate) difference: Estimate,
     /// arm / baseline; absent where a baseline value is not positive.
     pub(crate) ratio: Option<Estimate>,
+    /// See [`super::verdict`].
     pub(crate) verdict: Verdict,
 }
 
@@ -57,17 +38,32 @@ impl Comparison {
         } else {
             None
         };
-        Some(Self { pairs: pairs.len(), difference, ratio, verdict: verdict(difference, better) })
+        let verdict = verdict(difference, ratio, better);
+        Some(Self { pairs: pairs.len(), difference, ratio, verdict })
+    }
+
+    /// The same with the verdict that its intervals give. Reports of older versions have other
+    /// verdicts.
+    pub(crate) fn judged(self, better: Better) -> Self {
+        Self { verdict: verdict(self.difference, self.ratio, better), ..self }
     }
 }
 
-fn verdict(difference: Estimate, better: Better) -> Verdict {
-    match difference.interval {
-        None => Verdict::NoDetectableDifference,
-        Some(interval) if interval.spans_zero() => Verdict::NoDetectableDifference,
-        Some(interval) if (interval.high < 0.0) == (better == Better::Lower) => Verdict::Faster,
-        Some(_) => Verdict::Slower,
+fn verdict(difference: Estimate, ratio: Option<Estimate>, better: Better) -> Verdict {
+    match (ratio, better) {
+        (Some(ratio), _) => Verdict::on_share(saved(ratio, better)),
+        (None, Better::Lower) => Verdict::on_count(difference.map(|difference| -difference)),
+        (None, Better::Higher) => Verdict::on_count(difference),
     }
+}
+
+/// What an arm saves, as a share of its baseline. Of a rate, such as IOPS, that is the share of the
+/// time of one.
+pub(crate) fn saved(ratio: Estimate, better: Better) -> Estimate {
+    ratio.map(|ratio| match better {
+        Better::Lower => 1.0 - ratio,
+        Better::Higher => 1.0 - 1.0 / ratio,
+    })
 }
 
 #[cfg(test)]
@@ -90,7 +86,7 @@ mod tests {
     #[test]
     fn pairing_detects_an_effect_that_is_smaller_than_the_drift() {
         let comparison = Comparison::of(&pairs(-20.0), Better::Lower).unwrap();
-        assert_eq!(comparison.verdict, Verdict::Faster);
+        assert_eq!(comparison.verdict, Verdict::Saves);
         assert_eq!(comparison.pairs, 10);
         let interval = comparison.difference.interval.unwrap();
         assert!(interval.low >= -21.0 && interval.high <= -19.0, "{interval:?}");
@@ -100,15 +96,15 @@ mod tests {
 
     #[test]
     fn the_direction_of_better_decides_the_word() {
-        assert_eq!(Comparison::of(&pairs(20.0), Better::Lower).unwrap().verdict, Verdict::Slower);
-        assert_eq!(Comparison::of(&pairs(20.0), Better::Higher).unwrap().verdict, Verdict::Faster);
-        assert_eq!(Comparison::of(&pairs(-20.0), Better::Higher).unwrap().verdict, Verdict::Slower);
+        assert_eq!(Comparison::of(&pairs(20.0), Better::Lower).unwrap().verdict, Verdict::Costs);
+        assert_eq!(Comparison::of(&pairs(20.0), Better::Higher).unwrap().verdict, Verdict::Saves);
+        assert_eq!(Comparison::of(&pairs(-20.0), Better::Higher).unwrap().verdict, Verdict::Costs);
     }
 
     #[test]
-    fn no_effect_is_reported_as_no_detectable_difference() {
+    fn no_effect_is_no_difference_that_could_be_seen() {
         let comparison = Comparison::of(&pairs(0.0), Better::Lower).unwrap();
-        assert_eq!(comparison.verdict.to_string(), "no detectable difference");
+        assert_eq!(comparison.verdict.to_string(), "no difference that could be seen");
         assert!(comparison.difference.interval.unwrap().spans_zero());
     }
 
@@ -118,13 +114,13 @@ mod tests {
         assert_eq!(Comparison::of(&[(f64::NAN, 1.0)], Better::Lower), None);
         // One round proves nothing, however large the difference looks.
         let one = Comparison::of(&[(1.0, 100.0)], Better::Lower).unwrap();
-        assert_eq!((one.verdict, one.difference.interval), (Verdict::NoDetectableDifference, None));
+        assert_eq!((one.verdict, one.difference.interval), (Verdict::Inconclusive, None));
         // Equal samples.
         let equal = Comparison::of(&[(3.0, 3.0); 8], Better::Lower).unwrap();
-        assert_eq!((equal.verdict, equal.difference.median), (Verdict::NoDetectableDifference, 0.0));
+        assert_eq!((equal.verdict, equal.difference.median), (Verdict::NoDifferenceSeen, 0.0));
         // A count that is exact in every round: an interval without width, and a clear verdict.
         let exact = Comparison::of(&[(2.0, 3.0); 8], Better::Lower).unwrap();
-        assert_eq!((exact.verdict, exact.difference.median), (Verdict::Faster, -1.0));
+        assert_eq!((exact.verdict, exact.difference.median), (Verdict::Saves, -1.0));
         // No ratio to a baseline of zero.
         assert_eq!(Comparison::of(&[(1.0, 0.0); 8], Better::Lower).unwrap().ratio, None);
     }

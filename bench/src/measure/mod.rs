@@ -11,12 +11,22 @@ mod bootstrap;
 mod comparison;
 mod disturbance;
 mod latency;
+mod many;
+mod plan;
+mod raw;
 mod rounds;
 mod statistics;
+mod verdict;
 
 pub(crate) use bootstrap::{Estimate, Interval, MIN_VALUES, of_two};
-pub(crate) use comparison::{Better, Comparison, Verdict};
+pub(crate) use comparison::{Better, Comparison, saved};
 pub(crate) use disturbance::{Cause, Disturbed, Witness, gaps, install as watch_for_stops};
-pub(crate) use latency::{latencies, quantile_us};
-pub(crate) use rounds::{Measured, Metric, Plan, Recording, Sample, analyse, find, interleave, sample};
+pub(crate) use latency::{Encoded, from_base64, latencies, quantile_us, to_base64};
+pub(crate) use many::{hold_together, settle};
+pub(crate) use plan::{Growth, Plan};
+#[cfg(test)]
+pub(crate) use raw::Visit;
+pub(crate) use raw::{LeftOut, Raw};
+pub(crate) use rounds::{Measured, Metric, Recording, Sample, analyse, find, interleave, sample};
 pub(crate) use statistics::{Summary, median, quantile, sorted};
+pub(crate) use verdict::{ASKED, Verdict, is_narrow};

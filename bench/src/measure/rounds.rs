@@ -1,24 +1,10 @@
 //! Interleaved rounds: the order of the visits, and the results of an arm.
 
 use super::comparison::{Better, Comparison};
+use super::latency::Encoded;
 use super::statistics::Summary;
 use serde::Serialize;
 use std::collections::BTreeSet;
-use std::time::Duration;
-
-/// How often and how long to measure each arm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Plan {
-    pub(crate) rounds: usize,
-    pub(crate) runtime: Duration,
-}
-
-impl Plan {
-    /// A sample that takes longer than this hangs.
-    pub(crate) fn patience(self) -> Duration {
-        Duration::from_secs(60) + 10 * self.runtime
-    }
-}
 
 /// One named number of a sample.
 #[derive(Debug)]
@@ -33,14 +19,16 @@ pub(crate) struct Metric<S> {
 }
 
 /// Defines a [`Sample`]: a struct of numbers, each with its unit and which way it is better.
+/// `with NAME` adds the latencies of its requests.
 macro_rules! sample {
     ($(#[$doc:meta])* $vis:vis struct $name:ident {
         $($(#[$field_doc:meta])* $field:ident: $unit:literal $better:ident,)*
-    }) => {
+    } $(with $latencies:ident)?) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq)]
+        #[derive(Debug, Clone, PartialEq)]
         $vis struct $name {
             $($(#[$field_doc])* pub(crate) $field: f64,)*
+            $(pub(crate) $latencies: $crate::measure::Encoded,)?
         }
 
         impl $crate::measure::Sample for $name {
@@ -50,6 +38,10 @@ macro_rules! sample {
                 better: $crate::measure::Better::$better,
                 value: |sample| sample.$field,
             },)*];
+
+            $(fn latencies(&self) -> Option<&$crate::measure::Encoded> {
+                Some(&self.$latencies)
+            })?
         }
     };
 }
@@ -58,6 +50,11 @@ pub(crate) use sample;
 /// The result of one visit of one arm: a struct of named numbers.
 pub(crate) trait Sample: Sized + 'static {
     const METRICS: &'static [Metric<Self>];
+
+    /// The latencies of its requests, if they were recorded.
+    fn latencies(&self) -> Option<&Encoded> {
+        None
+    }
 }
 
 /// Samples by arm and round: two of each if the round was finished, fewer if it was interrupted.
@@ -76,31 +73,40 @@ pub(crate) fn round_order(arms: usize) -> impl Iterator<Item = usize> {
     (0..arms).chain((0..arms).rev())
 }
 
-/// Visits every arm twice in each round, as long as `next(round)` returns true. `proceed(round,
-/// arm)` is called before each visit; if it returns false, the recording ends with what there is.
-/// An error of `visit` ends it without a result.
+/// Visits every arm twice in each round, as long as `next(round, recording)` returns true, which
+/// gets what there is so far. `proceed(round, arm)` is called before each visit; if it returns
+/// false, the recording ends with what there is. An error of `visit` ends it without a result.
 pub(crate) fn interleave<S, E>(
     arms: usize,
-    mut next: impl FnMut(usize) -> bool,
+    mut next: impl FnMut(usize, &Recording<S>) -> bool,
     mut proceed: impl FnMut(usize, usize) -> bool,
     mut visit: impl FnMut(usize) -> Result<S, E>,
 ) -> Result<Recording<S>, E> {
-    let mut visits: Vec<Vec<Vec<S>>> = (0..arms).map(|_| Vec::new()).collect();
-    for round in (0..).take_while(|round| next(*round)) {
-        for arm in &mut visits {
+    let visits: Vec<Vec<Vec<S>>> = (0..arms).map(|_| Vec::new()).collect();
+    let mut recording = Recording { visits, left_out: BTreeSet::new(), complete: true };
+    let mut round = 0;
+    while next(round, &recording) {
+        for arm in &mut recording.visits {
             arm.push(Vec::with_capacity(2));
         }
         for arm in round_order(arms) {
             if !proceed(round, arm) {
-                return Ok(Recording { visits, left_out: BTreeSet::new(), complete: false });
+                recording.complete = false;
+                return Ok(recording);
             }
-            visits[arm][round].push(visit(arm)?);
+            recording.visits[arm][round].push(visit(arm)?);
         }
+        round += 1;
     }
-    Ok(Recording { visits, left_out: BTreeSet::new(), complete: true })
+    Ok(recording)
 }
 
 impl<S> Recording<S> {
+    /// The number of arms.
+    pub(crate) fn arms(&self) -> usize {
+        self.visits.len()
+    }
+
     /// The number of rounds that were begun.
     pub(crate) fn rounds(&self) -> usize {
         self.visits.first().map_or(0, Vec::len)
@@ -116,6 +122,12 @@ impl<S> Recording<S> {
             self.left_out = disturbed;
         }
         remains
+    }
+
+    /// Each round of an arm: its number from 0, whether it is left out, and its samples.
+    pub(super) fn of_arm(&self, arm: usize) -> impl Iterator<Item = (usize, bool, &[S])> {
+        let rounds = self.visits.get(arm).into_iter().flatten().enumerate();
+        rounds.map(|(round, samples)| (round, self.left_out.contains(&round), samples.as_slice()))
     }
 
     /// The visits of an arm in each round that counts.
@@ -146,6 +158,18 @@ fn mean<S>(visits: &[S], value: fn(&S) -> f64) -> Option<f64> {
         return None;
     }
     Some(visits.iter().map(value).sum::<f64>() / visits.len() as f64)
+}
+
+impl<S: Sample> Recording<S> {
+    /// Returns true if the interval of the most important metric of `arm`, as a share of
+    /// `baseline`, is no wider than `precision`.
+    pub(crate) fn is_precise(&self, arm: usize, baseline: usize, precision: f64) -> bool {
+        let Some(metric) = S::METRICS.first() else { return true };
+        let versus = Comparison::of(&self.pairs(arm, baseline, metric.value), metric.better);
+        let ratio = versus.and_then(|versus| versus.ratio);
+        // Without a ratio there is no share.
+        ratio.is_none_or(|ratio| ratio.interval.is_some_and(|i| i.high - i.low <= precision))
+    }
 }
 
 /// Everything that is known about one metric of one arm.
@@ -227,7 +251,7 @@ mod tests {
         let (mut asked, mut order) = (0, Vec::new());
         let recording = interleave(
             arms,
-            |round| round < rounds,
+            |round, _| round < rounds,
             |_, _| {
                 asked += 1;
                 asked <= limit
@@ -256,7 +280,7 @@ mod tests {
         let versus = measured[0].versus.unwrap();
         assert_eq!(versus.difference.median, 2_000.0);
         assert_eq!(versus.difference.interval, Some(Interval { low: 2_000.0, high: 2_000.0 }));
-        assert_eq!(versus.verdict, Verdict::Slower);
+        assert_eq!(versus.verdict, Verdict::Costs);
         assert_eq!(measured[0].values.len(), 8);
     }
 
@@ -315,7 +339,7 @@ mod tests {
     fn an_error_ends_the_recording() {
         let result = interleave(
             2,
-            |round| round < 2,
+            |round, _| round < 2,
             |_, _| true,
             |arm| if arm == 1 { Err("broken") } else { Ok(Ticks(0.0)) },
         );

@@ -3,7 +3,7 @@
 //! which ppoll works without a read.
 
 use crate::error::Error;
-use crate::measure::Measured;
+use crate::measure::{Measured, Raw};
 use crate::report::Row;
 use crate::report::one_percent::lab::{GROUP, Savings};
 use crate::report::saved::{self, of_schema};
@@ -27,7 +27,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<Savings>, Error> {
 }
 
 fn parse(text: &str) -> Result<Vec<Savings>, String> {
-    let Document { unit, savings } = of_schema(text, SCHEMA, "scripts/kernel-lab.sh bench --json")?;
+    let Document { unit, savings } = of_schema(text, &[SCHEMA], "scripts/kernel-lab.sh bench --json")?;
     if unit != UNIT {
         return Err(format!("it counts '{}', and this bench reads {UNIT}", unit.escape_debug()));
     }
@@ -57,6 +57,7 @@ pub(super) fn rows(savings: &[Savings]) -> Vec<Row> {
             group: GROUP.to_owned(),
             case: format!("{}, kernel {}", savings.arm(), savings.kernel),
             baseline: None,
+            raw: Raw::default(),
             result: Ok(vec![metric("classic", savings.classic), metric("autoreset", savings.autoreset)]),
         }
     };

@@ -33,9 +33,9 @@ use virtio_blk_sim::blk::backend::Delay;
 use virtio_blk_sim::guest::{Kicking, Pattern, Stop, Workload};
 
 // Many short rounds: a noisy neighbour then affects few of them, and the medians are stable.
-const FULL: Plan = Plan { rounds: 60, runtime: Duration::from_millis(25) };
-const DEFAULT: Plan = Plan { rounds: 24, runtime: Duration::from_millis(12) };
-const QUICK: Plan = Plan { rounds: 8, runtime: Duration::from_millis(6) };
+const FULL: Plan = Plan::new(60, Duration::from_millis(25));
+const DEFAULT: Plan = Plan::new(24, Duration::from_millis(12));
+const QUICK: Plan = Plan::new(8, Duration::from_millis(6));
 
 /// What fio calls bs.
 const BLOCK_BYTES: u32 = 4096;
@@ -166,7 +166,7 @@ fn measure(
         Ok(Ok(rig))
     };
     let visit = |_, rig: &mut Rig| rig.sample(plan.runtime);
-    let campaign = campaign::run(name, &cases, plan.rounds, session, warm_up, visit)?;
+    let campaign = campaign::run(name, &cases, plan, session, warm_up, visit)?;
     let mut collected = campaign.collect(&cases);
     // A row has one baseline, but this arm is compared with two.
     for (row, run) in collected.rows.iter_mut().zip(runs).filter(|(_, run)| run.dose == Some(Dose::Doorbell))
@@ -176,6 +176,7 @@ fn measure(
         let cpu = against.into_iter().filter(|measured| measured.name == "device_cpu_ns");
         metrics.extend(cpu.map(|measured| Measured { name: UNREAD_CPU_NS, ..measured }));
     }
+    campaign::settle_rows(&mut collected.rows);
     Ok(collected)
 }
 

@@ -2,7 +2,8 @@
 
 use crate::measure::Estimate;
 use crate::report::number::{fixed, number, range, signed};
-use crate::report::one_percent::{Outcome, Savings, Verdict, WITH_LEVEL, is_the_level, share};
+use crate::report::one_percent::{Outcome, Prediction, Savings, WITH_LEVEL, is_the_level, share};
+use crate::report::rows;
 use crate::report::saved::obstacle;
 use crate::report::table::{Cell, Column, Table, Tint};
 
@@ -23,10 +24,12 @@ fn saved(outcomes: &[Outcome]) -> Table {
         Column::number("predicted", "of t_iter"),
         Column::number("saved", "of t_iter"),
         Column::number("", "95% interval"),
+        Column::text("verdict"),
         Column::text("prediction"),
     ];
     let mut table = Table::new(
-        "What leaving out the read(2) saves of an iteration, per request (~: t_read from the loop's simplest cell)",
+        "What leaving out the read(2) saves of an iteration, per request\n\
+         (saved: median of paired differences; ~: t_read from the loop's simplest cell)",
         &columns,
     );
     for outcome in outcomes {
@@ -36,7 +39,8 @@ fn saved(outcomes: &[Outcome]) -> Table {
                 vec![
                     share(saved.median).into(),
                     interval.into(),
-                    word(outcome.verdict(), is_the_level(outcome)),
+                    outcome.verdict().map(rows::word).unwrap_or_default(),
+                    word(outcome.prediction(), is_the_level(outcome)),
                 ]
             }
             (None, Some(why)) => {
@@ -61,14 +65,13 @@ fn saved(outcomes: &[Outcome]) -> Table {
     table
 }
 
-/// The verdict in words and colour.
-fn word(verdict: Option<Verdict>, is_the_level: bool) -> Cell {
-    match verdict {
-        None => "too few rounds".into(),
-        Some(Verdict::More) if is_the_level => Cell::tinted(WITH_LEVEL, Tint::Bold),
-        Some(verdict @ (Verdict::More | Verdict::Less)) => Cell::tinted(verdict.word(), Tint::Bold),
-        Some(verdict @ Verdict::Reproduced) => Cell::tinted(verdict.word(), Tint::Green),
-        Some(verdict) => verdict.word().into(),
+/// How a saving compares with its prediction, in words and colour.
+fn word(prediction: Option<Prediction>, is_the_level: bool) -> Cell {
+    match prediction {
+        None => Cell::default(),
+        Some(Prediction::More) if is_the_level => Cell::tinted(WITH_LEVEL, Tint::Bold),
+        Some(one @ (Prediction::More | Prediction::Less)) => Cell::tinted(one.word(), Tint::Bold),
+        Some(one) => one.word().into(),
     }
 }
 
@@ -111,7 +114,7 @@ fn counted(outcomes: &[Outcome], lab: &[Savings]) -> Table {
             nanoseconds(outcome.cpu_saved_ns).into(),
             interval.map(|interval| range(interval, signed)).unwrap_or_default().into(),
             if outcome.cpu_saved_ns.is_some() {
-                word(outcome.cpu_verdict(), outcome.cpu_is_with_level())
+                word(outcome.cpu_prediction(), outcome.cpu_is_with_level())
             } else {
                 "".into()
             },

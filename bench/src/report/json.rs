@@ -1,7 +1,9 @@
-//! The JSON report, schema `bench/1`.
+//! The JSON report, schema `bench/2`.
 //!
 //! ```text
-//! schema       "bench/1"; a change that breaks readers changes the number
+//! schema       "bench/2"; a change that breaks readers changes the number. This program also reads
+//!              "bench/1", whose verdicts were other words: their
+//!              intervals are judged by the present rule
 //! benchmark    the subcommand: "eventfd", "virtio-blk", "vhost-user", "flow-control", "scale",
 //!              "loops", "one-percent"
 //! command      the command line, quoted for a shell
@@ -20,6 +22,11 @@
 //!   status     "measured" | "unavailable" (here) | "interrupted" (before its first sample)
 //!   reason     why it is unavailable; else null
 //!   baseline   the case of the same group that it is compared with; null without one
+//!   rounds[]   the rounds that count, from 1: one for each value. Empty if not known
+//!   left_out   the rounds that were disturbed and do not count: their numbers as rounds[], and by
+//!              metric their values
+//!   latency    of every request of the rounds that count, in ns: an HdrHistogram (V2, deflated,
+//!              base64); null if the benchmark records none
 //!   metrics    by name; empty unless measured
 //!     NAME
 //!       unit, better   "ns", "lower" | "higher"
@@ -29,17 +36,19 @@
 //!         pairs        rounds that measured both
 //!         difference   {median, interval: {low, high} | null}, in the unit; 95% bootstrap interval
 //!         ratio        the same for arm / baseline, or null
-//!         verdict      "faster" | "slower" | "no-detectable-difference"
+//!         verdict      "saves" | "costs" | "no-difference-seen" | "inconclusive"
 //! ```
 
 use super::row::{Missing, Report, Row};
 use crate::environment::Environment;
-use crate::measure::{Disturbed, Measured};
+use crate::measure::{Disturbed, LeftOut, Measured, to_base64};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// The name and version of the format.
-pub(crate) const SCHEMA: &str = "bench/1";
+pub(crate) const SCHEMA: &str = "bench/2";
+/// Versions that can still be read.
+pub(super) const OLDER: [&str; 1] = ["bench/1"];
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -61,6 +70,9 @@ struct Result<'a> {
     status: &'static str,
     reason: Option<&'a str>,
     baseline: Option<&'a str>,
+    rounds: Vec<usize>,
+    left_out: LeftOut,
+    latency: Option<String>,
     metrics: BTreeMap<&'static str, &'a Measured>,
 }
 
@@ -77,6 +89,9 @@ impl<'a> From<&'a Row> for Result<'a> {
             status,
             reason,
             baseline: row.baseline.as_deref(),
+            rounds: row.raw.rounds(),
+            left_out: row.raw.left_out(),
+            latency: row.raw.latencies_ns.as_ref().and_then(to_base64),
             metrics: metrics.iter().map(|measured| (measured.name, measured)).collect(),
         }
     }
@@ -133,7 +148,7 @@ mod tests {
         let disturbed = Disturbed { campaign: "one thread".to_owned(), rounds: 6, left_out: true, causes };
         let text = to_string(&report(), &Environment::gather(), &[disturbed]).unwrap();
         let json: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(json["schema"], "bench/1");
+        assert_eq!(json["schema"], "bench/2");
         assert_eq!(json["benchmark"], "eventfd");
         assert_eq!(json["complete"], true);
         assert_eq!(json["conclusions"][0], "It is so.");
@@ -158,7 +173,7 @@ mod tests {
         assert_eq!(metric["versus"]["difference"]["median"], -2.0);
         assert_eq!(metric["versus"]["difference"]["interval"], Value::Null);
         assert!(metric["versus"]["ratio"]["median"].is_f64());
-        assert_eq!(metric["versus"]["verdict"], "no-detectable-difference");
+        assert_eq!(metric["versus"]["verdict"], "inconclusive");
         assert_eq!(missing["status"], "unavailable");
         assert_eq!(missing["reason"], "no io_uring");
     }

@@ -8,18 +8,52 @@ pub(crate) fn heading<'a>(name: &str, unit: &'a str) -> (String, Option<&'a str>
         _ => None,
     };
     let bare = bare.unwrap_or(name);
-    let unit = Some(unit).filter(|unit| !unit.is_empty() && !bare.ends_with(unit) && *unit != "ratio");
+    let implied = |unit: &&str| {
+        unit.is_empty()
+            || bare.ends_with(*unit)
+            || ["ratio", "ns/s"].contains(unit)
+            || bare.ends_with("_per_s")
+    };
+    let unit = Some(unit).filter(|unit| !implied(unit));
     let name = match bare {
         "iops" => "IOPS".to_owned(),
+        _ if spelled(bare).is_some() => spelled(bare).unwrap_or(bare).to_owned(),
         _ => match (percent_of(bare), bare.strip_prefix("intended_").and_then(percent_of)) {
             (Some(percent), _) => format!("p{percent}"),
             (None, Some(percent)) => format!("intended p{percent}"),
-            (None, None) => {
-                bare.replace("device_cpu", "device CPU").replace('_', " ").replace("io uring", "io_uring")
-            }
+            (None, None) => bare.replace('_', " ").replace("io uring", "io_uring"),
         },
     };
     (name, unit)
+}
+
+/// Names that are too short to be understood, in words.
+fn spelled(bare: &str) -> Option<&'static str> {
+    Some(match bare {
+        "device_cpu" => "device CPU time",
+        "server_cpu" => "server CPU time",
+        "unread_cpu" => "device CPU time without the read",
+        "wcpu" => "CPU time of the writer",
+        "rcpu" => "CPU time of the reader",
+        "eagain" => "EAGAIN",
+        "idle_cpu_ns_per_s" => "idle CPU time per second, ns",
+        "idle_wakeups_per_s" => "idle wake-ups per second",
+        "reads_per_wakeup" => "reads per wake-up",
+        "kicks_held" => "kicks that waited",
+        "vm_exits" => "VM exits",
+        "avg_batch" => "events per read, mean",
+        "syscalls_per_event" => "system calls per event",
+        "syscalls" | "device_syscalls" => "system calls",
+        "handler" => "memory per handler",
+        "device" => "memory per device",
+        "disk" => "memory per idle disk",
+        "start" => "time to start",
+        "start_s" => "time to start",
+        "latency_max_over_median" => "slowest latency / median",
+        "aio_epoll" => "aio on epoll",
+        "aio_io_uring" => "aio on io_uring",
+        _ => return None,
+    })
 }
 
 /// The quantile of a latency metric: `p999_us` is 0.999.
@@ -54,17 +88,20 @@ mod tests {
             [of("p999_us", "us"), of("p50_us", "us"), of("p01_us", "us")],
             ["p99.9|us", "p50|us", "p1|us"]
         );
-        assert_eq!([of("time_ns", "ns"), of("device_cpu_ns", "ns")], ["time|ns", "device CPU|ns"]);
+        assert_eq!([of("time_ns", "ns"), of("device_cpu_ns", "ns")], ["time|ns", "device CPU time|ns"]);
         assert_eq!(
             [of("iops", "1/s"), of("reads", "reads"), of("device_reads", "reads")],
             ["IOPS|1/s", "reads|-", "device reads|-"]
         );
         assert_eq!(of("intended_p999_us", "us"), "intended p99.9|us");
-        assert_eq!(of("aio_io_uring_ns", "ns"), "aio io_uring|ns");
-        assert_eq!([of("handler_bytes", "bytes"), of("kicks_held", "")], ["handler|bytes", "kicks held|-"]);
+        assert_eq!(of("aio_io_uring_ns", "ns"), "aio on io_uring|ns");
+        assert_eq!(
+            [of("handler_bytes", "bytes"), of("kicks_held", "")],
+            ["memory per handler|bytes", "kicks that waited|-"]
+        );
         assert_eq!(
             [of("latency_max_over_median", "ratio"), of("ppoll", "")],
-            ["latency max over median|-", "ppoll|-"]
+            ["slowest latency / median|-", "ppoll|-"]
         );
     }
 

@@ -1,7 +1,9 @@
 //! The output of a run: rows of results, as text for people ([`table`]), as JSON for programs
 //! ([`json`]), and made from the JSON report as Markdown and as a page ([`html`]).
 
+pub(crate) mod answer;
 pub(crate) mod compared;
+pub(crate) mod csv;
 pub(crate) mod html;
 pub(crate) mod json;
 pub(crate) mod markdown;

@@ -1,6 +1,6 @@
 //! The rows of a report, and the report.
 
-use crate::measure::{Measured, find};
+use crate::measure::{Measured, Raw, find};
 use std::fmt;
 
 /// One row: the results of one case of one group, or why there are none.
@@ -13,6 +13,8 @@ pub(crate) struct Row {
     pub(crate) baseline: Option<String>,
     /// The metrics, or the reason why there are none.
     pub(crate) result: Result<Vec<Measured>, Missing>,
+    /// The samples that the metrics were made from.
+    pub(crate) raw: Raw,
 }
 
 /// Why a row has no metrics.

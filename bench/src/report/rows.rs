@@ -87,12 +87,18 @@ pub(crate) fn difference(row: &Row, metric: &str) -> [Cell; 4] {
 
 /// The verdict in its colour, and why there is none where there are too few rounds.
 pub(crate) fn verdict(versus: &Comparison) -> Cell {
-    match versus.verdict {
-        Verdict::Faster => Cell::tinted("faster", Tint::Green),
-        Verdict::Slower => Cell::tinted("slower", Tint::Red),
-        none if versus.pairs < MIN_VALUES => {
-            format!("{none} ({} of {MIN_VALUES} rounds)", versus.pairs).into()
-        }
-        none => none.to_string().into(),
+    if versus.pairs < MIN_VALUES {
+        return format!("{} ({} of {MIN_VALUES} rounds)", versus.verdict, versus.pairs).into();
+    }
+    word(versus.verdict)
+}
+
+/// A verdict in its colour.
+pub(crate) fn word(verdict: Verdict) -> Cell {
+    match verdict {
+        Verdict::Saves => Cell::tinted(verdict.to_string(), Tint::Green),
+        Verdict::Costs => Cell::tinted(verdict.to_string(), Tint::Red),
+        Verdict::NoDifferenceSeen => verdict.to_string().into(),
+        Verdict::Inconclusive => Cell::tinted(verdict.to_string(), Tint::Dim),
     }
 }

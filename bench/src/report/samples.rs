@@ -1,9 +1,9 @@
 //! Rows with invented numbers, for tests of tables and sentences.
 
 use super::row::{Missing, Row};
-use crate::measure::{Better, Comparison, Measured, Summary};
+use crate::measure::{Better, Comparison, Measured, Raw, Summary};
 
-/// Six rounds, and six rounds of a baseline without a detectable difference.
+/// Six rounds, and six rounds of a baseline whose difference is inconclusive.
 pub(crate) const NOISY: [f64; 6] = [1.0, 1.1, 0.9, 1.05, 0.95, 1.0];
 pub(crate) const NOISE: [f64; 6] = [1.1, 1.0, 0.95, 1.0, 0.9, 1.05];
 
@@ -24,7 +24,13 @@ pub(crate) fn measured(name: &'static str, values: &[f64], baseline: Option<&[f6
 
 /// A row that was measured and has no baseline.
 pub(crate) fn row(group: &str, case: &str, metrics: Vec<Measured>) -> Row {
-    Row { group: group.to_owned(), case: case.to_owned(), baseline: None, result: Ok(metrics) }
+    Row {
+        group: group.to_owned(),
+        case: case.to_owned(),
+        baseline: None,
+        result: Ok(metrics),
+        raw: Raw::default(),
+    }
 }
 
 /// A row that is not available on this machine.

@@ -1,11 +1,11 @@
 //! A JSON report, parsed: pages, comparisons and sentences are made from it, so none of them can
 //! contradict the file.
 
-use super::json::SCHEMA;
+use super::json::{OLDER, SCHEMA};
 use super::row::{Missing, Report, Row};
 use crate::environment::Environment;
 use crate::error::{Error, reason};
-use crate::measure::{Better, Comparison, Disturbed, Summary};
+use crate::measure::{Better, Comparison, Disturbed, LeftOut, Summary, settle};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -39,6 +39,14 @@ pub(crate) struct Entry {
     pub(crate) baseline: Option<String>,
     /// Why there are no metrics, if the case is not available on this machine.
     pub(crate) reason: Option<String>,
+    /// The rounds that count. Older reports do not have them, nor what follows.
+    #[serde(default)]
+    pub(crate) rounds: Vec<usize>,
+    #[serde(default)]
+    pub(crate) left_out: LeftOut,
+    /// The histogram of all latencies, as text.
+    #[serde(default)]
+    pub(crate) latency: Option<String>,
     pub(crate) metrics: BTreeMap<String, SavedMetric>,
 }
 
@@ -72,7 +80,12 @@ impl Document {
     }
 
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        of_schema(text, SCHEMA, "bench --json")
+        let mut document: Self = of_schema(text, &[&[SCHEMA], &OLDER[..]].concat(), "bench --json")?;
+        for group in document.results.chunk_by_mut(|a, b| a.group == b.group) {
+            let metrics = group.iter_mut().flat_map(|entry| entry.metrics.values_mut());
+            settle(metrics.filter_map(|metric| Some((metric.versus.as_mut()?, metric.better))));
+        }
+        Ok(document)
     }
 
     /// The case that all rows of a group are compared with, if there is one.
@@ -103,8 +116,12 @@ pub(crate) fn read<T>(
     parse(&text).map_err(refuse)
 }
 
-/// Parses a JSON report of `program` if it has this schema.
-pub(crate) fn of_schema<T: DeserializeOwned>(text: &str, expected: &str, program: &str) -> Result<T, String> {
+/// Parses a JSON report of `program` if it has one of these schemas.
+pub(crate) fn of_schema<T: DeserializeOwned>(
+    text: &str,
+    expected: &[&str],
+    program: &str,
+) -> Result<T, String> {
     #[derive(Deserialize)]
     struct Header {
         schema: String,
@@ -112,7 +129,8 @@ pub(crate) fn of_schema<T: DeserializeOwned>(text: &str, expected: &str, program
     let other = |error: serde_json::Error| format!("this is not a report of {program} ({error})");
     // Check the schema first: another version may have other fields.
     let Header { schema } = serde_json::from_str(text).map_err(other)?;
-    if schema != expected {
+    if !expected.contains(&schema.as_str()) {
+        let expected = expected.join(" and ");
         return Err(format!("its schema is '{}', but this bench reads {expected}", schema.escape_debug()));
     }
     serde_json::from_str(text).map_err(other)
@@ -139,6 +157,9 @@ impl From<&Row> for Entry {
             case: row.case.clone(),
             baseline: row.baseline.clone(),
             reason,
+            rounds: row.raw.rounds(),
+            left_out: row.raw.left_out(),
+            latency: None,
             metrics: metrics.collect(),
         }
     }
@@ -236,15 +257,30 @@ mod tests {
         assert_eq!(groups, [Some("a"), None]);
     }
 
+    /// A file of the first version: an interval that excludes zero was enough for a verdict.
+    #[test]
+    fn an_older_report_is_read_and_judged_by_the_present_rule() {
+        let document = Document::parse(
+            r#"{"schema":"bench/1","benchmark":"b","command":"","workload":null,"complete":true,"environment":{},
+            "conclusions":[],"results":[{"group":"g","case":"c","status":"measured","reason":null,"baseline":"a",
+            "metrics":{"time_ns":{"unit":"ns","better":"lower","n":6,"median":1.0,"mad":0.0,"min":1.0,"max":1.0,
+            "values":[1.0],"versus":{"pairs":6,"difference":{"median":-1.0,"interval":{"low":-2.0,"high":-0.1}},
+            "ratio":{"median":0.7,"interval":{"low":0.589,"high":0.9992}},"verdict":"faster"}}}}]}"#,
+        )
+        .unwrap();
+        let versus = document.results[0].versus("time_ns").unwrap();
+        assert_eq!(versus.verdict, crate::measure::Verdict::Inconclusive);
+    }
+
     #[test]
     fn anything_but_a_report_is_refused_with_a_reason() {
         assert!(Document::parse("").unwrap_err().starts_with("this is not a report of bench --json ("));
         assert!(Document::parse("{}").unwrap_err().contains("missing field `schema`"));
-        let other = r#"{"schema":"bench/2","benchmark":"","command":"","workload":null,"complete":true,"environment":{},
+        let other = r#"{"schema":"bench/3","benchmark":"","command":"","workload":null,"complete":true,"environment":{},
             "conclusions":[],"results":[]}"#;
         assert_eq!(
             Document::parse(other).unwrap_err(),
-            "its schema is 'bench/2', but this bench reads bench/1"
+            "its schema is 'bench/3', but this bench reads bench/2 and bench/1"
         );
         assert!(
             Document::parse(r#"{"schema":"kernel-lab/1"}"#)

@@ -163,7 +163,7 @@ mod tests {
     fn sample() -> Table {
         let columns = [Column::text("case"), Column::number("time", "ns"), Column::text("verdict")];
         let mut table = Table::new("Title", &columns);
-        table.row(vec!["a".into(), "1,234".into(), Cell::tinted("faster", Tint::Green)]);
+        table.row(vec!["a".into(), "1,234".into(), Cell::tinted("saves", Tint::Green)]);
         table.row(vec!["long name".into(), "5".into()]);
         table.remark("b", "not available: why");
         table
@@ -176,7 +176,7 @@ Title
 case        time  verdict
               ns
 -------------------------
-a          1,234  faster
+a          1,234  saves
 long name      5
 b          not available: why
 ";
@@ -187,7 +187,7 @@ b          not available: why
     fn colours_change_no_alignment() {
         let coloured = sample().render(true);
         // The second colour of the terminal's palette.
-        assert!(coloured.contains("\x1b[38;5;2mfaster"), "{coloured:?}");
+        assert!(coloured.contains("\x1b[38;5;2msaves"), "{coloured:?}");
         // Each escape sequence ends in an m.
         let mut parts = coloured.split('\x1b');
         let mut plain = parts.next().unwrap().to_owned();

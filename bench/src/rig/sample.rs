@@ -2,7 +2,7 @@
 
 use super::device::DeviceCounts;
 use super::guest::GuestRun;
-use crate::measure::{quantile_us, sample};
+use crate::measure::{Encoded, quantile_us, sample};
 
 sample! {
     /// The result of one visit. Per request unless the name says otherwise.
@@ -31,6 +31,7 @@ sample! {
         /// NaN without KVM, or if KVM does not count them.
         vm_exits: "" Lower,
     }
+    with latencies_ns
 }
 
 impl RequestSample {
@@ -72,6 +73,7 @@ impl RequestSample {
             submits: each(device.queue.submits),
             syscalls: each(syscalls),
             vm_exits: run.vm_exits.map_or(f64::NAN, each),
+            latencies_ns: Encoded::of(&guest.latency_ns),
         }
     }
 }

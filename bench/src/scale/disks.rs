@@ -5,7 +5,7 @@ use super::neighbour::Neighbour;
 use crate::error::{Error, reason};
 use crate::machine::process::{Process, Usage};
 use crate::machine::{NoOutcome, Placement, Worker, pin_current_thread};
-use crate::measure::{Measured, quantile_us, sample};
+use crate::measure::{Encoded, Measured, quantile_us, sample};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -27,6 +27,7 @@ sample! {
         p999_us: "us" Lower,
         server_cpu_ns: "ns" Lower,
     }
+    with latencies_ns
 }
 
 /// The loops that the disks of each process are spread over.
@@ -268,6 +269,7 @@ impl DiskSample {
             p99_us: latency_us(0.99),
             p999_us: latency_us(0.999),
             server_cpu_ns: server.cpu_ns as f64 / guest.requests.max(1) as f64,
+            latencies_ns: Encoded::of(&guest.latency_ns),
         }
     }
 }

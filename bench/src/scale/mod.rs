@@ -28,8 +28,8 @@ use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const FULL: Plan = Plan { rounds: 8, runtime: Duration::from_millis(25) };
-const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(5) };
+const FULL: Plan = Plan::new(8, Duration::from_millis(25));
+const QUICK: Plan = Plan::new(6, Duration::from_millis(5));
 
 /// A sample of disks is longer: a p99 needs many requests.
 const DISK_RUNTIME: u32 = 10;
@@ -185,7 +185,7 @@ fn measure_disks(
         Some(daemon) => daemon.sample(load, plan.runtime * DISK_RUNTIME),
         None => Err(gone()),
     };
-    let recorded = campaign::run("disks", &cases, plan.rounds, session, warm_up, visit)?;
+    let recorded = campaign::run("disks", &cases, plan, session, warm_up, visit)?;
     let mut collected = recorded.collect(&cases);
     let daemons = daemons.into_inner();
     if collected.complete && !watch_disks(&loads, &daemons, &mut collected, session)? {

@@ -9,7 +9,9 @@ use crate::cli::ScheduleArgs;
 use crate::environment::Environment;
 use crate::error::Error;
 use crate::measure::{Cause, Disturbed, Witness, watch_for_stops};
+use crate::report::answer;
 use crate::report::compared::{self, Limits};
+use crate::report::csv;
 use crate::report::json;
 use crate::report::saved::Document;
 use crate::report::{self, Report, Sink, Stream, complain, html, markdown};
@@ -29,6 +31,7 @@ pub(crate) struct Session {
     /// Where the text goes.
     text: Stream,
     json: Option<Sink>,
+    csv: Option<Sink>,
     html: Option<Sink>,
     markdown: bool,
     /// The report that the results are compared with, and the threshold.
@@ -45,10 +48,17 @@ impl Session {
             path.as_deref().map(|path| Sink::create(option, path)).transpose()
         };
         let (json, html) = (create("--json", &output.json)?, create("--html", &output.html)?);
-        if let (Some(json), Some(html)) = (&json, &html)
-            && json.is_same_as(html)
-        {
-            return Err(Error::Usage("--json and --html name the same file; give each its own".to_owned()));
+        let csv = create("--csv", &output.csv)?;
+        let sinks = [("--json", &json), ("--html", &html), ("--csv", &csv)];
+        for (index, (one, first)) in sinks.iter().enumerate() {
+            for (other, second) in sinks.iter().skip(index + 1) {
+                if let (Some(first), Some(second)) = (first, second)
+                    && first.is_same_as(second)
+                {
+                    let message = format!("{one} and {other} name the same file; give each its own");
+                    return Err(Error::Usage(message));
+                }
+            }
         }
         let baseline =
             output.baseline.as_deref().map(|path| Document::read("--baseline", path)).transpose()?;
@@ -62,7 +72,7 @@ impl Session {
         for warning in &environment.warnings {
             complain(&format!("warning: {warning}"));
         }
-        let text = Sink::text_stream(json.iter().chain(&html));
+        let text = Sink::text_stream(json.iter().chain(&html).chain(&csv));
         Ok(Self {
             witness: Witness::new(environment.allowed.iter()),
             disturbed: Vec::new(),
@@ -71,6 +81,7 @@ impl Session {
             colour: text.is_coloured(),
             text,
             json,
+            csv,
             html,
             markdown: output.markdown,
             baseline: baseline.map(|document| (document, limits)),
@@ -87,6 +98,9 @@ impl Session {
         let mut first = None;
         // Write the files first: a closed stdout must not prevent that.
         keep(&mut first, self.write_json(report));
+        if let Some(file) = self.csv.take() {
+            keep(&mut first, file.write(&csv::render(report)));
+        }
         let document = keep(&mut first, Document::of(report, &self.environment, &self.disturbed));
         let compared = match (&document, &self.baseline) {
             (Some(document), Some((baseline, limits))) => {
@@ -99,7 +113,7 @@ impl Session {
         }
         let mut text = match &document {
             Some(document) if self.markdown => markdown::render(document),
-            _ => self.text(report),
+            _ => self.text(report, document.as_ref()),
         };
         if let Some(compared) = &compared {
             text.push('\n');
@@ -124,8 +138,11 @@ impl Session {
     }
 
     /// The results as text.
-    fn text(&self, report: &Report) -> String {
-        let mut text = report::header(&self.environment, report.workload.as_deref());
+    fn text(&self, report: &Report, document: Option<&Document>) -> String {
+        let answer = document.map(|document| answer::of(document).text()).unwrap_or_default();
+        let mut text = answer.clone();
+        text.push('\n');
+        text.push_str(&report::header(&self.environment, report.workload.as_deref()));
         text.push('\n');
         text.push_str(&report.text);
         text.push('\n');
@@ -136,6 +153,9 @@ impl Session {
         if !report.complete {
             text.push_str("Stopped by Ctrl-C: the tables contain the finished samples.\n");
         }
+        // Again at the end: on a terminal, the start has scrolled away.
+        text.push('\n');
+        text.push_str(&answer);
         text
     }
 }
@@ -154,6 +174,10 @@ fn keep<T>(first: &mut Option<Error>, result: Result<T, Error>) -> Option<T> {
 impl Watch for Session {
     fn phase(&mut self, name: &str, steps: usize) {
         self.progress.phase(name, steps);
+    }
+
+    fn more(&mut self, steps: usize) {
+        self.progress.more(steps);
     }
 
     fn step(&mut self, what: &str) {

@@ -40,6 +40,13 @@ impl Progress {
         self.done = 0;
     }
 
+    /// The phase has more steps.
+    pub(crate) fn more(&mut self, steps: usize) {
+        if let Some(bar) = &self.bar {
+            bar.inc_length(steps as u64);
+        }
+    }
+
     /// One step begins: the measurement of `what`.
     pub(crate) fn step(&mut self, what: &str) {
         if let Some(bar) = &self.bar {

@@ -23,8 +23,8 @@ use rig::Rig;
 use std::cell::RefCell;
 use std::time::Duration;
 
-const FULL: Plan = Plan { rounds: 10, runtime: Duration::from_millis(250) };
-const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(25) };
+const FULL: Plan = Plan::new(10, Duration::from_millis(250));
+const QUICK: Plan = Plan::new(6, Duration::from_millis(25));
 
 /// Runs the benchmark. Blocks until it is done or Ctrl-C is pressed.
 pub(crate) fn run(args: &VhostUserArgs, session: &mut Session) -> Result<Report, Error> {
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &VhostUserArgs, session: &mut Session) -> Result<Report,
         Ok(Ok(rigs.borrow().len() - 1))
     };
     let visit = |_, &mut rig: &mut usize| rigs.borrow_mut()[rig].sample(plan.runtime);
-    let campaign = campaign::run("vhost-user", &cases, plan.rounds, session, warm_up, visit)?;
+    let campaign = campaign::run("vhost-user", &cases, plan, session, warm_up, visit)?;
 
     let Collected { mut rows, mut complete } = campaign.collect(&cases);
     let mut conclusions = report::conclusions(&rows);

@@ -1,6 +1,6 @@
 //! The tables and sentences of `bench vhost-user`. Pure functions of the rows.
 
-use crate::measure::{Comparison, Verdict};
+use crate::measure::Comparison;
 use crate::report::Row;
 use crate::report::number::{fixed, number};
 use crate::report::rows::{self, Shown};
@@ -13,7 +13,9 @@ pub(super) fn tables(rows: &[Row], colour: bool) -> String {
     let mut text = results(rows).render(colour);
     if rows.iter().any(|row| row.baseline.is_some()) {
         text.push('\n');
-        text.push_str(&COMPARED.table("Ratios, by round", ["server", "ratio"], rows).render(colour));
+        text.push_str(
+            &COMPARED.table("Ratios, the median over the rounds", ["server", "ratio"], rows).render(colour),
+        );
     }
     if rows.iter().any(|row| row.metric(IDLE[0].0).is_some()) {
         text.push('\n');
@@ -73,18 +75,18 @@ fn times(ratio: f64) -> String {
     format!("{}x", fixed(ratio, 3))
 }
 
-/// For each server one sentence with the differences that were detected.
+/// For each server one sentence with what saves and costs.
 pub(super) fn conclusions(rows: &[Row]) -> Vec<String> {
     let sentence = |row: &Row| {
         let baseline = row.baseline.as_deref()?;
-        let differs = |(_, versus): &(&str, Comparison)| versus.verdict != Verdict::NoDetectableDifference;
+        let differs = |(_, versus): &(&str, Comparison)| versus.verdict.is_effect();
         let words = COMPARED.of(row).filter(differs).filter_map(|(words, versus)| {
             Some(format!("{words} {} ({})", times(versus.ratio?.median), COMPARED.interval(&versus)?))
         });
         let words = words.collect::<Vec<_>>().join(", ");
         let case = &row.case;
         Some(match words.as_str() {
-            "" => format!("No detectable difference between {case} and {baseline} in what was compared."),
+            "" => format!("{case} against {baseline}: nothing that saves or costs could be seen."),
             words => format!("{case} against {baseline}: {words}."),
         })
     };
@@ -134,12 +136,12 @@ mod tests {
         let line =
             |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap_or_default().to_owned();
         assert!(line("qemu").contains("900"), "{text}");
-        let (_, table) = text.split_once("Ratios, by round").unwrap();
+        let (_, table) = text.split_once("Ratios, the median over the rounds").unwrap();
         let ours = table.lines().find(|line| line.starts_with("ours")).unwrap();
-        for words in ["qemu", "IOPS", "1.800x", "1.800x to 1.800x", "faster"] {
+        for words in ["qemu", "IOPS", "1.800x", "1.800x to 1.800x", "saves"] {
             assert!(ours.contains(words), "{words}: {text}");
         }
-        assert!(table.contains("no detectable difference"), "{text}");
+        assert!(table.contains("inconclusive"), "{text}");
     }
 
     #[test]
@@ -149,7 +151,7 @@ mod tests {
             ["ours against qemu: IOPS 1.800x (1.800x to 1.800x), server CPU 0.500x (0.500x to 0.500x)."]
         );
         let same = [row("a", vec![measured("iops", &NOISY, Some(&NOISE))]).against("b")];
-        assert_eq!(conclusions(&same), ["No detectable difference between a and b in what was compared."]);
+        assert_eq!(conclusions(&same), ["a against b: nothing that saves or costs could be seen."]);
     }
 
     #[test]

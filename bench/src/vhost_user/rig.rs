@@ -5,7 +5,7 @@ use crate::cli::check_verify;
 use crate::error::{Error, reason};
 use crate::machine::process::{self, Process, Usage};
 use crate::machine::{NoOutcome, Worker};
-use crate::measure::{quantile_us, sample};
+use crate::measure::{Encoded, quantile_us, sample};
 use std::time::Duration;
 use std::{fmt, io};
 use virtio_blk_sim::blk::device::Features;
@@ -30,6 +30,7 @@ sample! {
         interrupts: "" Lower,
         sleeps: "" Lower,
     }
+    with latencies_ns
 }
 
 impl ServerSample {
@@ -46,6 +47,7 @@ impl ServerSample {
             kicks: each(guest.kicks),
             interrupts: each(guest.interrupts),
             sleeps: each(server.sleeps),
+            latencies_ns: Encoded::of(&guest.latency_ns),
         }
     }
 }

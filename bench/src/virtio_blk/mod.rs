@@ -24,8 +24,8 @@ use crate::rig::{self, Rig, Setup};
 use crate::session::Session;
 use std::time::Duration;
 
-const FULL: Plan = Plan { rounds: 8, runtime: Duration::from_millis(140) };
-const QUICK: Plan = Plan { rounds: 6, runtime: Duration::from_millis(25) };
+const FULL: Plan = Plan::new(8, Duration::from_millis(140));
+const QUICK: Plan = Plan::new(6, Duration::from_millis(25));
 
 /// What was checked before the run.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ pub(crate) fn run(args: &VirtioBlkArgs, checked: Checked, session: &mut Session)
         Ok(Ok(rig))
     };
     let visit = |_, rig: &mut Rig| rig.sample(plan.runtime);
-    let campaign = campaign::run("virtio-blk", &cases, plan.rounds, session, warm_up, visit)?;
+    let campaign = campaign::run("virtio-blk", &cases, plan, session, warm_up, visit)?;
 
     let measured = campaign.collect(&cases);
     let text = report::tables(&measured.rows, session.colour);

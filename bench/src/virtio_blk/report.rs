@@ -9,8 +9,16 @@ use crate::report::versus::Versus;
 
 /// For each placement one table of results and one of differences.
 pub(super) fn tables(rows: &[Row], colour: bool) -> String {
-    let tables = rows::groups(rows)
-        .flat_map(|group| [results(group), COMPARED.table("Without the read(2)", ["arm", "change"], group)]);
+    let tables = rows::groups(rows).flat_map(|group| {
+        [
+            results(group),
+            COMPARED.table(
+                "Without the read(2), change: the median of paired differences",
+                ["arm", "change"],
+                group,
+            ),
+        ]
+    });
     tables.map(|table| table.render(colour)).collect::<Vec<_>>().join("\n")
 }
 
@@ -95,14 +103,14 @@ fn effect(row: &Row) -> Option<String> {
     (!words.is_empty()).then(|| format!("{} {}", row.case, words.join(", ")))
 }
 
-/// `+1.2% (+0.8% to +1.6%)`, or that there is no detectable difference.
+/// `saves, +1.2% (+0.8% to +1.6%)`: the verdict and its interval.
 fn change(versus: &Comparison) -> String {
     let Some((ratio, interval)) = versus.ratio.zip(COMPARED.interval(versus)) else {
-        return format!("undecided after {} rounds, fewer than {MIN_VALUES}", versus.pairs);
+        return format!("{} after {} rounds, fewer than {MIN_VALUES}", Verdict::Inconclusive, versus.pairs);
     };
     match versus.verdict {
-        none @ Verdict::NoDetectableDifference => format!("{none} ({interval})"),
-        _ => format!("{} ({interval})", percent(ratio.median)),
+        verdict if verdict.is_effect() => format!("{} ({interval}: {verdict})", percent(ratio.median)),
+        verdict => format!("{verdict} ({interval})"),
     }
 }
 
@@ -151,12 +159,12 @@ mod tests {
         let text = &sentences[1];
         assert!(
             text.starts_with(
-                "Without the read, guest and device on one CPU (0): epoll/edge IOPS +4.0% (+4.0% to +4.0%), latency p50 \
-                 no detectable difference ("
+                "Without the read, guest and device on one CPU (0): epoll/edge IOPS +4.0% (+4.0% to +4.0%: saves), \
+                 latency p50 inconclusive ("
             ),
             "{text}"
         );
-        assert!(text.ends_with("device CPU -10.0% (-10.0% to -10.0%)."), "{text}");
+        assert!(text.ends_with("device CPU -10.0% (-10.0% to -10.0%: saves)."), "{text}");
     }
 
     #[test]
@@ -191,6 +199,6 @@ mod tests {
         assert!(table.contains("not available: no such kernel"), "{table}");
         assert!(table.lines().any(|line| line.starts_with("epoll/edge") && line.contains("104")), "{table}");
         let table = tables(&rows(), false);
-        assert!(table.contains("faster") && table.contains("no detectable difference"), "{table}");
+        assert!(table.contains("saves") && table.contains("inconclusive"), "{table}");
     }
 }

@@ -51,6 +51,11 @@ fn wrong_use_is_one_sentence_on_stderr_and_exit_code_2() {
         (&["eventfd", OTHERS], "one report is of bench one-percent, the other of bench eventfd"),
         (&["eventfd", &same_json, &same_html], "--json and --html name the same file; give each its own"),
         (&["eventfd", "--json=-", "--html", "-"], "--json and --html name the same file"),
+        (&["eventfd", "--json=-", "--csv=-"], "--json and --csv name the same file"),
+        (&["eventfd", "--precision=x"], "write a percentage from 0 to 1000"),
+        (&["eventfd", "--time=0"], "must be 1s to 86400s"),
+        (&["report"], "were not provided"),
+        (&["report", "/nonexistent"], "FILE.json /nonexistent: No such file or directory"),
         (&["eventfd", "--threshold=-1"], "write a percentage from 0 to 1000"),
         (&["compare", "/nonexistent"], "were not provided"),
         (&["one-percent", "--quick", "--full"], "cannot be used with"),
@@ -101,7 +106,7 @@ fn results_go_to_stdout_and_progress_to_stderr() {
         assert!(stdout.contains(part), "{part}: {stdout}");
     }
     // One round is too few for a comparison, and the output must state that.
-    assert!(stdout.contains("no detectable difference (1 of 6 rounds)"), "{stdout}");
+    assert!(stdout.contains("inconclusive (1 of 6 rounds)"), "{stdout}");
     let stderr = text(&output.stderr);
     assert!(stderr.contains("one thread: warm-up: ") && stderr.contains("two threads: rounds: "), "{stderr}");
     assert!(!stdout.contains("warm-up"));
@@ -127,7 +132,7 @@ fn the_json_report_has_its_fields_and_appears_whole() {
     assert_eq!(entries(&directory), ["it's out.json"]);
 
     let json: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
-    assert_eq!((json["schema"].as_str(), json["benchmark"].as_str()), (Some("bench/1"), Some("eventfd")));
+    assert_eq!((json["schema"].as_str(), json["benchmark"].as_str()), (Some("bench/2"), Some("eventfd")));
     assert_eq!(json["complete"], true);
     assert!(json["command"].as_str().unwrap().contains(r"it'\''s out.json"), "{}", json["command"]);
     for field in
@@ -168,7 +173,21 @@ fn a_report_is_a_page_and_markdown_and_a_baseline() {
     assert!(markdown.starts_with("### bench eventfd") && markdown.contains("| time, ns |"), "{markdown}");
     let html = fs::read_to_string(&page).unwrap();
     assert!(html.starts_with("<!DOCTYPE html>") && html.contains("A read(2) of an eventfd costs "));
-    assert!(html.len() < 1 << 20 && html.contains("<h2>To repeat it</h2>"));
+    assert!(html.len() < 1 << 20 && html.contains("<h2>How to repeat it</h2>"));
+
+    // A saved report is drawn again as the same page, and its text is the answer.
+    let again = directory.file("again.html");
+    let report = run(&["report", &json, "--html", &again]);
+    assert_eq!(report.status.code(), Some(0), "{}", text(&report.stderr));
+    assert!(
+        text(&report.stdout)
+            .starts_with("What does a read(2) of an eventfd cost, and what is saved without it?\n")
+    );
+    assert_eq!(fs::read_to_string(&again).unwrap(), html);
+    let to_stdout = run(&["report", &json, "--html=-"]);
+    assert_eq!((text(&to_stdout.stdout), text(&to_stdout.stderr)), (html.as_str(), text(&report.stdout)));
+    let markdown_again = run(&["report", &json, "--markdown"]);
+    assert_eq!(text(&markdown_again.stdout), markdown);
 
     // The same report is not worse than itself. One round is too few for a comparison.
     let same = run(&["compare", &json, &json, "--html", &page]);
@@ -198,6 +217,31 @@ fn a_report_is_a_page_and_markdown_and_a_baseline() {
     assert!(text(&worse.stdout).contains("worse by more than 5.00%: "), "{}", text(&worse.stdout));
     assert_eq!(run(&["compare", &fast, &slow, "--threshold=250"]).status.code(), Some(0));
     assert_eq!(run(&["compare", &slow, &fast]).status.code(), Some(0));
+}
+
+#[test]
+fn every_sample_is_in_the_csv_and_every_latency_in_the_json() {
+    let directory = Directory::new("csv");
+    let (csv, json) = (directory.file("a.csv"), directory.file("a.json"));
+    let arms = ["--arms=epoll/classic,epoll/edge", "--rounds=2", "--runtime=2ms"];
+    let output = run(&[&arms[..], &["--csv", &csv, "--json", &json]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let csv = fs::read_to_string(&csv).unwrap();
+    let mut lines = csv.split_terminator("\r\n");
+    assert_eq!(lines.next(), Some("benchmark,group,case,round,visit,left_out,metric,unit,value"));
+    let samples =
+        |case: &str| csv.lines().filter(|line| line.contains(case) && line.contains(",iops,")).count();
+    let report: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    let rows = report["results"].as_array().unwrap();
+    for row in rows.iter().filter(|row| row["case"].as_str().unwrap().starts_with("epoll/")) {
+        let rounds = row["rounds"].as_array().unwrap().len();
+        let left_out = row["left_out"]["rounds"].as_array().unwrap().len();
+        assert_eq!(rounds, row["metrics"]["iops"]["values"].as_array().unwrap().len(), "{row}");
+        // Two visits in each round, at one or two places.
+        let places = rows.iter().filter(|other| other["case"] == row["case"]).count();
+        assert_eq!(samples(row["case"].as_str().unwrap()), 2 * (rounds + left_out) * places, "{csv}");
+        assert!(row["latency"].as_str().unwrap().starts_with("HISTFAAA"), "{row}");
+    }
 }
 
 #[test]

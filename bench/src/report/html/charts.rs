@@ -1,68 +1,24 @@
 //! The charts that any report can have, one for each group whose metrics allow it.
 
 use super::scale::{Scale, label};
-use super::svg::{Anchor, Svg, WIDTH, colour, escape, fits, key, key_of_lines, stroke, wrap};
+use super::svg::{Anchor, Svg, WIDTH, colour, escape, fits, key, wrap};
 use crate::measure::{Comparison, Estimate, Interval, Verdict};
-use crate::report::metric::{heading, quantile};
+use crate::report::metric::heading;
 use crate::report::number::{fixed, percent, range};
 use crate::report::saved::{Document, Entry, metric_names};
 
 /// Space between two lines of text.
 const LINE: f64 = 15.0;
 /// Left and right of an axis, for half a tick's label.
-const MARGIN: f64 = 22.0;
+pub(super) const MARGIN: f64 = 22.0;
 
 /// A figure with its title.
-fn figure(title: &str, svg: Svg, key: &str) -> String {
+pub(super) fn figure(title: &str, svg: Svg, key: &str) -> String {
     format!("<figure><h3>{}</h3>{}{key}</figure>", escape(title), svg.finish())
 }
 
-fn group_name(group: &[Entry]) -> &str {
+pub(super) fn group_name(group: &[Entry]) -> &str {
     group.first().map_or("", |entry| &entry.group)
-}
-
-/// Shares of requests that are named on the axis.
-const SHARES: [f64; 7] = [0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999];
-
-/// Share of requests against latency, through the quantiles that were recorded.
-pub(super) fn latency(group: &[Entry]) -> Option<String> {
-    let (left, right, top, bottom) = (48.0, WIDTH - MARGIN, 10.0, 200.0);
-    let curve = |entry: &Entry| {
-        let mut points: Vec<(f64, f64)> = entry
-            .metrics
-            .iter()
-            .filter_map(|(name, metric)| Some((quantile(name)?, metric.summary.median)))
-            .collect();
-        points.sort_by(|a, b| a.0.total_cmp(&b.0));
-        points
-    };
-    let drawn: Vec<(&Entry, Vec<(f64, f64)>)> =
-        group.iter().map(|entry| (entry, curve(entry))).filter(|(_, points)| points.len() >= 3).collect();
-    let all = || drawn.iter().flat_map(|(_, points)| points.iter());
-    let latencies = || all().map(|(_, latency)| *latency);
-    let shares = || all().map(|(share, _)| *share);
-    let x =
-        Scale::log((latencies().reduce(f64::min)? * 0.9, latencies().reduce(f64::max)? * 1.1), (left, right));
-    let ends = (shares().reduce(f64::min)?.min(0.4), shares().reduce(f64::max)?.max(0.6));
-    let y = Scale::logit(ends, (bottom, top));
-    let name = group_name(group);
-    let mut svg = Svg::new(bottom + 36.0, &format!("Share of requests by their longest latency, {name}"));
-    for tick in SHARES.into_iter().filter(|share| (ends.0..=ends.1).contains(share)) {
-        svg.line("grid", (left, y.at(tick)), (right, y.at(tick)));
-        svg.text("dim", (left - 5.0, y.at(tick) + 4.0), Anchor::End, &format!("{}%", label(tick * 100.0)));
-    }
-    for tick in x.ticks() {
-        svg.line("grid", (x.at(tick), top), (x.at(tick), bottom));
-        svg.text("dim", (x.at(tick), bottom + 15.0), Anchor::Middle, &label(tick));
-    }
-    svg.text("", ((left + right) / 2.0, bottom + 32.0), Anchor::Middle, "latency, us");
-    for (index, (_, points)) in drawn.iter().enumerate() {
-        let places: Vec<(f64, f64)> =
-            points.iter().map(|(share, latency)| (x.at(*latency), y.at(*share))).collect();
-        svg.path(&stroke(index), &places, false);
-    }
-    let cases: Vec<String> = drawn.iter().map(|(entry, _)| entry.case.clone()).collect();
-    Some(figure(&format!("Share of requests by latency, {name}"), svg, &key_of_lines(&cases)))
 }
 
 /// System calls by kind, and what they are called.
@@ -73,6 +29,9 @@ const CALLS: [(&str, &str); 5] = [
     ("writes", "write(2)"),
     ("submits", "io_submit"),
 ];
+
+/// The same in the text beside a bar, so that it can be read without colours.
+const SHORT: [&str; 5] = ["read", "wait", "enter", "write", "submit"];
 
 /// System calls per request as bars, a part for each kind.
 pub(super) fn syscalls(group: &[Entry]) -> Option<String> {
@@ -98,16 +57,22 @@ pub(super) fn syscalls(group: &[Entry]) -> Option<String> {
             y += LINE;
             svg.text("", (2.0, y - 3.0), Anchor::Start, line);
         }
-        let (mut at, counts) = (0.0, parts(entry));
+        let (mut at, counts, mut parts_words) = (0.0, parts(entry), Vec::new());
         for (place, &kind) in kinds.iter().enumerate() {
             let (count, (_, call)) = (counts[kind], CALLS[kind]);
             if count > 0.0 {
                 let title = format!("{call}: {}", fixed(count, 2));
-                svg.rect(colour(place), (x.at(at), y), (x.at(at + count) - x.at(at), BAR), &title);
+                let width = x.at(at + count) - x.at(at);
+                svg.rect(colour(place), (x.at(at), y), (width, BAR), &title);
+                parts_words.push(format!("{} {}", SHORT[kind], fixed(count, 2)));
                 at += count;
             }
         }
         svg.text("dim", (x.at(at) + 6.0, y + BAR - 2.0), Anchor::Start, &fixed(at, 2));
+        let (words, name) = (parts_words.join(", "), lines.last().map_or(0, |line| line.chars().count()));
+        if fits(name + 2 + words.len(), WIDTH) {
+            svg.text("dim", (WIDTH, y - 3.0), Anchor::End, &words);
+        }
         y += BAR + 8.0;
     }
     let calls: Vec<String> = kinds.iter().map(|&kind| CALLS[kind].1.to_owned()).collect();
@@ -196,9 +161,10 @@ fn intervals(title: &str, arms: &[(String, &Comparison, Estimate)]) -> Option<St
             svg.line(class, (x.at(tick), y), (x.at(tick), y + MARK - 6.0));
         }
         let (class, hollow) = match versus.verdict {
-            Verdict::Faster => ("good", ""),
-            Verdict::Slower => ("bad", ""),
-            Verdict::NoDetectableDifference => ("c5", " hollow"),
+            Verdict::Saves => ("good", ""),
+            Verdict::Costs => ("bad", ""),
+            Verdict::NoDifferenceSeen => ("c5", ""),
+            Verdict::Inconclusive => ("c5", " hollow"),
         };
         let [low, high] = ends(ratio);
         let middle = y + 5.0;

@@ -1,86 +1,64 @@
 //! A report as an HTML page: one file that loads nothing else, for the screen, mail, and paper.
 //! Made from the JSON report, so both always agree.
+//!
+//! The first screen has the question, the answer, the verdict and one picture. Everything else is
+//! folded below it.
 
 mod charts;
 mod curve;
+mod dots;
+mod glossary;
+mod latency;
+mod method;
+mod rounds;
 mod scale;
 mod svg;
 mod tables;
 
+use crate::measure::Verdict;
+use crate::report::answer::{self, Answer};
 use crate::report::compared::Compared;
 use crate::report::number::number;
-use crate::report::one_percent::{lab, outcomes};
+use crate::report::one_percent::{Cell, Outcome, asked, lab, outcomes, reference};
 use crate::report::saved::{Document, Entry};
+use curve::Size;
 use std::fmt::Write as _;
 use svg::escape;
 
 const STYLE: &str = include_str!("style.css");
 
-/// If the first sentence is longer, only its first part is the answer, and the whole sentence
-/// follows below.
-const LONGEST_ANSWER: usize = 300;
+/// The widths of the first picture: for a wide screen and for a narrow one.
+const WIDE: f64 = 860.0;
+const NARROW: f64 = svg::WIDTH;
 
 /// Renders the page, with the comparison if there is one.
 pub(crate) fn render(document: &Document, compared: Option<&Compared>) -> String {
     let cells = outcomes(&document.results);
+    let answer = answer::of(document);
     let mut body = String::new();
-    let title = format!("bench {}", document.benchmark);
-    let first = document.conclusions.first().map_or("There are no conclusions.", String::as_str);
-    let answer = lead(first);
     // Writing to a String cannot fail.
     let _ = write!(
         body,
-        "<h1>{}</h1><p class=\"answer\">{}</p><p class=\"note\">{}</p>",
-        escape(&title),
-        escape(&answer),
-        escape(&byline(document))
+        "<h1>{}</h1><p class=\"answer\">{}</p>{}",
+        escape(answer.question),
+        escape(&answer.sentence),
+        verdict(&answer)
     );
     if !document.complete {
         body.push_str("<p class=\"bad\">Stopped by Ctrl-C: the tables contain the finished samples.</p>");
     }
+    body.push_str(&picture(document, &cells));
+    let _ = write!(body, "<p class=\"note\">{}</p>", escape(&byline(document)));
     if let Some(compared) = compared {
         tables::baseline(&mut body, compared);
     }
-    if !cells.is_empty() {
-        body.push_str("<h2>What is saved, and of what</h2>");
-        body.push_str(&curve::render(&cells));
-        body.push_str(&tables::cells(&cells, &lab::savings(&document.results)));
+    let folded = folded(document, &cells);
+    let links = folded.iter().map(|(id, title, _)| format!("<a href=\"#{id}\">{title}</a>"));
+    let _ = write!(body, "<nav>{}</nav>", links.collect::<Vec<_>>().join(" \u{b7} "));
+    for (id, title, inside) in folded {
+        let _ = write!(body, "<details id=\"{id}\"><summary><h2>{title}</h2></summary>{inside}</details>");
     }
-    let said = usize::from(answer == first);
-    let rest = document.conclusions.iter().skip(said);
-    let rest: String = rest.map(|sentence| format!("<li>{}</li>", escape(sentence))).collect();
-    if !rest.is_empty() {
-        let _ = write!(body, "<h2>In words</h2><ul>{rest}</ul>");
-    }
-    type Chart = fn(&[Entry]) -> Option<String>;
-    for (heading, note, chart) in [
-        (
-            "Against the baseline, with intervals",
-            "The median of the paired differences and its 95% interval. Green is better, red is worse, and a hollow mark \
-             means that the interval includes zero.",
-            charts::changes as Chart,
-        ),
-        ("System calls", "Counted in the device's thread, by kind.", charts::syscalls),
-        ("Latency", "Both axes are stretched to show the tail.", charts::latency),
-    ] {
-        let figures: String = document.groups().filter_map(chart).collect();
-        if !figures.is_empty() {
-            let _ = write!(
-                body,
-                "<h2>{heading}</h2><p class=\"note\">{note}</p><div class=\"charts\">{figures}</div>"
-            );
-        }
-    }
-    body.push_str(
-        "<h2>Every number</h2><p class=\"note\">Medians over the rounds; in brackets the change against the baseline, as the \
-         median of paired differences, in bold if its 95% interval excludes zero.</p><div class=\"tables\">",
-    );
-    for group in document.groups() {
-        body.push_str(&tables::numbers(group));
-    }
-    body.push_str("</div>");
-    environment(&mut body, document);
-    let title = escape(&format!("{title}: {}", fact(document, "kernel")));
+    let title = escape(&format!("bench {}: {}", document.benchmark, fact(document, "kernel")));
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
          content=\"width=device-width,initial-scale=1\"><meta http-equiv=\"Content-Security-Policy\" content=\"default-src \
@@ -89,12 +67,117 @@ pub(crate) fn render(document: &Document, compared: Option<&Compared>) -> String
     )
 }
 
-/// A sentence, or its first part if it is too long for the answer.
-fn lead(sentence: &str) -> String {
-    match sentence.split_once("; ") {
-        Some((first, _)) if sentence.chars().count() > LONGEST_ANSWER => format!("{first}."),
-        _ => sentence.to_owned(),
+/// The verdict of the comparison that was asked about, or how often there was which.
+fn verdict(answer: &Answer) -> String {
+    let chips = answer.verdicts.iter().map(|(verdict, count)| {
+        let class = match verdict {
+            Verdict::Saves => "good",
+            Verdict::Costs => "bad",
+            Verdict::NoDifferenceSeen | Verdict::Inconclusive => "dim",
+        };
+        let times =
+            if answer.verdicts.len() == 1 && *count == 1 { String::new() } else { format!(": {count}") };
+        format!("<span class=\"chip {class}\" title=\"{}\">{verdict}{times}</span>", escape(method::RULE))
+    });
+    let chips: Vec<String> = chips.collect();
+    if chips.is_empty() {
+        String::new()
+    } else {
+        format!("<p class=\"verdict\">Verdict: {}</p>", chips.join(" "))
     }
+}
+
+/// The one picture of the first screen.
+fn picture(document: &Document, cells: &[Outcome]) -> String {
+    let both = |draw: &dyn Fn(f64) -> Option<String>| match (draw(WIDE), draw(NARROW)) {
+        (Some(wide), Some(narrow)) => {
+            format!("<div class=\"wide\">{wide}</div><div class=\"narrow\">{narrow}</div>")
+        }
+        _ => String::new(),
+    };
+    if !cells.is_empty() {
+        let draw = |width| {
+            let height = if width < WIDE { 360.0 } else { 400.0 };
+            Some(curve::render(cells, Size { width, height })).filter(|drawing| !drawing.is_empty())
+        };
+        return both(&draw) + curve::NOTE;
+    }
+    if document.benchmark == "loops" {
+        return both(&|width| dots::render(document, width)) + dots::NOTE;
+    }
+    let first = document.groups().find_map(charts::changes).unwrap_or_default();
+    if first.is_empty() { first } else { format!("<div class=\"first\">{first}</div>") }
+}
+
+/// The parts below the first screen: id, title, and what is inside.
+fn folded(document: &Document, cells: &[Outcome]) -> Vec<(&'static str, &'static str, String)> {
+    let mut parts: Vec<(&'static str, &'static str, String)> = Vec::new();
+    let sentences: String =
+        document.conclusions.iter().map(|sentence| format!("<li>{}</li>", escape(sentence))).collect();
+    parts.push((
+        "words",
+        "In words",
+        if sentences.is_empty() { sentences } else { format!("<ul>{sentences}</ul>") },
+    ));
+    if !cells.is_empty() {
+        parts.push((
+            "cells",
+            "What is saved in each cell",
+            tables::cells(cells, &lab::savings(&document.results)),
+        ));
+    }
+    // Of many cells, those that the answer is about.
+    let chosen: Vec<String> = asked(cells).into_iter().chain(reference(cells)).map(Outcome::name).collect();
+    let is_shown = |group: &&[Entry]| {
+        let name = group.first().map_or("", |entry| entry.group.as_str());
+        cells.is_empty() || Cell::parse(name).is_none() || chosen.iter().any(|chosen| chosen == name)
+    };
+    type Chart = fn(&[Entry]) -> Option<String>;
+    for (id, title, note, chart, all) in [
+        (
+            "changes",
+            "Against the baseline, with intervals",
+            "The median of paired differences and its 95% interval. Filled marks save (green) or cost (red) or show no \
+             difference (grey); a hollow mark is inconclusive.",
+            charts::changes as Chart,
+            true,
+        ),
+        (
+            "latency",
+            "Latency",
+            "Every bucket of the histograms; in older reports, points at the quantiles that were kept.",
+            latency::figures,
+            false,
+        ),
+        ("rounds", "Every round", "A dot is a round, the line is the median.", rounds::figure_of, true),
+        ("calls", "System calls", "Counted in the device's thread, by kind.", charts::syscalls, true),
+    ] {
+        let groups = document.groups().filter(|group| all || is_shown(group));
+        let figures: String = groups.filter_map(chart).collect();
+        if !figures.is_empty() {
+            parts.push((
+                id,
+                title,
+                format!("<p class=\"note\">{note}</p><div class=\"charts\">{figures}</div>"),
+            ));
+        }
+    }
+    let numbers: String = document.groups().map(tables::numbers).collect();
+    parts.push((
+        "numbers",
+        "Every number",
+        format!(
+            "<p class=\"note\">Medians over the rounds. In brackets: the median of paired differences against the baseline, \
+             which is not the difference of the medians; a question mark where it is inconclusive. The verdicts of each table hold together (false discovery rate 5%).</p>\
+             <div class=\"tables\">{numbers}</div>"
+        ),
+    ));
+    parts.push(("method", "Method", method::render(document)));
+    parts.push(("glossary", "Glossary", glossary::list()));
+    parts.push(("machine", "Measured on", machine(document)));
+    parts.push(("repeat", "How to repeat it", format!("<pre>{}</pre>", escape(&document.command))));
+    parts.retain(|(.., inside)| !inside.is_empty());
+    parts
 }
 
 /// A fact of the environment.
@@ -113,10 +196,9 @@ fn byline(document: &Document) -> String {
 const FACTS: [&str; 7] =
     ["date", "kernel", "cpu_model", "virtualisation", "cpus_online", "cpus_allowed", "bench_version"];
 
-/// The environment and the command.
-fn environment(body: &mut String, document: &Document) {
-    let _ = write!(body, "<h2>To repeat it</h2><pre>{}</pre>", escape(&document.command));
-    body.push_str("<h2>Measured on</h2><dl>");
+/// The environment.
+fn machine(document: &Document) -> String {
+    let mut body = "<dl>".to_owned();
     if let Some(workload) = &document.workload {
         let _ = write!(body, "<dt>workload</dt><dd>{}</dd>", escape(workload));
     }
@@ -142,7 +224,7 @@ fn environment(body: &mut String, document: &Document) {
         };
         let _ = write!(body, "<dt>{}</dt><dd>{}</dd>", escape(&name.replace('_', " ")), escape(&text));
     }
-    body.push_str("</dl>");
+    body + "</dl>"
 }
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 use crate::report::number::fixed;
 
 /// How numbers are mapped to an axis.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
     Linear,
     Log,
-    Logit,
+    /// Like a logarithm on both sides of zero, and linear up to this number around it.
+    Symmetric(f64),
 }
 
 /// An axis: linear or logarithmic, from numbers to drawing units.
@@ -34,10 +35,15 @@ impl Scale {
         Self { kind: Kind::Log, low, high, from, to }
     }
 
-    /// Shares between 0 and 1 so that both tails can be seen: 99 %, 99.9 % and 99.99 % are equally
-    /// far apart.
-    pub(super) fn logit((low, high): (f64, f64), (from, to): (f64, f64)) -> Self {
-        Self { kind: Kind::Logit, low, high, from, to }
+    /// Differences, of which zero and the sign matter and which span several powers of ten: linear
+    /// up to about `around` on both sides of zero, logarithmic beyond.
+    pub(super) fn symmetric(around: f64, (low, high): (f64, f64), (from, to): (f64, f64)) -> Self {
+        Self { kind: Kind::Symmetric(around), low, high, from, to }
+    }
+
+    /// Returns true if a number is on the axis, and not only at its end.
+    pub(super) fn has(&self, value: f64) -> bool {
+        (self.low..=self.high).contains(&value)
     }
 
     /// The place of a number; numbers outside are placed at the end of the axis.
@@ -46,7 +52,7 @@ impl Scale {
         let spread = |value: f64| match self.kind {
             Kind::Linear => value,
             Kind::Log => value.ln(),
-            Kind::Logit => (value / (1.0 - value)).ln(),
+            Kind::Symmetric(around) => (value / around).asinh(),
         };
         let share = (spread(value) - spread(self.low)) / (spread(self.high) - spread(self.low));
         self.from + share * (self.to - self.from)
@@ -96,11 +102,12 @@ mod tests {
         assert_eq!((linear.at(0.0), linear.at(5.0), linear.at(99.0)), (100.0, 150.0, 200.0));
         let log = Scale::log((1.0, 100.0), (0.0, 200.0));
         assert!((log.at(10.0) - 100.0).abs() < 1e-9 && log.at(0.0) == 0.0 && log.at(f64::NAN) == 0.0);
-        let logit = Scale::logit((0.001, 0.999), (0.0, 300.0));
-        assert!((logit.at(0.5) - 150.0).abs() < 1e-9 && (logit.at(0.999) - 300.0).abs() < 1e-9);
-        assert!((logit.at(0.99) - logit.at(0.9) - (logit.at(0.1) - logit.at(0.01))).abs() < 1e-9);
-        // A tenth of what is left is as far as all before it.
-        assert!(logit.at(0.99) - logit.at(0.9) > logit.at(0.9) - logit.at(0.5));
+        let both = Scale::symmetric(0.01, (-1.0, 1.0), (-100.0, 100.0));
+        assert!(both.at(0.0).abs() < 1e-9 && (both.at(0.3) + both.at(-0.3)).abs() < 1e-9);
+        // Linear around zero, logarithmic further out.
+        assert!((both.at(0.002) / both.at(0.001) - 2.0).abs() < 0.02);
+        assert!((both.at(0.8) - both.at(0.4) - (both.at(0.4) - both.at(0.2))).abs() < 0.1);
+        assert!(both.has(-1.0) && !both.has(1.1));
         assert!(Scale::log((0.0, 0.0), (0.0, 1.0)).at(5.0).is_finite());
         assert!(Scale::linear((3.0, 3.0), (0.0, 1.0)).at(3.0).is_finite());
     }

@@ -1,5 +1,11 @@
 //! A drawing as text: the few shapes that the charts need. Colours are classes of the page's style
 //! sheet, so that one drawing serves light, dark and paper.
+//!
+//! This is not a plotting crate on purpose. plotters 0.3.7, the best kept one that writes SVG, puts
+//! fixed colours into each element, so dark mode and paper would need drawings of their own. It has
+//! no titles for marks, no description, and no axis that stretches shares or differences, which
+//! would all have to be added to its output. What the charts need of it are the scales and some
+//! ten shapes of this file and of `scale.rs`, which tests check against the data.
 
 use std::fmt::Write as _;
 
@@ -51,6 +57,7 @@ pub(super) fn escape(text: &str) -> String {
 #[derive(Debug)]
 pub(super) struct Svg {
     body: String,
+    width: f64,
     height: f64,
     label: String,
 }
@@ -66,7 +73,13 @@ pub(super) enum Anchor {
 impl Svg {
     /// `label` describes the drawing for screen readers.
     pub(super) fn new(height: f64, label: &str) -> Self {
-        Self { body: String::new(), height, label: escape(label) }
+        Self::of_width(WIDTH, height, label)
+    }
+
+    /// The same for a drawing that is as wide as the page. On a narrow screen its text would be too
+    /// small.
+    pub(super) fn of_width(width: f64, height: f64, label: &str) -> Self {
+        Self { body: String::new(), width, height, label: escape(label) }
     }
 
     // Writing to a String cannot fail.
@@ -94,6 +107,22 @@ impl Svg {
         );
     }
 
+    /// Dots without titles, of which there may be many.
+    pub(super) fn dots(&mut self, class: &str, places: &[(f64, f64)]) {
+        let d: String = places.iter().map(|(x, y)| format!("M{x:.1} {y:.1}h0")).collect();
+        if !d.is_empty() {
+            let _ = write!(self.body, r#"<path class="dot {class}" d="{d}"/>"#);
+        }
+    }
+
+    /// The mark of the n-th series, which has a shape and a colour of its own. `class` is added.
+    pub(super) fn mark(&mut self, index: usize, class: &str, place: (f64, f64), radius: f64, title: &str) {
+        let (title, d) = (escape(title), shape(index, place, radius));
+        let colour = if class.contains("bad") { "" } else { colour(index) };
+        let _ =
+            write!(self.body, r#"<path class="mark {colour} {class}" d="{d}"><title>{title}</title></path>"#);
+    }
+
     pub(super) fn rect(&mut self, class: &str, (x, y): (f64, f64), (width, height): (f64, f64), title: &str) {
         let title = escape(title);
         let _ = write!(
@@ -116,8 +145,10 @@ impl Svg {
     }
 
     pub(super) fn finish(self) -> String {
-        let Self { body, height, label } = self;
-        format!(r#"<svg viewBox="0 0 {WIDTH} {height:.0}" role="img" aria-label="{label}">{body}</svg>"#)
+        let Self { body, width, height, label } = self;
+        format!(
+            r#"<svg viewBox="0 0 {width} {height:.0}" role="img" aria-label="{label}"><desc>{label}. The numbers are in the tables of this page.</desc>{body}</svg>"#
+        )
     }
 }
 
@@ -146,6 +177,74 @@ pub(super) fn key_of_lines(names: &[String]) -> String {
         .collect();
     format!(r#"<ul class="key">{items}</ul>"#)
 }
+
+/// The same for marks.
+pub(super) fn key_of_marks(names: &[String]) -> String {
+    let items: String = names
+        .iter()
+        .enumerate()
+        .map(|(index, name)| {
+            let (colour, d) = (colour(index), shape(index, (6.0, 6.0), 4.5));
+            format!(
+                r#"<li><svg class="key square" viewBox="0 0 12 12" aria-hidden="true"><path class="mark {colour}" d="{d}"/></svg>{}</li>"#,
+                escape(name)
+            )
+        })
+        .collect();
+    format!(r#"<ul class="key">{items}</ul>"#)
+}
+
+/// The shape of the n-th series: there are more shapes than colours, so that all differ without
+/// colour.
+fn shape(index: usize, (x, y): (f64, f64), r: f64) -> String {
+    let s = r * 0.85;
+    let polygon = |points: &[(f64, f64)]| {
+        let places: Vec<String> =
+            points.iter().map(|(dx, dy)| format!("{:.1} {:.1}", x + dx, y + dy)).collect();
+        format!("M{}Z", places.join("L"))
+    };
+    match index % SHAPES {
+        0 => format!("M{:.1} {y:.1}a{r} {r} 0 1 0 {d} 0a{r} {r} 0 1 0 -{d} 0Z", x - r, d = 2.0 * r),
+        1 => polygon(&[(-s, -s), (s, -s), (s, s), (-s, s)]),
+        2 => polygon(&[(0.0, -r), (r, s), (-r, s)]),
+        3 => polygon(&[(0.0, -r), (r, 0.0), (0.0, r), (-r, 0.0)]),
+        4 => polygon(&[
+            (-s, -s * 0.5),
+            (-s * 0.5, -s),
+            (0.0, -s * 0.4),
+            (s * 0.5, -s),
+            (s, -s * 0.5),
+            (s * 0.4, 0.0),
+            (s, s * 0.5),
+            (s * 0.5, s),
+            (0.0, s * 0.4),
+            (-s * 0.5, s),
+            (-s, s * 0.5),
+            (-s * 0.4, 0.0),
+        ]),
+        5 => polygon(&[(-r, -s), (r, -s), (0.0, r)]),
+        6 => polygon(&[(-r, -0.3 * r), (r, -0.3 * r), (r, 0.3 * r), (-r, 0.3 * r)]),
+        7 => polygon(&[(-0.3 * r, -r), (0.3 * r, -r), (0.3 * r, r), (-0.3 * r, r)]),
+        8 => polygon(&[(-r, 0.0), (s, -r), (s, r)]),
+        9 => polygon(&[(r, 0.0), (-s, -r), (-s, r)]),
+        _ => polygon(&[
+            (-r, -0.3 * r),
+            (-0.3 * r, -0.3 * r),
+            (-0.3 * r, -r),
+            (0.3 * r, -r),
+            (0.3 * r, -0.3 * r),
+            (r, -0.3 * r),
+            (r, 0.3 * r),
+            (0.3 * r, 0.3 * r),
+            (0.3 * r, r),
+            (-0.3 * r, r),
+            (-0.3 * r, 0.3 * r),
+            (-r, 0.3 * r),
+        ]),
+    }
+}
+
+const SHAPES: usize = 11;
 
 /// The classes of the n-th line.
 pub(super) fn stroke(index: usize) -> String {

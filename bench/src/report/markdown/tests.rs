@@ -95,7 +95,7 @@ fn both_of_our_loops_are_held_against_a_peer_and_only_the_first_of_other_metrics
         &[("time_ns", "ns", 5.0, Some(0.5)), ("device_cpu_ns", "ns", 4.0, Some(0.4))],
         &[],
     ]));
-    assert!(text.contains("| aio epoll -50.0%, aio io_uring -60.0% |"), "{text}");
+    assert!(text.contains("| aio on epoll -50.0%, aio on io_uring -60.0% |"), "{text}");
     assert!(text.contains(" | time -50.0% ") && !text.contains("device CPU -60"), "{text}");
 }
 

@@ -2,7 +2,7 @@
 //! the most important one first. What no rule covers is reported as unexplained.
 
 use super::figures::nanoseconds;
-use super::model::{Outcome, Verdict};
+use super::model::{Outcome, Prediction};
 use crate::arm::Monitor;
 use crate::measure::Estimate;
 use crate::report::number::{fixed, signed};
@@ -24,6 +24,8 @@ enum Cause {
     Calls(f64),
     /// The device's CPU time is as predicted.
     BetweenThreads,
+    /// The interval of the device's CPU time is too wide to tell.
+    CpuInconclusive,
     /// Read and level triggering together explain the saving.
     Level(Estimate),
     /// They explain it only if t_read is taken from the edge-triggered arms of the simplest cell,
@@ -40,7 +42,10 @@ enum Cause {
 
 /// `None` for a cell that needs no explanation.
 fn cause(outcome: &Outcome) -> Option<Cause> {
-    let verdict = outcome.verdict().filter(|verdict| !verdict.agrees())?;
+    let verdict = outcome.prediction()?;
+    if !matches!(verdict, Prediction::More | Prediction::Less) {
+        return None;
+    }
     let (classic, autoreset) = (outcome.classic, outcome.autoreset?);
     let kicks = autoreset.kicks - classic.kicks;
     if kicks.abs() > SAME * classic.kicks.max(1.0) {
@@ -50,12 +55,15 @@ fn cause(outcome: &Outcome) -> Option<Cause> {
     if others.abs() > SAME {
         return Some(Cause::Calls(others));
     }
-    let cpu = outcome.cpu_verdict();
-    if cpu.is_some_and(Verdict::agrees) {
+    let cpu = outcome.cpu_prediction();
+    if cpu.is_some_and(Prediction::agrees) {
         return Some(Cause::BetweenThreads);
     }
+    if cpu == Some(Prediction::Inconclusive) {
+        return Some(Cause::CpuInconclusive);
+    }
     let (saved, predicted) = (outcome.cpu_saved_ns?.median, outcome.cpu_predicted_ns?.median);
-    if (cpu, verdict) != (Some(Verdict::More), Verdict::More) {
+    if (cpu, verdict) != (Some(Prediction::More), Prediction::More) {
         return Some(Cause::Unknown(saved - predicted));
     }
     let (Some(level_ns), Some(both)) = (outcome.level_ns, outcome.cpu_with_level_ns()) else {
@@ -112,6 +120,9 @@ pub(crate) fn explain(outcome: &Outcome) -> Option<String> {
             "The device's CPU time agrees with the prediction. The difference is in the time between the threads: how long \
              it took to wake up and to go to sleep"
                 .to_owned()
+        }
+        Cause::CpuInconclusive => {
+            "The interval of the device's CPU time is too wide to confirm or refute it".to_owned()
         }
         Cause::Level(level_ns) => {
             format!("The device's CPU time confirms this. The reason is {}", level(level_ns))

@@ -3,12 +3,12 @@
 use super::explain::is_the_level;
 use super::figures::{estimate, share};
 use super::lab::Savings;
-use super::model::{Outcome, Verdict};
+use super::model::{Outcome, Prediction};
 use crate::measure::Estimate;
 use crate::report::number::{fixed, number, range, signed};
 use crate::report::saved::obstacle;
 
-/// The verdict for a cell that saved as much more as level triggering costs.
+/// In place of "more" for a cell that saved as much more as level triggering costs.
 pub(crate) const WITH_LEVEL: &str = "more: the level";
 
 /// The texts of one cell on the page and in Markdown.
@@ -21,8 +21,10 @@ pub(crate) struct Line {
     pub(crate) reads: String,
     pub(crate) predicted: String,
     pub(crate) saved: String,
-    /// The verdict on the prediction, or why there is none.
+    /// One of the four words, or why there is none.
     pub(crate) verdict: String,
+    /// How the saving compares with its prediction.
+    pub(crate) prediction: String,
     pub(crate) agrees: bool,
     pub(crate) is_measured: bool,
     pub(crate) cpu_saved_ns: String,
@@ -34,22 +36,25 @@ pub(crate) struct Line {
 
 impl Line {
     pub(crate) fn of(outcome: &Outcome, lab: &[Savings]) -> Self {
-        let verdict = match (outcome.saved, outcome.verdict(), &outcome.obstacle) {
-            (Some(_), Some(_), _) if is_the_level(outcome) => WITH_LEVEL.to_owned(),
-            (Some(_), Some(verdict), _) => verdict.word().to_owned(),
-            (Some(_), None, _) => "too few rounds".to_owned(),
-            (None, _, Some(why)) => format!("not measured: {}", obstacle(why)),
-            (None, _, None) => "not measured".to_owned(),
+        let verdict = match (outcome.verdict(), &outcome.obstacle) {
+            (Some(verdict), _) => verdict.to_string(),
+            (None, Some(why)) => format!("not measured: {}", obstacle(why)),
+            (None, None) => "not measured".to_owned(),
+        };
+        let prediction = match outcome.prediction() {
+            Some(_) if is_the_level(outcome) => WITH_LEVEL,
+            Some(prediction) => prediction.word(),
+            None => "",
         };
         let signed_estimate = |estimate: Estimate| {
             let interval = estimate.interval.map(|interval| format!(" ({})", range(interval, signed)));
             format!("{}{}", signed(estimate.median), interval.unwrap_or_default())
         };
-        let cpu_verdict = outcome.cpu_verdict().map(|verdict| {
-            let word = match verdict {
-                _ if verdict.agrees() => "agrees",
+        let cpu_prediction = outcome.cpu_prediction().map(|prediction| {
+            let word = match prediction {
+                Prediction::Agrees => "agrees",
                 _ if outcome.cpu_is_with_level() => WITH_LEVEL,
-                _ => verdict.word(),
+                _ => prediction.word(),
             };
             format!(": {word}")
         });
@@ -66,13 +71,16 @@ impl Line {
             predicted: outcome.predicted.map(|predicted| share(predicted.median)).unwrap_or_default(),
             saved: outcome.saved.map(estimate).unwrap_or_default(),
             verdict,
-            agrees: outcome.verdict().is_some_and(Verdict::agrees),
+            prediction: prediction.to_owned(),
+            agrees: outcome.prediction().is_some_and(Prediction::agrees),
             is_measured: outcome.saved.is_some(),
             cpu_saved_ns: outcome.cpu_saved_ns.map(signed_estimate).unwrap_or_default(),
             cpu_predicted_ns: outcome
                 .cpu_saved_ns
                 .and(outcome.cpu_predicted_ns)
-                .map(|predicted| format!("{}{}", signed(predicted.median), cpu_verdict.unwrap_or_default()))
+                .map(|predicted| {
+                    format!("{}{}", signed(predicted.median), cpu_prediction.unwrap_or_default())
+                })
                 .unwrap_or_default(),
             level_ns: outcome.level_words(),
             syscalls: counts(classic.syscalls, without.map(|counts| counts.syscalls)),
@@ -93,7 +101,8 @@ mod tests {
         assert_eq!((line.name.as_str(), line.iteration_us.as_str()), ("epoll, null on one CPU (0)", "4.00"));
         assert_eq!((line.read_ns.as_str(), line.reads.as_str()), ("200", "1.00 to 0.00"));
         assert_eq!((line.syscalls.as_str(), line.instructions.as_str()), ("3.00 to 1.75", "500"));
-        assert_eq!((line.predicted.as_str(), line.verdict.as_str()), ("5.0%", "more"));
+        assert_eq!((line.predicted.as_str(), line.prediction.as_str()), ("5.0%", "more"));
+        assert_eq!(line.verdict, "saves");
         assert!(line.saved.starts_with("10.0% (") && line.cpu_saved_ns.starts_with("+400 (+39"), "{line:?}");
         assert_eq!(
             (line.cpu_predicted_ns.as_str(), line.agrees, line.is_measured),
@@ -101,14 +110,14 @@ mod tests {
         );
 
         let level = Line::of(&outcomes(&cell_with_level("null", 4_000.0, 200.0, 90.0))[0], &[]);
-        assert_eq!((level.level_ns.as_str(), level.verdict.as_str()), ("+90.0", "more: the level"));
+        assert_eq!((level.level_ns.as_str(), level.prediction.as_str()), ("+90.0", "more: the level"));
         assert_eq!((level.cpu_predicted_ns.as_str(), level.agrees), ("+200: more: the level", false));
         assert!(line.level_ns.is_empty());
 
         let agreed = Line::of(&outcomes(&cell("null", 4_000.0, 200.0))[0], &[]);
         assert_eq!(
-            (agreed.verdict.as_str(), agreed.cpu_predicted_ns.as_str()),
-            ("reproduced", "+200: agrees")
+            (agreed.prediction.as_str(), agreed.cpu_predicted_ns.as_str()),
+            ("as predicted", "+200: agrees")
         );
         assert!(agreed.agrees && agreed.instructions.is_empty());
 

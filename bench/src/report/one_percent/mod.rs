@@ -16,5 +16,5 @@ pub(crate) use lab::Savings;
 pub(crate) use line::{Line, WITH_LEVEL};
 #[cfg(test)]
 pub(crate) use model::tests as samples;
-pub(crate) use model::{Outcome, UNREAD_CPU_NS, Verdict, outcomes};
-pub(crate) use words::{PROPOSED_ITERATION_US, PROPOSED_SHARE, conclusions, reference};
+pub(crate) use model::{Outcome, Prediction, UNREAD_CPU_NS, outcomes};
+pub(crate) use words::{PROPOSED_ITERATION_US, PROPOSED_SHARE, asked, conclusions, reference};

@@ -19,7 +19,7 @@ fn row(group: &str, metrics: &[(&'static str, f64)]) -> Row {
         }
     };
     let result = Ok(metrics.iter().map(measured).collect());
-    Row { group: group.to_owned(), case: "7".to_owned(), baseline: None, result }
+    Row { group: group.to_owned(), case: "7".to_owned(), baseline: None, result, raw: Default::default() }
 }
 
 /// The cells of the only row; the change has an interval from the lower to the upper end.

@@ -40,6 +40,13 @@ fn between(value: f64, (a, at_a): (f64, f64), (b, at_b): (f64, f64)) -> f64 {
     at_a + (value / a).ln() / (b / a).ln() * (at_b - at_a)
 }
 
+/// The place of the mark of the first shape, a circle, which a path draws from its left end.
+fn centre(mark: &str) -> (f64, f64) {
+    let (x, y) =
+        attribute(mark, "d").strip_prefix('M').unwrap().split_once('a').unwrap().0.split_once(' ').unwrap();
+    (x.parse::<f64>().unwrap() + 4.0, y.parse().unwrap())
+}
+
 fn near(a: f64, b: f64) -> bool {
     (a - b).abs() < 0.3
 }
@@ -51,37 +58,35 @@ fn golden() -> Document {
 #[test]
 fn the_curve_has_its_lines_points_and_intervals_where_the_axes_say() {
     let outcomes = outcomes(&golden().results);
-    let drawing = curve::render(&outcomes);
-    let y = |share: f64| between(share, (0.01, tick(&drawing, "y", "1%")), (0.1, tick(&drawing, "y", "10%")));
+    let drawing = curve::render(&outcomes, Size { width: WIDE, height: 400.0 });
+    // Equal steps of the inverse hyperbolic sine, which is linear around zero.
+    let (zero, one) = (tick(&drawing, "y", "0%"), tick(&drawing, "y", "1%"));
+    let y = |share: f64| zero + (share / 0.004f64).asinh() / (0.01f64 / 0.004).asinh() * (one - zero);
     let x = |us: f64| between(us, (10.0, tick(&drawing, "x", "10")), (100.0, tick(&drawing, "x", "100")));
-    assert!(y(0.1) < y(0.01) && x(10.0) < x(100.0));
+    assert!(near(y(0.1), tick(&drawing, "y", "10%")) && y(0.1) < y(0.01) && x(10.0) < x(100.0));
 
-    // t_read / t_iter, as measured and as proposed (1 us).
+    // t_read / t_iter, as measured: a hyperbola.
     let read_us = reference(&outcomes).unwrap().read_ns.unwrap().median / 1e3;
-    for (class, read_us) in [("line c0", read_us), ("line dash c5", 1.0)] {
-        let path =
-            elements(&drawing, "path").into_iter().find(|path| attribute(path, "class") == class).unwrap();
-        let [left, right] = places(path).try_into().unwrap();
-        assert!(left.1 < right.1, "what is saved falls with the time: {path}");
-        for at in [left, right] {
-            let us = 10.0 * 10f64.powf((at.0 - x(10.0)) / (x(100.0) - x(10.0)));
-            // An end may be cut off by the drawing's upper edge.
-            assert!(near(at.1, y(read_us / us)) || (at == left && at.1 > y(read_us / us)), "{path}: {us} us");
-        }
+    let class = |wanted: &str, kind: &str| -> Vec<&str> {
+        elements(&drawing, kind).into_iter().filter(|one| attribute(one, "class") == wanted).collect()
+    };
+    let line = places(class("line c0", "path")[0]);
+    assert!(line.len() > 20 && line.windows(2).all(|pair| pair[1].1 > pair[0].1), "{line:?}");
+    for at in line {
+        let us = 10.0 * 10f64.powf((at.0 - x(10.0)) / (x(100.0) - x(10.0)));
+        assert!(near(at.1, y(read_us / us)), "{at:?}: {us} us");
     }
-    // The proposal's point: 1% of 100 us.
-    let circles: Vec<[f64; 3]> =
-        elements(&drawing, "circle").into_iter().map(|circle| numbers(circle, ["cx", "cy", "r"])).collect();
-    let [.., outer, inner] = circles.as_slice() else { panic!("{drawing}") };
-    assert!(near(inner[0], x(100.0)) && near(inner[1], y(0.01)) && outer[..2] == inner[..2], "{inner:?}");
+    // The line of one percent, and the proposal's point on it.
+    let [y1, y2] = numbers(class("line dash c5", "line")[0], ["y1", "y2"]);
+    assert!(near(y1, y(0.01)) && y1 == y2);
+    let [cx, cy] = numbers(class("c5 ring", "circle")[0], ["cx", "cy"]);
+    assert!(near(cx, x(100.0)) && near(cy, y(0.01)));
 
     // The first cell, whose interval is inside the drawing.
     let first = &outcomes[0];
     let (saved, place) = (first.saved.unwrap(), x(first.iteration_us));
-    assert!(
-        circles.iter().any(|circle| near(circle[0], place) && near(circle[1], y(saved.median))),
-        "{circles:?}"
-    );
+    let marks: Vec<(f64, f64)> = class("mark c0 ", "path").into_iter().map(centre).collect();
+    assert!(marks.iter().any(|(x, at)| near(*x, place) && near(*at, y(saved.median))), "{marks:?}");
     let interval = saved.interval.unwrap();
     let ends = [y(interval.low), y(interval.high)];
     let drawn = elements(&drawing, "line").into_iter().map(|line| numbers(line, ["x1", "x2", "y1", "y2"]));
@@ -90,30 +95,74 @@ fn the_curve_has_its_lines_points_and_intervals_where_the_axes_say() {
         near(line[0], place) && near(line[1], place) && near(line[2], ends[0]) && near(line[3], ends[1])
     };
     assert!(drawn.iter().any(is_first), "{ends:?} at {place}: {drawn:?}");
+    // Nothing lies on the lower edge of the drawing.
+    let bottom = 400.0 - 42.0;
+    assert!(marks.iter().all(|(_, at)| *at < bottom - 5.0), "{marks:?}");
 }
 
 #[test]
 fn a_latency_is_drawn_at_its_share() {
-    let document = golden();
-    let group = document.groups().next().unwrap();
-    let drawing = charts::latency(group).unwrap();
-    let [low, high] = ["10%", "90%"].map(|label| tick(&drawing, "y", label));
-    let curves: Vec<Vec<(f64, f64)>> = elements(&drawing, "path")
-        .into_iter()
-        .filter(|path| !attribute(path, "d").starts_with("M1 4L"))
-        .map(places)
-        .collect();
-    assert_eq!(curves.len(), group.len(), "{drawing}");
-    for (curve, entry) in curves.iter().zip(group) {
+    let mut group = golden().groups().next().unwrap().to_vec();
+    // The last arm has a histogram: 900 requests took 10 us, 90 took 100, and 10 took 1,000.
+    let mut histogram = crate::measure::latencies();
+    for (ns, count) in [(10_000, 900), (100_000, 90), (1_000_000, 10)] {
+        histogram.record_n(ns, count).unwrap();
+    }
+    let last = group.len() - 1;
+    group[last].latency = crate::measure::to_base64(&histogram);
+    let drawing = latency::figures(&group).unwrap();
+    let (cdf, percentiles) = drawing.split_once("</figure>").unwrap();
+    let curves = |drawing: &str| -> Vec<Vec<(f64, f64)>> {
+        let lines = elements(drawing, "path").into_iter().filter(|path| {
+            attribute(path, "class").starts_with("line") && !attribute(path, "d").starts_with("M1 4L")
+        });
+        lines.map(places).collect()
+    };
+    let (low, high) = (tick(cdf, "y", "0%"), tick(cdf, "y", "100%"));
+    let all = curves(cdf);
+    assert_eq!((all.len(), curves(percentiles).len()), (group.len(), group.len()), "{drawing}");
+    for (curve, entry) in all.iter().zip(&group[..last]) {
         let quantiles = entry.metrics.keys().filter_map(|name| quantile(name)).count();
         assert_eq!(curve.len(), quantiles);
         // More requests to the top, and they take longer.
         assert!(curve.windows(2).all(|pair| pair[1].1 < pair[0].1 && pair[1].0 >= pair[0].0), "{curve:?}");
-        assert!(near(curve[0].1, low) && curve.iter().any(|point| near(point.1, high)), "{curve:?}");
+        assert!(near(curve[0].1, low + 0.1 * (high - low)), "p10 comes first: {curve:?}");
     }
+    let x = |us: f64| between(us, (10.0, tick(cdf, "x", "10")), (100.0, tick(cdf, "x", "100")));
+    for (place, (us, share)) in all[last].iter().zip([(10.0, 0.9), (100.0, 0.99), (1_000.0, 1.0)]) {
+        assert!((place.0 - x(us)).abs() < 0.5 && near(place.1, low + share * (high - low)), "{place:?}");
+    }
+    // Each further nine is as far as the one before.
+    let nines = ["0", "90", "99", "99.9"].map(|label| tick(percentiles, "x", label));
+    assert!(nines.windows(2).all(|pair| near(pair[1] - pair[0], nines[1] - nines[0])), "{nines:?}");
+    let tail = &curves(percentiles)[last];
+    assert!(near(tail[0].0, nines[1]) && near(tail[1].0, nines[2]), "{tail:?}");
     for entry in group {
         assert!(drawing.contains(&format!("</svg>{}</li>", escape(&entry.case))), "{}", entry.case);
     }
+}
+
+#[test]
+fn every_round_is_a_dot_and_a_disturbed_one_is_marked() {
+    let document = Document::parse(&SLOWER.replace(
+        r#""values":[150.0,150.0,150.0,150.0,150.0,150.0]"#,
+        r#""values":[150.0,151.0,149.0,150.5,900.0,150.0]"#,
+    ));
+    let mut group = document.unwrap().results;
+    group[1].left_out.values.insert("time_ns".to_owned(), vec![300.0]);
+    // The outlier is only one if there is a spread.
+    group[1].metrics.get_mut("time_ns").unwrap().summary.mad = 0.5;
+    group[1].metrics.get_mut("time_ns").unwrap().summary.median = 150.0;
+    let drawing = rounds::figure_of(&group).unwrap();
+    let dots: Vec<usize> = elements(&drawing, "path")
+        .into_iter()
+        .filter(|path| attribute(path, "class").starts_with("dot"))
+        .map(|path| attribute(path, "d").matches('M').count())
+        .collect();
+    assert_eq!(dots, [6, 5]);
+    assert_eq!((drawing.matches("an outlier").count(), drawing.matches("a disturbed round").count()), (1, 1));
+    assert!(drawing.contains("6 rounds count, 1 disturbed ones"), "{drawing}");
+    assert!(drawing.contains("1 of the values are outliers"), "{drawing}");
 }
 
 #[test]

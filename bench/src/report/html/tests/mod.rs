@@ -16,8 +16,19 @@ fn a_page_is_one_small_file_that_loads_nothing() {
         assert!(page.len() < 1 << 20, "{} bytes", page.len());
         // Nothing that a browser would load, execute or follow.
         for word in [
-            "http://", "https://", "<script", "<img", "<link", "<iframe", "@import", "url(", " src=\"",
-            " href=\"", "NaN", "inf\"",
+            "http://",
+            "https://",
+            "<script",
+            "<img",
+            "<link",
+            "<iframe",
+            "@import",
+            "url(",
+            " src=\"",
+            " href=\"/",
+            " href=\"f",
+            "NaN",
+            "inf\"",
         ] {
             assert!(!page.contains(word), "{word}");
         }
@@ -40,19 +51,46 @@ fn every_element_is_closed() {
 }
 
 #[test]
-fn a_page_has_the_answer_the_curve_the_tables_and_the_command() {
+fn a_page_asks_answers_and_judges_before_anything_else() {
     let document = Document::parse(include_str!("../../../one_percent/golden/first.json")).unwrap();
     let page = render(&document, None);
-    assert!(page.contains(&format!("<p class=\"answer\">{}</p>", escape(&document.conclusions[0]))));
-    for sentence in &document.conclusions[1..] {
+    let first = page.split("<details").next().unwrap();
+    assert!(first.contains("<h1>Does leaving out the read(2) of an eventfd save 1% of"), "{first}");
+    assert!(first.contains("<p class=\"answer\">Of an iteration of 105 us, as in the proposal, leaving out"));
+    assert!(first.contains(">no difference that could be seen</span></p>"), "{first}");
+    assert!(first.contains("2020: 1% of 100 us") && first.contains("time of an iteration (classic), us"));
+    assert!(!first.contains("<table"), "tables are folded");
+    for sentence in &document.conclusions {
         assert!(page.contains(&format!("<li>{}</li>", escape(sentence))), "{sentence}");
     }
     assert!(!page.contains("Stopped by Ctrl-C"));
-    assert!(page.contains("2020: 1% of 100 us") && page.contains("time of an iteration (classic), us"));
     assert!(page.contains(&format!("<pre>{}</pre>", escape(&document.command))));
     for entry in &document.results {
         assert!(page.contains(&escape(&entry.group)), "{}", entry.group);
     }
+    // Every link leads to a part of the page.
+    for link in page.split("href=\"#").skip(1) {
+        let id = link.split('"').next().unwrap();
+        assert!(page.contains(&format!("id=\"{id}\"")), "{id}");
+    }
+}
+
+#[test]
+fn what_is_the_same_in_all_arms_is_one_line() {
+    let document = Document::parse(include_str!("../../../one_percent/golden/first.json")).unwrap();
+    let table = tables::numbers(document.groups().next().unwrap());
+    let same = table.split("The same in all arms: ").nth(1).unwrap();
+    assert!(same.contains("kicks 1.00") && !table.contains(">kicks</th>"), "{table}");
+    assert!(!same.contains("reads"), "{same}");
+}
+
+#[test]
+fn an_inconclusive_change_is_a_question_mark() {
+    let wide = SLOWER.replace(r#"{"low":1.49,"high":1.51}"#, r#"{"low":0.7,"high":2.3}"#);
+    let table = tables::numbers(&Document::parse(&wide).unwrap().results);
+    let cell =
+        "<td>150 <span class=\"dim\" title=\"inconclusive: +50.0%, -30.0% to +130.0%\">(?)</span></td>";
+    assert!(table.contains(cell), "{table}");
 }
 
 #[test]
@@ -61,7 +99,7 @@ fn a_report_without_metrics_is_a_page_too() {
     assert!(render(&document, None).contains("Stopped by Ctrl-C"));
     document.results.clear();
     document.conclusions.clear();
-    assert!(render(&document, None).contains("There are no conclusions."));
+    assert!(render(&document, None).contains("Nothing was measured."));
 }
 
 /// Two arms with one metric, the second slower than the first, and one that is not available.
@@ -89,8 +127,13 @@ fn a_table_has_every_arm_and_its_change_in_the_colour_of_its_verdict() {
     ] {
         assert!(table.contains(row), "{row}: {table}");
     }
-    let faster = Document::parse(&SLOWER.replace("slower", "faster")).unwrap();
-    assert!(tables::numbers(&faster.results).contains("<span class=\"good\">(+50.0%)</span>"));
+    // The verdict follows from the interval, whatever the file says.
+    let saves = SLOWER.replace(
+        r#""median":1.5,"interval":{"low":1.49,"high":1.51}"#,
+        r#""median":0.5,"interval":{"low":0.49,"high":0.51}"#,
+    );
+    let saves = Document::parse(&saves).unwrap();
+    assert!(tables::numbers(&saves.results).contains("<span class=\"good\">(-50.0%)</span>"));
 }
 
 /// Many metrics and few arms: the metrics are rows.
@@ -145,7 +188,7 @@ fn an_earlier_run_is_before_and_its_regressions_are_red() {
 fn a_long_first_sentence_is_shortened_in_the_answer_and_complete_below() {
     let long = format!("We are ahead; except where {}.", "we are not ".repeat(30));
     let json = SLOWER.replace("\"conclusions\":[]", &format!("\"conclusions\":[\"{long}\"]"));
-    let page = render(&Document::parse(&json).unwrap(), None);
+    let page = render(&Document::parse(&json.replace("eventfd", "scale")).unwrap(), None);
     assert!(
         page.contains("<p class=\"answer\">We are ahead.</p>") && page.contains(&format!("<li>{long}</li>")),
         "{page}"

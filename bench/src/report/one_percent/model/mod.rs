@@ -15,7 +15,7 @@
 //!   prediction; cells that saved more are compared with it.
 
 use super::cell::{Cell, and_its_read};
-use crate::measure::{Estimate, Interval};
+use crate::measure::{Better, Estimate, Interval, Verdict, hold_together, is_narrow};
 use crate::report::number::{number, signed};
 use crate::report::saved::Entry;
 
@@ -53,6 +53,8 @@ pub(crate) struct Outcome {
     pub(crate) predicted: Option<Estimate>,
     /// Share of t_iter.
     pub(crate) saved: Option<Estimate>,
+    /// The verdict on the saving, beside those of all other cells.
+    verdict: Option<Verdict>,
     /// Device CPU per request.
     pub(crate) cpu_predicted_ns: Option<Estimate>,
     pub(crate) cpu_saved_ns: Option<Estimate>,
@@ -71,93 +73,109 @@ pub(crate) struct Counts {
     pub(crate) kicks: f64,
 }
 
-/// How the measured interval compares with the prediction.
+/// How what was measured compares with what was predicted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// The intervals overlap, and the measured one excludes zero.
-    Reproduced,
-    /// The intervals overlap, and zero is inside, too: nothing was detected, and nothing detectable
-    /// was predicted.
-    WithinNoise,
+pub(crate) enum Prediction {
+    /// The intervals overlap, and the measured one is no wider than the effect that is asked about.
+    Agrees,
     /// The measured interval is above the predicted one.
     More,
     Less,
+    /// The measured interval is too wide to tell: its verdict is inconclusive, or it agrees only
+    /// because it is wider than the effect that is asked about.
+    Inconclusive,
 }
 
-impl Verdict {
+impl Prediction {
     pub(crate) fn word(self) -> &'static str {
         match self {
-            Self::Reproduced => "reproduced",
-            Self::WithinNoise => "reproduced, also zero",
+            Self::Agrees => "as predicted",
             Self::More => "more",
             Self::Less => "less",
+            Self::Inconclusive => "inconclusive",
         }
     }
 
-    /// Returns true if the intervals overlap.
     pub(crate) fn agrees(self) -> bool {
-        matches!(self, Self::Reproduced | Self::WithinNoise)
+        self == Self::Agrees
     }
 }
 
-/// `None` if the rounds were too few for an interval.
-pub(crate) fn verdict(measured: Estimate, predicted: Estimate) -> Option<Verdict> {
-    let measured = measured.interval?;
+/// Compares shares of t_iter. `None` if the rounds were too few for an interval.
+pub(crate) fn prediction(measured: Estimate, predicted: Estimate) -> Option<Prediction> {
+    let interval = measured.interval?;
     let predicted = predicted.interval.unwrap_or(Interval { low: predicted.median, high: predicted.median });
-    Some(if measured.low > predicted.high {
-        Verdict::More
-    } else if measured.high < predicted.low {
-        Verdict::Less
-    } else if measured.spans_zero() {
-        Verdict::WithinNoise
+    Some(if Verdict::on_share(measured) == Verdict::Inconclusive {
+        Prediction::Inconclusive
+    } else if interval.low > predicted.high {
+        Prediction::More
+    } else if interval.high < predicted.low {
+        Prediction::Less
+    } else if is_narrow(interval) {
+        Prediction::Agrees
     } else {
-        Verdict::Reproduced
+        Prediction::Inconclusive
     })
 }
 
 impl Outcome {
-    /// The verdict on the time.
+    /// Whether an iteration is shorter without the read. `None` if that was not measured.
     pub(crate) fn verdict(&self) -> Option<Verdict> {
-        verdict(self.saved?, self.predicted?)
+        self.verdict
     }
 
-    /// The verdict on the device's CPU time.
-    pub(crate) fn cpu_verdict(&self) -> Option<Verdict> {
-        verdict(self.cpu_saved_ns?, self.cpu_predicted_ns?)
+    /// The saving of the time against its prediction.
+    pub(crate) fn prediction(&self) -> Option<Prediction> {
+        prediction(self.saved?, self.predicted?)
+    }
+
+    /// The saving of the device's CPU time against its prediction.
+    pub(crate) fn cpu_prediction(&self) -> Option<Prediction> {
+        self.of_cpu(self.cpu_predicted_ns?)
+    }
+
+    /// The saving of the device's CPU time against a prediction. Both become shares of t_iter, of
+    /// which one percent is asked about.
+    fn of_cpu(&self, predicted_ns: Estimate) -> Option<Prediction> {
+        let iteration_ns = self.iteration_us * 1e3;
+        let share = |ns: Estimate| ns.map(|ns| ns / iteration_ns);
+        prediction(share(self.cpu_saved_ns?), share(predicted_ns))
     }
 
     /// The saving of the device's CPU time that is predicted from the reads and level triggering
     /// together.
     pub(crate) fn cpu_with_level_ns(&self) -> Option<Estimate> {
         let reads = self.reads_saved();
-        Some(sum(self.cpu_predicted_ns?, map(self.level_ns?, |ns| ns * reads)))
+        Some(sum(self.cpu_predicted_ns?, self.level_ns?.map(|ns| ns * reads)))
     }
 
-    /// The verdict on the time, predicted from read and level.
-    pub(crate) fn verdict_with_level(&self) -> Option<Verdict> {
+    /// The saving of the time against that of read and level.
+    pub(crate) fn prediction_with_level(&self) -> Option<Prediction> {
         let iteration_ns = self.iteration_us * 1e3;
-        verdict(self.saved?, map(self.cpu_with_level_ns()?, |ns| ns / iteration_ns))
+        prediction(self.saved?, self.cpu_with_level_ns()?.map(|ns| ns / iteration_ns))
     }
 
-    /// The verdict on the device's CPU time, predicted from read and level.
-    pub(crate) fn cpu_verdict_with_level(&self) -> Option<Verdict> {
-        verdict(self.cpu_saved_ns?, self.cpu_with_level_ns()?)
+    /// The saving of the device's CPU time against that of read and level.
+    pub(crate) fn cpu_prediction_with_level(&self) -> Option<Prediction> {
+        self.of_cpu(self.cpu_with_level_ns()?)
     }
 
     /// Returns true if more of the device's CPU time was saved than the read takes, and as much as
     /// read and level take together.
     pub(crate) fn cpu_is_with_level(&self) -> bool {
-        self.cpu_verdict() == Some(Verdict::More)
-            && self.cpu_verdict_with_level().is_some_and(Verdict::agrees)
+        self.cpu_prediction() == Some(Prediction::More)
+            && self.cpu_prediction_with_level().is_some_and(Prediction::agrees)
     }
 
-    /// The same with t_read from the edge-triggered arms of the simplest cell. It differs if a
-    /// second read in a row costs less than the only one.
+    /// Returns true if the device's CPU time does not contradict the sum of the level and of t_read
+    /// from the edge-triggered arms of the simplest cell. That t_read differs if a second read in a
+    /// row costs less than the only one.
     pub(crate) fn cpu_agrees_by_edges(&self) -> bool {
         let by_edges = self.own_read_ns.zip(self.level_ns).map(|(read_ns, level_ns)| sum(read_ns, level_ns));
-        let agrees = |by_edges| {
+        let agrees = |by_edges: Estimate| {
             let reads = self.reads_saved();
-            Some(verdict(self.cpu_saved_ns?, map(by_edges, |ns| ns * reads))?.agrees())
+            let prediction = self.of_cpu(by_edges.map(|ns| ns * reads))?;
+            Some(!matches!(prediction, Prediction::More | Prediction::Less))
         };
         by_edges.and_then(agrees).unwrap_or(false)
     }
@@ -233,11 +251,20 @@ pub(crate) fn outcomes(entries: &[Entry]) -> Vec<Outcome> {
             outcome.own_read_ns = lent(&simplest, outcome, |other| other.own_read_ns).or(outcome.own_read_ns);
         }
     }
+    let saved: Vec<Estimate> = outcomes.iter().filter_map(|outcome| outcome.saved).collect();
+    let mut hold = hold_together(&saved).into_iter();
+    for outcome in &mut outcomes {
+        let Some(saved) = outcome.saved else { continue };
+        outcome.verdict = Some(match (Verdict::on_share(saved), hold.next()) {
+            (verdict, Some(false)) if verdict.is_effect() => Verdict::Inconclusive,
+            (verdict, _) => verdict,
+        });
+    }
     for outcome in &mut outcomes {
         let reads = outcome.reads_saved();
-        outcome.cpu_predicted_ns = outcome.read_ns.map(|read_ns| map(read_ns, |ns| ns * reads));
+        outcome.cpu_predicted_ns = outcome.read_ns.map(|read_ns| read_ns.map(|ns| ns * reads));
         let iteration_ns = outcome.iteration_us * 1e3;
-        outcome.predicted = outcome.cpu_predicted_ns.map(|cpu_ns| map(cpu_ns, |ns| ns / iteration_ns));
+        outcome.predicted = outcome.cpu_predicted_ns.map(|cpu_ns| cpu_ns.map(|ns| ns / iteration_ns));
     }
     outcomes
 }
@@ -280,13 +307,14 @@ fn outcome(group: &[Entry]) -> Option<Outcome> {
         predicted: None,
         saved: measured
             .and_then(|entry| entry.versus("iops")?.ratio)
-            .map(|ratio| map(ratio, |ratio| 1.0 - 1.0 / ratio)),
+            .map(|ratio| crate::measure::saved(ratio, Better::Higher)),
+        verdict: None,
         cpu_predicted_ns: None,
         dose_cost: find(&cell.dosed())
             .and_then(|dosed| dosed.versus("iops")?.ratio)
-            .map(|ratio| map(ratio, |ratio| 1.0 / ratio - 1.0)),
+            .map(|ratio| ratio.map(|ratio| 1.0 / ratio - 1.0)),
         cpu_saved_ns: measured
-            .and_then(|entry| Some(map(entry.versus("device_cpu_ns")?.difference, |change| -change))),
+            .and_then(|entry| Some(entry.versus("device_cpu_ns")?.difference.map(|change| -change))),
         obstacle: obstacle.and_then(|entry| entry.reason.clone()),
     })
 }
@@ -300,7 +328,7 @@ fn counts(entry: &Entry) -> Option<Counts> {
 fn read_in_place(classic: &Entry, dosed: &Entry) -> Option<Estimate> {
     let more = dosed.median("reads")? - classic.median("reads")?;
     let difference = dosed.versus("device_cpu_ns")?.difference;
-    (more >= HARDLY_ANY).then(|| map(difference, |ns| ns / more))
+    (more >= HARDLY_ANY).then(|| difference.map(|ns| ns / more))
 }
 
 /// The device CPU that the edge-triggered arm with the read saves against the classic arm, divided
@@ -308,14 +336,14 @@ fn read_in_place(classic: &Entry, dosed: &Entry) -> Option<Estimate> {
 fn level(read_edge: &Entry) -> Option<Estimate> {
     let reads = read_edge.median("reads")?;
     let difference = read_edge.versus("device_cpu_ns")?.difference;
-    (reads >= HARDLY_ANY).then(|| map(difference, |ns| -ns / reads))
+    (reads >= HARDLY_ANY).then(|| difference.map(|ns| -ns / reads))
 }
 
 /// The device CPU that the edge-triggered arm with the read takes more than the one without.
 fn own_read(read_edge: &Entry, edge: &Entry) -> Option<Estimate> {
     let more = read_edge.median("reads")? - edge.median("reads")?;
     let difference = read_edge.versus(UNREAD_CPU_NS)?.difference;
-    (more >= HARDLY_ANY).then(|| map(difference, |ns| -ns / more))
+    (more >= HARDLY_ANY).then(|| difference.map(|ns| -ns / more))
 }
 
 /// The sum of two estimates, assuming independent errors. Those of t_read and of the level share
@@ -327,15 +355,6 @@ fn sum(a: Estimate, b: Estimate) -> Estimate {
         high: median + (i.high - a.median).hypot(j.high - b.median),
     });
     Estimate { median, interval }
-}
-
-/// Applies a monotonic function to an estimate.
-fn map(estimate: Estimate, function: impl Fn(f64) -> f64) -> Estimate {
-    let interval = estimate.interval.map(|interval| {
-        let (a, b) = (function(interval.low), function(interval.high));
-        Interval { low: a.min(b), high: a.max(b) }
-    });
-    Estimate { median: function(estimate.median), interval }
 }
 
 #[cfg(test)]

@@ -33,7 +33,16 @@ pub(crate) fn arm(
     metrics.insert("reads".to_owned(), metric(reads, None, Better::Lower));
     metrics.insert("syscalls".to_owned(), metric(2.0 + reads, None, Better::Lower));
     metrics.insert("kicks".to_owned(), metric(1.0, None, Better::Lower));
-    Entry { group: group.to_owned(), case: case.to_owned(), baseline: None, reason: None, metrics }
+    Entry {
+        group: group.to_owned(),
+        case: case.to_owned(),
+        baseline: None,
+        reason: None,
+        rounds: Vec::new(),
+        left_out: Default::default(),
+        latency: None,
+        metrics,
+    }
 }
 
 /// A cell of epoll in which a read costs 200 ns of `iteration_ns`, and leaving it out saves
@@ -102,8 +111,8 @@ fn an_edge_triggered_arm_with_a_read_separates_level_and_read() {
     let only = of(&entries);
     assert_eq!([about(only.level_ns), about(only.own_read_ns), about(only.read_ns)], [100.0, 203.0, 200.0]);
     assert!(!only.level_is_borrowed && only.level_words() == "+100", "{}", only.level_words());
-    assert_eq!((only.cpu_verdict(), only.verdict()), (Some(Verdict::More), Some(Verdict::More)));
-    assert!(only.cpu_is_with_level() && only.verdict_with_level().unwrap().agrees());
+    assert_eq!((only.cpu_prediction(), only.prediction()), (Some(Prediction::More), Some(Prediction::More)));
+    assert!(only.cpu_is_with_level() && only.prediction_with_level().unwrap().agrees());
     assert!((only.cpu_with_level_ns().unwrap().median - 300.0).abs() < 1.0);
     // The cost is per read.
     entries[2].metrics.get_mut("reads").unwrap().summary.median = 0.5;
@@ -111,7 +120,7 @@ fn an_edge_triggered_arm_with_a_read_separates_level_and_read() {
     // An older report, or a loop without edges.
     entries.remove(2);
     let old = of(&entries);
-    assert_eq!((old.level_ns, old.own_read_ns, old.cpu_verdict_with_level()), (None, None, None));
+    assert_eq!((old.level_ns, old.own_read_ns, old.cpu_prediction_with_level()), (None, None, None));
     assert!(old.level_words().is_empty() && !old.cpu_is_with_level() && !old.cpu_agrees_by_edges());
 }
 
@@ -170,36 +179,51 @@ fn a_prediction_is_the_cost_of_one_more_read() {
     assert!((only.predicted.unwrap().median - 0.05).abs() < 0.001, "{:?}", only.predicted);
     assert!((only.saved.unwrap().median - 0.05).abs() < 0.001, "{:?}", only.saved);
     assert!((only.cpu_saved_ns.unwrap().median - 200.0).abs() < 1.0);
-    assert_eq!((only.reads_saved(), only.verdict()), (1.0, Some(Verdict::Reproduced)));
-    assert_eq!(only.cpu_verdict(), Some(Verdict::Reproduced));
+    assert_eq!((only.reads_saved(), only.verdict()), (1.0, Some(Verdict::Saves)));
+    let agrees = Some(Prediction::Agrees);
+    assert_eq!((only.prediction(), only.cpu_prediction()), (agrees, agrees));
     assert!(only.is_swept() && only.on_one_cpu() && !only.nothing_to_save());
 }
 
 #[test]
 fn a_saving_outside_the_prediction_is_more_or_less() {
-    let verdict_of = |saved_ns| outcomes(&cell("null", 4_000.0, saved_ns))[0].verdict();
-    assert_eq!(verdict_of(400.0), Some(Verdict::More));
-    assert_eq!(verdict_of(50.0), Some(Verdict::Less));
+    let prediction_of = |saved_ns| outcomes(&cell("null", 4_000.0, saved_ns))[0].prediction();
+    assert_eq!(prediction_of(400.0), Some(Prediction::More));
+    assert_eq!(prediction_of(50.0), Some(Prediction::Less));
 }
 
 #[test]
-fn a_saving_below_the_noise_is_within_noise() {
+fn a_saving_below_the_noise_is_no_difference_and_as_predicted() {
     // 0.02 % of a millisecond, and a noise of 0.2 %.
     let outcomes = outcomes(&cell("spin 100us", 1_000_000.0, 200.0));
-    assert_eq!(outcomes[0].verdict(), Some(Verdict::WithinNoise));
+    assert_eq!(outcomes[0].verdict(), Some(Verdict::NoDifferenceSeen));
+    assert_eq!(outcomes[0].prediction(), Some(Prediction::Agrees));
 }
 
 #[test]
-fn intervals_that_overlap_agree() {
+fn narrow_intervals_that_overlap_agree() {
     let estimate = |median: f64, half: f64| Estimate {
         median,
         interval: Some(Interval { low: median - half, high: median + half }),
     };
-    assert_eq!(verdict(estimate(0.05, 0.01), estimate(0.065, 0.01)), Some(Verdict::Reproduced));
-    assert_eq!(verdict(estimate(0.05, 0.01), estimate(0.065, 0.001)), Some(Verdict::Less));
-    assert_eq!(verdict(Estimate { median: 0.05, interval: None }, estimate(0.05, 0.1)), None);
+    for (measured, predicted, expected) in [
+        (estimate(0.05, 0.004), estimate(0.055, 0.004), Prediction::Agrees),
+        (estimate(0.05, 0.004), estimate(0.055, 0.0005), Prediction::Less),
+        (estimate(0.05, 0.004), estimate(0.045, 0.0005), Prediction::More),
+        (estimate(0.0, 0.004), estimate(0.003, 0.0005), Prediction::Agrees),
+        // Wider than one percent: it overlaps with almost anything.
+        (estimate(0.05, 0.01), estimate(0.055, 0.01), Prediction::Inconclusive),
+        (estimate(0.2, 0.21), estimate(0.003, 0.001), Prediction::Inconclusive),
+        // It excludes the prediction, but says nothing about an effect of one percent.
+        (estimate(0.2, 0.195), estimate(0.003, 0.001), Prediction::Inconclusive),
+        // Beyond the effect, and beyond the prediction.
+        (estimate(0.2, 0.1), estimate(0.003, 0.001), Prediction::More),
+    ] {
+        assert_eq!(prediction(measured, predicted), Some(expected), "{measured:?} {predicted:?}");
+    }
+    assert_eq!(prediction(Estimate { median: 0.05, interval: None }, estimate(0.05, 0.1)), None);
     let point = Estimate { median: 0.05, interval: None };
-    assert_eq!(verdict(estimate(0.05, 0.01), point), Some(Verdict::Reproduced));
+    assert_eq!(prediction(estimate(0.05, 0.004), point), Some(Prediction::Agrees));
 }
 
 #[test]
@@ -225,7 +249,7 @@ fn a_cell_without_a_dose_takes_t_read_from_the_simplest_cell() {
     let outcomes = outcomes(&entries);
     assert!((outcomes[1].read_ns.unwrap().median - 200.0).abs() < 1.0);
     assert!(outcomes[1].nothing_to_save() && outcomes[1].predicted.unwrap().median < 0.003);
-    assert!(outcomes[1].verdict().unwrap().agrees());
+    assert!(outcomes[1].prediction().unwrap().agrees());
 }
 
 #[test]
