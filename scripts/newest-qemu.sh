@@ -7,8 +7,8 @@
 #   PREFIX       a directory for it, which is made; an earlier run's is replaced
 #   --suite      Debian's suite (default: sid)
 #
-# apt-get runs with a configuration, lists and a package state of its own below PREFIX, so no package
-# of this system is installed, changed or even looked at. The packages, with the C library of their
+# apt-get runs with a configuration, lists and a package state below PREFIX. So no package of this
+# system is installed, changed or even looked at. The packages, with the C library of their
 # suite, are unpacked there, and PREFIX/qemu-storage-daemon runs the program with that library's
 # loader. Prints the version.
 #
