@@ -8,6 +8,7 @@
 //! user operations are SQEs that are submitted by the wait's own io_uring_enter(2).
 
 mod backlog;
+mod bells;
 mod reads;
 mod ring_monitor;
 mod shutdown;
