@@ -48,7 +48,7 @@ impl Ringer {
     /// `notify`.
     ///
     /// A loop that lingers or busy polls does not sleep next. With `rests` it does not linger after
-    /// this turn, if no device has learned a window and only one could be polled: say so if nothing
+    /// this turn, if at most one device could be polled and its window is closed: say so if nothing
     /// can be found in memory before the other side has woken up.
     ///
     /// The notifier is kept open until another one is rung, or this is dropped.

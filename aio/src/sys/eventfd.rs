@@ -205,8 +205,8 @@ pub(crate) enum ByRing {
 }
 
 impl EventFd {
-    /// How a ring can ring it. `None` if it has to be rung otherwise. No system call, except for the
-    /// first time for a peer's file.
+    /// How a ring can ring it. `None` if it has to be rung otherwise. No system call, except for
+    /// the first time for a peer's file.
     #[inline]
     pub(crate) fn by_ring(&self) -> Option<ByRing> {
         match &self.signal {

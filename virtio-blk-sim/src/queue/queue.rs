@@ -350,10 +350,10 @@ impl<W: Worker> Queue<W> {
         }
     }
 
-    /// How many chains are taken before the worker commits them. The worker's batch is small so that
-    /// the first request does not wait for many others. A driver with many requests outstanding
-    /// waits for all of them in any case, so half of those are one batch: each commit is a system
-    /// call, and the driver works on one half while the device works on the other.
+    /// How many chains are taken before the worker commits them. The worker's batch is small, so
+    /// that the first request does not wait for many others. A driver with many requests
+    /// outstanding waits for all of them in any case, so half of those are one batch: each commit
+    /// is a system call, and the driver works on one half while the device works on the other.
     #[inline]
     fn batch(&self, ring: &Ring<W>) -> u16 {
         let (batch, size) = (self.worker.batch(), ring.queue.size());

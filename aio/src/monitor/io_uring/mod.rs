@@ -11,6 +11,7 @@ mod backlog;
 mod bells;
 mod reads;
 mod ring_monitor;
+mod ringing;
 mod shutdown;
 mod tables;
 

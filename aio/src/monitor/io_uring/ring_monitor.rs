@@ -38,7 +38,7 @@ pub(crate) struct UringMonitor<T> {
     /// Handlers to arm in the next wait.
     pub(super) queued: RefCell<Vec<Token>>,
     /// SQEs that found the queue full.
-    backlog: RefCell<Backlog>,
+    pub(super) backlog: RefCell<Backlog>,
     /// `queued` or `backlog` may have something: the next wait has more to do than to enter.
     unfinished: Cell<bool>,
     /// READs of eventfds.
@@ -615,7 +615,7 @@ impl<T> UringMonitor<T> {
                 Kind::Operation => self.completions.complete(token, cqe.result, cqe.flags, sink.stats()),
                 Kind::Internal => {
                     if cqe.result < 0 {
-                        self.internal_failed(token);
+                        self.bells.failed(token);
                     }
                     false
                 }

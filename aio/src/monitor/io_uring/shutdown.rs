@@ -49,13 +49,6 @@ impl<T> UringMonitor<T> {
                 break;
             }
         }
-        let mut ring = self.ring.borrow_mut();
-        if ring.look().unsubmitted != 0 {
-            // Others wait for what is rung by it.
-            sink.stats().syscalls_enter.bump();
-            let _ = ring.enter(Some(0));
-        }
-        drop(ring);
         if self.has_memory_in_flight() {
             self.reads.leak();
             self.completions.leak();
