@@ -98,8 +98,8 @@ impl Work {
                     (DiskKind::Cached, false),
                     (DiskKind::Cached, true),
                 ] {
-                    // Worker threads of the kernel write to the page cache, so several writes end in
-                    // an order of their own, which is different each time.
+                    // Worker threads of the kernel write to the page cache, so several writes
+                    // end in an order of their own, which is different each time.
                     if disk == DiskKind::Cached && write && depth > 1 {
                         continue;
                     }
