@@ -13,3 +13,4 @@ cargo build --release --locked -p virtio-blk-sim --bin vhost-user-blk
 cargo build --release --locked -p bench --features peers
 # Last, because the steps that use the program without peers come after this.
 cargo build --release --locked -p bench
+cargo test --release --locked --no-run -p bench --test costs

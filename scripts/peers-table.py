@@ -67,10 +67,11 @@ def syscalls_of(work, cell, name):
 
 
 def cell_of(work, path):
-    disk, poll, pattern, depth, client = path.stem.split(".")
+    disk, poll, pattern, depth, client, linger = path.stem.split(".")
     report = json.loads(path.read_text())
     rows = {row["case"]: row for row in report["results"] if row["status"] == "measured"}
-    cell = {"disk": disk, "poll_ns": int(poll), "rw": pattern, "iodepth": int(depth), "client": client}
+    cell = {"disk": disk, "poll_ns": int(poll), "rw": pattern, "iodepth": int(depth), "client": client,
+            "linger": linger}
     cell["complete"], cell["command"] = report["complete"], report["command"]
     cell["servers"], cell["ours_against"] = {}, {}
     for name, row in rows.items():
@@ -85,17 +86,32 @@ def cell_of(work, path):
     for name, versus in cell["ours_against"].items():
         theirs = cell["servers"][name]["syscalls"]
         versus["syscalls"] = {"median": ours["total"] / theirs["total"], "interval": None} if ours and theirs else None
+    cell["fio"] = floor_of(work, disk, pattern, depth)
     return cell
+
+
+def floor_of(work, disk, pattern, depth):
+    """Returns fio's best engine and its IOPS, or None if it was not run."""
+    path = work / "fio" / f"{disk}.{pattern}.{depth}"
+    lines = path.read_text().splitlines() if path.exists() else []
+    best = max((line.split(" ", 1) for line in lines), key=lambda line: float(line[0]), default=None)
+    return best and {"engine": best[1], "iops": float(best[0])}
+
+
+def against_the_floor(cell):
+    """Returns ours / fio."""
+    ours = cell["servers"].get("ours")
+    return cell["fio"] and ours and cell["fio"]["iops"] and {"median": ours["iops"] / cell["fio"]["iops"], "interval": None}
 
 
 def idle_of(path):
     """Returns what the idle servers did, if they were watched after this cell."""
-    disk, poll = path.stem.split(".")[:2]
+    disk, poll, *_, linger = path.stem.split(".")
     report = json.loads(path.read_text())
     for row in report["results"]:
         values = {metric.removeprefix(IDLE): median(row, metric) for metric in row["metrics"] if metric.startswith(IDLE)}
         if values:
-            yield {"servers": f"{disk}.{poll}", "name": row["case"], **values}
+            yield {"servers": f"{disk}.{poll}.{linger}", "name": row["case"], **values}
 
 
 def shown(ratio):
@@ -111,7 +127,11 @@ def per_request(calls):
     return f"{calls['total']:.2f}" if calls else "-"
 
 
-def table(cells):
+def place(cell):
+    return cell["disk"], str(cell["poll_ns"]), cell["rw"], str(cell["iodepth"]), cell["client"]
+
+
+def table(cells, lacks):
     heading = ["disk", "poll", "rw", "depth", "client", "peer", "IOPS ours", "theirs", "ratio (95%)",
                "p99", "CPU ns ours", "theirs", "CPU ratio", "calls ours", "theirs", "ratio"]
     lines = [heading]
@@ -119,11 +139,18 @@ def table(cells):
         for name, versus in cell["ours_against"].items():
             ours, theirs = cell["servers"]["ours"], cell["servers"][name]
             lines.append([
-                cell["disk"], str(cell["poll_ns"]), cell["rw"], str(cell["iodepth"]), cell["client"], name,
+                *place(cell), name,
                 f"{ours['iops']:,.0f}", f"{theirs['iops']:,.0f}", shown(versus["iops"]), shown(versus["p99_us"]),
                 f"{ours['device_cpu_ns']:,.0f}", f"{theirs['device_cpu_ns']:,.0f}", shown(versus["device_cpu_ns"]),
                 per_request(ours["syscalls"]), per_request(theirs["syscalls"]), shown(versus["syscalls"]),
             ])
+        for disk, name in lacks:
+            if disk == cell["disk"]:
+                lines.append([*place(cell), name, "", "no such disk", *[""] * 8])
+        if cell["fio"]:
+            floor, ours = cell["fio"], cell["servers"].get("ours")
+            lines.append([*place(cell), f"fio {floor['engine']}", f"{ours['iops']:,.0f}" if ours else "-",
+                          f"{floor['iops']:,.0f}", shown(against_the_floor(cell)), *[""] * 7])
     widths = [max(len(line[column]) for line in lines) for column in range(len(heading))]
     left = 6
     for number, line in enumerate(lines):
@@ -134,39 +161,40 @@ def table(cells):
             print("-" * (sum(widths) + 2 * (len(widths) - 1)))
 
 
-def against_the_faster(cell):
-    """Returns the peer with the most IOPS, and the ratios of ours to it."""
-    peers = {name: cell["servers"][name]["iops"] for name in cell["ours_against"]}
-    name = max(peers, key=peers.get)
-    return name, cell["ours_against"][name]
+def bars(cells, idle, memory):
+    """Returns the measured goals, each as (what, whether it was reached, the figures).
 
-
-def bars(cells, idle):
-    """Returns the measured goals, each as (what, whether it was reached, the figures)."""
+    Each is against the best peer of the cell: the most IOPS, the least of everything else.
+    """
     def ratios(metric, **which):
         found = []
         for cell in cells:
-            values = {**cell, "deep": cell["iodepth"] >= 32}
-            ratio = cell["ours_against"] and against_the_faster(cell)[1].get(metric)
-            if ratio and all(values[key] == value for key, value in which.items()):
-                found.append(ratio)
+            each = [versus[metric] for versus in cell["ours_against"].values() if versus.get(metric)]
+            if each and all(cell[key] == value for key, value in which.items()):
+                pick = min if metric == "iops" else max
+                found.append(pick(each, key=lambda ratio: ratio["median"]))
         return found
 
-    def at_least(what, floor, found):
-        worst = min((ratio["median"] for ratio in found), default=None)
-        return worst is not None and (what, worst >= floor, f"{worst:.2f}x (goal: at least {floor}x)")
+    def at_least(what, floor, found, interval=None):
+        if not found:
+            return None
+        worst = min(ratio["median"] for ratio in found)
+        lows = [ratio["interval"]["low"] for ratio in found if ratio["interval"]]
+        low = min(lows, default=None)
+        below = sum(ratio["median"] < floor for ratio in found)
+        text = f"{worst:.2f}x, {below} of {len(found)} below (goal: at least {floor}x)"
+        good = worst >= floor
+        if interval and low is not None:
+            text += f"; the lowest end of an interval is {low:.2f}x (goal: above {interval}x)"
+            good = good and low > interval
+        return what, good, text
 
     def at_most(what, ceiling, found, pick=max):
-        value = pick(ratio["median"] for ratio in found) if found else None
-        return value is not None and (what, value <= ceiling, f"{value:.2f}x (goal: at most {ceiling}x)")
-
-    def none_below(what, found, floor=0.97):
-        lows = [ratio["interval"]["low"] for ratio in found if ratio["interval"]]
-        medians = [ratio["median"] for ratio in found]
-        below = sum(median < 1.0 for median in medians)
-        worst = min(lows, default=None)
-        return worst is not None and (what, below == 0 and worst > floor,
-                                      f"{below} of {len(medians)} below 1.0x; the lowest end of an interval is {worst:.2f}x")
+        if not found:
+            return None
+        value = pick(ratio["median"] for ratio in found)
+        above = sum(ratio["median"] > ceiling for ratio in found)
+        return what, value <= ceiling, f"{value:.2f}x, {above} of {len(found)} above (goal: at most {ceiling}x)"
 
     def none_at_all(what, metric):
         # Wake-ups and CPU time of a sleeping process: zero is exact, so no tolerance is needed.
@@ -174,25 +202,31 @@ def bars(cells, idle):
         worst = max(found, default=None)
         return worst is not None and (what, worst == 0, f"{worst:,.1f} (goal: 0)")
 
-    one = {"iodepth": 1, "client": "sleeping"}
-    p99 = [{"median": 1 / r["median"], "interval": None} for r in ratios("p99_us", **one)]
+    def resident():
+        worst = max((int(kib) / 1024 for _, name, kib in memory if name == "ours"), default=None)
+        return worst is not None and ("memory", worst < 4, f"{worst:.1f} MiB (goal: below 4 MiB)")
+
+    deep = {"disk": "file", "iodepth": 32}
+    floors = [ratio for cell in cells if (ratio := against_the_floor(cell))]
     lines = [
-        at_least("null, depth 32, spinning: IOPS", 1.8, ratios("iops", disk="null", deep=True, client="spinning")),
-        at_most("null, depth 32, spinning: CPU", 0.45, ratios("device_cpu_ns", disk="null", deep=True, client="spinning")),
-        at_least("null, depth 32, sleeping: IOPS", 1.5, ratios("iops", disk="null", deep=True, client="sleeping")),
-        at_least("page-cached file, depth 32: IOPS", 2.5, ratios("iops", disk="file", deep=True)),
-        at_most("page-cached file, depth 32: CPU", 0.4, ratios("device_cpu_ns", disk="file", deep=True)),
-        at_least("O_DIRECT file: IOPS", 1.0, ratios("iops", disk="direct")),
-        at_most("O_DIRECT file: CPU", 0.75, ratios("device_cpu_ns", disk="direct")),
-        none_below("depth 1, sleeping: IOPS", ratios("iops", **one)),
-        at_least("depth 1, sleeping: p99, theirs / ours", 1.0, p99),
-        at_most("depth 1, sleeping: system calls", 0.6, ratios("syscalls", **one)),
-        at_least("every cell: IOPS", 1.0, ratios("iops")),
-        at_most("every cell: system calls, median", 0.6, ratios("syscalls"), pick=statistics.median),
+        at_least("every cell: IOPS", 1.0, ratios("iops"), interval=0.95),
+        at_least("page-cached randwrite, depth 32: IOPS", 1.5, ratios("iops", rw="randwrite", **deep)),
+        at_least("page-cached randread, depth 32: IOPS", 1.7, ratios("iops", rw="randread", **deep)),
+        at_most("every cell: CPU", 1.0, ratios("device_cpu_ns")),
+        at_most("every cell: CPU, median", 0.6, ratios("device_cpu_ns"), pick=statistics.median),
+        at_most("every cell: system calls", 1.0, ratios("syscalls")),
+        at_most("every cell: p99", 1.1, ratios("p99_us")),
+        at_least("against fio's best engine: IOPS", 0.9, floors),
+        resident(),
         none_at_all("idle: wake-ups per second", "wakeups_per_s"),
         none_at_all("idle: CPU ns per second", "cpu_ns_per_s"),
     ]
     return [line for line in lines if line]
+
+
+def of_linger(servers, linger):
+    """Whether 'disk.poll.linger' is of this linger time."""
+    return servers.rsplit(".", 1)[1] == linger
 
 
 def main():
@@ -211,8 +245,13 @@ def main():
         print(f"{kind:8} {text}")
     print(f"{'machine':8} {environment.get('kernel')}, {environment.get('cpu_model')}")
     memory = [line.split() for line in (work / "memory").read_text().splitlines()] if (work / "memory").exists() else []
-    print()
-    table(cells)
+    lacks = [line.split() for line in (work / "lacks").read_text().splitlines()] if (work / "lacks").exists() else []
+    lingers = [text.split(" ", 1) for kind, text in facts if kind == "linger"]
+    for linger, how in lingers:
+        of_this = [cell for cell in cells if cell["linger"] == linger]
+        if of_this:
+            print(f"\n--linger {linger}: {how}")
+            table(of_this, lacks)
     print()
     for cell, name, kib in memory:
         print(f"memory   {cell} {name}: {int(kib) / 1024:.1f} MiB resident, without shared memory")
@@ -220,11 +259,17 @@ def main():
         print(f"idle     {server['servers']} {server['name']}: {server['wakeups_per_s']:,.1f} wake-ups and "
               f"{server['cpu_ns_per_s']:,.0f} ns of CPU per second, a guest attached")
     print()
-    reached = bars(cells, idle)
+    reached = []
+    for linger, _ in lingers:
+        found = bars([cell for cell in cells if cell["linger"] == linger],
+                     [server for server in idle if of_linger(server["servers"], linger)],
+                     [line for line in memory if of_linger(line[0], linger)])
+        reached += [(f"--linger {linger}, {what}", good, numbers) for what, good, numbers in found]
     for what, good, numbers in reached:
         print(f"{'reached' if good else 'SHORT':8} {what}: {numbers}")
     document = {
-        "schema": "peers/1",
+        "schema": "peers/2",
+        "lacks": [{"disk": disk, "name": name} for disk, name in lacks],
         "facts": [{"kind": kind, "text": text} for kind, text in facts],
         "environment": environment,
         "cells": cells,

@@ -185,6 +185,7 @@
 //! | timers, bottom halves, tasks | none | none | none |
 //! | a descriptor or a notifier of a [`subscriber`] | as a handler | as a handler | as a handler |
 //! | an [`AsyncFd`] that is awaited | none | epoll_ctl, unless it was awaited in its last turn, too | part of the next enter |
+//! | a [`Ringer`] | as [`EventNotifier::notify`] | the same | part of the next enter if the loop sleeps in it; else the same |
 //! | blocking work | futex, clone3 for a new thread; a write by the worker if the loop sleeps | the same | the same |
 //! | an operation | – | – | part of the next enter |
 //! | register a file, a buffer or a group of buffers; unregister it | – | – | io_uring_register |
@@ -252,7 +253,7 @@ pub use busy_poll::BusyPolling;
 pub use context::{
     AioContext, Blocking, BlockingError, BottomHalf, BottomHalfHandle, BoundedRegistration, Builder,
     BusyPolled, FixedBuffer, FixedFile, Handle, HandlerId, LocalHandle, NotifierRegistration, OperationId,
-    OperationPool, Prepared, Registration, SlowCallback, Timer, TimerHandle, WritableRegistration,
+    OperationPool, Prepared, Registration, Ringer, SlowCallback, Timer, TimerHandle, WritableRegistration,
 };
 #[cfg(feature = "raw-sqe")]
 pub use context::{Link, Operations};

@@ -90,6 +90,8 @@ pub(crate) struct BusyPoll<H> {
     turns_without_fds: Cell<u32>,
     /// What lingering may spend.
     credit_ns: Cell<u64>,
+    /// The work of this turn earns nothing.
+    rests: Cell<bool>,
     turn: Cell<Found>,
     agenda: Rc<Agenda>,
 }
@@ -112,6 +114,7 @@ impl<H: Member> BusyPoll<H> {
             begun: Cell::new(false),
             turns_without_fds: Cell::new(0),
             credit_ns: Cell::new(0),
+            rests: Cell::new(false),
             turn: Cell::default(),
             agenda: Rc::clone(agenda),
         }
@@ -135,9 +138,23 @@ impl<H: Member> BusyPoll<H> {
 
     /// The loop was at work for so long: it may linger for as long.
     pub(crate) fn earn(&self, worked_ns: u64) {
+        if self.rests.replace(false) {
+            self.credit_ns.set(0);
+            return;
+        }
         let most = self.policy.get().map_or(0, |policy| policy.linger_ns);
         let earned = worked_ns.saturating_mul(BusyPolling::LINGER_FACTOR);
         self.credit_ns.set(self.credit_ns.get().saturating_add(earned).min(most));
+    }
+
+    /// Returns true if nothing but lingering for one member keeps the loop awake.
+    pub(crate) fn may_rest(&self) -> bool {
+        self.members.borrow().len() <= 1 && self.policy.get().is_none_or(|policy| policy.max_ns == 0)
+    }
+
+    /// After this turn the loop does not linger.
+    pub(crate) fn rest(&self) {
+        self.rests.set(true);
     }
 
     /// The loop looked for so long.

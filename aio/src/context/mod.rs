@@ -26,6 +26,7 @@
 //! | `start.rs`, `pool.rs` | operations that own what the kernel needs |
 //! | `registered.rs` | files, buffers and groups of buffers that are registered with the ring |
 //! | `raw.rs`, `chain.rs` | operations whose SQE a user has made |
+//! | `ringer.rs` | eventfds of others, rung in the call in which the loop sleeps |
 //! | `blocking.rs` | blocking work in other threads |
 //! | `observe.rs` | names, a profile, slow callbacks, a dump |
 //! | `handle.rs` | what other threads hold of a context |
@@ -57,6 +58,7 @@ mod pool;
 #[cfg(feature = "raw-sqe")]
 mod raw;
 mod registered;
+mod ringer;
 mod shared;
 mod start;
 mod task;
@@ -82,6 +84,7 @@ pub use self::pool::OperationPool;
 #[cfg(feature = "raw-sqe")]
 pub use self::raw::Operations;
 pub use self::registered::{FixedBuffer, FixedFile};
+pub use self::ringer::Ringer;
 pub use self::task::LocalHandle;
 pub(crate) use self::task::WeakContext;
 pub use self::timer::{Timer, TimerHandle};

@@ -194,6 +194,28 @@ impl EventFd {
     }
 }
 
+/// What an operation of a ring does to ring an eventfd, without ever blocking. The descriptors are
+/// open as long as the eventfd.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ByRing {
+    /// A WRITE of 1 with RWF_NOWAIT to the eventfd itself.
+    Write(RawFd),
+    /// A message to a ring, whose completions signal the eventfd.
+    Message(RawFd),
+}
+
+impl EventFd {
+    /// How a ring can ring it. `None` if it has to be rung otherwise. No system call, except for
+    /// the first time for a peer's file.
+    #[inline]
+    pub(crate) fn by_ring(&self) -> Option<ByRing> {
+        match &self.signal {
+            None => Some(ByRing::Write(self.as_raw_fd())),
+            Some(signal) => signal.target(self.as_fd()).map(ByRing::Message),
+        }
+    }
+}
+
 /// The result of read(2) and write(2), called by number: glibc's functions are cancellation points,
 /// which costs each call two locked operations in a process of several threads. A non-blocking
 /// eventfd never blocks, so it needs no cancellation point.

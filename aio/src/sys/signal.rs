@@ -10,7 +10,7 @@
 use super::process::{Process, forked};
 use io_uring::{IoUring, opcode};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// How often a signal is tried if the kernel has no memory for it.
@@ -88,6 +88,24 @@ impl Signal {
                 Err(_) => {}
             }
         }
+    }
+}
+
+impl Signal {
+    /// Makes room for a completion that another ring posts (IORING_OP_MSG_RING), which signals the
+    /// eventfd as one of its own does. Returns the descriptor to post it to, which stays open as
+    /// long as this. `None` if there is no ring, and in a forked child. Any thread.
+    pub(crate) fn target(&self, eventfd: BorrowedFd<'_>) -> Option<RawFd> {
+        if !self.process.is_current() {
+            return None;
+        }
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let ring = match &mut *ring {
+            Some(ring) => ring,
+            none => none.insert(ring_of(eventfd).ok()?),
+        };
+        ring.completion().for_each(drop);
+        Some(ring.as_raw_fd())
     }
 }
 

@@ -210,6 +210,11 @@ impl Ring {
         self.tells
     }
 
+    /// Returns true if an SQE can ask for no completion of a success (Linux 5.17).
+    pub(crate) fn skips_completions(&self) -> bool {
+        self.ring.params().is_feature_skip_cqe_on_success()
+    }
+
     pub(crate) fn has_no_iowait(&self) -> bool {
         self.enter_flags & ENTER_NO_IOWAIT != 0
     }

@@ -41,6 +41,7 @@ mod registered;
 mod releases;
 mod remote;
 mod removal;
+mod ringers;
 mod safe_operations;
 mod scale;
 mod setup;
@@ -252,6 +253,16 @@ suite! { $ everywhere
         nothing_is_lost_while_the_loop_lives_on,
         rung_for_one_context_is_heard_in_the_next,
         a_loop_that_never_sleeps_hears_other_threads,
+    }
+    ringers {
+        it_is_heard_when_the_loop_turns_again,
+        it_is_heard_while_the_loop_sleeps,
+        it_rides_on_the_sleep,
+        it_is_at_once_if_the_loop_has_more_to_do,
+        dropping_the_ringer_loses_nothing,
+        dropping_the_context_loses_nothing,
+        a_peer_cannot_hold_it_up,
+        a_full_counter_is_rung,
     }
     levels {
         an_undrained_handler_is_called_every_turn,

@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use aio::{EventNotifier, Reset};
+use aio::{EventNotifier, Reset, Ringer};
 
 use super::irqfd::Irqfd;
 use super::level::LevelLine;
@@ -52,6 +52,15 @@ impl Interrupt {
             Self::None => return false,
         }
         true
+    }
+
+    /// Interrupts the guest at the end of what a device does in a turn: for a peer's eventfd in the
+    /// system call in which the loop sleeps, if it sleeps next. `rests`: see [`Ringer::ring`].
+    pub(super) fn signal_with(&self, ringer: &Ringer, rests: bool) -> bool {
+        match self {
+            Self::Call(call) if ringer.ring(call, rests).is_ok() => true,
+            _ => self.signal(),
+        }
     }
 }
 

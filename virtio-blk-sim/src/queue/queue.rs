@@ -14,7 +14,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aio::{AioContext, BottomHalf, BusyPolled, Timer};
+use aio::{AioContext, BottomHalf, BusyPolled, Ringer, Timer};
 
 use super::in_flight::{InFlight, InFlightLog};
 use super::interrupt::Interrupt;
@@ -29,6 +29,10 @@ use crate::waiters::Waiters;
 
 /// The longest that a queue rests before it looks at its limit again: it may have been changed.
 const LONGEST_REST_NS: u64 = 100_000_000;
+
+/// The largest batch that is made because many requests are outstanding. Other handlers of the loop
+/// wait for it.
+const LARGEST_BATCH: u16 = 1024;
 
 /// Descriptors that are read in vain, at most, before other handlers of the loop get their turn:
 /// those of sixteen refused chains of the longest kind, each of them read twice, or of one if the
@@ -70,6 +74,7 @@ pub struct Queue<W: Worker> {
     worker: W,
     ring: RefCell<Ring<W>>,
     interrupt: RefCell<Interrupt>,
+    ringer: Ringer,
     on_broken: Box<dyn Fn(QueueError)>,
     limit: Option<Arc<RateLimit>>,
     /// The driver broke the rules: the queue is stopped, and this is the first rule.
@@ -212,6 +217,7 @@ impl<W: Worker> Queue<W> {
             worker,
             ring: RefCell::new(ring),
             interrupt: RefCell::new(parts.interrupt),
+            ringer: context.ringer(),
             on_broken: parts.on_broken,
             limit: parts.limit,
             broken: Cell::new(None),
@@ -329,7 +335,7 @@ impl<W: Worker> Queue<W> {
     /// Takes up to a batch of chains off the ring, and leaves the commit to the caller. Returns
     /// true if that bound was reached.
     fn drain(&self, ring: &mut Ring<W>) -> Result<bool, QueueError> {
-        let bound = ring.queue.size().min(self.worker.batch());
+        let bound = self.batch(ring);
         let suppress = !self.polling.get();
         let mut taken = 0;
         loop {
@@ -378,6 +384,20 @@ impl<W: Worker> Queue<W> {
         let is_last = descriptors >= READ_IN_VAIN;
         self.in_vain.set(if is_last { 0 } else { descriptors });
         is_last
+    }
+
+    /// How many chains are taken before the worker commits them. The worker's batch is small, so
+    /// that the first request does not wait for many others. A driver with many requests
+    /// outstanding waits for all of them in any case, so half of those are one batch: each commit
+    /// is a system call, and the driver works on one half while the device works on the other.
+    #[inline]
+    fn batch(&self, ring: &Ring<W>) -> u16 {
+        let (batch, size) = (self.worker.batch(), ring.queue.size());
+        if batch >= size {
+            size
+        } else {
+            batch.max((ring.queue.outstanding() / 2).min(LARGEST_BATCH)).min(size)
+        }
     }
 
     /// Passes a popped chain to the worker, and answers it if that is done at once. `refused` is
@@ -438,15 +458,38 @@ impl<W: Worker> Queue<W> {
         }
     }
 
-    /// Shows the answers to the guest.
+    /// Shows the answers to the guest, and interrupts it at once if it asked for that.
     fn publish(&self, ring: &mut Ring<W>) {
+        if self.show(ring) {
+            self.interrupt();
+        }
+    }
+
+    /// The same at the end of what the queue does in this turn. The interrupt may ride on the
+    /// system call in which the loop sleeps, which comes next.
+    fn publish_last(&self, ring: &mut Ring<W>) {
+        let shown = ring.queue.unpublished();
+        if !self.show(ring) {
+            return;
+        }
+        // A driver that has waited for this one answer makes nothing available before it is awake.
+        let rests = shown == 1 && ring.queue.in_flight() == 0 && !ring.queue.has_available();
+        if self.stopping.get() {
+            self.interrupt();
+        } else if self.interrupt.borrow().signal_with(&self.ringer, rests) {
+            self.count(|stats| stats.interrupts += 1);
+        }
+    }
+
+    /// Shows the answers to the guest. Returns true if it asked for an interrupt.
+    fn show(&self, ring: &mut Ring<W>) -> bool {
         if ring.suspect.as_ref().is_some_and(|suspect| suspect())
             && let Some(error) = ring.failure()
         {
             // What was read may not be what the guest wrote, and what was written may reach nobody.
             ring.queue.mark_broken();
             self.stop(error);
-            return;
+            return false;
         }
         let wanted = ring.queue.publish();
         if let Some(log) = &mut ring.log
@@ -454,9 +497,7 @@ impl<W: Worker> Queue<W> {
         {
             log.published();
         }
-        if wanted {
-            self.interrupt();
-        }
+        wanted
     }
 
     fn interrupt(&self) {
@@ -547,7 +588,7 @@ impl<W: Worker> QueueRef<W> {
         for answer in answers {
             queue.answer(&mut ring, answer);
         }
-        queue.publish(&mut ring);
+        queue.publish_last(&mut ring);
     }
 
     /// To call when [`Worker::may_begin`] has become true, or what the worker waits for is there
@@ -599,7 +640,7 @@ impl<W: Worker> BusyPolled for Queue<W> {
             Err(QueueError::Broken) => {}
             Err(error) => self.stop(error),
         }
-        self.publish(&mut ring);
+        self.publish_last(&mut ring);
         std::mem::forget(unwound);
     }
 

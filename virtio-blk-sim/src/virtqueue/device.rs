@@ -629,6 +629,15 @@ impl<M: GuestMemoryBackend + 'static> DeviceQueue<M> {
         self.in_flight.count()
     }
 
+    /// Returns how many requests the driver has outstanding: the chains in flight, and those on the
+    /// avail ring that were not popped. At most the queue size. A hint for the size of a batch; one
+    /// load.
+    #[inline]
+    pub fn outstanding(&self) -> u16 {
+        let available = self.rings.avail_idx().load(Ordering::Relaxed).wrapping_sub(self.next_avail);
+        available.saturating_add(self.in_flight()).min(self.size())
+    }
+
     /// Returns true if the driver violated the protocol or [`DeviceQueue::mark_broken`] was called.
     #[inline]
     pub fn is_broken(&self) -> bool {

@@ -8,8 +8,10 @@
 //! user operations are SQEs that are submitted by the wait's own io_uring_enter(2).
 
 mod backlog;
+mod bells;
 mod reads;
 mod ring_monitor;
+mod ringing;
 mod shutdown;
 mod tables;
 

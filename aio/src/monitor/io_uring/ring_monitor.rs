@@ -6,6 +6,7 @@
 )]
 
 use super::backlog::Backlog;
+use super::bells::Bells;
 use super::reads::{COUNTER_GROUP, ReadDone, Reads};
 use super::tables::Tables;
 use crate::agenda::Agenda;
@@ -37,13 +38,15 @@ pub(crate) struct UringMonitor<T> {
     /// Handlers to arm in the next wait.
     pub(super) queued: RefCell<Vec<Token>>,
     /// SQEs that found the queue full.
-    backlog: RefCell<Backlog>,
+    pub(super) backlog: RefCell<Backlog>,
     /// `queued` or `backlog` may have something: the next wait has more to do than to enter.
     unfinished: Cell<bool>,
     /// READs of eventfds.
     pub(super) reads: Reads,
     /// Operations of users.
     pub(super) completions: Completions<T>,
+    /// Eventfds of others that are rung with an enter.
+    pub(super) bells: Bells,
     /// What users have registered.
     tables: Tables,
     /// A poll ended in this wait only to be armed in another way.
@@ -91,6 +94,7 @@ impl<T> UringMonitor<T> {
             unfinished: Cell::new(false),
             reads: Reads::default(),
             completions: Completions::new(agenda),
+            bells: Bells::default(),
             tables: Tables::default(),
             changed: Cell::new(false),
             leaving: Cell::new(None),
@@ -273,7 +277,7 @@ impl<T> UringMonitor<T> {
 
     /// # Safety
     /// What the entry points to must stay valid until its last completion was reaped.
-    unsafe fn queue(&self, entry: squeue::Entry, stats: &Counters) {
+    pub(super) unsafe fn queue(&self, entry: squeue::Entry, stats: &Counters) {
         // SAFETY: the caller's promise.
         unsafe { self.queue_unit(std::slice::from_ref(&entry), stats) };
     }
@@ -609,7 +613,12 @@ impl<T> UringMonitor<T> {
                     self.complete_read(sink, token, cqe.result, cqe.flags)
                 }
                 Kind::Operation => self.completions.complete(token, cqe.result, cqe.flags, sink.stats()),
-                Kind::Internal => false,
+                Kind::Internal => {
+                    if cqe.result < 0 {
+                        self.bells.failed(token);
+                    }
+                    false
+                }
             };
         }
         collected

@@ -1,0 +1,80 @@
+//! Eventfds that others wait for, rung by an SQE of the next wait instead of a write(2).
+//!
+//! The kernel carries the SQE out while it submits, or fails it: it never blocks, whatever the
+//! other holders of the file do, and leaves nothing behind in the kernel. It is a WRITE with
+//! RWF_NOWAIT (`loop_rw_iter()` in io_uring/rw.c), which fails if somebody has cleared O_NONBLOCK.
+//! For the eventfd of a peer, who may do that, it is a message (IORING_OP_MSG_RING, Linux 5.18) to
+//! the ring whose completions signal the eventfd (`io_post_aux_cqe()` in io_uring/io_uring.c). A
+//! success has no completion (IOSQE_CQE_SKIP_SUCCESS, Linux 5.17), so it does not end the sleep
+//! that it rides on. After a failure the eventfd is rung as without a ring, now and from then on.
+
+use crate::sys::eventfd::{ByRing, EventFd};
+use crate::token::{Kind, Token};
+use io_uring::{opcode, squeue, types};
+use slab::Slab;
+use std::cell::RefCell;
+use std::sync::Arc;
+
+/// What is written.
+static ONE: u64 = 1;
+
+/// One eventfd, kept open while an SQE may name it.
+#[derive(Debug)]
+pub(super) struct Bell {
+    eventfd: Arc<EventFd>,
+    has_failed: bool,
+}
+
+/// The eventfds that are rung in this way.
+#[derive(Debug, Default)]
+pub(super) struct Bells(RefCell<Slab<Bell>>);
+
+/// The token of a bell. Slot 0 is that of cancellations.
+fn token(key: usize) -> Option<Token> {
+    (key < Token::MAX_SLOTS - 1).then(|| Token::new(Kind::Internal, key + 1, 0))
+}
+
+impl Bells {
+    pub(super) fn add(&self, eventfd: Arc<EventFd>) -> usize {
+        self.0.borrow_mut().insert(Bell { eventfd, has_failed: false })
+    }
+
+    /// Takes one out. Its descriptor must stay open until the kernel has seen every entry.
+    pub(super) fn remove(&self, key: usize) -> Option<Bell> {
+        self.0.borrow_mut().try_remove(key)
+    }
+
+    /// The entry that rings. It points to nothing but a static, and names a descriptor that is open
+    /// as long as the bell. `None` if it has to be rung otherwise.
+    #[inline]
+    pub(super) fn entry(&self, key: usize) -> Option<squeue::Entry> {
+        let token = token(key)?;
+        let by_ring = match self.0.borrow().get(key) {
+            Some(bell) if !bell.has_failed => bell.eventfd.by_ring()?,
+            _ => return None,
+        };
+        let entry = match by_ring {
+            ByRing::Write(fd) => {
+                let one = (&raw const ONE).cast();
+                opcode::Write::new(types::Fd(fd), one, 8).rw_flags(libc::RWF_NOWAIT).build()
+            }
+            ByRing::Message(ring) => opcode::MsgRingData::new(types::Fd(ring), 0, 0, None).build(),
+        };
+        Some(entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(token.bits()))
+    }
+
+    /// A completion of the monitor itself with an error: rings otherwise, if it is that of a bell.
+    #[cold]
+    pub(super) fn failed(&self, token: Token) {
+        let Some(key) = token.slot().checked_sub(1) else { return };
+        let eventfd = match self.0.borrow_mut().get_mut(key) {
+            Some(bell) => {
+                bell.has_failed = true;
+                Arc::clone(&bell.eventfd)
+            }
+            None => return,
+        };
+        // There is nobody to report an error to: it can only mean that it is no eventfd.
+        let _ = eventfd.ring();
+    }
+}
