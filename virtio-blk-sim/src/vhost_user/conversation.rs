@@ -16,6 +16,7 @@ use aio::{AsyncFd, Interest, LocalHandle};
 use super::connection::Connection;
 use super::error::ConnectionError;
 use super::loops::Loops;
+use super::losses::Loss;
 use super::reply::{Ack, Refusal, Reply};
 use super::request::Request;
 use super::ring_device::RingDevice;
@@ -57,6 +58,9 @@ enum HangUp {
     /// The frontend waits for an answer that cannot express a failure.
     #[error("its {request} failed: {why}")]
     Refused { request: String, why: String },
+    /// Where the ring was is lost with its loop. The frontend has to set it up again.
+    #[error("queue {} does not run any more: the loop of {} has ended", .0.ring, .0.thread)]
+    LoopEnded(Loss),
     /// The server ends it.
     #[error("the server ends")]
     Cut,
@@ -141,7 +145,11 @@ pub(super) async fn serve<D: RingDevice>(
     let Conversation { served, connection, mut session, .. } = conversation;
     if !matches!(why, HangUp::Connection(ConnectionError::Closed) | HangUp::Cut) {
         let line = format_args!("closing the frontend's connection: {why}");
-        served.device.log_line(log::Line::warn(line).caused_by(&why));
+        let line = match why {
+            HangUp::LoopEnded(_) => log::Line::error(line),
+            _ => log::Line::warn(line),
+        };
+        served.device.log_line(line.caused_by(&why));
     }
     drop(connection);
     // The writes in flight must be complete before the next frontend reads the disk.
@@ -206,7 +214,7 @@ impl<D: RingDevice> Conversation<D> {
         let mut ready = pin!(socket.ready(interest));
         let mut news = pin!(self.line.news.until(|| self.line.has_news().then_some(())));
         poll_fn(|cx| {
-            if news.as_mut().poll(cx).is_ready() {
+            if news.as_mut().poll(cx).is_ready() || self.line.rings.losses.poll(cx).is_ready() {
                 return Poll::Ready(Ok(()));
             }
             ready.as_mut().poll(cx).map(|ready| ready.map(|mut ready| ready.clear_ready()))
@@ -219,6 +227,7 @@ impl<D: RingDevice> Conversation<D> {
         if self.line.cut.get() {
             return Err(HangUp::Cut);
         }
+        self.check_loops()?;
         if self.line.config_changed.take()
             && let Err(error) = self.session.notify_config_change()
         {
@@ -234,6 +243,20 @@ impl<D: RingDevice> Conversation<D> {
             }
             self.line.restarting.set(None);
             self.line.moved.wake();
+            self.check_loops()?;
+        }
+    }
+
+    /// Ends the conversation if the loop of a ring has ended.
+    fn check_loops(&mut self) -> Result<(), HangUp> {
+        let mut lost = self.line.rings.losses.take();
+        for Loss { ring, .. } in &lost {
+            self.line.rings.lose(*ring);
+            self.session.raise_error((*ring).into());
+        }
+        match lost.pop() {
+            Some(loss) => Err(HangUp::LoopEnded(loss)),
+            None => Ok(()),
         }
     }
 

@@ -99,8 +99,10 @@ mod frame;
 pub mod frontends {}
 mod frontend;
 mod header;
+mod held;
 mod inflight;
 mod loops;
+mod losses;
 mod mapping;
 mod memory;
 mod parse;

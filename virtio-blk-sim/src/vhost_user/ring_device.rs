@@ -203,7 +203,8 @@ pub type Stopping = Pin<Box<dyn Future<Output = Stopped>>>;
 
 impl std::fmt::Debug for dyn RunningRing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RunningRing").field("stats", &self.stats()).finish_non_exhaustive()
+        // Calls no code of the device: something may be borrowed.
+        f.debug_struct("RunningRing").finish_non_exhaustive()
     }
 }
 

@@ -556,6 +556,13 @@ impl<D: RingDevice> Session<D> {
         Ok(())
     }
 
+    /// Reports that a ring does not work any more.
+    pub(super) fn raise_error(&mut self, index: u32) {
+        if let Ok(vring) = self.vring(index) {
+            vring.error.raise();
+        }
+    }
+
     /// Stops all rings, also if stopping one of them fails.
     pub(super) async fn stop_all(&mut self) -> Result<(), SessionError> {
         let mut outcome = Ok(());
@@ -644,7 +651,7 @@ impl<D: RingDevice> Session<D> {
         let limit = self.served.limit.clone();
         let order = RingOrder { queue, config, kick, interrupt, limit, in_flight, link };
         let device = Arc::clone(&self.served.device);
-        let running = self.loops.start(number, device, order, &self.context).await?;
+        let running = self.loops.start(number, device, order, &self.rings.losses, &self.context).await?;
         self.rings.add(number, running);
         self.vring(index)?.first.get_or_insert(base);
         Ok(())

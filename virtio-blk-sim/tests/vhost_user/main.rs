@@ -37,6 +37,7 @@ mod process;
 #[cfg(feature = "imago")]
 mod qcow2;
 mod reconnects;
+mod reentry;
 mod requests;
 mod rings;
 mod sandbox;
