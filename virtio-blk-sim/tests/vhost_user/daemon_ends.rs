@@ -15,7 +15,7 @@ use super::server::TempPath;
 use super::{Watchdog, default_options, driver};
 
 /// A frontend of disk A whose flush takes ten seconds.
-fn flushing(daemon: &mut Daemon, control: &mut Control) -> (Client, BlkDriver) {
+pub(super) fn flushing(daemon: &mut Daemon, control: &mut Control) -> (Client, BlkDriver) {
     let mut client = Client::connect(daemon.socket("a"), default_options()).unwrap();
     let mut driver = driver(&mut client, 0);
     driver.flush(0).unwrap();

@@ -14,6 +14,7 @@ mod daemon_disks;
 mod daemon_ends;
 mod daemon_protocol;
 mod daemon_reload;
+mod daemon_stuck;
 mod dirty_log;
 mod flushes;
 mod handover;
