@@ -13,6 +13,7 @@ use std::task::Poll;
 
 use aio::{AsyncFd, Interest, LocalHandle};
 
+use super::caught::Panics;
 use super::connection::Connection;
 use super::error::ConnectionError;
 use super::loops::Loops;
@@ -122,7 +123,8 @@ impl Line {
     }
 }
 
-/// Serves the frontend until one of both sides ends it, and stops its rings in order.
+/// Serves the frontend until one of both sides ends it, and stops its rings in order. A panic of
+/// the device ends it in the same way, and unwinds out of the task at the end.
 pub(super) async fn serve<D: RingDevice>(
     served: Rc<Served<D>>,
     loops: Rc<Loops>,
@@ -130,46 +132,71 @@ pub(super) async fn serve<D: RingDevice>(
     stream: UnixStream,
     context: LocalHandle,
 ) {
-    let _over = Over(&line);
-    let session = Session::new(
-        Rc::clone(&served),
-        loops,
-        Rc::clone(&line.rings),
-        context.clone(),
-        Arc::clone(&line.socket),
-    );
-    let mut conversation =
-        Conversation { served, line: Rc::clone(&line), connection: Connection::new(stream), session };
-    let why = conversation.talk(&context).await;
-    line.ending.set(true);
-    let Conversation { served, connection, mut session, .. } = conversation;
-    if !matches!(why, HangUp::Connection(ConnectionError::Closed) | HangUp::Cut) {
-        let line = format_args!("closing the frontend's connection: {why}");
-        let line = match why {
-            HangUp::LoopEnded(_) => log::Line::error(line),
-            _ => log::Line::warn(line),
-        };
-        served.device.log_line(line.caused_by(&why));
+    let mut sitting = Sitting { line: &line, device: Some(Arc::clone(&served.device)) };
+    let mut panics = Panics::default();
+    let (rings, socket) = (Rc::clone(&line.rings), Arc::clone(&line.socket));
+    let session = panics.catch(|| Session::new(Rc::clone(&served), loops, rings, context.clone(), socket));
+    if let Some(session) = session {
+        let mut conversation =
+            Conversation { served, line: Rc::clone(&line), connection: Connection::new(stream), session };
+        panics.catch_async(conversation.talk_and_report(&context)).await;
+        line.ending.set(true);
+        let Conversation { served, connection, mut session, .. } = conversation;
+        if panics.were_caught() {
+            let _ = line.socket.shutdown(Shutdown::Both);
+        }
+        drop(connection);
+        // The writes in flight must be complete before the next frontend reads the disk. A ring
+        // that panics is gone, so this ends.
+        while let None = panics.catch_async(stop_all(&served, &mut session)).await {}
+        panics.catch(|| drop(session));
     }
-    drop(connection);
-    // The writes in flight must be complete before the next frontend reads the disk.
+    panics.catch(|| sitting.end());
+    drop(sitting);
+    panics.resume();
+}
+
+async fn stop_all<D: RingDevice>(served: &Served<D>, session: &mut Session<D>) {
     if let Err(error) = session.stop_all().await {
         let line = format_args!("stopping the rings failed: {error}");
         served.device.log_line(log::Line::error(line).caused_by(&error));
     }
-    drop(session);
-    served.device.end_session();
 }
 
-/// Says that nothing moves any more, also if the device has panicked.
-struct Over<'a>(&'a Line);
+/// The time in which a frontend is served. However it ends, also with the loop of the server: then
+/// nothing moves any more, and the device hears of it.
+struct Sitting<'a, D: RingDevice> {
+    line: &'a Line,
+    /// `None` once the device has heard of it.
+    device: Option<Arc<D>>,
+}
 
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.ending.set(true);
-        self.0.rings.close();
-        self.0.moved.wake();
+impl<D: RingDevice> Sitting<'_, D> {
+    fn end(&mut self) {
+        if let Some(device) = self.device.take() {
+            device.end_session();
+        }
     }
+}
+
+impl<D: RingDevice> Drop for Sitting<'_, D> {
+    fn drop(&mut self) {
+        let mut panics = Panics::default();
+        self.line.ending.set(true);
+        panics.catch(|| self.line.rings.close());
+        self.line.moved.wake();
+        panics.catch(|| self.end());
+        if !std::thread::panicking() {
+            panics.resume();
+        }
+    }
+}
+
+/// Why a conversation goes on.
+enum Woken {
+    /// There is room in the channel of the backend.
+    ByChannel,
+    Otherwise,
 }
 
 struct Conversation<D> {
@@ -180,11 +207,19 @@ struct Conversation<D> {
 }
 
 impl<D: RingDevice> Conversation<D> {
-    /// Returns why it is over.
-    async fn talk(&mut self, context: &LocalHandle) -> HangUp {
-        match self.listen(context).await {
+    async fn talk_and_report(&mut self, context: &LocalHandle) {
+        let why = match self.listen(context).await {
             Ok(never) => match never {},
             Err(why) => why,
+        };
+        self.line.ending.set(true);
+        if !matches!(why, HangUp::Connection(ConnectionError::Closed) | HangUp::Cut) {
+            let line = format_args!("closing the frontend's connection: {why}");
+            let line = match why {
+                HangUp::LoopEnded(_) => log::Line::error(line),
+                _ => log::Line::warn(line),
+            };
+            self.served.device.log_line(line.caused_by(&why));
         }
     }
 
@@ -199,25 +234,35 @@ impl<D: RingDevice> Conversation<D> {
                     break;
                 }
             }
-            self.wait(&socket).await?;
+            if let Woken::ByChannel = self.wait(&socket).await? {
+                let advanced = self.session.advance_channel();
+                self.report_channel(advanced);
+            }
         }
     }
 
     /// Waits until the socket is ready or the server wants something. What is left in the socket is
     /// found by the next turn of the loop.
-    async fn wait(&self, socket: &AsyncFd<Arc<UnixStream>>) -> io::Result<()> {
+    async fn wait(&self, socket: &AsyncFd<Arc<UnixStream>>) -> io::Result<Woken> {
         // Pending replies first. No more requests are read until the frontend reads its replies.
         let interest = match self.connection.wants_write() {
             true => Interest::WRITABLE,
             false => Interest::READABLE,
         };
         let mut ready = pin!(socket.ready(interest));
+        let mut room = pin!(self.session.channel_has_room());
         let mut news = pin!(self.line.news.until(|| self.line.has_news().then_some(())));
         poll_fn(|cx| {
-            if news.as_mut().poll(cx).is_ready() || self.line.rings.losses.poll(cx).is_ready() {
-                return Poll::Ready(Ok(()));
+            if room.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(Woken::ByChannel));
             }
-            ready.as_mut().poll(cx).map(|ready| ready.map(|mut ready| ready.clear_ready()))
+            if news.as_mut().poll(cx).is_ready() || self.line.rings.losses.poll(cx).is_ready() {
+                return Poll::Ready(Ok(Woken::Otherwise));
+            }
+            ready.as_mut().poll(cx).map(|ready| {
+                ready?.clear_ready();
+                Ok(Woken::Otherwise)
+            })
         })
         .await
     }
@@ -228,11 +273,9 @@ impl<D: RingDevice> Conversation<D> {
             return Err(HangUp::Cut);
         }
         self.check_loops()?;
-        if self.line.config_changed.take()
-            && let Err(error) = self.session.notify_config_change()
-        {
-            let line = format_args!("cannot notify the frontend of a configuration change: {error}");
-            self.served.device.log_line(log::Line::warn(line).caused_by(&error));
+        if self.line.config_changed.take() {
+            let notified = self.session.notify_config_change();
+            self.report_channel(notified);
         }
         loop {
             let Some(index) = self.line.moving.borrow_mut().pop() else { return Ok(()) };
@@ -244,6 +287,13 @@ impl<D: RingDevice> Conversation<D> {
             self.line.restarting.set(None);
             self.line.moved.wake();
             self.check_loops()?;
+        }
+    }
+
+    fn report_channel(&self, sent: io::Result<()>) {
+        if let Err(error) = sent {
+            let line = format_args!("cannot notify the frontend of a configuration change: {error}");
+            self.served.device.log_line(log::Line::warn(line).caused_by(&error));
         }
     }
 

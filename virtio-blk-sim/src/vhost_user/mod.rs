@@ -86,7 +86,9 @@
 //! Facts are from the vhost-user specification (QEMU's `docs/interop/vhost-user.rst`). Numbers are
 //! in native byte order.
 
+mod backend_channel;
 mod bind;
+mod caught;
 mod connection;
 mod conversation;
 mod daemon;

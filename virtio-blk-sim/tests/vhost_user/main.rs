@@ -4,6 +4,7 @@
 mod abuse;
 mod accept;
 mod blocking_peer;
+mod channel;
 mod client;
 mod conventions;
 mod crash;
@@ -30,6 +31,7 @@ mod loop_ends;
 mod memory;
 mod mistakes;
 mod more_cases;
+mod newcomers;
 mod no_kick;
 mod options;
 mod panics;
