@@ -15,9 +15,9 @@ use super::ring_device::RingDevice;
 use super::session::Served;
 use super::socket::has_hung_up;
 use crate::accept::Accepting;
-use crate::log;
 use crate::queue::QueueStats;
 use crate::waiters::Waiters;
+use crate::{log, loop_thread};
 
 /// Serves one device to the frontends that connect, one frontend at a time. While a frontend is
 /// connected, further connections are closed; after it disconnects, the next one is served. Use it
@@ -99,6 +99,7 @@ impl<D: RingDevice> Server<D> {
     /// Returns `AddrInUse` if another frontend is being served or waits, and the error of setting the socket
     /// up.
     pub fn serve(self: &Rc<Self>, context: &AioContext, stream: UnixStream) -> io::Result<()> {
+        loop_thread::note(context);
         let (is_taken, is_ending) = match &*self.line.borrow() {
             Some(line) => (true, line.is_ending()),
             None => (false, false),

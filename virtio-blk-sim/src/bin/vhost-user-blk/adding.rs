@@ -96,7 +96,7 @@ impl Host {
         let spec = entry.spec.clone();
         let identity = self.blocking(move || Identity::of(&spec)).await?;
         self.claim(entry, identity)?;
-        self.afford(entry)?;
+        self.afford(entry, entry.spec.files())?;
         let (spec, name) = (entry.spec.clone(), log_name(entry.origin, entry.id()));
         let is_wanted = Arc::new(AtomicBool::new(true));
         let _wanted = Wanted(Arc::clone(&is_wanted));
@@ -109,6 +109,10 @@ impl Host {
             }
         };
         let (open, socket) = self.blocking(open).await?.map_err(|error: String| Refusal::from(error))?;
+        if let Err(error) = self.afford(entry, open.disk.backend.files()) {
+            let _ = self.drop_elsewhere((open, socket)).await;
+            return Err(error.into());
+        }
         let socket = match socket {
             Some(socket) => socket,
             None => match self.shared.inherited.of_disk(entry.id())? {

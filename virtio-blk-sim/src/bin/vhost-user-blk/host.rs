@@ -175,14 +175,18 @@ impl Host {
         }
     }
 
-    /// Makes sure that there are enough descriptors for a disk.
-    pub(crate) fn afford(&self, entry: &Entry) -> Result<(), String> {
+    /// Makes sure that there are enough descriptors for a disk with so many files. What it has taken
+    /// before counts no more.
+    pub(crate) fn afford(&self, entry: &Entry, files: usize) -> Result<(), String> {
         let (spec, id) = (&entry.spec, entry.id());
         let who = match entry.origin {
             Origin::CommandLine => format!("{} queues", spec.queues),
             Origin::File | Origin::Control => format!("disk {id}, with what is there before,"),
         };
-        let need = self.shared.budget.add(spec.descriptors(), spec.queues, &who)?;
+        if let Some(before) = entry.need.take() {
+            self.shared.budget.remove(before);
+        }
+        let need = self.shared.budget.add(spec.descriptors(files), spec.queues, &who)?;
         entry.need.set(Some(need));
         Ok(())
     }

@@ -157,7 +157,7 @@ pub(crate) fn start(options: &Options, mut inherited: Inherited) -> Result<Start
             say!("a socket was inherited for disk {id:?}, which the configuration does not have (yet)");
         }
     }
-    let needs = planned.iter().map(|disk| (disk.spec.descriptors(), disk.spec.queues));
+    let needs = planned.iter().map(|disk| (disk.spec.descriptors(disk.spec.files()), disk.spec.queues));
     descriptors::prepare(daemon.loops, needs);
     let opened = planned.into_iter().map(|disk| disk.open(&mut inherited));
     let opened: Vec<Opened> = opened.collect::<Result<_, _>>().map_err(Failure::usage)?;
@@ -181,7 +181,8 @@ pub(crate) fn start(options: &Options, mut inherited: Inherited) -> Result<Start
     let context = builder.clone().build().map_err(Failure::usage)?;
     let spawn = |index| IoThread::spawn(&format!("queue-io-{index}"), builder.clone()).map(Arc::new);
     let threads = (0..daemon.loops).map(spawn).collect::<Result<Vec<_>, _>>().map_err(Failure::usage)?;
-    let budget = Budget::new(opened.iter().map(|disk| disk.planned.spec.descriptors()).sum());
+    let own = |disk: &Opened| disk.planned.spec.descriptors(disk.open.disk.backend.files());
+    let budget = Budget::new(opened.iter().map(own).sum());
     if control.is_some() {
         budget.reserve(control::DESCRIPTORS);
     }
@@ -211,9 +212,10 @@ pub(crate) fn start(options: &Options, mut inherited: Inherited) -> Result<Start
         all => report::start_of_many(all.len(), daemon.loops, context.monitor()),
     }
     let entries = opened.into_iter().map(|disk| {
-        let (origin, Planned { spec, identity, place }) = (disk.planned.origin(), disk.planned);
+        let (origin, files) = (disk.planned.origin(), disk.open.disk.backend.files());
+        let Planned { spec, identity, place } = disk.planned;
         let entry = host.reserve(spec, origin, identity).map_err(|error| error.to_string());
-        let afforded = entry.and_then(|entry| host.afford(&entry).map(|()| entry));
+        let afforded = entry.and_then(|entry| host.afford(&entry, files).map(|()| entry));
         let entry = afforded.map_err(|error| match place {
             Some(place) => format!("{place}: {error}"),
             None => error,
