@@ -150,7 +150,14 @@ fn commands_of_many_clients_leave_nothing_behind() {
                     };
                     let outcome = control.execute(command, arguments);
                     if let Err(why) = outcome {
-                        let known = ["there is", "is being", "have the same", "another server", "is in use", "was removed"];
+                        let known = [
+                            "there is",
+                            "is being",
+                            "have the same",
+                            "another server",
+                            "is in use",
+                            "was removed",
+                        ];
                         assert!(known.iter().any(|part| why.contains(part)), "{why}");
                     }
                 }
@@ -269,7 +276,10 @@ fn a_new_size_reaches_the_frontend_and_is_an_event() {
             file.set_len(sectors * 512).unwrap();
         }
         control.execute("resize-disk", command).unwrap();
-        assert_eq!(watcher.event(), ("disk-resized".to_owned(), json!({"id": "a", "generation": 1, "sectors": sectors})));
+        assert_eq!(
+            watcher.event(),
+            ("disk-resized".to_owned(), json!({"id": "a", "generation": 1, "sectors": sectors}))
+        );
         let capacity = client.frontend().get_config(0, 8).unwrap();
         assert_eq!(u64::from_le_bytes(capacity.try_into().unwrap()), sectors);
     }

@@ -153,7 +153,8 @@ fn the_session_of_a_queue_whose_loop_has_ended_ends() {
 /// Also if nothing runs on it at the moment: the queue is waiting to move there.
 #[test]
 fn a_queue_on_its_way_to_a_loop_that_ends_ends_its_session_or_runs_elsewhere() {
-    let _watchdog = Watchdog::new("a_queue_on_its_way_to_a_loop_that_ends_ends_its_session_or_runs_elsewhere");
+    let _watchdog =
+        Watchdog::new("a_queue_on_its_way_to_a_loop_that_ends_ends_its_session_or_runs_elsewhere");
     for ends in [0, 1] {
         let host = Host::new(3);
         let mut client = Client::connect(&host.socket, default_options()).unwrap();

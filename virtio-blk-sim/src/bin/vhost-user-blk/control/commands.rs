@@ -300,9 +300,7 @@ async fn statistics(host: &Host, id: Option<&str>) -> Result<String, Refusal> {
         });
         let queues = json(&queues.collect::<Vec<_>>())?;
         let (id, frontends) = (json(&entry.id())?, running.server.sessions());
-        disks.push(format!(
-            "{{\"id\": {id}, \"frontends\": {frontends}, \"queues\": {queues}{unanswered}}}"
-        ));
+        disks.push(format!("{{\"id\": {id}, \"frontends\": {frontends}, \"queues\": {queues}{unanswered}}}"));
         if index % PIECE == PIECE - 1 {
             host.context.yield_now().await;
         }

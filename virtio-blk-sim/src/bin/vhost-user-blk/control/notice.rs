@@ -17,8 +17,7 @@ pub(super) fn line(stamped: &Stamped) -> String {
 }
 
 fn name_and_data(event: &Event) -> (&'static str, String) {
-    let of =
-        |disk: &Subject| format!("\"id\": {}, \"generation\": {}", quoted(&disk.id), disk.generation);
+    let of = |disk: &Subject| format!("\"id\": {}, \"generation\": {}", quoted(&disk.id), disk.generation);
     match event {
         Event::DiskAdded { disk } => ("disk-added", of(disk)),
         Event::DiskRemoved { disk } => ("disk-removed", of(disk)),
