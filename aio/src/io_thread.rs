@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 /// thread. May be used in any thread, and shared between threads.
 ///
 /// The loop also ends if a callback panics, or if the kernel fails it. [`is_alive`](Self::is_alive)
-/// tells, [`on_exit`](Self::on_exit) reports it, [`failure`](Self::failure) says why, and
+/// tells, [`on_exit`](Self::on_exit) reports it, [`failure`](Self::failure) has the reason, and
 /// [`stop`](Self::stop) returns the reason.
 #[must_use = "dropping an IoThread stops it"]
 pub struct IoThread {

@@ -96,8 +96,8 @@ impl<D: RingDevice> Server<D> {
     /// waits and is served next.
     ///
     /// # Errors
-    /// Returns `AddrInUse` if another frontend is being served or waits, and the error of setting the socket
-    /// up.
+    /// Returns `AddrInUse` if another frontend is being served or waits, and the error of setting
+    /// the socket up.
     pub fn serve(self: &Rc<Self>, context: &AioContext, stream: UnixStream) -> io::Result<()> {
         loop_thread::note(context);
         let (is_taken, is_ending) = match &*self.line.borrow() {
@@ -214,9 +214,9 @@ impl<D: RingDevice> Server<D> {
         }
     }
 
-    /// Closes the connection, and the one that waits to be served next, and stops the queues without
-    /// waiting for what is in flight: as if the server was dropped, whoever else holds it. A queue
-    /// that is being stopped ends when that is done, and none starts any more.
+    /// Closes the connection, and the one that waits to be served next, and stops the queues
+    /// without waiting for what is in flight: as if the server was dropped, whoever else holds it.
+    /// A queue that is being stopped ends when that is done, and none starts any more.
     pub fn abandon(&self) {
         let waiting = self.next.take();
         drop(waiting);

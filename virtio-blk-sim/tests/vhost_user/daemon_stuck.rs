@@ -29,8 +29,8 @@ fn slow(daemon: &mut Daemon, id: &str) -> Value {
     json!({"id": id, "socket": text(daemon.socket(id)), "null": 512, "socket-owner": me})
 }
 
-/// The loop of one disk is failed by the kernel. Its frontend is told, the disk is served by the
-/// other loop from then on, and so are new disks.
+/// The loop of one disk is failed by the kernel. Its frontend is informed, the disk is served by
+/// the other loop from then on, and so are new disks.
 #[test]
 fn a_loop_that_ends_is_reported_and_replaced() {
     let _watchdog = Watchdog::new("a_loop_that_ends_is_reported_and_replaced");

@@ -172,7 +172,7 @@ fn a_queue_on_its_way_to_a_loop_that_ends_ends_its_session_or_runs_elsewhere() {
     }
 }
 
-/// Without any loop, a frontend is told, and nothing else ends.
+/// Without any loop, a frontend gets an error, and nothing else ends.
 #[test]
 fn without_a_loop_no_queue_starts() {
     let _watchdog = Watchdog::new("without_a_loop_no_queue_starts");

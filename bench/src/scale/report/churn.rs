@@ -1,6 +1,5 @@
 //! The table and the sentence of a busy disk while others change.
 
-use super::capital;
 use crate::measure::Estimate;
 use crate::report::number::{number, percent, range};
 use crate::report::table::{Column, Table};
@@ -48,7 +47,8 @@ fn change(row: &Row, name: &str) -> Option<Estimate> {
     row.metric(name)?.versus?.ratio
 }
 
-pub(super) fn conclusion(group: &[Row]) -> Option<String> {
+/// The sentence, which begins with `name`.
+pub(super) fn conclusion(group: &[Row], name: &str) -> Option<String> {
     let mut measured = group.iter().filter(|row| row.result.is_ok());
     let first = measured.next()?;
     let alone = ["p99_us", "max_us"].map(|name| first.median(name).map(number));
@@ -69,7 +69,7 @@ pub(super) fn conclusion(group: &[Row]) -> Option<String> {
     }
     Some(format!(
         "{}: its p99 and its slowest request take {p99} us and {max} us while {}; {}.",
-        capital(&first.group),
+        name,
         first.case,
         others.join("; ")
     ))
@@ -88,14 +88,14 @@ mod tests {
                 measured("p99_us", &[p99; 6], a.as_ref().map(|values| &values[..])),
                 measured("max_us", &[max; 6], b.as_ref().map(|values| &values[..])),
             ];
-            samples::row("a busy disk while others change, x", case, metrics)
+            samples::row("x", case, metrics)
         };
         let first = row("none changes", 80.0, 400.0, None);
         let second = row("one is added and removed", 88.0, 500.0, Some([80.0, 400.0]));
-        assert_eq!(conclusion(std::slice::from_ref(&first)), None);
+        assert_eq!(conclusion(std::slice::from_ref(&first), "X"), None);
         assert_eq!(
-            conclusion(&[first, second]).unwrap(),
-            "A busy disk while others change, x: its p99 and its slowest request take 80.0 us and 400 us while none \
+            conclusion(&[first, second], "A busy disk").unwrap(),
+            "A busy disk: its p99 and its slowest request take 80.0 us and 400 us while none \
              changes; while one is added and removed, 88.0 us (+10.0%, 95% interval +10.0% to +10.0%) and 500 us \
              (+25.0%, 95% interval +25.0% to +25.0%)."
         );

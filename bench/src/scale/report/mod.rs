@@ -191,7 +191,7 @@ fn conclusion(group: &[Row]) -> Option<String> {
         return disks_conclusion(group);
     }
     if group.first()?.group.starts_with(CHURN) {
-        return churn::conclusion(group);
+        return churn::conclusion(group, &capital(&group.first()?.group));
     }
     let Ends { first, last, change: versus } = ends(group)?;
     let name = first.group.as_str();

@@ -54,7 +54,7 @@ impl Prepared<'_> {
     /// Closes the disk again. The same as dropping it, but where it may block.
     pub(crate) async fn discard(self) {
         let Self { reservation, open, socket } = self;
-        let _ = reservation.host.drop_elsewhere((open, socket)).await;
+        let _ = reservation.host.jobs.discard((open, socket)).await;
     }
 }
 
@@ -94,7 +94,7 @@ impl Host {
     async fn open<'a>(&self, reservation: Reservation<'a>) -> Result<Prepared<'a>, Refusal> {
         let entry = &reservation.entry;
         let spec = entry.spec.clone();
-        let identity = self.blocking(move || Identity::of(&spec)).await?;
+        let identity = self.jobs.run(move || Identity::of(&spec)).await?;
         self.claim(entry, identity)?;
         self.afford(entry, entry.spec.files())?;
         let (spec, name) = (entry.spec.clone(), log_name(entry.origin, entry.id()));
@@ -108,9 +108,9 @@ impl Host {
                 false => Err("nobody wants it any more".to_owned()),
             }
         };
-        let (open, socket) = self.blocking(open).await?.map_err(|error: String| Refusal::from(error))?;
+        let (open, socket) = self.jobs.run(open).await?.map_err(|error: String| Refusal::from(error))?;
         if let Err(error) = self.afford(entry, open.disk.backend.files()) {
-            let _ = self.drop_elsewhere((open, socket)).await;
+            let _ = self.jobs.discard((open, socket)).await;
             return Err(error.into());
         }
         let socket = match socket {

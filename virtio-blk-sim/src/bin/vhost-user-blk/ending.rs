@@ -1,21 +1,12 @@
 //! The end of the process: in order, or by force.
 
-use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use virtio_blk_sim::Waiters;
+use aio::IoThread;
 
 use crate::host::Host;
 use crate::wait::unless;
-
-/// Whether the process is about to end.
-#[derive(Debug, Default)]
-pub(crate) struct End {
-    is_wanted: Cell<bool>,
-    /// Nothing is waited for any more.
-    is_forced: Cell<bool>,
-    forced: Waiters,
-}
 
 /// How the disks have ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,26 +21,23 @@ pub(crate) enum Ended {
 impl Host {
     /// Ends the process in order.
     pub(crate) fn stop(&self) {
-        self.end.is_wanted.set(true);
+        self.end.want();
     }
 
     /// Ends the process without waiting for requests in flight, or for storage.
     pub(crate) fn stop_by_force(&self) {
-        self.stop();
-        self.end.is_forced.set(true);
-        self.end.forced.wake();
+        self.end.force();
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
-        self.end.is_wanted.get()
+        self.end.is_wanted()
     }
 
     /// Ends all disks. New frontends are not served any more. The loop turns meanwhile, so this can
     /// be forced while it waits.
     pub(crate) async fn shut_down(&self) -> Ended {
         self.stop();
-        let forced = self.end.forced.until(|| self.end.is_forced.get().then_some(()));
-        match unless(self.end_in_order(), forced).await {
+        match unless(self.end_in_order(), self.end.forced()).await {
             Some(()) => Ended::InOrder,
             None => {
                 for running in self.disks().iter().filter_map(|entry| entry.running()) {
@@ -81,17 +69,17 @@ impl Host {
         }
         // What is dropped after the last turn of the loop could not be interrupted.
         let closed: Vec<_> =
-            running.into_iter().map(|it| (it.image.clone(), std::sync::Arc::clone(&it.device))).collect();
+            running.into_iter().map(|it| (it.image.clone(), Arc::clone(&it.device))).collect();
         entries.iter().for_each(|entry| drop(entry.end()));
-        let _ = self.drop_elsewhere(closed).await;
-        self.jobs_done().await;
+        let _ = self.jobs.discard(closed).await;
+        self.jobs.done().await;
         self.loops_turn().await;
     }
 
     /// Waits until each I/O loop has turned once, except for those that have ended. Returns whether
     /// none has ended.
     pub(crate) async fn loops_turn(&self) -> bool {
-        let ask = |thread: &std::sync::Arc<aio::IoThread>| thread.handle().spawn(|_| async {});
+        let ask = |thread: &Arc<IoThread>| thread.handle().spawn(|_| async {});
         let asked: Vec<_> = self.shared.threads.iter().map(ask).collect();
         let mut all = true;
         for answer in asked {

@@ -13,8 +13,8 @@ use std::time::SystemTime;
 /// Events that wait for the main loop.
 const MOST_WAITING: usize = 1024;
 
-/// A disk that something has happened to. A disk that is added later can have the same id, but never
-/// the same generation.
+/// A disk that something has happened to. A disk that is added later can have the same id, but
+/// never the same generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Subject {
     pub(crate) id: String,

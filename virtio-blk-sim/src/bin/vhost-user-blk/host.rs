@@ -18,7 +18,7 @@ use virtio_blk_sim::vhost_user::{Loops, ProtocolFeatures, Served, Server};
 
 use crate::descriptors::Budget;
 use crate::device::ServedDisk;
-use crate::ending::End;
+use crate::end::End;
 use crate::entry::{Entry, Limits, Origin, Running};
 use crate::events::{Event, Outlet};
 use crate::identity::Identity;
@@ -83,11 +83,11 @@ pub(crate) fn log_name(origin: Origin, id: &str) -> String {
 impl Host {
     pub(crate) fn new(context: LocalHandle, shared: Shared) -> Rc<Self> {
         Rc::new(Self {
+            jobs: Jobs::new(context.clone()),
             context,
             shared,
             disks: RefCell::default(),
             generations: Cell::new(1),
-            jobs: Jobs::default(),
             end: End::default(),
         })
     }
@@ -155,7 +155,7 @@ impl Host {
         Ok(())
     }
 
-    /// Gives back what a disk has taken: its id is free again.
+    /// Takes back what a disk has reserved: its id is free again.
     pub(crate) fn forget(&self, entry: &Rc<Entry>) {
         if let Some(need) = entry.need.take() {
             self.shared.budget.remove(need);
@@ -175,8 +175,8 @@ impl Host {
         }
     }
 
-    /// Makes sure that there are enough descriptors for a disk with so many files. What it has taken
-    /// before counts no more.
+    /// Makes sure that there are enough descriptors for a disk with so many files. What it has
+    /// taken before counts no more.
     pub(crate) fn afford(&self, entry: &Entry, files: usize) -> Result<(), String> {
         let (spec, id) = (&entry.spec, entry.id());
         let who = match entry.origin {

@@ -43,6 +43,7 @@ mod control;
 mod counters;
 mod descriptors;
 mod device;
+mod end;
 mod ending;
 mod entry;
 mod events;

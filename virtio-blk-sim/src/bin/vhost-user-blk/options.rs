@@ -47,7 +47,8 @@ Live migration, on one host (the image is handed over when the guest has stopped
   and in the monitor of the first QEMU: migrate unix:/run/vm1.mig
 
 Signals:
-  SIGTERM, SIGINT  complete the requests in flight and exit with status 0
+  SIGTERM, SIGINT  complete the requests in flight and exit with status 0; the second one does not wait
+                   for requests and storage any more, and the status is 1
   SIGUSR1          print statistics
   SIGHUP           read the size of the image again and notify the guest; with --config: read the file
                    again, add, remove and resize disks, and change limits. A file with an error, or

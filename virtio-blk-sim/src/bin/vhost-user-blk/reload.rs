@@ -110,7 +110,7 @@ impl Reloader {
     /// An error is returned only before anything has changed.
     async fn reload(self: &Rc<Self>, host: &Rc<Host>) -> Result<Counts, String> {
         let (path, inherited) = (self.path.clone(), host.shared.inherited.clone());
-        let read = host.blocking(move || config::read(&path, &inherited)).await;
+        let read = host.jobs.run(move || config::read(&path, &inherited)).await;
         let config = read.map_err(|error| error.to_string())??;
         let plan = self.plan(host, config)?;
         let mut prepared = Vec::new();

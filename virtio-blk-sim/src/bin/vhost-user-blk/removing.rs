@@ -12,8 +12,8 @@ use crate::host::Host;
 use crate::refusal::Refusal;
 use crate::wait::unless;
 
-/// How long a removal by force waits for each thing that can block, such as the closing of a file on
-/// a network. Then that goes on in the background.
+/// How long a removal by force waits for each thing that can block, such as the closing of a file
+/// on a network. Then that goes on in the background.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How long a command waits for a removal that it has forced.
@@ -49,7 +49,7 @@ impl Host {
         if let Some((listening, file)) = listening {
             drop(listening);
             // It takes a lock of the directory.
-            wait_for(self, entry, self.drop_elsewhere(file)).await;
+            wait_for(self, entry, self.jobs.discard(file)).await;
         }
         unless(running.server.disconnect(), removal.forced()).await;
         if removal.is_forced.get() {
@@ -59,7 +59,7 @@ impl Host {
         let closed = (running.image.clone(), Arc::clone(&running.device));
         drop(entry.end());
         drop(running);
-        wait_for(self, entry, self.drop_elsewhere(closed)).await;
+        wait_for(self, entry, self.jobs.discard(closed)).await;
         if let Some(exporter) = &self.shared.exporter {
             exporter.remove_disk(entry.id());
         }

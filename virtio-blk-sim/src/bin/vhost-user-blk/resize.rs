@@ -41,7 +41,7 @@ pub(crate) async fn resize(host: &Host, entry: &Entry, bytes: Option<u64>) -> Re
         }
         file.current_sectors()
     };
-    let sectors = host.blocking(change).await??;
+    let sectors = host.jobs.run(change).await??;
     let before = running.device().capacity_sectors();
     running.device().resize(sectors).map_err(|error| error.to_string())?;
     running.server.config_changed();
