@@ -148,7 +148,7 @@ pub(super) async fn serve<D: RingDevice>(
         drop(connection);
         // The writes in flight must be complete before the next frontend reads the disk. A ring
         // that panics is gone, so this ends.
-        while let None = panics.catch_async(stop_all(&served, &mut session)).await {}
+        while panics.catch_async(stop_all(&served, &mut session)).await.is_none() {}
         panics.catch(|| drop(session));
     }
     panics.catch(|| sitting.end());

@@ -249,11 +249,10 @@ impl<D: RingDevice> Drop for Ended<D> {
         let Some(server) = self.server.upgrade() else { return };
         server.line.take();
         server.ended.wake();
-        if let Some(next) = server.next.take() {
-            if let Err(error) = server.serve(&self.context, next) {
-                let line = format_args!("a frontend cannot be served: {error}");
-                log::Line::warn(line).caused_by(&error).limited();
-            }
+        let next = server.next.take();
+        if let Some(Err(error)) = next.map(|next| server.serve(&self.context, next)) {
+            let line = format_args!("a frontend cannot be served: {error}");
+            log::Line::warn(line).caused_by(&error).limited();
         }
     }
 }
