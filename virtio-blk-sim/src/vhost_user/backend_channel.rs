@@ -1,8 +1,9 @@
 //! The channel for messages that the backend sends by itself (SET_BACKEND_REQ_FD).
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use aio::{AioContext, AsyncFd, Interest};
 
@@ -16,7 +17,7 @@ use crate::queue::set_nonblocking;
 pub(super) struct BackendChannel {
     connection: Connection,
     /// The same socket, while a message waits for room in it.
-    full: Option<AsyncFd<OwnedFd>>,
+    full: Option<AsyncFd<Arc<UnixStream>>>,
     /// The frontend has to be told that the configuration space has changed.
     config_changed: bool,
 }
@@ -45,8 +46,8 @@ impl BackendChannel {
             self.connection.send(message).map_err(io::Error::other)?;
         }
         if self.connection.wants_write() {
-            let socket = self.connection.as_fd().try_clone_to_owned()?;
-            self.full = Some(context.async_fd(socket).map_err(|refused| refused.error)?);
+            let socket = context.async_fd(self.connection.socket());
+            self.full = Some(socket.map_err(|refused| refused.error)?);
         }
         Ok(())
     }
