@@ -6,14 +6,15 @@ use std::any::Any;
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
 /// A thread with an event loop, as QEMU's IOThread. Dropping it stops the loop and waits for the
 /// thread. May be used in any thread, and shared between threads.
 ///
 /// The loop also ends if a callback panics, or if the kernel fails it. [`is_alive`](Self::is_alive)
-/// tells, [`on_exit`](Self::on_exit) reports it, and [`stop`](Self::stop) returns the reason.
+/// tells, [`on_exit`](Self::on_exit) reports it, [`failure`](Self::failure) has the reason, and
+/// [`stop`](Self::stop) returns the reason.
 #[must_use = "dropping an IoThread stops it"]
 pub struct IoThread {
     handle: Handle,
@@ -25,6 +26,7 @@ pub struct IoThread {
 
 /// What the thread owns. The fields are dropped in this order, also when the thread unwinds.
 struct Running<T> {
+    _panic: NotesPanic,
     _state: T,
     context: AioContext,
     _exit: RunsHooks,
@@ -32,18 +34,48 @@ struct Running<T> {
 
 type Hook = Box<dyn FnOnce() + Send>;
 
-/// The hooks to run when the loop has ended. `None` once they were taken.
-struct Exit(Mutex<Option<Vec<Hook>>>);
+/// What is known of the end of the loop.
+struct Exit {
+    /// The hooks to run when the loop has ended. `None` once they were taken.
+    hooks: Mutex<Option<Vec<Hook>>>,
+    failure: OnceLock<Failure>,
+}
+
+/// Why a loop has ended that nobody has stopped.
+enum Failure {
+    Panic,
+    Loop { os_error: Option<i32>, kind: io::ErrorKind, text: String },
+}
 
 impl Exit {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { hooks: Mutex::new(Some(Vec::new())), failure: OnceLock::new() })
+    }
+
     /// Keeps a hook for the end of the loop. It comes back if the loop has ended.
     fn add(&self, hook: Hook) -> Result<(), Hook> {
-        match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &mut *self.hooks.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(hooks) => {
                 hooks.push(hook);
                 Ok(())
             }
             None => Err(hook),
+        }
+    }
+
+    fn set_failure(&self, failure: Failure) {
+        // There is only one: the loop has ended with the first.
+        let _ = self.failure.set(failure);
+    }
+}
+
+/// Notes that the thread unwinds. Dropped before anything that others can notice.
+struct NotesPanic(Arc<Exit>);
+
+impl Drop for NotesPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.set_failure(Failure::Panic);
         }
     }
 }
@@ -53,7 +85,7 @@ struct RunsHooks(Arc<Exit>);
 
 impl Drop for RunsHooks {
     fn drop(&mut self) {
-        let hooks = self.0.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let hooks = self.0.hooks.lock().unwrap_or_else(PoisonError::into_inner).take();
         for hook in hooks.into_iter().flatten() {
             // One that panics keeps no other from running. The thread may be unwinding already, so
             // the payload is not dropped: its `Drop` may panic, too.
@@ -87,18 +119,23 @@ impl IoThread {
         init: impl FnOnce(&AioContext) -> io::Result<T> + Send + 'static,
     ) -> io::Result<Self> {
         let (ready, started) = mpsc::sync_channel(1);
-        let exit = Arc::new(Exit(Mutex::new(Some(Vec::new()))));
-        let hooks = RunsHooks(Arc::clone(&exit));
+        let exit = Exit::new();
+        let (of_thread, hooks) = (Arc::clone(&exit), RunsHooks(Arc::clone(&exit)));
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             let prepared = builder.build().and_then(|context| {
                 let state = init(&context)?;
-                Ok(Running { _state: state, context, _exit: hooks })
+                let panic = NotesPanic(Arc::clone(&of_thread));
+                Ok(Running { _panic: panic, _state: state, context, _exit: hooks })
             });
             // A send fails only if the spawning thread died while it waited for this.
             match prepared {
                 Ok(running) => {
                     let _ = ready.send(Ok(running.context.handle()));
                     let result = running.context.run();
+                    if let Err(error) = &result {
+                        let (os_error, kind) = (error.raw_os_error(), error.kind());
+                        of_thread.set_failure(Failure::Loop { os_error, kind, text: error.to_string() });
+                    }
                     drop(running);
                     result
                 }
@@ -127,6 +164,19 @@ impl IoThread {
     /// Returns true while the loop turns. It may end just after that.
     pub fn is_alive(&self) -> bool {
         self.handle.is_alive()
+    }
+
+    /// Why the loop has ended by itself: the error of the kernel, or one of the kind `Other` if a
+    /// callback panicked. `None` while the loop turns, and if it was stopped. It is known before
+    /// anything of the loop is dropped, so also in [`on_exit`](Self::on_exit) and to whoever
+    /// awaits a task of that loop. Any thread; does not wait. [`stop`](Self::stop) returns the
+    /// payload of the panic, too.
+    pub fn failure(&self) -> Option<io::Error> {
+        Some(match self.exit.failure.get()? {
+            Failure::Panic => io::Error::other("a callback panicked"),
+            Failure::Loop { os_error: Some(number), .. } => io::Error::from_raw_os_error(*number),
+            Failure::Loop { kind, text, .. } => io::Error::new(*kind, text.as_str()),
+        })
     }
 
     /// Runs `hook` when the loop has ended, for whatever reason: it was stopped, it failed, or a

@@ -116,6 +116,8 @@ pub mod guide {}
 pub mod hosted;
 #[cfg(feature = "device")]
 pub mod log;
+#[cfg(any(feature = "vhost-user", feature = "imago"))]
+mod loop_thread;
 pub mod memory;
 #[cfg(feature = "metrics")]
 pub mod metrics;

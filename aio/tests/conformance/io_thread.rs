@@ -121,13 +121,19 @@ fn wait_for_the_exit(thread: &IoThread, end: impl FnOnce()) {
 pub(crate) fn the_end_by_a_panic_is_noticed(setup: &Setup) {
     let thread = setup.io_thread();
     assert!(thread.is_alive() && thread.handle().schedule(|_| ()));
+    assert!(thread.failure().is_none());
+    let task = thread.handle().spawn(|_| std::future::pending::<()>());
     wait_for_the_exit(&thread, || assert!(thread.handle().schedule(|_| panic!("on purpose, by a test"))));
+    assert_eq!(thread.failure().unwrap().to_string(), "a callback panicked");
+    let aborted = AioContext::new().unwrap().block_on(task).unwrap();
+    assert!(aborted.unwrap_err().is_aborted());
     assert!(thread.stop().unwrap_err().into_panic().is_some());
 }
 
 pub(crate) fn the_end_by_a_stop_is_noticed(setup: &Setup) {
     let thread = setup.io_thread();
     wait_for_the_exit(&thread, || thread.handle().stop());
+    assert!(thread.failure().is_none());
     thread.stop().unwrap();
 }
 

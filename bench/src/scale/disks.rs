@@ -36,17 +36,17 @@ pub(super) const LOOPS: usize = 2;
 /// The group of these rows begins with this.
 pub(super) const GROUP: &str = "disks in one process";
 
-const BLOCK_BYTES: u32 = 4096;
+pub(super) const BLOCK_BYTES: u32 = 4096;
 const DISK: &str = "64m";
 
 /// How long the server may take to listen, and to answer a message.
 const START: Duration = Duration::from_secs(60);
-const EXCHANGE: Duration = Duration::from_secs(10);
+pub(super) const EXCHANGE: Duration = Duration::from_secs(10);
 /// How long a neighbour goes on before something is measured: what any frontend may send at once
 /// is over then, and what it can do in the long run is left.
 const HEAD_START: Duration = Duration::from_millis(200);
 /// How much longer than requested a sample may take before it counts as a hang.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Descriptors of a disk with its frontend, on the server's side and on ours, rounded up.
 const DESCRIPTORS: u64 = 12;
@@ -98,7 +98,7 @@ pub(super) struct Daemon {
 }
 
 /// A process that is ended when this is dropped.
-struct Ended(Child);
+pub(super) struct Ended(pub(super) Child);
 
 impl Drop for Ended {
     fn drop(&mut self) {
@@ -284,7 +284,7 @@ fn configuration(disks: usize, socket: &impl Fn(usize) -> PathBuf) -> String {
 }
 
 /// Waits until the server listens on its last socket. The error is the reason why it does not.
-fn wait_for(socket: &Path, server: &mut Child) -> Result<(), String> {
+pub(super) fn wait_for(socket: &Path, server: &mut Child) -> Result<(), String> {
     let deadline = Instant::now() + START;
     while !socket.exists() {
         if let Ok(Some(status)) = server.try_wait() {
@@ -298,7 +298,7 @@ fn wait_for(socket: &Path, server: &mut Child) -> Result<(), String> {
     Ok(())
 }
 
-fn libc_pid(child: &Child) -> i32 {
+pub(super) fn libc_pid(child: &Child) -> i32 {
     // A process id fits.
     i32::try_from(child.id()).unwrap_or(0)
 }

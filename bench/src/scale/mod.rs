@@ -1,7 +1,9 @@
 //! `bench scale`: how costs grow with the number of notifiers and of devices on one loop, how
 //! evenly a loop serves many devices, how much memory a handler needs, what several IoThreads gain,
-//! and what many idle disks of vhost-user-blk cost.
+//! what many idle disks of vhost-user-blk cost,
+//! and whether disks that come and go disturb a busy one.
 
+mod churn;
 mod devices;
 mod disks;
 mod heap;
@@ -18,6 +20,7 @@ use crate::measure::Plan;
 use crate::report::Report;
 use crate::rig::idle;
 use crate::session::Session;
+use churn::{Churn, Client};
 use clap::{Args, ValueEnum};
 use devices::{Devices, Rig};
 use disks::{Daemon, Load};
@@ -78,7 +81,10 @@ pub(crate) fn run(args: &ScaleArgs, session: &mut Session) -> Result<Report, Err
     let notifiers: Vec<Notifiers> = arms.iter().copied().flat_map(Notifiers::all).collect();
     let on_one = sizes(Devices::on_one_loop);
     let spread = sizes(Devices::spread);
-    let cases = notifiers.len() + on_one.len() + spread.len() + DISK_RUNTIME as usize * Load::all().len();
+    let cases = notifiers.len()
+        + on_one.len()
+        + spread.len()
+        + DISK_RUNTIME as usize * (Load::all().len() + Client::ALL.len());
     let plan = args.schedule.plan(QUICK, FULL, cases)?;
     crate::machine::raise_descriptor_limit();
 
@@ -97,6 +103,7 @@ pub(crate) fn run(args: &ScaleArgs, session: &mut Session) -> Result<Report, Err
     }
     if wanted(Part::Disks) {
         all.extend(measure_disks(args.server.as_deref(), placement, plan, session)?);
+        all.extend(measure_churn(args.server.as_deref(), placement, plan, session)?);
     }
     Ok(all.report("scale", session.colour, report::tables, report::conclusions))
 }
@@ -192,6 +199,35 @@ fn measure_disks(
         collected.complete = false;
     }
     Ok(collected)
+}
+
+/// One busy disk while another one is added and removed.
+fn measure_churn(
+    server: Option<&Path>,
+    placement: Placement,
+    plan: Plan,
+    session: &mut Session,
+) -> Result<Collected, Error> {
+    let group = format!("{}, {} loops, {placement}", churn::GROUP, disks::LOOPS);
+    let cases = cases(&Client::ALL, |_| group.clone(), |client| client.to_string());
+    let program = server.map_or_else(disks::program, |path| Ok(path.to_owned()));
+    let running: RefCell<Option<Churn>> = RefCell::default();
+    let sample = |client, runtime| match &mut *running.borrow_mut() {
+        Some(churn) => churn.sample(client, runtime),
+        None => Err(gone()),
+    };
+    let warm_up = |index: usize| {
+        if running.borrow().is_none() {
+            match program.clone().and_then(|program| Churn::start(&program, placement)) {
+                Ok(churn) => _ = running.replace(Some(churn)),
+                Err(why) => return Ok(Err(why)),
+            }
+        }
+        sample(Client::ALL[index], plan.runtime)?;
+        Ok(Ok(Client::ALL[index]))
+    };
+    let visit = |_, client: &mut Client| sample(*client, plan.runtime * DISK_RUNTIME);
+    Ok(campaign::run("disks that change", &cases, plan.rounds, session, warm_up, visit)?.collect(&cases))
 }
 
 fn gone() -> Error {

@@ -1,6 +1,6 @@
 complete -c vhost-user-blk -l socket -l socket-path -d 'Listen on a Unix socket at this path; only its owner may connect (mode 0600), unless --socket-mode or --socket-owner says otherwise' -r -F
 complete -c vhost-user-blk -l fd -d 'Serve frontends on this inherited file descriptor: a socket that listens, or one that is connected to the only frontend; then the program exits when that disconnects' -r
-complete -c vhost-user-blk -l config -d 'Serve the disks that this file describes (TOML). No other option has a meaning then' -r -F
+complete -c vhost-user-blk -l config -d 'Serve the disks that this file describes (TOML). Of the other options, only those of the log and of the metrics have a meaning then' -r -F
 complete -c vhost-user-blk -l log-level -d 'Write log messages of this level and of those before it' -r -f -a "off\t''
 error\t''
 warn\t''

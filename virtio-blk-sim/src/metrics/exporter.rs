@@ -181,7 +181,8 @@ impl Exporter {
         };
         let own = look(self.context.clone()).await;
         queues.extend(own.queues);
-        let mut views = vec![LoopView { name: "main".into(), stats: own.stats, has_answered: true }];
+        let (has_answered, is_alive) = (true, true);
+        let mut views = vec![LoopView { name: "main".into(), stats: own.stats, has_answered, is_alive }];
         for (thread, mut question) in questions {
             let left = Duration::from_nanos(end.saturating_sub(self.context.now_ns()));
             let answer = self.context.timeout(left, Pin::new(&mut question)).await;
@@ -203,7 +204,8 @@ impl Exporter {
                 }
             };
             let stats = asked.stats.unwrap_or_default();
-            views.push(LoopView { name: thread.name().to_owned(), stats, has_answered });
+            let (name, is_alive) = (thread.name().to_owned(), thread.is_alive());
+            views.push(LoopView { name, stats, has_answered, is_alive });
         }
         views
     }

@@ -33,6 +33,7 @@ pub(super) struct LoopView {
     pub(super) name: String,
     pub(super) stats: Stats,
     pub(super) has_answered: bool,
+    pub(super) is_alive: bool,
 }
 
 /// What the text shows.
@@ -186,6 +187,9 @@ type OfLoop = (&'static str, &'static str, MetricType, fn(&LoopView, &mut Sample
 const OF_LOOPS: &[OfLoop] = &[
     ("virtio_blk_loop_answered", "Whether the loop answered in time.", Gauge, |view, samples| {
         samples.put(&[], view.has_answered.into())
+    }),
+    ("virtio_blk_loop_alive", "Whether the loop has not ended.", Gauge, |view, samples| {
+        samples.put(&[], view.is_alive.into())
     }),
     ("aio_turns", "Turns of the loop.", Counter, |view, samples| samples.put(&[], view.stats.turns)),
     ("aio_wakeups", "Waits that returned an event.", Counter, |view, samples| {

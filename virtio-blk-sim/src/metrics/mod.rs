@@ -34,6 +34,7 @@
 //! | `virtio_blk_frontend_connected`, `virtio_blk_frontends` | disk | whether there is a frontend, and how many there were |
 //! | `virtio_blk_frontend_throttled` | disk, of | how often the `messages` or `connections` of frontends had to wait, as in `vhost_user::Throttled` |
 //! | `virtio_blk_loop_answered` | loop | 0 if the loop did not answer in time |
+//! | `virtio_blk_loop_alive` | loop | 0 if the loop has ended: a callback has panicked, or the kernel has failed it |
 //! | `aio_turns`, `aio_wakeups`, `aio_syscalls`, `aio_busy_polling_rounds` | loop | as in [`aio::Stats`] |
 //!
 //! An operation is `read`, `write`, `flush`, `discard`, `write-zeroes`, `get-id`, or `refused` for

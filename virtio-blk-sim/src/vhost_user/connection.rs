@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use super::error::ConnectionError;
 use super::frame::Frame;
@@ -37,7 +38,7 @@ pub const MAX_QUEUED_FRAMES: usize = 64;
 /// [`MAX_QUEUED_FRAMES`] replies.
 #[derive(Debug)]
 pub struct Connection {
-    stream: UnixStream,
+    stream: Arc<UnixStream>,
     state: State,
     /// Header and body of the message being received; allocated once.
     buffer: Box<[u8]>,
@@ -77,7 +78,7 @@ impl Connection {
     /// Creates a connection from a stream that was accepted, connected or inherited.
     pub fn new(stream: UnixStream) -> Self {
         Self {
-            stream,
+            stream: Arc::new(stream),
             state: State::Header,
             buffer: vec![0; HEADER_SIZE + MAX_BODY_SIZE].into_boxed_slice(),
             filled: 0,
@@ -225,6 +226,11 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// The socket, for whoever waits for room in it.
+    pub(super) fn socket(&self) -> Arc<UnixStream> {
+        Arc::clone(&self.stream)
     }
 
     /// Ends the connection and frees everything that was received or queued.

@@ -17,9 +17,11 @@ use std::time::Duration;
 
 use aio::{AsyncFd, Interest, LocalHandle};
 
+use super::caught::Panics;
 use super::connection::Connection;
 use super::error::ConnectionError;
 use super::loops::Loops;
+use super::losses::Loss;
 use super::pace::{self, MESSAGES_PER_TURN};
 use super::reply::{Ack, Refusal, Reply};
 use super::request::Request;
@@ -60,6 +62,9 @@ enum HangUp {
     /// The frontend waits for an answer that cannot express a failure.
     #[error("its {request} failed: {why}")]
     Refused { request: String, why: String },
+    /// Where the ring was is lost with its loop. The frontend has to set it up again.
+    #[error("queue {} does not run any more: the loop of {} has ended", .0.ring, .0.thread)]
+    LoopEnded(Loss),
     /// The server ends it.
     #[error("the server ends")]
     Cut,
@@ -121,7 +126,8 @@ impl Line {
     }
 }
 
-/// Serves the frontend until one of both sides ends it, and stops its rings in order.
+/// Serves the frontend until one of both sides ends it, and stops its rings in order. A panic of
+/// the device ends it in the same way, and unwinds out of the task at the end.
 pub(super) async fn serve<D: RingDevice>(
     served: Rc<Served<D>>,
     loops: Rc<Loops>,
@@ -130,43 +136,71 @@ pub(super) async fn serve<D: RingDevice>(
     stream: UnixStream,
     context: LocalHandle,
 ) {
-    let _over = Over(&line);
-    let session = Session::new(
-        Rc::clone(&served),
-        loops,
-        Rc::clone(&line.rings),
-        context.clone(),
-        Arc::clone(&line.socket),
-    );
-    let (line_of_task, connection) = (Rc::clone(&line), Connection::new(stream));
-    let mut conversation =
-        Conversation { served, line: line_of_task, allowance, context, connection, session };
-    let why = conversation.talk().await;
-    line.ending.set(true);
-    let Conversation { served, connection, mut session, .. } = conversation;
-    if !matches!(why, HangUp::Connection(ConnectionError::Closed) | HangUp::Cut) {
-        let line = format_args!("closing the frontend's connection: {why}");
-        served.device.log_line(log::Line::warn(line).caused_by(&why));
+    let mut sitting = Sitting { line: &line, device: Some(Arc::clone(&served.device)) };
+    let mut panics = Panics::default();
+    let (rings, socket) = (Rc::clone(&line.rings), Arc::clone(&line.socket));
+    let session = panics.catch(|| Session::new(Rc::clone(&served), loops, rings, context.clone(), socket));
+    if let Some(session) = session {
+        let (line, connection) = (Rc::clone(&line), Connection::new(stream));
+        let mut conversation = Conversation { served, line, allowance, context, connection, session };
+        panics.catch_async(conversation.talk_and_report()).await;
+        let Conversation { served, line, connection, mut session, .. } = conversation;
+        line.ending.set(true);
+        if panics.were_caught() {
+            let _ = line.socket.shutdown(Shutdown::Both);
+        }
+        drop(connection);
+        // The writes in flight must be complete before the next frontend reads the disk. A ring
+        // that panics is gone, so this ends.
+        while panics.catch_async(stop_all(&served, &mut session)).await.is_none() {}
+        panics.catch(|| drop(session));
     }
-    drop(connection);
-    // The writes in flight must be complete before the next frontend reads the disk.
+    panics.catch(|| sitting.end());
+    drop(sitting);
+    panics.resume();
+}
+
+async fn stop_all<D: RingDevice>(served: &Served<D>, session: &mut Session<D>) {
     if let Err(error) = session.stop_all().await {
         let line = format_args!("stopping the rings failed: {error}");
         served.device.log_line(log::Line::error(line).caused_by(&error));
     }
-    drop(session);
-    served.device.end_session();
 }
 
-/// Says that nothing moves any more, also if the device has panicked.
-struct Over<'a>(&'a Line);
+/// The time in which a frontend is served. However it ends, also with the loop of the server: then
+/// nothing moves any more, and the device hears of it.
+struct Sitting<'a, D: RingDevice> {
+    line: &'a Line,
+    /// `None` once the device has heard of it.
+    device: Option<Arc<D>>,
+}
 
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.ending.set(true);
-        self.0.rings.close();
-        self.0.moved.wake();
+impl<D: RingDevice> Sitting<'_, D> {
+    fn end(&mut self) {
+        if let Some(device) = self.device.take() {
+            device.end_session();
+        }
     }
+}
+
+impl<D: RingDevice> Drop for Sitting<'_, D> {
+    fn drop(&mut self) {
+        let mut panics = Panics::default();
+        self.line.ending.set(true);
+        panics.catch(|| self.line.rings.close());
+        self.line.moved.wake();
+        panics.catch(|| self.end());
+        if !std::thread::panicking() {
+            panics.resume();
+        }
+    }
+}
+
+/// Why a conversation goes on.
+enum Woken {
+    /// There is room in the channel of the backend.
+    ByChannel,
+    Otherwise,
 }
 
 struct Conversation<D> {
@@ -180,11 +214,19 @@ struct Conversation<D> {
 }
 
 impl<D: RingDevice> Conversation<D> {
-    /// Returns why it is over.
-    async fn talk(&mut self) -> HangUp {
-        match self.listen().await {
+    async fn talk_and_report(&mut self) {
+        let why = match self.listen().await {
             Ok(never) => match never {},
             Err(why) => why,
+        };
+        self.line.ending.set(true);
+        if !matches!(why, HangUp::Connection(ConnectionError::Closed) | HangUp::Cut) {
+            let line = format_args!("closing the frontend's connection: {why}");
+            let line = match why {
+                HangUp::LoopEnded(_) => log::Line::error(line),
+                _ => log::Line::warn(line),
+            };
+            self.served.device.log_line(line.caused_by(&why));
         }
     }
 
@@ -206,36 +248,39 @@ impl<D: RingDevice> Conversation<D> {
             if answered == 0 && self.connection.partial() != partial {
                 self.allowance.charge(1, self.context.now_ns());
             }
-            self.wait(&socket).await?;
+            if let Woken::ByChannel = self.wait(&socket).await? {
+                let advanced = self.session.advance_channel();
+                self.report_channel(advanced);
+            }
         }
     }
 
     /// Waits until the socket is ready or the server wants something. What is left in the socket is
     /// found by the next turn of the loop.
-    async fn wait(&self, socket: &AsyncFd<Arc<UnixStream>>) -> io::Result<()> {
-        let mut news = pin!(self.line.news.until(|| self.line.has_news().then_some(())));
+    async fn wait(&self, socket: &AsyncFd<Arc<UnixStream>>) -> io::Result<Woken> {
         // Pending replies first. No more requests are read until the frontend reads its replies.
         let interest = match self.connection.wants_write() {
             true => Interest::WRITABLE,
             false => Interest::READABLE,
         };
-        if interest == Interest::READABLE
-            && let Some(length) = self.pause()
-        {
-            let mut pause = pin!(self.context.sleep(length));
-            poll_fn(|cx| match news.as_mut().poll(cx) {
-                Poll::Ready(()) => Poll::Ready(()),
-                Poll::Pending => pause.as_mut().poll(cx),
-            })
-            .await;
-            return Ok(());
-        }
-        let mut ready = pin!(socket.ready(interest));
-        poll_fn(|cx| {
-            if news.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Ok(()));
+        let pause = if interest == Interest::READABLE { self.pause() } else { None };
+        let mut ready = pin!(async {
+            match pause {
+                Some(length) => self.context.sleep(length).await,
+                None => socket.ready(interest).await?.clear_ready(),
             }
-            ready.as_mut().poll(cx).map(|ready| ready.map(|mut ready| ready.clear_ready()))
+            Ok(Woken::Otherwise)
+        });
+        let mut room = pin!(self.session.channel_has_room());
+        let mut news = pin!(self.line.news.until(|| self.line.has_news().then_some(())));
+        poll_fn(|cx| {
+            if room.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(Woken::ByChannel));
+            }
+            if news.as_mut().poll(cx).is_ready() || self.line.rings.losses.poll(cx).is_ready() {
+                return Poll::Ready(Ok(Woken::Otherwise));
+            }
+            ready.as_mut().poll(cx)
         })
         .await
     }
@@ -256,11 +301,10 @@ impl<D: RingDevice> Conversation<D> {
         if self.line.cut.get() {
             return Err(HangUp::Cut);
         }
-        if self.line.config_changed.take()
-            && let Err(error) = self.session.notify_config_change()
-        {
-            let line = format_args!("cannot notify the frontend of a configuration change: {error}");
-            self.served.device.log_line(log::Line::warn(line).caused_by(&error));
+        self.check_loops()?;
+        if self.line.config_changed.take() {
+            let notified = self.session.notify_config_change();
+            self.report_channel(notified);
         }
         loop {
             let Some(index) = self.line.moving.borrow_mut().pop() else { return Ok(()) };
@@ -271,6 +315,27 @@ impl<D: RingDevice> Conversation<D> {
             }
             self.line.restarting.set(None);
             self.line.moved.wake();
+            self.check_loops()?;
+        }
+    }
+
+    fn report_channel(&self, sent: io::Result<()>) {
+        if let Err(error) = sent {
+            let line = format_args!("cannot notify the frontend of a configuration change: {error}");
+            self.served.device.log_line(log::Line::warn(line).caused_by(&error));
+        }
+    }
+
+    /// Ends the conversation if the loop of a ring has ended.
+    fn check_loops(&mut self) -> Result<(), HangUp> {
+        let mut lost = self.line.rings.losses.take();
+        for Loss { ring, .. } in &lost {
+            self.line.rings.lose(*ring);
+            self.session.raise_error((*ring).into());
+        }
+        match lost.pop() {
+            Some(loss) => Err(HangUp::LoopEnded(loss)),
+            None => Ok(()),
         }
     }
 

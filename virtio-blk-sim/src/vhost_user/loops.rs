@@ -3,9 +3,12 @@
 //! A running queue belongs to the thread of its loop. The server only holds a [`RunningQueue`],
 //! which asks that thread. The server's own thread never waits for another one, because it serves
 //! the sockets of other devices, too.
+//!
+//! A loop can end while queues run on it: a callback has panicked, or the kernel has failed it.
+//! Where these queues were on their rings is lost with it. So the frontends are disconnected, and
+//! when they come back, the queues start on a loop that is left.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::future::Ready;
 use std::io;
 use std::pin::pin;
@@ -14,15 +17,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
-use aio::{AioContext, Builder, IoThread, RemoteJoinHandle};
+use aio::{AioContext, Builder, IoThread, JoinError, RemoteJoinHandle};
 
+use super::held::{self, Held};
+use super::losses::{Loss, Losses};
 use super::ring_device::{RingDevice, RingOrder, RunningRing};
+use crate::log::Line;
 use crate::queue::Stopped;
-
-thread_local! {
-    /// The queues of this IoThread, by id.
-    static QUEUES: RefCell<BTreeMap<u64, Box<dyn RunningRing>>> = const { RefCell::new(BTreeMap::new()) };
-}
 
 /// The event loops that a server spreads its queues over. Several servers can share their threads.
 #[derive(Debug)]
@@ -95,8 +96,11 @@ impl Loops {
     }
 
     /// Changes the thread of a queue, for its next start. Returns false if that is its thread
-    /// already.
-    pub(super) fn set_place(&self, queue: u16, thread: usize) -> io::Result<bool> {
+    /// already. [`Server::move_queue`](super::Server::move_queue) also moves a queue that runs.
+    ///
+    /// # Errors
+    /// Returns `InvalidInput` if there is no such thread.
+    pub fn set_place(&self, queue: u16, thread: usize) -> io::Result<bool> {
         check(self.threads.len(), &[thread])?;
         if self.place(queue) == Some(thread) {
             return Ok(false);
@@ -116,27 +120,47 @@ impl Loops {
         self.threads.get(self.place(queue)?)
     }
 
-    /// Starts queue `index` on its thread.
+    /// The thread that a queue is to start on, `None` for the server's own loop. If the loop of its
+    /// thread has ended, this is the next one whose loop has not, from now on.
+    fn thread_to_start_on(&self, queue: u16) -> io::Result<Option<&Arc<IoThread>>> {
+        let Some(place) = self.place(queue) else { return Ok(None) };
+        let count = self.threads.len();
+        let mut from_there = (place..count).chain(0..place);
+        let living = from_there.find(|index| self.threads.get(*index).is_some_and(|it| it.is_alive()));
+        let living = living.ok_or_else(|| io::Error::other("the loops of all I/O threads have ended"))?;
+        self.set_place(queue, living)?;
+        Ok(self.threads.get(living))
+    }
+
+    /// Starts queue `index` on its thread. If the loop of that thread ends while the queue runs,
+    /// the queue is dropped there, and then `losses` has it.
     pub(super) async fn start<D: RingDevice>(
         &self,
         index: u16,
         device: Arc<D>,
         order: RingOrder,
+        losses: &Arc<Losses>,
         own: &AioContext,
     ) -> io::Result<RunningQueue> {
-        let Some(thread) = self.thread(index) else {
-            return device.start_ring(index, order, own).map(RunningQueue::Here);
+        let before = self.thread(index);
+        let Some(thread) = self.thread_to_start_on(index)? else {
+            return Ok(RunningQueue::Here(Held::new(device.start_ring(index, order, own)?)));
         };
+        if let Some(before) = before.filter(|before| !Arc::ptr_eq(before, thread)) {
+            let (before, now) = (before.name(), thread.name());
+            let line = format_args!("queue {index} runs on {now}, because the loop of {before} has ended");
+            device.log_line(Line::warn(line).queue(index));
+        }
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         // Made first: if nobody waits for the end of the start, it takes the queue back.
-        let remote = Remote { thread: Arc::clone(thread), id, stopped: false };
+        let losses = Arc::clone(losses);
+        let remote =
+            Remote { thread: Arc::clone(thread), id, index, losses: Arc::clone(&losses), stopped: false };
+        let loss = remote.loss();
         let start = move |context: &AioContext| {
             let queue = device.start_ring(index, order, context);
-            let started = queue.map(|queue| {
-                QUEUES.with_borrow_mut(|queues| queues.insert(id, queue));
-            });
-            std::future::ready(started)
+            std::future::ready(queue.map(|queue| held::add(id, queue, loss, losses)))
         };
         thread.handle().spawn(start).await??;
         Ok(RunningQueue::There(remote))
@@ -156,7 +180,7 @@ fn check(threads: usize, mapping: &[usize]) -> io::Result<()> {
 /// A running queue. Dropping it stops the queue without waiting for requests in flight.
 #[derive(Debug)]
 pub(super) enum RunningQueue {
-    Here(Box<dyn RunningRing>),
+    Here(Held),
     There(Remote),
 }
 
@@ -164,10 +188,18 @@ pub(super) enum RunningQueue {
 #[derive(Debug)]
 pub(super) struct Remote {
     thread: Arc<IoThread>,
-    /// The key in the thread's [`QUEUES`].
+    /// The key in the thread's table.
     id: u64,
+    index: u16,
+    losses: Arc<Losses>,
     /// The queue was removed from there.
     stopped: bool,
+}
+
+/// Whom to ask about a queue, as long as that is.
+pub(super) enum Asker {
+    Here(Held),
+    There(Arc<IoThread>, u64),
 }
 
 /// The answer to a question about a queue.
@@ -185,20 +217,27 @@ impl RunningQueue {
         }
     }
 
+    /// Whom to ask about it. Nothing may be borrowed while it is asked.
+    pub(super) fn asker(&self) -> Asker {
+        match self {
+            Self::Here(queue) => Asker::Here(queue.clone()),
+            Self::There(Remote { thread, id, .. }) => Asker::There(Arc::clone(thread), *id),
+        }
+    }
+}
+
+impl Asker {
     /// Asks the queue in its thread. The question is asked in the order of these calls, also if
     /// nobody waits for the answer.
     pub(super) fn ask<R: Send + 'static>(
-        &self,
+        self,
         question: impl FnOnce(&dyn RunningRing) -> R + Send + 'static,
     ) -> Asked<R> {
         match self {
-            Self::Here(queue) => Asked::Here(question(&**queue)),
-            Self::There(Remote { thread, id, .. }) => {
-                let id = *id;
+            Self::Here(queue) => Asked::Here(queue.ask(question)),
+            Self::There(thread, id) => {
                 let ask = move |_: &AioContext| -> Ready<Option<R>> {
-                    std::future::ready(
-                        QUEUES.with_borrow(|queues| queues.get(&id).map(|queue| question(&**queue))),
-                    )
+                    std::future::ready(held::find(id).map(|queue| queue.ask(question)))
                 };
                 Asked::There(thread.handle().spawn(ask))
             }
@@ -238,12 +277,15 @@ impl Wake for Unpark {
 }
 
 impl Remote {
+    fn loss(&self) -> Loss {
+        Loss { ring: self.index, thread: self.thread.name().to_owned() }
+    }
+
     async fn stop(mut self) -> io::Result<Stopped> {
         let id = self.id;
         self.stopped = true;
         let stop = move |context: &AioContext| {
-            let queue = QUEUES.with_borrow_mut(|queues| queues.remove(&id));
-            let stopping = queue.map(|queue| queue.stop(context));
+            let stopping = held::remove(id).map(|queue| queue.stop(context));
             async move {
                 match stopping {
                     Some(stopping) => Ok(stopping.await),
@@ -251,7 +293,12 @@ impl Remote {
                 }
             }
         };
-        self.thread.handle().spawn(stop).await?
+        let stopped = self.thread.handle().spawn(stop).await;
+        if stopped.as_ref().is_err_and(JoinError::is_aborted) {
+            // The loop has ended. The queue may have left the table before.
+            self.losses.add(self.loss());
+        }
+        stopped?
     }
 }
 
@@ -262,8 +309,7 @@ impl Drop for Remote {
         }
         let id = self.id;
         self.thread.handle().schedule(move |_| {
-            let queue = QUEUES.with_borrow_mut(|queues| queues.remove(&id));
-            drop(queue);
+            drop(held::remove(id));
         });
     }
 }

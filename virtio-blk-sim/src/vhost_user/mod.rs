@@ -111,7 +111,9 @@
 //! Facts are from the vhost-user specification (QEMU's `docs/interop/vhost-user.rst`). Numbers are
 //! in native byte order.
 
+mod backend_channel;
 mod bind;
+mod caught;
 mod connection;
 mod conversation;
 mod daemon;
@@ -124,8 +126,10 @@ mod frame;
 pub mod frontends {}
 mod frontend;
 mod header;
+mod held;
 mod inflight;
 mod loops;
+mod losses;
 mod mapping;
 mod memory;
 mod pace;

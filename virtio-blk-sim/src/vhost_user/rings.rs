@@ -2,10 +2,12 @@
 //! them meanwhile.
 
 use std::cell::{Cell, RefCell};
+use std::sync::Arc;
 
 use aio::AioContext;
 
 use super::loops::{Asked, RunningQueue};
+use super::losses::Losses;
 use super::ring_device::RunningRing;
 use crate::queue::Stopped;
 
@@ -13,6 +15,8 @@ use crate::queue::Stopped;
 #[derive(Debug)]
 pub(super) struct Rings {
     running: RefCell<Vec<Option<RunningQueue>>>,
+    /// Those whose loop has ended.
+    pub(super) losses: Arc<Losses>,
     /// No ring starts any more.
     is_closed: Cell<bool>,
 }
@@ -20,7 +24,7 @@ pub(super) struct Rings {
 impl Rings {
     pub(super) fn new(queues: u16) -> Self {
         let running = RefCell::new((0..queues).map(|_| None).collect());
-        Self { running, is_closed: Cell::new(false) }
+        Self { running, losses: Arc::default(), is_closed: Cell::new(false) }
     }
 
     pub(super) fn is_running(&self, index: u32) -> bool {
@@ -46,6 +50,12 @@ impl Rings {
         }
     }
 
+    /// Takes a ring away whose loop has ended.
+    pub(super) fn lose(&self, index: u16) {
+        let lost = self.running.borrow_mut().get_mut(usize::from(index)).and_then(Option::take);
+        drop(lost);
+    }
+
     /// Stops a ring and waits for its requests in flight. `None` if it was not running.
     pub(super) async fn stop(&self, index: u32, own: &AioContext) -> std::io::Result<Option<Stopped>> {
         let running = self.running.borrow_mut().get_mut(index as usize).and_then(Option::take);
@@ -61,7 +71,8 @@ impl Rings {
         index: u32,
         question: impl FnOnce(&dyn RunningRing) -> R + Send + 'static,
     ) -> Option<Asked<R>> {
-        self.running.borrow().get(index as usize)?.as_ref().map(|ring| ring.ask(question))
+        let asker = self.running.borrow().get(index as usize)?.as_ref().map(RunningQueue::asker);
+        asker.map(|asker| asker.ask(question))
     }
 
     /// Asks all running rings.
@@ -69,9 +80,12 @@ impl Rings {
         &self,
         question: fn(&dyn RunningRing) -> R,
     ) -> Vec<(usize, Asked<R>)> {
-        let rings = self.running.borrow();
-        let running = rings.iter().enumerate().filter_map(|(index, ring)| Some((index, ring.as_ref()?)));
-        running.map(|(index, ring)| (index, ring.ask(question))).collect()
+        let askers: Vec<_> = {
+            let rings = self.running.borrow();
+            let running = rings.iter().enumerate();
+            running.filter_map(|(index, ring)| Some((index, ring.as_ref()?.asker()))).collect()
+        };
+        askers.into_iter().map(|(index, asker)| (index, asker.ask(question))).collect()
     }
 
     /// Drops all rings, without waiting for their requests in flight. No ring is started after

@@ -15,14 +15,12 @@ use super::loops::Loops;
 use super::pace;
 use super::ring_device::RingDevice;
 use super::session::Served;
+use super::socket::has_hung_up;
 use crate::accept::Accepting;
 use crate::allowance::Allowance;
-use crate::log;
 use crate::queue::QueueStats;
 use crate::waiters::Waiters;
-
-/// Frontends that may wait while the rings of the last one are being stopped.
-const MAX_WAITING: usize = 16;
+use crate::{log, loop_thread};
 
 /// Serves one device to the frontends that connect, one frontend at a time. While a frontend is
 /// connected, further connections are closed; after it disconnects, the next one is served. Use it
@@ -37,9 +35,9 @@ pub struct Server<D> {
     loops: Rc<Loops>,
     /// The connected frontend. Also present while its rings are being stopped.
     line: RefCell<Option<Rc<Line>>>,
-    /// Connections that arrived while the last frontend was about to end. The first one that is
-    /// still open is served next.
-    next: RefCell<Vec<UnixStream>>,
+    /// A connection that arrived while the last frontend was about to end, and is served next. Only
+    /// one waits, because each costs a descriptor, and only one can be served.
+    next: RefCell<Option<UnixStream>>,
     /// Number of frontends served so far.
     sessions: Cell<u64>,
     /// Who waits for the end of a frontend.
@@ -118,20 +116,26 @@ impl<D: RingDevice> Server<D> {
     }
 
     /// Serves a frontend that is already connected. While another frontend is served, the new
-    /// connection is closed. While the rings of the last frontend are being stopped, the new
-    /// connection waits and is served next.
+    /// connection is closed. While the rings of the last frontend are being stopped, one connection
+    /// waits and is served next.
     ///
     /// # Errors
-    /// Returns `AddrInUse` if another frontend is being served, and the error of setting the socket
-    /// up.
+    /// Returns `AddrInUse` if another frontend is being served or waits, and the error of setting
+    /// the socket up.
     pub fn serve(self: &Rc<Self>, context: &AioContext, stream: UnixStream) -> io::Result<()> {
+        loop_thread::note(context);
         let (is_taken, is_ending) = match &*self.line.borrow() {
             Some(line) => (true, line.is_ending()),
             None => (false, false),
         };
-        if is_ending && self.next.borrow().len() < MAX_WAITING {
-            self.next.borrow_mut().push(stream);
-            return Ok(());
+        if is_ending {
+            if self.next.borrow().as_ref().is_none_or(has_hung_up) {
+                let gone = self.next.replace(Some(stream));
+                drop(gone);
+                return Ok(());
+            }
+            let why = "another frontend waits already until the last one has ended";
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
         }
         if is_taken {
             return Err(io::Error::new(
@@ -229,7 +233,7 @@ impl<D: RingDevice> Server<D> {
     }
 
     /// Stops all queues, waits until the requests in flight have been answered, and closes the
-    /// connection, and those that wait to be served next.
+    /// connection, and the one that waits to be served next.
     pub async fn disconnect(&self) {
         let waiting = self.next.take();
         drop(waiting);
@@ -240,9 +244,9 @@ impl<D: RingDevice> Server<D> {
         }
     }
 
-    /// Closes the connection, and those that wait to be served next, and stops the queues without
-    /// waiting for what is in flight: as if the server was dropped, whoever else holds it. A queue
-    /// that is being stopped ends when that is done, and none starts any more.
+    /// Closes the connection, and the one that waits to be served next, and stops the queues
+    /// without waiting for what is in flight: as if the server was dropped, whoever else holds it.
+    /// A queue that is being stopped ends when that is done, and none starts any more.
     pub fn abandon(&self) {
         let waiting = self.next.take();
         drop(waiting);
@@ -275,11 +279,10 @@ impl<D: RingDevice> Drop for Ended<D> {
         let Some(server) = self.server.upgrade() else { return };
         server.line.take();
         server.ended.wake();
-        for next in server.next.take() {
-            if let Err(error) = server.serve(&self.context, next) {
-                let line = format_args!("a frontend cannot be served: {error}");
-                log::Line::warn(line).caused_by(&error).limited();
-            }
+        let next = server.next.take();
+        if let Some(Err(error)) = next.map(|next| server.serve(&self.context, next)) {
+            let line = format_args!("a frontend cannot be served: {error}");
+            log::Line::warn(line).caused_by(&error).limited();
         }
     }
 }

@@ -32,7 +32,7 @@ use aio::{EventNotifier, LocalHandle, Reset};
 use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_FEATURES_OK;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
-use super::connection::Connection;
+use super::backend_channel::BackendChannel;
 use super::dirty_log::{LogError, Logging};
 use super::error_line::ErrorLine;
 use super::features::{F_LOG_ALL, F_PROTOCOL_FEATURES, ProtocolFeatures};
@@ -40,12 +40,12 @@ use super::inflight::{InflightError, InflightQueue, InflightRegion};
 use super::loops::Loops;
 use super::memory::{MAX_MEM_SLOTS, MemoryError, MemoryTable};
 use super::payload::{ConfigData, Inflight, LogArea, VringAddr, VringState};
-use super::reply::{BackendRequest, Reply};
+use super::reply::Reply;
 use super::request::Request;
 use super::ring_device::{RingDevice, RingLink, RingOrder};
 use super::rings::Rings;
 use crate::log::Line;
-use crate::queue::{Interrupt, Kick, RateLimit, adopt_from_peer, set_nonblocking};
+use crate::queue::{Interrupt, Kick, RateLimit, adopt_from_peer};
 use crate::virtqueue::{DeviceQueue, QueueConfig, QueueError};
 
 /// A device that a server offers to its frontends.
@@ -175,7 +175,7 @@ pub(super) struct Session<D> {
     inflight: Option<InflightRegion>,
     logging: Logging,
     /// The channel for messages that the backend sends by itself.
-    backend_channel: Option<Connection>,
+    backend_channel: Option<BackendChannel>,
 }
 
 /// The protocol features that the server offers.
@@ -373,10 +373,7 @@ impl<D: RingDevice> Session<D> {
                 self.needs(ProtocolFeatures::BACKEND_REQ, "BACKEND_REQ")?;
                 let kept = self.served.device.take_backend_channel(fd, self.acked_protocol);
                 self.backend_channel = match kept {
-                    Some(fd) => {
-                        set_nonblocking(&fd)?;
-                        Some(Connection::new(UnixStream::from(fd)))
-                    }
+                    Some(fd) => Some(BackendChannel::new(fd)?),
                     None => None,
                 };
             }
@@ -560,6 +557,13 @@ impl<D: RingDevice> Session<D> {
         Ok(())
     }
 
+    /// Reports that a ring does not work any more.
+    pub(super) fn raise_error(&mut self, index: u32) {
+        if let Ok(vring) = self.vring(index) {
+            vring.error.raise();
+        }
+    }
+
     /// Stops all rings, also if stopping one of them fails.
     pub(super) async fn stop_all(&mut self) -> Result<(), SessionError> {
         let mut outcome = Ok(());
@@ -648,7 +652,7 @@ impl<D: RingDevice> Session<D> {
         let limit = self.served.limit.clone();
         let order = RingOrder { queue, config, kick, interrupt, limit, in_flight, link };
         let device = Arc::clone(&self.served.device);
-        let running = self.loops.start(number, device, order, &self.context).await?;
+        let running = self.loops.start(number, device, order, &self.rings.losses, &self.context).await?;
         self.rings.add(number, running);
         self.vring(index)?.first.get_or_insert(base);
         Ok(())
@@ -691,13 +695,23 @@ impl<D: RingDevice> Session<D> {
     }
 
     /// Notifies the frontend that the configuration space has changed, if it has set up a backend
-    /// channel.
+    /// channel. If that has no room now, [`advance_channel`](Self::advance_channel) does it.
     pub(super) fn notify_config_change(&mut self) -> io::Result<()> {
-        match &mut self.backend_channel {
-            Some(channel) => {
-                channel.send(BackendRequest::ConfigChange.encode(false)).map_err(io::Error::other)
-            }
-            None => Ok(()),
+        let channel = self.backend_channel.as_mut();
+        channel.map_or(Ok(()), |channel| channel.notify_config_change(&self.context))
+    }
+
+    /// Sends what waits for room in the backend channel.
+    pub(super) fn advance_channel(&mut self) -> io::Result<()> {
+        let channel = self.backend_channel.as_mut();
+        channel.map_or(Ok(()), |channel| channel.advance(&self.context))
+    }
+
+    /// Waits until the backend channel has room for what waits; for ever if nothing does.
+    pub(super) async fn channel_has_room(&self) {
+        match &self.backend_channel {
+            Some(channel) => channel.has_room().await,
+            None => std::future::pending().await,
         }
     }
 

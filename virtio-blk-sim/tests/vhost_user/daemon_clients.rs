@@ -92,11 +92,12 @@ fn sixteen_clients_are_served_and_no_more() {
         }
         let socket = TempPath::new("sock");
         let disk = json!({"id": "b", "socket": text(&socket), "null": 512});
-        clients[3].execute("add-disk", disk).unwrap();
+        let generation = clients[3].execute("add-disk", disk).unwrap()["generation"].clone();
         clients[5].execute("remove-disk", json!({"id": "b"})).unwrap();
         for client in &mut clients {
-            assert_eq!(client.event(), ("disk-added".to_owned(), json!({"id": "b"})));
-            assert_eq!(client.event(), ("disk-removed".to_owned(), json!({"id": "b"})));
+            let of_b = json!({"id": "b", "generation": generation});
+            assert_eq!(client.event(), ("disk-added".to_owned(), of_b.clone()));
+            assert_eq!(client.event(), ("disk-removed".to_owned(), of_b));
         }
         // Their places are free when they are gone, which the server notices in a later turn.
         drop(clients.split_off(1));

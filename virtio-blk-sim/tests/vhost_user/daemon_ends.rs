@@ -19,12 +19,12 @@ use super::{Watchdog, default_options, driver};
 const FLUSH: Duration = Duration::from_secs(10);
 
 /// The program, with flushes that take that long. None if this machine has no strace(1).
-fn slow_flushes() -> Option<Command> {
+pub(super) fn slow_flushes() -> Option<Command> {
     injecting(&format!("fdatasync:delay_enter={}", FLUSH.as_micros()))
 }
 
 /// A frontend of disk A whose flush is in progress, and when it may have begun.
-fn flushing(daemon: &mut Daemon, control: &mut Control) -> (Client, BlkDriver, Instant) {
+pub(super) fn flushing(daemon: &mut Daemon, control: &mut Control) -> (Client, BlkDriver, Instant) {
     let began = Instant::now();
     let mut client = Client::connect(daemon.socket("a"), default_options()).unwrap();
     let mut driver = driver(&mut client, 0);
@@ -39,7 +39,7 @@ fn flushing(daemon: &mut Daemon, control: &mut Control) -> (Client, BlkDriver, I
 
 /// Whether the flush is still in progress. On a machine that is so busy that it may have ended by
 /// itself, nothing can be said.
-fn in_time(daemon: &Daemon, began: Instant) -> bool {
+pub(super) fn in_time(daemon: &Daemon, began: Instant) -> bool {
     is_held(daemon.process.id()) || began.elapsed() >= FLUSH
 }
 

@@ -35,6 +35,7 @@ fn requests_get_exactly_these_answers() {
         format!("{{\"execute\": \"{command}\", \"arguments\": {arguments}}}")
     };
     let done = "{\"return\": {}}".to_owned();
+    let added = |generation| format!("{{\"return\": {{\"generation\": {generation}}}}}");
     let rows: Vec<(String, String)> = vec![
         // The form of a request.
         ("x".into(), error(INVALID, "the line is no request: expected value at line 1 column 1")),
@@ -46,7 +47,7 @@ fn requests_get_exactly_these_answers() {
         ("{\"execute\": \"help\", \"execute\": \"quit\"}".into(), error(INVALID, "the request has two members \"execute\"")),
         ("{\"execute\": \"quit\", \"arguments\": []}".into(), error(INVALID, "\"arguments\" is an object")),
         ("{\"execute\": \"quit\", \"arguments\": null}".into(), error(INVALID, "\"arguments\" is an object")),
-        ("{\"execute\": \"quit\", \"arguments\": {\"now\": true}}".into(), error(INVALID, "the arguments of quit: unknown field `now`, there are no fields")),
+        ("{\"execute\": \"quit\", \"arguments\": {\"now\": true}}".into(), error(INVALID, "the arguments of quit: unknown field `now`, expected `force`")),
         ("{\"execute\": \"fly\"}".into(), error("CommandNotFound", "there is no command \"fly\"; help lists the commands")),
         ("{\"execute\": \"\\u001b[2J\"}".into(), error("CommandNotFound", "there is no command \"\\u{1b}[2J\"; help lists the commands")),
         ("\"quit\"".into(), error(INVALID, "the line is no request: invalid type: string \"quit\", expected an object such as {\"execute\": \"list-disks\"} at line 1 column 6")),
@@ -68,7 +69,7 @@ fn requests_get_exactly_these_answers() {
         (add(&format!("\"id\": \"i\", \"socket\": \"/{}\", \"null\": 512", "x".repeat(120))), error(GENERIC, &format!("socket /{}: the path is too long for a socket: 121 bytes, and 107 are possible", "x".repeat(120)))),
         (add(&format!("\"id\": \"a\", \"socket\": {socket:?}, \"null\": 512")), error(GENERIC, "there is a disk a already")),
         (add(&format!("\"id\": \"i\", \"socket\": {in_a:?}, \"null\": 512")), error(GENERIC, "disks i and a have the same socket")),
-        (add_image("i"), done.clone()),
+        (add_image("i"), added(7)),
         (add_image("i"), error(GENERIC, "there is a disk i already")),
         (add(&format!("\"id\": \"j\", \"socket\": \"{socket}x\", \"image\": {:?}", text(&image))), error(GENERIC, "disks j and i have the same image")),
         // resize-disk
@@ -98,20 +99,20 @@ fn requests_get_exactly_these_answers() {
         (do_it("remove-disk", "{\"id\": \"x\"}"), no_disk),
         (do_it("remove-disk", "{\"id\": \"i\", \"force\": 1}"), error(INVALID, "the arguments of remove-disk: invalid type: integer `1`, expected a boolean")),
         (do_it("list-disks", "{}"), format!(
-            "{{\"return\": [{{\"id\":\"a\",\"state\":\"served\",\"socket\":{in_a:?},\"null\":1048576,\"read-only\":false,\"queues\":2,\
+            "{{\"return\": [{{\"id\":\"a\",\"generation\":1,\"state\":\"served\",\"socket\":{in_a:?},\"null\":1048576,\"read-only\":false,\"queues\":2,\
              \"queue-size\":256,\"sectors\":2048,\"block-size\":512,\"loops\":[1,1],\"iops\":0,\"bps\":0,\"connected\":false,\
              \"frontends\":0,\"failed\":false}}, \
-             {{\"id\":\"i\",\"state\":\"served\",\"socket\":{socket:?},\"image\":{:?},\"read-only\":false,\"queues\":1,\
+             {{\"id\":\"i\",\"generation\":7,\"state\":\"served\",\"socket\":{socket:?},\"image\":{:?},\"read-only\":false,\"queues\":1,\
              \"queue-size\":256,\"sectors\":4096,\"block-size\":512,\"loops\":[1],\"iops\":0,\"bps\":1048576,\
              \"connected\":false,\"frontends\":0,\"failed\":false}}, \
-             {{\"id\":\"m\",\"state\":\"served\",\"socket\":{:?},\"memory\":65536,\"read-only\":false,\"queues\":1,\
+             {{\"id\":\"m\",\"generation\":2,\"state\":\"served\",\"socket\":{:?},\"memory\":65536,\"read-only\":false,\"queues\":1,\
              \"queue-size\":256,\"sectors\":128,\"block-size\":512,\"loops\":[0],\"iops\":0,\"bps\":0,\"connected\":false,\
              \"frontends\":0,\"failed\":false}}]}}",
             text(&image), text(daemon.socket("m")),
         )),
         (do_it("remove-disk", "{\"id\": \"i\"}"), done.clone()),
         (do_it("remove-disk", "{\"id\": \"i\"}"), error("DiskNotFound", "there is no disk \"i\"")),
-        (add_image("i"), done.clone()),
+        (add_image("i"), added(9)),
         (do_it("remove-disk", "{\"id\": \"i\", \"force\": true}"), done.clone()),
     ];
     for (request, answer) in &rows {

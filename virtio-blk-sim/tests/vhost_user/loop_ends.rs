@@ -1,21 +1,22 @@
 //! Queues on other loops: what becomes of them if two move one of them at once, or if a loop ends.
 
 use std::cell::RefCell;
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
-use aio::{AioContext, EventNotifier, IoThread, Reset};
+use aio::{AioContext, IoThread};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use virtio_blk_sim::blk::Disk;
 use virtio_blk_sim::blk::backend::Backend;
 use virtio_blk_sim::blk::device::{BlockDevice, DeviceConfig};
-use virtio_blk_sim::vhost_user::{Listening, Loops, ProtocolFeatures, Served, Server};
+use virtio_blk_sim::guest::BlkDriver;
+use virtio_blk_sim::vhost_user::{Listening, Loops, Served, Server};
 
-use super::client::{Client, ClientOptions};
+use super::client::Client;
 use super::server::TempPath;
-use super::{DEPTH, SECTORS, Watchdog, default_options, driver, exercise, finish};
+use super::{BLOCK, DEPTH, SECTORS, Watchdog, default_options, driver, exercise};
 
 thread_local! {
     static SERVER: RefCell<Option<Listening<Disk>>> = const { RefCell::new(None) };
@@ -68,6 +69,14 @@ impl Host {
         is_done
     }
 
+    /// Ends a loop by a panic.
+    fn end(&self, thread: usize) {
+        self.threads[thread].handle().schedule(|_| panic!("this loop ends"));
+        while self.threads[thread].is_alive() {
+            std::thread::yield_now();
+        }
+    }
+
     /// The loop does nothing until what this returns is dropped.
     fn block(&self, thread: usize) -> Sender<()> {
         let (gate, opened) = channel::<()>();
@@ -112,32 +121,70 @@ fn of_two_moves_at_once_the_last_one_counts() {
     }
 }
 
-/// The position of a queue is lost with its loop. What the guest has got answers to is not done
-/// again.
+/// Whether the server has hung up, or does so within five seconds.
+fn is_hung_up(client: &mut Client) -> bool {
+    let mut socket = [PollFd::new(client.frontend(), PollFlags::RDHUP)];
+    poll(&mut socket, Some(&Timespec { tv_sec: 5, tv_nsec: 0 })).unwrap() == 1
+}
+
+/// The position of a queue is lost with its loop, so the frontend has to set it up again. Then it
+/// runs on a loop that is left. Those whose queues are on other loops notice nothing.
 #[test]
-fn a_queue_whose_loop_has_ended_goes_on_after_its_last_answer() {
-    let _watchdog = Watchdog::new("a_queue_whose_loop_has_ended_goes_on_after_its_last_answer");
-    let host = Host::new(2);
-    let protocol = Some(ProtocolFeatures::MQ | ProtocolFeatures::CONFIG);
-    let mut client = Client::connect(&host.socket, ClientOptions { protocol, ..default_options() }).unwrap();
-    let mut driver = driver(&mut client, 0);
-    exercise(&mut driver, DEPTH.into());
-    host.threads[0].handle().schedule(|_| panic!("this loop ends"));
-    while host.threads[0].is_alive() {
-        std::thread::yield_now();
+fn the_session_of_a_queue_whose_loop_has_ended_ends() {
+    let _watchdog = Watchdog::new("the_session_of_a_queue_whose_loop_has_ended_ends");
+    let host = Host::new(3);
+    let mut client = Client::connect(&host.socket, default_options()).unwrap();
+    let mut first = driver(&mut client, 0);
+    exercise(&mut first, DEPTH.into());
+    host.end(2);
+    exercise(&mut first, DEPTH.into());
+    assert!(!client.take_error(0).unwrap());
+    host.end(0);
+    assert!(is_hung_up(&mut client), "nobody tells the frontend");
+    assert!(client.take_error(0).unwrap(), "its error eventfd is not signalled");
+    // Answered once. What was in flight is for the frontend to find out, with its in-flight region.
+    assert_eq!(first.queue_mut().used_idx(), 2 * DEPTH);
+    while host.ask(|server, _| server.is_connected()) {}
+    let mut client = Client::connect(&host.socket, default_options()).unwrap();
+    exercise(&mut driver(&mut client, 0), 50);
+    assert_eq!(host.ask(|server, _| server.loops().place(0)), Some(1));
+}
+
+/// Also if nothing runs on it at the moment: the queue is waiting to move there.
+#[test]
+fn a_queue_on_its_way_to_a_loop_that_ends_ends_its_session_or_runs_elsewhere() {
+    let _watchdog =
+        Watchdog::new("a_queue_on_its_way_to_a_loop_that_ends_ends_its_session_or_runs_elsewhere");
+    for ends in [0, 1] {
+        let host = Host::new(3);
+        let mut client = Client::connect(&host.socket, default_options()).unwrap();
+        let mut first = driver(&mut client, 0);
+        exercise(&mut first, 50);
+        host.end(ends);
+        host.start_move(1).recv().unwrap();
+        if ends == 0 {
+            // It was there.
+            assert!(is_hung_up(&mut client));
+            continue;
+        }
+        assert_eq!(host.ask(|server, _| server.loops().place(0)), Some(2));
+        exercise(&mut first, 50);
     }
-    host.start_move(1).recv().unwrap();
-    let kick = EventNotifier::new(Reset::Classic).unwrap();
-    client.frontend().set_vring_kick(0, Some(kick.as_fd())).unwrap();
-    client.frontend().get_features().unwrap();
-    // The look at the ring that its start causes.
-    while host.ask(|server, _| server.stats().iter().all(|(_, stats)| stats.drains == 0)) {}
-    let requests = host.ask(|server, _| server.stats()[0].1.requests);
-    assert_eq!(requests, 0, "requests were carried out twice");
-    driver.read(0, 0).unwrap();
-    driver.kick().unwrap();
-    kick.notify().unwrap();
-    finish(&mut driver, &mut Vec::new(), 1);
+}
+
+/// Without any loop, a frontend gets an error, and nothing else ends.
+#[test]
+fn without_a_loop_no_queue_starts() {
+    let _watchdog = Watchdog::new("without_a_loop_no_queue_starts");
+    let host = Host::new(2);
+    (0..2).for_each(|index| host.end(index));
+    for _ in 0..3 {
+        let mut client = Client::connect(&host.socket, default_options()).unwrap();
+        let mut driver = BlkDriver::new(client.ports(0).unwrap(), DEPTH, BLOCK).unwrap();
+        driver.read(0, 0).unwrap();
+        let started = client.start(0);
+        assert!(started.is_err() || client.take_error(0).unwrap(), "{started:?}");
+    }
 }
 
 /// A context that ends ends its frontends, also those that wait, and leaves nothing behind.

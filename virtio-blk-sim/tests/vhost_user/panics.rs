@@ -33,6 +33,18 @@ struct Panicking {
     disk: Arc<Disk>,
     /// The method that panics next.
     next: Arc<AtomicUsize>,
+    counts: Arc<Counts>,
+    /// Held by each ring, too.
+    exists: Arc<()>,
+}
+
+/// What the server has called.
+#[derive(Default)]
+struct Counts {
+    begun: AtomicUsize,
+    ended: AtomicUsize,
+    /// Rings that were there when a session ended.
+    left: AtomicUsize,
 }
 
 fn panic_if(next: &AtomicUsize, method: usize) {
@@ -41,7 +53,7 @@ fn panic_if(next: &AtomicUsize, method: usize) {
     }
 }
 
-struct Ring(Box<dyn RunningRing>, Arc<AtomicUsize>);
+struct Ring(Box<dyn RunningRing>, Arc<AtomicUsize>, Arc<()>);
 
 impl RunningRing for Ring {
     fn set_interrupt(&self, interrupt: virtio_blk_sim::queue::Interrupt) {
@@ -57,10 +69,11 @@ impl RunningRing for Ring {
     }
 
     fn stop(self: Box<Self>, context: &AioContext) -> Stopping {
-        let Self(ring, next) = *self;
+        let Self(ring, next, exists) = *self;
         panic_if(&next, STOP);
         let stopping = ring.stop(context);
         Box::pin(async move {
+            let _exists = exists;
             panic_if(&next, STOPPING);
             stopping.await
         })
@@ -98,6 +111,7 @@ impl RingDevice for Panicking {
     }
 
     fn begin_session(&self) {
+        self.counts.begun.fetch_add(1, Ordering::SeqCst);
         panic_if(&self.next, BEGIN);
         self.disk.begin_session();
     }
@@ -107,6 +121,9 @@ impl RingDevice for Panicking {
     }
 
     fn end_session(&self) {
+        self.counts.ended.fetch_add(1, Ordering::SeqCst);
+        // The device itself has one.
+        self.counts.left.fetch_add(Arc::strong_count(&self.exists) - 1, Ordering::SeqCst);
         panic_if(&self.next, END);
         self.disk.end_session();
     }
@@ -126,7 +143,7 @@ impl RingDevice for Panicking {
     ) -> io::Result<Box<dyn RunningRing>> {
         panic_if(&self.next, START);
         let ring = Arc::clone(&self.disk).start_ring(index, order, context)?;
-        Ok(Box::new(Ring(ring, Arc::clone(&self.next))))
+        Ok(Box::new(Ring(ring, Arc::clone(&self.next), Arc::clone(&self.exists))))
     }
 }
 
@@ -154,7 +171,10 @@ fn after_a_panic_of_the_device_the_server_is_free() {
         ));
         let of_loops = elsewhere.then(|| Arc::new(IoThread::spawn("q", AioContext::builder()).unwrap()));
         let loops = Loops::on(of_loops, Vec::new()).unwrap();
-        let server = Server::new(Served::new(Panicking { disk, next: Arc::clone(&next) }), loops);
+        let counts = Arc::new(Counts::default());
+        let of_device = Arc::clone(&counts);
+        let device = Panicking { disk, next: Arc::clone(&next), counts: of_device, exists: Arc::default() };
+        let server = Server::new(Served::new(device), loops);
         for method in BEGIN..=END {
             // In another loop these end that loop, and not this one.
             if elsewhere && [START, STOP].contains(&method) {
@@ -176,7 +196,47 @@ fn after_a_panic_of_the_device_the_server_is_free() {
                 assert_eq!(outcome.is_ok(), panics == 0 || panics == END, "{outcome:?}");
                 assert_eq!(next.load(Ordering::SeqCst), 0);
                 context.block_on(server.disconnect()).unwrap();
+                // Whatever has panicked, the session has ended, and when its rings had.
+                let [begun, ended, left] = [&counts.begun, &counts.ended, &counts.left];
+                let [begun, ended, left] = [begun, ended, left].map(|count| count.swap(0, Ordering::SeqCst));
+                assert_eq!((begun, ended, left), (1, 1, 0));
             }
         }
     }
+}
+
+/// The same if the loop of the server ends, with a ring that runs there or elsewhere.
+#[test]
+fn a_session_ends_with_the_loop_of_its_server() {
+    let _watchdog = Watchdog::new("a_session_ends_with_the_loop_of_its_server");
+    let context = AioContext::new().unwrap();
+    let disk = Arc::new(Disk::new(
+        BlockDevice::new(DeviceConfig::new(SECTORS)).unwrap(),
+        Backend::memory(SECTORS).unwrap(),
+    ));
+    let counts = Arc::new(Counts::default());
+    let (next, of_device) = (Arc::default(), Arc::clone(&counts));
+    let device = Panicking { disk, next, counts: of_device, exists: Arc::default() };
+    let server = Server::new(Served::new(device), Loops::own());
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    server.serve(&context, theirs).unwrap();
+    let (running, is_running) = std::sync::mpsc::channel();
+    let frontend = std::thread::spawn(move || {
+        let options = default_options();
+        let frontend = Frontend::from_stream(ours, options.timeout);
+        let mut client = Client::over(frontend, ClientOptions { queues: 1, ..options }).unwrap();
+        let mut driver = super::driver(&mut client, 0);
+        exercise(&mut driver, 20);
+        running.send(()).unwrap();
+        // Until the server hangs up.
+        let _ = client.frontend().receive_raw();
+    });
+    while is_running.try_recv().is_err() {
+        context.poll(false).unwrap();
+    }
+    drop(context);
+    let Counts { begun, ended, left } = &*counts;
+    assert_eq!([begun, ended, left].map(|count| count.load(Ordering::SeqCst)), [1, 1, 0]);
+    assert!(!server.is_connected());
+    frontend.join().unwrap();
 }

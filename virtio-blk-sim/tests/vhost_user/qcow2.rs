@@ -205,3 +205,51 @@ fn what_is_not_served_is_refused_with_the_reason() {
     assert!(said(&output).contains("lock"), "{}", said(&output));
     assert!(Path::new(text(&image)).exists());
 }
+
+/// The files of a chain are counted when they are known, and given back with the disk.
+#[test]
+fn the_files_of_a_chain_are_in_the_budget() {
+    let _watchdog = Watchdog::new("the_files_of_a_chain_are_in_the_budget");
+    let base = TempPath::image();
+    let mut chain = vec![];
+    let (mut below, mut format) = (base, "raw");
+    for _ in 0..20 {
+        let Some(above) = create(&["-b", text(&below), "-F", format]) else { return };
+        chain.push(std::mem::replace(&mut below, above));
+        format = "qcow2";
+    }
+    let (config, control) = (TempPath::new("toml"), TempPath::new("ctl"));
+    let (first, second) = (TempPath::new("sock"), TempPath::new("sock"));
+    let file = format!(
+        "[daemon]\ncontrol = {:?}\n[[disk]]\nid = \"a\"\nsocket = {:?}\nnull = 512\n",
+        text(&control),
+        text(&first)
+    );
+    std::fs::write(&config, file).unwrap();
+    let temp = std::env::temp_dir();
+    let disk = serde_json::json!({
+        "id": "b", "socket": text(&second), "image": text(&below), "format": "qcow2", "allow-backing": [temp],
+    });
+    // So many that a disk of one file is possible, and then one of 21.
+    for (limit, fits) in [(120, false), (160, true)] {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -n {limit}; exec \"$0\" --config \"$1\"");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_vhost-user-blk")]).arg(config.as_ref());
+        let server = Process::run(&mut command, &control, std::process::Stdio::piped());
+        server.wait_for_line("ready");
+        let mut client = super::daemon::Control::connect(&control);
+        for _ in 0..3 {
+            match client.execute("add-disk", disk.clone()) {
+                Ok(_) => assert!(fits),
+                Err(why) => {
+                    assert!(!fits && why.contains(&format!("but the limit is {limit}")), "{why}");
+                    assert!(!second.as_ref().exists());
+                    continue;
+                }
+            }
+            client.execute("remove-disk", serde_json::json!({"id": "b"})).unwrap();
+        }
+        let plain = serde_json::json!({"id": "c", "socket": text(&second), "null": 512});
+        client.execute("add-disk", plain).unwrap();
+    }
+}

@@ -1,5 +1,7 @@
 //! The tables and sentences of `bench scale`. Pure functions of the rows.
 
+mod churn;
+
 use crate::measure::Estimate;
 use crate::report::number::{fixed, number, percent, range};
 use crate::report::table::{Cell, Column, Table};
@@ -8,6 +10,7 @@ use crate::report::{Row, rows};
 const NOTIFIERS: &str = "notifiers on one loop, ";
 const DEVICES: &str = "devices on one loop, ";
 const DISKS: &str = super::disks::GROUP;
+const CHURN: &str = super::churn::GROUP;
 
 /// The tables, one for each group of rows.
 pub(super) fn tables(rows: &[Row], colour: bool) -> String {
@@ -37,6 +40,9 @@ fn table(rows: &[Row]) -> Table {
                 rows::median_fixed(row, "handler_bytes", 0),
             ]
         });
+    }
+    if group.starts_with(CHURN) {
+        return churn::table(rows);
     }
     if group.starts_with(DISKS) {
         let columns = [
@@ -183,6 +189,9 @@ fn disks_conclusion(group: &[Row]) -> Option<String> {
 fn conclusion(group: &[Row]) -> Option<String> {
     if group.first()?.group.starts_with(DISKS) {
         return disks_conclusion(group);
+    }
+    if group.first()?.group.starts_with(CHURN) {
+        return churn::conclusion(group, &capital(&group.first()?.group));
     }
     let Ends { first, last, change: versus } = ends(group)?;
     let name = first.group.as_str();

@@ -6,8 +6,8 @@ use std::cell::Cell;
 use std::io;
 
 /// Descriptors of a session besides those of its queues: its socket and a copy of it, the channel
-/// to the frontend, and those of one message (at most 8).
-const SESSION: u64 = 11;
+/// to the frontend, those of one message (at most 8), and the next frontend, which waits.
+const SESSION: u64 = 12;
 
 /// Kick, call and error, and the ring that signals the call. The ring for an error is made if one
 /// is left.

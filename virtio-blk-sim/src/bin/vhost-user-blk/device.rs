@@ -9,19 +9,19 @@ use virtio_blk_sim::log::Line;
 use virtio_blk_sim::queue::Device;
 use virtio_blk_sim::vhost_user::{RingDevice, RingOrder, RunningRing};
 
-use crate::events::{Event, Outlet};
+use crate::events::{Event, Outlet, Subject};
 
 /// A disk of this process.
 #[derive(Debug)]
 pub(crate) struct ServedDisk {
     pub(crate) disk: Arc<Disk>,
-    id: String,
+    subject: Subject,
     events: Arc<Outlet>,
 }
 
 impl ServedDisk {
-    pub(crate) fn new(disk: Disk, id: String, events: Arc<Outlet>) -> Self {
-        Self { disk: Arc::new(disk), id, events }
+    pub(crate) fn new(disk: Disk, subject: Subject, events: Arc<Outlet>) -> Self {
+        Self { disk: Arc::new(disk), subject, events }
     }
 }
 
@@ -56,7 +56,7 @@ impl RingDevice for ServedDisk {
 
     fn begin_session(&self) {
         self.disk.begin_session();
-        self.events.send(Event::FrontendConnected { id: self.id.clone() });
+        self.events.send(Event::FrontendConnected { disk: self.subject.clone() });
     }
 
     fn idle(&self) {
@@ -65,7 +65,7 @@ impl RingDevice for ServedDisk {
 
     fn end_session(&self) {
         self.disk.end_session();
-        self.events.send(Event::FrontendDisconnected { id: self.id.clone() });
+        self.events.send(Event::FrontendDisconnected { disk: self.subject.clone() });
     }
 
     fn reset(&self) {

@@ -12,6 +12,7 @@ use virtio_blk_sim::vhost_user::{Listening, Server, SocketFile};
 
 use crate::descriptors::Need;
 use crate::device::ServedDisk;
+use crate::events::Subject;
 use crate::identity::Identity;
 use crate::refusal::Refusal;
 use crate::spec::DiskSpec;
@@ -31,6 +32,8 @@ pub(crate) enum Origin {
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) spec: DiskSpec,
+    /// No other disk of this process has the same, whatever its id is.
+    pub(crate) generation: u64,
     pub(crate) origin: Origin,
     pub(crate) identity: RefCell<Identity>,
     pub(crate) need: Cell<Option<Need>>,
@@ -43,8 +46,9 @@ pub(crate) struct Entry {
 #[derive(Debug, Default)]
 pub(crate) struct Removal {
     pub(crate) has_begun: Cell<bool>,
-    /// Do not wait for requests in flight.
+    /// Do not wait for requests in flight, nor for the image to be opened.
     pub(crate) is_forced: Cell<bool>,
+    /// The id is free again.
     pub(crate) is_over: Cell<bool>,
     /// Who waits for one of them.
     pub(crate) changed: Waiters,
@@ -54,6 +58,8 @@ pub(crate) struct Removal {
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) server: Rc<Server<ServedDisk>>,
+    /// What the server serves. The last reference closes the image, which can block.
+    pub(crate) device: Arc<ServedDisk>,
     pub(crate) listening: RefCell<Option<(Listening<ServedDisk>, Option<SocketFile>)>>,
     pub(crate) image: Option<Arc<FileImage>>,
     /// `None` if this disk can never have a limit.
@@ -81,11 +87,12 @@ impl Limits {
 }
 
 impl Entry {
-    pub(crate) fn new(spec: DiskSpec, origin: Origin, identity: Identity) -> Rc<Self> {
+    pub(crate) fn new(spec: DiskSpec, origin: Origin, generation: u64) -> Rc<Self> {
         Rc::new(Self {
             spec,
+            generation,
             origin,
-            identity: RefCell::new(identity),
+            identity: RefCell::default(),
             need: Cell::new(None),
             running: RefCell::default(),
             removal: Removal::default(),
@@ -94,6 +101,11 @@ impl Entry {
 
     pub(crate) fn id(&self) -> &str {
         &self.spec.id
+    }
+
+    /// The disk as events name it.
+    pub(crate) fn subject(&self) -> Subject {
+        Subject { id: self.id().to_owned(), generation: self.generation }
     }
 
     pub(crate) fn start(&self, running: Running) {
@@ -124,9 +136,31 @@ impl Entry {
     }
 }
 
+impl Removal {
+    /// Waits until nothing is to be waited for any more.
+    pub(crate) async fn forced(&self) {
+        self.changed.until(|| self.is_forced.get().then_some(())).await;
+    }
+
+    /// Waits until the id is free again.
+    pub(crate) async fn over(&self) {
+        self.changed.until(|| self.is_over.get().then_some(())).await;
+    }
+
+    pub(crate) fn force(&self) {
+        self.is_forced.set(true);
+        self.changed.wake();
+    }
+
+    pub(crate) fn end(&self) {
+        self.is_over.set(true);
+        self.changed.wake();
+    }
+}
+
 impl Running {
     pub(crate) fn device(&self) -> &BlockDevice {
-        &self.server.device().disk.device
+        &self.device.disk.device
     }
 
     /// Changes those limits that are given; 0 means no limit.
@@ -154,9 +188,12 @@ impl Running {
         Ok(limits)
     }
 
+    pub(crate) fn queues(&self) -> u16 {
+        self.device().config().num_queues
+    }
+
     /// The loop of each queue; empty if all run on the main loop.
     pub(crate) fn loops(&self) -> Vec<usize> {
-        let queues = self.device().config().num_queues;
-        (0..queues).filter_map(|queue| self.server.loops().place(queue)).collect()
+        (0..self.queues()).filter_map(|queue| self.server.loops().place(queue)).collect()
     }
 }

@@ -13,21 +13,31 @@ use std::time::SystemTime;
 /// Events that wait for the main loop.
 const MOST_WAITING: usize = 1024;
 
-/// Something that has happened to a disk.
+/// A disk that something has happened to. A disk that is added later can have the same id, but
+/// never the same generation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Subject {
+    pub(crate) id: String,
+    pub(crate) generation: u64,
+}
+
+/// Something that has happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
     /// A disk is served from now on.
-    DiskAdded { id: String },
-    /// A disk is gone, and its image is closed.
-    DiskRemoved { id: String },
+    DiskAdded { disk: Subject },
+    /// A disk is gone, and its image is closed, unless it was removed by force.
+    DiskRemoved { disk: Subject },
     /// The size of a disk has changed.
-    DiskResized { id: String, sectors: u64 },
+    DiskResized { disk: Subject, sectors: u64 },
     /// A flush of the image has failed: writes fail from now on.
-    DiskFailed { id: String, error: String },
+    DiskFailed { disk: Subject, error: String },
     /// A frontend has connected to a disk.
-    FrontendConnected { id: String },
+    FrontendConnected { disk: Subject },
     /// The frontend of a disk is gone, and its requests have ended.
-    FrontendDisconnected { id: String },
+    FrontendDisconnected { disk: Subject },
+    /// The loop of an I/O thread has ended by itself.
+    LoopEnded { index: usize, thread: String, error: String },
     /// There were too many events at once, and this many are missing.
     EventsLost { count: u64 },
 }
@@ -122,7 +132,7 @@ mod tests {
     #[test]
     fn what_is_too_much_is_counted() {
         let outlet = Outlet::default();
-        let event = Event::DiskAdded { id: "a".to_owned() };
+        let event = Event::DiskAdded { disk: Subject { id: "a".to_owned(), generation: 1 } };
         outlet.send(event.clone());
         assert_eq!(take(&outlet), None, "nobody listens yet");
         outlet.set_open(true);

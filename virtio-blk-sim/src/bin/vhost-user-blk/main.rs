@@ -12,7 +12,8 @@
 //!                    │   open.rs, identity.rs  its files
 //!                    ▼
 //!                 host.rs                      the set of disks; placement.rs: on which loops
-//!                    │   entry.rs, device.rs   one disk; resize.rs, relocate.rs: its changes
+//!                    │   entry.rs, device.rs   one disk; adding.rs, resize.rs, relocate.rs,
+//!                    │                         removing.rs: its changes
 //!                    ▼
 //!                 vhost_user::Server
 //! ```
@@ -35,19 +36,25 @@ macro_rules! log {
 
 mod access;
 mod accounts;
+mod adding;
 mod capabilities;
 mod config;
 mod control;
+mod counters;
 mod descriptors;
 mod device;
+mod end;
+mod ending;
 mod entry;
 mod events;
 mod failure;
 mod host;
 mod identity;
 mod inherited;
+mod jobs;
 mod log_file;
 mod logging;
+mod loop_ends;
 mod monitoring;
 mod notifier;
 mod open;
@@ -60,6 +67,7 @@ mod privileges;
 mod refusal;
 mod reload;
 mod relocate;
+mod removing;
 mod report;
 mod resize;
 mod signals;
@@ -72,6 +80,7 @@ mod watchdog;
 use std::process::ExitCode;
 use std::rc::Rc;
 
+use ending::Ended;
 use entry::Entry;
 use failure::Failure;
 use inherited::Inherited;
@@ -116,6 +125,8 @@ fn run(options: &Options) -> Result<(), Failure> {
     let reloader = options.source.config.as_deref().map(|path| Reloader::new(path, daemon.clone()));
     let of_signals = Rc::clone(host);
     let _signals = signals.watch(context, move |signal| match signal {
+        // The second one does not wait any more.
+        Ok(Signal::Stop) if of_signals.is_stopping() => of_signals.stop_by_force(),
         Ok(Signal::Stop) => of_signals.stop(),
         Ok(Signal::Report) => report::statistics(&of_signals),
         Ok(Signal::Resize) => match &reloader {
@@ -141,13 +152,19 @@ fn run(options: &Options) -> Result<(), Failure> {
         context.poll(true)?;
     }
     host.shared.notifier.stopping();
-    context.block_on(async {
-        host.shut_down().await;
+    let ended = context.block_on(async {
+        let ended = host.shut_down().await;
         if let Some(control) = control {
             control.drain().await;
         }
+        ended
     })?;
     log::left_out();
+    if ended == Ended::ByForce {
+        started.leave();
+    }
+    // The loop does not turn any more, so these signals end the process now.
+    signals::end_the_process()?;
     Ok(())
 }
 

@@ -47,7 +47,8 @@ Live migration, on one host (the image is handed over when the guest has stopped
   and in the monitor of the first QEMU: migrate unix:/run/vm1.mig
 
 Signals:
-  SIGTERM, SIGINT  complete the requests in flight and exit with status 0
+  SIGTERM, SIGINT  complete the requests in flight and exit with status 0; the second one does not wait
+                   for requests and storage any more, and the status is 1
   SIGUSR1          print statistics
   SIGHUP           read the size of the image again and notify the guest; with --config: read the file
                    again, add, remove and resize disks, and change limits. A file with an error, or
@@ -58,6 +59,18 @@ writes and flushes fail until the server is started again; reads go on. Check th
 Log messages go to stderr or to --log-file. A message that is not taken at once is lost and counted.
 After the log file was renamed, the command rotate-log opens a new one. Errors of the disk are logged with their sector and reason. Of the messages that a guest or frontend can cause,
 ten of a kind are written in ten seconds; SIGUSR1 prints how many were left out.";
+
+/// Options that the configuration file has no keys for. The sandbox has an error of its own.
+const WITH_CONFIG: [&str; 8] = [
+    "config",
+    "sandbox",
+    "log_level",
+    "log_format",
+    "log_file",
+    "metrics",
+    "metrics_file",
+    "metrics_interval",
+];
 
 /// Serves a disk image to a virtual machine over vhost-user.
 #[derive(Debug, Parser)]
@@ -134,7 +147,8 @@ pub(crate) struct Source {
     /// connected to the only frontend; then the program exits when that disconnects
     #[arg(long, value_name = "FDNUM")]
     pub(crate) fd: Option<i32>,
-    /// Serve the disks that this file describes (TOML). No other option has a meaning then
+    /// Serve the disks that this file describes (TOML). Of the other options, only those of the log
+    /// and of the metrics have a meaning then
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 }
@@ -149,8 +163,7 @@ impl Options {
             let is_given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
             let command = Self::command();
             let mut options = command.get_arguments().map(|argument| argument.get_id().as_str());
-            // The sandbox has an error of its own.
-            if let Some(other) = options.find(|id| !["config", "sandbox"].contains(id) && is_given(id)) {
+            if let Some(other) = options.find(|id| !WITH_CONFIG.contains(id) && is_given(id)) {
                 let option = if other == "loops" { "mapping".to_owned() } else { other.replace('_', "-") };
                 let why = format!("--{option} has no effect with --config: write it into the file");
                 Self::command().error(ErrorKind::ArgumentConflict, why).exit();

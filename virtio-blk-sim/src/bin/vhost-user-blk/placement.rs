@@ -12,16 +12,19 @@ pub(crate) enum Rule {
 }
 
 /// Returns the loop of each of the `queues` queues of a new disk. `given` are those that were
-/// placed by hand, and `taken` is how many queues each loop has. Empty if there are no loops.
-pub(crate) fn place(rule: Rule, queues: u16, given: &[usize], mut taken: Vec<usize>) -> Vec<usize> {
+/// placed by hand, and `taken` is how many queues each loop has, `None` for a loop that has ended.
+/// Empty if there are no loops.
+pub(crate) fn place(rule: Rule, queues: u16, given: &[usize], mut taken: Vec<Option<usize>>) -> Vec<usize> {
+    let living = taken.iter().enumerate().filter(|(_, count)| count.is_some());
+    let living: Vec<usize> = living.map(|(index, _)| index).collect();
     let mut places = Vec::new();
     for queue in 0..usize::from(queues) {
         let by_rule = || match rule {
-            Rule::LeastQueues => (0..taken.len()).min_by_key(|index| taken.get(*index)),
-            Rule::RoundRobin => queue.checked_rem(taken.len()),
+            Rule::LeastQueues => living.iter().copied().min_by_key(|index| taken.get(*index)),
+            Rule::RoundRobin => living.get(queue.checked_rem(living.len())?).copied(),
         };
         let Some(place) = given.get(queue).copied().or_else(by_rule) else { break };
-        if let Some(count) = taken.get_mut(place) {
+        if let Some(Some(count)) = taken.get_mut(place) {
             *count += 1;
         }
         places.push(place);
@@ -36,7 +39,7 @@ mod tests {
     #[test]
     fn queues_go_where_there_are_fewest() {
         let least = |queues, given: &[usize], taken: &[usize]| {
-            place(Rule::LeastQueues, queues, given, taken.to_vec())
+            place(Rule::LeastQueues, queues, given, taken.iter().copied().map(Some).collect())
         };
         assert_eq!(least(1, &[], &[0, 0, 0]), [0]);
         assert_eq!(least(1, &[], &[2, 1, 1]), [1]);
@@ -47,7 +50,15 @@ mod tests {
 
     #[test]
     fn round_robin_starts_at_the_first_loop_for_each_disk() {
-        assert_eq!(place(Rule::RoundRobin, 5, &[], vec![9, 0, 0]), [0, 1, 2, 0, 1]);
-        assert_eq!(place(Rule::RoundRobin, 3, &[2], vec![0, 0, 0]), [2, 1, 2]);
+        assert_eq!(place(Rule::RoundRobin, 5, &[], vec![Some(9), Some(0), Some(0)]), [0, 1, 2, 0, 1]);
+        assert_eq!(place(Rule::RoundRobin, 3, &[2], vec![Some(0); 3]), [2, 1, 2]);
+    }
+
+    #[test]
+    fn a_loop_that_has_ended_gets_nothing() {
+        let taken = || vec![None, Some(2), Some(1)];
+        assert_eq!(place(Rule::LeastQueues, 4, &[], taken()), [2, 1, 2, 1]);
+        assert_eq!(place(Rule::RoundRobin, 3, &[], taken()), [1, 2, 1]);
+        assert_eq!(place(Rule::RoundRobin, 3, &[], vec![None, None]), [0; 0]);
     }
 }

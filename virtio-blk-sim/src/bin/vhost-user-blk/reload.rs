@@ -1,8 +1,10 @@
 //! SIGHUP with a configuration file: the file is read again, and what has changed is done.
 
 use std::cell::Cell;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::config::{self, Config, ConfiguredDisk, DaemonSpec};
 use crate::entry::{Entry, Limits, Origin};
@@ -19,16 +21,34 @@ pub(crate) struct Reloader {
     is_busy: Cell<bool>,
     /// Another signal came meanwhile.
     is_asked_again: Cell<bool>,
+    /// Of the last reading that has changed something. What an earlier one has left to do later is
+    /// not done any more.
+    number: Cell<u64>,
 }
+
+/// How long one reading of the file waits for the requests of disks that go, and for disks that
+/// come after them.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What has to be done.
 struct Plan {
     /// These have nothing in common with a disk that goes.
     new: Vec<ConfiguredDisk>,
-    /// These take the image or the socket of a disk that goes.
-    successors: Vec<ConfiguredDisk>,
+    successors: Vec<Successor>,
     kept: Vec<(Rc<Entry>, ConfiguredDisk)>,
     gone: Vec<Rc<Entry>>,
+}
+
+/// A disk that takes the id, the image or the socket of disks that go.
+struct Successor {
+    disk: ConfiguredDisk,
+    after: Vec<Rc<Entry>>,
+}
+
+/// What may take long. With the id of its disk.
+enum Step {
+    Removal(String),
+    Addition(String),
 }
 
 #[derive(Debug, Default)]
@@ -36,12 +56,30 @@ struct Counts {
     added: usize,
     removed: usize,
     changed: usize,
+    /// The disks that wait for their requests.
+    going: Vec<String>,
+    /// The disks that wait for others to go.
+    coming: Vec<String>,
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { added, removed, changed, going, coming } = self;
+        write!(f, "{added} disks added, {removed} removed, {changed} changed")?;
+        if !going.is_empty() {
+            write!(f, "; still being removed: {}", going.join(", "))?;
+        }
+        if !coming.is_empty() {
+            write!(f, "; to be added after that: {}", coming.join(", "))?;
+        }
+        Ok(())
+    }
 }
 
 impl Reloader {
     pub(crate) fn new(path: &Path, daemon: DaemonSpec) -> Rc<Self> {
         let (is_busy, is_asked_again) = (Cell::new(false), Cell::new(false));
-        Rc::new(Self { path: path.to_owned(), daemon, is_busy, is_asked_again })
+        Rc::new(Self { path: path.to_owned(), daemon, is_busy, is_asked_again, number: Cell::new(0) })
     }
 
     /// Reads the file again, in a task. If that is being done, it is done once more afterwards.
@@ -56,10 +94,7 @@ impl Reloader {
                 this.is_asked_again.set(false);
                 of_host.shared.notifier.reloading();
                 match this.reload(&of_host).await {
-                    Ok(Counts { added, removed, changed }) => say!(
-                        "the configuration was read again: {added} disks added, {removed} removed, {changed} \
-                         changed"
-                    ),
+                    Ok(counts) => say!("the configuration was read again: {counts}"),
                     Err(error) => say!("the configuration is unchanged: {error}"),
                 }
                 of_host.notify_ready().await;
@@ -73,9 +108,9 @@ impl Reloader {
     }
 
     /// An error is returned only before anything has changed.
-    async fn reload(&self, host: &Rc<Host>) -> Result<Counts, String> {
+    async fn reload(self: &Rc<Self>, host: &Rc<Host>) -> Result<Counts, String> {
         let (path, inherited) = (self.path.clone(), host.shared.inherited.clone());
-        let read = host.context.blocking(move || config::read(&path, &inherited)).await;
+        let read = host.jobs.run(move || config::read(&path, &inherited)).await;
         let config = read.map_err(|error| error.to_string())??;
         let plan = self.plan(host, config)?;
         let mut prepared = Vec::new();
@@ -101,15 +136,54 @@ impl Reloader {
         for (entry, configured) in plan.kept {
             counts.changed += usize::from(change(host, &entry, &configured).await);
         }
-        counts.removed = remove(host, plan.gone).await;
-        for ConfiguredDisk { spec, place, .. } in plan.successors {
-            let id = spec.id.clone();
-            match host.add(spec, Origin::File).await {
-                Ok(()) => counts.added += 1,
-                Err(error) => say!("{place}: disk {id} is not served: {error}"),
+        self.exchange(host, plan.gone, plan.successors, &mut counts).await;
+        Ok(counts)
+    }
+
+    /// Removes disks, and adds those that take their images or sockets, side by side. What takes
+    /// longer than [`PATIENCE`] goes on in the background.
+    async fn exchange(
+        self: &Rc<Self>,
+        host: &Rc<Host>,
+        gone: Vec<Rc<Entry>>,
+        successors: Vec<Successor>,
+        counts: &mut Counts,
+    ) {
+        let number = self.number.get() + 1;
+        self.number.set(number);
+        let is_late = Rc::new(Cell::new(false));
+        let mut steps = Vec::new();
+        for entry in gone {
+            let (host, is_late) = (Rc::clone(host), Rc::clone(&is_late));
+            let (context, id) = (host.context.clone(), entry.id().to_owned());
+            let task = async move { remove(&host, &entry, &is_late).await };
+            steps.push((Step::Removal(id), context.spawn(task)));
+        }
+        for Successor { disk, after } in successors {
+            let (this, host, is_late) = (Rc::clone(self), Rc::clone(host), Rc::clone(&is_late));
+            let (context, id) = (host.context.clone(), disk.spec.id.clone());
+            let task = async move {
+                for entry in after {
+                    entry.removal.over().await;
+                }
+                // A later reading of the file has seen to it.
+                this.number.get() == number && add(&host, disk, &is_late).await
+            };
+            steps.push((Step::Addition(id), context.spawn(task)));
+        }
+        let end = host.context.now_ns().saturating_add(PATIENCE.as_nanos() as u64);
+        for (step, mut task) in steps {
+            let left = Duration::from_nanos(end.saturating_sub(host.context.now_ns()));
+            match (host.context.timeout(left, &mut task).await, step) {
+                (Ok(Ok(true)), Step::Removal(_)) => counts.removed += 1,
+                (Ok(Ok(true)), Step::Addition(_)) => counts.added += 1,
+                // It has been reported.
+                (Ok(Ok(false) | Err(_)), _) => {}
+                (Err(_), Step::Removal(id)) => counts.going.push(id),
+                (Err(_), Step::Addition(id)) => counts.coming.push(id),
             }
         }
-        Ok(counts)
+        is_late.set(true);
     }
 
     fn plan(&self, host: &Host, config: Config) -> Result<Plan, String> {
@@ -120,12 +194,15 @@ impl Reloader {
         let entries = host.disks();
         let is_configured = |entry: &Entry| config.disks.iter().any(|disk| disk.spec.id == entry.id());
         let of_file = entries.iter().filter(|entry| entry.origin == Origin::File);
-        let gone: Vec<_> = of_file.filter(|entry| !is_configured(entry)).cloned().collect();
-        let is_gone = |entry: &Rc<Entry>| gone.iter().any(|other| Rc::ptr_eq(other, entry));
+        let is_going = |entry: &Entry| entry.removal.has_begun.get();
+        let of_file = of_file.filter(|entry| !is_going(entry) && !is_configured(entry));
+        let gone: Vec<_> = of_file.cloned().collect();
+        let is_gone = |entry: &Rc<Entry>| is_going(entry) || gone.iter().any(|it| Rc::ptr_eq(it, entry));
         let (mut new, mut successors, mut kept) = (Vec::new(), Vec::new(), Vec::new());
         for disk in config.disks {
             let (id, place) = (&disk.spec.id, &disk.place);
-            if let Some(entry) = entries.iter().find(|entry| entry.id() == id) {
+            let has_its_id = |entry: &&Rc<Entry>| entry.id() == id;
+            if let Some(entry) = entries.iter().filter(|entry| !is_going(entry)).find(has_its_id) {
                 if entry.origin != Origin::File {
                     return Err(format!("{place}: disk {id} was added with a command; remove it first"));
                 }
@@ -138,15 +215,16 @@ impl Reloader {
                 kept.push((Rc::clone(entry), disk));
                 continue;
             }
-            let shared = |entry: &&Rc<Entry>| disk.identity.shares(&entry.identity.borrow()).is_some();
-            match entries.iter().find(shared) {
-                Some(entry) if !is_gone(entry) => {
-                    let part = disk.identity.shares(&entry.identity.borrow()).unwrap_or("image");
-                    let other = entry.id();
-                    return Err(format!("{place}: disks {id} and {other} have the same {part}"));
-                }
-                Some(_) => successors.push(disk),
-                None => new.push(disk),
+            let shared = |entry: &Entry| disk.identity.shares(&entry.identity.borrow());
+            let is_before = |entry: &&Rc<Entry>| has_its_id(entry) || shared(entry).is_some();
+            let after: Vec<_> = entries.iter().filter(is_before).cloned().collect();
+            if let Some(entry) = after.iter().find(|entry| !is_gone(entry)) {
+                let (part, other) = (shared(entry).unwrap_or("image"), entry.id());
+                return Err(format!("{place}: disks {id} and {other} have the same {part}"));
+            }
+            match after.is_empty() {
+                true => new.push(disk),
+                false => successors.push(Successor { disk, after }),
             }
         }
         Ok(Plan { new, successors, kept, gone })
@@ -176,22 +254,26 @@ async fn change(host: &Host, entry: &Entry, configured: &ConfiguredDisk) -> bool
     before != running.limits.get() || sectors != running.device().capacity_sectors() || has_moved
 }
 
-/// Removes disks side by side: one of them can take long.
-async fn remove(host: &Rc<Host>, gone: Vec<Rc<Entry>>) -> usize {
-    let remove = |entry: &Rc<Entry>| {
-        let (host, id) = (Rc::clone(host), entry.id().to_owned());
-        let context = host.context.clone();
-        context.spawn(async move { host.remove(&id, false).await })
-    };
-    let removals: Vec<_> = gone.iter().map(remove).collect();
-    let mut count = 0;
-    for (removal, entry) in removals.into_iter().zip(gone) {
-        match removal.await {
-            Ok(Ok(())) => count += 1,
-            Ok(Err(error)) => say!("disk {} is not removed: {error}", entry.id()),
-            // A panic has been reported.
-            Err(_) => {}
-        }
+/// Removes a disk. Returns whether that was done. If nobody waits for it any more, it is logged.
+async fn remove(host: &Host, entry: &Entry, is_late: &Cell<bool>) -> bool {
+    let (id, outcome) = (entry.id(), host.remove(entry.id(), false).await);
+    match &outcome {
+        Ok(()) if is_late.get() => say!("disk {id} is removed now"),
+        Ok(()) => {}
+        Err(error) => say!("disk {id} is not removed: {error}"),
     }
-    count
+    outcome.is_ok()
+}
+
+/// Adds a disk, in the same way.
+async fn add(host: &Host, disk: ConfiguredDisk, is_late: &Cell<bool>) -> bool {
+    let ConfiguredDisk { spec, place, .. } = disk;
+    let id = spec.id.clone();
+    let outcome = host.add(spec, Origin::File).await;
+    match &outcome {
+        Ok(_) if is_late.get() => say!("disk {id} is served now"),
+        Ok(_) => {}
+        Err(error) => say!("{place}: disk {id} is not served: {error}"),
+    }
+    outcome.is_ok()
 }

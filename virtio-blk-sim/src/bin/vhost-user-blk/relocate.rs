@@ -18,6 +18,7 @@ pub(crate) async fn relocate(host: &Host, entry: &Entry, loops: &[usize]) -> Res
     if let Some(wrong) = loops.iter().find(|place| **place >= threads) {
         return Err(format!("there is no loop {wrong}, only 0 to {}", threads - 1).into());
     }
+    host.check_loops(loops)?;
     let mut has_moved = false;
     for (queue, place) in (0..queues).zip(loops) {
         if running.server.loops().place(queue) != Some(*place) {

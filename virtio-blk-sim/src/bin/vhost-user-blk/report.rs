@@ -10,11 +10,10 @@ use virtio_blk_sim::log;
 use virtio_blk_sim::queue::QueueStats;
 use virtio_blk_sim::vhost_user::Throttled;
 
+use crate::counters::{Answering, Counters};
 use crate::entry::{Entry, Origin};
 use crate::host::{Host, log_name};
 use crate::resize::resize;
-
-type Counters = Vec<(usize, QueueStats)>;
 
 /// Describes the only disk.
 pub(crate) fn start_of_one(config: &DeviceConfig, threads: u16, monitor: &MonitorInfo) {
@@ -44,10 +43,14 @@ pub(crate) fn statistics(host: &Rc<Host>) {
     let of_task = Rc::clone(host);
     let task = async move {
         let mut without = 0;
+        let answering = Answering::find(&of_task).await;
         for entry in of_task.disks() {
             let Some(running) = entry.running() else { continue };
-            let stats = running.server.query_stats().await;
             let name = log_name(entry.origin, entry.id());
+            let Some(stats) = answering.counters(&running).await else {
+                log!(name, "a loop of this disk does not answer");
+                continue;
+            };
             match (stats.is_empty(), entry.origin) {
                 (true, Origin::CommandLine) => {
                     log!(name, "no queue is running; {} frontends so far", running.server.sessions());
@@ -89,9 +92,10 @@ pub(crate) fn every(host: &Rc<Host>, interval: Duration) {
         loop {
             of_task.context.sleep(interval).await;
             let mut current = BTreeMap::new();
+            let answering = Answering::find(&of_task).await;
             for entry in of_task.disks() {
                 let Some(running) = entry.running() else { continue };
-                let now = running.server.query_stats().await;
+                let Some(now) = answering.counters(&running).await else { continue };
                 let before = last.get(entry.id());
                 if before.is_none_or(|before| *before != now) {
                     print(&log_name(entry.origin, entry.id()), &now, before);

@@ -41,13 +41,12 @@ pub(crate) async fn resize(host: &Host, entry: &Entry, bytes: Option<u64>) -> Re
         }
         file.current_sectors()
     };
-    let sectors = host.context.blocking(change).await??;
+    let sectors = host.jobs.run(change).await??;
     let before = running.device().capacity_sectors();
     running.device().resize(sectors).map_err(|error| error.to_string())?;
     running.server.config_changed();
     if sectors != before {
-        let id = entry.id().to_owned();
-        host.shared.events.send(Event::DiskResized { id, sectors });
+        host.shared.events.send(Event::DiskResized { disk: entry.subject(), sectors });
     }
     Ok(sectors)
 }

@@ -1,5 +1,5 @@
 //! The signals that this program handles.
-#![expect(unsafe_code, reason = "signal(2)")]
+#![expect(unsafe_code, reason = "signal(2) and pthread_sigmask(3)")]
 
 use std::io;
 
@@ -42,6 +42,24 @@ impl Signals {
                 _ => Signal::Stop,
             }));
         })
+    }
+}
+
+/// Has SIGTERM and SIGINT end the process, which is the default action. For the very end, when
+/// nobody reads them any more: what is left to drop may wait for storage.
+pub(crate) fn end_the_process() -> io::Result<()> {
+    // SAFETY: all-zero is a valid sigset_t, which sigemptyset makes an empty one.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` is ours, and both numbers are signals.
+    unsafe {
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGTERM);
+        libc::sigaddset(&raw mut set, libc::SIGINT);
+    }
+    // SAFETY: `set` is only read; the old mask is not asked for.
+    match unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
     }
 }
 

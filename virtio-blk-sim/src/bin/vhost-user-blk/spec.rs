@@ -143,10 +143,16 @@ impl Names {
 }
 
 impl DiskSpec {
-    /// How many descriptors the disk has open while it has no frontend: its image, and its socket
-    /// with the two by which its name is removed.
-    pub(crate) fn descriptors(&self) -> u64 {
-        u64::from(self.image.is_some()) + if self.socket.is_some() { 3 } else { 0 }
+    /// How many descriptors the disk has open while it has no frontend: the `files` of its image,
+    /// and its socket with the two by which its name is removed.
+    pub(crate) fn descriptors(&self, files: usize) -> u64 {
+        files as u64 + if self.socket.is_some() { 3 } else { 0 }
+    }
+
+    /// How many files the disk has, as far as that is known before the image is opened: it may name
+    /// others.
+    pub(crate) fn files(&self) -> usize {
+        usize::from(self.image.is_some())
     }
 
     /// Returns the first key in which the two differ and which cannot change while a disk is

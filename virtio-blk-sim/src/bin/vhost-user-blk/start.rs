@@ -10,7 +10,7 @@ use virtio_blk_sim::sandbox::Sandbox;
 use virtio_blk_sim::vhost_user::{self, SocketFile};
 
 use crate::config::{self, DaemonSpec};
-use crate::control::{Control, MAX_CLIENTS};
+use crate::control::{self, Control};
 use crate::descriptors::{self, Budget};
 use crate::entry::Origin;
 use crate::events::Outlet;
@@ -18,6 +18,7 @@ use crate::failure::Failure;
 use crate::host::{Frontends, Host, Shared, log_name};
 use crate::identity::Identity;
 use crate::inherited::{self, Inherited};
+use crate::loop_ends;
 use crate::monitoring::Metrics;
 use crate::notifier::Notifier;
 use crate::open::OpenDisk;
@@ -38,6 +39,19 @@ pub(crate) struct Started {
     _metrics: Option<Metrics>,
     pub(crate) pid_file: Option<PidFile>,
     pub(crate) context: AioContext,
+}
+
+impl Started {
+    /// Ends the process at once, with the exit code of a failure. Threads that wait for storage,
+    /// and what is in flight there, are left to the kernel.
+    pub(crate) fn leave(self) -> ! {
+        let Self { host, control, _control_file, _metrics, pid_file, context, .. } = self;
+        drop((control, _control_file, _metrics, pid_file));
+        // These wait for threads.
+        std::mem::forget((host, context));
+        tracing::error!(target: "vhost-user-blk", "ended by force, with requests in flight or files open");
+        std::process::exit(1)
+    }
 }
 
 /// A disk that is to be served.
@@ -143,7 +157,7 @@ pub(crate) fn start(options: &Options, mut inherited: Inherited) -> Result<Start
             say!("a socket was inherited for disk {id:?}, which the configuration does not have (yet)");
         }
     }
-    let needs = planned.iter().map(|disk| (disk.spec.descriptors(), disk.spec.queues));
+    let needs = planned.iter().map(|disk| (disk.spec.descriptors(disk.spec.files()), disk.spec.queues));
     descriptors::prepare(daemon.loops, needs);
     let opened = planned.into_iter().map(|disk| disk.open(&mut inherited));
     let opened: Vec<Opened> = opened.collect::<Result<_, _>>().map_err(Failure::usage)?;
@@ -167,9 +181,10 @@ pub(crate) fn start(options: &Options, mut inherited: Inherited) -> Result<Start
     let context = builder.clone().build().map_err(Failure::usage)?;
     let spawn = |index| IoThread::spawn(&format!("queue-io-{index}"), builder.clone()).map(Arc::new);
     let threads = (0..daemon.loops).map(spawn).collect::<Result<Vec<_>, _>>().map_err(Failure::usage)?;
-    let budget = Budget::new(opened.iter().map(|disk| disk.planned.spec.descriptors()).sum());
+    let own = |disk: &Opened| disk.planned.spec.descriptors(disk.open.disk.backend.files());
+    let budget = Budget::new(opened.iter().map(own).sum());
     if control.is_some() {
-        budget.reserve(MAX_CLIENTS as u64 + 1);
+        budget.reserve(control::DESCRIPTORS);
     }
     let has_changing_limits = control.is_some() || options.source.config.is_some();
     let (rule, reset, events) = (daemon.placement, daemon.reset, Arc::new(Outlet::default()));
@@ -189,6 +204,7 @@ pub(crate) fn start(options: &Options, mut inherited: Inherited) -> Result<Start
         notifier,
     };
     let host = Host::new(context.local_handle(), shared);
+    loop_ends::watch(&host);
     match opened.as_slice() {
         [only] if only.planned.place.is_none() => {
             report::start_of_one(only.open.disk.device.config(), daemon.loops, context.monitor());
@@ -196,9 +212,10 @@ pub(crate) fn start(options: &Options, mut inherited: Inherited) -> Result<Start
         all => report::start_of_many(all.len(), daemon.loops, context.monitor()),
     }
     let entries = opened.into_iter().map(|disk| {
-        let (origin, Planned { spec, identity, place }) = (disk.planned.origin(), disk.planned);
+        let (origin, files) = (disk.planned.origin(), disk.open.disk.backend.files());
+        let Planned { spec, identity, place } = disk.planned;
         let entry = host.reserve(spec, origin, identity).map_err(|error| error.to_string());
-        let afforded = entry.and_then(|entry| host.afford(&entry).map(|()| entry));
+        let afforded = entry.and_then(|entry| host.afford(&entry, files).map(|()| entry));
         let entry = afforded.map_err(|error| match place {
             Some(place) => format!("{place}: {error}"),
             None => error,

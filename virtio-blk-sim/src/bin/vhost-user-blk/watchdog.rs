@@ -16,7 +16,7 @@ pub(crate) fn start(host: &Rc<Host>) {
     let of_task = Rc::clone(host);
     let task = async move {
         loop {
-            if !do_all_turn(&of_task).await {
+            if !of_task.loops_turn().await {
                 say!("a loop has ended, so the watchdog of the service manager is not fed any more");
                 break;
             }
@@ -25,16 +25,4 @@ pub(crate) fn start(host: &Rc<Host>) {
         }
     };
     drop(host.context.spawn(task).named("watchdog"));
-}
-
-/// Waits until each loop has turned. Returns false if one has ended.
-async fn do_all_turn(host: &Host) -> bool {
-    let ask = |thread: &std::sync::Arc<aio::IoThread>| thread.handle().spawn(|_| async {});
-    let asked: Vec<_> = host.shared.threads.iter().map(ask).collect();
-    for answer in asked {
-        if answer.await.is_err() {
-            return false;
-        }
-    }
-    true
 }

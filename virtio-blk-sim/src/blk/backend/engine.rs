@@ -68,6 +68,16 @@ impl Backend {
         }
     }
 
+    /// Returns how many files it has open.
+    pub fn files(&self) -> usize {
+        match self {
+            Self::File(_) | Self::LinuxAio(_) => 1,
+            Self::Null(_) | Self::Memory(_) | Self::Delay(_) => 0,
+            #[cfg(feature = "imago")]
+            Self::Formatted(image) => image.files(),
+        }
+    }
+
     /// Starts the backend on the loop of `context`. Must be called on the loop's home thread.
     /// `done` receives the requests that `submit` does not complete at once.
     ///

@@ -1,6 +1,7 @@
 //! One client of the control socket. One task reads its requests and carries them out, and another
 //! one sends it the answers and the events.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -10,12 +11,14 @@ use std::time::Duration;
 
 use aio::{AsyncFd, Interest, LocalHandle};
 
-use super::commands::{self, After};
+use super::change::{Change, Changes};
+use super::commands::{self, Step};
 use super::lines::{Lines, MAX_LINE};
 use super::message::{self, Request};
 use super::outbox::Outbox;
 use crate::host::Host;
 use crate::refusal::{Class, Refusal};
+use crate::wait::unless;
 
 /// How long a client may not read while something waits for it.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,6 +30,8 @@ pub(super) struct Client {
     stream: AsyncFd<UnixStream>,
     outbox: Outbox,
     context: LocalHandle,
+    /// A command of it is being carried out that may wait.
+    is_waiting: Cell<bool>,
 }
 
 impl fmt::Debug for Client {
@@ -37,7 +42,38 @@ impl fmt::Debug for Client {
 
 impl Client {
     pub(super) fn new(stream: AsyncFd<UnixStream>, context: LocalHandle) -> Rc<Self> {
-        Rc::new(Self { stream, outbox: Outbox::default(), context })
+        let (outbox, is_waiting) = (Outbox::default(), Cell::new(false));
+        Rc::new(Self { stream, outbox, context, is_waiting })
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        self.is_waiting.get()
+    }
+
+    /// Has a change carried out, and waits for its outcome. `None` if the client has hung up before
+    /// that: then the change goes on.
+    async fn wait_for(
+        &self,
+        change: Change,
+        host: &Rc<Host>,
+        changes: &Changes,
+    ) -> Option<Result<String, Refusal>> {
+        let ongoing = match changes.begin(&change) {
+            Ok(ongoing) => ongoing,
+            Err(refusal) => return Some(Err(refusal)),
+        };
+        self.is_waiting.set(ongoing.may_wait());
+        let of_task = Rc::clone(host);
+        let task = host.context.spawn(async move {
+            let _ongoing = ongoing;
+            change.carry_out(&of_task).await
+        });
+        // Not for a client that has only shut down its side: it may read the answer.
+        let hung_up = async { _ = self.stream.ready(Interest::NONE).await };
+        let outcome = unless(task, hung_up).await;
+        self.is_waiting.set(false);
+        // A panic has been reported.
+        outcome.map(|outcome| outcome.unwrap_or_else(|error| Err(error.to_string().into())))
     }
 
     /// Sends a line, later. Closes the connection if the client reads too little.
@@ -76,7 +112,7 @@ pub(super) async fn write(client: Rc<Client>) {
 }
 
 /// Carries out the requests of the client, until the connection is closed.
-pub(super) async fn read(client: Rc<Client>, host: Rc<Host>) {
+pub(super) async fn read(client: Rc<Client>, host: Rc<Host>, changes: Rc<Changes>) {
     let mut lines = Lines::default();
     let mut piece = vec![0; PIECE];
     loop {
@@ -96,26 +132,38 @@ pub(super) async fn read(client: Rc<Client>, host: Rc<Host>) {
             client.send(&message::answer(Err(&Refusal::new(Class::InvalidRequest, why)), None));
             break;
         };
-        let after = match Request::parse(line) {
-            None => After::Continue,
-            Some(Request { id, command }) => {
-                let (outcome, after) = match command {
-                    Ok(command) => commands::execute(&host, command).await,
-                    Err(refusal) => (Err(refusal), After::Continue),
-                };
-                let outcome = outcome.as_ref().map(String::as_str);
-                client.send(&message::answer(outcome, id));
-                after
-            }
-        };
+        let mut stop = None;
+        if let Some(Request { id, command }) = Request::parse(line) {
+            let step = match command {
+                Ok(command) => commands::execute(&host, command).await,
+                Err(refusal) => Err(refusal),
+            };
+            let outcome = match step {
+                Ok(Step::Answer(answer)) => Ok(answer),
+                Ok(Step::Change(change)) => match client.wait_for(change, &host, &changes).await {
+                    Some(outcome) => outcome,
+                    None => break,
+                },
+                Ok(Step::Stop { force }) => {
+                    stop = Some(force);
+                    Ok("{}".to_owned())
+                }
+                Err(refusal) => Err(refusal),
+            };
+            client.send(&message::answer(outcome.as_ref().map(String::as_str), id));
+        }
         // A client that does not read its answers gets no more of them.
         client.drained().await;
-        match after {
+        match stop {
             // What was read before the end of the process is not begun any more.
-            After::Continue if host.is_stopping() => break,
-            After::Continue => host.context.yield_now().await,
-            After::Stop => {
+            None if host.is_stopping() => break,
+            None => host.context.yield_now().await,
+            Some(false) => {
                 host.stop();
+                break;
+            }
+            Some(true) => {
+                host.stop_by_force();
                 break;
             }
         }

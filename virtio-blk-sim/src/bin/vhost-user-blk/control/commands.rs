@@ -2,22 +2,24 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::change::Change;
 use super::message::Command;
-use crate::entry::{Entry, Origin};
+use crate::counters::Answering;
+use crate::entry::Entry;
 use crate::host::Host;
 use crate::log_file;
 use crate::refusal::{Class, Refusal};
-use crate::relocate::relocate;
-use crate::resize::resize;
-use crate::spec::DiskSpec;
 use crate::values::de;
 
-/// What happens when the answer was sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum After {
-    Continue,
-    /// The process ends.
-    Stop,
+/// What a command leads to.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// An answer: a JSON value.
+    Answer(String),
+    /// Something that may wait.
+    Change(Change),
+    /// The process ends when the answer was sent; by force, it waits for nothing.
+    Stop { force: bool },
 }
 
 /// A command as `help` shows it.
@@ -38,7 +40,7 @@ const DESCRIPTIONS: &[Description] = &[
         name: "remove-disk",
         arguments: "id, force = false",
         help: "Disconnects the frontend, waits for the requests in flight, and closes the disk. With force \
-               it does not wait, also if an earlier remove-disk waits already.",
+               it does not wait, also if an earlier remove-disk waits already, or add-disk for the image.",
     },
     Description { name: "list-disks", arguments: "", help: "Describes all disks." },
     Description {
@@ -69,8 +71,9 @@ const DESCRIPTIONS: &[Description] = &[
     },
     Description {
         name: "quit",
-        arguments: "",
-        help: "Completes the requests in flight and ends the process.",
+        arguments: "force = false",
+        help: "Completes the requests in flight and ends the process. With force it does not wait, also if \
+               an earlier quit waits already.",
     },
     Description { name: "help", arguments: "", help: "Describes all commands. Also: query-commands." },
 ];
@@ -87,6 +90,13 @@ const PIECE: usize = 32;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Nothing {}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Quit {
+    #[serde(default)]
+    force: bool,
+}
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -133,6 +143,7 @@ struct Statistics {
 #[serde(rename_all = "kebab-case")]
 struct ListedDisk<'a> {
     id: &'a str,
+    generation: u64,
     state: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     socket: Option<String>,
@@ -171,6 +182,9 @@ struct DiskCounters<'a> {
     frontends: u64,
     throttled: ThrottledCounters,
     queues: Vec<QueueCounters>,
+    /// `false` if a loop did not answer in time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answered: Option<bool>,
 }
 
 /// How often frontends had to wait.
@@ -189,64 +203,55 @@ struct QueueCounters {
     submits: u64,
 }
 
-/// Carries out a command. Returns a JSON value.
-pub(super) async fn execute(host: &Host, command: Command<'_>) -> (Result<String, Refusal>, After) {
-    if command.name == "quit" {
-        return match command.arguments() {
-            Ok(Nothing {}) => (Ok("{}".to_owned()), After::Stop),
-            Err(refusal) => (Err(refusal), After::Continue),
-        };
-    }
-    (run(host, command).await, After::Continue)
-}
-
-async fn run(host: &Host, command: Command<'_>) -> Result<String, Refusal> {
-    match command.name.as_str() {
-        "add-disk" => {
-            let spec: DiskSpec = command.arguments()?;
-            host.add(spec, Origin::Control).await?;
-            host.shared.notifier.status(&host.status());
-        }
+/// Looks a command up, and carries it out if it does not change a disk: then it waits for two
+/// seconds at most, for loops that do not answer.
+pub(super) async fn execute(host: &Host, command: Command<'_>) -> Result<Step, Refusal> {
+    let answer = match command.name.as_str() {
+        "add-disk" => return Ok(Step::Change(Change::Add(command.arguments()?))),
         "remove-disk" => {
             let Remove { id, force } = command.arguments()?;
-            host.remove(&id, force).await?;
-            host.shared.notifier.status(&host.status());
+            return Ok(Step::Change(Change::Remove { id, force }));
         }
         "list-disks" => {
             let Nothing {} = command.arguments()?;
-            return list(host).await;
+            list(host).await?
         }
         "resize-disk" => {
             let Resize { id, size } = command.arguments()?;
-            let sectors = resize(host, &*host.disk(&id)?, size).await?;
-            return Ok(format!("{{\"sectors\": {sectors}}}"));
+            return Ok(Step::Change(Change::Resize { id, size }));
         }
         "set-limits" => {
             let SetLimits { id, iops, bps } = command.arguments()?;
             host.disk(&id)?.served()?.set_limits(iops, bps)?;
+            "{}".to_owned()
         }
         "move-disk" => {
             let Move { id, loops } = command.arguments()?;
-            relocate(host, &*host.disk(&id)?, &loops).await?;
+            return Ok(Step::Change(Change::Move { id, loops }));
         }
         "rotate-log" => {
             let Nothing {} = command.arguments()?;
             log_file::rotate()?;
+            "{}".to_owned()
         }
         "statistics" => {
             let Statistics { id } = command.arguments()?;
-            return statistics(host, id.as_deref()).await;
+            statistics(host, id.as_deref()).await?
+        }
+        "quit" => {
+            let Quit { force } = command.arguments()?;
+            return Ok(Step::Stop { force });
         }
         "help" | "query-commands" => {
             let Nothing {} = command.arguments()?;
-            return json(&DESCRIPTIONS);
+            json(&DESCRIPTIONS)?
         }
         other => {
             let why = format!("there is no command {other:?}; help lists the commands");
             return Err(Refusal::new(Class::CommandNotFound, why));
         }
-    }
-    Ok("{}".to_owned())
+    };
+    Ok(Step::Answer(answer))
 }
 
 fn json(value: &impl Serialize) -> Result<String, Refusal> {
@@ -282,6 +287,7 @@ fn describe(entry: &Entry) -> ListedDisk<'_> {
     });
     ListedDisk {
         id: entry.id(),
+        generation: entry.generation,
         state: entry.state(),
         socket: shown(&spec.socket),
         image: shown(&spec.image),
@@ -300,9 +306,12 @@ async fn statistics(host: &Host, id: Option<&str>) -> Result<String, Refusal> {
         None => host.disks(),
     };
     let mut disks = Vec::new();
+    let answering = Answering::find(host).await;
     for (index, entry) in entries.into_iter().enumerate() {
         let Some(running) = entry.running() else { continue };
-        let queues = running.server.query_stats().await.into_iter().map(|(queue, stats)| QueueCounters {
+        let counters = answering.counters(&running).await;
+        let answered = if counters.is_none() { Some(false) } else { None };
+        let queues = counters.unwrap_or_default().into_iter().map(|(queue, stats)| QueueCounters {
             queue,
             requests: stats.requests,
             drains: stats.drains,
@@ -314,7 +323,7 @@ async fn statistics(host: &Host, id: Option<&str>) -> Result<String, Refusal> {
         let throttled =
             ThrottledCounters { messages: throttled.messages, connections: throttled.connections };
         let frontends = running.server.sessions();
-        disks.push(json(&DiskCounters { id: entry.id(), frontends, throttled, queues })?);
+        disks.push(json(&DiskCounters { id: entry.id(), frontends, throttled, queues, answered })?);
         if index % PIECE == PIECE - 1 {
             host.context.yield_now().await;
         }

@@ -5,8 +5,8 @@
 //! answers, to all clients.
 //!
 //! ```text
-//! lines.rs ─► message.rs ─► commands.rs ─► host.rs
-//!    ▲         a request       │
+//! lines.rs ─► message.rs ─► commands.rs ─► change.rs ─► host.rs
+//!    ▲         a request       │            may wait
 //!  client.rs                   ▼
 //!    └◄ outbox.rs ◄──────── an answer,  an event (notice.rs)
 //! ```
@@ -19,8 +19,10 @@
 //! | a line of more than 64 KiB | an error, then the connection is closed |
 //! | many requests at once | one of a client in each turn of the loop, the next after its answer was sent |
 //! | it does not read | no more requests of it are read; it is closed after 10 seconds, or when 256 KiB wait for it |
-//! | more than 16 clients | an error, then the connection is closed |
+//! | a command that waits for storage | the client may hang up; 16 clients are served besides those that wait |
+//! | more than 16 clients, or 40 commands that wait | an error, and for a client the connection is closed |
 
+mod change;
 mod client;
 mod commands;
 mod lines;
@@ -38,6 +40,7 @@ use aio::{AsyncFd, Interest};
 
 use crate::host::Host;
 use crate::refusal::{Class, Refusal};
+use change::{Changes, MAX_CHANGES};
 use client::Client;
 
 /// The names of all commands.
@@ -46,8 +49,11 @@ pub(crate) fn command_names() -> impl Iterator<Item = &'static str> {
     commands::names()
 }
 
-/// Clients at the same time.
-pub(crate) const MAX_CLIENTS: usize = 16;
+/// Clients at the same time, besides those that wait for a change of a disk.
+const MAX_CLIENTS: usize = 16;
+
+/// Descriptors of the control socket: itself, its clients, and one that is refused.
+pub(crate) const DESCRIPTORS: u64 = 2 + (MAX_CLIENTS + MAX_CHANGES) as u64;
 
 /// Events that are passed on before other handlers of the loop get their turn.
 const PIECE: usize = 32;
@@ -60,7 +66,10 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// The clients that are connected.
 #[derive(Debug, Default)]
-struct Clients(RefCell<Vec<Rc<Client>>>);
+struct Clients {
+    all: RefCell<Vec<Rc<Client>>>,
+    changes: Rc<Changes>,
+}
 
 /// A control socket that is served.
 #[derive(Debug)]
@@ -101,7 +110,15 @@ impl Control {
 
 impl Clients {
     fn all(&self) -> Vec<Rc<Client>> {
-        self.0.borrow().clone()
+        self.all.borrow().clone()
+    }
+
+    /// Whether one more is served.
+    fn have_room(&self) -> bool {
+        // All of them: some of those that wait may be done soon.
+        let all = self.all.borrow();
+        let waiting = all.iter().filter(|client| client.is_waiting()).count();
+        all.len() - waiting < MAX_CLIENTS && all.len() < MAX_CLIENTS + MAX_CHANGES
     }
 }
 
@@ -144,7 +161,7 @@ async fn accept(host: Rc<Host>, clients: Rc<Clients>, listener: AsyncFd<UnixList
 
 fn begin(host: &Rc<Host>, clients: &Rc<Clients>, stream: UnixStream) -> io::Result<()> {
     stream.set_nonblocking(true)?;
-    if clients.0.borrow().len() >= MAX_CLIENTS {
+    if !clients.have_room() {
         let why = format!("{MAX_CLIENTS} clients are connected, and no more are served");
         let answer = message::answer(Err(&Refusal::new(Class::GenericError, why)), None);
         // A new socket has room for it.
@@ -152,16 +169,16 @@ fn begin(host: &Rc<Host>, clients: &Rc<Clients>, stream: UnixStream) -> io::Resu
         return Ok(());
     }
     let client = Client::new(host.context.async_fd(stream)?, host.context.local_handle());
-    clients.0.borrow_mut().push(Rc::clone(&client));
+    clients.all.borrow_mut().push(Rc::clone(&client));
     host.shared.events.set_open(true);
     client.send(&message::greeting());
     drop(host.context.spawn(client::write(Rc::clone(&client))).named("control: to a client"));
     let (host, clients) = (Rc::clone(host), Rc::clone(clients));
     let context = host.context.clone();
     let talk = async move {
-        client::read(Rc::clone(&client), Rc::clone(&host)).await;
-        clients.0.borrow_mut().retain(|other| !Rc::ptr_eq(other, &client));
-        if clients.0.borrow().is_empty() {
+        client::read(Rc::clone(&client), Rc::clone(&host), Rc::clone(&clients.changes)).await;
+        clients.all.borrow_mut().retain(|other| !Rc::ptr_eq(other, &client));
+        if clients.all.borrow().is_empty() {
             host.shared.events.set_open(false);
         }
     };

@@ -3,7 +3,7 @@
 use std::time::UNIX_EPOCH;
 
 use super::message::quoted;
-use crate::events::{Event, Stamped};
+use crate::events::{Event, Stamped, Subject};
 
 /// The line of an event.
 pub(super) fn line(stamped: &Stamped) -> String {
@@ -17,16 +17,22 @@ pub(super) fn line(stamped: &Stamped) -> String {
 }
 
 fn name_and_data(event: &Event) -> (&'static str, String) {
-    let of = |id: &str| format!("\"id\": {}", quoted(id));
+    let of = |disk: &Subject| format!("\"id\": {}, \"generation\": {}", quoted(&disk.id), disk.generation);
     match event {
-        Event::DiskAdded { id } => ("disk-added", of(id)),
-        Event::DiskRemoved { id } => ("disk-removed", of(id)),
-        Event::DiskResized { id, sectors } => ("disk-resized", format!("{}, \"sectors\": {sectors}", of(id))),
-        Event::DiskFailed { id, error } => {
-            ("disk-failed", format!("{}, \"error\": {}", of(id), quoted(error)))
+        Event::DiskAdded { disk } => ("disk-added", of(disk)),
+        Event::DiskRemoved { disk } => ("disk-removed", of(disk)),
+        Event::DiskResized { disk, sectors } => {
+            ("disk-resized", format!("{}, \"sectors\": {sectors}", of(disk)))
         }
-        Event::FrontendConnected { id } => ("frontend-connected", of(id)),
-        Event::FrontendDisconnected { id } => ("frontend-disconnected", of(id)),
+        Event::DiskFailed { disk, error } => {
+            ("disk-failed", format!("{}, \"error\": {}", of(disk), quoted(error)))
+        }
+        Event::FrontendConnected { disk } => ("frontend-connected", of(disk)),
+        Event::FrontendDisconnected { disk } => ("frontend-disconnected", of(disk)),
+        Event::LoopEnded { index, thread, error } => {
+            let (thread, error) = (quoted(thread), quoted(error));
+            ("loop-ended", format!("\"loop\": {index}, \"thread\": {thread}, \"error\": {error}"))
+        }
         Event::EventsLost { count } => ("events-lost", format!("\"count\": {count}")),
     }
 }

@@ -14,6 +14,7 @@ use super::FormattedImage;
 use super::current::{OnLoop, Panicked};
 use crate::blk::backend::done::Done;
 use crate::blk::device::{FinishedRequest, PendingRequest};
+use crate::loop_thread;
 
 /// How long to wait for an operation that was cancelled, before looking again.
 const CANCELLING: Duration = Duration::from_millis(1);
@@ -39,6 +40,7 @@ impl FormattedEngine {
         context: &AioContext,
         done: Rc<Done>,
     ) -> Self {
+        loop_thread::note(context);
         let finished: Rc<RefCell<Vec<FinishedRequest>>> = Rc::default();
         let source = Rc::clone(&finished);
         let batch = RefCell::default();

@@ -49,6 +49,11 @@ impl<'a> Layers<'a> {
         Ok(Self { allowed, direct, health, open: Vec::new(), alignment: 1 })
     }
 
+    /// How many files were opened.
+    pub(super) fn files(&self) -> usize {
+        self.open.len()
+    }
+
     /// Opens the qcow2 image in this file, which is locked already, and everything below it.
     pub(super) async fn open(&mut self, file: FileImage, path: &Path) -> Result<Layer, ImageError> {
         let fail = |error: io::Error| ImageError::Header { path: path.into(), error };

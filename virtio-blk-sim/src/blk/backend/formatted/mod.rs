@@ -46,14 +46,15 @@ use self::unwritten::Unwritten;
 use super::file_image::FileImage;
 use super::image_error::ImageError;
 use crate::blk::device::{DeviceConfig, SECTOR_SIZE};
-use crate::log;
+use crate::{log, loop_thread};
 
 /// An open image with metadata: a qcow2 image of version 2 or 3.
 ///
 /// Metadata that a write has changed is in the file before the write is answered, so a process that
 /// is killed loses nothing that was answered. A flush also puts it on the disk. After a kill the
 /// image may have leaked clusters, which `qemu-img check -r leaks` frees. The last reference, when
-/// it is dropped, flushes the image, which blocks. The cache has up to 128 tables of mappings and
+/// it is dropped, flushes the image. That blocks, so a thread that runs a loop starts another
+/// thread for it and does not wait. The cache has up to 128 tables of mappings and
 /// 32 of reference counts for each file of the chain, one cluster each: 10 MiB with clusters of
 /// 64 KiB, 320 MiB with 2 MiB.
 ///
@@ -65,7 +66,7 @@ use crate::log;
 pub struct FormattedImage {
     /// A discard takes it for writing: it frees clusters, so no other request may be about to use
     /// where they were mapped to.
-    image: RwLock<Layer>,
+    image: Arc<RwLock<Layer>>,
     /// Held during a flush. One after the other, each covers all that were answered before it.
     flushing: Mutex<()>,
     unwritten: Unwritten,
@@ -74,6 +75,8 @@ pub struct FormattedImage {
     capacity_sectors: u64,
     block_size: u32,
     read_only: bool,
+    /// How many files it consists of.
+    files: usize,
     /// Clusters can be marked as zeros, which version 2 cannot.
     has_zero_clusters: bool,
 }
@@ -101,7 +104,7 @@ impl FormattedImage {
             Ok(opened) => opened?,
             Err(Panicked) => return Err(ImageError::Damaged(path.into())),
         };
-        let block_size = layers.alignment.max(SECTOR_SIZE as u32);
+        let (files, block_size) = (layers.files(), layers.alignment.max(SECTOR_SIZE as u32));
         let size = image.size();
         let capacity_sectors = (size - size % u64::from(block_size)) / SECTOR_SIZE;
         if capacity_sectors == 0 {
@@ -109,7 +112,7 @@ impl FormattedImage {
         }
         let has_zero_clusters = image.inner().zero_granularity().is_some();
         Ok(Self {
-            image: RwLock::new(image),
+            image: Arc::new(RwLock::new(image)),
             flushing: Mutex::default(),
             unwritten: Unwritten::default(),
             health,
@@ -117,6 +120,7 @@ impl FormattedImage {
             capacity_sectors,
             block_size,
             read_only,
+            files,
             has_zero_clusters,
         })
     }
@@ -129,6 +133,11 @@ impl FormattedImage {
     /// Returns whether the image was opened for reading only.
     pub fn is_read_only(&self) -> bool {
         self.read_only
+    }
+
+    /// Returns how many files it has open: itself, its backing files, and data files.
+    pub fn files(&self) -> usize {
+        self.files
     }
 
     /// Returns a device configuration for this image: its size, its read-only state, a suitable
@@ -147,19 +156,40 @@ impl FormattedImage {
 }
 
 impl Drop for FormattedImage {
-    /// Writes the metadata that is cached. Blocks.
+    /// Writes the metadata that is cached.
     fn drop(&mut self) {
         if self.read_only || self.health.check_change().is_err() {
             return;
         }
-        match blocking(self.flush()) {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                let path = self.path.display();
-                log::line(format_args!("{path}: the image was not flushed at its end: {error}"));
+        let closing = || {
+            let (image, health, path) =
+                (Arc::clone(&self.image), Arc::clone(&self.health), self.path.clone());
+            move || flush_at_end(&image, &health, &path)
+        };
+        if loop_thread::is_this() {
+            let started = std::thread::Builder::new().name("image-end".to_owned()).spawn(closing());
+            if started.is_ok() {
+                return;
             }
-            Err(Panicked) => self.health.broken(),
         }
+        closing()();
+    }
+}
+
+/// Flushes an image that nobody uses any more. Blocks.
+fn flush_at_end(image: &RwLock<Layer>, health: &Health, path: &Path) {
+    let flush = async {
+        let image = image.read().await;
+        image.flush().await?;
+        image.sync().await
+    };
+    match blocking(flush) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            let path = path.display();
+            log::line(format_args!("{path}: the image was not flushed at its end: {error}"));
+        }
+        Err(Panicked) => health.broken(),
     }
 }
 

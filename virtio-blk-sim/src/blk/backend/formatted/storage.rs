@@ -248,6 +248,8 @@ impl Storage for FileStorage {
             return Ok(());
         }
         self.health.check_change()?;
+        #[cfg(test)]
+        super::tests::closing::note_sync();
         let result = file_io::sync(Target::new(&self.image, None)).await;
         result.inspect_err(|error| self.health.lost(error))
     }

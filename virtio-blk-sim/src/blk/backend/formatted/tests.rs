@@ -1,6 +1,7 @@
 //! The same model as for the other backends, on images that `qemu-img` makes and checks. Without
 //! `qemu-img` these tests print that they skip.
 
+pub(super) mod closing;
 mod damage;
 pub(super) mod panics;
 mod references;

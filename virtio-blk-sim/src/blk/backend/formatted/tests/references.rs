@@ -69,6 +69,7 @@ fn backing_files_are_read_and_not_written() {
     let middle = std::fs::read(dir.file("middle.qcow2")).unwrap();
     for monitor in [MonitorKind::IoUring, MonitorKind::Epoll] {
         let image = Arc::new(open(&top, &dir.allowed()).unwrap());
+        assert_eq!(image.files(), 3);
         let mut rig = Rig::new(image.device_config());
         let attached = Attached::new(monitor, &image);
         assert!(read_all(&mut rig, &attached) == content);
@@ -167,6 +168,7 @@ fn a_data_file_needs_permission_and_has_the_data() {
     assert!(made.status.success(), "{}", said(&made));
     assert!(why(&image, &[]).contains("--allow-backing"));
     let opened = Arc::new(open(&image, &dir.allowed()).unwrap());
+    assert_eq!(opened.files(), 2);
     let mut rig = Rig::new(opened.device_config());
     let attached = Attached::new(MonitorKind::IoUring, &opened);
     let mut content = vec![0; (CAPACITY * 512) as usize];

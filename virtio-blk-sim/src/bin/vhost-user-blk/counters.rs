@@ -1,0 +1,45 @@
+//! Asks the queues for their counters, without waiting long for a loop that does not answer.
+
+use std::time::Duration;
+
+use virtio_blk_sim::queue::QueueStats;
+
+use crate::entry::Running;
+use crate::host::Host;
+
+/// How long the loops get to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The counters of each queue that runs, by its index.
+pub(crate) type Counters = Vec<(usize, QueueStats)>;
+
+/// Which loops answer. Those that have ended count as such: their queues have no counters.
+pub(crate) struct Answering<'a> {
+    host: &'a Host,
+    loops: Vec<bool>,
+}
+
+impl<'a> Answering<'a> {
+    /// Asks all loops at once, and waits for two seconds at most.
+    pub(crate) async fn find(host: &'a Host) -> Self {
+        let asked = host.shared.threads.iter().map(|thread| thread.handle().spawn(|_| async {}));
+        let asked: Vec<_> = asked.collect();
+        let end = host.context.now_ns().saturating_add(PATIENCE.as_nanos() as u64);
+        let mut loops = Vec::with_capacity(asked.len());
+        for answer in asked {
+            let left = Duration::from_nanos(end.saturating_sub(host.context.now_ns()));
+            loops.push(host.context.timeout(left, answer).await.is_ok());
+        }
+        Self { host, loops }
+    }
+
+    /// The counters of a disk; `None` if one of its loops does not answer.
+    pub(crate) async fn counters(&self, running: &Running) -> Option<Counters> {
+        let answers = |index: &usize| self.loops.get(*index).copied().unwrap_or(true);
+        if !running.loops().iter().all(answers) {
+            return None;
+        }
+        // A loop can stop answering, or get another queue, after it was asked.
+        self.host.context.timeout(PATIENCE, running.server.query_stats()).await.ok()
+    }
+}
