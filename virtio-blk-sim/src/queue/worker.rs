@@ -39,8 +39,8 @@ pub trait Worker: 'static {
     /// The chain of a slot.
     fn chain(slot: &mut Self::Slot) -> &mut Chain<Self::Memory>;
 
-    /// Carries out a chain. `None` if the answer comes later. Must not block; report to `meter` how
-    /// many bytes it moves.
+    /// Carries out a chain. `None` if the answer comes later. The answer may be that of a chain
+    /// that was kept before. Must not block; report to `meter` how many bytes it moves.
     fn begin(&self, slot: Self::Slot, meter: Meter<'_>) -> Option<Answer<Self::Slot>>;
 
     /// Answers a chain that cannot be served, because of `error`: see
@@ -71,13 +71,20 @@ pub trait Worker: 'static {
         u16::MAX
     }
 
-    /// Called at the end of a batch: submits what [`begin`](Self::begin) has collected for the
-    /// kernel. May be called when there is nothing to submit.
-    fn commit(&self) {}
+    /// Called at the end of a batch: carries out, or submits to the kernel, what
+    /// [`begin`](Self::begin) has collected. What is answered by that is passed to `answered`. May
+    /// be called when there is nothing to do.
+    fn commit(&self, _answered: impl FnMut(Answer<Self::Slot>)) {}
 
     /// Number of system calls that the loop's thread made to submit chains to the kernel, without
     /// the system calls of the loop itself.
     fn submit_calls(&self) -> u64 {
+        0
+    }
+
+    /// Number of times that such a system call took too long, so that the worker makes none for a
+    /// while.
+    fn stalls(&self) -> u64 {
         0
     }
 

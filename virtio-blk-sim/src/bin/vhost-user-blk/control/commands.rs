@@ -291,6 +291,7 @@ async fn statistics(host: &Host, id: Option<&str>) -> Result<String, Refusal> {
             drains: stats.drains,
             interrupts: stats.interrupts,
             submits: stats.submits,
+            stalls: stats.stalls,
         });
         let queues = json(&queues.collect::<Vec<_>>())?;
         let (id, frontends) = (json(&entry.id())?, running.server.sessions());
