@@ -170,6 +170,7 @@ struct QueueCounters {
     drains: u64,
     interrupts: u64,
     submits: u64,
+    stalls: u64,
 }
 
 /// Carries out a command. Returns a JSON value.

@@ -310,6 +310,9 @@ impl<C: Calls> InlineEngine<C> {
                 return result;
             }
             state.no_nowait_write = true;
+            if !self.may_call(state) {
+                return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+            }
         }
         self.timed(state, bytes, || write(0))
     }
