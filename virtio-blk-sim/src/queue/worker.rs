@@ -39,8 +39,8 @@ pub trait Worker: 'static {
     /// The chain of a slot.
     fn chain(slot: &mut Self::Slot) -> &mut Chain<Self::Memory>;
 
-    /// Carries out a chain. `None` if the answer comes later. The answer may be that of a chain
-    /// that was kept before. Must not block; report to `meter` how many bytes it moves.
+    /// Carries out a chain. `None` if the answer comes later. Must not block; report to `meter` how
+    /// many bytes it moves.
     fn begin(&self, slot: Self::Slot, meter: Meter<'_>) -> Option<Answer<Self::Slot>>;
 
     /// Answers a chain that cannot be served, because of `error`: see

@@ -9,7 +9,8 @@ use virtio_blk_sim::blk::device::SECTOR_SIZE;
 
 use crate::access::Owner;
 use crate::values::{
-    FileEngine, LockTime, block_size, bytes_per_second, de, engine, lock_time, size, socket_mode, socket_owner,
+    FileEngine, LockTime, block_size, bytes_per_second, de, engine, lock_time, size, socket_mode,
+    socket_owner,
 };
 
 /// A disk to serve. Nothing is open yet.

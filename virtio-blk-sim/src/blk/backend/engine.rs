@@ -99,16 +99,14 @@ impl Backend {
             }
             Self::File(image) if has_ring => Kind::Ring(RingEngine::new(image, context, done)?),
             Self::IoUring(image) => Kind::Ring(RingEngine::new(image, context, done)?),
-            Self::File(image) | Self::Threads(image) => {
-                Kind::Pool(PoolEngine::new(image, context, done))
+            Self::File(image) | Self::Threads(image) => Kind::Pool(PoolEngine::new(image, context, done)),
+            Self::LinuxAio(image) => {
+                Kind::Collecting(Box::new(Collecting::LinuxAio(LinuxAioEngine::new(image, context, done)?)))
             }
-            Self::LinuxAio(image) => Kind::Collecting(Box::new(Collecting::LinuxAio(
-                LinuxAioEngine::new(image, context, done)?,
-            ))),
             #[cfg(feature = "imago")]
             Self::Formatted(image) => Kind::Formatted(Box::new(FormattedEngine::new(image, context, done))),
         };
-        let batch = if kind.uses_ring() { RING_BATCH } else { u16::MAX };
+        let batch = if kind.has_small_batches() { SMALL_BATCH } else { u16::MAX };
         Ok(Engine { kind, batch })
     }
 }
@@ -116,7 +114,7 @@ impl Backend {
 /// The number of requests to take off the virtqueue before they go to the ring. A larger batch
 /// would save a small part of a system call, but the first request would wait for the last:
 /// io_uring reads from the page cache during submission.
-const RING_BATCH: u16 = 8;
+const SMALL_BATCH: u16 = 8;
 
 /// A backend attached to a loop. Belongs to that loop's home thread.
 ///
@@ -150,11 +148,12 @@ enum Collecting {
 }
 
 impl Kind {
-    fn uses_ring(&self) -> bool {
+    fn has_small_batches(&self) -> bool {
         match self {
             Self::Ring(_) => true,
             Self::Collecting(collecting) => match &**collecting {
-                Collecting::Inline(inline) => inline.uses_ring(),
+                // The first request would wait for the last here, too.
+                Collecting::Inline(_) => true,
                 Collecting::LinuxAio(_) => false,
             },
             _ => false,
@@ -170,8 +169,7 @@ impl Engine {
     }
 
     /// Carries a request out, at once or later. `None` if it is answered later, by
-    /// [`commit`](Self::commit) or `done`. What is returned may be the answer of an earlier request
-    /// of the batch.
+    /// [`commit`](Self::commit) or `done`.
     ///
     /// Does not wait for a disk, with two exceptions: [`Delay::spin`](super::Delay::spin) blocks on
     /// purpose, and [`Backend::File`] finds out that a call blocks by making it. Then it makes none

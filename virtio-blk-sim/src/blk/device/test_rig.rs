@@ -150,7 +150,7 @@ impl Rig {
             let pieces = self.place_behind(&mut end, posted);
             self.slot = None;
             self.driver.add(&pieces.0, &pieces.1).unwrap().expect("no free descriptors");
-            self.driver.publish();
+            let _ = self.driver.publish();
             let mut slot = RequestSlot::new(self.queue.new_chain());
             assert!(self.queue.pop(slot.chain_mut()).unwrap());
             match slot.begin(&self.device) {
@@ -165,7 +165,7 @@ impl Rig {
     pub(crate) fn push_any(&mut self, finished: FinishedRequest) {
         let head = finished.head();
         self.queue.push(head, finished.written()).unwrap();
-        self.queue.publish();
+        let _ = self.queue.publish();
         let (used_head, _) = self.driver.pop_used().unwrap().expect("no chain was completed");
         assert_eq!(used_head, head);
     }

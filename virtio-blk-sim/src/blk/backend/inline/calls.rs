@@ -19,13 +19,25 @@ pub(in crate::blk::backend) trait Calls {
     ///
     /// # Safety
     /// What the array points to must be mapped.
-    unsafe fn write(&self, file: BorrowedFd<'_>, data: &[libc::iovec], offset: u64, flags: i32) -> io::Result<usize>;
+    unsafe fn write(
+        &self,
+        file: BorrowedFd<'_>,
+        data: &[libc::iovec],
+        offset: u64,
+        flags: i32,
+    ) -> io::Result<usize>;
 
     /// preadv2(2), with the flags RWF_*.
     ///
     /// # Safety
     /// What the array points to must be mapped, and nobody may have a reference to it.
-    unsafe fn read(&self, file: BorrowedFd<'_>, data: &[libc::iovec], offset: u64, flags: i32) -> io::Result<usize>;
+    unsafe fn read(
+        &self,
+        file: BorrowedFd<'_>,
+        data: &[libc::iovec],
+        offset: u64,
+        flags: i32,
+    ) -> io::Result<usize>;
 }
 
 /// The kernel's.
@@ -51,14 +63,26 @@ impl Calls for Kernel {
     }
 
     #[inline]
-    unsafe fn write(&self, file: BorrowedFd<'_>, data: &[libc::iovec], offset: u64, flags: i32) -> io::Result<usize> {
+    unsafe fn write(
+        &self,
+        file: BorrowedFd<'_>,
+        data: &[libc::iovec],
+        offset: u64,
+        flags: i32,
+    ) -> io::Result<usize> {
         let (array, count, offset) = (data.as_ptr(), data.len() as i32, to_off_t(offset)?);
         // SAFETY: the caller's promise; the array is borrowed.
         result(unsafe { libc::pwritev2(file.as_raw_fd(), array, count, offset, flags) })
     }
 
     #[inline]
-    unsafe fn read(&self, file: BorrowedFd<'_>, data: &[libc::iovec], offset: u64, flags: i32) -> io::Result<usize> {
+    unsafe fn read(
+        &self,
+        file: BorrowedFd<'_>,
+        data: &[libc::iovec],
+        offset: u64,
+        flags: i32,
+    ) -> io::Result<usize> {
         let (array, count, offset) = (data.as_ptr(), data.len() as i32, to_off_t(offset)?);
         // SAFETY: the caller's promise; the array is borrowed.
         result(unsafe { libc::preadv2(file.as_raw_fd(), array, count, offset, flags) })

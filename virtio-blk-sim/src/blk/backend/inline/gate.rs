@@ -6,7 +6,7 @@
 //!     ▲                            ▲      excess, and the thread slept       │ │
 //!     │                            └─────────────────────────────────────────┘ │
 //!     └────────────────────────────────────────────────────────────────────────┘
-//!                              10 s, or as long as the last back-off, without that
+//!                  10 s, or as long as the last back-off, without that and without a displacement
 //! ```
 //!
 //! Each call may take 50 µs, and half a nanosecond for each byte. What it takes beyond that is its
@@ -134,6 +134,8 @@ impl Gate {
             self.before = Some(after);
             // Displaced, and did not sleep as well.
             if after.voluntary == before.voluntary && after.involuntary != before.involuntary {
+                // It will happen again, and is not to be taken for the file's fault then.
+                self.watched_until_ns = self.watched_until_ns.max(now_ns.saturating_add(WATCH_NS));
                 return None;
             }
         }

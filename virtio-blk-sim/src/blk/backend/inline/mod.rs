@@ -90,23 +90,23 @@ struct State {
     gate: Gate,
     /// The batch has worked so long.
     spent_ns: u64,
-    /// Writes to adjacent sectors, in this order, which are carried out together.
+    /// When its last call ended, which is when the next one begins.
+    last_ns: Option<u64>,
+    /// The batch has something for `commit`.
+    has_work: bool,
+    /// The batch has a read.
+    has_read: bool,
+    writes: Vec<PendingRequest>,
+    reads: Vec<PendingRequest>,
+    /// Writes to adjacent sectors, which are carried out together, and the buffers of all of them.
     run: Vec<PendingRequest>,
-    /// Where they end.
-    run_end: u64,
-    run_bytes: u64,
-    /// The buffers of all of them.
     iovecs: Vec<libc::iovec>,
-    /// The first read of the batch, if there is a ring.
-    read: Option<PendingRequest>,
-    /// The batch has several reads.
-    reads: bool,
     /// RWF_NOWAIT does not work on this file.
     no_nowait_write: bool,
     no_nowait_read: bool,
     write_tries: Tries,
     read_tries: Tries,
-    /// Answered, and not returned yet.
+    /// Answered.
     ready: Vec<FinishedRequest>,
     /// To pass on.
     rest: Vec<PendingRequest>,
@@ -135,36 +135,49 @@ impl<C: Calls> InlineEngine<C> {
         Self { image, behind, calls, write_end, state: RefCell::default() }
     }
 
-    /// Takes a request. What is returned may be the answer of another one.
+    /// Takes a request. What is carried out inline waits for the end of the batch: its answers are
+    /// shown together, and the driver is interrupted once. Otherwise a driver that waits would be
+    /// woken for each of them.
     pub(super) fn submit(&self, request: PendingRequest) -> Option<FinishedRequest> {
         match *request.operation() {
-            Operation::Out { len, durable: false, .. } if len <= MOST_BYTES => self.write(request),
-            Operation::In { len, .. } if len <= MOST_BYTES => self.read(request),
+            Operation::Out { len, durable: false, .. } if len <= MOST_BYTES => self.take_write(request),
+            Operation::In { len, .. } if len <= MOST_BYTES => self.take_read(request),
             _ => self.behind.submit(request),
         }
     }
 
-    /// Carries out what the batch has collected, and passes each answer to `answer`. Returns
-    /// whether the gate was closed in this batch.
+    /// Carries out what the batch has collected, and passes each answer to `answer`. Returns a
+    /// stall if there was one.
     pub(super) fn commit(&self, mut answer: impl FnMut(FinishedRequest)) -> Option<Stall> {
         let mut state = self.state.borrow_mut();
-        self.write_run(&mut state);
-        if let Some(read) = state.read.take() {
-            self.read_now(&mut state, read);
+        if !state.has_work {
+            return None;
         }
-        (state.spent_ns, state.reads) = (0, false);
+        self.write_all(&mut state);
+        let mut reads = std::mem::take(&mut state.reads);
+        for read in reads.drain(..) {
+            if self.may_call(&mut state) {
+                self.read_now(&mut state, read);
+            } else {
+                state.rest.push(read);
+            }
+        }
+        state.reads = reads;
+        (state.spent_ns, state.last_ns, state.has_work, state.has_read) = (0, None, false, false);
         state.gate.end_batch();
         let stall = state.stall.take();
+        let (mut ready, mut rest) = (std::mem::take(&mut state.ready), std::mem::take(&mut state.rest));
+        // Nothing is borrowed while the other engine works, and while `answer` runs.
         drop(state);
-        self.pass_on();
-        // Not borrowed while `answer` runs.
-        let mut ready = std::mem::take(&mut self.state.borrow_mut().ready);
+        ready.extend(rest.drain(..).filter_map(|request| self.behind.submit(request)));
         ready.drain(..).for_each(&mut answer);
-        self.state.borrow_mut().ready = ready;
+        let mut state = self.state.borrow_mut();
+        // They keep their capacity.
+        (state.ready, state.rest) = (ready, rest);
         stall
     }
 
-    pub(super) fn uses_ring(&self) -> bool {
+    fn uses_ring(&self) -> bool {
         matches!(self.behind, Behind::Ring(_))
     }
 
@@ -172,74 +185,34 @@ impl<C: Calls> InlineEngine<C> {
         self.state.borrow().stats
     }
 
-    fn write(&self, request: PendingRequest) -> Option<FinishedRequest> {
+    fn take_write(&self, request: PendingRequest) -> Option<FinishedRequest> {
         if let Err(error) = self.image.syncs().check(request.operation()) {
             return Some(request.finish(Err(error)));
         }
-        let (start, bytes) = (request.offset(), request.remaining());
-        let end = start.saturating_add(bytes);
+        let end = request.offset().saturating_add(request.remaining());
         let mut state = self.state.borrow_mut();
-        let is_adjacent = start == state.run_end && !state.run.is_empty();
-        if is_adjacent && state.run_bytes + bytes <= MOST_BYTES && end <= self.write_end {
-            state.run.push(request);
-            (state.run_end, state.run_bytes) = (end, state.run_bytes + bytes);
-            return None;
-        }
-        self.write_run(&mut state);
         if end > self.write_end || !state.write_tries.next() || !self.may_call(&mut state) {
             drop(state);
-            self.pass_on();
             return self.behind.submit(request);
         }
-        state.run.push(request);
-        (state.run_end, state.run_bytes) = (end, bytes);
-        self.one_of(state)
+        state.has_work = true;
+        state.writes.push(request);
+        None
     }
 
-    fn read(&self, request: PendingRequest) -> Option<FinishedRequest> {
+    fn take_read(&self, request: PendingRequest) -> Option<FinishedRequest> {
         let mut state = self.state.borrow_mut();
-        let is_tried = !state.no_nowait_read && state.read_tries.next() && self.may_call(&mut state);
-        if self.uses_ring() {
-            if is_tried && !state.reads {
-                (state.read, state.reads) = (Some(request), true);
-                return None;
-            }
-            state.reads = true;
-            let first = state.read.take();
-            drop(state);
-            if let Some(answer) = first.and_then(|first| self.behind.submit(first)) {
-                self.state.borrow_mut().ready.push(answer);
-            }
-            return self.behind.submit(request);
+        // A ring takes several with one system call.
+        let is_second = self.uses_ring() && std::mem::replace(&mut state.has_read, true);
+        state.has_work = true;
+        if !is_second && !state.no_nowait_read && state.read_tries.next() && self.may_call(&mut state) {
+            state.reads.push(request);
+            return None;
         }
-        if !is_tried {
-            drop(state);
-            return self.behind.submit(request);
-        }
-        self.read_now(&mut state, request);
-        self.one_of(state)
-    }
-
-    /// Passes on what has to be, and returns one of the answers. The others are returned with the
-    /// next requests, or at the end of the batch.
-    fn one_of(&self, mut state: std::cell::RefMut<'_, State>) -> Option<FinishedRequest> {
-        if state.rest.is_empty() {
-            return state.ready.pop();
-        }
+        let first = if is_second { state.reads.pop() } else { None };
+        state.rest.extend(first);
         drop(state);
-        self.pass_on();
-        self.state.borrow_mut().ready.pop()
-    }
-
-    fn pass_on(&self) {
-        loop {
-            // A statement of its own: nothing is borrowed while the other engine works.
-            let request = self.state.borrow_mut().rest.pop();
-            let Some(request) = request else { return };
-            if let Some(answer) = self.behind.submit(request) {
-                self.state.borrow_mut().ready.push(answer);
-            }
-        }
+        self.behind.submit(request)
     }
 
     fn may_call(&self, state: &mut State) -> bool {
@@ -247,12 +220,18 @@ impl<C: Calls> InlineEngine<C> {
     }
 
     /// Makes a call and counts it.
-    fn timed(&self, state: &mut State, bytes: u64, call: impl FnOnce() -> io::Result<usize>) -> io::Result<usize> {
+    fn timed(
+        &self,
+        state: &mut State,
+        bytes: u64,
+        call: impl FnOnce() -> io::Result<usize>,
+    ) -> io::Result<usize> {
         state.gate.begin(|| self.calls.switches());
-        let began_ns = self.calls.now_ns();
+        let began_ns = state.last_ns.unwrap_or_else(|| self.calls.now_ns());
         let result = call();
         let ended_ns = self.calls.now_ns();
         let took_ns = ended_ns.saturating_sub(began_ns);
+        state.last_ns = Some(ended_ns);
         state.stats.calls += 1;
         state.spent_ns = state.spent_ns.saturating_add(took_ns);
         if let Some(stall) = state.gate.record(bytes, took_ns, ended_ns, || self.calls.switches()) {
@@ -262,44 +241,43 @@ impl<C: Calls> InlineEngine<C> {
         result
     }
 
-    /// Carries out the writes of the run.
-    fn write_run(&self, state: &mut State) {
-        if state.run.is_empty() {
-            return;
-        }
-        let mut run = std::mem::take(&mut state.run);
+    /// Carries out the writes, those to adjacent sectors together.
+    fn write_all(&self, state: &mut State) {
+        let mut writes = std::mem::take(&mut state.writes);
         let mut iovecs = std::mem::take(&mut state.iovecs);
-        iovecs.clear();
-        let offset = run.first().map_or(0, PendingRequest::offset);
-        for request in &mut run {
-            iovecs.extend_from_slice(request.iovecs());
-        }
-        // What does not fit is passed on, as after any short write.
-        iovecs.truncate(libc::UIO_MAXIOV as usize);
-        match self.call_write(state, &iovecs, offset) {
-            Ok(mut left) => {
-                for request in run.drain(..) {
-                    let moved = request.remaining().min(left as u64) as usize;
-                    left -= moved;
-                    if moved == 0 {
-                        state.rest.push(request);
-                    } else {
-                        state.moved(request, moved);
-                    }
-                }
+        let mut left = writes.drain(..).peekable();
+        while let Some(mut first) = left.next() {
+            if !self.may_call(state) {
+                state.rest.push(first);
+                continue;
             }
-            Err(error) => {
-                // With several it is not known which of them the error concerns.
-                let alone = if run.len() == 1 && !is_transient(&error) { run.pop() } else { None };
-                state.ready.extend(alone.map(|request| request.finish(Err(error))));
-                state.rest.append(&mut run);
+            iovecs.clear();
+            let (offset, mut bytes) = (first.offset(), first.remaining());
+            iovecs.extend_from_slice(first.iovecs());
+            state.run.push(first);
+            while let Some(mut next) =
+                left.next_if(|next| next.offset() == offset + bytes && bytes + next.remaining() <= MOST_BYTES)
+            {
+                bytes += next.remaining();
+                iovecs.extend_from_slice(next.iovecs());
+                state.run.push(next);
             }
+            // What does not fit is passed on, as after any short write.
+            iovecs.truncate(libc::UIO_MAXIOV as usize);
+            let result = self.call_write(state, &iovecs, offset, bytes);
+            state.end_run(result);
         }
-        (state.run, state.iovecs) = (run, iovecs);
+        drop(left);
+        (state.writes, state.iovecs) = (writes, iovecs);
     }
 
-    fn call_write(&self, state: &mut State, iovecs: &[libc::iovec], offset: u64) -> io::Result<usize> {
-        let bytes = state.run_bytes;
+    fn call_write(
+        &self,
+        state: &mut State,
+        iovecs: &[libc::iovec],
+        offset: u64,
+        bytes: u64,
+    ) -> io::Result<usize> {
         // SAFETY: the requests of the run own their chains, which keep their memory mapped. The
         // array has what they returned last.
         let write = |flags| unsafe { self.calls.write(self.image.as_fd(), iovecs, offset, flags) };
@@ -337,6 +315,31 @@ impl<C: Calls> InlineEngine<C> {
 }
 
 impl State {
+    /// Distributes the result of a call among the requests of the run.
+    fn end_run(&mut self, result: io::Result<usize>) {
+        let mut run = std::mem::take(&mut self.run);
+        match result {
+            Ok(mut left) => {
+                for request in run.drain(..) {
+                    let bytes = request.remaining().min(left as u64) as usize;
+                    left -= bytes;
+                    if bytes == 0 {
+                        self.rest.push(request);
+                    } else {
+                        self.moved(request, bytes);
+                    }
+                }
+            }
+            Err(error) => {
+                // With several it is not known which of them the error concerns.
+                let alone = if run.len() == 1 && !is_transient(&error) { run.pop() } else { None };
+                self.ready.extend(alone.map(|request| request.finish(Err(error))));
+                self.rest.append(&mut run);
+            }
+        }
+        self.run = run;
+    }
+
     fn moved(&mut self, request: PendingRequest, bytes: usize) {
         match request.transferred(bytes) {
             Transfer::Complete(answer) => self.ready.push(answer),

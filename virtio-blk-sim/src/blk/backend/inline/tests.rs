@@ -16,8 +16,8 @@ use virtio_bindings::virtio_blk as vb;
 use super::gate::Switches;
 use super::*;
 use crate::blk::backend::tests::{CAPACITY, TempFile, conforms, step};
-use crate::blk::device::test_rig::{Posted, Rig, disk_content};
 use crate::blk::device::Status;
+use crate::blk::device::test_rig::{Posted, Rig, disk_content};
 
 const OK: u8 = Status::Ok as u8;
 const IOERR: u8 = Status::IoErr as u8;
