@@ -253,7 +253,7 @@ impl Worker for BlkWorker {
         self.engine.batch()
     }
 
-    #[inline]
+    #[inline(always)]
     fn commit(&self, mut answered: impl FnMut(Answer<RequestSlot>)) {
         let stall = self.engine.commit(|finished| {
             #[cfg(feature = "metrics")]

@@ -386,7 +386,7 @@ impl<W: Worker> Queue<W> {
     }
 
     /// Ends a batch.
-    #[inline]
+    #[inline(always)]
     fn commit(&self, ring: &mut Ring<W>) {
         self.worker.commit(|answer| self.answer(ring, answer));
     }

@@ -74,11 +74,17 @@ impl RingEngine {
         if let Err(error) = self.image.syncs().check(request.operation()) {
             return Some(request.finish(Err(error)));
         }
-        let Some(entry) = self.entry(&mut request) else {
+        let is_sync = self.is_sync(request.operation());
+        let Some(mut entry) = self.entry(&mut request, is_sync) else {
             self.pool.submit(request);
             return None;
         };
-        let sync = self.is_sync(request.operation()).then(|| self.image.syncs().begin());
+        let sync = if is_sync {
+            Some(self.image.syncs().begin())
+        } else {
+            entry = entry.flags(self.target_flags);
+            None
+        };
         // SAFETY: the entry points to the request's iovec array and to guest memory. Both stay in
         // place and mapped as long as the request lives (see `PendingRequest::iovecs`), and the
         // operation owns the request. The file is kept open by `self.image` and by the pool, which
@@ -98,16 +104,21 @@ impl RingEngine {
         }
     }
 
-    fn entry(&self, request: &mut PendingRequest) -> Option<squeue::Entry> {
-        let operation = *request.operation();
-        if let Operation::Flush = operation {
-            let fd = types::Fd(self.image.file().as_raw_fd());
-            return Some(opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build());
-        }
+    /// The entry for the request, without flags. One that `is_sync` names the descriptor, not the
+    /// slot, because tests replace the descriptor to make it fail.
+    fn entry(&self, request: &mut PendingRequest, is_sync: bool) -> Option<squeue::Entry> {
+        let fd = types::Fd(if is_sync { self.image.file().as_raw_fd() } else { self.target });
+        let write_flags = match *request.operation() {
+            Operation::In { .. } => None,
+            Operation::Out { durable, .. } => Some(if durable { libc::RWF_DSYNC } else { 0 }),
+            Operation::Flush => {
+                return Some(opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build());
+            }
+            Operation::Discard(_) | Operation::WriteZeroes { .. } => return None,
+        };
         if !self.image.suits(request) {
             return None;
         }
-        let (mut fd, mut target_flags) = (types::Fd(self.target), self.target_flags);
         let offset = request.offset();
         let iovecs = request.iovecs();
         // At most 1024. For a single buffer the kernel need not fetch an array.
@@ -116,27 +127,16 @@ impl RingEngine {
             [one] => u32::try_from(one.iov_len).ok().map(|len| (one.iov_base.cast::<u8>(), len)),
             _ => None,
         };
-        let entry = match operation {
-            Operation::In { .. } => match single {
-                Some((ptr, len)) => opcode::Read::new(fd, ptr, len).offset(offset).build(),
-                None => opcode::Readv::new(fd, array, count).offset(offset).build(),
-            },
-            Operation::Out { durable, .. } => {
-                let flags = if durable { libc::RWF_DSYNC } else { 0 };
-                if durable {
-                    // As a flush: tests replace the descriptor to make them fail.
-                    (fd, target_flags) = (types::Fd(self.image.file().as_raw_fd()), squeue::Flags::empty());
-                }
-                match single {
-                    Some((ptr, len)) => {
-                        opcode::Write::new(fd, ptr, len).offset(offset).rw_flags(flags).build()
-                    }
-                    None => opcode::Writev::new(fd, array, count).offset(offset).rw_flags(flags).build(),
-                }
+        Some(match (write_flags, single) {
+            (None, Some((ptr, len))) => opcode::Read::new(fd, ptr, len).offset(offset).build(),
+            (None, None) => opcode::Readv::new(fd, array, count).offset(offset).build(),
+            (Some(flags), Some((ptr, len))) => {
+                opcode::Write::new(fd, ptr, len).offset(offset).rw_flags(flags).build()
             }
-            Operation::Flush | Operation::Discard(_) | Operation::WriteZeroes { .. } => return None,
-        };
-        Some(entry.flags(target_flags))
+            (Some(flags), None) => {
+                opcode::Writev::new(fd, array, count).offset(offset).rw_flags(flags).build()
+            }
+        })
     }
 }
 

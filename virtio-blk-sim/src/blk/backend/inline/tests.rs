@@ -363,8 +363,7 @@ fn a_file_that_sleeps_holds_up_the_loop_once_per_backoff() {
     assert_eq!((slow_at, stalls), (vec![0, 2, 21, 61, 141, 301], 6));
 }
 
-/// A slow file is told once per back-off, at the end of the batch, and the rest of the batch is
-/// passed on.
+/// The stall is returned once, at the end of the batch, and the rest of the batch is passed on.
 #[test]
 fn the_rest_of_a_batch_is_passed_on_when_a_call_was_slow() {
     let file = TempFile::with(&disk_content(CAPACITY));
@@ -458,7 +457,7 @@ fn cached_reads_are_inline_and_others_are_passed_on() {
     // A file that does not have it.
     bench.script.then(&[Step::Fails(libc::EOPNOTSUPP)]);
     for calls in [1, 0] {
-        assert_eq!(bench.run(&[read(8, 8)]).written, [expected.clone()]);
+        assert_eq!(bench.run(&[read(8, 8)]).written, std::slice::from_ref(&expected));
         assert_eq!(bench.script.made().len(), calls);
     }
 }
