@@ -253,7 +253,11 @@ impl Worker for BlkWorker {
         self.engine.batch()
     }
 
-    #[inline(always)]
+    #[inline]
+    fn collects(&self) -> bool {
+        self.engine.collects()
+    }
+
     fn commit(&self, mut answered: impl FnMut(Answer<RequestSlot>)) {
         let stall = self.engine.commit(|finished| {
             #[cfg(feature = "metrics")]

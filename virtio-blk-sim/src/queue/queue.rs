@@ -388,6 +388,13 @@ impl<W: Worker> Queue<W> {
     /// Ends a batch.
     #[inline(always)]
     fn commit(&self, ring: &mut Ring<W>) {
+        if self.worker.collects() {
+            self.commit_collected(ring);
+        }
+    }
+
+    #[inline(never)]
+    fn commit_collected(&self, ring: &mut Ring<W>) {
         self.worker.commit(|answer| self.answer(ring, answer));
     }
 

@@ -71,6 +71,11 @@ pub trait Worker: 'static {
         u16::MAX
     }
 
+    /// Whether [`commit`](Self::commit) is to be called. Asked at the end of each batch.
+    fn collects(&self) -> bool {
+        true
+    }
+
     /// Called at the end of a batch: carries out, or submits to the kernel, what
     /// [`begin`](Self::begin) has collected. What is answered by that is passed to `answered`. May
     /// be called when there is nothing to do.

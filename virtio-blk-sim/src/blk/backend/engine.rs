@@ -200,10 +200,15 @@ impl Engine {
     /// Marks the end of a batch: carries out, or submits to the kernel, what was collected. Each
     /// request that is answered by that is passed to `answer`. Returns a [`Stall`] if there was one
     /// in this batch.
-    // Inlined, so that it is one comparison for the other engines.
-    #[inline(always)]
     pub fn commit(&self, answer: impl FnMut(FinishedRequest)) -> Option<Stall> {
         if let Kind::Collecting(collecting) = &self.kind { collecting.commit(answer) } else { None }
+    }
+
+    /// Whether [`commit`](Self::commit) can have anything to do: false for an engine that carries
+    /// out each request at once, or hands it over at once.
+    #[inline]
+    pub fn collects(&self) -> bool {
+        matches!(self.kind, Kind::Collecting(_))
     }
 
     /// Returns the number of system calls for requests in the loop's thread, such as io_submit(2)
@@ -231,7 +236,6 @@ impl Engine {
 }
 
 impl Collecting {
-    #[inline(never)]
     fn commit(&self, answer: impl FnMut(FinishedRequest)) -> Option<Stall> {
         match self {
             Self::Inline(inline) => inline.commit(answer),
