@@ -56,6 +56,16 @@ impl Home {
 #[derive(Clone, Debug)]
 pub struct FixedFile(Rc<FileSlot>);
 
+#[cfg(feature = "raw-sqe")]
+impl FixedFile {
+    /// The slot of the file in the table of its ring, for an SQE with the flag IOSQE_FIXED_FILE:
+    /// what [`types::Fixed`](io_uring::types::Fixed) takes. It belongs to this file as long as the
+    /// registration lives, and an SQE that was submitted keeps the file. Feature `raw-sqe`.
+    pub fn slot(&self) -> u32 {
+        self.0.slot
+    }
+}
+
 struct FileSlot {
     slot: u32,
     ring: RingId,

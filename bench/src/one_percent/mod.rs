@@ -195,10 +195,7 @@ fn setup(run: &Run, scratch: &Scratch) -> Result<Setup, String> {
         Disk::Direct => BackendKind::File(scratch.direct()?),
         Disk::LinuxAio => BackendKind::LinuxAio(scratch.direct()?),
     };
-    let capacity_sectors = match &backend {
-        BackendKind::File(image) | BackendKind::LinuxAio(image) => image.capacity_sectors(),
-        BackendKind::Null | BackendKind::Memory(_) | BackendKind::Delay(_) => SECTORS,
-    };
+    let capacity_sectors = backend.image().map_or(SECTORS, |image| image.capacity_sectors());
     Ok(Setup {
         backend,
         capacity_sectors,

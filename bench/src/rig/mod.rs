@@ -186,11 +186,9 @@ fn bounded_kick(arm: Arm, setup: &Setup) -> Option<io::Result<BoundedNotifier>> 
 }
 
 fn device(setup: &Setup) -> io::Result<BlockDevice> {
-    let config = match &setup.backend {
-        BackendKind::File(image) | BackendKind::LinuxAio(image) => image.device_config(),
-        BackendKind::Null | BackendKind::Memory(_) | BackendKind::Delay(_) => {
-            DeviceConfig::new(setup.capacity_sectors)
-        }
+    let config = match setup.backend.image() {
+        Some(image) => image.device_config(),
+        None => DeviceConfig::new(setup.capacity_sectors),
     };
     BlockDevice::new(config).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
 }
@@ -201,6 +199,8 @@ fn open(backend: &BackendKind) -> io::Result<Backend> {
         BackendKind::Memory(sectors) => Backend::memory(*sectors)?,
         BackendKind::Delay(delay) => Backend::Delay(*delay),
         BackendKind::File(image) => Backend::File(Arc::clone(image)),
+        BackendKind::IoUring(image) => Backend::IoUring(Arc::clone(image)),
+        BackendKind::Threads(image) => Backend::Threads(Arc::clone(image)),
         BackendKind::LinuxAio(image) => Backend::LinuxAio(Arc::clone(image)),
     })
 }

@@ -31,7 +31,20 @@ pub(crate) enum BackendKind {
     Memory(u64),
     Delay(Delay),
     File(Arc<FileImage>),
+    IoUring(Arc<FileImage>),
+    Threads(Arc<FileImage>),
     LinuxAio(Arc<FileImage>),
+}
+
+impl BackendKind {
+    pub(crate) fn image(&self) -> Option<&Arc<FileImage>> {
+        match self {
+            Self::File(image) | Self::IoUring(image) | Self::Threads(image) | Self::LinuxAio(image) => {
+                Some(image)
+            }
+            Self::Null | Self::Memory(_) | Self::Delay(_) => None,
+        }
+    }
 }
 
 /// What all arms of a run have in common.

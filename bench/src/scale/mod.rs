@@ -1,7 +1,7 @@
 //! `bench scale`: how costs grow with the number of notifiers and of devices on one loop, how
 //! evenly a loop serves many devices, how much memory a handler needs, what several IoThreads gain,
-//! what many idle disks of vhost-user-blk cost,
-//! and whether disks that come and go disturb a busy one.
+//! what many idle disks of vhost-user-blk cost, and whether disks that come and go disturb a busy
+//! one.
 
 mod churn;
 mod devices;
@@ -227,7 +227,7 @@ fn measure_churn(
         Ok(Ok(Client::ALL[index]))
     };
     let visit = |_, client: &mut Client| sample(*client, plan.runtime * DISK_RUNTIME);
-    Ok(campaign::run("disks that change", &cases, plan.rounds, session, warm_up, visit)?.collect(&cases))
+    Ok(campaign::run("disks that change", &cases, plan, session, warm_up, visit)?.collect(&cases))
 }
 
 fn gone() -> Error {

@@ -36,9 +36,10 @@ pub(crate) struct VirtioBlkArgs {
     /// Bypass the page cache (O_DIRECT) with --backend file:PATH
     #[arg(long)]
     direct: bool,
-    /// How the file's I/O is done: auto (the loop's io_uring, or a few threads if the loop has
-    /// none), or linux-aio (io_submit(2), completions through a second eventfd; needs --direct), as
-    /// in QEMU in 2020
+    /// How the file's I/O is done: auto (with --direct the loop's io_uring, or a few threads if the
+    /// loop has none; else also calls in the loop's thread as long as they are short), io_uring,
+    /// threads, or linux-aio (io_submit(2), completions through a second eventfd; needs --direct),
+    /// as in QEMU in 2020
     #[arg(long, value_name = "ENGINE", default_value = "auto")]
     engine: FileEngine,
     /// Busy poll for up to this time before sleeping, in ns or with a suffix; QEMU's IOThreads use
@@ -81,6 +82,9 @@ enum GuestArg {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum FileEngine {
     Auto,
+    #[value(name = "io_uring")]
+    IoUring,
+    Threads,
     LinuxAio,
 }
 
@@ -181,6 +185,8 @@ impl VirtioBlkArgs {
                 let image = Arc::new(image);
                 match self.engine {
                     FileEngine::Auto => (BackendKind::File(image), sectors),
+                    FileEngine::IoUring => (BackendKind::IoUring(image), sectors),
+                    FileEngine::Threads => (BackendKind::Threads(image), sectors),
                     FileEngine::LinuxAio if self.direct => (BackendKind::LinuxAio(image), sectors),
                     FileEngine::LinuxAio => {
                         let why = "--engine linux-aio: io_submit(2) blocks on the page cache; add --direct";
@@ -193,7 +199,7 @@ impl VirtioBlkArgs {
                     "--direct: only a file can be opened with O_DIRECT; use --backend file:PATH".to_owned(),
                 ));
             }
-            _ if self.engine == FileEngine::LinuxAio => {
+            _ if self.engine != FileEngine::Auto => {
                 let why = "--engine: only a file has one; use --backend file:PATH";
                 return Err(Error::Usage(why.to_owned()));
             }
@@ -275,7 +281,12 @@ impl VirtioBlkArgs {
             (None, _) if self.kick_storm => ", kick storm".to_owned(),
             (None, _) => String::new(),
         };
-        let engine = if self.engine == FileEngine::LinuxAio { " by linux-aio" } else { "" };
+        let engine = match self.engine {
+            FileEngine::Auto => "",
+            FileEngine::IoUring => " by io_uring",
+            FileEngine::Threads => " by threads",
+            FileEngine::LinuxAio => " by linux-aio",
+        };
         let requests = self.requests.map(|requests| format!(", {requests} requests")).unwrap_or_default();
         let guest = match (self.guest, self.doorbell()) {
             (GuestArg::Thread, _) => "",

@@ -23,7 +23,7 @@ _vhost__user__blk() {
 
     case "${cmd}" in
         vhost__user__blk)
-            opts="-h -V --socket-path --socket --fd --config --log-level --log-format --log-file --metrics --metrics-file --metrics-interval --socket-mode --socket-owner --blk-file --image --lock --format --allow-backing --null --memory --read-only --serial --block-size --queues --queue-size --direct --mapping --iops --bps --control --monitor --reset --busy-poll --linger --threads --user --group --pid-file --stats --sandbox --print-capabilities --help --version"
+            opts="-h -V --socket-path --socket --fd --config --log-level --log-format --log-file --metrics --metrics-file --metrics-interval --socket-mode --socket-owner --blk-file --image --lock --format --allow-backing --null --memory --read-only --serial --block-size --queues --queue-size --direct --engine --mapping --iops --bps --control --monitor --reset --busy-poll --linger --threads --user --group --pid-file --stats --sandbox --print-capabilities --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -118,6 +118,10 @@ _vhost__user__blk() {
                     return 0
                     ;;
                 --queue-size)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --engine)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

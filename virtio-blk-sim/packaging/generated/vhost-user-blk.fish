@@ -23,6 +23,7 @@ complete -c vhost-user-blk -l serial -d 'Serial number of the disk, up to 20 cha
 complete -c vhost-user-blk -l block-size -d 'Logical block size that the guest sees, in bytes [default: 512, or what --direct requires]' -r
 complete -c vhost-user-blk -l queues -d 'Number of request queues, 1 to 256' -r
 complete -c vhost-user-blk -l queue-size -d 'Largest useful queue size in entries, a power of two from 4 to 1024; it sets SEG_MAX, the maximum number of data segments per request that the guest sees. Requests of up to 1022 segments are served in any case' -r
+complete -c vhost-user-blk -l engine -d 'How the image\'s I/O is done, as `aio` of QEMU\'s -blockdev. auto: with --direct io_uring, or threads if the I/O thread has none; else also calls in the I/O thread, as long as they are short. io_uring: the I/O thread\'s. threads: a few for each queue. linux-aio: QEMU\'s native; needs --direct' -r
 complete -c vhost-user-blk -l mapping -d 'I/O thread of each queue, such as 0,0,1; queues beyond the end of the list are assigned round robin' -r
 complete -c vhost-user-blk -l iops -d 'Limit on requests per second, all queues together' -r
 complete -c vhost-user-blk -l bps -d 'Limit on bytes per second, all queues together' -r

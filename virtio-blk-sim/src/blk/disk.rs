@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use aio::AioContext;
 
-use super::backend::{Backend, Done, Engine, FileImage};
+use super::backend::{Backend, Done, Engine, FileImage, Stall};
 use super::device::{BlockDevice, Features, FinishedRequest, Operation, RequestSlot, Started, Status};
 use super::lock_wait::LockWait;
 #[cfg(feature = "metrics")]
-use super::metered::{begin_metered, record_batch, record_refusal};
+use super::metered::{begin_metered, record_batch, record_now, record_refusal};
 use crate::log::Line;
 use crate::memory::GuestMemoryMmap;
 #[cfg(feature = "metrics")]
@@ -254,12 +254,29 @@ impl Worker for BlkWorker {
     }
 
     #[inline]
-    fn commit(&self) {
-        self.engine.commit();
+    fn collects(&self) -> bool {
+        self.engine.collects()
+    }
+
+    fn commit(&self, mut answered: impl FnMut(Answer<RequestSlot>)) {
+        let stall = self.engine.commit(|finished| {
+            #[cfg(feature = "metrics")]
+            if let Some(recorder) = &self.recorder {
+                record_now(recorder, &finished);
+            }
+            answered(answer(finished, &self.name));
+        });
+        if let Some(stall) = stall {
+            log_stall(stall, &self.name);
+        }
     }
 
     fn submit_calls(&self) -> u64 {
         self.engine.submit_calls()
+    }
+
+    fn stalls(&self) -> u64 {
+        self.engine.stalls()
     }
 
     #[cfg(feature = "metrics")]
@@ -277,6 +294,16 @@ fn answer(finished: FinishedRequest, name: &Arc<str>) -> Answer<RequestSlot> {
     }
     let written = finished.written();
     Answer { slot: finished.into_slot(), written }
+}
+
+#[cold]
+fn log_stall(stall: Stall, name: &str) {
+    let (excess, backoff) = (stall.excess_ns as f64 / 1e6, stall.backoff_ns as f64 / 1e9);
+    let line = format_args!(
+        "the page cache of the image held up the loop for {excess:.1} ms: the I/O of the next {backoff:.1} s \
+         is handed over"
+    );
+    Line::warn(line).device(name).limited();
 }
 
 /// Writes a line about an error of the backend, which the guest sees only as an I/O error.

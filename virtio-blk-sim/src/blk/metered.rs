@@ -47,6 +47,12 @@ pub(super) fn record_refusal(recorder: &Recorder) {
     recorder.record(Kind::Refused, 0, took, None);
 }
 
+/// Records a request that the backend has finished at the end of its batch.
+#[inline(never)]
+pub(super) fn record_now(recorder: &Recorder, finished: &FinishedRequest) {
+    record(recorder, finished, recorder.read_clock());
+}
+
 /// Records requests that the backend has finished later.
 pub(super) fn record_batch(recorder: &Recorder, finished: &[FinishedRequest]) {
     let now = Instant::now();

@@ -160,6 +160,15 @@ const OF_DISKS: &[OfDisk] = &[
     ("virtio_blk_drains", "Times that the queue was looked at.", None, Counter, |disk, samples| {
         of_queues(disk, |index, queue| samples.put(&[("queue", index)], queue.figures.stats.drains))
     }),
+    (
+        "virtio_blk_stalls",
+        "Times that the page cache of the image held up the loop, so that I/O was handed over for a while.",
+        None,
+        Counter,
+        |disk, samples| {
+            of_queues(disk, |index, queue| samples.put(&[("queue", index)], queue.figures.stats.stalls))
+        },
+    ),
     ("virtio_blk_ring_running", "Whether the ring is running.", None, Gauge, |disk, samples| {
         of_queues(disk, |index, queue| samples.put(&[("queue", index)], queue.is_running.into()))
     }),

@@ -102,5 +102,6 @@ impl Figures {
         }
         self.stats.interrupts = both(self.stats.interrupts, other.stats.interrupts);
         self.stats.drains = both(self.stats.drains, other.stats.drains);
+        self.stats.stalls = both(self.stats.stalls, other.stats.stalls);
     }
 }

@@ -29,7 +29,7 @@
 //! | `virtio_blk_transferred_bytes` | disk, queue, operation | bytes that were read, written, discarded or zeroed |
 //! | `virtio_blk_request_duration_seconds` | disk, queue, operation | from the taking of the request's batch to its completion |
 //! | `virtio_blk_errors` | disk, queue, operation, errno | requests that the backend failed |
-//! | `virtio_blk_interrupts`, `virtio_blk_drains` | disk, queue | as in [`QueueStats`](crate::queue::QueueStats) |
+//! | `virtio_blk_interrupts`, `virtio_blk_drains`, `virtio_blk_stalls` | disk, queue | as in [`QueueStats`](crate::queue::QueueStats) |
 //! | `virtio_blk_ring_running` | disk, queue | 1 while the driver has the ring running |
 //! | `virtio_blk_frontend_connected`, `virtio_blk_frontends` | disk | whether there is a frontend, and how many there were |
 //! | `virtio_blk_frontend_throttled` | disk, of | how often the `messages` or `connections` of frontends had to wait, as in `vhost_user::Throttled` |

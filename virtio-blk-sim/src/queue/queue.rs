@@ -292,13 +292,13 @@ impl<W: Worker> Queue<W> {
             };
             self.begin_chain(ring, slot, refused);
         }
-        self.worker.commit();
+        self.commit(ring);
         self.publish(ring);
     }
 
     /// The counters.
     pub fn stats(&self) -> QueueStats {
-        QueueStats { submits: self.worker.submit_calls(), ..self.stats.get() }
+        QueueStats { submits: self.worker.submit_calls(), stalls: self.worker.stalls(), ..self.stats.get() }
     }
 
     /// Requests that were taken off the ring and not answered.
@@ -435,6 +435,19 @@ impl<W: Worker> Queue<W> {
             self.rest.arm_after(Duration::from_nanos(wait_ns));
         }
         wait_ns > 0
+    }
+
+    /// Ends a batch.
+    #[inline(always)]
+    fn commit(&self, ring: &mut Ring<W>) {
+        if self.worker.collects() {
+            self.commit_collected(ring);
+        }
+    }
+
+    #[inline(never)]
+    fn commit_collected(&self, ring: &mut Ring<W>) {
+        self.worker.commit(|answer| self.answer(ring, answer));
     }
 
     /// Puts one answer on the used ring, for [`publish`](Self::publish).
@@ -633,7 +646,7 @@ impl<W: Worker> BusyPolled for Queue<W> {
         }
         let drained = self.drain(&mut ring);
         // Whatever ended the drain, the chains before that have begun.
-        self.worker.commit();
+        self.commit(&mut ring);
         match drained {
             Ok(false) => {}
             Ok(true) => self.again.schedule(),
@@ -692,10 +705,12 @@ impl<W: Worker> Attached<W> {
         queue.resting.set(false);
         queue.stopping.set(true);
         // If the worker has panicked, some chains may not be committed and some answers not shown.
-        queue.worker.commit();
-        if queue.ring.borrow().queue.unpublished() > 0 {
-            queue.publish(&mut queue.ring.borrow_mut());
+        let mut ring = queue.ring.borrow_mut();
+        queue.commit(&mut ring);
+        if ring.queue.unpublished() > 0 {
+            queue.publish(&mut ring);
         }
+        drop(ring);
         async move {
             queue.idle.until(|| (queue.in_flight() == 0).then_some(())).await;
             let ring = queue.ring.borrow();

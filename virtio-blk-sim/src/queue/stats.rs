@@ -13,6 +13,8 @@ pub struct QueueStats {
     pub interrupts: u64,
     /// System calls of the worker in the loop's thread ([`Worker::submit_calls`](super::Worker)).
     pub submits: u64,
+    /// Times that such a call took too long, so that the worker makes none for a while.
+    pub stalls: u64,
 }
 
 impl std::ops::Sub for QueueStats {
@@ -24,6 +26,7 @@ impl std::ops::Sub for QueueStats {
             drains: self.drains.wrapping_sub(earlier.drains),
             interrupts: self.interrupts.wrapping_sub(earlier.interrupts),
             submits: self.submits.wrapping_sub(earlier.submits),
+            stalls: self.stalls.wrapping_sub(earlier.stalls),
         }
     }
 }

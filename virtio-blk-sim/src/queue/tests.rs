@@ -484,7 +484,7 @@ impl Worker for Rc<Collector> {
         self.begun.borrow().len() < 4
     }
 
-    fn commit(&self) {
+    fn commit(&self, _: impl FnMut(Answer<Chain>)) {
         assert!(!self.faulty_commit.take(), "a fault of the worker in commit");
         if !self.begun.borrow().is_empty() {
             self.committed.borrow_mut().append(&mut self.begun.borrow_mut());

@@ -73,13 +73,25 @@ pub trait Worker: 'static {
         1024
     }
 
-    /// Called at the end of a batch: submits what [`begin`](Self::begin) has collected for the
-    /// kernel. May be called when there is nothing to submit.
-    fn commit(&self) {}
+    /// Whether [`commit`](Self::commit) is to be called. Asked at the end of each batch.
+    fn collects(&self) -> bool {
+        true
+    }
+
+    /// Called at the end of a batch: carries out, or submits to the kernel, what
+    /// [`begin`](Self::begin) has collected. What is answered by that is passed to `answered`. May
+    /// be called when there is nothing to do.
+    fn commit(&self, _answered: impl FnMut(Answer<Self::Slot>)) {}
 
     /// Number of system calls that the loop's thread made to submit chains to the kernel, without
     /// the system calls of the loop itself.
     fn submit_calls(&self) -> u64 {
+        0
+    }
+
+    /// Number of times that such a system call took too long, so that the worker makes none for a
+    /// while.
+    fn stalls(&self) -> u64 {
         0
     }
 

@@ -46,7 +46,7 @@ const ALWAYS: &[i64] = &[
     libc::SYS_eventfd2,
     libc::SYS_read,
     libc::SYS_write,
-    libc::SYS_preadv2,       // a peer's eventfd, with RWF_NOWAIT
+    libc::SYS_preadv2,       // a peer's eventfd, or the image, with RWF_NOWAIT
     libc::SYS_clock_gettime, // in the vDSO, unless the clock source is not supported there
     // The frontend, its file descriptors, and the reply to GET_INFLIGHT_FD.
     libc::SYS_accept4,
@@ -65,6 +65,8 @@ const ALWAYS: &[i64] = &[
     // The image.
     libc::SYS_preadv,
     libc::SYS_pwritev,
+    libc::SYS_pwritev2,
+    libc::SYS_getrusage, // whether a call has slept
     libc::SYS_pread64,
     libc::SYS_pwrite64,
     libc::SYS_fdatasync,
@@ -135,6 +137,8 @@ fn calls(own: &[i64]) -> Result<Rules, BackendError> {
         (libc::SYS_mprotect, vec![only(2, executable, 0)?]),
         // Threads only, no new processes.
         (libc::SYS_clone, vec![only(0, thread, thread)?]),
+        // The limit on the size of a file, and on descriptors. It is only read.
+        (libc::SYS_prlimit64, vec![absent(2)?]),
         // Only to this process: raise(3) and abort(3).
         (libc::SYS_tgkill, vec![equal(0, std::process::id().into())?]),
         // `set_nonblocking` of a socket, and the maximum of an eventfd (EFD_IOC_SET_MAXIMUM and
@@ -158,6 +162,12 @@ fn calls(own: &[i64]) -> Result<Rules, BackendError> {
 fn only(argument: u8, mask: u64, value: u64) -> Result<SeccompRule, BackendError> {
     let comparison = SeccompCmpOp::MaskedEq(mask);
     SeccompRule::new(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Dword, comparison, value)?])
+}
+
+/// A rule for a pointer that must be null.
+fn absent(argument: u8) -> Result<SeccompRule, BackendError> {
+    let (len, comparison) = (SeccompCmpArgLen::Qword, SeccompCmpOp::Eq);
+    SeccompRule::new(vec![SeccompCondition::new(argument, len, comparison, 0)?])
 }
 
 /// A rule for a 32-bit argument that must equal `value`.

@@ -296,7 +296,7 @@ fn events_tell_disks_of_one_name_apart() {
     let mut daemon = Daemon::run(command, "monitor = \"epoll\"\nloops = 2", &[("a", &keys)]);
     let (mut control, mut moving, mut watcher) = (daemon.connect(), daemon.connect(), daemon.connect());
     let first = control.disk("a")["generation"].as_u64().unwrap();
-    let guest = flushing(&mut daemon, &mut control);
+    let _guest = flushing(&mut daemon, &mut control);
     moving.start("move-disk", json!({"id": "a", "loops": [1]}));
     while control.disk("a")["loops"] != json!([1]) {}
     control.execute("remove-disk", json!({"id": "a", "force": true})).unwrap();

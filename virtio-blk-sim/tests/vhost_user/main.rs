@@ -50,6 +50,7 @@ mod service;
 mod session;
 mod setup_order;
 mod shared_loop;
+mod slow_page_cache;
 mod status;
 mod stops;
 mod transfer;

@@ -11,7 +11,7 @@ use virtio_blk_sim::vhost_user::{self, SocketFile};
 
 use crate::access;
 use crate::spec::{DiskSpec, Names};
-use crate::values::LockTime;
+use crate::values::{FileEngine, LockTime};
 
 /// A disk whose files are open.
 #[derive(Debug)]
@@ -38,6 +38,7 @@ impl DiskSpec {
                 let (backend, config) = opened.map_err(|error| error.to_string())?;
                 // Only the size of a raw image can change while it is served.
                 let image = if let Backend::File(image) = &backend { Some(Arc::clone(image)) } else { None };
+                let backend = self.with_engine(backend, names)?;
                 if let Some(bytes) =
                     image.as_ref().map(|image| image.dropped_bytes()).filter(|bytes| *bytes > 0)
                 {
@@ -74,6 +75,17 @@ impl DiskSpec {
         };
         let device = BlockDevice::new(config).map_err(|error| error.to_string())?;
         Ok(OpenDisk { disk: Disk::new(device, backend).named(name), image })
+    }
+
+    /// The backend with the engine that was asked for.
+    fn with_engine(&self, backend: Backend, names: Names) -> Result<Backend, String> {
+        Ok(match (self.engine, backend) {
+            (FileEngine::Auto, backend) => backend,
+            (FileEngine::IoUring, Backend::File(image)) => Backend::IoUring(image),
+            (FileEngine::Threads, Backend::File(image)) => Backend::Threads(image),
+            (FileEngine::LinuxAio, Backend::File(image)) => Backend::LinuxAio(image),
+            (_, _) => return Err(format!("{}: only a raw image has a choice", names.of("engine"))),
+        })
     }
 
     /// Listens at the socket; see [`vhost_user::bind`]. `None` if the disk has none.

@@ -8,7 +8,10 @@ use virtio_blk_sim::blk::backend::ImageFormat;
 use virtio_blk_sim::blk::device::SECTOR_SIZE;
 
 use crate::access::Owner;
-use crate::values::{LockTime, block_size, bytes_per_second, de, lock_time, size, socket_mode, socket_owner};
+use crate::values::{
+    FileEngine, LockTime, block_size, bytes_per_second, de, engine, lock_time, size, socket_mode,
+    socket_owner,
+};
 
 /// A disk to serve. Nothing is open yet.
 #[derive(Debug, Clone, PartialEq, Eq, Args, Deserialize)]
@@ -84,6 +87,13 @@ pub(crate) struct DiskSpec {
     /// Bypass the page cache (open the image with O_DIRECT)
     #[arg(long)]
     pub(crate) direct: bool,
+    /// How the image's I/O is done, as `aio` of QEMU's -blockdev. auto: with --direct io_uring, or
+    /// threads if the I/O thread has none; else also calls in the I/O thread, as long as they are
+    /// short. io_uring: the I/O thread's. threads: a few for each queue. linux-aio: QEMU's native;
+    /// needs --direct
+    #[arg(long, value_name = "auto|io_uring|threads|linux-aio", default_value = "auto", value_parser = engine)]
+    #[serde(deserialize_with = "de::engine")]
+    pub(crate) engine: FileEngine,
     /// I/O thread of each queue, such as 0,0,1; queues beyond the end of the list are assigned
     /// round robin
     #[arg(long = "mapping", value_name = "LIST", value_delimiter = ',')]
@@ -117,6 +127,7 @@ impl Default for DiskSpec {
             queues: 1,
             queue_size: 256,
             direct: false,
+            engine: FileEngine::Auto,
             loops: Vec::new(),
             iops: None,
             bps: None,
@@ -174,6 +185,7 @@ impl DiskSpec {
             ("queues", self.queues == other.queues),
             ("queue-size", self.queue_size == other.queue_size),
             ("direct", self.direct == other.direct),
+            ("engine", self.engine == other.engine),
         ];
         same.into_iter().find(|(_, same)| !same).map(|(key, _)| key)
     }
@@ -187,6 +199,7 @@ impl DiskSpec {
         if self.image.is_none() {
             let given = [
                 ("direct", self.direct),
+                ("engine", self.engine != FileEngine::Auto),
                 ("format", self.format.is_some()),
                 ("allow-backing", !self.allow_backing.is_empty()),
                 ("lock", self.lock != LockTime::Start),
@@ -195,6 +208,10 @@ impl DiskSpec {
                 let (option, image) = (names.of(option), names.of("image"));
                 return Err(format!("{option} concerns an image, and there is no {image}"));
             }
+        }
+        if self.engine == FileEngine::LinuxAio && !self.direct {
+            let (engine, direct) = (names.of("engine"), names.of("direct"));
+            return Err(format!("{engine} linux-aio: io_submit(2) blocks on the page cache; add {direct}"));
         }
         for (option, size) in [("null", self.null), ("memory", self.memory)] {
             let option = names.of(option);

@@ -59,6 +59,25 @@ pub(crate) fn lock_time(text: &str) -> Result<LockTime, String> {
     }
 }
 
+/// How the I/O of an image is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileEngine {
+    Auto,
+    IoUring,
+    Threads,
+    LinuxAio,
+}
+
+pub(crate) fn engine(text: &str) -> Result<FileEngine, String> {
+    match text {
+        "auto" => Ok(FileEngine::Auto),
+        "io_uring" => Ok(FileEngine::IoUring),
+        "threads" => Ok(FileEngine::Threads),
+        "linux-aio" => Ok(FileEngine::LinuxAio),
+        _ => Err("use auto, io_uring, threads or linux-aio".to_owned()),
+    }
+}
+
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: Option<f64> = text.parse().ok();
     let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
@@ -201,6 +220,7 @@ pub(crate) mod de {
         path: Option<PathBuf>, super::path;
         format: Option<ImageFormat>, super::format;
         lock_time: LockTime, super::lock_time;
+        engine: FileEngine, super::engine;
         socket_mode: Option<u32>, super::socket_mode;
         socket_owner: Option<Owner>, super::socket_owner;
         size: Option<u64>, super::size;

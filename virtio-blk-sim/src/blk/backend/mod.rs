@@ -14,7 +14,8 @@
 //!
 //! When a [`Backend`] is attached to an event loop it becomes an [`Engine`], which does the same
 //! without blocking the loop. A file then uses the loop's io_uring, or a few threads if the loop
-//! has none, or Linux AIO on request. A delay uses the loop's timers.
+//! has none, or Linux AIO on request. A file in the page cache uses calls in the loop's thread as
+//! long as they are short ([`Stall`]). A delay uses the loop's timers.
 
 mod aligned_buffer;
 mod delay;
@@ -29,6 +30,7 @@ mod file_sync;
 mod formatted;
 mod image_error;
 mod image_format;
+mod inline;
 mod linux_aio;
 mod memory;
 mod null;
@@ -46,6 +48,7 @@ pub use file_ops::{DISCARD_MODE, is_unsupported, write_zeroes_modes};
 pub use formatted::FormattedImage;
 pub use image_error::ImageError;
 pub use image_format::ImageFormat;
+pub use inline::Stall;
 pub use memory::Memory;
 pub use null::Null;
 

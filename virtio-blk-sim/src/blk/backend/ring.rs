@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use aio::io_uring::{opcode, squeue, types};
-use aio::{AioContext, Operations};
+use aio::{AioContext, FixedFile, Operations};
 
 use super::done::Done;
 use super::file_image::FileImage;
@@ -27,6 +27,9 @@ type Submitted = (PendingRequest, Option<PendingSync>);
 pub(super) struct RingEngine {
     image: Arc<FileImage>,
     operations: Operations<Submitted>,
+    /// What reads and writes name: the slot of the file in the ring, or its descriptor.
+    target: i32,
+    target_flags: squeue::Flags,
     /// For operations that would block a kernel thread in any case (fallocate), for direct I/O with
     /// unaligned buffers, which must be copied, and for the rest of short transfers.
     pool: Rc<PoolEngine>,
@@ -46,8 +49,17 @@ impl RingEngine {
             done(context, &mut batch);
         });
 
+        // More files than the ring has slots, or an old kernel, is no error.
+        let registered = context.register_file(&*image).ok();
+        let (target, target_flags) = match registered.as_ref().map(FixedFile::slot) {
+            Some(slot) => (slot as i32, squeue::Flags::FIXED_FILE),
+            None => (image.file().as_raw_fd(), squeue::Flags::empty()),
+        };
         let rest = Rc::clone(&pool);
         let operations = context.operations(move |_, result, (request, sync): Submitted| {
+            // The callback keeps the slot, so that it is not another file's while the queue of the
+            // ring has an entry with it.
+            let _keep = &registered;
             if let Some(request) = synced(result, request, sync, &rest)
                 && let Some(answer) = completed(result, request, &rest)
             {
@@ -55,22 +67,28 @@ impl RingEngine {
                 deliver.schedule();
             }
         })?;
-        Ok(Self { image, operations, pool })
+        Ok(Self { image, operations, target, target_flags, pool })
     }
 
     pub(super) fn submit(&self, mut request: PendingRequest) -> Option<FinishedRequest> {
         if let Err(error) = self.image.syncs().check(request.operation()) {
             return Some(request.finish(Err(error)));
         }
-        let Some(entry) = self.entry(&mut request) else {
+        let is_sync = self.is_sync(request.operation());
+        let Some(mut entry) = self.entry(&mut request, is_sync) else {
             self.pool.submit(request);
             return None;
         };
-        let sync = self.is_sync(request.operation()).then(|| self.image.syncs().begin());
+        let sync = if is_sync {
+            Some(self.image.syncs().begin())
+        } else {
+            entry = entry.flags(self.target_flags);
+            None
+        };
         // SAFETY: the entry points to the request's iovec array and to guest memory. Both stay in
         // place and mapped as long as the request lives (see `PendingRequest::iovecs`), and the
         // operation owns the request. The file is kept open by `self.image` and by the pool, which
-        // the callback of the operation owns.
+        // the callback of the operation owns, as it owns the slot.
         match unsafe { self.operations.submit(entry, (request, sync)) } {
             Ok(_) => None,
             Err(refused) => Some(refused.value.0.finish(Err(refused.error))),
@@ -86,12 +104,18 @@ impl RingEngine {
         }
     }
 
-    fn entry(&self, request: &mut PendingRequest) -> Option<squeue::Entry> {
-        let fd = types::Fd(self.image.file().as_raw_fd());
-        let operation = *request.operation();
-        if let Operation::Flush = operation {
-            return Some(opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build());
-        }
+    /// The entry for the request, without flags. One that `is_sync` names the descriptor, not the
+    /// slot, because tests replace the descriptor to make it fail.
+    fn entry(&self, request: &mut PendingRequest, is_sync: bool) -> Option<squeue::Entry> {
+        let fd = types::Fd(if is_sync { self.image.file().as_raw_fd() } else { self.target });
+        let write_flags = match *request.operation() {
+            Operation::In { .. } => None,
+            Operation::Out { durable, .. } => Some(if durable { libc::RWF_DSYNC } else { 0 }),
+            Operation::Flush => {
+                return Some(opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build());
+            }
+            Operation::Discard(_) | Operation::WriteZeroes { .. } => return None,
+        };
         if !self.image.suits(request) {
             return None;
         }
@@ -103,22 +127,16 @@ impl RingEngine {
             [one] => u32::try_from(one.iov_len).ok().map(|len| (one.iov_base.cast::<u8>(), len)),
             _ => None,
         };
-        match operation {
-            Operation::In { .. } => Some(match single {
-                Some((ptr, len)) => opcode::Read::new(fd, ptr, len).offset(offset).build(),
-                None => opcode::Readv::new(fd, array, count).offset(offset).build(),
-            }),
-            Operation::Out { durable, .. } => {
-                let flags = if durable { libc::RWF_DSYNC } else { 0 };
-                Some(match single {
-                    Some((ptr, len)) => {
-                        opcode::Write::new(fd, ptr, len).offset(offset).rw_flags(flags).build()
-                    }
-                    None => opcode::Writev::new(fd, array, count).offset(offset).rw_flags(flags).build(),
-                })
+        Some(match (write_flags, single) {
+            (None, Some((ptr, len))) => opcode::Read::new(fd, ptr, len).offset(offset).build(),
+            (None, None) => opcode::Readv::new(fd, array, count).offset(offset).build(),
+            (Some(flags), Some((ptr, len))) => {
+                opcode::Write::new(fd, ptr, len).offset(offset).rw_flags(flags).build()
             }
-            Operation::Flush | Operation::Discard(_) | Operation::WriteZeroes { .. } => None,
-        }
+            (Some(flags), None) => {
+                opcode::Writev::new(fd, array, count).offset(offset).rw_flags(flags).build()
+            }
+        })
     }
 }
 

@@ -29,6 +29,10 @@ const BUFFER_BYTES: usize = (END - BUFFERS) as usize;
 /// Addresses and lengths of a chain's readable and writable buffers.
 type Pieces = (Vec<(GuestAddress, u32)>, Vec<(GuestAddress, u32)>);
 
+/// Where a request writes.
+#[derive(Debug)]
+pub(crate) struct Written(Vec<(GuestAddress, u32)>);
+
 /// What the guest finds after a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
@@ -89,11 +93,15 @@ impl Rig {
 
     /// Writes the posted bytes into guest memory. Returns the addresses of the buffers.
     fn place(&self, posted: &Posted) -> Pieces {
-        let mut end = BUFFERS;
+        self.place_behind(&mut { BUFFERS }, posted)
+    }
+
+    /// The same, behind `end`, which is moved.
+    fn place_behind(&self, end: &mut u64, posted: &Posted) -> Pieces {
         let mut place = |len: usize| {
-            let addr = (end + 1).next_multiple_of(self.placement.0) + self.placement.1;
-            end = addr + len as u64;
-            assert!(end < END, "the chain does not fit into guest RAM");
+            let addr = (*end + 1).next_multiple_of(self.placement.0) + self.placement.1;
+            *end = addr + len as u64;
+            assert!(*end < END, "the chain does not fit into guest RAM");
             (GuestAddress(addr), len as u32)
         };
         let readable: Vec<_> = posted
@@ -132,6 +140,45 @@ impl Rig {
         let mut slot = self.slot.take().unwrap_or_else(|| RequestSlot::new(self.queue.new_chain()));
         assert!(self.queue.pop(slot.chain_mut()).unwrap(), "the device must find the posted chain");
         slot.begin(&self.device)
+    }
+
+    /// Posts several chains at once, which must all reach the backend. Returns each request and how
+    /// to find what it writes.
+    pub(crate) fn begin_all(&mut self, posted: &[Posted]) -> Vec<(PendingRequest, Written)> {
+        let mut end = BUFFERS;
+        let begin_one = |posted| {
+            let pieces = self.place_behind(&mut end, posted);
+            self.slot = None;
+            self.driver.add(&pieces.0, &pieces.1).unwrap().expect("no free descriptors");
+            let _ = self.driver.publish();
+            let mut slot = RequestSlot::new(self.queue.new_chain());
+            assert!(self.queue.pop(slot.chain_mut()).unwrap());
+            match slot.begin(&self.device) {
+                Started::Pending(request) => (request, Written(pieces.1)),
+                Started::Finished(finished) => panic!("did not reach the backend: {:?}", finished.error()),
+            }
+        };
+        posted.iter().map(begin_one).collect()
+    }
+
+    /// Pushes the result of one of [`begin_all`](Self::begin_all), and frees its descriptors.
+    pub(crate) fn push_any(&mut self, finished: FinishedRequest) {
+        let head = finished.head();
+        self.queue.push(head, finished.written()).unwrap();
+        let _ = self.queue.publish();
+        let (used_head, _) = self.driver.pop_used().unwrap().expect("no chain was completed");
+        assert_eq!(used_head, head);
+    }
+
+    /// What a request has written: its data and its status.
+    pub(crate) fn written(&self, written: &Written) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for &(addr, len) in &written.0 {
+            let mut piece = vec![0; len as usize];
+            self.mem.read_slice(&mut piece, addr).unwrap();
+            bytes.append(&mut piece);
+        }
+        bytes
     }
 
     /// Like [`Rig::begin`], for requests that must reach the backend.

@@ -201,6 +201,7 @@ struct QueueCounters {
     drains: u64,
     interrupts: u64,
     submits: u64,
+    stalls: u64,
 }
 
 /// Looks a command up, and carries it out if it does not change a disk: then it waits for two
@@ -317,6 +318,7 @@ async fn statistics(host: &Host, id: Option<&str>) -> Result<String, Refusal> {
             drains: stats.drains,
             interrupts: stats.interrupts,
             submits: stats.submits,
+            stalls: stats.stalls,
         });
         let queues = queues.collect();
         let throttled = running.server.throttled();
