@@ -221,14 +221,25 @@ configure() {
   cp "$wanted" "$lab/$machine-$1/wanted"
 }
 
+# In a copy of another kernel's build, objtool is built again because its folder has another name,
+# and all objects depend on it. It is the same program, so it gets a time before theirs.
+keep_objects() {
+  local built=$lab/$machine-$1
+  [ -e "$built/copied" ] || return 0
+  make_kernel "$1" -j"$jobs" prepare
+  [ ! -d "$built/tools/objtool" ] || find "$built/tools/objtool" -type f -exec touch -r "$built/.config" {} +
+  rm "$built/copied"
+}
+
 compile() {
   patch_source "$1"
   configure "$1"
+  keep_objects "$1"
   make_kernel "$1" -j"$jobs" "$image"
 }
 
 export package tarball lab patches machine arch image jobs
-export -f unpack_source source_version touched patch_source make_kernel configure compile
+export -f unpack_source source_version touched patch_source make_kernel configure keep_objects compile
 
 if [ "$machine" = uml ]; then arch=um image=linux; else arch=x86_64 image=bzImage; fi
 # The kernel itself, in its build directory.
@@ -246,7 +257,13 @@ build() {
       # Start from another kernel's build if there is one: few files differ.
       from=''
       for other in "$lab/$machine"-*/wanted; do [ -e "$other" ] && from=$(dirname "$other"); done
-      if [ -n "$from" ]; then cp -a "$from" "$lab/$machine-$kernel"; else mkdir "$lab/$machine-$kernel"; fi
+      if [ -n "$from" ]; then
+        rm -rf "${lab:?}/copy" && cp -a "$from" "$lab/copy"
+        touch "$lab/copy/copied"
+        mv "$lab/copy" "$lab/$machine-$kernel"
+      else
+        mkdir "$lab/$machine-$kernel"
+      fi
     fi
     step "build $machine kernel $kernel" "$lab/build-$machine-$kernel.log" compile "$kernel"
     echo "    $(du -h "$(kernel_file "$kernel")" | cut -f1) in $(kernel_file "$kernel")"

@@ -51,7 +51,7 @@ cell() { # MONITOR DISK ARM
 for arm; do
   for monitor in $MONITORS; do
     for disk in null threads native io_uring; do
-      case $monitor$disk in *-no-uringio_uring) continue ;; esac
+      case $monitor:$disk in *-no-uring:io_uring | *-no-uring:threads) continue ;; esac
       cell "$monitor" $disk "$arm"
     done
   done

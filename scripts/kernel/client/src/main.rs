@@ -14,6 +14,9 @@
 //! `autoreset` creates the kicks with EFD_AUTORESET. `kicks=N` gives the server N more kicks that
 //! are never used: QEMU changes from ppoll(2) to epoll(7) if it watches many descriptors.
 //!
+//! At the end the client hands over a new kick that has been written to before, as when a server
+//! takes over a running guest, and reports whether the server sees it.
+//!
 //! A request that is not served in 100 ms is kicked again. That is counted as a lost kick if it
 //! helps. The exit code is 0 if no kick was lost, 4 if some were, 5 if the server hangs.
 #![expect(unsafe_code, reason = "CPU clocks, personality(2) and SCHED_BATCH are libc calls")]
@@ -88,7 +91,7 @@ fn cpu_ns(pid: libc::pid_t) -> io::Result<u64> {
     Ok(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }
 
-/// Makes this thread wait until the server sleeps, if both have one CPU. Otherwise the guest would
+/// Makes this thread wait until the server sleeps, if both have one CPU. Else the guest would
 /// run as soon as it is interrupted, and its next request would come while the server still looks at
 /// the queue and wants no kick.
 fn be_patient() -> io::Result<()> {
@@ -159,6 +162,32 @@ impl Guest {
     }
 }
 
+/// Makes a request and gives the server a new kick that already says so. Returns whether the server
+/// has seen that: "delivered", "lost" if it takes one more kick, or "hangs".
+fn hand_over(
+    guest: &mut Guest,
+    disk: &mut VhostUserDisk,
+    reset: Reset,
+) -> Result<&'static str, Box<dyn Error>> {
+    let kick = EventNotifier::new(reset)?;
+    guest.driver.read(0, 0)?;
+    guest.driver.show();
+    kick.notify()?;
+    disk.frontend().set_vring_kick(0, Some(kick.as_fd()))?;
+    let mut finished = Vec::with_capacity(1);
+    for outcome in ["delivered", "lost"] {
+        for _ in 0..20 {
+            guest.driver.reap(&mut finished)?;
+            if !finished.is_empty() {
+                return Ok(outcome);
+            }
+            std::thread::sleep(LOST_AFTER / 10);
+        }
+        kick.notify()?;
+    }
+    Ok("hangs")
+}
+
 /// Waits until both sides sleep, then tells the observer. Returns the server's CPU time.
 fn mark(progress: &Progress, pid: libc::pid_t) -> io::Result<u64> {
     std::thread::sleep(AT_REST);
@@ -171,17 +200,20 @@ fn mark(progress: &Progress, pid: libc::pid_t) -> io::Result<u64> {
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let options = Options::parse(std::env::args().skip(1))?;
     let features = Features::INDIRECT_DESC | Features::EVENT_IDX;
-    let shape =
-        QueueShape { size: BlkDriver::queue_size_for(1, features), slots: 1, block_bytes: BLOCK_BYTES, features };
+    let shape = QueueShape {
+        size: BlkDriver::queue_size_for(1, features),
+        slots: 1,
+        block_bytes: BLOCK_BYTES,
+        features,
+    };
     let frontend = Frontend::connect(&options.socket, Duration::from_secs(10))?;
     let kick = EventNotifier::new(options.reset)?;
     let (mut disk, driver) = VhostUserDisk::start_with_kick(frontend, shape, kick)?;
     if disk.capacity_sectors() < BLOCKS * u64::from(BLOCK_BYTES / 512) {
         return Err(format!("the disk has fewer than {BLOCKS} blocks of {BLOCK_BYTES} bytes").into());
     }
-    let more: Vec<EventNotifier> = (0..options.more_kicks)
-        .map(|_| EventNotifier::new(options.reset))
-        .collect::<io::Result<_>>()?;
+    let more: Vec<EventNotifier> =
+        (0..options.more_kicks).map(|_| EventNotifier::new(options.reset)).collect::<io::Result<_>>()?;
     for (queue, kick) in (1..=options.more_kicks).zip(&more) {
         disk.frontend().set_vring_kick(queue, Some(kick.as_fd()))?;
     }
@@ -202,6 +234,11 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let served = guest.progress.served.load(Ordering::Relaxed);
     let lost = guest.progress.lost.load(Ordering::Relaxed);
     let marks: Vec<String> = marks.iter().map(u64::to_string).collect();
-    println!("done served={served} lost={lost} marks={} cpu={}", marks.len(), marks.join(","));
+    let handover = hand_over(&mut guest, &mut disk, options.reset)?;
+    println!(
+        "done served={served} lost={lost} marks={} cpu={} handover={handover}",
+        marks.len(),
+        marks.join(",")
+    );
     Ok(ExitCode::from(if lost == 0 { 0 } else { 4 }))
 }
