@@ -348,12 +348,12 @@ make_initramfs() {
   close_root "$file"
 }
 
-# boot_qemu KERNEL INITRAMFS QEMU-OPTION...
+# boot_qemu KERNEL INITRAMFS QEMU-OPTION...: for at most $longest seconds, if that is set.
 boot_qemu() {
   local kernel=$1 initramfs=$2
   shift 2
   # No configuration file and no default devices: all options are here.
-  qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot -m 512 -kernel "$lab/qemu-$kernel/arch/x86/boot/bzImage" \
+  ${longest:+timeout --foreground "$longest"} qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot -m 512 -kernel "$lab/qemu-$kernel/arch/x86/boot/bzImage" \
     -initrd "$initramfs" -serial "${console:-stdio}" "$@" \
     -append "console=ttyS0 quiet loglevel=3 panic=-1 reboot=t nokaslr norandmaps tsc=reliable random.trust_cpu=on ${append:-}"
 }

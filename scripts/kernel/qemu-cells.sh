@@ -40,7 +40,7 @@ cell() { # MONITOR DISK ARM
   done
   if [ -S $socket ]; then
     # shellcheck disable=SC2086
-    timeout -s KILL 30 vhost-user-count $socket $server "$requests" ${3#classic} $more 2>&1 || echo "client: exit code $?"
+    timeout -s KILL 10 vhost-user-count $socket $server "$requests" ${3#classic} $more 2>&1 || echo "client: exit code $?"
   else
     echo "server: $(cat /dev/shm/said)"
   fi

@@ -11,7 +11,7 @@ fetch_qemu() {
   rm -rf "$prefix" && mkdir -p "$prefix"/{root,state/lists/partial,cache/archives/partial}
   : >"$prefix/status"
   echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $suite main" >"$prefix/sources"
-  apt=(apt-get -q -y -o "Dir::Etc::sourcelist=$prefix/sources" -o Dir::Etc::sourceparts=/dev/null
+  apt=(timeout --foreground 600 apt-get -q -y -o "Dir::Etc::sourcelist=$prefix/sources" -o Dir::Etc::sourceparts=/dev/null
     -o "Dir::State=$prefix/state" -o "Dir::State::status=$prefix/status" -o "Dir::Cache=$prefix/cache"
     -o APT::Sandbox::User=root -o Acquire::Languages=none -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false
     -o APT::Update::Post-Invoke-Success::=true)
@@ -43,20 +43,20 @@ qemu_client() {
     -C target-feature=+crt-static -C relocation-model=static
 }
 
-# qemu_libraries KERNEL: builds the preloaded library, and the plugin for the version of the
-# interface that this QEMU has.
-qemu_libraries() {
+qemu_library() { gcc -O2 -Wall -Wextra -shared -fPIC "$@"; }
+qemu_preload() { qemu_library -o "$lab/qemu-autoreset.so" "$patches/qemu-autoreset.c"; }
+
+# qemu_plugin KERNEL: builds the plugin for the version of the interface that this QEMU has.
+qemu_plugin() {
   local version
-  gcc -O2 -Wall -Wextra -shared -fPIC -o "$lab/qemu-autoreset.so" "$patches/qemu-autoreset.c"
   for version in 1 2 3 4 5 6 7 8; do
-    gcc -O2 -Wall -Wextra -shared -fPIC -fvisibility=hidden -DPLUGIN_VERSION=$version -o "$lab/qemu-count.so" "$patches/qemu-count.c"
+    qemu_library -fvisibility=hidden -DPLUGIN_VERSION=$version -o "$lab/qemu-count.so" "$patches/qemu-count.c"
     if timeout 20 qemu-system-x86_64 -nodefaults -display none -machine none -S -monitor stdio \
       -plugin "$lab/qemu-count.so,symbols=$lab/qemu-$1/System.map,out=/dev/null" <<<quit; then
       echo "version $version of the plugin interface"
       return
     fi
   done
-  echo "this QEMU takes no TCG plugin, or none with these declarations"
   return 1
 }
 
@@ -88,17 +88,18 @@ qemu_initramfs() {
 # qemu_count KERNEL SUITE RUN: all cells of a kernel and a QEMU, in the machine of `bench`.
 qemu_count() {
   local result=$lab/qemu-result-$1-$2-$3
-  append='tsc_early_khz=1000000 clocksource=tsc' console=file:$lab/console-$1 \
+  append='tsc_early_khz=1000000 clocksource=tsc' console=file:$lab/console-$1 longest=1800 \
     boot_qemu "$1" "$lab/initramfs" -accel tcg -icount shift=0,sleep=off -cpu max -rtc base=2026-01-01,clock=vm \
     -plugin "$lab/qemu-count.so,symbols=$lab/qemu-$1/System.map,out=$result.marks" </dev/null
   tr -d '\r' <"$lab/console-$1" | tee "$result.console"
   grep -q 'lab: exit code 0' "$result.console"
 }
-export -f fetch_qemu loader_of libraries_of qemu_at qemu_client qemu_libraries qemu_count
+export -f fetch_qemu loader_of libraries_of qemu_at qemu_client qemu_library qemu_preload qemu_plugin qemu_count
 
 run_qemu() {
   local suite kernel run found=() results=()
-  command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || skip "QEMU comes from Debian's packages, and here is no apt-get and dpkg-deb"
+  command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null ||
+    skip "QEMU comes from Debian's packages, and there is no apt-get and dpkg-deb here"
   for suite in ${suites//,/ }; do
     if [ ! -e "$lab/debian-$suite/version" ]; then
       if ! (step "fetch qemu-storage-daemon of Debian $suite" "$lab/apt-$suite.log" fetch_qemu "$suite") 2>&1; then
@@ -112,12 +113,15 @@ run_qemu() {
   done
   ((${#found[@]})) || skip "no QEMU to look at"
   step "build the client" "$lab/client.log" qemu_client
-  step "build the preloaded library and the plugin" "$lab/libraries.log" qemu_libraries "${kernels[0]}"
+  step "build the preloaded library" "$lab/preload.log" qemu_preload
+  (step "build the plugin" "$lab/plugin.log" qemu_plugin "${kernels[0]}") 2>&1 ||
+    skip "$(qemu-system-x86_64 --version | head -n 1) does not take our TCG plugin; see $lab/plugin.log"
   for suite in "${found[@]}"; do
     for kernel in "${kernels[@]}"; do
       qemu_initramfs "$suite" "$kernel"
       for ((run = 1; run <= qemu_runs; run++)); do
-        step "QEMU $(version_of "$suite") on $kernel, run $run of $qemu_runs" "$lab/qemu-$kernel-$suite.log" qemu_count "$kernel" "$suite" "$run"
+        step "QEMU $(version_of "$suite") on $kernel, run $run of $qemu_runs" "$lab/qemu-$kernel-$suite.log" \
+          qemu_count "$kernel" "$suite" "$run"
         results+=("$kernel:$(version_of "$suite"):$lab/qemu-result-$kernel-$suite-$run")
       done
     done

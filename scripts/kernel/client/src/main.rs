@@ -91,9 +91,9 @@ fn cpu_ns(pid: libc::pid_t) -> io::Result<u64> {
     Ok(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }
 
-/// Makes this thread wait until the server sleeps, if both have one CPU. Else the guest would
-/// run as soon as it is interrupted, and its next request would come while the server still looks at
-/// the queue and wants no kick.
+/// Makes this thread wait until the server sleeps, if both have one CPU. Otherwise the guest would
+/// run as soon as it is interrupted, and its next request would come while the server still looks
+/// at the queue and wants no kick.
 fn be_patient() -> io::Result<()> {
     // SAFETY: all zeroes are a valid sched_param.
     let parameters: libc::sched_param = unsafe { std::mem::zeroed() };
