@@ -5,6 +5,7 @@
 #
 #   scripts/kernel-lab.sh build|test|bench|qemu|shell [--uml|--qemu] [--kernel LIST] [--dir DIR]
 #                         [--limit SECONDS] [--jobs N] [--json FILE] [--only NAME] [--suites LIST]
+#                         [--disks LIST]
 #
 #   build    builds the kernels
 #   test     boots each kernel and runs in it: every way to wait for an eventfd, the bounded
@@ -29,6 +30,8 @@
 #   --suites LIST   qemu: the releases of Debian whose QEMU is run (default: bookworm,trixie,sid).
 #                   It is unpacked in DIR, not installed, and kept; remove DIR/debian-* for newer
 #                   ones
+#   --disks LIST    qemu: of null, threads, native, io_uring; the last three are a file with that
+#                   value of QEMU's aio= (default: all)
 #   --only NAME     test: runs only the tests whose name contains NAME
 #
 # Exit codes: 0 done, 1 failed, 2 wrong use, 3 skipped (with the reason): this machine cannot run
@@ -46,13 +49,13 @@ usage() { echo "kernel-lab: $*; see --help" >&2; exit 2; }
 skip() { echo "SKIPPED: $*"; exit 3; }
 say() { printf '\n--- %s\n' "$*"; }
 
-command='' machine='' kernels='' limit='' json='' jobs='' only='' suites=''
+command='' machine='' kernels='' limit='' json='' jobs='' only='' suites='' disks=''
 lab=${KERNEL_LAB_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/eventfd-kernel-lab}
 while (($#)); do
   case $1 in
     build | test | bench | qemu | shell) [ -z "$command" ] || usage "one command at a time"; command=$1 ;;
     --uml | --qemu) machine=${1#--} ;;
-    --kernel | --dir | --limit | --jobs | --json | --only | --suites)
+    --kernel | --dir | --limit | --jobs | --json | --only | --suites | --disks)
       [ -n "${2:-}" ] || usage "$1 needs a value"
       case $1 in
         --kernel) kernels=$2 ;;
@@ -62,6 +65,7 @@ while (($#)); do
         --json) json=$2 ;;
         --only) only=$2 ;;
         --suites) suites=$2 ;;
+        --disks) disks=$2 ;;
       esac
       shift ;;
     -h | --help) sed -n '2,/^set -/{/^set -/d; s/^# \{0,1\}//; p}' "$0"; exit 0 ;;
@@ -75,7 +79,9 @@ jobs=${jobs:-$(nproc)}
 [[ $jobs =~ ^[1-9][0-9]*$ ]] || usage "--jobs takes a number, not '$jobs'"
 [ -z "$json" ] || [[ $command =~ ^(bench|qemu)$ ]] || usage "--json belongs to bench and qemu"
 [ -z "$suites" ] || [ "$command" = qemu ] || usage "--suites belongs to qemu"
-suites=${suites:-bookworm,trixie,sid}
+[ -z "$disks" ] || [ "$command" = qemu ] || usage "--disks belongs to qemu"
+suites=${suites:-bookworm,trixie,sid} disks=${disks:-null,threads,native,io_uring}
+[[ $disks =~ ^(null|threads|native|io_uring)(,(null|threads|native|io_uring))*$ ]] || usage "--disks: no disk is called '$disks'"
 [[ $suites =~ ^[a-z]+(,[a-z]+)*$ ]] || usage "--suites takes names of releases of Debian, not '$suites'"
 [ -z "$only" ] || [ "$command" = test ] || usage "--only belongs to test"
 # The name becomes part of a command line in the guest.

@@ -1,16 +1,17 @@
 # Runs in the guest of `scripts/kernel-lab.sh qemu`, with the programs of its initramfs.
 #
-#   sh qemu-cells.sh REQUESTS ARM...
+#   sh qemu-cells.sh WARM-UP REQUESTS ARM...
 #
 # Each cell starts qemu-storage-daemon, with one vhost-user-blk export in one IOThread, and our
 # client, and prints `cell MONITOR DISK ARM` and the client's line. ARM is classic or autoreset.
 #
 # QEMU chooses its monitor by itself: io_uring if its version has that for IOThreads, else ppoll(2),
 # and epoll(7) from 64 descriptors on if the kernel has no io_uring. So a cell whose monitor ends in
-# -no-uring switches io_uring off, and one for epoll adds unused kicks. MONITORS has the names.
+# -no-uring switches io_uring off, and one for epoll adds unused kicks. MONITORS and
+# DISKS have the names.
 
-requests=$1
-shift
+warm_up=$1 requests=$2
+shift 2
 socket=/dev/shm/socket image=/dev/shm/image
 io_uring_switch=/proc/sys/kernel/io_uring_disabled
 
@@ -40,7 +41,7 @@ cell() { # MONITOR DISK ARM
   done
   if [ -S $socket ]; then
     # shellcheck disable=SC2086
-    timeout -s KILL 10 vhost-user-count $socket $server "$requests" ${3#classic} $more 2>&1 || echo "client: exit code $?"
+    timeout -s KILL 10 vhost-user-count $socket $server "$warm_up" "$requests" ${3#classic} $more 2>&1 || echo "client: exit code $?"
   else
     echo "server: $(cat /dev/shm/said)"
   fi
@@ -50,7 +51,7 @@ cell() { # MONITOR DISK ARM
 
 for arm; do
   for monitor in $MONITORS; do
-    for disk in null threads native io_uring; do
+    for disk in $DISKS; do
       case $monitor:$disk in *-no-uring:io_uring | *-no-uring:threads) continue ;; esac
       cell "$monitor" $disk "$arm"
     done

@@ -1,7 +1,7 @@
 # The command `qemu` of scripts/kernel-lab.sh, which sources this file: QEMU's own event loop with
 # and without EFD_AUTORESET. See README.md.
 
-readonly qemu_requests=500 qemu_runs=3
+readonly qemu_requests=2000 qemu_runs=3
 
 # fetch_qemu SUITE: qemu-storage-daemon of a release of Debian, and the libraries that it needs, in
 # a folder of their own. apt-get has its own configuration, lists and state there, and believes that
@@ -60,16 +60,17 @@ qemu_plugin() {
   return 1
 }
 
-# qemu_initramfs SUITE KERNEL: the root of the guest.
+# qemu_initramfs SUITE KERNEL RUN: the root of the guest. Each run warms up for longer than the one
+# before, so that what the kernel does every 10 ms or so does not fall into the same request of all.
 qemu_initramfs() {
-  local suite=$1 kernel=$2 arms=classic monitors library tool
+  local suite=$1 kernel=$2 run=$3 arms=classic monitors library tool
   [ "$kernel" = stock ] || arms='classic autoreset'
   case $(version_of "$suite") in
     [1-9].* | 10.[01] | 10.[01].*) monitors='ppoll epoll-no-uring' ;;
     # From 10.2 on an IOThread waits by io_uring.
     *) monitors='io_uring ppoll-no-uring epoll-no-uring' ;;
   esac
-  make_root "export MONITORS=\"$monitors\"; sh /qemu/cells.sh $qemu_requests $arms"
+  make_root "export MONITORS=\"$monitors\" DISKS=\"${disks//,/ }\"; sh /qemu/cells.sh $((256 + 150 * run)) $qemu_requests $arms"
   for tool in sleep timeout truncate dd rm; do
     pack "$(command -v $tool)"
     [ -e "$root/bin/$tool" ] || cp -L "$(command -v $tool)" "$root/bin/$tool"
@@ -118,8 +119,8 @@ run_qemu() {
     skip "$(qemu-system-x86_64 --version | head -n 1) does not take our TCG plugin; see $lab/plugin.log"
   for suite in "${found[@]}"; do
     for kernel in "${kernels[@]}"; do
-      qemu_initramfs "$suite" "$kernel"
       for ((run = 1; run <= qemu_runs; run++)); do
+        qemu_initramfs "$suite" "$kernel" "$run"
         step "QEMU $(version_of "$suite") on $kernel, run $run of $qemu_runs" "$lab/qemu-$kernel-$suite.log" \
           qemu_count "$kernel" "$suite" "$run"
         results+=("$kernel:$(version_of "$suite"):$lab/qemu-result-$kernel-$suite-$run")

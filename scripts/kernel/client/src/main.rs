@@ -3,11 +3,11 @@
 //! instructions.
 //!
 //! ```text
-//! vhost-user-count SOCKET PID REQUESTS [autoreset] [kicks=N]
+//! vhost-user-count SOCKET PID WARM-UP REQUESTS [autoreset] [kicks=N]
 //! ```
 //!
-//! PID is the server's process. There are three rounds: 256 requests to warm up, then REQUESTS, and
-//! then twice as many. What the last adds to the one before has no fixed cost. Before and after
+//! PID is the server's process. There are three rounds: WARM-UP requests, then REQUESTS, and then
+//! twice as many. What the last adds to the one before has no fixed cost. Before and after
 //! each of these two the program asks for its personality(2), which nothing else in that guest
 //! does: an observer outside reads its counters there.
 //!
@@ -35,7 +35,6 @@ use virtio_blk_sim::guest::{BlkDriver, QueueShape, VhostUserDisk};
 use virtio_blk_sim::queue::Kick;
 use virtio_blk_sim::vhost_user::Frontend;
 
-const WARM_UP: u64 = 256;
 const BLOCK_BYTES: u32 = 4096;
 /// A power of two, so that the blocks are taken in turn by a mask.
 const BLOCKS: u64 = 1024;
@@ -49,6 +48,7 @@ const AT_REST: Duration = Duration::from_millis(5);
 struct Options {
     socket: String,
     pid: libc::pid_t,
+    warm_up: u64,
     requests: u64,
     reset: Reset,
     more_kicks: u8,
@@ -60,6 +60,7 @@ impl Options {
         let mut options = Self {
             socket: next("the server's socket")?,
             pid: next("the server's process id")?.parse()?,
+            warm_up: next("the number of requests to warm up")?.parse()?,
             requests: next("the number of requests")?.parse()?,
             reset: Reset::Classic,
             more_kicks: 0,
@@ -225,7 +226,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     std::thread::Builder::new().name("watch".to_owned()).spawn(move || watch(&watched, &kick))?;
     be_patient()?;
     let mut guest = Guest { driver, progress, block: 0 };
-    guest.serve(WARM_UP)?;
+    guest.serve(options.warm_up)?;
     let mut marks = vec![mark(&guest.progress, options.pid)?];
     for requests in [options.requests, 2 * options.requests] {
         guest.serve(requests)?;
