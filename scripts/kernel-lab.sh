@@ -3,8 +3,9 @@
 # builds, boots and tests the kernels. One command, on a fresh Debian-like x86-64 machine; as root
 # it installs what it needs with apt-get. See scripts/kernel/README.md.
 #
-#   scripts/kernel-lab.sh build|test|bench|shell [--uml|--qemu] [--kernel LIST] [--dir DIR]
-#                         [--limit SECONDS] [--jobs N] [--json FILE] [--only NAME]
+#   scripts/kernel-lab.sh build|test|bench|qemu|shell [--uml|--qemu] [--kernel LIST] [--dir DIR]
+#                         [--limit SECONDS] [--jobs N] [--json FILE] [--only NAME] [--suites LIST]
+#                         [--disks LIST]
 #
 #   build    builds the kernels
 #   test     boots each kernel and runs in it: every way to wait for an eventfd, the bounded
@@ -12,18 +13,25 @@
 #   bench    boots each kernel under QEMU with a clock that counts instructions (TCG, -icount
 #            shift=0), and prints the cost of a virtio-blk request in the classic arms, without the
 #            read, and with the patches; then the same as times, if /dev/kvm can boot a kernel
+#   qemu     boots each kernel in the same way and runs QEMU's storage daemon in it: the cost of a
+#            vhost-user-blk request in QEMU's own event loop, with its reads and without
 #   shell    boots the first kernel with a shell on this terminal
 #
 #   --uml           User-Mode Linux: the kernel is a process, and the host's files are its root,
-#                   read-only (default, except for bench)
+#                   read-only (default, except for bench and qemu)
 #   --qemu          a small x86-64 guest in an emulated processor, with two CPUs for test and shell
 #   --kernel LIST   kernels to use: patches joined by +, kernels by commas; `stock` has no patch
-#                   (default: 0001+0003,0002+0003; for bench stock,0001,0002)
+#                   (default: 0001+0003,0002+0003; for bench and qemu stock,0001,0002)
 #   --dir DIR       where source and kernels are kept, about 2 GB
 #                   (default: $KERNEL_LAB_DIR, or eventfd-kernel-lab in the user's cache)
 #   --jobs N        number of parallel compilers (default: one per CPU)
 #   --limit SECONDS stops after that time, and keeps what was built for the next run
-#   --json FILE     bench: writes the counts as JSON
+#   --json FILE     bench, qemu: writes the counts as JSON
+#   --suites LIST   qemu: the releases of Debian whose QEMU is run (default: bookworm,trixie,sid).
+#                   It is unpacked in DIR, not installed, and kept; remove DIR/debian-* for newer
+#                   ones
+#   --disks LIST    qemu: of null, threads, native, io_uring; the last three are a file with that
+#                   value of QEMU's aio= (default: all)
 #   --only NAME     test: runs only the tests whose name contains NAME
 #
 # Exit codes: 0 done, 1 failed, 2 wrong use, 3 skipped (with the reason): this machine cannot run
@@ -41,13 +49,13 @@ usage() { echo "kernel-lab: $*; see --help" >&2; exit 2; }
 skip() { echo "SKIPPED: $*"; exit 3; }
 say() { printf '\n--- %s\n' "$*"; }
 
-command='' machine='' kernels='' limit='' json='' jobs='' only=''
+command='' machine='' kernels='' limit='' json='' jobs='' only='' suites='' disks=''
 lab=${KERNEL_LAB_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/eventfd-kernel-lab}
 while (($#)); do
   case $1 in
-    build | test | bench | shell) [ -z "$command" ] || usage "one command at a time"; command=$1 ;;
+    build | test | bench | qemu | shell) [ -z "$command" ] || usage "one command at a time"; command=$1 ;;
     --uml | --qemu) machine=${1#--} ;;
-    --kernel | --dir | --limit | --jobs | --json | --only)
+    --kernel | --dir | --limit | --jobs | --json | --only | --suites | --disks)
       [ -n "${2:-}" ] || usage "$1 needs a value"
       case $1 in
         --kernel) kernels=$2 ;;
@@ -56,6 +64,8 @@ while (($#)); do
         --jobs) jobs=$2 ;;
         --json) json=$2 ;;
         --only) only=$2 ;;
+        --suites) suites=$2 ;;
+        --disks) disks=$2 ;;
       esac
       shift ;;
     -h | --help) sed -n '2,/^set -/{/^set -/d; s/^# \{0,1\}//; p}' "$0"; exit 0 ;;
@@ -63,16 +73,21 @@ while (($#)); do
   esac
   shift
 done
-[ -n "$command" ] || usage "name a command: build, test, bench or shell"
+[ -n "$command" ] || usage "name a command: build, test, bench, qemu or shell"
 [ -z "$limit" ] || [[ $limit =~ ^[0-9]+$ ]] || usage "--limit takes seconds, not '$limit'"
 jobs=${jobs:-$(nproc)}
 [[ $jobs =~ ^[1-9][0-9]*$ ]] || usage "--jobs takes a number, not '$jobs'"
-[ -z "$json" ] || [ "$command" = bench ] || usage "--json belongs to bench"
+[ -z "$json" ] || [[ $command =~ ^(bench|qemu)$ ]] || usage "--json belongs to bench and qemu"
+[ -z "$suites" ] || [ "$command" = qemu ] || usage "--suites belongs to qemu"
+[ -z "$disks" ] || [ "$command" = qemu ] || usage "--disks belongs to qemu"
+suites=${suites:-bookworm,trixie,sid} disks=${disks:-null,threads,native,io_uring}
+[[ $disks =~ ^(null|threads|native|io_uring)(,(null|threads|native|io_uring))*$ ]] || usage "--disks: no disk is called '$disks'"
+[[ $suites =~ ^[a-z]+(,[a-z]+)*$ ]] || usage "--suites takes names of releases of Debian, not '$suites'"
 [ -z "$only" ] || [ "$command" = test ] || usage "--only belongs to test"
 # The name becomes part of a command line in the guest.
 [[ $only =~ ^([A-Za-z0-9_:][A-Za-z0-9_:,.\ -]*)?$ ]] || usage "--only takes letters, digits and spaces, not '$only'"
-if [ "$command" = bench ]; then
-  [ "$machine" != uml ] || usage "bench counts instructions, which takes --qemu"
+if [[ $command =~ ^(bench|qemu)$ ]]; then
+  [ "$machine" != uml ] || usage "$command counts instructions, which takes --qemu"
   machine=qemu kernels=${kernels:-stock,0001,0002}
 fi
 machine=${machine:-uml} kernels=${kernels:-0001+0003,0002+0003}
@@ -212,14 +227,25 @@ configure() {
   cp "$wanted" "$lab/$machine-$1/wanted"
 }
 
+# In a copy of another kernel's build, objtool is built again because its folder has another name,
+# and all objects depend on it. It is the same program, so it gets a time before theirs.
+keep_objects() {
+  local built=$lab/$machine-$1
+  [ -e "$built/copied" ] || return 0
+  make_kernel "$1" -j"$jobs" prepare
+  [ ! -d "$built/tools/objtool" ] || find "$built/tools/objtool" -type f -exec touch -r "$built/.config" {} +
+  rm "$built/copied"
+}
+
 compile() {
   patch_source "$1"
   configure "$1"
+  keep_objects "$1"
   make_kernel "$1" -j"$jobs" "$image"
 }
 
 export package tarball lab patches machine arch image jobs
-export -f unpack_source source_version touched patch_source make_kernel configure compile
+export -f unpack_source source_version touched patch_source make_kernel configure keep_objects compile
 
 if [ "$machine" = uml ]; then arch=um image=linux; else arch=x86_64 image=bzImage; fi
 # The kernel itself, in its build directory.
@@ -237,7 +263,13 @@ build() {
       # Start from another kernel's build if there is one: few files differ.
       from=''
       for other in "$lab/$machine"-*/wanted; do [ -e "$other" ] && from=$(dirname "$other"); done
-      if [ -n "$from" ]; then cp -a "$from" "$lab/$machine-$kernel"; else mkdir "$lab/$machine-$kernel"; fi
+      if [ -n "$from" ]; then
+        rm -rf "${lab:?}/copy" && cp -a "$from" "$lab/copy"
+        touch "$lab/copy/copied"
+        mv "$lab/copy" "$lab/$machine-$kernel"
+      else
+        mkdir "$lab/$machine-$kernel"
+      fi
     fi
     step "build $machine kernel $kernel" "$lab/build-$machine-$kernel.log" compile "$kernel"
     echo "    $(du -h "$(kernel_file "$kernel")" | cut -f1) in $(kernel_file "$kernel")"
@@ -295,11 +327,11 @@ pack() {
   done
 }
 
-# make_initramfs FILE SCRIPT PROGRAM...
-make_initramfs() {
-  local file=$1 script=$2 tool
+# make_root SCRIPT PROGRAM...: the root of a guest, as a folder.
+make_root() {
+  local script=$1 tool
   root=$lab/root
-  shift 2
+  shift
   rm -rf "$root" && mkdir -p "$root"/{proc,sys,dev,tmp,bin}
   for tool in sh mount mkdir cat; do
     pack "$(command -v "$tool")"
@@ -308,15 +340,26 @@ make_initramfs() {
   pack "$@"
   # Without ACPI the guest cannot power off. It resets instead, which ends QEMU (-no-reboot).
   write_init "$root/init" "$script" 'echo b >/proc/sysrq-trigger'
-  (cd "$root" && find . | cpio --quiet -o -H newc | gzip -1) >"$file"
 }
 
-# boot_qemu KERNEL INITRAMFS QEMU-OPTION...
+# close_root FILE: makes an initramfs of the folder. It is not compressed, because an emulated
+# processor takes longer to unpack it than the host to read it.
+close_root() { (cd "$root" && find . | cpio --quiet -o -H newc) >"$1"; }
+
+# make_initramfs FILE SCRIPT PROGRAM...
+make_initramfs() {
+  local file=$1
+  shift
+  make_root "$@"
+  close_root "$file"
+}
+
+# boot_qemu KERNEL INITRAMFS QEMU-OPTION...: for at most $longest seconds, if that is set.
 boot_qemu() {
   local kernel=$1 initramfs=$2
   shift 2
   # No configuration file and no default devices: all options are here.
-  qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot -m 512 -kernel "$lab/qemu-$kernel/arch/x86/boot/bzImage" \
+  ${longest:+timeout --foreground "$longest"} qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot -m 512 -kernel "$lab/qemu-$kernel/arch/x86/boot/bzImage" \
     -initrd "$initramfs" -serial "${console:-stdio}" "$@" \
     -append "console=ttyS0 quiet loglevel=3 panic=-1 reboot=t nokaslr norandmaps tsc=reliable random.trust_cpu=on ${append:-}"
 }
@@ -338,7 +381,7 @@ kvm_obstacle() {
     </dev/null >"$lab/kvm.log" 2>&1 || true
   grep -q '^up' "$lab/kvm.log" || echo "QEMU with it does not boot this kernel in 30 s ($(tail -n 1 "$lab/kvm.log" | tr -d '\r' | cut -c 1-120))"
 }
-export -f write_init run_in_uml pack make_initramfs boot_qemu run_in_qemu
+export -f write_init run_in_uml pack make_root close_root make_initramfs boot_qemu run_in_qemu
 export perl_power_off
 
 # --------------------------------------------------------------------------------------------------
@@ -487,10 +530,10 @@ run_bench() {
 }
 
 bench_initramfs() {
-  make_initramfs "$lab/initramfs" "$1" "$(cat "$lab/bench")"
+  make_root "$1" "$(cat "$lab/bench")"
   # Under a short name, because the script in the guest does not know the path.
-  ln -sf "$(cat "$lab/bench")" "$lab/root/bin/bench"
-  (cd "$lab/root" && find . | cpio --quiet -o -H newc | gzip -1) >"$lab/initramfs"
+  ln -sf "$(cat "$lab/bench")" "$root/bin/bench"
+  close_root "$lab/initramfs"
 }
 
 run_shell() {
@@ -505,12 +548,16 @@ run_shell() {
   fi
 }
 
+# shellcheck source=scripts/kernel/qemu-lab.sh
+. "$patches/qemu-lab.sh"
+
 say "$command, $machine, kernels ${kernels[*]}, in $lab"
 build
 case $command in
   build) ;;
   test) run_tests ;;
   bench) run_bench ;;
+  qemu) run_qemu ;;
   shell) run_shell ;;
 esac
 say "done after $SECONDS s"

@@ -103,7 +103,21 @@ impl VhostUserDisk {
     ///
     /// # Errors
     /// [`VhostUserError`] reports what failed.
-    pub fn start(mut frontend: Frontend, shape: QueueShape) -> Result<(Self, BlkDriver), VhostUserError> {
+    pub fn start(frontend: Frontend, shape: QueueShape) -> Result<(Self, BlkDriver), VhostUserError> {
+        Self::start_with_kick(frontend, shape, EventNotifier::new(Reset::Classic)?)
+    }
+
+    /// As [`start`](Self::start), with the eventfd that the driver kicks, for example one that the
+    /// kernel resets. Only the server waits for it, so its reset method is the server's affair.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// [`VhostUserError`] reports what failed.
+    pub fn start_with_kick(
+        mut frontend: Frontend,
+        shape: QueueShape,
+        kick: EventNotifier,
+    ) -> Result<(Self, BlkDriver), VhostUserError> {
         let features = negotiate(&mut frontend, shape.features)?;
         let config = frontend.get_config(0, CONFIG_BYTES)?;
         let bytes = config.len();
@@ -125,7 +139,7 @@ impl VhostUserDisk {
             queue,
             features,
             capacity_sectors: u64::from_le_bytes(*capacity),
-            kick: EventNotifier::new(Reset::Classic)?.into(),
+            kick: kick.into(),
             irq: Irqfd::new()?,
             needs_reset: Arc::new(AtomicBool::new(false)),
         };
