@@ -192,7 +192,8 @@ unpack_source() {
   source_version >"$lab/unpacked"
 }
 
-source_version() { stat -c '%n %s %Y' "$tarball"; }
+# What was unpacked, and how.
+source_version() { stat -c '%n %s %Y' "$tarball" && declare -f unpack_source | cksum; }
 
 # patches_of NUMBER: prints the files of a patch or a series, without its cover letter. A series may
 # have some of its patches for an older version.
@@ -232,7 +233,7 @@ files_of() {
 # patch_source KERNEL FILE...: one source tree serves all kernels. Patched files keep one time stamp
 # per content, so make(1) recompiles only what changed since its last build of this kernel.
 patch_source() {
-  local file new=$lab/new old=$lab/patched/$1
+  local file new=$lab/new old=$lab/patched/$machine-$1
   shift
   for file in $(touched); do
     [ -e "$lab/pristine/$file" ] && continue
@@ -247,9 +248,10 @@ patch_source() {
   done
   for file in $(touched); do
     mkdir -p "$old/$(dirname "$file")"
-    if cmp -s "$new/$file" "$lab/pristine/$file"; then
-      cp -p "$lab/pristine/$file" "$old/$file"
+    if [ ! -e "$old/$file" ]; then
+      cp -p "$new/$file" "$old/$file"
     elif ! cmp -s "$new/$file" "$old/$file"; then
+      # Also if that is the unpatched file again, which is older than what was built.
       cp "$new/$file" "$old/$file" && touch "$old/$file"
     fi
     cp -p "$old/$file" "$lab/$package/$file"
@@ -292,10 +294,17 @@ kernel_file() { if [ "$machine" = uml ]; then echo "$lab/uml-$1/linux"; else ech
 
 # prepare KERNEL: starts from another kernel's build if there is one, because few files differ.
 prepare() {
-  local other from=''
+  local other from='' patched=$lab/patched
   [ ! -d "$lab/$machine-$1" ] || return 0
-  for other in "$lab/$machine"-*/wanted; do [ -e "$other" ] && from=$(dirname "$other"); done
-  if [ -n "$from" ]; then cp -a "$from" "$lab/$machine-$1"; else mkdir "$lab/$machine-$1"; fi
+  for other in "$lab/$machine"-*/wanted; do [ -e "$other" ] && from=$(basename "$(dirname "$other")"); done
+  rm -rf "$patched/$machine-$1"
+  if [ -n "$from" ] && [ -d "$patched/$from" ]; then
+    cp -a "$lab/$from" "$lab/$machine-$1"
+    # With the time stamps that it was built with.
+    cp -a "$patched/$from" "$patched/$machine-$1"
+  else
+    mkdir "$lab/$machine-$1"
+  fi
 }
 
 build() {
@@ -435,16 +444,16 @@ conformance_of() {
 
 # The selftests of the patches beside those that the kernel has, with kselftest's runner.
 build_selftests() {
-  local tree=$lab/selftests out=$lab/kselftest file
+  local tree=$lab/selftests out=$lab/kselftest file programs
   rm -rf "$tree" "$out" && mkdir -p "$tree/tools/testing" "$out/filesystems/eventfd"
   cp -a "$lab/$package/tools/testing/selftests" "$tree/tools/testing/"
   cp -a "$lab/$package/tools/scripts" "$tree/tools/"
   for file in $(patches_of 0002) $(patches_of 0003); do
     ! grep -q '^+++ b/tools/' "$file" || (cd "$tree" && apply "$file" --include='tools/*.c')
   done
-  # The program of each patch is named here, because two patches change the same line of the Makefile.
-  make -C "$tree/tools/testing/selftests/filesystems/eventfd" OUTPUT="$out/filesystems/eventfd" KHDR_INCLUDES= \
-    TEST_GEN_PROGS="eventfd_test autoreset_test maximum_test"
+  # The programs are named here, because two patches change the same line of the Makefile.
+  programs="$out/filesystems/eventfd/eventfd_test $out/filesystems/eventfd/autoreset_test $out/filesystems/eventfd/maximum_test"
+  make -C "$tree/tools/testing/selftests/filesystems/eventfd" OUTPUT="$out/filesystems/eventfd" KHDR_INCLUDES= TEST_GEN_PROGS="$programs"
   cp -a "$tree"/tools/testing/selftests/{run_kselftest.sh,kselftest} "$out/"
   touch "$out/kselftest-list.txt"
 }
