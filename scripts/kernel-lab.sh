@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
-# The kernel lab: takes Debian's linux-source-6.12, applies the patches of scripts/kernel, and
-# builds, boots and tests the kernels. One command, on a fresh Debian-like x86-64 machine; as root
-# it installs what it needs with apt-get. See scripts/kernel/README.md.
+# The kernel lab: takes Debian's linux-source-6.12 or a newer one, applies the patches of
+# scripts/kernel, and builds, boots and tests the kernels. One command, on a fresh Debian-like
+# x86-64 machine; as root it installs what it needs with apt-get. See scripts/kernel/README.md.
 #
-#   scripts/kernel-lab.sh build|test|bench|qemu|shell [--uml|--qemu] [--kernel LIST] [--dir DIR]
-#                         [--limit SECONDS] [--jobs N] [--json FILE] [--only NAME] [--suites LIST]
-#                         [--disks LIST]
+#   scripts/kernel-lab.sh build|test|series|bench|qemu|shell [--uml|--qemu] [--version VERSION]
+#                         [--kernel LIST] [--dir DIR] [--limit SECONDS] [--jobs N] [--json FILE]
+#                         [--only NAME] [--suites LIST] [--disks LIST]
 #
 #   build    builds the kernels
 #   test     boots each kernel and runs in it: every way to wait for an eventfd, the bounded
-#            counter, and aio's conformance suite; then prints what each kernel delivered or lost
+#            counter, the selftests of the patches, and aio's conformance suite; then prints what
+#            each kernel delivered or lost
+#   series   examines the patches as a maintainer would: checkpatch.pl --strict, git am, and a build
+#            after each patch; the selftests run after the last one
 #   bench    boots each kernel under QEMU with a clock that counts instructions (TCG, -icount
 #            shift=0), and prints the cost of a virtio-blk request in the classic arms, without the
 #            read, and with the patches; then the same as times, if /dev/kvm can boot a kernel
@@ -20,6 +23,8 @@
 #   --uml           User-Mode Linux: the kernel is a process, and the host's files are its root,
 #                   read-only (default, except for bench and qemu)
 #   --qemu          a small x86-64 guest in an emulated processor, with two CPUs for test and shell
+#   --version V     version of the kernel: 6.12 (default), or `newest`, the newest source in Debian
+#                   unstable. It is downloaded into the lab's directory, not installed
 #   --kernel LIST   kernels to use: patches joined by +, kernels by commas; `stock` has no patch
 #                   (default: 0001+0003,0002+0003; for bench and qemu stock,0001,0002)
 #   --dir DIR       where source and kernels are kept, about 2 GB
@@ -42,22 +47,21 @@ here=$(cd "$(dirname "$0")" && pwd)
 repository=$(dirname "$here")
 readonly here repository
 readonly patches=$here/kernel
-readonly package=linux-source-6.12
-readonly tarball=/usr/src/$package.tar.xz
 
 usage() { echo "kernel-lab: $*; see --help" >&2; exit 2; }
 skip() { echo "SKIPPED: $*"; exit 3; }
 say() { printf '\n--- %s\n' "$*"; }
 
-command='' machine='' kernels='' limit='' json='' jobs='' only='' suites='' disks=''
+command='' machine='' version=6.12 kernels='' limit='' json='' jobs='' only='' suites='' disks=''
 lab=${KERNEL_LAB_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/eventfd-kernel-lab}
 while (($#)); do
   case $1 in
-    build | test | bench | qemu | shell) [ -z "$command" ] || usage "one command at a time"; command=$1 ;;
+    build | test | series | bench | qemu | shell) [ -z "$command" ] || usage "one command at a time"; command=$1 ;;
     --uml | --qemu) machine=${1#--} ;;
-    --kernel | --dir | --limit | --jobs | --json | --only | --suites | --disks)
+    --version | --kernel | --dir | --limit | --jobs | --json | --only | --suites | --disks)
       [ -n "${2:-}" ] || usage "$1 needs a value"
       case $1 in
+        --version) version=$2 ;;
         --kernel) kernels=$2 ;;
         --dir) lab=$2 ;;
         --limit) limit=$2 ;;
@@ -73,10 +77,11 @@ while (($#)); do
   esac
   shift
 done
-[ -n "$command" ] || usage "name a command: build, test, bench, qemu or shell"
+[ -n "$command" ] || usage "name a command: build, test, series, bench, qemu or shell"
 [ -z "$limit" ] || [[ $limit =~ ^[0-9]+$ ]] || usage "--limit takes seconds, not '$limit'"
 jobs=${jobs:-$(nproc)}
 [[ $jobs =~ ^[1-9][0-9]*$ ]] || usage "--jobs takes a number, not '$jobs'"
+case $version in 6.12 | newest) ;; *) usage "--version is 6.12 or newest, not '$version'" ;; esac
 [ -z "$json" ] || [[ $command =~ ^(bench|qemu)$ ]] || usage "--json belongs to bench and qemu"
 [ -z "$suites" ] || [ "$command" = qemu ] || usage "--suites belongs to qemu"
 [ -z "$disks" ] || [ "$command" = qemu ] || usage "--disks belongs to qemu"
@@ -90,6 +95,11 @@ if [[ $command =~ ^(bench|qemu)$ ]]; then
   [ "$machine" != uml ] || usage "$command counts instructions, which takes --qemu"
   machine=qemu kernels=${kernels:-stock,0001,0002}
 fi
+if [ "$command" = series ]; then
+  [ "$machine" != qemu ] || usage "series builds User-Mode Linux"
+  [ -z "$kernels" ] || usage "series takes all patches, so no --kernel"
+  kernels=stock
+fi
 machine=${machine:-uml} kernels=${kernels:-0001+0003,0002+0003}
 IFS=, read -r -a kernels <<<"$kernels"
 for kernel in "${kernels[@]}"; do
@@ -97,6 +107,8 @@ for kernel in "${kernels[@]}"; do
   [[ $kernel != *0001*0002* && $kernel != *0002*0001* ]] || usage "0002 replaces 0001, so not both"
 done
 [ "$(uname -m)" = x86_64 ] || skip "the lab builds x86-64 kernels, and this is $(uname -m)"
+# Each version has its own source and kernels.
+if [ "$version" != 6.12 ]; then lab+=/$version; fi
 mkdir -p "$lab" && lab=$(cd "$lab" && pwd)
 exec 9>"$lab/lock"
 if ! flock -n 9; then
@@ -148,7 +160,7 @@ export -f install_packages
 
 find_tools() {
   local tool missing=()
-  for tool in gcc:gcc make:make flex:flex bison:bison bc:bc xz:xz-utils patch:patch perl:perl python3:python3; do
+  for tool in gcc:gcc make:make flex:flex bison:bison bc:bc xz:xz-utils git:git perl:perl python3:python3; do
     command -v "${tool%:*}" >/dev/null || missing+=("${tool#*:}")
   done
   [ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
@@ -157,7 +169,7 @@ find_tools() {
     command -v cpio >/dev/null || missing+=(cpio)
     [ -e /usr/include/libelf.h ] || missing+=(libelf-dev)
   fi
-  [ -e "$tarball" ] || missing+=("$package")
+  [ "$version" = newest ] || [ -e /usr/src/linux-source-6.12.tar.xz ] || missing+=(linux-source-6.12)
   command -v cargo >/dev/null || skip "no cargo: install a Rust toolchain"
   ((${#missing[@]})) || return 0
   if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
@@ -166,41 +178,93 @@ find_tools() {
   step "install ${missing[*]}" "$lab/apt.log" install_packages "${missing[@]}"
 }
 
+# Sets the package and the archive of the version.
+find_source() {
+  if [ "$version" = newest ]; then
+    step "the newest kernel source of Debian unstable" "$lab/newest.log" newest_source
+    tarball=$(cat "$lab/tarball")
+  else
+    tarball=/usr/src/linux-source-6.12.tar.xz
+  fi
+  package=$(basename "$tarball" .tar.xz)
+  export package tarball
+}
+
+newest_source() {
+  "$patches/newest-source.sh" "$lab/newest" >"$lab/tarball"
+}
+
 # Leaves out the files that none of our configurations needs, which is more than half of the source.
 # Makefiles and Kconfig files stay, because all of them are read.
 unpack_source() {
   rm -rf "${lab:?}/$package" "$lab/pristine"
   tar -C "$lab" -xf "$tarball" --exclude='*/drivers/gpu/*.[ch]' --exclude='*/drivers/net/*/*.[ch]' \
     --exclude='*/drivers/media/*.[ch]' --exclude='*/sound/*.[ch]' --exclude='*/Documentation/*.rst' \
-    --exclude='*/tools/testing/*' --exclude='*/tools/perf/*' --exclude='*.dts' --exclude='*.dtsi'
+    --exclude='*/tools/testing/[!s]*' --exclude='*/tools/testing/selftests/[!fklMr]*' --exclude='*/tools/perf/*' \
+    --exclude='*.dts' --exclude='*.dtsi'
   source_version >"$lab/unpacked"
 }
 
-source_version() { stat -c '%n %s %Y' "$tarball"; }
+# What was unpacked, and how.
+source_version() { stat -c '%n %s %Y' "$tarball" && declare -f unpack_source | cksum; }
 
-# Prints the files that a patch changes now or changed in an earlier run.
-touched() { { sed -n 's,^+++ b/,,p' "$patches"/*.patch; [ ! -d "$lab/pristine" ] || find "$lab/pristine" -type f -printf '%P\n'; } | sort -u; }
+# patches_of NUMBER: prints the files of a patch or a series, without its cover letter. A series may
+# have some of its patches for an older version.
+patches_of() {
+  local file
+  for file in "$patches/$1"-*.patch "$patches/$1"-*/000[1-9]-*.patch; do
+    [ -e "$file" ] || continue
+    [ ! -e "$(dirname "$file")/$version/$(basename "$file")" ] || file=$(dirname "$file")/$version/$(basename "$file")
+    echo "$file"
+  done
+}
 
-# patch_source KERNEL: one source tree serves all kernels. Patched files keep one time stamp per
-# content, so make(1) recompiles only what changed since its last build of this kernel.
+# Prints the files of the kernel that a patch changes now or changed in an earlier run. The selftests
+# are built elsewhere, and nobody reads the documentation here.
+touched() {
+  {
+    local number
+    for number in 0001 0002 0003; do patches_of "$number"; done | xargs sed -n 's,^+++ b/,,p' | grep -Ev '^(tools|Documentation)/'
+    [ ! -d "$lab/pristine" ] || find "$lab/pristine" -type f -printf '%P\n'
+  } | sort -u
+}
+
+# apply FILE OPTION...: in the current directory, with exact context, outside of any repository.
+apply() {
+  local file=$1
+  shift
+  echo "$(basename "$file")"
+  GIT_CEILING_DIRECTORIES=$lab git apply "$@" "$file"
+}
+
+# files_of KERNEL: prints the patch files of a kernel, which is called after their numbers.
+files_of() {
+  local number
+  for number in ${1//+/ }; do [ "$number" = stock ] || patches_of "$number"; done
+}
+
+# patch_source KERNEL FILE...: one source tree serves all kernels. Patched files keep one time stamp
+# per content, so make(1) recompiles only what changed since its last build of this kernel.
 patch_source() {
-  local file number new=$lab/new old=$lab/patched/$1
+  local file new=$lab/new old=$lab/patched/$machine-$1
+  shift
   for file in $(touched); do
     [ -e "$lab/pristine/$file" ] && continue
     mkdir -p "$lab/pristine/$(dirname "$file")"
     cp -p "$lab/$package/$file" "$lab/pristine/$file"
   done
   rm -rf "$new" && cp -rp "$lab/pristine" "$new"
-  for number in ${1//+/ }; do
-    [ "$number" = stock ] && continue
-    echo "$number:"
-    patch -d "$new" -p1 -F0 --no-backup-if-mismatch <"$(echo "$patches/$number"-*.patch)"
+  for file; do
+    # A patch of the selftests changes nothing here, which git would call an error.
+    ! grep -q '^+++ b/tools/' "$file" || continue
+    (cd "$new" && apply "$file" --exclude='Documentation/*')
   done
   for file in $(touched); do
     mkdir -p "$old/$(dirname "$file")"
-    if cmp -s "$new/$file" "$lab/pristine/$file"; then
-      cp -p "$lab/pristine/$file" "$old/$file"
+    if [ ! -e "$old/$file" ]; then
+      cp -p "$new/$file" "$old/$file"
     elif ! cmp -s "$new/$file" "$old/$file"; then
+      # Also if that is the unpatched file again, which is older than what was built.
       cp "$new/$file" "$old/$file" && touch "$old/$file"
     fi
     cp -p "$old/$file" "$lab/$package/$file"
@@ -237,41 +301,50 @@ keep_objects() {
   rm "$built/copied"
 }
 
+# compile KERNEL FILE...: with these patches.
 compile() {
-  patch_source "$1"
+  patch_source "$@"
   configure "$1"
   keep_objects "$1"
   make_kernel "$1" -j"$jobs" "$image"
 }
 
-export package tarball lab patches machine arch image jobs
-export -f unpack_source source_version touched patch_source make_kernel configure keep_objects compile
+export version lab patches machine arch image jobs
+export -f newest_source unpack_source source_version patches_of touched apply patch_source make_kernel configure keep_objects compile
 
 if [ "$machine" = uml ]; then arch=um image=linux; else arch=x86_64 image=bzImage; fi
 # The kernel itself, in its build directory.
 kernel_file() { if [ "$machine" = uml ]; then echo "$lab/uml-$1/linux"; else echo "$lab/qemu-$1/arch/x86/boot/bzImage"; fi; }
 
+# prepare KERNEL: starts from another kernel's build if there is one, because few files differ.
+prepare() {
+  local other from='' patched=$lab/patched
+  [ ! -d "$lab/$machine-$1" ] || return 0
+  for other in "$lab/$machine"-*/wanted; do [ -e "$other" ] && from=$(basename "$(dirname "$other")"); done
+  rm -rf "$patched/$machine-$1"
+  if [ -n "$from" ] && [ -d "$patched/$from" ]; then
+    rm -rf "${lab:?}/copy" && cp -a "$lab/$from" "$lab/copy"
+    touch "$lab/copy/copied"
+    mv "$lab/copy" "$lab/$machine-$1"
+    # With the time stamps that it was built with.
+    cp -a "$patched/$from" "$patched/$machine-$1"
+  else
+    mkdir "$lab/$machine-$1"
+  fi
+}
+
 build() {
-  local kernel other from
+  local kernel files
   find_tools
+  find_source
   if [ "$(source_version)" != "$(cat "$lab/unpacked" 2>/dev/null)" ]; then
     step "unpack $(basename "$tarball"), $(du -h "$tarball" | cut -f1)" "$lab/unpack.log" unpack_source
     echo "    $(du -sh "$lab/$package" | cut -f1) in $lab/$package"
   fi
   for kernel in "${kernels[@]}"; do
-    if [ ! -d "$lab/$machine-$kernel" ]; then
-      # Start from another kernel's build if there is one: few files differ.
-      from=''
-      for other in "$lab/$machine"-*/wanted; do [ -e "$other" ] && from=$(dirname "$other"); done
-      if [ -n "$from" ]; then
-        rm -rf "${lab:?}/copy" && cp -a "$from" "$lab/copy"
-        touch "$lab/copy/copied"
-        mv "$lab/copy" "$lab/$machine-$kernel"
-      else
-        mkdir "$lab/$machine-$kernel"
-      fi
-    fi
-    step "build $machine kernel $kernel" "$lab/build-$machine-$kernel.log" compile "$kernel"
+    prepare "$kernel"
+    mapfile -t files < <(files_of "$kernel")
+    step "build $machine kernel $kernel" "$lab/build-$machine-$kernel.log" compile "$kernel" "${files[@]}"
     echo "    $(du -h "$(kernel_file "$kernel")" | cut -f1) in $(kernel_file "$kernel")"
   done
 }
@@ -406,6 +479,34 @@ conformance_of() {
   esac
 }
 
+# The selftests of the patches beside those that the kernel has, with kselftest's runner.
+build_selftests() {
+  local tree=$lab/selftests out=$lab/kselftest file programs
+  rm -rf "$tree" "$out" && mkdir -p "$tree/tools/testing" "$out/filesystems/eventfd"
+  cp -a "$lab/$package/tools/testing/selftests" "$tree/tools/testing/"
+  cp -a "$lab/$package/tools/scripts" "$tree/tools/"
+  for file in $(patches_of 0002) $(patches_of 0003); do
+    ! grep -q '^+++ b/tools/' "$file" || (cd "$tree" && apply "$file" --include='tools/*.c')
+  done
+  # The programs are named here, because two patches change the same line of the Makefile.
+  programs="$out/filesystems/eventfd/eventfd_test $out/filesystems/eventfd/autoreset_test $out/filesystems/eventfd/maximum_test"
+  make -C "$tree/tools/testing/selftests/filesystems/eventfd" OUTPUT="$out/filesystems/eventfd" KHDR_INCLUDES= TEST_GEN_PROGS="$programs"
+  cp -a "$tree"/tools/testing/selftests/{run_kselftest.sh,kselftest} "$out/"
+  touch "$out/kselftest-list.txt"
+}
+
+export -f build_selftests
+
+# selftests_of KERNEL: prints a script that runs those that must pass in this kernel. The first tests
+# what every kernel has.
+selftests_of() {
+  local list='filesystems/eventfd:eventfd_test\n'
+  [[ $1 != *0002* ]] || list+='filesystems/eventfd:autoreset_test\n'
+  [[ $1 != *0003* ]] || list+='filesystems/eventfd:maximum_test\n'
+  echo "cp -r $lab/kselftest /dev/shm/ && cd /dev/shm/kselftest && printf \"$list\" >kselftest-list.txt && \
+    ./run_kselftest.sh >/dev/shm/said 2>&1; cat /dev/shm/said; ! grep -q \"^not ok\" /dev/shm/said && grep -q \"^ok\" /dev/shm/said"
+}
+
 summary() { grep -E "$1" "$2" | sed 's/^/    /' || true; }
 
 # Skips if ptrace(2) is not allowed: User-Mode Linux traces its processes.
@@ -419,11 +520,18 @@ run_tests() {
   [ "$machine" = qemu ] || check_uml "${kernels[0]}"
   step "build the test program" "$lab/cargo.log" test_binary kernel
   step "build the conformance suite" "$lab/cargo.log" test_binary conformance
+  [ "$machine" = qemu ] || [ -n "$only" ] || step "build the selftests" "$lab/selftests.log" build_selftests
   suite=$(cat "$lab/test-conformance")
   for kernel in "${kernels[@]}"; do
     log=$lab/test-$machine-$kernel.log
     in_kernel "every way to wait for an eventfd, and the maximum" "$kernel" "$log" "$(cat "$lab/test-kernel") $filter 2>&1"
     summary '^(FAIL|EFD_|[0-9]+ failed)' "$log"
+    # They need a shell and perl, which the small root of a QEMU guest does not have.
+    if [ "$machine" = uml ] && [ -z "$only" ]; then
+      log=$lab/selftests-$machine-$kernel.log
+      in_kernel "selftests, by kselftest's runner" "$kernel" "$log" "$(selftests_of "$kernel")"
+      summary '^(# # Totals|not ok)' "$log"
+    fi
     log=$lab/conformance-$machine-$kernel.log
     in_kernel "conformance $(conformance_of "$kernel")" "$kernel" "$log" \
       "$suite --test-threads=1 --color=never $(conformance_of "$kernel") $filter 2>&1"
@@ -431,6 +539,56 @@ run_tests() {
   done
   say "what was delivered"
   table
+}
+
+# examine SERIES...: the mails in a repository of their own, which has the files that they change.
+examine() {
+  local dir=$lab/mails file script
+  rm -rf "$dir" && mkdir "$dir"
+  tar -C "$dir" --strip-components=1 -xf "$tarball" --no-wildcards "$package"/scripts/{checkpatch.pl,spelling.txt,const_structs.checkpatch} \
+    $(for number; do patches_of "$number"; done | xargs cat | sed -n 's,^--- a/,'"$package/,p" | sort -u)
+  cd "$dir"
+  git init -q . && git config user.name lab && git config user.email lab@localhost
+  git add . && git commit -qm "what the series change" && git branch -m pristine
+  for number; do
+    git checkout -q -b "$number" pristine
+    # shellcheck disable=SC2046
+    git am $(patches_of "$number")
+    # New files belong to the entry of the selftest framework in MAINTAINERS.
+    for file in $(patches_of "$number"); do
+      perl scripts/checkpatch.pl --strict --no-tree --ignore FILE_PATH_CHANGES "$file"
+    done
+  done
+  # The manual page, where its tools are.
+  for file in "$patches"/*.2; do
+    if command -v mandoc >/dev/null; then mandoc -Tlint -W warning "$file"; fi
+    if command -v man >/dev/null; then
+      script=$(LC_ALL=C.UTF-8 MANWIDTH=80 man --warnings -E UTF-8 -l "$file" 2>&1 >/dev/null)
+      [ -z "$script" ] || { echo "$script"; exit 1; }
+    fi
+  done
+}
+export -f examine
+
+run_series() {
+  local number file files log kernel=series
+  step "git am, and checkpatch.pl --strict" "$lab/mails.log" examine 0002 0003
+  summary '^total:' "$lab/mails.log"
+  check_uml stock
+  step "build the selftests" "$lab/selftests.log" build_selftests
+  prepare $kernel
+  for number in 0002 0003; do
+    files=()
+    for file in $(patches_of "$number"); do
+      files+=("$file")
+      step "build: $(basename "$file" .patch | cut -c 1-60)" "$lab/build-$machine-$kernel.log" compile $kernel "${files[@]}"
+      log=$lab/selftests-$machine-$kernel.log
+      in_kernel "selftests that the kernel has" $kernel "$log" "$(selftests_of stock)"
+      summary '^(# # Totals|not ok)' "$log"
+    done
+    in_kernel "selftests with those of the series" $kernel "$log" "$(selftests_of "$number")"
+    summary '^(# # Totals|not ok)' "$log"
+  done
 }
 
 # Two CPUs, each emulated by its own thread.
@@ -551,11 +709,12 @@ run_shell() {
 # shellcheck source=scripts/kernel/qemu-lab.sh
 . "$patches/qemu-lab.sh"
 
-say "$command, $machine, kernels ${kernels[*]}, in $lab"
+say "$command, $machine, version $version, kernels ${kernels[*]}, in $lab"
 build
 case $command in
   build) ;;
   test) run_tests ;;
+  series) run_series ;;
   bench) run_bench ;;
   qemu) run_qemu ;;
   shell) run_shell ;;
