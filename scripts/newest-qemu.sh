@@ -7,10 +7,9 @@
 #   PREFIX       a directory for it, which is made; an earlier run's is replaced
 #   --suite      Debian's suite (default: sid)
 #
-# apt-get runs with a configuration, lists and a package state below PREFIX. So no package of this
-# system is installed, changed or even looked at. The packages, with the C library of their
-# suite, are unpacked there, and PREFIX/qemu-storage-daemon runs the program with that library's
-# loader. Prints the version.
+# Nothing is installed (debian.sh): the packages, with the C library of their suite, are unpacked
+# there, and PREFIX/qemu-storage-daemon runs the program with that library's loader. Prints the
+# version.
 #
 # Exit codes: 0 it is there, 1 it does not run, 2 wrong arguments, 3 skipped: no apt, or no network.
 set -euo pipefail
@@ -27,47 +26,10 @@ while (($#)); do
   shift
 done
 [ -n "$prefix" ] || die "where to? Write scripts/newest-qemu.sh PREFIX"
-[[ $suite =~ ^[a-z][a-z-]*$ ]] || die "--suite $suite: write a name such as sid"
-for tool in apt-get dpkg dpkg-deb; do
-  command -v $tool >/dev/null || { echo "skipped: $tool is not installed"; exit 3; }
-done
-keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-[ -r $keyring ] || { echo "skipped: $keyring is missing (package debian-archive-keyring)"; exit 3; }
-
-mkdir -p "$prefix"
-prefix=$(cd "$prefix" && pwd)
-case $prefix in *[[:space:]\"\;]*) die "$prefix: apt's configuration cannot name such a path" ;; esac
-apt=$prefix/apt root=$prefix/root
-rm -rf "$apt" "$root" "$prefix/qemu-storage-daemon"
-mkdir -p "$apt"/{etc/{apt.conf.d,preferences.d,trusted.gpg.d,sources.list.d},lists/partial,archives/partial} "$root"
-: >"$apt/status"
-echo "deb [signed-by=$keyring] http://deb.debian.org/debian $suite main" >"$apt/etc/sources.list"
-# The proxy and the like are this system's own; everything else is replaced.
-cat >"$apt/config" <<CONFIG
-Dir::Etc "$apt/etc";
-Dir::State "$apt";
-Dir::State::lists "$apt/lists";
-Dir::State::status "$apt/status";
-Dir::Cache "$apt";
-Dir::Cache::archives "$apt/archives";
-Dir::Log "$apt";
-Acquire::Languages "none";
-Acquire::Retries "2";
-APT::Architecture "$(dpkg --print-architecture)";
-APT::Architectures { "$(dpkg --print-architecture)"; };
-APT::Sandbox::User "";
-APT::Install-Recommends "false";
-APT::Install-Suggests "false";
-CONFIG
-quietly() {
-  apt-get -c "$apt/config" -qq "$@" >"$apt/log" 2>&1 && return
-  echo "skipped: apt-get $1: $(grep -m1 '^[EW]:' "$apt/log" || tail -n1 "$apt/log")"
-  exit 3
-}
-quietly update -o APT::Update::Error-Mode=any
 # The package has changed in the past. What each contains is known only when it is unpacked.
-quietly install --download-only --yes qemu-utils qemu-system-common
-for package in "$apt"/archives/*.deb; do dpkg-deb -x "$package" "$root"; done
+"$(dirname "$0")/debian.sh" "$suite" "$prefix" qemu-utils qemu-system-common
+prefix=$(cd "$prefix" && pwd)
+root=$prefix/root
 
 daemon=$(find "$root/usr/bin" "$root/usr/libexec" -name qemu-storage-daemon -print -quit 2>/dev/null || true)
 [ -n "$daemon" ] || die "$suite has no qemu-storage-daemon in qemu-utils or qemu-system-common" 1
@@ -80,6 +42,4 @@ cat >"$prefix/qemu-storage-daemon" <<WRAPPER
 QEMU_MODULE_DIR='$root/usr/lib' exec '$loader' --library-path '$libraries' '$daemon' "\$@"
 WRAPPER
 chmod +x "$prefix/qemu-storage-daemon"
-# Only what is unpacked is needed from here on.
-rm -rf "$apt"
 "$prefix/qemu-storage-daemon" --version | head -n1 || die "it does not run" 1

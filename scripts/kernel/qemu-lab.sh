@@ -4,36 +4,15 @@
 readonly qemu_requests=2000 qemu_runs=3
 
 # fetch_qemu SUITE: qemu-storage-daemon of a release of Debian, and the libraries that it needs, in
-# a folder of their own. apt-get has its own configuration, lists and state there, and believes that
-# nothing is installed, so nothing of the system is used or changed.
+# a folder of their own.
 fetch_qemu() {
-  local suite=$1 prefix=$lab/debian-$1 package file apt
-  rm -rf "$prefix" && mkdir -p "$prefix"/{root,state/lists/partial,cache/archives/partial}
-  : >"$prefix/status"
-  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $suite main" >"$prefix/sources"
-  apt=(timeout --foreground 600 apt-get -q -y -o "Dir::Etc::sourcelist=$prefix/sources" -o Dir::Etc::sourceparts=/dev/null
-    -o "Dir::State=$prefix/state" -o "Dir::State::status=$prefix/status" -o "Dir::Cache=$prefix/cache"
-    -o APT::Sandbox::User=root -o Acquire::Languages=none -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false
-    -o APT::Update::Post-Invoke-Success::=true)
-  "${apt[@]}" update
-  # The daemon is in the first of them, up to Debian 12 in the second.
-  for package in qemu-utils qemu-system-common; do
-    [ ! -e "$prefix/root/usr/bin/qemu-storage-daemon" ] || break
-    "${apt[@]}" --no-install-recommends --download-only install $package
-    for file in "$prefix"/cache/archives/*.deb; do dpkg-deb -x "$file" "$prefix/root"; done
-  done
-  rm -rf "$prefix/cache" "$prefix/state"
-  qemu_at "$suite" --version >"$prefix/version"
+  mkdir -p "$lab/debian-$1"
+  "$repository/scripts/newest-qemu.sh" --suite "$1" "$lab/debian-$1" >"$lab/debian-$1/version"
 }
 
 # The paths of a prefix's loader, and of its libraries.
 loader_of() { find "$lab/debian-$1/root" -name 'ld-linux-x86-64.so.2' -print -quit; }
 libraries_of() { echo "$lab/debian-$1/root/lib/x86_64-linux-gnu:$lab/debian-$1/root/usr/lib/x86_64-linux-gnu"; }
-qemu_at() {
-  local suite=$1
-  shift
-  "$(loader_of "$suite")" --library-path "$(libraries_of "$suite")" "$lab/debian-$suite/root/usr/bin/qemu-storage-daemon" "$@"
-}
 version_of() { sed -n '1s/.*version \([0-9]*\.[0-9]*\(\.[0-9]*\)\?\).*/\1/p' "$lab/debian-$1/version"; }
 
 # Builds the client as one static file that is loaded below 4 GB, so that the plugin can tell it
@@ -95,7 +74,7 @@ qemu_count() {
   tr -d '\r' <"$lab/console-$1" | tee "$result.console"
   grep -q 'lab: exit code 0' "$result.console"
 }
-export -f fetch_qemu loader_of libraries_of qemu_at qemu_client qemu_library qemu_preload qemu_plugin qemu_count
+export -f fetch_qemu loader_of libraries_of qemu_client qemu_library qemu_preload qemu_plugin qemu_count
 
 run_qemu() {
   local suite kernel run found=() results=()
