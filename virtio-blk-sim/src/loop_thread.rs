@@ -1,12 +1,13 @@
 //! Which threads run a loop: they must not block.
 
 use std::cell::RefCell;
+use std::rc::{Rc, Weak};
 
-use aio::{AioContext, Handle};
+use aio::AioContext;
 
 thread_local! {
-    /// A loop of this thread.
-    static LOOP: RefCell<Option<Handle>> = const { RefCell::new(None) };
+    /// Lives as long as a loop of this thread.
+    static LOOP: RefCell<Weak<()>> = const { RefCell::new(Weak::new()) };
 }
 
 /// Notes that this thread runs this loop. One of each thread is known; it is noted again whenever
@@ -14,16 +15,22 @@ thread_local! {
 pub(crate) fn note(context: &AioContext) {
     // A thread that ends runs none.
     let _ = LOOP.try_with(|known| {
-        let is_known = known.borrow().as_ref().is_some_and(Handle::is_alive);
-        if !is_known {
-            let former = known.replace(Some(context.handle()));
-            drop(former);
+        if known.borrow().strong_count() > 0 {
+            return;
         }
+        let alive = Rc::new(());
+        known.replace(Rc::downgrade(&alive));
+        // The loop drops its tasks at its end.
+        let task = context.spawn(async move {
+            let _alive = alive;
+            std::future::pending::<()>().await;
+        });
+        drop(task);
     });
 }
 
 /// Whether this thread runs a loop that was noted and has not ended.
 #[cfg(feature = "imago")]
 pub(crate) fn is_this() -> bool {
-    LOOP.try_with(|known| known.borrow().as_ref().is_some_and(Handle::is_alive)).unwrap_or(false)
+    LOOP.try_with(|known| known.borrow().strong_count() > 0).unwrap_or(false)
 }

@@ -19,6 +19,8 @@ impl Descriptors {
         // Another thread of a test process may have a descriptor open for a moment, so try again.
         let others = |_| Self::open_now().0.into_iter().filter(|fd| !self.0.contains(fd)).collect::<Vec<_>>();
         let leaked = (0..100).map(others).find(Vec::is_empty).unwrap_or_else(|| others(100));
-        assert!(leaked.is_empty(), "leaked file descriptors: {leaked:?}; open before: {:?}", self.0);
+        let what = |fd: &String| std::fs::read_link(format!("/proc/self/fd/{fd}"));
+        let named: Vec<_> = leaked.iter().map(|fd| (fd, what(fd))).collect();
+        assert!(leaked.is_empty(), "leaked file descriptors: {named:?}; open before: {:?}", self.0);
     }
 }
