@@ -6,7 +6,7 @@
 #   scripts/debian.sh SUITE DIR PACKAGE...
 #
 #   SUITE    such as sid
-#   DIR      a directory for it, which is made. The packages are unpacked in DIR/root, which replaces
+#   DIR      a directory for it, which is made. The packages are unpacked in DIR/root, in place of
 #            what an earlier run has left
 #
 # Exit codes: 0 done, 2 wrong arguments, 3 skipped (with the reason): no apt, or no network.

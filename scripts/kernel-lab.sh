@@ -219,8 +219,8 @@ patches_of() {
   done
 }
 
-# Prints the files of the kernel that a patch changes now or changed in an earlier run. The selftests
-# are built elsewhere, and nobody reads the documentation here.
+# Prints the files of the kernel that a patch changes now or changed in an earlier run. The
+# selftests are built elsewhere, and nobody reads the documentation here.
 touched() {
   {
     local number
@@ -497,8 +497,8 @@ build_selftests() {
 
 export -f build_selftests
 
-# selftests_of KERNEL: prints a script that runs those that must pass in this kernel. The first tests
-# what every kernel has.
+# selftests_of KERNEL: prints a script that runs those that must pass in this kernel. The first one
+# tests what every kernel has.
 selftests_of() {
   local list='filesystems/eventfd:eventfd_test\n'
   [[ $1 != *0002* ]] || list+='filesystems/eventfd:autoreset_test\n'

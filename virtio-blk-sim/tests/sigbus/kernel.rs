@@ -128,7 +128,7 @@ fn pwritev_from_a_missing_page_is_an_io_error_and_no_signal() {
 }
 
 #[test]
-fn a_missing_page_is_an_io_error_with_io_uring_and_with_pool_threads() {
+fn a_missing_page_is_an_io_error_with_each_engine() {
     let _turn = turn();
     for kind in MonitorKind::ALL {
         let context = match AioContext::builder().monitor(kind).build() {
@@ -138,17 +138,24 @@ fn a_missing_page_is_an_io_error_with_io_uring_and_with_pool_threads() {
                 continue;
             }
         };
-        for operation in [0, 1] {
+        let backends: &[fn(Arc<FileImage>) -> Backend] = match context.monitor().ring {
+            Some(_) => &[Backend::File, Backend::IoUring, Backend::Threads],
+            None => &[Backend::File, Backend::Threads],
+        };
+        for (operation, backend) in
+            [0, 1].into_iter().flat_map(|kind| backends.iter().map(move |b| (kind, b)))
+        {
             let mut rig = Rig::new("engine");
             let answers: Rc<RefCell<Vec<FinishedRequest>>> = Rc::default();
             let sink = Rc::clone(&answers);
             let done = Rc::new(move |_: &AioContext, batch: &mut Vec<FinishedRequest>| {
                 sink.borrow_mut().append(batch);
             });
-            let engine = Backend::File(Arc::clone(&rig.image)).attach(&context, done).unwrap();
+            let engine = backend(Arc::clone(&rig.image)).attach(&context, done).unwrap();
             let before = faults();
             let request = rig.begin(operation);
             answers.borrow_mut().extend(engine.submit(request));
+            engine.commit(|finished| answers.borrow_mut().push(finished));
             while answers.borrow().is_empty() {
                 context.poll(true).unwrap();
             }

@@ -18,7 +18,7 @@ use super::{Watchdog, default_options, driver};
 /// How long a flush takes.
 const FLUSH: Duration = Duration::from_secs(10);
 
-/// The program, with flushes that take that long. None if this machine has no strace(1).
+/// The program, with flushes that take that long. `None` if this machine has no strace(1).
 pub(super) fn slow_flushes() -> Option<Command> {
     injecting(&format!("fdatasync:delay_enter={}", FLUSH.as_micros()))
 }
