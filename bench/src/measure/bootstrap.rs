@@ -18,7 +18,7 @@ pub(crate) const MIN_VALUES: usize = 6;
 const RESAMPLES: usize = 4_999;
 const SEED: u64 = 0x005E_ED0F_B007;
 /// The normal quantile of 97.5%.
-pub(super) const Z: f64 = 1.959_963_984_540_054;
+const Z: f64 = 1.959_963_984_540_054;
 
 /// A 95% confidence interval, in the unit of the values.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -123,9 +123,35 @@ fn student_t(freedom: f64) -> f64 {
     Z + g1 / freedom + g2 / freedom.powi(2) + g3 / freedom.powi(3)
 }
 
+/// The probability that Student's t with `freedom` degrees of freedom is farther from zero than `t`
+/// (Abramowitz and Stegun 26.7.3 and 26.7.4).
+fn beyond(t: f64, freedom: usize) -> f64 {
+    let freedom_root = (freedom as f64).sqrt();
+    let angle = (t / freedom_root).atan();
+    let (sin, cos) = angle.sin_cos();
+    let is_odd = freedom % 2 == 1;
+    // Of cos and cos^3 and so on, or of 1 and cos^2 and so on.
+    let (mut term, mut sum) = (if is_odd { cos } else { 1.0 }, 0.0);
+    let mut power = if is_odd { 1 } else { 0 };
+    while power + 2 <= freedom {
+        sum += term;
+        term *= cos * cos * (power + 1) as f64 / (power + 2) as f64;
+        power += 2;
+    }
+    let within = if is_odd { (angle + sin * sum) * std::f64::consts::FRAC_2_PI } else { sin * sum };
+    (1.0 - within).clamp(0.0, 1.0)
+}
+
+/// The probability of an estimate `distances` times as far from zero as the end of its interval is
+/// from it, if there is no effect. The interval is of `values` values.
+pub(super) fn by_chance(distances: f64, values: usize) -> f64 {
+    let freedom = values.saturating_sub(1).max(1);
+    beyond(student_t(freedom as f64) * distances, freedom)
+}
+
 /// The standard normal distribution function for x <= 0 (Abramowitz and Stegun 26.2.17, error below
 /// 7.5e-8).
-pub(super) fn normal_below(x: f64) -> f64 {
+fn normal_below(x: f64) -> f64 {
     let t = 1.0 / (1.0 - 0.231_641_9 * x);
     let series = t
         * (0.319_381_530
@@ -167,6 +193,13 @@ mod tests {
         assert!((student_t(9.0) - 2.262).abs() < 0.001);
         assert!((student_t(29.0) - 2.045).abs() < 0.001);
         assert!((normal_below(-Z) - 0.025).abs() < 1e-6);
+        // Tables: 2.571 and 4.032 with 5 degrees of freedom, 3.355 with 8, 12.706 with 1.
+        for (t, freedom, probability) in
+            [(2.571, 5, 0.05), (4.032, 5, 0.01), (3.355, 8, 0.01), (12.706, 1, 0.05), (2.0, 1_000, 0.0458)]
+        {
+            assert!((beyond(t, freedom) - probability).abs() < 2e-4, "{t} {freedom}: {}", beyond(t, freedom));
+        }
+        assert_eq!((beyond(0.0, 5), beyond(f64::MAX, 5)), (1.0, 0.0));
         assert!((normal_below(0.0) - 0.5).abs() < 1e-6);
         assert!((tail_probability(10) - 0.0086).abs() < 1e-4);
     }

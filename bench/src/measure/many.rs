@@ -5,15 +5,19 @@
 //!
 //! The probability that belongs to an interval is derived from its end that is nearer to zero
 //! (Altman and Bland, "How to obtain the P value from a confidence interval", BMJ 343, d2304,
-//! 2011). So a comparison alone is judged by its interval. An interval without width, such as that
-//! of an exact count, is certain and does not belong to the table.
+//! 2011), with Student's t of as many rounds. So a comparison alone is judged by its interval. What
+//! is certain, such as an exact count, does not belong to the table: it would let the times beside
+//! it pass.
 
-use super::bootstrap::{Estimate, Z, normal_below};
+use super::bootstrap::{Estimate, by_chance};
 use super::comparison::{Better, Comparison};
 use super::verdict::Verdict;
 
 /// The share of effects that may be wrong.
 const RATE: f64 = 0.05;
+
+/// What is less probable than this without an effect is certain.
+const CERTAIN: f64 = 1e-6;
 
 /// Judges the comparisons of a table, each with its metric's [`Better`], so that they hold
 /// together.
@@ -26,7 +30,8 @@ pub(crate) fn settle<'a>(table: impl Iterator<Item = (&'a mut Comparison, Better
         Some(ratio) => ratio.map(|ratio| ratio - 1.0),
         None => comparison.difference,
     };
-    let estimates: Vec<Estimate> = table.iter().map(|(comparison, _)| deviation(comparison)).collect();
+    let estimates: Vec<(Estimate, usize)> =
+        table.iter().map(|(comparison, _)| (deviation(comparison), comparison.pairs)).collect();
     for ((comparison, _), holds) in table.into_iter().zip(hold_together(&estimates)) {
         if !holds && comparison.verdict.is_effect() {
             comparison.verdict = Verdict::Inconclusive;
@@ -34,9 +39,11 @@ pub(crate) fn settle<'a>(table: impl Iterator<Item = (&'a mut Comparison, Better
     }
 }
 
-/// For each estimate of a table whether an effect in it holds beside all the others.
-pub(crate) fn hold_together(table: &[Estimate]) -> Vec<bool> {
-    let chances: Vec<Option<f64>> = table.iter().copied().map(chance).collect();
+/// For each estimate of a table, with the number of its values, whether an effect in it holds beside
+/// all the others.
+pub(crate) fn hold_together(table: &[(Estimate, usize)]) -> Vec<bool> {
+    let chances: Vec<Option<f64>> =
+        table.iter().map(|&(estimate, values)| chance(estimate, values)).collect();
     let mut sorted: Vec<f64> = chances.iter().copied().flatten().collect();
     sorted.sort_by(f64::total_cmp);
     let all = sorted.len() as f64;
@@ -46,20 +53,18 @@ pub(crate) fn hold_together(table: &[Estimate]) -> Vec<bool> {
 }
 
 /// How probable an estimate that far from zero would be without an effect. `None` if there is no
-/// doubt: its interval has no width. One without an interval is no evidence.
-fn chance(estimate: Estimate) -> Option<f64> {
+/// doubt. One without an interval is no evidence.
+fn chance(estimate: Estimate, values: usize) -> Option<f64> {
     let Some(interval) = estimate.interval else { return Some(1.0) };
-    if interval.low == interval.high {
-        return None;
-    }
     let median = estimate.median.abs();
     let to_zero =
         if estimate.median > 0.0 { estimate.median - interval.low } else { interval.high - estimate.median };
     if median == 0.0 {
-        return Some(1.0);
+        return (interval.low != interval.high).then_some(1.0);
     }
     // A median at the end of its interval has no distance, and is as certain as can be.
-    Some((2.0 * normal_below(-Z * median / to_zero.max(f64::MIN_POSITIVE))).min(1.0))
+    let chance = by_chance(median / to_zero.max(f64::MIN_POSITIVE), values);
+    (chance >= CERTAIN).then_some(chance)
 }
 
 #[cfg(test)]
@@ -67,16 +72,22 @@ mod tests {
     use super::*;
     use crate::measure::Interval;
 
-    fn estimate(median: f64, half: f64) -> Estimate {
-        Estimate { median, interval: Some(Interval { low: median - half, high: median + half }) }
+    fn estimate(median: f64, half: f64) -> (Estimate, usize) {
+        (Estimate { median, interval: Some(Interval { low: median - half, high: median + half }) }, 24)
     }
 
     #[test]
     fn one_comparison_is_judged_by_its_interval() {
         assert_eq!(hold_together(&[estimate(1.0, 0.99)]), [true]);
         assert_eq!(hold_together(&[estimate(1.0, 1.01)]), [false]);
-        assert!((chance(estimate(1.0, 1.0)).unwrap() - 0.05).abs() < 1e-3);
-        assert_eq!(hold_together(&[Estimate { median: 1.0, interval: None }]), [false]);
+        for values in [6, 24, 1_000] {
+            assert!((chance(estimate(1.0, 1.0).0, values).unwrap() - 0.05).abs() < 1e-3);
+        }
+        // Few rounds say less.
+        assert!(
+            chance(estimate(1.0, 0.5).0, 6) > Some(3e-3) && chance(estimate(1.0, 0.5).0, 24) < Some(1e-3)
+        );
+        assert_eq!(hold_together(&[(Estimate { median: 1.0, interval: None }, 24)]), [false]);
         assert_eq!(hold_together(&[estimate(1.0, 0.0)]), [true]);
         assert_eq!(hold_together(&[estimate(0.0, 1.0)]), [false]);
         assert!(hold_together(&[]).is_empty());
@@ -93,10 +104,12 @@ mod tests {
         let mut table = vec![estimate(1.0, 0.3); 30];
         table.push(estimate(1.0, 0.95));
         assert!(hold_together(&table)[30]);
-        // Exact counts are not evidence for the times beside them.
-        let mut table = vec![estimate(1.0, 0.0); 30];
-        table.extend([estimate(1.0, 0.95), estimate(0.0, 1.0)]);
-        assert!(!hold_together(&table)[30]);
+        // Exact counts are not evidence for the times beside them, nor are those that are almost so.
+        for half in [0.0, 0.01] {
+            let mut table = vec![estimate(1.0, half); 30];
+            table.extend([estimate(1.0, 0.95), estimate(0.0, 1.0)]);
+            assert_eq!(hold_together(&table)[29..=30], [true, false]);
+        }
     }
 
     #[test]

@@ -579,7 +579,14 @@ fn scale_reports_every_size_with_its_memory_and_fairness() {
     for row in disks.iter().copied().filter(measured) {
         assert!(row["metrics"]["p99_us"]["median"].as_f64().unwrap() > 0.0, "{row}");
     }
-    for row in rows.iter().filter(measured).filter(|row| !of_disks(row)) {
+    let of_churn =
+        |row: &&Value| row["group"].as_str().unwrap().starts_with("a busy disk while others change");
+    let churn: Vec<_> = rows.iter().filter(of_churn).collect();
+    assert_eq!(churn.len(), 4, "what a client of the control socket does beside a busy disk");
+    for row in churn.iter().copied().filter(measured) {
+        assert!(row["metrics"]["max_us"]["median"].as_f64().unwrap() > 0.0, "{row}");
+    }
+    for row in rows.iter().filter(measured).filter(|row| !of_disks(row) && !of_churn(row)) {
         let metrics = &row["metrics"];
         let memory = if row["group"].as_str().unwrap().starts_with("notifiers") {
             "handler_bytes"

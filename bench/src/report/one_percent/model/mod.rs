@@ -53,6 +53,8 @@ pub(crate) struct Outcome {
     pub(crate) predicted: Option<Estimate>,
     /// Share of t_iter.
     pub(crate) saved: Option<Estimate>,
+    /// Rounds in which both arms of that were measured.
+    pub(crate) pairs: usize,
     /// The verdict on the saving, beside those of all other cells.
     verdict: Option<Verdict>,
     /// Device CPU per request.
@@ -251,7 +253,8 @@ pub(crate) fn outcomes(entries: &[Entry]) -> Vec<Outcome> {
             outcome.own_read_ns = lent(&simplest, outcome, |other| other.own_read_ns).or(outcome.own_read_ns);
         }
     }
-    let saved: Vec<Estimate> = outcomes.iter().filter_map(|outcome| outcome.saved).collect();
+    let saved: Vec<(Estimate, usize)> =
+        outcomes.iter().filter_map(|outcome| Some((outcome.saved?, outcome.pairs))).collect();
     let mut hold = hold_together(&saved).into_iter();
     for outcome in &mut outcomes {
         let Some(saved) = outcome.saved else { continue };
@@ -308,6 +311,7 @@ fn outcome(group: &[Entry]) -> Option<Outcome> {
         saved: measured
             .and_then(|entry| entry.versus("iops")?.ratio)
             .map(|ratio| crate::measure::saved(ratio, Better::Higher)),
+        pairs: measured.and_then(|entry| entry.versus("iops")).map_or(0, |versus| versus.pairs),
         verdict: None,
         cpu_predicted_ns: None,
         dose_cost: find(&cell.dosed())
