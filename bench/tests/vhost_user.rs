@@ -46,9 +46,13 @@ fn two_servers_are_the_arms_of_one_run() {
     assert_eq!(output.status.code(), Some(0), "{errors}");
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(
-        ["Per request, sleeping client on CPU ", "Ratios, by round", "Idle, a guest attached"]
-            .iter()
-            .all(|title| text.contains(title)),
+        [
+            "Per request, sleeping client on CPU ",
+            "Ratios, the median over the rounds",
+            "Idle, a guest attached"
+        ]
+        .iter()
+        .all(|title| text.contains(title)),
         "{text}"
     );
     assert!(text.contains(&format!("renamed is process {}", id())), "{text}");

@@ -34,6 +34,13 @@ impl fmt::Debug for Ringer {
 }
 
 impl AioContext {
+    /// After the last turn: rings what would ride on the next one.
+    pub(crate) fn flush_rings(&self) {
+        if self.parts.is_current() {
+            self.parts.monitor.flush_rings(&self.parts.sources.stats);
+        }
+    }
+
     /// Makes a [`Ringer`] for one notifier at a time. No system call.
     pub fn ringer(&self) -> Ringer {
         Ringer { context: Rc::downgrade(&self.parts), bell: RefCell::default() }
@@ -41,15 +48,18 @@ impl AioContext {
 }
 
 impl Ringer {
-    /// Rings `notifier` as [`EventNotifier::notify`] does, at the latest when the loop turns again.
+    /// Rings `notifier` as [`EventNotifier::notify`] does, at the latest when the loop turns again,
+    /// when [`run`](AioContext::run) or [`block_on`](AioContext::block_on) returns, or when the
+    /// context is dropped. Who turns the loop by [`poll`](AioContext::poll) must not wait for
+    /// what the ring leads to before the next turn.
     ///
     /// To be called by a callback of the loop. If the loop would sleep next, the ring rides on that
-    /// system call. If it has anything else to do before, or is embedded, or has no ring, this is
-    /// `notify`.
+    /// system call. If it has anything else to do before, or is embedded, or has no ring, or if
+    /// `notifier` was rung in this turn already, this is `notify`.
     ///
     /// A loop that lingers or busy polls does not sleep next. With `rests` it does not linger after
-    /// this turn, if at most one device could be polled and its window is closed: say so if nothing
-    /// can be found in memory before the other side has woken up.
+    /// this turn, if at most one device could be polled and none is without a pause: say so if
+    /// nothing can be found in memory before the other side has woken up.
     ///
     /// The notifier is kept open until another one is rung, or this is dropped.
     ///
@@ -64,7 +74,7 @@ impl Ringer {
     fn rides(&self, notifier: &EventNotifier, rests: bool) -> bool {
         let Some(parts) = self.context.upgrade() else { return false };
         let Some(ring) = parts.monitor.ring() else { return false };
-        if !parts.is_current() || parts.has(Item::OuterSleep) || parts.timeout() == Some(0) {
+        if !parts.is_current() || parts.outer.is_embedded.get() || parts.timeout() == Some(0) {
             return false;
         }
         if parts.has(Item::BusyPolling) && !(rests && parts.sources.busy.may_rest()) {
@@ -95,7 +105,7 @@ impl Ringer {
 }
 
 impl Drop for Ringer {
-    /// What was rung is on its way when this returns.
+    /// What was rung is on its way when this returns, or when the context was dropped.
     fn drop(&mut self) {
         if let Some(parts) = self.context.upgrade() {
             self.forget(&parts);

@@ -116,6 +116,7 @@ impl AioContext {
         while !self.parts.shared.take_stop() {
             self.poll(true)?;
         }
+        self.flush_rings();
         Ok(())
     }
 

@@ -78,6 +78,7 @@ impl AioContext {
             if awaited.is_ready.replace(false)
                 && let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker))
             {
+                self.flush_rings();
                 return Ok(output);
             }
             left = self.poll_ready_tasks(left);

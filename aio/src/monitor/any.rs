@@ -156,6 +156,13 @@ impl<T> Monitor<T> {
         self.ring().map_or(Ok(false), |ring| ring.submit_queued_work(sink))
     }
 
+    /// After the last turn: rings what would ride on the next one.
+    pub(crate) fn flush_rings(&self, stats: &Counters) {
+        if let Some(ring) = self.ring() {
+            ring.flush_rings(stats);
+        }
+    }
+
     /// After an outer loop slept, and a wait has found nothing. If something ends every sleep of
     /// the outer loop, it is removed here.
     pub(crate) fn found_nothing(&self, stats: &Counters) -> io::Result<()> {

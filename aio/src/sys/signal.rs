@@ -105,12 +105,17 @@ impl Signal {
             none => none.insert(ring_of(eventfd).ok()?),
         };
         ring.completion().for_each(drop);
-        Some(ring.as_raw_fd())
+        // The kernel signals nothing while completions wait for room. The next signal from here
+        // makes room for them.
+        let overflows = ring.submission().cq_overflow();
+        (!overflows).then(|| ring.as_raw_fd())
     }
 }
 
 fn ring_of(eventfd: BorrowedFd<'_>) -> io::Result<IoUring> {
-    let ring = IoUring::new(1)?;
+    // Room for the messages of several loops, or of several rings for one notifier, until somebody
+    // looks here again.
+    let ring = IoUring::builder().setup_cqsize(64).build(1)?;
     ring.submitter().register_eventfd(eventfd.as_raw_fd())?;
     Ok(ring)
 }

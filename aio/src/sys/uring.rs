@@ -107,6 +107,8 @@ pub(crate) struct Ring {
     /// Pushed and not yet taken by an enter: the tail minus the head of the SQ, kept here to avoid
     /// reading shared memory.
     unsubmitted: u32,
+    /// SQEs that the kernel has taken so far.
+    taken: u64,
 }
 
 impl std::fmt::Debug for Ring {
@@ -185,7 +187,17 @@ impl Ring {
             enter_flags |= ENTER_REGISTERED_RING;
         }
         let entries = ring.params().sq_entries();
-        Ok(Self { ring, setup, enter_fd, enter_flags, tells, entries, usable: entries, unsubmitted: 0 })
+        Ok(Self {
+            ring,
+            setup,
+            enter_fd,
+            enter_flags,
+            tells,
+            entries,
+            usable: entries,
+            unsubmitted: 0,
+            taken: 0,
+        })
     }
 
     /// For a forked child: dropping this only gives up the child's copy of the ring.
@@ -235,6 +247,11 @@ impl Ring {
     /// Returns the number of entries of the submission queue.
     pub(crate) fn entries(&self) -> usize {
         self.entries as usize
+    }
+
+    /// How many SQEs the kernel has taken so far, and how many were pushed.
+    pub(crate) fn places(&self) -> (u64, u64) {
+        (self.taken, self.taken + u64::from(self.unsubmitted))
     }
 
     /// Returns how many times [`push`](Self::push) will succeed before the next enter.
@@ -312,7 +329,9 @@ impl Ring {
                 size,
             )
         };
-        self.unsubmitted = self.unsubmitted.saturating_sub(check(r)?);
+        let taken = check(r)?;
+        self.taken += u64::from(taken);
+        self.unsubmitted = self.unsubmitted.saturating_sub(taken);
         Ok(self.unsubmitted)
     }
 

@@ -263,6 +263,9 @@ suite! { $ everywhere
         dropping_the_context_loses_nothing,
         a_peer_cannot_hold_it_up,
         a_full_counter_is_rung,
+        many_rings_of_a_turn_do_not_deafen_it,
+        it_is_heard_when_the_loop_ends,
+        an_embedded_loop_does_not_wait,
     }
     levels {
         an_undrained_handler_is_called_every_turn,

@@ -2,7 +2,8 @@
 
 use crate::setup::Setup;
 use crate::support::{Count, look, os, turn_until};
-use aio::{AioContext, BusyPolling, EventNotifier, NotifierRegistration, Reset, Ringer};
+use aio::{AioContext, BusyPolling, Embedded, EventNotifier, NotifierRegistration, Reset, Ringer};
+use std::cell::Cell;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -189,5 +190,76 @@ pub(crate) fn a_full_counter_is_rung(setup: &Setup) {
         (0..2).for_each(|_| _ = look(&ctx));
         let count = os::take_counter(&raw);
         assert!(count.is_some_and(|count| count < 10), "drained and rung again: {count:?}");
+    }
+}
+
+/// Several rings of one turn, by one and by several ringers, for the eventfd of a peer: the ring
+/// behind it has room for few messages.
+pub(crate) fn many_rings_of_a_turn_do_not_deafen_it(setup: &Setup) {
+    let peer = os::eventfd(libc::EFD_NONBLOCK);
+    let other = match EventNotifier::adopt_from_peer(peer.try_clone().unwrap(), Reset::Classic) {
+        Ok(other) => other,
+        Err(refused) => return println!("skipped: {}", refused.error),
+    };
+    let (ctx, kick) = (setup.context(), setup.notifier());
+    let (calls, times) = (Count::default(), Rc::new(Cell::new(5)));
+    let ringers: Vec<Ringer> = (0..5).map(|_| ctx.ringer()).collect();
+    let _bell = ctx.add_notifier(&kick, {
+        let (other, calls, times) = (other.clone(), calls.clone(), Rc::clone(&times));
+        move |_: &AioContext| {
+            for ringer in ringers.iter().take(times.get()) {
+                (0..times.get()).for_each(|_| ringer.ring(&other, true).unwrap());
+            }
+            calls.bump();
+        }
+    });
+    for _ in 0..3 {
+        ask(&ctx, &kick, &calls);
+        look(&ctx);
+        assert!(other.test_and_clear().unwrap());
+    }
+    times.set(1);
+    for _ in 0..3 {
+        ask(&ctx, &kick, &calls);
+        look(&ctx);
+        assert!(other.test_and_clear().unwrap());
+    }
+}
+
+pub(crate) fn it_is_heard_when_the_loop_ends(setup: &Setup) {
+    let (ctx, kick, other) = (setup.context(), setup.notifier(), classic());
+    let ringer = ctx.ringer();
+    let _bell = ctx.add_notifier(&kick, {
+        let other = other.clone();
+        move |ctx: &AioContext| {
+            ringer.ring(&other, true).unwrap();
+            ctx.handle().stop();
+        }
+    });
+    for _ in 0..3 {
+        kick.notify().unwrap();
+        ctx.run().unwrap();
+        assert!(other.test_and_clear().unwrap());
+    }
+}
+
+/// An outer loop may have other things to do before it sleeps.
+pub(crate) fn an_embedded_loop_does_not_wait(setup: &Setup) {
+    if !setup.is_embedded {
+        return;
+    }
+    let (ctx, kick, other) = (setup.context(), setup.notifier(), classic());
+    let (_bell, _ringer, calls) = answering(&ctx, &kick, &other);
+    let embedded = Embedded::new(&ctx).unwrap();
+    for n in 1..=3 {
+        kick.notify().unwrap();
+        while calls.get() < n {
+            let prepared = embedded.prepare().unwrap();
+            os::poll_readable(&embedded, prepared.timeout());
+            if embedded.check().unwrap() {
+                embedded.dispatch().unwrap();
+            }
+        }
+        assert!(other.test_and_clear().unwrap());
     }
 }

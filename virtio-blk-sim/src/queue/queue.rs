@@ -31,8 +31,8 @@ use crate::waiters::Waiters;
 const LONGEST_REST_NS: u64 = 100_000_000;
 
 /// The largest batch that is made because many requests are outstanding. Other handlers of the loop
-/// wait for it.
-const LARGEST_BATCH: u16 = 1024;
+/// wait for it, and a request can be large.
+const LARGEST_BATCH: u16 = 32;
 
 /// Descriptors that are read in vain, at most, before other handlers of the loop get their turn:
 /// those of sixteen refused chains of the longest kind, each of them read twice, or of one if the

@@ -23,6 +23,8 @@ static ONE: u64 = 1;
 pub(super) struct Bell {
     eventfd: Arc<EventFd>,
     has_failed: bool,
+    /// The place of its last entry among all entries of the ring, plus one.
+    rode_at: u64,
 }
 
 /// The eventfds that are rung in this way.
@@ -36,7 +38,7 @@ fn token(key: usize) -> Option<Token> {
 
 impl Bells {
     pub(super) fn add(&self, eventfd: Arc<EventFd>) -> usize {
-        self.0.borrow_mut().insert(Bell { eventfd, has_failed: false })
+        self.0.borrow_mut().insert(Bell { eventfd, has_failed: false, rode_at: 0 })
     }
 
     /// Takes one out. Its descriptor must stay open until the kernel has seen every entry.
@@ -46,11 +48,18 @@ impl Bells {
 
     /// The entry that rings. It points to nothing but a static, and names a descriptor that is open
     /// as long as the bell. `None` if it has to be rung otherwise.
+    ///
+    /// `taken` is the number of entries that the kernel has taken, and `place` that of the next
+    /// entry. At most one entry of a bell waits to be taken: each message posts a completion to the
+    /// ring behind the eventfd, which has room for a limited number.
     #[inline]
-    pub(super) fn entry(&self, key: usize) -> Option<squeue::Entry> {
+    pub(super) fn entry(&self, key: usize, taken: u64, place: u64) -> Option<squeue::Entry> {
         let token = token(key)?;
-        let by_ring = match self.0.borrow().get(key) {
-            Some(bell) if !bell.has_failed => bell.eventfd.by_ring()?,
+        let by_ring = match self.0.borrow_mut().get_mut(key) {
+            Some(bell) if !bell.has_failed && bell.rode_at <= taken => {
+                bell.rode_at = place + 1;
+                bell.eventfd.by_ring()?
+            }
             _ => return None,
         };
         let entry = match by_ring {

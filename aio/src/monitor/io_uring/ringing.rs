@@ -22,11 +22,25 @@ impl<T> UringMonitor<T> {
         if !is_free || self.is_down.get() {
             return false;
         }
-        let Some(entry) = self.bells.entry(key) else { return false };
+        let (taken, place) = self.ring.borrow().places();
+        let Some(entry) = self.bells.entry(key, taken, place) else { return false };
+        self.rides.set(true);
         // SAFETY: it points to a static. The descriptor stays open until `remove_bell`, which
         // leaves none of these entries behind.
         unsafe { self.queue(entry, stats) };
         true
+    }
+
+    /// At the end of the turns: rings what rides on an enter that may not come.
+    pub(crate) fn flush_rings(&self, stats: &Counters) {
+        if !self.rides.replace(false) || self.is_down.get() {
+            return;
+        }
+        let mut ring = self.ring.borrow_mut();
+        if ring.look().unsubmitted != 0 {
+            stats.syscalls_enter.bump();
+            let _ = ring.enter(Some(0));
+        }
     }
 
     /// Forgets an eventfd.

@@ -31,6 +31,7 @@ impl<T> UringMonitor<T> {
     /// What does not end (a disk that does not answer) is leaked after ten seconds: memory that the
     /// kernel may still write to must not be used again.
     pub(crate) fn shutdown(&self, sink: &impl Sink) {
+        self.flush_rings(sink.stats());
         if self.is_down.replace(true) {
             return;
         }
