@@ -182,7 +182,8 @@ fn requests(disk: DiskKind, write: bool, depth: u16, waiting: Waiting) -> io::Re
     let (config, backend) = if file {
         let opened = FileImage::open(image.path(), false, disk == DiskKind::Direct);
         let opened = opened.map_err(|e| io::Error::new(io::ErrorKind::Unsupported, e.to_string()))?;
-        (opened.device_config(), Backend::File(Arc::new(opened)))
+        // Not `File`: whether it makes calls in the loop's thread depends on how long they take.
+        (opened.device_config(), Backend::IoUring(Arc::new(opened)))
     } else {
         (DeviceConfig::new(IMAGE_BYTES as u64 / 512), Backend::Null(Null::default()))
     };
