@@ -39,8 +39,8 @@ pub(crate) fn settle<'a>(table: impl Iterator<Item = (&'a mut Comparison, Better
     }
 }
 
-/// For each estimate of a table, with the number of its values, whether an effect in it holds beside
-/// all the others.
+/// For each estimate of a table, with the number of its values, whether an effect in it holds
+/// beside all the others.
 pub(crate) fn hold_together(table: &[(Estimate, usize)]) -> Vec<bool> {
     let chances: Vec<Option<f64>> =
         table.iter().map(|&(estimate, values)| chance(estimate, values)).collect();
@@ -104,7 +104,7 @@ mod tests {
         let mut table = vec![estimate(1.0, 0.3); 30];
         table.push(estimate(1.0, 0.95));
         assert!(hold_together(&table)[30]);
-        // Exact counts are not evidence for the times beside them, nor are those that are almost so.
+        // Exact counts are not evidence for the times beside them, nor are almost exact ones.
         for half in [0.0, 0.01] {
             let mut table = vec![estimate(1.0, half); 30];
             table.extend([estimate(1.0, 0.95), estimate(0.0, 1.0)]);

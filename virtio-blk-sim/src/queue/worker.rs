@@ -68,7 +68,7 @@ pub trait Worker: 'static {
 
     /// The number of chains that are taken off the ring before [`commit`](Self::commit) and before
     /// other handlers of the loop get their turn. At least 1. A small one grows to half of what the
-    /// driver has outstanding, up to 32. By default 1024: as many as QEMU's longest queue has, while
+    /// driver has outstanding, up to 32. By default 1024: as many as QEMU's longest queue has, but
     /// a driver may make one of 32768 entries.
     fn batch(&self) -> u16 {
         1024

@@ -353,8 +353,8 @@ fn is_transient(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR))
 }
 
-/// The file does not know RWF_NOWAIT. Most file systems say EOPNOTSUPP, and for buffered writes some
-/// say EINVAL (`generic_write_checks()`).
+/// The file does not know RWF_NOWAIT. Most file systems say EOPNOTSUPP, and for buffered writes
+/// some say EINVAL (`generic_write_checks()`).
 fn is_unsupported(result: &io::Result<usize>) -> bool {
     let errno = result.as_ref().err().and_then(io::Error::raw_os_error);
     matches!(errno, Some(libc::EOPNOTSUPP | libc::EINVAL))
