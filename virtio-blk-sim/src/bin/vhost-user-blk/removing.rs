@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aio::JoinHandle;
 
-use crate::entry::Entry;
+use crate::entry::{Entry, Running};
 use crate::events::Event;
 use crate::host::Host;
 use crate::refusal::Refusal;
@@ -44,7 +44,9 @@ impl Host {
     async fn remove_served(&self, entry: &Rc<Entry>, force: bool) -> Result<(), Refusal> {
         let (removal, running) = (&entry.removal, entry.served()?);
         removal.has_begun.set(true);
-        removal.is_forced.set(force);
+        if force {
+            removal.force();
+        }
         let listening = running.listening.take();
         if let Some((listening, file)) = listening {
             drop(listening);
@@ -66,6 +68,14 @@ impl Host {
         self.forget(entry);
         self.shared.events.send(Event::DiskRemoved { disk: entry.subject() });
         Ok(())
+    }
+
+    /// Drops what a command holds of a disk that was removed by force meanwhile. The last reference
+    /// closes the image, which can block, so that is done in a thread.
+    pub(crate) fn let_go(&self, running: Rc<Running>) {
+        let closed = (running.image.clone(), Arc::clone(&running.device));
+        drop(running);
+        drop(self.jobs.discard(closed));
     }
 }
 
