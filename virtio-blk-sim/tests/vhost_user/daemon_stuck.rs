@@ -206,6 +206,33 @@ fn a_slow_removal_does_not_hold_up_the_configuration() {
     assert_eq!(daemon.terminate().code(), Some(0));
 }
 
+/// Nor does a disk that changes slowly: its queue waits for a request before it moves.
+#[test]
+fn a_slow_change_does_not_hold_up_the_configuration() {
+    let _watchdog = Watchdog::new("a_slow_change_does_not_hold_up_the_configuration");
+    let Some(command) = slow_flushes() else { return };
+    let image = TempPath::image();
+    let keys = |loops: &str| format!("image = {:?}\nloops = [{loops}]", text(&image));
+    let plain = "memory = \"1m\"";
+    let of_daemon = "monitor = \"epoll\"\nloops = 2";
+    let mut daemon = Daemon::run(command, of_daemon, &[("a", &keys("0")), ("b", plain)]);
+    let mut control = daemon.connect();
+    let guest = flushing(&mut daemon, &mut control);
+    daemon.write(of_daemon, &[("a", &keys("1")), ("b", "memory = \"1m\"\niops = 1000")]);
+    daemon.reload(
+        "the configuration was read again: 0 disks added, 0 removed, 1 changed; still being changed: a",
+    );
+    assert!(in_time(&daemon, guest.2), "the flush has ended");
+    assert_eq!(control.disk("b")["iops"], json!(1000));
+    // Nor does it hold up the next file.
+    daemon.write(of_daemon, &[("a", &keys("1")), ("b", plain)]);
+    daemon.reload("the configuration was read again: 0 disks added, 0 removed, 1 changed");
+    assert!(in_time(&daemon, guest.2), "the flush has ended");
+    daemon.process.wait_for_line("disk a is changed now");
+    drop(guest);
+    assert_eq!(daemon.terminate().code(), Some(0));
+}
+
 /// The disk that goes comes back with the next file.
 #[test]
 fn a_disk_that_is_wanted_again_comes_back() {
