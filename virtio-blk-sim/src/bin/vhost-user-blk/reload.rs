@@ -291,8 +291,8 @@ async fn change(
 }
 
 /// Removes a disk. Returns whether that was done. If nobody waits for it any more, it is logged.
-async fn remove(host: &Host, entry: &Entry, is_late: &Cell<bool>) -> bool {
-    let (id, outcome) = (entry.id(), host.remove(entry.id(), false).await);
+async fn remove(host: &Host, entry: &Rc<Entry>, is_late: &Cell<bool>) -> bool {
+    let (id, outcome) = (entry.id(), host.remove_entry(entry, false).await);
     match &outcome {
         Ok(()) if is_late.get() => say!("disk {id} is removed now"),
         Ok(()) => {}

@@ -25,8 +25,12 @@ impl Host {
     /// does not wait for them, and returns in about a second at the latest. A removal that waits
     /// can be forced by another one, and a disk that is being opened can be removed by force.
     pub(crate) async fn remove(&self, id: &str, force: bool) -> Result<(), Refusal> {
-        let entry = self.disk(id)?;
-        let removal = &entry.removal;
+        self.remove_entry(&self.disk(id)?, force).await
+    }
+
+    /// The same with a disk that was looked up before: another one may have its id by now.
+    pub(crate) async fn remove_entry(&self, entry: &Rc<Entry>, force: bool) -> Result<(), Refusal> {
+        let (id, removal) = (entry.id(), &entry.removal);
         if removal.has_begun.get() || entry.running().is_none() {
             if !force {
                 let state = if removal.has_begun.get() { "being removed already" } else { entry.state() };
@@ -38,7 +42,7 @@ impl Host {
             let late = || format!("disk {id} is {} still, and will be gone soon", entry.state()).into();
             return if is_over { Ok(()) } else { Err(late()) };
         }
-        self.remove_served(&entry, force).await
+        self.remove_served(entry, force).await
     }
 
     async fn remove_served(&self, entry: &Rc<Entry>, force: bool) -> Result<(), Refusal> {
