@@ -2,7 +2,8 @@
 //! and replies. A request may wait for rings; then only this frontend waits.
 //!
 //! A frontend that has used up the allowance of its disk (`pace.rs`) is not listened to until the
-//! pause is over. Its messages wait in the socket, and when that is full, the frontend waits.
+//! pause is over. Its messages wait in the socket, and when that is full, the frontend waits. If it
+//! hangs up meanwhile, what it has sent is not served any more.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -28,6 +29,7 @@ use super::request::Request;
 use super::ring_device::RingDevice;
 use super::rings::Rings;
 use super::session::{Served, Session};
+use super::socket::has_hung_up;
 use crate::allowance::Allowance;
 use crate::log;
 use crate::waiters::Waiters;
@@ -87,7 +89,7 @@ impl Line {
 
     /// Returns true if the frontend is gone, although the task may not have noticed it yet.
     pub(super) fn is_ending(&self) -> bool {
-        self.ending.get() || self.cut.get() || super::socket::has_hung_up(&self.socket)
+        self.ending.get() || self.cut.get() || has_hung_up(&self.socket)
     }
 
     /// Ends the conversation. The task stops the rings in order.
@@ -247,6 +249,10 @@ impl<D: RingDevice> Conversation<D> {
             // A peer can send a message in thousands of pieces.
             if answered == 0 && self.connection.partial() != partial {
                 self.allowance.charge(1, self.context.now_ns());
+            }
+            // Its rings would run until all that it has sent is served.
+            if self.allowance.is_used_up(self.context.now_ns()) && has_hung_up(&self.line.socket) {
+                return Err(ConnectionError::Closed.into());
             }
             if let Woken::ByChannel = self.wait(&socket).await? {
                 let advanced = self.session.advance_channel();

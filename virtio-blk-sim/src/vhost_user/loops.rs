@@ -126,7 +126,9 @@ impl Loops {
         let Some(place) = self.place(queue) else { return Ok(None) };
         let count = self.threads.len();
         let mut from_there = (place..count).chain(0..place);
-        let living = from_there.find(|index| self.threads.get(*index).is_some_and(|it| it.is_alive()));
+        // One that has failed is alive until all that it had is dropped.
+        let is_living = |thread: &Arc<IoThread>| thread.is_alive() && thread.failure().is_none();
+        let living = from_there.find(|index| self.threads.get(*index).is_some_and(is_living));
         let living = living.ok_or_else(|| io::Error::other("the loops of all I/O threads have ended"))?;
         self.set_place(queue, living)?;
         Ok(self.threads.get(living))

@@ -78,6 +78,8 @@ fn a_forced_removal_ends_the_session_while_a_queue_moves() {
     let mut socket = [PollFd::new(client.frontend(), PollFlags::RDHUP)];
     let second = Timespec { tv_sec: 1, tv_nsec: 0 };
     assert_eq!(poll(&mut socket, Some(&second)).unwrap(), 1, "the frontend of a removed disk is connected");
+    let why = moving.outcome().unwrap_err();
+    assert_eq!(why, "disk a was removed while it was being moved");
     assert!(in_time(&daemon, began), "the flush has ended, so the removal may have waited for it");
     // When the storage answers again, nothing more is done for this guest.
     driver.read(1, 0).unwrap();
@@ -87,4 +89,24 @@ fn a_forced_removal_ends_the_session_while_a_queue_moves() {
     }
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(driver.queue_mut().used_idx(), 1, "the queue was started again for a disk that was removed");
+}
+
+/// Nor does a change of its size that storage does not answer.
+#[test]
+fn a_forced_removal_ends_a_resize() {
+    let _watchdog = Watchdog::new("a_forced_removal_ends_a_resize");
+    let Some(command) = injecting("ftruncate:delay_enter=10000000") else { return };
+    let image = TempPath::image();
+    let keys = format!("image = {:?}", text(&image));
+    let mut daemon = Daemon::run(command, "monitor = \"epoll\"", &[("a", &keys)]);
+    let (mut control, mut resizing) = (daemon.connect(), daemon.connect());
+    let began = Instant::now();
+    resizing.start("resize-disk", json!({"id": "a", "size": 64 << 20}));
+    while !is_held(daemon.process.id()) {}
+    control.execute("remove-disk", json!({"id": "a", "force": true})).unwrap();
+    let why = resizing.outcome().unwrap_err();
+    assert_eq!(why, "disk a was removed while its size was being changed");
+    assert!(in_time(&daemon, began), "the image has got its size, so the command may have waited for it");
+    control.execute("quit", json!({"force": true})).unwrap();
+    assert_eq!(daemon.process.wait().code(), Some(1));
 }

@@ -208,6 +208,33 @@ fn a_slow_removal_does_not_hold_up_the_configuration() {
     assert_eq!(daemon.terminate().code(), Some(0));
 }
 
+/// Nor does a disk that changes slowly: its queue waits for a request before it moves.
+#[test]
+fn a_slow_change_does_not_hold_up_the_configuration() {
+    let _watchdog = Watchdog::new("a_slow_change_does_not_hold_up_the_configuration");
+    let Some(command) = slow_flushes() else { return };
+    let image = TempPath::image();
+    let keys = |loops: &str| format!("image = {:?}\nloops = [{loops}]", text(&image));
+    let plain = "memory = \"1m\"";
+    let of_daemon = "monitor = \"epoll\"\nloops = 2";
+    let mut daemon = Daemon::run(command, of_daemon, &[("a", &keys("0")), ("b", plain)]);
+    let mut control = daemon.connect();
+    let guest = flushing(&mut daemon, &mut control);
+    daemon.write(of_daemon, &[("a", &keys("1")), ("b", "memory = \"1m\"\niops = 1000")]);
+    daemon.reload(
+        "the configuration was read again: 0 disks added, 0 removed, 1 changed; still being changed: a",
+    );
+    assert!(in_time(&daemon, guest.2), "the flush has ended");
+    assert_eq!(control.disk("b")["iops"], json!(1000));
+    // Nor does it hold up the next file.
+    daemon.write(of_daemon, &[("a", &keys("1")), ("b", plain)]);
+    daemon.reload("the configuration was read again: 0 disks added, 0 removed, 1 changed");
+    assert!(in_time(&daemon, guest.2), "the flush has ended");
+    daemon.process.wait_for_line("disk a is changed now");
+    drop(guest);
+    assert_eq!(daemon.terminate().code(), Some(0));
+}
+
 /// The disk that goes comes back with the next file.
 #[test]
 fn a_disk_that_is_wanted_again_comes_back() {
@@ -249,7 +276,12 @@ fn an_end_that_waits_can_be_forced() {
         };
         end(&daemon, first, false);
         while UnixStream::connect(daemon.socket("a")).is_ok() {}
-        // A second one that may wait changes nothing.
+        // A second one that may wait changes nothing, nor does the first signal, and one that comes
+        // with it: timeout(1) sends two.
+        (0..2).for_each(|_| daemon.process.signal(libc::SIGTERM));
+        std::thread::sleep(Duration::from_millis(100));
+        daemon.process.signal(libc::SIGINT);
+        std::thread::sleep(Duration::from_millis(1100));
         other.execute("quit", json!({})).unwrap();
         assert!(daemon.process.is_alive());
         assert!(in_time(&daemon, guest.2), "the flush has ended");
@@ -278,7 +310,7 @@ fn an_end_that_waits_for_an_image_can_be_forced() {
     while !is_held(daemon.process.id()) {}
     daemon.process.signal(libc::SIGTERM);
     while UnixStream::connect(daemon.socket("a")).is_ok() {}
-    std::thread::sleep(Duration::from_millis(200));
+    std::thread::sleep(Duration::from_millis(1200));
     assert!(daemon.process.is_alive());
     daemon.process.signal(libc::SIGTERM);
     let begin = Instant::now();

@@ -105,6 +105,25 @@ fn a_frontend_that_connects_again_has_no_new_burst() {
     });
 }
 
+/// What a frontend has sent before it went is not served at that rate: its rings would run meanwhile.
+#[test]
+fn a_throttled_frontend_that_goes_is_gone() {
+    let _watchdog = Watchdog::new("a_throttled_frontend_that_goes_is_gone");
+    let server = throttling();
+    let mut client = Client::connect(server.socket(), default_options()).unwrap();
+    exercise(&mut driver(&mut client, 0), 50);
+    // Half a minute of messages, none of which has an answer.
+    let count = (RATE * 30 / HEAVY) as usize;
+    let messages = Header::request(Code::SetOwner.number(), 0).encode().repeat(count);
+    client.frontend().send_raw(&messages, &[]).unwrap();
+    while throttled(&server).messages == 0 {}
+    drop(client);
+    let went = Instant::now();
+    while server.ask(|server, _| server.is_connected() || !server.stats().is_empty()) {
+        assert!(went.elapsed() < Duration::from_secs(5), "its ring runs on");
+    }
+}
+
 /// Bytes that complete no message wake the server, too.
 #[test]
 fn a_peer_that_sends_single_bytes_is_throttled() {

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use aio::{AioContext, IoThread};
@@ -170,6 +170,37 @@ fn a_queue_on_its_way_to_a_loop_that_ends_ends_its_session_or_runs_elsewhere() {
         assert_eq!(host.ask(|server, _| server.loops().place(0)), Some(2));
         exercise(&mut first, 50);
     }
+}
+
+/// A loop that has failed has still to drop what it had, and that can take long.
+#[test]
+fn no_queue_starts_on_a_loop_that_is_ending() {
+    struct Slow(Receiver<()>);
+
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            let _ = self.0.recv();
+        }
+    }
+
+    let _watchdog = Watchdog::new("no_queue_starts_on_a_loop_that_is_ending");
+    let host = Host::new(2);
+    let (gate, opened) = channel::<()>();
+    let slow = Slow(opened);
+    let task = host.threads[0].handle().spawn(move |_| async move {
+        let _slow = slow;
+        std::future::pending::<()>().await;
+    });
+    host.threads[0].run(|_| ()).unwrap();
+    host.threads[0].handle().schedule(|_| panic!("this loop ends"));
+    while host.threads[0].failure().is_none() {
+        std::thread::yield_now();
+    }
+    assert!(host.threads[0].is_alive());
+    let mut client = Client::connect(&host.socket, default_options()).unwrap();
+    exercise(&mut driver(&mut client, 0), 50);
+    assert_eq!(host.ask(|server, _| server.loops().place(0)), Some(1));
+    drop((gate, task));
 }
 
 /// Without any loop, a frontend gets an error, and nothing else ends.

@@ -101,12 +101,17 @@ impl Host {
         let is_wanted = Arc::new(AtomicBool::new(true));
         let _wanted = Wanted(Arc::clone(&is_wanted));
         let open = move || {
-            let opened = (spec.open(Names::Keys, &name)?, spec.listen(Names::Keys)?);
-            match is_wanted.load(Ordering::Relaxed) {
-                true => Ok(opened),
-                // Closed here, because that can block, too.
+            // What is not wanted any more is closed here, because that can block, too.
+            let check = || match is_wanted.load(Ordering::Relaxed) {
+                true => Ok(()),
                 false => Err("nobody wants it any more".to_owned()),
-            }
+            };
+            let open = spec.open(Names::Keys, &name)?;
+            // Its name may belong to another disk by now.
+            check()?;
+            let socket = spec.listen(Names::Keys)?;
+            check()?;
+            Ok((open, socket))
         };
         let (open, socket) = self.jobs.run(open).await?.map_err(|error: String| Refusal::from(error))?;
         if let Err(error) = self.afford(entry, open.disk.backend.files()) {

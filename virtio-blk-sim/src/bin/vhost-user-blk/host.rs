@@ -80,6 +80,12 @@ pub(crate) fn log_name(origin: Origin, id: &str) -> String {
     }
 }
 
+/// Whether the loop of a thread has not ended. One that has failed counts as alive until all that it
+/// had is dropped, and nothing can start there any more.
+fn has_loop(thread: &IoThread) -> bool {
+    thread.is_alive() && thread.failure().is_none()
+}
+
 impl Host {
     pub(crate) fn new(context: LocalHandle, shared: Shared) -> Rc<Self> {
         Rc::new(Self {
@@ -107,7 +113,7 @@ impl Host {
         let count = self.disks.borrow().values().filter(|entry| entry.running().is_some()).count();
         let disks = if count == 1 { "disk" } else { "disks" };
         let threads = &self.shared.threads;
-        match threads.iter().filter(|thread| !thread.is_alive()).count() {
+        match threads.iter().filter(|thread| !has_loop(thread)).count() {
             0 => format!("serving {count} {disks}"),
             ended => format!("serving {count} {disks}; {ended} of {} loops have ended", threads.len()),
         }
@@ -168,7 +174,7 @@ impl Host {
     /// Checks that loops that were chosen by hand have not ended.
     pub(crate) fn check_loops(&self, loops: &[usize]) -> Result<(), Refusal> {
         let threads = &self.shared.threads;
-        let ended = |index: &&usize| threads.get(**index).is_some_and(|thread| !thread.is_alive());
+        let ended = |index: &&usize| threads.get(**index).is_some_and(|thread| !has_loop(thread));
         match loops.iter().find(ended) {
             Some(index) => Err(format!("loop {index} has ended").into()),
             None => Ok(()),
@@ -265,7 +271,7 @@ impl Host {
     /// How many queues each loop has, `None` for a loop that has ended.
     pub(crate) fn queues_of_loops(&self) -> Vec<Option<usize>> {
         let threads = self.shared.threads.iter();
-        let mut queues: Vec<_> = threads.map(|thread| thread.is_alive().then_some(0)).collect();
+        let mut queues: Vec<_> = threads.map(|thread| has_loop(thread).then_some(0)).collect();
         for running in self.disks().iter().filter_map(|entry| entry.running()) {
             for place in running.loops() {
                 if let Some(Some(count)) = queues.get_mut(place) {

@@ -86,7 +86,7 @@ use failure::Failure;
 use inherited::Inherited;
 use options::Options;
 use reload::Reloader;
-use signals::{Signal, Signals};
+use signals::{Signal, Signals, Stops};
 use start::{Started, start};
 use virtio_blk_sim::log;
 
@@ -123,10 +123,10 @@ fn run(options: &Options) -> Result<(), Failure> {
     let started = start(options, inherited)?;
     let Started { host, context, daemon, control, pid_file, .. } = &started;
     let reloader = options.source.config.as_deref().map(|path| Reloader::new(path, daemon.clone()));
-    let of_signals = Rc::clone(host);
+    let (of_signals, stops) = (Rc::clone(host), Stops::default());
     let _signals = signals.watch(context, move |signal| match signal {
         // The second one does not wait any more.
-        Ok(Signal::Stop) if of_signals.is_stopping() => of_signals.stop_by_force(),
+        Ok(Signal::Stop) if stops.is_second(of_signals.context.now_ns()) => of_signals.stop_by_force(),
         Ok(Signal::Stop) => of_signals.stop(),
         Ok(Signal::Report) => report::statistics(&of_signals),
         Ok(Signal::Resize) => match &reloader {

@@ -26,9 +26,13 @@ pub(crate) struct Reloader {
     number: Cell<u64>,
 }
 
-/// How long one reading of the file waits for the requests of disks that go, and for disks that
-/// come after them.
+/// How long one reading of the file waits for the requests of disks that go, for disks that come
+/// after them, and for changes of those that stay.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long it waits for the file with the names of the images, and for each image that is opened.
+/// When that is over, nothing has changed.
+const OPENING: Duration = Duration::from_secs(30);
 
 /// What has to be done.
 struct Plan {
@@ -47,6 +51,7 @@ struct Successor {
 
 /// What may take long. With the id of its disk.
 enum Step {
+    Change(String),
     Removal(String),
     Addition(String),
 }
@@ -56,6 +61,8 @@ struct Counts {
     added: usize,
     removed: usize,
     changed: usize,
+    /// The disks whose change waits, for their requests or for storage.
+    changing: Vec<String>,
     /// The disks that wait for their requests.
     going: Vec<String>,
     /// The disks that wait for others to go.
@@ -64,8 +71,11 @@ struct Counts {
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { added, removed, changed, going, coming } = self;
+        let Self { added, removed, changed, changing, going, coming } = self;
         write!(f, "{added} disks added, {removed} removed, {changed} changed")?;
+        if !changing.is_empty() {
+            write!(f, "; still being changed: {}", changing.join(", "))?;
+        }
         if !going.is_empty() {
             write!(f, "; still being removed: {}", going.join(", "))?;
         }
@@ -110,13 +120,16 @@ impl Reloader {
     /// An error is returned only before anything has changed.
     async fn reload(self: &Rc<Self>, host: &Rc<Host>) -> Result<Counts, String> {
         let (path, inherited) = (self.path.clone(), host.shared.inherited.clone());
-        let read = host.jobs.run(move || config::read(&path, &inherited)).await;
+        let read = host.jobs.run(move || config::read(&path, &inherited));
+        let read = host.context.timeout(OPENING, read).await;
+        let read = read.map_err(|_| late("it, or an image that it names, cannot be read"))?;
         let config = read.map_err(|error| error.to_string())??;
         let plan = self.plan(host, config)?;
         let mut prepared = Vec::new();
         for ConfiguredDisk { spec, place, .. } in plan.new {
             let id = spec.id.clone();
-            match host.prepare(spec, Origin::File).await {
+            let opened = host.context.timeout(OPENING, host.prepare(spec, Origin::File)).await;
+            match opened.unwrap_or_else(|_| Err(late("its image or its socket cannot be opened").into())) {
                 Ok(disk) => prepared.push((id, disk)),
                 Err(error) => {
                     for (_, disk) in prepared {
@@ -133,18 +146,16 @@ impl Reloader {
                 Err(error) => say!("disk {id} is not served: {error}"),
             }
         }
-        for (entry, configured) in plan.kept {
-            counts.changed += usize::from(change(host, &entry, &configured).await);
-        }
-        self.exchange(host, plan.gone, plan.successors, &mut counts).await;
+        self.exchange(host, plan.kept, plan.gone, plan.successors, &mut counts).await;
         Ok(counts)
     }
 
-    /// Removes disks, and adds those that take their images or sockets, side by side. What takes
-    /// longer than [`PATIENCE`] goes on in the background.
+    /// Changes disks, removes others, and adds those that take their images or sockets, side by
+    /// side. What takes longer than [`PATIENCE`] goes on in the background.
     async fn exchange(
         self: &Rc<Self>,
         host: &Rc<Host>,
+        kept: Vec<(Rc<Entry>, ConfiguredDisk)>,
         gone: Vec<Rc<Entry>>,
         successors: Vec<Successor>,
         counts: &mut Counts,
@@ -153,6 +164,15 @@ impl Reloader {
         self.number.set(number);
         let is_late = Rc::new(Cell::new(false));
         let mut steps = Vec::new();
+        for (entry, disk) in kept {
+            let (this, host, is_late) = (Rc::clone(self), Rc::clone(host), Rc::clone(&is_late));
+            let (context, id) = (host.context.clone(), entry.id().to_owned());
+            let task = async move {
+                let is_latest = || this.number.get() == number;
+                change(&host, &entry, &disk, is_latest, &is_late).await
+            };
+            steps.push((Step::Change(id), context.spawn(task)));
+        }
         for entry in gone {
             let (host, is_late) = (Rc::clone(host), Rc::clone(&is_late));
             let (context, id) = (host.context.clone(), entry.id().to_owned());
@@ -175,10 +195,12 @@ impl Reloader {
         for (step, mut task) in steps {
             let left = Duration::from_nanos(end.saturating_sub(host.context.now_ns()));
             match (host.context.timeout(left, &mut task).await, step) {
+                (Ok(Ok(true)), Step::Change(_)) => counts.changed += 1,
                 (Ok(Ok(true)), Step::Removal(_)) => counts.removed += 1,
                 (Ok(Ok(true)), Step::Addition(_)) => counts.added += 1,
                 // It has been reported.
                 (Ok(Ok(false) | Err(_)), _) => {}
+                (Err(_), Step::Change(id)) => counts.changing.push(id),
                 (Err(_), Step::Removal(id)) => counts.going.push(id),
                 (Err(_), Step::Addition(id)) => counts.coming.push(id),
             }
@@ -231,8 +253,20 @@ impl Reloader {
     }
 }
 
-/// Changes the limits, the size and the loops of a disk. Returns whether anything has changed.
-async fn change(host: &Host, entry: &Entry, configured: &ConfiguredDisk) -> bool {
+/// What has taken longer than [`OPENING`].
+fn late(what: &str) -> String {
+    format!("{what}: there was no answer for {} seconds", OPENING.as_secs())
+}
+
+/// Changes the limits, the size and the loops of a disk. Returns whether anything has changed. What
+/// is not done when `is_latest` is false is left to a later reading of the file.
+async fn change(
+    host: &Host,
+    entry: &Entry,
+    configured: &ConfiguredDisk,
+    is_latest: impl Fn() -> bool,
+    is_late: &Cell<bool>,
+) -> bool {
     let spec = &configured.spec;
     let Some(running) = entry.running() else { return false };
     let (before, sectors) = (running.limits.get(), running.device().capacity_sectors());
@@ -242,21 +276,23 @@ async fn change(host: &Host, entry: &Entry, configured: &ConfiguredDisk) -> bool
         outcome = outcome.and(resize(host, entry, None).await.map(|_| ()));
     }
     let mut has_moved = false;
-    if !spec.loops.is_empty() {
+    if !spec.loops.is_empty() && is_latest() {
         match relocate(host, entry, &spec.loops).await {
             Ok(moved) => has_moved = moved,
             Err(error) => outcome = outcome.and(Err(error)),
         }
     }
-    if let Err(error) = outcome {
-        say!("{}: disk {}: {error}", configured.place, entry.id());
+    match outcome {
+        Ok(()) if is_late.get() => say!("disk {} is changed now", entry.id()),
+        Ok(()) => {}
+        Err(error) => say!("{}: disk {}: {error}", configured.place, entry.id()),
     }
     before != running.limits.get() || sectors != running.device().capacity_sectors() || has_moved
 }
 
 /// Removes a disk. Returns whether that was done. If nobody waits for it any more, it is logged.
-async fn remove(host: &Host, entry: &Entry, is_late: &Cell<bool>) -> bool {
-    let (id, outcome) = (entry.id(), host.remove(entry.id(), false).await);
+async fn remove(host: &Host, entry: &Rc<Entry>, is_late: &Cell<bool>) -> bool {
+    let (id, outcome) = (entry.id(), host.remove_entry(entry, false).await);
     match &outcome {
         Ok(()) if is_late.get() => say!("disk {id} is removed now"),
         Ok(()) => {}

@@ -3,9 +3,10 @@
 use crate::entry::Entry;
 use crate::host::Host;
 use crate::refusal::Refusal;
+use crate::wait::unless;
 
 /// Moves queue `n` to loop `loops[n]`. Queues beyond the end of the list stay where they are.
-/// Returns whether any has moved.
+/// Returns whether any has moved. A removal of the disk by force ends that.
 pub(crate) async fn relocate(host: &Host, entry: &Entry, loops: &[usize]) -> Result<bool, Refusal> {
     let (running, threads) = (entry.served()?, host.shared.threads.len());
     let queues = running.device().config().num_queues;
@@ -22,7 +23,14 @@ pub(crate) async fn relocate(host: &Host, entry: &Entry, loops: &[usize]) -> Res
     let mut has_moved = false;
     for (queue, place) in (0..queues).zip(loops) {
         if running.server.loops().place(queue) != Some(*place) {
-            running.server.move_queue(queue, *place).await?;
+            let moved = unless(running.server.move_queue(queue, *place), entry.removal.forced()).await;
+            match moved {
+                Some(moved) => moved?,
+                None => {
+                    host.let_go(running);
+                    return Err(format!("disk {} was removed while it was being moved", entry.id()).into());
+                }
+            }
             has_moved = true;
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aio::JoinHandle;
 
-use crate::entry::Entry;
+use crate::entry::{Entry, Running};
 use crate::events::Event;
 use crate::host::Host;
 use crate::refusal::Refusal;
@@ -25,8 +25,12 @@ impl Host {
     /// does not wait for them, and returns in about a second at the latest. A removal that waits
     /// can be forced by another one, and a disk that is being opened can be removed by force.
     pub(crate) async fn remove(&self, id: &str, force: bool) -> Result<(), Refusal> {
-        let entry = self.disk(id)?;
-        let removal = &entry.removal;
+        self.remove_entry(&self.disk(id)?, force).await
+    }
+
+    /// The same with a disk that was looked up before: another one may have its id by now.
+    pub(crate) async fn remove_entry(&self, entry: &Rc<Entry>, force: bool) -> Result<(), Refusal> {
+        let (id, removal) = (entry.id(), &entry.removal);
         if removal.has_begun.get() || entry.running().is_none() {
             if !force {
                 let state = if removal.has_begun.get() { "being removed already" } else { entry.state() };
@@ -38,13 +42,15 @@ impl Host {
             let late = || format!("disk {id} is {} still, and will be gone soon", entry.state()).into();
             return if is_over { Ok(()) } else { Err(late()) };
         }
-        self.remove_served(&entry, force).await
+        self.remove_served(entry, force).await
     }
 
     async fn remove_served(&self, entry: &Rc<Entry>, force: bool) -> Result<(), Refusal> {
         let (removal, running) = (&entry.removal, entry.served()?);
         removal.has_begun.set(true);
-        removal.is_forced.set(force);
+        if force {
+            removal.force();
+        }
         let listening = running.listening.take();
         if let Some((listening, file)) = listening {
             drop(listening);
@@ -66,6 +72,14 @@ impl Host {
         self.forget(entry);
         self.shared.events.send(Event::DiskRemoved { disk: entry.subject() });
         Ok(())
+    }
+
+    /// Drops what a command holds of a disk that was removed by force meanwhile. The last reference
+    /// closes the image, which can block, so that is done in a thread.
+    pub(crate) fn let_go(&self, running: Rc<Running>) {
+        let closed = (running.image.clone(), Arc::clone(&running.device));
+        drop(running);
+        drop(self.jobs.discard(closed));
     }
 }
 

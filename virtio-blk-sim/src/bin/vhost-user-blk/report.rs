@@ -15,6 +15,9 @@ use crate::entry::{Entry, Origin};
 use crate::host::{Host, log_name};
 use crate::resize::resize;
 
+/// How long SIGHUP waits for the images. What takes longer goes on in the background.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Describes the only disk.
 pub(crate) fn start_of_one(config: &DeviceConfig, threads: u16, monitor: &MonitorInfo) {
     say!(
@@ -113,8 +116,17 @@ pub(crate) fn resize_all(host: &Rc<Host>) {
     let of_task = Rc::clone(host);
     let task = async move {
         of_task.shared.notifier.reloading();
-        for entry in of_task.disks() {
-            resize_one(&of_task, &entry).await;
+        let begin = |entry: Rc<Entry>| {
+            let (host, this) = (Rc::clone(&of_task), Rc::clone(&entry));
+            (entry, of_task.context.spawn(async move { resize_one(&host, &this).await }))
+        };
+        let tasks: Vec<_> = of_task.disks().into_iter().map(begin).collect();
+        let end = of_task.context.now_ns().saturating_add(PATIENCE.as_nanos() as u64);
+        for (entry, mut task) in tasks {
+            let left = Duration::from_nanos(end.saturating_sub(of_task.context.now_ns()));
+            if of_task.context.timeout(left, &mut task).await.is_err() {
+                log!(log_name(entry.origin, entry.id()), "SIGHUP: the size of the image is still being read");
+            }
         }
         of_task.notify_ready().await;
     };

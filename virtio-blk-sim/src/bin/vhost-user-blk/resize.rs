@@ -9,6 +9,7 @@ use crate::entry::{Entry, Running};
 use crate::events::Event;
 use crate::host::Host;
 use crate::refusal::Refusal;
+use crate::wait::unless;
 
 /// Ends the time in which a second change is refused.
 struct Resizing<'a>(&'a Running);
@@ -20,7 +21,8 @@ impl Drop for Resizing<'_> {
 }
 
 /// Makes the image `bytes` bytes large, or reads its size again if that is `None`. Then tells the
-/// frontend. Returns the number of sectors.
+/// frontend. Returns the number of sectors. A removal of the disk by force ends that; what the
+/// thread does with the image goes on.
 pub(crate) async fn resize(host: &Host, entry: &Entry, bytes: Option<u64>) -> Result<u64, Refusal> {
     let running = entry.served()?;
     let Some(image) = running.image.clone() else {
@@ -33,7 +35,7 @@ pub(crate) async fn resize(host: &Host, entry: &Entry, bytes: Option<u64>) -> Re
     if running.is_resizing.replace(true) {
         return Err("the size of this disk is being changed already".to_owned().into());
     }
-    let _resizing = Resizing(&running);
+    let resizing = Resizing(&running);
     let file = Arc::clone(&image);
     let change = move || -> io::Result<u64> {
         if let Some(bytes) = bytes {
@@ -41,7 +43,12 @@ pub(crate) async fn resize(host: &Host, entry: &Entry, bytes: Option<u64>) -> Re
         }
         file.current_sectors()
     };
-    let sectors = host.jobs.run(change).await??;
+    let Some(sectors) = unless(host.jobs.run(change), entry.removal.forced()).await else {
+        drop((resizing, image));
+        host.let_go(running);
+        return Err(format!("disk {} was removed while its size was being changed", entry.id()).into());
+    };
+    let sectors = sectors??;
     let before = running.device().capacity_sectors();
     running.device().resize(sectors).map_err(|error| error.to_string())?;
     running.server.config_changed();

@@ -1,7 +1,9 @@
 //! The signals that this program handles.
 #![expect(unsafe_code, reason = "signal(2) and pthread_sigmask(3)")]
 
+use std::cell::Cell;
 use std::io;
+use std::time::Duration;
 
 use aio::{AioContext, Registration};
 
@@ -14,6 +16,28 @@ pub(crate) enum Signal {
     Report,
     /// SIGHUP: read the size of the image again.
     Resize,
+}
+
+/// For how long after the first signal others mean the same: timeout(1) sends one to its child and
+/// another one to the whole group.
+const SAME: Duration = Duration::from_secs(1);
+
+/// Counts the signals that stop the server. Only a second *signal* forces its end: one that comes
+/// after `quit`, or after the end of the only frontend, is the first.
+#[derive(Debug, Default)]
+pub(crate) struct Stops {
+    first_ns: Cell<Option<u64>>,
+}
+
+impl Stops {
+    /// Takes a signal that comes at `now_ns`. Returns whether it is the second one.
+    pub(crate) fn is_second(&self, now_ns: u64) -> bool {
+        let Some(first_ns) = self.first_ns.get() else {
+            self.first_ns.set(Some(now_ns));
+            return false;
+        };
+        u128::from(now_ns.saturating_sub(first_ns)) >= SAME.as_nanos()
+    }
 }
 
 /// The handled signals, as a signalfd. They are blocked in the calling thread and in all threads
