@@ -169,7 +169,9 @@ fn statistics_do_not_wait_for_a_loop_that_hangs() {
     };
     let statistics = control.execute("statistics", json!({})).unwrap();
     assert!(hangs.elapsed() < Duration::from_secs(6), "the loop may turn again");
-    assert_eq!(statistics[0], json!({"id": "a", "frontends": 1, "queues": [], "answered": false}));
+    let throttled = json!({"messages": 0, "connections": 0});
+    let of_a = json!({"id": "a", "frontends": 1, "throttled": throttled, "queues": [], "answered": false});
+    assert_eq!(statistics[0], of_a);
     assert_eq!(statistics[1]["queues"].as_array().unwrap().len(), 1);
     assert!(statistics[1]["answered"].is_null());
     control.execute("quit", json!({"force": true})).unwrap();
