@@ -105,7 +105,7 @@ fn a_frontend_that_connects_again_has_no_new_burst() {
     });
 }
 
-/// What a frontend has sent before it went is not served at that rate: its rings would run meanwhile.
+/// What a frontend has sent before it went is not served: its rings would run meanwhile.
 #[test]
 fn a_throttled_frontend_that_goes_is_gone() {
     let _watchdog = Watchdog::new("a_throttled_frontend_that_goes_is_gone");

@@ -22,6 +22,10 @@ pub(crate) struct Answering<'a> {
 impl<'a> Answering<'a> {
     /// Asks all loops at once, and waits for two seconds at most.
     pub(crate) async fn find(host: &'a Host) -> Self {
+        Self { host, loops: Self::ask(host).await }
+    }
+
+    async fn ask(host: &Host) -> Vec<bool> {
         let asked = host.shared.threads.iter().map(|thread| thread.handle().spawn(|_| async {}));
         let asked: Vec<_> = asked.collect();
         let end = host.context.now_ns().saturating_add(PATIENCE.as_nanos() as u64);
@@ -30,16 +34,21 @@ impl<'a> Answering<'a> {
             let left = Duration::from_nanos(end.saturating_sub(host.context.now_ns()));
             loops.push(host.context.timeout(left, answer).await.is_ok());
         }
-        Self { host, loops }
+        loops
     }
 
     /// The counters of a disk; `None` if one of its loops does not answer.
-    pub(crate) async fn counters(&self, running: &Running) -> Option<Counters> {
+    pub(crate) async fn counters(&mut self, running: &Running) -> Option<Counters> {
         let answers = |index: &usize| self.loops.get(*index).copied().unwrap_or(true);
         if !running.loops().iter().all(answers) {
             return None;
         }
         // A loop can stop answering, or get another queue, after it was asked.
-        self.host.context.timeout(PATIENCE, running.server.query_stats()).await.ok()
+        let counters = self.host.context.timeout(PATIENCE, running.server.query_stats()).await.ok();
+        if counters.is_none() {
+            // Only once for each loop, and not for each of its disks.
+            self.loops = Self::ask(self.host).await;
+        }
+        counters
     }
 }

@@ -80,8 +80,8 @@ pub(crate) fn log_name(origin: Origin, id: &str) -> String {
     }
 }
 
-/// Whether the loop of a thread has not ended. One that has failed counts as alive until all that it
-/// had is dropped, and nothing can start there any more.
+/// Whether the loop of a thread has not ended. One that has failed counts as alive until all that
+/// it had is dropped, and nothing can start there any more.
 fn has_loop(thread: &IoThread) -> bool {
     thread.is_alive() && thread.failure().is_none()
 }

@@ -46,7 +46,7 @@ pub(crate) fn statistics(host: &Rc<Host>) {
     let of_task = Rc::clone(host);
     let task = async move {
         let mut without = 0;
-        let answering = Answering::find(&of_task).await;
+        let mut answering = Answering::find(&of_task).await;
         for entry in of_task.disks() {
             let Some(running) = entry.running() else { continue };
             let name = log_name(entry.origin, entry.id());
@@ -95,7 +95,7 @@ pub(crate) fn every(host: &Rc<Host>, interval: Duration) {
         loop {
             of_task.context.sleep(interval).await;
             let mut current = BTreeMap::new();
-            let answering = Answering::find(&of_task).await;
+            let mut answering = Answering::find(&of_task).await;
             for entry in of_task.disks() {
                 let Some(running) = entry.running() else { continue };
                 let Some(now) = answering.counters(&running).await else { continue };

@@ -307,7 +307,7 @@ async fn statistics(host: &Host, id: Option<&str>) -> Result<String, Refusal> {
         None => host.disks(),
     };
     let mut disks = Vec::new();
-    let answering = Answering::find(host).await;
+    let mut answering = Answering::find(host).await;
     for (index, entry) in entries.into_iter().enumerate() {
         let Some(running) = entry.running() else { continue };
         let counters = answering.counters(&running).await;
