@@ -31,7 +31,7 @@ fn slow(daemon: &mut Daemon, id: &str) -> Value {
 fn a_loop_that_ends_is_reported_and_replaced() {
     let _watchdog = Watchdog::new("a_loop_that_ends_is_reported_and_replaced");
     // For each thread by itself: only the loop with the busy guest gets so far.
-    let Some(mut command) = injecting("epoll_wait,epoll_pwait,epoll_pwait2:error=EBADF:when=2000") else {
+    let Some(mut command) = injecting("epoll_wait,epoll_pwait,epoll_pwait2:error=EBADF:when=500") else {
         return;
     };
     let metrics = TempPath::new("metrics");
@@ -144,7 +144,7 @@ fn commands_that_wait_leave_room_for_others() {
 fn statistics_do_not_wait_for_a_loop_that_hangs() {
     let _watchdog = Watchdog::new("statistics_do_not_wait_for_a_loop_that_hangs");
     // For each thread by itself: only the loop with the busy guest gets so far.
-    let waits = "epoll_wait,epoll_pwait,epoll_pwait2:delay_enter=8000000:when=2000";
+    let waits = "epoll_wait,epoll_pwait,epoll_pwait2:delay_enter=8000000:when=500";
     let Some(command) = injecting(waits) else { return };
     let disks = [("a", "memory = \"1m\"\nloops = [0]"), ("b", "memory = \"1m\"\nloops = [1]")];
     let mut daemon = Daemon::run(command, "monitor = \"epoll\"\nloops = 2", &disks);
