@@ -54,7 +54,7 @@ fn a_loop_that_ends_is_reported_and_replaced() {
             if poll(&mut socket, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1 {
                 break 'busy;
             }
-            assert!(Instant::now() < deadline, "a guest hangs, and nobody tells it");
+            assert!(Instant::now() < deadline, "a guest hangs after {count} requests, and nobody tells it");
         }
         finished.clear();
         finish(&mut of_a, &mut finished, 1);
