@@ -15,8 +15,7 @@ MIGRATION_TIMEOUT = 180.0
 # meanwhile, and with a pause that a machine without KVM can keep.
 PARAMETERS = {"max-bandwidth": 100 << 20, "downtime-limit": 1000}
 # The first QEMU that sends all pages that an emulated processor writes (its commit 03bfc2188f06).
-# 7.2.22 lost pages in 23 of 24 runs, also with its own virtio-blk (6 of 7) and with one processor
-# (4 of 4); 11.1.3 in none of 9 with two processors.
+# An older one was seen to lose some, also with its own virtio-blk and with one processor.
 KEEPS_PAGES = (9, 0)
 
 

@@ -12,7 +12,7 @@ use crate::sys::eventfd::{ByRing, EventFd};
 use crate::token::{Kind, Token};
 use io_uring::{opcode, squeue, types};
 use slab::Slab;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 /// What is written.
@@ -23,13 +23,25 @@ static ONE: u64 = 1;
 pub(super) struct Bell {
     eventfd: Arc<EventFd>,
     has_failed: bool,
-    /// The place of its last entry among all entries of the ring, plus one.
+    /// The place of its last entry among all entries of the ring, plus one: the kernel has it when
+    /// it has taken so many.
     rode_at: u64,
+}
+
+impl Bell {
+    /// Whether its entry waits for the kernel, which has taken so many of all entries.
+    pub(super) fn waits(&self, taken: u64) -> bool {
+        self.rode_at > taken
+    }
 }
 
 /// The eventfds that are rung in this way.
 #[derive(Debug, Default)]
-pub(super) struct Bells(RefCell<Slab<Bell>>);
+pub(super) struct Bells {
+    bells: RefCell<Slab<Bell>>,
+    /// The largest [`Bell::rode_at`] so far.
+    last_rode_at: Cell<u64>,
+}
 
 /// The token of a bell. Slot 0 is that of cancellations.
 fn token(key: usize) -> Option<Token> {
@@ -38,12 +50,17 @@ fn token(key: usize) -> Option<Token> {
 
 impl Bells {
     pub(super) fn add(&self, eventfd: Arc<EventFd>) -> usize {
-        self.0.borrow_mut().insert(Bell { eventfd, has_failed: false, rode_at: 0 })
+        self.bells.borrow_mut().insert(Bell { eventfd, has_failed: false, rode_at: 0 })
     }
 
     /// Takes one out. Its descriptor must stay open until the kernel has seen every entry.
     pub(super) fn remove(&self, key: usize) -> Option<Bell> {
-        self.0.borrow_mut().try_remove(key)
+        self.bells.borrow_mut().try_remove(key)
+    }
+
+    /// Whether an entry waits for the kernel, which has taken so many of all entries.
+    pub(super) fn any_waits(&self, taken: u64) -> bool {
+        self.last_rode_at.get() > taken
     }
 
     /// The entry that rings. It points to nothing but a static, and names a descriptor that is open
@@ -55,9 +72,10 @@ impl Bells {
     #[inline]
     pub(super) fn entry(&self, key: usize, taken: u64, place: u64) -> Option<squeue::Entry> {
         let token = token(key)?;
-        let by_ring = match self.0.borrow_mut().get_mut(key) {
-            Some(bell) if !bell.has_failed && bell.rode_at <= taken => {
+        let by_ring = match self.bells.borrow_mut().get_mut(key) {
+            Some(bell) if !bell.has_failed && !bell.waits(taken) => {
                 bell.rode_at = place + 1;
+                self.last_rode_at.set(place + 1);
                 bell.eventfd.by_ring()?
             }
             _ => return None,
@@ -76,7 +94,7 @@ impl Bells {
     #[cold]
     pub(super) fn failed(&self, token: Token) {
         let Some(key) = token.slot().checked_sub(1) else { return };
-        let eventfd = match self.0.borrow_mut().get_mut(key) {
+        let eventfd = match self.bells.borrow_mut().get_mut(key) {
             Some(bell) => {
                 bell.has_failed = true;
                 Arc::clone(&bell.eventfd)

@@ -47,8 +47,6 @@ pub(crate) struct UringMonitor<T> {
     pub(super) completions: Completions<T>,
     /// Eventfds of others that are rung with an enter.
     pub(super) bells: Bells,
-    /// A bell's entry was queued, and nobody knows whether an enter followed.
-    pub(super) rides: Cell<bool>,
     /// What users have registered.
     tables: Tables,
     /// A poll ended in this wait only to be armed in another way.
@@ -97,7 +95,6 @@ impl<T> UringMonitor<T> {
             reads: Reads::default(),
             completions: Completions::new(agenda),
             bells: Bells::default(),
-            rides: Cell::new(false),
             tables: Tables::default(),
             changed: Cell::new(false),
             leaving: Cell::new(None),

@@ -24,7 +24,6 @@ impl<T> UringMonitor<T> {
         }
         let (taken, place) = self.ring.borrow().places();
         let Some(entry) = self.bells.entry(key, taken, place) else { return false };
-        self.rides.set(true);
         // SAFETY: it points to a static. The descriptor stays open until `remove_bell`, which
         // leaves none of these entries behind.
         unsafe { self.queue(entry, stats) };
@@ -33,11 +32,8 @@ impl<T> UringMonitor<T> {
 
     /// At the end of the turns: rings what rides on an enter that may not come.
     pub(crate) fn flush_rings(&self, stats: &Counters) {
-        if !self.rides.replace(false) || self.is_down.get() {
-            return;
-        }
         let mut ring = self.ring.borrow_mut();
-        if ring.look().unsubmitted != 0 {
+        if self.bells.any_waits(ring.places().0) && !self.is_down.get() {
             stats.syscalls_enter.bump();
             let _ = ring.enter(Some(0));
         }
@@ -49,12 +45,12 @@ impl<T> UringMonitor<T> {
         // An entry that the kernel has not seen names the descriptor, whose number may soon be that
         // of another file.
         let mut ring = self.ring.borrow_mut();
-        if ring.look().unsubmitted == 0 {
+        if !bell.waits(ring.places().0) {
             return;
         }
         stats.syscalls_enter.bump();
         let _ = ring.enter(Some(0));
-        if ring.look().unsubmitted != 0 {
+        if bell.waits(ring.places().0) {
             // The kernel does not take it now, for one because the CQ overflowed.
             std::mem::forget(bell);
         }

@@ -26,8 +26,7 @@ impl<'a> Answering<'a> {
     }
 
     async fn ask(host: &Host) -> Vec<bool> {
-        let asked = host.shared.threads.iter().map(|thread| thread.handle().spawn(|_| async {}));
-        let asked: Vec<_> = asked.collect();
+        let asked = host.ask_loops();
         let end = host.context.now_ns().saturating_add(PATIENCE.as_nanos() as u64);
         let mut loops = Vec::with_capacity(asked.len());
         for answer in asked {

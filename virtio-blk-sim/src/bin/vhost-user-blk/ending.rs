@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use aio::IoThread;
+use aio::{IoThread, RemoteJoinHandle};
 
 use crate::host::Host;
 use crate::wait::unless;
@@ -76,13 +76,17 @@ impl Host {
         self.loops_turn().await;
     }
 
+    /// Asks each I/O loop to turn. Its answer is an error if it has ended.
+    pub(crate) fn ask_loops(&self) -> Vec<RemoteJoinHandle<()>> {
+        let ask = |thread: &Arc<IoThread>| thread.handle().spawn(|_| async {});
+        self.shared.threads.iter().map(ask).collect()
+    }
+
     /// Waits until each I/O loop has turned once, except for those that have ended. Returns whether
     /// none has ended.
     pub(crate) async fn loops_turn(&self) -> bool {
-        let ask = |thread: &Arc<IoThread>| thread.handle().spawn(|_| async {});
-        let asked: Vec<_> = self.shared.threads.iter().map(ask).collect();
         let mut all = true;
-        for answer in asked {
+        for answer in self.ask_loops() {
             all &= answer.await.is_ok();
         }
         all
