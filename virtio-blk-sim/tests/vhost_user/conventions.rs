@@ -103,6 +103,21 @@ fn what_contradicts_is_refused() {
     }
 }
 
+/// The engine is not replaced by another one, and the error comes at once.
+#[test]
+fn an_engine_that_the_loops_do_not_have_is_refused() {
+    let _watchdog = Watchdog::new("an_engine_that_the_loops_do_not_have_is_refused");
+    let (socket, image) = (TempPath::new("sock"), TempPath::image());
+    let socket_option = format!("--socket-path={}", socket.as_ref().display());
+    let image_option = format!("--blk-file={}", image.as_ref().display());
+    let arguments = ["--monitor=epoll", "--engine=io_uring", &socket_option, &image_option];
+    let Output { status, stderr, .. } = output(&arguments);
+    let lines = String::from_utf8(stderr).unwrap();
+    let sentence = "engine io_uring: the loops have no ring: monitor epoll (asked for)";
+    assert!(status.code() == Some(2) && lines.contains(sentence), "{lines}");
+    assert!(!socket.as_ref().exists(), "the socket is left");
+}
+
 /// A parent that made the socket hands it over: frontends come one after another, and the name of
 /// the socket stays when the server ends, because the parent made it.
 #[test]

@@ -29,6 +29,7 @@ use crate::open::{OpenDisk, Socket};
 use crate::placement::{self, Rule};
 use crate::refusal::{Class, Refusal};
 use crate::spec::DiskSpec;
+use crate::values::FileEngine;
 
 /// How often, and how far apart, this process reports that it is ready to a service manager that
 /// is behind.
@@ -142,6 +143,12 @@ impl Host {
         }
         if self.disks.borrow().contains_key(&spec.id) {
             return Err(format!("there is a disk {} already", spec.id).into());
+        }
+        // The loops of all threads are like this one.
+        let monitor = self.context.monitor();
+        if spec.engine == FileEngine::IoUring && monitor.ring.is_none() {
+            let (kind, reason) = (monitor.kind, &monitor.reason);
+            return Err(format!("engine io_uring: the loops have no ring: monitor {kind} ({reason})").into());
         }
         let entry = Entry::new(spec, origin, self.generations.get());
         self.generations.set(entry.generation + 1);
