@@ -1,7 +1,10 @@
 //! Disks that are added, changed and removed while a guest uses another one, or the same.
 
+use std::ffi::OsString;
+use std::fs::DirEntry;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use serde_json::json;
 use virtio_blk_sim::guest::BlkDriver;
@@ -324,12 +327,25 @@ fn a_removal_waits_for_requests_unless_it_is_forced() {
     assert!(is_held(daemon.process.id()), "the flush has ended, so the removal may have waited for it");
 }
 
-/// Whether strace holds a thread of the process, as it does with the flush.
+/// Whether strace holds a thread of the process, as it does with the flush. It stops each thread
+/// for a moment at each call; one that it holds is not even switched to meanwhile.
 pub(super) fn is_held(process: u32) -> bool {
-    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
-    let status =
-        |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
-    tasks.map(|task| status(task.unwrap())).any(|status| status.contains("State:\tt"))
+    let before = stopped(process);
+    std::thread::sleep(Duration::from_millis(50));
+    let after = stopped(process);
+    before.iter().any(|thread| after.contains(thread))
+}
+
+/// The threads that a tracer has stopped, with how often they were switched to.
+fn stopped(process: u32) -> Vec<(OsString, Vec<String>)> {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap().map(Result::unwrap);
+    let status = |task: &DirEntry| std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+    let look = |task: DirEntry| {
+        let status = status(&task);
+        let switches = status.lines().filter(|line| line.contains("ctxt_switches")).map(str::to_owned);
+        status.contains("State:\tt").then(|| (task.file_name(), switches.collect()))
+    };
+    tasks.filter_map(look).collect()
 }
 
 #[test]
